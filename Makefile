@@ -1,0 +1,59 @@
+# `make demo` and `make test` each do all their set-up in .venv; the rest is for people who work on the project.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= ../shared/data
+TYPED := src integrations/haystack/src recipes tests
+
+.PHONY: demo test check fix coverage wheel pocket pocket-figures clean
+
+demo: $(VENV)/.demo
+	$(BIN)/secondpass demo
+
+test: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src recipes
+	$(BIN)/mypy -p haystack_integrations.components.rankers.secondpass -p haystack_integrations.common.secondpass
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+fix: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+coverage: $(VENV)/.test
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+wheel: $(VENV)/.test
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+# Train the embedded model again, from the data folder; stops and continues where it was. About two hours.
+pocket: $(VENV)/.pocket
+	$(BIN)/python -m recipes.pocket train --data $(DATA)
+
+# nDCG@10 over BM25 on every test query; the table of the model card.
+pocket-figures: $(VENV)/.pocket
+	$(BIN)/python -m recipes.pocket evaluate --data $(DATA)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+# Some distributions ship Python without ensurepip: then the outer pip fills the environment.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[haystack,eval]"
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+$(VENV)/.pocket: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[pocket]"
+	touch $@
