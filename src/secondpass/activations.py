@@ -1,0 +1,164 @@
+"""Activation functions and the dotted names under which model folders store them.
+
+A name in a downloaded file is data, not code: only activation classes of `torch.nn` that take one tensor and need
+no arguments are made from it. Any other import needs `trust_remote_code`, as in sentence-transformers 4 and later.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from secondpass.errors import InvalidInput, ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+Activation = Callable[[Tensor], Tensor]
+
+MODULE_OF_FUNCTION: dict[object, type[nn.Module]] = {
+    torch.sigmoid: nn.Sigmoid,
+    torch.tanh: nn.Tanh,
+    torch.relu: nn.ReLU,
+    torch.selu: nn.SELU,
+    functional.sigmoid: nn.Sigmoid,
+    functional.tanh: nn.Tanh,
+    functional.relu: nn.ReLU,
+    functional.relu6: nn.ReLU6,
+    functional.elu: nn.ELU,
+    functional.selu: nn.SELU,
+    functional.celu: nn.CELU,
+    functional.gelu: nn.GELU,
+    functional.silu: nn.SiLU,
+    functional.mish: nn.Mish,
+    functional.softplus: nn.Softplus,
+    functional.softsign: nn.Softsign,
+    functional.hardtanh: nn.Hardtanh,
+    functional.hardsigmoid: nn.Hardsigmoid,
+    functional.hardswish: nn.Hardswish,
+    functional.leaky_relu: nn.LeakyReLU,
+    functional.logsigmoid: nn.LogSigmoid,
+    functional.tanhshrink: nn.Tanhshrink,
+}
+
+
+def default_activation(
+    argument: Activation | None, stored_name: str | None, num_labels: int, trust_remote_code: bool = False
+) -> Activation:
+    """Return the activation of a model: the caller's, else the stored one, else Sigmoid for 1 label, else Identity.
+
+    Raises:
+        InvalidInput: `argument` is a class or not callable.
+        ModelLoadError: a trusted name cannot be imported or made without arguments.
+    """
+    if argument is not None:
+        return _checked(argument)
+    if stored_name is not None:
+        made = _from_name(stored_name, trust_remote_code)
+        if made is not None:
+            return made
+    return nn.Sigmoid() if num_labels == 1 else nn.Identity()
+
+
+def stored_name(activation: Activation) -> str | None:
+    """Return the dotted class name to store; None, with a logged warning, for what a name cannot bring back."""
+    made: type = type(activation)
+    if inspect.isroutine(activation):
+        known = MODULE_OF_FUNCTION.get(activation)
+        if known is not None:
+            return _full_name(known)
+        reason = "a function has no class that a name could bring back"
+    elif "<locals>" in made.__qualname__ or made.__module__ == "__main__":
+        reason = "its class cannot be imported by name"
+    elif not _is_default(activation):
+        reason = "only a class name is stored, which brings back the default settings"
+    else:
+        if _full_name(made) not in _trusted_classes():
+            logger.warning("Activation %s loads again only with trust_remote_code=True", _full_name(made))
+        return _full_name(made)
+    name = getattr(activation, "__qualname__", made.__qualname__)
+    logger.warning("Activation %s is not stored: %s; give it again when the model is loaded", name, reason)
+    return None
+
+
+def _checked(argument: Activation) -> Activation:
+    name = "default_activation_function"
+    if isinstance(argument, type):
+        raise InvalidInput(f"{name} is the class {argument.__name__}; give an instance: {argument.__name__}()")
+    if not callable(argument):
+        raise InvalidInput(f"{name} is {type(argument).__name__}, which cannot be called")
+    return argument
+
+
+def _from_name(name: str, trust_remote_code: bool) -> Activation | None:
+    made = _trusted_classes().get(name)
+    if made is not None:
+        # Randomised activations (RReLU) are fixed only in evaluation mode.
+        return made().eval()
+    if trust_remote_code:
+        return _imported(name)
+    logger.warning(
+        "Activation %r of the model's configuration is no activation of torch.nn: the default is used instead "
+        "(trust_remote_code=True imports it)",
+        name,
+    )
+    return None
+
+
+def _imported(name: str) -> Activation:
+    module, _, attribute = name.rpartition(".")
+    try:
+        made: Activation = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:  # any code may run here, so anything may be raised
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelLoadError(f"activation {name!r} of the model cannot be made ({reason})") from error
+    return made
+
+
+@cache
+def _trusted_classes() -> dict[str, type[nn.Module]]:
+    """Activation classes of torch.nn made without arguments and called with one tensor, by every name of theirs."""
+    trusted: dict[str, type[nn.Module]] = {}
+    for exported, made in vars(nn).items():
+        if isinstance(made, type) and issubclass(made, nn.Module) and _is_plain(made):
+            names = (f"torch.nn.{exported}", f"torch.nn.modules.{exported}", _full_name(made))
+            trusted |= dict.fromkeys(names, made)
+    return trusted
+
+
+def _is_plain(made: type[nn.Module]) -> bool:
+    if made.__module__ != nn.Sigmoid.__module__ and made is not nn.Identity:
+        return False
+    return _required(made.__init__) == 1 and _required(made.forward) == 2
+
+
+def _required(function: Callable[..., object]) -> int:
+    """Count the parameters without a default, `self` included."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(parameter.kind in positional and parameter.default is parameter.empty for parameter in parameters)
+
+
+def _full_name(made: type) -> str:
+    return f"{made.__module__}.{made.__qualname__}"
+
+
+def _is_default(activation: Activation) -> bool:
+    """Tell whether a fresh instance of the same class, made without arguments, is the same function."""
+    made: Callable[[], Any] = type(activation)
+    try:
+        fresh = made()
+    except TypeError:
+        return False
+    if not isinstance(activation, nn.Module):
+        return not getattr(activation, "__dict__", None)
+    state = activation.state_dict()
+    same = all(torch.equal(state[key].cpu(), value) for key, value in fresh.state_dict().items() if key in state)
+    return same and len(state) == len(fresh.state_dict()) and repr(activation) == repr(fresh)

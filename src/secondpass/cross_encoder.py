@@ -1,0 +1,312 @@
+"""The front door: load, predict, rank, fit, save. Only wiring; the work is done by the stages behind it.
+
+Keeps the public contract of sentence-transformers 3.4's `CrossEncoder` (docs/compatibility.md lists what
+differs and why) and accepts the newer names of sentence-transformers 4 to 6 as keywords.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers.utils.hub import PushToHubMixin
+
+from secondpass import outputs, ranking
+from secondpass.activations import default_activation
+from secondpass.devices import pick_device
+from secondpass.errors import InvalidInput
+from secondpass.inputs import columns_of
+from secondpass.loading import LoadRequest, load
+from secondpass.record import CallRecord
+from secondpass.relevance import Relevance
+from secondpass.renamed import CONSTRUCTOR, SCORING, accepts_renamed
+from secondpass.reranker import Activation, Reranker, timed, warn_once
+from secondpass.saving import save
+from secondpass.text import checked_query
+from secondpass.tokens import Truncation
+from secondpass.training import IDENTITY, OPTIMIZER_PARAMS, fit
+
+
+class CrossEncoder(Reranker, PushToHubMixin):
+    """A cross-encoder: reads each (query, document) pair together and gives it a score.
+
+    One object may be used by any number of threads. Texts are never cut silently: `records` of a call tell
+    which pairs lost how many tokens.
+
+    Args:
+        model_name: hub name or folder of a sequence-classification model; "secondpass/pocket" is in the package.
+        num_labels: size of the head; None takes the checkpoint's. Given explicitly, a missing head is made new.
+        max_length: longest input in tokens; None takes what model and tokenizer allow.
+        device: torch device or its name; None takes the best there is.
+        automodel_args: keyword arguments of `AutoModelForSequenceClassification.from_pretrained`.
+        tokenizer_args: keyword arguments of `AutoTokenizer.from_pretrained`.
+        config_args: keyword arguments of `AutoConfig.from_pretrained`.
+        cache_dir: where downloads are kept.
+        trust_remote_code: run code that comes with the model; never do that for a model you have not read.
+        revision: branch, tag or commit on the hub; pin a commit.
+        local_files_only: never touch the network.
+        default_activation_function: applied to logits; None takes the stored one, else Sigmoid for one label.
+        classifier_dropout: dropout in front of the head, for training.
+        truncation: "longest_first" cuts the longer text, "only_document" spares the query, "error" refuses.
+        max_batch_tokens: padded tokens of one batch; None takes what suits the device.
+        max_documents: refuse calls with more documents than this; None has no limit.
+        token: access token for private models; never logged.
+
+    Raises:
+        ModelLoadError: the model cannot be had, is incomplete, or would run foreign code.
+        InvalidInput: an argument is refused.
+    """
+
+    @accepts_renamed(CONSTRUCTOR)
+    def __init__(
+        self,
+        model_name: str,
+        num_labels: int | None = None,
+        max_length: int | None = None,
+        device: str | torch.device | None = None,
+        automodel_args: dict[str, Any] | None = None,
+        tokenizer_args: dict[str, Any] | None = None,
+        config_args: dict[str, Any] | None = None,
+        cache_dir: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        default_activation_function: Activation | None = None,
+        classifier_dropout: float | None = None,
+        *,
+        truncation: Truncation = "longest_first",
+        max_batch_tokens: int | None = None,
+        max_documents: int | None = None,
+        token: str | None = None,
+    ) -> None:
+        loaded = load(
+            LoadRequest(
+                source=str(model_name),
+                num_labels=num_labels,
+                automodel_args=automodel_args or {},
+                tokenizer_args=tokenizer_args or {},
+                config_args=config_args or {},
+                cache_dir=cache_dir,
+                trust_remote_code=trust_remote_code,
+                revision=revision,
+                local_files_only=local_files_only,
+                token=token,
+                classifier_dropout=classifier_dropout,
+            )
+        )
+        activation = default_activation(
+            default_activation_function, loaded.stored_activation, loaded.config.num_labels, trust_remote_code
+        )
+        if not loaded.placed:
+            loaded.model.to(pick_device(device))
+        super().__init__(loaded, activation, max_length, truncation, max_batch_tokens, max_documents)
+        self.best_score: float | None = None
+
+    @property
+    def _target_device(self) -> torch.device:
+        warnings.warn("_target_device is deprecated, use device", DeprecationWarning, stacklevel=2)
+        return self.device
+
+    @_target_device.setter
+    def _target_device(self, device: str | torch.device | None) -> None:
+        if device is not None:
+            self.to(device)
+
+    @accepts_renamed(SCORING)
+    def predict(
+        self,
+        sentences: Iterable[Any],
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        num_workers: int = 0,
+        activation_fct: Activation | None = None,
+        apply_softmax: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        *,
+        records: list[CallRecord] | None = None,
+    ) -> Any:
+        """Score pairs of texts.
+
+        Args:
+            sentences: one pair, or any iterable of pairs; each is a list or tuple of one or two str.
+            batch_size: upper bound of pairs in a batch; batches are made by tokens.
+            show_progress_bar: None shows it when this module logs at INFO or DEBUG.
+            num_workers: accepted and without effect: tokenising is already parallel.
+            activation_fct: applied to logits [pairs, labels]; None takes the model's.
+            apply_softmax: after the activation, over the labels; without effect for one label.
+            convert_to_numpy: return an array; else a list of tensors.
+            convert_to_tensor: return one tensor on the model's device; wins over `convert_to_numpy`.
+            records: a list that gets this call's `CallRecord`.
+
+        Returns:
+            float32 [pairs] for one label, else [pairs, labels]; without the first axis for a single pair.
+
+        Raises:
+            InvalidInput: no pairs of str; the message gives the index.
+            NonFiniteScore: the model gave NaN or infinity.
+            OutOfMemory: a pair alone does not fit.
+        """
+        columns, single = columns_of(sentences)
+        activation = activation_fct or self.default_activation_function
+        num_labels = self.config.num_labels
+        if columns[0]:
+            scored = self._score(columns, batch_size, show_progress_bar)
+            logits = scored.logits
+            _keep(records, scored.record)
+        else:
+            logits = torch.empty((0, num_labels))
+        scores = outputs.by_label(outputs.activated(logits, activation, apply_softmax), num_labels)
+        result = outputs.converted(scores, self.device, convert_to_numpy, convert_to_tensor)
+        return result[0] if single else result
+
+    @accepts_renamed(SCORING)
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        num_workers: int = 0,
+        activation_fct: Activation | None = None,
+        apply_softmax: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        *,
+        relevance: Relevance | None = None,
+        records: list[CallRecord] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Order documents by their score for a query, best first.
+
+        Args:
+            query: what is asked; texts are stripped, as in `predict`.
+            documents: any iterable of str.
+            top_k: how many to return; None returns all. All are scored in any case.
+            return_documents: add the document itself under "text".
+            relevance: for a head with several labels: the label to rank by, or "expected" (see `relevance.py`).
+            batch_size, show_progress_bar, num_workers, activation_fct, apply_softmax, convert_to_numpy,
+                convert_to_tensor, records: as in `predict`.
+
+        Returns:
+            Dicts with "corpus_id" (index into `documents`), "score" (a float32 scalar) and perhaps "text".
+
+        Raises:
+            InvalidInput: an argument is refused; the message names it.
+            NonFiniteScore: the model gave NaN or infinity.
+            OutOfMemory: a pair alone does not fit.
+        """
+        texts = self._checked_documents(documents, "documents")
+        asked = checked_query(query).strip()
+        rule = self._rule(relevance)
+        outputs.top((), top_k)
+        if not texts:
+            return []
+        scored = self._score([[asked] * len(texts), [text.strip() for text in texts]], batch_size, show_progress_bar)
+        began = time.perf_counter()
+        scores, logits = self._relevance(scored.logits, rule, activation_fct, apply_softmax)
+        values = outputs.converted(scores, self.device, convert_to_numpy, convert_to_tensor)
+        ranked = [{"corpus_id": index, "score": values[index]} for index in ranking.order(scores, logits)]
+        if return_documents:
+            ranked = [{**item, "text": texts[item["corpus_id"]]} for item in ranked]
+        _keep(records, timed(scored.record, began))
+        return outputs.top(ranked, top_k)
+
+    def fit(
+        self,
+        train_dataloader: Any,
+        evaluator: Any = None,
+        epochs: int = 1,
+        loss_fct: Any = None,
+        activation_fct: Activation = IDENTITY,
+        scheduler: Any = "WarmupLinear",
+        warmup_steps: int = 10000,
+        optimizer_class: Any = torch.optim.AdamW,
+        optimizer_params: Mapping[str, Any] = OPTIMIZER_PARAMS,
+        weight_decay: float = 0.01,
+        evaluation_steps: int = 0,
+        output_path: str | None = None,
+        save_best_model: bool = True,
+        max_grad_norm: float = 1,
+        use_amp: bool = False,
+        callback: Any = None,
+        show_progress_bar: bool = True,
+    ) -> None:
+        """Train on batches of `InputExample`; arguments and errors are those of `secondpass.training.fit`."""
+        fit(
+            self,
+            train_dataloader,
+            evaluator,
+            epochs,
+            loss_fct,
+            activation_fct,
+            scheduler,
+            warmup_steps,
+            optimizer_class,
+            optimizer_params,
+            weight_decay,
+            evaluation_steps,
+            output_path,
+            save_best_model,
+            max_grad_norm,
+            use_amp,
+            callback,
+            show_progress_bar,
+        )
+
+    def collate(self, texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
+        """Model inputs int64 [examples, width] on the device for [query, document] lists, as `predict` makes them."""
+        columns, _ = columns_of(texts)
+        window = self._window(len(texts))
+        batch, cut = self._live().one_batch(columns, window)
+        if cut:
+            warn_once(f"training examples beyond {window.max_length} tokens are cut to it")
+        return batch.named(self.tokenizer.model_input_names, self.device)
+
+    def save(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write model, tokenizer and activation to a folder that every generation of the library reads."""
+        self._live()
+        save(
+            path,
+            self.model,
+            self.tokenizer,
+            self.default_activation_function,
+            self.max_length,
+            safe_serialization,
+            **kwargs,
+        )
+
+    def save_pretrained(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """The same as `save`."""
+        self.save(path, safe_serialization=safe_serialization, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        safe_serialization: bool = True,
+        tags: list[str] | str | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Upload what `save` writes; "cross-encoder" is put in front of the tags.
+
+        Returns:
+            The address of the commit.
+        """
+        if not safe_serialization:
+            raise InvalidInput("safe_serialization=False would write pickle files: only safetensors are written")
+        given = [tags] if isinstance(tags, str) else list(tags or ())
+        tags = ["cross-encoder", *(tag for tag in given if tag != "cross-encoder")]
+        address: str = super().push_to_hub(repo_id, commit_message=commit_message, private=private, tags=tags, **kwargs)
+        return address
+
+
+def _keep(records: list[CallRecord] | None, record: CallRecord) -> None:
+    if records is not None:
+        records.append(record)

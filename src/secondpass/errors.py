@@ -1,0 +1,53 @@
+"""What can go wrong, as one tree.
+
+SecondPassError
+├── InvalidInput      an argument is refused; also a ValueError
+├── ModelLoadError    a model folder or name cannot be loaded safely; also an OSError
+├── NonFiniteScore    a logit is NaN or infinite; also an ArithmeticError
+├── OutOfMemory       one pair alone does not fit into memory; also a RuntimeError
+├── TrainingError     training cannot go on; also a RuntimeError
+├── CheckpointError   a folder cannot be saved or read back whole; also an OSError
+└── MissingExtra      an optional dependency is not installed; also an ImportError
+"""
+
+from __future__ import annotations
+
+
+class SecondPassError(Exception):
+    """Every error that secondpass raises on purpose."""
+
+
+class InvalidInput(SecondPassError, ValueError):
+    """An argument is refused; the message names it, with the index where there is one."""
+
+
+class ModelLoadError(SecondPassError, OSError):
+    """A model cannot be loaded, or not safely; the message is one line and names the source."""
+
+
+class NonFiniteScore(SecondPassError, ArithmeticError):
+    """The model gave NaN or infinity; `indices` are the positions of those pairs in the input."""
+
+    def __init__(self, message: str, indices: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.indices = indices
+
+    def __reduce__(self) -> tuple[type[NonFiniteScore], tuple[str, tuple[int, ...]]]:
+        """Travel between processes: an exception's own way would lose `indices` and fail."""
+        return type(self), (str(self), self.indices)
+
+
+class OutOfMemory(SecondPassError, RuntimeError):
+    """A single pair does not fit into the device's memory; the message gives its tokens."""
+
+
+class TrainingError(SecondPassError, RuntimeError):
+    """Training stopped because going on would spoil the weights; the message names the step."""
+
+
+class CheckpointError(SecondPassError, OSError):
+    """A folder could not be written or read back whole."""
+
+
+class MissingExtra(SecondPassError, ImportError):
+    """An optional dependency is absent; the message says what to install."""

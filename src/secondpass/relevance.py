@@ -1,0 +1,43 @@
+"""One number per document out of a head with several labels, by an explicit rule."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from secondpass.errors import InvalidInput
+
+Relevance = int | Literal["expected"]
+
+
+def checked_relevance(rule: object, num_labels: int) -> Relevance:
+    """Return `rule` if it fits a head of `num_labels`.
+
+    Raises:
+        InvalidInput: no rule at all for several labels, or one that names no label of this head.
+    """
+    if rule == "expected":
+        return "expected"
+    if isinstance(rule, int) and not isinstance(rule, bool) and 0 <= rule < num_labels:
+        return rule
+    if rule is None:
+        raise InvalidInput(
+            f"CrossEncoder.rank() only works for models with num_labels=1, and this one has {num_labels}: say "
+            f"relevance=<label index> or relevance='expected' to rank by a label or by the expected grade"
+        )
+    raise InvalidInput(f"relevance={rule!r} is neither 'expected' nor a label index below {num_labels}")
+
+
+def relevance_logits(logits: torch.Tensor, rule: Relevance) -> torch.Tensor:
+    """float32 [documents, labels] -> [documents].
+
+    A label index gives the log-odds of that label against all others, so that the sigmoid of the result is the
+    softmax probability of the label (for two labels: the difference of the logits, as monoBERT ranks).
+    "expected" gives the expected grade, labels taken as grades 0, 1, 2, ...
+    """
+    if rule == "expected":
+        grades = torch.arange(logits.shape[1], dtype=logits.dtype)
+        return torch.softmax(logits, dim=1) @ grades
+    others = torch.cat([logits[:, :rule], logits[:, rule + 1 :]], dim=1)
+    return logits[:, rule] - torch.logsumexp(others, dim=1)

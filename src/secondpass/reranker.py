@@ -1,0 +1,196 @@
+"""Scoring and ranking without the seed's conventions: what `CrossEncoder` and the adapters are built on."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from secondpass import outputs, ranking
+from secondpass.engine import Engine, Scored, Window
+from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.loading import Loaded
+from secondpass.ranking import Ranking
+from secondpass.record import CallRecord
+from secondpass.relevance import Relevance, checked_relevance, relevance_logits
+from secondpass.renamed import SCORING, accepts_renamed
+from secondpass.scoring import Forward, TransformersForward
+from secondpass.text import checked_documents, checked_query, materialised
+from secondpass.tokens import TRUNCATIONS, Truncation
+
+logger = logging.getLogger(__name__)
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Reranker:
+    """A loaded model with its stages and limits; any number of threads may use one."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        default_activation_function: Activation,
+        max_length: int | None,
+        truncation: Truncation,
+        max_batch_tokens: int | None,
+        max_documents: int | None,
+    ) -> None:
+        if truncation not in TRUNCATIONS:
+            raise InvalidInput(f"truncation={truncation!r} is none of {', '.join(TRUNCATIONS)}")
+        self.config = loaded.config
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.default_activation_function = default_activation_function
+        self.max_length = max_length
+        self.truncation = truncation
+        self.max_batch_tokens = max_batch_tokens
+        self.max_documents = max_documents
+        self.training_thread: int | None = None
+        self._token_limit = loaded.token_limit
+        self._engine: Engine | None = Engine(
+            self.tokenizer, TransformersForward(self.model, self.tokenizer.model_input_names)
+        )
+        self.model.eval()
+        self._checked_max_length()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
+
+    def to(self, device: str | torch.device) -> Any:
+        """Move the model; returns the transformers model, as the seed does."""
+        return self.model.to(device)
+
+    def use_forward(self, forward: Forward) -> None:
+        """Put another forward behind the stages; it must give the logits of this model on the same inputs."""
+        self._live().forward = forward
+
+    def close(self) -> None:
+        """Let go of the weights; later calls raise `SecondPassError`."""
+        self._engine = None
+        self.model = None
+
+    @accepts_renamed(SCORING)
+    def rank_many(
+        self,
+        queries: Iterable[str],
+        documents_per_query: Iterable[Iterable[str]],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fct: Activation | None = None,
+        relevance: Relevance | None = None,
+    ) -> list[Ranking]:
+        """Order several queries' documents in shared batches; texts are taken as they are, not stripped.
+
+        Returns:
+            One `Ranking` per query, in order; scores and logits are Python floats.
+
+        Raises:
+            InvalidInput: an argument is refused; the message names it.
+            NonFiniteScore: the model gave NaN or infinity.
+            OutOfMemory: a pair alone does not fit.
+        """
+        asked = [checked_query(query, f"queries[{i}]") for i, query in enumerate(checked_documents(queries, "queries"))]
+        given = materialised(documents_per_query, "documents_per_query", "a sequence of sequences of str")
+        lists = [self._checked_documents(texts, f"documents_per_query[{i}]") for i, texts in enumerate(given)]
+        if len(asked) != len(lists):
+            raise InvalidInput(f"documents_per_query has {len(lists)} lists for {len(asked)} queries")
+        rule = self._rule(relevance)
+        outputs.top((), top_k)
+        columns = [
+            [query for query, texts in zip(asked, lists, strict=True) for _ in texts],
+            [text for texts in lists for text in texts],
+        ]
+        if not columns[1]:
+            return [Ranking((), (), _EMPTY) for _ in asked]
+        scored = self._score(columns, batch_size, show_progress_bar)
+        began = time.perf_counter()
+        scores, logits = self._relevance(scored.logits, rule, activation_fct, False)
+        ranked = ranking.split(scores, logits, [len(texts) for texts in lists], scored.record.truncated, top_k)
+        record = timed(scored.record, began)
+        return [Ranking(documents, cuts, record) for documents, cuts in ranked]
+
+    def _live(self) -> Engine:
+        if self._engine is None:
+            raise SecondPassError("this CrossEncoder is closed: load the model again")
+        thread = self.training_thread
+        if thread is not None and thread != threading.get_ident():
+            raise SecondPassError("this CrossEncoder is being trained in another thread: score when fit has returned")
+        return self._engine
+
+    def _checked_max_length(self) -> int:
+        """The window in force; a wish beyond what the model can read is cut to it, with a warning."""
+        wish = self.max_length
+        if wish is None:
+            return self._token_limit
+        if isinstance(wish, bool) or not isinstance(wish, int) or wish < 1:
+            raise InvalidInput(f"max_length={wish!r} is not a positive int")
+        if wish > self._token_limit:
+            warn_once(f"max_length={wish} is more than the model can read: {self._token_limit} is used")
+        return min(wish, self._token_limit)
+
+    def _window(self, batch_size: int) -> Window:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InvalidInput(f"batch_size={batch_size!r} is not a positive int")
+        budget = self.max_batch_tokens or self._live().batch_tokens()
+        return Window(self._checked_max_length(), self.truncation, budget, batch_size)
+
+    def _checked_documents(self, documents: object, argument: str) -> list[str]:
+        texts = checked_documents(documents, argument)
+        if self.max_documents is not None and len(texts) > self.max_documents:
+            raise InvalidInput(f"{argument} has {len(texts)}, more than max_documents={self.max_documents}")
+        return texts
+
+    def _rule(self, relevance: Relevance | None) -> Relevance | None:
+        labels = self.config.num_labels
+        return None if labels == 1 and relevance is None else checked_relevance(relevance, labels)
+
+    def _score(self, columns: list[list[str]], batch_size: int, show: bool | None) -> Scored:
+        engine = self._live()
+        self.model.eval()
+        if show is None:
+            show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        with outputs.Bar(show) as bar:
+
+            def step(remaining: int) -> None:
+                self._live()  # a fit or close that began meanwhile in another thread ends this call
+                bar(remaining)
+
+            return engine.score(columns, self._window(batch_size), step)
+
+    def _relevance(
+        self, logits: torch.Tensor, rule: Relevance | None, activation: Activation | None, softmax: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and ranking logits, both [documents]."""
+        if rule is None or logits.shape[1] == 1:
+            scores = outputs.activated(logits, activation or self.default_activation_function, softmax)
+            return outputs.by_label(scores, 1), logits[:, 0]
+        relevant = relevance_logits(logits, rule)
+        default = nn.Identity() if rule == "expected" else nn.Sigmoid()
+        scores = outputs.activated(relevant[:, None], activation or default, False)
+        return outputs.by_label(scores, 1), relevant
+
+
+_EMPTY = CallRecord(0, 0, 0, 0.0, (), 0.0, 0.0, 0.0, 0.0, 0, "", "")
+
+
+def timed(record: CallRecord, began: float) -> CallRecord:
+    """`record` with the milliseconds since `began` as its ranking time."""
+    return replace(record, rank_ms=1000 * (time.perf_counter() - began))
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning that would be the same at every call."""
+    logger.warning("%s", message)

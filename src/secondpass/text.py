@@ -1,0 +1,92 @@
+"""Any value in, safe text out: types checked, broken Unicode repaired, enormous texts capped.
+
+First stage of the data path: text -> tokens -> batches -> logits -> ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from secondpass.errors import InvalidInput
+
+# A document is cut to its first tokens anyway; tokenising 20 MB of it first takes half a minute. No ordinary
+# text has tokens of 250 characters on average, so the tokens that count are inside (text-embeddings-inference
+# has the same ceiling).
+CHARACTERS_PER_TOKEN = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that can be tokenised; `skipped` characters lay beyond the ceiling."""
+
+    value: str
+    skipped: int = 0
+
+
+def checked(value: object, argument: str) -> str:
+    """Return `value` if it is a str.
+
+    Raises:
+        InvalidInput: it is anything else; the message names `argument`.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(f"{argument} is {type(value).__name__}, not str")
+    return str(value)
+
+
+def checked_query(value: object, argument: str = "query") -> str:
+    """Return `value` if it is a str with something in it.
+
+    Raises:
+        InvalidInput: no str, or blank: every document would get the score of an empty question.
+    """
+    query = checked(value, argument)
+    if not query.strip():
+        raise InvalidInput(f"{argument} is blank")
+    return query
+
+
+def materialised(values: object, argument: str, wanted: str) -> list[object]:
+    """Read any ordered iterable once.
+
+    Raises:
+        InvalidInput: a plain str (its characters are no texts), a dict or a set (their elements have no index), or
+            nothing iterable; the message says what is `wanted`.
+    """
+    if isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping, set, frozenset)):
+        return list(values)
+    raise InvalidInput(f"{argument} is {type(values).__name__}, not {wanted}")
+
+
+def checked_documents(values: object, argument: str = "documents") -> list[str]:
+    """Materialise any ordered iterable of str once.
+
+    Raises:
+        InvalidInput: no ordered iterable, or an element that is no str.
+    """
+    items = materialised(values, argument, "a sequence of str")
+    return [checked(item, f"{argument}[{index}]") for index, item in enumerate(items)]
+
+
+def prepared(value: str, max_tokens: int) -> Text:
+    """Cap at the character ceiling of `max_tokens` tokens, then replace lone surrogates by U+FFFD."""
+    ceiling = CHARACTERS_PER_TOKEN * max_tokens
+    head = value[:ceiling]
+    return Text(_repaired(head), skipped=len(value) - len(head))
+
+
+def _repaired(value: str) -> str:
+    """Tokenizers take UTF-8, which has no lone surrogates; a UTF-16 round trip also joins split pairs."""
+    if value.isascii():
+        return value
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value
+
+
+def is_single(sentences: Sequence[object]) -> bool:
+    """The seed's rule: a first element that is a str makes the whole input one pair."""
+    return isinstance(sentences[0], str)
