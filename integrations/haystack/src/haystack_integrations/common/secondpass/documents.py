@@ -1,0 +1,91 @@
+"""Haystack documents in, texts for the model out: checked, deduplicated and laid out; nothing is changed in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from haystack import Document
+
+from secondpass.errors import InvalidInput
+
+
+def listed(documents: object) -> list[Document]:
+    """Materialise any iterable of documents once.
+
+    Raises:
+        InvalidInput: it is no iterable of documents; the message names the first element that is not one.
+    """
+    if isinstance(documents, (str, bytes, Document)) or not isinstance(documents, Iterable):
+        raise InvalidInput(f"documents is {type(documents).__name__}, not a list of Document")
+    items: list[Document] = []
+    for index, item in enumerate(documents):
+        if not isinstance(item, Document):
+            raise InvalidInput(f"documents[{index}] is {type(item).__name__}, not Document")
+        items.append(item)
+    return items
+
+
+def _retrieval_score(document: Document) -> float:
+    score = document.score
+    return -math.inf if score is None or math.isnan(score) else score
+
+
+def deduplicated(documents: Iterable[Document]) -> list[Document]:
+    """One document per id: of equal ids the highest score (the first of equals), at the place of the first."""
+    best: dict[str, Document] = {}
+    for document in documents:
+        held = best.get(document.id)
+        if held is None or _retrieval_score(document) > _retrieval_score(held):
+            best[document.id] = document
+    return list(best.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """Documents with their texts, and those that have nothing to read; both in input order."""
+
+    documents: tuple[Document, ...]
+    texts: tuple[str, ...]
+    blank: tuple[Document, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextLayout:
+    """How a query and a document become the two texts of a pair: prefix + (fields + content) + suffix.
+
+    Meta values stand before the content, joined by `separator`. 0 and False are values; None and a missing key
+    are not.
+    """
+
+    query_prefix: str = ""
+    query_suffix: str = ""
+    document_prefix: str = ""
+    document_suffix: str = ""
+    meta_fields: Sequence[str] = ()
+    separator: str = "\n"
+
+    def query(self, query: str) -> str:
+        """-> the first text of every pair."""
+        return self.query_prefix + query + self.query_suffix
+
+    def document(self, document: Document) -> str:
+        """-> the second text of the document's pair."""
+        return self.document_prefix + self.separator.join(self._parts(document)) + self.document_suffix
+
+    def has_text(self, document: Document) -> bool:
+        """Whether content or a meta field has a visible character; prefix, suffix and separator do not count."""
+        return any(part.strip() for part in self._parts(document))
+
+    def split(self, documents: Iterable[Document]) -> Readable:
+        """Tell the documents that a model can read from the blank ones."""
+        full: list[Document] = []
+        blank: list[Document] = []
+        for document in documents:
+            (full if self.has_text(document) else blank).append(document)
+        return Readable(tuple(full), tuple(map(self.document, full)), tuple(blank))
+
+    def _parts(self, document: Document) -> list[str]:
+        values = (document.meta.get(field) for field in self.meta_fields)
+        return [*(str(value) for value in values if value is not None), document.content or ""]

@@ -1,0 +1,96 @@
+"""Pipelines as YAML files: found by path or packaged name, loaded under Haystack's default allow-list."""
+
+from __future__ import annotations
+
+import uuid
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secondpass.errors import InvalidInput, SecondPassError
+
+if TYPE_CHECKING:
+    from haystack import Pipeline
+
+RANKER = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
+IN_MEMORY = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
+
+
+def pipeline_file(name_or_path: str) -> Path:
+    """Find a pipeline: an existing file, else a packaged one by its name, with or without .yaml.
+
+    Raises:
+        InvalidInput: neither is there; the message lists the packaged names.
+    """
+    given = Path(name_or_path)
+    if given.is_file():
+        return given
+    packaged = _packaged()
+    found = packaged.get(name_or_path.removesuffix(".yaml"))
+    if found is None:
+        raise InvalidInput(f"{name_or_path}: no such pipeline file; the packaged ones are {', '.join(packaged)}")
+    return found
+
+
+def _packaged() -> dict[str, Path]:
+    """Packaged pipelines by name. A wheel has them inside the package, a source checkout beside src/."""
+    package = Path(str(files("secondpass")))
+    folders = [package / "pipelines"]
+    if (package.parents[1] / "pyproject.toml").is_file():
+        folders.append(package.parents[1] / "pipelines")
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+
+
+def load_pipeline(file: Path, model: str | None = None) -> Pipeline:
+    """Load a pipeline; `model` takes the place of what its SecondPassRanker names.
+
+    In-memory stores get an index of their own: stores of one index are shared in the process, and what an earlier
+    pipeline wrote into them must not be found by this one.
+
+    Raises:
+        InvalidInput: the file is no pipeline, or names a component that is not installed or not allowed.
+    """
+    from haystack import Pipeline
+    from haystack.marshal import YamlMarshaller
+
+    try:
+        data = YamlMarshaller().unmarshal(file.read_text(encoding="utf-8"))
+    except Exception as error:
+        raise InvalidInput(f"{file}: not a YAML file that can be read: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("components"), dict) or not data["components"]:
+        raise InvalidInput(f"{file}: not a Haystack pipeline: it has no components")
+    if model is not None:
+        _set_model(data["components"], model, file)
+    _own_indexes(data["components"])
+    try:
+        return Pipeline.from_dict(data)
+    except SecondPassError as error:
+        raise InvalidInput(f"{file}: {error}") from error
+    except Exception as error:
+        raise InvalidInput(f"{file}: cannot be loaded: {error}") from error
+
+
+def _set_model(components: dict[str, Any], model: str, file: Path) -> None:
+    rankers = [component for component in components.values() if _type_of(component) == RANKER]
+    if not rankers:
+        raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the model {model}")
+    for ranker in rankers:
+        ranker["init_parameters"] = {**(ranker.get("init_parameters") or {}), "model": model}
+
+
+def _own_indexes(components: dict[str, Any]) -> None:
+    suffix = uuid.uuid4().hex
+    renamed: set[int] = set()
+    for component in components.values():
+        settings = component.get("init_parameters") if isinstance(component, dict) else None
+        store = settings.get("document_store") if isinstance(settings, dict) else None
+        # A YAML anchor makes one dict appear in several components.
+        if isinstance(store, dict) and store.get("type") == IN_MEMORY and id(store) not in renamed:
+            renamed.add(id(store))
+            own = store.get("init_parameters") or {}
+            if own.get("index") is not None:
+                store["init_parameters"] = {**own, "index": f"{own['index']}-{suffix}"}
+
+
+def _type_of(value: object) -> object:
+    return value.get("type") if isinstance(value, dict) else None

@@ -1,0 +1,282 @@
+"""The Haystack component that re-orders retrieved documents with a secondpass cross-encoder.
+
+Its YAML `type` is `haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker`: the module's name
+is public API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Literal
+
+from haystack import Document, component, logging
+from haystack.utils import ComponentDevice, Secret
+from haystack_integrations.common.secondpass import parameters, serialized
+from haystack_integrations.common.secondpass.documents import TextLayout, deduplicated, listed
+from haystack_integrations.common.secondpass.free_arguments import REMOTE_CODE, checked_arguments, engine_arguments
+from haystack_integrations.common.secondpass.shared_model import SharedModel
+from haystack_integrations.components.rankers.secondpass.lifecycle import ModelLifecycle
+from haystack_integrations.components.rankers.secondpass.reranking import Limits, answer, rerank
+
+from secondpass.errors import InvalidInput
+from secondpass.tokens import TRUNCATIONS
+
+logger = logging.getLogger(__name__)
+
+
+@component
+class SecondPassRanker(ModelLifecycle):
+    """Ranks documents by their relevance to the query with a cross-encoder.
+
+    A drop-in for `SentenceTransformersSimilarityRanker`: change only `type:` in its YAML. Besides the documents it
+    tells whether a model ranked them and which of them were too long to be read wholly. One instance serves any
+    number of threads and coroutines.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.rankers.secondpass import SecondPassRanker
+
+    ranker = SecondPassRanker(top_k=2)
+    documents = [
+        Document(content="Berlin is a city in Germany."),
+        Document(content="Paris is the capital of France."),
+        Document(content="Bread is made of flour and water."),
+    ]
+    result = ranker.run(query="What is the capital of France?", documents=documents)
+    for document in result["documents"]:
+        print(f"{document.score:.3f}", document.content)
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | Path = "secondpass/pocket",
+        device: ComponentDevice | str | None = None,
+        token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),
+        top_k: int = 10,
+        query_prefix: str = "",
+        query_suffix: str = "",
+        document_prefix: str = "",
+        document_suffix: str = "",
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = "\n",
+        scale_score: bool = True,
+        score_threshold: float | None = None,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        backend: Literal["torch", "onnx", "openvino"] = "torch",
+        batch_size: int = 16,
+        truncation: Literal["longest_first", "only_document", "error"] = "longest_first",
+        max_documents: int | None = None,
+        raise_on_failure: bool = True,
+    ) -> None:
+        """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
+
+        :param model: A local folder or the Hugging Face name of a cross-encoder with one label, as safetensors. The
+            default comes with the package and needs no network.
+        :param device: The device to compute on, as a `ComponentDevice` or a name such as "cuda:0". If `None`, the
+            default device of the machine that loads the model; a dumped pipeline then does not name one.
+        :param token: The token for private models of the Hugging Face Hub, read from the environment.
+        :param top_k: The maximum number of documents to return per query.
+        :param query_prefix: Text put before the query, for models that were trained with an instruction.
+        :param query_suffix: Text put after the query.
+        :param document_prefix: Text put before each document.
+        :param document_suffix: Text put after each document.
+        :param meta_fields_to_embed: Meta fields whose values are put before the content. `None` values and missing
+            fields are left out.
+        :param embedding_separator: Text between the meta values and the content.
+        :param scale_score: If `True`, scores are between 0 and 1 (sigmoid of the logit). If `False`, scores are the
+            logits.
+        :param score_threshold: Return only documents with at least this score. Applied before `top_k`.
+        :param trust_remote_code: Must be `False`: a pipeline file cannot switch on code from a model's repository. In
+            Python, `secondpass.CrossEncoder(..., trust_remote_code=True)` can.
+        :param model_kwargs: Arguments for loading the weights. Allowed: attn_implementation, cache_dir, device_map,
+            dtype, local_files_only, revision, torch_dtype, use_safetensors (only `True`), variant. A revision, cache
+            directory or local_files_only stated in one of the three dictionaries holds for all files of the model.
+        :param tokenizer_kwargs: Arguments for loading the tokenizer. Allowed: add_prefix_space, cache_dir,
+            do_lower_case, local_files_only, model_max_length, pad_token, padding_side, revision, strip_accents,
+            tokenize_chinese_chars, truncation_side, use_fast (only `True`).
+        :param config_kwargs: Changes of the model's configuration. Allowed: attention_probs_dropout_prob, cache_dir,
+            classifier_dropout, hidden_dropout_prob, local_files_only, max_position_embeddings, num_labels (only 1),
+            revision.
+        :param backend: Must be "torch".
+        :param batch_size: The most documents in one forward pass. Long documents go in smaller batches.
+        :param truncation: What to do with a query and document that are together too long for the model:
+            "longest_first" cuts the longer of the two, "only_document" cuts the document (the query only beyond half
+            the window), "error" refuses the call.
+        :param max_documents: Refuse calls with more documents than this. If `None`, there is no limit.
+        :param raise_on_failure: If `False`, a failure of the model returns all given documents in the given order with
+            the given scores, `score_threshold` and `top_k` not applied, `reranked` `False`, and logs a warning.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name.
+        """
+        self.model = parameters.model_name("model", model)
+        self.device = parameters.device("device", device)
+        self.token = parameters.secret("token", token)
+        self.top_k = parameters.positive("top_k", top_k)
+        self.query_prefix = parameters.text("query_prefix", query_prefix)
+        self.query_suffix = parameters.text("query_suffix", query_suffix)
+        self.document_prefix = parameters.text("document_prefix", document_prefix)
+        self.document_suffix = parameters.text("document_suffix", document_suffix)
+        self.meta_fields_to_embed = parameters.field_names("meta_fields_to_embed", meta_fields_to_embed)
+        self.embedding_separator = parameters.text("embedding_separator", embedding_separator)
+        self.scale_score = parameters.flag("scale_score", scale_score)
+        self.score_threshold = parameters.optional_number("score_threshold", score_threshold)
+        self.trust_remote_code = parameters.flag("trust_remote_code", trust_remote_code)
+        if trust_remote_code:
+            raise InvalidInput(f"trust_remote_code=True is refused: {REMOTE_CODE}")
+        self.model_kwargs = checked_arguments("model_kwargs", model_kwargs)
+        self.tokenizer_kwargs = checked_arguments("tokenizer_kwargs", tokenizer_kwargs)
+        self.config_kwargs = checked_arguments("config_kwargs", config_kwargs)
+        engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs)
+        self.backend = parameters.choice("backend", backend, ("torch",))
+        self.batch_size = parameters.positive("batch_size", batch_size)
+        self.truncation = parameters.choice("truncation", truncation, TRUNCATIONS)
+        self.max_documents = parameters.optional_positive("max_documents", max_documents)
+        self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
+        self._shared = SharedModel()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize the component to a dictionary.
+
+        :returns:
+            The component's type and parameters, the device as it was asked for.
+        """
+        return serialized.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SecondPassRanker:
+        """Deserialize the component from a dictionary.
+
+        :param data: The dictionary that `to_dict` made; that of a `SentenceTransformersSimilarityRanker` fits too.
+        :returns:
+            The component.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name.
+        """
+        return serialized.from_dict(cls, data)
+
+    @component.output_types(documents=list[Document], truncated=list[dict[str, Any]], reranked=bool)
+    def run(
+        self,
+        *,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, Any]:
+        """Order the documents by their relevance to the query.
+
+        Of documents with the same id only the one with the highest score is ranked. Documents without any text are
+        not ranked: they come last, without a score, or not at all if there is a threshold. If the query is blank,
+        the documents come back as they were given, each id once.
+
+        :param query: What the documents are to answer.
+        :param documents: The documents to rank. They are not changed.
+        :param top_k: The maximum number of documents to return. `None` takes the value given at initialization.
+        :param scale_score: If `True`, scores are between 0 and 1. If `False`, scores are the logits. `None` takes the
+            value given at initialization.
+        :param score_threshold: Return only documents with at least this score. `None` takes the value given at
+            initialization.
+        :returns:
+            A dictionary with the following keys:
+            - `documents`: The documents, most relevant first, with their new scores.
+            - `truncated`: One dictionary for each ranked document that was too long together with the query, in the
+              order they were given: its `id`, the `query_tokens` and `document_tokens` that were not read, and
+              `characters` that were not even counted as tokens.
+            - `reranked`: Whether a model made the order. `False` if there was nothing to rank, if the query is blank,
+              or after a failure with `raise_on_failure=False`.
+
+        :raises ValueError:
+            If an argument has a wrong type or value, with its name and index.
+        """
+        given = listed(documents)
+        if not given:
+            return answer([])
+        limits = self._limits(top_k, scale_score, score_threshold)
+        asked = parameters.text("query", query)
+        unique = deduplicated(given)
+        if not asked.strip():
+            logger.warning("The query is blank: {count} documents are returned unranked.", count=len(unique))
+            return answer(unique)
+        try:
+            return rerank(self.lent_model, asked, unique, self._layout(), limits)
+        except Exception as error:
+            if self.raise_on_failure:
+                raise
+            logger.warning(
+                "Ranking failed ({kind}: {error}): {count} documents are returned as they were given.",
+                kind=type(error).__name__,
+                error=error,
+                count=len(given),
+            )
+            return answer(given)
+
+    @component.output_types(documents=list[Document], truncated=list[dict[str, Any]], reranked=bool)
+    async def run_async(
+        self,
+        *,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, Any]:
+        """Do what `run` does, in a thread; the event loop goes on meanwhile.
+
+        A cancelled call stops waiting; its thread finishes unheard and disturbs no other call.
+
+        :param query: What the documents are to answer.
+        :param documents: The documents to rank. They are not changed.
+        :param top_k: The maximum number of documents to return. `None` takes the value given at initialization.
+        :param scale_score: If `True`, scores are between 0 and 1. If `False`, scores are the logits. `None` takes the
+            value given at initialization.
+        :param score_threshold: Return only documents with at least this score. `None` takes the value given at
+            initialization.
+        :returns:
+            The same dictionary as `run`, with `documents`, `truncated` and `reranked`.
+
+        :raises ValueError:
+            If an argument has a wrong type or value, with its name and index.
+        """
+        return await asyncio.to_thread(
+            self.run,
+            query=query,
+            documents=documents,
+            top_k=top_k,
+            scale_score=scale_score,
+            score_threshold=score_threshold,
+        )
+
+    def _limits(self, top_k: object, scale_score: object, score_threshold: object) -> Limits:
+        """Take what this call states, else what the component states; 0, 0.0 and False are statements."""
+        return Limits(
+            top_k=self.top_k if top_k is None else parameters.positive("top_k", top_k),
+            scale_score=self.scale_score if scale_score is None else parameters.flag("scale_score", scale_score),
+            threshold=(
+                self.score_threshold
+                if score_threshold is None
+                else parameters.optional_number("score_threshold", score_threshold)
+            ),
+            max_documents=self.max_documents,
+            batch_size=self.batch_size,
+        )
+
+    def _layout(self) -> TextLayout:
+        return TextLayout(
+            query_prefix=self.query_prefix,
+            query_suffix=self.query_suffix,
+            document_prefix=self.document_prefix,
+            document_suffix=self.document_suffix,
+            meta_fields=self.meta_fields_to_embed,
+            separator=self.embedding_separator,
+        )
