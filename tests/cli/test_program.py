@@ -1,0 +1,165 @@
+"""The program around the commands: help, version, errors, pipes and commands of other packages."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from importlib.metadata import EntryPoint, version
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from secondpass.cli import failures, program
+from secondpass.cli.rank import rank
+from secondpass.errors import InvalidInput, ModelLoadError
+from tests.cli.conftest import Run, Start, command, only_line
+
+COMMANDS = ("rank", "score", "search", "demo")
+
+
+def test_version(run: Run) -> None:
+    """--version prints the installed version."""
+    assert run("--version").stdout == f"secondpass {version('secondpass')}\n"
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    """The help names the commands of the package and those of the Haystack part."""
+    shown = run("--help")
+    assert shown.exit_code == 0
+    for name in COMMANDS:
+        assert re.search(rf"\b{name}\b", shown.stdout), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_examples(run: Run, name: str) -> None:
+    """Each command's help shows examples that begin with the command."""
+    shown = run(name, "--help").stdout
+    assert "Examples" in shown
+    assert shown.count(f"secondpass {name}") >= 3
+
+
+def test_without_arguments_it_is_the_help(run: Run) -> None:
+    """Without arguments the help is printed, and no error with it."""
+    result = run()
+    assert "Usage: secondpass" in result.output
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--nonsense"], "No such option: --nonsense"),
+        (["rnk"], "No such command 'rnk'"),
+        (["rank"], "Missing argument"),
+        (["rank", "q", "--top-k", "0"], "Invalid value for '--top-k'"),
+        (["rank", "q", "--format", "xml"], "'xml' is not one of"),
+        (["score", "--nonsense"], "No such option: --nonsense"),
+    ],
+)
+def test_usage_errors_are_one_line(run: Run, arguments: list[str], reason: str) -> None:
+    """A bad command line is one line on stderr that names the help, and exit code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert reason in only_line(result)
+    assert "--help'." in only_line(result)
+
+
+def test_debug_shows_the_traceback(run: Run, tmp_path: Path) -> None:
+    """--debug prints where an error came from before its line, with the same exit code."""
+    result = run("--debug", "rank", "q", "-d", tmp_path / "absent.txt")
+    assert result.exit_code == 2
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("secondpass: ")
+
+
+def test_errors_inside_a_wrapper_keep_their_meaning() -> None:
+    """An error of ours that another library wrapped gives its own line and code."""
+    wrapped = RuntimeError("component failed\nlong story")
+    wrapped.__cause__ = InvalidInput("documents[3] is int")
+    assert failures.message(wrapped) == "documents[3] is int"
+    assert failures.exit_code(wrapped) == 2
+    assert failures.exit_code(ModelLoadError("x")) == 1
+
+
+def test_unexpected_errors_are_one_line_too() -> None:
+    """An error that is not ours is one line with its type, code 1, and says how to see more."""
+    line = failures.message(RuntimeError("first\n  second"))
+    assert line == "RuntimeError: first second (secondpass --debug shows where)"
+    assert failures.exit_code(RuntimeError("x")) == 1
+
+
+def test_closed_pipe_is_quiet(tmp_path: Path, tiny_folder: str) -> None:
+    """When the reader of stdout goes away, the program stops without a word and with a pipe's exit code."""
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("the cat\t" + "sat on the mat " * 20 + "\n")
+    pairs.write_text(pairs.read_text() * 2000)
+    arguments = command("score", pairs, "-m", tiny_folder, "-f", "jsonl")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b'{"index": 0')
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(timeout=300) == failures.PIPE_CLOSED
+    assert b"Error" not in errors
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("rank", "--help"), ("--version",)])
+def test_closed_pipe_under_help_is_quiet(arguments: tuple[str, ...]) -> None:
+    """A closed pipe is no error for help either."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(command(*arguments), stdout=writing, stderr=subprocess.PIPE, timeout=300, check=False)
+    finally:
+        os.close(writing)
+    assert done.stderr == b""
+
+
+def test_closed_pipe_under_a_table_is_quiet(tmp_path: Path, tiny_folder: str) -> None:
+    """A closed pipe is no error for a table either."""
+    (tmp_path / "d.txt").write_text("one\ntwo\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            command("rank", "q", "-d", tmp_path / "d.txt", "-m", tiny_folder),
+            stdout=writing, stderr=subprocess.PIPE, timeout=300, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (failures.PIPE_CLOSED, b"")
+
+
+def test_interrupt_is_quiet(start: Start) -> None:
+    """Control-C ends the program with code 130 and without a traceback."""
+    code = (
+        "import secondpass.cli.rank as rank, sys\n"
+        "from secondpass.cli import main\n"
+        "def stop(*_): raise KeyboardInterrupt\n"
+        "rank.read_documents = stop\n"
+        "sys.argv = ['secondpass', 'rank', 'q']\n"
+        "main()\n"
+    )
+    done = subprocess.run([command()[0], "-c", code], capture_output=True, timeout=300, check=False)
+    assert done.returncode == failures.INTERRUPTED
+    assert b"Traceback" not in done.stderr
+
+
+def test_broken_command_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that cannot be loaded harms no other: it is listed, and says why when it is called."""
+    entries = [EntryPoint("broken", "no_such_module:command", program.COMMANDS), EntryPoint("rank", "x:y", "z")]
+    monkeypatch.setattr(program, "entry_points", lambda group: entries)
+    app = typer.Typer(cls=program.Program, rich_markup_mode="rich")
+    app.callback()(program.options)
+    app.command("rank")(rank)
+    monkeypatch.setattr(program, "app", app)
+    program._add_commands()
+    assert [command.name for command in app.registered_commands] == ["rank", "broken"]
+    result = CliRunner().invoke(app, ["broken", "--with", "options"])
+    assert result.exit_code == 1
+    assert "the command 'broken' cannot be loaded from no_such_module:command" in only_line(result)

@@ -1,0 +1,219 @@
+"""`secondpass rank`: what it reads, prints and refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from secondpass import CrossEncoder
+from tests.cli.conftest import Run, Start, only_line, write_json_lines
+from tests.tiny_models import make_folder
+
+QUERY = "reset the password"
+TEXTS = ["the cat sat on the mat", "open a bank account", "reset the password of your account", "paris in france"]
+
+
+def rows(output: str) -> list[dict[str, Any]]:
+    """Objects of JSON lines, read by a reader that breaks lines wherever Unicode does."""
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.fixture
+def lines_file(tmp_path: Path) -> Path:
+    """`TEXTS`, one a line."""
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    return file
+
+
+def test_order_and_scores_are_the_engines(run: Run, lines_file: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """JSON lines hold the ranks, indices, scores and texts that `CrossEncoder.rank` gives."""
+    result = run("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "-f", "jsonl")
+    assert result.exit_code == 0, result.output
+    expected = tiny.rank(QUERY, TEXTS)
+    assert rows(result.stdout) == [
+        {"rank": place, "score": float(item["score"]), "index": item["corpus_id"], "text": TEXTS[item["corpus_id"]]}
+        for place, item in enumerate(expected, start=1)
+    ]
+    assert result.stderr == ""
+
+
+def test_table_shows_every_document(run: Run, lines_file: Path, tiny_folder: str) -> None:
+    """The table has a line with rank, score, index and text for each document, no wider than the terminal."""
+    result = run("rank", QUERY, "-d", lines_file, "-m", tiny_folder)
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["rank", "score", "index", "text"]
+    assert sorted(line.split(maxsplit=3)[3].strip() for line in lines[1:]) == sorted(TEXTS)
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_table_keeps_markup_and_cuts_only_the_text(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """Square brackets and colons in a text are shown as they are, and a long text ends in an ellipsis."""
+    file = write_json_lines(tmp_path / "d.jsonl", [{"_id": "a" * 20, "text": "[red]one[/red] :cat: " + "word " * 50}])
+    shown = run("rank", QUERY, "-d", file, "-m", tiny_folder).stdout.splitlines()[1]
+    assert "a" * 20 in shown
+    assert "[red]one[/red] :cat: word" in shown
+    assert shown.rstrip().endswith("…")
+
+
+def test_index_is_the_line(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """Blank lines are skipped but counted, so that the index finds the line."""
+    file = tmp_path / "d.txt"
+    file.write_text("\none\n\n \ntwo\n")
+    found = rows(run("rank", QUERY, "-d", file, "-m", tiny_folder, "-f", "jsonl").stdout)
+    assert sorted((row["index"], row["text"]) for row in found) == [(1, "one"), (4, "two")]
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.json"])
+def test_json_documents(run: Run, tmp_path: Path, tiny_folder: str, name: str) -> None:
+    """JSON documents are strings or objects; a title stands before the text, and ids come back as given."""
+    documents = ["plain", {"_id": "a", "title": "the title", "text": "the text"}, {"id": 7, "text": "été \u2028"}]
+    lines = json.dumps(documents) if name == "d.json" else "\n".join(map(json.dumps, documents))
+    content = lines.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    found = rows(run("rank", QUERY, "-d", tmp_path / name, "-m", tiny_folder, "-f", "jsonl").stdout)
+    by_index = {row["index"]: (row.get("id"), row["text"]) for row in found}
+    assert by_index == {0: (None, "plain"), 1: ("a", "the title the text"), 2: ("7", "été \u2028")}
+
+
+def test_stdin_is_told_apart(run: Run, tiny_folder: str) -> None:
+    """From stdin, a first line that is a JSON object makes JSON Lines of it, anything else plain texts."""
+    options = ("rank", QUERY, "-m", tiny_folder, "-f", "jsonl")
+    plain = rows(run(*options, input="one\n{two}\n").stdout)
+    found = rows(run(*options, "-d", "-", input='{"text": "one"}\n{"text": "two"}\n').stdout)
+    forced = rows(run(*options, "--input-format", "txt", input='{"text": "one"}\n').stdout)
+    assert {row["text"] for row in plain} == {"one", "{two}"}
+    assert {row["text"] for row in found} == {"one", "two"}
+    assert [row["text"] for row in forced] == ['{"text": "one"}']
+
+
+def test_top_k(run: Run, lines_file: Path, tiny_folder: str) -> None:
+    """--top-k prints the best of what would be printed without it."""
+    options = ("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "-f", "jsonl")
+    assert rows(run(*options, "--top-k", "2").stdout) == rows(run(*options).stdout)[:2]
+
+
+def test_cuts_are_told(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """A document that was cut is named on stderr by its index, and its row says how many tokens it lost."""
+    file = tmp_path / "d.txt"
+    file.write_text("small\n\n" + "big " * 40 + "\n")
+    result = run("rank", QUERY, "-d", file, "-m", tiny_folder, "-f", "jsonl", "--max-length", "16")
+    assert result.stderr == "secondpass: 1 of 2 cut to fit 16 tokens (index 2)\n"
+    by_index = {row["index"]: row for row in rows(result.stdout)}
+    # 16 tokens hold three special ones and the query's three.
+    assert by_index[2]["cut_tokens"] == 40 - 10
+    assert "cut_tokens" not in by_index[0]
+
+
+def test_labels(run: Run, lines_file: Path, tiny_model_folder: Any) -> None:
+    """A model with several labels is ranked by the label asked for, and refused without one."""
+    folder = tiny_model_folder("bert", 3)
+    options = ("rank", QUERY, "-d", lines_file, "-m", folder, "-f", "jsonl")
+    found = rows(run(*options, "--relevance", "2").stdout)
+    expected = CrossEncoder(folder, device="cpu").rank(QUERY, TEXTS, relevance=2)
+    assert [row["index"] for row in found] == [item["corpus_id"] for item in expected]
+    assert len(rows(run(*options, "--relevance", "expected").stdout)) == len(TEXTS)
+    refused = run(*options)
+    assert refused.exit_code == 2
+    assert "num_labels" in only_line(refused)
+    assert "neither a label's number nor 'expected'" in only_line(run(*options, "--relevance", "best"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("d.jsonl", b'{"text": "a"}\n{"title": "b"}\n', 'd.jsonl:2: no "text"'),
+        ("d.jsonl", b'{"text": "a"}\n\n{"text": 1}\n', 'd.jsonl:3: "text" is int, not a string'),
+        ("d.jsonl", b'"a"\n[1]\n', "d.jsonl:2: neither a string nor an object"),
+        ("d.jsonl", b"{\n", "d.jsonl:1: not JSON"),
+        ("d.json", b'["a",\n\n"b"', "d.json:3: not JSON"),
+        ("d.json", b'{"text": "a"}', "d.json: not a JSON list"),
+        ("d.json", b'["a", null]', "d.json: document:1: neither a string nor an object"),
+        ("d.txt", b"good\nb\xffd\n", "d.txt:2: not UTF-8: byte 0xff at position 2"),
+        ("d.txt", b"\n \n", "d.txt: no document in it"),
+        ("d.dat", b"a\n", "d.dat: say what it is with --input-format"),
+    ],
+)
+def test_bad_input_is_named(run: Run, tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    """A document that cannot be read is named by file and line in one line, with exit code 2, before a model loads."""
+    (tmp_path / name).write_bytes(content)
+    result = run("rank", QUERY, "-d", tmp_path / name, "-m", tmp_path / "no model here")
+    assert result.exit_code == 2
+    assert reason in only_line(result)
+    assert result.stdout == ""
+
+
+def test_missing_documents_file(run: Run, tmp_path: Path) -> None:
+    """A documents file that is not there is refused with its name."""
+    result = run("rank", QUERY, "-d", tmp_path / "absent.txt")
+    assert result.exit_code == 2
+    assert "absent.txt: No such file" in only_line(result)
+
+
+def test_blank_query(run: Run, lines_file: Path) -> None:
+    """A blank query is refused."""
+    result = run("rank", "  ", "-d", lines_file)
+    assert (result.exit_code, only_line(result)) == (2, "secondpass: the query is blank")
+
+
+def test_no_documents_at_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without documents at a terminal the program says what to give instead of waiting for input."""
+    monkeypatch.setattr("secondpass.cli.reading._at_terminal", lambda: True)
+    result = run("rank", QUERY)
+    assert result.exit_code == 2
+    assert "give --documents a file" in only_line(result)
+
+
+def test_model_that_cannot_be_loaded(run: Run, lines_file: Path, tmp_path: Path) -> None:
+    """A model that is not there is one line and exit code 1."""
+    result = run("rank", QUERY, "-d", lines_file, "-m", tmp_path / "absent")
+    assert result.exit_code == 1
+    assert "absent" in only_line(result)
+
+
+def test_non_finite_score(run: Run, lines_file: Path, tmp_path: Path) -> None:
+    """A model that gives NaN is one line and exit code 1, with nothing on stdout."""
+    weights = make_folder(tmp_path / "nan", "bert") / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["classifier.weight"] = torch.full_like(tensors["classifier.weight"], float("nan"))
+    save_file(tensors, weights, metadata={"format": "pt"})
+    result = run("rank", QUERY, "-d", lines_file, "-m", tmp_path / "nan")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "NaN" in only_line(result)
+
+
+def test_process_reads_stdin_and_speaks_utf8(start: Start, tiny_folder: str) -> None:
+    """As a process under a C locale, UTF-8 goes in by stdin and by argument and comes out unharmed."""
+    texts = "über die Brücke\n東京の天気\n"
+    done = start(
+        "rank", "wie ist das Wetter in 東京", "-m", tiny_folder, "-f", "jsonl", stdin=texts.encode(),
+        LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {row["text"] for row in rows(done.stdout.decode("utf-8"))} == set(texts.split("\n")[:2])
+
+
+def test_process_exit_codes(start: Start, lines_file: Path, tmp_path: Path) -> None:
+    """As a process: 2 for refused input and 1 for a missing model, one line on stderr, no traceback."""
+    refused = start("rank", QUERY, "-d", str(tmp_path / "absent.txt"))
+    failed = start("rank", QUERY, "-d", str(lines_file), "-m", str(tmp_path / "absent"))
+    assert (refused.returncode, failed.returncode) == (2, 1)
+    for done in (refused, failed):
+        assert done.stdout == b""
+        assert done.stderr.count(b"\n") == 1
+        assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("pocket_folder")
+def test_pocket_is_the_default(run: Run) -> None:
+    """Without --model the packaged model ranks, and puts the answer first."""
+    texts = "Bread is made of flour and water.\nParis is the capital of France.\nBerlin is a city in Germany.\n"
+    found = rows(run("rank", "What is the capital of France?", "-f", "jsonl", input=texts).stdout)
+    assert found[0]["text"] == "Paris is the capital of France."

@@ -1,0 +1,129 @@
+"""Corpora: what is read, and that every bad line is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from secondpass.corpora import CorpusDocument, corpus_file, read_corpus, survey
+from secondpass.errors import InvalidInput
+
+
+def write(path: Path, *lines: object) -> Path:
+    """Write lines, a str as it is and anything else as JSON."""
+    texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def test_reads_beir_folder_and_file(tmp_path: Path) -> None:
+    """A BEIR folder and its corpus file give the same documents, other keys ignored."""
+    file = write(tmp_path / "corpus.jsonl", {"_id": "a", "title": "T", "text": "x", "metadata": {"title": "no"}})
+    assert list(read_corpus(tmp_path)) == list(read_corpus(file)) == [CorpusDocument("a", "T", "x")]
+
+
+def test_reads_gzip(tmp_path: Path) -> None:
+    """A gzipped corpus is found in a folder and read as the plain one."""
+    file = write(tmp_path / "plain.jsonl", {"_id": "a", "text": "é"}, {"_id": "b", "text": "y"})
+    (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress(file.read_bytes()))
+    assert corpus_file(tmp_path).name == "corpus.jsonl.gz"
+    assert list(read_corpus(tmp_path)) == list(read_corpus(file))
+
+
+def test_content_is_title_space_text() -> None:
+    """The content joins title and text by one space and has no stray space without a title or text."""
+    assert CorpusDocument("a", "Title", "text").content == "Title text"
+    assert CorpusDocument("a", "", "text").content == "text"
+    assert CorpusDocument("a", "Title", "").content == "Title"
+
+
+def test_accepts_other_names_and_whole_number_ids(tmp_path: Path) -> None:
+    """The keys id and contents are read as _id and text, and a whole number is an id."""
+    file = write(tmp_path / "c.jsonl", {"id": 7, "contents": "x", "title": None}, "", {"_id": "8", "text": ""})
+    assert list(read_corpus(file)) == [CorpusDocument("7", "", "x"), CorpusDocument("8", "", "")]
+
+
+def test_line_separators_inside_texts_do_not_end_a_line(tmp_path: Path) -> None:
+    """Only a line feed ends a line: U+2028, U+0085 and form feeds stay inside a text."""
+    text = "a\u2028b\u0085c\x0cd"
+    file = tmp_path / "c.jsonl"
+    file.write_bytes('\ufeff{"_id": "a", "text": "a\u2028b\u0085c\\fd"}\r\n'.encode())
+    assert [document.text for document in read_corpus(file)] == [text]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{not json", "not JSON"),
+        ('["a"]', "a JSON array, not an object"),
+        ('"a"', "a JSON string, not an object"),
+        ("[" * 200_000, "not JSON that can be read"),
+        ({"text": "x"}, 'no "_id"'),
+        ({"_id": None, "text": "x"}, 'no "_id"'),
+        ({"_id": " ", "text": "x"}, "\"_id\" is ' '"),
+        ({"_id": True, "text": "x"}, '"_id" is True'),
+        ({"_id": "b"}, 'no "text"'),
+        ({"_id": "b", "text": ["x"]}, '"text" is list'),
+        ({"_id": "b", "text": "x", "title": 3}, '"title" is int'),
+        ({"_id": "a", "text": "x"}, "id 'a' was given before"),
+    ],
+)
+def test_bad_line_is_named(tmp_path: Path, line: object, reason: str) -> None:
+    """A line that is no document is refused with the file's name and its number, blank lines counted."""
+    file = write(tmp_path / "c.jsonl", {"_id": "a", "text": "x"}, "", line)
+    with pytest.raises(InvalidInput) as refused:
+        list(read_corpus(file))
+    assert str(refused.value).startswith(f"{file}:3: ")
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_bad_bytes_are_named(tmp_path: Path) -> None:
+    """A line that is not UTF-8 is refused with its number and the byte."""
+    file = tmp_path / "c.jsonl"
+    file.write_bytes(b'{"_id": "a", "text": "x"}\n{"_id": "b", "text": "caf\xe9"}\n')
+    with pytest.raises(InvalidInput, match=r"c\.jsonl:2: not UTF-8: byte 0xe9 at position 26"):
+        list(read_corpus(file))
+
+
+def test_cut_and_false_gzip_are_named(tmp_path: Path) -> None:
+    """A gzip cut short, a damaged one and a file that is none are refused, not read as far as they go."""
+    whole = gzip.compress(b'{"_id": "a", "text": "x"}\n' * 100)
+    for name, content in (("cut", whole[:-9]), ("damaged", whole[:20] + b"\xff" * 30), ("false", b'{"_id": "a"}\n')):
+        file = tmp_path / f"{name}.jsonl.gz"
+        file.write_bytes(content)
+        with pytest.raises(InvalidInput, match=f"{name}.jsonl.gz:"):
+            list(read_corpus(file))
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    """A missing file, a folder without a corpus, a directory in the file's place and an empty file are refused."""
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(InvalidInput, match="no such file"):
+        list(read_corpus(tmp_path / "absent.jsonl"))
+    with pytest.raises(InvalidInput, match=r"no corpus\.jsonl in it, nor corpus\.jsonl\.gz"):
+        list(read_corpus(tmp_path))
+    with pytest.raises(InvalidInput, match="no document in it"):
+        list(read_corpus(tmp_path / "empty.jsonl"))
+
+
+def test_reads_lazily(tmp_path: Path) -> None:
+    """Documents come while the file is being read, so a corpus need not fit into memory."""
+    file = write(tmp_path / "c.jsonl", {"_id": "a", "text": "x"}, "{bad")
+    documents = read_corpus(file)
+    assert next(documents).id == "a"
+    with pytest.raises(InvalidInput):
+        next(documents)
+
+
+def test_survey_tells_corpora_apart(tmp_path: Path) -> None:
+    """The digest is the same for the same ids and contents, and another when a text moves between documents."""
+    one = survey(write(tmp_path / "1.jsonl", {"_id": "a", "text": "x y"}, {"_id": "b", "text": "z"}))
+    same = survey(write(tmp_path / "2.jsonl", {"_id": "a", "title": "x", "text": "y"}, {"_id": "b", "text": "z"}))
+    other = survey(write(tmp_path / "3.jsonl", {"_id": "a", "text": "x"}, {"_id": "b", "text": "y z"}))
+    assert one == same
+    assert one.documents == other.documents == 2
+    assert one.digest != other.digest

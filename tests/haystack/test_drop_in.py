@@ -1,0 +1,132 @@
+"""A dumped SentenceTransformersSimilarityRanker, with only `type:` changed, gives the same documents."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from haystack import Document, Pipeline
+from haystack.utils import ComponentDevice, Secret
+
+reference = pytest.importorskip(
+    "haystack_integrations.components.rankers.sentence_transformers.sentence_transformers_similarity"
+)
+
+OURS = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
+THEIRS = f"{reference.__name__}.SentenceTransformersSimilarityRanker"
+CPU = ComponentDevice.from_str("cpu")
+
+DOCUMENTS = [
+    Document(id="capital", content="paris is the capital of france", score=0.9, meta={"title": "france", "rank": 0}),
+    Document(id="dog", content="a dog sat on the mat", score=0.8, meta={"title": None, "rank": 1}),
+    Document(id="account", content="  change the password of an account ", meta={"title": "password", "new": False}),
+    Document(id="dog", content="the dog and the cat sat down", score=0.95, meta={"title": "second"}),
+    Document(id="long", content="the small tree in the garden by the river " * 30, score=0.1),
+    Document(id="upper", content="PARIS, London? (2nd train); e-mail: a@b.c", score=0.2),
+    Document(id="unicode", content="caf\u00e9 na\u00efve \u4f60\u597d \U0001f642", score=0.3),
+    Document(id="short", content="a", score=0.4),
+    Document(id="account", content="order an apple", score=-1.0),
+    Document(id="same", content="a dog sat on the mat", score=0.0),
+    Document(id="tabs", content="cook\tan\napple\r\n", score=0.6),
+]
+
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "defaults": ({}, {}),
+    "logits": ({"scale_score": False}, {}),
+    "meta": ({"meta_fields_to_embed": ["title", "rank", "new", "absent"], "embedding_separator": " - "}, {}),
+    "prefixes": (
+        {"query_prefix": "the ", "query_suffix": " now", "document_prefix": "a ", "document_suffix": " end"},
+        {},
+    ),
+    "overrides": ({"top_k": 2, "score_threshold": 0.7}, {"top_k": 20, "scale_score": False, "score_threshold": -100.0}),
+    "batches": ({"batch_size": 2, "top_k": 100}, {}),
+    "window": ({"tokenizer_kwargs": {"model_max_length": 24}}, {}),
+    "left": ({"tokenizer_kwargs": {"model_max_length": 24, "truncation_side": "left"}}, {}),
+    "dtype": ({"model_kwargs": {"torch_dtype": torch.float32, "attn_implementation": "eager"}}, {}),
+    "config": ({"config_kwargs": {"hidden_dropout_prob": 0.3}}, {}),
+    "token": ({"token": Secret.from_env_var("NO_TOKEN", strict=False)}, {}),
+    "long query": ({"query_suffix": " where is the second train" * 40}, {}),
+}
+
+
+def stock_pipeline(model: str, **parameters: Any) -> Pipeline:
+    """Return a pipeline of the stock ranker alone, on the CPU.
+
+    A dumped one cannot always run: dumping turns the torch dtypes in its own dictionaries into strings.
+    """
+    pipeline = Pipeline()
+    ranker = reference.SentenceTransformersSimilarityRanker(model=model, device=CPU, **copy.deepcopy(parameters))
+    pipeline.add_component("ranker", ranker)
+    return pipeline
+
+
+def swapped(pipeline: Pipeline) -> Pipeline:
+    """Return the pipeline after a round through YAML in which only the ranker's type was changed."""
+    dumped = pipeline.dumps()
+    assert dumped.count(THEIRS) == 1
+    return Pipeline.loads(dumped.replace(THEIRS, OURS))
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "deberta-v2"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_only_the_type_changes(tiny_model_folder: Callable[..., str], architecture: str, setting: str) -> None:
+    """Same documents, same order, same scores to 1e-5, whatever the settings and the architecture."""
+    parameters, overrides = SETTINGS[setting]
+    model = tiny_model_folder(architecture)
+    ours = swapped(stock_pipeline(model, **parameters))
+    stock = stock_pipeline(model, **parameters)
+    inputs = {"ranker": {"query": "where is the capital of france", "documents": DOCUMENTS, **overrides}}
+    expected = stock.run(inputs)["ranker"]["documents"]
+    result = ours.run(inputs)["ranker"]
+    assert expected
+    assert result["reranked"] is True
+    assert [document.id for document in result["documents"]] == [document.id for document in expected]
+    assert [document.content for document in result["documents"]] == [document.content for document in expected]
+    assert [document.meta for document in result["documents"]] == [document.meta for document in expected]
+    assert [document.score for document in result["documents"]] == pytest.approx(
+        [document.score for document in expected], abs=1e-5
+    )
+
+
+def test_every_parameter_of_the_stock_ranker_survives_the_swap(tiny_folder: str) -> None:
+    """The swapped pipeline's dump has the stock parameters with the same values, and only our own besides."""
+    stock = stock_pipeline(tiny_folder, meta_fields_to_embed=["title"], model_kwargs={"dtype": torch.float32})
+    expected = stock.to_dict()["components"]["ranker"]["init_parameters"]
+    dumped = swapped(stock).to_dict()["components"]["ranker"]["init_parameters"]
+    own = {"truncation": "longest_first", "max_documents": None, "raise_on_failure": True}
+    assert dumped == expected | own
+    assert list(dumped) == [*sorted(expected, key=list(dumped).index), *own]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_the_same_documents_reach_a_threshold(tiny_model_folder: Callable[..., str], architecture: str) -> None:
+    """A threshold between the third and the fourth logit, before top_k, in parameters and in a call."""
+    stock = reference.SentenceTransformersSimilarityRanker(
+        model=tiny_model_folder(architecture), device=CPU, scale_score=False, top_k=100
+    )
+    question = {"query": "where is the capital of france", "documents": DOCUMENTS}
+    ranked = [document.score for document in stock.run(**question)["documents"]]
+    threshold = (ranked[2] + ranked[3]) / 2
+    for parameters, overrides, count in (
+        ({"score_threshold": threshold}, {}, 3),
+        ({}, {"score_threshold": threshold}, 2),
+    ):
+        pipeline = stock_pipeline(tiny_model_folder(architecture), scale_score=False, top_k=count, **parameters)
+        inputs = {"ranker": {**question, **overrides}}
+        expected = [document.id for document in pipeline.run(inputs)["ranker"]["documents"]]
+        assert len(expected) == count
+        assert [document.id for document in swapped(pipeline).run(inputs)["ranker"]["documents"]] == expected
+
+
+@pytest.mark.parametrize("top_k", [0, -3])
+def test_the_same_limits_are_refused_with_the_same_words(top_k: int) -> None:
+    """Code that handles the stock ranker's errors handles ours."""
+    from haystack_integrations.components.rankers.secondpass import SecondPassRanker
+
+    messages = []
+    for ranker in (reference.SentenceTransformersSimilarityRanker, SecondPassRanker):
+        with pytest.raises(ValueError, match="top_k") as caught:
+            ranker(top_k=top_k)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]

