@@ -1,0 +1,94 @@
+"""The pocket model, step by step: `python -m recipes.pocket train|finish|evaluate`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from recipes.pocket.build import examples, new_student, read_all, student_tokenizer, training_groups
+from recipes.pocket.corpora import TEST_SETS
+from recipes.pocket.distill import Settings, train
+from recipes.pocket.evaluate import evaluate
+from recipes.pocket.fast import FastForward
+from recipes.pocket.finish import calibrate, write_folder
+from recipes.pocket.teachers import has_amx
+from secondpass import CrossEncoder
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+POCKET = Path(__file__).parents[2] / "src" / "secondpass" / "pocket"
+WORK = Path("build/pocket")
+
+DataOption = Annotated[Path, typer.Option(help="Folder of BEIR collections.")]
+WorkOption = Annotated[Path, typer.Option(help="Vectors, checkpoints and runs; kept between calls.")]
+
+
+def _dtype() -> torch.dtype:
+    """bfloat16 where the processor has a matrix unit for it, else float32."""
+    return torch.bfloat16 if has_amx() else torch.float32
+
+
+@app.command(name="train")
+def train_command(
+    data: DataOption,
+    work: WorkOption = WORK,
+    minutes: Annotated[float, typer.Option(help="Time for the schedule; a stopped run continues.")] = 55,
+) -> None:
+    """Build the examples, distil, calibrate and write the package's model folder."""
+    corpora, claims = read_all(data)
+    tokenizer, tokens = student_tokenizer(corpora, work)
+    made = examples(training_groups(corpora, claims, data, work), corpora, tokenizer)
+    model = new_student(tokens)
+    settings = Settings(steps=100_000, dtype=_dtype(), seconds=60 * minutes)
+    train(model, made, settings, work / "checkpoint")
+    model.save_pretrained(work / "student")
+    finish_command(data, work)
+
+
+@app.command(name="finish")
+def finish_command(data: DataOption, work: WorkOption = WORK) -> None:
+    """Calibrate the trained student and write the package's model folder."""
+    model = AutoModelForSequenceClassification.from_pretrained(work / "student").eval()
+    write_folder(model, work / "tokenizer.json", POCKET)
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    calibrate(model, tokenizer, FastForward(model, _dtype()), data)
+    write_folder(model, work / "tokenizer.json", POCKET)
+
+
+@app.command(name="evaluate")
+def evaluate_command(
+    data: DataOption,
+    work: WorkOption = WORK,
+    model: Annotated[str, typer.Option(help="What to measure.")] = "secondpass/pocket",
+    sets: Annotated[str, typer.Option(help="Names, comma-separated.")] = ",".join(TEST_SETS),
+    limit: Annotated[int | None, typer.Option(help="At most so many queries a set, evenly spaced.")] = None,
+    fast: Annotated[bool, typer.Option(help="bfloat16 forward where the processor has a matrix unit.")] = True,
+) -> None:
+    """Measure nDCG@10 and MRR@10 of BM25's top 100 before and after the model; continues a stopped run."""
+    encoder = CrossEncoder(model, device="cpu")
+    if fast and has_amx():
+        encoder.use_forward(FastForward(encoder.model, torch.bfloat16))
+    table = Table("set", "queries", "BM25 nDCG@10", "nDCG@10", "change", "BM25 MRR@10", "MRR@10")
+    gains = []
+    folder = work / "runs" / Path(model).name
+    for row in evaluate(encoder, data, folder, tuple(sets.split(",")), limit):
+        first, second = row.first, row.second
+        gains.append(second["nDCG@10"] - first["nDCG@10"])
+        cells = (first["nDCG@10"], second["nDCG@10"], gains[-1], first["RR@10"], second["RR@10"])
+        table.add_row(row.name, str(row.queries), *(f"{value:.3f}" for value in cells))
+        logging.info("%s", json.dumps({"set": row.name, "queries": row.queries, **second}))
+    table.add_row("mean", "", "", "", f"{sum(gains) / len(gains):+.3f}", "", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("secondpass").setLevel(logging.WARNING)
+    app()

@@ -1,0 +1,119 @@
+"""nDCG@10 of BM25's top 100 before and after the model, over every test query; resumable, query by query."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ir_measures
+from ir_measures import RR, nDCG
+
+from recipes.pocket.corpora import TEST_SETS, read_corpus, read_qrels, read_queries
+from recipes.pocket.groups import DEPTH, FirstPass
+from secondpass import CrossEncoder
+
+log = logging.getLogger(__name__)
+
+MEASURES = (nDCG @ 10, RR @ 10)
+# Queries of one call: enough pairs to sort by length, few enough to lose little when stopped.
+CHUNK = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """One test query with its candidates, best first by BM25."""
+
+    query_id: str
+    query: str
+    document_ids: list[str]
+    documents: list[str]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One test set: both measures of the first and the second pass."""
+
+    name: str
+    queries: int
+    first: dict[str, float]
+    second: dict[str, float]
+
+
+def tasks(data: Path, name: str) -> tuple[list[Task], dict[str, dict[str, int]]]:
+    """Test queries with at least one relevant document; for trecqa the candidates are the judged documents."""
+    corpus = read_corpus(data, name)
+    rows = corpus.index()
+    qrels = {q: judged for q, judged in read_qrels(data, name, "test").items() if max(judged.values()) > 0}
+    queries = read_queries(data, name)
+    names = sorted(qrels)
+    first = FirstPass(corpus.texts)
+    depth = len(corpus.texts) if name == "trecqa" else DEPTH
+    made = []
+    for start in range(0, len(names), 500):
+        part = names[start : start + 500]
+        found, scores = first.search([queries[n] for n in part], depth)
+        for number, query_id in enumerate(part):
+            allowed = {rows[d] for d in qrels[query_id]} if name == "trecqa" else None
+            keep = [
+                int(row)
+                for row, score in zip(found[number], scores[number], strict=True)
+                if (score > 0 if allowed is None else row in allowed)
+            ]
+            ids, texts = [corpus.ids[row] for row in keep], [corpus.texts[row] for row in keep]
+            made.append(Task(query_id, queries[query_id], ids, texts))
+    return made, qrels
+
+
+def _done(path: Path) -> dict[str, dict[str, float]]:
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8") as lines:
+        return {row["query"]: row["scores"] for row in map(json.loads, lines)}
+
+
+def rescored(encoder: CrossEncoder, todo: list[Task], path: Path) -> dict[str, dict[str, float]]:
+    """Run by query id; each chunk is appended to `path` as soon as it is scored."""
+    run = _done(path)
+    left = [task for task in todo if task.query_id not in run]
+    with path.open("a", encoding="utf-8") as out:
+        for start in range(0, len(left), CHUNK):
+            part = left[start : start + CHUNK]
+            rankings = encoder.rank_many([t.query for t in part], [t.documents for t in part], show_progress_bar=False)
+            for task, ranking in zip(part, rankings, strict=True):
+                run[task.query_id] = {task.document_ids[r.index]: r.logit for r in ranking.documents}
+                out.write(json.dumps({"query": task.query_id, "scores": run[task.query_id]}) + "\n")
+            out.flush()
+            if start % (CHUNK * 25) == 0:
+                log.info("%s: %d of %d queries", path.stem, start + len(part), len(left))
+    return run
+
+
+def measured(qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {str(m): float(v) for m, v in ir_measures.calc_aggregate(MEASURES, qrels, run).items()}
+
+
+def first_pass_run(todo: list[Task]) -> dict[str, dict[str, float]]:
+    """BM25's order as strictly falling scores, so that no tool breaks ties its own way."""
+    return {t.query_id: {d: float(-rank) for rank, d in enumerate(t.document_ids)} for t in todo}
+
+
+def evaluate(
+    encoder: CrossEncoder,
+    data: Path,
+    folder: Path,
+    names: tuple[str, ...] = TEST_SETS,
+    limit: int | None = None,
+) -> Iterator[Figures]:
+    """One row per test set: queries, and both measures of both passes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        todo, qrels = tasks(data, name)
+        if limit is not None:
+            todo = todo[:: max(1, len(todo) // limit)][:limit]
+        qrels = {task.query_id: qrels[task.query_id] for task in todo}
+        run = rescored(encoder, todo, folder / f"{name}.jsonl")
+        run = {query: run[query] for query in qrels}
+        yield Figures(name, len(todo), measured(qrels, first_pass_run(todo)), measured(qrels, run))
