@@ -86,7 +86,7 @@ def _minilm_forward() -> tuple[Tokenizer, Forward]:
     def forward(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
             hidden = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-        return hidden.last_hidden_state.float().numpy()
+        return np.asarray(hidden.last_hidden_state.float().numpy(), dtype=np.float32)
 
     return Tokenizer.from_file(str(folder / "tokenizer.json")), forward
 
@@ -138,7 +138,7 @@ class Teacher:
         key = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
         path = self._store / f"{key}.npy"
         if path.exists():
-            return np.load(path)
+            return np.asarray(np.load(path), dtype=np.float16)
         vectors = self._compute(texts)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npy")
@@ -174,4 +174,4 @@ class Teacher:
         else:
             weight = mask[:, :, None].astype(np.float32)
             pooled = (hidden * weight).sum(1) / weight.sum(1)
-        return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), dtype=np.float32)

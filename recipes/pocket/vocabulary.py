@@ -17,7 +17,7 @@ PLAIN = re.compile(r"(##)?[ -~]+")
 GENERAL = 7000
 
 
-def kept_tokens(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> list[str]:
+def kept_tokens(tokenizer: Tokenizer, texts: Iterable[str], size: int, general: int = GENERAL) -> list[str]:
     """The `size` tokens to keep, in their old order: specials, characters, general English, most used."""
     order = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
     counts: Counter[str] = Counter()
@@ -26,7 +26,7 @@ def kept_tokens(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> list[s
     plain = [token for token in order if PLAIN.fullmatch(token) and token not in SPECIAL and "unused" not in token]
     chosen = dict.fromkeys(SPECIAL)
     chosen.update(dict.fromkeys(token for token in plain if len(token.removeprefix("##")) == 1))
-    chosen.update(dict.fromkeys(token for token in plain[:GENERAL]))
+    chosen.update(dict.fromkeys(token for token in plain[:general]))
     for token in sorted(order, key=lambda token: -counts[token]):
         if len(chosen) >= size:
             break

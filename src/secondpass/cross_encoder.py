@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from transformers.utils.hub import PushToHubMixin
 
-from secondpass import outputs, ranking
+from secondpass import outputs, ranking, training
 from secondpass.activations import default_activation
 from secondpass.devices import pick_device
 from secondpass.errors import InvalidInput
@@ -27,7 +27,6 @@ from secondpass.reranker import Activation, Reranker, timed, warn_once
 from secondpass.saving import save
 from secondpass.text import checked_query
 from secondpass.tokens import Truncation
-from secondpass.training import IDENTITY, OPTIMIZER_PARAMS, fit
 
 
 class CrossEncoder(Reranker, PushToHubMixin):
@@ -189,8 +188,14 @@ class CrossEncoder(Reranker, PushToHubMixin):
             top_k: how many to return; None returns all. All are scored in any case.
             return_documents: add the document itself under "text".
             relevance: for a head with several labels: the label to rank by, or "expected" (see `relevance.py`).
-            batch_size, show_progress_bar, num_workers, activation_fct, apply_softmax, convert_to_numpy,
-                convert_to_tensor, records: as in `predict`.
+            batch_size: as in `predict`.
+            show_progress_bar: as in `predict`.
+            num_workers: as in `predict`.
+            activation_fct: as in `predict`.
+            apply_softmax: as in `predict`.
+            convert_to_numpy: as in `predict`.
+            convert_to_tensor: as in `predict`.
+            records: as in `predict`.
 
         Returns:
             Dicts with "corpus_id" (index into `documents`), "score" (a float32 scalar) and perhaps "text".
@@ -216,47 +221,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
         _keep(records, timed(scored.record, began))
         return outputs.top(ranked, top_k)
 
-    def fit(
-        self,
-        train_dataloader: Any,
-        evaluator: Any = None,
-        epochs: int = 1,
-        loss_fct: Any = None,
-        activation_fct: Activation = IDENTITY,
-        scheduler: Any = "WarmupLinear",
-        warmup_steps: int = 10000,
-        optimizer_class: Any = torch.optim.AdamW,
-        optimizer_params: Mapping[str, Any] = OPTIMIZER_PARAMS,
-        weight_decay: float = 0.01,
-        evaluation_steps: int = 0,
-        output_path: str | None = None,
-        save_best_model: bool = True,
-        max_grad_norm: float = 1,
-        use_amp: bool = False,
-        callback: Any = None,
-        show_progress_bar: bool = True,
-    ) -> None:
-        """Train on batches of `InputExample`; arguments and errors are those of `secondpass.training.fit`."""
-        fit(
-            self,
-            train_dataloader,
-            evaluator,
-            epochs,
-            loss_fct,
-            activation_fct,
-            scheduler,
-            warmup_steps,
-            optimizer_class,
-            optimizer_params,
-            weight_decay,
-            evaluation_steps,
-            output_path,
-            save_best_model,
-            max_grad_norm,
-            use_amp,
-            callback,
-            show_progress_bar,
-        )
+    # The function's first argument is the encoder: as an attribute of the class it is a method.
+    fit = training.fit
 
     def collate(self, texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
         """Model inputs int64 [examples, width] on the device for [query, document] lists, as `predict` makes them."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from secondpass.errors import InvalidInput, NonFiniteScore
+from secondpass.limits import positive_int
 
 Scores = npt.NDArray[np.float32] | torch.Tensor | list[torch.Tensor]
 
@@ -22,13 +23,14 @@ def activated(logits: torch.Tensor, activation: Callable[[torch.Tensor], torch.T
         NonFiniteScore: it gives NaN, which has no place in an order.
     """
     with torch.inference_mode():
-        scores = activation(logits)
+        # an activation may work in place, and the ranking still needs the logits
+        scores = activation(logits.clone())
         if not isinstance(scores, torch.Tensor) or scores.shape[:1] != logits.shape[:1]:
             raise InvalidInput(f"the activation {activation!r} does not give one row for each of {len(logits)} pairs")
         if softmax and logits.shape[1] > 1:
             scores = torch.softmax(scores, dim=1)
         if bool(torch.isnan(scores).any()):
-            wrong = tuple(torch.isnan(scores).flatten(1).any(1).nonzero()[:, 0].tolist())
+            wrong = tuple(torch.isnan(scores).reshape(len(scores), -1).any(1).nonzero()[:, 0].tolist())
             raise NonFiniteScore(f"the activation {activation!r} gave NaN for pairs {list(wrong)}", wrong)
     # inference tensors cannot enter autograd later; a caller may do what it likes with a clone
     return scores.clone()
@@ -64,6 +66,7 @@ class Bar:
         self._bar.close()
 
     def __call__(self, remaining: int) -> None:
+        """Move on: called once before the first batch, then after each."""
         if self._bar.total is None:
             self._bar.reset(total=remaining)
         else:
@@ -77,6 +80,4 @@ def top(items: Iterable[Any], top_k: int | None) -> list[Any]:
     Raises:
         InvalidInput: `top_k` is not a positive int.
     """
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1):
-        raise InvalidInput(f"top_k={top_k!r} is not a positive int")
-    return list(items)[:top_k]
+    return list(items)[: None if top_k is None else positive_int(top_k, "top_k")]

@@ -16,6 +16,7 @@ from torch import nn
 from secondpass import outputs, ranking
 from secondpass.engine import Engine, Scored, Window
 from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.limits import positive_int
 from secondpass.loading import Loaded
 from secondpass.ranking import Ranking
 from secondpass.record import CallRecord
@@ -28,6 +29,7 @@ from secondpass.tokens import TRUNCATIONS, Truncation
 logger = logging.getLogger(__name__)
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
+CLOSED = "this CrossEncoder is closed: load the model again"
 
 
 class Reranker:
@@ -50,8 +52,8 @@ class Reranker:
         self.default_activation_function = default_activation_function
         self.max_length = max_length
         self.truncation = truncation
-        self.max_batch_tokens = max_batch_tokens
-        self.max_documents = max_documents
+        self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
+        self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
         self.training_thread: int | None = None
         self._token_limit = loaded.token_limit
         self._engine: Engine | None = Engine(
@@ -60,15 +62,19 @@ class Reranker:
         self.model.eval()
         self._checked_max_length()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: nobody trains the copy."""
+        return {**self.__dict__, "training_thread": None}
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        device: torch.device = self.model.device
+        device: torch.device = self._open_model().device
         return device
 
     def to(self, device: str | torch.device) -> Any:
         """Move the model; returns the transformers model, as the seed does."""
-        return self.model.to(device)
+        return self._open_model().to(device)
 
     def use_forward(self, forward: Forward) -> None:
         """Put another forward behind the stages; it must give the logits of this model on the same inputs."""
@@ -121,9 +127,14 @@ class Reranker:
         record = timed(scored.record, began)
         return [Ranking(documents, cuts, record) for documents, cuts in ranked]
 
+    def _open_model(self) -> Any:
+        if self.model is None:
+            raise SecondPassError(CLOSED)
+        return self.model
+
     def _live(self) -> Engine:
         if self._engine is None:
-            raise SecondPassError("this CrossEncoder is closed: load the model again")
+            raise SecondPassError(CLOSED)
         thread = self.training_thread
         if thread is not None and thread != threading.get_ident():
             raise SecondPassError("this CrossEncoder is being trained in another thread: score when fit has returned")
@@ -134,17 +145,14 @@ class Reranker:
         wish = self.max_length
         if wish is None:
             return self._token_limit
-        if isinstance(wish, bool) or not isinstance(wish, int) or wish < 1:
-            raise InvalidInput(f"max_length={wish!r} is not a positive int")
+        wish = positive_int(wish, "max_length")
         if wish > self._token_limit:
             warn_once(f"max_length={wish} is more than the model can read: {self._token_limit} is used")
         return min(wish, self._token_limit)
 
     def _window(self, batch_size: int) -> Window:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InvalidInput(f"batch_size={batch_size!r} is not a positive int")
         budget = self.max_batch_tokens or self._live().batch_tokens()
-        return Window(self._checked_max_length(), self.truncation, budget, batch_size)
+        return Window(self._checked_max_length(), self.truncation, budget, positive_int(batch_size, "batch_size"))
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:
         texts = checked_documents(documents, argument)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,9 +25,10 @@ FORWARDS: weakref.WeakSet[TransformersForward] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """OpenMP's threads do not survive a fork and a parallel region would wait for them for ever."""
+    """Threads of OpenMP and of the tokenizer do not survive a fork, and the child would wait for them for ever."""
     if FORWARDS:
         torch.set_num_threads(1)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for forward in FORWARDS:
         forward.unlock()
 
@@ -81,11 +82,13 @@ class TransformersForward:
 
     @property
     def device(self) -> torch.device:
+        """Where the model is now."""
         device: torch.device = self._model.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of the weights, also while one batch is repeated in float32."""
         dtype: torch.dtype = self._upcast_from or self._model.dtype
         return dtype
 
@@ -94,15 +97,23 @@ class TransformersForward:
         with self._lock:
             if not full_precision:
                 return self._logits(batch)
-            self._upcast_from = dtype = self.dtype
-            # Not in inference mode: weights cast there could never be trained again.
-            with torch.no_grad():
-                try:
-                    self._model.float()
-                    return self._logits(batch)
-                finally:
-                    self._model.to(dtype)
-                    self._upcast_from = None
+            self._upcast_from = self.dtype
+            # Parameters and buffers by themselves: model.half() would also round what was float32 all along, such
+            # as rotary frequencies. Not in inference mode: weights cast there could never be trained again.
+            tensors = [tensor for tensor in self._tensors() if tensor.is_floating_point()]
+            before = [tensor.data for tensor in tensors]
+            try:
+                for tensor in tensors:
+                    tensor.data = tensor.data.float()
+                return self._logits(batch)
+            finally:
+                for tensor, data in zip(tensors, before, strict=True):
+                    tensor.data = data
+                self._upcast_from = None
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        yield from self._model.parameters()
+        yield from self._model.buffers()
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         with torch.inference_mode():
@@ -128,8 +139,9 @@ def score(
     progress: Progress,
     step: Callable[[int], object] = lambda remaining: None,
 ) -> torch.Tensor:
-    """Logits float32 [pairs, labels] in the order of `tokens`, for the rows in `batches`; `step` hears before the
-    first batch and after each how many are left.
+    """Logits float32 [pairs, labels] in the order of `tokens`, for the rows in `batches`.
+
+    `step` hears before the first batch and after each how many are left; what it raises ends the call.
 
     Raises:
         NonFiniteScore: a logit is NaN or infinite (in half precision: also when repeated in float32).
@@ -161,10 +173,10 @@ def score(
     return logits
 
 
-def _attempt(forward: Forward, batch: Batch) -> torch.Tensor | None:
+def _attempt(forward: Forward, batch: Batch, full_precision: bool = False) -> torch.Tensor | None:
     """Logits [pairs, labels], or None out of memory: the exception holds the tensors until we are outside it."""
     try:
-        part = forward(batch)
+        part = forward(batch, full_precision=full_precision)
     except (torch.OutOfMemoryError, MemoryError):
         part = None
     except RuntimeError as error:
@@ -203,7 +215,9 @@ def _finite(forward: Forward, batch: Batch, part: torch.Tensor, progress: Progre
     """Repeat an overflowed half-precision batch once in float32, refuse what is still not finite."""
     if forward.dtype in HALF_PRECISION and not bool(torch.isfinite(part).all()):
         progress.retries += 1
-        part = forward(batch, full_precision=True)
+        repeated = _attempt(forward, batch, full_precision=True)
+        # Without memory for float32 the first answer stands, and is refused.
+        part = part if repeated is None else repeated
     good = torch.isfinite(part).all(dim=1)
     if not bool(good.all()):
         wrong = tuple(sorted(row for row, fine in zip(batch.rows, good.tolist(), strict=True) if not fine))

@@ -69,11 +69,11 @@ def checked_documents(values: object, argument: str = "documents") -> list[str]:
     return [checked(item, f"{argument}[{index}]") for index, item in enumerate(items)]
 
 
-def prepared(value: str, max_tokens: int) -> Text:
+def prepared(value: str, max_tokens: int, keep_tail: bool = False) -> Text:
     """Cap at the character ceiling of `max_tokens` tokens, then replace lone surrogates by U+FFFD."""
     ceiling = CHARACTERS_PER_TOKEN * max_tokens
-    head = value[:ceiling]
-    return Text(_repaired(head), skipped=len(value) - len(head))
+    kept = value[-ceiling:] if keep_tail else value[:ceiling]
+    return Text(_repaired(kept), skipped=len(value) - len(kept))
 
 
 def _repaired(value: str) -> str:

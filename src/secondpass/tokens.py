@@ -50,6 +50,7 @@ class Template:
 
     @property
     def added(self) -> int:
+        """How many special tokens there are."""
         return sum(map(len, self.parts))
 
     def fill(self, *texts: Ids) -> tuple[Ids, Ids]:
@@ -168,9 +169,9 @@ class PairTokenizer:
             InvalidInput: `truncation="error"` and a pair is longer than `max_length`, or no room for any text.
         """
         room = self._room(2, max_length)
-        unique = {query: prepared(query, max_length) for query in queries}
+        unique = {query: prepared(query, max_length, self._keep_tail) for query in queries}
         encoded = dict(zip(unique, self.encode(list(unique.values())), strict=True))
-        texts = [prepared(document, max_length) for document in documents]
+        texts = [prepared(document, max_length, self._keep_tail) for document in documents]
         cut = cut_only_document if truncation == "only_document" else cut_longest_first
         made = []
         for index, (query, ids) in enumerate(zip(queries, self.encode(texts), strict=True)):
@@ -182,7 +183,7 @@ class PairTokenizer:
     def singles(self, texts: Sequence[str], max_length: int, truncation: Truncation) -> list[Tokens]:
         """Tokens of inputs with one text each (the seed takes those too)."""
         room = self._room(1, max_length)
-        ready = [prepared(text, max_length) for text in texts]
+        ready = [prepared(text, max_length, self._keep_tail) for text in texts]
         return [
             self._fill(index, (ids,), (min(len(ids), room),), ready[index].skipped, truncation == "error")
             for index, ids in enumerate(self.encode(ready))

@@ -34,9 +34,7 @@ def poisoned(own_tiny: CrossEncoder) -> CrossEncoder:
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])
-def test_row_18_a_score_that_is_no_number_is_refused_with_its_indices(
-    poisoned: CrossEncoder, batch_size: int
-) -> None:
+def test_row_18_a_score_that_is_no_number_is_refused_with_its_indices(poisoned: CrossEncoder, batch_size: int) -> None:
     """Neither a score nor a place in a ranking: the error names the pairs of the first batch that has any."""
     calls: list[Callable[[], object]] = [
         lambda: poisoned.predict([(QUERY, document) for document in DOCUMENTS], batch_size),
@@ -84,7 +82,7 @@ def test_row_18_an_activation_that_gives_no_number_is_refused(tiny: CrossEncoder
     for call in calls:
         with pytest.raises(NonFiniteScore, match=r"activation .* pairs \[2\]") as caught:
             call()
-        assert pickle.loads(pickle.dumps(caught.value)).indices == (2,)
+        assert pickle.loads(pickle.dumps(caught.value)).indices == (2,)  # noqa: S301
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -93,7 +91,7 @@ def test_row_18_an_overflow_in_half_precision_is_repeated_in_float32(
 ) -> None:
     """The batch gets the float32 score, the record counts the retry, and the model is as it was."""
     encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu", automodel_args={"dtype": torch.float16})
-    head = [module for module in encoder.model.modules() if isinstance(module, nn.Linear)][-1]
+    (head,) = [module for module in encoder.model.modules() if getattr(module, "out_features", 0) == 1]
     with torch.no_grad():
         head.weight.mul_(60000 / head.weight.abs().max().item())
         head.bias.fill_(60000.0)

@@ -1,0 +1,300 @@
+"""The public contract of `secondpass.CrossEncoder`: sentence-transformers 3.4's, and the newer names."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import BertForSequenceClassification, PreTrainedModel
+
+from secondpass import CrossEncoder
+from secondpass.errors import InvalidInput, SecondPassError
+from tests.model_spy import inputs_read
+from tests.tiny_models import LENGTH, make_folder
+
+QUERY = "how to reset the password"
+DOCUMENTS = ["the cat sat", "reset the password", "a cold river", "house and garden"]
+PAIRS = [(QUERY, document) for document in DOCUMENTS]
+
+EMPTY = inspect.Parameter.empty
+CONSTRUCTOR = [
+    ("model_name", EMPTY),
+    ("num_labels", None),
+    ("max_length", None),
+    ("device", None),
+    ("automodel_args", None),
+    ("tokenizer_args", None),
+    ("config_args", None),
+    ("cache_dir", None),
+    ("trust_remote_code", False),
+    ("revision", None),
+    ("local_files_only", False),
+    ("default_activation_function", None),
+    ("classifier_dropout", None),
+]
+PREDICT = [
+    ("sentences", EMPTY),
+    ("batch_size", 32),
+    ("show_progress_bar", None),
+    ("num_workers", 0),
+    ("activation_fct", None),
+    ("apply_softmax", False),
+    ("convert_to_numpy", True),
+    ("convert_to_tensor", False),
+]
+RANK = [("query", EMPTY), ("documents", EMPTY), ("top_k", None), ("return_documents", False), *PREDICT[1:]]
+
+
+@pytest.fixture
+def three(tiny_model_folder: Callable[..., str]) -> CrossEncoder:
+    """A model with three labels."""
+    return CrossEncoder(tiny_model_folder("bert", 3), device="cpu")
+
+
+def parameters(function: Callable[..., object], kind: Any) -> list[tuple[str, object]]:
+    """Names and defaults of a function's parameters of one kind, `self` left out."""
+    found = inspect.signature(function).parameters.values()
+    return [(made.name, made.default) for made in found if made.kind is kind and made.name != "self"]
+
+
+# ---- signatures
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (CrossEncoder.__init__, CONSTRUCTOR),
+        (CrossEncoder.predict, PREDICT),
+        (CrossEncoder.rank, RANK),
+        (CrossEncoder.save, [("path", EMPTY)]),
+        (CrossEncoder.save_pretrained, [("path", EMPTY)]),
+        (CrossEncoder.push_to_hub, [("repo_id", EMPTY)]),
+        (CrossEncoder.to, [("device", EMPTY)]),
+    ],
+)
+def test_positional_arguments_are_the_seeds(
+    function: Callable[..., object], expected: list[tuple[str, object]]
+) -> None:
+    """The same names in the same order with the same defaults; whatever is ours can only be given by name."""
+    assert parameters(function, inspect.Parameter.POSITIONAL_OR_KEYWORD) == expected
+    assert parameters(function, inspect.Parameter.VAR_POSITIONAL) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (CrossEncoder.__init__, ["truncation", "max_batch_tokens", "max_documents", "token"]),
+        (CrossEncoder.predict, ["records"]),
+        (CrossEncoder.rank, ["relevance", "records"]),
+        (CrossEncoder.save, ["safe_serialization"]),
+        (CrossEncoder.push_to_hub, ["commit_message", "private", "safe_serialization", "tags"]),
+    ],
+)
+def test_named_arguments(function: Callable[..., object], expected: list[str]) -> None:
+    """What a caller can add by name."""
+    assert [name for name, _ in parameters(function, inspect.Parameter.KEYWORD_ONLY)] == expected
+
+
+def test_all_thirteen_arguments_can_be_given_by_position(tiny_folder: str) -> None:
+    """A call of the seed written without names does what it did."""
+    activation = nn.Tanh()
+    encoder = CrossEncoder(
+        tiny_folder,
+        1,
+        64,
+        "cpu",
+        {"dtype": torch.float64},
+        {"model_max_length": 100},
+        {"hidden_dropout_prob": 0.25},
+        None,
+        False,
+        None,
+        True,
+        activation,
+        0.125,
+    )
+    assert encoder.max_length == 64
+    assert encoder.model.dtype == torch.float64
+    assert encoder.tokenizer.model_max_length == 100
+    assert encoder.config.hidden_dropout_prob == 0.25
+    assert encoder.config.classifier_dropout == 0.125
+    assert encoder.default_activation_function is activation
+    assert encoder.predict(PAIRS, 2, False, 0, nn.Identity(), False, False, True).shape == (4,)
+    assert encoder.rank(QUERY, DOCUMENTS, 1, True, 2, False, 0, None, False, True, False)[0].keys() == {
+        "corpus_id",
+        "score",
+        "text",
+    }
+
+
+# ---- attributes
+
+
+def test_attributes(tiny: CrossEncoder) -> None:
+    """The parts of a loaded model are where the seed has them."""
+    assert isinstance(tiny.model, BertForSequenceClassification)
+    assert tiny.config is tiny.model.config
+    assert tiny.tokenizer.is_fast
+    assert tiny.max_length is None
+    assert isinstance(tiny.default_activation_function, nn.Sigmoid)
+    assert tiny.device == torch.device("cpu")
+    assert tiny.best_score is None
+    assert not callable(tiny)
+
+
+def test_to_returns_the_transformers_model(own_tiny: CrossEncoder) -> None:
+    """As in the seed; the engine follows the model to its new device."""
+    moved = own_tiny.to("cpu")
+    assert moved is own_tiny.model
+    assert isinstance(moved, PreTrainedModel)
+    own_tiny.to(torch.device("meta"))
+    assert own_tiny.device == torch.device("meta")
+
+
+def test_the_old_name_of_the_device_is_deprecated(own_tiny: CrossEncoder) -> None:
+    """`_target_device` warns when read, and moves the model when set."""
+    with pytest.warns(DeprecationWarning, match="_target_device"):
+        assert own_tiny._target_device == torch.device("cpu")
+    own_tiny._target_device = None
+    own_tiny._target_device = "meta"
+    assert own_tiny.device == torch.device("meta")
+
+
+# ---- newer names
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "value"),
+    [
+        ("model_kwargs", "automodel_args", {"dtype": torch.float64}),
+        ("tokenizer_kwargs", "tokenizer_args", {"model_max_length": 50}),
+        ("processor_kwargs", "tokenizer_args", {"model_max_length": 50}),
+        ("config_kwargs", "config_args", {"classifier_dropout": 0.5}),
+        ("cache_folder", "cache_dir", "/nowhere"),
+        ("activation_fn", "default_activation_function", nn.Tanh()),
+        ("max_seq_length", "max_length", 40),
+    ],
+)
+def test_newer_names_of_the_constructor(tiny_folder: str, new: str, old: str, value: Any) -> None:
+    """Names of sentence-transformers 4 to 6 do the same without a warning; both at once are a mistake."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder = CrossEncoder(model_name_or_path=tiny_folder, device="cpu", **{new: value})
+    twin = CrossEncoder(tiny_folder, device="cpu", **{old: value})
+    for made in (encoder, twin):
+        assert made.model.dtype == (torch.float64 if old == "automodel_args" else torch.float32)
+        assert made.tokenizer.model_max_length == (50 if old == "tokenizer_args" else LENGTH)
+        assert made.config.classifier_dropout == (0.5 if old == "config_args" else None)
+        assert type(made.default_activation_function) is (
+            nn.Tanh if old == "default_activation_function" else nn.Sigmoid
+        )
+        assert made.max_length == (40 if old == "max_length" else None)
+    with pytest.raises(TypeError, match=f"both '{old}' and '{new}'"):
+        CrossEncoder(tiny_folder, **{new: value, old: value})
+
+
+def test_newer_names_of_the_calls(tiny: CrossEncoder) -> None:
+    """`inputs` and `activation_fn` work as keywords of every scoring method, silently."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = tiny.predict(inputs=PAIRS, activation_fn=nn.Tanh())
+        hits = tiny.rank(QUERY, DOCUMENTS, activation_fn=nn.Tanh())
+        ranking = tiny.rank_many([QUERY], [DOCUMENTS], activation_fn=nn.Tanh())[0]
+    assert np.array_equal(scores, tiny.predict(PAIRS, activation_fct=nn.Tanh()))
+    assert [hit["score"] for hit in hits] == sorted(scores, reverse=True)
+    assert [ranked.score for ranked in ranking.documents] == sorted(scores.tolist(), reverse=True)
+    with pytest.raises(TypeError, match="both 'sentences' and 'inputs'"):
+        tiny.predict(sentences=PAIRS, inputs=PAIRS)
+    with pytest.raises(TypeError, match="both 'activation_fct' and 'activation_fn'"):
+        tiny.rank(QUERY, DOCUMENTS, activation_fct=nn.Tanh(), activation_fn=nn.Tanh())
+    with pytest.raises(TypeError, match="model_name"):
+        CrossEncoder("a", model_name_or_path="b")
+
+
+# ---- number of labels, activation
+
+
+@pytest.mark.parametrize(("stored", "asked", "made"), [(3, None, 3), (1, None, 1), (3, 3, 3)])
+def test_a_trained_checkpoint_keeps_its_labels(
+    tiny_model_folder: Callable[..., str], stored: int, asked: int | None, made: int
+) -> None:
+    """Without `num_labels` the config decides."""
+    encoder = CrossEncoder(tiny_model_folder("bert", stored), asked, device="cpu")
+    assert encoder.config.num_labels == made
+    assert encoder.predict(PAIRS).shape == ((4,) if made == 1 else (4, made))
+
+
+def test_asking_for_labels_makes_a_new_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An encoder without a head gets the asked number of labels, with a warning, and `id2label` follows."""
+    folder = make_folder(tmp_path, "bert")
+    model = BertForSequenceClassification.from_pretrained(folder)
+    model.bert.save_pretrained(folder)
+    encoder = CrossEncoder(str(folder), num_labels=4, device="cpu")
+    assert encoder.predict(PAIRS).shape == (4, 4)
+    assert len(encoder.config.id2label) == 4
+    assert "untrained head" in caplog.text
+    with pytest.raises(OSError, match="num_labels="):
+        CrossEncoder(str(folder), device="cpu")
+
+
+def test_the_default_activation_follows_the_labels(tiny: CrossEncoder, three: CrossEncoder) -> None:
+    """Sigmoid for one label, none for several; an argument wins over both and over the stored one."""
+    logits = tiny.predict(PAIRS, activation_fct=nn.Identity())
+    assert np.allclose(tiny.predict(PAIRS), 1 / (1 + np.exp(-logits)), atol=1e-6)
+    assert np.array_equal(three.predict(PAIRS), three.predict(PAIRS, activation_fct=nn.Identity()))
+
+
+def test_the_activation_attribute_is_in_force_at_once(own_tiny: CrossEncoder) -> None:
+    """It may be set on a loaded model."""
+    own_tiny.default_activation_function = nn.Identity()
+    assert np.array_equal(own_tiny.predict(PAIRS), own_tiny.predict(PAIRS, activation_fct=nn.Identity()))
+
+
+# ---- window
+
+
+def test_max_length_is_in_force_at_once(own_tiny: CrossEncoder) -> None:
+    """The attribute is read at each call."""
+    long = ("cat", "mat " * 200)
+    with inputs_read(own_tiny) as read:
+        for length in (None, 40, 10, 5):
+            own_tiny.max_length = length
+            own_tiny.predict(long)
+    assert [len(ids) for ids in read] == [LENGTH, 40, 10, 5]
+    for wrong in (0, "12", True):
+        own_tiny.max_length = wrong
+        with pytest.raises(InvalidInput, match=f"max_length={wrong!r} is not a positive int"):
+            own_tiny.predict(long)
+    own_tiny.max_length = 4
+    with pytest.raises(InvalidInput, match="max_length=4 leaves no room"):
+        own_tiny.predict(long)
+
+
+# ---- close
+
+
+def test_a_closed_encoder_says_so(own_tiny: CrossEncoder) -> None:
+    """The weights are let go; whatever needs them raises the same clear error; closing twice is fine."""
+    own_tiny.close()
+    own_tiny.close()
+    assert own_tiny.model is None
+    calls: list[Callable[[], object]] = [
+        lambda: own_tiny.predict(PAIRS),
+        lambda: own_tiny.predict([]),
+        lambda: own_tiny.rank(QUERY, DOCUMENTS),
+        lambda: own_tiny.rank_many([QUERY], [DOCUMENTS]),
+        lambda: own_tiny.save("never"),
+        lambda: own_tiny.fit([]),
+        lambda: own_tiny.to("cpu"),
+        lambda: own_tiny.device,
+    ]
+    for call in calls:
+        with pytest.raises(SecondPassError):
+            call()

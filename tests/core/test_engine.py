@@ -1,0 +1,158 @@
+"""Rules of `secondpass.engine`: the stages joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from secondpass import CrossEncoder, Cut
+from secondpass.batches import Batch
+from secondpass.engine import Engine, Window, first_equals
+from secondpass.errors import InvalidInput, NonFiniteScore
+from secondpass.tokens import Tokens
+
+WINDOW = Window(max_length=32, truncation="longest_first", max_batch_tokens=64, max_pairs=8)
+
+
+class SumForward:
+    """A forward whose two logits are the sum of a pair's token ids and its length: they tell pairs apart."""
+
+    def __init__(self, device: str = "cpu", wrong: int | None = None) -> None:
+        self.device = torch.device(device)
+        self.dtype = torch.float32
+        self.batches: list[Batch] = []
+        self.wrong = wrong
+
+    def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
+        self.batches.append(batch)
+        sums = (batch.input_ids * batch.attention_mask).sum(1).float()
+        if self.wrong is not None:
+            sums = torch.where((batch.input_ids == self.wrong).any(1), torch.nan, sums)
+        return torch.stack([sums, batch.attention_mask.sum(1).float()], dim=1)
+
+
+@pytest.fixture
+def forward() -> SumForward:
+    """A fresh one for each test."""
+    return SumForward()
+
+
+@pytest.fixture
+def engine(tiny: CrossEncoder, forward: SumForward) -> Engine:
+    """Our stages with the tiny tokenizer in front of `forward`."""
+    return Engine(tiny.tokenizer, forward)
+
+
+def test_logits_are_in_the_order_of_the_input(tiny: CrossEncoder, engine: Engine) -> None:
+    """Whatever batches were made of them: float32, a row for each pair, all labels."""
+    documents = ["a cat", "water " * 40, "", "mat", "the big house in london " * 3, "a cat"]
+    scored = engine.score([["cat"] * 6, documents], WINDOW)
+    made = tiny.tokenizer(["cat"] * 6, documents, truncation="longest_first", max_length=32)["input_ids"]
+    assert scored.logits.dtype == torch.float32
+    assert scored.logits.tolist() == [[float(sum(ids)), float(len(ids))] for ids in made]
+
+
+def test_equal_inputs_are_scored_once(engine: Engine, forward: SumForward) -> None:
+    """The model reads each distinct pair once; every copy gets its logits, so copies tie."""
+    scored = engine.score([["cat", "dog", "cat", "cat"], ["mat", "mat", "mat", "mat "]], WINDOW)
+    assert sum(len(batch.rows) for batch in forward.batches) == 2
+    assert torch.equal(scored.logits[0], scored.logits[2])
+    assert not torch.equal(scored.logits[0], scored.logits[1])
+    assert scored.record.pairs == 4
+    assert scored.record.tokens == 10
+
+
+def test_texts_that_are_cut_to_the_same_tokens_are_equal_inputs(engine: Engine, forward: SumForward) -> None:
+    """What counts is what the model would read; each has its own cut on record."""
+    scored = engine.score([["cat"] * 2, ["mat " * 40, "mat " * 50]], WINDOW)
+    assert sum(len(batch.rows) for batch in forward.batches) == 1
+    assert scored.record.truncated == (Cut(0, 0, 12), Cut(1, 0, 22))
+
+
+def test_inputs_that_differ_in_their_segments_are_not_equal() -> None:
+    """The same ids with the border elsewhere are another pair."""
+
+    def tokens(types: list[int]) -> Tokens:
+        return Tokens(np.asarray([5, 6, 7], np.int32), np.asarray(types, np.int32))
+
+    assert first_equals([tokens([0, 0, 1]), tokens([0, 1, 1]), tokens([0, 0, 1])]) == [0, 1, 0]
+    assert first_equals([]) == []
+
+
+def test_the_error_names_every_copy_of_a_bad_pair(tiny: CrossEncoder) -> None:
+    """Scored once, wrong four times."""
+    engine = Engine(tiny.tokenizer, SumForward(wrong=tiny.tokenizer.convert_tokens_to_ids("river")))
+    with pytest.raises(NonFiniteScore) as caught:
+        engine.score([["cat"] * 5, ["river", "mat", "river", "dog", "river"]], WINDOW)
+    assert caught.value.indices == (0, 2, 4)
+
+
+def test_the_record_adds_up(engine: Engine, forward: SumForward) -> None:
+    """Tokens and padding are those of the batches that ran."""
+    scored = engine.score([["cat"] * 9, ["mat " * number for number in range(1, 10)]], WINDOW)
+    read = sum(batch.tokens for batch in forward.batches)
+    places = sum(batch.input_ids.numel() for batch in forward.batches)
+    record = scored.record
+    assert (record.pairs, record.batches, record.tokens) == (9, len(forward.batches), read)
+    assert record.padding_share == pytest.approx(1 - read / places)
+    assert all(batch.input_ids.numel() <= WINDOW.max_batch_tokens for batch in forward.batches)
+    assert (record.device, record.dtype, record.retries, record.rank_ms) == ("cpu", "float32", 0, 0.0)
+
+
+def test_step_hears_how_many_batches_are_left(engine: Engine) -> None:
+    """Once before the first batch, then after each."""
+    heard: list[int] = []
+    window = Window(32, "longest_first", 10_000, 2)
+    engine.score([["cat"] * 5, ["a", "b", "c", "d", "e"]], window, heard.append)
+    assert heard == [3, 2, 1, 0]
+
+
+def test_an_error_of_step_ends_the_call(engine: Engine, forward: SumForward) -> None:
+    """That is how a caller gives up between batches."""
+
+    def give_up(remaining: int) -> None:
+        if remaining == 1:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        engine.score([["cat"] * 3, ["a", "b", "c"]], Window(32, "longest_first", 10_000, 1), give_up)
+    assert len(forward.batches) == 2
+
+
+def test_single_texts_are_one_column(tiny: CrossEncoder, engine: Engine) -> None:
+    """They get the template for one text, and lose tokens as documents."""
+    scored = engine.score([["cat", "mat " * 40]], WINDOW)
+    assert scored.logits[0].tolist() == [float(sum(tiny.tokenizer("cat")["input_ids"])), 3.0]
+    assert scored.record.truncated == (Cut(1, 0, 10),)
+
+
+def test_a_text_that_does_not_fit_can_be_an_error(engine: Engine, forward: SumForward) -> None:
+    """Before any batch runs."""
+    with pytest.raises(InvalidInput, match="pair 1 has 43 tokens, 11 more than fit"):
+        engine.score([["cat"] * 2, ["mat", "mat " * 39]], Window(32, "error", 64, 8))
+    assert forward.batches == []
+
+
+@pytest.mark.parametrize(("device", "budget"), [("cpu", 2048), ("mps", 8192), ("cuda", 16384), ("xpu", 16384)])
+def test_the_token_budget_suits_the_device(tiny: CrossEncoder, device: str, budget: int) -> None:
+    """Small on a processor, where caches count; large where a device must be filled."""
+    assert Engine(tiny.tokenizer, SumForward(device)).batch_tokens() == budget
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta"])
+def test_training_gets_all_inputs_in_one_rectangle(tiny_model_folder: Callable[..., str], architecture: str) -> None:
+    """In the given order, equal ones too, padded as transformers pads; it is told how many were cut."""
+    encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu")
+    documents = ["cat", "mat " * 60, "cat"]
+    batch, cut = encoder._engine.one_batch([["dog"] * 3, documents], WINDOW)
+    expected = encoder.tokenizer(
+        ["dog"] * 3, documents, truncation="longest_first", max_length=32, padding=True, return_tensors="pt"
+    )
+    assert cut == 1
+    assert torch.equal(batch.input_ids, expected["input_ids"])
+    assert torch.equal(batch.attention_mask, expected["attention_mask"])
+    if "token_type_ids" in expected:
+        assert torch.equal(batch.token_type_ids, expected["token_type_ids"])

@@ -1,0 +1,82 @@
+"""`CrossEncoder.push_to_hub`, against a hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from secondpass import CrossEncoder
+from secondpass.errors import InvalidInput
+from tests.hub_server import COMMIT, Hub, running_hub
+
+PAIRS = [("how to reset the password", "reset the password by email"), ("cat", "a cold river")]
+
+# The hub client reads its address once, when it is imported: so in a process of its own.
+PUSH = """
+import sys
+from torch import nn
+from secondpass import CrossEncoder
+
+encoder = CrossEncoder(sys.argv[1], max_length=77, device="cpu", default_activation_function=nn.Tanh())
+print(encoder.push_to_hub("me/mine", token="hf_secret", private=True, tags="search"))
+print(encoder.push_to_hub("me/mine", token="hf_secret", tags=["a", "cross-encoder"], commit_message="Second"))
+"""
+
+
+@pytest.fixture(scope="module")
+def pushed(tiny_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, str]]:
+    """The hub after two uploads of the tiny model, and what the calls returned."""
+    settings = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path_factory.mktemp("home")), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    with running_hub() as hub:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", PUSH, tiny_folder],
+            env=os.environ | settings | {"HF_ENDPOINT": hub.address, "no_proxy": "127.0.0.1"},
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        yield hub, done.stdout
+
+
+def test_the_address_of_the_commit_is_returned(pushed: tuple[Hub, str]) -> None:
+    """For each upload; the repository is made as private as was asked, with the caller's token."""
+    hub, printed = pushed
+    assert printed.split() == [f"{hub.address}/me/mine/commit/{COMMIT}"] * 2
+    assert ["private" in json.dumps(made) for made in hub.created] == [True, False]
+    assert hub.tokens == {"Bearer hf_secret"}
+    assert hub.summaries == ["Upload CrossEncoder", "Second"]
+
+
+def test_the_uploaded_files_are_the_model(pushed: tuple[Hub, str], tiny_folder: str, tmp_path: Path) -> None:
+    """What arrives can be loaded and scores the same, with its activation and length; no pickle, no token."""
+    hub, _ = pushed
+    for name, content in hub.files.items():
+        (tmp_path / name).write_bytes(content)
+        assert b"hf_secret" not in content
+        assert not name.endswith((".bin", ".pt", ".pkl"))
+    again = CrossEncoder(str(tmp_path), device="cpu")
+    assert type(again.default_activation_function).__name__ == "Tanh"
+    assert again.tokenizer.model_max_length == 77
+    local = CrossEncoder(tiny_folder, device="cpu", default_activation_function=again.default_activation_function)
+    assert again.predict(PAIRS).tolist() == local.predict(PAIRS).tolist()
+
+
+def test_the_card_is_tagged_cross_encoder_first(pushed: tuple[Hub, str]) -> None:
+    """Search on the hub finds the model; the tag is there once, whether given or not."""
+    card = pushed[0].files["README.md"].decode()
+    assert yaml.safe_load(card.split("---")[1])["tags"] == ["cross-encoder", "a"]
+
+
+def test_pickles_are_not_uploaded(tiny: CrossEncoder) -> None:
+    """Refused before anything is sent."""
+    with pytest.raises(InvalidInput, match="safe_serialization=False"):
+        tiny.push_to_hub("me/mine", safe_serialization=False)

@@ -1,0 +1,122 @@
+"""Rules of `secondpass.reranker`: what scores and ranks without the seed's conventions."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from torch import nn
+
+from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.loading import LoadRequest, load
+from secondpass.record import CallRecord
+from secondpass.reranker import Reranker, timed, warn_once
+
+QUERY = "how to reset the password"
+DOCUMENTS = ["the cat sat", "reset the password", "a cold river"]
+
+
+def made(folder: str, max_length: int | None = None, max_documents: int | None = None) -> Reranker:
+    """Make a reranker out of a folder, without a cross-encoder around it."""
+    return Reranker(load(LoadRequest(folder)), nn.Sigmoid(), max_length, "longest_first", None, max_documents)
+
+
+@pytest.fixture
+def reranker(tiny_folder: str) -> Reranker:
+    """One for this test alone."""
+    return made(tiny_folder)
+
+
+def test_a_ranking_is_a_value(reranker: Reranker) -> None:
+    """Frozen, comparable, its documents sorted by score and carrying the logit of that score."""
+    ranking = reranker.rank_many([QUERY], [DOCUMENTS])[0]
+    with pytest.raises(FrozenInstanceError):
+        ranking.documents = ()  # type: ignore[misc]
+    scores = [ranked.score for ranked in ranking.documents]
+    assert scores == sorted(scores, reverse=True)
+    for ranked in ranking.documents:
+        assert torch.sigmoid(torch.tensor(ranked.logit)).item() == pytest.approx(ranked.score, abs=1e-6)
+    assert ranking.documents == reranker.rank_many([QUERY], [DOCUMENTS])[0].documents
+
+
+def test_scores_of_several_labels_are_probabilities_of_the_label(tiny_model_folder: Callable[..., str]) -> None:
+    """By default the sigmoid of the label's log-odds; the expected grade is given as it is."""
+    reranker = made(tiny_model_folder("bert", 3))
+    by_label = [reranker.rank_many([QUERY], [DOCUMENTS], relevance=label)[0].documents for label in range(3)]
+    for index in range(len(DOCUMENTS)):
+        shares = [ranked.score for documents in by_label for ranked in documents if ranked.index == index]
+        assert sum(shares) == pytest.approx(1.0, abs=1e-5)
+    expected = reranker.rank_many([QUERY], [DOCUMENTS], relevance="expected")[0].documents
+    assert all(ranked.score == ranked.logit and 0 < ranked.score < 2 for ranked in expected)
+    with pytest.raises(InvalidInput, match="relevance="):
+        reranker.rank_many([QUERY], [DOCUMENTS])
+
+
+def test_an_activation_of_the_call_is_applied_to_the_relevance(tiny_model_folder: Callable[..., str]) -> None:
+    """Asked for one, it takes the place of the rule's own."""
+    reranker = made(tiny_model_folder("bert", 2))
+    ranked = reranker.rank_many([QUERY], [DOCUMENTS], relevance=1, activation_fct=nn.Identity())[0].documents
+    assert all(item.score == item.logit for item in ranked)
+
+
+def test_top_k_counts_for_each_query(reranker: Reranker) -> None:
+    """The best of each, not of all together."""
+    rankings = reranker.rank_many([QUERY, "cat"], [DOCUMENTS, DOCUMENTS[:1]], top_k=2)
+    assert [len(ranking.documents) for ranking in rankings] == [2, 1]
+
+
+def test_arguments_are_checked_without_documents_too(reranker: Reranker) -> None:
+    """A mistake does not wait for the first query that has any."""
+    with pytest.raises(InvalidInput, match="top_k=0"):
+        reranker.rank_many([QUERY], [[]], top_k=0)
+    with pytest.raises(InvalidInput, match=r"queries\[0\] is blank"):
+        reranker.rank_many([" "], [[]])
+
+
+def test_the_window_is_the_smaller_of_wish_and_model(tiny_folder: str) -> None:
+    """None takes the model's."""
+    assert made(tiny_folder)._window(32).max_length == 128
+    assert made(tiny_folder, 40)._window(32).max_length == 40
+    assert made(tiny_folder, 4000)._window(32).max_length == 128
+
+
+def test_a_warning_that_would_be_the_same_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Another text is another warning."""
+    with caplog.at_level(logging.WARNING, logger="secondpass.reranker"):
+        for message in ("it is 100% so", "it is 100% so", "it is otherwise"):
+            warn_once(message)
+    assert caplog.messages == ["it is 100% so", "it is otherwise"]
+
+
+def test_the_thread_that_trains_may_score(reranker: Reranker) -> None:
+    """Evaluators run in the thread of `fit`; other threads are refused while it is marked."""
+    reranker.training_thread = threading.get_ident()
+    assert len(reranker.rank_many([QUERY], [DOCUMENTS])) == 1
+    reranker.training_thread = threading.get_ident() + 1
+    with pytest.raises(SecondPassError, match="being trained in another thread"):
+        reranker.rank_many([QUERY], [DOCUMENTS])
+
+
+def test_closing_lets_the_weights_go(reranker: Reranker) -> None:
+    """Nothing of ours holds the model any longer."""
+    gone: list[bool] = []
+    weakref.finalize(reranker.model, gone.append, True)
+    reranker.close()
+    gc.collect()
+    assert gone == [True]
+    with pytest.raises(SecondPassError, match="is closed"):
+        reranker.rank_many([QUERY], [DOCUMENTS])
+
+
+def test_timed_changes_the_ranking_time_only() -> None:
+    """Milliseconds since a moment."""
+    record = CallRecord(1, 2, 1, 0.0, (), 1.0, 1.0, 1.0, 0.0, 0, "cpu", "float32")
+    later = timed(record, 0.0)
+    assert later.rank_ms > 0
+    assert (later.pairs, later.tokens, later.score_ms) == (1, 2, 1.0)

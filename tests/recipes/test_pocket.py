@@ -1,0 +1,140 @@
+"""Rules of the recipe that makes the embedded model."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from recipes.pocket.distill import Example, Settings, epoch_batches, loss, train
+from recipes.pocket.fast import FastForward
+from recipes.pocket.student import logits, pack
+from recipes.pocket.vocabulary import SPECIAL, kept_tokens, trim_embeddings, trimmed_tokenizer
+from secondpass import CrossEncoder
+from secondpass.batches import Padding, pad
+from secondpass.tokens import Tokens
+
+ROWS = [np.asarray([2, *range(10, 10 + n), 3], np.int32) for n in (4, 30, 1, 17)]
+TYPES = [np.asarray([0] * 3 + [1] * (len(row) - 3), np.int32) for row in ROWS]
+
+
+def _model(folder: str) -> torch.nn.Module:
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    return model.eval()
+
+
+def _reference(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat(
+            [
+                model(
+                    input_ids=torch.tensor(row)[None].long(), token_type_ids=torch.tensor(types)[None].long()
+                ).logits[0]
+                for row, types in zip(ROWS, TYPES, strict=True)
+            ]
+        )
+
+
+def test_the_training_forward_equals_transformers(tiny_folder: str) -> None:
+    """Packed tokens and a last layer for the first token only change no logit."""
+    model = _model(tiny_folder)
+    assert torch.allclose(logits(model, pack(ROWS, TYPES, torch.float32)), _reference(model), atol=1e-5)
+
+
+def test_the_measuring_forward_equals_transformers(tiny_folder: str) -> None:
+    """The same for the forward that the figures are made with."""
+    model = _model(tiny_folder)
+    tokens = [Tokens(row, types) for row, types in zip(ROWS, TYPES, strict=True)]
+    batch = pad(tokens, (0, 1, 2, 3), Padding(0))
+    assert torch.allclose(FastForward(model, torch.float32)(batch)[:, 0], _reference(model), atol=1e-5)
+
+
+def test_another_forward_can_stand_behind_the_stages(own_tiny: CrossEncoder) -> None:
+    """The engine asks nothing of a forward but logits for a batch."""
+    pairs = [("the cat", "the mat"), ("water", "a river is long and cold")]
+    before = own_tiny.predict(pairs)
+    own_tiny.use_forward(FastForward(own_tiny.model, torch.float32))
+    assert own_tiny.predict(pairs) == pytest.approx(before, abs=1e-5)
+
+
+def _examples(count: int) -> list[Example]:
+    rng = random.Random(3)
+    made = []
+    for _ in range(count):
+        ids = [np.asarray([2, *(rng.randrange(10, 80) for _ in range(rng.randint(3, 20))), 3], np.int32) for _ in range(4)]
+        targets = [float((row == row.max()).argmax()) for row in ids]
+        made.append(Example(ids, [np.zeros(len(row), np.int32) for row in ids], targets, [int(np.argmax(targets))]))
+    return made
+
+
+SETTINGS = Settings(steps=12, tokens_per_step=200, save_every=6, learning_rate=1e-3)
+
+
+def test_training_lowers_the_loss(tiny_folder: str, tmp_path: Path) -> None:
+    """The loop learns what its targets say."""
+
+    def total(model: torch.nn.Module) -> float:
+        with torch.no_grad():
+            scores = logits(model, pack([i for e in made for i in e.ids], [t for e in made for t in e.types], torch.float32))
+        targets = torch.tensor([target for e in made for target in e.targets])
+        return float(loss(scores, targets, [e.relevant for e in made], [len(e.ids) for e in made]))
+
+    made = _examples(40)
+    model = _model(tiny_folder)
+    before = total(model)
+    train(model, made, replace(SETTINGS, steps=60), tmp_path)
+    assert total(model) < 0.8 * before
+
+
+def test_a_stopped_run_ends_where_an_uninterrupted_one_does(tiny_folder: str, tmp_path: Path) -> None:
+    """Weights, moments and the place in the data travel in the checkpoint: bit-equal on a CPU."""
+    made = _examples(40)
+    whole, stopped = _model(tiny_folder), _model(tiny_folder)
+    train(whole, made, SETTINGS, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int) -> None:
+        if step == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(stopped, made, SETTINGS, tmp_path / "stopped", watch=kill)
+    resumed = _model(tiny_folder)
+    train(resumed, made, SETTINGS, tmp_path / "stopped")
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_an_epoch_is_a_permutation_that_depends_on_seed_and_number() -> None:
+    """Hardly an example is left out of an epoch (only what does not fill a batch), none comes twice."""
+    made = _examples(100)
+    first = epoch_batches(made, SETTINGS, 0)
+    seen = [index for batch in first for index in batch]
+    assert len(seen) == len(set(seen)) > 90
+    assert first == epoch_batches(made, SETTINGS, 0)
+    assert first != epoch_batches(made, SETTINGS, 1)
+
+
+def test_the_smaller_vocabulary_reads_the_same_words(tiny_folder: str, tmp_path: Path) -> None:
+    """Kept words keep their vectors, lost words fall apart into kept pieces, the template stays."""
+    full = Tokenizer.from_str(AutoTokenizer.from_pretrained(tiny_folder).backend_tokenizer.to_str())
+    tokens = kept_tokens(full, ["the cat sat on the mat"] * 3 + ["zebra"], len(full.get_vocab()) - 12, general=10)
+    small = trimmed_tokenizer(full, tokens)
+    assert set(SPECIAL) < set(tokens)
+    text = "the cat sat on the mat"
+    assert small.encode(text).tokens == full.encode(text).tokens
+    assert len(small.get_vocab()) == len(tokens) < len(full.get_vocab())
+    model = _model(tiny_folder)
+    before = model.get_input_embeddings().weight[full.token_to_id("cat")].clone()
+    trim_embeddings(model, full, tokens)
+    assert torch.equal(model.get_input_embeddings().weight[small.token_to_id("cat")], before)

@@ -1,0 +1,233 @@
+"""Rules of the house that no linter knows: which way imports point, how long things are, what is never used."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import secondpass
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+INTEGRATION = ROOT / "integrations" / "haystack" / "src"
+PACKAGE = SOURCE / "secondpass"
+
+# Every module may import the ones before it, and no other of ours. A new module gets its place here.
+ORDER = (
+    # words everybody uses
+    "errors",
+    "limits",
+    "record",
+    "examples",
+    "renamed",
+    "quiet",
+    # texts to a ranking, a stage each
+    "text",
+    "inputs",
+    "tokens",
+    "batches",
+    "scoring",
+    "engine",
+    "ranking",
+    "relevance",
+    "outputs",
+    # folders to models and back
+    "model_config",
+    "storage",
+    "sources",
+    "fast_tokenizer",
+    "weights",
+    "compact",
+    "loading",
+    "activations",
+    "saving",
+    "devices",
+    # labelled pairs to weights
+    "labelled",
+    "objective",
+    "optimisation",
+    "schedules",
+    "best_weights",
+    "training_loop",
+    "training",
+    # what users hold
+    "reranker",
+    "cross_encoder",
+    # files of texts and judgements
+    "lines",
+    "corpora",
+    "judgements",
+    # the command line
+    "cli.choices",
+    "cli.failures",
+    "cli.printing",
+    "cli.reading",
+    "cli.rank",
+    "cli.score",
+    "cli.program",
+    "cli",
+    "",
+)
+LONGEST_FILE = 300
+LONGEST_FUNCTION = 60
+
+
+def sources(*folders: Path) -> list[Path]:
+    """List the Python files under folders."""
+    return sorted(file for folder in folders for file in folder.rglob("*.py"))
+
+
+def parsed(file: Path) -> ast.Module:
+    """Read a file as a syntax tree."""
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def module_name(file: Path) -> str:
+    """Give the module's dotted name inside secondpass; the package itself is ""."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Give the dotted name of everything a file imports, at the top, in a function or for type checking."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_modules(tree: ast.Module) -> set[str]:
+    """Reduce what a file imports to our modules' names."""
+    found = set()
+    for name in imported(tree):
+        if name.split(".")[0] == "secondpass":
+            inside = name.removeprefix("secondpass").lstrip(".")
+            known = [module for module in ORDER if inside == module or inside.startswith(f"{module}.")]
+            found.add(max(known, key=len, default=""))
+    return found
+
+
+@pytest.mark.parametrize("file", sources(PACKAGE), ids=module_name)
+def test_imports_point_one_way(file: Path) -> None:
+    """A stage knows the stages before it, never one behind it."""
+    module = module_name(file)
+    assert module in ORDER, f"give {module} its place in ORDER"
+    behind = own_modules(parsed(file)) - set(ORDER[: ORDER.index(module)]) - {module}
+    assert behind == set()
+
+
+def test_the_order_names_modules_that_exist_once() -> None:
+    """No leftovers."""
+    assert sorted(ORDER) == sorted(module_name(file) for file in sources(PACKAGE))
+
+
+@pytest.mark.parametrize("other", ["haystack", "haystack_integrations", "sentence_transformers"])
+def test_the_core_imports_no_framework(other: str) -> None:
+    """The engine serves any pipeline, so it depends on none."""
+    users = [file.name for file in sources(SOURCE) for name in imported(parsed(file)) if name.split(".")[0] == other]
+    assert users == []
+
+
+@pytest.mark.parametrize("file", sources(SOURCE, INTEGRATION, ROOT / "recipes"), ids=lambda file: file.stem)
+def test_no_file_is_too_long_to_read(file: Path) -> None:
+    """Three hundred lines at most."""
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines of a function without its documentation."""
+    first = node.body[0]
+    documented = ast.get_docstring(node) is not None
+    return node.end_lineno - node.lineno + 1 - documented * (first.end_lineno - first.lineno + 1)  # type: ignore[operator]
+
+
+def test_no_function_is_too_long_to_read() -> None:
+    """Sixty lines at most, signature included, documentation not counted."""
+    long = [
+        f"{file.name}: {node.name} has {length(node)} lines"
+        for file in sources(SOURCE, INTEGRATION)
+        for node in ast.walk(parsed(file))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and length(node) > LONGEST_FUNCTION
+    ]
+    assert long == []
+
+
+FORBIDDEN_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+FORBIDDEN_CALLS = {
+    ("torch", "load"),
+    ("torch", "save"),
+    ("np", "load"),
+    ("numpy", "load"),
+    ("yaml", "load"),
+    ("os", "system"),
+}
+
+
+@pytest.mark.parametrize("file", sources(SOURCE, INTEGRATION), ids=lambda file: file.stem)
+def test_nothing_can_run_code_from_a_file(file: Path) -> None:
+    """No pickle in any form, no eval, no exec."""
+    tree = parsed(file)
+    assert {name.split(".")[0] for name in imported(tree)}.isdisjoint(FORBIDDEN_MODULES)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in FORBIDDEN_CALLS, f"{file.name}:{node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"eval", "exec", "compile"}, f"{file.name}:{node.lineno}"
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    """`from secondpass import *` gives what the documentation lists."""
+    assert secondpass.__all__ == sorted(secondpass.__all__)
+    assert all(getattr(secondpass, name).__module__.startswith("secondpass.") for name in secondpass.__all__)
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    """Said twice, so checked once."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert secondpass.__version__ == project["version"]
+
+
+@pytest.mark.parametrize(
+    "folder", ["", "components", "components/rankers", "common"], ids=lambda folder: folder or "top"
+)
+def test_shared_namespaces_have_no_init_file(folder: str) -> None:
+    """Other distributions put their own packages beside ours."""
+    namespace = INTEGRATION / "haystack_integrations" / folder
+    assert namespace.is_dir()
+    assert not (namespace / "__init__.py").exists()
+
+
+VALUES = {"errors", "record", ""}
+
+
+def test_every_module_has_its_test_file() -> None:
+    """Under tests/core, by the module's name; values without behaviour need none."""
+    modules = {module for module in ORDER if not module.startswith("cli")} - VALUES
+    tested = {file.stem.removeprefix("test_") for file in sources(ROOT / "tests" / "core")}
+    assert modules - tested == set()
+
+
+FRESH = """
+import sys
+import secondpass
+secondpass.CrossEncoder(sys.argv[1], device="cpu").rank("cat", ["mat", "dog"])
+print(*{name.split(".")[0] for name in sys.modules} & {"haystack", "haystack_integrations", "sentence_transformers"})
+"""
+
+
+def test_importing_and_using_the_engine_brings_no_framework(tiny_folder: str) -> None:
+    """A fresh interpreter that ranks has neither haystack nor sentence-transformers, though both are installed."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", FRESH, tiny_folder]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
