@@ -25,9 +25,9 @@ ORDER = (
     "errors",
     "limits",
     "record",
-    "examples",
+    "training.examples",
     "renamed",
-    "quiet",
+    "persistence.quiet",
     # texts to a ranking, a stage each
     "text",
     "inputs",
@@ -39,24 +39,26 @@ ORDER = (
     "relevance",
     "outputs",
     # folders to models and back
-    "model_config",
-    "storage",
-    "sources",
-    "fast_tokenizer",
-    "weights",
-    "compact",
-    "loading",
+    "persistence",
+    "persistence.model_config",
+    "persistence.storage",
+    "persistence.sources",
+    "persistence.fast_tokenizer",
+    "persistence.weights",
+    "persistence.compact",
+    "persistence.loading",
     "activations",
-    "saving",
+    "persistence.saving",
     "devices",
     # labelled pairs to weights
-    "labelled",
-    "objective",
-    "optimisation",
-    "schedules",
-    "best_weights",
-    "training_loop",
     "training",
+    "training.labelled",
+    "training.objective",
+    "training.optimisation",
+    "training.schedules",
+    "training.best_weights",
+    "training.loop",
+    "training.fitting",
     # what users hold
     "reranker",
     "cross_encoder",
@@ -206,14 +208,15 @@ def test_shared_namespaces_have_no_init_file(folder: str) -> None:
     assert not (namespace / "__init__.py").exists()
 
 
-VALUES = {"errors", "record", ""}
+VALUES = {"errors", "record", "persistence", "training", ""}
 
 
 def test_every_module_has_its_test_file() -> None:
-    """Under tests/core, by the module's name; values without behaviour need none."""
+    """Under tests, in the folder of its package (core for the stages), by its name; mere values need none."""
     modules = {module for module in ORDER if not module.startswith("cli")} - VALUES
-    tested = {file.stem.removeprefix("test_") for file in sources(ROOT / "tests" / "core")}
-    assert modules - tested == set()
+    places = {module: module if "." in module else f"core.{module}" for module in modules}
+    files = {module: ROOT / "tests" / Path(*place.split(".")[:-1]) for module, place in places.items()}
+    assert [m for m, folder in files.items() if not (folder / f"test_{m.split('.')[-1]}.py").is_file()] == []
 
 
 FRESH = """
@@ -231,3 +234,10 @@ def test_importing_and_using_the_engine_brings_no_framework(tiny_folder: str) ->
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_asking_for_help_loads_no_torch() -> None:
+    """The command line answers at once: torch is imported when a model is loaded, not before."""
+    program = "import sys, secondpass.cli; print('torch' in sys.modules or 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=True)
+    assert done.stdout.split() == ["False"]

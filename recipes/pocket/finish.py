@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 
 from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
 from recipes.pocket.groups import FirstPass
-from secondpass.compact import save_compact
 from secondpass.engine import Engine, Window
+from secondpass.persistence.compact import save_compact
 from secondpass.scoring import Forward
 
 log = logging.getLogger(__name__)

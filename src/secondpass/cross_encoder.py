@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from transformers.utils.hub import PushToHubMixin
 
-from secondpass import outputs, ranking, training
+from secondpass import outputs, ranking
 from secondpass.activations import default_activation
 from secondpass.devices import pick_device
 from secondpass.errors import InvalidInput
 from secondpass.inputs import columns_of
-from secondpass.loading import LoadRequest, load
+from secondpass.persistence.loading import LoadRequest, load
+from secondpass.persistence.saving import save
 from secondpass.record import CallRecord
 from secondpass.relevance import Relevance
 from secondpass.renamed import CONSTRUCTOR, SCORING, accepts_renamed
 from secondpass.reranker import Activation, Reranker, timed, warn_once
-from secondpass.saving import save
 from secondpass.text import checked_query
 from secondpass.tokens import Truncation
+from secondpass.training import fitting
 
 
 class CrossEncoder(Reranker, PushToHubMixin):
@@ -222,7 +223,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         return outputs.top(ranked, top_k)
 
     # The function's first argument is the encoder: as an attribute of the class it is a method.
-    fit = training.fit
+    fit = fitting.fit
 
     def collate(self, texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
         """Model inputs int64 [examples, width] on the device for [query, document] lists, as `predict` makes them."""

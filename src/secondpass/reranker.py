@@ -17,7 +17,7 @@ from secondpass import outputs, ranking
 from secondpass.engine import Engine, Scored, Window
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.limits import positive_int
-from secondpass.loading import Loaded
+from secondpass.persistence.loading import Loaded
 from secondpass.ranking import Ranking
 from secondpass.record import CallRecord
 from secondpass.relevance import Relevance, checked_relevance, relevance_logits

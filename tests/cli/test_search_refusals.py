@@ -111,7 +111,7 @@ def test_commands_are_light() -> None:
     """The module of the commands imports neither Haystack nor torch by itself."""
     code = (
         "import sys, importlib.util\n"
-        "import haystack_integrations.common.secondpass.commands\n"
+        "import haystack_integrations.common.secondpass.search.commands\n"
         "print('haystack' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass.loading import LoadRequest, load
+from secondpass.persistence.loading import LoadRequest, load
 from secondpass.record import CallRecord
 from secondpass.reranker import Reranker, timed, warn_once
 

@@ -13,7 +13,7 @@ from haystack import Pipeline, component
 from haystack.components.embedders import MockTextEmbedder
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
-from haystack_integrations.common.secondpass.indexing import document_embedders, document_stores, index
+from haystack_integrations.common.secondpass.search.indexing import document_embedders, document_stores, index
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("haystack")
 
-from haystack_integrations.common.secondpass.questions import judged_questions, listed_questions
+from haystack_integrations.common.secondpass.search.questions import judged_questions, listed_questions
 
 from secondpass.errors import InvalidInput
 

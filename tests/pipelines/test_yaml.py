@@ -13,9 +13,9 @@ pytest.importorskip("haystack_integrations.components.embedders.sentence_transfo
 
 from haystack import Document, Pipeline  # noqa: E402
 from haystack.document_stores.types import DuplicatePolicy  # noqa: E402
-from haystack_integrations.common.secondpass.indexing import document_embedders, document_stores  # noqa: E402
-from haystack_integrations.common.secondpass.pipeline_files import load_pipeline, pipeline_file  # noqa: E402
-from haystack_integrations.common.secondpass.stages import stages_of  # noqa: E402
+from haystack_integrations.common.secondpass.search.indexing import document_embedders, document_stores  # noqa: E402
+from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline, pipeline_file  # noqa: E402
+from haystack_integrations.common.secondpass.search.stages import stages_of  # noqa: E402
 
 from secondpass.errors import InvalidInput  # noqa: E402
 

@@ -35,9 +35,9 @@ def _reference(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return torch.cat(
             [
-                model(
-                    input_ids=torch.tensor(row)[None].long(), token_type_ids=torch.tensor(types)[None].long()
-                ).logits[0]
+                model(input_ids=torch.tensor(row)[None].long(), token_type_ids=torch.tensor(types)[None].long()).logits[
+                    0
+                ]
                 for row, types in zip(ROWS, TYPES, strict=True)
             ]
         )
@@ -69,7 +69,9 @@ def _examples(count: int) -> list[Example]:
     rng = random.Random(3)
     made = []
     for _ in range(count):
-        ids = [np.asarray([2, *(rng.randrange(10, 80) for _ in range(rng.randint(3, 20))), 3], np.int32) for _ in range(4)]
+        ids = [
+            np.asarray([2, *(rng.randrange(10, 80) for _ in range(rng.randint(3, 20))), 3], np.int32) for _ in range(4)
+        ]
         targets = [float((row == row.max()).argmax()) for row in ids]
         made.append(Example(ids, [np.zeros(len(row), np.int32) for row in ids], targets, [int(np.argmax(targets))]))
     return made
@@ -83,7 +85,9 @@ def test_training_lowers_the_loss(tiny_folder: str, tmp_path: Path) -> None:
 
     def total(model: torch.nn.Module) -> float:
         with torch.no_grad():
-            scores = logits(model, pack([i for e in made for i in e.ids], [t for e in made for t in e.types], torch.float32))
+            scores = logits(
+                model, pack([i for e in made for i in e.ids], [t for e in made for t in e.types], torch.float32)
+            )
         targets = torch.tensor([target for e in made for target in e.targets])
         return float(loss(scores, targets, [e.relevant for e in made], [len(e.ids) for e in made]))
 

@@ -1,0 +1,131 @@
+"""The commands that need Haystack; nothing heavy is imported before one of them runs."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secondpass.errors import InvalidInput, MissingExtra
+
+
+class Form(StrEnum):
+    """Forms of a search's output."""
+
+    trec = "trec"
+    json = "json"
+    table = "table"
+
+
+def search(
+    pipeline: Annotated[
+        str, typer.Option("--pipeline", "-p", help="YAML file, or the name of a packaged one such as rerank_bm25.")
+    ],
+    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="BEIR folder, or JSON Lines file (.gz too).")],
+    query: Annotated[str | None, typer.Option("--query", "-q", help="One query.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="File of queries: .jsonl (_id, text), .tsv (id, text) or .txt.")
+    ] = None,
+    data_queries: Annotated[
+        bool, typer.Option("--data-queries", help="The judged queries of the BEIR folder.")
+    ] = False,
+    qrels: Annotated[Path | None, typer.Option(help="Judgements (BEIR or TREC) to measure both passes with.")] = None,
+    split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder go with --data-queries.")] = "test",
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="top_k of the first pass, instead of the pipeline's own.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", min=1, help="top_k of the ranker, instead of its own.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first queries.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Cross-encoder for the ranker, instead of its own.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; a broken search continues with it.")
+    ] = None,
+    form: Annotated[
+        Form | None, typer.Option("--format", "-f", help="By default trec, or json for a .json file; table on stdout.")
+    ] = None,
+) -> None:
+    """Run queries through a pipeline over a corpus: a TREC run or JSON out, and the figures of both passes.
+
+    With judgements, nDCG@10 and MRR@10 of every stage are printed, as means over the queries with a relevant document.
+
+    Answers are kept in OUTPUT.partial as they come; the same command run again goes on where it stopped.
+
+    [bold]Examples[/bold]
+
+    secondpass search -p rerank_bm25 -c corpus.jsonl -q "tax deadline"
+
+    secondpass search -p rerank_bm25 -c beir/scifact --data-queries -o sci.trec
+
+    secondpass search -p my.yaml -c docs.jsonl --queries q.tsv --qrels qrels.txt
+    """
+    if sum((query is not None, queries is not None, data_queries)) != 1:
+        raise InvalidInput("give one of --query, --queries and --data-queries")
+    if query is not None and qrels is not None:
+        raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
+    chosen = _form(form, output, measured=data_queries or qrels is not None)
+    _need_haystack()
+    from haystack_integrations.common.secondpass.search import questions as asked
+    from haystack_integrations.common.secondpass.search.search_run import SearchRequest, run_search
+
+    if query is not None:
+        questions = asked.single_question(query)
+    elif queries is not None:
+        questions = asked.listed_questions(queries, qrels)
+    else:
+        questions = asked.judged_questions(corpus, split, qrels)
+    run_search(SearchRequest(pipeline, corpus, questions, limit, depth, top_k, model, output, chosen))
+
+
+def demo(
+    *,
+    queries: Annotated[int | None, typer.Option(min=1, help="Ask only the first queries.")] = None,
+    rows: Annotated[int, typer.Option(min=1, max=10, help="Documents to show for each query.")] = 3,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the totals.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Another cross-encoder than secondpass/pocket.")
+    ] = None,
+) -> None:
+    """Show what a second pass does: BM25 and the re-ordered result side by side, on a small packaged corpus.
+
+    [bold]Examples[/bold]
+
+    secondpass demo
+
+    secondpass demo --queries 5 --rows 5
+
+    secondpass demo --quiet
+    """
+    _need_haystack()
+    from haystack_integrations.common.secondpass.search.demonstration import DemoRequest, run_demo
+
+    run_demo(DemoRequest(queries=queries, rows=rows, quiet=quiet, as_json=as_json, model=model))
+
+
+def _form(form: Form | None, output: Path | None, measured: bool) -> str:
+    """Return the form of the output, "" for figures only."""
+    if output is None:
+        return str(form or ("" if measured else Form.table))
+    if form is Form.table:
+        raise InvalidInput("--format table is for the terminal; a file holds trec or json")
+    return str(form or (Form.json if output.suffix == ".json" else Form.trec))
+
+
+def _need_haystack() -> None:
+    """Import Haystack, without the usage data that it would send over the network.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "false")
+    try:
+        import haystack  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtra('Haystack is not installed: pip install "secondpass[haystack]"') from error

@@ -1,0 +1,95 @@
+"""Answers and figures on a terminal: tables that hold at 80 columns and without colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+
+from haystack_integrations.common.secondpass.search.answers import Answer, Hit
+from haystack_integrations.common.secondpass.search.measures import MRR, NDCG, Quality
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from secondpass.cli.failures import PipeConsole
+from secondpass.cli.printing import print_table
+
+RELEVANT = "✓"
+
+
+def stdout_console() -> Console:
+    """Return a console that leaves texts as they are."""
+    return PipeConsole(highlight=False, markup=False, emoji=False)
+
+
+def print_answer(answer: Answer) -> None:
+    """Print the second pass's documents with the rank that the first pass gave them."""
+    before = first_ranks(answer)
+    stdout_console().print(Text(one_line(answer.query), style="bold"))
+    if not answer.second:
+        stdout_console().print("(no document found)")
+        return
+    print_table(
+        ("rank", "was", "score", "id", "text"),
+        (
+            (
+                str(place),
+                str(before.get(hit.id, "-")),
+                "" if hit.score is None else f"{hit.score:.4f}",
+                hit.id,
+                hit.text or "",
+            )
+            for place, hit in enumerate(answer.second, start=1)
+        ),
+    )
+
+
+def side_by_side(answer: Answer, titles: Mapping[str, str], relevant: Mapping[str, int], rows: int) -> Table:
+    """First pass left, second pass right, relevant documents ticked, and how far each one moved."""
+    table = Table(box=None, expand=True, pad_edge=False, show_header=True, header_style="dim")
+    table.add_column("", width=1)
+    table.add_column("first pass", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("second pass", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("was", justify="right", no_wrap=True, style="dim")
+    first = next(iter(answer.first.values()), ())
+    before = first_ranks(answer)
+    for place, (left, right) in enumerate(zip_longest(first[:rows], answer.second[:rows]), start=1):
+        was = "" if right is None else str(before.get(right.id, "-"))
+        table.add_row(str(place), _cell(left, titles, relevant), _cell(right, titles, relevant), was)
+    return table
+
+
+def quality_table(qualities: Sequence[Quality], last: str) -> Table:
+    """One line a stage: figures and milliseconds a query."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in (NDCG, MRR, "ms/query"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for quality in qualities:
+        role = "second pass" if quality.stage == last else "first pass"
+        figures = [f"{quality.mean(name):.4f}" for name in (NDCG, MRR)]
+        style = "bold" if quality.stage == last else ""
+        table.add_row(f"{role} ({quality.stage})", *figures, f"{quality.ms:.1f}", style=style)
+    return table
+
+
+def first_ranks(answer: Answer) -> dict[str, int]:
+    """The best rank that any component of the first pass gave each document, from 1."""
+    ranks: dict[str, int] = {}
+    for hits in answer.first.values():
+        for place, hit in enumerate(hits, start=1):
+            ranks[hit.id] = min(place, ranks.get(hit.id, place))
+    return ranks
+
+
+def one_line(text: str) -> str:
+    """Text with white space squeezed."""
+    return " ".join(text.split())
+
+
+def _cell(hit: Hit | None, titles: Mapping[str, str], relevant: Mapping[str, int]) -> Text:
+    if hit is None:
+        return Text("")
+    judged = relevant.get(hit.id, 0) > 0
+    shown = one_line(titles.get(hit.id) or hit.text or hit.id)
+    return Text(f"{RELEVANT if judged else ' '} {shown}", style="green" if judged else "")

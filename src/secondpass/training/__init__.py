@@ -1,0 +1,1 @@
+"""Labelled examples to better weights: the loop behind `CrossEncoder.fit`."""
