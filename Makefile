@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
-TYPED := src integrations/haystack/src recipes tests
+COMPONENTS := haystack_integrations.components
 
-.PHONY: demo test check fix coverage wheel pocket pocket-figures clean
+.PHONY: demo test check fix coverage wheel pocket pocket-figures benchmark-evaluation clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -13,8 +13,8 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src recipes
-	$(BIN)/mypy -p haystack_integrations.components.rankers.secondpass -p haystack_integrations.common.secondpass
+	$(BIN)/mypy src recipes benchmarks
+	$(BIN)/mypy -p $(COMPONENTS).rankers.secondpass -p $(COMPONENTS).evaluators.secondpass -p haystack_integrations.common.secondpass
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.test
@@ -38,6 +38,10 @@ pocket: $(VENV)/.pocket
 # nDCG@10 over BM25 on every test query; the table of the model card.
 pocket-figures: $(VENV)/.pocket
 	$(BIN)/python -m recipes.pocket evaluate --data $(DATA)
+
+# A million lines of a run, beside ir_measures alone.
+benchmark-evaluation: $(VENV)/.test
+	$(BIN)/python -m benchmarks.evaluation compare
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

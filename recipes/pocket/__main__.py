@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,18 +14,22 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipes.pocket.build import examples, new_student, read_all, student_tokenizer, training_groups
+from recipes.pocket.answers import MIXES, averaged, round_drafts, with_targets
+from recipes.pocket.build import Encoder, examples, new_student, read_all, student_tokenizer, training_groups
 from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.distill import Settings, train
-from recipes.pocket.evaluate import evaluate
+from recipes.pocket.evaluate import Scorer, evaluate
 from recipes.pocket.fast import FastForward
 from recipes.pocket.finish import calibrate, write_folder
+from recipes.pocket.queries import all_queries
 from recipes.pocket.teachers import has_amx
 from secondpass import CrossEncoder
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 POCKET = Path(__file__).parents[2] / "src" / "secondpass" / "pocket"
 WORK = Path("build/pocket")
+# Never reached: the time ends the schedule.
+LAST_STEP = 100_000
 
 DataOption = Annotated[Path, typer.Option(help="Folder of BEIR collections.")]
 WorkOption = Annotated[Path, typer.Option(help="Vectors, checkpoints and runs; kept between calls.")]
@@ -44,10 +49,32 @@ def train_command(
     """Build the examples, distil, calibrate and write the package's model folder."""
     corpora, claims = read_all(data)
     tokenizer, tokens = student_tokenizer(corpora, work)
-    made = examples(training_groups(corpora, claims, data, work), corpora, tokenizer)
+    made = examples(training_groups(corpora, claims, data, work), Encoder(corpora, tokenizer))
     model = new_student(tokens)
-    settings = Settings(steps=100_000, dtype=_dtype(), seconds=60 * minutes)
-    train(model, made, settings, work / "checkpoint")
+    train(model, made, Settings(steps=LAST_STEP, dtype=_dtype(), seconds=60 * minutes), work / "checkpoint")
+    model.save_pretrained(work / "first")
+    answers_command(data, work)
+
+
+@app.command(name="answers")
+def answers_command(
+    data: DataOption,
+    work: WorkOption = WORK,
+    start: Annotated[str | None, typer.Option(help="Model to start from, instead of the first stage's.")] = None,
+    first_round: Annotated[int, typer.Option(help="Leave out the rounds before this one.")] = 1,
+) -> None:
+    """Teach the first stage's student which sentence answers, calibrate and write the package's model folder."""
+    corpora, claims = read_all(data)
+    tokenizer, _ = student_tokenizer(corpora, work)
+    model = CrossEncoder(start or str(work / "first"), device="cpu").model
+    queries, encoder = all_queries(data, corpora, claims), Encoder(corpora, tokenizer)
+    states = []
+    for number, mix in enumerate(MIXES[first_round - 1 :], start=first_round):
+        made = with_targets(model, round_drafts(data, corpora, queries, encoder, mix), _dtype())
+        settings = Settings(steps=LAST_STEP, learning_rate=5e-5, dtype=_dtype(), seconds=60 * mix.minutes)
+        train(model, made, settings, work / f"round-{number}")
+        states.append({name: weight.clone() for name, weight in model.state_dict().items()})
+    model.load_state_dict(averaged(states))
     model.save_pretrained(work / "student")
     finish_command(data, work)
 
@@ -70,20 +97,19 @@ def evaluate_command(
     sets: Annotated[str, typer.Option(help="Names, comma-separated.")] = ",".join(TEST_SETS),
     limit: Annotated[int | None, typer.Option(help="At most so many queries a set, evenly spaced.")] = None,
     fast: Annotated[bool, typer.Option(help="bfloat16 forward where the processor has a matrix unit.")] = True,
+    workers: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
 ) -> None:
     """Measure nDCG@10 and MRR@10 of BM25's top 100 before and after the model; continues a stopped run."""
-    encoder = CrossEncoder(model, device="cpu")
-    if fast and has_amx():
-        encoder.use_forward(FastForward(encoder.model, torch.bfloat16))
     table = Table("set", "queries", "BM25 nDCG@10", "nDCG@10", "change", "BM25 MRR@10", "MRR@10")
     gains = []
     folder = work / "runs" / Path(model).name
-    for row in evaluate(encoder, data, folder, tuple(sets.split(",")), limit):
-        first, second = row.first, row.second
-        gains.append(second["nDCG@10"] - first["nDCG@10"])
-        cells = (first["nDCG@10"], second["nDCG@10"], gains[-1], first["RR@10"], second["RR@10"])
-        table.add_row(row.name, str(row.queries), *(f"{value:.3f}" for value in cells))
-        logging.info("%s", json.dumps({"set": row.name, "queries": row.queries, **second}))
+    with Scorer(model, fast and has_amx(), workers) as scorer:
+        for row in evaluate(scorer, data, folder, tuple(sets.split(",")), limit):
+            first, second = row.first, row.second
+            gains.append(second["nDCG@10"] - first["nDCG@10"])
+            cells = (first["nDCG@10"], second["nDCG@10"], gains[-1], first["RR@10"], second["RR@10"])
+            table.add_row(row.name, str(row.queries), *(f"{value:.3f}" for value in cells))
+            logging.info("%s", json.dumps({"set": row.name, "queries": row.queries, "bm25": first, **second}))
     table.add_row("mean", "", "", "", f"{sum(gains) / len(gains):+.3f}", "", "")
     Console().print(table)
 

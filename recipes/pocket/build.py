@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
@@ -13,10 +15,13 @@ from transformers import AutoModelForSequenceClassification
 from recipes.pocket.corpora import TRAINING_CORPORA, Corpus, read_claims, read_corpus
 from recipes.pocket.distill import Example
 from recipes.pocket.groups import Group, corpus_groups
-from recipes.pocket.queries import all_queries
+from recipes.pocket.queries import TrainingQuery, all_queries
 from recipes.pocket.teachers import minilm_folder
 from recipes.pocket.vocabulary import kept_tokens, trim_embeddings, trimmed_tokenizer
-from secondpass.tokens import Template, cut_longest_first, probe_template
+from secondpass.tokens import Ids, Template, cut_longest_first, probe_template
+
+Sequences = tuple[list[Ids], list[Ids]]
+"""Token ids and segment ids of a query with each of its documents."""
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +30,8 @@ VOCABULARY = 11_500
 # Most documents are shorter; every eighth group sees whole windows so that long articles are learnt too.
 MAX_TOKENS = 256
 LONG_MAX_TOKENS = 512
+# Characters; more than any window reads.
+LONGEST_TEXT = 8000
 
 
 def read_all(data: Path) -> tuple[list[Corpus], list[str]]:
@@ -70,49 +77,51 @@ def training_groups(corpora: list[Corpus], claims: list[str], data: Path, work: 
 
 
 class Encoder:
-    """Token ids of documents and queries, each encoded once."""
+    """Texts to model inputs; the documents of the corpora are encoded once."""
 
     def __init__(self, corpora: list[Corpus], tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._template: Template = probe_template(tokenizer, 2)
-        self._titles = {corpus.name: corpus.titles for corpus in corpora}
-        self._texts = {corpus.name: corpus.texts for corpus in corpora}
-        self._whole = {
-            corpus.name: [
-                self._ids(e.ids)
-                for e in tokenizer.encode_batch([t[:8000] for t in corpus.texts], add_special_tokens=False)
-            ]
-            for corpus in corpora
-        }
+        self._corpora = {corpus.name: corpus for corpus in corpora}
+        self._whole = {corpus.name: self._encoded(corpus.texts) for corpus in corpora}
 
-    @staticmethod
-    def _ids(values: list[int]) -> Any:
-        import numpy as np
+    def sequences(self, query: TrainingQuery, rows: Sequence[int], body_only: bool, max_tokens: int) -> Sequences:
+        """Inputs of a query and documents of its corpus; `body_only` leaves the titles out."""
+        corpus = self._corpora[query.corpus]
+        if body_only:
+            bodies = [corpus.texts[row][len(corpus.titles[row]) :].strip() for row in rows]
+            return self.pairs(query.text, bodies, max_tokens)
+        return self._filled(query.text, [self._whole[corpus.name][row] for row in rows], max_tokens)
 
-        return np.asarray(values, dtype=np.int32)
+    def pairs(self, query: str, documents: Sequence[str], max_tokens: int) -> Sequences:
+        """Inputs of a query and any texts."""
+        return self._filled(query, self._encoded(documents), max_tokens)
 
-    def _document(self, corpus: str, row: int, body_only: bool) -> Any:
-        if not body_only:
-            return self._whole[corpus][row]
-        body = self._texts[corpus][row][len(self._titles[corpus][row]) :].strip()[:8000]
-        return self._ids(self._tokenizer.encode(body, add_special_tokens=False).ids)
+    def _encoded(self, texts: Sequence[str]) -> list[Ids]:
+        capped = [text[:LONGEST_TEXT] for text in texts]
+        return [np.asarray(e.ids, np.int32) for e in self._tokenizer.encode_batch(capped, add_special_tokens=False)]
 
-    def example(self, group: Group, max_tokens: int) -> Example:
-        query = self._ids(self._tokenizer.encode(group.query.text, add_special_tokens=False).ids)
+    def _filled(self, query: str, documents: Sequence[Ids], max_tokens: int) -> Sequences:
+        (asked,) = self._encoded([query])
+        room = max_tokens - self._template.added
         ids, types = [], []
-        for row in group.rows:
-            document = self._document(group.query.corpus, row, group.body_only)
-            kept = cut_longest_first(len(query), len(document), max_tokens - self._template.added)
-            filled = self._template.fill(query[: kept[0]], document[: kept[1]])
+        for document in documents:
+            kept = cut_longest_first(len(asked), len(document), room)
+            filled = self._template.fill(asked[: kept[0]], document[: kept[1]])
             ids.append(filled[0])
             types.append(filled[1])
-        relevant = [number for number, row in enumerate(group.rows) if row in group.query.relevant]
-        return Example(ids, types, group.targets.tolist(), relevant)
+        return ids, types
 
 
-def examples(groups: list[Group], corpora: list[Corpus], tokenizer: Tokenizer) -> list[Example]:
-    encoder = Encoder(corpora, tokenizer)
-    return [
-        encoder.example(group, LONG_MAX_TOKENS if number % 8 == 0 else MAX_TOKENS)
-        for number, group in enumerate(groups)
-    ]
+def token_limit(number: int) -> int:
+    """The window of example `number`: every eighth sees whole documents."""
+    return LONG_MAX_TOKENS if number % 8 == 0 else MAX_TOKENS
+
+
+def examples(groups: list[Group], encoder: Encoder) -> list[Example]:
+    made = []
+    for number, group in enumerate(groups):
+        sequences = encoder.sequences(group.query, group.rows, group.body_only, token_limit(number))
+        relevant = [place for place, row in enumerate(group.rows) if row in group.query.relevant]
+        made.append(Example(*sequences, group.targets.tolist(), relevant))
+    return made

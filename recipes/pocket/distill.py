@@ -1,8 +1,8 @@
 """The training loop of the pocket model: soft targets, resumable, exact on CPU.
 
-Loss: KL from the teachers' softmax over a query's documents to the student's, 0.2 times the squared
-error of centred logits (MarginMSE over all pairs, Hofstätter et al. 2020), 0.5 times cross-entropy on
-the labelled document where there is one.
+Loss: KL from the targets' softmax over a query's documents to the student's plus 0.2 times the squared
+error of centred logits (MarginMSE over all pairs, Hofstätter et al. 2020), weighted per example, and
+cross-entropy on the labelled documents where there are some: at least one of them must win.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Example:
     types: list[Ids]
     targets: list[float]
     relevant: list[int]
+    soft_weight: float = 1.0
+    label_weight: float = 0.5
 
     @property
     def tokens(self) -> int:
@@ -66,17 +68,25 @@ class Example:
         return max(map(len, self.ids))
 
 
-def loss(scores: Tensor, targets: Tensor, relevant: list[list[int]], groups: list[int]) -> Tensor:
-    """`scores` and `targets` are [pairs], laid out group after group; `groups` are their sizes."""
+def loss(scores: Tensor, batch: Sequence[Example]) -> Tensor:
+    """The mean over the examples; `scores` is [pairs], laid out example after example."""
     total = scores.new_zeros(())
-    parts = (torch.split(scores, groups), torch.split(targets, groups))
-    for score, target, marked in zip(*parts, relevant, strict=True):
+    for score, example in zip(torch.split(scores, [len(e.ids) for e in batch]), batch, strict=True):
+        target = torch.tensor(example.targets)
         log_student = F.log_softmax(score, dim=0)
-        total = total + F.kl_div(log_student, F.log_softmax(target, dim=0), reduction="sum", log_target=True)
-        total = total + 0.2 * F.mse_loss(score - score.mean(), target - target.mean())
-        if marked:
-            total = total - 0.5 * torch.logsumexp(log_student[marked], dim=0)
-    return total / len(groups)
+        soft = F.kl_div(log_student, F.log_softmax(target, dim=0), reduction="sum", log_target=True)
+        soft = soft + 0.2 * F.mse_loss(score - score.mean(), target - target.mean())
+        total = total + example.soft_weight * soft
+        if example.relevant:
+            total = total - example.label_weight * torch.logsumexp(log_student[example.relevant], dim=0)
+    return total / len(batch)
+
+
+def scored(model: Any, batch: Sequence[Example], dtype: torch.dtype) -> Tensor:
+    """-> float32 [pairs], example after example."""
+    return logits(
+        model, pack([ids for e in batch for ids in e.ids], [types for e in batch for types in e.types], dtype)
+    )
 
 
 class Masters:
@@ -176,7 +186,7 @@ def _restore(folder: Path, masters: Masters) -> dict[str, float]:
     return progress
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Batches of many shapes tear holes into glibc's heap, which would grow by gigabytes in an hour."""
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
@@ -202,12 +212,8 @@ def train(
         done = max(step / settings.steps, spent / settings.seconds)
         if done >= 1.0:
             break
-        scores = logits(
-            model,
-            pack([ids for e in batch for ids in e.ids], [types for e in batch for types in e.types], settings.dtype),
-        )
-        targets = torch.tensor([target for e in batch for target in e.targets])
-        value = loss(scores, targets, [e.relevant for e in batch], [len(e.ids) for e in batch])
+        scores = scored(model, batch, settings.dtype)
+        value = loss(scores, batch)
         if not torch.isfinite(value):
             raise FloatingPointError(f"step {step}: the loss is {value.item()}")
         value.backward()  # type: ignore[no-untyped-call]
@@ -217,7 +223,7 @@ def train(
         running += value.item()
         pairs += len(scores)
         if step % 25 == 0:
-            _give_back_memory()
+            give_back_memory()
         if step % 50 == 0:
             rate = pairs / (time.monotonic() - began)
             log.info("step %d  %.3f done  loss %.4f  norm %.2f  %.1f pairs/s", step, done, running / 50, norm, rate)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import ir_measures
+import torch
 from ir_measures import RR, nDCG
 
 from recipes.pocket.corpora import TEST_SETS, read_corpus, read_qrels, read_queries
+from recipes.pocket.fast import FastForward
 from recipes.pocket.groups import DEPTH, FirstPass
 from secondpass import CrossEncoder
 
@@ -74,20 +78,57 @@ def _done(path: Path) -> dict[str, dict[str, float]]:
         return {row["query"]: row["scores"] for row in map(json.loads, lines)}
 
 
-def rescored(encoder: CrossEncoder, todo: list[Task], path: Path) -> dict[str, dict[str, float]]:
+class Scorer:
+    """A model that scores tasks, in several processes of one thread each: twice as fast as two threads in one."""
+
+    def __init__(self, model: str, fast: bool, workers: int) -> None:
+        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (model, fast))
+
+    def __call__(self, parts: list[list[Task]]) -> Iterator[list[dict[str, float]]]:
+        """Logits by document id of each task, part after part."""
+        return self._pool.map(_scores, parts)
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+_LOADED: list[CrossEncoder] = []
+
+
+def _start(model: str, fast: bool) -> None:
+    torch.set_num_threads(1)
+    encoder = CrossEncoder(model, device="cpu", max_batch_tokens=4096)
+    if fast:
+        encoder.use_forward(FastForward(encoder.model, torch.bfloat16))
+    _LOADED.append(encoder)
+
+
+def _scores(part: list[Task]) -> list[dict[str, float]]:
+    rankings = _LOADED[0].rank_many(
+        [task.query for task in part], [task.documents for task in part], batch_size=64, show_progress_bar=False
+    )
+    return [
+        {task.document_ids[ranked.index]: ranked.logit for ranked in ranking.documents}
+        for task, ranking in zip(part, rankings, strict=True)
+    ]
+
+
+def rescored(scorer: Scorer, todo: list[Task], path: Path) -> dict[str, dict[str, float]]:
     """Run by query id; each chunk is appended to `path` as soon as it is scored."""
     run = _done(path)
     left = [task for task in todo if task.query_id not in run]
+    parts = [left[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
     with path.open("a", encoding="utf-8") as out:
-        for start in range(0, len(left), CHUNK):
-            part = left[start : start + CHUNK]
-            rankings = encoder.rank_many([t.query for t in part], [t.documents for t in part], show_progress_bar=False)
-            for task, ranking in zip(part, rankings, strict=True):
-                run[task.query_id] = {task.document_ids[r.index]: r.logit for r in ranking.documents}
-                out.write(json.dumps({"query": task.query_id, "scores": run[task.query_id]}) + "\n")
+        for number, (part, scores) in enumerate(zip(parts, scorer(parts), strict=True)):
+            for task, found in zip(part, scores, strict=True):
+                run[task.query_id] = found
+                out.write(json.dumps({"query": task.query_id, "scores": found}) + "\n")
             out.flush()
-            if start % (CHUNK * 25) == 0:
-                log.info("%s: %d of %d queries", path.stem, start + len(part), len(left))
+            if number % 25 == 0:
+                log.info("%s: %d of %d queries", path.stem, number * CHUNK + len(part), len(left))
     return run
 
 
@@ -101,7 +142,7 @@ def first_pass_run(todo: list[Task]) -> dict[str, dict[str, float]]:
 
 
 def evaluate(
-    encoder: CrossEncoder,
+    scorer: Scorer,
     data: Path,
     folder: Path,
     names: tuple[str, ...] = TEST_SETS,
@@ -114,6 +155,6 @@ def evaluate(
         if limit is not None:
             todo = todo[:: max(1, len(todo) // limit)][:limit]
         qrels = {task.query_id: qrels[task.query_id] for task in todo}
-        run = rescored(encoder, todo, folder / f"{name}.jsonl")
+        run = rescored(scorer, todo, folder / f"{name}.jsonl")
         run = {query: run[query] for query in qrels}
         yield Figures(name, len(todo), measured(qrels, first_pass_run(todo)), measured(qrels, run))

@@ -28,6 +28,22 @@ KEYWORDS = {
 REQUESTS = {"lisa": 1500, "cacm": 600, "cranfield": 900, "pubmedqa": 400, "time": 400}
 SENTENCES = {"squad": 1500, "pubmedqa": 800, "medquad": 800, "climate": 400, "nq-gold": 400, "lisa": 500}
 
+# How people put a request to a librarian or a search box.
+FRAMES = (
+    "I am looking for {}.",
+    "I would like to find articles about {}.",
+    "We need information on {}.",
+    "Please send me papers dealing with {}.",
+    "What has been published on {}?",
+    "Any literature on the subject of {} is of interest.",
+    "Of interest are reports that describe {}.",
+    "Is there any work on {}? Reviews are welcome too.",
+    "My interest is {}. Studies and descriptions are wanted.",
+    "Find documents which discuss {}.",
+    "How is the following treated: {}?",
+    "I should be glad to receive references to {}.",
+)
+
 
 @dataclass(frozen=True)
 class TrainingQuery:
@@ -88,28 +104,39 @@ def keywords(corpus: Corpus, rng: random.Random) -> list[TrainingQuery]:
     return [query for query in made if " " in query.text]
 
 
-def _sentences(text: str) -> list[str]:
-    return [s for s in SENTENCE.split(text) if 6 <= len(s.split()) <= 40]
+def sentences_of(text: str, shortest: int = 6, longest: int = 40) -> list[str]:
+    """Sentences with so many words."""
+    return [s for s in SENTENCE.split(text) if shortest <= len(s.split()) <= longest]
 
 
 def requests(corpus: Corpus, rng: random.Random) -> list[TrainingQuery]:
     """Long technical requests: one or two sentences of a document with a third of the words gone."""
     made = []
     for row in rng.choices(range(len(corpus.texts)), k=REQUESTS[corpus.name]):
-        found = _sentences(corpus.texts[row])
+        found = sentences_of(corpus.texts[row])
         if found:
             start = rng.randrange(len(found))
-            words = " ".join(found[start : start + rng.randint(1, 2)]).split()
+            words = " ".join(found[start : start + rng.randint(1, 3)]).split()
             kept = " ".join(word for word in words if rng.random() > 0.33)
             made.append(TrainingQuery(corpus.name, "request", kept, source=row))
     return made
+
+
+def framed(request: str, rng: random.Random) -> str:
+    """The request as a sentence to somebody, or as two; what is asked for stays the same."""
+    words = request.rstrip(" .").split()
+    if len(words) < 8 or rng.random() < 0.5:
+        return rng.choice(FRAMES).format(" ".join(words))
+    cut = rng.randint(3, len(words) - 3)
+    first, second = rng.sample(FRAMES, 2)
+    return f"{first.format(' '.join(words[:cut]))} {second.format(' '.join(words[cut:]))}"
 
 
 def sentences(corpus: Corpus, rng: random.Random) -> list[TrainingQuery]:
     """A whole sentence as a claim to find support for."""
     made = []
     for row in rng.choices(range(len(corpus.texts)), k=SENTENCES[corpus.name]):
-        found = _sentences(corpus.texts[row])
+        found = sentences_of(corpus.texts[row])
         if found:
             made.append(TrainingQuery(corpus.name, "claim", rng.choice(found), source=row))
     return made

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipes.pocket.distill import Example, Settings, epoch_batches, loss, train
+from recipes.pocket.distill import Example, Settings, epoch_batches, loss, scored, train
 from recipes.pocket.fast import FastForward
 from recipes.pocket.student import logits, pack
 from recipes.pocket.vocabulary import SPECIAL, kept_tokens, trim_embeddings, trimmed_tokenizer
@@ -85,11 +85,7 @@ def test_training_lowers_the_loss(tiny_folder: str, tmp_path: Path) -> None:
 
     def total(model: torch.nn.Module) -> float:
         with torch.no_grad():
-            scores = logits(
-                model, pack([i for e in made for i in e.ids], [t for e in made for t in e.types], torch.float32)
-            )
-        targets = torch.tensor([target for e in made for target in e.targets])
-        return float(loss(scores, targets, [e.relevant for e in made], [len(e.ids) for e in made]))
+            return float(loss(scored(model, made, torch.float32), made))
 
     made = _examples(40)
     model = _model(tiny_folder)
