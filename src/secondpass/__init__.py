@@ -1,7 +1,8 @@
 """The second-pass ranking toolkit: re-orders search results with a cross-encoder."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
@@ -12,22 +13,17 @@ if TYPE_CHECKING:
 __all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "Ranked", "Ranking"]
 __version__ = "0.1.0"
 
-# torch takes seconds to import: whoever asks only for help, or evaluates runs, does not wait for it.
-_HOMES = {
-    "CallRecord": "record",
-    "CrossEncoder": "cross_encoder",
-    "Cut": "record",
-    "InputExample": "training.examples",
-    "Ranked": "ranking",
-    "Ranking": "ranking",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'secondpass' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"secondpass.{_HOMES[name]}"), name)
-    return value
+__getattr__ = lazily(
+    __name__,
+    {
+        "CallRecord": "record",
+        "CrossEncoder": "cross_encoder",
+        "Cut": "record",
+        "InputExample": "training.examples",
+        "Ranked": "ranking",
+        "Ranking": "ranking",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from secondpass.judgements import read_qrels
+from secondpass.evaluation.qrels import read_qrels
 from tests.cli.conftest import BM25, CORPUS, Run, figures, read_run, write_json_lines
 
 pytest.importorskip("haystack")

@@ -25,7 +25,10 @@ pytest.importorskip("haystack")
         (("-q", "a", "-o", "x.trec", "-f", "table"), "--format table is for the terminal"),
         (("-q", "a", "-o", "/nowhere/x.trec"), "/nowhere/x.trec.partial: cannot be written"),
         (("--queries", "absent.tsv"), "absent.tsv: no such file"),
-        (("-q", "a", "-p", "nonsense"), "the packaged ones are rerank_bm25, rerank_embedding, rerank_hybrid"),
+        (
+            ("-q", "a", "-p", "nonsense"),
+            "the packaged ones are evaluate_rerank, rerank_bm25, rerank_embedding, rerank_hybrid",
+        ),
     ],
 )
 def test_refusals(run: Run, beir: Path, options: tuple[str, ...], reason: str) -> None:

@@ -40,14 +40,14 @@ def test_documents_come_back_in_the_order_of_the_models_scores(
     assert result["truncated"] == []
 
 
-def test_scores_are_python_floats(make_ranker: MakeRanker, documents: list[Document]) -> None:
+def test_row_26_scores_are_python_floats(make_ranker: MakeRanker, documents: list[Document]) -> None:
     """A score can be written as JSON: no numpy or torch scalar reaches a document."""
     for scale in (True, False):
         result = make_ranker().run(query=QUERY, documents=documents, scale_score=scale)
         assert {type(score) for score in scores(result)} == {float}
 
 
-def test_given_documents_are_not_changed(make_ranker: MakeRanker, documents: list[Document]) -> None:
+def test_row_27_given_documents_are_not_changed(make_ranker: MakeRanker, documents: list[Document]) -> None:
     """New scores are on new documents; everything else of a document is kept."""
     before = copy.deepcopy(documents)
     result = make_ranker().run(query=QUERY, documents=documents)
@@ -66,7 +66,7 @@ def test_no_documents_give_an_empty_result_before_any_other_check(empty: object)
     assert result == {"documents": [], "truncated": [], "reranked": False}
 
 
-def test_duplicates_are_ranked_once(make_ranker: MakeRanker, documents: list[Document]) -> None:
+def test_row_16_duplicates_are_ranked_once(make_ranker: MakeRanker, documents: list[Document]) -> None:
     """Of equal ids the one with the highest retrieval score is ranked."""
     twin = Document(id="d1", content="email", score=100.0)
     result = make_ranker().run(query=QUERY, documents=[*documents, twin])
@@ -114,7 +114,7 @@ def test_arguments_of_a_wrong_type_are_refused_by_name(argument: dict, message: 
         ranker.run(**{"query": "text", "documents": [Document(id="a", content="a")]} | argument)
 
 
-def test_falsy_overrides_are_honoured(make_ranker: MakeRanker, documents: list[Document]) -> None:
+def test_row_23_falsy_overrides_are_honoured(make_ranker: MakeRanker, documents: list[Document]) -> None:
     """scale_score=False and score_threshold=0.0 in a call win over True and 100.0 of the component."""
     ranker = make_ranker(scale_score=True, score_threshold=100.0)
     assert ranker.run(query=QUERY, documents=documents)["documents"] == []
@@ -157,7 +157,7 @@ def test_meta_fields_and_prefixes_are_read_by_the_model(
     assert scores(result) == [item.score for item in ranking.documents]
 
 
-def test_documents_without_text_come_last_without_a_score(
+def test_row_03_documents_without_text_come_last_without_a_score(
     make_ranker: MakeRanker, documents: list[Document], caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are not sent to the model, keep their order, and are counted in one warning."""
@@ -172,7 +172,7 @@ def test_documents_without_text_come_last_without_a_score(
     assert messages == ["2 of 8 documents have no text and are not ranked."]
 
 
-def test_documents_without_text_reach_no_threshold(make_ranker: MakeRanker, documents: list[Document]) -> None:
+def test_row_03_documents_without_text_reach_no_threshold(make_ranker: MakeRanker, documents: list[Document]) -> None:
     """A document without a score is dropped as soon as there is a threshold, even minus infinity."""
     result = make_ranker().run(
         query=QUERY, documents=[Document(id="none"), *documents], score_threshold=float("-inf"), scale_score=False
@@ -180,7 +180,7 @@ def test_documents_without_text_reach_no_threshold(make_ranker: MakeRanker, docu
     assert sorted(ids(result)) == [document.id for document in documents]
 
 
-def test_only_documents_without_text_are_no_ranking() -> None:
+def test_row_03_only_documents_without_text_are_no_ranking() -> None:
     """Nothing to read means nothing to load; the output says that no model made the order."""
     ranker = SecondPassRanker(model="/no/such/folder", top_k=1)
     result = ranker.run(query=QUERY, documents=[Document(id="b"), Document(id="a", content=" ")])
@@ -189,7 +189,7 @@ def test_only_documents_without_text_are_no_ranking() -> None:
 
 
 @pytest.mark.parametrize("query", ["", " \t\n"])
-def test_a_blank_query_returns_the_given_order_and_says_so(
+def test_row_04_a_blank_query_returns_the_given_order_and_says_so(
     documents: list[Document], query: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Documents come back once per id with their own scores, unranked, even with a prefix; it is logged."""

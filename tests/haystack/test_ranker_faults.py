@@ -52,7 +52,7 @@ def test_a_score_that_is_no_number_names_its_document(
     assert ranker.run(query=QUERY, documents=healthy)["reranked"] is True
 
 
-def test_a_failure_can_give_the_documents_as_they_were_given(
+def test_row_29_a_failure_can_give_the_documents_as_they_were_given(
     make_ranker: MakeRanker, broken_folder: str, documents: list[Document], caplog: pytest.LogCaptureFixture
 ) -> None:
     """With raise_on_failure=False: every document, its order and its score, no threshold, no top_k, one warning."""

@@ -76,8 +76,8 @@ def test_round_trip(name: str) -> None:
 
 
 def test_every_file_is_tested_and_described() -> None:
-    """Every YAML file in pipelines/ is one of those tested here, and has its line in the README's table."""
-    assert sorted(file.stem for file in FOLDER.glob("*.y*ml")) == sorted(NAMES)
+    """Every YAML file in pipelines/ is tested here or in test_evaluate_yaml, with a line in the README's table."""
+    assert sorted(file.stem for file in FOLDER.glob("*.y*ml")) == sorted((*NAMES, "evaluate_rerank"))
     table = (FOLDER / "README.md").read_text()
     assert all(f"`{name}.yaml`" in table for name in NAMES)
 
@@ -133,5 +133,7 @@ def test_names_and_paths(tmp_path: Path) -> None:
     own = tmp_path / "rerank_bm25.yaml"
     own.write_text("components: {}")
     assert pipeline_file(str(own)) == own
-    with pytest.raises(InvalidInput, match="the packaged ones are rerank_bm25, rerank_embedding, rerank_hybrid"):
+    with pytest.raises(
+        InvalidInput, match="the packaged ones are evaluate_rerank, rerank_bm25, rerank_embedding, rerank_hybrid"
+    ):
         pipeline_file("nonsense")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from secondpass.cli.evaluate import evaluate
 from secondpass.cli.failures import PIPE_CLOSED, forget_stdout, report
 from secondpass.cli.rank import rank
 from secondpass.cli.score import score
@@ -88,6 +89,7 @@ def options(
 
 app.command("rank")(rank)
 app.command("score")(score)
+app.command("evaluate")(evaluate)
 
 
 def _unavailable(entry: EntryPoint, reason: str) -> Callable[[], None]:

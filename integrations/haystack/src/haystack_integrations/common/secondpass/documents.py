@@ -11,18 +11,18 @@ from haystack import Document
 from secondpass.errors import InvalidInput
 
 
-def listed(documents: object) -> list[Document]:
-    """Materialise any iterable of documents once.
+def listed(documents: object, name: str = "documents") -> list[Document]:
+    """Materialise any iterable of documents once; `name` is what a message calls it.
 
     Raises:
         InvalidInput: it is no iterable of documents; the message names the first element that is not one.
     """
     if isinstance(documents, (str, bytes, Document)) or not isinstance(documents, Iterable):
-        raise InvalidInput(f"documents is {type(documents).__name__}, not a list of Document")
+        raise InvalidInput(f"{name} is {type(documents).__name__}, not a list of Document")
     items: list[Document] = []
     for index, item in enumerate(documents):
         if not isinstance(item, Document):
-            raise InvalidInput(f"documents[{index}] is {type(item).__name__}, not Document")
+            raise InvalidInput(f"{name}[{index}] is {type(item).__name__}, not Document")
         items.append(item)
     return items
 

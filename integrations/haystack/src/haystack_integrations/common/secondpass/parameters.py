@@ -44,6 +44,11 @@ def model_name(name: str, value: object) -> str:
     return value
 
 
+def optional_path(name: str, value: object) -> str | None:
+    """Return None, or a path as a str; whether it exists is asked when it is read."""
+    return None if value is None else model_name(name, value)
+
+
 def flag(name: str, value: object) -> bool:
     """Return `value` if it is a bool; 0, 1 and "false" are not."""
     if not isinstance(value, bool):

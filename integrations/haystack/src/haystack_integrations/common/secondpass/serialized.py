@@ -23,7 +23,7 @@ def to_dict(instance: object) -> dict[str, Any]:
     names = [name for name in inspect.signature(type(instance).__init__).parameters if name != "self"]
     parameters = {name: copy.deepcopy(getattr(instance, name)) for name in names}
     for name in FREE_ARGUMENTS:
-        if parameters[name] is not None:
+        if parameters.get(name) is not None:
             serialize_hf_model_kwargs(parameters[name])
     return default_to_dict(instance, **parameters)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from haystack_integrations.common.secondpass.search.quiet_haystack import need_haystack
 
-from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.errors import InvalidInput
 
 
 class Form(StrEnum):
@@ -70,7 +70,7 @@ def search(
     if query is not None and qrels is not None:
         raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
     chosen = _form(form, output, measured=data_queries or qrels is not None)
-    _need_haystack()
+    need_haystack()
     from haystack_integrations.common.secondpass.search import questions as asked
     from haystack_integrations.common.secondpass.search.search_run import SearchRequest, run_search
 
@@ -103,7 +103,7 @@ def demo(
 
     secondpass demo --quiet
     """
-    _need_haystack()
+    need_haystack()
     from haystack_integrations.common.secondpass.search.demonstration import DemoRequest, run_demo
 
     run_demo(DemoRequest(queries=queries, rows=rows, quiet=quiet, as_json=as_json, model=model))
@@ -116,16 +116,3 @@ def _form(form: Form | None, output: Path | None, measured: bool) -> str:
     if form is Form.table:
         raise InvalidInput("--format table is for the terminal; a file holds trec or json")
     return str(form or (Form.json if output.suffix == ".json" else Form.trec))
-
-
-def _need_haystack() -> None:
-    """Import Haystack, without the usage data that it would send over the network.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "false")
-    try:
-        import haystack  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtra('Haystack is not installed: pip install "secondpass[haystack]"') from error

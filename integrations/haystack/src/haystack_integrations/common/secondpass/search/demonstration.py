@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from haystack_integrations.common.secondpass.search.answers import Answer
 from haystack_integrations.common.secondpass.search.measures import Judge, moved
 from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline, pipeline_file
-from haystack_integrations.common.secondpass.search.questions import Questions, judged_questions
+from haystack_integrations.common.secondpass.search.questions import judged_questions
 from haystack_integrations.common.secondpass.search.search_run import fill, progress_bars
 from haystack_integrations.common.secondpass.search.searching import Searcher, searcher
 from haystack_integrations.common.secondpass.search.showing import RELEVANT, quality_table, side_by_side, stdout_console
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from secondpass.corpora import read_corpus, survey
+from secondpass.evaluation.qrels import Qrels
 
 PIPELINE = "rerank_bm25"
 
@@ -44,7 +46,8 @@ def run_demo(request: DemoRequest) -> None:
     """
     folder = Path(str(files("secondpass"))) / "demo"
     questions = judged_questions(folder, "test").limited(request.queries)
-    judge = Judge(questions.qrels or {})
+    qrels = questions.qrels or Qrels({})
+    judge = Judge(qrels)
     search = searcher(load_pipeline(pipeline_file(PIPELINE), request.model))
     console = stdout_console()
     shown = not (request.quiet or request.as_json)
@@ -65,7 +68,7 @@ def run_demo(request: DemoRequest) -> None:
             answers.append(answer)
             progress.advance(bar)
             if shown:
-                _show(console, answer, titles, questions, request.rows)
+                _show(console, answer, titles, qrels.get(answer.query_id, {}), request.rows)
     if request.as_json:
         sys.stdout.write(json.dumps(_summary(judge, search, load_seconds, answers), ensure_ascii=False) + "\n")
     else:
@@ -77,9 +80,9 @@ def _introduce(console: Console, documents: int, queries: int) -> None:
     console.print(f"Second pass: a cross-encoder reads its top 100 again. {RELEVANT} answers the query.\n")
 
 
-def _show(console: Console, answer: Answer, titles: dict[str, str], questions: Questions, rows: int) -> None:
+def _show(console: Console, answer: Answer, titles: dict[str, str], relevant: Mapping[str, int], rows: int) -> None:
     console.print(Text(answer.query, style="bold"))
-    console.print(side_by_side(answer, titles, (questions.qrels or {}).get(answer.query_id, {}), rows))
+    console.print(side_by_side(answer, titles, relevant, rows))
     console.print()
 
 

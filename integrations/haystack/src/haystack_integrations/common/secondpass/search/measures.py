@@ -1,20 +1,23 @@
-"""How good each pass's ranking is: nDCG@10 and MRR@10 by query, from ir_measures."""
+"""How good each pass's ranking is: nDCG@10 and MRR@10 by query."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from haystack_integrations.common.secondpass.search.answers import Answer, ids
 
-from secondpass.errors import MissingExtra
-from secondpass.judgements import Qrels, judged_queries
+from secondpass.evaluation.measures import evaluate, ir_measures
+from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.runs import Run
 
 CUTOFF = 10
 NDCG = "nDCG@10"
 MRR = "MRR@10"
+# By the name that people read; ir_measures calls the reciprocal rank RR.
+MEASURES = {NDCG: f"nDCG@{CUTOFF}", MRR: f"RR@{CUTOFF}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Quality:
     """Figures of one stage: by query and measure (0 for a query that it answered with nothing)."""
 
     stage: str
-    values: dict[str, dict[str, float]]
+    values: dict[str, Mapping[str, float]]
     ms: float
 
     def mean(self, measure: str) -> float:
@@ -42,8 +45,8 @@ class Judge:
     """
 
     def __init__(self, qrels: Qrels) -> None:
-        self._measures = _ir_measures()
-        self._qrels = {query: qrels[query] for query in judged_queries(qrels)}
+        ir_measures()
+        self._qrels = qrels.only(set(qrels.with_relevant))
         self._runs: dict[str, dict[str, list[str]]] = {}
         self._ms: dict[str, list[float]] = {}
 
@@ -71,31 +74,15 @@ class Judge:
         """How many of the queries asked count."""
         return max(map(len, self._runs.values()), default=0)
 
-    def _values(self, run: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-        measures = {NDCG: self._measures.nDCG @ CUTOFF, MRR: self._measures.RR @ CUTOFF}
-        values = {name: dict.fromkeys(run, 0.0) for name in measures}
-        names = {str(measure): name for name, measure in measures.items()}
-        qrels = {query: self._qrels[query] for query in run}
-        # Scores by rank: an evaluator that sorts by score must find the order that the pipeline gave.
-        scored = {query: {id_: float(len(top) - place) for place, id_ in enumerate(top)} for query, top in run.items()}
-        for found in self._measures.iter_calc(list(measures.values()), qrels, scored):
-            values[names[str(found.measure)]][found.query_id] = float(found.value)
-        return values
+    def _values(self, run: Mapping[str, list[str]]) -> dict[str, Mapping[str, float]]:
+        if not run:
+            return {name: {} for name in MEASURES}
+        rankings = {query: [(document, None) for document in documents] for query, documents in run.items()}
+        values = evaluate(self._qrels.only(run), Run("", rankings), MEASURES.values()).values
+        return {name: values[measure] for name, measure in MEASURES.items()}
 
 
 def moved(before: Quality, after: Quality, measure: str = NDCG) -> tuple[int, int]:
     """How many queries the later stage helped, and how many it hurt."""
-    pairs = _paired(before, after, measure)
+    pairs = [(value, after.values[measure][query]) for query, value in before.values[measure].items()]
     return sum(late > early for early, late in pairs), sum(late < early for early, late in pairs)
-
-
-def _paired(before: Quality, after: Quality, measure: str) -> Iterable[tuple[float, float]]:
-    return [(value, after.values[measure][query]) for query, value in before.values[measure].items()]
-
-
-def _ir_measures() -> Any:
-    try:
-        import ir_measures
-    except ImportError as error:
-        raise MissingExtra('ir_measures is not installed: pip install "secondpass[eval]"') from error
-    return ir_measures

@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from haystack_integrations.common.secondpass.search.evaluation_nodes import without_evaluation
+
 from secondpass.errors import InvalidInput, SecondPassError
 
 if TYPE_CHECKING:
@@ -42,23 +44,18 @@ def _packaged() -> dict[str, Path]:
 
 
 def load_pipeline(file: Path, model: str | None = None) -> Pipeline:
-    """Load a pipeline; `model` takes the place of what its SecondPassRanker names.
+    """Load the searching part of a pipeline; `model` takes the place of what its SecondPassRanker names.
 
-    In-memory stores get an index of their own: stores of one index are shared in the process, and what an earlier
-    pipeline wrote into them must not be found by this one.
+    Evaluators and labelled queries in it are set aside (`evaluation_nodes`). In-memory stores get an index of their
+    own: stores of one index are shared in the process, and what an earlier pipeline wrote into them must not be found
+    by this one.
 
     Raises:
         InvalidInput: the file is no pipeline, or names a component that is not installed or not allowed.
     """
     from haystack import Pipeline
-    from haystack.marshal import YamlMarshaller
 
-    try:
-        data = YamlMarshaller().unmarshal(file.read_text(encoding="utf-8"))
-    except Exception as error:
-        raise InvalidInput(f"{file}: not a YAML file that can be read: {error}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("components"), dict) or not data["components"]:
-        raise InvalidInput(f"{file}: not a Haystack pipeline: it has no components")
+    data = without_evaluation(read_pipeline(file))
     if model is not None:
         _set_model(data["components"], model, file)
     _own_indexes(data["components"])
@@ -68,6 +65,23 @@ def load_pipeline(file: Path, model: str | None = None) -> Pipeline:
         raise InvalidInput(f"{file}: {error}") from error
     except Exception as error:
         raise InvalidInput(f"{file}: cannot be loaded: {error}") from error
+
+
+def read_pipeline(file: Path) -> dict[str, Any]:
+    """Read the dictionary of a pipeline file; no component is made.
+
+    Raises:
+        InvalidInput: the file is no pipeline.
+    """
+    from haystack.marshal import YamlMarshaller
+
+    try:
+        data = YamlMarshaller().unmarshal(file.read_text(encoding="utf-8"))
+    except Exception as error:
+        raise InvalidInput(f"{file}: not a YAML file that can be read: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("components"), dict) or not data["components"]:
+        raise InvalidInput(f"{file}: not a Haystack pipeline: it has no components")
+    return data
 
 
 def _set_model(components: dict[str, Any], model: str, file: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from secondpass.corpora import named_file
 from secondpass.errors import InvalidInput
-from secondpass.judgements import Qrels, judged_queries, qrels_file, read_qrels, read_queries
+from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
+from secondpass.queries import read_queries
 
 SINGLE = "query"
 """The id of a query that was given on the command line."""
@@ -42,7 +43,7 @@ def listed_questions(queries: Path, qrels: Path | None) -> Questions:
     if qrels is None:
         return Questions(texts)
     judgements = read_qrels(qrels)
-    if not set(judged_queries(judgements)) & texts.keys():
+    if not set(judgements.with_relevant) & texts.keys():
         raise InvalidInput(f"{qrels}: has no relevant document for any query of {queries}")
     return Questions(texts, judgements)
 
@@ -58,7 +59,7 @@ def judged_questions(folder: Path, split: str, qrels: Path | None = None) -> Que
     file = qrels or qrels_file(folder, split)
     judgements = read_qrels(file)
     texts = read_queries(named_file(folder, "queries.jsonl"))
-    judged = set(judged_queries(judgements))
+    judged = set(judgements.with_relevant)
     missing = sorted(judged - texts.keys())
     if missing:
         raise InvalidInput(f"{file}: {len(missing)} judged queries have no text in {folder} (first {missing[0]!r})")

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from haystack_integrations.common.secondpass.search.answers import Answer
 from haystack_integrations.common.secondpass.search.showing import print_answer
 
-from secondpass.judgements import write_run
+from secondpass.evaluation.runs import write_run
 
 TAG = "secondpass"
 

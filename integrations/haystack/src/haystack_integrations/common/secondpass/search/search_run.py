@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from secondpass.corpora import CorpusDocument, Survey, read_corpus, survey
-from secondpass.judgements import column_of
+from secondpass.evaluation.columns import column_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ def run_search(request: SearchRequest) -> None:
         progress = stack.enter_context(progress_bars())
         partial = None
         if request.output is not None:
-            partial = stack.enter_context(PartialFile(request.output, _settings(request, file, found)))
+            partial = stack.enter_context(PartialFile(request.output, settings(request, file, found)))
         writer = ResultWriter(request.output, request.form, {"pipeline": str(file), "corpus": str(request.corpus)})
-        answers = _answers(request, search, found, partial, progress)
+        answers = answered(request, search, found, partial, progress)
         notes = Notes()
         writer.write(_judged(notes.watch(answers), judge, search.stages.last), lambda: _figures(judge))
         if partial is not None:
@@ -109,7 +109,7 @@ def fill(search: Searcher, corpus: Path, found: Survey, progress: Progress, colu
     )
 
 
-def _answers(
+def answered(
     request: SearchRequest,
     search: Searcher,
     found: Survey,
@@ -162,7 +162,7 @@ def _show(judge: Judge, last: str, asked: int, to_stderr: bool) -> None:
     console.print(f"Means over {judge.judged} judged queries of {asked}.")
 
 
-def _settings(request: SearchRequest, file: Path, found: Survey) -> dict[str, Any]:
+def settings(request: SearchRequest, file: Path, found: Survey) -> dict[str, Any]:
     """Everything that decides what an answer is: a partial file is continued only if all of it is equal."""
     texts = json.dumps(request.questions.texts).encode()
     return {

@@ -16,12 +16,14 @@ class Stages:
     """Components that give documents: `first` those on the way, `last` the one whose order is the answer.
 
     `upstream` names, for each of them, the components whose time counts as its own (a retriever's embedder).
+    `feeding` are those of `first` whose documents the last one is given: several, if it joins them itself.
     `queries` and `depths` are the (component, socket) pairs that take the query and a top_k.
     """
 
     first: tuple[str, ...]
     last: str
     upstream: dict[str, tuple[str, ...]]
+    feeding: tuple[str, ...]
     queries: tuple[tuple[str, str], ...]
     depths: frozenset[str]
 
@@ -53,8 +55,9 @@ def stages_of(pipeline: Pipeline) -> Stages:
     # What lies further down has more above it, so retrievers come before what joins them.
     first = tuple(sorted(giving - {ends[0]}, key=lambda name: (len(above[name]), name)))
     upstream = {name: tuple(sorted(above[name] - giving)) for name in first}
+    feeding = tuple(name for name in first if not any(name in above[other] for other in first))
     queries, depths = _inputs_of(pipeline, giving)
-    return Stages(first, ends[0], {**upstream, ends[0]: ()}, queries, depths)
+    return Stages(first, ends[0], {**upstream, ends[0]: ()}, feeding, queries, depths)
 
 
 def _above(pipeline: Pipeline, name: str) -> set[str]:

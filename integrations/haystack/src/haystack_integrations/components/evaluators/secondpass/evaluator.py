@@ -1,0 +1,240 @@
+"""The Haystack component that measures rankings: any list of ir_measures' measures, many queries at once.
+
+Its YAML `type` is `haystack_integrations.components.evaluators.secondpass.evaluator.SecondPassEvaluator`: the module's
+name is public API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Literal
+
+from haystack import Document, component, logging
+from haystack_integrations.common.secondpass import parameters, serialized
+from haystack_integrations.common.secondpass.documents import listed
+from haystack_integrations.components.evaluators.secondpass.comparison_field import comparison_field, refuse_mixed
+from haystack_integrations.components.evaluators.secondpass.measuring import Judgements, Measuring
+
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.measures import DEFAULT_MEASURES, parsed
+from secondpass.evaluation.qrels import Qrels, read_qrels
+
+logger = logging.getLogger(__name__)
+
+WITHOUT_RELEVANT = ("leave out", "zero")
+
+
+@component
+class SecondPassEvaluator:
+    """Measures how good rankings are, with graded relevance and cut-offs.
+
+    Takes the inputs of Haystack's document evaluators and computes any list of measures, by the names that ir_measures
+    gives them: "nDCG@10", "RR@10", "AP", "P(rel=2)@5", "R@100", "ERR@20", "Judged@10", "Success@1" and so on. The
+    order of a list is the ranking; the scores of retrieved documents are not looked at. It connects to a ranker of a
+    pipeline that answers one query: Haystack then puts the one list into a list.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.evaluators.secondpass import SecondPassEvaluator
+
+    evaluator = SecondPassEvaluator(["nDCG@10", "RR@10"])
+    result = evaluator.run(
+        ground_truth_documents=[[Document(id="a", score=2), Document(id="b", score=1)]],
+        retrieved_documents=[[Document(id="b"), Document(id="c"), Document(id="a")]],
+    )
+    print(result["results"]["nDCG@10"]["score"], result["results"]["nDCG@10"]["individual_scores"])
+    ```
+    """
+
+    def __init__(
+        self,
+        measures: list[str] | None = None,
+        *,
+        document_comparison_field: str = "id",
+        qrels: str | Path | None = None,
+        without_relevant: Literal["leave out", "zero"] = "leave out",
+    ) -> None:
+        """Check and keep the parameters; `qrels` is read by `warm_up` or the first `run`.
+
+        :param measures: Names of measures. If `None`, nDCG@10, RR@10, AP and R@100.
+        :param document_comparison_field: What makes a retrieved document one of the ground truth: "id", "content" or
+            "meta." and a name with dots, such as "meta.parent_id" for chunks whose parents are judged. Of several
+            retrieved documents with one value only the first counts; the others are as if they were not there.
+        :param qrels: A file of judgements (BEIR, TREC or JSON Lines, gzip accepted) to use instead of ground truth
+            documents; `run` then needs `query_ids`.
+        :param without_relevant: "leave out" queries that have no relevant document: their individual score is NaN, and
+            the mean is that of the others. "zero" lets them count, as Haystack's own evaluators do. A query that
+            `qrels` does not have is always left out.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name, or a measure is unknown.
+        :raises ImportError:
+            If ir_measures is not installed.
+        """
+        named = DEFAULT_MEASURES if measures is None else parameters.field_names("measures", measures)
+        self.measures = list(parsed(named))
+        self._field = comparison_field("document_comparison_field", document_comparison_field)
+        self.document_comparison_field = self._field.name
+        self.qrels = parameters.optional_path("qrels", qrels)
+        self.without_relevant = parameters.choice("without_relevant", without_relevant, WITHOUT_RELEVANT)
+        self._judgements: Qrels | None = None
+
+    def warm_up(self) -> None:
+        """Read `qrels`, if there is such a file to read."""
+        if self.qrels is not None and self._judgements is None:
+            self._judgements = read_qrels(Path(self.qrels))
+
+    async def warm_up_async(self) -> None:
+        """Read `qrels` in a thread; the event loop goes on meanwhile."""
+        await asyncio.to_thread(self.warm_up)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize the component to a dictionary.
+
+        :returns:
+            The component's type and parameters.
+        """
+        return serialized.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SecondPassEvaluator:
+        """Deserialize the component from a dictionary.
+
+        :param data: The dictionary that `to_dict` made.
+        :returns:
+            The component.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name.
+        """
+        return serialized.from_dict(cls, data)
+
+    @component.output_types(
+        results=dict[str, dict[str, Any]],
+        score=float,
+        individual_scores=list[float],
+        query_ids=list[str],
+        counts=dict[str, int],
+    )
+    def run(
+        self,
+        *,
+        retrieved_documents: list[list[Document]],
+        ground_truth_documents: list[list[Document]] | None = None,
+        query_ids: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """Measure one ranking a query.
+
+        :param retrieved_documents: For each query the documents in the order of the ranking.
+        :param ground_truth_documents: For each query the judged documents; `score` is the grade (1 and up is relevant),
+            none at all means 1 for each. Not to be given with `qrels`.
+        :param query_ids: For each query its id. Needed with `qrels`, else only passed on.
+        :returns:
+            A dictionary with the following keys:
+            - `results`: By measure its `score` (the mean) and `individual_scores` (a value for each query, in order):
+              what `EvaluationRunResult(results=...)` takes.
+            - `score` and `individual_scores`: Those of the first measure.
+            - `query_ids`: The ids that were given, else the positions as text.
+            - `counts`: How many queries were `measured`, how many are `unjudged` or `without_relevant` documents,
+              for how many of those measured there was `nothing_retrieved`, and how many retrieved documents have
+              nothing to compare by (`documents_without_key`).
+
+        :raises ValueError:
+            If inputs are missing, have a wrong type or unequal lengths, or if no query counts.
+        """
+        rankings = [
+            self._field.ranking(listed(documents, place), place)
+            for place, documents in _placed("retrieved_documents", retrieved_documents)
+        ]
+        ids = _ids(query_ids, len(rankings))
+        judgements = self._judged(ground_truth_documents, ids, len(rankings))
+        judged = (key for grades in judgements for key in grades or ())
+        refuse_mixed(judged, (key for keys in rankings for key in keys), self._field)
+        made = Measuring(self.measures, self.without_relevant).outputs(judgements, rankings)
+        lacking = made["counts"]["documents_without_key"]
+        if lacking:
+            logger.warning(
+                "{count} retrieved documents have no {field}: they count as not relevant.",
+                count=lacking,
+                field=self.document_comparison_field,
+            )
+        return {**made, "query_ids": ids or [str(position) for position in range(len(rankings))]}
+
+    @component.output_types(
+        results=dict[str, dict[str, Any]],
+        score=float,
+        individual_scores=list[float],
+        query_ids=list[str],
+        counts=dict[str, int],
+    )
+    async def run_async(
+        self,
+        *,
+        retrieved_documents: list[list[Document]],
+        ground_truth_documents: list[list[Document]] | None = None,
+        query_ids: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """Do what `run` does, in a thread; the event loop goes on meanwhile.
+
+        :param retrieved_documents: For each query the documents in the order of the ranking.
+        :param ground_truth_documents: For each query the judged documents, with grades as scores.
+        :param query_ids: For each query its id. Needed with `qrels`, else only passed on.
+        :returns:
+            The same dictionary as `run`.
+
+        :raises ValueError:
+            If inputs are missing, have a wrong type or unequal lengths, or if no query counts.
+        """
+        return await asyncio.to_thread(
+            self.run,
+            retrieved_documents=retrieved_documents,
+            ground_truth_documents=ground_truth_documents,
+            query_ids=query_ids,
+        )
+
+    def _judged(self, ground_truth: object, ids: list[str] | None, queries: int) -> Judgements:
+        if self.qrels is not None:
+            return self._by_id(ground_truth, ids)
+        if ground_truth is None:
+            raise InvalidInput("ground_truth_documents is missing, and the component was not given qrels")
+        placed = _placed("ground_truth_documents", ground_truth)
+        if len(placed) != queries:
+            raise InvalidInput(f"ground_truth_documents has {len(placed)} lists, retrieved_documents {queries}")
+        return [self._field.grades(listed(documents, place), place) for place, documents in placed]
+
+    def _by_id(self, ground_truth: object, ids: list[str] | None) -> Judgements:
+        if ground_truth is not None:
+            raise InvalidInput(f"ground_truth_documents and qrels={self.qrels!r} are two sources of judgements")
+        if ids is None:
+            raise InvalidInput("query_ids is missing: judgements of qrels are found by it")
+        self.warm_up()
+        judgements = self._judgements or Qrels({})
+        return [judgements.get(query) for query in ids]
+
+
+def _placed(name: str, lists: object) -> list[tuple[str, object]]:
+    """Pair each list with what a message calls it.
+
+    Raises:
+        InvalidInput: `lists` is no list, or has nothing in it.
+    """
+    if not isinstance(lists, (list, tuple)):
+        raise InvalidInput(f"{name} is {type(lists).__name__}, not a list of lists of Document")
+    if not lists:
+        raise InvalidInput(f"{name} is empty")
+    return [(f"{name}[{position}]", documents) for position, documents in enumerate(lists)]
+
+
+def _ids(given: object, queries: int) -> list[str] | None:
+    if given is None:
+        return None
+    ids = parameters.field_names("query_ids", given)
+    if len(ids) != queries:
+        raise InvalidInput(f"query_ids has {len(ids)} ids, retrieved_documents {queries} lists")
+    if len(set(ids)) < len(ids):
+        again = next(query for position, query in enumerate(ids) if query in ids[:position])
+        raise InvalidInput(f"query_ids has {again!r} twice: its values would count twice")
+    return ids

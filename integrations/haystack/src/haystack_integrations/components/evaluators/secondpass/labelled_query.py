@@ -1,0 +1,69 @@
+"""The Haystack component that gives one labelled query by its id, for pipelines that answer a query at a time.
+
+Its YAML `type` is `haystack_integrations.components.evaluators.secondpass.labelled_query.LabelledQuery`: the module's
+name is public API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from haystack import Document, component
+from haystack_integrations.common.secondpass import parameters
+from haystack_integrations.components.evaluators.secondpass.labelled_set import LabelledSet
+
+from secondpass.errors import InvalidInput
+
+
+@component
+class LabelledQuery(LabelledSet):
+    """Gives the text and the judged documents of one query of a labelled set.
+
+    `query` goes to the retriever and the ranker, `ground_truth_documents` to the evaluators. `LabelledQueries` tells
+    which ids there are.
+
+    ### Usage example
+
+    ```python
+    from haystack_integrations.components.evaluators.secondpass import LabelledQueries, LabelledQuery
+
+    labelled = LabelledQuery(dataset="secondpass/demo")
+    for query_id in LabelledQueries(dataset="secondpass/demo").run()["query_ids"]:
+        print(labelled.run(query_id=query_id)["query"])
+    ```
+    """
+
+    @component.output_types(query=str, query_ids=list[str], ground_truth_documents=list[list[Document]])
+    def run(self, *, query_id: str) -> dict[str, Any]:
+        """Give one query.
+
+        :param query_id: The id of a query that has a relevant document.
+        :returns:
+            A dictionary with the following keys:
+            - `query`: Its text.
+            - `query_ids`: A list of its id alone.
+            - `ground_truth_documents`: A list of one list: its judged documents, with grades as scores.
+
+        :raises ValueError:
+            If there is no such query, or a file is refused.
+        """
+        asked = parameters.text("query_id", query_id)
+        texts = self.questions().texts
+        if asked not in texts:
+            raise InvalidInput(f"query_id {asked!r} is none of the {len(texts)} queries with a relevant document")
+        truth = [self.ground_truth(asked)]
+        return {"query": texts[asked], "query_ids": [asked], "ground_truth_documents": truth}
+
+    @component.output_types(query=str, query_ids=list[str], ground_truth_documents=list[list[Document]])
+    async def run_async(self, *, query_id: str) -> dict[str, Any]:
+        """Do what `run` does, in a thread: the first call reads files.
+
+        :param query_id: The id of a query that has a relevant document.
+        :returns:
+            The same dictionary as `run`.
+
+        :raises ValueError:
+            If there is no such query, or a file is refused.
+        """
+        return await asyncio.to_thread(self.run, query_id=query_id)

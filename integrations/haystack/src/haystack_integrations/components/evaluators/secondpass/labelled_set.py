@@ -1,0 +1,115 @@
+"""What the two components that feed labelled queries have in common: where the labels are and how they come out."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+from haystack import Document
+from haystack_integrations.common.secondpass import parameters, serialized
+from haystack_integrations.common.secondpass.search.questions import Questions, judged_questions, listed_questions
+
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.qrels import Qrels
+
+DEMO = "secondpass/demo"
+
+
+class LabelledSet:
+    """Queries with a relevant document and their judgements, read once, when they are first needed."""
+
+    def __init__(
+        self,
+        *,
+        dataset: str | Path | None = None,
+        split: str = "test",
+        queries: str | Path | None = None,
+        qrels: str | Path | None = None,
+        relevant_only: bool = False,
+    ) -> None:
+        """Check and keep the parameters; files are read by `warm_up` or the first `run`.
+
+        :param dataset: A folder in BEIR's layout (queries.jsonl, qrels/SPLIT.tsv, gzip accepted), or "secondpass/demo"
+            for the small one that comes with the package.
+        :param split: Which judgements of the folder.
+        :param queries: Instead of a folder, a file of queries: .jsonl (_id, text), .tsv (id, text) or .txt.
+        :param qrels: A file of judgements (BEIR, TREC or JSON Lines). Needed with `queries`; with `dataset` it is read
+            in place of the split's.
+        :param relevant_only: If `True`, judged documents that are not relevant (grade 0 or below) are left out of the
+            ground truth. Haystack's own evaluators need that: they take every document there for relevant.
+
+        :raises ValueError:
+            If a parameter has a wrong type, with its name, or both or neither of `dataset` and `queries` are given.
+        """
+        self.dataset = parameters.optional_path("dataset", dataset)
+        self.split = parameters.text("split", split)
+        self.queries = parameters.optional_path("queries", queries)
+        self.qrels = parameters.optional_path("qrels", qrels)
+        self.relevant_only = parameters.flag("relevant_only", relevant_only)
+        if (self.dataset is None) == (self.queries is None):
+            raise InvalidInput("give one of dataset (a BEIR folder) and queries (a file, with qrels)")
+        if self.queries is not None and self.qrels is None:
+            raise InvalidInput("qrels is missing: queries of a file are labelled by it")
+        self._questions: Questions | None = None
+
+    def warm_up(self) -> None:
+        """Read the files."""
+        self.questions()
+
+    async def warm_up_async(self) -> None:
+        """Read the files in a thread; the event loop goes on meanwhile."""
+        await asyncio.to_thread(self.warm_up)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize the component to a dictionary.
+
+        :returns:
+            The component's type and parameters.
+        """
+        return serialized.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Deserialize the component from a dictionary.
+
+        :param data: The dictionary that `to_dict` made.
+        :returns:
+            The component.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name.
+        """
+        return serialized.from_dict(cls, data)
+
+    def questions(self) -> Questions:
+        """Return the labelled queries; two threads that ask first both read the files, and find the same.
+
+        Raises:
+            InvalidInput: a file is not there or a line of it is refused.
+        """
+        if self._questions is None:
+            self._questions = self._read()
+        return self._questions
+
+    def ground_truth(self, query_id: str) -> list[Document]:
+        """Return the judged documents of a query: ids, and grades as scores."""
+        grades = (self.questions().qrels or Qrels({})).get(query_id, {})
+        return [
+            Document(id=document, score=float(grade))
+            for document, grade in grades.items()
+            if grade > 0 or not self.relevant_only
+        ]
+
+    def _read(self) -> Questions:
+        qrels = None if self.qrels is None else Path(self.qrels)
+        if self.queries is None:
+            return judged_questions(_folder(str(self.dataset)), self.split, qrels)
+        listed = listed_questions(Path(self.queries), qrels)
+        judged = set((listed.qrels or Qrels({})).with_relevant)
+        return Questions({query: text for query, text in listed.texts.items() if query in judged}, listed.qrels)
+
+
+def _folder(dataset: str) -> Path:
+    return Path(str(files("secondpass"))) / "demo" if dataset == DEMO else Path(dataset)

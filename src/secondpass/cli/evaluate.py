@@ -1,0 +1,175 @@
+"""`secondpass evaluate`: runs, or a pipeline over a labelled dataset, against judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secondpass.cli.failures import PipeConsole
+from secondpass.corpora import named_file
+from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.evaluation.dataset_runs import DatasetRequest, DatasetRuns
+from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
+from secondpass.evaluation.runs import Run, read_run
+from secondpass.queries import read_queries
+
+if TYPE_CHECKING:
+    from secondpass.evaluation.findings import Analysis
+
+PIPELINE_RUNS = "secondpass.pipeline_runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What is to be analysed; the first run is the first pass."""
+
+    qrels: Qrels
+    runs: tuple[Run, ...]
+    texts: Mapping[str, str] | None = None
+    ms: Mapping[str, float] | None = None
+    measures: Sequence[str] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def evaluate(
+    qrels: Annotated[
+        Path | None, typer.Option("--qrels", help="Judgements: TREC or BEIR file, JSON lines, or a BEIR folder.")
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", "-r", help="Run file (TREC or JSON lines), or NAME=FILE. The first one is the baseline."),
+    ] = None,
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", "-p", help="YAML file, or a packaged name such as evaluate_rerank.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option("--dataset", "-d", help="BEIR folder for --pipeline.")] = None,
+    measure: Annotated[
+        list[str] | None, typer.Option("--measure", "-m", help="As ir_measures names it; the first one is the primary.")
+    ] = None,
+    queries: Annotated[Path | None, typer.Option(help="Texts of the queries, to show those helped and hurt.")] = None,
+    split: Annotated[str, typer.Option(help="Which judgements of a BEIR folder.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="With --pipeline: ask only the first queries.")] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="With --pipeline: top_k of the first pass.")] = None,
+    model: Annotated[str | None, typer.Option(help="With --pipeline: cross-encoder for the ranker.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With --pipeline: the second pass's run; a broken one continues."),
+    ] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(min=0, help="With --pipeline: which depth to choose for so many ms a query.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Report as one HTML page.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Everything as one JSON object.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A line per query and system.")] = None,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the confidence intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="Of resampling.")] = 0,
+    examples: Annotated[int, typer.Option(min=0, help="Queries helped and hurt most to show.")] = 10,
+) -> None:
+    """Measure runs against judgements, and what a second pass adds to a first.
+
+    Either run files with --qrels, or a pipeline over a BEIR folder, which is indexed and asked first. Every run is
+    compared with the first one, with confidence intervals and paired tests. A run that re-ranks the first one's
+    candidates is a second pass: how much of the possible gain it reaches is shown too.
+
+    [bold]Examples[/bold]
+
+    secondpass evaluate --qrels qrels.txt --run bm25.trec --run reranked.trec --html report.html
+
+    secondpass evaluate --qrels beir/scifact -r BM25=a.trec -r ours=b.trec -m nDCG@10 -m "P(rel=2)@5"
+
+    secondpass evaluate --pipeline evaluate_rerank --dataset beir/scifact --html report.html
+    """
+    _check_choice(qrels, run, pipeline, dataset)
+    for path in (html, json, csv, output):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
+    if pipeline is not None and dataset is not None:
+        found = _piped(DatasetRequest(pipeline, dataset, split, limit, depth, None, model, output))
+    else:
+        found = _read(qrels, run or [], queries, split)
+    from secondpass.evaluation.analysis import analyse
+    from secondpass.evaluation.measures import DEFAULT_MEASURES
+
+    chosen = measure or found.measures or DEFAULT_MEASURES
+    analysis = analyse(
+        found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed, examples=examples
+    )
+    _show(analysis, found.notes, budget_ms)
+    _write(analysis, html, json, csv)
+
+
+def _check_choice(qrels: Path | None, run: list[str] | None, pipeline: str | None, dataset: Path | None) -> None:
+    if (pipeline is None) != (dataset is None):
+        raise InvalidInput("--pipeline and --dataset go together")
+    if pipeline is not None and (run or qrels):
+        raise InvalidInput("give either --pipeline and --dataset, or --qrels and --run")
+    if pipeline is None and (qrels is None or not run):
+        raise InvalidInput("give --qrels and at least one --run, or --pipeline and --dataset")
+
+
+def _read(qrels: Path | None, runs: list[str], queries: Path | None, split: str) -> Evaluated:
+    """Judgements and runs out of files; a BEIR folder brings the texts of its queries along."""
+    if qrels is None:
+        raise InvalidInput("--qrels is missing")
+    folder = qrels if qrels.is_dir() else None
+    judged = read_qrels(qrels if folder is None else qrels_file(folder, split))
+    file = queries or (None if folder is None else named_file(folder, "queries.jsonl"))
+    return Evaluated(judged, tuple(_run(given) for given in runs), None if file is None else read_queries(file))
+
+
+def _run(given: str) -> Run:
+    name, equals, path = given.partition("=")
+    if not equals or Path(given).exists():
+        return read_run(Path(given))
+    return read_run(Path(path), name)
+
+
+def _piped(request: DatasetRequest) -> Evaluated:
+    """Both passes of a pipeline; it is run by an installed integration, since the core knows no framework."""
+    found = list(entry_points(group=PIPELINE_RUNS, name="dataset"))
+    if not found:
+        raise MissingExtra('nothing here can run a pipeline: pip install "secondpass[haystack]"')
+    runner: Callable[[DatasetRequest], DatasetRuns] = found[0].load()
+    runs = runner(request)
+    notes = []
+    if runs.cut:
+        notes.append(f"{runs.cut} documents were cut to fit the model")
+    if runs.not_reranked:
+        notes.append(f"{runs.not_reranked} queries kept the first pass's order, because the ranker failed")
+    # The last component before the ranker gave it the candidates: that is the first pass it is measured against.
+    first = (runs.first[-1], *runs.first[:-1])
+    return Evaluated(runs.qrels, (*first, runs.second), runs.texts, runs.ms, runs.measures, tuple(notes))
+
+
+def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -> None:
+    from secondpass.evaluation.depths import depth_for
+    from secondpass.evaluation.reporting.terminal import print_analysis
+
+    console = PipeConsole(highlight=False, markup=False, emoji=False)
+    print_analysis(console, analysis)
+    for found in analysis.second_passes if budget_ms is not None else ():
+        if found.depth is None or budget_ms is None:
+            continue
+        point = depth_for(found.depth, budget_ms)
+        console.print(f"Within {budget_ms:g} ms a query: depth {point.depth}, {analysis.primary} {point.value:.4f}.")
+    for note in notes:
+        console.print(f"Note: {note}.")
+
+
+def _write(analysis: Analysis, html: Path | None, json: Path | None, csv: Path | None) -> None:
+    if html is not None:
+        from secondpass.evaluation.reporting.page import write_page
+
+        write_page(html, analysis)
+    if json is not None or csv is not None:
+        from secondpass.evaluation.reporting.plain import write_csv, write_json
+
+        if json is not None:
+            write_json(json, analysis)
+        if csv is not None:
+            write_csv(csv, analysis)

@@ -1,0 +1,196 @@
+"""The tables of a report as values: the terminal and the page show the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from secondpass.evaluation.findings import Analysis, Change, DepthCurve, SecondPass
+from secondpass.evaluation.findings import ThresholdPoint as Threshold
+from secondpass.evaluation.reporting.wording import (
+    NOTHING,
+    counted,
+    milliseconds,
+    number,
+    p_cell,
+    percent,
+    signed,
+    signed_span,
+    span,
+)
+
+Kind = Literal["name", "number", "text"]
+THRESHOLDS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A title, columns with what they hold, rows of cells; a cell's second line is of less weight."""
+
+    title: str
+    columns: tuple[tuple[str, Kind], ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def means(analysis: Analysis) -> Table:
+    """A row per measure and system: narrow, whatever the number of measures."""
+    known = analysis.ms or {}
+    rows = [
+        (
+            measure,
+            report.system,
+            number(report.means.get(measure)),
+            span(analysis.intervals.get(report.system, {}).get(measure)),
+            *([milliseconds(known.get(report.system))] if known else []),
+        )
+        for measure in all_measures(analysis)
+        for report in analysis.reports
+    ]
+    timed = ("ms a query",) if known else ()
+    columns = _columns(("measure", "system"), ("mean", _interval_name(analysis), *timed))
+    return Table(f"Means over {_queries(analysis)}", columns, tuple(rows))
+
+
+def means_side_by_side(analysis: Analysis) -> Table:
+    """A row per system, a column per measure, the interval as the cell's second line."""
+    known = analysis.ms or {}
+    measures = all_measures(analysis)
+    rows = [
+        (
+            report.system,
+            *(
+                f"{number(report.means.get(measure))}\n{span(intervals.get(measure))}".removesuffix(f"\n{NOTHING}")
+                for measure in measures
+            ),
+            *([milliseconds(known.get(report.system))] if known else []),
+        )
+        for report in analysis.reports
+        for intervals in (analysis.intervals.get(report.system, {}),)
+    ]
+    columns = _columns(("system",), (*measures, *(("ms a query",) if known else ())))
+    note = f"Second lines: {_interval_name(analysis)} of the mean." if any(analysis.intervals.values()) else ""
+    return Table(f"Means over {_queries(analysis)}", columns, tuple(rows), note)
+
+
+def differences(analysis: Analysis, system: str | None = None) -> Table | None:
+    """A row per comparison, of one system or of all (a column then says which); None where there is none."""
+    chosen = [each for each in analysis.comparisons if system in (None, each.system)]
+    if not chosen:
+        return None
+    rows = [
+        (
+            *([each.system] if system is None else []),
+            each.measure,
+            signed(each.difference),
+            signed_span(each.interval),
+            p_cell(each.p_adjusted),
+            *(f"{queries:,}" for queries in (each.helped, each.hurt, each.unchanged)),
+        )
+        for each in chosen
+    ]
+    names = ("measure",) if system else ("system", "measure")
+    level = percent(chosen[0].interval.level)
+    numbers = ("difference", f"{level} interval", "adjusted p", "helped", "hurt", "same")
+    together = counted(len(analysis.comparisons), "comparison", "comparisons")
+    note = f"p: paired randomisation test, adjusted for {together} (Holm). helped, hurt, same: queries."
+    title = f"{system or 'Differences'} against {chosen[0].baseline}"
+    return Table(title, _columns(names, numbers), tuple(rows), note)
+
+
+def headroom(second_pass: SecondPass) -> Table:
+    """A row per measure: both passes, the ceiling, the share reached, what each pass loses."""
+    rows = [
+        (
+            each.measure,
+            number(each.first),
+            number(each.second),
+            number(each.ceiling),
+            percent(each.share),
+            number(each.ideal - each.ceiling),
+            number(each.ceiling - each.second),
+        )
+        for each in second_pass.headroom
+    ]
+    numbers = ("first", "second", "ceiling", "reached", "lost by first", "lost by second")
+    note = "ceiling: a perfect order of the same candidates. reached: (second - first) / (ceiling - first)."
+    return Table("Headroom", _columns(("measure",), numbers), tuple(rows), note)
+
+
+def ties(second_pass: SecondPass) -> Table | None:
+    """A row per measure that equal scores leave open, None where there is none."""
+    rows = [
+        (each.measure, number(each.worst), number(each.expected), number(each.best), f"{each.tied_queries:,}")
+        for each in second_pass.ties
+        if each.tied_queries
+    ]
+    columns = _columns(("measure",), ("worst", "expected", "best", "queries with ties"))
+    note = "Means over the orders that equal scores allow."
+    return Table("Equal scores", columns, tuple(rows), note) if rows else None
+
+
+def changes(title: str, changed: Sequence[Change], limit: int) -> Table | None:
+    """The first `limit` queries with both values, the rank of the best relevant document, and the text."""
+    rows = [
+        (each.query, signed(each.difference), f"{number(each.first)} → {number(each.second)}", _ranks(each), each.text)
+        for each in changed[:limit]
+    ]
+    columns: tuple[tuple[str, Kind], ...] = (
+        *_columns(("query",), ("change", "value", "rank")),
+        ("text", "text"),
+    )
+    note = "rank: of the best-placed relevant document."
+    note += f" {len(changed) - limit:,} more queries are not shown." if len(changed) > limit else ""
+    return Table(title, columns, tuple(rows), note) if rows else None
+
+
+def depths(curve: DepthCurve) -> Table:
+    """A row per depth."""
+    timed = any(point.ms is not None for point in curve.points)
+    rows = [
+        (f"{point.depth:,}", number(point.value), *([milliseconds(point.ms)] if timed else []))
+        for point in curve.points
+    ]
+    columns = _columns((), ("depth", curve.measure, *(("ms a query",) if timed else ())))
+    return Table("Quality by depth", columns, tuple(rows))
+
+
+def thresholds(points: Sequence[Threshold]) -> Table:
+    """A few thresholds from the lowest to the highest."""
+    rows = [
+        (number(point.threshold), number(point.precision), number(point.recall), f"{point.kept:,}")
+        for point in _spread(points, THRESHOLDS)
+    ]
+    columns = _columns((), ("score from", "precision", "recall", "documents kept"))
+    return Table("What a threshold keeps", columns, tuple(rows))
+
+
+def all_measures(analysis: Analysis) -> list[str]:
+    """Measures of all reports, in order."""
+    return list(dict.fromkeys(measure for report in analysis.reports for measure in report.measures))
+
+
+def _columns(names: Iterable[str], numbers: Iterable[str]) -> tuple[tuple[str, Kind], ...]:
+    return (*((name, "name") for name in names), *((name, "number") for name in numbers))
+
+
+def _queries(analysis: Analysis) -> str:
+    sizes = {report.coverage.measured for report in analysis.reports}
+    return counted(sizes.pop(), "query", "queries") if len(sizes) == 1 else "the judged queries"
+
+
+def _interval_name(analysis: Analysis) -> str:
+    levels = {interval.level for by_measure in analysis.intervals.values() for interval in by_measure.values()}
+    return f"{percent(levels.pop())} interval" if len(levels) == 1 else "interval"
+
+
+def _ranks(change: Change) -> str:
+    first, second = (NOTHING if rank is None else str(rank) for rank in (change.first_rank, change.second_rank))
+    return f"{first} → {second}"
+
+
+def _spread(points: Sequence[Threshold], most: int) -> list[Threshold]:
+    if len(points) <= most:
+        return list(points)
+    return [points[round(place * (len(points) - 1) / (most - 1))] for place in range(most)]

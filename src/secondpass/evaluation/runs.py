@@ -1,0 +1,200 @@
+"""Runs as values: per query a ranking of documents, and the files that hold them: TREC and JSON Lines.
+
+The order of a run is part of it, so that no measure breaks ties its own way. Read from scores, the order is
+trec_eval's: by score as float32, ties by document id, descending.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from secondpass.corpora import existing
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.columns import column_of, string_id
+from secondpass.lines import Line, read_lines
+
+Ranking = Mapping[str, float | None]
+"""Score by document id, best document first; None where a ranker gave no score."""
+
+
+class Run(Mapping[str, Ranking]):
+    """Rankings by query id, in the order in which the system gave them.
+
+    Args:
+        name: what reports call the system.
+        rankings: per query the documents, best first, with their scores (None where there are none).
+
+    Raises:
+        InvalidInput: an id is no str, a document comes twice in a ranking, or a score is NaN; the message names
+            query and document.
+    """
+
+    def __init__(self, name: str, rankings: Mapping[str, Iterable[tuple[str, float | None]]]) -> None:
+        self.name = name
+        self._rankings = {
+            string_id(query, "query"): _ranking(query, documents) for query, documents in rankings.items()
+        }
+
+    @classmethod
+    def from_scores(cls, name: str, scores: Mapping[str, Mapping[str, float]]) -> Run:
+        """A run out of scores in any order, ordered as trec_eval orders them."""
+        return cls(name, {query: by_score(documents) for query, documents in scores.items()})
+
+    def __getitem__(self, query: str) -> Ranking:
+        return self._rankings[query]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rankings)
+
+    def __len__(self) -> int:
+        return len(self._rankings)
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, {len(self)} queries, {sum(map(len, self._rankings.values()))} documents)"
+
+    def only(self, queries: object) -> Run:
+        """The rankings of some queries; `queries` is any container of ids."""
+        kept = {query: ranking.items() for query, ranking in self.items() if query in queries}  # type: ignore[operator]
+        return Run(self.name, kept)
+
+
+def by_score(scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Documents in trec_eval's order: by score as float32, equal scores by id, both descending.
+
+    Raises:
+        InvalidInput: a score is NaN: it has no place in an order.
+    """
+    values = np.fromiter(scores.values(), np.float32, len(scores))
+    if np.isnan(values).any():
+        document = list(scores)[int(np.isnan(values).argmax())]
+        raise InvalidInput(f"document {document!r} has the score NaN")
+    documents = list(scores.items())
+    if (values[1:] < values[:-1]).all():
+        return documents
+    # UTF-8's byte order, by which trec_eval compares, is the order of code points, by which Python does.
+    ranked = sorted(zip(values.tolist(), documents, strict=True), key=lambda item: (item[0], item[1][0]), reverse=True)
+    return [document for _, document in ranked]
+
+
+def read_run(path: Path, name: str | None = None) -> Run:
+    """A run from a file, gzip accepted; `name` is by default the file's.
+
+    A name that ends in .jsonl holds an object a query, {"query_id": ..., "documents": [{"id": ..., "score": ...},
+    ...]}, best document first. Any other file has TREC's six columns (query, Q0, document, rank, score, tag), ordered
+    by score: rank and tag are not read, as trec_eval does not read them.
+
+    Raises:
+        InvalidInput: a line has another form, a score is no number, or a query or document comes twice; the message
+            names file and line.
+    """
+    given = name if name is not None else path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        return Run(given, _json_rankings(path))
+    scores: dict[str, dict[str, float]] = {}
+    for line in read_lines(existing(path)):
+        query, document, score = _trec(line)
+        ranking = scores.get(query)
+        if ranking is None:
+            ranking = scores[query] = {}
+        if document in ranking:
+            raise line.refuse(f"document {document!r} of query {query!r} was given before")
+        ranking[document] = score
+    if not scores:
+        raise InvalidInput(f"{path}: no ranking in it")
+    return Run.from_scores(given, scores)
+
+
+def write_run(stream: TextIO, rankings: Iterable[tuple[str, Sequence[tuple[str, float | None]]]], tag: str) -> int:
+    """Write rankings (query id, documents best first with scores) in TREC's six columns; returns the lines written.
+
+    trec_eval orders by score and breaks ties by document id, and holds scores as float32. So where the scores of a
+    query do not fall strictly in float32 (or are absent), n, n-1, ... 1 stand in their place.
+
+    Raises:
+        InvalidInput: an id is empty or has white space in it, which the format cannot hold.
+    """
+    written = 0
+    for query_id, ranking in rankings:
+        scores = run_scores([score for _, score in ranking])
+        for rank, ((document_id, _), score) in enumerate(zip(ranking, scores, strict=True), start=1):
+            columns = (column_of(query_id), "Q0", column_of(document_id), str(rank), repr(score), tag)
+            stream.write(" ".join(columns) + "\n")
+            written += 1
+    return written
+
+
+def run_scores(scores: Sequence[float | None]) -> list[float]:
+    """The scores, if trec_eval would keep their order; else the number of documents at or below each rank."""
+    given = [float(score) for score in scores if score is not None]
+    if len(given) == len(scores) and all(map(_fits_float32, given)):
+        single = np.asarray(given, np.float32).tolist()
+        if all(upper > lower for upper, lower in pairwise(single)):
+            return given
+    return [float(len(scores) - index) for index in range(len(scores))]
+
+
+def _fits_float32(score: float) -> bool:
+    return math.isfinite(score) and abs(score) < 3.4e38
+
+
+def _ranking(query: str, documents: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    ranking: dict[str, float | None] = {}
+    count = 0
+    for document, score in documents:
+        count += 1
+        if score is not None and math.isnan(score):
+            raise InvalidInput(f"query {query!r}: document {document!r} has the score NaN")
+        ranking[document] = score
+        if len(ranking) != count:
+            raise InvalidInput(f"query {query!r}: document {document!r} comes twice in the ranking")
+        if document.__class__ is not str or not document:
+            string_id(document, f"query {query!r}: document")
+    return ranking
+
+
+def _trec(line: Line) -> tuple[str, str, float]:
+    columns = line.text.split()
+    if len(columns) != 6:
+        raise line.refuse(f"{len(columns)} columns; a TREC run has 6 (query, Q0, document, rank, score, tag)")
+    try:
+        score = float(columns[4])
+    except ValueError:
+        raise line.refuse(f"score {columns[4]!r} is no number") from None
+    if math.isnan(score):
+        raise line.refuse("the score is NaN")
+    return columns[0], columns[2], score
+
+
+def _json_rankings(path: Path) -> dict[str, list[tuple[str, float | None]]]:
+    rankings: dict[str, list[tuple[str, float | None]]] = {}
+    for line in read_lines(existing(path)):
+        value = line.json_object()
+        query, documents = value.get("query_id"), value.get("documents")
+        if not isinstance(query, str) or not query:
+            raise line.refuse(f'"query_id" is {query!r}, not a string with something in it')
+        if query in rankings:
+            raise line.refuse(f"query {query!r} was given before")
+        if not isinstance(documents, list):
+            raise line.refuse('"documents" is no list')
+        rankings[query] = [_json_document(line, index, document) for index, document in enumerate(documents)]
+        if len({document for document, _ in rankings[query]}) != len(documents):
+            raise line.refuse("a document comes twice")
+    if not rankings:
+        raise InvalidInput(f"{path}: no ranking in it")
+    return rankings
+
+
+def _json_document(line: Line, index: int, document: object) -> tuple[str, float | None]:
+    found = document if isinstance(document, dict) else {"id": document}
+    name, score = found.get("id"), found.get("score")
+    if not isinstance(name, str) or not name:
+        raise line.refuse(f"documents[{index}] has no id that is a string")
+    if score is not None and (not isinstance(score, (int, float)) or isinstance(score, bool) or math.isnan(score)):
+        raise line.refuse(f"documents[{index}] has score {score!r}, not a number")
+    return name, None if score is None else float(score)

@@ -1,0 +1,170 @@
+"""qrels: judgements as a value, formats read and written, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels, write_qrels
+
+HEADER = "query-id\tcorpus-id\tscore\n"
+
+
+def test_reads_beir_and_trec_alike(tmp_path: Path) -> None:
+    """BEIR's table, with and without header, and TREC's columns give the same judgements."""
+    beir, bare, trec = tmp_path / "a.tsv", tmp_path / "b.tsv", tmp_path / "c.txt"
+    beir.write_text(HEADER + "q1\td1\t2\nq1\td2\t0\nq2\td1\t-1\n")
+    bare.write_text("q1\td1\t2\nq1\td2\t0\nq2\td1\t-1\n")
+    trec.write_text("q1 0 d1 2\nq1\tQ0\td2\t0\n\nq2  0   d1  -1\n")
+    expected = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": -1}}
+    assert read_qrels(beir) == read_qrels(bare) == read_qrels(trec) == expected
+
+
+def test_reads_gzip_and_byte_order_mark(tmp_path: Path) -> None:
+    """A gzipped file with a byte order mark and Windows line ends is read as the plain one."""
+    file = tmp_path / "q.tsv.gz"
+    file.write_bytes(gzip.compress(b"\xef\xbb\xbf" + HEADER.replace("\n", "\r\n").encode() + b"q1\td1\t1\r\n"))
+    assert read_qrels(file) == {"q1": {"d1": 1}}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("q1\td2", "2 columns"),
+        ("q1 d2 1", "1 columns"),
+        ("q1\td2\t1.5", "grade '1.5' is no whole number"),
+        ("q1\td2\thigh", "grade 'high'"),
+        ("query-id\tcorpus-id\tscore", "grade 'score'"),
+        ("q1\td1\t2", "has grade 2 here and 1 before"),
+    ],
+)
+def test_bad_judgement_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    """A line that is no judgement is refused with file and number; equal repetitions are not."""
+    file = tmp_path / "q.tsv"
+    file.write_text(HEADER + "q1\td1\t1\nq1\td1\t1\n" + line + "\n")
+    with pytest.raises(InvalidInput) as refused:
+        read_qrels(file)
+    assert str(refused.value).startswith(f"{file}:4: ")
+    assert reason in str(refused.value)
+
+
+def test_no_judgement_is_refused(tmp_path: Path) -> None:
+    """A file with a header only is refused."""
+    (tmp_path / "q.tsv").write_text(HEADER)
+    with pytest.raises(InvalidInput, match="no judgement in it"):
+        read_qrels(tmp_path / "q.tsv")
+
+
+def test_qrels_file_lists_the_splits(tmp_path: Path) -> None:
+    """A split that is missing is refused with the names of those that are there."""
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "train.tsv").touch()
+    (tmp_path / "qrels" / "dev.tsv.gz").touch()
+    assert qrels_file(tmp_path, "dev").name == "dev.tsv.gz"
+    with pytest.raises(InvalidInput, match=r"no qrels/test\.tsv; its splits are dev, train"):
+        qrels_file(tmp_path, "test")
+
+
+def test_judged_queries_have_a_relevant_document() -> None:
+    """Queries whose judgements are all 0 or below do not count."""
+    assert Qrels({"a": {"d": 1}, "b": {"d": 0}, "c": {"d": -1, "e": 3}}).with_relevant == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("grades", "reason"),
+    [
+        ({1: {"d": 1}}, "query id 1 is int, not str"),
+        ({"q": {7: 1}}, "query 'q': document id 7 is int, not str"),
+        ({"": {"d": 1}}, "query id is empty"),
+        ({"q": {"d": float("nan")}}, "query 'q': document 'd' has grade nan"),
+        ({"q": {"d": float("inf")}}, "has grade inf"),
+        ({"q": {"d": 0.5}}, "has grade 0.5, which is no whole number"),
+        ({"q": {"d": True}}, "has grade True"),
+        ({"q": {"d": "1"}}, "has grade '1'"),
+    ],
+)
+def test_row_59_and_62_ids_are_str_and_grades_whole(grades: Any, reason: str) -> None:
+    """7 and "7" would silently be two documents, and NaN no grade at all."""
+    with pytest.raises(InvalidInput) as refused:
+        Qrels(grades)
+    assert reason in str(refused.value)
+
+
+def test_grades_of_other_number_types_are_ints() -> None:
+    """What a table or an array holds is taken, if it is whole."""
+    qrels = Qrels({"q": {"a": np.int64(2), "b": np.float32(1.0), "c": 3.0}})
+    assert qrels == {"q": {"a": 2, "b": 1, "c": 3}}
+    assert all(type(grade) is int for grade in qrels["q"].values())
+
+
+def test_row_58_a_query_without_judgements_is_absent() -> None:
+    """An empty inner mapping corrupts later queries in pytrec_eval: it never gets there."""
+    qrels = Qrels({"a": {}, "b": {"d": 1}})
+    assert list(qrels) == ["b"]
+    assert len(qrels) == 1
+
+
+def test_judgements_are_a_copy() -> None:
+    """A value does not change with what it was made from."""
+    given = {"q": {"d": 1}}
+    qrels = Qrels(given)
+    given["q"]["d"] = 5
+    assert qrels["q"]["d"] == 1
+    assert repr(qrels) == "Qrels(1 queries, 1 judgements)"
+
+
+def test_only_some_queries() -> None:
+    """The others are left out, in the same order."""
+    qrels = Qrels({"a": {"d": 1}, "b": {"d": 0}, "c": {"d": 2}})
+    assert qrels.only({"c", "a"}) == {"a": {"d": 1}, "c": {"d": 2}}
+
+
+def test_written_judgements_read_back(tmp_path: Path) -> None:
+    """TREC's columns hold everything but white space in ids."""
+    qrels = Qrels({"q1": {"d1": 2, "d2": 0}, "q2": {"d1": -1}})
+    stream = io.StringIO()
+    write_qrels(stream, qrels)
+    (tmp_path / "q.trec").write_text(stream.getvalue())
+    assert read_qrels(tmp_path / "q.trec") == qrels
+    with pytest.raises(InvalidInput, match="white space"):
+        write_qrels(io.StringIO(), Qrels({"q": {"a b": 1}}))
+
+
+def test_reads_json_lines(tmp_path: Path) -> None:
+    """One object a judgement."""
+    rows = [{"query_id": "q", "doc_id": "a", "relevance": 2}, {"query_id": "q", "doc_id": "b", "relevance": 0.0}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read_qrels(tmp_path / "q.jsonl") == {"q": {"a": 2, "b": 0}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query_id": 1, "doc_id": "a", "relevance": 1},
+        {"query_id": "q", "doc_id": " ", "relevance": 1},
+        {"query_id": "q", "doc_id": "a"},
+        {"query_id": "q", "doc_id": "a", "relevance": "1"},
+        {"query_id": "q", "doc_id": "a", "relevance": 0.5},
+        {"query_id": "q", "doc_id": "a", "relevance": float("nan")},
+    ],
+)
+def test_a_bad_json_judgement_is_named(tmp_path: Path, row: dict[str, Any]) -> None:
+    """With file and line."""
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InvalidInput, match=r"q\.jsonl:1: "):
+        read_qrels(tmp_path / "q.jsonl")
+
+
+@pytest.mark.parametrize("line", ["q1\t\t1", "\td1\t1"])
+def test_an_empty_id_in_a_table_is_refused(tmp_path: Path, line: str) -> None:
+    """An empty column is a broken table, not a document."""
+    (tmp_path / "q.tsv").write_text(HEADER + line + "\n")
+    with pytest.raises(InvalidInput, match="an id is empty"):
+        read_qrels(tmp_path / "q.tsv")
