@@ -38,8 +38,8 @@ ORDER = (
     "evaluation.runs",
     "evaluation.reports",
     # runs to figures: no torch
-    "evaluation.measures",
     "evaluation.libraries",
+    "evaluation.measures",
     "evaluation.findings",
     "evaluation.intervals",
     "evaluation.significance",

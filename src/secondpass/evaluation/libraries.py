@@ -1,10 +1,20 @@
-"""scikit-learn and scipy, imported when an evaluator first needs them: they take seconds."""
+"""Libraries of the eval extra, imported when they are first needed: they take seconds."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from secondpass.errors import MissingExtra
+
+
+def ir_measures() -> Any:
+    """The module `ir_measures`.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    return _module("ir_measures", "ir_measures")
 
 
 def scikit_metrics() -> Any:
@@ -13,11 +23,7 @@ def scikit_metrics() -> Any:
     Raises:
         MissingExtra: scikit-learn is not installed.
     """
-    try:
-        import sklearn.metrics as library
-    except ImportError as error:
-        raise MissingExtra('scikit-learn is not installed: pip install "secondpass[eval]"') from error
-    return library
+    return _module("sklearn.metrics", "scikit-learn")
 
 
 def scipy_stats() -> Any:
@@ -26,8 +32,11 @@ def scipy_stats() -> Any:
     Raises:
         MissingExtra: scipy is not installed.
     """
+    return _module("scipy.stats", "scipy")
+
+
+def _module(name: str, library: str) -> Any:
     try:
-        import scipy.stats as library
+        return import_module(name)
     except ImportError as error:
-        raise MissingExtra('scipy is not installed: pip install "secondpass[eval]"') from error
-    return library
+        raise MissingExtra(f'{library} is not installed: pip install "secondpass[eval]"') from error

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.libraries import ir_measures
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.reports import Coverage, Report
 from secondpass.evaluation.runs import Run
@@ -120,16 +121,3 @@ def _aggregate(measure: Measure, values: Mapping[str, float]) -> float:
     for value in values.values():
         aggregator.add(value)
     return float(aggregator.result())
-
-
-def ir_measures() -> Any:
-    """The library.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import ir_measures as library
-    except ImportError as error:
-        raise MissingExtra('ir_measures is not installed: pip install "secondpass[eval]"') from error
-    return library

@@ -9,7 +9,8 @@ from typing import Any
 
 from haystack_integrations.common.secondpass.search.answers import Answer, ids
 
-from secondpass.evaluation.measures import evaluate, ir_measures
+from secondpass.evaluation.libraries import ir_measures
+from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 
