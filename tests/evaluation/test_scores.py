@@ -71,9 +71,17 @@ def test_a_hundred_points_at_most() -> None:
     """Of many scores the lowest, the highest and what lies evenly between."""
     run = Run.from_scores("run", {"q": {f"d{index}": float(index) for index in range(1000)}})
     found = thresholds(Qrels({"q": {"d900": 1}}), run)
-    assert len(found) == 100
+    assert 50 <= len(found) <= 100
     assert (found[0].threshold, found[0].kept, found[-1].threshold, found[-1].kept) == (0.0, 1000, 999.0, 1)
     assert all(point.recall == (point.threshold <= 900) for point in found)
+
+
+def test_the_upper_end_of_the_scale_has_points_too() -> None:
+    """Ten thousand documents near 0 and five above: a threshold for precision lies among those five."""
+    ranking = [(f"d{place}", 0.9 - 0.1 * place if place < 5 else 0.01 / place) for place in range(10_000)]
+    found = thresholds(Qrels({"q": {"d0": 1, "d1": 1}}), Run("run", {"q": ranking}))
+    assert [point.kept for point in found[-5:]] == [5, 4, 3, 2, 1]
+    assert len(found) <= 100
 
 
 def test_nothing_relevant_has_no_thresholds() -> None:

@@ -83,8 +83,8 @@ def thresholds(qrels: Qrels, run: Run) -> tuple[ThresholdPoint, ...]:
     cannot bring back what the run does not have.
 
     Returns:
-        A point for each score in the run, lowest first, or a hundred of them evenly spaced; none where the run has
-        no relevant document.
+        A point for each score in the run, lowest first, or about a hundred of them: half evenly spaced by rank, half by
+        value, as most documents of a run have scores near its lowest. None where the run has no relevant document.
 
     Raises:
         MissingExtra: scikit-learn is not installed.
@@ -93,10 +93,19 @@ def thresholds(qrels: Qrels, run: Run) -> tuple[ThresholdPoint, ...]:
     if not pairs.relevant.any():
         return ()
     precisions, recalls, values = scikit_metrics().precision_recall_curve(pairs.relevant, pairs.scores)
-    chosen = np.unique(np.linspace(0, len(values) - 1, min(MOST_POINTS, len(values))).round().astype(int))
+    chosen = _spread(values)
     ordered = np.sort(pairs.scores)
     kept = len(ordered) - np.searchsorted(ordered, values[chosen], side="left")
     return tuple(
         ThresholdPoint(float(values[index]), float(precisions[index]), float(recalls[index]), int(number))
         for index, number in zip(chosen, kept, strict=True)
     )
+
+
+def _spread(values: NDArray[np.floating]) -> NDArray[np.int_]:
+    """Places of all values, or of about `MOST_POINTS` of them; `values` rise."""
+    if len(values) <= MOST_POINTS:
+        return np.arange(len(values))
+    by_rank = np.linspace(0, len(values) - 1, MOST_POINTS // 2).round().astype(int)
+    by_value = np.searchsorted(values, np.linspace(values[0], values[-1], MOST_POINTS // 2))
+    return np.unique(np.concatenate([by_rank, by_value]))
