@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 COMPONENTS := haystack_integrations.components
 
-.PHONY: demo test check fix coverage wheel pocket pocket-figures benchmark-evaluation clean
+.PHONY: demo test check fix coverage wheel pocket pocket-figures benchmark-evaluation benchmark-training clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -14,7 +14,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src recipes benchmarks
-	$(BIN)/mypy -p $(COMPONENTS).rankers.secondpass -p $(COMPONENTS).evaluators.secondpass -p haystack_integrations.common.secondpass
+	$(BIN)/mypy -p $(COMPONENTS).rankers.secondpass -p $(COMPONENTS).evaluators.secondpass -p $(COMPONENTS).trainers.secondpass -p haystack_integrations.common.secondpass
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.test
@@ -42,6 +42,11 @@ pocket-figures: $(VENV)/.pocket
 # A million lines of a run, beside ir_measures alone.
 benchmark-evaluation: $(VENV)/.test
 	$(BIN)/python -m benchmarks.evaluation compare
+
+# Pairs per second of training beside sentence-transformers' trainer, same model, data and steps.
+benchmark-training: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "datasets>=4"
+	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.training compare
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

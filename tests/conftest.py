@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from secondpass import CrossEncoder
+from tests.small_collection import write_beir
 from tests.tiny_models import make_folder
 
 
@@ -66,3 +67,9 @@ def data_folder() -> Path:
     if not (folder / "cranfield").is_dir():
         pytest.skip(f"no labelled collections in {folder}: set SECONDPASS_DATA")
     return folder
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    """A BEIR folder of five documents and three queries with a relevant one."""
+    return write_beir(tmp_path / "beir")

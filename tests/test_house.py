@@ -100,18 +100,107 @@ ORDER = (
     "evaluation.pairs.softmax_accuracy",
     "evaluation.pairs.reranking",
     "evaluation",
-    # labelled pairs to weights
-    "training",
-    "training.labelled",
-    "training.objective",
-    "training.optimisation",
-    "training.schedules",
-    "training.best_weights",
-    "training.loop",
-    "training.fitting",
     # what users hold
     "reranker",
+    # labelled queries to weights
+    "training.settings",
+    "training.losses",
+    "training.losses.contract",
+    "training.data",
+    "training.data.groups",
+    "training.data.counts",
+    "training.data.rules",
+    "training.data.columns",
+    "training.data.rows",
+    "training.data.streams",
+    "training.data.checking",
+    "training.data.fingerprints",
+    "training.data.iterables",
+    "training.data.judged",
+    "training.data.tables",
+    "training.data.sources",
+    "training.losses.masks",
+    "training.losses.options",
+    "training.losses.contrastive",
+    "training.losses.listwise",
+    "training.losses.pairwise",
+    "training.losses.pointwise",
+    "training.losses.named",
+    "training.negatives",
+    "training.negatives.pooling",
+    "training.negatives.biencoder",
+    "training.negatives.bm25",
+    "training.negatives.nearest",
+    "training.negatives.candidates",
+    "training.negatives.mined",
+    "training.negatives.rule",
+    "training.negatives.sifting",
+    "training.negatives.rescoring",
+    "training.negatives.mining",
+    "training.negatives.writing",
+    "training.distillation",
+    "training.distillation.merges",
+    "training.distillation.kept_pieces",
+    "training.distillation.layers",
+    "training.distillation.smaller_tokenizer",
+    "training.distillation.teachers",
+    "training.survival",
+    "training.survival.files",
+    "training.survival.manifests",
+    "training.survival.tensor_files",
+    "training.survival.checkpoints",
+    "training.survival.nested_state",
+    "training.survival.optimizer_state",
+    "training.survival.random_state",
+    "training.survival.run_lock",
+    "training.weights",
+    "training.weights.averages",
+    "training.weights.best_weights",
+    "training.weights.layers",
+    "training.weights.lora",
+    "training.weights.optimisation",
+    "training.weights.parameter_groups",
+    "training.weights.schedules",
+    "training.cpu",
+    "training.cpu.masks",
+    "training.cpu.attention",
+    "training.cpu.packed",
+    "training.cpu.dropout",
+    "training.cpu.forward",
+    "training.cpu.memory",
+    "training.running",
+    "training.measuring.dev_ranking",
+    "training.running.loop",
+    "training.running.processes",
+    "training.running.steps",
+    "training.running.group_learner",
+    "training.running.preparation",
+    "training.running.model_state",
+    "training.running.plan",
+    "training.running.checkpointing",
+    "training.running.claim",
+    "training.running.fresh_start",
+    "training.running.step_log",
+    "training.running.run_watch",
+    "training.running.tensorboard_log",
+    "training.measuring",
+    "training.measuring.before_after",
+    "training.trainer",
+    "training.measuring.card",
+    "training.measuring.held_out",
+    "training.fitting",
+    "training.fitting.labelled",
+    "training.fitting.objective",
+    "training.fitting.fit",
+    "training.configuration",
+    "training.configuration.training_config",
+    "training.configuration.yaml_document",
+    "training.configuration.typed",
+    "training.configuration.reading",
     "cross_encoder",
+    "training.distillation.vocabulary",
+    "training.configured",
+    "training",
     # the command line
     "cli.choices",
     "cli.failures",
@@ -120,8 +209,11 @@ ORDER = (
     "cli.rank",
     "cli.score",
     "cli.evaluate",
+    "cli.mine",
+    "cli.train",
     "cli.program",
     "cli",
+    "cli.__main__",
     "",
 )
 LONGEST_FILE = 300
@@ -247,7 +339,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
 
 @pytest.mark.parametrize(
     "folder",
-    ["", "components", "components/rankers", "components/evaluators", "common"],
+    ["", "components", "components/rankers", "components/evaluators", "components/trainers", "common"],
     ids=lambda folder: folder or "top",
 )
 def test_shared_namespaces_have_no_init_file(folder: str) -> None:
@@ -257,7 +349,9 @@ def test_shared_namespaces_have_no_init_file(folder: str) -> None:
     assert not (namespace / "__init__.py").exists()
 
 
-PACKAGES = {"persistence", "training", "evaluation", "evaluation.pairs", "evaluation.reporting", ""}
+PACKAGES = {
+    module for module in ORDER if (PACKAGE / Path(*module.split(".")) / "__init__.py").is_file() and module != "cli"
+}
 VALUES = {"errors", "record", "evaluation.reports", "evaluation.findings", "evaluation.dataset_runs"}
 
 
@@ -286,7 +380,14 @@ def test_importing_and_using_the_engine_brings_no_framework(tiny_folder: str) ->
     assert done.stdout.split() == []
 
 
-LIGHT = ("secondpass.cli", "secondpass.evaluation.analysis", "secondpass.evaluation.reporting.page")
+LIGHT = (
+    "secondpass.cli",
+    "secondpass.evaluation.analysis",
+    "secondpass.evaluation.reporting.page",
+    "secondpass.training",
+    "secondpass.training.data.sources",
+    "secondpass.training.negatives.mining",
+)
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -27,7 +27,7 @@ from secondpass.renamed import CONSTRUCTOR, SCORING, accepts_renamed
 from secondpass.reranker import Activation, Reranker, timed, warn_once
 from secondpass.text import checked_query
 from secondpass.tokens import Truncation
-from secondpass.training import fitting
+from secondpass.training.fitting import fit as fitting
 
 
 class CrossEncoder(Reranker, PushToHubMixin):

@@ -53,7 +53,7 @@ class Engine:
 
     def __init__(self, fast_tokenizer: Any, forward: Forward) -> None:
         self._tokenizer = PairTokenizer(fast_tokenizer)
-        self._padding = Padding(
+        self.padding = Padding(
             fast_tokenizer.pad_token_id, fast_tokenizer.pad_token_type_id, fast_tokenizer.padding_side == "left"
         )
         self.forward = forward
@@ -71,7 +71,7 @@ class Engine:
     def one_batch(self, columns: Sequence[Sequence[str]], window: Window) -> tuple[Batch, int]:
         """All inputs in one rectangle and in order, as training wants them, and how many of them were cut."""
         tokens = self.tokens(columns, window)
-        return pad(tokens, tuple(range(len(tokens))), self._padding), sum(item.cut is not None for item in tokens)
+        return pad(tokens, tuple(range(len(tokens))), self.padding), sum(item.cut is not None for item in tokens)
 
     def score(
         self,
@@ -90,7 +90,7 @@ class Engine:
         clock.append(time.perf_counter())
         progress = Progress()
         try:
-            logits = score(self.forward, tokens, batches, self._padding, progress, step)[firsts]
+            logits = score(self.forward, tokens, batches, self.padding, progress, step)[firsts]
         except NonFiniteScore as error:
             wrong = set(error.indices)
             raise non_finite(tuple(row for row, first in enumerate(firsts) if first in wrong)) from None

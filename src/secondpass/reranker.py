@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from secondpass import outputs, ranking
+from secondpass.batches import Padding
 from secondpass.engine import Engine, Scored, Window
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.limits import positive_int
@@ -24,7 +25,7 @@ from secondpass.relevance import Relevance, checked_relevance, relevance_logits
 from secondpass.renamed import SCORING, accepts_renamed
 from secondpass.scoring import Forward, TransformersForward
 from secondpass.text import checked_documents, checked_query, materialised
-from secondpass.tokens import TRUNCATIONS, Truncation
+from secondpass.tokens import TRUNCATIONS, Tokens, Truncation
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,15 @@ class Reranker:
     def use_forward(self, forward: Forward) -> None:
         """Put another forward behind the stages; it must give the logits of this model on the same inputs."""
         self._live().forward = forward
+
+    @property
+    def padding(self) -> Padding:
+        """What the model wants in the unused places of a batch."""
+        return self._live().padding
+
+    def tokens(self, queries: Sequence[str], documents: Sequence[str]) -> list[Tokens]:
+        """Model inputs of the pairs (queries[i], documents[i]), cut to the window; texts are taken as they are."""
+        return self._live().tokens([queries, documents], self._window(max(1, len(queries))))
 
     def close(self) -> None:
         """Let go of the weights; later calls raise `SecondPassError`."""

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from secondpass import CrossEncoder
-from tests.cli.conftest import Run, Start, only_line, write_json_lines
+from tests.cli.conftest import Run, Start, only_line
+from tests.small_collection import write_json_lines
 from tests.tiny_models import make_folder
 
 QUERY = "reset the password"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from secondpass.evaluation.qrels import read_qrels
-from tests.cli.conftest import BM25, CORPUS, Run, figures, read_run, write_json_lines
+from tests.cli.conftest import BM25, Run, figures, read_run
+from tests.small_collection import CORPUS, write_json_lines
 
 pytest.importorskip("haystack")
 ir_measures = pytest.importorskip("ir_measures")

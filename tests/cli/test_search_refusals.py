@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import BM25, Run, only_line, write_json_lines
+from tests.cli.conftest import BM25, Run, only_line
+from tests.small_collection import write_json_lines
 
 pytest.importorskip("haystack")
 

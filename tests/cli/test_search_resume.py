@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import BM25, CORPUS, Run, command, figures, only_line, read_run, write_json_lines
+from tests.cli.conftest import BM25, Run, command, figures, only_line, read_run
+from tests.small_collection import CORPUS, write_json_lines
 
 pytest.importorskip("haystack")
 pytest.importorskip("ir_measures")

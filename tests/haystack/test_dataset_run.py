@@ -18,28 +18,17 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.evaluation.dataset_runs import DatasetRequest
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.runs import read_run
-from tests.cli.conftest import CORPUS, QRELS, QUERIES, write_json_lines
 from tests.cli.test_search import hybrid
 from tests.cli.test_search_resume import wait_for_lines
+from tests.small_collection import CORPUS, write_json_lines
 
 FIRST, SECOND = "first pass (retriever)", "second pass (ranker)"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A BEIR folder of five documents and three judged queries."""
-    made = tmp_path / "beir"
-    (made / "qrels").mkdir(parents=True)
-    write_json_lines(made / "corpus.jsonl", CORPUS)
-    write_json_lines(made / "queries.jsonl", QUERIES)
-    (made / "qrels" / "test.tsv").write_text(QRELS)
-    return made
-
-
 @pytest.mark.parametrize("pipeline", ["evaluate_rerank", "rerank_bm25"])
-def test_both_passes(folder: Path, tiny_folder: str, pipeline: str) -> None:
+def test_both_passes(beir: Path, tiny_folder: str, pipeline: str) -> None:
     """Both runs have every judged query and the same candidates, with or without evaluators in the pipeline."""
-    found = run_dataset(DatasetRequest(pipeline, folder, model=tiny_folder))
+    found = run_dataset(DatasetRequest(pipeline, beir, model=tiny_folder))
     (first,) = found.first
     assert (first.name, found.second.name) == (FIRST, SECOND)
     assert list(first) == list(found.second) == list(found.texts) == ["q1", "q2", "q3"]
@@ -58,12 +47,12 @@ def test_both_passes(folder: Path, tiny_folder: str, pipeline: str) -> None:
     assert found.measures == (("nDCG@10", "RR@10", "AP", "R@100") if pipeline == "evaluate_rerank" else ())
 
 
-def test_limit_depth_and_top_k(folder: Path, tiny_folder: str) -> None:
+def test_limit_depth_and_top_k(beir: Path, tiny_folder: str) -> None:
     """A limit cuts queries and judgements, depth the first pass only, top_k the second only; by default all return."""
-    found = run_dataset(DatasetRequest("rerank_bm25", folder, limit=2, depth=4, model=tiny_folder))
+    found = run_dataset(DatasetRequest("rerank_bm25", beir, limit=2, depth=4, model=tiny_folder))
     assert list(found.second) == list(found.qrels) == list(found.texts) == ["q1", "q2"]
     assert [len(run["q2"]) for run in (*found.first, found.second)] == [4, 4]
-    cut = run_dataset(DatasetRequest("rerank_bm25", folder, top_k=1, model=tiny_folder))
+    cut = run_dataset(DatasetRequest("rerank_bm25", beir, top_k=1, model=tiny_folder))
     assert [len(run["q2"]) for run in (*cut.first, cut.second)] == [5, 1]
 
 
@@ -77,9 +66,9 @@ def test_ten_of_the_pipeline_do_not_cut_the_second_pass(tmp_path: Path, tiny_fol
     assert len(found.first[0]["q"]) == len(found.second["q"]) == 12
 
 
-def test_two_retrievers_have_a_run_of_the_candidates(folder: Path, tmp_path: Path, tiny_folder: str) -> None:
+def test_two_retrievers_have_a_run_of_the_candidates(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
     """Where the ranker joins two lists, the last first pass has what it was given: each document once."""
-    found = run_dataset(DatasetRequest(str(hybrid(tmp_path / "hybrid.yaml", tiny_folder)), folder, depth=2))
+    found = run_dataset(DatasetRequest(str(hybrid(tmp_path / "hybrid.yaml", tiny_folder)), beir, depth=2))
     assert [run.name for run in found.first] == [
         "first pass (words)",
         "first pass (vectors)",
@@ -112,52 +101,52 @@ connections:
 """
 
 
-def test_ranker_that_keeps_the_order_has_exactly_no_gain(folder: Path, tmp_path: Path) -> None:
+def test_ranker_that_keeps_the_order_has_exactly_no_gain(beir: Path, tmp_path: Path) -> None:
     """When no model can rank, both runs are equal, every value too, and the queries are counted."""
     file = tmp_path / "broken.yaml"
     file.write_text(pipeline_text(str(tmp_path / "absent"), raise_on_failure="false"))
-    found = run_dataset(DatasetRequest(str(file), folder))
+    found = run_dataset(DatasetRequest(str(file), beir))
     measures = ["nDCG@10", "RR@10", "AP", "P@1"]
     first, second = (evaluate(found.qrels, run, measures) for run in (found.first[0], found.second))
     assert (first.values, first.means) == (second.values, second.means)
     assert found.not_reranked == 3
 
 
-def test_cut_documents_are_counted(folder: Path, tmp_path: Path, tiny_folder: str) -> None:
+def test_cut_documents_are_counted(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
     """Every document that was too long for the model counts, over all queries."""
-    write_json_lines(folder / "corpus.jsonl", [*CORPUS, {"_id": "long", "text": "password train account " * 90}])
+    write_json_lines(beir / "corpus.jsonl", [*CORPUS, {"_id": "long", "text": "password train account " * 90}])
     file = tmp_path / "p.yaml"
     file.write_text(pipeline_text(tiny_folder))
-    assert run_dataset(DatasetRequest(str(file), folder)).cut == 3
+    assert run_dataset(DatasetRequest(str(file), beir)).cut == 3
 
 
-def test_only_one_pass_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_only_one_pass_is_refused(beir: Path, tmp_path: Path) -> None:
     """A pipeline that only retrieves has no second pass to evaluate; the message names what there is."""
     file = tmp_path / "one.yaml"
     text = pipeline_text("x")
     file.write_text(text[: text.index("  ranker:")])
     with pytest.raises(InvalidInput, match="only 'retriever' gives documents"):
-        run_dataset(DatasetRequest(str(file), folder))
+        run_dataset(DatasetRequest(str(file), beir))
 
 
-def test_refusals_come_before_any_work(folder: Path, tmp_path: Path, tiny_folder: str) -> None:
+def test_refusals_come_before_any_work(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
     """No folder, no split, or ids that a TREC run cannot hold: named, and nothing is left behind."""
     with pytest.raises(InvalidInput, match="absent: not a BEIR folder"):
         run_dataset(DatasetRequest("rerank_bm25", tmp_path / "absent"))
     with pytest.raises(InvalidInput, match=r"no qrels/dev\.tsv"):
-        run_dataset(DatasetRequest("rerank_bm25", folder, split="dev"))
-    write_json_lines(folder / "queries.jsonl", [{"_id": "a b", "text": "cat"}])
-    (folder / "qrels" / "test.tsv").write_text("a b\td1\t1\n")
-    request = DatasetRequest("rerank_bm25", folder, model=tiny_folder, output=tmp_path / "x.trec")
+        run_dataset(DatasetRequest("rerank_bm25", beir, split="dev"))
+    write_json_lines(beir / "queries.jsonl", [{"_id": "a b", "text": "cat"}])
+    (beir / "qrels" / "test.tsv").write_text("a b\td1\t1\n")
+    request = DatasetRequest("rerank_bm25", beir, model=tiny_folder, output=tmp_path / "x.trec")
     with pytest.raises(InvalidInput, match="'a b' cannot stand in a TREC run"):
         run_dataset(request)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["beir"]
 
 
-def test_output_is_the_second_pass(folder: Path, tmp_path: Path, tiny_folder: str) -> None:
+def test_output_is_the_second_pass(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
     """The file holds the second pass's run, and nothing partial is left."""
     output = tmp_path / "run.trec"
-    found = run_dataset(DatasetRequest("evaluate_rerank", folder, model=tiny_folder, output=output))
+    found = run_dataset(DatasetRequest("evaluate_rerank", beir, model=tiny_folder, output=output))
     written = read_run(output)
     assert {query: list(ranking) for query, ranking in written.items()} == {
         query: list(ranking) for query, ranking in found.second.items()
@@ -210,14 +199,14 @@ def test_killed_run_goes_on(tmp_path: Path, tiny_folder: str, monkeypatch: pytes
     assert not partial.exists()
 
 
-def test_partial_file_of_a_search_is_refused(folder: Path, tmp_path: Path, tiny_folder: str) -> None:
+def test_partial_file_of_a_search_is_refused(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
     """What was begun with another top_k (a search has the ranker's own) is not gone on with."""
-    request = DatasetRequest("rerank_bm25", folder, model=str(tmp_path / "absent"), output=tmp_path / "x.trec")
+    request = DatasetRequest("rerank_bm25", beir, model=str(tmp_path / "absent"), output=tmp_path / "x.trec")
     with pytest.raises(SecondPassError):
         run_dataset(request)
     assert (tmp_path / "x.trec.partial").exists()
     with pytest.raises(InvalidInput, match="was begun with another top-k"):
-        run_dataset(DatasetRequest("rerank_bm25", folder, top_k=3, model=request.model, output=request.output))
+        run_dataset(DatasetRequest("rerank_bm25", beir, top_k=3, model=request.model, output=request.output))
 
 
 def test_entry_point_is_light() -> None:

@@ -13,7 +13,7 @@ from haystack.components.evaluators import DocumentMRREvaluator
 from haystack_integrations.components.evaluators.secondpass import LabelledQueries, LabelledQuery, SecondPassEvaluator
 
 from secondpass.errors import InvalidInput
-from tests.cli.conftest import QRELS, QUERIES, write_json_lines
+from tests.small_collection import QRELS, QUERIES, write_json_lines
 
 pytest.importorskip("ir_measures")
 

@@ -23,30 +23,18 @@ from haystack_integrations.common.secondpass.search.stages import stages_of  # n
 from secondpass.corpora import read_corpus  # noqa: E402
 from secondpass.evaluation.dataset_runs import DatasetRequest  # noqa: E402
 from secondpass.evaluation.measures import evaluate  # noqa: E402
-from tests.cli.conftest import CORPUS, QRELS, QUERIES, write_json_lines  # noqa: E402
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
 TEXT = (FOLDER / "evaluate_rerank.yaml").read_text()
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    """A BEIR folder of five documents and three judged queries."""
-    folder = tmp_path / "beir"
-    (folder / "qrels").mkdir(parents=True)
-    write_json_lines(folder / "corpus.jsonl", CORPUS)
-    write_json_lines(folder / "queries.jsonl", QUERIES)
-    (folder / "qrels" / "test.tsv").write_text(QRELS)
-    return folder
-
-
-@pytest.fixture
-def pipeline(dataset: Path, tiny_folder: str) -> Iterator[Pipeline]:
+def pipeline(beir: Path, tiny_folder: str) -> Iterator[Pipeline]:
     """The file with a dataset and a model of this machine, its store filled."""
-    text = TEXT.replace("secondpass/demo", str(dataset)).replace("secondpass/pocket", tiny_folder)
-    loaded = Pipeline.loads(text.replace("secondpass-evaluate", f"test-{dataset.parent.name}"))
+    text = TEXT.replace("secondpass/demo", str(beir)).replace("secondpass/pocket", tiny_folder)
+    loaded = Pipeline.loads(text.replace("secondpass-evaluate", f"test-{beir.parent.name}"))
     store: Any = loaded.get_component("retriever").document_store  # type: ignore[attr-defined]
-    store.write_documents([Document(id=one.id, content=one.content) for one in read_corpus(dataset)])
+    store.write_documents([Document(id=one.id, content=one.content) for one in read_corpus(beir)])
     yield loaded
     loaded.close()
 
@@ -63,9 +51,9 @@ def test_loads_under_the_default_allow_list_and_round_trips() -> None:
     assert "`evaluate_rerank.yaml`" in (FOLDER / "README.md").read_text()
 
 
-def test_query_by_query_equals_the_command_line(pipeline: Pipeline, dataset: Path, tiny_folder: str) -> None:
+def test_query_by_query_equals_the_command_line(pipeline: Pipeline, beir: Path, tiny_folder: str) -> None:
     """The nodes' values for each query are, exactly, those of the runs over the whole dataset."""
-    found = run_dataset(DatasetRequest("evaluate_rerank", dataset, model=tiny_folder))
+    found = run_dataset(DatasetRequest("evaluate_rerank", beir, model=tiny_folder))
     reports = {
         "first_pass": evaluate(found.qrels, found.first[0], found.measures),
         "second_pass": evaluate(found.qrels, found.second, found.measures),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +33,7 @@ class Evaluated:
     texts: Mapping[str, str] | None = None
     ms: Mapping[str, float] | None = None
     measures: Sequence[str] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -90,8 +90,10 @@ def evaluate(
             raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
     if pipeline is not None and dataset is not None:
         found = _piped(DatasetRequest(pipeline, dataset, split, limit, depth, None, model, output))
+    elif qrels is not None and run:
+        found = _read(qrels, run, queries, split)
     else:
-        found = _read(qrels, run or [], queries, split)
+        raise InvalidInput("give --qrels and at least one --run, or --pipeline and --dataset")
     from secondpass.evaluation.analysis import analyse
     from secondpass.evaluation.measures import DEFAULT_MEASURES
 
@@ -108,14 +110,10 @@ def _check_choice(qrels: Path | None, run: list[str] | None, pipeline: str | Non
         raise InvalidInput("--pipeline and --dataset go together")
     if pipeline is not None and (run or qrels):
         raise InvalidInput("give either --pipeline and --dataset, or --qrels and --run")
-    if pipeline is None and (qrels is None or not run):
-        raise InvalidInput("give --qrels and at least one --run, or --pipeline and --dataset")
 
 
-def _read(qrels: Path | None, runs: list[str], queries: Path | None, split: str) -> Evaluated:
+def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Evaluated:
     """Judgements and runs out of files; a BEIR folder brings the texts of its queries along."""
-    if qrels is None:
-        raise InvalidInput("--qrels is missing")
     folder = qrels if qrels.is_dir() else None
     judged = read_qrels(qrels if folder is None else qrels_file(folder, split))
     file = queries or (None if folder is None else named_file(folder, "queries.jsonl"))

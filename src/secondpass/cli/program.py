@@ -12,8 +12,10 @@ from typer.core import TyperGroup
 
 from secondpass.cli.evaluate import evaluate
 from secondpass.cli.failures import PIPE_CLOSED, forget_stdout, report
+from secondpass.cli.mine import mine
 from secondpass.cli.rank import rank
 from secondpass.cli.score import score
+from secondpass.cli.train import train
 from secondpass.errors import MissingExtra
 
 COMMANDS = "secondpass.commands"
@@ -90,6 +92,8 @@ def options(
 app.command("rank")(rank)
 app.command("score")(score)
 app.command("evaluate")(evaluate)
+app.command("train")(train)
+app.command("mine")(mine)
 
 
 def _unavailable(entry: EntryPoint, reason: str) -> Callable[[], None]:

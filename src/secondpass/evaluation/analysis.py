@@ -69,7 +69,9 @@ def analyse(
     first, others = runs[0], runs[1:]
     whole = {run.name: extended(first, run) for run in others if is_second_pass(first, run)}
     reports = tuple(evaluate(qrels, whole.get(run.name, run), names) for run in runs)
-    found = _Findings(qrels, first, reports[0], texts, ms or {}, seed, examples)
+    # the same for every second pass: it depends on the judgements alone
+    ideal = evaluate(qrels, ideal_run(qrels), names) if whole else reports[0]
+    found = _Findings(qrels, first, reports[0], ideal, texts, ms or {}, seed, examples)
     return Analysis(
         primary=next(iter(names)),
         reports=reports,
@@ -100,6 +102,7 @@ class _Findings:
     qrels: Qrels
     first: Run
     report: Report
+    ideal: Report
     texts: Mapping[str, str] | None
     ms: Mapping[str, float]
     seed: int
@@ -111,10 +114,9 @@ class _Findings:
         before, after = self.report.values[primary], report.values[primary]
         helped, hurt = changes(self.qrels, self.first, whole, before, after, texts=self.texts, count=self.examples)
         ceiling = evaluate(self.qrels, ceiling_run(self.qrels, self.first, whole), report.measures)
-        ideal = evaluate(self.qrels, ideal_run(self.qrels), report.measures)
         return SecondPass(
             system=run.name,
-            headroom=headroom_of(self.report, report, ceiling, ideal),
+            headroom=headroom_of(self.report, report, ceiling, self.ideal),
             helped=helped,
             hurt=hurt,
             differences={query: after[query] - value for query, value in before.items()},

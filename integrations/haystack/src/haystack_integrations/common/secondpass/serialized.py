@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from haystack import default_from_dict, default_to_dict
 from haystack.utils.hf import deserialize_hf_model_kwargs, serialize_hf_model_kwargs
@@ -41,6 +42,38 @@ def from_dict(component: type[ComponentT], data: dict[str, Any]) -> ComponentT:
             parameters[name] = copy.deepcopy(parameters[name])
             deserialize_hf_model_kwargs(parameters[name])
     return default_from_dict(component, {**data, "init_parameters": parameters})
+
+
+class SerializedComponent:
+    """The part that components of plain parameters have in common: to a dictionary, back, and warming up."""
+
+    def warm_up(self) -> None:
+        """Do nothing; a component that has something to read or to load overrides this."""
+
+    async def warm_up_async(self) -> None:
+        """Do what `warm_up` does, in a thread; the event loop goes on meanwhile."""
+        await asyncio.to_thread(self.warm_up)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize the component to a dictionary.
+
+        :returns:
+            The component's type and parameters.
+        """
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Deserialize the component from a dictionary.
+
+        :param data: The dictionary that `to_dict` made.
+        :returns:
+            The component.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name.
+        """
+        return from_dict(cls, data)
 
 
 def _refuse_nested(parameters: Mapping[str, Any], data: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from haystack import Document, component, logging
-from haystack_integrations.common.secondpass import parameters, serialized
+from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import listed
+from haystack_integrations.common.secondpass.serialized import SerializedComponent
 from haystack_integrations.components.evaluators.secondpass.comparison_field import comparison_field, refuse_mixed
 from haystack_integrations.components.evaluators.secondpass.measuring import Judgements, Measuring
 
@@ -26,7 +27,7 @@ WITHOUT_RELEVANT = ("leave out", "zero")
 
 
 @component
-class SecondPassEvaluator:
+class SecondPassEvaluator(SerializedComponent):
     """Measures how good rankings are, with graded relevance and cut-offs.
 
     Takes the inputs of Haystack's document evaluators and computes any list of measures, by the names that ir_measures
@@ -86,31 +87,6 @@ class SecondPassEvaluator:
         """Read `qrels`, if there is such a file to read."""
         if self.qrels is not None and self._judgements is None:
             self._judgements = read_qrels(Path(self.qrels))
-
-    async def warm_up_async(self) -> None:
-        """Read `qrels` in a thread; the event loop goes on meanwhile."""
-        await asyncio.to_thread(self.warm_up)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Serialize the component to a dictionary.
-
-        :returns:
-            The component's type and parameters.
-        """
-        return serialized.to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> SecondPassEvaluator:
-        """Deserialize the component from a dictionary.
-
-        :param data: The dictionary that `to_dict` made.
-        :returns:
-            The component.
-
-        :raises ValueError:
-            If a parameter has a wrong type or value, with its name.
-        """
-        return serialized.from_dict(cls, data)
 
     @component.output_types(
         results=dict[str, dict[str, Any]],

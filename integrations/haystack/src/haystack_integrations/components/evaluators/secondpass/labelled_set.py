@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
 
 from haystack import Document
-from haystack_integrations.common.secondpass import parameters, serialized
+from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.search.questions import Questions, judged_questions, listed_questions
+from haystack_integrations.common.secondpass.serialized import SerializedComponent
 
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels
@@ -17,7 +16,7 @@ from secondpass.evaluation.qrels import Qrels
 DEMO = "secondpass/demo"
 
 
-class LabelledSet:
+class LabelledSet(SerializedComponent):
     """Queries with a relevant document and their judgements, read once, when they are first needed."""
 
     def __init__(
@@ -58,31 +57,6 @@ class LabelledSet:
         """Read the files."""
         self.questions()
 
-    async def warm_up_async(self) -> None:
-        """Read the files in a thread; the event loop goes on meanwhile."""
-        await asyncio.to_thread(self.warm_up)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Serialize the component to a dictionary.
-
-        :returns:
-            The component's type and parameters.
-        """
-        return serialized.to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Deserialize the component from a dictionary.
-
-        :param data: The dictionary that `to_dict` made.
-        :returns:
-            The component.
-
-        :raises ValueError:
-            If a parameter has a wrong type or value, with its name.
-        """
-        return serialized.from_dict(cls, data)
-
     def questions(self) -> Questions:
         """Return the labelled queries; two threads that ask first both read the files, and find the same.
 
@@ -105,11 +79,12 @@ class LabelledSet:
     def _read(self) -> Questions:
         qrels = None if self.qrels is None else Path(self.qrels)
         if self.queries is None:
-            return judged_questions(_folder(str(self.dataset)), self.split, qrels)
+            return judged_questions(folder_of(str(self.dataset)), self.split, qrels)
         listed = listed_questions(Path(self.queries), qrels)
         judged = set((listed.qrels or Qrels({})).with_relevant)
         return Questions({query: text for query, text in listed.texts.items() if query in judged}, listed.qrels)
 
 
-def _folder(dataset: str) -> Path:
+def folder_of(dataset: str) -> Path:
+    """The folder that a component's `dataset` names."""
     return Path(str(files("secondpass"))) / "demo" if dataset == DEMO else Path(dataset)

@@ -1,0 +1,1 @@
+"""One YAML file that says all about a training run."""

@@ -1,0 +1,282 @@
+"""A configuration to a trained model: data read and checked, measured, trained, measured again, card written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secondpass.cross_encoder import CrossEncoder
+from secondpass.errors import CheckpointError, InvalidInput
+from secondpass.evaluation.reporting.files import opened
+from secondpass.training.configuration.reading import as_yaml, without_folders
+from secondpass.training.configuration.training_config import MEASURES, HeldOutTest, TrainingConfig, TrainSource
+from secondpass.training.data.checking import CheckedGroups, checked_groups
+from secondpass.training.data.fingerprints import fingerprint
+from secondpass.training.data.groups import Group
+from secondpass.training.data.sources import read_groups
+from secondpass.training.data.streams import GroupStream, Item
+from secondpass.training.losses.contract import LabelKind
+from secondpass.training.losses.named import make_loss
+from secondpass.training.measuring.before_after import AFTER, BEFORE, BeforeAfter, of_folder, of_groups
+from secondpass.training.measuring.card import Card, write_card
+from secondpass.training.measuring.held_out import held_out, queries_in_both
+from secondpass.training.running.claim import make_folder
+from secondpass.training.running.plan import Plan, planned
+from secondpass.training.running.tensorboard_log import tensorboard_log
+from secondpass.training.trainer import TrainingReport, Watch, train
+
+CONFIG = "train.yaml"
+DEV = "dev"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything before the first step.
+
+    Attributes:
+        config: what was asked for.
+        encoder: the model as it is before training.
+        checked: what it learns from.
+        dev: held-out queries that choose the best weights, if there are any.
+        test: held-out queries measured at both ends, if there are any.
+        notes: what a person should know about the data.
+    """
+
+    config: TrainingConfig
+    encoder: CrossEncoder
+    checked: CheckedGroups
+    dev: BeforeAfter | None
+    test: BeforeAfter | None
+    notes: tuple[str, ...]
+
+    @property
+    def measured(self) -> list[BeforeAfter]:
+        """What is measured before and after."""
+        return [held for held in (self.dev, self.test) if held is not None]
+
+    def plan(self) -> Plan:
+        """All steps, without making one."""
+        return planned(self.checked.groups, self.encoder.tokens, self.config.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came out: the report, the held-out sets with their runs, and the card's file."""
+
+    report: TrainingReport
+    measured: tuple[BeforeAfter, ...]
+    card: Path | None
+
+
+@dataclass(slots=True)
+class _Graded:
+    """What held-out groups must be, in the words of a loss: documents with grades."""
+
+    labels: LabelKind = "grade"
+    shortest: int = 1
+    needs_contrast: bool = False
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Nothing is learnt from what is held out."""
+        raise NotImplementedError
+
+
+def prepare(config: TrainingConfig) -> Prepared:
+    """Load the model, read all data and check it as a whole.
+
+    Raises:
+        InvalidInput: a file, row or setting is refused; the message names it.
+        ModelLoadError: the model cannot be had.
+        MissingExtra: a library is absent that the configuration needs.
+    """
+    settings, model = config.settings, config.model
+    loss = make_loss(settings.loss, settings.loss_options)
+    _refuse_same_folder(model.name, config.output.folder)
+    encoder = CrossEncoder(
+        model.name,
+        num_labels=model.num_labels,
+        max_length=model.max_length,
+        device=model.device,
+        revision=model.revision,
+        truncation=model.truncation,
+    )
+    read: Iterable[Group] = _read(config.data.train)
+    dev: Sequence[Group] = tuple(_graded(_read(config.data.dev))) if config.data.dev else ()
+    if config.data.dev_share:
+        read, share = held_out(list(read), config.data.dev_share, settings.seed)
+        dev = _graded(share)
+    checked = checked_groups(read, loss, num_labels=encoder.config.num_labels, join=config.data.join)
+    measures = config.data.test.measures if config.data.test else MEASURES
+    held = of_groups(DEV, dev, measures) if dev else None
+    tested = None if config.data.test is None else _test(config.data.test)
+    notes = tuple(_leaks(checked.groups, [found for found in (held, tested) if found]))
+    return Prepared(config, encoder, checked, held, tested, notes)
+
+
+def run(
+    prepared: Prepared,
+    *,
+    resume: bool = True,
+    watch: Watch | None = None,
+    show_progress_bar: bool = True,
+    command: str | None = None,
+) -> Finished:
+    """Measure, train, measure again, and write the model, its configuration and its card into the output folder.
+
+    Args:
+        prepared: by `prepare`; its model is trained in place.
+        resume: go on from the newest checkpoint in the folder.
+        watch: hears of every entry of the log.
+        show_progress_bar: show bars over epochs and steps.
+        command: that repeats the run, for the card; None: `secondpass train train.yaml`.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite.
+        CheckpointError: the output folder is in use, cannot be written, or has another run's checkpoint.
+    """
+    config = prepared.config
+    folder = Path(config.output.folder)
+    first = int(os.environ.get("RANK", "0")) == 0
+    watches = [watch] if watch is not None else []
+    with ExitStack() as stack:
+        if first:
+            make_folder(folder, "output.folder")
+            if config.output.tensorboard:
+                watches.append(stack.enter_context(tensorboard_log(folder / "tensorboard")))
+            stack.enter_context(_kept(folder / CONFIG, as_yaml(config)))
+            for held in prepared.measured:
+                held.measure(prepared.encoder, BEFORE)
+        report = train(
+            prepared.encoder,
+            prepared.checked.groups,
+            config.settings,
+            dev=None if prepared.dev is None else prepared.dev.ranking,
+            output_dir=folder,
+            resume=resume,
+            watch=_told(watches),
+            show_progress_bar=show_progress_bar,
+        )
+    if not first:
+        return Finished(report, (), None)
+    for held in prepared.measured:
+        held.measure(prepared.encoder, AFTER)
+    card = write_card(folder, _card(prepared, report, command)) if config.output.card else None
+    return Finished(report, tuple(prepared.measured), card)
+
+
+@contextmanager
+def _kept(path: Path, text: str) -> Iterator[None]:
+    """Write the configuration before the run; one that turns out to be of another run in this folder comes back."""
+    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    _write(path, text)
+    try:
+        yield
+    except CheckpointError:
+        if before is not None:
+            _write(path, before)
+        raise
+
+
+def _write(path: Path, text: str) -> None:
+    with opened(path) as stream:
+        stream.write(text)
+
+
+def _test(test: HeldOutTest) -> BeforeAfter:
+    return of_folder(
+        Path(test.path),
+        test.split,
+        measures=test.measures,
+        run=None if test.run is None else Path(test.run),
+        depth=test.depth,
+        limit=test.limit,
+    )
+
+
+def _read(sources: Iterable[TrainSource]) -> GroupStream:
+    """Groups of all sources, one after the other; like each of them, it goes on behind a bad row."""
+    return GroupStream(chain.from_iterable(islice(_items(source), source.limit) for source in sources), {})
+
+
+def _items(source: TrainSource) -> Iterator[Item]:
+    stream = read_groups(
+        source.path,
+        split=source.split,
+        columns=source.columns,
+        corpus=source.corpus,
+        queries=source.queries,
+        run=source.run,
+        unjudged_negatives=source.unjudged_negatives,
+        relevant_from=source.relevant_from,
+        quoted=source.quoted,
+    )
+    while True:
+        try:
+            yield next(stream)
+        except StopIteration:
+            return
+        except InvalidInput as error:
+            yield error
+
+
+def _graded(groups: Iterable[Group]) -> tuple[Group, ...]:
+    try:
+        return checked_groups(groups, _Graded(), join=True).groups
+    except InvalidInput as error:
+        raise InvalidInput(f"{DEV}: {error}") from None
+
+
+def _refuse_same_folder(model: str, output: str) -> None:
+    if Path(model).is_dir() and Path(model).resolve() == Path(output).resolve():
+        raise InvalidInput(f"output.folder is the model's own, {model}: a run that goes on needs the first weights")
+
+
+def _leaks(train_groups: Sequence[Group], held: Iterable[BeforeAfter]) -> Iterator[str]:
+    for one in held:
+        both = queries_in_both(train_groups, one.queries)
+        if both:
+            yield f"{both} of {len(one.queries)} {one.name} queries are learnt from too: its figures promise too much"
+
+
+def _told(watches: Sequence[Watch]) -> Watch | None:
+    if not watches:
+        return None
+
+    def tell(entry: Mapping[str, Any]) -> None:
+        for watch in watches:
+            watch(entry)
+
+    return tell
+
+
+def _card(prepared: Prepared, report: TrainingReport, command: str | None) -> Card:
+    config = prepared.config
+    return Card(
+        name=Path(config.output.folder).name,
+        base_model=config.model.name,
+        revision=config.model.revision,
+        num_labels=int(prepared.encoder.config.num_labels),
+        settings=config.settings,
+        sources=tuple(_named(source) for source in config.data.train),
+        counts=report.counts.lines(),
+        fingerprint=fingerprint(prepared.checked.groups),
+        report=report,
+        measured=tuple(prepared.measured),
+        notes=prepared.notes,
+        command=command or f"secondpass train {CONFIG}",
+        configuration=as_yaml(without_folders(config)),
+    )
+
+
+def _named(source: TrainSource) -> str:
+    """Name and part of a source, without the folders above it: they are this machine's."""
+    path = Path(source.path)
+    limited = "" if source.limit is None else f", first {source.limit:,} groups"
+    return f"{path.name} ({source.split}{limited})" if path.is_dir() else f"{path.name}{limited}"

@@ -1,0 +1,170 @@
+"""BERT-like encoders without padding: sequences laid end to end, one matrix for every linear layer.
+
+The last layer's work is done for first tokens only, because nothing else of it is read. Modules are the model's own,
+so that dropout, low-rank additions and frozen weights are what they are; only attention is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from secondpass.tokens import Tokens
+from secondpass.training.cpu.attention import CHUNK_BYTES, Chunk, Dropping, attend
+from secondpass.training.cpu.masks import DropoutSource, levels_dropped
+
+# Classes of transformers with BERT's layers; a head that pools reads the first token, like all the others.
+PACKABLE = frozenset(
+    f"{name}ForSequenceClassification" for name in ("Bert", "Camembert", "Electra", "Roberta", "XLMRoberta")
+)
+
+
+# Sequences are put into one chunk if the shortest has this share of the longest one's tokens.
+ALIKE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Sequences end to end, longest first.
+
+    Attributes:
+        ids: int64 [1, tokens], like `types` and `positions`.
+        types: token types.
+        positions: in the sequence.
+        starts: int64 [pairs], the first token of each sequence.
+        order: int64 [pairs], the pair of each sequence.
+        lengths: of the sequences as they lie.
+    """
+
+    ids: torch.Tensor
+    types: torch.Tensor
+    positions: torch.Tensor
+    starts: torch.Tensor
+    order: torch.Tensor
+    lengths: npt.NDArray[np.int64]
+
+
+def pack(tokens: Sequence[Tokens], typed: bool, first_position: int) -> Packed:
+    """Lay inputs end to end; without `typed` all token types are 0, and positions count from `first_position`."""
+    order = np.argsort([-len(item) for item in tokens], kind="stable")
+    laid = [tokens[place] for place in order]
+    lengths = np.array([len(item) for item in laid])
+    starts = np.cumsum(lengths) - lengths
+    ids = np.concatenate([item.ids for item in laid]).astype(np.int64)
+    types = np.concatenate([item.type_ids for item in laid]).astype(np.int64) if typed else np.zeros_like(ids)
+    positions = np.arange(len(ids)) - np.repeat(starts, lengths) + first_position
+    flat = [torch.from_numpy(values)[None] for values in (ids, types, positions)]
+    return Packed(flat[0], flat[1], flat[2], torch.from_numpy(starts), torch.from_numpy(order), lengths)
+
+
+def chunks_of(lengths: npt.NDArray[np.int64], score_bytes: int, first_only: bool) -> list[Chunk]:
+    """Neighbours of like length as chunks of attention.
+
+    Args:
+        lengths: longest first.
+        score_bytes: of one token's score for one other token, all heads.
+        first_only: only first tokens ask.
+    """
+    made: list[Chunk] = []
+    begin = row = 0
+    while begin < len(lengths):
+        longest = int(lengths[begin])
+        end = begin + max(1, CHUNK_BYTES // (score_bytes * longest * (1 if first_only else longest)))
+        end = begin + int(np.sum(lengths[begin:end] >= ALIKE * longest))
+        made.append(_chunk(lengths[begin:end], slice(begin, end), row, first_only))
+        row += int(lengths[begin:end].sum())
+        begin = end
+    return made
+
+
+def _chunk(lengths: npt.NDArray[np.int64], sequences: slice, row: int, first_only: bool) -> Chunk:
+    """One chunk, whose keys begin at `row`."""
+    size, longest = len(lengths), int(lengths[0])
+    keys = slice(row, row + int(lengths.sum()))
+    queries, asking = (sequences, 1) if first_only else (keys, longest)
+    if int(lengths[-1]) == longest:
+        return Chunk(size, queries, keys, (asking, longest))
+    real = np.arange(longest) < lengths[:, None]
+    places = torch.from_numpy(np.flatnonzero(real))
+    mask = torch.from_numpy(real)[:, None, None, :]
+    return Chunk(size, queries, keys, (asking, longest), None if first_only else places, places, mask)
+
+
+class PackedForward:
+    """Model inputs to logits float32 [pairs, labels], with gradients, on a CPU.
+
+    Computes in autocast's type where autocast is on. Equal to transformers' own forward but for rounding.
+
+    Args:
+        model: one that `packable` says yes to.
+        input_names: of its tokenizer.
+        source: of attention's dropout; elsewhere the model's own modules drop.
+    """
+
+    def __init__(self, model: Any, input_names: Sequence[str], source: DropoutSource) -> None:
+        self._model = model
+        self._typed = "token_type_ids" in input_names
+        self._source = source
+        # RoBERTa's first position comes behind that of padding.
+        own = getattr(model.base_model.embeddings, "padding_idx", None)
+        self._first_position = 0 if own is None else own + 1
+
+    def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
+        """-> logits float32 [pairs, labels]."""
+        model = self._model
+        packed = pack(tokens, self._typed, self._first_position)
+        encoder = model.base_model
+        x = encoder.embeddings(input_ids=packed.ids, token_type_ids=packed.types, position_ids=packed.positions)
+        if hasattr(encoder, "embeddings_project"):
+            x = encoder.embeddings_project(x)
+        x = x[0]
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        *layers, last = encoder.encoder.layer
+        score_bytes = model.config.num_attention_heads * x.element_size()
+        chunks = chunks_of(packed.lengths, score_bytes, first_only=False)
+        for layer in layers:
+            x = self._layer(layer, x, x, chunks)
+        x = self._layer(last, x[packed.starts], x, chunks_of(packed.lengths, score_bytes, first_only=True))
+        # back into the caller's order
+        x = torch.empty_like(x).index_copy(0, packed.order, x)[:, None]
+        if getattr(encoder, "pooler", None) is not None:
+            x = model.dropout(encoder.pooler(x))
+        logits: torch.Tensor = model.classifier(x)
+        return logits.float()
+
+    def _layer(self, layer: Any, rows: torch.Tensor, x: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """One layer for `rows` [queries, hidden], which see `x` [tokens, hidden]."""
+        own = layer.attention.self
+        query, key, value = (
+            part(given).view(len(given), own.num_attention_heads, -1)
+            for part, given in ((own.query, rows), (own.key, x), (own.value, x))
+        )
+        share = own.dropout.p if own.training else 0.0
+        dropping = Dropping(self._source, share) if levels_dropped(share) else None
+        context = attend(query, key, value, chunks, own.scaling, dropping)
+        rows = layer.attention.output(context.flatten(1), rows)
+        made: torch.Tensor = layer.output(layer.intermediate(rows), rows)
+        return made
+
+
+def packable(model: Any) -> bool:
+    """Whether `PackedForward` does what the model's own forward does."""
+    kind = type(model)
+    return (
+        kind.__name__ in PACKABLE
+        and kind.__module__.startswith("transformers.models.")
+        and not model.config.is_decoder
+        and model.device.type == "cpu"
+        and not recomputes(model)
+    )
+
+
+def recomputes(model: Any) -> bool:
+    """Whether the model forgets activations and computes them again (`gradient_checkpointing_enable`)."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

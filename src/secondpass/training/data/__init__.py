@@ -1,0 +1,1 @@
+"""Labelled queries from files and tables to checked training groups."""

@@ -1,0 +1,209 @@
+"""Groups of any source to groups that the loss can learn from: everything is read before the first step."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from secondpass.errors import InvalidInput
+from secondpass.training.data.counts import Counts, counted
+from secondpass.training.data.groups import Group
+from secondpass.training.data.rules import LabelRule, called, rule_of, sound
+from secondpass.training.data.streams import GroupStream
+
+if TYPE_CHECKING:
+    from secondpass.training.losses.contract import Loss
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 5
+# The same text has the same score from a teacher, but for the rounding of another batch.
+SCORE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedGroups:
+    """Groups that the loss can learn from, in order, and their figures."""
+
+    groups: tuple[Group, ...]
+    counts: Counts
+
+
+def checked_groups(groups: Iterable[Group], loss: Loss, *, num_labels: int = 1, join: bool = False) -> CheckedGroups:
+    """Read all groups and keep those that `loss` can learn from.
+
+    A document that a group has twice is kept once. Groups with fewer documents than the loss needs, and under a loss
+    that needs contrast those whose labels are all equal, are dropped, counted, and told in a warning.
+
+    Args:
+        groups: `sources.read_groups`, or any groups.
+        loss: says which labels it reads.
+        num_labels: outputs of the model, for a loss that reads classes.
+        join: make one group of all that have the same query (and id); for losses over lists when rows are pairs.
+
+    Raises:
+        InvalidInput: a row cannot be read; a text is empty or no str; a label is not what the loss reads; a group has
+            the same document with two labels; nothing is left; or all labels are equal, which teaches nothing. The
+            message names the first five that are wrong and says how many there are.
+    """
+    rule = rule_of(loss, num_labels)
+    read = _read(groups, rule)
+    if not read:
+        raise InvalidInput("no groups: there is nothing to train on")
+    whole, repeated = _without_repeats(_parts(read, join), rule)
+    kept, dropped = _useful(whole, rule)
+    if not kept:
+        raise InvalidInput(_nothing_left(dropped, read, join, loss))
+    for reason, names in dropped.items():
+        logger.warning("dropped: %d of %d groups, %s; the first: %s", len(names), len(whole), reason, names[0])
+    counts = counted(kept, rule.kind, {reason: len(names) for reason, names in dropped.items()}, repeated)
+    _check_contrast(counts, rule)
+    return CheckedGroups(tuple(kept), counts)
+
+
+@dataclass(slots=True)
+class _Problems:
+    """What is wrong with the data: the first few, and how many."""
+
+    count: int = 0
+    shown: list[str] = field(default_factory=list)
+
+    def add(self, message: str) -> None:
+        self.count += 1
+        if len(self.shown) < SHOWN:
+            self.shown.append(message)
+
+    def refuse(self, of: str) -> None:
+        """Raise if there is one; `of` says what they are a number of."""
+        if not self.count:
+            return
+        if self.count == 1:
+            raise InvalidInput(self.shown[0])
+        more = [f"and {self.count - len(self.shown)} more"] if self.count > len(self.shown) else []
+        listed = ";\n  ".join(self.shown + more)
+        raise InvalidInput(f"{self.count} {of}:\n  {listed}")
+
+
+def _read(groups: Iterable[Group], rule: LabelRule) -> list[Group]:
+    """All groups, each sound; whatever is wrong is collected first."""
+    problems = _Problems()
+    made: list[Group] = []
+    number = 0
+    iterator = iter(groups)
+    while True:
+        try:
+            group = next(iterator)
+        except StopIteration:
+            break
+        except InvalidInput as error:
+            problems.add(str(error))
+            number += 1
+            if isinstance(iterator, GroupStream):
+                continue
+            break
+        try:
+            made.append(sound(group, rule, f"groups[{number}]"))
+        except InvalidInput as error:
+            problems.add(str(error))
+        number += 1
+    problems.refuse(f"of {number} groups cannot be trained on")
+    return made
+
+
+def _parts(groups: Sequence[Group], join: bool) -> Iterator[list[Group]]:
+    """What makes up each group: itself, or all of the same query."""
+    if not join:
+        yield from ([group] for group in groups)
+        return
+    parts: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        parts.setdefault((group.query_id, group.query), []).append(group)
+    yield from parts.values()
+
+
+def _without_repeats(parts: Iterable[list[Group]], rule: LabelRule) -> tuple[list[Group], int]:
+    problems = _Problems()
+    made: list[Group] = []
+    repeated = 0
+    for part in parts:
+        group, more = _united(part, rule, problems)
+        made.append(group)
+        repeated += more
+    problems.refuse(f"contradictions in {len(made)} groups")
+    return made, repeated
+
+
+def _united(parts: Sequence[Group], rule: LabelRule, problems: _Problems) -> tuple[Group, int]:
+    """One group of the documents of all, each once, and how many were there before."""
+    first = parts[0]
+    if len(parts) == 1 and len(set(first.documents)) == len(first):
+        return first, 0
+    places: dict[str, tuple[Group, int]] = {}
+    names: dict[str, str] = {}
+    repeated = 0
+    for part in parts:
+        for index, document in enumerate(part.documents):
+            names[document] = names.get(document) or (part.document_ids[index] if part.document_ids else "")
+            if document not in places:
+                places[document] = (part, index)
+                continue
+            repeated += 1
+            before, place = places[document]
+            if not _agree(before.labels[place], part.labels[index], rule):
+                problems.add(_contradiction(before, place, part, index))
+    ids = tuple(names[document] for document in places)
+    labels = tuple(group.labels[index] for group, index in places.values())
+    return Group(first.query, tuple(places), labels, first.source, first.query_id, ids if any(ids) else ()), repeated
+
+
+def _agree(one: float, other: float, rule: LabelRule) -> bool:
+    if rule.kind == "score":
+        return math.isclose(one, other, rel_tol=SCORE_TOLERANCE, abs_tol=SCORE_TOLERANCE)
+    return one == other
+
+
+def _contradiction(before: Group, place: int, group: Group, index: int) -> str:
+    names = [called(before, place), called(group, index)]
+    if before is not group:
+        names = [f"{name} of {part.source or 'a group'}" for name, part in zip(names, (before, group), strict=True)]
+    labels = f"labels {before.labels[place]:g} and {group.labels[index]:g}"
+    start = f"{before.source}: " if before is group and group.source else ""
+    return f"{start}{names[0]} and {names[1]} are the same text with {labels} for the query {group.query[:60]!r}"
+
+
+def _useful(groups: Sequence[Group], rule: LabelRule) -> tuple[list[Group], dict[str, list[str]]]:
+    """Groups that give the loss something to judge, and by reason the names of those that do not."""
+    kept: list[Group] = []
+    dropped: dict[str, list[str]] = {}
+    for number, group in enumerate(groups):
+        if len(group) < rule.shortest:
+            reason = f"with fewer than {rule.shortest} documents"
+        elif rule.needs_contrast and len(set(group.labels)) == 1:
+            reason = "whose labels are all equal"
+        else:
+            kept.append(group)
+            continue
+        dropped.setdefault(reason, []).append(group.source or f"groups[{number}]")
+    return kept, dropped
+
+
+def _nothing_left(dropped: dict[str, list[str]], read: Sequence[Group], join: bool, loss: Loss) -> str:
+    reasons = ", ".join(f"{len(names)} {reason} (the first: {names[0]})" for reason, names in dropped.items())
+    queries = Counter((group.query_id, group.query) for group in read)
+    hint = "; rows of the same query become one group by join=True" if not join and len(queries) < len(read) else ""
+    return f"{type(loss).__name__} can learn from no group: {reasons}{hint}"
+
+
+def _check_contrast(counts: Counts, rule: LabelRule) -> None:
+    """Labels that are all equal teach a constant, unless documents of other queries are the negatives."""
+    if rule.borrows:
+        if counts.highest <= 0:
+            raise InvalidInput(f"all {counts.documents} labels are 0: no document is relevant to its query")
+    elif counts.lowest == counts.highest:
+        raise InvalidInput(
+            f"all {counts.documents} labels are {counts.lowest:g}: nothing to tell apart (are negatives missing?)"
+        )

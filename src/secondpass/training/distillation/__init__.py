@@ -1,0 +1,1 @@
+"""A large teacher to a small student."""

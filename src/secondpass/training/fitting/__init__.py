@@ -1,0 +1,1 @@
+"""`CrossEncoder.fit`, as sentence-transformers 3.4 has it."""

@@ -1,0 +1,1 @@
+"""What a model is taught by: losses over scored groups, by name or object."""

@@ -1,0 +1,1 @@
+"""What training changed: dev scores, runs before and after, the card."""

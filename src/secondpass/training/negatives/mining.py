@@ -1,0 +1,167 @@
+"""Labelled queries and candidates to training groups with hard negatives."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from secondpass.training.data.groups import Group
+from secondpass.training.negatives.candidates import Candidates, Judgements
+from secondpass.training.negatives.mined import Mined, MiningReport
+from secondpass.training.negatives.rescoring import Choice, choices, rescored_choices
+from secondpass.training.negatives.rule import MiningRule
+from secondpass.training.negatives.sifting import REASONS, Judged, Sifted, drawn, plain, sift
+
+if TYPE_CHECKING:
+    from secondpass.relevance import Relevance
+    from secondpass.reranker import Reranker
+
+NO_QUERY = "their text is not given or blank"
+UNJUDGED = "nothing is judged relevant"
+NO_POSITIVE = "no relevant document has a text"
+NO_NEGATIVE = "no candidate is left"
+
+# Queries whose candidates are held and rescored together.
+QUERIES_AT_ONCE = 128
+
+
+@dataclass(slots=True)
+class _Counts:
+    considered: int = 0
+    rescored: int = 0
+    missing: int = 0
+    spare: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def mine_negatives(
+    queries: Mapping[str, str],
+    corpus: Mapping[str, str],
+    qrels: Judgements,
+    candidates: Candidates,
+    *,
+    rule: MiningRule | None = None,
+    cross_encoder: Reranker | None = None,
+    relevance: Relevance | None = None,
+    progress: bool = False,
+) -> Mined:
+    """Choose each query's negatives among its candidates.
+
+    A document that is judged relevant in any grade is never one, nor one with the same text as such a document; what
+    is relevant to one query counts for every query of the same text. What a query gets depends on no other query.
+
+    Args:
+        queries: text by id; a group is made for each that has a relevant document and a negative.
+        corpus: text by id.
+        qrels: grades by document id, by query id; above 0 is relevant.
+        candidates: see `candidates`; a query that is not in it has only judged negatives.
+        rule: which candidates are taken; None takes the defaults.
+        cross_encoder: reads the positives and candidates; see `MiningRule.rescore_margin`.
+        relevance: for a cross-encoder with several labels, as in `rank`.
+        progress: show a bar on stderr.
+
+    Raises:
+        InvalidInput: a candidate is not in the corpus, comes twice or has no finite score that the rule needs.
+        NonFiniteScore: the cross-encoder gave NaN or infinity.
+    """
+    chosen = rule or MiningRule()
+    counts = _Counts()
+    made: list[Choice] = []
+    asked = iter(tqdm(list(_asked(queries, corpus, qrels, chosen, counts)), "Queries", disable=not progress))
+    while part := list(islice(asked, QUERIES_AT_ONCE)):
+        sifted = [(judged, sift(judged, corpus, candidates.get(judged.query_id, ()), chosen)) for judged in part]
+        counts.considered += sum(map(_considered, sifted))
+        if cross_encoder is None:
+            made += choices(sifted, chosen)
+        else:
+            made += rescored_choices(sifted, chosen, corpus, cross_encoder, relevance)
+    for choice in made:
+        counts.dropped.update(choice.dropped)
+        counts.rescored += len(choice.scores)
+        if not choice.negatives:
+            counts.left_out[NO_NEGATIVE].append(choice.judged.query_id)
+    kept = [choice for choice in made if choice.negatives]
+    groups = tuple(_group(choice, corpus, qrels, chosen.graded) for choice in kept)
+    return Mined(
+        groups,
+        _report(len(queries.keys() | qrels.keys()), kept, chosen, counts),
+        tuple(tuple(item.score for item in (*c.sifted.positives, *c.negatives)) for c in kept),
+        tuple(tuple(c.scores.get(item.id) for item in (*c.sifted.positives, *c.negatives)) for c in kept),
+    )
+
+
+def _asked(
+    queries: Mapping[str, str], corpus: Mapping[str, str], qrels: Judgements, rule: MiningRule, counts: _Counts
+) -> Iterator[Judged]:
+    """Queries with something relevant to them; the others are counted by the reason they are left out."""
+    by_text: dict[str, set[str]] = defaultdict(set)
+    for query, text in queries.items():
+        by_text[plain(text)].update(name for name, grade in qrels.get(query, {}).items() if grade > 0)
+    counts.left_out[NO_QUERY] += [query for query in qrels if query not in queries]
+    for query, text in queries.items():
+        relevant = [document for document, grade in qrels.get(query, {}).items() if grade > 0]
+        positives = _positives(query, relevant, corpus, qrels, rule, counts)
+        if text.strip() and positives:
+            not_relevant = tuple(document for document, grade in qrels[query].items() if grade <= 0)
+            yield Judged(query, text, positives, by_text[plain(text)], not_relevant)
+        else:
+            reason = NO_QUERY if not text.strip() else NO_POSITIVE if relevant else UNJUDGED
+            counts.left_out[reason].append(query)
+
+
+def _positives(
+    query: str,
+    relevant: Sequence[str],
+    corpus: Mapping[str, str],
+    qrels: Judgements,
+    rule: MiningRule,
+    counts: _Counts,
+) -> tuple[str, ...]:
+    """Relevant documents with a text, each text once."""
+    there = {plain(corpus[name]): name for name in reversed(relevant) if corpus.get(name, "").strip()}
+    counts.missing += sum(not corpus.get(name, "").strip() for name in relevant)
+    found = [name for name in relevant if name in set(there.values())]
+    if rule.positives is None or len(found) <= rule.positives:
+        return tuple(found)
+    counts.spare += len(found) - rule.positives
+    ordered = sorted(found, key=lambda name: (-qrels[query][name], drawn(rule.seed, query, name)))
+    return tuple(ordered[: rule.positives])
+
+
+def _considered(sifted: tuple[Judged, Sifted]) -> int:
+    found = sifted[1]
+    return len(found.judged) + len(found.unjudged) + sum(found.dropped.values())
+
+
+def _group(choice: Choice, corpus: Mapping[str, str], qrels: Judgements, graded: bool) -> Group:
+    query = choice.judged.query_id
+    positives = [item.id for item in choice.sifted.positives]
+    ids = (*positives, *(item.id for item in choice.negatives))
+    labels = [float(qrels[query][name]) if graded else 1.0 for name in positives] + [0.0] * len(choice.negatives)
+    documents = tuple(corpus[name] for name in ids)
+    return Group(choice.judged.text, documents, tuple(labels), f"mined query {query!r}", query, ids)
+
+
+def _report(queries: int, kept: Sequence[Choice], rule: MiningRule, counts: _Counts) -> MiningReport:
+    judged = sum(len(set(choice.negatives) & set(choice.sifted.judged)) for choice in kept)
+    return MiningReport(
+        queries=queries,
+        groups=len(kept),
+        positives=sum(len(choice.sifted.positives) for choice in kept),
+        negatives=sum(len(choice.negatives) for choice in kept),
+        judged_negatives=judged,
+        wanted=rule.negatives,
+        considered=counts.considered,
+        rescored=counts.rescored,
+        dropped={reason: counts.dropped[reason] for reason in REASONS},
+        missing=counts.missing,
+        spare_positives=counts.spare,
+        short={c.judged.query_id: len(c.negatives) for c in kept if len(c.negatives) < rule.negatives},
+        left_out={reason: tuple(ids) for reason, ids in counts.left_out.items() if ids},
+    )

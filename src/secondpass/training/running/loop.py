@@ -1,0 +1,234 @@
+"""The loop over epochs and steps: one object holds the run's state.
+
+batch -> gradients -> optimisation -> hooks
+                      evaluator -> best_weights
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from tqdm.autonotebook import tqdm, trange
+
+from secondpass.batches import Padding
+from secondpass.errors import InvalidInput, TrainingError
+from secondpass.tokens import Tokens
+from secondpass.training.weights.best_weights import BestWeights
+from secondpass.training.weights.optimisation import Optimisation
+
+logger = logging.getLogger(__name__)
+
+STEPS_PER_LOG = 50
+
+
+class Trainable(Protocol):
+    """What training needs of a cross-encoder."""
+
+    model: Any
+    config: Any
+    tokenizer: Any
+    training_thread: int | None
+    best_score: float | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        ...
+
+    @property
+    def padding(self) -> Padding:
+        """What the model wants in the unused places of a batch."""
+        ...
+
+    def tokens(self, queries: Sequence[str], documents: Sequence[str]) -> list[Tokens]:
+        """Model inputs of (queries[i], documents[i]), cut to the window."""
+        ...
+
+    def collate(self, texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
+        """Turn [query, document] lists into padded model inputs on the device."""
+        ...
+
+    def save(self, path: str) -> None:
+        """Write the model to a folder."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """What one batch left in the weights' `grad`.
+
+    Attributes:
+        loss: float32 [], the mean of the step.
+        norm: float32 [], of the gradient before it was clipped.
+        names: of what was learnt from, for messages; "" has no name.
+        pairs: (query, document) pairs read.
+        tokens: real tokens read.
+    """
+
+    loss: torch.Tensor
+    norm: torch.Tensor
+    names: tuple[str, ...]
+    pairs: int
+    tokens: int
+
+
+Learner = Callable[[Any, str], Gradients]
+"""Takes a batch, and where we are in words; leaves clipped gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """When the evaluator runs, who hears of its score, and what becomes of the best weights.
+
+    `twice` evaluates at the end of an epoch also where the last step was evaluated, as the seed does.
+    """
+
+    evaluator: Any
+    every: int
+    callback: Callable[[float, int, int], object] | None
+    output_path: str | None
+    save_best_model: bool
+    twice: bool = True
+
+
+class Hooks:
+    """What else happens in a run; this one does nothing, and `fit` takes it."""
+
+    def on_step(self, run: Run, gradients: Gradients, rate: float) -> None:
+        """The weights have changed."""
+
+    def on_score(self, run: Run, score: float, best: bool) -> None:
+        """An evaluation gave `score`."""
+
+    def on_pause(self, run: Run, epoch_ends: bool) -> None:
+        """A step, with its evaluation, or an epoch is over: `run` may be written down."""
+
+    def stops(self, run: Run) -> bool:
+        """Whether to end the run now."""
+        return False
+
+    def evaluated_weights(self) -> AbstractContextManager[object]:
+        """Put the weights that count into the model meanwhile."""
+        return nullcontext()
+
+
+@dataclass(slots=True)
+class Run:
+    """One training run: where it stands, and what a step, an evaluation and the end of it do.
+
+    `epoch` and `step` (of that epoch) are where it goes on; `total` counts steps since the start.
+    """
+
+    encoder: Trainable
+    learner: Learner
+    optimisation: Optimisation
+    evaluation: Evaluation
+    best: BestWeights
+    hooks: Hooks = field(default_factory=Hooks)
+    epoch: int = 0
+    step: int = 0
+    total: int = 0
+
+    def train(self, batches: Callable[[int, int], Iterable[object]], epochs: int, show: bool) -> None:
+        """Read `batches(epoch, first step)` for the epochs left, evaluate, and leave the weights that count."""
+        bar = trange(self.epoch, epochs, initial=self.epoch, total=epochs, desc="Epoch", disable=not show)
+        for self.epoch in bar:
+            self._epoch(batches(self.epoch, self.step), show)
+            if self.hooks.stops(self):
+                break
+            self.step = 0
+        self._finish()
+
+    def evaluate_start(self) -> None:
+        """Measure the weights before the first step: they may prove to be the best."""
+        self._evaluate(0)
+
+    def _epoch(self, batches: Iterable[object], show: bool) -> None:
+        self.encoder.model.train()
+        evaluated = False
+        bar = tqdm(batches, initial=self.step, desc="Iteration", smoothing=0.05, disable=not show)
+        for batch in bar:
+            self._train_step(batch)
+            evaluated = self.evaluation.every > 0 and self.step % self.evaluation.every == 0
+            if evaluated:
+                self._evaluate(self.step)
+            self.hooks.on_pause(self, epoch_ends=False)
+            if self.hooks.stops(self):
+                break
+        if not self.step:
+            raise TrainingError(f"epoch {self.epoch}: train_dataloader gave no batches")
+        if self.evaluation.twice or not evaluated:
+            self._evaluate(-1)
+        self.hooks.on_pause(self, epoch_ends=not self.hooks.stops(self))
+
+    def _train_step(self, batch: object) -> None:
+        gradients = self.learner(batch, f"epoch {self.epoch}, step {self.step + 1}")
+        self._refuse_non_finite(gradients)
+        rate = self.optimisation.learning_rate
+        self.optimisation.step()
+        self.step += 1
+        self.total += 1
+        if self.step % STEPS_PER_LOG == 0 and logger.isEnabledFor(logging.DEBUG):
+            loss = gradients.loss.item()
+            logger.debug("epoch %d, step %d: loss %.6g, learning rate %.3g", self.epoch, self.step, loss, rate)
+        self.hooks.on_step(self, gradients, rate)
+
+    def _refuse_non_finite(self, gradients: Gradients) -> None:
+        # one look at the device in the ordinary case
+        loss, norm = gradients.loss.detach(), gradients.norm
+        if bool(torch.isfinite(loss + norm)):
+            return
+        if not bool(torch.isfinite(loss)):
+            what = f"the loss is {loss.item()}"
+        elif self.optimisation.tolerates_overflow:
+            return
+        else:
+            what = f"the gradient's norm is {norm.item()}"
+        named = ", ".join(repr(name) for name in gradients.names if name)
+        raise TrainingError(
+            f"epoch {self.epoch}, step {self.step + 1}: {what}" + (f" (examples {named})" if named else "")
+        )
+
+    def _evaluate(self, steps: int) -> None:
+        plan, encoder = self.evaluation, self.encoder
+        if plan.evaluator is None:
+            return
+        with self.hooks.evaluated_weights():
+            result = plan.evaluator(encoder, output_path=plan.output_path, epoch=self.epoch, steps=steps)
+            score = _score(result, plan.evaluator)
+            if plan.callback is not None:
+                plan.callback(score, self.epoch, steps)
+            best = self.best.offer(score)
+        if best:
+            encoder.best_score = score
+        self.hooks.on_score(self, score, best)
+        encoder.model.zero_grad()
+        encoder.model.train()
+
+    def _finish(self) -> None:
+        """Let the best weights count, or the last ones where nothing was evaluated."""
+        plan = self.evaluation
+        if plan.evaluator is not None:
+            if not plan.save_best_model:
+                return
+            if self.best.score is not None:
+                self.best.restore()
+                return
+            logger.warning("no evaluation gave a score: the last weights count as the best")
+        if plan.output_path is not None:
+            self.encoder.save(plan.output_path)
+
+
+def _score(result: Any, evaluator: Any) -> float:
+    """Read a float, or that entry of a dict (sentence-transformers 4 and later) which the evaluator says counts."""
+    if isinstance(result, Mapping):
+        result = result.get(getattr(evaluator, "primary_metric", None))
+    try:
+        return float(result)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"evaluator gives {type(result).__name__}, not a float") from None

@@ -1,0 +1,140 @@
+"""How a model is trained: every number in one place, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from secondpass.errors import InvalidInput
+from secondpass.limits import positive_int
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSettings:
+    """Train low-rank additions instead of the weights (Hu et al. 2021); needs the extra "train".
+
+    Attributes:
+        rank: of the additions.
+        alpha: their weight is alpha / rank.
+        dropout: in front of them.
+        targets: names of the layers that get one; empty takes every linear layer of the encoder.
+        merge: True adds them to the weights at the end; False saves them as an adapter beside the model.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+    merge: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """All that decides what weights come out, given a model and groups.
+
+    Attributes:
+        loss: a name of `losses.LOSSES`.
+        loss_options: its keyword arguments.
+        epochs: how often every group is read.
+        max_steps: exactly so many, over as many epochs as they take. None: as many as `epochs` have.
+        groups_per_step: exactly so many groups a step, in random order; None takes `tokens_per_step`.
+        tokens_per_step: groups of like length until they have so many real tokens.
+        micro_batch_tokens: padded tokens of one forward; None takes what suits the device. Changes nothing but memory.
+        cached: two passes a step: memory for one micro-batch whatever the loss couples (Gao et al. 2021, GradCache).
+        learning_rate: the highest of the schedule.
+        schedule: a name of `schedules.SCHEDULES`.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: of all weights but biases and those of normalisation.
+        layer_decay: the learning rate of each layer is so much that of the layer above; 1 is the same for all.
+        frozen_layers: so many of the lowest layers, and the embeddings, stay as they are; 0 trains all.
+        max_grad_norm: longer gradients are shortened to this.
+        dropout: None: 0 on a CPU, where its random numbers cost a third of a step, else the model's own.
+        precision: "auto": bfloat16 where the device has a matrix unit for it, else float32.
+        gradient_checkpointing: recompute activations instead of keeping them.
+        averaging: decay of the moving average of the weights, which are then what is evaluated and saved; 0 is none.
+        lora: None trains the weights themselves.
+        evaluate_every: steps between evaluations; 0 only after each epoch.
+        patience: stop after so many evaluations without a better score; 0 never.
+        save_every: steps between checkpoints; 0 only after each epoch.
+        keep: how many checkpoints are kept.
+        log_every: steps between lines of the log.
+        seed: of shuffling, dropout and in-batch negatives.
+    """
+
+    loss: str = "binary_cross_entropy"
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 1
+    max_steps: int | None = None
+    groups_per_step: int | None = None
+    tokens_per_step: int = 8192
+    micro_batch_tokens: int | None = None
+    cached: bool = False
+    learning_rate: float = 2e-5
+    schedule: str = "warmuplinear"
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    layer_decay: float = 1.0
+    frozen_layers: int = 0
+    max_grad_norm: float = 1.0
+    dropout: float | None = None
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    averaging: float = 0.0
+    lora: LoraSettings | None = None
+    evaluate_every: int = 0
+    patience: int = 0
+    save_every: int = 0
+    keep: int = 2
+    log_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "tokens_per_step", "keep", "log_every"):
+            positive_int(getattr(self, name), name)
+        for name in ("max_steps", "groups_per_step", "micro_batch_tokens"):
+            if getattr(self, name) is not None:
+                positive_int(getattr(self, name), name)
+        for name in ("evaluate_every", "patience", "save_every", "frozen_layers", "seed"):
+            _not_negative(getattr(self, name), name)
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and low <= value <= high):
+                raise InvalidInput(f"{name}={value!r} is not a number from {low:g} to {high:g}")
+        if self.learning_rate <= 0 or self.max_grad_norm <= 0 or self.layer_decay <= 0:
+            raise InvalidInput("learning_rate, max_grad_norm and layer_decay are above 0")
+        if self.precision not in PRECISIONS:
+            raise InvalidInput(f"precision={self.precision!r} is none of {', '.join(PRECISIONS)}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for the manifest of a checkpoint and the card."""
+        made = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        made["loss_options"] = dict(self.loss_options)
+        if self.lora is not None:
+            made["lora"] = {entry.name: getattr(self.lora, entry.name) for entry in fields(self.lora)}
+            made["lora"]["targets"] = list(self.lora.targets)
+        return made
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("learning_rate", 0.0, 1.0),
+    ("warmup", 0.0, 1.0),
+    ("weight_decay", 0.0, 1.0),
+    ("layer_decay", 0.0, 1.0),
+    ("max_grad_norm", 0.0, math.inf),
+    ("dropout", 0.0, 0.9),
+    ("averaging", 0.0, 0.99999),
+)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _not_negative(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput(f"{name}={value!r} is not a whole number from 0 on")

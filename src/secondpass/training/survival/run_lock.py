@@ -1,0 +1,94 @@
+"""One run at a time in one folder.
+
+The kernel holds the lock (flock) and lets go of it when the process ends, however it ends: a lock file left behind
+means nothing, and is never removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import weakref
+from pathlib import Path
+from types import TracebackType
+
+from secondpass.errors import CheckpointError
+
+NAME = ".run.lock"
+
+
+class RunLock:
+    """An exclusive lock on a folder, held from `__enter__` to `__exit__`.
+
+    Another process, another thread and this very object are refused alike. Children made by fork do not hold it: it is
+    free as soon as the process that took it has ended.
+
+    Args:
+        folder: made if it is missing; gets the file `NAME`, which holds pid and host while the lock is held.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        """Take the lock, at once or not at all.
+
+        Raises:
+            CheckpointError: it is held (the message names pid and host), or the folder cannot be locked.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} cannot be locked: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        except BlockingIOError:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise CheckpointError(f"{self.folder} is in use by {holder}: one run at a time") from None
+        except OSError as error:
+            os.close(descriptor)
+            raise CheckpointError(f"{self.folder} cannot be locked: {error.strerror}") from error
+        self._descriptor = descriptor
+        _HELD.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the lock."""
+        descriptor, self._descriptor = self._descriptor, None
+        _HELD.discard(self)
+        if descriptor is not None:
+            try:
+                os.ftruncate(descriptor, 0)
+            finally:
+                os.close(descriptor)
+
+    def _forget(self) -> None:
+        """In a forked child: close its copy of the descriptor, which would hold the lock after the parent's end."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+_HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in list(_HELD):
+        lock._forget()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _holder(descriptor: int) -> str:
+    pid, _, host = os.pread(descriptor, 300, 0).decode(errors="replace").strip().partition(" ")
+    return f"process {pid} on {host}" if pid.isdigit() and host else "another run"

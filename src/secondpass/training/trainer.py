@@ -1,0 +1,269 @@
+"""Groups to better weights: the front door of the training module.
+
+groups -> checked -> plan -> steps -> gradients -> weights
+                             dev ranking, log, checkpoints on the way
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secondpass.errors import InvalidInput
+from secondpass.training.data.checking import checked_groups
+from secondpass.training.data.counts import Counts
+from secondpass.training.data.groups import Group
+from secondpass.training.losses.contract import Loss
+from secondpass.training.losses.named import make_loss
+from secondpass.training.losses.pointwise import BinaryCrossEntropy
+from secondpass.training.measuring.dev_ranking import DevRanking
+from secondpass.training.running.checkpointing import RunStorage, identity_of
+from secondpass.training.running.claim import claimed, make_folder, trainable_weights
+from secondpass.training.running.fresh_start import forget_checkpoints
+from secondpass.training.running.group_learner import GroupLearner
+from secondpass.training.running.loop import Evaluation, Run, Trainable
+from secondpass.training.running.model_state import Ready, ready_to_learn
+from secondpass.training.running.plan import Plan, planned
+from secondpass.training.running.processes import Processes, joined
+from secondpass.training.running.run_watch import RunWatch
+from secondpass.training.running.step_log import StepLog
+from secondpass.training.settings import TrainingSettings
+from secondpass.training.survival.run_lock import RunLock
+from secondpass.training.weights.averages import WeightAverages
+from secondpass.training.weights.best_weights import BestWeights
+from secondpass.training.weights.optimisation import Optimisation
+from secondpass.training.weights.parameter_groups import parameter_groups
+from secondpass.training.weights.schedules import make_schedule
+
+logger = logging.getLogger(__name__)
+
+Evaluator = Callable[..., Any]
+Watch = Callable[[Mapping[str, Any]], object]
+DEFAULTS = TrainingSettings()
+# The seed's value of `best_score` before the first evaluation.
+NO_SCORE = -9999999.0
+# As BERT and RoBERTa were trained. At torch's 1e-8 weights whose gradient is zero but for rounding (the bias of keys)
+# take whole steps, and two processes drift from one.
+EPSILON = 1e-6
+# Where low-rank additions are saved when they are not merged.
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What a run did.
+
+    Attributes:
+        steps: changes of the weights.
+        epochs: how often the groups were read, in part counts.
+        best_score: the dev score of the weights that the model has now; None without a dev set.
+        best_step: the step that gave them; 0 are the weights before training.
+        scores: (step, dev score) in order; step 0 is before training.
+        stopped_early: whether patience ended the run.
+        resumed_from: the step of the checkpoint it went on from.
+        seconds: of all parts of the run.
+        pairs: (query, document) pairs read.
+        tokens: real tokens read.
+        counts: of the training groups.
+    """
+
+    steps: int
+    epochs: float
+    best_score: float | None
+    best_step: int | None
+    scores: tuple[tuple[int, float], ...]
+    stopped_early: bool
+    resumed_from: int | None
+    seconds: float
+    pairs: int
+    tokens: int
+    counts: Counts
+
+
+def train(
+    encoder: Trainable,
+    groups: Iterable[Group],
+    settings: TrainingSettings = DEFAULTS,
+    *,
+    dev: Iterable[Group] | Evaluator | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    loss: Loss | None = None,
+    join: bool = False,
+    resume: bool = True,
+    watch: Watch | None = None,
+    show_progress_bar: bool = True,
+) -> TrainingReport:
+    """Train `encoder` on groups, in place.
+
+    Args:
+        encoder: a `CrossEncoder`; afterwards it has the best weights by `dev`, else the last.
+        groups: what to learn from; read once, and checked as a whole before the first step.
+        settings: everything that decides the outcome.
+        dev: held-out groups with whole grades (measured by nDCG@10), or an evaluator as `fit` takes it.
+        output_dir: gets the model, `training.jsonl` and `checkpoints/`; None keeps all in memory.
+        loss: an object instead of the name in `settings`.
+        join: make one group of all that have the same query: what a list of single pairs needs for a ranking loss.
+        resume: go on from the newest checkpoint in `output_dir`, if there is one; False removes those that are there.
+        watch: hears of every entry of the log.
+        show_progress_bar: show bars over epochs and steps.
+
+    Raises:
+        InvalidInput: a setting, or groups that cannot be learnt from; the message names file and line.
+        TrainingError: a loss or gradient is not finite; the message names the groups. Checkpoints stay.
+        CheckpointError: `output_dir` is in use, cannot be written, or has a checkpoint of another run.
+    """
+    encoder_labels = encoder.config.num_labels
+    judge = make_loss(settings.loss, settings.loss_options) if loss is None else loss
+    checked = checked_groups(groups, judge, num_labels=encoder_labels, join=join)
+    if judge.labels != "class" and encoder_labels != 1:
+        raise InvalidInput(f"loss {settings.loss!r} needs a model with one label, this one has {encoder_labels}")
+    if isinstance(judge, BinaryCrossEntropy) and judge.pos_weight == "balanced":
+        counts = checked.counts
+        judge = judge.balanced(counts.label_sum, counts.documents - counts.label_sum)
+    evaluator = _evaluator(dev)
+    for line in checked.counts.lines():
+        logger.info("%s", line)
+    folder = None if output_dir is None else Path(output_dir)
+    processes = joined(encoder.device)
+    with ExitStack() as stack:
+        if folder is not None and processes.first:
+            make_folder(folder, "output_dir")
+            stack.enter_context(RunLock(folder))
+            if not resume:
+                forget_checkpoints(folder)
+        stack.enter_context(claimed(encoder))
+        ready = stack.enter_context(ready_to_learn(encoder, settings, processes.rank))
+        plan = planned(checked.groups, ready.tokenised, settings)
+        if plan.cut and processes.first:
+            logger.warning("%d of %d training pairs are cut to the model's window", plan.cut, len(plan.lengths.tokens))
+        parts = _Parts(encoder, ready, plan, judge, processes, evaluator, folder)
+        report = parts.run(checked.counts, resume, watch, show_progress_bar and processes.first)
+        adapter = ready.lora if settings.lora is not None and not settings.lora.merge else None
+        if adapter is not None and folder is not None and processes.first:
+            adapter.save(folder / ADAPTER)
+    if adapter is None and folder is not None and processes.first:
+        encoder.save(str(folder))
+    return report
+
+
+def _evaluator(dev: Iterable[Group] | Evaluator | None) -> Evaluator | None:
+    return dev if dev is None or callable(dev) else DevRanking(dev)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Everything a run is put together from."""
+
+    encoder: Trainable
+    ready: Ready
+    plan: Plan
+    loss: Loss
+    processes: Processes
+    evaluator: Evaluator | None
+    folder: Path | None
+
+    def run(self, counts: Counts, resume: bool, watch: Watch | None, show: bool) -> TrainingReport:
+        """Train to the end, from the newest checkpoint if there is one."""
+        settings, model = self.plan.settings, self.encoder.model
+        averages = WeightAverages(model, settings.averaging) if settings.averaging else None
+        optimisation = self._optimisation()
+        best = BestWeights(model, keeps=True, save=self._saver())
+        storage = None
+        if self.folder is not None:
+            identity = identity_of(self.plan, model, self.encoder.device, self.evaluator)
+            storage = RunStorage(self.folder, settings.keep, identity, self.ready, averages, self.processes)
+        self.encoder.best_score = NO_SCORE
+        evaluation = Evaluation(self._shared_evaluator(), settings.evaluate_every, None, None, True, twice=False)
+        hooks = RunWatch(settings, self.plan, self.processes, StepLog(None, None, 0), averages, storage)
+        run = Run(self.encoder, self._learner(optimisation), optimisation, evaluation, best, hooks)
+        resumed = storage.restore(run, hooks) if storage is not None and resume else None
+        hooks.log = StepLog(self.folder if self.processes.first else None, watch, resumed or 0)
+        if resumed is None:
+            run.evaluate_start()
+        else:
+            logger.info("going on from step %d of %d", resumed, self.plan.total)
+        run.train(self.plan.steps, self.plan.epochs, show)
+        if self.evaluator is None and averages is not None:
+            averages.publish()
+        if storage is not None and not hooks.finished:
+            hooks.finished = True
+            storage.save(run, hooks, (self.plan.epochs, 0))
+        return self._report(run, hooks, counts, resumed)
+
+    def _report(self, run: Run, hooks: RunWatch, counts: Counts, resumed: int | None) -> TrainingReport:
+        best_step = next((step for step, score in hooks.scores if score == run.best.score), None)
+        report = TrainingReport(
+            steps=run.total,
+            epochs=hooks.epochs,
+            best_score=run.best.score,
+            best_step=best_step,
+            scores=tuple(hooks.scores),
+            stopped_early=hooks.exhausted,
+            resumed_from=resumed,
+            seconds=hooks.seconds,
+            pairs=hooks.pairs,
+            tokens=hooks.tokens,
+            counts=counts,
+        )
+        if self.processes.first:
+            ended = {"seconds": round(report.seconds, 3), "best_score": report.best_score, "best_step": best_step}
+            hooks.log.write("end", run.total, **ended)
+        return report
+
+    def _optimisation(self) -> Optimisation:
+        settings, model = self.plan.settings, self.encoder.model
+        groups = parameter_groups(
+            model,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            layer_decay=settings.layer_decay,
+        )
+        fused = self.encoder.device.type != "mps"
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, eps=EPSILON, fused=fused)
+        warmup = round(settings.warmup * self.plan.total)
+        schedule = make_schedule(settings.schedule, optimizer, warmup, self.plan.total)
+        return Optimisation(trainable_weights(model), optimizer, schedule, self.ready.scaler, settings.max_grad_norm)
+
+    def _learner(self, optimisation: Optimisation) -> GroupLearner:
+        settings = self.plan.settings
+        return GroupLearner(
+            tokenised=self.ready.tokenised,
+            forward=self.ready.forward,
+            loss=self.loss,
+            optimisation=optimisation,
+            processes=self.processes,
+            autocast=self.ready.autocast,
+            micro_tokens=settings.micro_batch_tokens or self.ready.micro_tokens,
+            cached=settings.cached or bool(getattr(self.loss, "cached", False)),
+            seed=settings.seed,
+            random_state=self.ready.rewinding,
+        )
+
+    def _saver(self) -> Callable[[], object] | None:
+        """Save the model whenever it is the best so far: whoever stops the run early has it."""
+        if self.folder is None or not self.processes.first or self.plan.settings.lora is not None:
+            return None
+        folder = self.folder
+        return lambda: self.encoder.save(str(folder))
+
+    def _shared_evaluator(self) -> Evaluator | None:
+        """Evaluate in the first process, and let the others know."""
+        evaluator = self.evaluator
+        if evaluator is None or self.processes.count == 1:
+            return evaluator
+        primary = getattr(evaluator, "primary_metric", None)
+
+        def shared(encoder: Any, **when: Any) -> float:
+            result = evaluator(encoder, **when) if self.processes.first else None
+            if isinstance(result, Mapping):
+                result = result.get(primary)
+            return self.processes.from_first(result)  # type: ignore[no-any-return]
+
+        return shared

@@ -1,0 +1,1 @@
+"""Which weights are trained, how fast, and which are kept."""

@@ -1,0 +1,121 @@
+"""A moving average of the weights: less noise than the last step's, at no cost in scoring.
+
+Polyak & Juditsky, "Acceleration of stochastic approximation by averaging" (SIAM J. Control Optim. 30, 1992); the
+exponential form with a warm start is TensorFlow's ExponentialMovingAverage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from secondpass.errors import CheckpointError, InvalidInput, TrainingError
+
+
+class WeightAverages:
+    """Averages of the weights that are trainable when it is made, in float32 on their device.
+
+    Weights that are made trainable later are not averaged; buffers are not either.
+
+    Args:
+        model: the one that is trained; the averages begin as its weights.
+        decay: the share of the old average in the new one, above 0 and below 1. In step t it is at most
+            (1 + t) / (10 + t), so that the first weights, which are far off, are forgotten.
+
+    Raises:
+        InvalidInput: another decay, or no trainable floating-point weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay < 1:
+            raise InvalidInput(f"decay={decay!r} is not a number between 0 and 1")
+        self.decay = float(decay)
+        self._weights = {
+            name: weight
+            for name, weight in model.named_parameters()
+            if weight.requires_grad and weight.is_floating_point()
+        }
+        if not self._weights:
+            raise InvalidInput("the model has no trainable weights: there is nothing to average")
+        self._averages = {
+            name: weight.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            for name, weight in self._weights.items()
+        }
+        self._swapped = False
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Let the weights after `step` steps (the first is 1) into the averages.
+
+        Raises:
+            InvalidInput: `step` is below 1.
+            TrainingError: the model holds the averages itself at the moment.
+        """
+        if step < 1:
+            raise InvalidInput(f"step={step!r} is below 1")
+        self._refuse_swapped()
+        share = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
+        for name, weight in self._weights.items():
+            self._averages[name].lerp_(weight.detach().to(torch.float32), share)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Let the model hold the averages, in its own dtype, inside a block; after it the same bits as before.
+
+        Raises:
+            TrainingError: it holds them already.
+        """
+        self._refuse_swapped()
+        self._swapped = True
+        before = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        try:
+            self._fill(self._averages)
+            yield
+        finally:
+            self._fill(before)
+            self._swapped = False
+
+    def publish(self) -> None:
+        """Let the model have the averages, in its own dtype, for good.
+
+        Raises:
+            TrainingError: it holds them already, inside `swapped`.
+        """
+        self._refuse_swapped()
+        self._fill(self._averages)
+
+    @torch.no_grad()
+    def _fill(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, weight in self._weights.items():
+            weight.copy_(values[name])
+
+    def _refuse_swapped(self) -> None:
+        if self._swapped:
+            raise TrainingError("the model holds the averages at the moment, not its own weights")
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The averages by the weights' names, float32; not copies."""
+        return dict(self._averages)
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy what `tensors()` gave into the averages.
+
+        Raises:
+            CheckpointError: other names, shapes or dtypes than this model's; nothing is changed.
+        """
+        for name in self._averages.keys() ^ tensors.keys():
+            place = "the checkpoint" if name in tensors else "the model"
+            raise CheckpointError(f"only {place} has an average of {name}")
+        for name, average in self._averages.items():
+            given = tensors[name]
+            if given.shape != average.shape or given.dtype != average.dtype:
+                raise CheckpointError(
+                    f"the average of {name} is {given.dtype} {list(given.shape)} in the checkpoint, "
+                    f"{average.dtype} {list(average.shape)} in the model"
+                )
+        for name, average in self._averages.items():
+            average.copy_(tensors[name])

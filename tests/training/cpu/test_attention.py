@@ -1,0 +1,166 @@
+"""Attention of one sequence after the other equals torch's, and its gradients are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from secondpass.training.cpu.attention import Chunk, Dropping, attend
+from secondpass.training.cpu.masks import DropoutSource, factor
+
+# The first two of one length, so that a chunk with and one without padding can be made.
+LENGTHS = (5, 5, 4, 1)
+TOKENS = sum(LENGTHS)
+HEADS, SIZE = 2, 4
+
+
+def parts(dtype=torch.float64, queries=TOKENS):
+    """Random query, key and value that want gradients."""
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(rows, HEADS, SIZE, generator=generator) for rows in (queries, TOKENS, TOKENS)]
+    return [part.to(dtype).requires_grad_() for part in made]
+
+
+def places():
+    """Rows of each sequence."""
+    starts = [sum(LENGTHS[:row]) for row in range(len(LENGTHS))]
+    return [slice(start, start + length) for start, length in zip(starts, LENGTHS, strict=True)]
+
+
+def chunk(sequences, first_only=False, mask=None):
+    """Sequences of these numbers, neighbours, as one chunk."""
+    own = places()[sequences]
+    lengths = np.array(LENGTHS[sequences])
+    keys = slice(own[0].start, own[-1].stop)
+    longest = int(lengths.max())
+    real = np.arange(longest) < lengths[:, None]
+    padded = None if real.all() else torch.from_numpy(np.flatnonzero(real))
+    if padded is not None and mask is None:
+        mask = torch.from_numpy(real)[:, None, None]
+    queries, asking = (sequences, 1) if first_only else (keys, longest)
+    return Chunk(len(own), queries, keys, (asking, longest), None if first_only else padded, padded, mask)
+
+
+ALONE = [slice(row, row + 1) for row in range(4)]
+LAYOUTS = {
+    "alone": ALONE,
+    "equal": [slice(0, 2), slice(2, 3), slice(3, 4)],
+    "padded": [slice(0, 1), slice(1, 4)],
+    "all": [slice(0, 4)],
+}
+
+
+def torchs(query, key, value, scale, first_only=False):
+    """torch's own attention, a sequence at a time."""
+    made = []
+    for row, place in enumerate(places()):
+        asking = slice(row, row + 1) if first_only else place
+        q, k, v = (part.transpose(0, 1)[None] for part in (query[asking], key[place], value[place]))
+        made.append(F.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1))
+    return torch.cat(made)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("first_only", [False, True])
+def test_equals_torchs(dtype, layout, first_only):
+    """Values and all gradients, for whole sequences and for first tokens asking, however they lie together."""
+    query, key, value = parts(dtype, len(LENGTHS) if first_only else TOKENS)
+    chunks = [chunk(sequences, first_only) for sequences in LAYOUTS[layout]]
+    ours, theirs = attend(query, key, value, chunks, 0.3), torchs(query, key, value, 0.3, first_only)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    weights = torch.randn_like(ours)
+    for one, two in zip(
+        torch.autograd.grad(ours, (query, key, value), weights),
+        torch.autograd.grad(theirs, (query, key, value), weights),
+        strict=True,
+    ):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32])
+@pytest.mark.parametrize("heads", [1, HEADS])
+def test_masks(kind, heads):
+    """A mask that hides keys from some queries, one for all heads or for each."""
+    query, key, value = parts(torch.float32)
+    seen = torch.rand(2, heads, 5, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+    seen[..., 0] = True
+    mask = seen if kind == torch.bool else torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
+    chunks = [chunk(slice(0, 2), mask=mask), *(chunk(own) for own in ALONE[2:])]
+    q, k, v = (part[:10].view(2, 5, HEADS, SIZE).transpose(1, 2) for part in (query, key, value))
+    theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).reshape(10, HEADS, SIZE)
+    ours = attend(query, key, value, chunks, SIZE**-0.5)[:10]
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    for one, two in zip(
+        torch.autograd.grad(ours.square().sum(), (query, key, value)),
+        torch.autograd.grad(theirs.square().sum(), (query, key, value)),
+        strict=True,
+    ):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_by_finite_differences(share, layout):
+    """With dropout too, the masks drawn anew from the same seed."""
+    chunks = [chunk(sequences) for sequences in LAYOUTS[layout]]
+
+    def again(query, key, value):
+        return attend(query, key, value, chunks, 0.5, None if share is None else Dropping(DropoutSource(4), share))
+
+    assert torch.autograd.gradcheck(again, parts())
+
+
+def test_dropout_drops_probabilities():
+    """With identity values the outcome shows the probabilities: masked as drawn, and scaled."""
+    size = 16
+    query, key = torch.randn(2, size, 1, size).unbind()
+    value = torch.eye(size)[:, None]
+    chunks = [Chunk(1, slice(0, size), slice(0, size), (size, size))]
+    plain = attend(query, key, value, chunks, 0.25)
+    ours = attend(query, key, value, chunks, 0.25, Dropping(DropoutSource(4), 0.3))
+    keep = DropoutSource(4).keep((1, size, size), 0.3)[0]
+    assert torch.allclose(ours[:, 0], torch.where(keep, plain[:, 0] * factor(0.3), 0.0), atol=1e-6)
+
+
+def test_the_mean_stays():
+    """Averaged over many masks, dropout changes nothing."""
+    query, key, value = (part.detach() for part in parts(torch.float32))
+    chunks = [chunk(sequences) for sequences in LAYOUTS["padded"]]
+    source = DropoutSource(1)
+    drawn = torch.stack([attend(query, key, value, chunks, 0.5, Dropping(source, 0.2)) for _ in range(4000)])
+    deviation = drawn.std(0) / 4000**0.5
+    assert bool(((drawn.mean(0) - attend(query, key, value, chunks, 0.5)).abs() <= 5 * deviation + 1e-6).all())
+
+
+def test_a_row_that_sees_nothing_is_no_nan():
+    """Padding that sees nothing, as in local attention, gives finite values and gradients."""
+    query, key, value = parts(torch.float32)
+    mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    mask[0, 0, 2] = False
+    chunks = [chunk(slice(0, 2), mask=mask), *(chunk(own) for own in ALONE[2:])]
+    made = attend(query, key, value, chunks, 0.5)
+    grads = torch.autograd.grad(made.sum(), (query, key, value))
+    assert all(bool(torch.isfinite(part).all()) for part in (made, *grads))
+
+
+def test_bfloat16_under_autocast_stays_bfloat16():
+    """Close to float64, and the gradients have the type of what they are for."""
+    query, key, value = parts(torch.bfloat16)
+    exact = [part.detach().double() for part in (query, key, value)]
+    chunks = [chunk(sequences) for sequences in LAYOUTS["padded"]]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = attend(query, key, value, chunks, 0.5, None)
+    made.sum().backward()
+    assert made.dtype == query.grad.dtype == torch.bfloat16
+    assert torch.allclose(made.double(), attend(*exact, chunks, 0.5), atol=0.05)
+
+
+def test_only_what_wants_gradients():
+    """No gradient is asked for, none is kept: scoring through it works in inference mode."""
+    query, key, value = parts(torch.float32)
+    chunks = [chunk(sequences) for sequences in LAYOUTS["padded"]]
+    with torch.inference_mode():
+        assert not attend(query, key, value, chunks, 0.5).requires_grad

@@ -1,0 +1,225 @@
+"""All data before the first step: what is refused, what is dropped, and how it is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import pytest
+
+from secondpass.errors import InvalidInput
+from secondpass.training.data.checking import checked_groups
+from secondpass.training.data.groups import Group, merged
+from secondpass.training.data.sources import read_groups
+from secondpass.training.losses.contrastive import InfoNCE
+from secondpass.training.losses.listwise import ListNet
+from secondpass.training.losses.pairwise import MarginMSE, RankNet
+from secondpass.training.losses.pointwise import MSE, BinaryCrossEntropy, CrossEntropy
+
+BCE = BinaryCrossEntropy()
+
+
+def pair(label, document="d", query="q", source=""):
+    """Make a group of one document."""
+    return Group(query, (document,), (label,), source)
+
+
+def row_file(folder, *rows):
+    """Write JSON Lines; a str goes in as it is."""
+    path = folder / "t.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+def test_good_groups_come_out_as_they_are():
+    """In order, with their figures; any iterable is read once."""
+    groups = (Group("q", ("a", "b"), (1.0, 0.0), "f:1"), Group("p", ("c",), (0.25,), "f:2", "7", ("x",)))
+    checked = checked_groups(iter(groups), BCE)
+    assert checked.groups == groups
+    assert (checked.counts.groups, checked.counts.documents, checked.counts.label_sum) == (2, 3, 1.25)
+
+
+@pytest.mark.parametrize("groups", [[], iter(())])
+def test_no_groups(groups):
+    """There is nothing to train on."""
+    with pytest.raises(InvalidInput, match="no groups"):
+        checked_groups(groups, BCE)
+
+
+def test_an_empty_file(tmp_path):
+    """Read as what it is."""
+    with pytest.raises(InvalidInput, match="no groups"):
+        checked_groups(read_groups(row_file(tmp_path)), BCE)
+
+
+@pytest.mark.parametrize(
+    ("loss", "label", "words"),
+    [
+        (BCE, 2.0, r"label 2, not within \[0, 1\]"),
+        (BCE, math.nan, "label nan"),
+        (InfoNCE(), -1.0, "label -1, below 0"),
+        (MSE(), math.inf, "label inf"),
+    ],
+)
+def test_one_bad_row_is_named(tmp_path, loss, label, words):
+    """By file and line, wherever it stands."""
+    rows = [{"query": "q", "document": f"d{n}", "label": n % 2} for n in range(20)]
+    rows[16] = rows[16] | {"label": label}
+    with pytest.raises(InvalidInput, match=rf"^{tmp_path}/t\.jsonl:17: the document has .*{words}"):
+        checked_groups(read_groups(row_file(tmp_path, *rows)), loss)
+
+
+def test_several_bad_rows_are_named_and_all_counted(tmp_path):
+    """Rows that cannot be read, have no known shape or a bad value: five by name, the number of all."""
+    good = {"query": "q", "document": "d", "label": 1}
+    rows = ["{", {"query": "q"}, good | {"document": ""}, good, good | {"label": "x"}, *[good | {"label": 7}] * 4]
+    with pytest.raises(InvalidInput) as error:
+        checked_groups(read_groups(row_file(tmp_path, *rows)), BCE)
+    lines = [line.strip().removeprefix(f"{tmp_path}/") for line in str(error.value).splitlines()]
+    assert lines[0] == "8 of 9 groups cannot be trained on:"
+    assert [line.partition(" ")[0] for line in lines[1:6]] == [f"t.jsonl:{n}:" for n in (1, 2, 3, 5, 6)]
+    assert lines[6:] == ["and 3 more"]
+
+
+def test_a_source_that_breaks_off_is_refused(tmp_path):
+    """What cannot be read to its end is not trained on up to there."""
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b'{"query": "q", "document": "d", "label": 1}\n\xff\n')
+    with pytest.raises(InvalidInput, match=r"t\.jsonl:2: not UTF-8"):
+        checked_groups(read_groups(path), BCE)
+
+    def broken():
+        yield pair(1.0)
+        raise InvalidInput("broken")
+
+    with pytest.raises(InvalidInput, match="broken"):
+        checked_groups(broken(), BCE)
+    # An iterator that fails for ever is no endless loop.
+    with pytest.raises(InvalidInput, match="broken"):
+        checked_groups(Failing(), BCE)
+
+
+class Failing:
+    """An iterator that never ends."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise InvalidInput("broken")
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "classes"), [(BCE, (1.0, 1.0), 1), (BCE, (0.0, 0.0), 1), (MSE(), (3.5, 3.5), 1),
+                                    (CrossEntropy(), (1.0, 1.0), 2), (ListNet(), (1.0, 1.0), 1)]
+)  # fmt: skip
+def test_labels_that_are_all_equal_everywhere(loss, labels, classes):
+    """They would teach to say the same to everything."""
+    with pytest.raises(InvalidInput, match=r"are all equal|nothing to tell apart"):
+        checked_groups([Group(query, ("a", "b"), labels) for query in "pq"], loss, num_labels=classes)
+
+
+def test_groups_without_contrast_are_dropped_and_told(caplog):
+    """By a loss that compares inside a group; a pointwise loss keeps them."""
+    groups = [Group("q", ("a", "b"), (1.0, 1.0), "f:1"), Group("p", ("a", "b"), (1.0, 0.0), "f:2"), pair(1.0)]
+    with caplog.at_level(logging.WARNING):
+        checked = checked_groups(groups, RankNet())
+    assert checked.groups == (groups[1],)
+    assert checked.counts.dropped == {"whose labels are all equal": 1, "with fewer than 2 documents": 1}
+    assert caplog.messages == [
+        "dropped: 1 of 3 groups, whose labels are all equal; the first: f:1",
+        "dropped: 1 of 3 groups, with fewer than 2 documents; the first: groups[2]",
+    ]
+    assert len(checked_groups(groups, BCE).groups) == 3
+
+
+def test_nothing_left():
+    """All-positive groups and groups of one document, with the reason and the number of each."""
+    groups = [Group("q", ("a", "b"), (1.0, 1.0), "f:1"), pair(1.0, query="p")]
+    words = r"RankNet can learn from no group: 1 whose .* equal \(the first: f:1\), 1 with fewer than 2 documents"
+    with pytest.raises(InvalidInput, match=words):
+        checked_groups(groups, RankNet())
+
+
+def test_pairs_for_a_loss_over_lists():
+    """Refused with the way out; joined they are lists."""
+    rows = [pair(1.0, "a", source="f:1"), pair(1.0, "z", "p", "f:2"), pair(0.0, "b", source="f:3"), pair(0.0, "y", "p")]
+    with pytest.raises(InvalidInput, match=r"4 with fewer than 2 documents \(the first: f:1\); rows .* by join=True"):
+        checked_groups(rows, MarginMSE())
+    checked = checked_groups(rows, MarginMSE(), join=True)
+    assert checked.groups == (Group("q", ("a", "b"), (1.0, 0.0), "f:1"), Group("p", ("z", "y"), (1.0, 0.0), "f:2"))
+    assert checked_groups(merged(rows), MarginMSE()).groups == checked.groups
+    with pytest.raises(InvalidInput) as error:
+        checked_groups(rows[:2], MarginMSE())
+    assert "join" not in str(error.value)
+
+
+def test_in_batch_negatives_make_positives_enough():
+    """The other queries' documents are the negatives; but something must be relevant."""
+    rows = [pair(1.0, f"d{n}", f"q{n}") for n in range(3)]
+    assert len(checked_groups(rows, InfoNCE(in_batch_negatives=2)).groups) == 3
+    with pytest.raises(InvalidInput, match="InfoNCE can learn from no group"):
+        checked_groups(rows, InfoNCE(in_batch_negatives=0))
+    with pytest.raises(InvalidInput, match="all 2 labels are 0: no document is relevant"):
+        checked_groups([pair(0.0, "a"), pair(0.0, "b", "p")], InfoNCE(in_batch_negatives=2))
+
+
+def test_a_document_given_twice_is_kept_once():
+    """And counted; its id is taken from wherever it stands."""
+    groups = [
+        Group("q", ("a", "b", "a"), (1.0, 0.0, 1.0), "f:1"),
+        Group("q", ("b", "c"), (0.0, 0.0), "f:2", "", ("x", "y")),
+    ]
+    checked = checked_groups(groups, RankNet(), join=True)
+    assert checked.groups == (Group("q", ("a", "b", "c"), (1.0, 0.0, 0.0), "f:1", "", ("", "x", "y")),)
+    assert checked.counts.repeated == 2
+    apart = checked_groups(groups[:1], RankNet())
+    assert apart.groups == (Group("q", ("a", "b"), (1.0, 0.0), "f:1"),)
+    twice = checked_groups([groups[0], groups[0]], BCE, join=True)
+    assert twice.counts.repeated == 4
+
+
+def test_contradictions_name_both(tmp_path):
+    """Inside a row by position or id, across rows by both lines."""
+    inside = Group("q", ("a", "b", "a"), (1.0, 0.0, 0.0), "f:1", document_ids=("x", "y", ""))
+    with pytest.raises(
+        InvalidInput, match=r"^f:1: document 'x' and documents\[2\] are the same text with labels 1 and 0"
+    ):
+        checked_groups([inside], BCE)
+    rows = [{"query": "q", "document": "d", "label": label} for label in (1, 1, 0)]
+    across = r"^the document of .*t\.jsonl:1 and the document of .*t\.jsonl:3 are the same text with labels 1 and 0"
+    with pytest.raises(InvalidInput, match=f"{across} for the query 'q'$"):
+        checked_groups(read_groups(row_file(tmp_path, *rows)), BCE, join=True)
+    with pytest.raises(InvalidInput, match=r"^9 contradictions in 9 groups:"):
+        checked_groups([inside] * 9, BCE)
+
+
+def test_a_positive_that_is_a_negative_too(tmp_path):
+    """What careless mining gives."""
+    path = row_file(tmp_path, {"query": "q", "positive": "a", "negatives": ["b", "a"]})
+    with pytest.raises(InvalidInput, match=r"t\.jsonl:1: documents\[0\] and documents\[2\] are the same text"):
+        checked_groups(read_groups(path), RankNet())
+
+
+def test_scores_of_the_same_text_may_differ_by_rounding():
+    """A teacher gave them in other batches; other labels must be equal."""
+    scores = Group("q", ("a", "b", "a"), (7.5, 1.0, 7.5001))
+    assert checked_groups([scores], MarginMSE()).groups[0].labels == (7.5, 1.0)
+    with pytest.raises(InvalidInput, match=r"with labels 7.5 and 7.6"):
+        checked_groups([Group("q", ("a", "b", "a"), (7.5, 1.0, 7.6))], MarginMSE())
+
+
+def test_same_query_apart_without_join():
+    """Rows stay rows, so pairs are shuffled as pairs."""
+    assert len(checked_groups([pair(1.0, "a"), pair(0.0, "b"), pair(1.0, "a")], BCE).groups) == 3
+
+
+def test_a_real_collection(data_folder):
+    """TrecQA, judged: lists with contrast are kept, those with one side only are dropped, and nothing is lost."""
+    groups = list(read_groups(data_folder / "trecqa"))
+    counts = checked_groups(iter(groups), RankNet()).counts
+    one_sided = [group for group in groups if len(set(group.labels)) == 1 and len(group) > 1]
+    assert counts.groups + sum(counts.dropped.values()) == len(groups)
+    assert counts.dropped.get("whose labels are all equal", 0) == len(one_sided) > 0
+    assert checked_groups(groups, BCE).counts.documents == sum(map(len, groups))

@@ -1,0 +1,218 @@
+"""One function for all sources: the right reader is picked, and an argument that does not fit is refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.runs import Run
+from secondpass.training.data.groups import Group
+from secondpass.training.data.sources import read_groups
+from secondpass.training.examples import InputExample
+
+ROWS = [{"query": "q1", "document": "a", "label": 1}, {"query": "q2", "document": "b, c", "label": 0}]
+JSON = "\n".join(map(json.dumps, ROWS))
+TABLES = {
+    "t.jsonl": JSON,
+    "t.ndjson.gz": JSON,
+    "t.json": json.dumps(ROWS),
+    "t.csv": 'query,document,label\nq1,a,1\nq2,"b, c",0\n',
+    "t.CSV": 'query,document,label\nq1,a,1\nq2,"b, c",0\n',
+    "t.tsv.gz": "query\tdocument\tlabel\nq1\ta\t1\nq2\tb, c\t0\n",
+}
+
+
+def content(groups):
+    """Give what was read without where."""
+    return [(group.query, group.documents, group.labels) for group in groups]
+
+
+WANTED = [("q1", ("a",), (1.0,)), ("q2", ("b, c",), (0.0,))]
+
+
+def put(folder, name, text):
+    """Write a file with its folder, packed if its name says so."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+@pytest.fixture
+def beir(tmp_path):
+    """A collection in BEIR's layout with two splits."""
+    put(tmp_path, "corpus.jsonl.gz", "\n".join(json.dumps({"_id": d, "title": "", "text": d * 3}) for d in "abc"))
+    put(tmp_path, "queries.jsonl", "\n".join(json.dumps({"_id": q, "text": f"query {q}"}) for q in "123"))
+    put(tmp_path, "qrels/train.tsv", "query-id\tcorpus-id\tscore\n1\ta\t2\n1\tb\t0\n")
+    put(tmp_path, "qrels/dev.tsv.gz", "query-id\tcorpus-id\tscore\n2\tc\t1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_tables(tmp_path, name, kind):
+    """By the name's ending, in either case, packed or not."""
+    path = put(tmp_path, name, TABLES[name])
+    groups = list(read_groups(kind(path)))
+    assert content(groups) == WANTED
+    assert all(group.source.startswith(str(path)) for group in groups)
+
+
+def test_parquet(tmp_path):
+    """Only the columns of the layout are asked for; others may hold anything."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [row | {"blob": b"\x00"} for row in ROWS]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    groups = list(read_groups(tmp_path / "t.parquet"))
+    assert content(groups) == WANTED
+    assert groups[1].source == f"{tmp_path / 't.parquet'} row 2"
+    parquet.write_table(pyarrow.table({"a": ["x"], "b": ["y"]}), tmp_path / "u.parquet")
+    with pytest.raises(InvalidInput, match=r"u\.parquet: the columns 'a', 'b' form none"):
+        list(read_groups(tmp_path / "u.parquet"))
+    named = read_groups(tmp_path / "u.parquet", columns={"query": "a", "positive": "b"})
+    assert content(named) == [("x", ("y",), (1.0,))]
+
+
+def test_columns_quotation_and_threshold_are_passed_on(tmp_path):
+    """Each option reaches the part that reads."""
+    path = put(tmp_path, "t.tsv", 'frage\ttext\tnote\n"a ""b"""\tc\t3\n')
+    columns = {"query": "frage", "label": "note"}
+    assert content(read_groups(path, columns=columns, relevant_from=3)) == [('"a ""b"""', ("c",), (1.0,))]
+    assert content(read_groups(path, columns=columns, quoted=True)) == [('a "b"', ("c",), (3.0,))]
+
+
+def test_folders_of_a_collection(beir):
+    """The judgements of the split that is named."""
+    assert list(read_groups(str(beir))) == [
+        Group("query 1", ("aaa", "bbb"), (2.0, 0.0), f"{beir / 'qrels' / 'train.tsv'} query '1'", "1", ("a", "b"))
+    ]
+    assert content(read_groups(beir, split="dev")) == [("query 2", ("ccc",), (1.0,))]
+    assert content(read_groups(beir, relevant_from=2)) == [("query 1", ("aaa", "bbb"), (1.0, 0.0))]
+    with pytest.raises(InvalidInput, match=r"no qrels/test\.tsv; its splits are dev, train"):
+        read_groups(beir, split="test")
+
+
+def test_judgements_in_files_of_their_own(beir, tmp_path):
+    """TREC's columns with a corpus and queries elsewhere, in files or in memory."""
+    path = put(tmp_path, "my.qrels", "1 0 a 3\n1 0 c 0\n")
+    wanted = [("query 1", ("aaa", "ccc"), (3.0, 0.0))]
+    assert content(read_groups(path, corpus=beir, queries=beir / "queries.jsonl")) == wanted
+    assert content(read_groups(path, corpus={"a": "aaa", "c": "ccc"}, queries={"1": "query 1"})) == wanted
+    qrels = Qrels({"1": {"a": 3, "c": 0}})
+    assert content(read_groups(qrels, corpus=str(beir / "corpus.jsonl.gz"), queries={"1": "query 1"})) == wanted
+    replaced = read_groups(beir, corpus={"a": "x", "b": "y"})
+    assert content(replaced) == [("query 1", ("x", "y"), (2.0, 0.0))]
+
+
+def test_unjudged_documents_only_when_asked(beir, tmp_path):
+    """A run in a file or as an object; without a number it would do nothing, which is refused."""
+    path = put(tmp_path, "bm25.trec", "1 Q0 c 1 9.5 bm25\n1 Q0 a 2 9.1 bm25\n")
+    wanted = [("query 1", ("aaa", "bbb", "ccc"), (2.0, 0.0, 0.0))]
+    assert content(read_groups(beir, run=str(path), unjudged_negatives=3)) == wanted
+    run = Run.from_scores("bm25", {"1": {"c": 1}})
+    assert content(read_groups(beir, run=run, unjudged_negatives=1)) == wanted
+    for arguments in ({"run": run}, {"unjudged_negatives": 2}):
+        with pytest.raises(InvalidInput, match="run and unjudged_negatives go together"):
+            read_groups(beir, **arguments)
+    with pytest.raises(InvalidInput, match="unjudged_negatives=-1"):
+        read_groups(beir, run=run, unjudged_negatives=-1)
+
+
+def test_folders_of_tables(tmp_path):
+    """One table a split, or its shards in order."""
+    put(tmp_path, "train.tsv", TABLES["t.tsv.gz"])
+    put(tmp_path, "README.md", "words")
+    put(tmp_path, "dev-00001-of-00002.jsonl", json.dumps(ROWS[1]))
+    put(tmp_path, "dev-00000-of-00002.jsonl", json.dumps(ROWS[0]))
+    assert content(read_groups(tmp_path)) == WANTED
+    assert content(read_groups(tmp_path, split="dev")) == WANTED
+    with pytest.raises(InvalidInput, match=r"no test\.jsonl, \.csv"):
+        read_groups(tmp_path, split="test")
+    put(tmp_path, "train.csv.gz", TABLES["t.csv"])
+    with pytest.raises(InvalidInput, match=r"more than one table of 'train': train\.csv\.gz, train\.tsv"):
+        read_groups(tmp_path)
+    (tmp_path / "dev-00001-of-00002.jsonl").unlink()
+    with pytest.raises(InvalidInput, match="1 shards, not the 00002"):
+        read_groups(tmp_path, split="dev")
+
+
+def test_objects():
+    """Lists of rows and of examples, groups, and a mapping of splits."""
+    assert content(read_groups(ROWS)) == WANTED
+    assert content(read_groups({"train": ROWS, "test": []})) == WANTED
+    examples = [InputExample(texts=[row["query"], row["document"]], label=row["label"]) for row in ROWS]
+    assert content(read_groups(examples)) == WANTED
+    assert content(read_groups(read_groups(iter(ROWS)))) == WANTED
+
+
+def test_dataset_dict():
+    """The split of a DatasetDict."""
+    datasets = pytest.importorskip("datasets")
+    both = datasets.DatasetDict(
+        {"train": datasets.Dataset.from_list(ROWS), "dev": datasets.Dataset.from_list(ROWS[:1])}
+    )
+    assert content(read_groups(both)) == WANTED
+    assert content(read_groups(both, split="dev")) == WANTED[:1]
+    with pytest.raises(InvalidInput, match="no split 'test' among 'train', 'dev'"):
+        read_groups(both, split="test")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"source": "absent.jsonl"}, r"absent\.jsonl: no such file"),
+        ({"source": " "}, "source is blank"),
+        ({"source": 5}, "source is int, neither"),
+        ({"source": None}, "source is NoneType, neither"),
+        ({"source": ROWS, "corpus": {}}, "corpus and queries go with judgements"),
+        ({"source": ROWS, "quoted": True}, r"quoted goes with \.csv and \.tsv files only"),
+        ({"source": ROWS, "run": "r"}, "run goes with judgements only"),
+        ({"source": ROWS, "unjudged_negatives": 3}, "unjudged_negatives goes with judgements only"),
+        ({"source": ROWS, "relevant_from": float("nan")}, "relevant_from=nan is not a finite number"),
+        ({"source": ROWS, "relevant_from": "2"}, "relevant_from='2' is not a finite number"),
+        ({"source": ROWS, "columns": {"q": "x"}}, "columns: 'q' is none of"),
+        ({"source": Qrels({})}, "judgements need both corpus and queries"),
+        ({"source": Qrels({}), "corpus": {}}, "judgements need both corpus and queries"),
+        (
+            {"source": Qrels({}), "corpus": {}, "queries": {}, "columns": {"query": "x"}},
+            "columns goes with a table only",
+        ),
+        ({"source": Qrels({}), "corpus": {}, "queries": {}, "quoted": False}, "quoted goes with a table only"),
+    ],
+)
+def test_refused_arguments(arguments, words):
+    """Said at once, not with the first row."""
+    with pytest.raises(InvalidInput, match=words):
+        read_groups(**arguments)
+
+
+def test_refused_files(tmp_path):
+    """A file of another kind, judgements without texts, and options of another kind of file."""
+    path = put(tmp_path, "t.txt", "1 0 a 1\n")
+    with pytest.raises(InvalidInput, match=r"t\.txt: neither \.jsonl, .* nor judgements with corpus and queries"):
+        read_groups(path)
+    with pytest.raises(InvalidInput, match="judgements need both"):
+        read_groups(path, queries={"1": "q"})
+    with pytest.raises(InvalidInput, match="quoted goes with"):
+        read_groups(put(tmp_path, "t.jsonl", JSON), quoted=True)
+    with pytest.raises(InvalidInput, match="no qrels in it"):
+        read_groups(tmp_path, corpus={}, queries={})
+
+
+def test_all_collections_can_be_read(data_folder):
+    """Real collections and pair sets in both layouts, every group with texts and labels."""
+    groups = list(read_groups(data_folder / "medquad"))
+    assert (len(groups), sum(map(len, groups))) == (11_454, 13_001)
+    trecqa = list(read_groups(data_folder / "trecqa"))
+    assert sum(map(len, trecqa)) == len((data_folder / "trecqa" / "qrels" / "train.tsv").read_text().splitlines()) - 1
+    assert {label for group in trecqa for label in group.labels} == {0.0, 1.0}
+    similar = list(read_groups(data_folder / "pairs" / "stsb"))
+    assert len(similar) == 5_749
+    assert {0.0, 4.75, 5.0} <= {group.labels[0] for group in similar}
+    assert all(group.query and group.documents[0] for group in groups + trecqa + similar)

@@ -1,0 +1,154 @@
+"""Which candidates of a query are left, in which order, and under which reason the others are counted."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from secondpass.errors import InvalidInput
+from secondpass.training.negatives import sifting
+from secondpass.training.negatives.rule import MiningRule
+from secondpass.training.negatives.sifting import Judged, drawn, highest, plain, sift
+
+CORPUS = {f"d{number}": f"text {number}" for number in range(10)}
+CANDIDATES = [(f"d{number}", 10.0 - number) for number in range(10)]
+
+
+def judged(*positives: str, relevant: set[str] | None = None, not_relevant: tuple[str, ...] = ()) -> Judged:
+    """A query with these positives."""
+    return Judged("q", "the query", positives, relevant or set(positives), not_relevant)
+
+
+def left(given: Judged, corpus=CORPUS, candidates=CANDIDATES, **rule: object) -> list[str]:
+    """Ids of what is left, judged ones first."""
+    found = sift(given, corpus, candidates, MiningRule(**rule))  # type: ignore[arg-type]
+    return [item.id for item in (*found.judged, *found.unjudged)]
+
+
+def test_positives_are_dropped_and_not_ranked():
+    """Ranks count what is not judged relevant, so the second to the fourth are d2, d3 and d5 here."""
+    given = judged("d0", "d4")
+    found = sift(given, CORPUS, CANDIDATES, MiningRule(first=2, last=4))
+    assert [(item.id, item.score) for item in found.unjudged] == [("d2", 8.0), ("d3", 7.0), ("d5", 5.0)]
+    assert dict(found.dropped) == {sifting.RELEVANT: 2, sifting.OUTSIDE: 5}
+    assert [(item.id, item.score) for item in found.positives] == [("d0", 10.0), ("d4", 6.0)]
+
+
+def test_relevant_to_another_query_of_the_same_text_is_dropped():
+    """What may never be a negative is more than the query's own positives."""
+    assert "d1" not in left(judged("d0", relevant={"d0", "d1"}))
+
+
+def test_texts_that_are_no_other_document():
+    """A copy of a positive, of another candidate, of the query, and nothing at all; case and space aside."""
+    corpus = CORPUS | {"d1": " TEXT\u00a00\n", "d2": "\t", "d3": "The  query", "d5": "Text 4", "d6": "text 7"}
+    found = sift(judged("d0"), corpus, CANDIDATES, MiningRule())
+    assert [item.id for item in found.unjudged] == ["d4", "d6", "d8", "d9"]
+    assert dict(found.dropped) == {
+        sifting.RELEVANT: 1,
+        sifting.LIKE_RELEVANT: 1,
+        sifting.BLANK: 1,
+        sifting.QUERY: 1,
+        sifting.REPEATED: 2,
+    }
+
+
+def test_a_copy_of_a_dropped_candidate_may_stay():
+    """Only what is taken is repeated: the copy below max_score stands for the one above it."""
+    corpus = CORPUS | {"d5": "text 1"}
+    assert left(judged("d0"), corpus, max_score=6.0) == ["d4", "d5", "d6", "d7", "d8", "d9"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({"max_score": 5.0}, ["d5", "d7", "d8", "d9"]),
+        ({"min_score": 5.0}, ["d0", "d1", "d3", "d4", "d5"]),
+        ({"absolute_margin": 0.0}, ["d7", "d8", "d9"]),
+        ({"absolute_margin": 2.0}, ["d9"]),
+        ({"relative_margin": 0.5}, ["d9"]),
+        ({"relative_margin": 0.26}, ["d8", "d9"]),
+        ({"absolute_margin": 0.0, "against": "highest"}, ["d3", "d4", "d5", "d7", "d8", "d9"]),
+        ({"absolute_margin": 1.0, "relative_margin": 0.5, "against": "highest"}, ["d7", "d8", "d9"]),
+    ],
+)
+def test_scores_and_margins(rule, expected):
+    """Bounds hold what lies on them; a negative lies below the lowest (or highest) positive by more than the margin."""
+    assert left(judged("d2", "d6"), **rule) == expected
+
+
+def test_margin_of_negative_scores():
+    """Five percent below -10 is -10.5, not -9.5."""
+    assert highest([-10.0, None, -8.0], None, 0.05, "lowest") == pytest.approx(-10.5)
+    assert highest([-10.0, -8.0], 1.0, 0.05, "highest") == pytest.approx(-9.0)
+    assert highest([None], 1.0, None, "lowest") is None
+
+
+def test_a_positive_that_was_not_found_gives_nothing_to_measure_from():
+    """Without a score of any positive a margin drops all, under a reason of its own; other positives are enough."""
+    found = sift(judged("elsewhere"), CORPUS, CANDIDATES, MiningRule(relative_margin=0.1))
+    assert found.unjudged == ()
+    assert dict(found.dropped) == {sifting.UNMEASURED: 10}
+    assert left(judged("elsewhere", "d7"), relative_margin=0.1) == ["d8", "d9"]
+
+
+def test_judged_documents_come_first_whatever_their_rank_and_score():
+    """Those found in their order before those that were not; a document that the corpus lacks is none."""
+    given = judged("d0", not_relevant=("unknown", "extra", "d9", "d3"))
+    corpus = CORPUS | {"extra": "one more"}
+    found = sift(given, corpus, CANDIDATES, MiningRule(last=2, max_score=8.5))
+    assert [(item.id, item.score) for item in found.judged] == [("d3", 7.0), ("d9", 1.0), ("extra", None)]
+    assert [item.id for item in found.unjudged] == ["d2"]
+    assert left(given, corpus, last=2, max_score=8.5, judged_first=False) == ["d2"]
+
+
+def test_a_judged_copy_of_a_positive_is_no_negative():
+    """The same text cannot be relevant and not."""
+    assert "d1" not in left(judged("d0", not_relevant=("d1",)), CORPUS | {"d1": "Text 0"})
+
+
+def test_random_order_depends_on_each_document_alone():
+    """A different seed gives another order; a candidate more, or another list's order, changes none of the others."""
+    given = judged("d0", not_relevant=("d8", "d9"))
+    order = left(given, sampling="random")
+    assert set(order[:2]) == {"d8", "d9"}
+    assert sorted(order) == sorted(left(given))
+    assert order != left(given, sampling="random", seed=1)
+    shuffled = random.Random(0).sample(CANDIDATES[:6], 6)
+    assert left(given, candidates=shuffled, sampling="random") == [
+        name for name in order if name in dict(shuffled) or name in ("d8", "d9")
+    ]
+
+
+def test_draws_are_fair():
+    """Each of five documents comes first for about a fifth of many queries."""
+    firsts = [min("abcde", key=lambda name: drawn(7, f"q{query}", name)) for query in range(2000)]
+    assert all(320 < firsts.count(name) < 480 for name in "abcde")
+
+
+def test_plain_texts():
+    """Only case and white space are no difference."""
+    assert plain(" Straße\u2003X ") == plain("STRASSE x")
+    assert plain("a-b") != plain("a b")
+
+
+@pytest.mark.parametrize(
+    ("candidates", "rule", "words"),
+    [
+        ([("nowhere", 1.0)], {}, "query 'q': document 'nowhere' is not in the corpus"),
+        ([("d1", 1.0), ("d1", 0.5)], {}, "'d1' comes twice"),
+        ([("d1", float("nan"))], {}, "'d1' has the score nan"),
+        ([("d1", float("inf"))], {}, "'d1' has the score inf"),
+        ([("d1", None)], {"relative_margin": 0.1}, "'d1' has no score, which relative_margin needs"),
+    ],
+)
+def test_refused_candidates(candidates, rule, words):
+    """A list that does not belong to the corpus, or that the rule cannot be applied to, is named."""
+    with pytest.raises(InvalidInput, match=words):
+        sift(judged("d0"), CORPUS, candidates, MiningRule(**rule))
+
+
+def test_scores_are_not_needed_without_a_rule_about_them():
+    """A run without scores can be mined by rank."""
+    assert left(judged("d0"), candidates=[("d5", None), ("d4", None)]) == ["d5", "d4"]

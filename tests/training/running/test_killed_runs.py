@@ -1,0 +1,106 @@
+"""Runs that are killed at any moment lose no checkpoint, and end bit for bit where an undisturbed run ends.
+
+`SECONDPASS_KILLS` sets how many runs are killed (CI: 5).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from secondpass.training.running.checkpointing import FOLDER
+from secondpass.training.running.step_log import FILE
+from secondpass.training.survival.run_lock import NAME, RunLock
+
+ROOT = Path(__file__).parents[3]
+KILLS = int(os.environ.get("SECONDPASS_KILLS", "5"))
+SETTINGS = {"tokens_per_step": 120, "epochs": 4, "save_every": 1, "keep": 2}
+
+
+def started(model: str, output: Path) -> subprocess.Popen[bytes]:
+    """A run of the toy task as a process of its own."""
+    program = [sys.executable, "-m", "tests.training.toy_run", model, str(output), "--settings", json.dumps(SETTINGS)]
+    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(program, cwd=ROOT, env=os.environ | quiet, stderr=subprocess.DEVNULL)
+
+
+def logged(output: Path) -> list[dict[str, object]]:
+    """Whole lines of the log."""
+    path = output / FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def whole_checkpoints(output: Path) -> list[int]:
+    """Steps of the checkpoints that have a manifest."""
+    return sorted(int(path.parent.name.split("-")[1]) for path in (output / FOLDER).glob("step-*/manifest.json"))
+
+
+def killed_later(process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
+    """Wait until the run makes steps, then a random moment, and kill it; False if it ended before."""
+    before = len(logged(output))
+    while process.poll() is None and len(logged(output)) <= before:
+        time.sleep(0.02)
+    time.sleep(rng.random() * 0.6)
+    if process.poll() is not None:
+        return False
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+def comparable(entry: dict[str, object]) -> dict[str, object]:
+    """A log entry without clocks."""
+    clocks = ("time", "seconds", "seconds_left", "pairs_per_second")
+    return {name: value for name, value in entry.items() if name not in clocks}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_model_folder, tmp_path_factory) -> Path:
+    """The output of a run that nobody killed."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert started(tiny_model_folder("bert", 1), output).wait(timeout=240) == 0
+    return output
+
+
+def test_killed_runs_end_where_an_undisturbed_one_ends(tiny_folder, undisturbed, tmp_path):
+    """Same weights, same scores, same log; checkpoints only ever move forward; nothing is left lying about."""
+    rng = random.Random(os.environ.get("SECONDPASS_KILL_SEED", "1"))
+    expected = (undisturbed / "model.safetensors").read_bytes()
+    kills = number = 0
+    while kills < KILLS:
+        number += 1
+        output = tmp_path / str(number)
+        output.mkdir()
+        newest, done = 0, False
+        while not done:
+            process = started(tiny_folder, output)
+            if kills < KILLS and killed_later(process, output, rng):
+                kills += 1
+                found = whole_checkpoints(output)
+                assert found
+                assert found[-1] >= newest
+                newest = found[-1]
+            else:
+                assert process.wait(timeout=240) == 0
+                done = True
+        assert (output / "model.safetensors").read_bytes() == expected
+        assert json.loads((output / "report.json").read_text()) == json.loads((undisturbed / "report.json").read_text())
+        assert [comparable(entry) for entry in logged(output)] == [comparable(entry) for entry in logged(undisturbed)]
+        assert whole_checkpoints(output) == whole_checkpoints(undisturbed)
+        assert [path.name for path in (output / FOLDER).iterdir() if not path.name.startswith("step-")] == []
+
+
+def test_a_run_in_use_is_left_alone(tiny_folder, tmp_path):
+    """A second process in the same folder is refused before it writes anything."""
+    with RunLock(tmp_path):
+        assert started(tiny_folder, tmp_path).wait(timeout=240) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {NAME}

@@ -1,0 +1,248 @@
+"""The front door of training: what comes out, what is refused, and how a run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import CrossEncoder as Theirs
+from transformers import AutoModelForSequenceClassification
+
+from secondpass import CrossEncoder
+from secondpass.errors import CheckpointError, InvalidInput, TrainingError
+from secondpass.training.data.groups import Group
+from secondpass.training.losses.named import LOSSES
+from secondpass.training.settings import LoraSettings, TrainingSettings
+from secondpass.training.trainer import train
+from tests.toy_task import same, state
+from tests.training.toy_run import SETTINGS, run, toy_groups
+
+PAIRS = [("how to reset", "the password on"), ("how to reset", "big river in")]
+QUICK = replace(SETTINGS, epochs=1, save_every=0, evaluate_every=0, averaging=0.0, dropout=None)
+
+
+def trained(folder, settings=QUICK, *, groups=None, **options):
+    """A fresh tiny model, trained on the toy groups."""
+    encoder = CrossEncoder(folder, device="cpu")
+    options = {"show_progress_bar": False} | options
+    return encoder, train(encoder, toy_groups(1, 40) if groups is None else groups, settings, **options)
+
+
+def test_it_learns(tiny_folder, tmp_path):
+    """The dev score rises, the best weights are in memory and in the folder, and the report says which."""
+    settings = replace(QUICK, epochs=12, learning_rate=3e-3, loss="binary_cross_entropy")
+    encoder, report = trained(tiny_folder, settings, dev=toy_groups(2, 12), output_dir=tmp_path)
+    assert report.best_score == max(score for _, score in report.scores) > report.scores[0][1] + 0.1
+    assert dict(report.scores)[report.best_step] == report.best_score == encoder.best_score
+    assert report.epochs == 12.0
+    again = CrossEncoder(str(tmp_path), device="cpu")
+    assert np.array_equal(again.predict(PAIRS), encoder.predict(PAIRS))
+    assert encoder.predict(PAIRS)[0] > encoder.predict(PAIRS)[1]
+
+
+def test_what_comes_out_loads_everywhere(tiny_folder, tmp_path):
+    """sentence-transformers and transformers read the folder, and give the same scores."""
+    encoder, _ = trained(tiny_folder, output_dir=tmp_path)
+    theirs = Theirs(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(theirs.predict(PAIRS), encoder.predict(PAIRS), atol=1e-6)
+    plain = AutoModelForSequenceClassification.from_pretrained(str(tmp_path))
+    assert same(plain.state_dict(), state(encoder))
+
+
+@pytest.mark.parametrize("loss", [name for name in sorted(LOSSES) if name != "cross_entropy"])
+def test_every_loss_trains(tiny_folder, loss):
+    """One epoch changes the weights and leaves finite ones."""
+    encoder, report = trained(tiny_folder, replace(QUICK, loss=loss))
+    before = state(CrossEncoder(tiny_folder, device="cpu"))
+    after = state(encoder)
+    assert not same(before, after)
+    assert all(bool(torch.isfinite(value).all()) for value in after.values())
+    assert report.steps == report.counts.groups * 0 + report.steps > 3
+
+
+def test_classes(tiny_model_folder):
+    """A head of three labels learns class indices; a ranking loss refuses it."""
+    folder = tiny_model_folder("bert", 3)
+    groups = [Group(f"how {number}", ("the cat", "a river"), (float(number % 3), 2.0)) for number in range(12)]
+    encoder, report = trained(folder, replace(QUICK, loss="cross_entropy"), groups=groups)
+    assert report.pairs == 24
+    assert not same(state(encoder), state(CrossEncoder(folder, device="cpu")))
+    with pytest.raises(InvalidInput, match="one label"):
+        trained(folder, replace(QUICK, loss="ranknet"))
+
+
+def test_the_same_run_twice_is_the_same(tiny_folder):
+    """Bit for bit, with dropout, and whatever the caller's own random numbers are."""
+    torch.manual_seed(1)
+    first, _ = trained(tiny_folder, replace(QUICK, dropout=0.2))
+    torch.manual_seed(2)
+    expected = torch.rand(1)
+    torch.manual_seed(2)
+    second, _ = trained(tiny_folder, replace(QUICK, dropout=0.2))
+    assert torch.equal(torch.rand(1), expected)
+    assert same(state(first), state(second))
+    other, _ = trained(tiny_folder, replace(QUICK, dropout=0.2, seed=12))
+    assert not same(state(first), state(other))
+
+
+def test_dropout_precision_and_frozen_layers_are_put_back(tiny_folder):
+    """Afterwards the model is as it was but for its weights: it scores, and trains by `fit` as before."""
+    encoder = CrossEncoder(tiny_folder, device="cpu")
+    before = state(encoder)
+    settings = replace(QUICK, frozen_layers=1, gradient_checkpointing=True, precision="bf16", layer_decay=0.5)
+    train(encoder, toy_groups(1, 40), settings, show_progress_bar=False)
+    after = state(encoder)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not any(name.startswith(("bert.embeddings", "bert.encoder.layer.0.")) for name in changed)
+    assert all(weight.requires_grad for weight in encoder.model.parameters())
+    assert {module.p for module in encoder.model.modules() if isinstance(module, torch.nn.Dropout)} == {0.1}
+    assert not encoder.model.training
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in encoder.model.modules())
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_low_rank_additions(tiny_folder, tmp_path, merge):
+    """Merged: a plain model. Not merged: an adapter folder, and a model in memory that scores with it."""
+    settings = replace(QUICK, lora=LoraSettings(rank=2, merge=merge), learning_rate=1e-2)
+    encoder, _ = trained(tiny_folder, settings, output_dir=tmp_path)
+    assert type(encoder.model).__name__ == "BertForSequenceClassification"
+    assert not np.array_equal(encoder.predict(PAIRS), CrossEncoder(tiny_folder, device="cpu").predict(PAIRS))
+    assert (tmp_path / "adapter").is_dir() is not merge
+    assert (tmp_path / "model.safetensors").is_file() is merge
+    if merge:
+        again = CrossEncoder(str(tmp_path), device="cpu")
+        np.testing.assert_allclose(again.predict(PAIRS), encoder.predict(PAIRS), atol=1e-6)
+
+
+def test_averaged_weights_are_what_comes_out(tiny_folder):
+    """A slow average stays near the start, where the weights themselves have left it."""
+    start = state(CrossEncoder(tiny_folder, device="cpu"))
+
+    def distance(encoder):
+        return sum(float((value - start[name]).abs().sum()) for name, value in state(encoder).items())
+
+    plain, _ = trained(tiny_folder)
+    averaged, _ = trained(tiny_folder, replace(QUICK, averaging=0.9))
+    assert 0 < distance(averaged) < distance(plain)
+
+
+def test_patience_ends_a_run(tiny_folder):
+    """Two evaluations without a better score; the best weights count."""
+    scores = iter([0.5, 0.4, 0.6, 0.5, 0.5, 0.9])
+    settings = replace(QUICK, epochs=3, evaluate_every=1, patience=2)
+    encoder, report = trained(tiny_folder, settings, dev=lambda encoder, **when: next(scores))
+    assert [score for _, score in report.scores] == [0.5, 0.4, 0.6, 0.5, 0.5]
+    assert report.stopped_early
+    assert (report.steps, report.best_step, report.best_score) == (4, 2, 0.6)
+    assert encoder.best_score == 0.6
+
+
+def test_the_start_may_be_the_best(tiny_folder):
+    """Training that only harms gives back the weights it was given."""
+    encoder, report = trained(tiny_folder, dev=lambda encoder, **when: -float(when["steps"] != 0))
+    assert report.best_step == 0
+    assert same(state(encoder), state(CrossEncoder(tiny_folder, device="cpu")))
+
+
+@pytest.mark.parametrize("steps", [1, 5, 17])
+def test_max_steps(tiny_folder, steps):
+    """Exactly so many, over as many epochs as they take."""
+    _, report = trained(tiny_folder, replace(QUICK, max_steps=steps))
+    assert report.steps == steps
+
+
+def test_resumed_run_is_the_undisturbed_one(tiny_folder, tmp_path):
+    """Stopped by an error in the middle of an epoch, with dropout and averages: same weights, scores and log."""
+    whole, report = run(tiny_folder, str(tmp_path / "whole"))
+    heard = []
+
+    def stop(entry):
+        heard.append(entry)
+        if entry["kind"] == "step" and entry["step"] == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_folder, str(tmp_path / "broken"), watch=stop)
+    resumed, again = run(tiny_folder, str(tmp_path / "broken"))
+    assert again.resumed_from == 8
+    assert same(state(whole), state(resumed))
+    assert (again.scores, again.pairs, again.tokens) == (report.scores, report.pairs, report.tokens)
+    lines = (tmp_path / "broken" / "training.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [json.loads(line)["step"] for line in lines if json.loads(line)["kind"] == "step"]
+    assert steps == list(range(1, report.steps + 1))
+
+
+def test_a_finished_run_is_not_repeated(tiny_folder, tmp_path):
+    """Asked again, it only gives back what it made."""
+    first, report = run(tiny_folder, str(tmp_path))
+    second, again = run(tiny_folder, str(tmp_path))
+    assert again.resumed_from == again.steps == report.steps
+    assert again.scores == report.scores
+    assert same(state(first), state(second))
+
+
+def test_another_run_in_the_folder_is_refused(tiny_folder, tmp_path):
+    """Other settings or other data: the message says what differs; with resume=False the checkpoints must go first."""
+    run(tiny_folder, str(tmp_path))
+    with pytest.raises(CheckpointError, match="learning_rate"):
+        run(tiny_folder, str(tmp_path), replace(SETTINGS, learning_rate=1e-4))
+    with pytest.raises(CheckpointError, match="groups"):
+        trained(tiny_folder, SETTINGS, groups=toy_groups(5, 40), dev=toy_groups(2, 12), output_dir=tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    run(tiny_folder, str(tmp_path), replace(SETTINGS, learning_rate=1e-4))
+
+
+def test_settings_that_do_not_change_the_weights_may_change(tiny_folder, tmp_path):
+    """How often is saved and logged, and how much memory is used."""
+    run(tiny_folder, str(tmp_path))
+    _, report = run(tiny_folder, str(tmp_path), replace(SETTINGS, keep=5, log_every=3, micro_batch_tokens=1000))
+    assert report.resumed_from == report.steps
+
+
+def test_non_finite_loss_stops_the_run_and_names_the_groups(tiny_folder, tmp_path):
+    """The weights in the last checkpoint are from before, and finite."""
+    calls = []
+
+    class Breaking:
+        labels, shortest, needs_contrast = "score", 1, False
+
+        def __call__(self, logits, labels, mask):
+            calls.append(1)
+            return logits[mask] * (float("nan") if len(calls) == 4 else 1.0)
+
+    settings = replace(QUICK, save_every=2, micro_batch_tokens=10_000)
+    with pytest.raises(TrainingError, match=r"the loss is nan \(examples 'toy:"):
+        trained(tiny_folder, settings, loss=Breaking(), output_dir=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))[-1] == "step-00000002"
+
+
+def test_refused_before_the_first_step(tiny_folder):
+    """No groups; nothing to learn from; a dev set without grades; an unknown loss."""
+    with pytest.raises(InvalidInput):
+        trained(tiny_folder, groups=[])
+    with pytest.raises(InvalidInput):
+        trained(tiny_folder, replace(QUICK, loss="ranknet"), groups=[Group("q", ("a", "b"), (1.0, 1.0))])
+    with pytest.raises(InvalidInput, match="dev"):
+        trained(tiny_folder, dev=[Group("q", ("a", "b"), (0.0, 0.0))])
+    with pytest.raises(InvalidInput, match="ranknet"):
+        trained(tiny_folder, TrainingSettings(loss="rankmet"))
+
+
+def test_balanced_positives(tiny_folder):
+    """The weight comes from all the data: the first step's loss is that of torch with the counted weight."""
+    groups = toy_groups(1, 40)
+    heard = []
+    settings = replace(QUICK, loss="binary_cross_entropy", loss_options={"pos_weight": "balanced"}, groups_per_step=40)
+    trained(tiny_folder, settings, groups=groups, watch=heard.append)
+    fresh = CrossEncoder(tiny_folder, device="cpu")
+    pairs = [(group.query, document) for group in groups for document in group.documents]
+    logits = torch.from_numpy(fresh.predict(pairs, activation_fct=torch.nn.Identity()))
+    labels = torch.tensor([label for group in groups for label in group.labels])
+    weight = (len(labels) - labels.sum()) / labels.sum()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
+    assert heard[0]["loss"] == pytest.approx(float(expected), abs=1e-5)
