@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import logging
 import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +37,6 @@ log = logging.getLogger(__name__)
 SENTENCES, GOLD, NEAREST, DEPTH = 12, 4, 4, 40
 LABEL_WEIGHT = 1.0
 TARGET_TOKENS = 8192
-NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,7 @@ class Mix:
 
     `questions` of SQuAD; `draws`: how often each TREC-QA question comes, with other sentences each time; `kept`
     queries by kind; `votes`: BM25's vote in their targets, in units of the student's own spread; `soft_weight` of the
-    student's own opinion of sentences; a share of `masked` questions and their sentences has its numbers as `<num>`,
-    as the TREC-QA texts have them.
+    student's own opinion of sentences.
     """
 
     seed: int
@@ -58,7 +55,6 @@ class Mix:
     kept: Mapping[str, int]
     votes: Mapping[str, float]
     soft_weight: float
-    masked: float = 0.0
 
 
 FIRST_VOTES = {"question": 0.1, "title": 0.3, "keywords": 0.5, "request": 0.5, "claim": 0.3}
@@ -75,16 +71,6 @@ MIXES = (
     ),
     Mix(43, 22, 5000, 12, {"question": 600, "title": 300, "keywords": 700, "request": 1600, "claim": 400}, VOTES, 0.3),
     Mix(47, 9, 4000, 16, {"question": 150, "title": 80, "keywords": 120, "request": 200, "claim": 100}, VOTES, 0.2),
-    Mix(
-        53,
-        26,
-        10000,
-        16,
-        {"question": 400, "title": 250, "keywords": 500, "request": 900, "claim": 300},
-        {**VOTES, "request": 1.1},
-        0.3,
-        0.5,
-    ),
 )
 
 
@@ -135,16 +121,8 @@ def paragraph_drafts(squad: Corpus, questions: Sequence[TrainingQuery], encoder:
         gold = rng.sample(own, min(GOLD, len(own)))
         rest = rng.sample(others[NEAREST:], SENTENCES - NEAREST - len(gold))
         chosen = [texts[place] for place in (*gold, *others[:NEAREST], *rest)]
-        asked = question.text
-        if rng.random() < mix.masked:
-            asked, chosen = without_numbers(asked), [without_numbers(text) for text in chosen]
-        made.append(_labelled_draft(encoder.pairs(asked, chosen, MAX_TOKENS), list(range(len(gold))), mix))
+        made.append(_labelled_draft(encoder.pairs(question.text, chosen, MAX_TOKENS), list(range(len(gold))), mix))
     return made
-
-
-def without_numbers(text: str) -> str:
-    """Every number, thousands and decimals included, as `<num>`."""
-    return NUMBER.sub("<num>", text)
 
 
 def judged_drafts(data: Path, corpus: Corpus, encoder: Encoder, mix: Mix) -> list[Draft]:

@@ -208,5 +208,5 @@ def test_another_run_in_the_folder(write: Write, tmp_path: Path) -> None:
 def test_tensorboard_without_its_package(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wish is refused before training."""
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MissingExtra, match="pip install tensorboard"):
+    with pytest.raises(MissingExtra, match=r"secondpass\[tensorboard\]"):
         run(prepare(read_config(write(), ["output.tensorboard=true"])), show_progress_bar=False)

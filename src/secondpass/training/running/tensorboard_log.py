@@ -23,7 +23,7 @@ def tensorboard_log(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise MissingExtra("output.tensorboard needs the package: pip install tensorboard") from None
+        raise MissingExtra('output.tensorboard needs TensorBoard: pip install "secondpass[tensorboard]"') from None
     writer = cast(Any, SummaryWriter)(str(folder))
 
     def watch(entry: Mapping[str, Any]) -> None:
