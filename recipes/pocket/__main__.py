@@ -22,8 +22,8 @@ from recipes.pocket.evaluate import Scorer, evaluate
 from recipes.pocket.fast import FastForward
 from recipes.pocket.finish import calibrate, write_folder
 from recipes.pocket.queries import all_queries
-from recipes.pocket.teachers import has_amx
 from secondpass import CrossEncoder
+from secondpass.training.cpu.forward import has_amx_bf16
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 POCKET = Path(__file__).parents[2] / "src" / "secondpass" / "pocket"
@@ -37,7 +37,7 @@ WorkOption = Annotated[Path, typer.Option(help="Vectors, checkpoints and runs; k
 
 def _dtype() -> torch.dtype:
     """bfloat16 where the processor has a matrix unit for it, else float32."""
-    return torch.bfloat16 if has_amx() else torch.float32
+    return torch.bfloat16 if has_amx_bf16() else torch.float32
 
 
 @app.command(name="train")
@@ -103,7 +103,7 @@ def evaluate_command(
     table = Table("set", "queries", "BM25 nDCG@10", "nDCG@10", "change", "BM25 MRR@10", "MRR@10")
     gains = []
     folder = work / "runs" / Path(model).name
-    with Scorer(model, fast and has_amx(), workers) as scorer:
+    with Scorer(model, fast and has_amx_bf16(), workers) as scorer:
         for row in evaluate(scorer, data, folder, tuple(sets.split(",")), limit):
             first, second = row.first, row.second
             gains.append(second["nDCG@10"] - first["nDCG@10"])

@@ -27,9 +27,10 @@ from torch import Tensor
 
 from recipes.pocket.build import MAX_TOKENS, Encoder, Sequences, token_limit
 from recipes.pocket.corpora import Corpus, read_qrels, read_queries
-from recipes.pocket.distill import Example, give_back_memory, scored
+from recipes.pocket.distill import Example, scored
 from recipes.pocket.groups import DOCUMENTS_PER_QUERY, FirstPass, Floats
 from recipes.pocket.queries import TrainingQuery, framed, labelled, sentences_of
+from secondpass.training.cpu.memory import give_back_memory
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,11 @@ cross-entropy on the labelled documents where there are some: at least one of th
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import math
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from torch.nn import functional as F
 
 from recipes.pocket.student import logits, pack
 from secondpass.tokens import Ids
+from secondpass.training.cpu.memory import give_back_memory
 
 log = logging.getLogger(__name__)
 
@@ -184,12 +183,6 @@ def _restore(folder: Path, masters: Masters) -> dict[str, float]:
     with safe_open(path, "pt") as handle:
         progress: dict[str, float] = json.loads(handle.metadata()["progress"])
     return progress
-
-
-def give_back_memory() -> None:
-    """Batches of many shapes tear holes into glibc's heap, which would grow by gigabytes in an hour."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def train(

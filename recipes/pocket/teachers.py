@@ -21,6 +21,8 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
+from secondpass.training.cpu.forward import has_amx_bf16
+
 log = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float16]
@@ -81,7 +83,7 @@ def _minilm_forward() -> tuple[Tokenizer, Forward]:
     from transformers import AutoModel
 
     folder = minilm_folder()
-    model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16 if has_amx() else torch.float32).eval()
+    model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16 if has_amx_bf16() else torch.float32).eval()
 
     def forward(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
@@ -89,11 +91,6 @@ def _minilm_forward() -> tuple[Tokenizer, Forward]:
         return np.asarray(hidden.last_hidden_state.float().numpy(), dtype=np.float32)
 
     return Tokenizer.from_file(str(folder / "tokenizer.json")), forward
-
-
-def has_amx() -> bool:
-    """bfloat16 pays on a CPU only with a matrix unit; elsewhere float32 is faster."""
-    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _onnx_forward(folder: Path) -> tuple[Tokenizer, Forward]:

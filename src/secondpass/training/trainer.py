@@ -37,7 +37,7 @@ from secondpass.training.running.step_log import StepLog
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.survival.run_lock import RunLock
 from secondpass.training.weights.averages import WeightAverages
-from secondpass.training.weights.best_weights import BestWeights
+from secondpass.training.weights.best_weights import NO_SCORE, BestWeights
 from secondpass.training.weights.optimisation import Optimisation
 from secondpass.training.weights.parameter_groups import parameter_groups
 from secondpass.training.weights.schedules import make_schedule
@@ -47,8 +47,6 @@ logger = logging.getLogger(__name__)
 Evaluator = Callable[..., Any]
 Watch = Callable[[Mapping[str, Any]], object]
 DEFAULTS = TrainingSettings()
-# The seed's value of `best_score` before the first evaluation.
-NO_SCORE = -9999999.0
 # As BERT and RoBERTa were trained. At torch's 1e-8 weights whose gradient is zero but for rounding (the bias of keys)
 # take whole steps, and two processes drift from one.
 EPSILON = 1e-6

@@ -22,7 +22,7 @@ from secondpass.training.fitting.labelled import LabelRule, labelled
 from secondpass.training.fitting.objective import Activation, Loss, Objective
 from secondpass.training.running.claim import claimed, make_folder, trainable_weights
 from secondpass.training.running.loop import Evaluation, Gradients, Run, Trainable
-from secondpass.training.weights.best_weights import BestWeights
+from secondpass.training.weights.best_weights import NO_SCORE, BestWeights
 from secondpass.training.weights.optimisation import Optimisation, parameter_groups
 from secondpass.training.weights.schedules import make_schedule
 
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 IDENTITY = nn.Identity()
 OPTIMIZER_PARAMS: Mapping[str, Any] = MappingProxyType({"lr": 2e-5})
-# The seed's value of `best_score` before the first evaluation.
-NO_SCORE = -9999999.0
 
 
 def fit(

@@ -13,6 +13,7 @@ import torch
 
 from secondpass.errors import TrainingError
 from secondpass.tokens import Tokens
+from secondpass.training.cpu.forward import TrainingForward
 from secondpass.training.data.groups import Group
 from secondpass.training.losses.contract import Loss
 from secondpass.training.running.loop import Gradients
@@ -21,8 +22,6 @@ from secondpass.training.running.steps import micro_batches
 from secondpass.training.weights.optimisation import Optimisation
 
 Tokeniser = Callable[[Sequence[str], Sequence[str]], list[Tokens]]
-Forward = Callable[[Sequence[Tokens]], torch.Tensor]
-"""-> float32 [pairs, labels] on the model's device, with gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class GroupLearner:
     """
 
     tokenised: Tokeniser
-    forward: Forward
+    forward: TrainingForward
     loss: Loss
     optimisation: Optimisation
     processes: Processes

@@ -11,10 +11,10 @@ import torch
 
 from secondpass.errors import InvalidInput, TrainingError
 from secondpass.training.cpu.dropout import cheap_dropout
-from secondpass.training.cpu.forward import has_amx_bf16, training_forward
+from secondpass.training.cpu.forward import TrainingForward, has_amx_bf16, training_forward
 from secondpass.training.cpu.masks import DropoutSource
 from secondpass.training.cpu.memory import give_back_memory, keep_freed_memory
-from secondpass.training.running.group_learner import Forward, Tokeniser
+from secondpass.training.running.group_learner import Tokeniser
 from secondpass.training.running.loop import Trainable
 from secondpass.training.running.preparation import (
     autocast_for,
@@ -38,7 +38,6 @@ class Ready:
     """A model ready to learn.
 
     Attributes:
-        model: what is trained; with low-rank additions it is not the encoder's own class.
         tokenised: gives the model inputs of (query, document) pairs, cut to the encoder's window.
         forward: model inputs to float32 logits [pairs, labels], with gradients.
         autocast: makes the context of the forward pass.
@@ -48,9 +47,8 @@ class Ready:
         lora: the low-rank additions, if that is what is trained.
     """
 
-    model: Any
     tokenised: Tokeniser
-    forward: Forward
+    forward: TrainingForward
     autocast: Callable[[], AbstractContextManager[object]]
     scaler: torch.amp.GradScaler
     micro_tokens: int
@@ -82,7 +80,6 @@ def ready_to_learn(encoder: Trainable, settings: TrainingSettings, rank: int) ->
             stack.callback(give_back_memory)
         names = encoder.tokenizer.model_input_names
         yield Ready(
-            model=encoder.model,
             tokenised=encoder.tokens,
             forward=training_forward(encoder.model, names, encoder.padding, source),
             autocast=autocast_for(dtype, device),

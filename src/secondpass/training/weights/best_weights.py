@@ -12,6 +12,9 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
+# The seed's value of `best_score` before the first evaluation.
+NO_SCORE = -9999999.0
+
 
 class BestWeights:
     """Keeps what scored highest; the first of equal scores wins, and NaN never does.
