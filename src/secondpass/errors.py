@@ -6,6 +6,8 @@ SecondPassError
 ├── NonFiniteScore    a logit is NaN or infinite; also an ArithmeticError
 ├── OutOfMemory       one pair alone does not fit into memory; also a RuntimeError
 ├── TrainingError     training cannot go on; also a RuntimeError
+├── Overloaded        the queue of a shared model is full; also a RuntimeError
+├── DeadlineExceeded  an answer did not come in time; also a TimeoutError
 ├── CheckpointError   a folder cannot be saved or read back whole; also an OSError
 └── MissingExtra      an optional dependency is not installed; also an ImportError
 """
@@ -43,6 +45,14 @@ class OutOfMemory(SecondPassError, RuntimeError):
 
 class TrainingError(SecondPassError, RuntimeError):
     """Training stopped because going on would spoil the weights; the message names the step."""
+
+
+class Overloaded(SecondPassError, RuntimeError):
+    """More work is waiting than was allowed; nothing of this call was begun, and it may be repeated later."""
+
+
+class DeadlineExceeded(SecondPassError, TimeoutError):
+    """An answer did not come within the time its caller gave; the message says how long that was."""
 
 
 class CheckpointError(SecondPassError, OSError):

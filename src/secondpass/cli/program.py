@@ -19,6 +19,7 @@ from secondpass.cli.train import train
 from secondpass.errors import MissingExtra
 
 COMMANDS = "secondpass.commands"
+GROUPS = "secondpass.command_groups"
 
 
 class Program(TyperGroup):
@@ -107,17 +108,21 @@ def _unavailable(entry: EntryPoint, reason: str) -> Callable[[], None]:
 def _add_commands() -> None:
     """Add the commands of installed packages; one that cannot be loaded says so when it is called, not before."""
     taken = {command.name for command in app.registered_commands}
-    for entry in sorted(entry_points(group=COMMANDS), key=lambda entry: entry.name):
+    entries = [*entry_points(group=COMMANDS), *entry_points(group=GROUPS)]
+    for entry in sorted(entries, key=lambda entry: entry.name):
         if entry.name in taken:
             continue
         taken.add(entry.name)
-        settings: dict[str, Any] = {}
         try:
-            command: Callable[..., Any] = entry.load()
+            command: Any = entry.load()
         except Exception as error:
-            command = _unavailable(entry, f"{type(error).__name__}: {error}")
             settings = {"ignore_unknown_options": True, "allow_extra_args": True}
-        app.command(entry.name, context_settings=settings)(command)
+            app.command(entry.name, context_settings=settings)(_unavailable(entry, f"{type(error).__name__}: {error}"))
+            continue
+        if entry.group == GROUPS:
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
 
 
 _add_commands()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import pytest
 
 from secondpass.errors import CheckpointError
+from secondpass.training.survival import run_lock
 from secondpass.training.survival.run_lock import NAME, RunLock
 
 
@@ -128,3 +130,30 @@ def test_threads_that_race(tmp_path):
         thread.join()
     assert most == 1
     assert taken > 0
+
+
+def ended_pid() -> int:
+    """Return the pid of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("lets_go", [True, False])
+def test_a_dead_holders_child_is_given_a_moment(tmp_path, monkeypatch, lets_go):
+    """It was forked an instant before the holder was killed, and still has the holder's descriptor."""
+    descriptor = os.open(tmp_path / NAME, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    pid = ended_pid()
+    os.pwrite(descriptor, f"{pid} {socket.gethostname()}\n".encode(), 0)
+    if lets_go:
+        timer = threading.Timer(0.2, os.close, (descriptor,))
+        timer.start()
+        with RunLock(tmp_path):
+            pass
+        timer.join()
+        return
+    monkeypatch.setattr(run_lock, "PATIENCE", 0.05)
+    with pytest.raises(CheckpointError, match=f"in use by process {pid}"):
+        RunLock(tmp_path).__enter__()
+    os.close(descriptor)

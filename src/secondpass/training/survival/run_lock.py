@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 import weakref
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,8 @@ from types import TracebackType
 from secondpass.errors import CheckpointError
 
 NAME = ".run.lock"
+# Seconds for the children of a holder that has ended.
+PATIENCE = 5.0
 
 
 class RunLock:
@@ -44,7 +47,7 @@ class RunLock:
         except OSError as error:
             raise CheckpointError(f"{self.folder} cannot be locked: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
         except BlockingIOError:
@@ -89,6 +92,45 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
+def _lock(descriptor: int) -> None:
+    """Take the kernel's lock.
+
+    A holder that was killed right after it forked leaves a child that has not let go yet and will in a moment: only for
+    that child is it worth waiting.
+
+    Raises:
+        BlockingIOError: it is held.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not _holder_has_ended(descriptor) or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
+
+
+def _holder_has_ended(descriptor: int) -> bool:
+    pid, host = _written(descriptor)
+    if not pid.isdigit() or host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _holder(descriptor: int) -> str:
-    pid, _, host = os.pread(descriptor, 300, 0).decode(errors="replace").strip().partition(" ")
+    pid, host = _written(descriptor)
     return f"process {pid} on {host}" if pid.isdigit() and host else "another run"
+
+
+def _written(descriptor: int) -> tuple[str, str]:
+    """Pid and host as the holder wrote them."""
+    pid, _, host = os.pread(descriptor, 300, 0).decode(errors="replace").strip().partition(" ")
+    return pid, host

@@ -1,0 +1,1 @@
+"""Elasticsearch as the first pass, and secondpass as its second."""

@@ -1,0 +1,1 @@
+"""What both search servers need of bulk indexing: nothing lost, nothing doubled, resumed where it stopped."""

@@ -1,0 +1,1 @@
+"""OpenSearch as the first pass, and secondpass as its second."""

@@ -1,0 +1,85 @@
+"""A BERT-like cross-encoder as plain weights: what packed forwards compute from, whatever class it came from.
+
+Covers encoders with absolute positions and normalisation behind each block (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
+DistilBERT). Every tensor is contiguous, on one device, of one floating type, and in torch's [out, in] layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+HiddenActivation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+HeadActivation = Literal["tanh", "gelu", "relu", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`x @ weight.T + bias`: weight [out, in], bias [out]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Layer normalisation over the last dimension: weight and bias [hidden]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Words [vocabulary, width], positions [most tokens + first_position, width] and types [types, width] or None.
+
+    The sum is normalised; `projection` then widens it to the hidden size (ELECTRA), None where they are equal.
+    Position i of a sequence is row `first_position + i`.
+    """
+
+    words: torch.Tensor
+    positions: torch.Tensor
+    types: torch.Tensor | None
+    norm: Norm
+    first_position: int
+    projection: Linear | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Attention and feed-forward, each added to its input and normalised; `qkv` has [3 * hidden, hidden]."""
+
+    qkv: Linear
+    attention_out: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    output_norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """First token -> `dense` (None: none) -> `activation` -> `out` [labels, hidden]."""
+
+    dense: Linear | None
+    activation: HeadActivation
+    out: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The whole model; `heads` attention heads of hidden / heads each, scores scaled by its root."""
+
+    embeddings: Embeddings
+    layers: tuple[Layer, ...]
+    head: Head
+    heads: int
+    activation: HiddenActivation
+
+    @property
+    def hidden(self) -> int:
+        """Width of a token between layers."""
+        return int(self.layers[0].qkv.weight.shape[1])
