@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
 COMPONENTS := haystack_integrations.components
+KINDS := converters evaluators preprocessors rankers readers trainers
 
-.PHONY: demo test check fix coverage wheel pocket pocket-figures benchmark-evaluation benchmark-training clean
+.PHONY: demo test check fix coverage wheel servers test-stacks pocket pocket-figures benchmark-evaluation benchmark-training benchmark-service clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -14,7 +15,8 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src recipes benchmarks
-	$(BIN)/mypy -p $(COMPONENTS).rankers.secondpass -p $(COMPONENTS).evaluators.secondpass -p $(COMPONENTS).trainers.secondpass -p haystack_integrations.common.secondpass
+	$(BIN)/mypy $(addprefix -p $(COMPONENTS).,$(addsuffix .secondpass,$(KINDS))) -p haystack_integrations.common.secondpass
+	$(BIN)/mypy -p secondpass_indexing -p secondpass_searching -p secondpass_elasticsearch -p secondpass_opensearch
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.test
@@ -31,6 +33,14 @@ coverage: $(VENV)/.test
 wheel: $(VENV)/.test
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
+# Elasticsearch and OpenSearch on loopback until Ctrl-C; the archives are fetched once.
+servers: $(VENV)/.test
+	$(BIN)/python -m tests.servers start both
+
+# Like the tests of these folders in `make test`, but a server that cannot be had is an error.
+test-stacks: $(VENV)/.test
+	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/indexing tests/searching tests/elasticsearch tests/opensearch tests/pipelines $(ARGS)
+
 # Train the embedded model again, from the data folder; stops and continues where it was. About two hours.
 pocket: $(VENV)/.pocket
 	$(BIN)/python -m recipes.pocket train --data $(DATA)
@@ -46,6 +56,10 @@ benchmark-evaluation: $(VENV)/.test
 # Pairs per second of training beside sentence-transformers' trainer, same model, data and steps.
 benchmark-training: $(VENV)/.test
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.training compare --data $(DATA)/medquad --steps 30 --dev 150
+
+# The service with 16 clients beside scoring the same pairs in process, on the same cores.
+benchmark-service: $(VENV)/.test
+	$(BIN)/python -m benchmarks.service compare
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -16,6 +16,8 @@ from secondpass import CrossEncoder
 from tests.small_collection import write_beir
 from tests.tiny_models import make_folder
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:

@@ -19,10 +19,12 @@ from recipes.pocket.build import Encoder, examples, new_student, read_all, stude
 from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.distill import Settings, train
 from recipes.pocket.evaluate import Scorer, evaluate
-from recipes.pocket.fast import FastForward
 from recipes.pocket.finish import calibrate, write_folder
 from recipes.pocket.queries import all_queries
 from secondpass import CrossEncoder
+from secondpass.engine import padding_of
+from secondpass.forwards import ModelForward
+from secondpass.precision import Precision
 from secondpass.training.cpu.forward import has_amx_bf16
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -85,7 +87,9 @@ def finish_command(data: DataOption, work: WorkOption = WORK) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(work / "student").eval()
     write_folder(model, work / "tokenizer.json", POCKET)
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
-    calibrate(model, tokenizer, FastForward(model, _dtype()), data)
+    precision: Precision = "bf16" if has_amx_bf16() else "fp32"
+    forward = ModelForward(model, tokenizer.model_input_names, padding_of(tokenizer), precision)
+    calibrate(model, tokenizer, forward, data)
     write_folder(model, work / "tokenizer.json", POCKET)
 
 

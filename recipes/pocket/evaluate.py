@@ -15,9 +15,9 @@ import torch
 from ir_measures import RR, nDCG
 
 from recipes.pocket.corpora import TEST_SETS, read_corpus, read_qrels, read_queries
-from recipes.pocket.fast import FastForward
 from recipes.pocket.groups import DEPTH, FirstPass
 from secondpass import CrossEncoder
+from secondpass.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +100,8 @@ _LOADED: list[CrossEncoder] = []
 
 def _start(model: str, fast: bool) -> None:
     torch.set_num_threads(1)
-    encoder = CrossEncoder(model, device="cpu", max_batch_tokens=4096)
-    if fast:
-        encoder.use_forward(FastForward(encoder.model, torch.bfloat16))
-    _LOADED.append(encoder)
+    precision: Precision = "bf16" if fast else "fp32"
+    _LOADED.append(CrossEncoder(model, device="cpu", max_batch_tokens=4096, precision=precision))
 
 
 def _scores(part: list[Task]) -> list[dict[str, float]]:

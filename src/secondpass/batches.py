@@ -1,4 +1,4 @@
-"""Tokens to padded batches under a token budget, with the way back to the caller's order."""
+"""Tokens to batches under a token budget, with the way back to the caller's order; and the padded rectangle."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from secondpass.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded inputs of one forward pass.
-
-    `input_ids`, `attention_mask` and `token_type_ids` are int64 [pairs, width]; `rows` are the positions of
-    the pairs in the call's input; `tokens` counts the real ones.
-    """
+    """What one forward pass reads: `rows` are the positions of the `inputs` in the call's input."""
 
     rows: tuple[int, ...]
+    inputs: tuple[Tokens, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens."""
+        return sum(map(len, self.inputs))
+
+    @property
+    def places(self) -> int:
+        """Places of the rectangle that holds the inputs, padding included."""
+        return len(self.inputs) * max(map(len, self.inputs))
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """Padded inputs: `input_ids`, `attention_mask` and `token_type_ids` are int64 [pairs, width]."""
+
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     token_type_ids: torch.Tensor
-    tokens: int
-
-    @property
-    def padded_tokens(self) -> int:
-        """Places of the rectangle, padding included."""
-        return self.input_ids.numel()
 
     def named(self, names: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
         """Those of the three tensors that a model takes (`names` is its tokenizer's list), on its device."""
@@ -51,40 +58,48 @@ class Padding:
     left: bool = False
 
 
-def plan(lengths: Sequence[int], max_batch_tokens: int, max_pairs: int) -> list[tuple[int, ...]]:
-    """Positions of each batch, longest first: padded tokens stay under the budget, pairs under `max_pairs`.
+def plan(lengths: Sequence[int], max_batch_tokens: int, max_pairs: int, padded: bool = True) -> list[tuple[int, ...]]:
+    """Positions of each batch, longest first: tokens stay under the budget, pairs under `max_pairs`.
 
     Sorted by true length so that padding is small; longest first, so that a batch that does not fit into
     memory is met at the start. A pair longer than the budget gets a batch of its own. The queue rule is
     text-embeddings-inference's.
+
+    Args:
+        lengths: tokens of each pair.
+        max_batch_tokens: of one batch.
+        max_pairs: of one batch.
+        padded: count the places of the rectangle that holds a batch; otherwise real tokens.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     made: list[tuple[int, ...]] = []
     start = 0
     while start < len(order):
-        width = max(1, lengths[order[start]])
-        size = max(1, min(max_pairs, max_batch_tokens // width))
+        size, filled = 1, lengths[order[start]]
+        for row in order[start + 1 : start + max_pairs]:
+            filled += lengths[order[start]] if padded else lengths[row]
+            if filled > max_batch_tokens:
+                break
+            size += 1
         made.append(tuple(order[start : start + size]))
         start += size
     return made
 
 
-def pad(tokens: Sequence[Tokens], rows: tuple[int, ...], padding: Padding) -> Batch:
-    """Lay `tokens[row]` for every row into one rectangle."""
-    chosen = [tokens[row] for row in rows]
-    width = max(len(item) for item in chosen)
-    ids = np.full((len(chosen), width), padding.token_id, dtype=np.int64)
+def batch_of(tokens: Sequence[Tokens], rows: Sequence[int]) -> Batch:
+    """The batch of `tokens[row]` for every row."""
+    return Batch(tuple(rows), tuple(tokens[row] for row in rows))
+
+
+def pad(inputs: Sequence[Tokens], padding: Padding) -> Rectangle:
+    """Lay inputs, at least one, into one rectangle."""
+    width = max(len(item) for item in inputs)
+    ids = np.full((len(inputs), width), padding.token_id, dtype=np.int64)
     types = np.full_like(ids, padding.type_id)
     mask = np.zeros_like(ids)
-    for number, item in enumerate(chosen):
+    for number, item in enumerate(inputs):
         place = slice(width - len(item), width) if padding.left else slice(0, len(item))
         ids[number, place] = item.ids
         types[number, place] = item.type_ids
         mask[number, place] = 1
-    return Batch(
-        rows,
-        torch.from_numpy(ids),
-        torch.from_numpy(mask),
-        torch.from_numpy(types),
-        sum(len(item) for item in chosen),
-    )
+    return Rectangle(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(types))

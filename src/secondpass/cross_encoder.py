@@ -21,6 +21,7 @@ from secondpass.errors import InvalidInput
 from secondpass.inputs import columns_of
 from secondpass.persistence.loading import LoadRequest, load
 from secondpass.persistence.saving import save
+from secondpass.precision import Precision, checked_precision
 from secondpass.record import CallRecord
 from secondpass.relevance import Relevance
 from secondpass.renamed import CONSTRUCTOR, SCORING, accepts_renamed
@@ -51,9 +52,12 @@ class CrossEncoder(Reranker, PushToHubMixin):
         default_activation_function: applied to logits; None takes the stored one, else Sigmoid for one label.
         classifier_dropout: dropout in front of the head, for training.
         truncation: "longest_first" cuts the longer text, "only_document" spares the query, "error" refuses.
-        max_batch_tokens: padded tokens of one batch; None takes what suits the device.
+        max_batch_tokens: tokens of one batch (with padding where the model's forward needs it); None takes what suits
+            the device.
         max_documents: refuse calls with more documents than this; None has no limit.
         token: access token for private models; never logged.
+        precision: "fp32" is exact. "bf16" and "int8" (CPU) are faster and less exact. "auto" is float32, or bfloat16
+            where that is faster and the model's own scores agree with float32's; weights loaded in a half type stay so.
 
     Raises:
         ModelLoadError: the model cannot be had, is incomplete, or would run foreign code.
@@ -81,7 +85,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
         max_batch_tokens: int | None = None,
         max_documents: int | None = None,
         token: str | None = None,
+        precision: Precision = "auto",
     ) -> None:
+        precision = checked_precision(precision)
         loaded = load(
             LoadRequest(
                 source=str(model_name),
@@ -102,7 +108,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         )
         if not loaded.placed:
             loaded.model.to(pick_device(device))
-        super().__init__(loaded, activation, max_length, truncation, max_batch_tokens, max_documents)
+        super().__init__(loaded, activation, max_length, truncation, max_batch_tokens, max_documents, precision)
         self.best_score: float | None = None
 
     @property
@@ -133,7 +139,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
 
         Args:
             sentences: one pair, or any iterable of pairs; each is a list or tuple of one or two str.
-            batch_size: upper bound of pairs in a batch; batches are made by tokens.
+            batch_size: upper bound of a batch: so many pairs, or where nothing is padded as many tokens as that many
+                pairs of `max_length` have. Batches are made by tokens (`max_batch_tokens`).
             show_progress_bar: None shows it when this module logs at INFO or DEBUG.
             num_workers: accepted and without effect: tokenising is already parallel.
             activation_fct: applied to logits [pairs, labels]; None takes the model's.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from secondpass.batches import Batch, Padding, pad, plan
+from secondpass.batches import Padding, Rectangle, pad, plan
 from secondpass.errors import NonFiniteScore
 from secondpass.record import CallRecord
 from secondpass.scoring import Forward, Progress, non_finite, score
@@ -48,14 +48,18 @@ def first_equals(tokens: Sequence[Tokens]) -> list[int]:
     return [seen.setdefault((item.ids.tobytes(), item.type_ids.tobytes()), row) for row, item in enumerate(tokens)]
 
 
+def padding_of(fast_tokenizer: Any) -> Padding:
+    """What a transformers tokenizer puts into the unused places of a batch."""
+    left = fast_tokenizer.padding_side == "left"
+    return Padding(fast_tokenizer.pad_token_id, fast_tokenizer.pad_token_type_id, left)
+
+
 class Engine:
     """One tokenizer and one forward; holds no state of a call, so any number of threads may use it."""
 
     def __init__(self, fast_tokenizer: Any, forward: Forward) -> None:
         self._tokenizer = PairTokenizer(fast_tokenizer)
-        self.padding = Padding(
-            fast_tokenizer.pad_token_id, fast_tokenizer.pad_token_type_id, fast_tokenizer.padding_side == "left"
-        )
+        self.padding = padding_of(fast_tokenizer)
         self.forward = forward
 
     def batch_tokens(self) -> int:
@@ -68,10 +72,10 @@ class Engine:
             return self._tokenizer.singles(columns[0], window.max_length, window.truncation)
         return self._tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation)
 
-    def one_batch(self, columns: Sequence[Sequence[str]], window: Window) -> tuple[Batch, int]:
+    def one_batch(self, columns: Sequence[Sequence[str]], window: Window) -> tuple[Rectangle, int]:
         """All inputs in one rectangle and in order, as training wants them, and how many of them were cut."""
         tokens = self.tokens(columns, window)
-        return pad(tokens, tuple(range(len(tokens))), self.padding), sum(item.cut is not None for item in tokens)
+        return pad(tokens, self.padding), sum(item.cut is not None for item in tokens)
 
     def score(
         self,
@@ -85,12 +89,11 @@ class Engine:
         clock.append(time.perf_counter())
         firsts = first_equals(tokens)
         distinct = list(dict.fromkeys(firsts))
-        places = plan([len(tokens[row]) for row in distinct], window.max_batch_tokens, window.max_pairs)
-        batches = [tuple(distinct[place] for place in batch) for batch in places]
+        batches = self._batches(tokens, distinct, window)
         clock.append(time.perf_counter())
         progress = Progress()
         try:
-            logits = score(self.forward, tokens, batches, self.padding, progress, step)[firsts]
+            logits = score(self.forward, tokens, batches, progress, step)[firsts]
         except NonFiniteScore as error:
             wrong = set(error.indices)
             raise non_finite(tuple(row for row, first in enumerate(firsts) if first in wrong)) from None
@@ -100,7 +103,7 @@ class Engine:
             pairs=len(tokens),
             tokens=real,
             batches=progress.batches,
-            padding_share=1.0 - real / progress.padded_tokens,
+            padding_share=1.0 - real / progress.places,
             truncated=tuple(item.cut for item in tokens if item.cut is not None),
             tokenise_ms=1000 * (clock[1] - clock[0]),
             batch_ms=1000 * (clock[2] - clock[1]),
@@ -111,3 +114,17 @@ class Engine:
             dtype=str(self.forward.dtype).removeprefix("torch."),
         )
         return Scored(logits, record)
+
+    def _batches(self, tokens: Sequence[Tokens], rows: Sequence[int], window: Window) -> list[tuple[int, ...]]:
+        """`rows` of `tokens` in batches.
+
+        Where nothing is padded memory goes by real tokens, so the bound of pairs becomes one of tokens: no batch is
+        larger than that many pairs of full length.
+        """
+        lengths = [len(tokens[row]) for row in rows]
+        if self.forward.pads:
+            places = plan(lengths, window.max_batch_tokens, window.max_pairs)
+        else:
+            budget = min(window.max_batch_tokens, window.max_pairs * window.max_length)
+            places = plan(lengths, budget, len(lengths), padded=False)
+        return [tuple(rows[place] for place in batch) for batch in places]

@@ -15,10 +15,12 @@ from torch import nn
 
 from secondpass import outputs, ranking
 from secondpass.batches import Padding
-from secondpass.engine import Engine, Scored, Window
+from secondpass.engine import Engine, Scored, Window, padding_of
 from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.forwards import ModelForward
 from secondpass.limits import positive_int
 from secondpass.persistence.loading import Loaded
+from secondpass.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES, Precision, checked_precision
 from secondpass.ranking import Ranking
 from secondpass.record import CallRecord
 from secondpass.relevance import Relevance, checked_relevance, relevance_logits
@@ -30,6 +32,7 @@ from secondpass.tokens import TRUNCATIONS, Tokens, Truncation
 logger = logging.getLogger(__name__)
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
+SAMPLE_TOKENS = 64
 CLOSED = "this CrossEncoder is closed: load the model again"
 
 
@@ -44,6 +47,7 @@ class Reranker:
         truncation: Truncation,
         max_batch_tokens: int | None,
         max_documents: int | None,
+        precision: Precision = "auto",
     ) -> None:
         if truncation not in TRUNCATIONS:
             raise InvalidInput(f"truncation={truncation!r} is none of {', '.join(TRUNCATIONS)}")
@@ -57,11 +61,20 @@ class Reranker:
         self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
         self.training_thread: int | None = None
         self._token_limit = loaded.token_limit
-        self._engine: Engine | None = Engine(
-            self.tokenizer, TransformersForward(self.model, self.tokenizer.model_input_names)
-        )
+        self.precision: Precision = checked_precision(precision)
         self.model.eval()
         self._checked_max_length()
+        self._engine: Engine | None = self._made_engine()
+
+    def _made_engine(self) -> Engine:
+        names, padding = self.tokenizer.model_input_names, padding_of(self.tokenizer)
+        engine = Engine(self.tokenizer, TransformersForward(self.model, names, padding))
+        samples: Sequence[Tokens] = ()
+        if self.precision == "auto" and self._token_limit > SAMPLE_TOKENS:
+            window = Window(SAMPLE_TOKENS, "longest_first", SAMPLE_TOKENS, 1)
+            samples = engine.tokens([SAMPLE_QUERIES, SAMPLE_DOCUMENTS], window)
+        engine.forward = ModelForward(self.model, names, padding, self.precision, samples)
+        return engine
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: nobody trains the copy."""
@@ -148,6 +161,8 @@ class Reranker:
         thread = self.training_thread
         if thread is not None and thread != threading.get_ident():
             raise SecondPassError("this CrossEncoder is being trained in another thread: score when fit has returned")
+        if isinstance(self._engine.forward, ModelForward):
+            self._engine.forward.exact = thread is not None
         return self._engine
 
     def _checked_max_length(self) -> int:

@@ -10,30 +10,63 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from secondpass.batches import Batch, Padding, pad
+from secondpass.batches import Batch, Padding, batch_of, pad
 from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory
 from secondpass.tokens import Tokens
 
-HALF_PRECISION = (torch.float16, torch.bfloat16)
+FULL_PRECISION = (torch.float32, torch.float64)
 
-FORWARDS: weakref.WeakSet[TransformersForward] = weakref.WeakSet()
+LOCKS: weakref.WeakSet[ForwardLock] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     """Threads of OpenMP and of the tokenizer do not survive a fork, and the child would wait for them for ever."""
-    if FORWARDS:
+    if LOCKS:
         torch.set_num_threads(1)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    for forward in FORWARDS:
-        forward.unlock()
+    for lock in LOCKS:
+        lock.renew()
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+class ForwardLock:
+    """Lets one thread at a time into a forward, so that they do not each take all cores or the device's memory.
+
+    A copy and a forked child start with an open one: whoever holds the original is not there.
+    """
+
+    def __init__(self) -> None:
+        # of whoever is inside, also when the lock was renewed meanwhile
+        self._held: list[threading.Lock] = []
+        self.renew()
+
+    def renew(self) -> None:
+        """Be open, whoever was inside."""
+        self._lock = threading.Lock()
+        LOCKS.add(self)
+
+    def locked(self) -> bool:
+        """Whether somebody is inside."""
+        return self._lock.locked()
+
+    def __enter__(self) -> None:
+        lock = self._lock
+        lock.acquire()
+        self._held.append(lock)
+
+    def __exit__(self, *error: object) -> None:
+        self._held.pop().release()
+
+    def __reduce__(self) -> tuple[type[ForwardLock], tuple[()]]:
+        return ForwardLock, ()
 
 
 class Forward(Protocol):
@@ -46,7 +79,12 @@ class Forward(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type the weights compute in."""
+        """The type of the large matrix products."""
+        ...
+
+    @property
+    def pads(self) -> bool:
+        """Whether a batch is computed as a padded rectangle; otherwise only real tokens cost."""
         ...
 
     def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
@@ -57,28 +95,24 @@ class Forward(Protocol):
 class TransformersForward:
     """transformers' own forward of a sequence-classification model, one batch at a time per model.
 
-    The lock keeps threads from each taking all cores, or the device's memory, at once; it also makes a thread's
-    result independent of what other threads do.
+    Args:
+        model: any `AutoModelForSequenceClassification`.
+        input_names: of its tokenizer.
+        padding: what it wants in unused places.
+        autocast: a type of half precision for matrix products; None computes in the type of the weights.
     """
 
-    def __init__(self, model: Any, input_names: Sequence[str]) -> None:
+    pads = True
+
+    def __init__(
+        self, model: Any, input_names: Sequence[str], padding: Padding, autocast: torch.dtype | None = None
+    ) -> None:
         self._model = model
         self._input_names = tuple(input_names)
-        self._lock = threading.Lock()
+        self._padding = padding
+        self._autocast = autocast
+        self._lock = ForwardLock()
         self._upcast_from: torch.dtype | None = None
-        FORWARDS.add(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.unlock()
-
-    def unlock(self) -> None:
-        """Start with a fresh lock: a copy's is nobody's, and a forked child's may be held by a thread it lacks."""
-        self._lock = threading.Lock()
-        FORWARDS.add(self)
 
     @property
     def device(self) -> torch.device:
@@ -88,16 +122,16 @@ class TransformersForward:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights, also while one batch is repeated in float32."""
-        dtype: torch.dtype = self._upcast_from or self._model.dtype
+        """The type computed in, also while one batch is repeated in float32."""
+        dtype: torch.dtype = self._autocast or self._upcast_from or self._model.dtype
         return dtype
 
     def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
         """-> logits float32 [pairs, labels] on the CPU."""
         with self._lock:
             if not full_precision:
-                return self._logits(batch)
-            self._upcast_from = self.dtype
+                return self._logits(batch, self._autocast)
+            self._upcast_from = self._model.dtype
             # Parameters and buffers by themselves: model.half() would also round what was float32 all along, such
             # as rotary frequencies. Not in inference mode: weights cast there could never be trained again.
             tensors = [tensor for tensor in self._tensors() if tensor.is_floating_point()]
@@ -105,7 +139,7 @@ class TransformersForward:
             try:
                 for tensor in tensors:
                     tensor.data = tensor.data.float()
-                return self._logits(batch)
+                return self._logits(batch, None)
             finally:
                 for tensor, data in zip(tensors, before, strict=True):
                     tensor.data = data
@@ -115,19 +149,19 @@ class TransformersForward:
         yield from self._model.parameters()
         yield from self._model.buffers()
 
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        with torch.inference_mode():
-            inputs = batch.named(self._input_names, self.device)
+    def _logits(self, batch: Batch, autocast: torch.dtype | None) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast(self.device.type, autocast) if autocast else nullcontext():
+            inputs = pad(batch.inputs, self._padding).named(self._input_names, self.device)
             logits: torch.Tensor = self._model(**inputs, return_dict=True).logits
             return logits.float().cpu()
 
 
 @dataclass
 class Progress:
-    """What happened while scoring, filled in as batches finish."""
+    """What happened while scoring, filled in as batches finish; `places` were computed, padding included."""
 
     batches: int = 0
-    padded_tokens: int = 0
+    places: int = 0
     retries: int = 0
 
 
@@ -135,7 +169,6 @@ def score(
     forward: Forward,
     tokens: Sequence[Tokens],
     batches: Sequence[tuple[int, ...]],
-    padding: Padding,
     progress: Progress,
     step: Callable[[int], object] = lambda remaining: None,
 ) -> torch.Tensor:
@@ -144,7 +177,7 @@ def score(
     `step` hears before the first batch and after each how many are left; what it raises ends the call.
 
     Raises:
-        NonFiniteScore: a logit is NaN or infinite (in half precision: also when repeated in float32).
+        NonFiniteScore: a logit is NaN or infinite (below float32: also when repeated in float32).
         OutOfMemory: a single pair does not fit.
     """
     todo = list(reversed(batches))
@@ -153,11 +186,11 @@ def score(
     step(len(todo))
     while todo:
         rows = todo.pop()
-        batch = pad(tokens, rows, padding)
+        batch = batch_of(tokens, rows)
         part = _attempt(forward, batch)
         if part is None:
             progress.retries += 1
-            todo += _halves(rows, batch)
+            todo += _halves(batch)
             continue
         part = _finite(forward, batch, part, progress)
         if logits is None:
@@ -165,7 +198,7 @@ def score(
         logits[list(rows)] = part
         filled += len(rows)
         progress.batches += 1
-        progress.padded_tokens += batch.padded_tokens
+        progress.places += batch.places if forward.pads else batch.tokens
         step(len(todo))
     expected = sum(map(len, batches))
     if logits is None or filled != expected:
@@ -204,7 +237,8 @@ def _release(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def _halves(rows: tuple[int, ...], batch: Batch) -> list[tuple[int, ...]]:
+def _halves(batch: Batch) -> list[tuple[int, ...]]:
+    rows = batch.rows
     if len(rows) == 1:
         raise OutOfMemory(f"pair {rows[0]} alone, {batch.tokens} tokens, does not fit into memory")
     middle = len(rows) // 2
@@ -212,8 +246,8 @@ def _halves(rows: tuple[int, ...], batch: Batch) -> list[tuple[int, ...]]:
 
 
 def _finite(forward: Forward, batch: Batch, part: torch.Tensor, progress: Progress) -> torch.Tensor:
-    """Repeat an overflowed half-precision batch once in float32, refuse what is still not finite."""
-    if forward.dtype in HALF_PRECISION and not bool(torch.isfinite(part).all()):
+    """Repeat an overflowed batch of less precision once in float32, refuse what is still not finite."""
+    if forward.dtype not in FULL_PRECISION and not bool(torch.isfinite(part).all()):
         progress.retries += 1
         repeated = _attempt(forward, batch, full_precision=True)
         # Without memory for float32 the first answer stands, and is refused.

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.record import Cut
 from secondpass.text import Text, prepared
+from secondpass.token_cache import TokenCache, identity_of
 
 Ids = npt.NDArray[np.int32]
 Truncation = Literal["longest_first", "only_document", "error"]
@@ -132,10 +133,14 @@ class PairTokenizer:
 
     Args:
         fast: a transformers fast tokenizer; only its rules are read, the object is left alone.
+        cache: of the ids of documents and single texts; None encodes every text anew.
     """
 
-    def __init__(self, fast: Any) -> None:
-        self._tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
+    def __init__(self, fast: Any, cache: TokenCache | None = None) -> None:
+        rules = fast.backend_tokenizer.to_str()
+        self.cache = cache
+        self._identity = identity_of(f"{fast.unk_token_id} {rules}")
+        self._tokenizer = Tokenizer.from_str(rules)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
@@ -153,6 +158,22 @@ class PairTokenizer:
             chunk = [text.value for text in texts[start : start + ENCODE_CHUNK]]
             for encoding in self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
                 yield self._as_text(_ids(encoding.ids))
+
+    def encode_documents(self, texts: Sequence[Text]) -> Iterator[Ids]:
+        """The same, where texts that the cache knows cost nothing."""
+        cache = self.cache
+        if cache is None:
+            yield from self.encode(texts)
+            return
+        for start in range(0, len(texts), ENCODE_CHUNK):
+            chunk = texts[start : start + ENCODE_CHUNK]
+            keys = cache.keys(self._identity, (text.value for text in chunk))
+            found = cache.find(keys)
+            new = {key: text for key, text, ids in zip(keys, chunk, found, strict=True) if ids is None}
+            encoded = dict(zip(new, self.encode(list(new.values())), strict=True))
+            for key, ids in encoded.items():
+                cache.keep(key, ids)
+            yield from (encoded[key] if ids is None else ids for key, ids in zip(keys, found, strict=True))
 
     def _as_text(self, ids: Ids) -> Ids:
         """Spell out special tokens: whatever a user wrote is text."""
@@ -174,7 +195,7 @@ class PairTokenizer:
         texts = [prepared(document, max_length, self._keep_tail) for document in documents]
         cut = cut_only_document if truncation == "only_document" else cut_longest_first
         made = []
-        for index, (query, ids) in enumerate(zip(queries, self.encode(texts), strict=True)):
+        for index, (query, ids) in enumerate(zip(queries, self.encode_documents(texts), strict=True)):
             lengths = cut(len(encoded[query]), len(ids), room)
             skipped = unique[query].skipped + texts[index].skipped
             made.append(self._fill(index, (encoded[query], ids), lengths, skipped, truncation == "error"))
@@ -186,7 +207,7 @@ class PairTokenizer:
         ready = [prepared(text, max_length, self._keep_tail) for text in texts]
         return [
             self._fill(index, (ids,), (min(len(ids), room),), ready[index].skipped, truncation == "error")
-            for index, ids in enumerate(self.encode(ready))
+            for index, ids in enumerate(self.encode_documents(ready))
         ]
 
     def _room(self, texts: int, max_length: int) -> int:

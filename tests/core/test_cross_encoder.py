@@ -90,7 +90,7 @@ def test_positional_arguments_are_the_seeds(
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (CrossEncoder.__init__, ["truncation", "max_batch_tokens", "max_documents", "token"]),
+        (CrossEncoder.__init__, ["truncation", "max_batch_tokens", "max_documents", "token", "precision"]),
         (CrossEncoder.predict, ["records"]),
         (CrossEncoder.rank, ["relevance", "records"]),
         (CrossEncoder.save, ["safe_serialization"]),

@@ -173,16 +173,17 @@ def test_training_mode_is_left(own_tiny: CrossEncoder) -> None:
     ],
 )
 def test_the_progress_bar_follows_the_logger(
-    tiny: CrossEncoder, capsys: pytest.CaptureFixture[str], level: int, asked: bool | None, shown: bool
+    own_tiny: CrossEncoder, capsys: pytest.CaptureFixture[str], level: int, asked: bool | None, shown: bool
 ) -> None:
     """None shows it at INFO and DEBUG only; True and False decide by themselves; it goes to stderr."""
     logger = logging.getLogger("secondpass")
     before = logger.level
     logger.setLevel(level)
+    own_tiny.max_batch_tokens = sum(map(len, own_tiny.tokens(*zip(*PAIRS, strict=True)))) - 1
     try:
-        tiny.predict(PAIRS, batch_size=2, show_progress_bar=asked)
+        own_tiny.predict(PAIRS, show_progress_bar=asked)
         by_predict = capsys.readouterr()
-        tiny.rank(QUERY, DOCUMENTS, batch_size=2, show_progress_bar=asked)
+        own_tiny.rank(QUERY, DOCUMENTS, show_progress_bar=asked)
         by_rank = capsys.readouterr()
     finally:
         logger.setLevel(before)

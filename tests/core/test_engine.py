@@ -20,18 +20,17 @@ WINDOW = Window(max_length=32, truncation="longest_first", max_batch_tokens=64, 
 class SumForward:
     """A forward whose two logits are the sum of a pair's token ids and its length: they tell pairs apart."""
 
-    def __init__(self, device: str = "cpu", wrong: int | None = None) -> None:
+    def __init__(self, device: str = "cpu", wrong: int | None = None, pads: bool = True) -> None:
         self.device = torch.device(device)
+        self.pads = pads
         self.dtype = torch.float32
         self.batches: list[Batch] = []
         self.wrong = wrong
 
     def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
         self.batches.append(batch)
-        sums = (batch.input_ids * batch.attention_mask).sum(1).float()
-        if self.wrong is not None:
-            sums = torch.where((batch.input_ids == self.wrong).any(1), torch.nan, sums)
-        return torch.stack([sums, batch.attention_mask.sum(1).float()], dim=1)
+        sums = [float(item.ids.sum()) if self.wrong not in item.ids else float("nan") for item in batch.inputs]
+        return torch.tensor([[made, float(len(item))] for made, item in zip(sums, batch.inputs, strict=True)])
 
 
 @pytest.fixture
@@ -94,12 +93,24 @@ def test_the_record_adds_up(engine: Engine, forward: SumForward) -> None:
     """Tokens and padding are those of the batches that ran."""
     scored = engine.score([["cat"] * 9, ["mat " * number for number in range(1, 10)]], WINDOW)
     read = sum(batch.tokens for batch in forward.batches)
-    places = sum(batch.input_ids.numel() for batch in forward.batches)
+    places = sum(batch.places for batch in forward.batches)
     record = scored.record
     assert (record.pairs, record.batches, record.tokens) == (9, len(forward.batches), read)
     assert record.padding_share == pytest.approx(1 - read / places)
-    assert all(batch.input_ids.numel() <= WINDOW.max_batch_tokens for batch in forward.batches)
+    assert all(batch.places <= WINDOW.max_batch_tokens for batch in forward.batches)
     assert (record.device, record.dtype, record.retries, record.rank_ms) == ("cpu", "float32", 0, 0.0)
+
+
+def test_without_padding_batches_go_by_real_tokens(tiny: CrossEncoder) -> None:
+    """No place is padded, and the bound of pairs is the one of their tokens at full length."""
+    columns = [["cat"] * 30, ["mat " * number for number in range(30)]]
+    forward = SumForward(pads=False)
+    scored = Engine(tiny.tokenizer, forward).score(columns, Window(32, "longest_first", 10_000, 4))
+    assert scored.record.padding_share == 0.0
+    assert all(batch.tokens <= 4 * 32 for batch in forward.batches)
+    assert max(len(batch.rows) for batch in forward.batches) > 4
+    scored = Engine(tiny.tokenizer, forward).score(columns, Window(32, "longest_first", 64, 4))
+    assert all(batch.tokens <= 64 for batch in forward.batches[-scored.record.batches :])
 
 
 def test_step_hears_how_many_batches_are_left(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 import torch
 
 from secondpass import CrossEncoder
-from secondpass.batches import Batch, Padding, plan
+from secondpass.batches import Batch, batch_of, plan
 from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory
-from secondpass.scoring import FORWARDS, Progress, TransformersForward, score
+from secondpass.scoring import LOCKS, ForwardLock, Progress, TransformersForward, score
 from secondpass.tokens import Tokens
 
 Fails = Callable[[Batch], None]
@@ -22,6 +23,7 @@ class LengthForward:
     """A forward whose logit is the number of real tokens; `fails` may raise before it answers."""
 
     device = torch.device("cpu")
+    pads = True
 
     def __init__(self, fails: Fails, dtype: torch.dtype = torch.float32, overflow_at: int = 10**9) -> None:
         self.dtype = dtype
@@ -32,7 +34,7 @@ class LengthForward:
     def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
         self.calls += 1
         self._fails(batch)
-        lengths = batch.attention_mask.sum(1).float()
+        lengths = torch.tensor([len(item) for item in batch.inputs]).float()
         if not full_precision:
             lengths = torch.where(lengths >= self._overflow_at, torch.inf, lengths)
         return lengths[:, None]
@@ -44,12 +46,12 @@ TOKENS = [Tokens(np.ones(n, np.int32), np.zeros(n, np.int32)) for n in LENGTHS]
 
 def _score(forward: LengthForward, progress: Progress | None = None, max_pairs: int = 6) -> list[float]:
     batches = plan(LENGTHS, 10_000, max_pairs)
-    return score(forward, TOKENS, batches, Padding(0), progress or Progress())[:, 0].tolist()
+    return score(forward, TOKENS, batches, progress or Progress())[:, 0].tolist()
 
 
 def _fits(tokens: int, error: Callable[[], Exception]) -> Fails:
     def check(batch: Batch) -> None:
-        if batch.padded_tokens > tokens:
+        if batch.places > tokens:
             raise error()
 
     return check
@@ -118,12 +120,39 @@ def test_a_forward_that_gives_the_wrong_number_of_rows_is_refused() -> None:
         _score(Short(lambda batch: None))
 
 
+def _transformers(encoder: CrossEncoder, autocast: torch.dtype | None = None) -> TransformersForward:
+    return TransformersForward(encoder.model, encoder.tokenizer.model_input_names, encoder.padding, autocast)
+
+
+def test_autocast_computes_in_the_other_type_and_leaves_the_weights(own_tiny: CrossEncoder) -> None:
+    """Rounded a little, float32 as a result; the repetition in full precision is exact."""
+    batch = batch_of(own_tiny.tokens(["cat", "cat"], ["dog mat", "mat"]), (0, 1))
+    exact, rounded = _transformers(own_tiny), _transformers(own_tiny, torch.bfloat16)
+    assert (rounded.dtype, own_tiny.model.dtype) == (torch.bfloat16, torch.float32)
+    made = rounded(batch)
+    assert made.dtype == torch.float32
+    assert 0 < (made - exact(batch)).abs().max() < 0.1
+    assert torch.equal(rounded(batch, full_precision=True), exact(batch))
+
+
+def test_places_count_padding_only_where_it_is_computed() -> None:
+    """A record's share of padding is what the forward really read."""
+
+    class Packed(LengthForward):
+        pads = False
+
+    for kind, places in ((LengthForward, 6 * 60), (Packed, sum(LENGTHS))):
+        progress = Progress()
+        assert _score(kind(lambda batch: None), progress) == LENGTHS
+        assert progress.places == places
+
+
 def test_float32_retry_of_a_real_model_leaves_it_in_half_precision(own_tiny: CrossEncoder) -> None:
     """The weights go up to float32 for one batch and come back bit for bit."""
     own_tiny.model.half()
     before = copy.deepcopy(own_tiny.model.state_dict())
-    forward = TransformersForward(own_tiny.model, own_tiny.tokenizer.model_input_names)
-    batch = own_tiny._engine.one_batch([["cat"], ["dog mat"]], own_tiny._window(32))[0]
+    forward = _transformers(own_tiny)
+    batch = batch_of(own_tiny.tokens(["cat"], ["dog mat"]), (0,))
     upcast = forward(batch, full_precision=True)
     assert forward.dtype == torch.float16
     assert all(torch.equal(before[name], tensor) for name, tensor in own_tiny.model.state_dict().items())
@@ -133,8 +162,21 @@ def test_float32_retry_of_a_real_model_leaves_it_in_half_precision(own_tiny: Cro
 
 def test_a_copied_forward_has_its_own_lock(own_tiny: CrossEncoder) -> None:
     """deepcopy works, and the copy does not wait for the original."""
-    forward = TransformersForward(own_tiny.model, own_tiny.tokenizer.model_input_names)
+    forward = _transformers(own_tiny)
     with forward._lock:
         twin = copy.deepcopy(forward)
         assert not twin._lock.locked()
-    assert twin in FORWARDS
+        assert forward._lock.locked()
+    assert twin._lock in LOCKS
+
+
+def test_a_lock_that_is_renewed_is_open() -> None:
+    """What a forked child does with all of them: the holder is not there."""
+    lock = ForwardLock()
+    with lock:
+        twin = pickle.loads(pickle.dumps(lock))  # noqa: S301
+        lock.renew()
+        assert not lock.locked()
+        assert not twin.locked()
+        with lock:
+            assert lock.locked()

@@ -91,23 +91,23 @@ def test_row_18_an_overflow_in_half_precision_is_repeated_in_float32(
 ) -> None:
     """The batch gets the float32 score, the record counts the retry, and the model is as it was."""
     encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu", automodel_args={"dtype": torch.float16})
-    (head,) = [module for module in encoder.model.modules() if getattr(module, "out_features", 0) == 1]
+    # the feed-forward block of the last layer: our own head is computed in float32 in any case
+    *_, down = [module for module in encoder.model.modules() if getattr(module, "in_features", 0) == 64]
     with torch.no_grad():
-        head.weight.mul_(60000 / head.weight.abs().max().item())
-        head.bias.fill_(60000.0)
+        down.weight.mul_(60000 / down.weight.abs().max().item())
     before = {name: value.clone() for name, value in encoder.model.named_buffers()} | copy.deepcopy(
         encoder.model.state_dict()
     )
     records: list[CallRecord] = []
     pairs = [(QUERY, document) for document in DOCUMENTS]
     scores = encoder.predict(pairs, activation_fct=nn.Identity(), records=records)
-    assert np.abs(scores).max() > 65504
+    assert np.isfinite(scores).all()
     assert records[0].retries == 1
     assert records[0].dtype == "float16"
     after = dict(encoder.model.named_buffers()) | encoder.model.state_dict()
     assert all(after[name].dtype == value.dtype and torch.equal(after[name], value) for name, value in before.items())
     encoder.model.float()
-    assert scores == pytest.approx(encoder.predict(pairs, activation_fct=nn.Identity()), rel=1e-5)
+    assert scores == pytest.approx(encoder.predict(pairs, activation_fct=nn.Identity()), rel=1e-5, abs=1e-5)
 
 
 def test_row_18_an_overflow_that_float32_does_not_cure_is_refused(poisoned: CrossEncoder) -> None:

@@ -13,7 +13,8 @@ from haystack import Pipeline, component
 from haystack.components.embedders import MockTextEmbedder
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
-from haystack_integrations.common.secondpass.search.indexing import document_embedders, document_stores, index
+from haystack_integrations.common.secondpass.search.indexing import document_embedders, index
+from haystack_integrations.common.secondpass.search.stores import document_stores
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
@@ -45,7 +46,7 @@ def test_a_store_that_two_retrievers_share_is_one() -> None:
 def test_no_store_is_refused() -> None:
     """A pipeline without a document store cannot be given a corpus."""
     with pytest.raises(InvalidInput, match="has a document store"):
-        document_stores(with_components(embedder=MockTextEmbedder()))
+        index(with_components(embedder=MockTextEmbedder()), [], lambda count: None)
 
 
 def test_second_embedder_is_refused() -> None:
@@ -66,7 +67,13 @@ def lone_text_embedder(module: str, **init: Any) -> Any:
 
     members = {"__init__": __init__, "run": component.output_types(embedding=list[float])(run), "__module__": module}
     made: Any = types.new_class("MockTextEmbedder", (), {}, lambda namespace: namespace.update(members))
-    return component(made)(**init)
+    before = dict(component.registry)
+    try:
+        return component(made)(**init)
+    finally:
+        # Other tests of the process load the real class of this name.
+        component.registry.clear()
+        component.registry.update(before)
 
 
 def test_embedder_without_a_sibling_is_refused() -> None:

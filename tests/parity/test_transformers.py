@@ -60,7 +60,7 @@ def test_float32_logits_equal_transformers(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.06), (torch.float64, 1e-5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float64, 1e-5)])
 def test_other_dtypes_equal_transformers_within_their_precision(
     tiny_model_folder: Callable[..., str], architecture: str, dtype: torch.dtype, tolerance: float
 ) -> None:

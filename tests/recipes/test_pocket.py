@@ -13,12 +13,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from recipes.pocket.distill import Example, Settings, epoch_batches, loss, scored, train
-from recipes.pocket.fast import FastForward
 from recipes.pocket.student import logits, pack
 from recipes.pocket.vocabulary import SPECIAL, kept_tokens, trim_embeddings, trimmed_tokenizer
-from secondpass import CrossEncoder
-from secondpass.batches import Padding, pad
-from secondpass.tokens import Tokens
 
 ROWS = [np.asarray([2, *range(10, 10 + n), 3], np.int32) for n in (4, 30, 1, 17)]
 TYPES = [np.asarray([0] * 3 + [1] * (len(row) - 3), np.int32) for row in ROWS]
@@ -47,22 +43,6 @@ def test_the_training_forward_equals_transformers(tiny_folder: str) -> None:
     """Packed tokens and a last layer for the first token only change no logit."""
     model = _model(tiny_folder)
     assert torch.allclose(logits(model, pack(ROWS, TYPES, torch.float32)), _reference(model), atol=1e-5)
-
-
-def test_the_measuring_forward_equals_transformers(tiny_folder: str) -> None:
-    """The same for the forward that the figures are made with."""
-    model = _model(tiny_folder)
-    tokens = [Tokens(row, types) for row, types in zip(ROWS, TYPES, strict=True)]
-    batch = pad(tokens, (0, 1, 2, 3), Padding(0))
-    assert torch.allclose(FastForward(model, torch.float32)(batch)[:, 0], _reference(model), atol=1e-5)
-
-
-def test_another_forward_can_stand_behind_the_stages(own_tiny: CrossEncoder) -> None:
-    """The engine asks nothing of a forward but logits for a batch."""
-    pairs = [("the cat", "the mat"), ("water", "a river is long and cold")]
-    before = own_tiny.predict(pairs)
-    own_tiny.use_forward(FastForward(own_tiny.model, torch.float32))
-    assert own_tiny.predict(pairs) == pytest.approx(before, abs=1e-5)
 
 
 def _examples(count: int) -> list[Example]:

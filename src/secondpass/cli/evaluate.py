@@ -36,6 +36,11 @@ class Evaluated:
     notes: tuple[str, ...] = ()
 
 
+Indexed = Annotated[bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")]
+Index = Annotated[str | None, typer.Option("--index", help="With --pipeline: index of Elasticsearch or OpenSearch.")]
+Add = Annotated[bool, typer.Option("--add", help="With --pipeline: index into one that holds documents already.")]
+
+
 def evaluate(
     qrels: Annotated[
         Path | None, typer.Option("--qrels", help="Judgements: TREC or BEIR file, JSON lines, or a BEIR folder.")
@@ -60,6 +65,9 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="With --pipeline: the second pass's run; a broken one continues."),
     ] = None,
+    indexed: Indexed = False,
+    index: Index = None,
+    add: Add = False,
     budget_ms: Annotated[
         float | None, typer.Option(min=0, help="With --pipeline: which depth to choose for so many ms a query.")
     ] = None,
@@ -83,13 +91,17 @@ def evaluate(
     secondpass evaluate --qrels beir/scifact -r BM25=a.trec -r ours=b.trec -m nDCG@10 -m "P(rel=2)@5"
 
     secondpass evaluate --pipeline evaluate_rerank --dataset beir/scifact --html report.html
+
+    secondpass evaluate --pipeline rerank_elasticsearch_bm25 --index docs --dataset beir/scifact --indexed
     """
     _check_choice(qrels, run, pipeline, dataset)
+    _check_stores(pipeline, indexed, index, add)
     for path in (html, json, csv, output):
         if path is not None and not path.absolute().parent.is_dir():
             raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
     if pipeline is not None and dataset is not None:
-        found = _piped(DatasetRequest(pipeline, dataset, split, limit, depth, None, model, output))
+        request = DatasetRequest(pipeline, dataset, split, limit, depth, None, model, output, indexed, index, add)
+        found = _piped(request)
     elif qrels is not None and run:
         found = _read(qrels, run, queries, split)
     else:
@@ -110,6 +122,13 @@ def _check_choice(qrels: Path | None, run: list[str] | None, pipeline: str | Non
         raise InvalidInput("--pipeline and --dataset go together")
     if pipeline is not None and (run or qrels):
         raise InvalidInput("give either --pipeline and --dataset, or --qrels and --run")
+
+
+def _check_stores(pipeline: str | None, indexed: bool, index: str | None, add: bool) -> None:
+    if pipeline is None and (indexed or add or index is not None):
+        raise InvalidInput("--indexed, --index and --add go with --pipeline")
+    if indexed and add:
+        raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
 
 
 def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Evaluated:
@@ -139,6 +158,12 @@ def _piped(request: DatasetRequest) -> Evaluated:
         notes.append(f"{runs.cut} documents were cut to fit the model")
     if runs.not_reranked:
         notes.append(f"{runs.not_reranked} queries kept the first pass's order, because the ranker failed")
+    if runs.textless:
+        notes.append(f"{runs.textless} documents were ranked without any text")
+    if runs.shortened:
+        notes.append(f"{runs.shortened} queries were cut for retrieval; the ranker read them whole")
+    if runs.absent:
+        notes.append(f"{runs.absent} relevant documents are not in the index, so no pass can find them")
     # The last component before the ranker gave it the candidates: that is the first pass it is measured against.
     first = (runs.first[-1], *runs.first[:-1])
     return Evaluated(runs.qrels, (*first, runs.second), runs.texts, runs.ms, runs.measures, tuple(notes))

@@ -15,6 +15,7 @@ from secondpass.cli.failures import PIPE_CLOSED, forget_stdout, report
 from secondpass.cli.mine import mine
 from secondpass.cli.rank import rank
 from secondpass.cli.score import score
+from secondpass.cli.serve import serve
 from secondpass.cli.train import train
 from secondpass.errors import MissingExtra
 
@@ -95,6 +96,7 @@ app.command("score")(score)
 app.command("evaluate")(evaluate)
 app.command("train")(train)
 app.command("mine")(mine)
+app.command("serve")(serve)
 
 
 def _unavailable(entry: EntryPoint, reason: str) -> Callable[[], None]:

@@ -17,7 +17,8 @@ class DatasetRequest:
     `depth` is the first pass's top_k instead of the pipeline's own. `top_k` is the second pass's: by default it
     returns all that it was given, so that deep measures are taken on the same candidates. `model` takes the place of
     the ranker's own. `output` is the TREC run of the second pass; answers are kept beside it as they come, and a
-    broken run goes on with them.
+    broken run goes on with them. `indexed` says that the pipeline's stores hold the documents already, `index` takes
+    the place of the index of stores that live in a server, and `add` allows to index into one that holds documents.
     """
 
     pipeline: str
@@ -28,6 +29,9 @@ class DatasetRequest:
     top_k: int | None = None
     model: str | None = None
     output: Path | None = None
+    indexed: bool = False
+    index: str | None = None
+    add: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,9 @@ class DatasetRuns:
         ms: milliseconds a query by the name of the run.
         cut: how many documents were too long for the model to be read wholly.
         not_reranked: how many queries kept the order of the first pass because the ranker failed.
+        textless: how many documents were ranked without any text, over all queries.
+        shortened: how many queries a server was asked with their beginning only, because they are very long.
+        absent: how many relevant documents no store has, if they were indexed before.
         measures: names of the measures that the pipeline's own evaluators state; empty if it has none.
     """
 
@@ -54,3 +61,6 @@ class DatasetRuns:
     cut: int
     not_reranked: int
     measures: tuple[str, ...] = ()
+    textless: int = 0
+    shortened: int = 0
+    absent: int = 0

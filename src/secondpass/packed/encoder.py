@@ -6,10 +6,13 @@ DistilBERT). Every tensor is contiguous, on one device, of one floating type, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Literal, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 HiddenActivation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 HeadActivation = Literal["tanh", "gelu", "relu", "none"]
@@ -83,3 +86,15 @@ class Encoder:
     def hidden(self) -> int:
         """Width of a token between layers."""
         return int(self.layers[0].qkv.weight.shape[1])
+
+
+def mapped(value: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
+    """A copy of a description (or a part of one) with every tensor changed, say to another type."""
+    made: object = value
+    if isinstance(value, torch.Tensor):
+        made = change(value)
+    elif isinstance(value, tuple):
+        made = tuple(mapped(item, change) for item in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        made = type(value)(**{field.name: mapped(getattr(value, field.name), change) for field in fields(value)})
+    return made  # type: ignore[return-value]

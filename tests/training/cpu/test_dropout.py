@@ -23,7 +23,7 @@ def loaded(tiny_model_folder, architecture, share):
     """A private model in training mode with this dropout everywhere, and its inputs."""
     encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu")
     tokens = encoder.tokens(QUERIES, DOCUMENTS)
-    inputs = pad(tokens, (0, 1, 2), encoder.padding).named(encoder.tokenizer.model_input_names, encoder.device)
+    inputs = pad(tokens, encoder.padding).named(encoder.tokenizer.model_input_names, encoder.device)
     model = encoder.model.train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -208,7 +208,7 @@ def test_a_decoder_keeps_torchs_attention(tmp_path):
     """A model that looks only back still does."""
     model = CrossEncoder(str(make_folder(tmp_path, "bert", is_decoder=True)), device="cpu")
     tokens = model.tokens(QUERIES[:1], DOCUMENTS[:1])
-    inputs = pad(tokens, (0,), model.padding).named(model.tokenizer.model_input_names, model.device)
+    inputs = pad(tokens, model.padding).named(model.tokenizer.model_input_names, model.device)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         plain = model.model(**inputs).logits
         with cheap_dropout(model.model, DropoutSource(0)):

@@ -9,11 +9,10 @@ from torch import nn
 
 from secondpass import CrossEncoder
 from secondpass.batches import pad
-from secondpass.tokens import Tokens
 from secondpass.training.cpu.attention import CHUNK_BYTES
 from secondpass.training.cpu.dropout import cheap_dropout
 from secondpass.training.cpu.masks import DropoutSource
-from secondpass.training.cpu.packed import ALIKE, PackedForward, chunks_of, pack, packable, recomputes
+from secondpass.training.cpu.packed import ALIKE, PackedForward, chunks_of, packable, recomputes
 from tests.tiny_models import make_folder
 
 PACKED = ("bert", "roberta", "xlm-roberta", "electra")
@@ -23,7 +22,7 @@ DOCUMENTS = ["the river", "a book", "cat and dog sat on a mat " * 6, "cat and do
 
 def own(encoder, tokens):
     """transformers' forward over a rectangle."""
-    batch = pad(tokens, tuple(range(len(tokens))), encoder.padding)
+    batch = pad(tokens, encoder.padding)
     return encoder.model(**batch.named(encoder.tokenizer.model_input_names, encoder.device)).logits
 
 
@@ -136,22 +135,6 @@ def test_low_rank_additions_and_frozen_weights(tiny_model_folder):
     names = set(gradients(encoder.model, ours))
     assert names
     assert all("lora_" in name for name in names)
-
-
-def test_packing():
-    """Ids, types, positions and first tokens, longest first, and whose each sequence is."""
-    made = [
-        Tokens(np.array(ids, np.int32), np.array(types, np.int32))
-        for ids, types in (([8], [0]), ([5, 6, 7], [0, 0, 1]), ([2], [0]), ([9, 4], [0, 1]))
-    ]
-    packed = pack(made, typed=True, first_position=2)
-    assert packed.ids.tolist() == [[5, 6, 7, 9, 4, 8, 2]]
-    assert packed.types.tolist() == [[0, 0, 1, 0, 1, 0, 0]]
-    assert packed.positions.tolist() == [[2, 3, 4, 2, 3, 2, 2]]
-    assert packed.starts.tolist() == [0, 3, 5, 6]
-    assert packed.order.tolist() == [1, 3, 0, 2]
-    assert packed.lengths.tolist() == [3, 2, 1, 1]
-    assert pack(made, typed=False, first_position=0).types.tolist() == [[0] * 7]
 
 
 @pytest.mark.parametrize("lengths", [[7], [9, 9, 9], [10, 9, 8, 7, 1, 1], [512, 500, 3], list(range(300, 0, -1))])

@@ -42,7 +42,7 @@ class PaddedForward:
 
     def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
         """-> logits float32 [pairs, labels]."""
-        batch = pad(tokens, tuple(range(len(tokens))), self._padding)
+        batch = pad(tokens, self._padding)
         logits: torch.Tensor = self._model(
             **batch.named(self._input_names, self._model.device), return_dict=True
         ).logits

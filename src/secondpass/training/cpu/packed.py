@@ -7,13 +7,13 @@ so that dropout, low-rank additions and frozen weights are what they are; only a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from secondpass.packed.layout import pack
 from secondpass.tokens import Tokens
 from secondpass.training.cpu.attention import CHUNK_BYTES, Chunk, Dropping, attend
 from secondpass.training.cpu.masks import DropoutSource, levels_dropped
@@ -26,40 +26,6 @@ PACKABLE = frozenset(
 
 # Sequences are put into one chunk if the shortest has this share of the longest one's tokens.
 ALIKE = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """Sequences end to end, longest first.
-
-    Attributes:
-        ids: int64 [1, tokens], like `types` and `positions`.
-        types: token types.
-        positions: in the sequence.
-        starts: int64 [pairs], the first token of each sequence.
-        order: int64 [pairs], the pair of each sequence.
-        lengths: of the sequences as they lie.
-    """
-
-    ids: torch.Tensor
-    types: torch.Tensor
-    positions: torch.Tensor
-    starts: torch.Tensor
-    order: torch.Tensor
-    lengths: npt.NDArray[np.int64]
-
-
-def pack(tokens: Sequence[Tokens], typed: bool, first_position: int) -> Packed:
-    """Lay inputs end to end; without `typed` all token types are 0, and positions count from `first_position`."""
-    order = np.argsort([-len(item) for item in tokens], kind="stable")
-    laid = [tokens[place] for place in order]
-    lengths = np.array([len(item) for item in laid])
-    starts = np.cumsum(lengths) - lengths
-    ids = np.concatenate([item.ids for item in laid]).astype(np.int64)
-    types = np.concatenate([item.type_ids for item in laid]).astype(np.int64) if typed else np.zeros_like(ids)
-    positions = np.arange(len(ids)) - np.repeat(starts, lengths) + first_position
-    flat = [torch.from_numpy(values)[None] for values in (ids, types, positions)]
-    return Packed(flat[0], flat[1], flat[2], torch.from_numpy(starts), torch.from_numpy(order), lengths)
 
 
 def chunks_of(lengths: npt.NDArray[np.int64], score_bytes: int, first_only: bool) -> list[Chunk]:
@@ -117,9 +83,11 @@ class PackedForward:
     def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
         """-> logits float32 [pairs, labels]."""
         model = self._model
-        packed = pack(tokens, self._typed, self._first_position)
+        packed = pack(tokens, self._first_position)
         encoder = model.base_model
-        x = encoder.embeddings(input_ids=packed.ids, token_type_ids=packed.types, position_ids=packed.positions)
+        types = packed.types if self._typed else torch.zeros_like(packed.types)
+        ids, positions = packed.ids[None], packed.positions[None]
+        x = encoder.embeddings(input_ids=ids, token_type_ids=types[None], position_ids=positions)
         if hasattr(encoder, "embeddings_project"):
             x = encoder.embeddings_project(x)
         x = x[0]

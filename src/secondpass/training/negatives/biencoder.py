@@ -78,7 +78,7 @@ class BiEncoder:
             device = self._model.device
             budget = BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE)
             for rows in plan([len(item) for item in tokens], budget, CHUNK):
-                batch = pad(tokens, rows, self._padding)
+                batch = pad([tokens[row] for row in rows], self._padding)
                 vectors = self._vectors(batch.named(self._names, device))
                 made[start + np.asarray(rows)] = vectors.cpu().numpy()
         if cut:

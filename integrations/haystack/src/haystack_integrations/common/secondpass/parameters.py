@@ -65,6 +65,15 @@ def positive(name: str, value: object) -> int:
     return int(value)
 
 
+def not_negative(name: str, value: object) -> int:
+    """Return `value` as an int of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise _refuse(name, value, "int")
+    if value < 0:
+        raise InvalidInput(f"{name} must be >= 0, but got {value}")
+    return int(value)
+
+
 def optional_positive(name: str, value: object) -> int | None:
     """Return None, or `value` as an int above 0."""
     return None if value is None else positive(name, value)

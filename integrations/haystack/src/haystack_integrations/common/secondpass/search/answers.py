@@ -21,7 +21,9 @@ class Answer:
     """Rankings by component, `second` being the last one's, and milliseconds by component.
 
     `cut` counts documents that were too long to be read wholly; `reranked` is False if the ranker fell back to the
-    order that it was given. Both are known of a SecondPassRanker only.
+    order that it was given. Both are known of a SecondPassRanker only. `textless` counts documents without any text
+    among those that the last component was given; `shortened` is True if the retriever was asked with the beginning
+    of the query only, because it has more terms than a server takes.
     """
 
     query_id: str
@@ -31,6 +33,8 @@ class Answer:
     ms: dict[str, float]
     cut: int = 0
     reranked: bool = True
+    textless: int = 0
+    shortened: bool = False
 
     def to_json(self, texts: bool) -> dict[str, Any]:
         """Plain values; without `texts` a hit is only its id and score."""
@@ -42,6 +46,8 @@ class Answer:
             "ms": {name: round(value, 3) for name, value in self.ms.items()},
             "cut": self.cut,
             "reranked": self.reranked,
+            **({"textless": self.textless} if self.textless else {}),
+            **({"shortened": True} if self.shortened else {}),
         }
 
     @classmethod
@@ -55,6 +61,8 @@ class Answer:
             ms=dict(value["ms"]),
             cut=value["cut"],
             reranked=value["reranked"],
+            textless=value.get("textless", 0),
+            shortened=value.get("shortened", False),
         )
 
 

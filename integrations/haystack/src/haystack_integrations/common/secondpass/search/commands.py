@@ -20,11 +20,25 @@ class Form(StrEnum):
     table = "table"
 
 
+Corpus = Annotated[
+    Path | None,
+    typer.Option(
+        "--corpus",
+        "-c",
+        help="BEIR folder, or JSON Lines file (.gz too), to index first; without it the stores are as they are.",
+    ),
+]
+Index = Annotated[
+    str | None, typer.Option("--index", help="Index of Elasticsearch or OpenSearch, instead of the pipeline's own.")
+]
+Add = Annotated[bool, typer.Option("--add", help="Index into one that holds documents already.")]
+
+
 def search(
     pipeline: Annotated[
         str, typer.Option("--pipeline", "-p", help="YAML file, or the name of a packaged one such as rerank_bm25.")
     ],
-    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="BEIR folder, or JSON Lines file (.gz too).")],
+    corpus: Corpus = None,
     query: Annotated[str | None, typer.Option("--query", "-q", help="One query.")] = None,
     queries: Annotated[
         Path | None, typer.Option(help="File of queries: .jsonl (_id, text), .tsv (id, text) or .txt.")
@@ -32,6 +46,9 @@ def search(
     data_queries: Annotated[
         bool, typer.Option("--data-queries", help="The judged queries of the BEIR folder.")
     ] = False,
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", "-d", help="BEIR folder for --data-queries, where --corpus is none.")
+    ] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements (BEIR or TREC) to measure both passes with.")] = None,
     split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder go with --data-queries.")] = "test",
     depth: Annotated[
@@ -44,6 +61,8 @@ def search(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Cross-encoder for the ranker, instead of its own.")
     ] = None,
+    index: Index = None,
+    add: Add = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; a broken search continues with it.")
     ] = None,
@@ -51,7 +70,10 @@ def search(
         Form | None, typer.Option("--format", "-f", help="By default trec, or json for a .json file; table on stdout.")
     ] = None,
 ) -> None:
-    """Run queries through a pipeline over a corpus: a TREC run or JSON out, and the figures of both passes.
+    """Run queries through a pipeline: a TREC run or JSON out, and the figures of both passes.
+
+    A corpus is indexed first; without one, the pipeline's own index of Elasticsearch or OpenSearch is searched.
+    ELASTICSEARCH_URL, OPENSEARCH_URL and SECONDPASS_INDEX say which one.
 
     With judgements, nDCG@10 and MRR@10 of every stage are printed, as means over the queries with a relevant document.
 
@@ -64,12 +86,20 @@ def search(
     secondpass search -p rerank_bm25 -c beir/scifact --data-queries -o sci.trec
 
     secondpass search -p my.yaml -c docs.jsonl --queries q.tsv --qrels qrels.txt
+
+    secondpass search -p rerank_elasticsearch_bm25 --index docs -q "tax deadline"
     """
-    if sum((query is not None, queries is not None, data_queries)) != 1:
+    judged = data_queries or dataset is not None
+    if sum((query is not None, queries is not None, judged)) != 1:
         raise InvalidInput("give one of --query, --queries and --data-queries")
+    folder = dataset or corpus
+    if judged and folder is None:
+        raise InvalidInput("--data-queries needs a BEIR folder: give --dataset, or --corpus to index it too")
+    if add and corpus is None:
+        raise InvalidInput("--add is for --corpus: without one nothing is indexed")
     if query is not None and qrels is not None:
         raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
-    chosen = _form(form, output, measured=data_queries or qrels is not None)
+    chosen = _form(form, output, measured=judged or qrels is not None)
     need_haystack()
     from haystack_integrations.common.secondpass.search import questions as asked
     from haystack_integrations.common.secondpass.search.search_run import SearchRequest, run_search
@@ -78,9 +108,36 @@ def search(
         questions = asked.single_question(query)
     elif queries is not None:
         questions = asked.listed_questions(queries, qrels)
-    else:
-        questions = asked.judged_questions(corpus, split, qrels)
-    run_search(SearchRequest(pipeline, corpus, questions, limit, depth, top_k, model, output, chosen))
+    elif folder is not None:
+        questions = asked.judged_questions(folder, split, qrels)
+    run_search(SearchRequest(pipeline, corpus, questions, limit, depth, top_k, model, output, chosen, index, add))
+
+
+def index(
+    pipeline: Annotated[
+        str, typer.Option("--pipeline", "-p", help="Indexing pipeline: YAML file, or a name such as index_opensearch.")
+    ],
+    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="BEIR folder, or JSON Lines file (.gz too).")],
+    *,
+    name: Index = None,
+    add: Add = False,
+    batch: Annotated[int, typer.Option(min=1, help="Documents that go through the pipeline together.")] = 500,
+) -> None:
+    """Run an indexing pipeline over a corpus, a batch at a time.
+
+    The pipeline has a CorpusReader, perhaps a document embedder, and a DocumentWriter. Large corpora are better
+    streamed by `secondpass elasticsearch index` and `secondpass opensearch index`, which go on after a failure.
+
+    [bold]Examples[/bold]
+
+    secondpass index -p index_elasticsearch --index docs -c beir/scifact
+
+    secondpass index -p my_indexing.yaml -c corpus.jsonl --add
+    """
+    need_haystack()
+    from haystack_integrations.common.secondpass.search.index_run import IndexRequest, run_index
+
+    run_index(IndexRequest(pipeline, corpus, name, add, batch))
 
 
 def demo(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from haystack_integrations.common.secondpass.search.answers import Answer, Hit
+from haystack_integrations.common.secondpass.search.collection import collection, told_in_one_line
 from haystack_integrations.common.secondpass.search.evaluation_nodes import measures_of
 from haystack_integrations.common.secondpass.search.notes import Notes
 from haystack_integrations.common.secondpass.search.partial_file import PartialFile
@@ -21,13 +23,16 @@ from haystack_integrations.common.secondpass.search.search_run import (
 )
 from haystack_integrations.common.secondpass.search.searching import searcher
 from haystack_integrations.common.secondpass.search.stages import Stages
+from haystack_integrations.common.secondpass.search.stores import absent, close, document_stores, store_name
 
-from secondpass.corpora import survey
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.columns import column_of
 from secondpass.evaluation.dataset_runs import DatasetRequest, DatasetRuns
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
+
+if TYPE_CHECKING:
+    from haystack import Pipeline
 
 Documents = list[tuple[str, float | None]]
 
@@ -80,20 +85,22 @@ def both_passes(request: DatasetRequest) -> DatasetRuns:
     """Do what `dataset_run.run_dataset` says.
 
     Raises:
-        InvalidInput: a file is refused, or the pipeline has no second pass.
-        SecondPassError: a component failed on a query; what was answered before is kept.
+        InvalidInput: a file is refused, the pipeline has no second pass, or none of the judged documents is indexed.
+        SecondPassError: a component failed on a query, or a server does not answer; what was answered is kept.
     """
     file = pipeline_file(request.pipeline)
     questions = judged_questions(request.dataset, request.split)
-    pipeline = load_pipeline(file, request.model)
-    found = survey(request.dataset)
-    # No query has more candidates than there are documents.
-    search = searcher(pipeline, request.depth, request.top_k or found.documents)
-    if not search.stages.first:
-        raise InvalidInput(f"{file}: only {search.stages.last!r} gives documents, so there is no second pass in it")
-    asked = _as_search(request, questions, search.top_k)
-    passes, notes = Passes(search.stages), Notes()
+    pipeline = load_pipeline(file, request.model, request.index)
     with ExitStack() as stack:
+        stack.callback(close, pipeline)
+        found = collection(pipeline, None if request.indexed else request.dataset, request.add)
+        # No query has more candidates than there are documents.
+        search = searcher(pipeline, request.depth, request.top_k or found.documents)
+        if not search.stages.first:
+            raise InvalidInput(f"{file}: only {search.stages.last!r} gives documents, so there is no second pass in it")
+        asked = _as_search(request, questions, search.top_k)
+        missing = not_indexed(pipeline, asked.asked) if request.indexed else 0
+        passes, notes = Passes(search.stages), Notes()
         progress = stack.enter_context(progress_bars())
         partial = None
         if request.output is not None:
@@ -114,7 +121,29 @@ def both_passes(request: DatasetRequest) -> DatasetRuns:
         cut=notes.cut,
         not_reranked=notes.given_back,
         measures=measures_of(read_pipeline(file)),
+        textless=notes.textless,
+        shortened=notes.shortened,
+        absent=missing,
     )
+
+
+def not_indexed(pipeline: Pipeline, questions: Questions) -> int:
+    """How many documents that are relevant to a question no store of the pipeline has.
+
+    Raises:
+        InvalidInput: all of them, so it is another collection, or its ids are not in the field "id".
+        SecondPassError: a server does not answer.
+    """
+    qrels = questions.qrels or Qrels({})
+    grades = (qrels[query_id] for query_id in questions.texts)
+    relevant = sorted({document for graded in grades for document, grade in graded.items() if grade > 0})
+    with told_in_one_line(pipeline):
+        stores = document_stores(pipeline)
+        missing = max((absent(store, relevant) for store in stores), default=0)
+        if missing and missing == len(relevant):
+            names = ", ".join(store_name(store) for store in stores)
+            raise InvalidInput(f"none of the {missing} relevant documents is in {names}: is it another collection?")
+    return missing
 
 
 def _as_search(request: DatasetRequest, questions: Questions, top_k: int | None) -> SearchRequest:
@@ -124,7 +153,7 @@ def _as_search(request: DatasetRequest, questions: Questions, top_k: int | None)
             column_of(query_id)
     return SearchRequest(
         request.pipeline,
-        request.dataset,
+        None if request.indexed else request.dataset,
         questions,
         request.limit,
         request.depth,
@@ -132,4 +161,6 @@ def _as_search(request: DatasetRequest, questions: Questions, top_k: int | None)
         request.model,
         request.output,
         form,
+        request.index,
+        request.add,
     )

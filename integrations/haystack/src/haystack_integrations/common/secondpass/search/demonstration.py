@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from haystack_integrations.common.secondpass.search.answers import Answer
+from haystack_integrations.common.secondpass.search.collection import collection, fill
 from haystack_integrations.common.secondpass.search.measures import Judge, moved
 from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline, pipeline_file
 from haystack_integrations.common.secondpass.search.questions import judged_questions
-from haystack_integrations.common.secondpass.search.search_run import fill, progress_bars
+from haystack_integrations.common.secondpass.search.search_run import progress_bars
 from haystack_integrations.common.secondpass.search.searching import Searcher, searcher
 from haystack_integrations.common.secondpass.search.showing import RELEVANT, quality_table, side_by_side, stdout_console
 from rich.console import Console
 from rich.text import Text
 
-from secondpass.corpora import read_corpus, survey
+from secondpass.corpora import read_corpus
 from secondpass.evaluation.qrels import Qrels
 
 PIPELINE = "rerank_bm25"
@@ -52,7 +53,7 @@ def run_demo(request: DemoRequest) -> None:
     console = stdout_console()
     shown = not (request.quiet or request.as_json)
     with progress_bars() as progress:
-        fill(search, folder, survey(folder), progress)
+        fill(search.pipeline, collection(search.pipeline, folder), progress)
         loading = progress.add_task("Loading the model", total=None)
         load_seconds = search.warm_up()
         progress.remove_task(loading)

@@ -17,7 +17,8 @@ from secondpass.errors import InvalidInput
 class PartialFile:
     """OUTPUT.partial: a line with the settings of the search, then a line for each answered query.
 
-    Only one process may write it. A last line that was cut short by the kill is dropped.
+    Only one process may write it. A last line that was cut short by the kill is dropped. `continued` says whether an
+    earlier search began it, `answered` which queries that one answered.
 
     Raises:
         InvalidInput: another process writes it, or it was begun with other settings or by another program.
@@ -69,6 +70,7 @@ class PartialFile:
     def _read(self) -> set[str]:
         """Ids of the queries that are answered; begins the file if it is new."""
         end = self._last_line_end()
+        self.continued = end > 0
         if end == 0:
             self._file.truncate(0)
             self._write(self._settings)

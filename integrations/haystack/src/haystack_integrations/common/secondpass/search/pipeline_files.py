@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haystack_integrations.common.secondpass.search.evaluation_nodes import without_evaluation
+from haystack_integrations.common.secondpass.search.server_stores import point_stores
 
 from secondpass.errors import InvalidInput, SecondPassError
 
@@ -43,8 +44,10 @@ def _packaged() -> dict[str, Path]:
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
 
 
-def load_pipeline(file: Path, model: str | None = None) -> Pipeline:
+def load_pipeline(file: Path, model: str | None = None, index: str | None = None) -> Pipeline:
     """Load the searching part of a pipeline; `model` takes the place of what its SecondPassRanker names.
+
+    Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
 
     Evaluators and labelled queries in it are set aside (`evaluation_nodes`). In-memory stores get an index of their
     own: stores of one index are shared in the process, and what an earlier pipeline wrote into them must not be found
@@ -58,6 +61,7 @@ def load_pipeline(file: Path, model: str | None = None) -> Pipeline:
     data = without_evaluation(read_pipeline(file))
     if model is not None:
         _set_model(data["components"], model, file)
+    point_stores(data["components"], index)
     _own_indexes(data["components"])
     try:
         return Pipeline.from_dict(data)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from haystack_integrations.common.secondpass.search.answers import Answer
-from haystack_integrations.common.secondpass.search.indexing import index
+from haystack_integrations.common.secondpass.search.collection import Collection, collection, fill
 from haystack_integrations.common.secondpass.search.measures import Judge
 from haystack_integrations.common.secondpass.search.notes import Notes
 from haystack_integrations.common.secondpass.search.partial_file import PartialFile
@@ -21,19 +21,23 @@ from haystack_integrations.common.secondpass.search.questions import Questions
 from haystack_integrations.common.secondpass.search.results import ResultWriter
 from haystack_integrations.common.secondpass.search.searching import Searcher, searcher
 from haystack_integrations.common.secondpass.search.showing import quality_table
+from haystack_integrations.common.secondpass.search.stores import close
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from secondpass.corpora import CorpusDocument, Survey, read_corpus, survey
 from secondpass.evaluation.columns import column_of
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """What the command line asked for; `form` is "trec", "json", "table" or "" for figures only."""
+    """What the command line asked for; `form` is "trec", "json", "table" or "" for figures only.
+
+    Without a corpus the pipeline's stores are searched as they are. `index` takes the place of the index of stores
+    that live in a server; `add` allows to index a corpus into one that holds documents.
+    """
 
     pipeline: str
-    corpus: Path
+    corpus: Path | None
     questions: Questions
     limit: int | None
     depth: int | None
@@ -41,6 +45,8 @@ class SearchRequest:
     model: str | None
     output: Path | None
     form: str
+    index: str | None = None
+    add: bool = False
 
     @property
     def asked(self) -> Questions:
@@ -66,20 +72,26 @@ def run_search(request: SearchRequest) -> None:
     if request.form == "trec":
         for query_id in request.questions.texts:
             column_of(query_id)
-    search = searcher(load_pipeline(file, request.model), request.depth, request.top_k)
-    found = survey(request.corpus)
+    pipeline = load_pipeline(file, request.model, request.index)
     with ExitStack() as stack:
+        stack.callback(close, pipeline)
+        search = searcher(pipeline, request.depth, request.top_k)
+        found = collection(pipeline, request.corpus, request.add)
         progress = stack.enter_context(progress_bars())
         partial = None
         if request.output is not None:
             partial = stack.enter_context(PartialFile(request.output, settings(request, file, found)))
-        writer = ResultWriter(request.output, request.form, {"pipeline": str(file), "corpus": str(request.corpus)})
+        head = {"pipeline": str(file), "corpus": str(request.corpus or found.identity)}
+        writer = ResultWriter(request.output, request.form, head)
         answers = answered(request, search, found, partial, progress)
         notes = Notes()
         writer.write(_judged(notes.watch(answers), judge, search.stages.last), lambda: _figures(judge))
         if partial is not None:
             partial.remove()
+        shallow = search.shallow()
     notes.show()
+    if shallow:
+        print(f"secondpass: {shallow}", file=sys.stderr)  # noqa: T201
     if judge is not None:
         _show(judge, search.stages.last, len(request.asked.texts), to_stderr=request.printing)
 
@@ -98,21 +110,10 @@ def progress_bars() -> Progress:
     )
 
 
-def fill(search: Searcher, corpus: Path, found: Survey, progress: Progress, columns: bool = False) -> None:
-    """Index a corpus that was surveyed; with `columns`, ids must fit a TREC run."""
-    bar = progress.add_task("Indexing", total=found.documents)
-    documents = read_corpus(corpus)
-    index(
-        search.pipeline,
-        _with_column_ids(documents) if columns else documents,
-        lambda count: progress.advance(bar, count),
-    )
-
-
 def answered(
     request: SearchRequest,
     search: Searcher,
-    found: Survey,
+    found: Collection,
     partial: PartialFile | None,
     progress: Progress,
 ) -> Iterator[Answer]:
@@ -121,7 +122,8 @@ def answered(
     done = partial.answered if partial is not None else set()
     left = {query_id: text for query_id, text in asked.texts.items() if query_id not in done}
     if left:
-        fill(search, request.corpus, found, progress, columns=request.form == "trec")
+        continued = partial is not None and partial.continued
+        fill(search.pipeline, found, progress, columns=request.form == "trec", continued=continued)
         search.warm_up()
     if request.printing:
         # Bars that are redrawn and results that are printed would overwrite each other on a terminal.
@@ -145,12 +147,6 @@ def _judged(answers: Iterator[Answer], judge: Judge | None, last: str) -> Iterat
         yield answer
 
 
-def _with_column_ids(documents: Iterator[CorpusDocument]) -> Iterator[CorpusDocument]:
-    for document in documents:
-        column_of(document.id)
-        yield document
-
-
 def _figures(judge: Judge | None) -> list[dict[str, Any]]:
     """Return a dict for every stage, for JSON."""
     return [] if judge is None else judge.figures()
@@ -162,12 +158,12 @@ def _show(judge: Judge, last: str, asked: int, to_stderr: bool) -> None:
     console.print(f"Means over {judge.judged} judged queries of {asked}.")
 
 
-def settings(request: SearchRequest, file: Path, found: Survey) -> dict[str, Any]:
+def settings(request: SearchRequest, file: Path, found: Collection) -> dict[str, Any]:
     """Everything that decides what an answer is: a partial file is continued only if all of it is equal."""
     texts = json.dumps(request.questions.texts).encode()
     return {
         "pipeline": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "corpus": found.digest,
+        "corpus": found.identity,
         "queries": hashlib.sha256(texts).hexdigest(),
         "depth": request.depth,
         "top-k": request.top_k,

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from haystack_integrations.common.secondpass.search.answers import Answer, Hit
+from haystack_integrations.common.secondpass.search.query_words import shortened
+from haystack_integrations.common.secondpass.search.server_stores import engine_of
 from haystack_integrations.common.secondpass.search.stages import Stages, stages_of
+from haystack_integrations.common.secondpass.search.store_failures import failure_line
+from haystack_integrations.common.secondpass.search.stores import store_of
 from haystack_integrations.common.secondpass.search.timing import component_times
 
 from secondpass.errors import SecondPassError
@@ -19,12 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Searcher:
-    """A pipeline with its stages; `depth` and `top_k` replace the top_k of first pass and second where given."""
+    """A pipeline with its stages; `depth` and `top_k` replace the top_k of first pass and second where given.
+
+    `limited` names the components that hand the query's words to a server, which takes 1,024 of them at most.
+    """
 
     pipeline: Pipeline
     stages: Stages
     depth: int | None = None
     top_k: int | None = None
+    limited: frozenset[str] = frozenset()
 
     def warm_up(self) -> float:
         """Load the models; returns the seconds it took."""
@@ -39,11 +47,15 @@ class Searcher:
             SecondPassError: a component failed; the message names the query, the cause is the component's error.
         """
         inputs = self.stages.inputs(query, self.depth, self.top_k)
+        short = shortened(query) if self.limited else query
+        for component, socket in self.stages.queries:
+            if component in self.limited:
+                inputs[component][socket] = short
         with component_times() as ms:
             try:
                 outputs = self.pipeline.run(inputs, include_outputs_from={*self.stages.first, self.stages.last})
             except Exception as error:
-                raise SecondPassError(f"query {query_id!r} failed: {_root(error)}") from error
+                raise SecondPassError(f"query {query_id!r} failed: {failure_line(error, self.pipeline)}") from error
         last = outputs.get(self.stages.last, {})
         return Answer(
             query_id=query_id,
@@ -53,7 +65,23 @@ class Searcher:
             ms={name: self._ms(ms, name) for name in (*self.stages.first, self.stages.last)},
             cut=len(last.get("truncated", ())),
             reranked=bool(last.get("reranked", True)) or not last.get("documents"),
+            textless=_textless(outputs, self.stages.feeding),
+            shortened=short != query,
         )
+
+    def shallow(self) -> str:
+        """Why no query can get as many documents as were asked for; empty if it can."""
+        depths = [self._top_k(name, self.depth) for name in self.stages.feeding]
+        wanted = self._top_k(self.stages.last, self.top_k)
+        known = [depth for depth in depths if depth is not None]
+        if wanted is None or not known or len(known) < len(depths) or sum(known) >= wanted:
+            return ""
+        return f"the first pass gives {sum(known)} documents at most, so no query gets the {wanted} asked for"
+
+    def _top_k(self, name: str, given: int | None) -> int | None:
+        stated = getattr(self.pipeline.get_component(name), "top_k", None)
+        hidden = getattr(self.pipeline.get_component(name), "_top_k", None)
+        return given or stated or hidden
 
     def _ms(self, ms: dict[str, float], stage: str) -> float:
         return sum(ms.get(name, 0.0) for name in (stage, *self.stages.upstream[stage]))
@@ -61,7 +89,19 @@ class Searcher:
 
 def searcher(pipeline: Pipeline, depth: int | None = None, top_k: int | None = None) -> Searcher:
     """Read the stages of a pipeline and be ready to answer queries with it."""
-    return Searcher(pipeline, stages_of(pipeline), depth, top_k)
+    stages = stages_of(pipeline)
+    limited = (name for name, _ in stages.queries if _in_server(pipeline.get_component(name)))
+    return Searcher(pipeline, stages, depth, top_k, frozenset(limited))
+
+
+def _in_server(component: Any) -> bool:
+    store = store_of(component)
+    return store is not None and engine_of(store.to_dict()) is not None
+
+
+def _textless(outputs: dict[str, Any], feeding: Iterable[str]) -> int:
+    given = (document for name in feeding for document in outputs.get(name, {}).get("documents", ()))
+    return len({document.id for document in given if not (document.content or "").strip()})
 
 
 def _hits(outputs: dict[str, Any], stage: str, texts: bool) -> tuple[Hit, ...]:
@@ -72,10 +112,3 @@ def _hits(outputs: dict[str, Any], stage: str, texts: bool) -> tuple[Hit, ...]:
         score = None if document.score is None else float(document.score)
         hits.setdefault(document.id, Hit(document.id, score, document.content if texts else None))
     return tuple(hits.values())
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return what a component raised, without the pipeline's wrapping."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

@@ -15,8 +15,8 @@ from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.common.secondpass import parameters, serialized
 from haystack_integrations.common.secondpass.documents import TextLayout, deduplicated, listed
 from haystack_integrations.common.secondpass.free_arguments import REMOTE_CODE, checked_arguments, engine_arguments
+from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle
 from haystack_integrations.common.secondpass.shared_model import SharedModel
-from haystack_integrations.components.rankers.secondpass.lifecycle import ModelLifecycle
 from haystack_integrations.components.rankers.secondpass.reranking import Limits, answer, rerank
 
 from secondpass.errors import InvalidInput

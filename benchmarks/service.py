@@ -1,0 +1,235 @@
+"""The service beside the same pairs scored in process: what HTTP, JSON and merging cost.
+
+    python -m benchmarks.service compare --threads 2 --output service.json
+
+In process: `rank_many` over all queries at once. The service: `secondpass serve` as a process of its own on loopback,
+16 clients that each ask for one query's documents after another over a connection that stays open. Both have the same
+model and the same number of threads, are warmed up, and take turns; medians of the rounds. Clients run on the same
+cores and are part of the price; their CPU seconds are told. Texts are the demo's passages and questions.
+Needs the extra serve.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+DEMO = Path(__file__).parents[1] / "src" / "secondpass" / "demo"
+START_S = 180
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _main() -> None:
+    """Keep `compare` a command by name: others may come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One query with its documents, and the body that asks the service for them."""
+
+    query: str
+    documents: tuple[str, ...]
+
+    @property
+    def body(self) -> bytes:
+        """As `/v2/rerank` takes it."""
+        return json.dumps({"query": self.query, "documents": self.documents}).encode()
+
+
+def questions(count: int, documents: int) -> list[Asked]:
+    """`count` different (query, documents) of the demo, in a fixed random order."""
+    corpus = [json.loads(line) for line in (DEMO / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
+    queries = [json.loads(line)["text"] for line in (DEMO / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [f"{row['title']} {row['text']}" for row in corpus]
+    draw = random.Random(0)
+    return [Asked(queries[number % len(queries)], tuple(draw.sample(texts, documents))) for number in range(count)]
+
+
+@contextmanager
+def service(model: str, threads: int) -> Iterator[tuple[str, int, int]]:
+    """Start `secondpass serve`; gives host, port and process id, and ends it."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "secondpass.cli", "serve", "--model", f"model={model}", "--port", "0"]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.jsonl"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen([*command, "--deadline-s", "600"], env=environment, stderr=stderr)
+            try:
+                address = urlsplit(_address(process, log))
+                _until_ready(address.hostname or "", address.port or 0, process)
+                yield address.hostname or "", address.port or 0, process.pid
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if '"address"' in line and line.endswith("}"):
+                return str(json.loads(line)["address"])
+        time.sleep(0.05)
+    raise RuntimeError(f"the service did not start:\n{log.read_text(encoding='utf-8')}")
+
+
+def _until_ready(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
+    """The address is told before the first connection is taken."""
+    while process.poll() is None:
+        connection = http.client.HTTPConnection(host, port, timeout=60)
+        try:
+            connection.request("GET", "/ready")
+            if connection.getresponse().status == 200:
+                return
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        finally:
+            connection.close()
+
+
+def ask(host: str, port: int, bodies: Sequence[bytes]) -> list[dict[str, Any]]:
+    """One client: every body over one connection."""
+    connection = http.client.HTTPConnection(host, port, timeout=600)
+    answers = []
+    for body in bodies:
+        connection.request("POST", "/v2/rerank", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"{response.status} {answer[:500]!r}")
+        answers.append(json.loads(answer))
+    connection.close()
+    return answers
+
+
+def by_service(host: str, port: int, asked: Sequence[Asked], clients: int) -> tuple[float, list[dict[str, Any]]]:
+    """Seconds until all clients have all their answers, and the answers in the order of `asked`."""
+    shares = [[one.body for one in asked[number::clients]] for number in range(clients)]
+    with ThreadPoolExecutor(clients) as pool:
+        began = time.perf_counter()
+        parts = list(pool.map(lambda share: ask(host, port, share), shares))
+        seconds = time.perf_counter() - began
+    answers: list[dict[str, Any]] = [{} for _ in asked]
+    for number, part in enumerate(parts):
+        answers[number::clients] = part
+    return seconds, answers
+
+
+def differences(asked: Sequence[Asked], answers: Sequence[dict[str, Any]], rankings: Sequence[Any]) -> float:
+    """The largest difference of a score."""
+    worst = 0.0
+    for one, answer, ranking in zip(asked, answers, rankings, strict=True):
+        given = {item["index"]: item["relevance_score"] for item in answer["results"]}
+        if len(given) != len(one.documents):
+            raise RuntimeError(f"{len(given)} scores for {len(one.documents)} documents")
+        worst = max(worst, *(abs(given[document.index] - document.score) for document in ranking.documents))
+    return worst
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def own_cpu_seconds() -> float:
+    """What this process has used so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def processor() -> str:
+    """The CPU's name."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+@app.command()
+def compare(
+    model: Annotated[str, typer.Option(help="Folder or name.")] = "secondpass/pocket",
+    clients: Annotated[int, typer.Option(min=1)] = 16,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of each client in a round.")] = 2,
+    documents: Annotated[int, typer.Option(min=1, max=300, help="Documents of a request.")] = 100,
+    threads: Annotated[int, typer.Option(min=1, help="Of the model, in either process.")] = os.cpu_count() or 1,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
+) -> None:
+    """Measure both in turns and print the ratio."""
+    import torch
+
+    from secondpass import CrossEncoder
+
+    torch.set_num_threads(threads)
+    encoder = CrossEncoder(model, device="cpu")
+    asked = questions(clients * requests, documents)
+    queries, texts = [one.query for one in asked], [one.documents for one in asked]
+    taken: dict[str, list[float]] = {"in process": [], "service": []}
+    used: dict[str, list[float]] = {"in process": [], "service": [], "clients": []}
+    with service(model, threads) as (host, port, pid):
+        _, answers = by_service(host, port, asked[:clients], clients)
+        difference = differences(asked[:clients], answers, encoder.rank_many(queries[:clients], texts[:clients]))
+        for _ in range(rounds):
+            before, began = own_cpu_seconds(), time.perf_counter()
+            encoder.rank_many(queries, texts)
+            taken["in process"].append(time.perf_counter() - began)
+            used["in process"].append(own_cpu_seconds() - before)
+            before, served = own_cpu_seconds(), cpu_seconds(pid)
+            taken["service"].append(by_service(host, port, asked, clients)[0])
+            used["clients"].append(own_cpu_seconds() - before)
+            used["service"].append(cpu_seconds(pid) - served)
+    pairs = len(asked) * documents
+    rates = {name: pairs / statistics.median(seconds) for name, seconds in taken.items()}
+    ratios = [a / b for a, b in zip(taken["in process"], taken["service"], strict=True)]
+    figures = {
+        "cpu": processor(), "threads": threads, "model": model, "clients": clients, "pairs": pairs, "rounds": rounds,
+        "pairs_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "ratio": round(rates["service"] / rates["in process"], 3), "ratio_by_round": [round(r, 3) for r in ratios],
+        "cpu_ms_per_pair": {n: round(1000 * statistics.median(s) / pairs, 3) for n, s in used.items()},
+        "largest_difference": difference,
+    }  # fmt: skip
+    if output is not None:
+        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    show(figures)
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print a table."""
+    table = Table(title=f"{figures['model']}, {figures['threads']} threads, {figures['cpu']}")
+    for name in ("", "pairs/s", "CPU ms a pair"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, used in figures["cpu_ms_per_pair"].items():
+        rate = figures["pairs_per_second"].get(name)
+        table.add_row(name, "" if rate is None else f"{rate:.1f}", f"{used:.3f}")
+    Console().print(table)
+    Console().print(
+        f"{figures['clients']} clients: {100 * figures['ratio']:.1f} % of in-process throughput; "
+        f"largest difference of a score {figures['largest_difference']:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,101 @@
+"""Build hook: compiles the CPU kernel into the package where a C++ compiler is found, and goes on without where not.
+
+The library needs no Python headers and holds code for several instruction sets, chosen when it is loaded; a wheel with
+it is for any Python 3 on this platform. CXX names a compiler; SECONDPASS_NO_KERNEL=1 skips the step.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+KERNEL = Path("src/secondpass/kernel")
+LIBRARY = KERNEL / "secondpass_kernel.so"
+COMMON = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-pthread")
+SECONDS = 600
+
+
+class CompileError(Exception):
+    """The kernel was not compiled; the message is one line."""
+
+
+def compiler() -> str:
+    """The C++ compiler to use."""
+    if platform.system() != "Linux" or platform.machine() not in {"x86_64", "AMD64"}:
+        raise CompileError(f"no kernel for {platform.system()} on {platform.machine()}")
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    raise CompileError("no C++ compiler")
+
+
+def run(command: list[str]) -> None:
+    """Run a compiler."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompileError(str(error)) from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        raise CompileError(lines[0] if lines else f"{command[0]} ended with {done.returncode}")
+
+
+def compile_kernel(root: Path, library: Path) -> None:
+    """Compile every source with the instructions it is for, and put the library in place in one step."""
+    source = root / KERNEL / "source"
+    instructions = tomllib.loads((source / "instructions.toml").read_text(encoding="utf-8"))
+    program = compiler()
+    with tempfile.TemporaryDirectory() as folder:
+        objects = []
+        for file in sorted(source.glob("*.cpp")):
+            made = str(Path(folder) / f"{file.stem}.o")
+            run([program, *COMMON, *instructions.get(file.stem, []), "-c", str(file), "-o", made])
+            objects.append(made)
+        ready = library.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            run([program, *COMMON, "-shared", *objects, "-o", str(ready)])
+            os.replace(ready, library)
+        finally:
+            ready.unlink(missing_ok=True)
+
+
+def is_current(root: Path, library: Path) -> bool:
+    """Whether the library is newer than everything it is made of."""
+    parts = [*(root / KERNEL / "source").iterdir(), root / "hatch_build.py"]
+    return library.is_file() and library.stat().st_mtime >= max(part.stat().st_mtime for part in parts)
+
+
+class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Adds the library to wheels and leaves it in the checkout for editable installs."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, or say in one line that the package goes without."""
+        if self.target_name != "wheel":
+            return
+        root = Path(self.root)
+        library = root / LIBRARY
+        try:
+            if os.environ.get("SECONDPASS_NO_KERNEL") == "1":
+                raise CompileError("SECONDPASS_NO_KERNEL=1")
+            if not is_current(root, library):
+                compile_kernel(root, library)
+        except CompileError as error:
+            sys.stderr.write(f"secondpass: the CPU kernel is left out ({error}); torch computes instead\n")
+            library.unlink(missing_ok=True)
+            return
+        build_data["pure_python"] = False
+        build_data["tag"] = "py3-none-linux_x86_64"
+        if version != "editable":
+            build_data["force_include"][str(library)] = LIBRARY.relative_to("src").as_posix()

@@ -1,0 +1,52 @@
+"""Hayhooks: questions about your documents, over HTTP, as an MCP tool, and as an OpenAI-compatible chat.
+
+SECONDPASS_CORPUS names the BEIR folder or JSON Lines file to answer from; SECONDPASS_PIPELINE another pipeline than
+rag_extractive, for example rag_rerank with its OPENAI_BASE_URL and OPENAI_API_KEY.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from hayhooks import BasePipelineWrapper, get_last_user_message
+from haystack_integrations.common.secondpass.rag.answered import answered, read_answers
+from haystack_integrations.common.secondpass.search.indexing import index
+from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline, pipeline_file
+
+from secondpass.corpora import read_corpus
+
+
+class PipelineWrapper(BasePipelineWrapper):
+    """One answering pipeline; `POST /rag/run`, the tool `rag`, and the model `rag` of `/v1/chat/completions`."""
+
+    def setup(self) -> None:
+        """Load the pipeline, index the corpus into it and load its models before the first request."""
+        file = pipeline_file(os.environ.get("SECONDPASS_PIPELINE", "rag_extractive"))
+        self.pipeline = load_pipeline(file)
+        self.asked = answered(self.pipeline, file)
+        corpus = os.environ.get("SECONDPASS_CORPUS")
+        if corpus:
+            index(self.pipeline, read_corpus(Path(corpus)), lambda count: None)
+        self.pipeline.warm_up()
+
+    async def run_api_async(self, query: str) -> list[dict]:
+        """Answer a question from the documents, with the ids of the documents each answer comes from.
+
+        Args:
+            query: The question.
+
+        Returns:
+            A list of {"text", "score", "sources", "start", "end"}, best first; empty if nothing answers.
+        """
+        outputs = await self.pipeline.run_async(self.asked.inputs(query))
+        found = outputs.get(self.asked.component, {}).get(self.asked.socket, ())
+        return [asdict(answer) for answer in read_answers(found)]
+
+    async def run_chat_completion_async(self, model: str, messages: list[dict], body: dict) -> str:
+        """Answer the last question of a conversation; sources stand behind each answer in brackets."""
+        answers = await self.run_api_async(str(get_last_user_message(messages) or ""))
+        if not answers:
+            return "The documents hold no answer."
+        return "\n".join(f"{answer['text']} [{', '.join(answer['sources'])}]" for answer in answers)

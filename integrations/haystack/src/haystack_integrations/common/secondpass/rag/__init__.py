@@ -1,0 +1,1 @@
+"""Questions to a pipeline that answers: retrieve, rerank, read or generate."""

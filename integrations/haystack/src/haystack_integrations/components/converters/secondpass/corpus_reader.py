@@ -1,0 +1,105 @@
+"""The Haystack component that reads a corpus, for indexing pipelines.
+
+Its YAML `type` is `haystack_integrations.components.converters.secondpass.corpus_reader.CorpusReader`: the module's
+name is public API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from haystack import Document, component
+
+from secondpass.corpora import CorpusDocument, read_corpus
+from secondpass.errors import InvalidInput
+from secondpass.limits import positive_int
+
+TITLE_PLACES = ("content", "meta")
+
+
+@component
+class CorpusReader:
+    """Reads BEIR folders and JSON Lines files into documents, with the ids that they have there.
+
+    A component hands over its documents as one list, so the whole corpus is in memory, and once more in every
+    component that copies it: `max_documents` is the limit. Larger corpora are streamed by `secondpass elasticsearch
+    index` and `secondpass opensearch index`.
+
+    ### Usage example
+
+    ```python
+    from haystack_integrations.components.converters.secondpass import CorpusReader
+
+    documents = CorpusReader().run(sources=["beir/scifact", "more.jsonl.gz"])["documents"]
+    ```
+    """
+
+    def __init__(self, *, title: str = "content", max_documents: int = 100_000) -> None:
+        """Create the component; nothing is read.
+
+        :param title:
+            Where a document's title goes: "content" puts it before the text and a space (BEIR's convention),
+            so that every retriever and ranker reads it; "meta" leaves it in `meta["title"]`.
+        :param max_documents:
+            Refuse to read more than this in one run, all sources together.
+
+        :raises ValueError:
+            If `title` is neither of the two or `max_documents` is no positive number.
+        """
+        if title not in TITLE_PLACES:
+            raise InvalidInput(f"title={title!r} is none of {', '.join(TITLE_PLACES)}")
+        self.title = title
+        self.max_documents = positive_int(max_documents, "max_documents")
+
+    @component.output_types(documents=list[Document])
+    def run(self, sources: list[str | Path]) -> dict[str, Any]:
+        """Read corpora.
+
+        :param sources:
+            BEIR folders, or JSON Lines files (.gz too) of objects with "_id", "text" and perhaps "title".
+
+        :returns:
+            A dictionary with the following key:
+            - `documents`: The documents in the order of the files.
+
+        :raises ValueError:
+            If a file is not there, a line of it is refused, an id comes twice or there are too many documents.
+        """
+        if isinstance(sources, str | Path):
+            raise InvalidInput("sources is one path, not a list of them")
+        places: dict[str, str] = {}
+        documents: list[Document] = []
+        for source in sources:
+            for found in read_corpus(Path(source)):
+                if found.id in places:
+                    raise InvalidInput(f"{source}: id {found.id!r} is in {places[found.id]} too")
+                if len(documents) == self.max_documents:
+                    raise InvalidInput(
+                        f"{source}: more than max_documents={self.max_documents} documents; "
+                        "stream them with `secondpass elasticsearch index` or `secondpass opensearch index`"
+                    )
+                places[found.id] = str(source)
+                documents.append(self._document(found))
+        return {"documents": documents}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, sources: list[str | Path]) -> dict[str, Any]:
+        """Do what `run` does, in a thread.
+
+        :param sources:
+            As for `run`.
+
+        :returns:
+            The same dictionary as `run`.
+
+        :raises ValueError:
+            As `run` does.
+        """
+        return await asyncio.to_thread(self.run, sources)
+
+    def _document(self, found: CorpusDocument) -> Document:
+        if self.title == "content":
+            return Document(id=found.id, content=found.content)
+        return Document(id=found.id, content=found.text, meta={"title": found.title} if found.title else {})

@@ -1,0 +1,147 @@
+"""The Haystack component that cuts ranked documents to the tokens a prompt has room for.
+
+Its YAML `type` is `haystack_integrations.components.preprocessors.secondpass.prompt_budget.PromptBudget`: the module's
+name is public API.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from haystack import Document, component
+from haystack_integrations.common.secondpass import parameters
+from haystack_integrations.common.secondpass.documents import deduplicated, listed
+from haystack_integrations.common.secondpass.serialized import SerializedComponent
+from tokenizers import Tokenizer
+
+from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.persistence.sources import folder_of
+from secondpass.prompt_budget import fitted
+
+
+@component
+class PromptBudget(SerializedComponent):
+    """Keeps the first documents that fit into a number of tokens, the last of them cut behind a whole sentence.
+
+    A prompt that is too long is refused or cut somewhere by the model that reads it; here it is cut where it hurts
+    least, and told.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.preprocessors.secondpass import PromptBudget
+
+    budget = PromptBudget(max_tokens=12)
+    documents = [Document(content="Paris is in France. It is large."), Document(content="Rome is in Italy.")]
+    result = budget.run(documents=documents)
+    print([document.content for document in result["documents"]], result["left_out"])
+    ```
+    """
+
+    def __init__(
+        self, *, max_tokens: int = 2000, overhead: int = 8, tokenizer: str | Path = "secondpass/pocket"
+    ) -> None:
+        """Check and keep the parameters; the tokenizer is loaded by `warm_up` or the first `run`.
+
+        :param max_tokens: The tokens that all documents together may have, `overhead` for each included.
+        :param overhead: The tokens that the prompt puts around each document.
+        :param tokenizer: A folder with a `tokenizer.json`, that file, or the Hugging Face name of a model: whose tokens
+            are counted. The default comes with the package; it makes more tokens of a text than the tokenizers of
+            large models do, so that the budget holds for them too.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name.
+        """
+        self.max_tokens = parameters.positive("max_tokens", max_tokens)
+        self.overhead = parameters.not_negative("overhead", overhead)
+        self.tokenizer = parameters.model_name("tokenizer", tokenizer)
+        self._lock = threading.Lock()
+        self._loaded: Tokenizer | None = None
+
+    def warm_up(self) -> None:
+        """Load the tokenizer."""
+        self._tokenizer()
+
+    @component.output_types(documents=list[Document], left_out=list[dict[str, Any]], tokens=int)
+    def run(self, *, documents: list[Document], max_tokens: int | None = None) -> dict[str, Any]:
+        """Keep what fits.
+
+        :param documents: The documents, most relevant first; of equal ids one is kept. They are not changed.
+        :param max_tokens: The tokens of all documents together. `None` takes the value given at initialization.
+        :returns:
+            A dictionary with the following keys:
+            - `documents`: The documents that fit; the last one may be cut, and then its meta field `cut` is `True`.
+              Documents without text are left out.
+            - `left_out`: One dictionary for each document that was cut or left out: its `id`, its `tokens` and how many
+              of them were `kept`.
+            - `tokens`: How many tokens are used, `overhead` included.
+
+        :raises ValueError:
+            If an argument has a wrong type or value, with its name and index.
+        """
+        unique = deduplicated(listed(documents))
+        limit = self.max_tokens if max_tokens is None else parameters.positive("max_tokens", max_tokens)
+        texts = [document.content or "" for document in unique]
+        kept: list[Document] = []
+        left_out: list[dict[str, Any]] = []
+        used = 0
+        for document, text, portion in zip(
+            unique, texts, fitted(texts, self._token_ends, limit, self.overhead), strict=True
+        ):
+            if portion.end < len(text) or not text:
+                left_out.append({"id": document.id, "tokens": portion.tokens, "kept": portion.kept})
+            if portion.end:
+                used += portion.kept + self.overhead
+                whole = portion.end == len(text)
+                kept.append(
+                    document
+                    if whole
+                    else replace(document, content=text[: portion.end], meta={**document.meta, "cut": True})
+                )
+        return {"documents": kept, "left_out": left_out, "tokens": used}
+
+    def _token_ends(self, text: str) -> Sequence[int]:
+        ends: list[int] = []
+        for _, end in self._tokenizer().encode(text, add_special_tokens=False).offsets:
+            ends.append(max(end, ends[-1] if ends else 0))
+        return ends
+
+    def _tokenizer(self) -> Tokenizer:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = _read(self.tokenizer)
+            return self._loaded
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_loaded")} | {
+            "__haystack_added_to_pipeline__": None
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock, self._loaded = threading.Lock(), None
+
+
+def _read(name: str) -> Tokenizer:
+    """Read a tokenizer that neither cuts nor pads.
+
+    Raises:
+        InvalidInput: the file is no tokenizer.
+        ModelLoadError: there is no such folder or name.
+    """
+    given = Path(name).expanduser()
+    file = given if given.is_file() else folder_of(name) / "tokenizer.json"
+    if not file.is_file():
+        raise ModelLoadError(f"{name!r} has no tokenizer.json")
+    try:
+        made = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception
+        raise InvalidInput(f"tokenizer {name!r} cannot be read: {error}") from error
+    made.no_truncation()
+    made.no_padding()
+    return made

@@ -1,0 +1,182 @@
+"""The Haystack component that answers with sentences of the documents: nothing is generated, no key is needed.
+
+Its YAML `type` is `haystack_integrations.components.readers.secondpass.sentence_reader.SentenceReader`: the module's
+name is public API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from haystack import Document, ExtractedAnswer, component
+from haystack.utils import ComponentDevice, Secret
+from haystack_integrations.common.secondpass import parameters, serialized
+from haystack_integrations.common.secondpass.documents import deduplicated, listed
+from haystack_integrations.common.secondpass.free_arguments import checked_arguments, engine_arguments
+from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle
+from haystack_integrations.common.secondpass.shared_model import SharedModel
+
+from secondpass.extraction import Extract, extract
+from secondpass.tokens import TRUNCATIONS
+
+
+@component
+class SentenceReader(ModelLifecycle):
+    """Finds the sentences of the documents that answer the query, with a cross-encoder.
+
+    It takes the place of prompt builder and generator where an answer must be a quotation, or where there is no model
+    to generate one.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.readers.secondpass import SentenceReader
+
+    reader = SentenceReader(top_k=1)
+    documents = [Document(content="Berlin is the capital of Germany. It had 3.7 million inhabitants in 2023.")]
+    result = reader.run(query="how many people live in Berlin", documents=documents)
+    print(result["replies"][0])
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | Path = "secondpass/pocket",
+        device: ComponentDevice | str | None = None,
+        token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),
+        top_k: int = 3,
+        per_document: int | None = None,
+        score_threshold: float | None = None,
+        max_sentences: int = 2000,
+        model_kwargs: dict[str, Any] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        truncation: Literal["longest_first", "only_document", "error"] = "longest_first",
+        raise_on_failure: bool = True,
+    ) -> None:
+        """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
+
+        :param model: A local folder or the Hugging Face name of a cross-encoder with one label, as safetensors. The
+            default comes with the package and needs no network.
+        :param device: The device to compute on, as a `ComponentDevice` or a name such as "cuda:0". If `None`, the
+            default device of the machine that loads the model.
+        :param token: The token for private models of the Hugging Face Hub, read from the environment.
+        :param top_k: The maximum number of sentences to return.
+        :param per_document: The maximum number of sentences of one document. If `None`, there is no limit.
+        :param score_threshold: Return only sentences with at least this score.
+        :param max_sentences: Refuse documents that have more sentences than this.
+        :param model_kwargs: Arguments for loading the weights, as `SecondPassRanker` takes them.
+        :param tokenizer_kwargs: Arguments for loading the tokenizer, as `SecondPassRanker` takes them.
+        :param config_kwargs: Changes of the model's configuration, as `SecondPassRanker` takes them.
+        :param truncation: What to do with a query and sentence that are together too long for the model.
+        :param raise_on_failure: If `False`, a failed load of the model in `warm_up` is logged and tried again at the
+            next run. A failed run always raises: there is no answer to fall back on.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name.
+        """
+        self.model = parameters.model_name("model", model)
+        self.device = parameters.device("device", device)
+        self.token = parameters.secret("token", token)
+        self.top_k = parameters.positive("top_k", top_k)
+        self.per_document = parameters.optional_positive("per_document", per_document)
+        self.score_threshold = parameters.optional_number("score_threshold", score_threshold)
+        self.max_sentences = parameters.positive("max_sentences", max_sentences)
+        self.model_kwargs = checked_arguments("model_kwargs", model_kwargs)
+        self.tokenizer_kwargs = checked_arguments("tokenizer_kwargs", tokenizer_kwargs)
+        self.config_kwargs = checked_arguments("config_kwargs", config_kwargs)
+        engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs)
+        self.truncation = parameters.choice("truncation", truncation, TRUNCATIONS)
+        self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
+        self._shared = SharedModel()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize the component to a dictionary.
+
+        :returns:
+            The component's type and parameters, the device as it was asked for.
+        """
+        return serialized.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Deserialize the component from a dictionary.
+
+        :param data: The dictionary that `to_dict` made.
+        :returns:
+            The component.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name.
+        """
+        return serialized.from_dict(cls, data)
+
+    @component.output_types(answers=list[ExtractedAnswer], replies=list[str])
+    def run(self, *, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
+        """Find the sentences that answer the query best.
+
+        Only the content of the documents is read. The same sentence of two documents is that of the first. A blank
+        query, no document or no text give no answer.
+
+        :param query: What is asked.
+        :param documents: The documents to take sentences from, most relevant first. They are not changed.
+        :param top_k: The maximum number of sentences to return. `None` takes the value given at initialization.
+        :returns:
+            A dictionary with the following keys:
+            - `answers`: The sentences, best first, each with its score, its document and its place in that document.
+            - `replies`: The texts of the answers, where a generator's replies are wanted.
+
+        :raises ValueError:
+            If an argument has a wrong type or value, with its name and index, or there are too many sentences.
+        """
+        unique = deduplicated(listed(documents))
+        limit = self.top_k if top_k is None else parameters.positive("top_k", top_k)
+        asked = parameters.text("query", query)
+        texts = [document.content or "" for document in unique]
+        if not asked.strip() or not any(text.strip() for text in texts):
+            return {"answers": [], "replies": []}
+        with self.lent_model() as encoder:
+            found = extract(
+                encoder,
+                asked,
+                texts,
+                top_k=limit,
+                per_document=self.per_document,
+                max_sentences=self.max_sentences,
+            )
+        answers = [
+            _answer(asked, unique[item.document], item)
+            for item in found.extracts
+            if self.score_threshold is None or item.score >= self.score_threshold
+        ]
+        return {"answers": answers, "replies": [answer.data for answer in answers]}
+
+    @component.output_types(answers=list[ExtractedAnswer], replies=list[str])
+    async def run_async(self, *, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
+        """Do what `run` does, in a thread; the event loop goes on meanwhile.
+
+        :param query: What is asked.
+        :param documents: The documents to take sentences from, most relevant first. They are not changed.
+        :param top_k: The maximum number of sentences to return. `None` takes the value given at initialization.
+        :returns:
+            The same dictionary as `run`, with `answers` and `replies`.
+
+        :raises ValueError:
+            If an argument has a wrong type or value, with its name and index, or there are too many sentences.
+        """
+        return await asyncio.to_thread(self.run, query=query, documents=documents, top_k=top_k)
+
+
+def _answer(query: str, document: Document, found: Extract) -> ExtractedAnswer:
+    start, end = found.span.start, found.span.end
+    return ExtractedAnswer(
+        query=query,
+        score=found.score,
+        data=(document.content or "")[start:end],
+        document=document,
+        document_offset=ExtractedAnswer.Span(start, end),
+    )

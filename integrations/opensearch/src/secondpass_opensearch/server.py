@@ -1,0 +1,130 @@
+"""Which OpenSearch, and as whom: from the environment, so that no credentials stand in a command or a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from secondpass.errors import InvalidInput, MissingExtra
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+URL = "OPENSEARCH_URL"
+USERNAME = "OPENSEARCH_USERNAME"
+PASSWORD = "OPENSEARCH_PASSWORD"  # noqa: S105 - the name of the variable
+CA_FILE = "OPENSEARCH_CA_FILE"
+DEFAULT_URL = "http://localhost:9200"
+PORT = 9200
+# Seconds of one attempt of a request, and how many more attempts a lost connection or a 502, 503 or 504 gets.
+TIMEOUT = 30.0
+RETRIES = 2
+# Connections kept open: threads that write and search at once.
+CONNECTIONS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Address and credentials of an OpenSearch; neither its repr nor `address` shows a secret."""
+
+    address: str
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    ca_file: Path | None = None
+    timeout: float = TIMEOUT
+    retries: int = RETRIES
+
+    @classmethod
+    def from_environment(
+        cls,
+        environment: Mapping[str, str] | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
+    ) -> Server:
+        """What OPENSEARCH_URL, OPENSEARCH_USERNAME, OPENSEARCH_PASSWORD and OPENSEARCH_CA_FILE say.
+
+        Credentials inside the URL are taken where the two variables are absent.
+
+        Args:
+            environment: instead of the process's own.
+            timeout: seconds of one attempt.
+            retries: further attempts after a lost connection or a 502, 503 or 504.
+
+        Raises:
+            InvalidInput: a variable cannot be used; the message names it and shows no credentials.
+        """
+        found = os.environ if environment is None else environment
+        parts = _parts(found.get(URL) or DEFAULT_URL)
+        username = found.get(USERNAME) or unquote(parts.username or "")
+        password = found.get(PASSWORD) or unquote(parts.password or "")
+        if bool(username) != bool(password):
+            missing = PASSWORD if username else USERNAME
+            raise InvalidInput(f"{missing} is not set, but the other half of the credentials is")
+        if ":" in username:
+            raise InvalidInput(f"{USERNAME} has a colon in it, which HTTP does not allow")
+        return cls(_address(parts), username, password, _ca_file(found.get(CA_FILE)), timeout, retries)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it is spoken to over TLS."""
+        return self.address.startswith("https://")
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of opensearchpy's client; `http_auth` is the only one with a secret."""
+        tls = {"ca_certs": str(self.ca_file)} if self.encrypted and self.ca_file is not None else {}
+        auth = {"http_auth": (self.username, self.password)} if self.username else {}
+        return {
+            "hosts": [self.address],
+            "timeout": self.timeout,
+            "max_retries": self.retries,
+            "retry_on_timeout": False,
+            "pool_maxsize": CONNECTIONS,
+            **tls,
+            **auth,
+        }
+
+    def client(self, **changed: Any) -> OpenSearch:
+        """A client of opensearchpy; nothing is sent yet. `changed` replaces arguments.
+
+        Raises:
+            MissingExtra: opensearch-py is not installed.
+        """
+        try:
+            from opensearchpy import OpenSearch
+        except ImportError:
+            raise MissingExtra('opensearch-py is not installed: pip install "secondpass[opensearch]"') from None
+        return OpenSearch(**(self.settings() | changed))
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise InvalidInput(f"{URL} is not a URL such as {DEFAULT_URL}: its port or host cannot be read") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise InvalidInput(f"{URL} is not a URL such as {DEFAULT_URL}")
+    if parts.query or parts.fragment:
+        raise InvalidInput(f"{URL} has a part after '?' or '#', which no server's address has")
+    return parts
+
+
+def _address(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    named = f"[{host}]" if ":" in host else host
+    port = parts.port or (443 if parts.scheme == "https" else PORT)
+    return f"{parts.scheme}://{named}:{port}{parts.path.rstrip('/')}"
+
+
+def _ca_file(value: str | None) -> Path | None:
+    if not value:
+        return None
+    path = Path(value)
+    if not path.is_file():
+        raise InvalidInput(f"{CA_FILE}: {path} is no file")
+    return path

@@ -1,0 +1,137 @@
+"""Model inputs to logits through the compiled kernel: no padding, each sequence's result its own.
+
+A sequence's logits are the same numbers, bit for bit, whatever else is in the batch and however many threads compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from secondpass.errors import InvalidInput
+from secondpass.kernel import native
+from secondpass.kernel.native import Precision, Routine
+from secondpass.kernel.weights import pack, unsupported
+from secondpass.packed.encoder import Encoder
+from secondpass.tokens import Tokens
+
+# Tokens that one thread takes through all layers at a time: its activations stay in the core's own cache.
+CHUNK_TOKENS = 256
+# With fewer sequences for each thread, threads share a chunk instead.
+ENOUGH_EACH = 4
+ROWS_BEHIND = 32
+
+
+def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int32]:
+    """Split sequences into at most `parts` neighbouring groups of about as many tokens: -> [0, ..., sequences]."""
+    ends = np.cumsum(lengths)
+    middles = ends - lengths / 2
+    group = np.minimum((middles * parts / ends[-1]).astype(np.int64), parts - 1)
+    changes = np.flatnonzero(np.diff(group)) + 1
+    return np.concatenate([[0], changes, [len(lengths)]]).astype(np.int32)
+
+
+class KernelForward:
+    """The forward of one encoder at one precision.
+
+    Args:
+        encoder: on the CPU; its word table is shared where it is float32, everything else is copied.
+        routine: of `native.find`.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, encoder: Encoder, routine: Routine) -> None:
+        self._routine = routine
+        self._packed = pack(encoder, routine)
+        embeddings = encoder.embeddings
+        self._vocabulary = len(embeddings.words)
+        self._types = None if embeddings.types is None else len(embeddings.types)
+        self._positions = len(embeddings.positions) - embeddings.first_position
+        # Memory of calls that ended; popping and appending are atomic.
+        self._spare: list[torch.Tensor] = []
+
+    @property
+    def instructions(self) -> str:
+        """The instruction set in use, e.g. "amx"."""
+        return self._routine.instructions
+
+    def __call__(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+        """-> logits float32 [pairs, labels].
+
+        Raises:
+            InvalidInput: an input is empty, longer than the positions, or has an id or type beyond its table.
+        """
+        model = self._packed.model
+        if not inputs:
+            return torch.empty((0, model.labels))
+        lengths = np.array([len(item) for item in inputs])
+        ids = np.ascontiguousarray(np.concatenate([item.ids for item in inputs]), dtype=np.int32)
+        types = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
+        self._check(lengths, ids, types)
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        threads = torch.get_num_threads()
+        together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
+        ends = self._chunks(lengths, threads, together)
+        pairs, width = len(inputs), model.heads * model.head_size
+        rows = torch.empty((pairs + ROWS_BEHIND, model.hidden))
+        context = torch.empty((pairs + ROWS_BEHIND) * width * self._routine.side_bytes, dtype=torch.uint8)
+        logits = torch.empty((pairs, model.labels))
+        call = native.Call(
+            ids=ids.ctypes.data,
+            types=types.ctypes.data,
+            starts=starts.ctypes.data,
+            chunks=ends.ctypes.data,
+            pairs=pairs,
+            chunk_count=len(ends) - 1,
+            threads=threads,
+            together=together,
+            capacity=int(np.diff(starts[ends]).max()),
+            rows=rows.data_ptr(),
+            context=context.data_ptr(),
+            logits=logits.data_ptr(),
+        )
+        memory = self._memory(threads * self._routine.memory(model, call))
+        call.memory = memory.data_ptr()
+        self._routine.run(model, call)
+        self._spare.append(memory)
+        return logits
+
+    def _check(self, lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], types: npt.NDArray[np.int32]) -> None:
+        if lengths.min() < 1:
+            raise InvalidInput(f"input {int(lengths.argmin())} has no tokens")
+        if lengths.max() > self._positions:
+            row = int(lengths.argmax())
+            raise InvalidInput(f"input {row} has {lengths[row]} tokens, the model has {self._positions} positions")
+        if len(types) != len(ids):
+            raise InvalidInput(f"{len(ids)} token ids but {len(types)} types")
+        if ids.min() < 0 or ids.max() >= self._vocabulary:
+            raise InvalidInput(f"a token id is outside 0..{self._vocabulary - 1}")
+        if self._types is not None and (types.min() < 0 or types.max() >= self._types):
+            raise InvalidInput(f"a token type is outside 0..{self._types - 1}")
+
+    @staticmethod
+    def _chunks(lengths: npt.NDArray[np.int64], threads: int, together: bool) -> npt.NDArray[np.int32]:
+        total = int(lengths.sum())
+        if together:
+            return chunk_ends(lengths, -(-total // (CHUNK_TOKENS * threads)))
+        parts = -(-total // CHUNK_TOKENS)
+        return chunk_ends(lengths, -(-parts // threads) * threads)
+
+    def _memory(self, size: int) -> torch.Tensor:
+        try:
+            memory = self._spare.pop()
+        except IndexError:
+            memory = torch.empty(0, dtype=torch.uint8)
+        return memory if len(memory) >= size else torch.empty(size, dtype=torch.uint8)
+
+
+def kernel_forward(encoder: Encoder, precision: Precision) -> KernelForward | None:
+    """The kernel's forward of this encoder, or None where it cannot be had."""
+    routine = native.find(precision)
+    if isinstance(routine, str) or unsupported(encoder) is not None:
+        return None
+    return KernelForward(encoder, routine)

@@ -1,0 +1,134 @@
+// Attention of one head over one sequence, in a matrix unit: scores, softmax and mixture of values.
+#pragma once
+
+#include "pointwise.hpp"
+
+namespace {
+
+// Room for one head: keys and values as panels, scores of a block of queries, what is added to them.
+struct HeadScratch {
+    char* keys;
+    char* values;
+    float* scores;
+    float* mask;
+};
+
+constexpr int KEY_STEP = 32;       // keys are padded to whole panels and whole tiles
+constexpr int SCORE_PADDING = 16;  // keeps rows of scores from falling on the same cache lines
+
+#if defined(__AVX512F__)
+
+// 16 rows of 16 dwords, transposed; rows beyond `rows` are 0.
+inline void transpose(const char* from, size_t stride, int rows, char* to, size_t to_stride) {
+    __m512i x[16], y[16];
+    for (int i = 0; i < 16; i++) x[i] = i < rows ? _mm512_loadu_si512(from + i * stride) : _mm512_setzero_si512();
+    for (int i = 0; i < 16; i += 2) {
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            x[i + 2 * j] = _mm512_unpacklo_epi64(y[i + j], y[i + j + 2]);
+            x[i + 2 * j + 1] = _mm512_unpackhi_epi64(y[i + j], y[i + j + 2]);
+        }
+    for (int j = 0; j < 4; j++) {
+        y[j] = _mm512_shuffle_i32x4(x[j], x[j + 4], 0x88);
+        y[j + 4] = _mm512_shuffle_i32x4(x[j], x[j + 4], 0xdd);
+        y[j + 8] = _mm512_shuffle_i32x4(x[j + 8], x[j + 12], 0x88);
+        y[j + 12] = _mm512_shuffle_i32x4(x[j + 8], x[j + 12], 0xdd);
+    }
+    for (int j = 0; j < 8; j++) {
+        _mm512_storeu_si512(to + j * to_stride, _mm512_shuffle_i32x4(y[j], y[j + 8], 0x88));
+        _mm512_storeu_si512(to + (j + 8) * to_stride, _mm512_shuffle_i32x4(y[j], y[j + 8], 0xdd));
+    }
+}
+
+#else
+
+inline void transpose(const char* from, size_t stride, int rows, char* to, size_t to_stride) {
+    for (int row = 0; row < LANES; row++)
+        for (int column = 0; column < LANES; column++) {
+            int32_t dword = 0;
+            if (row < rows) memcpy(&dword, from + row * stride + column * 4, 4);
+            memcpy(to + column * to_stride + row * 4, &dword, 4);
+        }
+}
+
+#endif
+
+// keys [length] of `dwords` each -> panels [padded / PANEL][dwords][PANEL]
+inline void pack_keys(const char* keys, size_t stride, int length, int padded, int dwords, char* panels) {
+    for (int key = 0; key < padded; key += LANES) {
+        char* panel = panels + (static_cast<size_t>(key / PANEL) * dwords * PANEL + key % PANEL) * 4;
+        for (int dword = 0; dword < dwords; dword += LANES)
+            transpose(keys + key * stride + dword * 4, stride, length - key, panel + dword * PANEL * 4, PANEL * 4);
+    }
+}
+
+// values [length][size] -> panels [size / PANEL][padded / Unit::GROUP][PANEL]
+template <class Unit>
+void pack_values(const typename Unit::Element* values, size_t stride, int length, int padded, int size, char* panels) {
+    for (int column = 0; column < size; column += LANES) {
+        char* panel = panels + (static_cast<size_t>(column / PANEL) * (padded / Unit::GROUP) * PANEL + column % PANEL) * 4;
+        for (int key = 0; key < padded; key += Unit::GROUP, panel += PANEL * 4) {
+            const typename Unit::Element* row = values + key * stride + column;
+            Vec x = key < length ? Unit::get(row) : zero();
+            if constexpr (Unit::GROUP == 2) x = Unit::pair(x, key + 1 < length ? Unit::get(row + stride) : zero());
+            store(reinterpret_cast<float*>(panel), x);
+        }
+    }
+}
+
+// scores [padded], in place, to exp(score - largest) as elements of the unit; returns the sum's inverse.
+template <class Unit>
+float exponentials(float* scores, const float* mask, int padded, float scale) {
+    Vec high = all(-3e38f);
+    for (int key = 0; key < padded; key += LANES) {
+        const Vec x = fma(load(scores + key), all(scale), load(mask + key));
+        store(scores + key, x);
+        high = maximum(high, x);
+    }
+    const Vec most = all(largest(high));
+    Vec total = zero();
+    typename Unit::Element* out = reinterpret_cast<typename Unit::Element*>(scores);
+    for (int key = 0; key < padded; key += LANES) {
+        const Vec x = exp2<Unit::EXACT>(load(scores + key) - most);
+        total = total + x;
+        Unit::put(out + key, x);
+    }
+    return 1.0f / sum(total);
+}
+
+// The first `asking` tokens of a sequence of `length` over all of it; `qkv` rows are `stride` elements apart.
+template <class Unit>
+void attend(const typename Unit::Element* query, const typename Unit::Element* key,
+            const typename Unit::Element* value, int stride, int asking, int length, int size, float scale,
+            const HeadScratch& scratch, typename Unit::Element* out, int out_stride) {
+    constexpr int BYTES = sizeof(typename Unit::Element);
+    const int padded = rounded_up(length, KEY_STEP), dwords = size / Unit::GROUP, width = padded + SCORE_PADDING;
+    pack_keys(reinterpret_cast<const char*>(key), stride * BYTES, length, padded, dwords, scratch.keys);
+    pack_values<Unit>(value, stride, length, padded, size, scratch.values);
+    for (int i = 0; i < padded; i++) scratch.mask[i] = i < length ? 0.0f : -1e30f;
+    for (int begin = 0; begin < asking; begin += Unit::BLOCK) {
+        const int rows = smaller(Unit::BLOCK, asking - begin);
+        const char* asked = reinterpret_cast<const char*>(query + static_cast<size_t>(begin) * stride);
+        for (int panel = 0; panel < padded; panel += PANEL)
+            multiply<Unit>(asked, stride * BYTES, scratch.keys + static_cast<size_t>(panel) * dwords * 4, dwords, rows,
+                           scratch.scores + panel, width);
+        float inverse[Unit::BLOCK];
+        for (int row = 0; row < rows; row++)
+            inverse[row] = exponentials<Unit>(scratch.scores + row * width, scratch.mask, padded, scale * LOG2_E);
+        for (int column = 0; column < size; column += PANEL) {
+            alignas(64) float mixed[Unit::BLOCK * PANEL];
+            const char* panel = scratch.values + static_cast<size_t>(column) * padded / Unit::GROUP * 4;
+            multiply<Unit>(reinterpret_cast<const char*>(scratch.scores), width * 4, panel, padded / Unit::GROUP, rows,
+                           mixed, PANEL);
+            for (int row = 0; row < rows; row++)
+                for (int half = 0; half < PANEL; half += LANES)
+                    Unit::put(out + static_cast<size_t>(begin + row) * out_stride + column + half,
+                              load(mixed + row * PANEL + half) * all(inverse[row]));
+        }
+    }
+}
+
+}  // namespace

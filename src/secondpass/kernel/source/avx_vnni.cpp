@@ -1,0 +1,7 @@
+#include "encoder.hpp"
+
+namespace secondpass {
+
+const Routine avx_vnni_int8 = routine<Int8, Float32>("avx_vnni", INT8);
+
+}  // namespace secondpass

@@ -1,0 +1,99 @@
+// The C interface: plain structures that Python fills through ctypes, and the functions it calls.
+//
+// Widths are padded by the caller with zero weights: hidden, inner and embedding widths to multiples of 64, head sizes
+// to multiples of 32, output columns to whole panels. Nothing here allocates memory or keeps any between calls.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace secondpass {
+
+enum Precision : int32_t { FLOAT32, BFLOAT16, INT8 };
+enum Activation : int32_t { GELU, GELU_TANH, RELU, SILU, TANH, NONE };
+
+// y = x @ weight.T + bias. Panels: [columns / panel][groups][panel] dwords, a dword being one float32, two bfloat16 or
+// four int8 neighbours along the depth. `scale` and `sums` (scale * sum of the integers) are per column, int8 only.
+struct Matrix {
+    const void* panels;
+    const float* bias;
+    const float* scale;
+    const float* sums;
+    int32_t columns;
+    int32_t groups;
+};
+
+// Layer normalisation of `count` values; weight and bias are zero where the width is padded.
+struct Norm {
+    const float* weight;
+    const float* bias;
+    float eps;
+    int32_t count;
+};
+
+struct Layer {
+    Matrix qkv, out, up, down;  // out in the precision of attention
+    Norm attention_norm, output_norm;
+};
+
+struct Model {
+    const float* words;      // [vocabulary, embedding]
+    const float* positions;  // [positions, embedding], from the first position on
+    const float* types;      // [types, embedding] or null
+    Norm embedding_norm;
+    Matrix projection;  // embedding to hidden; null panels: none
+    const Layer* layers;
+    Matrix dense;  // of the head; null panels: none
+    Matrix classifier;
+    int32_t layer_count, embedding, hidden, heads, head_size, inner, labels;
+    int32_t activation, head_activation;
+    float score_scale;
+};
+
+// Sequences end to end: `starts` [pairs + 1] into ids and types, `chunks` [chunk_count + 1] into the sequences.
+struct Call {
+    const int32_t* ids;
+    const int32_t* types;
+    const int32_t* starts;
+    const int32_t* chunks;
+    int32_t pairs, chunk_count, threads;
+    int32_t together;  // threads share each chunk instead of taking one each
+    int32_t capacity;  // tokens of the largest chunk
+    char* memory;      // threads * secondpass_memory(), aligned to 64
+    float* rows;       // [pairs + 32, hidden]: first tokens before the last layer's feed-forward
+    char* context;     // [pairs + 32, heads * head_size] elements: their attention there
+    float* logits;     // [pairs, labels]
+};
+
+// The threads that work on one chunk together, seen by one of them.
+class Barrier;
+struct Team {
+    int rank, size;
+    Barrier* barrier;
+    void wait() const;  // until all of them are here
+};
+
+// Memory of one thread: what a team shares (the first thread's is used) and what is its own.
+struct Memory {
+    char* shared;
+    char* own;
+};
+struct Sizes {
+    size_t shared, own;
+};
+
+// What one translation unit makes for its instruction set.
+struct Routine {
+    const char* name;
+    int32_t precision;
+    int32_t panel;       // columns
+    int32_t side_bytes;  // of one element of the context
+    Sizes (*sizes)(const Model&, const Call&);
+    void (*chunk)(const Model&, const Call&, int first_sequence, int last_sequence, Team, Memory);
+    void (*finish)(const Model&, const Call&, int pairs, Team, Memory);
+};
+
+extern const Routine avx2_float32, avx_vnni_int8, avx512_float32, avx512_vnni_int8, avx512_bf16_bfloat16,
+    avx512_bf16_int8, amx_bfloat16, amx_int8;
+
+}  // namespace secondpass

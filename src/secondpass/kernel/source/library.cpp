@@ -1,0 +1,174 @@
+// What Python calls: which routines this processor can run, and one call with its threads.
+//
+// Threads live for one call: nothing survives into a forked child, and nothing spins between calls.
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <new>
+#include <system_error>
+#include <thread>
+
+#include "kernel.h"
+
+namespace secondpass {
+
+// All threads of a team meet; a short spin first, because they arrive close together.
+class Barrier {
+   public:
+    void wait(int size) {
+        const int round = round_.load();
+        if (waiting_.fetch_add(1) + 1 == size) {
+            waiting_.store(0);
+            round_.store(round + 1);
+            return;
+        }
+        for (int spins = 0; round_.load() == round; spins++) {
+            if (spins < 2000)
+                __builtin_ia32_pause();
+            else
+                std::this_thread::yield();
+        }
+    }
+
+   private:
+    std::atomic<int> waiting_{0}, round_{0};
+};
+
+void Team::wait() const {
+    if (size > 1) barrier->wait(size);
+}
+
+namespace {
+
+// Tiles are 8 KB of state more per thread: Linux wants to be asked before the first use (kernel 5.16).
+bool tiles_permitted() {
+    constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+}
+
+struct Processor {
+    bool avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16, amx;
+
+    Processor() {
+        unsigned a = 0, b = 0, c = 0, d = 0, a1 = 0, other = 0;
+        __get_cpuid_count(7, 0, &a, &b, &c, &d);
+        if (a >= 1) __get_cpuid_count(7, 1, &a1, &other, &other, &other);
+        __builtin_cpu_init();
+        // These also ask whether the system saves the registers.
+        avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        avx_vnni = avx2 && (a1 >> 4 & 1);
+        avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        avx512_vnni = avx512 && (c >> 11 & 1);
+        avx512_bf16 = avx512_vnni && (a1 >> 5 & 1);
+        constexpr unsigned TILES = 1u << 22 | 1u << 24 | 1u << 25;
+        amx = avx512_bf16 && (d & TILES) == TILES && tiles_permitted();
+    }
+};
+
+const Processor& processor() {
+    static const Processor found;
+    return found;
+}
+
+struct Choice {
+    const Routine* routine;
+    bool Processor::* needed;
+};
+
+// The fastest of each precision first.
+const Choice CHOICES[] = {
+    {&amx_bfloat16, &Processor::amx},
+    {&amx_int8, &Processor::amx},
+    {&avx512_bf16_bfloat16, &Processor::avx512_bf16},
+    {&avx512_bf16_int8, &Processor::avx512_bf16},
+    {&avx512_vnni_int8, &Processor::avx512_vnni},
+    {&avx512_float32, &Processor::avx512},
+    {&avx_vnni_int8, &Processor::avx_vnni},
+    {&avx2_float32, &Processor::avx2},
+};
+constexpr int CHOICE_COUNT = sizeof(CHOICES) / sizeof(*CHOICES);
+
+class Run {
+   public:
+    Run(const Routine& routine, const Model& model, const Call& call)
+        : routine_(routine), model_(model), call_(call), sizes_(routine.sizes(model, call)) {}
+
+    // How many threads start is known only when they have; they wait for the number.
+    void all() {
+        std::thread* threads = new (std::nothrow) std::thread[call_.threads];
+        int started = 1;
+        for (; threads && started < call_.threads; started++) {
+            try {
+                threads[started] = std::thread(&Run::work, this, started);
+            } catch (const std::system_error&) {
+                break;
+            }
+        }
+        size_.store(started);
+        work(0);
+        for (int rank = 1; rank < started; rank++) threads[rank].join();
+        delete[] threads;
+    }
+
+   private:
+    void work(int rank) {
+        while (size_.load() == 0) std::this_thread::yield();
+        const Team team{rank, size_.load(), &barrier_};
+        const Memory mine = memory(rank);
+        if (call_.together) {
+            const Memory ours{memory(0).shared, mine.own};
+            for (int chunk = 0; chunk < call_.chunk_count; chunk++)
+                routine_.chunk(model_, call_, call_.chunks[chunk], call_.chunks[chunk + 1], team, ours);
+        } else {
+            for (int chunk; (chunk = next_.fetch_add(1)) < call_.chunk_count;)
+                routine_.chunk(model_, call_, call_.chunks[chunk], call_.chunks[chunk + 1], Team{0, 1, nullptr}, mine);
+        }
+        team.wait();
+        routine_.finish(model_, call_, call_.pairs, team, mine);
+    }
+
+    Memory memory(int rank) const {
+        char* start = call_.memory + rank * (sizes_.shared + sizes_.own);
+        return {start, start + sizes_.shared};
+    }
+
+    const Routine& routine_;
+    const Model& model_;
+    const Call& call_;
+    const Sizes sizes_;
+    Barrier barrier_;
+    std::atomic<int> size_{0}, next_{0};
+};
+
+}  // namespace
+}  // namespace secondpass
+
+using namespace secondpass;
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// The routine at `index`: its name, or null behind the last one, and what Python must know of it.
+const char* secondpass_routine(int index, int* precision, int* panel, int* side_bytes, int* runs_here) {
+    if (index < 0 || index >= CHOICE_COUNT) return nullptr;
+    const Routine& routine = *CHOICES[index].routine;
+    *precision = routine.precision;
+    *panel = routine.panel;
+    *side_bytes = routine.side_bytes;
+    *runs_here = processor().*CHOICES[index].needed;
+    return routine.name;
+}
+
+// Bytes that one thread of the call needs.
+size_t secondpass_memory(int index, const Model* model, const Call* call) {
+    const Sizes sizes = CHOICES[index].routine->sizes(*model, *call);
+    return sizes.shared + sizes.own;
+}
+
+void secondpass_run(int index, const Model* model, const Call* call) {
+    Run(*CHOICES[index].routine, *model, *call).all();
+}
+}

@@ -1,0 +1,180 @@
+// Matrix units: how one block of rows is multiplied with one panel of columns in each precision.
+//
+// multiply<Unit>(a, stride, panel, groups, rows, c, width): c[row][column] = sum over depth of a[row] * panel. Rows of
+// `a` are `stride` bytes apart; each value of c is summed in the same order whatever the other rows are.
+#pragma once
+
+#include "vector.hpp"
+
+namespace {
+
+constexpr int PANEL = 2 * LANES;  // columns of a panel: two registers
+
+struct Float32 {
+    using Element = float;
+    using Sum = float;
+    static constexpr bool EXACT = true;
+    static constexpr int GROUP = 1, BLOCK = 24;
+    struct Scope {};
+    static Vec dot(Vec acc, const char* a, Vec b) {
+        float x;
+        memcpy(&x, a, 4);
+        return fma(all(x), b, acc);
+    }
+    static void keep(float* c, Vec acc) { store(c, acc); }
+    static Vec get(const Element* p) { return load(p); }
+    static void put(Element* p, Vec x) { store(p, x); }
+};
+
+#if defined(__AVX512BF16__)
+struct BFloat16 {
+    using Element = uint16_t;
+    using Sum = float;
+    static constexpr bool EXACT = false;
+    static constexpr int GROUP = 2, BLOCK = 24;
+    struct Scope {};
+    static Vec dot(Vec acc, const char* a, Vec b) {
+        int32_t pair;
+        memcpy(&pair, a, 4);
+        return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
+    }
+    static void keep(float* c, Vec acc) { store(c, acc); }
+    static Vec get(const Element* p) {
+        const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+    static void put(Element* p, Vec x) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x));
+    }
+    // Dwords of two values that are bfloat16 already, the first in the low half.
+    static Vec pair(Vec first, Vec second) {
+        const Ints low = _mm512_srli_epi32(_mm512_castps_si512(first), 16);
+        return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_castps_si512(second)));
+    }
+};
+#endif
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+// Unsigned rows against signed columns.
+struct Int8 {
+    using Element = uint8_t;
+    using Sum = int32_t;
+    static constexpr bool EXACT = false;
+    static constexpr int GROUP = 4, BLOCK = 24;
+    struct Scope {};
+    static Vec dot(Vec acc, const char* a, Vec b) {
+        int32_t four;
+        memcpy(&four, a, 4);
+#if defined(__AVX512VNNI__)
+        return _mm512_castsi512_ps(
+            _mm512_dpbusd_epi32(_mm512_castps_si512(acc), _mm512_set1_epi32(four), _mm512_castps_si512(b)));
+#else
+        return _mm256_castsi256_ps(
+            _mm256_dpbusd_avx_epi32(_mm256_castps_si256(acc), _mm256_set1_epi32(four), _mm256_castps_si256(b)));
+#endif
+    }
+    static void keep(int32_t* c, Vec acc) { store(reinterpret_cast<float*>(c), acc); }
+};
+#endif
+
+template <class Unit, int Rows>
+void registers(const char* a, size_t stride, const char* panel, int groups, typename Unit::Sum* c, int width) {
+    Vec acc[Rows][2];
+    for (int row = 0; row < Rows; row++) acc[row][0] = acc[row][1] = zero();
+    for (int group = 0; group < groups; group++, a += 4, panel += PANEL * 4) {
+        const Vec left = load(reinterpret_cast<const float*>(panel));
+        const Vec right = load(reinterpret_cast<const float*>(panel) + LANES);
+#pragma GCC unroll 16
+        for (int row = 0; row < Rows; row++) {
+            acc[row][0] = Unit::dot(acc[row][0], a + row * stride, left);
+            acc[row][1] = Unit::dot(acc[row][1], a + row * stride, right);
+        }
+    }
+    for (int row = 0; row < Rows; row++)
+        for (int half = 0; half < 2; half++) Unit::keep(c + row * width + half * LANES, acc[row][half]);
+}
+
+template <class Unit, int Rows>
+void some_registers(const char* a, size_t stride, const char* panel, int groups, int rows, typename Unit::Sum* c,
+                    int width) {
+    if constexpr (Rows > 1)
+        if (rows < Rows) return some_registers<Unit, Rows - 1>(a, stride, panel, groups, rows, c, width);
+    registers<Unit, Rows>(a, stride, panel, groups, c, width);
+}
+
+// Accumulators, two columns and a row value must fit into 32 (AVX-512) or 16 registers.
+template <class Unit>
+void multiply(const char* a, size_t stride, const char* panel, int groups, int rows, typename Unit::Sum* c,
+              int width) {
+    constexpr int MOST = LANES == 16 ? 12 : 6;
+    for (int row = 0; row < rows; row += MOST)
+        some_registers<Unit, MOST>(a + row * stride, stride, panel, groups, smaller(MOST, rows - row), c + row * width,
+                                   width);
+}
+
+#if defined(__AMX_TILE__)
+
+// Eight tiles of 16 rows of 64 bytes; the process has asked for them before any of this runs.
+struct Tiles {
+    Tiles() {
+        struct alignas(64) {
+            uint8_t palette = 1, start_row = 0, reserved[14] = {};
+            uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+        } config;
+        _tile_loadconfig(&config);
+    }
+    ~Tiles() { _tile_release(); }
+};
+
+struct TiledBFloat16 : BFloat16 {
+    static constexpr int BLOCK = 32;
+    using Scope = Tiles;
+};
+struct TiledInt8 : Int8 {
+    static constexpr int BLOCK = 32;
+    using Scope = Tiles;
+};
+
+// Whole tiles: reads and writes 16 or 32 rows, so both buffers have that many. Groups come by 16.
+#define SECONDPASS_TILED(UNIT, DOT)                                                                                \
+    template <>                                                                                                    \
+    void multiply<UNIT>(const char* a, size_t stride, const char* panel, int groups, int rows, UNIT::Sum* c,       \
+                        int width) {                                                                               \
+        const size_t bytes = width * 4;                                                                            \
+        _tile_zero(0);                                                                                             \
+        _tile_zero(1);                                                                                             \
+        if (rows <= 16) {                                                                                          \
+            for (int group = 0; group < groups; group += 16, a += 64, panel += 16 * PANEL * 4) {                   \
+                _tile_loadd(4, a, stride);                                                                         \
+                _tile_loadd(6, panel, PANEL * 4);                                                                  \
+                DOT(0, 4, 6);                                                                                      \
+                _tile_loadd(7, panel + 64, PANEL * 4);                                                             \
+                DOT(1, 4, 7);                                                                                      \
+            }                                                                                                      \
+        } else {                                                                                                   \
+            _tile_zero(2);                                                                                         \
+            _tile_zero(3);                                                                                         \
+            for (int group = 0; group < groups; group += 16, a += 64, panel += 16 * PANEL * 4) {                   \
+                _tile_loadd(4, a, stride);                                                                         \
+                _tile_loadd(6, panel, PANEL * 4);                                                                  \
+                DOT(0, 4, 6);                                                                                      \
+                _tile_loadd(7, panel + 64, PANEL * 4);                                                             \
+                DOT(1, 4, 7);                                                                                      \
+                _tile_loadd(5, a + 16 * stride, stride);                                                           \
+                DOT(2, 5, 6);                                                                                      \
+                DOT(3, 5, 7);                                                                                      \
+            }                                                                                                      \
+            _tile_stored(2, c + 16 * width, bytes);                                                                \
+            _tile_stored(3, c + 16 * width + 16, bytes);                                                           \
+        }                                                                                                          \
+        _tile_stored(0, c, bytes);                                                                                 \
+        _tile_stored(1, c + 16, bytes);                                                                            \
+    }
+SECONDPASS_TILED(TiledBFloat16, _tile_dpbf16ps)
+SECONDPASS_TILED(TiledInt8, _tile_dpbusd)
+#undef SECONDPASS_TILED
+
+#endif
+
+}  // namespace

@@ -1,0 +1,105 @@
+// One vector register of floats, in the width of the instruction set this translation unit is compiled for.
+//
+// Everything in the headers below is in an unnamed namespace: each unit has its own copy, and the linker can never
+// take one unit's code for another's. For the same reason nothing here instantiates templates of the library.
+// maximum(a, b) and minimum(a, b) give b where either is NaN, so a running value comes first only if NaN may be lost.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+inline int smaller(int a, int b) { return a < b ? a : b; }
+inline int larger(int a, int b) { return a > b ? a : b; }
+inline int rounded_up(int n, int step) { return (n + step - 1) / step * step; }
+
+#if defined(__AVX512F__)
+
+constexpr int LANES = 16;
+using Vec = __m512;
+using Ints = __m512i;
+
+inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline Vec load(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+inline Vec all(float x) { return _mm512_set1_ps(x); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline Vec magnitude(Vec x) { return _mm512_abs_ps(x); }
+inline Vec rounded(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec times_power_of_two(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
+inline float sum(Vec x) { return _mm512_reduce_add_ps(x); }
+inline float largest(Vec x) { return _mm512_reduce_max_ps(x); }
+inline float smallest(Vec x) { return _mm512_reduce_min_ps(x); }
+inline void store_bytes(uint8_t* p, Vec x) {  // 0..255
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+
+#else
+
+constexpr int LANES = 8;
+using Vec = __m256;
+using Ints = __m256i;
+
+inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
+inline Vec load(const int32_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
+inline Vec all(float x) { return _mm256_set1_ps(x); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec maximum(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec minimum(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+inline Vec magnitude(Vec x) { return _mm256_andnot_ps(all(-0.0f), x); }
+inline Vec rounded(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec times_power_of_two(Vec x, Vec n) {  // n whole, -126..127
+    return x * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+inline float folded(Vec x, __m128 (*fold)(__m128, __m128)) {
+    __m128 half = fold(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = fold(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(fold(half, _mm_movehdup_ps(half)));
+}
+inline float sum(Vec x) { return folded(x, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); }); }
+inline float largest(Vec x) { return folded(x, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }); }
+inline float smallest(Vec x) { return folded(x, [](__m128 a, __m128 b) { return _mm_min_ps(a, b); }); }
+inline void store_bytes(uint8_t* p, Vec x) {
+    const Ints whole = _mm256_cvtps_epi32(x);
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+}
+
+#endif
+
+inline Vec zero() { return all(0.0f); }
+
+// 2^x for x <= 126, to 2e-9 relative (Exact) or 8e-5, which is below what bfloat16 keeps. Below -120 it is 2^-120: no
+// sum in float32 feels that beside 1, and results that are not normal numbers cost a hundred cycles each.
+template <bool Exact>
+inline Vec exp2(Vec x) {
+    x = maximum(all(-120.0f), x);
+    const Vec n = rounded(x), f = x - n;
+    Vec p;
+    if constexpr (Exact) {
+        p = fma(all(0.00015345810970757157f), f, all(0.0013399930903688073f));
+        p = fma(p, f, all(0.009618489071726799f));
+        p = fma(p, f, all(0.05550328642129898f));
+        p = fma(p, f, all(0.24022646248340607f));
+        p = fma(p, f, all(0.6931471824645996f));
+        p = fma(p, f, all(1.0f));
+    } else {
+        p = fma(all(0.055171653628349304f), f, all(0.2426111251115799f));
+        p = fma(p, f, all(0.6932609677314758f));
+        p = fma(p, f, all(0.9999280571937561f));
+    }
+    return times_power_of_two(p, n);
+}
+
+constexpr float LOG2_E = 1.44269504088896341f;
+
+}  // namespace

@@ -1,0 +1,232 @@
+"""`SharedReranker`: one thread scores what every other thread and coroutine asks for.
+
+Callers tokenise in their own threads (coroutines in a small pool), a piece at a time, ahead of the model. While a round
+runs, new pairs gather; the next round takes them together. Nothing waits for company unless `max_wait_ms` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.limits import positive_int
+from secondpass.merging.calls import Answer, Call, columns
+from secondpass.merging.queue import CLOSED, Queue
+from secondpass.merging.scoring_thread import MergedBatch, ScoringThread, too_late
+from secondpass.reranker import Reranker
+from secondpass.tokens import Tokens
+
+__all__ = ["Load", "MergedBatch", "SharedReranker"]
+
+# Pairs tokenised at a time: a call of ten thousand documents is being scored after the first of its pieces.
+PIECE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is accepted and not yet answered, and the seconds it will take at the speed measured so far."""
+
+    calls: int
+    pairs: int
+    tokens: int
+    expected_s: float
+
+
+class SharedReranker:
+    """Merges the calls of any number of threads and event loops into shared batches of one model.
+
+    An answer equals that of the call alone to 1e-5. Pairs are scored in the order of `secondpass.merging.turns`. Closed
+    once, it stays closed (another one on the same model costs nothing); the model itself is left open. A forked child
+    starts with an empty queue, and calls it inherited raise `SecondPassError`.
+
+    Args:
+        reranker: the model; it may be used directly at the same time.
+        max_waiting_pairs: pairs accepted and not yet answered; a call beyond it is refused at once.
+        max_waiting_tokens: the same for their tokens.
+        max_wait_ms: how long an idle model waits for more pairs to fill a round; 0 never waits.
+        max_round_tokens: tokens of one round; None takes the model's batch budget.
+        tokenising_threads: threads that tokenise for coroutines.
+        watch: hears of every round, in the scoring thread; it must not block.
+    """
+
+    def __init__(
+        self,
+        reranker: Reranker,
+        *,
+        max_waiting_pairs: int = 20_000,
+        max_waiting_tokens: int = 4_000_000,
+        max_wait_ms: float = 0.0,
+        max_round_tokens: int | None = None,
+        tokenising_threads: int = 1,
+        watch: Callable[[MergedBatch], object] = lambda batch: None,
+    ) -> None:
+        if not 0 <= max_wait_ms <= 60_000:
+            raise InvalidInput(f"max_wait_ms={max_wait_ms!r} is not between 0 and 60000")
+        self.reranker = reranker
+        self._queue = Queue(
+            positive_int(max_waiting_pairs, "max_waiting_pairs"), positive_int(max_waiting_tokens, "max_waiting_tokens")
+        )
+        round_tokens = None if max_round_tokens is None else positive_int(max_round_tokens, "max_round_tokens")
+        self._scoring = ScoringThread(reranker, self._queue, max_wait_ms / 1000, round_tokens, watch)
+        self._tokenising_threads = positive_int(tokenising_threads, "tokenising_threads")
+        self._pool: ThreadPoolExecutor | None = None
+        _OPEN.add(self)
+
+    def __enter__(self) -> SharedReranker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close(drain=kind is None)
+
+    @property
+    def load(self) -> Load:
+        """What is waiting now."""
+        with self._queue.changed:
+            tokens = sum(call.remaining_tokens for call in self._queue.calls)
+            return Load(len(self._queue.calls), self._queue.pairs, tokens, tokens * self._scoring.seconds_per_token)
+
+    def submit(
+        self, queries: str | Iterable[str], documents: Iterable[str], *, deadline_s: float | None = None
+    ) -> Future[Answer]:
+        """Tokenise the pairs (queries[i], documents[i]) in this thread and queue them; texts are taken as they are.
+
+        Args:
+            queries: one per document, or one str for all of them.
+            documents: any ordered iterable of str; none gives an answer without rows.
+            deadline_s: seconds from now for which the answer is wanted; pairs not begun by then are dropped.
+
+        Returns:
+            A future of the answer. `cancel()` succeeds until the answer is there: what is not begun is not done. Its
+            errors: DeadlineExceeded (the time was up before the last pair was scored), NonFiniteScore and OutOfMemory
+            (by one of these pairs), SecondPassError (the model or this object was closed, or training began).
+
+        Raises:
+            InvalidInput: an argument is refused, or the call is larger than may ever wait.
+            Overloaded: too much is waiting already; nothing was begun.
+            SecondPassError: this object or the model is closed.
+        """
+        call = self._accepted(queries, documents, deadline_s)
+        try:
+            while self._advance(call):
+                pass
+        except BaseException:
+            call.future.cancel()
+            raise
+        return call.future
+
+    async def score(
+        self, queries: str | Iterable[str], documents: Iterable[str], *, deadline_s: float | None = None
+    ) -> Answer:
+        """The same for coroutines of any event loop; a cancelled task takes its work back.
+
+        Raises:
+            InvalidInput, Overloaded, DeadlineExceeded, NonFiniteScore, OutOfMemory, SecondPassError: as `submit` and
+                its future.
+        """
+        call = self._accepted(queries, documents, deadline_s)
+        answer = asyncio.wrap_future(call.future)
+        self._advance_in_pool(call)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await answer
+        except TimeoutError:
+            raise too_late(call) from None
+
+    def close(self, drain: bool = True, timeout_s: float | None = None) -> None:
+        """Accept no more; finish what was accepted (at most `timeout_s` long) or, without `drain`, fail it at once.
+
+        Calls that do not get finished raise `SecondPassError`. Returns when the scoring thread has ended.
+        """
+        queue = self._queue
+        with queue.changed:
+            queue.closed = True
+            queue.changed.notify_all()
+            if drain:
+                queue.changed.wait_for(lambda: not queue.calls, timeout_s)
+            pool = self._pool
+        queue.abandon(SecondPassError(f"{CLOSED}: this call was not finished"))
+        self._scoring.join()
+        if pool is not None:
+            pool.shutdown()
+
+    # ---- texts to waiting rows, in a caller's thread or in the pool
+
+    def _accepted(self, queries: object, documents: object, deadline_s: float | None) -> Call:
+        if deadline_s is not None and not deadline_s > 0:
+            raise InvalidInput(f"deadline_s={deadline_s!r} is not above 0")
+        call = Call(*columns(queries, documents), deadline_s)
+        self._queue.accept(call)
+        return call
+
+    def _advance(self, call: Call) -> bool:
+        """Tokenise the next piece; True while there are more."""
+        if call.late:
+            self._queue.settle(call, too_late(call))
+        if call.settled:
+            return False
+        began = time.perf_counter()
+        piece = self._tokens(call, len(call.tokens))
+        if not self._queue.add(call, piece, time.perf_counter() - began):
+            return False
+        self._scoring.wake(call)
+        return call.untokenised > 0
+
+    def _tokens(self, call: Call, start: int) -> list[Tokens]:
+        try:
+            return self.reranker.tokens(call.queries[start : start + PIECE], call.documents[start : start + PIECE])
+        except InvalidInput:
+            if start:
+                # The message counts from the piece's start: let the whole call name the pair.
+                self.reranker.tokens(call.queries, call.documents)
+            raise
+
+    def _advance_in_pool(self, call: Call) -> None:
+        """A piece at a time, each behind the other callers' pieces."""
+        with self._queue.changed:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._tokenising_threads, "secondpass-tokenise")
+            pool = self._pool
+        try:
+            pool.submit(self._advance_and_on, call)
+        except RuntimeError:
+            self._queue.settle(call, SecondPassError(CLOSED))
+
+    def _advance_and_on(self, call: Call) -> None:
+        try:
+            more = self._advance(call)
+        except Exception as error:
+            self._queue.settle(call, error)
+        else:
+            if more:
+                self._advance_in_pool(call)
+
+    def _after_fork(self) -> None:
+        self._pool = None
+        self._queue.after_fork()
+        self._scoring.after_fork()
+
+
+_OPEN: weakref.WeakSet[SharedReranker] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for shared in _OPEN:
+        shared._after_fork()
+
+
+def _at_exit() -> None:
+    """A thread inside the model while the interpreter is taken down can crash the process."""
+    for shared in list(_OPEN):
+        shared.close(drain=False)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -1,0 +1,102 @@
+"""The packed forward of a BERT-like encoder: every linear layer reads one matrix [tokens, hidden].
+
+Embeddings and head are computed in float32, the layers in the type of their weights. The last layer's queries, and all
+behind them, are those of the first tokens alone, because nothing else of it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn import functional as F
+
+from secondpass.packed.attention import attention_for, rows_behind
+from secondpass.packed.encoder import Embeddings, Encoder, Head, Layer, Linear, Norm, mapped
+from secondpass.packed.heads import Attention, Heads
+from secondpass.packed.layout import Packed, moved, pack
+from secondpass.tokens import Tokens
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "none": lambda x: x,
+}
+
+
+class EncoderComputation:
+    """Model inputs to logits, without padding.
+
+    Equal to transformers' own forward but for rounding. What a pair gets depends on its batch only by the rounding of
+    matrix products, whose order of summation may follow the number of rows.
+
+    Args:
+        encoder: its layers are computed in `dtype`, all else in float32.
+        dtype: None computes in the type of the weights.
+    """
+
+    def __init__(self, encoder: Encoder, dtype: torch.dtype | None = None) -> None:
+        self._embeddings, self._head = encoder.embeddings, mapped(encoder.head, torch.Tensor.float)
+        self._layers = encoder.layers if dtype is None else mapped(encoder.layers, lambda part: part.to(dtype))
+        self._heads = Heads(encoder.heads, encoder.hidden // encoder.heads)
+        self._activation = ACTIVATIONS[encoder.activation]
+        weight = self._layers[0].qkv.weight
+        self.dtype, self.device = weight.dtype, weight.device
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+        """-> logits float32 [pairs, labels] on the CPU, in the order of `inputs`."""
+        packed = moved(pack(inputs, self._embeddings.first_position), self.device)
+        attention = attention_for(packed, self.device, self.dtype, self._heads.size)
+        x = embedded(self._embeddings, packed, rows_behind(packed, self.device)).to(self.dtype)
+        for layer in self._layers[:-1]:
+            context = attention.all(linear(layer.qkv, x), self._heads)
+            x = self._after_attention(layer, context, x)
+        x = self._last(attention, x, packed)
+        logits = headed(self._head, x.float())
+        return torch.empty_like(logits).index_copy_(0, packed.order, logits).cpu()
+
+    def _last(self, attention: Attention, x: torch.Tensor, packed: Packed) -> torch.Tensor:
+        layer, hidden = self._layers[-1], self._heads.hidden
+        firsts = x[packed.starts]
+        query = F.linear(firsts, layer.qkv.weight[:hidden], layer.qkv.bias[:hidden])
+        kv = F.linear(x, layer.qkv.weight[hidden:], layer.qkv.bias[hidden:])
+        return self._after_attention(layer, attention.first(query, kv, self._heads), firsts)
+
+    def _after_attention(self, layer: Layer, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        x = normed(layer.attention_norm, linear(layer.attention_out, context).add_(x))
+        inner = self._activation(linear(layer.up, x))
+        return normed(layer.output_norm, linear(layer.down, inner).add_(x))
+
+
+def embedded(own: Embeddings, packed: Packed, spare: int) -> torch.Tensor:
+    """Embeddings float32 [tokens + spare, hidden], the spare ones zeros."""
+    made = F.embedding(packed.ids, own.words).float()
+    if own.types is not None:
+        # one row for all where there is one type only
+        made += own.types.float() if len(own.types) == 1 else F.embedding(packed.types, own.types).float()
+    made += F.embedding(packed.positions, own.positions).float()
+    made = normed(mapped(own.norm, torch.Tensor.float), made)
+    if own.projection is not None:
+        made = linear(mapped(own.projection, torch.Tensor.float), made)
+    return F.pad(made, (0, 0, 0, spare)) if spare else made
+
+
+def headed(own: Head, first: torch.Tensor) -> torch.Tensor:
+    """First tokens float32 [pairs, hidden] -> logits [pairs, labels]."""
+    if own.dense is not None:
+        first = linear(own.dense, first)
+    return linear(own.out, ACTIVATIONS[own.activation](first))
+
+
+def linear(own: Linear, x: torch.Tensor) -> torch.Tensor:
+    """[rows, in] -> [rows, out]."""
+    return F.linear(x, own.weight, own.bias)
+
+
+def normed(own: Norm, x: torch.Tensor) -> torch.Tensor:
+    """[rows, hidden] -> the same."""
+    return F.layer_norm(x, own.weight.shape, own.weight, own.bias, own.eps)

@@ -1,0 +1,110 @@
+"""The packed forward of ModernBERT: as in `computing`, with rotary positions and windows of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from secondpass.packed.attention import attention_for, rows_behind
+from secondpass.packed.computing import ACTIVATIONS
+from secondpass.packed.encoder import mapped
+from secondpass.packed.heads import Attention, Heads
+from secondpass.packed.layout import Packed, moved, pack
+from secondpass.packed.rotary import Affine, RotaryEncoder, RotaryLayer
+from secondpass.tokens import Tokens
+
+Turn = tuple[torch.Tensor, torch.Tensor]
+"""Cosine and sine float32 [tokens, 1, 1, head size / 2]."""
+
+
+class RotaryComputation:
+    """Model inputs to logits, without padding.
+
+    Equal to transformers' own forward but for rounding. Embeddings, the last normalisation and the head are computed in
+    float32, the layers in `dtype`.
+
+    Args:
+        encoder: as `describe` gives it.
+        dtype: None computes in the type of the weights.
+    """
+
+    def __init__(self, encoder: RotaryEncoder, dtype: torch.dtype | None = None) -> None:
+        wanted = encoder.words.dtype if dtype is None else dtype
+        self._words, self._eps = encoder.words, encoder.eps
+        self._embedding_norm = mapped(encoder.embedding_norm, torch.Tensor.float)
+        self._final_norm = mapped(encoder.final_norm, torch.Tensor.float)
+        self._head = mapped(encoder.head, torch.Tensor.float)
+        # frequencies are float32 whatever the weights are
+        self._frequencies = [layer.frequencies.float() for layer in encoder.layers]
+        self._layers = mapped(encoder.layers, lambda part: part.to(wanted))
+        self._count, self._size = encoder.heads, encoder.hidden // encoder.heads
+        self._act, self._head_act = ACTIVATIONS[encoder.activation], ACTIVATIONS[encoder.head.activation]
+        self.dtype, self.device = wanted, encoder.words.device
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+        """-> logits float32 [pairs, labels] on the CPU, in the order of `inputs`."""
+        packed = moved(pack(inputs), self.device)
+        attention = attention_for(packed, self.device, self.dtype, self._size)
+        x = self._normed(self._embedding_norm, F.embedding(packed.ids, self._words).float()).to(self.dtype)
+        x = F.pad(x, (0, 0, 0, rows_behind(packed, self.device)))
+        turns: dict[int | None, Turn] = {}
+        for layer, frequencies in zip(self._layers, self._frequencies, strict=True):
+            if layer.window not in turns:
+                turns[layer.window] = _turn(packed, frequencies)
+            ends_with_first = layer is self._layers[-1] and self._head.pooling == "cls"
+            x = self._layer(layer, x, packed, attention, turns[layer.window], ends_with_first)
+        x = self._normed(self._final_norm, x.float())
+        logits = self._headed(x if self._head.pooling == "cls" else _means(x, packed))
+        return torch.empty_like(logits).index_copy_(0, packed.order, logits).cpu()
+
+    def _layer(
+        self, layer: RotaryLayer, x: torch.Tensor, packed: Packed, attention: Attention, turn: Turn, firsts: bool
+    ) -> torch.Tensor:
+        """[rows, hidden] -> the same, or with `firsts` [pairs, hidden]: only first tokens ask."""
+        heads = Heads(self._count, self._size, layer.window)
+        given = x if layer.norm is None else self._normed(layer.norm, x)
+        qkv = _linear(layer.qkv, given)
+        _turned(qkv[: len(packed.ids)].view(-1, 3, *heads.shape)[:, :2], turn)
+        if firsts:
+            query, x = qkv[packed.starts, : heads.hidden], x[packed.starts]
+            context = attention.first(query, qkv[:, heads.hidden :].contiguous(), heads)
+        else:
+            context = attention.all(qkv, heads)
+        x = x + _linear(layer.attention_out, context)
+        inner, gate = _linear(layer.gated, self._normed(layer.feed_norm, x)).chunk(2, dim=-1)
+        return x + _linear(layer.down, self._act(inner) * gate)
+
+    def _headed(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Pooled float32 [pairs, hidden] -> logits [pairs, labels]."""
+        own = self._head
+        return _linear(own.out, self._normed(own.norm, self._head_act(_linear(own.dense, pooled))))
+
+    def _normed(self, own: Affine, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, own.weight.shape, own.weight, own.bias, self._eps)
+
+
+def _linear(own: Affine, x: torch.Tensor) -> torch.Tensor:
+    return F.linear(x, own.weight, own.bias)
+
+
+def _turn(packed: Packed, frequencies: torch.Tensor) -> Turn:
+    angles = packed.positions[:, None].float() * frequencies
+    return angles.cos()[:, None, None], angles.sin()[:, None, None]
+
+
+def _turned(rows: torch.Tensor, turn: Turn) -> None:
+    """Rotate queries and keys [tokens, 2, heads, size] in place (Su et al. 2021, halves instead of neighbours)."""
+    cos, sin = turn
+    left, right = rows.float().chunk(2, dim=-1)
+    rows.copy_(torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1))
+
+
+def _means(x: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """Mean of each sequence's rows: float32 [rows, hidden] -> [pairs, hidden]."""
+    lengths = torch.from_numpy(packed.lengths).to(x.device)
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device=x.device), lengths)
+    sums = x.new_zeros(len(lengths), x.shape[1]).index_add_(0, owner, x[: len(packed.ids)])
+    return sums / lengths[:, None]

@@ -1,0 +1,108 @@
+"""From a request's pairs to its answer: cut where asked, scored in shared batches, ordered as in process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from secondpass import outputs, ranking
+from secondpass.merging import Answer as Logits
+from secondpass.record import Cut
+from secondpass.serving.document_cuts import CutDocuments
+from secondpass.serving.models import Served
+from secondpass.serving.problems import CLIENT_GONE, Problem, invalid, late
+from secondpass.serving.shapes.parts import Answer, Work, indices
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Result = TypeVar("Result")
+
+
+async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
+    """Score the pairs of `work`; a cancelled task takes queued work back.
+
+    Raises:
+        Problem: 422, something would be cut and may not be.
+        SecondPassError: what scoring raises.
+    """
+    cut = await _cut(served, work)
+    scored = await served.shared.score(work.queries, cut.documents, deadline_s=deadline_s)
+    cuts = _merged(cut.cuts, scored.record.truncated)
+    if cuts and work.refuse_cuts:
+        places = indices(sorted(one.index for one in cuts))
+        raise invalid(f"{work.field}: {places} are longer than the model's window of {served.cutter.window} tokens")
+    return _answer(served, work, scored, cuts)
+
+
+async def unless_gone(receive: Receive, seconds: float, limit_s: float, work: Awaitable[Result]) -> Result:
+    """Await `work`, but no longer than `seconds` and only while the client is there; else it is cancelled.
+
+    Raises:
+        Problem: 504 or 499.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Problem(CLIENT_GONE, "client_gone", "the client went away") if gone.done() else late(limit_s)
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cut(served: Served, work: Work) -> CutDocuments:
+    """Cuts that a client asks for and that the model's window would not make by itself, off the event loop."""
+    cutter = served.cutter
+    if work.keep_tail is not None and work.keep_tail != cutter.keeps_tail:
+        return await asyncio.to_thread(cutter.from_side, work.queries, work.documents, work.keep_tail)
+    most = work.max_document_tokens
+    if most is not None and most < cutter.window:
+        return await asyncio.to_thread(cutter.to_tokens, work.documents, most)
+    return CutDocuments(work.documents, ())
+
+
+def _merged(first: tuple[Cut, ...], second: tuple[Cut, ...]) -> tuple[Cut, ...]:
+    """One cut a document, whoever cut it."""
+    by_index = {cut.index: cut for cut in first}
+    for cut in second:
+        own = by_index.get(cut.index, Cut(cut.index, 0, 0))
+        by_index[cut.index] = replace(
+            cut,
+            document_tokens=own.document_tokens + cut.document_tokens,
+            characters=own.characters + cut.characters,
+        )
+    return tuple(by_index[index] for index in sorted(by_index))
+
+
+def _answer(served: Served, work: Work, scored: Logits, cuts: tuple[Cut, ...]) -> Answer:
+    reranker = served.reranker
+    scores = outputs.by_label(outputs.activated(scored.logits, reranker.default_activation_function, False), 1)
+    logits = scored.logits[:, 0]
+    warnings = work.warnings
+    if cuts:
+        lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
+        places = indices([cut.index for cut in cuts])
+        warnings = (*warnings, f"cut {work.field}: {places} ({lost} tokens; the window has {served.cutter.window})")
+    return Answer(
+        model=served.name,
+        scores=tuple(scores.tolist()),
+        probabilities=tuple(torch.sigmoid(logits).tolist()),
+        logits=tuple(logits.tolist()),
+        order=tuple(ranking.order(scores, logits)),
+        tokens=scored.record.tokens,
+        cuts=cuts,
+        warnings=warnings,
+    )

@@ -1,0 +1,100 @@
+"""What the service is told: models, address, limits, keys."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from secondpass.errors import InvalidInput
+from secondpass.limits import positive_int
+from secondpass.serving.api_keys import ApiKeys
+
+POCKET = "secondpass/pocket"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """The name that clients say and the folder or hub name behind it."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the service runs.
+
+    `max_requests` are in flight at once, the body being read included; `max_characters` are of one text;
+    `max_waiting_pairs` and `max_waiting_tokens` wait for a model at most; `deadline_s` is from the first byte to the
+    answer; `shutdown_delay_s` is how long a draining service stays to be seen as not ready.
+
+    Raises:
+        InvalidInput: a value is refused, a model's name is taken twice, or others could reach a service without keys.
+    """
+
+    models: tuple[ModelSource, ...] = (ModelSource(POCKET, POCKET),)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    without_keys: bool = False
+    open_metrics: bool = False
+    max_requests: int = 256
+    max_documents: int = 1000
+    max_body_bytes: int = 10_000_000
+    max_characters: int = 1_000_000
+    max_waiting_pairs: int = 20_000
+    max_waiting_tokens: int = 4_000_000
+    max_wait_ms: float = 0.0
+    deadline_s: float = 30.0
+    shutdown_delay_s: float = 0.0
+    keep_alive_s: int = 75
+    max_length: int | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_requests", "max_documents", "max_body_bytes", "max_characters", "max_waiting_pairs"):
+            positive_int(getattr(self, name), name)
+        positive_int(self.max_waiting_tokens, "max_waiting_tokens")
+        for name, least in (("deadline_s", 0.001), ("max_wait_ms", 0.0), ("shutdown_delay_s", 0.0)):
+            value = getattr(self, name)
+            if not least <= value < float("inf"):
+                raise InvalidInput(f"{name}={value!r} is not a number from {least:g} up")
+        names = [model.name for model in self.models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if not names or twice:
+            raise InvalidInput(f"two models have the name {twice[0]!r}" if twice else "no model is given")
+        if not (self.keys or self.without_keys or is_loopback(self.host)):
+            raise InvalidInput(
+                f"host={self.host} can be reached by others and no API key is set: set SECONDPASS_API_KEYS or give "
+                "--api-keys-file, or say --without-keys"
+            )
+
+    def redacted(self) -> dict[str, object]:
+        """Every setting as JSON takes it; of the keys only how many there are."""
+        shown: dict[str, object] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return shown | {"models": {model.name: model.source for model in self.models}, "keys": len(self.keys)}
+
+
+def model_source(value: str) -> ModelSource:
+    """Read `name=folder`, or a folder or hub name alone, which then is the name (of a folder its last part).
+
+    Raises:
+        InvalidInput: the name could not stand in a request, or there is no folder.
+    """
+    name, equals, source = value.partition("=")
+    if not equals:
+        name, source = (Path(value).resolve().name if Path(value).is_dir() else value), value
+    if not NAME.fullmatch(name) or not source:
+        raise InvalidInput(f"--model {value!r} is not name=folder with a name of letters, digits and ._/:- ")
+    return ModelSource(name, source)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,142 @@
+"""`secondpass ask`: questions answered from a corpus, quoted or generated."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from tests.cli.conftest import only_line
+
+pytest.importorskip("haystack")
+
+Run = Callable[..., Result]
+
+TEXTS = {
+    "returns": "You can send a parcel back within 30 days. The refund takes a week.",
+    "login": "Reset your password under Settings. A code is sent to your phone.",
+    "opening": "The shop opens at nine. It is closed on Sundays.",
+}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Three help pages."""
+    file = tmp_path / "help.jsonl"
+    file.write_text("".join(json.dumps({"_id": key, "title": "", "text": text}) + "\n" for key, text in TEXTS.items()))
+    return file
+
+
+def test_an_answer_is_quoted_with_its_source(run: Run, corpus: Path) -> None:
+    """With the packaged pipeline and model, no key and no network."""
+    result = run("ask", "how long do I have to send a parcel back", "--corpus", corpus)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert "You can send a parcel back within 30 days." in lines[1]
+    assert "from returns" in lines[2]
+
+
+def test_json_has_places_in_the_documents(run: Run, corpus: Path, tmp_path: Path) -> None:
+    """One object a question, in the order of the file."""
+    questions = tmp_path / "questions.tsv"
+    questions.write_text("q1\twhen does the shop open\nq2\twhere do I reset my password\n")
+    result = run("ask", "--corpus", corpus, "--queries", questions, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["query_id"] for line in found] == ["q1", "q2"]
+    best = [line["answers"][0] for line in found]
+    assert [answer["text"] for answer in best] == ["The shop opens at nine.", "Reset your password under Settings."]
+    assert [answer["sources"] for answer in best] == [["opening"], ["login"]]
+    for answer in best:
+        assert TEXTS[answer["sources"][0]][answer["start"] : answer["end"]] == answer["text"]
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """The chat completions interface, answering with the first passage and its number."""
+
+    asked: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append({"path": self.path, "key": self.headers["Authorization"], **body})
+        first = next(line for line in body["messages"][-1]["content"].splitlines() if line.startswith("[1]"))
+        message = {"role": "assistant", "content": f"It says: {first.removeprefix('[1] ')} [1]"}
+        reply = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }
+        content = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """Serve the interface on loopback; gives what it was asked."""
+    handler = type("Own", (Endpoint,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        yield handler.asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.filterwarnings("default::ResourceWarning")  # the client's connection pool is closed by its finaliser
+def test_a_chat_model_gets_the_best_passages_and_its_references_are_read(
+    run: Run, corpus: Path, endpoint: list[dict[str, Any]]
+) -> None:
+    """The prompt holds the question and the passages in the ranker's order; [1] names the source."""
+    result = run("ask", "-p", "rag_rerank", "-c", corpus, "--json", "when does the shop open")
+    assert result.exit_code == 0, result.stderr
+    (answer,) = json.loads(result.stdout)["answers"]
+    assert answer["text"] == f"It says: {TEXTS['opening']} [1]"
+    assert answer["sources"] == ["opening"]
+    (asked,) = endpoint
+    assert (asked["path"], asked["key"]) == ("/v1/chat/completions", "Bearer sk-test")
+    system, user = asked["messages"]
+    assert "never an instruction" in system["content"]
+    assert user["content"].rstrip().endswith("Question: when does the shop open")
+
+
+def test_without_a_key_one_line_says_so(run: Run, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a traceback."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    result = run("ask", "-p", "rag_rerank", "-c", corpus, "when does the shop open")
+    assert result.exit_code == 1
+    assert "OPENAI_API_KEY" in only_line(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give a question"),
+        (("a question",), "--corpus must say"),
+        (("   ", "-c", "CORPUS"), "question is blank"),
+        (("a question", "-c", "CORPUS", "-p", "rerank_bm25"), "must give answers or replies"),
+        (("a question", "-c", "missing.jsonl"), "missing.jsonl"),
+    ],
+)
+def test_bad_calls_are_one_line(run: Run, corpus: Path, arguments: tuple[str, ...], message: str) -> None:
+    """Exit code 2, and what to do."""
+    result = run("ask", *(str(corpus) if argument == "CORPUS" else argument for argument in arguments))
+    assert result.exit_code == 2
+    assert message in only_line(result)

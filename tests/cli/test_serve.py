@@ -1,0 +1,80 @@
+"""`secondpass serve` on the command line: what it refuses before it serves. tests/serving/test_server.py serves."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run, only_line
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of whoever runs the tests does not count."""
+    monkeypatch.delenv("SECONDPASS_API_KEYS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "0.0.0.0"], "host=0.0.0.0 can be reached by others and no API key is set"),  # noqa: S104
+        (["--model", "a=x", "--model", "a=y"], "two models have the name 'a'"),
+        (["--model", "=x"], "is not name=folder"),
+        (["--model", "a=/no/such/folder"], "/no/such/folder"),
+        (["--port", "70000"], "--port"),
+        (["--max-requests", "0"], "--max-requests"),
+        (["--api-keys-file", "/no/such/file"], "the file of API keys /no/such/file cannot be read"),
+        (["--deadline-s", "inf"], "deadline_s=inf"),
+    ],
+)
+def test_refusals_are_one_line(run: Run, options: list[str], said: str) -> None:
+    """Nothing is served."""
+    result = run("serve", "--port", "0", *options)
+    assert result.exit_code in (1, 2)
+    assert said in only_line(result)
+
+
+def test_an_address_that_is_taken_is_named(run: Run, tiny_folder: str) -> None:
+    """Before any model is loaded."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = run("serve", "--model", "a=/no/such/folder", "--port", port)
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in only_line(result)
+
+
+def test_a_model_with_several_labels_is_refused(run: Run, tiny_model_folder: Callable[..., str]) -> None:
+    """Its name and the reason."""
+    result = run("serve", "--port", "0", "--model", f"three={tiny_model_folder('bert', 3)}")
+    assert result.exit_code == 2
+    assert "model 'three' has 3 labels" in result.stderr.splitlines()[-1]
+
+
+def test_keys_are_no_option_and_never_printed(run: Run, tmp_path: Path) -> None:
+    """A short key in the environment or a file is refused by its number."""
+    file = tmp_path / "keys"
+    file.write_text("hunter2\n")
+    result = run("serve", "--api-keys-file", file)
+    assert "API key 1 has fewer than 16 characters" in only_line(result)
+    assert "hunter2" not in result.stderr
+    assert "--api-key " not in run("serve", "--help").stdout
+
+
+def test_settings_come_from_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flag wins."""
+    monkeypatch.setenv("SECONDPASS_HOST", "0.0.0.0")  # noqa: S104
+    assert "host=0.0.0.0" in only_line(run("serve"))
+    assert "/no/such" in only_line(run("serve", "--host", "127.0.0.1", "--port", "0", "-m", "a=/no/such"))
+    monkeypatch.setenv("SECONDPASS_MAX_REQUESTS", "many")
+    assert "SECONDPASS_MAX_REQUESTS" in only_line(run("serve"))
+
+
+def test_without_the_extra_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line."""
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert 'pip install "secondpass[serve]"' in only_line(run("serve"))

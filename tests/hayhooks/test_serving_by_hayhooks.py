@@ -1,0 +1,121 @@
+"""Hayhooks serves the packaged pipelines as they are, and our wrappers over HTTP, as a chat and as MCP tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytest.importorskip("hayhooks")
+
+ROOT = Path(__file__).parents[2]
+TEXTS = {
+    "returns": "You can send a parcel back within 30 days. The refund takes a week.",
+    "opening": "The shop opens at nine. It is closed on Sundays.",
+}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lay out a folder of pipelines as the README says, and a corpus."""
+    folder = tmp_path_factory.mktemp("hayhooks")
+    pipelines = folder / "served"
+    pipelines.mkdir()
+    for name in ("rerank", "rag"):
+        shutil.copytree(ROOT / "integrations" / "hayhooks" / name, pipelines / name)
+    for name in ("rerank_bm25", "rag_extractive"):
+        shutil.copy(ROOT / "pipelines" / f"{name}.yaml", pipelines)
+    lines = [json.dumps({"_id": key, "title": "", "text": text}) for key, text in TEXTS.items()]
+    (folder / "help.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@contextmanager
+def hayhooks(folder: Path, *command: str, log: Path) -> Iterator[str]:
+    """Run the server on a free loopback port until the block ends; gives its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "HAYHOOKS_PIPELINES_DIR": str(folder / "served"),
+        "SECONDPASS_CORPUS": str(folder / "help.jsonl"),
+        "HAYSTACK_TELEMETRY_ENABLED": "false",
+    }
+    program = [sys.executable, "-c", "from hayhooks.cli import hayhooks_cli; hayhooks_cli()", *command]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*program, "--host", "127.0.0.1", "--port", str(port)],
+            env=environment,
+            cwd=folder,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _wait(port, process, log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
+        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+        with socket.socket() as client:
+            client.settimeout(1)
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError(log.read_text(errors="replace")[-3000:])
+
+
+def test_over_http(served: Path, tmp_path: Path) -> None:
+    """A YAML file as it is, both wrappers, and the chat with its sources."""
+    with hayhooks(served, "run", log=tmp_path / "log") as url, httpx.Client(base_url=url, timeout=120) as client:
+        found = client.post("/rerank/run", json={"query": "when does the shop open", "documents": [*TEXTS.values()]})
+        assert found.status_code == 200, found.text
+        assert [item["index"] for item in found.json()["result"]] == [1, 0]
+        answers = client.post("/rag/run", json={"query": "when does the shop open"}).json()["result"]
+        assert answers[0]["text"] == "The shop opens at nine."
+        assert answers[0]["sources"] == ["opening"]
+        asked = {"model": "rag", "messages": [{"role": "user", "content": "how long can I send a parcel back"}]}
+        chat = client.post("/v1/chat/completions", json=asked).json()
+        reply = chat["choices"][0]["message"]["content"]
+        assert reply.splitlines()[0] == "You can send a parcel back within 30 days. [returns]"
+        # in-memory stores of a served pipeline are empty until somebody writes to them
+        empty = client.post("/rerank_bm25/run", json={"query": "shop"})
+        assert empty.status_code == 200, empty.text
+        nothing = client.post("/rag_extractive/run", json={"query": "shop"})
+        assert nothing.status_code == 200, nothing.text
+
+
+async def test_as_mcp_tools(served: Path, tmp_path: Path) -> None:
+    """An MCP client finds the two tools with their descriptions and calls one."""
+    pytest.importorskip("mcp")
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    with hayhooks(served, "mcp", "run", log=tmp_path / "log") as url:
+        async with (
+            streamable_http_client(f"{url}/mcp") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            assert {"rerank", "rag"} <= set(tools)
+            assert "how well each answers the query" in (tools["rerank"].description or "")
+            arguments = {"query": "when does the shop open", "documents": [*TEXTS.values()], "top_k": 1}
+            result = await session.call_tool("rerank", arguments)
+            assert not result.isError
+            assert "opens at nine" in result.content[0].text
+            assert "parcel" not in result.content[0].text

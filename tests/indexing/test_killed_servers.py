@@ -1,0 +1,120 @@
+"""The server killed in the middle of indexing: every document is there at the end, once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secondpass.corpora import read_corpus
+from secondpass_indexing.errors import ServerAway
+from secondpass_indexing.indexing import IndexingRequest, index_corpus
+from secondpass_indexing.run_files import RunFiles
+from secondpass_indexing.settings import IndexingSettings
+from secondpass_indexing.sink import Sink
+from secondpass_indexing.tally import IndexingReport
+from tests.indexing.conftest import rows
+from tests.indexing.sinks import Silent
+from tests.small_collection import write_json_lines
+
+INDEX = "killed"
+SETTINGS = IndexingSettings(max_documents=40, patience=120, first_wait=0.2, longest_wait=1)
+IMPATIENT = IndexingSettings(max_documents=40, patience=1, first_wait=0.1, longest_wait=0.5)
+
+
+@dataclass
+class Engine:
+    """A server of this test's own, an index in it as a sink, and all that the index holds."""
+
+    server: Any
+    sink: Sink
+    everything: Callable[[], dict[str, str]]
+
+
+def elasticsearch_engine(server: Any) -> Engine:
+    """Elasticsearch with its usual mapping."""
+    from elasticsearch import Elasticsearch
+
+    from secondpass_elasticsearch.sink import ElasticsearchSink
+
+    client = Elasticsearch(server.url, request_timeout=10)
+    client.indices.create(index=INDEX)
+    return Engine(server, ElasticsearchSink(client, server.url, INDEX), lambda: _all(client))
+
+
+def opensearch_engine(server: Any) -> Engine:
+    """OpenSearch with its usual mapping."""
+    from secondpass_opensearch.server import Server
+    from secondpass_opensearch.sink import OpenSearchSink
+
+    stated = Server(server.url, timeout=10)
+    client = stated.client()
+    client.indices.create(index=INDEX)
+    return Engine(server, OpenSearchSink(stated, INDEX), lambda: _all(client))
+
+
+def _all(client: Any) -> dict[str, str]:
+    """Contents by id; a document that is there twice fails."""
+    client.indices.refresh(index=INDEX)
+    hits = client.search(index=INDEX, body={"query": {"match_all": {}}, "size": 10_000})["hits"]["hits"]
+    found = {hit["_id"]: hit["_source"]["content"] for hit in hits}
+    assert len(found) == len(hits)
+    return found
+
+
+@pytest.fixture(params=["elasticsearch", "opensearch"])
+def engine(request: pytest.FixtureRequest):
+    """Each engine in turn; its clients are closed with it."""
+    make = {"elasticsearch": elasticsearch_engine, "opensearch": opensearch_engine}[request.param]
+    with request.getfixturevalue(f"own_{request.param}")() as server:
+        made = make(server)
+        yield made
+        made.sink._client.close()
+
+
+class KillAt(Silent):
+    """Kills the server once so many documents are settled; with `back`, starts it again in another thread."""
+
+    def __init__(self, server: Any, documents: int, back: bool) -> None:
+        super().__init__()
+        self._server = server
+        self._documents = documents
+        self._back = back
+        self.thread: threading.Thread | None = None
+
+    def counted(self, tally: Any) -> None:
+        """Kill once."""
+        super().counted(tally)
+        if self.thread is None and tally.indexed >= self._documents:
+            self._server.kill()
+            self.thread = threading.Thread(target=self._server.start if self._back else lambda: None)
+            self.thread.start()
+
+
+def test_kills_of_the_server_cost_nothing(engine: Engine, tmp_path: Path) -> None:
+    """One while the run waits for it to come back, one that breaks the run, and the next run goes on."""
+    corpus = write_json_lines(tmp_path / "corpus.jsonl", rows(1_500))
+    files = RunFiles.of_index(INDEX, tmp_path)
+
+    def run(settings: IndexingSettings, watch: Silent) -> IndexingReport:
+        return index_corpus(IndexingRequest(corpus, engine.sink, files, settings), watch)
+
+    broken = KillAt(engine.server, 300, back=False)
+    with pytest.raises(ServerAway, match=r"nothing got through for .* noted in .*killed\.journal"):
+        run(IMPATIENT, broken)
+    engine.server.start()
+    patient = KillAt(engine.server, 500, back=True)
+    report = run(SETTINGS, patient)
+    assert broken.thread is not None
+    assert patient.thread is not None
+    patient.thread.join()
+    assert report.already >= 300
+    assert report.retries > 0
+    assert report.dead == 0
+    assert engine.everything() == {document.id: document.content for document in read_corpus(corpus)}
+    assert engine.sink.count() == 1_500
+    assert not files.journal.exists()

@@ -1,0 +1,47 @@
+"""Weights in the routine's order: nothing lost, padding zero, tables shared."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from secondpass.kernel import native
+from secondpass.kernel.weights import pack, panels, unsupported, widened
+from tests.kernel.encoders import made, sized
+
+
+def test_panels_hold_each_weight_in_its_place() -> None:
+    """[columns, depth] -> [panel number, group of depth, column in the panel, place in the group]."""
+    values = torch.arange(64 * 8).view(64, 8)
+    made_panels = panels(values, 32, 4)
+    assert made_panels.shape == (2, 2, 32, 4)
+    assert all(made_panels[c // 32, d // 4, c % 32, d % 4] == values[c, d] for c in range(64) for d in range(8))
+
+
+def test_widened_adds_zeros_or_shares() -> None:
+    """A tensor of the right size and type is not copied."""
+    tensor = torch.ones(2, 3)
+    assert widened(tensor, 2, 3).data_ptr() == tensor.data_ptr()
+    assert widened(tensor, 3, 4).tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_the_table_of_words_is_shared() -> None:
+    """The largest tensor is not held twice."""
+    found = native.find("fp32")
+    if isinstance(found, str):
+        pytest.skip(found)
+    _, encoder = sized(64, 2, 64)
+    assert pack(encoder, found).model.words == encoder.embeddings.words.data_ptr()
+
+
+def test_an_encoder_elsewhere_is_refused() -> None:
+    """The library reads memory of the processor."""
+    _, encoder = made()
+    assert unsupported(encoder) is None
+
+    moved = dataclasses.replace(
+        encoder, embeddings=dataclasses.replace(encoder.embeddings, words=encoder.embeddings.words.to("meta"))
+    )
+    assert unsupported(moved) is not None

@@ -1,0 +1,131 @@
+"""Every failure of the client is one line with the host in it and no credentials."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from secondpass.errors import DeadlineExceeded, Overloaded, SecondPassError
+from secondpass_opensearch.failures import missing_plugin, speaking_to, told
+from secondpass_opensearch.server import Server
+from tests.opensearch.conftest import NOBODY
+
+JOE = {"OPENSEARCH_USERNAME": "joe", "OPENSEARCH_PASSWORD": "secret"}
+
+
+def asked(server: Server) -> str:
+    """What a search on a server that fails says."""
+    with pytest.raises(SecondPassError) as caught, speaking_to(server), server.client() as client:
+        client.search(index="docs", body={})
+    line = str(caught.value)
+    assert server.address in line
+    assert "\n" not in line
+    assert "secret" not in line
+    assert "joe" not in line
+    return f"{type(caught.value).__name__}: {line}"
+
+
+@contextmanager
+def answering(status: int, body: bytes, kind: str = "application/json") -> Iterator[Server]:
+    """A server that answers every request so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.do_GET()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            yield Server.from_environment({"OPENSEARCH_URL": f"http://127.0.0.1:{http.server_port}", **JOE}, retries=0)
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def test_nobody_there() -> None:
+    """The host and why, without the objects that urllib3 prints."""
+    line = asked(Server.from_environment({"OPENSEARCH_URL": NOBODY, **JOE}, retries=1))
+    assert "cannot be reached" in line
+    assert "Connection refused" in line
+    assert "0x" not in line
+
+
+def test_a_name_that_does_not_exist() -> None:
+    """RFC 2606 keeps .invalid free."""
+    assert "cannot be reached" in asked(
+        Server.from_environment({"OPENSEARCH_URL": "http://no.invalid:9200"}, retries=0)
+    )
+
+
+def test_no_answer_in_time() -> None:
+    """A server that takes the connection and says nothing."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        line = asked(Server.from_environment({"OPENSEARCH_URL": url}, timeout=0.2, retries=0))
+    assert line.startswith(DeadlineExceeded.__name__)
+    assert "within 0.2 s" in line
+
+
+def test_tls_where_there_is_none() -> None:
+    """The other way round is as likely; the line names the variable that helps."""
+    with answering(200, b"{}") as plain:
+        url = plain.address.replace("http://", "https://")
+        assert "OPENSEARCH_CA_FILE" in asked(Server.from_environment({"OPENSEARCH_URL": url}, retries=0))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (401, b"Unauthorized", "OPENSEARCH_PASSWORD"),
+        (403, b'{"error":{"reason":"no permissions for [x]"}}', "no permissions"),
+        (404, b'{"error":{"reason":"no such index [docs]","type":"index_not_found_exception"}}', "no such index"),
+        (429, b'{"error":{"reason":"rejected execution"}}', "Overloaded"),
+        (500, b'{"error":{"reason":"a","caused_by":{"reason":"b","caused_by":{"reason":"c"}}}}', "a: b: c"),
+        (502, b"<html>Bad Gateway</html>", "502"),
+        (400, b'{"error":"no handler found for uri [/_plugins/_ml/models/_search]"}', "opensearch-ml"),
+        (400, b'{"error":{"reason":"Invalid processor type rerank"}}', "opensearch-neural-search"),
+        (200, b"not json", "not JSON"),
+    ],
+)
+def test_answers(status: int, body: bytes, said: str) -> None:
+    """What the server says is in the line, and for a missing plugin its name."""
+    with answering(status, body) as server:
+        assert said in asked(server)
+
+
+def test_a_busy_server_is_its_own_error() -> None:
+    """So that a caller may wait."""
+    with answering(429, b'{"error":{"reason":"x"}}') as server, pytest.raises(Overloaded), speaking_to(server):
+        server.client().search(index="docs", body={})
+
+
+def test_reasons_come_once_and_from_the_shards() -> None:
+    """A search that fails on a shard has the reason there."""
+    error = {"reason": "all shards failed", "failed_shards": [{"reason": {"reason": "too many clauses", "type": "t"}}]}
+    assert told(error) == "all shards failed: too many clauses"
+    assert told({"reason": "a b", "caused_by": {"reason": "a"}}) == "a b"
+    assert told({}) == "no reason given"
+    assert told({"reason": "x" * 9999}).endswith("...")
+
+
+def test_a_plugin_is_named_only_if_it_is_missing() -> None:
+    """The same word in another refusal is about something else."""
+    assert missing_plugin("no such model in ml_commons") is None
+    assert missing_plugin("unknown setting [index.knn] please check") == "opensearch-knn (k-NN)"

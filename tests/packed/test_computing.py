@@ -1,0 +1,105 @@
+"""Rules of `secondpass.packed.computing`: transformers' numbers without padding."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from secondpass.packed.computing import EncoderComputation
+from secondpass.packed.describing import describe
+from tests.packed.models import FAMILIES, LENGTHS, inputs_of, model_of, reference
+
+
+def _computation(model: Any, dtype: torch.dtype | None = None) -> EncoderComputation:
+    encoder = describe(model)
+    assert encoder is not None
+    return EncoderComputation(encoder, dtype)
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float32_equals_transformers(family: str, labels: int) -> None:
+    """Every length from one token to the longest, in one batch, types and positions as each family has them."""
+    model = model_of(family, labels)
+    inputs = inputs_of(LENGTHS, model)
+    made = _computation(model)(inputs)
+    assert made.dtype == torch.float32
+    assert made.shape == (len(LENGTHS), labels)
+    assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_do_not_depend_on_batch_mates(family: str, seed: int) -> None:
+    """Alone, in pairs or all together: only the order of summation in matrix products differs."""
+    model = model_of(family, 3)
+    compute = _computation(model)
+    inputs = inputs_of(torch.randperm(128, generator=torch.Generator().manual_seed(seed))[:24].add(1).tolist(), model)
+    together = compute(inputs)
+    alone = torch.cat([compute([item]) for item in inputs])
+    some = torch.cat([compute(inputs[place : place + 5]) for place in range(0, len(inputs), 5)])
+    assert torch.allclose(alone, together, rtol=0, atol=5e-6)
+    assert torch.allclose(some, together, rtol=0, atol=5e-6)
+    assert torch.equal(compute(inputs), together)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.08), (torch.float16, 0.02)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_is_near_float32(family: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Weights loaded in a half type, or layers alone computed in it; logits are float32 and finely graded."""
+    model = model_of(family)
+    inputs = inputs_of(LENGTHS, model)
+    exact = reference(model, inputs)
+    for made in (_computation(model, dtype)(inputs), _computation(copy.deepcopy(model).to(dtype))(inputs)):
+        assert made.dtype == torch.float32
+        assert torch.allclose(made, exact, rtol=0, atol=tolerance)
+        assert not torch.equal(made, made.to(dtype).float())
+
+
+def test_float64_stays_float64() -> None:
+    """The layers are computed in the type of the weights."""
+    model = model_of("bert").double()
+    compute = _computation(model)
+    inputs = inputs_of(LENGTHS, model)
+    assert compute.dtype == torch.float64
+    assert torch.allclose(compute(inputs), reference(model, inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
+def test_every_activation_is_the_one_of_transformers(activation: str) -> None:
+    """Both kinds of GELU, and the others that are described."""
+    model = model_of("bert", hidden_act=activation)
+    inputs = inputs_of(LENGTHS, model)
+    assert torch.allclose(_computation(model)(inputs), reference(model, inputs), rtol=0, atol=1e-5)
+
+
+def test_a_single_layer_is_first_and_last_at_once() -> None:
+    """Then only first tokens ask, and all are asked."""
+    model = model_of("bert", num_hidden_layers=1)
+    inputs = inputs_of(LENGTHS, model)
+    assert torch.allclose(_computation(model)(inputs), reference(model, inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(48, 1), (40, 5), (96, 3)])
+def test_heads_of_any_size(hidden: int, heads: int) -> None:
+    """Also those that no vector instruction likes."""
+    model = model_of("bert", hidden_size=hidden, num_attention_heads=heads)
+    inputs = inputs_of(LENGTHS, model)
+    assert torch.allclose(_computation(model)(inputs), reference(model, inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.08), (torch.float16, 0.02)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cuda_equals_the_cpu(family: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Rectangles in float32, the flash kernel in half types."""
+    model = model_of(family, 3)
+    inputs = inputs_of(LENGTHS, model)
+    exact = reference(model, inputs)
+    made = _computation(model.to("cuda"), dtype)(inputs)
+    assert made.device.type == "cpu"
+    assert torch.allclose(made, exact, rtol=0, atol=tolerance)

@@ -1,0 +1,84 @@
+"""Rules of `secondpass.packed.plain`: every kind of change is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from secondpass.packed.plain import Watch, is_plain
+from tests.packed.models import inputs_of, model_of, reference
+
+
+def _stepped(model: Any) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    sum(weight.square().sum() for weight in model.parameters()).backward()
+    optimizer.step()
+
+
+def _copied(model: Any) -> None:
+    with torch.no_grad():
+        model.bert.encoder.layer[0].attention.self.query.weight.mul_(2)
+
+
+def _in_inference(model: Any) -> None:
+    with torch.inference_mode():
+        model.classifier.weight.add_(1)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "an optimiser's step": _stepped,
+    "other weights": lambda model: model.load_state_dict(model_of("bert", seed=1).state_dict()),
+    "a change in place": _copied,
+    "a change in inference mode": _in_inference,
+    "another type": lambda model: model.half(),
+    "another parameter": lambda model: setattr(model.classifier, "weight", nn.Parameter(torch.zeros(1, 32))),
+    "other data": lambda model: setattr(model.classifier.weight, "data", torch.zeros(1, 32)),
+    "another module": lambda model: setattr(model, "classifier", nn.Linear(32, 1)),
+    "a module more": lambda model: model.bert.add_module("more", nn.Identity()),
+    "a hook": lambda model: model.bert.register_forward_hook(lambda *given: None),
+    "a forward": lambda model: setattr(model.bert, "forward", lambda **given: None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_is_seen(change: str) -> None:
+    """What was computed before may be wrong now."""
+    model = model_of("bert")
+    watch = Watch(model)
+    assert watch.unchanged()
+    CHANGES[change](model)
+    assert not watch.unchanged()
+    assert Watch(model).unchanged()
+
+
+def test_scoring_and_training_mode_are_no_changes() -> None:
+    """Nor are gradients: the weights are the same."""
+    model = model_of("bert")
+    watch = Watch(model)
+    reference(model, inputs_of([3], model))
+    model.train()
+    model.zero_grad()
+    model.requires_grad_(False)
+    assert watch.unchanged()
+
+
+def test_a_hook_that_is_gone_leaves_no_trace() -> None:
+    """The packed forward comes back."""
+    model = model_of("bert")
+    watch = Watch(model)
+    handle = model.register_forward_hook(lambda *given: None)
+    assert not is_plain(model)
+    handle.remove()
+    assert is_plain(model)
+    assert watch.unchanged()
+
+
+def test_dropout_may_be_anybodys() -> None:
+    """It does nothing while scoring, and training puts its own in."""
+    model = model_of("bert")
+    model.dropout.forward = lambda x: x
+    assert is_plain(model)

@@ -1,0 +1,34 @@
+"""Rules of `secondpass.packed.rotary`."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from secondpass.packed.describing import describe
+from secondpass.packed.parts import NotDescribed
+from secondpass.packed.rotary import RotaryEncoder, describe_modernbert
+from tests.packed.models import model_of
+
+
+def test_layers_take_turns_between_local_and_global() -> None:
+    """The window is the half of what the configuration calls local attention; weights are shared."""
+    model = model_of("modernbert", num_hidden_layers=3, global_attn_every_n_layers=2, local_attention=10)
+    encoder = describe(model)
+    assert isinstance(encoder, RotaryEncoder)
+    assert [layer.window for layer in encoder.layers] == [None, 5, None]
+    assert encoder.layers[0].norm is None
+    assert encoder.layers[1].norm is not None
+    assert encoder.hidden == 32
+    assert encoder.layers[1].qkv.weight.data_ptr() == model.model.layers[1].attn.Wqkv.weight.data_ptr()
+
+
+def test_what_the_family_does_not_have_is_not_described() -> None:
+    """Another linear layer, other frequencies."""
+    model = model_of("modernbert")
+    model.model.rotary_emb.rope_type["full_attention"] = "yarn"
+    with pytest.raises(NotDescribed):
+        describe_modernbert(model)
+    model = model_of("modernbert")
+    model.model.layers[0].mlp.Wo = nn.Bilinear(64, 64, 32)
+    assert describe(model) is None

@@ -1,0 +1,56 @@
+"""Served models by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from secondpass import CrossEncoder
+from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
+from secondpass.serving.models import Models, load_models
+from secondpass.serving.problems import Problem
+from secondpass.serving.settings import ModelSource, Settings
+
+
+def unwatched(*given: object) -> None:
+    """Count nothing."""
+
+
+def test_the_first_is_the_default_and_others_are_found(tiny: CrossEncoder) -> None:
+    """An unknown name is told which there are."""
+    models = Models({"a": tiny, "b": tiny}, Settings(), unwatched)
+    assert models.get(None).name == "a"
+    assert models.get("b").name == "b"
+    with pytest.raises(Problem, match="there is a, b") as unknown:
+        models.get("secret")
+    assert unknown.value.status == 404
+    assert "secret" not in unknown.value.message
+    models.close()
+
+
+def test_several_labels_are_refused_at_the_start(tiny_model_folder: Callable[..., str]) -> None:
+    """None of them is the relevance."""
+    three = CrossEncoder(tiny_model_folder("bert", 3), device="cpu")
+    with pytest.raises(InvalidInput, match="model 'three' has 3 labels"):
+        Models({"three": three}, Settings(), unwatched)
+    with pytest.raises(InvalidInput, match="no model"):
+        Models({}, Settings(), unwatched)
+
+
+def test_a_folder_under_two_names_is_loaded_once(tiny_folder: str) -> None:
+    """And the length is taken over."""
+    sources = (ModelSource("a", tiny_folder), ModelSource("b", tiny_folder))
+    loaded = load_models(Settings(models=sources, max_length=64, device="cpu"))
+    assert loaded["a"] is loaded["b"]
+    assert loaded["a"].max_length == 64
+    with pytest.raises(ModelLoadError):
+        load_models(Settings(models=(ModelSource("x", "/no/such/folder"),)))
+
+
+def test_closed_models_take_nothing(tiny: CrossEncoder) -> None:
+    """After `close` the queue refuses."""
+    models = Models({"a": tiny}, Settings(), unwatched)
+    models.close()
+    with pytest.raises(SecondPassError, match="closed"):
+        models.get("a").shared.submit("cat", ["mat"])

@@ -1,0 +1,129 @@
+"""What happens to a request that was let in: deadlines, clients that go, queues that are full, counts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from secondpass import CrossEncoder
+from tests.model_spy import inputs_read
+from tests.serving.conftest import Held, Live, Serve, until
+from tests.serving.test_metrics import samples
+
+BODY = {"query": "where is the cat", "documents": ["the mat", "a dog"]}
+
+
+def waiting(live: Live) -> int:
+    """Pairs accepted and not scored."""
+    return live.service.models.get(None).shared.load.pairs
+
+
+def test_an_answer_that_does_not_come_in_time_is_504(serve: Serve, held: Held) -> None:
+    """The client's own deadline counts when it is shorter; the late work is taken back."""
+    live = serve(deadline_s=60)
+    late = live.client.post("/v2/rerank", json=BODY, headers={"Secondpass-Deadline-Ms": "200"})
+    assert late.status_code == 504
+    assert late.json()["message"] == "no answer within the deadline of 0.2 s"
+    held.go.set()
+    until(lambda: waiting(live) == 0)
+    assert live.client.post("/v2/rerank", json=BODY).status_code == 200
+    for wrong in ("0", "-1", "soon", "1.5", "1e9"):
+        refused = live.client.post("/v2/rerank", json=BODY, headers={"Secondpass-Deadline-Ms": wrong})
+        assert refused.status_code == 422
+        assert "Secondpass-Deadline-Ms" in refused.json()["message"]
+
+
+async def test_work_of_a_client_that_went_away_is_never_done(serve: Serve, held: Held, own_tiny: CrossEncoder) -> None:
+    """It waits behind another request, its client goes, and the model does not read it."""
+    live = serve()
+    async with httpx.AsyncClient(base_url=live.url, timeout=60, trust_env=False) as client:
+        first = asyncio.create_task(client.post("/v2/rerank", json=BODY))
+        await asyncio.to_thread(held.reached.wait, 30)
+        second = asyncio.create_task(client.post("/v2/rerank", json={"query": "train", "documents": ["garden river"]}))
+        await asyncio.to_thread(until, lambda: waiting(live) == 3)
+        second.cancel()
+        await asyncio.to_thread(until, lambda: waiting(live) == 2)
+        with inputs_read(own_tiny) as read:
+            held.go.set()
+            assert (await first).status_code == 200
+            assert (await client.post("/v2/rerank", json=BODY)).status_code == 200
+    garden = own_tiny.tokenizer.convert_tokens_to_ids("garden")
+    assert read
+    assert not any(garden in ids for ids in read)
+    shown = samples(live.client.get("/metrics").text)
+    assert shown["secondpass_problems_total", "client_gone"] == 1
+    assert shown["secondpass_requests_total", "/v2/rerank,499"] == 1
+
+
+def test_a_full_queue_is_429_and_recovers(serve: Serve, held: Held) -> None:
+    """What was accepted is answered, what was refused was not begun; afterwards all is well."""
+    live = serve(max_waiting_pairs=4)
+    with ThreadPoolExecutor(2) as pool:
+        accepted = [pool.submit(live.client.post, "/v2/rerank", json=BODY) for _ in range(2)]
+        until(lambda: waiting(live) == 4)
+        full = live.client.post("/v2/rerank", json=BODY)
+        assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+        held.go.set()
+        assert [answer.result(60).status_code for answer in accepted] == [200, 200]
+    assert live.client.post("/v2/rerank", json=BODY).status_code == 200
+    never = live.client.post("/v2/rerank", json=BODY | {"documents": ["cat"] * 5})
+    assert never.status_code == 422
+
+
+def test_concurrent_requests_share_rounds_and_get_the_answers_of_one(serve: Serve, own_tiny: CrossEncoder) -> None:
+    """Each answer is that of the model in process; together they need fewer rounds than there are requests."""
+    live = serve()
+    words = "cat dog mat apple bank book city garden river train".split()
+    bodies = [
+        {"query": f"where is the {word}", "documents": [f"the {word} {other}" for other in words]} for word in words
+    ]
+    gate = threading.Barrier(len(words))
+
+    def ask(body: dict[str, object]) -> list[tuple[int, float]]:
+        gate.wait(30)
+        results = live.client.post("/v2/rerank", json=body).json()["results"]
+        return [(item["index"], item["relevance_score"]) for item in results]
+
+    with ThreadPoolExecutor(len(words)) as pool:
+        answers = list(pool.map(ask, bodies))
+    for body, answer in zip(bodies, answers, strict=True):
+        (ranking,) = own_tiny.rank_many([body["query"]], [body["documents"]])  # type: ignore[list-item]
+        assert [index for index, _ in answer] == [item.index for item in ranking.documents]
+        assert all(abs(got - item.score) < 1e-6 for (_, got), item in zip(answer, ranking.documents, strict=True))
+    shown = samples(live.client.get("/metrics").text)
+    assert shown["secondpass_pairs_total", "tiny"] == 100
+    assert shown["secondpass_requests_total", "/v2/rerank,200"] == 10
+    assert shown["secondpass_round_calls_sum", "tiny"] >= 10
+    assert shown["secondpass_tokens_total", "tiny"] > 100 * 8
+
+
+def test_cuts_are_told_beside_the_answer(live: Live) -> None:
+    """In headers for every shape, in meta.warnings for Cohere's."""
+    long = "the cat " * 200
+    bare = live.client.post("/rerank", json={"query": "cat", "texts": [long, "mat", ""]})
+    assert bare.headers["secondpass-truncated"] == "1"
+    assert bare.headers["secondpass-warnings"].startswith("cut texts: 0 (")
+    assert bare.headers["secondpass-warnings"].endswith("; blank texts: 2")
+    told = live.client.post("/v2/rerank", json={"query": "cat", "documents": [long, "mat"], "frobnicate": True})
+    assert told.headers["secondpass-truncated"] == "1"
+    assert [warning.split(":")[0] for warning in told.json()["meta"]["warnings"]] == [
+        "unknown fields ignored", "cut documents",
+    ]  # fmt: skip
+    plain = live.client.post("/v2/rerank", json=BODY)
+    assert plain.headers["secondpass-truncated"] == "0"
+    assert "secondpass-warnings" not in plain.headers
+    assert "warnings" not in plain.json()["meta"]
+
+
+def test_a_character_and_a_million_are_both_texts(live: Live) -> None:
+    """The long one is cut and told, a character more than the limit is refused by its index."""
+    body = {"query": "a", "documents": ["b", "cat " * 250_000]}
+    answer = live.client.post("/v2/rerank", json=body)
+    assert sorted(item["index"] for item in answer.json()["results"]) == [0, 1]
+    assert answer.headers["secondpass-truncated"] == "1"
+    refused = live.client.post("/v2/rerank", json=body | {"documents": ["b", "c" * 1_000_001]})
+    assert refused.status_code == 422
+    assert refused.json()["message"] == "documents[1] has 1000001 characters, more than 1000000"
