@@ -6,7 +6,7 @@ DATA ?= ../shared/data
 COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 
-.PHONY: demo test check fix coverage wheel servers test-stacks pocket pocket-figures benchmark-evaluation benchmark-training benchmark-service clean
+.PHONY: demo test check fix coverage wheel servers test-stacks pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-training benchmark-service clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -56,6 +56,10 @@ benchmark-evaluation: $(VENV)/.test
 # Pairs per second of training beside sentence-transformers' trainer, same model, data and steps.
 benchmark-training: $(VENV)/.test
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.training compare --data $(DATA)/medquad --steps 30 --dev 150
+
+# Ranking speed beside sentence-transformers and Haystack; BACKENDS=path/to/python adds its ONNX and OpenVINO backends.
+benchmark-inference: $(VENV)/.test
+	$(BIN)/python -m benchmarks.inference compare --data $(DATA) --output-dir figures $(if $(BACKENDS),--backends-python $(BACKENDS))
 
 # The service with 16 clients beside scoring the same pairs in process, on the same cores.
 benchmark-service: $(VENV)/.test

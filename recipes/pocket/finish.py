@@ -15,6 +15,7 @@ from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
 from recipes.pocket.groups import FirstPass
 from secondpass.engine import Engine, Window
 from secondpass.persistence.compact import save_compact
+from secondpass.precision import CONFIG_KEY
 from secondpass.scoring import Forward
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def write_folder(model: Any, tokenizer: Path, folder: Path) -> None:
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "_name_or_path"}
     config |= {"architectures": ["BertForSequenceClassification"], "dtype": "float32"}
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.activation.Sigmoid", "version": "4.1.0"}
+    config[CONFIG_KEY] = {"precision": "auto"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     save_compact(folder, model.state_dict())
     size = sum(file.stat().st_size for file in folder.iterdir())

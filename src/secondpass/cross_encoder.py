@@ -58,6 +58,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
         token: access token for private models; never logged.
         precision: "fp32" is exact. "bf16" and "int8" (CPU) are faster and less exact. "auto" is float32, or bfloat16
             where that is faster and the model's own scores agree with float32's; weights loaded in a half type stay so.
+            None takes what the model's config.json recommends ("secondpass/pocket": "auto"), else "fp32", or "auto"
+            while the weights are of a half type.
 
     Raises:
         ModelLoadError: the model cannot be had, is incomplete, or would run foreign code.
@@ -85,9 +87,10 @@ class CrossEncoder(Reranker, PushToHubMixin):
         max_batch_tokens: int | None = None,
         max_documents: int | None = None,
         token: str | None = None,
-        precision: Precision = "auto",
+        precision: Precision | None = None,
     ) -> None:
-        precision = checked_precision(precision)
+        if precision is not None:
+            checked_precision(precision)
         loaded = load(
             LoadRequest(
                 source=str(model_name),

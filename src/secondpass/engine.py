@@ -13,6 +13,7 @@ from secondpass.batches import Padding, Rectangle, pad, plan
 from secondpass.errors import NonFiniteScore
 from secondpass.record import CallRecord
 from secondpass.scoring import Forward, Progress, non_finite, score
+from secondpass.token_cache import TokenCache
 from secondpass.tokens import PairTokenizer, Tokens, Truncation
 
 # Padded tokens of one batch. A CPU is fastest while activations stay in its caches, a GPU while it is full.
@@ -55,12 +56,27 @@ def padding_of(fast_tokenizer: Any) -> Padding:
 
 
 class Engine:
-    """One tokenizer and one forward; holds no state of a call, so any number of threads may use it."""
+    """One tokenizer and one forward; holds no state of a call, so any number of threads may use it.
 
-    def __init__(self, fast_tokenizer: Any, forward: Forward) -> None:
-        self._tokenizer = PairTokenizer(fast_tokenizer)
+    Args:
+        fast_tokenizer: a transformers fast tokenizer.
+        forward: inputs to logits; may be replaced.
+        cache: of the ids of documents; None encodes every text anew.
+    """
+
+    def __init__(self, fast_tokenizer: Any, forward: Forward, cache: TokenCache | None = None) -> None:
+        self._tokenizer = PairTokenizer(fast_tokenizer, cache)
         self.padding = padding_of(fast_tokenizer)
         self.forward = forward
+
+    @property
+    def token_cache(self) -> TokenCache | None:
+        """Where the ids of documents are kept; may be replaced, calls under way keep the one they began with."""
+        return self._tokenizer.cache
+
+    @token_cache.setter
+    def token_cache(self, cache: TokenCache | None) -> None:
+        self._tokenizer.cache = cache
 
     def batch_tokens(self) -> int:
         """The token budget that suits the device."""

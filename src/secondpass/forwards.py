@@ -22,7 +22,7 @@ from secondpass.packed.encoder import Encoder, mapped
 from secondpass.packed.plain import Watch
 from secondpass.packed.rotary import RotaryEncoder
 from secondpass.packed.rotary_computing import RotaryComputation
-from secondpass.precision import Precision, agrees
+from secondpass.precision import Precision, agrees, precision_of
 from secondpass.scoring import FULL_PRECISION, ForwardLock, TransformersForward
 from secondpass.tokens import Tokens
 
@@ -35,8 +35,9 @@ DTYPES: dict[Settled, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloa
 
 # bfloat16 must save this share of the time before "auto" looks at its scores.
 SAVING = 0.2
-# Samples that are timed.
+# Samples that are timed, and how often.
 FEW = 4
+TURNS = 4
 # Below this width nothing is won, and what is measured is noise.
 SMALLEST_HIDDEN = 128
 # Whether bfloat16 saves that: measured once a process, so that one model is computed in one way.
@@ -71,7 +72,7 @@ class ModelForward:
         model: any `AutoModelForSequenceClassification`.
         input_names: of its tokenizer.
         padding: what it wants in unused places.
-        precision: of the computation.
+        precision: of the computation; None goes by the weights as they are, see `precision.precision_of`.
         samples: model inputs by which "auto" judges; without any it is exact.
 
     Raises:
@@ -83,7 +84,7 @@ class ModelForward:
         model: Any,
         input_names: Sequence[str],
         padding: Padding,
-        precision: Precision = "auto",
+        precision: Precision | None = "auto",
         samples: Sequence[Tokens] = (),
     ) -> None:
         self._model = model
@@ -155,11 +156,12 @@ class ModelForward:
         watch = Watch(self._model)
         encoder = describe(self._model)
         padded = TransformersForward(self._model, self._names, self._padding)
-        kept = self._precision == "auto" and self._model.dtype not in FULL_PRECISION
+        asked = self._precision or precision_of(self._model.dtype)
+        kept = asked == "auto" and self._model.dtype not in FULL_PRECISION
         if kept:
             own = None if encoder is None else _in_torch(encoder)
             return _Choice(watch, self.exact, self._model.dtype, padded, own)
-        wanted: Precision = "fp32" if self.exact else self._precision
+        wanted: Precision = "fp32" if self.exact else asked
         if encoder is not None:
             settled = self._settled(encoder) if wanted == "auto" else wanted
             computation = computation_of(encoder, settled)
@@ -180,7 +182,7 @@ class ModelForward:
             return "fp32"
         place = (device, type(rounded).__name__, encoder.hidden)
         if place not in _SAVES:
-            _SAVES[place] = _seconds(rounded, self._samples) < (1 - SAVING) * _seconds(exact, self._samples)
+            _SAVES[place] = _saved(rounded, exact, self._samples) > SAVING
         if _SAVES[place] and agrees(rounded(self._samples), exact(self._samples)):
             return "bf16"
         return "fp32"
@@ -212,15 +214,20 @@ def _kernel_of(encoder: Encoder, precision: Settled) -> Computation | None:
     return kernel_forward(mapped(encoder, torch.Tensor.float), precision)
 
 
-def _seconds(computation: Computation, samples: Sequence[Tokens]) -> float:
-    """For some of the samples, at best, after a first time that warms up."""
+def _saved(rounded: Computation, exact: Computation, samples: Sequence[Tokens]) -> float:
+    """The share of the exact computation's time that the rounded one saves, for some of the samples.
+
+    By turns and at best, so that what else the machine does hits both or neither.
+    """
     few = samples[:: max(1, len(samples) // FEW)]
-    taken = []
-    for _ in range(3):
-        began = time.perf_counter()
-        computation(few)
-        taken.append(time.perf_counter() - began)
-    return min(taken[1:])
+    taken: dict[Computation, list[float]] = {rounded: [], exact: []}
+    for _ in range(1 + TURNS):
+        for computation, seconds in taken.items():
+            began = time.perf_counter()
+            computation(few)
+            seconds.append(time.perf_counter() - began)
+    # the first time warms up
+    return 1 - min(taken[rounded][1:]) / min(taken[exact][1:])
 
 
 def why_no_int8(model: Any) -> str:

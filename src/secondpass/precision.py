@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from secondpass.errors import InvalidInput, ModelLoadError
 
-from secondpass.errors import InvalidInput
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "int8")
+# What a config.json may recommend, as {"secondpass": {"precision": "auto"}}. int8 is not among it: a model that only
+# some machines can compute could not be loaded on the others.
+CONFIG_KEY = "secondpass"
+RECOMMENDED: tuple[Precision, ...] = ("auto", "fp32", "bf16")
 
 # The share of the spread of a model's scores by which a score may differ from float32's under "auto". Two documents
 # whose scores are further apart than twice that cannot change places.
@@ -43,10 +48,42 @@ def checked_precision(value: object) -> Precision:
     raise InvalidInput(f"precision={value!r} is none of {', '.join(PRECISIONS)}")
 
 
+def recommended_precision(config: Any) -> Precision | None:
+    """What a model's config.json recommends; None if nothing.
+
+    Args:
+        config: the transformers config; its `secondpass` is read.
+
+    Raises:
+        ModelLoadError: it recommends something else than one of `RECOMMENDED`.
+    """
+    stored = getattr(config, CONFIG_KEY, None)
+    if stored is not None and not isinstance(stored, dict):
+        raise ModelLoadError(f"config.json: {CONFIG_KEY!r} is {type(stored).__name__}, not an object")
+    recommended = (stored or {}).get("precision")
+    for known in RECOMMENDED:
+        if isinstance(recommended, str) and recommended == known:
+            return known
+    if recommended is not None:
+        listed = ", ".join(RECOMMENDED)
+        raise ModelLoadError(
+            f"config.json: {CONFIG_KEY}.precision={recommended!r} is none of {listed}; precision= overrides it"
+        )
+    return None
+
+
+def precision_of(weights: torch.dtype) -> Precision:
+    """The precision where none is asked for or recommended: "fp32", or "auto" for a half type, which keeps that type.
+
+    So a checkpoint that knows nothing of this library has the same scores on every machine.
+    """
+    return "fp32" if weights.itemsize >= 4 else "auto"
+
+
 def agrees(logits: torch.Tensor, exact: torch.Tensor) -> bool:
     """Whether logits [pairs, labels] rank as the exact ones do.
 
     No logit may be further from the exact one than `TOLERANCE` of the spread (largest minus smallest) of its label.
     """
     spread = exact.amax(dim=0) - exact.amin(dim=0)
-    return bool(torch.isfinite(exact).all() and ((logits - exact).abs() <= TOLERANCE * spread).all())
+    return bool(exact.isfinite().all() and ((logits - exact).abs() <= TOLERANCE * spread).all())

@@ -20,13 +20,21 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards import ModelForward
 from secondpass.limits import positive_int
 from secondpass.persistence.loading import Loaded
-from secondpass.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES, Precision, checked_precision
+from secondpass.precision import (
+    SAMPLE_DOCUMENTS,
+    SAMPLE_QUERIES,
+    Precision,
+    checked_precision,
+    precision_of,
+    recommended_precision,
+)
 from secondpass.ranking import Ranking
 from secondpass.record import CallRecord
 from secondpass.relevance import Relevance, checked_relevance, relevance_logits
 from secondpass.renamed import SCORING, accepts_renamed
 from secondpass.scoring import Forward, TransformersForward
 from secondpass.text import checked_documents, checked_query, materialised
+from secondpass.token_cache import TokenCache
 from secondpass.tokens import TRUNCATIONS, Tokens, Truncation
 
 logger = logging.getLogger(__name__)
@@ -47,7 +55,7 @@ class Reranker:
         truncation: Truncation,
         max_batch_tokens: int | None,
         max_documents: int | None,
-        precision: Precision = "auto",
+        precision: Precision | None = None,
     ) -> None:
         if truncation not in TRUNCATIONS:
             raise InvalidInput(f"truncation={truncation!r} is none of {', '.join(TRUNCATIONS)}")
@@ -61,7 +69,7 @@ class Reranker:
         self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
         self.training_thread: int | None = None
         self._token_limit = loaded.token_limit
-        self.precision: Precision = checked_precision(precision)
+        self._precision = recommended_precision(self.config) if precision is None else checked_precision(precision)
         self.model.eval()
         self._checked_max_length()
         self._engine: Engine | None = self._made_engine()
@@ -70,10 +78,10 @@ class Reranker:
         names, padding = self.tokenizer.model_input_names, padding_of(self.tokenizer)
         engine = Engine(self.tokenizer, TransformersForward(self.model, names, padding))
         samples: Sequence[Tokens] = ()
-        if self.precision == "auto" and self._token_limit > SAMPLE_TOKENS:
+        if self._precision == "auto" and self._token_limit > SAMPLE_TOKENS:
             window = Window(SAMPLE_TOKENS, "longest_first", SAMPLE_TOKENS, 1)
             samples = engine.tokens([SAMPLE_QUERIES, SAMPLE_DOCUMENTS], window)
-        engine.forward = ModelForward(self.model, names, padding, self.precision, samples)
+        engine.forward = ModelForward(self.model, names, padding, self._precision, samples)
         return engine
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,6 +93,16 @@ class Reranker:
         """Where the model is."""
         device: torch.device = self._open_model().device
         return device
+
+    @property
+    def precision(self) -> Precision:
+        """What was asked for, else what the model's config.json recommends, else what suits the weights as they are."""
+        return self._precision or precision_of(self._open_model().dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the large matrix products now; int8 where the compiled kernel computes with that."""
+        return self._live().forward.dtype
 
     def to(self, device: str | torch.device) -> Any:
         """Move the model; returns the transformers model, as the seed does."""
@@ -102,6 +120,23 @@ class Reranker:
     def tokens(self, queries: Sequence[str], documents: Sequence[str]) -> list[Tokens]:
         """Model inputs of the pairs (queries[i], documents[i]), cut to the window; texts are taken as they are."""
         return self._live().tokens([queries, documents], self._window(max(1, len(queries))))
+
+    @property
+    def window(self) -> int:
+        """The longest input in tokens: `max_length`, or what model and tokenizer allow where that is less or None."""
+        return self._checked_max_length()
+
+    @property
+    def token_cache(self) -> TokenCache | None:
+        """Where the ids of documents read before are kept."""
+        return self._live().token_cache
+
+    def use_token_cache(self, cache: TokenCache | None) -> None:
+        """Keep the ids of documents in `cache`, so that they are tokenised once; None, the default, keeps none.
+
+        Scores are the same. One cache may serve any number of models; a copy of this object starts with an empty one.
+        """
+        self._live().token_cache = cache
 
     def close(self) -> None:
         """Let go of the weights; later calls raise `SecondPassError`."""

@@ -218,3 +218,28 @@ def test_pocket_is_the_default(run: Run) -> None:
     texts = "Bread is made of flour and water.\nParis is the capital of France.\nBerlin is a city in Germany.\n"
     found = rows(run("rank", "What is the capital of France?", "-f", "jsonl", input=texts).stdout)
     assert found[0]["text"] == "Paris is the capital of France."
+
+
+@pytest.mark.parametrize("command", [("rank", "cat"), ("score",)])
+def test_precision_reaches_the_model(
+    run: Run, tmp_path: Path, tiny_folder: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is none is refused before any model is loaded."""
+    file = tmp_path / "pairs.tsv"
+    file.write_text("cat\ta mat\n")
+    asked: list[object] = []
+    init = CrossEncoder.__init__
+    monkeypatch.setattr(
+        CrossEncoder,
+        "__init__",
+        lambda self, *given, **named: (asked.append(named["precision"]), init(self, *given, **named))[1],
+    )
+    source = (*command, "-d", file, "--input-format", "txt") if command[0] == "rank" else (*command, file)
+    for options, precision in (((), None), (("--precision", "bf16"), "bf16")):
+        result = run(*source, "-m", tiny_folder, *options)
+        assert result.exit_code == 0, result.output
+        assert asked.pop() == precision
+    refused = run(*source, "-m", "/no/such/folder", "--precision", "fp16")
+    assert refused.exit_code == 2
+    assert "--precision" in only_line(refused)
+    assert asked == []

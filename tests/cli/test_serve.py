@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from secondpass.serving.settings import Settings
 from tests.cli.conftest import Run, only_line
 
 
@@ -78,3 +79,19 @@ def test_without_the_extra_it_says_what_to_install(run: Run, monkeypatch: pytest
     """One line."""
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert 'pip install "secondpass[serve]"' in only_line(run("serve"))
+
+
+def test_every_setting_of_the_model_has_a_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They reach the settings; a flag wins."""
+    seen: list[Settings] = []
+    monkeypatch.setattr("secondpass.serving.server.serve", seen.append)
+    values = {"MAX_LENGTH": "64", "DEVICE": "cpu", "PRECISION": "bf16", "TOKEN_CACHE_MB": "0"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"SECONDPASS_{name}", value)
+    assert run("serve").exit_code == 0
+    assert run("serve", "--precision", "fp32", "--token-cache-mb", "5").exit_code == 0
+    first, second = seen
+    assert (first.max_length, first.device, first.precision, first.token_cache_mb) == (64, "cpu", "bf16", 0)
+    assert (second.precision, second.token_cache_mb) == ("fp32", 5)
+    monkeypatch.setenv("SECONDPASS_PRECISION", "half")
+    assert "SECONDPASS_PRECISION" in only_line(run("serve"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +14,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import BertForSequenceClassification, PreTrainedModel
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    PreTrainedModel,
+)
 
-from secondpass import CrossEncoder
-from secondpass.errors import InvalidInput, SecondPassError
+from secondpass import CallRecord, CrossEncoder, InputExample
+from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from tests.model_spy import inputs_read
 from tests.tiny_models import LENGTH, make_folder
 
@@ -298,3 +306,63 @@ def test_a_closed_encoder_says_so(own_tiny: CrossEncoder) -> None:
     for call in calls:
         with pytest.raises(SecondPassError):
             call()
+
+
+def _recommending(folder: str, path: Path, value: object) -> str:
+    shutil.copytree(folder, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"secondpass": {"precision": value}}))
+    return str(path)
+
+
+def test_the_default_precision_is_exact_unless_the_model_recommends_another(tiny_folder: str, tmp_path: Path) -> None:
+    """Checkpoints of others keep their scores on every machine; the embedded model takes the fast path; a wish wins."""
+    assert CrossEncoder(tiny_folder, device="cpu").precision == "fp32"
+    assert CrossEncoder(tiny_folder, device="cpu", automodel_args={"dtype": torch.bfloat16}).precision == "auto"
+    assert CrossEncoder("secondpass/pocket", device="cpu").precision == "auto"
+    assert CrossEncoder("secondpass/pocket", device="cpu", precision="fp32").precision == "fp32"
+    folder = _recommending(tiny_folder, tmp_path / "model", "bf16")
+    encoder = CrossEncoder(folder, device="cpu")
+    assert (encoder.precision, encoder.dtype) == ("bf16", torch.bfloat16)
+    encoder = CrossEncoder(folder, device="cpu", precision="fp32")
+    assert (encoder.precision, encoder.dtype) == ("fp32", torch.float32)
+
+
+def test_weights_that_become_half_are_computed_so_unless_float32_was_asked_for(tiny_folder: str) -> None:
+    """`model.half()` after loading is how users of sentence-transformers ask for float16."""
+    for asked, said, dtype in ((None, "auto", torch.float16), ("fp32", "fp32", torch.float32)):
+        encoder = CrossEncoder(tiny_folder, device="cpu", precision=asked)
+        assert (encoder.precision, encoder.dtype) == ("fp32", torch.float32)
+        encoder.model.half()
+        assert (encoder.precision, encoder.dtype) == (said, dtype)
+        records: list[CallRecord] = []
+        encoder.predict(PAIRS, records=records)
+        assert records[0].dtype == str(dtype).removeprefix("torch.")
+
+
+def test_a_wrong_recommendation_is_named_and_can_be_overridden(tiny_folder: str, tmp_path: Path) -> None:
+    """Nobody is locked out of a model by a key in its config."""
+    folder = _recommending(tiny_folder, tmp_path / "model", "fastest")
+    with pytest.raises(ModelLoadError, match=r"secondpass\.precision='fastest' is none of auto, fp32, bf16"):
+        CrossEncoder(folder, device="cpu")
+    assert CrossEncoder(folder, device="cpu", precision="auto").precision == "auto"
+
+
+def test_a_recommendation_travels_with_copies(tiny_folder: str, tmp_path: Path) -> None:
+    """Fine-tuned copies too: what is saved has the key, and loads here and in transformers."""
+    encoder = CrossEncoder(_recommending(tiny_folder, tmp_path / "model", "auto"), device="cpu")
+    examples = [
+        InputExample(texts=["the cat", "the mat"], label=1.0),
+        InputExample(texts=["a dog", "paris"], label=0.0),
+    ]
+    encoder.fit(DataLoader(examples, batch_size=2), epochs=1, output_path=str(tmp_path / "tuned"))
+    again = CrossEncoder(str(tmp_path / "tuned"), device="cpu")
+    assert again.precision == "auto"
+    assert np.allclose(again.predict(PAIRS), encoder.predict(PAIRS), rtol=0, atol=1e-6)
+    config = AutoConfig.from_pretrained(tmp_path / "tuned")
+    assert config.secondpass == {"precision": "auto"}
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned")
+    inputs = encoder.tokenizer(*map(list, zip(*PAIRS, strict=True)), padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        expected = torch.sigmoid(theirs(**inputs).logits[:, 0]).numpy()
+    assert np.allclose(again.predict(PAIRS), expected, rtol=0, atol=1e-5)

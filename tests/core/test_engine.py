@@ -12,6 +12,7 @@ from secondpass import CrossEncoder, Cut
 from secondpass.batches import Batch
 from secondpass.engine import Engine, Window, first_equals
 from secondpass.errors import InvalidInput, NonFiniteScore
+from secondpass.token_cache import TokenCache
 from secondpass.tokens import Tokens
 
 WINDOW = Window(max_length=32, truncation="longest_first", max_batch_tokens=64, max_pairs=8)
@@ -167,3 +168,22 @@ def test_training_gets_all_inputs_in_one_rectangle(tiny_model_folder: Callable[.
     assert torch.equal(batch.attention_mask, expected["attention_mask"])
     if "token_type_ids" in expected:
         assert torch.equal(batch.token_type_ids, expected["token_type_ids"])
+
+
+def test_a_token_cache_changes_no_logit(tiny: CrossEncoder) -> None:
+    """The model reads the same ids with a cache, first and later, and the cache is used."""
+    documents = ["a cat", "water " * 40, "", "mat", "the big house [SEP] in london " * 3, "a cat"]
+    columns = [["cat"] * 3 + ["a dog"] * 3, documents]
+    cache = TokenCache()
+    cached = Engine(tiny.tokenizer, SumForward(), cache)
+    assert cached.token_cache is cache
+    expected = Engine(tiny.tokenizer, SumForward()).score(columns, WINDOW)
+    for _ in range(2):
+        made = cached.score(columns, WINDOW)
+        assert torch.equal(made.logits, expected.logits)
+        assert made.record.truncated == expected.record.truncated
+    assert cache.hits >= len(documents)
+    cached.token_cache = None
+    before = cache.hits + cache.misses
+    assert torch.equal(cached.score(columns, WINDOW).logits, expected.logits)
+    assert cache.hits + cache.misses == before

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from secondpass.errors import InvalidInput
+from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.precision import (
     PRECISIONS,
     SAMPLE_DOCUMENTS,
@@ -15,6 +15,8 @@ from secondpass.precision import (
     TOLERANCE,
     agrees,
     checked_precision,
+    precision_of,
+    recommended_precision,
 )
 
 
@@ -59,3 +61,39 @@ def test_what_is_not_a_number_never_agrees() -> None:
     assert not agrees(torch.tensor([[0.0], [torch.nan]]), exact)
     assert not agrees(exact, torch.tensor([[0.0], [torch.inf]]))
     assert not agrees(torch.tensor([[1.0], [1.001]]), torch.ones(2, 1))
+
+
+class _Config:
+    """A transformers config keeps keys that it does not know as attributes."""
+
+    def __init__(self, **keys: Any) -> None:
+        self.__dict__.update(keys)
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "expected"),
+    [
+        (_Config(), torch.float32, "fp32"),
+        (_Config(), torch.float64, "fp32"),
+        (_Config(), torch.bfloat16, "auto"),
+        (_Config(), torch.float16, "auto"),
+        (_Config(secondpass=None), torch.float32, "fp32"),
+        (_Config(secondpass={}), torch.float32, "fp32"),
+        (_Config(secondpass={"precision": None}), torch.float32, "fp32"),
+        (_Config(secondpass={"precision": "auto"}), torch.float32, "auto"),
+        (_Config(secondpass={"precision": "bf16", "of a later version": 1}), torch.float32, "bf16"),
+        (_Config(secondpass={"precision": "fp32"}), torch.bfloat16, "fp32"),
+    ],
+)
+def test_without_a_wish_the_model_decides_and_else_it_is_exact(
+    config: _Config, weights: torch.dtype, expected: str
+) -> None:
+    """A config recommends; weights in a half type keep it; every other checkpoint is computed in float32."""
+    assert (recommended_precision(config) or precision_of(weights)) == expected
+
+
+@pytest.mark.parametrize("wrong", ["auto", ["auto"], {"precision": "fast"}, {"precision": 16}, {"precision": "int8"}])
+def test_a_recommendation_that_is_none_is_refused(wrong: Any) -> None:
+    """The message names the file and the key; int8 would keep the model from machines that lack the kernel."""
+    with pytest.raises(ModelLoadError, match=r"^config\.json: '?secondpass"):
+        recommended_precision(_Config(secondpass=wrong))

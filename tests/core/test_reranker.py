@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import threading
@@ -13,10 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.persistence.loading import LoadRequest, load
 from secondpass.record import CallRecord
 from secondpass.reranker import Reranker, timed, warn_once
+from secondpass.token_cache import TokenCache
 
 QUERY = "how to reset the password"
 DOCUMENTS = ["the cat sat", "reset the password", "a cold river"]
@@ -81,9 +84,9 @@ def test_arguments_are_checked_without_documents_too(reranker: Reranker) -> None
 
 def test_the_window_is_the_smaller_of_wish_and_model(tiny_folder: str) -> None:
     """None takes the model's."""
-    assert made(tiny_folder)._window(32).max_length == 128
-    assert made(tiny_folder, 40)._window(32).max_length == 40
-    assert made(tiny_folder, 4000)._window(32).max_length == 128
+    for wish, window in ((None, 128), (40, 40), (4000, 128)):
+        reranker = made(tiny_folder, wish)
+        assert reranker.window == reranker._window(32).max_length == window
 
 
 def test_a_warning_that_would_be_the_same_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -120,3 +123,33 @@ def test_timed_changes_the_ranking_time_only() -> None:
     later = timed(record, 0.0)
     assert later.rank_ms > 0
     assert (later.pairs, later.tokens, later.score_ms) == (1, 2, 1.0)
+
+
+def test_a_token_cache_is_used_when_given_and_no_copy_shares_it(reranker: Reranker) -> None:
+    """Off by default; with one the ranking is equal; a copy fills its own."""
+    assert reranker.token_cache is None
+    expected = reranker.rank_many([QUERY], [DOCUMENTS])[0].documents
+    cache = TokenCache()
+    reranker.use_token_cache(cache)
+    for _ in range(2):
+        assert reranker.rank_many([QUERY], [DOCUMENTS])[0].documents == expected
+    assert (cache.hits, cache.misses) == (3, 3)
+    twin = copy.deepcopy(reranker)
+    assert twin.rank_many([QUERY], [DOCUMENTS])[0].documents == expected
+    assert twin.token_cache is not None
+    assert (twin.token_cache.hits, twin.token_cache.misses, cache.misses) == (0, 3, 3)
+    reranker.use_token_cache(None)
+    reranker.rank_many([QUERY], [DOCUMENTS])
+    assert cache.hits == 3
+    reranker.close()
+    with pytest.raises(SecondPassError, match="is closed"):
+        reranker.use_token_cache(cache)
+
+
+def test_the_type_computed_in_is_told(tiny_folder: str) -> None:
+    """As in the record of a call."""
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        encoder = CrossEncoder(tiny_folder, device="cpu", precision=precision)  # type: ignore[arg-type]
+        assert encoder.dtype == dtype
+        record = encoder.rank_many([QUERY], [DOCUMENTS])[0].record
+        assert record.dtype == str(dtype).removeprefix("torch.")

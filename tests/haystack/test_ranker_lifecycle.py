@@ -207,3 +207,13 @@ def test_a_copy_takes_the_configuration_and_not_the_weights(
     twin.close()
     assert ranker.run(query=QUERY, documents=documents) == expected
     Pipeline().add_component("ranker", twin)
+
+
+def test_the_model_is_loaded_in_the_precision_asked_for(make_ranker: MakeRanker, documents: list[Document]) -> None:
+    """None leaves it to the model; a pipeline file and a copy keep the wish."""
+    for asked, used in ((None, "fp32"), ("bf16", "bf16")):
+        ranker = make_ranker(precision=asked)
+        for same in (ranker, copy.deepcopy(ranker), SecondPassRanker.from_dict(ranker.to_dict())):
+            assert same.run(query=QUERY, documents=documents)["reranked"] is True
+            with same.lent_model() as encoder:
+                assert encoder.precision == used

@@ -63,7 +63,14 @@ def test_nothing_to_read_gives_no_answer(
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"top_k": 0}, {"per_document": 0}, {"score_threshold": "x"}, {"max_sentences": 0}, {"model": {"type": "x"}}],
+    [
+        {"top_k": 0},
+        {"per_document": 0},
+        {"score_threshold": "x"},
+        {"max_sentences": 0},
+        {"model": {"type": "x"}},
+        {"precision": "half"},
+    ],
 )
 def test_wrong_parameters_are_named(parameters: dict[str, object]) -> None:
     """Before any model is loaded."""
@@ -73,7 +80,7 @@ def test_wrong_parameters_are_named(parameters: dict[str, object]) -> None:
 
 def test_it_survives_yaml_and_copying(make_reader: Callable[..., SentenceReader]) -> None:
     """A dumped pipeline loads under the default allow-list; a copy loads its own model."""
-    reader = make_reader(top_k=2)
+    reader = make_reader(top_k=2, precision="bf16")
     pipeline = Pipeline()
     pipeline.add_component("reader", reader)
     again = Pipeline.loads(pipeline.dumps())

@@ -15,8 +15,9 @@ pytest.importorskip("opensearchpy")
 from secondpass import CrossEncoder
 from secondpass.serving.settings import Settings
 from secondpass_opensearch.connecting import disconnect
-from secondpass_opensearch.indexes import IndexPlan, create_index
+from secondpass_opensearch.index_creation import create_index
 from secondpass_opensearch.server import Server
+from secondpass_searching.index_layout import IndexLayout
 from tests.serving.conftest import Live, running
 
 TEXTS = {
@@ -62,7 +63,7 @@ def new_name(server: Server) -> Iterator[Callable[[], str]]:
 def index(server: Server, new_name: Callable[[], str]) -> str:
     """An index of `TEXTS`, as `secondpass opensearch create` makes it."""
     name = new_name()
-    create_index(server, IndexPlan(name, replicas=0))
+    create_index(server, IndexLayout(name, replicas=0))
     fill(server, name, TEXTS)
     return name
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from secondpass_opensearch.connecting import connect, disconnect
-from secondpass_opensearch.dry_run import redacted, request_text
 from secondpass_opensearch.server import Server
 from secondpass_opensearch.service import RerankService
 from tests.opensearch.conftest import NOBODY
@@ -51,16 +50,3 @@ def test_nothing_changes(server: Server, connection: str, capsys: pytest.Capture
     assert gone.count("DELETE ") == 4
     assert state(server) == before
     assert "secret-key" not in "".join(lines) + again + gone
-
-
-def test_secrets_are_starred_wherever_they_stand() -> None:
-    """A copy is shown; the body itself is untouched."""
-    body = {"a": [{"credential": {"key": "secret"}}], "credential": "secret"}
-    assert redacted(body) == {"a": [{"credential": {"key": "***"}}], "credential": "***"}
-    assert body["credential"] == "secret"
-
-
-def test_requests_as_dev_tools_take_them() -> None:
-    """A line and the body."""
-    assert request_text("POST", "/x", {"a": "1"}, {"b": "é"}) == 'POST /x?a=1\n{\n  "b": "é"\n}'
-    assert request_text("DELETE", "/x", None, None) == "DELETE /x"

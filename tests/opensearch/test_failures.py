@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from secondpass.errors import DeadlineExceeded, Overloaded, SecondPassError
-from secondpass_opensearch.failures import missing_plugin, speaking_to, told
+from secondpass_opensearch.failures import missing_plugin, speaking_to
 from secondpass_opensearch.server import Server
 from tests.opensearch.conftest import NOBODY
 
@@ -101,7 +101,7 @@ def test_tls_where_there_is_none() -> None:
         (502, b"<html>Bad Gateway</html>", "502"),
         (400, b'{"error":"no handler found for uri [/_plugins/_ml/models/_search]"}', "opensearch-ml"),
         (400, b'{"error":{"reason":"Invalid processor type rerank"}}', "opensearch-neural-search"),
-        (200, b"not json", "not JSON"),
+        (200, b"not json", "not the JSON"),
     ],
 )
 def test_answers(status: int, body: bytes, said: str) -> None:
@@ -114,15 +114,6 @@ def test_a_busy_server_is_its_own_error() -> None:
     """So that a caller may wait."""
     with answering(429, b'{"error":{"reason":"x"}}') as server, pytest.raises(Overloaded), speaking_to(server):
         server.client().search(index="docs", body={})
-
-
-def test_reasons_come_once_and_from_the_shards() -> None:
-    """A search that fails on a shard has the reason there."""
-    error = {"reason": "all shards failed", "failed_shards": [{"reason": {"reason": "too many clauses", "type": "t"}}]}
-    assert told(error) == "all shards failed: too many clauses"
-    assert told({"reason": "a b", "caused_by": {"reason": "a"}}) == "a b"
-    assert told({}) == "no reason given"
-    assert told({"reason": "x" * 9999}).endswith("...")
 
 
 def test_a_plugin_is_named_only_if_it_is_missing() -> None:

@@ -13,11 +13,12 @@ from secondpass_indexing.indexing import IndexingRequest, index_corpus
 from secondpass_indexing.run_files import RunFiles
 from secondpass_indexing.settings import IndexingSettings
 from secondpass_indexing.tally import Tally
-from secondpass_opensearch.candidates import FirstPass, find_candidates
-from secondpass_opensearch.failures import speaking_to
-from secondpass_opensearch.indexes import IndexPlan, create_index
+from secondpass_opensearch.access import opened
+from secondpass_opensearch.index_creation import create_index
 from secondpass_opensearch.server import Server
 from secondpass_opensearch.sink import OpenSearchSink
+from secondpass_searching.candidates import FirstPass, find_candidates
+from secondpass_searching.index_layout import IndexLayout
 from tests.opensearch.test_sink import Silent
 from tests.servers.fixtures import OwnServer
 from tests.servers.instance import Server as Running
@@ -47,13 +48,13 @@ def test_killed_while_indexing_and_started_again(own_opensearch: OwnServer, tmp_
     settings = IndexingSettings(max_documents=50, patience=1)
     with own_opensearch() as running:
         server = Server.from_environment({"OPENSEARCH_URL": running.url}, retries=0)
-        create_index(server, IndexPlan("docs", replicas=0))
+        create_index(server, IndexLayout("docs", replicas=0))
         sink = OpenSearchSink(server, "docs")
         request = IndexingRequest(corpus, sink, RunFiles.of_index("docs", tmp_path), settings)
         with pytest.raises(ServerAway, match="cannot be reached"):
             index_corpus(request, Killing(running))
-        with pytest.raises(SecondPassError, match="cannot be reached"), speaking_to(server), server.client() as client:
-            find_candidates(client, "docs", FirstPass("text"))
+        with pytest.raises(SecondPassError, match="cannot be reached"), opened(server, "docs") as index:
+            find_candidates(index, FirstPass("text"))
         running.start()
         report = index_corpus(request, Silent())
         assert 0 < report.already < DOCUMENTS

@@ -23,10 +23,11 @@ from secondpass_indexing.run_files import RunFiles
 from secondpass_opensearch import bodies
 from secondpass_opensearch.connecting import connect, disconnect
 from secondpass_opensearch.failures import speaking_to
-from secondpass_opensearch.indexes import IndexPlan, create_index
+from secondpass_opensearch.index_creation import create_index
 from secondpass_opensearch.server import Server
 from secondpass_opensearch.service import RerankService
 from secondpass_opensearch.sink import OpenSearchSink
+from secondpass_searching.index_layout import IndexLayout
 from tests.opensearch.conftest import NOBODY, fill
 from tests.opensearch.test_failures import answering
 from tests.opensearch.test_sink import Silent
@@ -65,7 +66,7 @@ def cranfield(opensearch_url: str, data_folder: Path, tmp_path_factory: pytest.T
     """The collection in an index."""
     server = Server.from_environment({"OPENSEARCH_URL": opensearch_url})
     name = f"test-cranfield-{time.time_ns()}"
-    create_index(server, IndexPlan(name, replicas=0))
+    create_index(server, IndexLayout(name, replicas=0))
     files = RunFiles.of_index(name, tmp_path_factory.mktemp("run"))
     sink = OpenSearchSink(server, name)
     index_corpus(IndexingRequest(data_folder / "cranfield", sink, files), Silent())
@@ -225,7 +226,7 @@ def test_more_documents_than_the_service_takes(
 ) -> None:
     """The service's limit is in the error."""
     name = new_name()
-    create_index(server, IndexPlan(name, replicas=0))
+    create_index(server, IndexLayout(name, replicas=0))
     fill(server, name, {str(number): "Paris" for number in range(6)})
     with running(Settings(max_documents=5), {"tiny": own_tiny}) as small:
         connect(server, connection, RerankService(f"{small.url}/v1/rerank"), ["content"])

@@ -11,13 +11,15 @@ import pytest
 from secondpass import CrossEncoder
 from secondpass.errors import SecondPassError
 from secondpass_indexing.errors import IndexingError
-from secondpass_opensearch.candidates import FirstPass
+from secondpass_opensearch.access import opened
 from secondpass_opensearch.connecting import check, connect, disconnect
-from secondpass_opensearch.indexes import IndexPlan, create_index
+from secondpass_opensearch.index_creation import create_index
 from secondpass_opensearch.server import Server
 from secondpass_opensearch.service import RerankService
 from secondpass_opensearch.sink import OpenSearchSink
-from secondpass_opensearch.two_pass import two_pass_search
+from secondpass_searching.candidates import FirstPass
+from secondpass_searching.index_layout import IndexLayout
+from secondpass_searching.two_pass import two_pass_search
 from tests.opensearch.conftest import fill
 from tests.opensearch.test_sink import entry
 from tests.servers.security import Access
@@ -39,13 +41,14 @@ def secure(secure_opensearch: Access) -> Server:
 def test_the_whole_way(secure: Server, live: Live, tiny: CrossEncoder) -> None:
     """Create, fill, search in two passes, connect, check, disconnect."""
     name = f"test-{secrets.token_hex(6)}"
-    create_index(secure, IndexPlan(name, replicas=0))
+    create_index(secure, IndexLayout(name, replicas=0))
     try:
         sink = OpenSearchSink(secure, name)
         assert sink.write([entry("a")])[0].indexed
         sink.close()
         fill(secure, name, {"b": "The capital of France"})
-        assert two_pass_search(secure, name, FirstPass("capital"), tiny).hits[0].candidate.id == "b"
+        with opened(secure, name) as found:
+            assert two_pass_search(found, FirstPass("capital"), lambda: tiny).hits[0].candidate.id == "b"
         service = RerankService(f"{live.url}/v1/rerank")
         check(secure, connect(secure, name, service, ["content"]), service)
     finally:
@@ -58,7 +61,7 @@ def test_wrong_password(secure: Server) -> None:
     """401, with the names of the variables and without what is in them."""
     wrong = replace(secure, password="not-the-password")  # noqa: S106
     with pytest.raises(SecondPassError, match="OPENSEARCH_PASSWORD") as caught:
-        create_index(wrong, IndexPlan("x"))
+        create_index(wrong, IndexLayout("x"))
     assert "not-the-password" not in str(caught.value)
     with pytest.raises(IndexingError, match="401"):
         OpenSearchSink(wrong, "x").count()
@@ -67,19 +70,19 @@ def test_wrong_password(secure: Server) -> None:
 def test_no_credentials(secure: Server) -> None:
     """The same."""
     with pytest.raises(SecondPassError, match="401"):
-        create_index(replace(secure, username="", password=""), IndexPlan("x"))
+        create_index(replace(secure, username="", password=""), IndexLayout("x"))
 
 
 def test_an_authority_that_is_not_known(secure: Server) -> None:
     """The variable that names it is in the line."""
     with pytest.raises(SecondPassError, match="OPENSEARCH_CA_FILE"):
-        create_index(replace(secure, ca_file=None), IndexPlan("x"))
+        create_index(replace(secure, ca_file=None), IndexLayout("x"))
 
 
 def test_plain_http_to_a_server_with_tls(secure: Server) -> None:
     """A line, not a traceback."""
     with pytest.raises(SecondPassError, match="cannot be reached"):
-        create_index(replace(secure, address=secure.address.replace("https", "http")), IndexPlan("x"))
+        create_index(replace(secure, address=secure.address.replace("https", "http")), IndexLayout("x"))
 
 
 def test_an_authority_file_that_is_none(secure: Server, tmp_path: Path) -> None:
@@ -87,4 +90,4 @@ def test_an_authority_file_that_is_none(secure: Server, tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("nothing")
     with pytest.raises(SecondPassError):
-        create_index(replace(secure, ca_file=file), IndexPlan("x"))
+        create_index(replace(secure, ca_file=file), IndexLayout("x"))

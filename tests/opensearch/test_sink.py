@@ -16,9 +16,10 @@ from secondpass_indexing.run_files import RunFiles
 from secondpass_indexing.settings import IndexingSettings
 from secondpass_indexing.sink import Entry
 from secondpass_indexing.tally import Tally
-from secondpass_opensearch.indexes import IndexPlan, create_index
+from secondpass_opensearch.index_creation import create_index
 from secondpass_opensearch.server import Server
 from secondpass_opensearch.sink import OpenSearchSink
+from secondpass_searching.index_layout import IndexLayout
 from tests.opensearch.conftest import NOBODY
 from tests.opensearch.test_failures import answering
 
@@ -40,7 +41,7 @@ class Silent:
 def target(server: Server, new_name: Callable[[], str]) -> Iterator[OpenSearchSink]:
     """An empty index with vectors of two numbers."""
     name = new_name()
-    create_index(server, IndexPlan(name, dims=2, replicas=0))
+    create_index(server, IndexLayout(name, dims=2, replicas=0))
     sink = OpenSearchSink(server, name)
     yield sink
     sink.close()
@@ -138,7 +139,7 @@ def test_what_a_refusal_of_one_document_means(status: int, again: bool) -> None:
 
 def test_an_answer_for_too_few(server: Server) -> None:
     """A proxy that cuts answers: what was not answered for is not taken for indexed."""
-    with answering(200, b'{"items": []}') as cutting, pytest.raises(ServerAway, match="0 of 1"):
+    with answering(200, b'{"items": []}') as cutting, pytest.raises(ServerAway, match="0 answers to 1"):
         OpenSearchSink(cutting, "docs").write([entry("a")])
 
 
@@ -154,14 +155,14 @@ def test_identity(server: Server, target: OpenSearchSink, index: str) -> None:
     assert target.identity() == target.identity() != OpenSearchSink(server, index).identity()
     with pytest.raises(IndexingError, match="secondpass opensearch create"):
         OpenSearchSink(server, "test-nobody-made-it").identity()
-    with pytest.raises(IndexingError, match="2 indices"):
+    with pytest.raises(IndexingError, match="stands for 2 indexes"):
         OpenSearchSink(server, f"{index},{target._index}").identity()
 
 
 def test_a_corpus_comes_in_once(server: Server, new_name: Callable[[], str], beir: Path, tmp_path: Path) -> None:
     """Through the shared indexing: every document there, and the index holds what Haystack's store reads."""
     name = new_name()
-    create_index(server, IndexPlan(name, replicas=0))
+    create_index(server, IndexLayout(name, replicas=0))
     request = IndexingRequest(beir, OpenSearchSink(server, name), RunFiles.of_index(name, tmp_path), IndexingSettings())
     report = index_corpus(request, Silent())
     assert (report.indexed, report.dead) == (report.documents, 0)

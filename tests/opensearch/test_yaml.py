@@ -15,9 +15,10 @@ pytest.importorskip("haystack_integrations.document_stores.opensearch")
 from haystack import Pipeline
 from haystack.core.errors import PipelineRuntimeError
 
-from secondpass_opensearch.commands import DEFAULT_MODEL
-from secondpass_opensearch.indexes import IndexPlan, create_index
+from secondpass_opensearch.index_creation import create_index
 from secondpass_opensearch.server import Server
+from secondpass_searching.index_layout import IndexLayout
+from secondpass_searching.options import EMBEDDER as DEFAULT_MODEL
 from tests.opensearch.conftest import NOBODY, TEXTS, fill
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
@@ -139,10 +140,10 @@ def test_vectors(
     name: str,
 ) -> None:
     """On an index that the command made and filled; a document that both retrievers found comes once."""
-    from secondpass_opensearch.embedding import embedding_of
+    from secondpass_searching.embedding import embedding_of
 
     index = new_name()
-    create_index(server, IndexPlan(index, dims=384, replicas=0))
+    create_index(server, IndexLayout(index, dims=384, replicas=0))
     for (id_, text), vector in zip(TEXTS.items(), embedding_of(minilm).embed(list(TEXTS.values())), strict=True):
         fill(server, index, {id_: text}, embedding=vector)
     answer = run_of(loaded(name, index, minilm), "forgot login credentials of the account")

@@ -82,3 +82,27 @@ def test_dropout_may_be_anybodys() -> None:
     model = model_of("bert")
     model.dropout.forward = lambda x: x
     assert is_plain(model)
+
+
+@pytest.mark.parametrize("settings", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_a_step_of_any_optimizer_is_seen(settings: dict[str, bool]) -> None:
+    """Fused ones change weights without torch's count going up."""
+    model = model_of("bert")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, **settings)
+    watch = Watch(model)
+    assert watch.unchanged()
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert not watch.unchanged()
+
+
+def test_a_change_of_one_weight_through_data_is_seen() -> None:
+    """As moving averages and quantisers make them; NaN that was there before is no change."""
+    model = model_of("bert")
+    model.classifier.bias.data.fill_(float("nan"))
+    for name, weight in model.named_parameters():
+        watch = Watch(model)
+        assert watch.unchanged()
+        weight.data.mul_(1.001).add_(1e-3)
+        assert not watch.unchanged() or name == "classifier.bias"

@@ -107,3 +107,27 @@ def test_a_model_they_save_scores_the_same_here(tiny_model_folder: Callable[...,
     ours = CrossEncoder(str(tmp_path), device="cpu")
     assert isinstance(ours.default_activation_function, torch.nn.Identity)
     assert np.allclose(ours.predict(_pairs(LENGTHS)), theirs.predict(_pairs(LENGTHS)), atol=1e-5)
+
+
+def test_a_recommended_precision_survives_both_ways(tiny_model_folder: Callable[..., str], tmp_path: Path) -> None:
+    """sentence-transformers reads a config with our key, scores the same, and saves the key again."""
+    ours = CrossEncoder(tiny_model_folder("bert", 1), device="cpu")
+    ours.config.secondpass = {"precision": "auto"}
+    ours.save(str(tmp_path / "ours"))
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path / "ours"), device="cpu")
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    again = CrossEncoder(str(tmp_path / "theirs"), device="cpu")
+    assert again.precision == "auto"
+    pairs = _pairs(LENGTHS)
+    assert np.allclose(ours.predict(pairs), theirs.predict(pairs), rtol=0, atol=1e-5)
+    assert np.allclose(again.predict(pairs), theirs.predict(pairs), rtol=0, atol=1e-5)
+
+
+def test_the_embedded_model_can_be_saved_for_them(tmp_path: Path) -> None:
+    """A copy of it scores there as it does here in float32."""
+    ours = CrossEncoder("secondpass/pocket", device="cpu", precision="fp32")
+    ours.save(str(tmp_path))
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path), device="cpu")
+    ranked = [("how long to boil an egg", text) for text in ("eggs boil for nine minutes", "the river is long")]
+    assert np.allclose(ours.predict(ranked), theirs.predict(ranked), rtol=0, atol=1e-5)
+    assert CrossEncoder(str(tmp_path), device="cpu").precision == "auto"

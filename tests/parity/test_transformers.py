@@ -54,7 +54,7 @@ def test_float32_logits_equal_transformers(
     pairs = _pairs(LENGTHS)
     encoder = CrossEncoder(folder, max_length=max_length, device="cpu")
     ours = encoder.predict(pairs, batch_size, activation_fct=nn.Identity(), convert_to_tensor=True)
-    expected = _reference(folder, pairs, encoder._checked_max_length(), torch.float32)
+    expected = _reference(folder, pairs, encoder.window, torch.float32)
     assert torch.allclose(ours.reshape(len(pairs), -1), expected, rtol=0, atol=1e-5)
     assert expected.std(dim=0).min() > 1e-2, "a model that answers the same to everything proves nothing"
 
@@ -69,7 +69,7 @@ def test_other_dtypes_equal_transformers_within_their_precision(
     pairs = _pairs(LENGTHS)
     encoder = CrossEncoder(folder, device="cpu", automodel_args={"dtype": dtype})
     ours = encoder.predict(pairs, activation_fct=nn.Identity(), convert_to_tensor=True)
-    expected = _reference(folder, pairs, encoder._checked_max_length(), dtype)[:, 0]
+    expected = _reference(folder, pairs, encoder.window, dtype)[:, 0]
     assert ours.dtype == torch.float32
     assert torch.allclose(ours, expected, rtol=tolerance, atol=tolerance)
 
@@ -83,7 +83,7 @@ def test_float16_equals_transformers_within_its_precision(
     pairs = _pairs(LENGTHS)
     encoder = CrossEncoder(folder, device="cpu", automodel_args={"dtype": torch.float16})
     ours = encoder.predict(pairs, activation_fct=nn.Identity(), convert_to_tensor=True)
-    expected = _reference(folder, pairs, encoder._checked_max_length(), torch.float16)[:, 0]
+    expected = _reference(folder, pairs, encoder.window, torch.float16)[:, 0]
     assert torch.allclose(ours, expected, rtol=0.01, atol=0.01)
 
 

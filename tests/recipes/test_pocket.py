@@ -13,8 +13,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from recipes.pocket.distill import Example, Settings, epoch_batches, loss, scored, train
+from recipes.pocket.finish import write_folder
 from recipes.pocket.student import logits, pack
 from recipes.pocket.vocabulary import SPECIAL, kept_tokens, trim_embeddings, trimmed_tokenizer
+from secondpass import CrossEncoder
 
 ROWS = [np.asarray([2, *range(10, 10 + n), 3], np.int32) for n in (4, 30, 1, 17)]
 TYPES = [np.asarray([0] * 3 + [1] * (len(row) - 3), np.int32) for row in ROWS]
@@ -118,3 +120,16 @@ def test_the_smaller_vocabulary_reads_the_same_words(tiny_folder: str, tmp_path:
     before = model.get_input_embeddings().weight[full.token_to_id("cat")].clone()
     trim_embeddings(model, full, tokens)
     assert torch.equal(model.get_input_embeddings().weight[small.token_to_id("cat")], before)
+
+
+def test_the_finished_folder_recommends_the_fast_path(tiny_folder: str, tmp_path: Path) -> None:
+    """config.json says so, and the folder loads."""
+    model, source = _model(tiny_folder), Path(tiny_folder)
+    write_folder(model, source / "tokenizer.json", tmp_path)
+    encoder = CrossEncoder(str(tmp_path), device="cpu")
+    assert encoder.precision == "auto"
+    given = encoder.predict([("the cat", "the mat")], activation_fct=torch.nn.Identity())
+    expected = CrossEncoder(tiny_folder, device="cpu").predict(
+        [("the cat", "the mat")], activation_fct=torch.nn.Identity()
+    )
+    assert given == pytest.approx(expected, abs=0.1)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from secondpass import CrossEncoder
@@ -109,3 +110,26 @@ async def test_results_and_errors_pass() -> None:
     assert await unless_gone(never, 5, 5, asyncio.sleep(0, "done")) == "done"
     with pytest.raises(KeyError):
         await unless_gone(never, 5, 5, fails())
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Identity(), nn.Tanh(), nn.SiLU(), nn.ReLU()])
+@pytest.mark.parametrize("shift", [0.0, -500.0])
+async def test_blank_documents_are_last_whatever_the_activation(
+    own_tiny: CrossEncoder, activation: nn.Module, shift: float
+) -> None:
+    """In the order they came, with no higher score or logit than any other document; the others are as without them."""
+    with torch.no_grad():
+        own_tiny.model.classifier.bias.add_(shift)
+    own_tiny.default_activation_function = activation
+    texts = ("", "the cat sat on the mat", " \n" * 500, "a dog")
+    models = Models({"tiny": own_tiny}, Settings(), lambda *given: None)
+    answer = await answered(models.get(None), Work(None, ("where is the cat",) * 4, texts), 30)
+    plain = await answered(models.get(None), Work(None, ("where is the cat",) * 2, texts[1::2]), 30)
+    models.close()
+    assert answer.order == (*(1 + 2 * index for index in plain.order), 0, 2)
+    for name in ("scores", "logits", "probabilities"):
+        values = getattr(answer, name)
+        assert values[1::2] == pytest.approx(getattr(plain, name), abs=1e-4)
+        assert values[0] == values[2] <= min(values[1::2])
+    assert answer.logits[0] == min(-100.0, *plain.logits)
+    assert answer.cuts == ()

@@ -37,6 +37,6 @@ def test_refusals_name_field_and_index(given: Work, said: str) -> None:
 
 
 def test_some_blank_documents_are_a_warning() -> None:
-    """They are scored, and the client is told which they are."""
+    """The client is told which they are."""
     assert check_texts(work(["a", "", " "]), SETTINGS) == ("blank documents: 1, 2",)
     assert check_texts(work(["a"]), SETTINGS) == ()

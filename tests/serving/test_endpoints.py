@@ -73,7 +73,7 @@ def test_info_tells_models_and_limits(live: Live) -> None:
     assert [model["name"] for model in info["models"]] == ["tiny", "other"]
     assert (info["model_id"], info["max_input_length"]) == ("tiny", 128)
     assert info["limits"]["max_documents"] == 50
-    assert info["models"][0]["dtype"] == "float32"
+    assert (info["models"][0]["precision"], info["models"][0]["dtype"]) == ("fp32", "float32")
 
 
 def test_metrics_are_readable_and_probes_answer(live: Live) -> None:

@@ -54,9 +54,10 @@ def service(pocket: CrossEncoder) -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def expected(pocket: CrossEncoder) -> Ranks:
-    """The order in process."""
+    """The order in process, the blank document last."""
     (ranking,) = pocket.rank_many([QUERY], [TEXTS])
-    return [(str(item.index), pytest.approx(item.score, abs=1e-6)) for item in ranking.documents]
+    read = [item for item in ranking.documents if TEXTS[item.index]]
+    return [*((str(item.index), pytest.approx(item.score, abs=1e-6)) for item in read), ("4", 0.0)]
 
 
 def ranked(answer: dict[str, Any]) -> Ranks:
@@ -104,8 +105,9 @@ async def test_text_embeddings_inference(service: Live, pocket: CrossEncoder, ex
     assert ranked(await ranker.run_async(query=QUERY, documents=DOCUMENTS, top_k=2)) == expected[:2]
     raw = HuggingFaceTEIRanker(url=service.url, token=SECRET, raw_scores=True)
     (ranking,) = pocket.rank_many([QUERY], [TEXTS])
-    logits = [(str(item.index), pytest.approx(item.logit, abs=1e-5)) for item in ranking.documents]
-    assert ranked(raw.run(query=QUERY, documents=DOCUMENTS)) == logits
+    read = [item for item in ranking.documents if TEXTS[item.index]]
+    logits = [(str(item.index), pytest.approx(item.logit, abs=1e-5)) for item in read]
+    assert ranked(raw.run(query=QUERY, documents=DOCUMENTS)) == [*logits, ("4", -100.0)]
     right = ranker.run(query=QUERY, documents=DOCUMENTS, truncation_direction=TruncationDirection.RIGHT)
     assert ranked(right) == expected
     left = ranker.run(query=QUERY, documents=DOCUMENTS, truncation_direction=TruncationDirection.LEFT)

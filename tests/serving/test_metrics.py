@@ -46,6 +46,17 @@ def test_counts_are_shown(tiny: CrossEncoder) -> None:
     models.close()
 
 
+def test_a_service_without_a_token_cache_shows_none(own_tiny: CrossEncoder) -> None:
+    """With one, what was found in it and what was not."""
+    for size, shown in ((0, None), (1, 0.0)):
+        metrics = Metrics()
+        models = Models({"a": own_tiny}, Settings(token_cache_mb=size), metrics.watch)
+        metrics.follow(Admission(3), models)
+        counts = samples(metrics.text().decode())
+        assert counts.get(("secondpass_token_cache_documents_total", "hit")) == shown
+        models.close()
+
+
 def test_registries_are_apart() -> None:
     """Two services in one process do not count for each other."""
     Metrics().answered("/score", 200, 0.5, None)

@@ -11,6 +11,7 @@ from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.serving.models import Models, load_models
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import ModelSource, Settings
+from secondpass.token_cache import TokenCache
 
 
 def unwatched(*given: object) -> None:
@@ -54,3 +55,28 @@ def test_closed_models_take_nothing(tiny: CrossEncoder) -> None:
     models.close()
     with pytest.raises(SecondPassError, match="closed"):
         models.get("a").shared.submit("cat", ["mat"])
+
+
+def test_models_share_one_token_cache_and_keep_their_own(own_tiny: CrossEncoder, tiny_folder: str) -> None:
+    """0 MiB is none."""
+    with_own = CrossEncoder(tiny_folder, device="cpu")
+    own = TokenCache()
+    with_own.use_token_cache(own)
+    closed = Models({"a": own_tiny}, Settings(token_cache_mb=0), unwatched)
+    assert closed.token_cache is own_tiny.token_cache is None
+    closed.close()
+    models = Models({"a": own_tiny, "b": own_tiny, "c": with_own}, Settings(token_cache_mb=3), unwatched)
+    assert models.token_cache is own_tiny.token_cache is not None
+    assert models.token_cache.max_bytes == 3 * 2**20
+    assert with_own.token_cache is own
+    models.close()
+
+
+def test_precision_is_taken_over(tiny_folder: str) -> None:
+    """None leaves it to the model."""
+    for precision, said, dtype in ((None, "fp32", "float32"), ("bf16", "bf16", "bfloat16")):
+        settings = Settings(models=(ModelSource("a", tiny_folder),), device="cpu", precision=precision)  # type: ignore[arg-type]
+        loaded = load_models(settings)
+        models = Models(loaded, settings, unwatched)
+        assert (loaded["a"].precision, models.get("a").dtype) == (said, dtype)
+        models.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +17,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
+from secondpass import CrossEncoder
+from secondpass.serving.application import create_app
+from secondpass.serving.request_log import logger
+from secondpass.serving.server import DrainingServer
+from secondpass.serving.settings import Settings
 from tests.serving.conftest import KEY, Held, Serve, until
 
 BODY = {"query": "where is the cat", "documents": ["the mat", "a dog", "the river in paris"] * 100}
@@ -35,14 +43,8 @@ class Process:
         assert self.process.poll() is None, log.read_text()
         (serving,) = [line for line in self.lines() if line["event"] == "serving"]
         self.url = str(serving["address"])
-        until(self.answers)
-
-    def answers(self) -> bool:
-        """Whether it listens."""
-        try:
-            return httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
+        # The line is there, so it listens.
+        assert httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
 
     def lines(self) -> list[dict[str, object]]:
         """What it has logged."""
@@ -139,3 +141,33 @@ def test_the_log_of_a_process_is_json_without_keys(start: Start) -> None:
     assert KEY not in running.log.read_text()
     running.process.terminate()
     assert running.process.wait(60) == 0
+
+
+def test_an_address_is_told_once_it_answers(own_tiny: CrossEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever waits for the line may connect; before that, the socket refuses."""
+    settings = Settings()
+    app = create_app(settings, {"tiny": own_tiny})
+    with socket.socket() as listener, caplog.at_level(logging.INFO, logger="secondpass.serving"):
+        listener.bind(("127.0.0.1", 0))
+        address = listener.getsockname()
+        heard: list[int] = []
+
+        def connect(record: logging.LogRecord) -> bool:
+            if record.getMessage() == "serving":
+                with socket.create_connection(address, 5):
+                    heard.append(record.fields["settings"]["port"])  # type: ignore[attr-defined]
+            return True
+
+        logger.addFilter(connect)
+        server = DrainingServer(uvicorn.Config(app, log_config=None), app.state.service.admission, settings)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, 5)
+        thread.start()
+        try:
+            until(lambda: bool(heard) or not thread.is_alive())
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            logger.removeFilter(connect)
+    assert heard == [address[1]]

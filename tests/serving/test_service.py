@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from secondpass import CrossEncoder
+from secondpass.serving.settings import Settings
 from tests.model_spy import inputs_read
-from tests.serving.conftest import Held, Live, Serve, until
+from tests.serving.conftest import Held, Live, Serve, running, until
 from tests.serving.test_metrics import samples
 
 BODY = {"query": "where is the cat", "documents": ["the mat", "a dog"]}
@@ -127,3 +128,35 @@ def test_a_character_and_a_million_are_both_texts(live: Live) -> None:
     refused = live.client.post("/v2/rerank", json=body | {"documents": ["b", "c" * 1_000_001]})
     assert refused.status_code == 422
     assert refused.json()["message"] == "documents[1] has 1000001 characters, more than 1000000"
+
+
+def test_documents_seen_before_are_not_tokenised_again(serve: Serve, own_tiny: CrossEncoder) -> None:
+    """Under another query too; the scores are those without a cache."""
+    bodies = [BODY, BODY | {"query": "a train"}, BODY]
+    plain = [serve(token_cache_mb=0).client.post("/v2/rerank", json=body).json()["results"] for body in bodies]
+    assert own_tiny.token_cache is None
+    live = serve()
+    assert [live.client.post("/v2/rerank", json=body).json()["results"] for body in bodies] == plain
+    shown = samples(live.client.get("/metrics").text)
+    assert shown["secondpass_token_cache_documents_total", "miss"] == 2
+    assert shown["secondpass_token_cache_documents_total", "hit"] == 4
+
+
+def test_a_blank_document_never_outranks_a_real_one(pocket: CrossEncoder) -> None:
+    """Not with the embedded model either, which likes an empty text; the texts come back as they were given."""
+    documents = ["", "the river is long", " \t", "eggs boil for nine minutes", "\u2003"]
+    with running(Settings(), {"pocket": pocket}) as live:
+        body = {"query": "how long to boil an egg", "documents": documents, "return_documents": True}
+        answer = live.client.post("/v2/rerank", json=body)
+        results = answer.json()["results"]
+        assert [item["index"] for item in results] == [3, 1, 0, 2, 4]
+        assert [item["relevance_score"] for item in results][2:] == [0.0] * 3
+        assert results[0]["relevance_score"] > results[1]["relevance_score"] > 0.0
+        assert [item["document"]["text"] for item in results] == [documents[item["index"]] for item in results]
+        assert "blank documents: 0, 2, 4" in answer.headers["secondpass-warnings"]
+        raw = {"query": body["query"], "texts": documents, "raw_scores": True}
+        assert [item["score"] for item in live.client.post("/rerank", json=raw).json()][2:] == [-100.0] * 3
+        pairs = {"pairs": [[body["query"], text] for text in documents]}
+        scores = live.client.post("/score", json=pairs).json()["scores"]
+        assert [scores[0], scores[2], scores[4]] == [0.0] * 3
+        assert min(scores[1], scores[3]) > 0.0

@@ -29,6 +29,9 @@ def test_settings_are_shown_without_keys() -> None:
         ({"deadline_s": float("nan")}, "deadline_s=nan"),
         ({"deadline_s": float("inf")}, "deadline_s=inf"),
         ({"max_wait_ms": -1}, "max_wait_ms=-1"),
+        ({"precision": "fp16"}, "precision='fp16'"),
+        ({"token_cache_mb": -1}, "token_cache_mb=-1"),
+        ({"token_cache_mb": 1.5}, "token_cache_mb=1.5"),
         ({"models": ()}, "no model is given"),
         ({"models": (ModelSource("a", "x"), ModelSource("a", "y"))}, "two models have the name 'a'"),
         ({"host": "0.0.0.0"}, "host=0.0.0.0 can be reached by others"),  # noqa: S104

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secondpass import precision as precisions
+
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
 
@@ -21,15 +23,19 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Pairs scored together at mo
 Device = Annotated[
     str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; by default the best there is.")
 ]
+PRECISION_HELP = "How exactly to compute: fp32, bf16, int8 or auto; by default what the model recommends, else fp32."
+Precision = Annotated[precisions.Precision | None, typer.Option(help=PRECISION_HELP)]
 
 
-def load(model: str, max_length: int | None, device: str | None) -> CrossEncoder:
+def load(
+    model: str, max_length: int | None, device: str | None, precision: precisions.Precision | None = None
+) -> CrossEncoder:
     """Load a model for a command; torch is imported only now, so that --help answers at once.
 
     Raises:
         ModelLoadError: it cannot be had.
-        InvalidInput: the length or the device is refused.
+        InvalidInput: the length, the device or the precision is refused.
     """
     from secondpass.cross_encoder import CrossEncoder
 
-    return CrossEncoder(model, max_length=max_length, device=device)
+    return CrossEncoder(model, max_length=max_length, device=device, precision=precision)

@@ -39,6 +39,7 @@ def rank(
     max_length: choices.MaxLength = None,
     batch_size: choices.BatchSize = 32,
     device: choices.Device = None,
+    precision: choices.Precision = None,
 ) -> None:
     """Order documents by how well each one answers the query, best first.
 
@@ -57,7 +58,7 @@ def rank(
         raise InvalidInput("the query is blank")
     rule = _relevance(relevance)
     given = read_documents(documents, input_format)
-    encoder = choices.load(model, max_length, device)
+    encoder = choices.load(model, max_length, device, precision)
     records: list[CallRecord] = []
     texts = [document.text for document in given]
     ranked = encoder.rank(query, texts, top_k=top_k, batch_size=batch_size, relevance=rule, records=records)

@@ -36,6 +36,7 @@ def score(
     max_length: choices.MaxLength = None,
     batch_size: choices.BatchSize = 32,
     device: choices.Device = None,
+    precision: choices.Precision = None,
 ) -> None:
     """Score pairs of a query and a document, in the order given.
 
@@ -51,7 +52,7 @@ def score(
     paste queries.txt answers.txt | secondpass score --format jsonl
     """
     given = read_pairs(pairs, input_format)
-    encoder = _Later(model, max_length, device)
+    encoder = _Later(model, max_length, device, precision)
     if output is Format.jsonl:
         for pair, value in _scored(given, encoder, batch_size):
             row = {"index": pair.index, "score": value, "query": pair.query, "document": pair.document}

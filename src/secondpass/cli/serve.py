@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from secondpass import precision as precisions
 from secondpass.cli import choices
 from secondpass.serving.api_keys import read_keys
 from secondpass.serving.libraries import require_libraries
@@ -64,6 +65,27 @@ Delay = Annotated[
         min=0, envvar="SECONDPASS_SHUTDOWN_DELAY_S", help="After a signal, stay this long answering 503 to be noticed."
     ),
 ]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        min=1, envvar="SECONDPASS_MAX_LENGTH", help="Tokens of a pair at most; by default what the model allows."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SECONDPASS_DEVICE", help="Where to compute: cpu, cuda, cuda:1, mps; by default the best there is."
+    ),
+]
+Precision = Annotated[
+    precisions.Precision | None, typer.Option(envvar="SECONDPASS_PRECISION", help=choices.PRECISION_HELP)
+]
+CacheMb = Annotated[
+    int,
+    typer.Option(
+        min=0, envvar="SECONDPASS_TOKEN_CACHE_MB", help="MiB for tokens of documents seen before; 0 for none."
+    ),
+]
 KeepAlive = Annotated[
     int, typer.Option(min=1, envvar="SECONDPASS_KEEP_ALIVE_S", help="Seconds that an idle connection stays open.")
 ]
@@ -87,8 +109,10 @@ def serve(
     deadline_s: Deadline = 30.0,
     shutdown_delay_s: Delay = 0.0,
     keep_alive_s: KeepAlive = 75,
-    max_length: choices.MaxLength = None,
-    device: choices.Device = None,
+    max_length: MaxLength = None,
+    device: Device = None,
+    precision: Precision = None,
+    token_cache_mb: CacheMb = 64,
 ) -> None:
     """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM and text-embeddings-inference.
 
@@ -108,7 +132,7 @@ def serve(
         max_requests=max_requests, max_documents=max_documents, max_body_bytes=max_body_bytes,
         max_characters=max_characters, max_waiting_pairs=max_waiting_pairs, max_waiting_tokens=max_waiting_tokens,
         max_wait_ms=max_wait_ms, deadline_s=deadline_s, shutdown_delay_s=shutdown_delay_s, keep_alive_s=keep_alive_s,
-        max_length=max_length, device=device,
+        max_length=max_length, device=device, precision=precision, token_cache_mb=token_cache_mb,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run

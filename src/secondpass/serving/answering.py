@@ -18,17 +18,24 @@ from secondpass.serving.models import Served
 from secondpass.serving.problems import CLIENT_GONE, Problem, invalid, late
 from secondpass.serving.shapes.parts import Answer, Work, indices
 
+# The logit of a blank document: nothing in it answers anything. Models for ranking stay far above it.
+BLANK_LOGIT = -100.0
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Result = TypeVar("Result")
 
 
 async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
-    """Score the pairs of `work`; a cancelled task takes queued work back.
+    """Score the pairs of `work`, of which one has text at least; a cancelled task takes queued work back.
+
+    Blank documents are never relevant: whatever the model says, they have the logit `BLANK_LOGIT` and come last.
 
     Raises:
         Problem: 422, something would be cut and may not be.
         SecondPassError: what scoring raises.
     """
+    # Blank is blank: a megabyte of line feeds need not be read.
+    work = replace(work, documents=tuple(text if text.strip() else "" for text in work.documents))
     cut = await _cut(served, work)
     scored = await served.shared.score(work.queries, cut.documents, deadline_s=deadline_s)
     cuts = _merged(cut.cuts, scored.record.truncated)
@@ -88,9 +95,14 @@ def _merged(first: tuple[Cut, ...], second: tuple[Cut, ...]) -> tuple[Cut, ...]:
 
 
 def _answer(served: Served, work: Work, scored: Logits, cuts: tuple[Cut, ...]) -> Answer:
-    reranker = served.reranker
-    scores = outputs.by_label(outputs.activated(scored.logits, reranker.default_activation_function, False), 1)
-    logits = scored.logits[:, 0]
+    activation = served.reranker.default_activation_function
+    blank = torch.tensor([not text for text in work.documents])
+    logits = _lowered(scored.logits[:, 0], blank, BLANK_LOGIT)
+    scores = outputs.by_label(outputs.activated(logits[:, None], activation, False), 1)
+    if bool(blank.any()):
+        # An activation need not be monotone.
+        scores = _lowered(scores, blank, float(scores[blank].min()))
+    order = sorted(ranking.order(scores, logits), key=blank.tolist().__getitem__)
     warnings = work.warnings
     if cuts:
         lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
@@ -101,8 +113,13 @@ def _answer(served: Served, work: Work, scored: Logits, cuts: tuple[Cut, ...]) -
         scores=tuple(scores.tolist()),
         probabilities=tuple(torch.sigmoid(logits).tolist()),
         logits=tuple(logits.tolist()),
-        order=tuple(ranking.order(scores, logits)),
+        order=tuple(order),
         tokens=scored.record.tokens,
         cuts=cuts,
         warnings=warnings,
     )
+
+
+def _lowered(values: torch.Tensor, blank: torch.Tensor, least: float) -> torch.Tensor:
+    """`values` [documents] with `least` for blank ones, or the lowest of the others where that is lower."""
+    return values.masked_fill(blank, min(least, float(values[~blank].min())))

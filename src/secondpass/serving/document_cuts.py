@@ -31,7 +31,7 @@ class DocumentCutter:
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
         self.keeps_tail: bool = fast.truncation_side == "left"
-        self.window: int = reranker._checked_max_length()
+        self.window: int = reranker.window
         (probe,) = reranker.tokens(["a"], ["a"])
         self._room = self.window - (len(probe) - 2 * len(self._encoded("a")))
 

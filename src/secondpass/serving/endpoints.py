@@ -52,12 +52,13 @@ class Status(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """A served model."""
+    """A served model: the precision it was asked for, and the type of its large matrix products."""
 
     name: str
     max_tokens: int
     truncation: str
     device: str
+    precision: str
     dtype: str
 
 
@@ -167,7 +168,8 @@ def _info(service: Service) -> Info:
             max_tokens=served.cutter.window,
             truncation=served.reranker.truncation,
             device=str(served.reranker.device),
-            dtype=str(served.reranker.model.dtype).removeprefix("torch."),
+            precision=served.reranker.precision,
+            dtype=served.dtype,
         )
         for served in service.models
     ]

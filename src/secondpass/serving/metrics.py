@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from secondpass.merging import MergedBatch
 from secondpass.serving.admission import Admission
-from secondpass.serving.models import Served
+from secondpass.serving.models import Models
+from secondpass.token_cache import TokenCache
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
@@ -42,13 +45,15 @@ class Metrics:
         """Count a round; called by the scoring thread."""
         self._rounds.labels(model).observe(batch.calls)
 
-    def follow(self, admission: Admission, models: Iterable[Served]) -> None:
-        """Show what is in flight and what waits, read when asked."""
+    def follow(self, admission: Admission, models: Models) -> None:
+        """Show what is in flight, what waits and what the token cache knew, read when asked."""
         flight = Gauge("secondpass_requests_in_flight", "Requests admitted, not answered.", registry=self.registry)
         flight.set_function(lambda: admission.in_flight)
         pairs = Gauge("secondpass_waiting_pairs", "Pairs accepted, not scored.", ("model",), registry=self.registry)
         for served in models:
             pairs.labels(served.name).set_function(lambda shared=served.shared: shared.load.pairs)  # type: ignore[misc]
+        if models.token_cache is not None:
+            self.registry.register(_CacheCounts(models.token_cache))
 
     def scored(self, model: str, pairs: int, tokens: int, cut: int) -> None:
         """Count an answer."""
@@ -66,3 +71,18 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
+
+
+class _CacheCounts(Collector):
+    """Hits and misses of a token cache."""
+
+    def __init__(self, cache: TokenCache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        looked_up = CounterMetricFamily(
+            "secondpass_token_cache_documents", "Documents looked up in the token cache.", labels=("result",)
+        )
+        looked_up.add_metric(("hit",), self._cache.hits)
+        looked_up.add_metric(("miss",), self._cache.misses)
+        yield looked_up

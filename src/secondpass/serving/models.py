@@ -11,25 +11,27 @@ from secondpass.reranker import Reranker
 from secondpass.serving.document_cuts import DocumentCutter
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
+from secondpass.token_cache import TokenCache
 
 Watch = Callable[[str, MergedBatch], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One model: its name, the engine, the queue in front of it, and its scissors."""
+    """One model: its name, the engine, the queue in front of it, its scissors, and the type it computes in."""
 
     name: str
     reranker: Reranker
     shared: SharedReranker
     cutter: DocumentCutter
+    dtype: str
 
 
 class Models:
     """Every served model; the first is the default."""
 
     def __init__(self, rerankers: Mapping[str, Reranker], settings: Settings, watch: Watch) -> None:
-        """Put a queue in front of each model.
+        """Put a queue in front of each model, and give a token cache to each that has none of its own.
 
         Raises:
             InvalidInput: there is no model, or one has several labels, of which none is the relevance.
@@ -41,6 +43,11 @@ class Models:
             if labels != 1:
                 raise InvalidInput(f"model {name!r} has {labels} labels: only models with one can be served")
         self._served = {name: _served(name, reranker, settings, watch) for name, reranker in rerankers.items()}
+        size = settings.token_cache_mb * 2**20
+        self.token_cache = TokenCache(size) if size else None
+        for reranker in rerankers.values():
+            if reranker.token_cache is None:
+                reranker.use_token_cache(self.token_cache)
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._served.values())
@@ -69,13 +76,15 @@ def load_models(settings: Settings) -> dict[str, Reranker]:
 
     Raises:
         ModelLoadError: one cannot be had.
-        InvalidInput: the length or the device is refused.
+        InvalidInput: the length, the device or the precision is refused.
     """
     from secondpass.cross_encoder import CrossEncoder
 
     loaded: dict[str, Reranker] = {}
     for source in dict.fromkeys(model.source for model in settings.models):
-        loaded[source] = CrossEncoder(source, max_length=settings.max_length, device=settings.device)
+        loaded[source] = CrossEncoder(
+            source, max_length=settings.max_length, device=settings.device, precision=settings.precision
+        )
         # What happens once a model, such as choosing its forward, happens before anybody waits for it.
         loaded[source].rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
     return {model.name: loaded[model.source] for model in settings.models}
@@ -89,4 +98,6 @@ def _served(name: str, reranker: Reranker, settings: Settings, watch: Watch) -> 
         max_wait_ms=settings.max_wait_ms,
         watch=lambda batch: watch(name, batch),
     )
-    return Served(name, reranker, shared, DocumentCutter(reranker))
+    # Read once: while a batch runs, the forward has no time for questions.
+    dtype = str(reranker.dtype).removeprefix("torch.")
+    return Served(name, reranker, shared, DocumentCutter(reranker), dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -26,6 +28,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, admission: Admission, settings: Settings) -> None:
         super().__init__(config)
         self._admission = admission
+        self._settings = settings
         self._delay_s = settings.shutdown_delay_s
         self._at_last_s = settings.shutdown_delay_s + settings.deadline_s + WRITE_OUT_S
 
@@ -36,6 +39,15 @@ class DrainingServer(uvicorn.Server):
         else:
             self._admission.drain()
             logger.info("stopping", extra={"fields": {"signal": sig, "in_flight": self._admission.in_flight}})
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so once it is true."""
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            fields = {"address": address, "settings": self._settings.redacted() | {"port": port}}
+            logger.info("serving", extra={"fields": fields})
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to leave."""
@@ -49,8 +61,7 @@ def serve(settings: Settings) -> None:
         InvalidInput: the address cannot be listened on, or a model is refused.
         ModelLoadError: a model cannot be had.
     """
-    log_as_json()
-    with _bound(settings.host, settings.port) as listener:
+    with logs_as_json(), _bound(settings.host, settings.port) as listener:
         app = create_app(settings)
         service: Service = app.state.service
         config = uvicorn.Config(
@@ -63,23 +74,26 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=int(WRITE_OUT_S),
             ws="none",
         )
-        host, port = listener.getsockname()[:2]
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        fields = {"address": address, "settings": settings.redacted() | {"port": port}}
-        logger.info("serving", extra={"fields": fields})
         DrainingServer(config, service.admission, settings).run([listener])
         logger.info("stopped")
 
 
-def log_as_json() -> None:
-    """Send the service's and uvicorn's records to stderr, a JSON object a line."""
+@contextmanager
+def logs_as_json() -> Iterator[None]:
+    """Send the service's and uvicorn's records to stderr, a JSON object a line; afterwards all is as it was."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("secondpass", logging.INFO), ("uvicorn", logging.WARNING)):
-        named = logging.getLogger(name)
-        named.handlers = [handler]
-        named.setLevel(level)
-        named.propagate = False
+    named = {logging.getLogger("secondpass"): logging.INFO, logging.getLogger("uvicorn"): logging.WARNING}
+    before = [(each, each.handlers, each.level, each.propagate) for each in named]
+    for each, level in named.items():
+        each.handlers, each.propagate = [handler], False
+        each.setLevel(level)
+    try:
+        yield
+    finally:
+        for each, handlers, level, propagate in before:
+            each.handlers, each.propagate = handlers, propagate
+            each.setLevel(level)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from secondpass.errors import InvalidInput
 from secondpass.limits import positive_int
+from secondpass.precision import Precision, checked_precision
 from secondpass.serving.api_keys import ApiKeys
 
 POCKET = "secondpass/pocket"
@@ -29,7 +30,9 @@ class Settings:
 
     `max_requests` are in flight at once, the body being read included; `max_characters` are of one text;
     `max_waiting_pairs` and `max_waiting_tokens` wait for a model at most; `deadline_s` is from the first byte to the
-    answer; `shutdown_delay_s` is how long a draining service stays to be seen as not ready.
+    answer; `shutdown_delay_s` is how long a draining service stays to be seen as not ready. `max_length`, `device` and
+    `precision` are those of `CrossEncoder`, for every model that is loaded. `token_cache_mb` MiB hold the token ids of
+    documents seen before, of all models together; 0 is without.
 
     Raises:
         InvalidInput: a value is refused, a model's name is taken twice, or others could reach a service without keys.
@@ -53,6 +56,8 @@ class Settings:
     keep_alive_s: int = 75
     max_length: int | None = None
     device: str | None = None
+    precision: Precision | None = None
+    token_cache_mb: int = 64
 
     def __post_init__(self) -> None:
         for name in ("max_requests", "max_documents", "max_body_bytes", "max_characters", "max_waiting_pairs"):
@@ -62,6 +67,10 @@ class Settings:
             value = getattr(self, name)
             if not least <= value < float("inf"):
                 raise InvalidInput(f"{name}={value!r} is not a number from {least:g} up")
+        if self.precision is not None:
+            checked_precision(self.precision)
+        if self.token_cache_mb != 0:
+            positive_int(self.token_cache_mb, "token_cache_mb")
         names = [model.name for model in self.models]
         twice = sorted({name for name in names if names.count(name) > 1})
         if not names or twice:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from secondpass.errors import InvalidInput
-from secondpass_elasticsearch.api_request import ApiRequest
+from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_elasticsearch.endpoint import TASK, Endpoint, differences
-from secondpass_elasticsearch.failures import ElasticsearchFailure, kind, reason, spoken
+from secondpass_elasticsearch.engine import ELASTICSEARCH
+from secondpass_elasticsearch.failures import kind, reason, spoken
+from secondpass_searching.api_request import ApiRequest
 
 if TYPE_CHECKING:
     from elasticsearch import ApiError, Elasticsearch
@@ -41,8 +42,7 @@ def connect(client: Elasticsearch, server: str, endpoint: Endpoint, replace: boo
 
     Raises:
         InvalidInput: an endpoint of that id has other settings and `replace` is False, or the settings are refused.
-        ElasticsearchFailure: no inference module, no licence, or the service does not answer as it should.
-        NoAnswer: as `spoken`.
+        SecondPassError: no inference module, no licence, or the service does not answer as it should.
     """
     found = _found(client, server, endpoint)
     done = Connected.created
@@ -50,8 +50,8 @@ def connect(client: Elasticsearch, server: str, endpoint: Endpoint, replace: boo
         other = differences(endpoint, found)
         if other and not replace:
             raise InvalidInput(
-                f"{server} has an inference endpoint {endpoint.inference_id!r} with another {', '.join(other)}: "
-                "take another --id, or --replace it"
+                f"{ELASTICSEARCH.at(server)} has an inference endpoint {endpoint.inference_id!r} "
+                f"with another {', '.join(other)}: take another --id, or --replace it"
             )
         done = Connected.replaced if replace else Connected.unchanged
     if done is Connected.replaced:
@@ -66,8 +66,7 @@ def disconnect(client: Elasticsearch, server: str, removal: ApiRequest) -> bool:
     """Remove the endpoint; False if there was none.
 
     Raises:
-        ElasticsearchFailure: no inference module, no right, or an ingest pipeline still uses the endpoint.
-        NoAnswer: as `spoken`.
+        SecondPassError: no inference module, no right, or an ingest pipeline still uses the endpoint.
     """
     from elasticsearch import NotFoundError
 
@@ -106,7 +105,9 @@ def _try_out(client: Elasticsearch, server: str, endpoint: Endpoint) -> None:
         answer = client.inference.inference(task_type=TASK, inference_id=endpoint.inference_id, **body).body
     scores = answer.get(TASK)
     if not isinstance(scores, list) or {score.get("index") for score in scores} != set(range(len(body["input"]))):
-        raise ElasticsearchFailure(f"{server}: the service at {endpoint.url} did not score each of the inputs once")
+        raise SecondPassError(
+            f"{ELASTICSEARCH.at(server)}: the service at {endpoint.url} did not score each of the inputs once"
+        )
 
 
 @contextmanager
@@ -119,9 +120,9 @@ def _explained(server: str) -> Iterator[None]:
             yield
         except ApiError as error:
             if _has_no_module(error):
-                raise ElasticsearchFailure(f"{server}: {NO_MODULE}") from error
+                raise SecondPassError(f"{ELASTICSEARCH.at(server)}: {NO_MODULE}") from error
             if error.status_code == 403 and "non-compliant" in reason(error):
-                raise ElasticsearchFailure(f"{server}: {NO_LICENCE}: {reason(error)}") from error
+                raise SecondPassError(f"{ELASTICSEARCH.at(server)}: {NO_LICENCE}: {reason(error)}") from error
             raise
 
 

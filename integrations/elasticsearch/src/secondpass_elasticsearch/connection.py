@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, unquote, urlsplit
 
 from secondpass.errors import InvalidInput
+from secondpass_elasticsearch.engine import ELASTICSEARCH
 from secondpass_elasticsearch.failures import need_elasticsearch
+from secondpass_searching.server_url import authority_file, login_of, server_url
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
@@ -28,9 +28,7 @@ API_KEY = "ELASTIC_API_KEY"
 API_KEY_ID = "ELASTIC_API_KEY_ID"
 USERNAME = "ELASTIC_USERNAME"
 PASSWORD = "ELASTIC_PASSWORD"  # noqa: S105 (the name of a variable)
-CA_FILE = "ELASTICSEARCH_CA_FILE"
-LOCAL = "http://localhost:9200"
-PORTS = {"http": 9200, "https": 443}
+CA_FILE = ELASTICSEARCH.authority
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,43 +74,11 @@ def connection(
         InvalidInput: a variable is of no use; the message names it and shows no value that may be a secret.
     """
     known = os.environ if environment is None else environment
-    name = "--url" if url is not None else URL
-    parts = _split(url if url is not None else known.get(URL) or LOCAL, name)
-    in_url = _login(parts)
-    if url is not None and in_url is not None:
-        raise InvalidInput("--url holds a user or a password, which others can read on a command line: use ELASTIC_...")
+    found = server_url(known, URL, url)
     key = _api_key(known)
-    basic = None if key is not None else _basic(known) or in_url
-    ca_file = known.get(CA_FILE) or None
-    if ca_file is not None and not Path(ca_file).is_file():
-        raise InvalidInput(f"{CA_FILE}={ca_file}: no such file")
-    return Connection(_shown(parts), key, basic, ca_file, timeout, retries)
-
-
-def _split(value: str, name: str) -> SplitResult:
-    """The URL in its parts; refusals do not repeat it, for it may hold a password."""
-    try:
-        parts = urlsplit(value.strip())
-        port = parts.port
-    except ValueError:
-        raise InvalidInput(f"{name} is not a URL: its host or port cannot be read") from None
-    if parts.scheme not in PORTS or not parts.hostname or port == 0:
-        raise InvalidInput(f"{name} is not a URL such as http://localhost:9200")
-    if parts.query or parts.fragment:
-        raise InvalidInput(f"{name} has a query or a fragment, which the address of a server has not")
-    return parts
-
-
-def _shown(parts: SplitResult) -> str:
-    host = str(parts.hostname)
-    host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{host}:{parts.port or PORTS[parts.scheme]}{parts.path.rstrip('/')}"
-
-
-def _login(parts: SplitResult) -> tuple[str, str] | None:
-    if parts.username is None and parts.password is None:
-        return None
-    return unquote(parts.username or ""), unquote(parts.password or "")
+    basic = None if key is not None else login_of(known, USERNAME, PASSWORD, found.login)
+    ca_file = authority_file(known, CA_FILE)
+    return Connection(found.address, key, basic, None if ca_file is None else str(ca_file), timeout, retries)
 
 
 def _api_key(known: Mapping[str, str]) -> str | tuple[str, str] | None:
@@ -120,10 +86,3 @@ def _api_key(known: Mapping[str, str]) -> str | tuple[str, str] | None:
     if key is None and key_id is not None:
         raise InvalidInput(f"{API_KEY_ID} is set, but {API_KEY} is not")
     return (key_id, key) if key is not None and key_id is not None else key
-
-
-def _basic(known: Mapping[str, str]) -> tuple[str, str] | None:
-    user, password = known.get(USERNAME) or None, known.get(PASSWORD) or None
-    if (user is None) != (password is None):
-        raise InvalidInput(f"{USERNAME} and {PASSWORD} are of use only together")
-    return (user, password) if user is not None and password is not None else None

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
 
 from secondpass.errors import InvalidInput
-from secondpass_elasticsearch.api_request import ApiRequest
+from secondpass_searching.api_request import ApiRequest
+from secondpass_searching.rerank_service import check_model, service_address
 
 TASK = "rerank"
 # hugging_face demands a key, also for a service that asks for none.
@@ -52,12 +52,10 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         _check_id(self.inference_id)
-        _check_service_url(self.service_url)
+        service_address(self.service_url)
         if self.shape is Shape.hugging_face and self.model is not None:
             raise InvalidInput("model: the shape hugging_face has no place for a model; the service's default is used")
-        # Elasticsearch replaces ${...} wherever it stands.
-        if self.model is not None and "${" in self.model:
-            raise InvalidInput("model holds ${, which Elasticsearch would replace")
+        check_model(self.model)
 
     @property
     def url(self) -> str:
@@ -152,15 +150,3 @@ def _check_id(value: str) -> None:
         raise InvalidInput(
             f"inference id {value!r} is not made of a-z, 0-9, - and _ with a letter or a digit at both ends"
         )
-
-
-def _check_service_url(value: str) -> None:
-    try:
-        parts = urlsplit(value)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        whole = False
-    if not whole or "${" in value or parts.query or parts.fragment:
-        raise InvalidInput("the service's address is not a URL such as http://rerank:8000")
-    if parts.username is not None or parts.password is not None:
-        raise InvalidInput("the service's address holds a user or a password; give its key by the environment")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def session(url: str | None, timeout: float) -> Iterator[tuple[Elasticsearch, str]]:
-    """The client and the server's name for messages, its URL without credentials.
+    """The client and the server's address, its URL without credentials.
 
     Raises:
         InvalidInput: `--url` or a variable of the environment is of no use.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from typing import Any
-from urllib.parse import urlencode
 
 from opensearchpy import Transport
 
+from secondpass_searching.api_request import ApiRequest
+
 READING = ("GET", "HEAD")
-SECRETS = ("credential",)
-HIDDEN = "***"
+# Parameters of the client, which are not sent.
+OURS = ("timeout", "request_timeout")
 # What a request that was not sent would have answered; opensearchpy's callers take ids from it.
 ANSWER = {
     "acknowledged": True,
@@ -55,25 +55,6 @@ class PrintingTransport(Transport):
 
 
 def print_request(method: str, url: str, body: Any, params: Any = None) -> None:
-    """Print a request and a blank line."""
-    sys.stdout.write(request_text(method, url, params, body) + "\n\n")
-
-
-def request_text(method: str, url: str, params: Any, body: Any) -> str:
-    """A request as OpenSearch's Dev Tools take it, credentials starred out."""
-    shown = {key: value for key, value in (params or {}).items() if key not in ("timeout", "request_timeout")}
-    line = f"{method} {url}?{urlencode(shown)}" if shown else f"{method} {url}"
-    return line if body is None else f"{line}\n{json.dumps(redacted(body), indent=2, ensure_ascii=False)}"
-
-
-def redacted(value: Any) -> Any:
-    """A copy of a JSON value in which whatever stands under a secret's name is starred out."""
-    if isinstance(value, dict):
-        return {key: _starred(each) if key in SECRETS else redacted(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [redacted(each) for each in value]
-    return value
-
-
-def _starred(value: Any) -> Any:
-    return {key: HIDDEN for key in value} if isinstance(value, dict) else HIDDEN
+    """Print a request, every secret as ***, and a blank line."""
+    shown = {key: value for key, value in (params or {}).items() if key not in OURS}
+    sys.stdout.write(ApiRequest(method, url, body, shown).shown() + "\n\n")

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from secondpass.errors import DeadlineExceeded, Overloaded, SecondPassError
-from secondpass_opensearch.server import CA_FILE, PASSWORD, USERNAME, Server
+from secondpass.errors import DeadlineExceeded, SecondPassError
+from secondpass_opensearch.engine import OPENSEARCH
+from secondpass_opensearch.server import Server
+from secondpass_searching import failures
 
 if TYPE_CHECKING:
     from opensearchpy.exceptions import TransportError
 
-LONGEST = 400
 # What each plugin answers to, as far as these commands ask for it.
 PLUGINS = (
     ("/_plugins/_ml", "opensearch-ml (ML Commons)"),
@@ -26,7 +27,6 @@ PLUGINS = (
     ("unknown query [knn]", "opensearch-knn (k-NN)"),
     ("[index.knn", "opensearch-knn (k-NN)"),
 )
-STATUSES: dict[Any, str] = {403: "lets this user not do it", 429: "is busy"}
 ABSENT = re.compile(
     r"no handler found|no handler for type|unknown setting|not recognized|unknown query|invalid processor type"
     r"|incorrect http method|unknown key|unknown_named_object",
@@ -40,8 +40,9 @@ def speaking_to(server: Server, passing: type[BaseException] | tuple[()] = ()) -
 
     Raises:
         DeadlineExceeded: no answer in time.
+        InvalidInput: the server refuses the request as wrong (400), or has no such index (404).
         Overloaded: 429.
-        SecondPassError: everything else: no connection, no right, a refused request.
+        SecondPassError: everything else.
     """
     from opensearchpy.exceptions import (
         ConnectionTimeout,
@@ -58,17 +59,24 @@ def speaking_to(server: Server, passing: type[BaseException] | tuple[()] = ()) -
     except ConnectionTimeout as error:
         raise DeadlineExceeded(line_for(error, server)) from None
     except TransportError as error:
-        kind = Overloaded if error.status_code == 429 else SecondPassError
-        raise kind(line_for(error, server)) from None
+        raise refused(error, server) from None
     except SerializationError:
-        raise SecondPassError(f"{named(server)} answered something that is not JSON: is it an OpenSearch?") from None
+        raise SecondPassError(f"{named(server)}: {failures.not_json(OPENSEARCH)}") from None
     except (OpenSearchException, ImproperlyConfigured) as error:
-        raise SecondPassError(f"{named(server)}: {_one_line(str(error))}") from None
+        raise SecondPassError(f"{named(server)}: {failures.one_line(str(error))}") from None
 
 
 def named(server: Server) -> str:
-    """The server in a message: "OpenSearch at http://localhost:9200"."""
-    return f"OpenSearch at {server.address}"
+    """The server in a message: "OpenSearch http://localhost:9200"."""
+    return OPENSEARCH.at(server.address)
+
+
+def refused(error: TransportError, server: Server) -> SecondPassError:
+    """The error for a request that failed, other than by time."""
+    line = line_for(error, server)
+    if isinstance(error.status_code, int) and missing_plugin(line) is None:
+        return failures.refused(OPENSEARCH, named(server), error.status_code, described(error))
+    return SecondPassError(line)
 
 
 def line_for(error: TransportError, server: Server) -> str:
@@ -78,49 +86,24 @@ def line_for(error: TransportError, server: Server) -> str:
 
     who = named(server)
     if isinstance(error, ConnectionTimeout):
-        return f"{who} did not answer within {server.timeout:g} s"
+        return f"{who}: {failures.late(server.timeout)}"
     if isinstance(error, SSLError):
-        return f"{who}: TLS failed: {_cause(error)} ({CA_FILE} names the file of the authority that signed it)"
+        return f"{who}: {failures.no_tls(OPENSEARCH, error)}"
     if isinstance(error, NoConnection):
-        return f"{who} cannot be reached: {_cause(error)}"
-    return f"{who} {_answer(error)}"
-
-
-def _answer(error: TransportError) -> str:
-    why = reason(error)
+        return f"{who}: {failures.unreachable(error)}"
+    why = failures.told(described(error))
     plugin = missing_plugin(why)
     if plugin:
-        return f"lacks the plugin {plugin}: {why}"
-    # A service that refuses its key gives a search the same status.
-    if error.status_code == 401 and "remote" not in why:
-        return f"refuses the credentials (401): check {USERNAME} and {PASSWORD}"
-    return f"{STATUSES.get(error.status_code, 'answered')} ({error.status_code}): {why}"
+        return f"{who} lacks the plugin {plugin}: {why}"
+    return failures.status_line(OPENSEARCH, who, int(error.status_code), described(error))
 
 
-def reason(error: TransportError) -> str:
-    """Why the server refused, as far down the chain of causes as it tells."""
+def described(error: TransportError) -> Any:
+    """What the answer's body has under "error", or what else it says."""
     info: Any = error.info
     if isinstance(info, dict) and "error" in info:
-        return told(info["error"])
-    return _one_line(info if isinstance(info, str) and info.strip() else str(error.error))
-
-
-def told(error: Any) -> str:
-    """The reasons in an error object of OpenSearch, outermost first, each once, on one line."""
-    reasons: list[str] = []
-    while isinstance(error, dict):
-        text = str(error.get("reason") or error.get("type") or "")
-        if text and not any(text in known for known in reasons):
-            reasons.append(text)
-        error = error.get("caused_by") or _of_a_shard(error)
-    if isinstance(error, str) and error:
-        reasons.append(error)
-    return _one_line(": ".join(reasons)) or "no reason given"
-
-
-def _of_a_shard(error: dict[str, Any]) -> Any:
-    shards = error.get("failed_shards")
-    return shards[0].get("reason") if isinstance(shards, list) and shards else None
+        return info["error"]
+    return info if isinstance(info, str) and info.strip() else str(error.error)
 
 
 def missing_plugin(text: str) -> str | None:
@@ -129,20 +112,3 @@ def missing_plugin(text: str) -> str | None:
         return None
     lowered = text.lower()
     return next((plugin for sign, plugin in PLUGINS if sign in lowered), None)
-
-
-def _cause(error: TransportError) -> str:
-    """The innermost reason of a lost connection, without the objects that urllib3 puts around it."""
-    inner: Any = error.info
-    while True:
-        deeper = getattr(inner, "reason", None) or getattr(inner, "__cause__", None)
-        if not isinstance(deeper, BaseException):
-            break
-        inner = deeper
-    text = re.sub(r"<[^>]*>:? ?|HTTPS?ConnectionPool\([^)]*\): ?", "", str(inner or error.error))
-    return _one_line(text)
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, unquote, urlsplit
 
-from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.errors import MissingExtra
+from secondpass_opensearch.engine import OPENSEARCH
+from secondpass_searching.server_url import authority_file, login_of, server_url
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 URL = "OPENSEARCH_URL"
 USERNAME = "OPENSEARCH_USERNAME"
 PASSWORD = "OPENSEARCH_PASSWORD"  # noqa: S105 - the name of the variable
-CA_FILE = "OPENSEARCH_CA_FILE"
-DEFAULT_URL = "http://localhost:9200"
-PORT = 9200
+CA_FILE = OPENSEARCH.authority
 # Seconds of one attempt of a request, and how many more attempts a lost connection or a 502, 503 or 504 gets.
 TIMEOUT = 30.0
 RETRIES = 2
@@ -43,6 +42,7 @@ class Server:
         cls,
         environment: Mapping[str, str] | None = None,
         *,
+        url: str | None = None,
         timeout: float = TIMEOUT,
         retries: int = RETRIES,
     ) -> Server:
@@ -52,6 +52,7 @@ class Server:
 
         Args:
             environment: instead of the process's own.
+            url: instead of OPENSEARCH_URL; it may hold no credentials.
             timeout: seconds of one attempt.
             retries: further attempts after a lost connection or a 502, 503 or 504.
 
@@ -59,15 +60,9 @@ class Server:
             InvalidInput: a variable cannot be used; the message names it and shows no credentials.
         """
         found = os.environ if environment is None else environment
-        parts = _parts(found.get(URL) or DEFAULT_URL)
-        username = found.get(USERNAME) or unquote(parts.username or "")
-        password = found.get(PASSWORD) or unquote(parts.password or "")
-        if bool(username) != bool(password):
-            missing = PASSWORD if username else USERNAME
-            raise InvalidInput(f"{missing} is not set, but the other half of the credentials is")
-        if ":" in username:
-            raise InvalidInput(f"{USERNAME} has a colon in it, which HTTP does not allow")
-        return cls(_address(parts), username, password, _ca_file(found.get(CA_FILE)), timeout, retries)
+        where = server_url(found, URL, url)
+        username, password = login_of(found, USERNAME, PASSWORD, where.login) or ("", "")
+        return cls(where.address, username, password, authority_file(found, CA_FILE), timeout, retries)
 
     @property
     def encrypted(self) -> bool:
@@ -99,32 +94,3 @@ class Server:
         except ImportError:
             raise MissingExtra('opensearch-py is not installed: pip install "secondpass[opensearch]"') from None
         return OpenSearch(**(self.settings() | changed))
-
-
-def _parts(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise InvalidInput(f"{URL} is not a URL such as {DEFAULT_URL}: its port or host cannot be read") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise InvalidInput(f"{URL} is not a URL such as {DEFAULT_URL}")
-    if parts.query or parts.fragment:
-        raise InvalidInput(f"{URL} has a part after '?' or '#', which no server's address has")
-    return parts
-
-
-def _address(parts: SplitResult) -> str:
-    host = parts.hostname or ""
-    named = f"[{host}]" if ":" in host else host
-    port = parts.port or (443 if parts.scheme == "https" else PORT)
-    return f"{parts.scheme}://{named}:{port}{parts.path.rstrip('/')}"
-
-
-def _ca_file(value: str | None) -> Path | None:
-    if not value:
-        return None
-    path = Path(value)
-    if not path.is_file():
-        raise InvalidInput(f"{CA_FILE}: {path} is no file")
-    return path

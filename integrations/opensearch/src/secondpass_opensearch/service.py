@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -12,8 +11,8 @@ from urllib.parse import urlsplit
 
 from secondpass.errors import InvalidInput
 from secondpass.limits import positive_int
+from secondpass_searching.rerank_service import WHAT, check_model, service_address, service_key
 
-KEY = "SECONDPASS_API_KEY"
 ROUTE = "/v1/rerank"
 TIMEOUT = 10
 
@@ -43,11 +42,8 @@ class RerankService:
         Raises:
             InvalidInput: the URL has another form or credentials in it, or the key cannot be sent in a header.
         """
-        key = (os.environ if environment is None else environment).get(KEY, "")
-        if key and not (key.isascii() and key.isprintable() and not key.isspace()):
-            raise InvalidInput(f"{KEY} has characters that cannot be sent in a header")
-        if "${" in key or "${" in model:
-            raise InvalidInput("OpenSearch would replace '${' in the service's key or in the model's name")
+        key = service_key(environment) or ""
+        check_model(model)
         return cls(_endpoint(url), key, model, positive_int(timeout, "timeout"))
 
     @property
@@ -71,16 +67,8 @@ class RerankService:
 
 
 def _endpoint(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise InvalidInput("the service's URL is not one such as http://127.0.0.1:8000")
-    if parts.username or parts.password:
-        raise InvalidInput(f"the service's URL has credentials in it; put the key into {KEY}")
-    if parts.query or parts.fragment or not re.fullmatch(r"[\w./:\[\]-]+", parts.netloc + parts.path, re.ASCII):
-        raise InvalidInput(f"the service's URL has more than letters, digits and . / : _ - in it: {parts.netloc}")
+    parts = service_address(url)
+    if not re.fullmatch(r"[\w./:\[\]-]+", parts.netloc + parts.path, re.ASCII):
+        raise InvalidInput(f"{WHAT} has more than letters, digits and . / : _ - in it: {parts.netloc}")
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc.lower()}{path if path.endswith('/rerank') else path + ROUTE}"

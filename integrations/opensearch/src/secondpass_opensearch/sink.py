@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secondpass_indexing.errors import BatchTooLarge, IndexingError, ServerAway, TooBusy
 from secondpass_indexing.sink import Entry, Outcome
-from secondpass_opensearch.failures import line_for, named, speaking_to, told
+from secondpass_opensearch.engine import OPENSEARCH
+from secondpass_opensearch.failures import line_for, speaking_to
 from secondpass_opensearch.server import Server
+from secondpass_searching.bulk_outcomes import outcome_of
 
 if TYPE_CHECKING:
     from opensearchpy.exceptions import TransportError
 
-# Statuses of one document of a batch, or of a whole request, that may pass by themselves.
 BUSY = 429
 AWAY = (502, 503, 504)
 # Never cut a batch: how large it is, is the caller's decision.
@@ -32,7 +34,7 @@ class OpenSearchSink:
     @property
     def name(self) -> str:
         """Engine, host and index, without credentials."""
-        return f"OpenSearch {self._server.address}/{self._index}"
+        return OPENSEARCH.at(f"{self._server.address}/{self._index}")
 
     def identity(self) -> str:
         """UUID of the index.
@@ -43,7 +45,7 @@ class OpenSearchSink:
         with self._asking():
             found = self._client.indices.get_settings(index=self._index, name="index.uuid", flat_settings=True)
         if len(found) != 1:
-            raise IndexingError(f"{self.name}: {len(found)} indices have this name; write to one of them")
+            raise IndexingError(f"{self.name}: the name stands for {len(found)} indexes; name one")
         (settings,) = found.values()
         return str(settings["settings"]["index.uuid"])
 
@@ -75,6 +77,12 @@ class OpenSearchSink:
         with self._asking():
             return int(self._client.count(index=self._index)["count"])
 
+    def field_mapping(self, field: str) -> Mapping[str, Any]:
+        """The field's mapping in the index."""
+        with self._asking():
+            found: dict[str, Any] = self._client.indices.get_field_mapping(index=self._index, fields=field)
+        return found
+
     def close(self) -> None:
         """Let go of the connections."""
         self._client.close()
@@ -96,8 +104,8 @@ class OpenSearchSink:
             )
         # The helper pairs answers and documents by place and would lose those that have no answer.
         if len(answers) != len(batch):
-            raise ServerAway(f"{self.name} answered for {len(answers)} of {len(batch)} documents")
-        return [_outcome(entry, answer["index"]) for entry, (_, answer) in zip(batch, answers, strict=True)]
+            raise ServerAway(f"{self.name}: {len(answers)} answers to {len(batch)} documents")
+        return [outcome_of(entry.id, answer["index"]) for entry, (_, answer) in zip(batch, answers, strict=True)]
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -113,21 +121,9 @@ class OpenSearchSink:
         from opensearchpy.exceptions import ConnectionError as NoConnection
         from opensearchpy.exceptions import SSLError
 
-        line = line_for(error, self._server)
+        line = line_for(error, replace(self._server, address=f"{self._server.address}/{self._index}"))
         if (isinstance(error, NoConnection) and not isinstance(error, SSLError)) or error.status_code in AWAY:
             return ServerAway(line)
         if error.status_code == BUSY:
             return TooBusy(line)
-        if error.status_code == 413:
-            return BatchTooLarge(line)
-        if error.status_code == 404:
-            return IndexingError(f"{named(self._server)} has no index {self._index!r}: `secondpass opensearch create`")
-        return IndexingError(line)
-
-
-def _outcome(entry: Entry, answer: dict[str, Any]) -> Outcome:
-    status = int(answer.get("status", 500))
-    if 200 <= status < 300:
-        return Outcome(entry.id, replaced=answer.get("result") == "updated")
-    reason = told(answer.get("error")) or f"status {status}"
-    return Outcome(entry.id, reason, again=status in (BUSY, *AWAY))
+        return BatchTooLarge(line) if error.status_code == 413 else IndexingError(line)

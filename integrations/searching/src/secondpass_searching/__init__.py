@@ -1,1 +1,1 @@
-"""What both search servers need alike of a search in two passes: candidates, the ranking, and showing it."""
+"""What Elasticsearch and OpenSearch need alike for a search in two passes; it imports the client of neither."""

@@ -12,6 +12,7 @@ from haystack_integrations.common.secondpass.free_arguments import engine_argume
 from haystack_integrations.common.secondpass.shared_model import SharedModel
 
 from secondpass import CrossEncoder
+from secondpass.precision import Precision
 from secondpass.tokens import Truncation
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class ModelLifecycle:
     config_kwargs: dict[str, Any] | None
     truncation: Truncation
     raise_on_failure: bool
+    precision: Precision | None
     _shared: SharedModel[CrossEncoder]
 
     def warm_up(self) -> None:
@@ -71,6 +73,7 @@ class ModelLifecycle:
             device=ComponentDevice.resolve_device(requested).to_torch_str(),
             token=self.token.resolve_value() if self.token is not None else None,
             truncation=self.truncation,
+            precision=self.precision,
             **engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs),
         )
 

@@ -99,6 +99,11 @@ def choice(name: str, value: object, choices: Collection[ChoiceT]) -> ChoiceT:
     raise InvalidInput(f"{name}={wanted!r} is not one of {', '.join(map(repr, choices))}")
 
 
+def optional_choice(name: str, value: object, choices: Collection[ChoiceT]) -> ChoiceT | None:
+    """Return None, or the one of `choices` that `value` is."""
+    return None if value is None else choice(name, value, choices)
+
+
 def field_names(name: str, value: object) -> list[str]:
     """Return a list of str; None is the empty list, a plain str is refused."""
     if value is None:

@@ -21,6 +21,7 @@ from haystack_integrations.common.secondpass.search.stores import (
     server_stores,
     store_name,
 )
+from haystack_integrations.components.converters.secondpass import CorpusReader
 
 from secondpass.cli.failures import PipeConsole
 from secondpass.corpora import CorpusDocument, read_corpus, survey
@@ -29,7 +30,6 @@ from secondpass.errors import InvalidInput, SecondPassError
 if TYPE_CHECKING:
     from haystack import Pipeline
 
-READER = "haystack_integrations.components.converters.secondpass.corpus_reader.CorpusReader"
 ABSENT_AT_ONCE = 500
 
 
@@ -46,10 +46,10 @@ class IndexRequest:
 
 @dataclass(frozen=True, slots=True)
 class Inlet:
-    """Where documents enter a pipeline whose reader was taken out: the sockets that the reader fed, and its titles."""
+    """Where documents enter a pipeline whose reader was taken out: the sockets that the reader fed, and the reader."""
 
     sockets: tuple[tuple[str, str], ...]
-    title: str
+    reader: CorpusReader
 
     def inputs(self, documents: list[Document]) -> dict[str, dict[str, Any]]:
         """Inputs by component."""
@@ -57,12 +57,6 @@ class Inlet:
         for component, socket in self.sockets:
             inputs.setdefault(component, {})[socket] = documents
         return inputs
-
-    def document(self, found: CorpusDocument) -> Document:
-        """A document as the reader makes it."""
-        if self.title == "content":
-            return Document(id=found.id, content=found.content)
-        return Document(id=found.id, content=found.text, meta={"title": found.title} if found.title else {})
 
 
 def run_index(request: IndexRequest) -> None:
@@ -105,7 +99,7 @@ def without_reader(pipeline: Pipeline, file: Path) -> Inlet:
     Raises:
         InvalidInput: there is no reader, or more than one, or another component waits for something from outside.
     """
-    readers: dict[str, Any] = {name: part for name, part in pipeline.walk() if _type(part) == READER}
+    readers = {name: part for name, part in pipeline.walk() if isinstance(part, CorpusReader)}
     if len(readers) != 1:
         raise InvalidInput(f"{file}: an indexing pipeline has one CorpusReader; this one has {len(readers)}")
     ((name, reader),) = readers.items()
@@ -116,18 +110,14 @@ def without_reader(pipeline: Pipeline, file: Path) -> Inlet:
         for socket, described in inputs.items():
             if described["is_mandatory"] and (component, socket) not in sockets:
                 raise InvalidInput(f"{file}: component {component!r} needs {socket!r}, which indexing has not got")
-    return Inlet(sockets, str(reader.title))
-
-
-def _type(component: Any) -> str:
-    return f"{type(component).__module__}.{type(component).__name__}"
+    return Inlet(sockets, reader)
 
 
 def _write(pipeline: Pipeline, inlet: Inlet, request: IndexRequest, total: int) -> None:
     written = 0
     with progress_bars() as progress:
         bar = progress.add_task("Indexing", total=total)
-        for batch in _batches(map(inlet.document, read_corpus(request.corpus)), request.batch):
+        for batch in _batches(map(inlet.reader.document, read_corpus(request.corpus)), request.batch):
             try:
                 with told_in_one_line(pipeline):
                     pipeline.run(inlet.inputs(batch))

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from haystack_integrations.common.secondpass.search.answers import Answer
-from haystack_integrations.common.secondpass.search.query_words import MOST
+
+from secondpass_searching.query_words import MOST
 
 
 @dataclass(slots=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from haystack_integrations.common.secondpass.search.answers import Answer, Hit
-from haystack_integrations.common.secondpass.search.query_words import shortened
 from haystack_integrations.common.secondpass.search.server_stores import engine_of
 from haystack_integrations.common.secondpass.search.stages import Stages, stages_of
 from haystack_integrations.common.secondpass.search.store_failures import failure_line
@@ -16,6 +15,7 @@ from haystack_integrations.common.secondpass.search.stores import store_of
 from haystack_integrations.common.secondpass.search.timing import component_times
 
 from secondpass.errors import SecondPassError
+from secondpass_searching.query_words import shortened
 
 if TYPE_CHECKING:
     from haystack import Document, Pipeline

@@ -81,7 +81,7 @@ class CorpusReader:
                         "stream them with `secondpass elasticsearch index` or `secondpass opensearch index`"
                     )
                 places[found.id] = str(source)
-                documents.append(self._document(found))
+                documents.append(self.document(found))
         return {"documents": documents}
 
     @component.output_types(documents=list[Document])
@@ -99,7 +99,15 @@ class CorpusReader:
         """
         return await asyncio.to_thread(self.run, sources)
 
-    def _document(self, found: CorpusDocument) -> Document:
+    def document(self, found: CorpusDocument) -> Document:
+        """Make the document of one line of a corpus, its title where `title` says.
+
+        :param found:
+            The line.
+
+        :returns:
+            The document.
+        """
         if self.title == "content":
             return Document(id=found.id, content=found.content)
         return Document(id=found.id, content=found.text, meta={"title": found.title} if found.title else {})

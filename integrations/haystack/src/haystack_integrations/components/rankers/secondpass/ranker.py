@@ -20,6 +20,7 @@ from haystack_integrations.common.secondpass.shared_model import SharedModel
 from haystack_integrations.components.rankers.secondpass.reranking import Limits, answer, rerank
 
 from secondpass.errors import InvalidInput
+from secondpass.precision import PRECISIONS
 from secondpass.tokens import TRUNCATIONS
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class SecondPassRanker(ModelLifecycle):
         truncation: Literal["longest_first", "only_document", "error"] = "longest_first",
         max_documents: int | None = None,
         raise_on_failure: bool = True,
+        precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
     ) -> None:
         """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
 
@@ -113,6 +115,9 @@ class SecondPassRanker(ModelLifecycle):
         :param max_documents: Refuse calls with more documents than this. If `None`, there is no limit.
         :param raise_on_failure: If `False`, a failure of the model returns all given documents in the given order with
             the given scores, `score_threshold` and `top_k` not applied, `reranked` `False`, and logs a warning.
+        :param precision: "fp32" is exact; "bf16" and "int8" (CPU) are faster and less exact; "auto" is float32, or
+            bfloat16 where that is faster and the model's own scores agree. If `None`, what the model recommends (the
+            default model: "auto"), else "fp32", or "auto" for weights loaded in a half type.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
@@ -141,6 +146,7 @@ class SecondPassRanker(ModelLifecycle):
         self.truncation = parameters.choice("truncation", truncation, TRUNCATIONS)
         self.max_documents = parameters.optional_positive("max_documents", max_documents)
         self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
+        self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
         self._shared = SharedModel()
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecyc
 from haystack_integrations.common.secondpass.shared_model import SharedModel
 
 from secondpass.extraction import Extract, extract
+from secondpass.precision import PRECISIONS
 from secondpass.tokens import TRUNCATIONS
 
 
@@ -57,6 +58,7 @@ class SentenceReader(ModelLifecycle):
         config_kwargs: dict[str, Any] | None = None,
         truncation: Literal["longest_first", "only_document", "error"] = "longest_first",
         raise_on_failure: bool = True,
+        precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
     ) -> None:
         """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
 
@@ -75,6 +77,7 @@ class SentenceReader(ModelLifecycle):
         :param truncation: What to do with a query and sentence that are together too long for the model.
         :param raise_on_failure: If `False`, a failed load of the model in `warm_up` is logged and tried again at the
             next run. A failed run always raises: there is no answer to fall back on.
+        :param precision: How exactly to compute, as `SecondPassRanker` takes it.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
@@ -92,6 +95,7 @@ class SentenceReader(ModelLifecycle):
         engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs)
         self.truncation = parameters.choice("truncation", truncation, TRUNCATIONS)
         self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
+        self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
         self._shared = SharedModel()
 
     def to_dict(self) -> dict[str, Any]:

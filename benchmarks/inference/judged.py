@@ -1,0 +1,73 @@
+"""nDCG@10 of the contenders on judged queries: trecqa's judged candidates, BM25's top 100 of cranfield and squad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.inference.turns import Lineup
+from benchmarks.inference.worker import Contender
+
+SETS = ("trecqa", "cranfield", "squad")
+DEPTH = 100
+# More judged documents than any trecqa query has: the whole corpus is ordered, then only those are kept.
+JUDGED_ONLY = "trecqa"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A judged query with its candidates by id."""
+
+    query_id: str
+    query: str
+    documents: dict[str, str]
+    judged: dict[str, int]
+
+
+def tasks(data: Path, name: str, limit: int | None) -> list[Task]:
+    """Test queries with a relevant document, spread evenly over the set where `limit` asks for fewer."""
+    from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
+    from recipes.pocket.groups import FirstPass
+
+    qrels = {query: judged for query, judged in read_qrels(data, name, "test").items() if max(judged.values()) > 0}
+    names = sorted(qrels)
+    if limit is not None:
+        names = names[:: max(1, len(names) // limit)][:limit]
+    corpus, queries = read_corpus(data, name), read_queries(data, name)
+    if name == JUDGED_ONLY:
+        rows = corpus.index()
+        return [Task(q, queries[q], {d: corpus.texts[rows[d]] for d in qrels[q]}, qrels[q]) for q in names]
+    found, scores = FirstPass(corpus.texts).search([queries[query] for query in names], DEPTH)
+    made = []
+    for number, query in enumerate(names):
+        best = [int(row) for row, score in zip(found[number], scores[number], strict=True) if score > 0]
+        made.append(Task(query, queries[query], {corpus.ids[r]: corpus.texts[r] for r in best}, qrels[query]))
+    return made
+
+
+def ndcg(asked: Sequence[Task], run: dict[str, dict[str, float]]) -> float:
+    """Mean over the queries, as trec_eval has it."""
+    import ir_measures
+    from ir_measures import nDCG
+
+    qrels = {task.query_id: task.judged for task in asked}
+    return float(ir_measures.calc_aggregate([nDCG @ 10], qrels, run)[nDCG @ 10])
+
+
+def judge(lineup: Lineup, entered: Sequence[Contender], data: Path, limit: int | None) -> dict[str, dict[str, float]]:
+    """-> for each set: the number of queries, and nDCG@10 by the contender's name."""
+    found: dict[str, dict[str, float]] = {}
+    for name in SETS:
+        if not (data / name).is_dir():
+            continue
+        asked = tasks(data, name, limit)
+        figures: dict[str, float] = {"queries": len(asked)}
+        for contender in entered:
+            run = {}
+            for task in asked:
+                _, logits = lineup.rank(contender, task.query, list(task.documents.values()))
+                run[task.query_id] = dict(zip(task.documents, logits, strict=True))
+            figures[contender.name] = ndcg(asked, run)
+        found[name] = figures
+    return found
