@@ -20,7 +20,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 KERNEL = Path("src/secondpass/kernel")
 LIBRARY = KERNEL / "secondpass_kernel.so"
-COMMON = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-pthread")
+# Contraction is off so that a sum is rounded in the same way wherever the compiler puts a copy of it.
+COMMON = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
 SECONDS = 600
 
 

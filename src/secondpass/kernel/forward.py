@@ -18,8 +18,8 @@ from secondpass.kernel.weights import pack, unsupported
 from secondpass.packed.encoder import Encoder
 from secondpass.tokens import Tokens
 
-# Tokens that one thread takes through all layers at a time: its activations stay in the core's own cache.
-CHUNK_TOKENS = 256
+# Tokens that one thread takes through all layers at a time: its activations and the weights in use share the core's own cache.
+CHUNK_TOKENS = 384
 # With fewer sequences for each thread, threads share a chunk instead.
 ENOUGH_EACH = 4
 ROWS_BEHIND = 32

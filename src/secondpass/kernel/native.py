@@ -29,6 +29,7 @@ class Matrix(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
         ("sums", ctypes.c_void_p),
+        ("smoothing", ctypes.c_void_p),
         ("columns", ctypes.c_int32),
         ("groups", ctypes.c_int32),
     )
@@ -71,7 +72,7 @@ class Model(ctypes.Structure):
         ("dense", Matrix),
         ("classifier", Matrix),
         *((name, ctypes.c_int32) for name in ("layer_count", "embedding", "hidden", "heads", "head_size", "inner")),
-        *((name, ctypes.c_int32) for name in ("labels", "activation", "head_activation")),
+        *((name, ctypes.c_int32) for name in ("labels", "activation", "head_activation", "segment")),
         ("score_scale", ctypes.c_float),
     )
 
@@ -90,7 +91,8 @@ class Call(ctypes.Structure):
 class Routine:
     """One precision on one instruction set.
 
-    `panel` columns of weights lie together; `side_bytes` is the size of a value between attention and its output.
+    `panel` columns of weights lie together; `side_bytes` is the size of a value between attention and its output;
+    `digits` says whether the routine multiplies float32 as three digits of 8 bits.
     """
 
     library: Any
@@ -99,6 +101,7 @@ class Routine:
     precision: Precision
     panel: int
     side_bytes: int
+    digits: bool
 
     def memory(self, model: Model, call: Call) -> int:
         """Bytes that each thread of the call needs."""
@@ -123,13 +126,13 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     loaded.secondpass_memory.restype = ctypes.c_size_t
     loaded.secondpass_run.restype = None
     found: list[Routine] = []
-    precision, panel, side_bytes, runs_here = (ctypes.c_int() for _ in range(4))
-    answers = tuple(ctypes.byref(value) for value in (precision, panel, side_bytes, runs_here))
+    precision, panel, side_bytes, digits, runs_here = (ctypes.c_int() for _ in range(5))
+    answers = tuple(ctypes.byref(value) for value in (precision, panel, side_bytes, digits, runs_here))
     index = 0
     while (name := loaded.secondpass_routine(index, *answers)) is not None:
         if runs_here.value:
-            given = PRECISIONS[precision.value]
-            found.append(Routine(loaded, index, name.decode(), given, panel.value, side_bytes.value))
+            given, cut = PRECISIONS[precision.value], bool(digits.value)
+            found.append(Routine(loaded, index, name.decode(), given, panel.value, side_bytes.value, cut))
         index += 1
     return tuple(found)
 

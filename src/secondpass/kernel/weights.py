@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -13,11 +13,21 @@ from secondpass.kernel.native import Precision, Routine
 from secondpass.packed import encoder as described
 from secondpass.packed.encoder import Encoder
 
+Kind = Literal["fp32", "bf16", "int8", "digits"]
+"""What a matrix is multiplied as."""
+
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "none")
 WIDTH_STEP = 64
 HEAD_STEP = 32
+# Depth of weights and activations that shares a scale where they are integers. Also the part of the feed-forward's width
+# that is computed at a time, so that operands of both products stay in the first cache.
+SEGMENT = 384
+# The largest weight as an integer; 24 bits whose first digit stays below 128.
+LARGEST: dict[Kind, float] = {"int8": 127, "digits": 127.4 * 65536}
+# see `smoothing`
+STRENGTH: dict[Kind, float] = {"int8": 0.5, "digits": 0.5}
 # values of one dword
-GROUP: dict[Precision, int] = {"fp32": 1, "bf16": 2, "int8": 4}
+GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4, "digits": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,38 @@ def panels(values: torch.Tensor, panel: int, group: int) -> torch.Tensor:
     return values.view(columns // panel, panel, depth // group, group).permute(0, 2, 1, 3).contiguous()
 
 
+def smoothing(weight: torch.Tensor, strength: float) -> torch.Tensor:
+    """Powers of two [depth], near `strength` of the power of the largest weight of each depth; 1 where all are 0.
+
+    Weights divided by them and activations multiplied by them give the same products, and both are more even: a channel
+    of large activations with small weights no longer sets the scale of its row.
+    """
+    largest = weight.abs().amax(dim=0)
+    usable = torch.isfinite(largest) & (largest > 0)
+    exponents = (torch.where(usable, largest, torch.ones_like(largest)).log2() * strength).round()
+    return torch.where(usable, exponents.clamp(-60, 60).exp2(), torch.ones_like(largest))
+
+
+def segments(weight: torch.Tensor) -> torch.Tensor:
+    """[columns, depth] -> [columns, segments, SEGMENT], zeros behind the end."""
+    columns, depth = weight.shape
+    return widened(weight, columns, up_to(depth, SEGMENT)).view(columns, -1, SEGMENT)
+
+
+def steps_of(parts: torch.Tensor, largest: float) -> torch.Tensor:
+    """Scales [columns, segments, 1] that make `largest` of the largest weight; NaN where a weight is not finite."""
+    most = parts.abs().amax(dim=2, keepdim=True)
+    steps = most / largest + (parts * 0).sum(dim=2, keepdim=True)
+    return torch.where(most == 0, torch.ones_like(steps), steps)
+
+
+def digits_of(whole: torch.Tensor) -> torch.Tensor:
+    """int32 of 24 bits -> three signed digits int8 [3, ...], the highest first."""
+    middle = 0x808080
+    bits = (whole + middle) ^ middle
+    return torch.stack([(bits >> shift).to(torch.int8) for shift in (16, 8, 0)])
+
+
 class Packing:
     """Packs the parts of one encoder for one routine."""
 
@@ -62,7 +104,9 @@ class Packing:
         self._size = encoder.hidden // encoder.heads
         self._head_size = up_to(self._size, HEAD_STEP)
         # attention is float32 where nothing shorter is at hand
-        self._side: Precision = "fp32" if routine.side_bytes == 4 else "bf16"
+        self._kind: Kind = "digits" if routine.digits else routine.precision
+        side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
+        self._out_kind: Kind = "digits" if routine.digits else side
 
     def packed(self) -> PackedWeights:
         """Everything."""
@@ -94,6 +138,7 @@ class Packing:
             labels=len(head.out.weight),
             activation=ACTIVATIONS.index(encoder.activation),
             head_activation=ACTIVATIONS.index(head.activation),
+            segment=SEGMENT,
             score_scale=1.0 / math.sqrt(self._size),
         )
         return PackedWeights(model, self._kept)
@@ -112,20 +157,24 @@ class Packing:
         qkv = layer.qkv.weight.view(3, heads, size, -1)
         qkv_bias = layer.qkv.bias.view(3, heads, size)
         out = layer.attention_out.weight.view(-1, heads, size)
-        precision = self._routine.precision
+        kind = self._kind
         return native.Layer(
             qkv=self._matrix(
                 widened(qkv, 3, heads, head_size, hidden).view(3 * width, hidden),
                 widened(qkv_bias, 3, heads, head_size).view(3 * width),
-                precision,
+                kind,
             ),
             out=self._matrix(
-                widened(out, hidden, heads, head_size).view(hidden, width),
+                widened(
+                    widened(out, hidden, heads, head_size).view(hidden, width),
+                    hidden,
+                    up_to(width, WIDTH_STEP) if self._routine.digits else width,
+                ),
                 widened(layer.attention_out.bias, hidden),
-                self._side,
+                self._out_kind,
             ),
-            up=self._linear(layer.up, self._inner, hidden, precision),
-            down=self._linear(layer.down, hidden, self._inner, precision),
+            up=self._linear(layer.up, self._inner, hidden, kind),
+            down=self._linear(layer.down, hidden, self._inner, kind),
             attention_norm=self._norm(layer.attention_norm, hidden),
             output_norm=self._norm(layer.output_norm, hidden),
         )
@@ -133,23 +182,43 @@ class Packing:
     def _optional(self, linear: described.Linear | None, columns: int, depth: int) -> native.Matrix:
         return native.Matrix() if linear is None else self._linear(linear, columns, depth, "fp32")
 
-    def _linear(self, linear: described.Linear, columns: int, depth: int, precision: Precision) -> native.Matrix:
-        return self._matrix(widened(linear.weight, columns, depth), widened(linear.bias, columns), precision)
+    def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.Matrix:
+        return self._matrix(widened(linear.weight, columns, depth), widened(linear.bias, columns), kind)
 
-    def _matrix(self, weight: torch.Tensor, bias: torch.Tensor, precision: Precision) -> native.Matrix:
-        scale = sums = None
-        if precision == "int8":
-            # A weight that is not finite makes its whole column not a number.
-            steps = weight.abs().amax(dim=1) / 127 + weight.sum(dim=1) * 0
-            steps = torch.where(steps == 0, torch.ones_like(steps), steps)
-            values = (weight / steps[:, None]).nan_to_num(0.0).round().clamp(-127, 127).to(torch.int8)
-            scale, sums = self._pointer(steps), self._pointer(values.sum(dim=1) * steps)
-        else:
-            values = weight.to(torch.bfloat16) if precision == "bf16" else weight
-        group = GROUP[precision]
-        made = panels(values, self._routine.panel, group)
+    def _matrix(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.Matrix:
+        if kind in ("int8", "digits"):
+            return self._integers(weight, bias, kind)
+        values = weight.to(torch.bfloat16) if kind == "bf16" else weight
+        made = panels(values, self._routine.panel, GROUP[kind])
+        columns, depth = weight.shape
         return native.Matrix(
-            self._pointer(made), self._pointer(bias), scale, sums, len(weight), weight.shape[1] // group
+            panels=self._pointer(made), bias=self._pointer(bias), columns=columns, groups=depth // GROUP[kind]
+        )
+
+    def _integers(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.Matrix:
+        columns, depth = weight.shape
+        smooth = smoothing(weight, STRENGTH[kind])
+        parts = segments(weight / smooth)
+        steps = steps_of(parts, LARGEST[kind])
+        whole = (parts / steps).nan_to_num(0.0, 0.0, 0.0).round()
+        sums = (whole.sum(dim=2) * steps[:, :, 0]).T.contiguous()
+        whole = whole.view(columns, -1)[:, :depth].to(torch.int32)
+        if kind == "digits":
+            # [3, columns / panel, 16s of groups, 16, panel, 4] -> the digits of 16 groups one after another
+            size = self._routine.panel
+            apart = [panels(digit, size, 4).view(columns // size, depth // 64, -1) for digit in digits_of(whole)]
+            made = torch.stack(apart, dim=2)
+            steps = steps * 65536.0
+        else:
+            made = panels(whole.to(torch.int8), self._routine.panel, 4)
+        return native.Matrix(
+            panels=self._pointer(made),
+            bias=self._pointer(bias),
+            scale=self._pointer(steps[:, :, 0].T.contiguous()),
+            sums=self._pointer(sums),
+            smoothing=self._pointer(smooth),
+            columns=columns,
+            groups=depth // 4,
         )
 
 

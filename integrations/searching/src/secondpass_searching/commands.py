@@ -93,6 +93,7 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         max_length: choices.MaxLength = None,
         batch_size: choices.BatchSize = 32,
         device: choices.Device = None,
+        precision: choices.Precision = None,
         url: options.Url = None,
         timeout: options.Timeout = 30.0,
     ) -> None:
@@ -101,7 +102,7 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         from secondpass_searching.showing import show_hits, show_notes
 
         def load() -> CrossEncoder:
-            return choices.load(model, max_length, device)
+            return choices.load(model, max_length, device, precision)
 
         fields = tuple(field or (CONTENT,))
         wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)

@@ -13,12 +13,15 @@ enum Precision : int32_t { FLOAT32, BFLOAT16, INT8 };
 enum Activation : int32_t { GELU, GELU_TANH, RELU, SILU, TANH, NONE };
 
 // y = x @ weight.T + bias. Panels: [columns / panel][groups][panel] dwords, a dword being one float32, two bfloat16 or
-// four int8 neighbours along the depth. `scale` and `sums` (scale * sum of the integers) are per column, int8 only.
+// four int8 neighbours along the depth; three such panels of digits, in turn for every 16 groups, where a routine has
+// digits. Integers only: `scale` and `sums` (scale * sum of the integers) [segments of the depth][columns], and
+// `smoothing` [depth], by which rows are multiplied and weights were divided.
 struct Matrix {
     const void* panels;
     const float* bias;
     const float* scale;
     const float* sums;
+    const float* smoothing;
     int32_t columns;
     int32_t groups;
 };
@@ -32,7 +35,7 @@ struct Norm {
 };
 
 struct Layer {
-    Matrix qkv, out, up, down;  // out in the precision of attention
+    Matrix qkv, out, up, down;  // out in bfloat16 or float32 where a routine is int8
     Norm attention_norm, output_norm;
 };
 
@@ -47,6 +50,7 @@ struct Model {
     Matrix classifier;
     int32_t layer_count, embedding, hidden, heads, head_size, inner, labels;
     int32_t activation, head_activation;
+    int32_t segment;  // values of depth that share a scale, a multiple of 64
     float score_scale;
 };
 
@@ -88,12 +92,13 @@ struct Routine {
     int32_t precision;
     int32_t panel;       // columns
     int32_t side_bytes;  // of one element of the context
+    int32_t digits;      // whether weights are digits
     Sizes (*sizes)(const Model&, const Call&);
     void (*chunk)(const Model&, const Call&, int first_sequence, int last_sequence, Team, Memory);
     void (*finish)(const Model&, const Call&, int pairs, Team, Memory);
 };
 
 extern const Routine avx2_float32, avx_vnni_int8, avx512_float32, avx512_vnni_int8, avx512_bf16_bfloat16,
-    avx512_bf16_int8, amx_bfloat16, amx_int8;
+    avx512_bf16_int8, amx_bfloat16, amx_int8, amx_float32;
 
 }  // namespace secondpass

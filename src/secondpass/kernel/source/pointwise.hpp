@@ -12,15 +12,19 @@ inline Vec sigmoid(Vec x) {
     return all(1.0f) / (all(1.0f) + exp2<true>(minimum(all(126.0f), x * all(-LOG2_E))));
 }
 
-// x * normal distribution function, through erf as in Abramowitz and Stegun 7.1.26 (1.5e-7).
+// x * normal distribution function to the last bits of float32: 1 - erf(z) = t p(t) exp(-z^2) with t = 1 / (1 + 0.3 z), the
+// form of Abramowitz and Stegun 7.1.26 with p fitted anew to 1e-10.
 inline Vec gelu_exact(Vec x) {
     const Vec z = magnitude(x) * all(0.70710678118654752f);
-    const Vec t = all(1.0f) / fma(z, all(0.3275911f), all(1.0f));
-    Vec p = fma(all(1.061405429f), t, all(-1.453152027f));
-    p = fma(p, t, all(1.421413741f));
-    p = fma(p, t, all(-0.284496736f));
-    p = fma(p, t, all(0.254829592f));
-    const Vec erf = all(1.0f) - p * t * exp2<true>(z * z * all(-LOG2_E));
+    const Vec t = inverse(fma(minimum(all(1e9f), z), all(0.3f), all(1.0f)));
+    Vec p = fma(all(-0.31742438673973083f), t, all(1.6587427854537964f));
+    p = fma(p, t, all(-2.796436309814453f));
+    p = fma(p, t, all(3.115931987762451f));
+    p = fma(p, t, all(-1.7526838779449463f));
+    p = fma(p, t, all(0.9001771211624146f));
+    p = fma(p, t, all(0.006928693503141403f));
+    p = fma(p, t, all(0.18476395308971405f));
+    const Vec erf = fma(p * t, -exp2<true>(z * z * all(-LOG2_E)), all(1.0f));
     return all(0.5f) * fma(magnitude(x), erf, x);
 }
 
@@ -49,37 +53,93 @@ inline Vec activated(int kind, Vec x) {
     }
 }
 
-// Rows as a matrix unit reads them: for Int8 value = low + scale * byte, per row.
+// Rows as a matrix unit reads them: of a scaled unit a value is low + scale * number, for each row and each segment of
+// its depth; digits have no low.
 template <class Unit>
 struct Rows {
     typename Unit::Element* values;
     int width;
     float* scale;
     float* low;
+    int segments;
     typename Unit::Element* at(int row) const { return values + static_cast<size_t>(row) * width; }
-    Rows from(int row) const { return {at(row), width, scale + row, low + row}; }
+    Rows from(int row) const { return {at(row), width, scale + row * segments, low + row * segments, segments}; }
 };
 
-// Not a number or infinite anywhere in a row makes its scale, and with it all that follows, not a number.
+struct Span {
+    int begin, end;
+    int size() const { return end - begin; }
+};
+
+// One segment of a row of bytes.
+template <class Source>
+void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename Source::Element* x,
+                 const float* smoothing, int count) {
+    Vec high = all(-3e38f), low = all(3e38f), odd = zero();
+    for (int i = 0; i < count; i += LANES) {
+        const Vec v = Source::get(x + i) * load(smoothing + i);
+        high = maximum(high, v);
+        low = minimum(low, v);
+        odd = fma(v, zero(), odd);
+    }
+    const float least = smallest(low), range = largest(high) - least;
+    const float scale = range > 1e-30f ? range / 255.0f : 1e-30f;
+    *scale_out = scale + sum(odd);
+    *low_out = least;
+    const Vec inverse = all(1.0f / scale), shift = all(-least / scale);
+    for (int i = 0; i < count; i += LANES)
+        store_bytes(out + i, fma(Source::get(x + i) * load(smoothing + i), inverse, shift));
+}
+
+// One segment of a row of digits.
+template <class Source>
+void write_digits(char* out, float* scale_out, const typename Source::Element* x, const float* smoothing, int count);
+
+#if defined(__AMX_TILE__)
+
+template <class Source>
+void write_digits(char* out, float* scale_out, const typename Source::Element* x, const float* smoothing, int count) {
+    constexpr float MOST = 127.4f;  // so that the first digit fits
+    Vec high = zero(), odd = zero();
+    for (int i = 0; i < count; i += LANES) {
+        const Vec v = Source::get(x + i) * load(smoothing + i);
+        high = maximum(high, magnitude(v));
+        odd = fma(v, zero(), odd);
+    }
+    const float most = largest(high);
+    const float scale = most > 1e-30f ? most / MOST : 1e-30f;
+    *scale_out = scale + sum(odd);
+    const Vec inverse = all(65536.0f / scale);
+    const __m512i middle = _mm512_set1_epi32(0x808080);
+    for (int i = 0; i < count; i += LANES) {
+        const __m512i whole = _mm512_cvtps_epi32(Source::get(x + i) * load(smoothing + i) * inverse);
+        const __m512i digits = _mm512_xor_si512(_mm512_add_epi32(whole, middle), middle);
+        char* place = out + i / 64 * 192 + i % 64;
+        for (int digit = 0; digit < 3; digit++)
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(place + digit * 64),
+                             _mm512_cvtepi32_epi8(_mm512_srli_epi32(digits, 16 - 8 * digit)));
+    }
+}
+
+#endif
+
+// x [count] into a row of at least as many; what is behind becomes 0. Not a number or infinite anywhere in a segment
+// makes its scale, and with it all that follows, not a number.
 template <class Unit, class Source>
-void write_row(Rows<Unit> rows, int row, const typename Source::Element* x) {
+void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int count, const float* smoothing,
+               int segment) {
     typename Unit::Element* out = rows.at(row);
-    if constexpr (Unit::GROUP != 4) {
-        for (int i = 0; i < rows.width; i += LANES) Unit::put(out + i, Source::get(x + i));
+    if constexpr (!Unit::SCALED) {
+        for (int i = 0; i < count; i += LANES) Unit::put(out + i, Source::get(x + i));
     } else {
-        Vec high = all(-3e38f), low = all(3e38f), odd = zero();
-        for (int i = 0; i < rows.width; i += LANES) {
-            const Vec v = Source::get(x + i);
-            high = maximum(high, v);
-            low = minimum(low, v);
-            odd = fma(v, zero(), odd);
+        for (int begin = 0, place = row * rows.segments; begin < count; begin += segment, place++) {
+            const int size = smaller(segment, count - begin);
+            if constexpr (Unit::PLANES == 1)
+                write_bytes<Source>(out + begin, rows.scale + place, rows.low + place, x + begin, smoothing + begin, size);
+            else
+                write_digits<Source>(reinterpret_cast<char*>(out + begin), rows.scale + place, x + begin,
+                                     smoothing + begin, size);
         }
-        const float least = smallest(low), range = largest(high) - least;
-        const float scale = range > 1e-30f ? range / 255.0f : 1e-30f;
-        rows.scale[row] = scale + sum(odd);
-        rows.low[row] = least;
-        const Vec inverse = all(1.0f / scale), shift = all(-least / scale);
-        for (int i = 0; i < rows.width; i += LANES) store_bytes(out + i, fma(Source::get(x + i), inverse, shift));
     }
 }
 
@@ -101,29 +161,77 @@ inline void normalise(const Norm& norm, const float* x, float* out, int width) {
     }
 }
 
-// y[row][column] = a[row] @ matrix + bias, handed to `use(row, column, vector)` for the columns of some panels.
+// y[row][column] = a[row] @ matrix over a part of its depth, `a` beginning there; the bias is added where the part is
+// the first one. `use(row, column, vector)` gets the values. A block is used while the next one is multiplied.
 template <class Unit, class Use>
-void linear(Rows<Unit> a, int rows, const Matrix& matrix, int first_column, int last_column, Use use) {
-    alignas(64) typename Unit::Sum c[Unit::BLOCK * PANEL];
-    const size_t stride = a.width * sizeof(typename Unit::Element);
-    const size_t panel_bytes = static_cast<size_t>(matrix.groups) * PANEL * 4;
-    for (int column = first_column; column < last_column; column += PANEL) {
-        const char* panel = static_cast<const char*>(matrix.panels) + column / PANEL * panel_bytes;
-        for (int begin = 0; begin < rows; begin += Unit::BLOCK) {
-            const int count = smaller(Unit::BLOCK, rows - begin);
-            multiply<Unit>(reinterpret_cast<const char*>(a.at(begin)), stride, panel, matrix.groups, count, c, PANEL);
-            for (int row = 0; row < count; row++)
-                for (int half = 0; half < PANEL; half += LANES) {
-                    const int place = column + half;
-                    Vec x = load(c + row * PANEL + half);
-                    if constexpr (Unit::GROUP == 4) {
-                        x = x * (all(a.scale[begin + row]) * load(matrix.scale + place));
-                        x = fma(all(a.low[begin + row]), load(matrix.sums + place), x);
-                    }
-                    use(begin + row, place, x + load(matrix.bias + place));
+class Linear {
+    using Sum = typename Unit::Sum;
+    struct Block {
+        int column, row, count, begin, end;  // depth from begin to end
+    };
+    static constexpr int WIDTH = Unit::WIDTH, SIZE = Unit::BLOCK * WIDTH;
+
+    const Rows<Unit> a;
+    const Matrix& matrix;
+    const Span depth;
+    const int segment;
+    Use use;
+    alignas(64) Sum sums[2][SIZE * Unit::ORDERS];
+    alignas(64) float partial[SIZE];
+
+    void multiply_block(const Block& block, Sum* c) const {
+        const size_t element = sizeof(typename Unit::Element), panel_group = PANEL * 4 * Unit::PLANES;
+        const char* rows = reinterpret_cast<const char*>(a.at(block.row)) + (block.begin - depth.begin) * element;
+        const size_t group = static_cast<size_t>(block.column / PANEL) * matrix.groups + block.begin / Unit::GROUP;
+        const char* panel = static_cast<const char*>(matrix.panels) + group * panel_group + block.column % PANEL * 4;
+        multiply<Unit>(rows, a.width * element, panel, (block.end - block.begin) / Unit::GROUP, block.count, c, WIDTH);
+    }
+
+    void use_block(const Block& block, const Sum* c) {
+        const bool first = block.begin == depth.begin, last = block.end == depth.end;
+        const int part = block.begin / segment, own_part = (block.begin - depth.begin) / segment;
+        for (int half = 0; half < WIDTH; half += LANES) {
+            const int column = block.column + half;
+            [[maybe_unused]] Vec scale, low_sums;
+            if constexpr (Unit::SCALED) {
+                scale = load(matrix.scale + static_cast<size_t>(part) * matrix.columns + column);
+                if (Unit::PLANES == 1) low_sums = load(matrix.sums + static_cast<size_t>(part) * matrix.columns + column);
+            }
+            const Vec bias = depth.begin ? zero() : load(matrix.bias + column);
+            for (int row = 0; row < block.count; row++) {
+                Vec x = Unit::value(c + row * WIDTH + half);
+                if constexpr (Unit::SCALED) {
+                    const int place = (block.row + row) * a.segments + own_part;
+                    x = x * (all(a.scale[place]) * scale);
+                    if (Unit::PLANES == 1) x = fma(all(a.low[place]), low_sums, x);
+                    if (!first) x = x + load(partial + row * WIDTH + half);
                 }
+                if (last)
+                    use(block.row + row, column, x + bias);
+                else
+                    store(partial + row * WIDTH + half, x);
+            }
         }
     }
-}
+
+   public:
+    Linear(Rows<Unit> a, const Matrix& matrix, Span depth, int segment, Use use)
+        : a(a), matrix(matrix), depth(depth), segment(segment), use(use) {}
+
+    void run(int rows, Span columns) {
+        const int step = Unit::SCALED ? segment : depth.size();
+        Block waiting{};
+        int turn = 0;
+        for (int column = columns.begin; column < columns.end; column += WIDTH)
+            for (int row = 0; row < rows; row += Unit::BLOCK)
+                for (int begin = depth.begin; begin < depth.end; begin += step, turn ^= 1) {
+                    const Block block{column, row, smaller(Unit::BLOCK, rows - row), begin, smaller(depth.end, begin + step)};
+                    multiply_block(block, sums[turn]);
+                    if (waiting.count) use_block(waiting, sums[turn ^ 1]);
+                    waiting = block;
+                }
+        if (waiting.count) use_block(waiting, sums[turn ^ 1]);
+    }
+};
 
 }  // namespace

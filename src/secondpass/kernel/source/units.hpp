@@ -1,7 +1,9 @@
 // Matrix units: how one block of rows is multiplied with one panel of columns in each precision.
 //
-// multiply<Unit>(a, stride, panel, groups, rows, c, width): c[row][column] = sum over depth of a[row] * panel. Rows of
+// multiply<Unit>(a, stride, panel, groups, rows, c, width): c[row][column] = sum over depth of a[row] * panel for up to
+// BLOCK rows and WIDTH columns (of those of a panel, from where `panel` points on). Rows of
 // `a` are `stride` bytes apart; each value of c is summed in the same order whatever the other rows are.
+// A scaled unit multiplies integers; value(c) is the float, before it is scaled.
 #pragma once
 
 #include "vector.hpp"
@@ -13,8 +15,8 @@ constexpr int PANEL = 2 * LANES;  // columns of a panel: two registers
 struct Float32 {
     using Element = float;
     using Sum = float;
-    static constexpr bool EXACT = true;
-    static constexpr int GROUP = 1, BLOCK = 24;
+    static constexpr bool EXACT = true, SCALED = false;
+    static constexpr int GROUP = 1, BLOCK = 24, WIDTH = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
         float x;
@@ -22,6 +24,7 @@ struct Float32 {
         return fma(all(x), b, acc);
     }
     static void keep(float* c, Vec acc) { store(c, acc); }
+    static Vec value(const float* c) { return load(c); }
     static Vec get(const Element* p) { return load(p); }
     static void put(Element* p, Vec x) { store(p, x); }
 };
@@ -30,8 +33,8 @@ struct Float32 {
 struct BFloat16 {
     using Element = uint16_t;
     using Sum = float;
-    static constexpr bool EXACT = false;
-    static constexpr int GROUP = 2, BLOCK = 24;
+    static constexpr bool EXACT = false, SCALED = false;
+    static constexpr int GROUP = 2, BLOCK = 24, WIDTH = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
         int32_t pair;
@@ -39,6 +42,7 @@ struct BFloat16 {
         return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
     }
     static void keep(float* c, Vec acc) { store(c, acc); }
+    static Vec value(const float* c) { return load(c); }
     static Vec get(const Element* p) {
         const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
@@ -59,8 +63,8 @@ struct BFloat16 {
 struct Int8 {
     using Element = uint8_t;
     using Sum = int32_t;
-    static constexpr bool EXACT = false;
-    static constexpr int GROUP = 4, BLOCK = 24;
+    static constexpr bool EXACT = false, SCALED = true;
+    static constexpr int GROUP = 4, BLOCK = 24, WIDTH = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
         int32_t four;
@@ -74,6 +78,7 @@ struct Int8 {
 #endif
     }
     static void keep(int32_t* c, Vec acc) { store(reinterpret_cast<float*>(c), acc); }
+    static Vec value(const int32_t* c) { return load(c); }
 };
 #endif
 
@@ -174,6 +179,56 @@ struct TiledInt8 : Int8 {
 SECONDPASS_TILED(TiledBFloat16, _tile_dpbf16ps)
 SECONDPASS_TILED(TiledInt8, _tile_dpbusd)
 #undef SECONDPASS_TILED
+
+// float32 as whole numbers of 24 bits, cut into three signed digits of 8: value = d0 + d1 / 2^8 + d2 / 2^16, times a
+// scale of the row or column (the scheme of Ozaki et al., 2012). Products of digits are exact, and so are their sums; of
+// the nine products only d2 * d2 is left out. Digits lie one after another for every 64 values of depth, in rows and in
+// panels; sums of one order (the digits' places added up) share a tile.
+struct TiledDigits {
+    struct Element {
+        int8_t digits[3];
+    };
+    using Sum = int32_t;
+    static constexpr bool EXACT = true, SCALED = true;
+    static constexpr int GROUP = 4, BLOCK = 16, WIDTH = 16, PLANES = 3, ORDERS = 4;
+    using Scope = Tiles;
+    static Vec value(const int32_t* c) {
+        constexpr int ORDER = BLOCK * WIDTH;
+        const Vec down = all(1.0f / 256.0f);
+        return fma(fma(fma(load(c + 3 * ORDER), down, load(c + 2 * ORDER)), down, load(c + ORDER)), down, load(c));
+    }
+};
+
+template <>
+void multiply<TiledDigits>(const char* a, size_t stride, const char* panel, int groups, int, int32_t* c, int width) {
+    constexpr int ORDER = TiledDigits::BLOCK * TiledDigits::WIDTH;
+    constexpr size_t PLANE = 16 * PANEL * 4;
+    const size_t bytes = width * 4;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int group = 0; group < groups; group += 16, a += 3 * 64, panel += 3 * PLANE) {
+        _tile_loadd(4, a, stride);
+        _tile_loadd(7, panel, PANEL * 4);
+        _tile_dpbssd(0, 4, 7);
+        _tile_loadd(5, a + 64, stride);
+        _tile_dpbssd(1, 5, 7);
+        _tile_loadd(6, a + 128, stride);
+        _tile_dpbssd(2, 6, 7);
+        _tile_loadd(7, panel + PLANE, PANEL * 4);
+        _tile_dpbssd(3, 6, 7);
+        _tile_dpbssd(1, 4, 7);
+        _tile_dpbssd(2, 5, 7);
+        _tile_loadd(7, panel + 2 * PLANE, PANEL * 4);
+        _tile_dpbssd(3, 5, 7);
+        _tile_dpbssd(2, 4, 7);
+    }
+    _tile_stored(0, c, bytes);
+    _tile_stored(1, c + ORDER, bytes);
+    _tile_stored(2, c + 2 * ORDER, bytes);
+    _tile_stored(3, c + 3 * ORDER, bytes);
+}
 
 #endif
 

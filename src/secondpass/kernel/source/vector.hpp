@@ -31,6 +31,7 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec magnitude(Vec x) { return _mm512_abs_ps(x); }
+inline Vec near_inverse(Vec x) { return _mm512_rcp14_ps(x); }
 inline Vec rounded(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec times_power_of_two(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
 inline float sum(Vec x) { return _mm512_reduce_add_ps(x); }
@@ -56,6 +57,7 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec maximum(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline Vec minimum(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec magnitude(Vec x) { return _mm256_andnot_ps(all(-0.0f), x); }
+inline Vec near_inverse(Vec x) { return _mm256_rcp_ps(x); }
 inline Vec rounded(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec times_power_of_two(Vec x, Vec n) {  // n whole, -126..127
     return x * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
@@ -77,6 +79,12 @@ inline void store_bytes(uint8_t* p, Vec x) {
 #endif
 
 inline Vec zero() { return all(0.0f); }
+
+// 1 / x for x from 1 to 1e30, to the last bit but one.
+inline Vec inverse(Vec x) {
+    const Vec near = near_inverse(x);
+    return fma(near, fma(-x, near, all(1.0f)), near);
+}
 
 // 2^x for x <= 126, to 2e-9 relative (Exact) or 8e-5, which is below what bfloat16 keeps. Below -120 it is 2^-120: no
 // sum in float32 feels that beside 1, and results that are not normal numbers cost a hundred cycles each.
