@@ -21,7 +21,7 @@ def made(architecture: str = "bert", labels: int = 1, **config: Any) -> tuple[Pr
     """A seeded model and its description."""
     model = make_model(architecture, VOCABULARY, labels, **config)
     encoder = describe(model)
-    assert encoder is not None
+    assert isinstance(encoder, Encoder)
     return model, encoder
 
 
@@ -33,7 +33,7 @@ def sized(hidden: int, heads: int, inner: int, **config: Any) -> tuple[PreTraine
             if weight.dim() == 2:
                 weight.mul_((32 / hidden) ** 0.5)
     encoder = describe(model)
-    assert encoder is not None
+    assert isinstance(encoder, Encoder)
     return model, encoder
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from secondpass.kernel import native
-from secondpass.kernel.weights import pack, panels, unsupported, widened
+from secondpass.kernel.weights import digits_of, pack, panels, smoothing, unsupported, widened
 from tests.kernel.encoders import made, sized
 
 
@@ -45,3 +45,17 @@ def test_an_encoder_elsewhere_is_refused() -> None:
         encoder, embeddings=dataclasses.replace(encoder.embeddings, words=encoder.embeddings.words.to("meta"))
     )
     assert unsupported(moved) is not None
+
+
+def test_digits_make_the_number_again() -> None:
+    """Three signed digits of 8 bits, the highest first, for all that the scale lets through."""
+    most = int(127.4 * 65536)
+    whole = torch.cat([torch.arange(-most, most, 991), torch.tensor([-most, -32769, -129, -1, 0, 127, 128, most])])
+    high, middle, low = digits_of(whole.to(torch.int32)).to(torch.int64)
+    assert torch.equal(high * 65536 + middle * 256 + low, whole)
+
+
+def test_smoothing_is_exact_and_leaves_out_what_is_no_number() -> None:
+    """Powers of two, so that dividing by them rounds nothing."""
+    weight = torch.tensor([[4.0, 0.0, 1e-6, float("nan")], [-1.0, 0.0, 1e-7, 1.0]])
+    assert smoothing(weight).tolist() == [2.0, 1.0, 2.0**-10, 1.0]

@@ -18,7 +18,8 @@ from secondpass.kernel.weights import pack, unsupported
 from secondpass.packed.encoder import Encoder
 from secondpass.tokens import Tokens
 
-# Tokens that one thread takes through all layers at a time: its activations and the weights in use share the core's own cache.
+# Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
+# still fit into the core's own cache.
 CHUNK_TOKENS = 384
 # With fewer sequences for each thread, threads share a chunk instead.
 ENOUGH_EACH = 4

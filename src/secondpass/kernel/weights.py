@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from secondpass.kernel import native
-from secondpass.kernel.native import Precision, Routine
+from secondpass.kernel.native import Routine
 from secondpass.packed import encoder as described
 from secondpass.packed.encoder import Encoder
 
@@ -19,13 +19,11 @@ Kind = Literal["fp32", "bf16", "int8", "digits"]
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "none")
 WIDTH_STEP = 64
 HEAD_STEP = 32
-# Depth of weights and activations that shares a scale where they are integers. Also the part of the feed-forward's width
-# that is computed at a time, so that operands of both products stay in the first cache.
+# Depth of weights and activations that shares a scale where they are integers. Also the part of the feed-forward's
+# width that is computed at a time, so that operands of both products stay in the first cache.
 SEGMENT = 384
 # The largest weight as an integer; 24 bits whose first digit stays below 128.
 LARGEST: dict[Kind, float] = {"int8": 127, "digits": 127.4 * 65536}
-# see `smoothing`
-STRENGTH: dict[Kind, float] = {"int8": 0.5, "digits": 0.5}
 # values of one dword
 GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4, "digits": 4}
 
@@ -59,15 +57,15 @@ def panels(values: torch.Tensor, panel: int, group: int) -> torch.Tensor:
     return values.view(columns // panel, panel, depth // group, group).permute(0, 2, 1, 3).contiguous()
 
 
-def smoothing(weight: torch.Tensor, strength: float) -> torch.Tensor:
-    """Powers of two [depth], near `strength` of the power of the largest weight of each depth; 1 where all are 0.
+def smoothing(weight: torch.Tensor) -> torch.Tensor:
+    """Powers of two [depth] near the root of the largest weight of each depth; 1 where all are 0.
 
-    Weights divided by them and activations multiplied by them give the same products, and both are more even: a channel
-    of large activations with small weights no longer sets the scale of its row.
+    Weights divided by them and activations multiplied by them give the same products: a channel of large activations
+    with small weights then sets the scale of its row less. For digits alone: int8 was less faithful with it.
     """
     largest = weight.abs().amax(dim=0)
     usable = torch.isfinite(largest) & (largest > 0)
-    exponents = (torch.where(usable, largest, torch.ones_like(largest)).log2() * strength).round()
+    exponents = (torch.where(usable, largest, torch.ones_like(largest)).log2() / 2).round()
     return torch.where(usable, exponents.clamp(-60, 60).exp2(), torch.ones_like(largest))
 
 
@@ -197,7 +195,7 @@ class Packing:
 
     def _integers(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.Matrix:
         columns, depth = weight.shape
-        smooth = smoothing(weight, STRENGTH[kind])
+        smooth = smoothing(weight) if kind == "digits" else torch.ones(depth)
         parts = segments(weight / smooth)
         steps = steps_of(parts, LARGEST[kind])
         whole = (parts / steps).nan_to_num(0.0, 0.0, 0.0).round()

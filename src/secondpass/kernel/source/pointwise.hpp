@@ -12,7 +12,7 @@ inline Vec sigmoid(Vec x) {
     return all(1.0f) / (all(1.0f) + exp2<true>(minimum(all(126.0f), x * all(-LOG2_E))));
 }
 
-// x * normal distribution function to the last bits of float32: 1 - erf(z) = t p(t) exp(-z^2) with t = 1 / (1 + 0.3 z), the
+// x * normal distribution function to the last bits of float32: 1 - erf(z) = t p(t) exp(-z^2), t = 1 / (1 + 0.3 z), the
 // form of Abramowitz and Stegun 7.1.26 with p fitted anew to 1e-10.
 inline Vec gelu_exact(Vec x) {
     const Vec z = magnitude(x) * all(0.70710678118654752f);
