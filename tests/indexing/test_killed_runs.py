@@ -30,7 +30,8 @@ def start(corpus: Path, table: Path, folder: Path) -> subprocess.Popen[bytes]:
 
 def test_nothing_is_lost_or_doubled_however_often_a_run_is_killed(tmp_path: Path) -> None:
     """Every document is in the index or among the dead letters, once; little is sent twice."""
-    corpus = write_json_lines(tmp_path / "corpus.jsonl", rows(600))
+    # enough that the kills never come after the end, however fast the machine is
+    corpus = write_json_lines(tmp_path / "corpus.jsonl", rows(600 * KILLS))
     table, files = tmp_path / "table.sqlite", tmp_path
     chance = random.Random(KILLS)
     killed = 0
