@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haystack_integrations.common.secondpass.rag.answered import Answered, answered, read_answers
+from haystack_integrations.common.secondpass.search.collection import told_in_one_line
 from haystack_integrations.common.secondpass.search.indexing import index
 from haystack_integrations.common.secondpass.search.pipeline_files import IN_MEMORY, load_pipeline, pipeline_file
 from haystack_integrations.common.secondpass.search.search_run import progress_bars
+from haystack_integrations.common.secondpass.search.store_failures import failure_line
 from haystack_integrations.common.secondpass.search.stores import document_stores
 
 from secondpass.cli.failures import PipeConsole
@@ -72,7 +74,7 @@ def _questions(request: AskRequest) -> Mapping[str, str]:
 
 def _fill(pipeline: Pipeline, corpus: Path) -> None:
     found = survey(corpus)
-    with progress_bars() as progress:
+    with progress_bars() as progress, told_in_one_line(pipeline):
         bar = progress.add_task("Indexing", total=found.documents)
         index(pipeline, read_corpus(corpus), lambda count: progress.advance(bar, count))
 
@@ -81,10 +83,7 @@ def _answers(pipeline: Pipeline, asked: Answered, query_id: str, question: str) 
     try:
         outputs = pipeline.run(asked.inputs(question))
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise SecondPassError(f"question {query_id!r} failed: {cause}") from error
+        raise SecondPassError(f"question {query_id!r} failed: {failure_line(error, pipeline)}") from error
     return list(read_answers(outputs.get(asked.component, {}).get(asked.socket, ())))
 
 
