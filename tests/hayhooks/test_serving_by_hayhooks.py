@@ -47,6 +47,7 @@ def hayhooks(folder: Path, *command: str, log: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     environment = os.environ | {
         "HAYHOOKS_PIPELINES_DIR": str(folder / "served"),
+        "HAYHOOKS_STARTUP_DEPLOY_STRATEGY": "sequential",  # README of integrations/hayhooks says why
         "SECONDPASS_CORPUS": str(folder / "help.jsonl"),
         "HAYSTACK_TELEMETRY_ENABLED": "false",
     }
@@ -85,11 +86,13 @@ def test_over_http(served: Path, tmp_path: Path) -> None:
         found = client.post("/rerank/run", json={"query": "when does the shop open", "documents": [*TEXTS.values()]})
         assert found.status_code == 200, found.text
         assert [item["index"] for item in found.json()["result"]] == [1, 0]
-        answers = client.post("/rag/run", json={"query": "when does the shop open"}).json()["result"]
+        asked = client.post("/rag/run", json={"query": "when does the shop open"})
+        assert asked.status_code == 200, asked.text
+        answers = asked.json()["result"]
         assert answers[0]["text"] == "The shop opens at nine."
         assert answers[0]["sources"] == ["opening"]
-        asked = {"model": "rag", "messages": [{"role": "user", "content": "how long can I send a parcel back"}]}
-        chat = client.post("/v1/chat/completions", json=asked).json()
+        question = {"model": "rag", "messages": [{"role": "user", "content": "how long can I send a parcel back"}]}
+        chat = client.post("/v1/chat/completions", json=question).json()
         reply = chat["choices"][0]["message"]["content"]
         assert reply.splitlines()[0] == "You can send a parcel back within 30 days. [returns]"
         # in-memory stores of a served pipeline are empty until somebody writes to them
