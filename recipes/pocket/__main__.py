@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,17 @@ from recipes.pocket.build import Encoder, examples, new_student, read_all, stude
 from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.distill import Settings, train
 from recipes.pocket.evaluate import Scorer, evaluate
-from recipes.pocket.finish import calibrate, write_folder
+from recipes.pocket.finish import calibrate, write_folder, write_stage
+from recipes.pocket.lower_half import (
+    JUDGED_SHARE,
+    MASKED,
+    MASKED_SHARE,
+    VOTED,
+    VOTED_SHARE,
+    Change,
+    trained_on_judgements,
+    with_lower_changes,
+)
 from recipes.pocket.queries import all_queries
 from secondpass import CrossEncoder
 from secondpass.engine import padding_of
@@ -54,7 +65,7 @@ def train_command(
     made = examples(training_groups(corpora, claims, data, work), Encoder(corpora, tokenizer))
     model = new_student(tokens)
     train(model, made, Settings(steps=LAST_STEP, dtype=_dtype(), seconds=60 * minutes), work / "checkpoint")
-    model.save_pretrained(work / "first")
+    write_stage(model, work / "tokenizer.json", work / "first")
     answers_command(data, work)
 
 
@@ -77,7 +88,27 @@ def answers_command(
         train(model, made, settings, work / f"round-{number}")
         states.append({name: weight.clone() for name, weight in model.state_dict().items()})
     model.load_state_dict(averaged(states))
-    model.save_pretrained(work / "student")
+    write_stage(model, work / "tokenizer.json", work / "second")
+    lower_command(data, work)
+
+
+@app.command(name="lower")
+def lower_command(data: DataOption, work: WorkOption = WORK) -> None:
+    """Add what three more trainings change in the lower half, calibrate and write the package's model folder."""
+    corpora, claims = read_all(data)
+    tokenizer, _ = student_tokenizer(corpora, work)
+    queries, encoder = all_queries(data, corpora, claims), Encoder(corpora, tokenizer)
+    model = AutoModelForSequenceClassification.from_pretrained(work / "second").eval()
+    start = {name: weight.clone() for name, weight in model.state_dict().items()}
+    changes = [Change(trained_on_judgements(work / "second", data), JUDGED_SHARE)]
+    for name, mix, rate, share in (("masked", MASKED, 4e-5, MASKED_SHARE), ("voted", VOTED, 5e-5, VOTED_SHARE)):
+        model.load_state_dict(start)
+        made = with_targets(model, round_drafts(data, corpora, queries, encoder, mix), _dtype())
+        settings = Settings(steps=LAST_STEP, learning_rate=rate, dtype=_dtype(), seconds=60 * mix.minutes)
+        train(model, made, settings, work / name)
+        changes.append(Change({key: weight.clone() for key, weight in model.state_dict().items()}, share))
+    model.load_state_dict(with_lower_changes(start, *changes))
+    write_stage(model, work / "tokenizer.json", work / "student")
     finish_command(data, work)
 
 
@@ -85,6 +116,7 @@ def answers_command(
 def finish_command(data: DataOption, work: WorkOption = WORK) -> None:
     """Calibrate the trained student and write the package's model folder."""
     model = AutoModelForSequenceClassification.from_pretrained(work / "student").eval()
+    shutil.rmtree(work / "runs" / POCKET.name, ignore_errors=True)  # of the model before
     write_folder(model, work / "tokenizer.json", POCKET)
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
     precision: Precision = "bf16" if has_amx_bf16() else "fp32"

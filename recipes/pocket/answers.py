@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import logging
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 # Sentences of one question: at most GOLD of its own paragraph, four of the nearest others, the rest from DEPTH.
 SENTENCES, GOLD, NEAREST, DEPTH = 12, 4, 4, 40
 LABEL_WEIGHT = 1.0
+NUMBER = re.compile(r"\d[\d.,]*")
 TARGET_TOKENS = 8192
 
 
@@ -46,7 +48,8 @@ class Mix:
 
     `questions` of SQuAD; `draws`: how often each TREC-QA question comes, with other sentences each time; `kept`
     queries by kind; `votes`: BM25's vote in their targets, in units of the student's own spread; `soft_weight` of the
-    student's own opinion of sentences.
+    student's own opinion of sentences; `masked` share of SQuAD's questions whose
+    sentences show no numbers, as in TREC-QA.
     """
 
     seed: int
@@ -56,6 +59,7 @@ class Mix:
     kept: Mapping[str, int]
     votes: Mapping[str, float]
     soft_weight: float
+    masked: float = 0.0
 
 
 FIRST_VOTES = {"question": 0.1, "title": 0.3, "keywords": 0.5, "request": 0.5, "claim": 0.3}
@@ -122,6 +126,8 @@ def paragraph_drafts(squad: Corpus, questions: Sequence[TrainingQuery], encoder:
         gold = rng.sample(own, min(GOLD, len(own)))
         rest = rng.sample(others[NEAREST:], SENTENCES - NEAREST - len(gold))
         chosen = [texts[place] for place in (*gold, *others[:NEAREST], *rest)]
+        if mix.masked and rng.random() < mix.masked:
+            chosen = [NUMBER.sub("<num>", sentence) for sentence in chosen]
         made.append(_labelled_draft(encoder.pairs(question.text, chosen, MAX_TOKENS), list(range(len(gold))), mix))
     return made
 

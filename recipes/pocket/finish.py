@@ -66,11 +66,22 @@ def calibrate(model: Any, tokenizer: Any, forward: Forward, data: Path) -> None:
         model.classifier.bias.mul_(scale).add_(bias)
 
 
-def write_folder(model: Any, tokenizer: Path, folder: Path) -> None:
-    """config.json, tokenizer.json, tokenizer_config.json and the int8 weights."""
+def write_tokenizer(tokenizer: Path, folder: Path) -> None:
+    """tokenizer.json and tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(tokenizer, folder / "tokenizer.json")
     (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n")
+
+
+def write_stage(model: Any, tokenizer: Path, folder: Path) -> None:
+    """A student between two stages, in float32: what the next stage starts from."""
+    model.save_pretrained(folder)
+    write_tokenizer(tokenizer, folder)
+
+
+def write_folder(model: Any, tokenizer: Path, folder: Path) -> None:
+    """config.json, tokenizer.json, tokenizer_config.json and the int8 weights."""
+    write_tokenizer(tokenizer, folder)
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "_name_or_path"}
     config |= {"architectures": ["BertForSequenceClassification"], "dtype": "float32"}
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.activation.Sigmoid", "version": "4.1.0"}

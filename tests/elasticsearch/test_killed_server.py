@@ -13,6 +13,7 @@ from tests.elasticsearch.conftest import invoke, only_line
 from tests.small_collection import write_beir
 
 
+@pytest.mark.stacks
 def test_search_before_during_and_after(
     no_credentials: None,
     own_elasticsearch: Callable[[], AbstractContextManager[Any]],

@@ -206,7 +206,7 @@ def test_a_name_for_an_index_needs_a_server(run: Run, beir: Path) -> None:
     assert "--index docs: the pipeline has no store of Elasticsearch or OpenSearch" in only_line(result)
 
 
-@pytest.mark.parametrize("name", ["elasticsearch", "opensearch"])
+@pytest.mark.parametrize("name", [pytest.param("elasticsearch", marks=pytest.mark.stacks), "opensearch"])
 def test_a_server_that_dies_while_it_is_searched(
     run: Run,
     name: str,

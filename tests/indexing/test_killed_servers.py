@@ -66,7 +66,7 @@ def _all(client: Any) -> dict[str, str]:
     return found
 
 
-@pytest.fixture(params=["elasticsearch", "opensearch"])
+@pytest.fixture(params=["elasticsearch", pytest.param("opensearch", marks=pytest.mark.stacks)])
 def engine(request: pytest.FixtureRequest):
     """Each engine in turn; its clients are closed with it."""
     make = {"elasticsearch": elasticsearch_engine, "opensearch": opensearch_engine}[request.param]

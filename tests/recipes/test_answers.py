@@ -76,6 +76,19 @@ def test_the_sentences_of_the_labelled_paragraph_come_first(corpus: Corpus, enco
     assert len(set(texts)) == SENTENCES
 
 
+def test_numbers_are_masked_in_the_share_asked_for(corpus: Corpus, encoder: Encoder) -> None:
+    """In all sentences of a question or in none; nothing else changes."""
+    numbered = replace(corpus, texts=[text.replace(".", " 1,850.5.") for text in corpus.texts])
+    question = TrainingQuery("squad", "question", "where is the garden and the water", relevant=(7,))
+
+    def shown(masked: float) -> list[str]:
+        (draft,) = paragraph_drafts(numbered, [question], encoder, replace(MIXES[0], masked=masked))
+        return [_text(encoder, *pair) for pair in zip(draft.example.ids, draft.example.types, strict=True)]
+
+    assert all(any(sign.isdigit() for sign in text) for text in shown(0.0))
+    assert not any(sign.isdigit() for text in shown(1.0) for sign in text)
+
+
 def test_a_judged_question_comes_with_one_right_sentence(corpus: Corpus, encoder: Encoder, tmp_path: Path) -> None:
     """First, among judged wrong ones only; a question without both kinds is left out."""
     folder = tmp_path / "squad" / "qrels"

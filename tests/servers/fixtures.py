@@ -1,7 +1,8 @@
 """Servers as fixtures: started once a session when the first test asks, skipped with the reason when there are none.
 
 With SECONDPASS_STACKS=1 a missing server is an error instead. Tests share a server: each uses an index name of its own
-and deletes it.
+and deletes it. A test marked `stacks` runs with SECONDPASS_STACKS=1 only: what it proves of one engine, another test
+proves of the other in every run, and it takes a server's start or two.
 """
 
 from __future__ import annotations
@@ -24,6 +25,18 @@ from tests.servers.sources import plain_server, secure_server, tell
 MUST = "SECONDPASS_STACKS"
 OwnServer = Callable[[], AbstractContextManager[Server]]
 T = TypeVar("T")
+
+
+def asked() -> bool:
+    """Whether SECONDPASS_STACKS is set, and not to 0."""
+    return os.environ.get(MUST, "0") not in {"", "0"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the tests marked `stacks` to `make test-stacks`."""
+    for item in items:
+        if not asked() and item.get_closest_marker("stacks"):
+            item.add_marker(pytest.mark.skip(reason="`make test-stacks` runs it"))
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +99,6 @@ def absent(missing: NoServer) -> NoReturn:
     Raises:
         NoServer: With SECONDPASS_STACKS set, and not to 0.
     """
-    if os.environ.get(MUST, "0") not in {"", "0"}:
+    if asked():
         raise missing
     pytest.skip(str(missing))

@@ -1,6 +1,6 @@
 """Runs that are killed at any moment lose no checkpoint, and end bit for bit where an undisturbed run ends.
 
-`SECONDPASS_KILLS` sets how many runs are killed (CI: 5).
+`SECONDPASS_KILLS` sets how many runs are killed (CI: 3).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from secondpass.training.running.step_log import FILE
 from secondpass.training.survival.run_lock import NAME, RunLock
 
 ROOT = Path(__file__).parents[3]
-KILLS = int(os.environ.get("SECONDPASS_KILLS", "5"))
+KILLS = int(os.environ.get("SECONDPASS_KILLS", "3"))
 SETTINGS = {"tokens_per_step": 120, "epochs": 4, "save_every": 1, "keep": 2}
 
 
