@@ -41,7 +41,7 @@ servers: $(VENV)/.test
 test-stacks: $(VENV)/.test
 	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/indexing tests/searching tests/elasticsearch tests/opensearch tests/pipelines tests/haystack/test_server_searches.py $(ARGS)
 
-# Train the embedded model again, from the data folder; stops and continues where it was. About two hours.
+# Train the embedded model again, from the data folder; stops and continues where it was. Under three hours.
 pocket: $(VENV)/.pocket
 	$(BIN)/python -m recipes.pocket train --data $(DATA)
 
