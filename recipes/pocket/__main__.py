@@ -6,16 +6,18 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipes.pocket.answers import MIXES, averaged, round_drafts, with_targets
+from recipes.pocket.answers import MIXES, Draft, Mix, averaged, round_drafts, with_targets
 from recipes.pocket.build import Encoder, examples, new_student, read_all, student_tokenizer, training_groups
 from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.distill import Settings, train
@@ -28,6 +30,7 @@ from recipes.pocket.lower_half import (
     VOTED,
     VOTED_SHARE,
     Change,
+    judged_groups,
     trained_on_judgements,
     with_lower_changes,
 )
@@ -69,6 +72,18 @@ def train_command(
     answers_command(data, work)
 
 
+def train_round(model: Any, drafts: Sequence[Draft], mix: Mix, folder: Path) -> None:
+    """Train `model` in place on a round's drafts, its own opinion of them before the round being the target."""
+    made = with_targets(model, drafts, _dtype())
+    settings = Settings(steps=LAST_STEP, learning_rate=mix.learning_rate, dtype=_dtype(), seconds=60 * mix.minutes)
+    train(model, made, settings, folder)
+
+
+def weights_of(model: Any) -> dict[str, Tensor]:
+    """A copy that later training leaves alone."""
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
 @app.command(name="answers")
 def answers_command(
     data: DataOption,
@@ -83,10 +98,8 @@ def answers_command(
     queries, encoder = all_queries(data, corpora, claims), Encoder(corpora, tokenizer)
     states = []
     for number, mix in enumerate(MIXES[first_round - 1 :], start=first_round):
-        made = with_targets(model, round_drafts(data, corpora, queries, encoder, mix), _dtype())
-        settings = Settings(steps=LAST_STEP, learning_rate=5e-5, dtype=_dtype(), seconds=60 * mix.minutes)
-        train(model, made, settings, work / f"round-{number}")
-        states.append({name: weight.clone() for name, weight in model.state_dict().items()})
+        train_round(model, round_drafts(data, corpora, queries, encoder, mix), mix, work / f"round-{number}")
+        states.append(weights_of(model))
     model.load_state_dict(averaged(states))
     write_stage(model, work / "tokenizer.json", work / "second")
     lower_command(data, work)
@@ -99,14 +112,13 @@ def lower_command(data: DataOption, work: WorkOption = WORK) -> None:
     tokenizer, _ = student_tokenizer(corpora, work)
     queries, encoder = all_queries(data, corpora, claims), Encoder(corpora, tokenizer)
     model = AutoModelForSequenceClassification.from_pretrained(work / "second").eval()
-    start = {name: weight.clone() for name, weight in model.state_dict().items()}
-    changes = [Change(trained_on_judgements(work / "second", data), JUDGED_SHARE)]
-    for name, mix, rate, share in (("masked", MASKED, 4e-5, MASKED_SHARE), ("voted", VOTED, 5e-5, VOTED_SHARE)):
+    start = weights_of(model)
+    judged = judged_groups(data, next(corpus for corpus in corpora if corpus.name == "trecqa"))
+    changes = [Change(trained_on_judgements(work / "second", judged), JUDGED_SHARE)]
+    for name, mix, share in (("masked", MASKED, MASKED_SHARE), ("voted", VOTED, VOTED_SHARE)):
         model.load_state_dict(start)
-        made = with_targets(model, round_drafts(data, corpora, queries, encoder, mix), _dtype())
-        settings = Settings(steps=LAST_STEP, learning_rate=rate, dtype=_dtype(), seconds=60 * mix.minutes)
-        train(model, made, settings, work / name)
-        changes.append(Change({key: weight.clone() for key, weight in model.state_dict().items()}, share))
+        train_round(model, round_drafts(data, corpora, queries, encoder, mix), mix, work / name)
+        changes.append(Change(weights_of(model), share))
     model.load_state_dict(with_lower_changes(start, *changes))
     write_stage(model, work / "tokenizer.json", work / "student")
     finish_command(data, work)

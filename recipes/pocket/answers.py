@@ -60,6 +60,7 @@ class Mix:
     votes: Mapping[str, float]
     soft_weight: float
     masked: float = 0.0
+    learning_rate: float = 5e-5
 
 
 FIRST_VOTES = {"question": 0.1, "title": 0.3, "keywords": 0.5, "request": 0.5, "claim": 0.3}
@@ -134,17 +135,21 @@ def paragraph_drafts(squad: Corpus, questions: Sequence[TrainingQuery], encoder:
 
 def judged_drafts(data: Path, corpus: Corpus, encoder: Encoder, mix: Mix) -> list[Draft]:
     """One sentence that answers among judged ones that do not, `mix.draws` times a question."""
-    rng = random.Random(mix.seed)
+    return [
+        _labelled_draft(encoder.pairs(question, sentences, MAX_TOKENS), [0], mix)
+        for question, sentences in judged_sentences(data, corpus, mix.draws, random.Random(mix.seed))
+    ]
+
+
+def judged_sentences(data: Path, corpus: Corpus, draws: int, rng: random.Random) -> Iterator[tuple[str, list[str]]]:
+    """Each train question `draws` times, with a sentence that answers it, then judged ones that do not."""
     rows, texts = corpus.index(), read_queries(data, corpus.name)
-    made = []
     for query, judged in read_qrels(data, corpus.name, "train").items():
         right = [rows[name] for name, grade in judged.items() if grade > 0]
         wrong = [rows[name] for name, grade in judged.items() if grade <= 0]
-        for _ in range(mix.draws if right and wrong else 0):
+        for _ in range(draws if right and wrong else 0):
             chosen = [rng.choice(right), *rng.sample(wrong, min(SENTENCES - 1, len(wrong)))]
-            pairs = encoder.pairs(texts[query], [corpus.texts[row] for row in chosen], MAX_TOKENS)
-            made.append(_labelled_draft(pairs, [0], mix))
-    return made
+            yield texts[query], [corpus.texts[row] for row in chosen]
 
 
 def _labelled_draft(pairs: Sequences, relevant: list[int], mix: Mix) -> Draft:

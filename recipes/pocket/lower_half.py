@@ -16,8 +16,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from recipes.pocket.answers import SENTENCES, VOTES, Mix
-from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
+from recipes.pocket.answers import VOTES, Mix, judged_sentences
+from recipes.pocket.corpora import Corpus
 from secondpass import CrossEncoder
 from secondpass.training import Group, TrainingSettings, train
 
@@ -33,6 +33,7 @@ MASKED = Mix(
     VOTES,
     0.2,
     masked=0.5,
+    learning_rate=4e-5,
 )
 # Requests and keywords with so loud a vote of BM25 that the rankings get worse: what to stay away from.
 VOTED = Mix(
@@ -56,28 +57,22 @@ class Change:
     share: float
 
 
-def judged_groups(data: Path, seed: int = 1) -> list[Group]:
+def judged_groups(data: Path, trecqa: Corpus, seed: int = 1) -> list[Group]:
     """TREC-QA's train questions, `DRAWS` times each: a sentence that answers, and judged ones that do not."""
     rng = random.Random(seed)
-    corpus = read_corpus(data, "trecqa")
-    rows, texts = corpus.index(), read_queries(data, "trecqa")
-    made = []
-    for query, judged in read_qrels(data, "trecqa", "train").items():
-        right = [corpus.texts[rows[name]] for name, grade in judged.items() if grade > 0]
-        wrong = [corpus.texts[rows[name]] for name, grade in judged.items() if grade <= 0]
-        for _ in range(DRAWS if right and wrong else 0):
-            others = rng.sample(wrong, min(SENTENCES - 1, len(wrong)))
-            labels = (1.0, *(0.0 for _ in others))
-            made.append(Group(query=texts[query], documents=(rng.choice(right), *others), labels=labels))
+    made = [
+        Group(query=question, documents=tuple(sentences), labels=(1.0, *(0.0 for _ in sentences[1:])))
+        for question, sentences in judged_sentences(data, trecqa, DRAWS, rng)
+    ]
     rng.shuffle(made)
     return made
 
 
-def trained_on_judgements(start: Path, data: Path) -> dict[str, Tensor]:
-    """The weights of `start` after one pass over `judged_groups`; about a minute."""
+def trained_on_judgements(start: Path, groups: list[Group]) -> dict[str, Tensor]:
+    """The weights of `start` after one pass over `groups`; about a minute."""
     model = CrossEncoder(str(start), device="cpu")
     settings = TrainingSettings(loss="info_nce", epochs=1, learning_rate=2e-5)
-    train(model, judged_groups(data), settings, show_progress_bar=False)
+    train(model, groups, settings, show_progress_bar=False)
     return {name: weight.float() for name, weight in model.model.state_dict().items()}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from recipes.pocket.corpora import read_corpus
 from recipes.pocket.lower_half import DRAWS, Change, judged_groups, with_lower_changes
 
 
@@ -18,7 +19,7 @@ def test_a_group_is_one_right_sentence_among_judged_wrong_ones(tmp_path: Path) -
     (folder / "queries.jsonl").write_text("\n".join(f'{{"_id": "{name}", "text": "what is {name}"}}' for name in "ab"))
     rows = ["query-id\tcorpus-id\tscore", "a\t0\t1", "a\t1\t1", *(f"a\t{row}\t0" for row in range(2, 6)), "b\t9\t1"]
     (folder / "qrels" / "train.tsv").write_text("\n".join(rows) + "\n")
-    groups = judged_groups(tmp_path)
+    groups = judged_groups(tmp_path, read_corpus(tmp_path, "trecqa"))
     assert len(groups) == DRAWS
     for group in groups:
         assert group.query == "what is a"

@@ -17,7 +17,7 @@ from secondpass.packed.heads import Attention, Heads
 from secondpass.packed.layout import Packed, moved, pack
 from secondpass.tokens import Tokens
 
-# In place: the inner matrix is the largest; a CPU spends a seventh of this on fresh pages for a second one.
+# In place: the inner matrix is the largest; fresh pages for a second one are a seventh of a feed-forward on a CPU.
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": torch.ops.aten.gelu_,
     "gelu_tanh": lambda x: torch.ops.aten.gelu_(x, approximate="tanh"),
