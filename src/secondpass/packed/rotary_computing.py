@@ -73,9 +73,9 @@ class RotaryComputation:
             context = attention.first(query, qkv[:, heads.hidden :].contiguous(), heads)
         else:
             context = attention.all(qkv, heads)
-        x = x + _linear(layer.attention_out, context)
+        x = _linear(layer.attention_out, context).add_(x)
         inner, gate = _linear(layer.gated, self._normed(layer.feed_norm, x)).chunk(2, dim=-1)
-        return x + _linear(layer.down, self._act(inner) * gate)
+        return _linear(layer.down, self._act(inner).mul_(gate)).add_(x)
 
     def _headed(self, pooled: torch.Tensor) -> torch.Tensor:
         """Pooled float32 [pairs, hidden] -> logits [pairs, labels]."""
