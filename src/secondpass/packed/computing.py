@@ -77,7 +77,7 @@ class EncoderComputation:
         """[rows, hidden] -> the same: the feed-forward, all parts of it in one workspace."""
         out, rows = torch.empty_like(x), feed_rows(x)
         workspace = x.new_empty(rows, len(layer.up.weight))
-        for given, made in zip(x.split(rows), out.split(rows), strict=True):
+        for given, made in zip(torch.split(x, rows), torch.split(out, rows), strict=True):
             inner = workspace[: len(given)]
             torch.addmm(layer.up.bias, given, layer.up.weight.t(), out=inner)
             torch.addmm(layer.down.bias, self._activation(inner), layer.down.weight.t(), out=made)
