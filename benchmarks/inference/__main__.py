@@ -53,7 +53,9 @@ def write(found: dict[str, Any], text: str, name: str, folder: Path | None) -> N
 
 @app.command()
 def compare(
-    model: Annotated[list[str] | None, typer.Option(help="pocket, minilm, l2, l6, l12, base; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="pocket, minilm, l2, l6, l12, base, deberta; may be repeated.")
+    ] = None,
     backends_python: Annotated[str | None, typer.Option(help="Interpreter with ONNX and OpenVINO.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Queries with passages.")] = 8,
     documents: Annotated[int, typer.Option(min=1, help="Passages of a query.")] = 100,

@@ -15,7 +15,9 @@ SHAPES: dict[str, tuple[int, int, int, int]] = {
     "l12": (12, 384, 12, 1536),
     "base": (12, 768, 12, 3072),
 }
-MODELS = ("pocket", "minilm", *SHAPES)
+# DeBERTa-v3 xsmall
+DEBERTA = (12, 384, 6, 1536)
+MODELS = ("pocket", "minilm", *SHAPES, "deberta")
 VOCABULARY = 30522
 SPREAD = 2.0  # standard deviation of the logits that a new head gives
 
@@ -39,7 +41,9 @@ def write_model(name: str, folder: Path) -> None:
     if name == "minilm":
         _write(_minilm_encoder(), folder, tokenizer=_minilm())
     elif name in SHAPES:
-        _write(_random(*SHAPES[name]), folder, tokenizer=None)
+        _write(_bert(*SHAPES[name]), folder, tokenizer=None)
+    elif name == "deberta":
+        _write(_deberta(*DEBERTA), folder, tokenizer=None)
     else:
         raise ValueError(f"{name} is none of {', '.join(MODELS)}")
 
@@ -64,20 +68,41 @@ def _minilm_encoder() -> Any:
     return model
 
 
-def _random(layers: int, hidden: int, heads: int, inner: int) -> Any:
-    import torch
+def _bert(layers: int, hidden: int, heads: int, inner: int) -> Any:
     from transformers import BertConfig, BertForSequenceClassification
 
+    return _random(BertForSequenceClassification, BertConfig, _sizes(layers, hidden, heads, inner))
+
+
+def _deberta(layers: int, hidden: int, heads: int, inner: int) -> Any:
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    own = {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "position_biased_input": False,
+    }
+    return _random(DebertaV2ForSequenceClassification, DebertaV2Config, _sizes(layers, hidden, heads, inner) | own)
+
+
+def _sizes(layers: int, hidden: int, heads: int, inner: int) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+    }
+
+
+def _random(kind: Any, configuration: Any, settings: dict[str, Any]) -> Any:
+    import torch
+
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=inner,
-    )
-    config.num_labels = 1
-    model = BertForSequenceClassification(config)
+    model = kind(configuration(num_labels=1, **settings))
     for weight in model.parameters():
         if weight.dim() == 2:
             weight.data.normal_(0.0, 0.05)  # with the usual 0.02 all inputs look alike

@@ -12,6 +12,8 @@ from secondpass.tokens import Tokens
 from tests.tiny_models import LENGTH, make_model
 
 FAMILIES = ("bert", "electra", "distilbert", "roberta", "xlm-roberta")
+# described by the same weights, and what distances add
+ENCODERS = (*FAMILIES, "deberta-v2")
 VOCABULARY = 80
 # one token, the edges of blocks of 16, equal ones, the longest there is
 LENGTHS = (1, 2, 5, 15, 16, 17, 17, 17, 30, 31, 33, 64, LENGTH, 90, 2, LENGTH)

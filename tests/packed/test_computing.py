@@ -11,7 +11,7 @@ import torch
 from secondpass.packed import computing
 from secondpass.packed.computing import EncoderComputation
 from secondpass.packed.describing import describe
-from tests.packed.models import FAMILIES, LENGTHS, inputs_of, model_of, reference
+from tests.packed.models import ENCODERS, LENGTHS, inputs_of, model_of, reference
 
 
 def _computation(model: Any, dtype: torch.dtype | None = None) -> EncoderComputation:
@@ -21,7 +21,7 @@ def _computation(model: Any, dtype: torch.dtype | None = None) -> EncoderComputa
 
 
 @pytest.mark.parametrize("labels", [1, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_float32_equals_transformers(family: str, labels: int) -> None:
     """Every length from one token to the longest, in one batch, types and positions as each family has them."""
     model = model_of(family, labels)
@@ -32,7 +32,7 @@ def test_float32_equals_transformers(family: str, labels: int) -> None:
     assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_do_not_depend_on_batch_mates(family: str, seed: int) -> None:
     """Alone, in pairs or all together: only the order of summation in matrix products differs."""
@@ -48,7 +48,7 @@ def test_scores_do_not_depend_on_batch_mates(family: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.08), (torch.float16, 0.02)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_half_precision_is_near_float32(family: str, dtype: torch.dtype, tolerance: float) -> None:
     """Weights loaded in a half type, or layers alone computed in it; logits are float32 and finely graded."""
     model = model_of(family)
@@ -104,7 +104,7 @@ def test_the_feed_forward_may_take_any_number_of_rows_at_a_time(rows: int, monke
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.08), (torch.float16, 0.02)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_cuda_equals_the_cpu(family: str, dtype: torch.dtype, tolerance: float) -> None:
     """Rectangles in float32, the flash kernel in half types."""
     model = model_of(family, 3)

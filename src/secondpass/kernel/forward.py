@@ -14,7 +14,7 @@ import torch
 from secondpass.errors import InvalidInput
 from secondpass.kernel import native
 from secondpass.kernel.native import Precision, Routine
-from secondpass.kernel.weights import pack, unsupported
+from secondpass.kernel.weights import own_positions, pack, unsupported
 from secondpass.packed.encoder import Encoder
 from secondpass.tokens import Tokens
 
@@ -51,7 +51,7 @@ class KernelForward:
         embeddings = encoder.embeddings
         self._vocabulary = len(embeddings.words)
         self._types = None if embeddings.types is None else len(embeddings.types)
-        self._positions = len(embeddings.positions) - embeddings.first_position
+        self._positions = len(own_positions(embeddings))
         # Memory of calls that ended; popping and appending are atomic.
         self._spare: list[torch.Tensor] = []
 

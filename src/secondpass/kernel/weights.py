@@ -112,11 +112,8 @@ class Packing:
         layers = (native.Layer * len(encoder.layers))(*map(self._layer, encoder.layers))
         self._kept.append(layers)
         words = widened(embeddings.words, len(embeddings.words), self._embedding)
-        positions = widened(
-            embeddings.positions[embeddings.first_position :],
-            len(embeddings.positions) - embeddings.first_position,
-            self._embedding,
-        )
+        own = own_positions(embeddings)
+        positions = widened(own, len(own), self._embedding)
         types = None if embeddings.types is None else widened(embeddings.types, len(embeddings.types), self._embedding)
         model = native.Model(
             words=self._pointer(words),
@@ -220,11 +217,24 @@ class Packing:
         )
 
 
+def own_positions(embeddings: described.Embeddings) -> torch.Tensor:
+    """Rows for the positions of a sequence.
+
+    Raises:
+        ValueError: it has none; see `unsupported`.
+    """
+    if embeddings.positions is None:
+        raise ValueError("an encoder without absolute positions")
+    return embeddings.positions[embeddings.first_position :]
+
+
 def unsupported(encoder: Encoder) -> str | None:
     """Say why the kernel cannot compute this encoder; None if it can."""
     tensors = (encoder.embeddings.words, encoder.layers[0].qkv.weight)
     if any(tensor.device.type != "cpu" for tensor in tensors):
         return "the kernel computes on the CPU"
+    if encoder.embeddings.positions is None or encoder.buckets is not None:
+        return "the kernel has no relative positions"
     if encoder.activation not in get_args(described.HiddenActivation):
         return f"the kernel has no activation {encoder.activation!r}"
     return None

@@ -44,7 +44,8 @@ class EncoderComputation:
     def __init__(self, encoder: Encoder, dtype: torch.dtype | None = None) -> None:
         self._embeddings, self._head = encoder.embeddings, mapped(encoder.head, torch.Tensor.float)
         self._layers = encoder.layers if dtype is None else mapped(encoder.layers, lambda part: part.to(dtype))
-        self._heads = Heads(encoder.heads, encoder.hidden // encoder.heads)
+        self._count, self._size = encoder.heads, encoder.hidden // encoder.heads
+        self._buckets = encoder.buckets
         self._activation = ACTIVATIONS[encoder.activation]
         weight = self._layers[0].qkv.weight
         self.dtype, self.device = weight.dtype, weight.device
@@ -53,21 +54,24 @@ class EncoderComputation:
     def __call__(self, inputs: Sequence[Tokens]) -> torch.Tensor:
         """-> logits float32 [pairs, labels] on the CPU, in the order of `inputs`."""
         packed = moved(pack(inputs, self._embeddings.first_position), self.device)
-        attention = attention_for(packed, self.device, self.dtype, self._heads.size)
-        x = embedded(self._embeddings, packed, rows_behind(packed, self.device)).to(self.dtype)
+        attention = attention_for(packed, self.device, self.dtype, self._size, self._buckets)
+        x = embedded(self._embeddings, packed, rows_behind(packed, attention, self.dtype)).to(self.dtype)
         for layer in self._layers[:-1]:
-            context = attention.all(linear(layer.qkv, x), self._heads)
+            context = attention.all(linear(layer.qkv, x), self._heads(layer))
             x = self._after_attention(layer, context, x)
         x = self._last(attention, x, packed)
         logits = headed(self._head, x.float())
         return torch.empty_like(logits).index_copy_(0, packed.order, logits).cpu()
 
     def _last(self, attention: Attention, x: torch.Tensor, packed: Packed) -> torch.Tensor:
-        layer, hidden = self._layers[-1], self._heads.hidden
+        layer, hidden = self._layers[-1], x.shape[1]
         firsts = x[packed.starts]
         query = F.linear(firsts, layer.qkv.weight[:hidden], layer.qkv.bias[:hidden])
         kv = F.linear(x, layer.qkv.weight[hidden:], layer.qkv.bias[hidden:])
-        return self._after_attention(layer, attention.first(query, kv, self._heads), firsts)
+        return self._after_attention(layer, attention.first(query, kv, self._heads(layer)), firsts)
+
+    def _heads(self, layer: Layer) -> Heads:
+        return Heads(self._count, self._size, relative=layer.relative)
 
     def _after_attention(self, layer: Layer, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         x = normed(layer.attention_norm, linear(layer.attention_out, context).add_(x))
@@ -96,7 +100,8 @@ def embedded(own: Embeddings, packed: Packed, spare: int) -> torch.Tensor:
     if own.types is not None:
         # one row for all where there is one type only
         made += own.types.float() if len(own.types) == 1 else F.embedding(packed.types, own.types).float()
-    made += F.embedding(packed.positions, own.positions).float()
+    if own.positions is not None:
+        made += F.embedding(packed.positions, own.positions).float()
     made = normed(mapped(own.norm, torch.Tensor.float), made)
     if own.projection is not None:
         made = linear(mapped(own.projection, torch.Tensor.float), made)

@@ -6,19 +6,15 @@ value is a copy. `Watch` tells when a description has grown old.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from secondpass.packed.encoder import (
-    Embeddings,
-    Encoder,
-    Head,
-    HeadActivation,
-    Layer,
-)
+from secondpass.packed.deberta import buckets, pooler_activation, relatives
+from secondpass.packed.encoder import Embeddings, Encoder, Head, HeadActivation, Layer
 from secondpass.packed.parts import NotDescribed, hidden_activation, joined, linear, norm, only, table
 from secondpass.packed.plain import is_plain
 from secondpass.packed.rotary import RotaryEncoder, describe_modernbert
@@ -76,21 +72,42 @@ def _embeddings(body: Any, first_position: int) -> Embeddings:
     projection = getattr(body, "embeddings_project", None)
     return Embeddings(
         words=table(own.word_embeddings),
-        positions=table(own.position_embeddings),
-        types=table(own.token_type_embeddings),
+        positions=_optional(own.position_embeddings),
+        types=_optional(own.token_type_embeddings),
         norm=norm(own.LayerNorm),
         first_position=first_position,
         projection=None if projection is None else linear(projection),
     )
 
 
-def _encoder(model: Any, embeddings: Embeddings, head: Head) -> Encoder:
+def _optional(module: Any) -> torch.Tensor | None:
+    return None if module is None else table(module)
+
+
+def _deberta(model: Any) -> Encoder:
+    body = model.base_model
+    if getattr(body.embeddings, "embed_proj", None) is not None or body.encoder.conv is not None:
+        raise NotDescribed
+    head = Head(linear(model.pooler.dense), pooler_activation(model.config), linear(model.classifier))
+    made = _encoder(model, _embeddings(body, 0), head, ("query_proj", "key_proj", "value_proj"))
+    layers = zip(made.layers, relatives(model), strict=True)
+    return replace(
+        made, layers=tuple(replace(layer, relative=own) for layer, own in layers), buckets=buckets(model.config)
+    )
+
+
+def _encoder(
+    model: Any, embeddings: Embeddings, head: Head, names: Sequence[str] = ("query", "key", "value")
+) -> Encoder:
     config, body = model.config, model.base_model
-    if config.is_decoder or getattr(config, "position_embedding_type", "absolute") not in (None, "absolute"):
+    if getattr(config, "is_decoder", False) or getattr(config, "position_embedding_type", "absolute") not in (
+        None,
+        "absolute",
+    ):
         raise NotDescribed
     layers = tuple(
         Layer(
-            qkv=joined(*(getattr(layer.attention.self, name) for name in ("query", "key", "value"))),
+            qkv=joined(*(getattr(layer.attention.self, name) for name in names)),
             attention_out=linear(layer.attention.output.dense),
             attention_norm=norm(layer.attention.output.LayerNorm),
             up=linear(layer.intermediate.dense),
@@ -131,6 +148,7 @@ DESCRIBERS: dict[str, Callable[[Any], Encoder | RotaryEncoder]] = {
     "CamembertForSequenceClassification": _roberta,
     "ElectraForSequenceClassification": _electra,
     "DistilBertForSequenceClassification": _distilbert,
+    "DebertaV2ForSequenceClassification": _deberta,
     "ModernBertForSequenceClassification": describe_modernbert,
 }
 

@@ -1,7 +1,8 @@
 """A BERT-like cross-encoder as plain weights: what packed forwards compute from, whatever class it came from.
 
-Covers encoders with absolute positions and normalisation behind each block (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
-DistilBERT). Every tensor is contiguous, on one device, of one floating type, and in torch's [out, in] layout.
+Covers encoders with normalisation behind each block, of absolute positions (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
+DistilBERT) or of relative ones (DeBERTa-v2 and v3). Every tensor is contiguous, on one device, of one floating type,
+and in torch's [out, in] layout.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 T = TypeVar("T")
@@ -37,18 +40,31 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Words [vocabulary, width], positions [most tokens + first_position, width] and types [types, width] or None.
+    """Words [vocabulary, width], positions [most tokens + first_position, width] or None, types [types, width] or None.
 
     The sum is normalised; `projection` then widens it to the hidden size (ELECTRA), None where they are equal.
     Position i of a sequence is row `first_position + i`.
     """
 
     words: torch.Tensor
-    positions: torch.Tensor
+    positions: torch.Tensor | None
     types: torch.Tensor | None
     norm: Norm
     first_position: int
     projection: Linear | None
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """What the distance of two tokens adds to the score between them (He et al., DeBERTa, 2021).
+
+    Rows [buckets, hidden] are cut into heads as queries and keys are: each query is multiplied with the row of `keys`
+    for its distance from the key, each key with that of `queries`. None adds nothing. Float32 or finer, whatever the
+    weights are.
+    """
+
+    keys: torch.Tensor | None
+    queries: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,7 @@ class Layer:
     up: Linear
     down: Linear
     output_norm: Norm
+    relative: Relative | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +91,19 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """The whole model; `heads` attention heads of hidden / heads each, scores scaled by its root."""
+    """The whole model; `heads` attention heads of hidden / heads each.
+
+    Scores are divided by the root of that, times the number of parts a score has where layers have a `relative`.
+    `buckets` int64 [2 * span] then is the row of each distance (query's place minus key's) from -span to span - 1;
+    tokens further apart are as those.
+    """
 
     embeddings: Embeddings
     layers: tuple[Layer, ...]
     head: Head
     heads: int
     activation: HiddenActivation
+    buckets: npt.NDArray[np.int64] | None = None
 
     @property
     def hidden(self) -> int:

@@ -29,6 +29,8 @@ class Flash:
     Keys are not split among blocks, so that a pair's score does not depend on the longest pair of the batch.
     """
 
+    spare = 0
+
     def __init__(self, packed: Packed) -> None:
         from torch.nn.attention.varlen import varlen_attn
 

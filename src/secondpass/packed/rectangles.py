@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
@@ -14,44 +15,65 @@ from secondpass.packed.layout import Packed
 # Sequences are put into one rectangle if the shortest has this share of the longest one's tokens.
 ALIKE = 0.8
 
+Lengths = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
-class _Rectangle:
+class Rectangle:
     """Sequences `numbers` padded to one length.
 
     `rows` int64 [sequences * length] is the row of every place, `real` bool [sequences, length] where one is a token,
-    `kept` int64 the places of tokens, `lies` int64 the rows of those.
+    `kept` int64 the places of tokens, `lies` int64 the rows of those. Where no place is padding, slices say the same.
     """
 
     numbers: slice
-    rows: torch.Tensor
+    rows: torch.Tensor | slice
     real: torch.Tensor
-    kept: torch.Tensor
-    lies: torch.Tensor
+    kept: torch.Tensor | slice
+    lies: torch.Tensor | slice
+
+
+def rectangles(packed: Packed, alike: float = ALIKE, together: int | None = None) -> list[Rectangle]:
+    """Lay all sequences into rectangles, each of at most `together` places where it has more than one sequence."""
+    made: list[Rectangle] = []
+    lengths, device = packed.lengths, packed.ids.device
+    starts = np.cumsum(lengths) - lengths
+    begin = 0
+    while begin < len(lengths):
+        length = int(lengths[begin])
+        most = None if together is None else begin + max(1, together // length)
+        end = begin + int(np.sum(lengths[begin:most] >= alike * length))
+        made.append(_rectangle(slice(begin, end), lengths[begin:end], starts[begin:end], device))
+        begin = end
+    return made
+
+
+def _rectangle(numbers: slice, lengths: Lengths, starts: Lengths, device: torch.device) -> Rectangle:
+    place = np.arange(lengths[0])
+    real = place < lengths[:, None]
+    there = torch.from_numpy(real).to(device)
+    if real.all():
+        rows = slice(int(starts[0]), int(starts[-1] + lengths[-1]))
+        return Rectangle(numbers, rows, there, slice(None), rows)
+    row = np.where(real, place + starts[:, None], 0).ravel()
+    kept = np.flatnonzero(real)
+    moved = [torch.from_numpy(values).to(device) for values in (row, kept, row[kept])]
+    return Rectangle(numbers, moved[0], there, moved[1], moved[2])
 
 
 class Rectangles:
     """A call of torch's attention for each rectangle."""
 
+    spare = 0
+
     def __init__(self, packed: Packed) -> None:
-        self._made: list[_Rectangle] = []
-        lengths, device = packed.lengths, packed.ids.device
-        starts = np.cumsum(lengths) - lengths
-        begin = 0
-        while begin < len(lengths):
-            end = begin + int(np.sum(lengths[begin:] >= ALIKE * lengths[begin]))
-            real = np.arange(lengths[begin]) < lengths[begin:end, None]
-            rows = np.where(real, np.arange(lengths[begin]) + starts[begin:end, None], 0).ravel()
-            kept = np.flatnonzero(real)
-            tensors = (torch.from_numpy(values).to(device) for values in (rows, real, kept, rows[kept]))
-            self._made.append(_Rectangle(slice(begin, end), *tensors))
-            begin = end
+        self._made = rectangles(packed)
 
     def all(self, qkv: torch.Tensor, heads: Heads) -> torch.Tensor:
         """Every token asks."""
         out = qkv.new_zeros(len(qkv), heads.hidden)
         for made in self._made:
-            query, key, value = _laid(qkv, made, 3, heads)
+            query, key, value = laid(qkv, made, 3, heads)
             mask = made.real[:, None, None]
             if heads.window is not None:
                 place = torch.arange(query.shape[2], device=qkv.device)
@@ -66,7 +88,7 @@ class Rectangles:
         """First tokens ask."""
         out = torch.empty_like(query)
         for made in self._made:
-            key, value = _laid(kv, made, 2, heads)
+            key, value = laid(kv, made, 2, heads)
             mask = made.real[:, None, None]
             if heads.window is not None:
                 mask = mask & (torch.arange(key.shape[2], device=kv.device) <= heads.window)
@@ -76,7 +98,7 @@ class Rectangles:
         return out
 
 
-def _laid(joint: torch.Tensor, made: _Rectangle, parts: int, heads: Heads) -> tuple[torch.Tensor, ...]:
+def laid(joint: torch.Tensor, made: Rectangle, parts: int, heads: Heads) -> tuple[torch.Tensor, ...]:
     """[sequences, heads, length, size] of each of the parts that lie side by side in a row."""
     laid = joint[made.rows].view(*made.real.shape, parts, *heads.shape)
     return laid.permute(2, 0, 3, 1, 4).unbind(0)

@@ -49,7 +49,7 @@ class RotaryComputation:
         packed = moved(pack(inputs), self.device)
         attention = attention_for(packed, self.device, self.dtype, self._size)
         x = self._normed(self._embedding_norm, F.embedding(packed.ids, self._words).float()).to(self.dtype)
-        x = F.pad(x, (0, 0, 0, rows_behind(packed, self.device)))
+        x = F.pad(x, (0, 0, 0, rows_behind(packed, attention, self.dtype)))
         turns: dict[int | None, Turn] = {}
         for layer, frequencies in zip(self._layers, self._frequencies, strict=True):
             if layer.window not in turns:

@@ -62,6 +62,7 @@ class Views:
     """A call of torch's attention for each run of equal sequences."""
 
     def __init__(self, packed: Packed) -> None:
+        self.spare = spare_rows(packed.lengths)
         self._runs = _runs(packed.lengths)
         self._tokens = len(packed.ids)
         self._masks: dict[tuple[int, ...], torch.Tensor | None] = {}
