@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from secondpass.packed import computing
 from secondpass.packed.computing import EncoderComputation
 from secondpass.packed.describing import describe
 from tests.packed.models import ENCODERS, LENGTHS, inputs_of, model_of, reference
@@ -88,15 +87,6 @@ def test_a_single_layer_is_first_and_last_at_once() -> None:
 def test_heads_of_any_size(hidden: int, heads: int) -> None:
     """Also those that no vector instruction likes."""
     model = model_of("bert", hidden_size=hidden, num_attention_heads=heads)
-    inputs = inputs_of(LENGTHS, model)
-    assert torch.allclose(_computation(model)(inputs), reference(model, inputs), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("rows", [1, 7, 64, 100_000])
-def test_the_feed_forward_may_take_any_number_of_rows_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that divide the rows, that leave some over, and one for all."""
-    monkeypatch.setattr(computing, "FEED_ROWS", rows)
-    model = model_of("bert")
     inputs = inputs_of(LENGTHS, model)
     assert torch.allclose(_computation(model)(inputs), reference(model, inputs), rtol=0, atol=1e-5)
 

@@ -17,9 +17,7 @@ from secondpass.packed.heads import Attention, Heads
 from secondpass.packed.layout import Packed, moved, pack
 from secondpass.tokens import Tokens
 
-# The inner matrix of a feed-forward is the largest there is, and fresh memory for it is a tenth of the time on a CPU:
-# so many rows use the same, and activations work in place.
-FEED_ROWS = 4096
+# In place: the inner matrix is the largest; fresh pages for a second one are a seventh of a feed-forward on a CPU.
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": torch.ops.aten.gelu_,
     "gelu_tanh": lambda x: torch.ops.aten.gelu_(x, approximate="tanh"),
@@ -75,23 +73,8 @@ class EncoderComputation:
 
     def _after_attention(self, layer: Layer, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         x = normed(layer.attention_norm, linear(layer.attention_out, context).add_(x))
-        return normed(layer.output_norm, self._fed(layer, x).add_(x))
-
-    def _fed(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
-        """[rows, hidden] -> the same: the feed-forward, all parts of it in one workspace."""
-        out, rows = torch.empty_like(x), feed_rows(x)
-        workspace = x.new_empty(rows, len(layer.up.weight))
-        for given, made in zip(torch.split(x, rows), torch.split(out, rows), strict=True):
-            inner = workspace[: len(given)]
-            torch.addmm(layer.up.bias, given, layer.up.weight.t(), out=inner)
-            torch.addmm(layer.down.bias, self._activation(inner), layer.down.weight.t(), out=made)
-        return out
-
-
-def feed_rows(x: torch.Tensor) -> int:
-    """How many rows a feed-forward takes at a time: on a CPU parts of like size, of at most `FEED_ROWS`."""
-    rows = len(x)
-    return rows if x.device.type != "cpu" else -(-rows // -(-rows // FEED_ROWS))
+        inner = self._activation(linear(layer.up, x))
+        return normed(layer.output_norm, linear(layer.down, inner).add_(x))
 
 
 def embedded(own: Embeddings, packed: Packed, spare: int) -> torch.Tensor:
