@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
-from benchmarks.inference.turns import Lineup
+from benchmarks.inference.turns import Lineup, Measured, agreement
 from benchmarks.inference.worker import Contender
 
 SETS = ("trecqa", "cranfield", "squad")
@@ -23,6 +24,13 @@ class Task:
     query: str
     documents: dict[str, str]
     judged: dict[str, int]
+
+
+class Judged(TypedDict):
+    """One set: `rows` have nDCG@10 by contender, and Kendall's tau and overlap of the ten best with the first one's."""
+
+    queries: int
+    rows: dict[str, dict[str, float]]
 
 
 def tasks(data: Path, name: str, limit: int | None) -> list[Task]:
@@ -55,19 +63,29 @@ def ndcg(asked: Sequence[Task], run: dict[str, dict[str, float]]) -> float:
     return float(ir_measures.calc_aggregate([nDCG @ 10], qrels, run)[nDCG @ 10])
 
 
-def judge(lineup: Lineup, entered: Sequence[Contender], data: Path, limit: int | None) -> dict[str, dict[str, float]]:
-    """-> for each set: the number of queries, and nDCG@10 by the contender's name."""
-    found: dict[str, dict[str, float]] = {}
+def judge(lineup: Lineup, entered: Sequence[Contender], data: Path, limit: int | None) -> dict[str, Judged]:
+    """-> for each set the contenders' figures; the first one is what the others are compared with."""
+    found: dict[str, Judged] = {}
     for name in SETS:
         if not (data / name).is_dir():
             continue
         asked = tasks(data, name, limit)
-        figures: dict[str, float] = {"queries": len(asked)}
-        for contender in entered:
-            run = {}
-            for task in asked:
-                _, logits = lineup.rank(contender, task.query, list(task.documents.values()))
-                run[task.query_id] = dict(zip(task.documents, logits, strict=True))
-            figures[contender.name] = ndcg(asked, run)
-        found[name] = figures
+        measured = [Measured(contender) for contender in entered]
+        for one in measured:
+            one.logits = [lineup.rank(one.contender, task.query, list(task.documents.values()))[1] for task in asked]
+        found[name] = {
+            "queries": len(asked),
+            "rows": {one.contender.name: _row(asked, one, measured[0]) for one in measured},
+        }
     return found
+
+
+def _row(asked: Sequence[Task], found: Measured, exact: Measured) -> dict[str, float]:
+    run = {
+        task.query_id: dict(zip(task.documents, logits, strict=True))
+        for task, logits in zip(asked, found.logits, strict=True)
+    }
+    several = [row for row, task in enumerate(asked) if len(task.documents) > 1]
+    pair = [Measured(one.contender, logits=[one.logits[row] for row in several]) for one in (found, exact)]
+    near = agreement(*pair)
+    return {"ndcg": ndcg(asked, run), "tau": near["tau"], "top10": near["top10"]}

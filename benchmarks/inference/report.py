@@ -70,17 +70,19 @@ def summary(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield f"- {row['name']}: {row['ratio']:.2f}x the default, {best['ratio']:.2f}x {best['name']}"
 
 
-def judged_table(found: dict[str, dict[str, float]]) -> str:
-    """nDCG@10, and what other numbers change."""
-    names = [name for name in next(iter(found.values())) if name != "queries"]
+def judged_table(found: dict[str, Any]) -> str:
+    """nDCG@10, and what other numbers change: of it, and of the order."""
+    names = list(next(iter(found.values()))["rows"])
     lines = []
     for name in names:
         cells = [name]
-        for figures in found.values():
-            change = figures[name] - figures[names[0]]
-            cells.append(f"{figures[name]:.4f}" if name == names[0] else f"{figures[name]:.4f} ({change:+.4f})")
+        for judged in found.values():
+            own, exact = judged["rows"][name], judged["rows"][names[0]]
+            change = f" ({own['ndcg'] - exact['ndcg']:+.4f}; {own['tau']:.3f}, {own['top10']:.2f})"
+            cells.append(f"{own['ndcg']:.4f}" + ("" if name == names[0] else change))
         lines.append(cells)
-    return table(["nDCG@10", *(f"{name} ({figures['queries']:.0f} queries)" for name, figures in found.items())], lines)
+    head = "nDCG@10 (change; tau, top 10)"
+    return table([head, *(f"{name} ({judged['queries']} queries)" for name, judged in found.items())], lines)
 
 
 def model_part(name: str, found: dict[str, Any]) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from recipes.pocket.answers import MIXES, Draft, Mix, averaged, round_drafts, wi
 from recipes.pocket.build import Encoder, examples, new_student, read_all, student_tokenizer, training_groups
 from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.distill import Settings, train
-from recipes.pocket.evaluate import Scorer, evaluate
+from recipes.pocket.evaluate import Scorer, evaluate, runs_folder
 from recipes.pocket.finish import calibrate, write_folder, write_stage
 from recipes.pocket.lower_half import (
     JUDGED_SHARE,
@@ -128,7 +127,6 @@ def lower_command(data: DataOption, work: WorkOption = WORK) -> None:
 def finish_command(data: DataOption, work: WorkOption = WORK) -> None:
     """Calibrate the trained student and write the package's model folder."""
     model = AutoModelForSequenceClassification.from_pretrained(work / "student").eval()
-    shutil.rmtree(work / "runs" / POCKET.name, ignore_errors=True)  # of the model before
     write_folder(model, work / "tokenizer.json", POCKET)
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
     precision: Precision = "bf16" if has_amx_bf16() else "fp32"
@@ -150,8 +148,9 @@ def evaluate_command(
     """Measure nDCG@10 and MRR@10 of BM25's top 100 before and after the model; continues a stopped run."""
     table = Table("set", "queries", "BM25 nDCG@10", "nDCG@10", "change", "BM25 MRR@10", "MRR@10")
     gains = []
-    folder = work / "runs" / Path(model).name
-    with Scorer(model, fast and has_amx_bf16(), workers) as scorer:
+    fast = fast and has_amx_bf16()
+    folder = runs_folder(work, POCKET if model == "secondpass/pocket" else Path(model), fast)
+    with Scorer(model, fast, workers) as scorer:
         for row in evaluate(scorer, data, folder, tuple(sets.split(",")), limit):
             first, second = row.first, row.second
             gains.append(second["nDCG@10"] - first["nDCG@10"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -69,6 +70,14 @@ def tasks(data: Path, name: str) -> tuple[list[Task], dict[str, dict[str, int]]]
             ids, texts = [corpus.ids[row] for row in keep], [corpus.texts[row] for row in keep]
             made.append(Task(query_id, queries[query_id], ids, texts))
     return made, qrels
+
+
+def runs_folder(work: Path, model: Path, fast: bool) -> Path:
+    """Where runs of exactly these weights and this tokenizer are kept: a changed model does not continue old ones."""
+    digest = hashlib.sha256()
+    for path in sorted([*model.glob("*.safetensors"), *model.glob("tokenizer.json")]):
+        digest.update(path.read_bytes())
+    return work / "runs" / f"{model.name}-{digest.hexdigest()[:12]}-{'bf16' if fast else 'fp32'}"
 
 
 def _done(path: Path) -> dict[str, dict[str, float]]:

@@ -234,7 +234,7 @@ def why_no_int8(model: Any) -> str:
     """What is missing for int8, in words."""
     kind = type(model).__name__
     encoder = describe(model)
-    if not isinstance(encoder, Encoder):
+    if not isinstance(encoder, Encoder) or encoder.buckets is not None:
         return f"{kind} is not covered by the compiled kernel"
     if device_of(encoder).type != "cpu":
         return "the compiled kernel is for CPUs"

@@ -214,8 +214,9 @@ def test_int8_without_the_kernel_is_refused_and_says_what_is_missing() -> None:
     """At once, not at the first call."""
     with pytest.raises(InvalidInput, match="precision='int8': the compiled kernel is not in this installation"):
         _forward(model_of("bert"), "int8")
-    with pytest.raises(InvalidInput, match="ModernBertForSequenceClassification is not covered"):
-        _forward(model_of("modernbert"), "int8")
+    for family, kind in (("modernbert", "ModernBert"), ("deberta-v2", "DebertaV2")):
+        with pytest.raises(InvalidInput, match=f"{kind}ForSequenceClassification is not covered"):
+            _forward(model_of(family), "int8")
 
 
 def test_int8_by_the_kernel_and_exact_where_the_model_turns_into_another(monkeypatch: pytest.MonkeyPatch) -> None:

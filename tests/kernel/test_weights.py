@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from secondpass.kernel import native
-from secondpass.kernel.weights import digits_of, pack, panels, smoothing, unsupported, widened
+from secondpass.kernel.weights import digits_of, own_positions, pack, panels, smoothing, unsupported, widened
+from secondpass.packed.describing import describe
+from secondpass.packed.encoder import Encoder
 from tests.kernel.encoders import made, sized
+from tests.tiny_models import make_model
 
 
 def test_panels_hold_each_weight_in_its_place() -> None:
@@ -59,3 +62,12 @@ def test_smoothing_is_exact_and_leaves_out_what_is_no_number() -> None:
     """Powers of two, so that dividing by them rounds nothing."""
     weight = torch.tensor([[4.0, 0.0, 1e-6, float("nan")], [-1.0, 0.0, 1e-7, 1.0]])
     assert smoothing(weight).tolist() == [2.0, 1.0, 2.0**-10, 1.0]
+
+
+def test_an_encoder_with_relative_positions_is_refused() -> None:
+    """DeBERTa is described by the same weights and more."""
+    encoder = describe(make_model("deberta-v2", 80))
+    assert isinstance(encoder, Encoder)
+    assert unsupported(encoder) == "the kernel has no relative positions"
+    with pytest.raises(ValueError, match="absolute positions"):
+        own_positions(dataclasses.replace(encoder.embeddings, positions=None))

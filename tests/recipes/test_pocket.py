@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from recipes.pocket.distill import Example, Settings, epoch_batches, loss, scored, train
+from recipes.pocket.evaluate import runs_folder
 from recipes.pocket.finish import write_folder
 from recipes.pocket.student import logits, pack
 from recipes.pocket.vocabulary import SPECIAL, kept_tokens, trim_embeddings, trimmed_tokenizer
@@ -133,3 +134,16 @@ def test_the_finished_folder_recommends_the_fast_path(tiny_folder: str, tmp_path
         [("the cat", "the mat")], activation_fct=torch.nn.Identity()
     )
     assert given == pytest.approx(expected, abs=0.1)
+
+
+def test_runs_of_other_weights_or_another_precision_are_not_continued(tmp_path: Path) -> None:
+    """The folder's name alone says nothing about what was measured."""
+    model = tmp_path / "pocket"
+    model.mkdir()
+    weights = model / "model.safetensors"
+    weights.write_bytes(b"one")
+    first = runs_folder(tmp_path, model, fast=True)
+    assert first == runs_folder(tmp_path, model, fast=True)
+    assert first != runs_folder(tmp_path, model, fast=False)
+    weights.write_bytes(b"two")
+    assert first != runs_folder(tmp_path, model, fast=True)
