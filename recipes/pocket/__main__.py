@@ -37,6 +37,7 @@ from recipes.pocket.queries import all_queries
 from secondpass import CrossEncoder
 from secondpass.engine import padding_of
 from secondpass.forwards import ModelForward
+from secondpass.persistence.sources import folder_of
 from secondpass.precision import Precision
 from secondpass.training.cpu.forward import has_amx_bf16
 
@@ -149,7 +150,7 @@ def evaluate_command(
     table = Table("set", "queries", "BM25 nDCG@10", "nDCG@10", "change", "BM25 MRR@10", "MRR@10")
     gains = []
     fast = fast and has_amx_bf16()
-    folder = runs_folder(work, POCKET if model == "secondpass/pocket" else Path(model), fast)
+    folder = runs_folder(work, folder_of(model), fast)
     with Scorer(model, fast, workers) as scorer:
         for row in evaluate(scorer, data, folder, tuple(sets.split(",")), limit):
             first, second = row.first, row.second

@@ -48,8 +48,8 @@ class Mix:
 
     `questions` of SQuAD; `draws`: how often each TREC-QA question comes, with other sentences each time; `kept`
     queries by kind; `votes`: BM25's vote in their targets, in units of the student's own spread; `soft_weight` of the
-    student's own opinion of sentences; `masked` share of SQuAD's questions whose
-    sentences show no numbers, as in TREC-QA.
+    student's own opinion of sentences; `masked` share of SQuAD's questions whose sentences show no numbers, as in
+    TREC-QA.
     """
 
     seed: int

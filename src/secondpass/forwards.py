@@ -18,7 +18,7 @@ from secondpass.batches import Batch, Padding
 from secondpass.errors import InvalidInput
 from secondpass.packed.computing import EncoderComputation
 from secondpass.packed.describing import describe
-from secondpass.packed.encoder import Encoder, mapped
+from secondpass.packed.encoder import Encoder
 from secondpass.packed.plain import Watch
 from secondpass.packed.rotary import RotaryEncoder
 from secondpass.packed.rotary_computing import RotaryComputation
@@ -211,7 +211,7 @@ def _in_torch(encoder: Described, dtype: torch.dtype | None = None) -> Computati
 def _kernel_of(encoder: Encoder, precision: Settled) -> Computation | None:
     from secondpass.kernel import kernel_forward
 
-    return kernel_forward(mapped(encoder, torch.Tensor.float), precision)
+    return kernel_forward(encoder, precision)
 
 
 def _saved(rounded: Computation, exact: Computation, samples: Sequence[Tokens]) -> float:

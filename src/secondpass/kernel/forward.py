@@ -15,7 +15,7 @@ from secondpass.errors import InvalidInput
 from secondpass.kernel import native
 from secondpass.kernel.native import Precision, Routine
 from secondpass.kernel.weights import own_positions, pack, unsupported
-from secondpass.packed.encoder import Encoder
+from secondpass.packed.encoder import Encoder, mapped
 from secondpass.tokens import Tokens
 
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
@@ -135,4 +135,5 @@ def kernel_forward(encoder: Encoder, precision: Precision) -> KernelForward | No
     routine = native.find(precision)
     if isinstance(routine, str) or unsupported(encoder) is not None:
         return None
-    return KernelForward(encoder, routine)
+    # not before: the copy of a half type is large
+    return KernelForward(mapped(encoder, torch.Tensor.float), routine)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
 from secondpass.packed.encoder import HeadActivation, Linear, Relative, mapped
 from secondpass.packed.parts import NotDescribed, linear, norm, table
@@ -40,7 +41,7 @@ def relatives(model: Any) -> list[Relative]:
     distances = _finer(table(encoder.rel_embeddings))
     if "layer_norm" in encoder.norm_rel_ebd:
         own = mapped(norm(encoder.LayerNorm), _finer)
-        distances = torch.nn.functional.layer_norm(distances, own.weight.shape, own.weight, own.bias, own.eps)
+        distances = F.layer_norm(distances, own.weight.shape, own.weight, own.bias, own.eps)
     return [_relative(layer.attention.self, distances) for layer in encoder.layer]
 
 
@@ -56,7 +57,7 @@ def _relative(attention: Any, distances: torch.Tensor) -> Relative:
 
 
 def _applied(own: Linear, rows: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.linear(rows, _finer(own.weight), _finer(own.bias))
+    return F.linear(rows, _finer(own.weight), _finer(own.bias))
 
 
 def _finer(tensor: torch.Tensor) -> torch.Tensor:

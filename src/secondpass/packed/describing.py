@@ -100,10 +100,8 @@ def _encoder(
     model: Any, embeddings: Embeddings, head: Head, names: Sequence[str] = ("query", "key", "value")
 ) -> Encoder:
     config, body = model.config, model.base_model
-    if getattr(config, "is_decoder", False) or getattr(config, "position_embedding_type", "absolute") not in (
-        None,
-        "absolute",
-    ):
+    kind = getattr(config, "position_embedding_type", None)
+    if getattr(config, "is_decoder", False) or kind not in (None, "absolute"):
         raise NotDescribed
     layers = tuple(
         Layer(

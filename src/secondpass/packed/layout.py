@@ -11,6 +11,9 @@ import torch
 
 from secondpass.tokens import Tokens
 
+Lengths = npt.NDArray[np.int64]
+"""Of sequences, in tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:
@@ -30,7 +33,7 @@ class Packed:
     positions: torch.Tensor
     starts: torch.Tensor
     order: torch.Tensor
-    lengths: npt.NDArray[np.int64]
+    lengths: Lengths
 
 
 def pack(inputs: Sequence[Tokens], first_position: int = 0) -> Packed:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
 from secondpass.packed.heads import Heads
-from secondpass.packed.layout import Packed
+from secondpass.packed.layout import Lengths, Packed
 
 # Sequences are put into one rectangle if the shortest has this share of the longest one's tokens.
 ALIKE = 0.8
-
-Lengths = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +28,11 @@ class Rectangle:
     real: torch.Tensor
     kept: torch.Tensor | slice
     lies: torch.Tensor | slice
+
+    @property
+    def pads(self) -> bool:
+        """Whether some place is padding."""
+        return not isinstance(self.rows, slice)
 
 
 def rectangles(packed: Packed, alike: float = ALIKE, together: int | None = None) -> list[Rectangle]:
@@ -100,5 +102,5 @@ class Rectangles:
 
 def laid(joint: torch.Tensor, made: Rectangle, parts: int, heads: Heads) -> tuple[torch.Tensor, ...]:
     """[sequences, heads, length, size] of each of the parts that lie side by side in a row."""
-    laid = joint[made.rows].view(*made.real.shape, parts, *heads.shape)
-    return laid.permute(2, 0, 3, 1, 4).unbind(0)
+    rows = joint[made.rows].view(*made.real.shape, parts, *heads.shape)
+    return rows.permute(2, 0, 3, 1, 4).unbind(0)

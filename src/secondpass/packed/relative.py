@@ -33,7 +33,6 @@ class RelativeAttention:
     spare = 0
 
     def __init__(self, packed: Packed, buckets: npt.NDArray[np.int64], alike: float, together: int) -> None:
-        self._pads = alike < 1
         self._made = rectangles(packed, alike, together)
         self._tokens = len(packed.ids)
         self._longest = int(packed.lengths.max())
@@ -54,7 +53,7 @@ class RelativeAttention:
                 None if keys is None else _diagonals(query, self._near(keys, length)),
                 None if queries is None else _diagonals(key, self._near(queries, length)).transpose(2, 3),
             )
-            out[made.lies] = self._attended(made, query, key, value, added, heads)[made.kept]
+            out[made.lies] = _attended(made, query, key, value, added, heads)[made.kept]
         return out
 
     def first(self, query: torch.Tensor, kv: torch.Tensor, heads: Heads) -> torch.Tensor:
@@ -72,7 +71,7 @@ class RelativeAttention:
                 None if keys is None else own @ keys[:, :, falling],
                 None if queries is None else (key.transpose(2, 3) * queries[:, :, rising].flip(2)).sum(2, keepdim=True),
             )
-            out[made.numbers] = self._attended(made, own, key, value, added, heads)
+            out[made.numbers] = _attended(made, own, key, value, added, heads)
         return out
 
     def _by_distance(self, heads: Heads, dtype: torch.dtype) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -88,23 +87,23 @@ class RelativeAttention:
         """Those distances that a sequence of that length has."""
         return table[:, :, self._longest - length : self._longest + length - 1]
 
-    def _attended(
-        self,
-        made: Rectangle,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        added: torch.Tensor | None,
-        heads: Heads,
-    ) -> torch.Tensor:
-        """-> contexts [places that ask, hidden]."""
-        if self._pads:
-            hidden = ~made.real[:, None, None]
-            if added is None:
-                added = query.new_zeros(hidden.shape)
-            added = added.masked_fill(hidden, -torch.inf)
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=added, scale=_scale(heads))
-        return context.transpose(1, 2).reshape(-1, heads.hidden)
+
+def _attended(
+    made: Rectangle,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    added: torch.Tensor | None,
+    heads: Heads,
+) -> torch.Tensor:
+    """-> contexts [places that ask, hidden]."""
+    if made.pads:
+        hidden = ~made.real[:, None, None]
+        if added is None:
+            added = query.new_zeros(hidden.shape)
+        added = added.masked_fill(hidden, -torch.inf)
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=added, scale=_scale(heads))
+    return context.transpose(1, 2).reshape(-1, heads.hidden)
 
 
 def _scale(heads: Heads) -> float:

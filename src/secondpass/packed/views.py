@@ -10,20 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
 from secondpass.packed.heads import Heads
-from secondpass.packed.layout import Packed
+from secondpass.packed.layout import Lengths, Packed
 
 BLOCK = 16
 # Tokens that are worked on together.
 TOGETHER = 512
 # Queries that are worked on together where each sees a window only.
 QUERIES = 256
-
-Lengths = npt.NDArray[np.int64]
 
 
 def spare_rows(lengths: Lengths) -> int:
