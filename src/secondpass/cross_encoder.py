@@ -6,7 +6,6 @@ differs and why) and accepts the newer names of sentence-transformers 4 to 6 as 
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import torch
 from transformers.utils.hub import PushToHubMixin
 
-from secondpass import outputs, ranking
-from secondpass.activations import default_activation
+from secondpass import outputs
+from secondpass.activations import Activation, default_activation
 from secondpass.devices import pick_device
 from secondpass.errors import InvalidInput
 from secondpass.inputs import columns_of
@@ -25,7 +24,7 @@ from secondpass.precision import Precision, checked_precision
 from secondpass.record import CallRecord
 from secondpass.relevance import Relevance
 from secondpass.renamed import CONSTRUCTOR, SCORING, accepts_renamed
-from secondpass.reranker import Activation, Reranker, timed, warn_once
+from secondpass.reranker import Reranker, warn_once
 from secondpass.text import checked_query
 from secondpass.tokens import Truncation
 from secondpass.training.fitting import fit as fitting
@@ -161,7 +160,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             OutOfMemory: a pair alone does not fit.
         """
         columns, single = columns_of(sentences)
-        activation = activation_fct or self.default_activation_function
+        activation = self.default_activation_function if activation_fct is None else activation_fct
         num_labels = self.config.num_labels
         if columns[0]:
             scored = self._score(columns, batch_size, show_progress_bar)
@@ -191,7 +190,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         relevance: Relevance | None = None,
         records: list[CallRecord] | None = None,
     ) -> list[dict[str, Any]]:
-        """Order documents by their score for a query, best first.
+        """Order documents by their score for a query, best first; blank ones last, with the lowest score.
 
         Args:
             query: what is asked; texts are stripped, as in `predict`.
@@ -203,7 +202,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             show_progress_bar: as in `predict`.
             num_workers: as in `predict`.
             activation_fct: as in `predict`.
-            apply_softmax: as in `predict`.
+            apply_softmax: without effect: documents are ranked by one number.
             convert_to_numpy: as in `predict`.
             convert_to_tensor: as in `predict`.
             records: as in `predict`.
@@ -219,18 +218,21 @@ class CrossEncoder(Reranker, PushToHubMixin):
         texts = self._checked_documents(documents, "documents")
         asked = checked_query(query).strip()
         rule = self._rule(relevance)
-        outputs.top((), top_k)
+        stripped = [text.strip() for text in texts]
+        (ranking,) = self._ranked(
+            [asked], [stripped], ["query"], top_k, batch_size, show_progress_bar, activation_fct, rule
+        )
         if not texts:
             return []
-        scored = self._score([[asked] * len(texts), [text.strip() for text in texts]], batch_size, show_progress_bar)
-        began = time.perf_counter()
-        scores, logits = self._relevance(scored.logits, rule, activation_fct, apply_softmax)
+        scores = torch.tensor([ranked.score for ranked in ranking.documents])
         values = outputs.converted(scores, self.device, convert_to_numpy, convert_to_tensor)
-        ranked = [{"corpus_id": index, "score": values[index]} for index in ranking.order(scores, logits)]
+        hits = [
+            {"corpus_id": ranked.index, "score": value} for ranked, value in zip(ranking.documents, values, strict=True)
+        ]
         if return_documents:
-            ranked = [{**item, "text": texts[item["corpus_id"]]} for item in ranked]
-        _keep(records, timed(scored.record, began))
-        return outputs.top(ranked, top_k)
+            hits = [{**hit, "text": texts[hit["corpus_id"]]} for hit in hits]
+        _keep(records, ranking.record)
+        return hits
 
     # The function's first argument is the encoder: as an attribute of the class it is a method.
     fit = fitting.fit

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from secondpass.batches import Padding, Rectangle, pad, plan
 from secondpass.errors import NonFiniteScore
 from secondpass.record import CallRecord
 from secondpass.scoring import Forward, Progress, non_finite, score
+from secondpass.text import is_blank
 from secondpass.token_cache import TokenCache
 from secondpass.tokens import PairTokenizer, Tokens, Truncation
 
@@ -33,9 +36,13 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """float32 logits [pairs, labels] on the CPU, in input order, and what the call did."""
+    """float32 logits [pairs, labels] on the CPU, in input order, and what the call did.
+
+    `blank` bool [pairs, texts] tells which texts say nothing: by `text.is_blank`, or to the tokenizer.
+    """
 
     logits: torch.Tensor
+    blank: npt.NDArray[np.bool_]
     record: CallRecord
 
 
@@ -47,6 +54,16 @@ def first_equals(tokens: Sequence[Tokens]) -> list[int]:
     """
     seen: dict[tuple[bytes, bytes], int] = {}
     return [seen.setdefault((item.ids.tobytes(), item.type_ids.tobytes()), row) for row, item in enumerate(tokens)]
+
+
+def blanks(columns: Sequence[Sequence[str]], tokens: Sequence[Tokens]) -> npt.NDArray[np.bool_]:
+    """Bool [pairs, texts]: which texts say nothing, by themselves or to the tokenizer."""
+    silent = [{text: is_blank(text) for text in set(column)} for column in columns]
+    made = [
+        [lost or known[text] for lost, known, text in zip(item.empty, silent, texts, strict=True)]
+        for item, *texts in zip(tokens, *columns, strict=True)
+    ]
+    return np.array(made, np.bool_).reshape(len(tokens), len(columns))
 
 
 def padding_of(fast_tokenizer: Any) -> Padding:
@@ -129,7 +146,7 @@ class Engine:
             device=str(self.forward.device),
             dtype=str(self.forward.dtype).removeprefix("torch."),
         )
-        return Scored(logits, record)
+        return Scored(logits, blanks(columns, tokens), record)
 
     def _batches(self, tokens: Sequence[Tokens], rows: Sequence[int], window: Window) -> list[tuple[int, ...]]:
         """`rows` of `tokens` in batches.

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
+from secondpass.activations import Activation
 from secondpass.errors import InvalidInput
 from secondpass.limits import positive_int
-from secondpass.outputs import activated
+from secondpass.ranking import ranked
 from secondpass.record import CallRecord
-from secondpass.reranker import Activation, Reranker
+from secondpass.reranker import Reranker
 from secondpass.sentences import Span, sentences
-from secondpass.text import checked_documents
+from secondpass.text import checked_documents, is_blank
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,28 +89,30 @@ def extract(
     read = [candidate.alone for candidate in candidates] + [candidate.in_context for candidate in candidates]
     (ranking,) = reranker.rank_many([query], [read], show_progress_bar=False)
     logits = torch.empty(len(read))
-    for ranked in ranking.documents:
-        logits[ranked.index] = ranked.logit
+    for read_one in ranking.documents:
+        logits[read_one.index] = read_one.logit
     means = logits.view(2, -1).mean(0)
-    scores = activated(means[:, None], activation_fct or reranker.default_activation_function, False)[:, 0]
-    best = torch.sort(means, descending=True, stable=True).indices.tolist()
+    activation = reranker.default_activation_function if activation_fct is None else activation_fct
+    (best,) = ranked(means[:, None], activation)
     kept: list[Extract] = []
     taken = [0] * len(texts)
-    for place in best:
-        found = candidates[place]
+    for sentence in best:
+        found = candidates[sentence.index]
         if len(kept) < top_k and taken[found.document] < limit:
             taken[found.document] += 1
-            kept.append(Extract(found.document, found.span, float(scores[place]), float(means[place])))
+            kept.append(Extract(found.document, found.span, sentence.score, sentence.logit))
     return Extraction(tuple(kept), ranking.record)
 
 
 def _candidates(texts: list[str]) -> Iterator[_Candidate]:
-    """Every different sentence, where it stands first."""
+    """Every different sentence that says something, where it stands first."""
     seen: set[str] = set()
     for document, text in enumerate(texts):
         before: int | None = None
         for span in sentences(text):
             alone = text[span.start : span.end]
+            if is_blank(alone):
+                continue
             if alone not in seen:
                 seen.add(alone)
                 start = span.start if before is None else before

@@ -2,38 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from secondpass.activations import Activation, is_elementwise
 from secondpass.errors import InvalidInput, NonFiniteScore
-from secondpass.limits import positive_int
 
 Scores = npt.NDArray[np.float32] | torch.Tensor | list[torch.Tensor]
 
+# Numbers a function gets at a time. Libraries compute whole vectors in one way and what is left over in another, and
+# share out long arrays among threads: in pieces of one size no number is at a place where it comes out otherwise.
+BLOCK = 256
 
-def activated(logits: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor], softmax: bool) -> torch.Tensor:
+
+def in_blocks(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+    """Apply a function of columns, so that a column's result depends neither on its place nor on their number.
+
+    It is computed in float64 and rounded once: what rises in real numbers does so in float32.
+
+    Args:
+        function: float64 [rows, BLOCK] -> [any rows, BLOCK], each column by itself.
+        values: float32 [rows, columns].
+
+    Returns:
+        float32 [any rows, columns].
+    """
+    rows, columns = values.shape
+    padded = torch.zeros((max(1, -(-columns // BLOCK)), rows, BLOCK), dtype=torch.float64)
+    for number, block in enumerate(padded):
+        part = values[:, number * BLOCK : (number + 1) * BLOCK]
+        block[:, : part.shape[1]] = part
+    return torch.cat([function(block) for block in padded], dim=1)[:, :columns].float()
+
+
+def activated(
+    logits: torch.Tensor, activation: Activation, softmax: bool, rows: Sequence[int] | None = None
+) -> torch.Tensor:
     """float32 [pairs, labels] -> scores [pairs, labels]; softmax after the activation, for several labels only.
+
+    Equal logits have equal scores. For elementwise activations of torch a score depends on nothing but its logit; any
+    other callable is called once with all logits.
+
+    Args:
+        logits: left as they are.
+        activation: of `secondpass.activations`, or any callable that keeps the rows.
+        softmax: whether to normalise over the labels.
+        rows: what an error calls the pairs; None counts them.
 
     Raises:
         InvalidInput: the activation does not give one row per pair.
         NonFiniteScore: it gives NaN, which has no place in an order.
     """
     with torch.inference_mode():
-        # an activation may work in place, and the ranking still needs the logits
-        scores = activation(logits.clone())
-        if not isinstance(scores, torch.Tensor) or scores.shape[:1] != logits.shape[:1]:
-            raise InvalidInput(f"the activation {activation!r} does not give one row for each of {len(logits)} pairs")
+        if is_elementwise(activation):
+            scores = in_blocks(activation, logits.reshape(1, -1)).reshape(logits.shape)
+        else:
+            scores = _called(activation, logits)
         if softmax and logits.shape[1] > 1:
-            scores = torch.softmax(scores, dim=1)
+            scores = in_blocks(lambda block: torch.softmax(block, dim=0), scores.T).T
         if bool(torch.isnan(scores).any()):
-            wrong = tuple(torch.isnan(scores).reshape(len(scores), -1).any(1).nonzero()[:, 0].tolist())
+            found = torch.isnan(scores).reshape(len(scores), -1).any(1).nonzero()[:, 0].tolist()
+            wrong = tuple(found if rows is None else [rows[row] for row in found])
             raise NonFiniteScore(f"the activation {activation!r} gave NaN for pairs {list(wrong)}", wrong)
     # inference tensors cannot enter autograd later; a caller may do what it likes with a clone
     return scores.clone()
+
+
+def _called(activation: Activation, logits: torch.Tensor) -> torch.Tensor:
+    """Scores by a callable of which nothing is known; of equal logits the first one's."""
+    # it may work in place, and the ranking still needs the logits
+    scores = activation(logits.clone())
+    if not isinstance(scores, torch.Tensor) or scores.shape[:1] != logits.shape[:1]:
+        raise InvalidInput(f"the activation {activation!r} does not give one row for each of {len(logits)} pairs")
+    _, first, places = np.unique(logits.numpy(), axis=0, return_index=True, return_inverse=True)
+    return scores if len(first) == len(logits) else scores[first[places.reshape(-1)].tolist()]
 
 
 def by_label(scores: torch.Tensor, num_labels: int) -> torch.Tensor:
@@ -72,12 +118,3 @@ class Bar:
         else:
             self._bar.total = self._bar.n + 1 + remaining
             self._bar.update(1)
-
-
-def top(items: Iterable[Any], top_k: int | None) -> list[Any]:
-    """The first `top_k` items, all when None.
-
-    Raises:
-        InvalidInput: `top_k` is not a positive int.
-    """
-    return list(items)[: None if top_k is None else positive_int(top_k, "top_k")]

@@ -8,6 +8,7 @@ from pathlib import Path
 from secondpass.corpora import existing, record_id, record_text
 from secondpass.errors import InvalidInput
 from secondpass.lines import Line, read_lines
+from secondpass.text import is_blank
 
 
 def read_queries(path: Path) -> dict[str, str]:
@@ -25,7 +26,7 @@ def read_queries(path: Path) -> dict[str, str]:
         query_id, text = parse(line)
         if query_id in queries:
             raise line.refuse(f"query id {query_id!r} was given before")
-        if not text.strip():
+        if is_blank(text):
             raise line.refuse(f"the text of query {query_id!r} is blank")
         queries[query_id] = text
     if not queries:

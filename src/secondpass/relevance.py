@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from secondpass.errors import InvalidInput
+from secondpass.outputs import in_blocks
 
 Relevance = int | Literal["expected"]
 
@@ -36,8 +37,14 @@ def relevance_logits(logits: torch.Tensor, rule: Relevance) -> torch.Tensor:
     softmax probability of the label (for two labels: the difference of the logits, as monoBERT ranks).
     "expected" gives the expected grade, labels taken as grades 0, 1, 2, ...
     """
-    if rule == "expected":
-        grades = torch.arange(logits.shape[1], dtype=logits.dtype)
-        return torch.softmax(logits, dim=1) @ grades
-    others = torch.cat([logits[:, :rule], logits[:, rule + 1 :]], dim=1)
-    return logits[:, rule] - torch.logsumexp(others, dim=1)
+    return in_blocks(_expected if rule == "expected" else lambda labels: _log_odds(labels, rule), logits.T)[0]
+
+
+def _expected(labels: torch.Tensor) -> torch.Tensor:
+    grades = torch.arange(len(labels), dtype=labels.dtype)
+    return (torch.softmax(labels, dim=0) * grades[:, None]).sum(0, keepdim=True)
+
+
+def _log_odds(labels: torch.Tensor, label: int) -> torch.Tensor:
+    others = torch.cat([labels[:label], labels[label + 1 :]])
+    return labels[label : label + 1] - torch.logsumexp(others, dim=0, keepdim=True)

@@ -6,14 +6,15 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from secondpass import outputs, ranking
+from secondpass import outputs
+from secondpass.activations import Activation
 from secondpass.batches import Padding
 from secondpass.engine import Engine, Scored, Window, padding_of
 from secondpass.errors import InvalidInput, SecondPassError
@@ -28,18 +29,17 @@ from secondpass.precision import (
     precision_of,
     recommended_precision,
 )
-from secondpass.ranking import Ranking
+from secondpass.ranking import Ranking, checked_top_k, rankings
 from secondpass.record import CallRecord
-from secondpass.relevance import Relevance, checked_relevance, relevance_logits
+from secondpass.relevance import Relevance, checked_relevance
 from secondpass.renamed import SCORING, accepts_renamed
 from secondpass.scoring import Forward, TransformersForward
-from secondpass.text import checked_documents, checked_query, materialised
+from secondpass.text import checked_documents, checked_query, materialised, readable
 from secondpass.token_cache import TokenCache
 from secondpass.tokens import TRUNCATIONS, Tokens, Truncation
 
 logger = logging.getLogger(__name__)
 
-Activation = Callable[[torch.Tensor], torch.Tensor]
 SAMPLE_TOKENS = 64
 CLOSED = "this CrossEncoder is closed: load the model again"
 
@@ -157,6 +157,8 @@ class Reranker:
     ) -> list[Ranking]:
         """Order several queries' documents in shared batches; texts are taken as they are, not stripped.
 
+        A blank document (`text.is_blank`) is read as an empty text and comes last, with the lowest score.
+
         Returns:
             One `Ranking` per query, in order; scores and logits are Python floats.
 
@@ -171,19 +173,38 @@ class Reranker:
         if len(asked) != len(lists):
             raise InvalidInput(f"documents_per_query has {len(lists)} lists for {len(asked)} queries")
         rule = self._rule(relevance)
-        outputs.top((), top_k)
+        names = [f"queries[{i}]" for i in range(len(asked))]
+        return self._ranked(asked, lists, names, top_k, batch_size, show_progress_bar, activation_fct, rule)
+
+    def _ranked(
+        self,
+        queries: Sequence[str],
+        lists: Sequence[Sequence[str]],
+        names: Sequence[str],
+        top_k: int | None,
+        batch_size: int,
+        show: bool | None,
+        activation: Activation | None,
+        rule: Relevance | None,
+    ) -> list[Ranking]:
+        """Rank checked texts; `names` are what an error calls the queries."""
+        kept = checked_top_k(top_k)
+        sizes = [len(texts) for texts in lists]
         columns = [
-            [query for query, texts in zip(asked, lists, strict=True) for _ in texts],
-            [text for texts in lists for text in texts],
+            [query for query, size in zip(queries, sizes, strict=True) for _ in range(size)],
+            [readable(text) for texts in lists for text in texts],
         ]
         if not columns[1]:
-            return [Ranking((), (), _EMPTY) for _ in asked]
-        scored = self._score(columns, batch_size, show_progress_bar)
+            return [Ranking((), (), _EMPTY) for _ in queries]
+        scored = self._score(columns, batch_size, show)
         began = time.perf_counter()
-        scores, logits = self._relevance(scored.logits, rule, activation_fct, False)
-        ranked = ranking.split(scores, logits, [len(texts) for texts in lists], scored.record.truncated, top_k)
+        silent = scored.blank[:, 0].nonzero()[0].tolist()
+        if silent:
+            owners = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
+            raise InvalidInput(f"{owners[silent[0]]} is blank")
+        made = rankings(scored, sizes, self._activation(activation, rule), rule, kept)
         record = timed(scored.record, began)
-        return [Ranking(documents, cuts, record) for documents, cuts in ranked]
+        return [replace(ranking, record=record) for ranking in made]
 
     def _open_model(self) -> Any:
         if self.model is None:
@@ -237,17 +258,13 @@ class Reranker:
 
             return engine.score(columns, self._window(batch_size), step)
 
-    def _relevance(
-        self, logits: torch.Tensor, rule: Relevance | None, activation: Activation | None, softmax: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores and ranking logits, both [documents]."""
-        if rule is None or logits.shape[1] == 1:
-            scores = outputs.activated(logits, activation or self.default_activation_function, softmax)
-            return outputs.by_label(scores, 1), logits[:, 0]
-        relevant = relevance_logits(logits, rule)
-        default = nn.Identity() if rule == "expected" else nn.Sigmoid()
-        scores = outputs.activated(relevant[:, None], activation or default, False)
-        return outputs.by_label(scores, 1), relevant
+    def _activation(self, given: Activation | None, rule: Relevance | None) -> Activation:
+        """What makes scores of the numbers that documents are ranked by."""
+        if given is not None:
+            return given
+        if rule is None or self.config.num_labels == 1:
+            return self.default_activation_function
+        return nn.Identity() if rule == "expected" else nn.Sigmoid()
 
 
 _EMPTY = CallRecord(0, 0, 0, 0.0, (), 0.0, 0.0, 0.0, 0.0, 0, "", "")

@@ -5,7 +5,8 @@ First stage of the data path: text -> tokens -> batches -> logits -> ranking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from secondpass.errors import InvalidInput
@@ -15,6 +16,15 @@ from secondpass.errors import InvalidInput
 # has the same ceiling).
 CHARACTERS_PER_TOKEN = 250
 
+# Unicode's general categories of marks (which say something only on a character), separators, and others: control,
+# format, surrogates, private use, unassigned.
+SILENT_CATEGORIES = "MZC"
+# Letters and symbols by category that show nothing: fillers, the empty Braille pattern, and what stands for a character
+# that could not be read.
+SILENT_CHARACTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd")
+# Where most texts have said something.
+BEGINNING = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -22,6 +32,27 @@ class Text:
 
     value: str
     skipped: int = 0
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text says nothing: it has no letter, digit, punctuation mark or symbol.
+
+    White space, control characters, zero-width and other format characters (U+200B, U+FEFF, U+00AD), lone surrogates
+    and U+FFFD are nothing, whatever a tokenizer makes of them. Every door of the library asks this one question.
+    """
+    first = text[:1]
+    if first.isascii() and first.isalnum():
+        return False
+    return not (any(map(_says, text[:BEGINNING])) or any(map(_says, set(text[BEGINNING:]))))
+
+
+def _says(character: str) -> bool:
+    return unicodedata.category(character)[0] not in SILENT_CATEGORIES and character not in SILENT_CHARACTERS
+
+
+def readable(text: str) -> str:
+    """The text as a model should read it: a blank one is empty, so that a megabyte of line feeds costs nothing."""
+    return "" if is_blank(text) else text
 
 
 def checked(value: object, argument: str) -> str:
@@ -36,13 +67,13 @@ def checked(value: object, argument: str) -> str:
 
 
 def checked_query(value: object, argument: str = "query") -> str:
-    """Return `value` if it is a str with something in it.
+    """Return `value` if it is a str that says something.
 
     Raises:
         InvalidInput: no str, or blank: every document would get the score of an empty question.
     """
     query = checked(value, argument)
-    if not query.strip():
+    if is_blank(query):
         raise InvalidInput(f"{argument} is blank")
     return query
 
@@ -85,8 +116,3 @@ def _repaired(value: str) -> str:
     except UnicodeEncodeError:
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return value
-
-
-def is_single(sentences: Sequence[object]) -> bool:
-    """The seed's rule: a first element that is a str makes the whole input one pair."""
-    return isinstance(sentences[0], str)

@@ -31,11 +31,15 @@ ENCODE_CHUNK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One model input: `ids` and `type_ids` int32 [length], special tokens included; `cut` if it lost any."""
+    """One model input: `ids` and `type_ids` int32 [length], special tokens included; `cut` if it lost any.
+
+    `empty` tells of each of its texts whether the tokenizer makes no token of it.
+    """
 
     ids: Ids
     type_ids: Ids
     cut: Cut | None = None
+    empty: tuple[bool, ...] = (False, False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -231,4 +235,4 @@ class PairTokenizer:
             for text, length in zip(texts, lengths, strict=True)
         )
         ids, types = self._templates[len(texts)].fill(*kept)
-        return Tokens(ids, types, cut)
+        return Tokens(ids, types, cut, tuple(not len(text) for text in texts))

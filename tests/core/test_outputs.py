@@ -7,10 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from secondpass.errors import InvalidInput, NonFiniteScore
-from secondpass.outputs import Bar, activated, by_label, converted, top
+from secondpass.outputs import BLOCK, Bar, activated, by_label, converted
 
 LOGITS = torch.tensor([[1.0, 2.0], [-3.0, 0.5], [0.0, 0.0]])
 CPU = torch.device("cpu")
@@ -103,11 +105,67 @@ def test_the_bar_counts_batches_that_were_halved(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == ""
 
 
-def test_top_takes_any_iterable() -> None:
-    """All when None, else the first so many; nothing that counts nothing."""
-    assert top(iter("abc"), None) == ["a", "b", "c"]
-    assert top("abc", 2) == ["a", "b"]
-    assert top("abc", 9) == ["a", "b", "c"]
-    for wrong in (0, -1, True):
-        with pytest.raises(InvalidInput, match="top_k="):
-            top("abc", wrong)
+@pytest.mark.parametrize(
+    "activation",
+    [
+        nn.Sigmoid(),
+        nn.Tanh(),
+        nn.LogSigmoid(),
+        nn.Softplus(),
+        nn.GELU(),
+        nn.SiLU(),
+        nn.Mish(),
+        nn.ELU(),
+        nn.Sequential(),
+        nn.Sequential(nn.Tanh(), nn.Sequential(nn.Sigmoid(), nn.Identity())),
+        torch.sigmoid,
+        nn.functional.silu,
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("labels", [1, 3])
+def test_a_score_goes_by_its_logit_alone(activation: Callable[[torch.Tensor], torch.Tensor], labels: int) -> None:
+    """Neither its place nor the number of pairs changes a bit, nor does softmax over the labels."""
+    count = 2 * 40_000  # beyond where torch shares an array out among threads
+    logits = torch.randn((count, labels), generator=torch.Generator().manual_seed(3)) * 6
+    for softmax in (False, True):
+        whole = activated(logits, activation, softmax)
+        assert whole.dtype == torch.float32
+        for size in (1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, BLOCK - 1, BLOCK, BLOCK + 1, 2000):
+            for start in (0, 1, 40_003, count - size):
+                part = activated(logits[start : start + size], activation, softmax)
+                assert torch.equal(part, whole[start : start + size])
+
+
+def test_known_activations_are_those_of_torch() -> None:
+    """To the last digit or two."""
+    logits = torch.linspace(-30, 30, 4001)[:, None]
+    for activation in (nn.Sigmoid(), nn.Tanh(), nn.LogSigmoid(), nn.SELU(), nn.Hardswish(), nn.LeakyReLU(0.2)):
+        assert torch.allclose(activated(logits, activation, False), activation(logits), rtol=1e-5, atol=1e-7)
+
+
+@given(values=st.lists(st.floats(-40, 40, width=32), min_size=2, max_size=50))
+def test_scores_rise_with_their_logits(values: list[float]) -> None:
+    """Rounding turns no two of them round, so that an order by logits is one by scores."""
+    logits = torch.tensor(sorted(values))[:, None]
+    for activation in (nn.Sigmoid(), nn.Tanh(), nn.LogSigmoid(), nn.Softplus(), nn.SELU()):
+        scores = activated(logits, activation, False)[:, 0]
+        assert bool((scores[1:] >= scores[:-1]).all())
+
+
+def test_equal_logits_have_equal_scores_whatever_the_callable_does() -> None:
+    """Of equal rows the first one's, for one label and for several."""
+
+    def by_place(logits: torch.Tensor) -> torch.Tensor:
+        return logits + torch.arange(len(logits))[:, None]
+
+    assert activated(torch.tensor([[1.0], [0.0], [1.0], [0.0]]), by_place, False)[:, 0].tolist() == [1, 1, 1, 1]
+    rows = torch.tensor([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]])
+    assert activated(rows, by_place, False).tolist() == [[1.0, 2.0], [2.0, 4.0], [1.0, 2.0]]
+
+
+def test_an_error_of_the_activation_names_the_pairs_as_its_caller_does() -> None:
+    """Where only some pairs are activated."""
+    with pytest.raises(NonFiniteScore) as caught:
+        activated(LOGITS, torch.sqrt, False, [3, 5, 7])
+    assert caught.value.indices == (5,)

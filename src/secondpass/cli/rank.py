@@ -11,6 +11,7 @@ from secondpass.cli import choices
 from secondpass.cli.printing import Format, lost_tokens, note_cuts, print_json_lines, print_table
 from secondpass.cli.reading import GivenDocument, read_documents
 from secondpass.errors import InvalidInput
+from secondpass.text import checked_query
 
 if TYPE_CHECKING:
     from secondpass.record import CallRecord
@@ -54,8 +55,7 @@ def rank(
 
     secondpass rank "tax deadline" -d corpus.jsonl --format jsonl | jq -r .text
     """
-    if not query.strip():
-        raise InvalidInput("the query is blank")
+    checked_query(query, "the query")
     rule = _relevance(relevance)
     given = read_documents(documents, input_format)
     encoder = choices.load(model, max_length, device, precision)

@@ -12,6 +12,7 @@ from pathlib import Path
 from secondpass.corpora import TEXT_KEYS
 from secondpass.errors import InvalidInput
 from secondpass.lines import Line, read_lines, stream_lines
+from secondpass.text import is_blank
 
 STDIN = "-"
 FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".tsv": "tsv"}
@@ -161,7 +162,7 @@ def _json_pair(line: Line) -> GivenPair:
 
 
 def _pair(line: Line, query: str, document: str) -> GivenPair:
-    if not query.strip():
+    if is_blank(query):
         raise line.refuse("the query is blank")
     return GivenPair(line.number - 1, query, document)
 

@@ -9,17 +9,18 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from torch.nn import Sigmoid
 
-from secondpass import outputs, ranking
-from secondpass.merging import Answer as Logits
+from secondpass.engine import Scored
+from secondpass.outputs import activated
+from secondpass.ranking import ranked
 from secondpass.record import Cut
+from secondpass.serving.checking import blank_query
 from secondpass.serving.document_cuts import CutDocuments
 from secondpass.serving.models import Served
 from secondpass.serving.problems import CLIENT_GONE, Problem, invalid, late
 from secondpass.serving.shapes.parts import Answer, Work, indices
-
-# The logit of a blank document: nothing in it answers anything. Models for ranking stay far above it.
-BLANK_LOGIT = -100.0
+from secondpass.text import readable
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Result = TypeVar("Result")
@@ -28,16 +29,18 @@ Result = TypeVar("Result")
 async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
     """Score the pairs of `work`, of which one has text at least; a cancelled task takes queued work back.
 
-    Blank documents are never relevant: whatever the model says, they have the logit `BLANK_LOGIT` and come last.
+    Blank documents come last, with the lowest logit and score (`ranking.ranked`).
 
     Raises:
-        Problem: 422, something would be cut and may not be.
+        Problem: 422, something would be cut and may not be, or the tokenizer makes nothing of a query.
         SecondPassError: what scoring raises.
     """
-    # Blank is blank: a megabyte of line feeds need not be read.
-    work = replace(work, documents=tuple(text if text.strip() else "" for text in work.documents))
+    work = replace(work, documents=tuple(map(readable, work.documents)))
     cut = await _cut(served, work)
     scored = await served.shared.score(work.queries, cut.documents, deadline_s=deadline_s)
+    silent = scored.blank[:, 0]
+    if silent.any():
+        raise blank_query(work, int(silent.argmax()))
     cuts = _merged(cut.cuts, scored.record.truncated)
     if cuts and work.refuse_cuts:
         places = indices(sorted(one.index for one in cuts))
@@ -94,15 +97,10 @@ def _merged(first: tuple[Cut, ...], second: tuple[Cut, ...]) -> tuple[Cut, ...]:
     return tuple(by_index[index] for index in sorted(by_index))
 
 
-def _answer(served: Served, work: Work, scored: Logits, cuts: tuple[Cut, ...]) -> Answer:
-    activation = served.reranker.default_activation_function
-    blank = torch.tensor([not text for text in work.documents])
-    logits = _lowered(scored.logits[:, 0], blank, BLANK_LOGIT)
-    scores = outputs.by_label(outputs.activated(logits[:, None], activation, False), 1)
-    if bool(blank.any()):
-        # An activation need not be monotone.
-        scores = _lowered(scores, blank, float(scores[blank].min()))
-    order = sorted(ranking.order(scores, logits), key=blank.tolist().__getitem__)
+def _answer(served: Served, work: Work, scored: Scored, cuts: tuple[Cut, ...]) -> Answer:
+    (best,) = ranked(scored.logits, served.reranker.default_activation_function, blank=scored.blank[:, 1])
+    in_order = sorted(best, key=lambda document: document.index)
+    logits = torch.tensor([document.logit for document in in_order])
     warnings = work.warnings
     if cuts:
         lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
@@ -110,16 +108,11 @@ def _answer(served: Served, work: Work, scored: Logits, cuts: tuple[Cut, ...]) -
         warnings = (*warnings, f"cut {work.field}: {places} ({lost} tokens; the window has {served.cutter.window})")
     return Answer(
         model=served.name,
-        scores=tuple(scores.tolist()),
-        probabilities=tuple(torch.sigmoid(logits).tolist()),
-        logits=tuple(logits.tolist()),
-        order=tuple(order),
+        scores=tuple(document.score for document in in_order),
+        probabilities=tuple(activated(logits, Sigmoid(), False).tolist()),
+        logits=tuple(document.logit for document in in_order),
+        order=tuple(document.index for document in best),
         tokens=scored.record.tokens,
         cuts=cuts,
         warnings=warnings,
     )
-
-
-def _lowered(values: torch.Tensor, blank: torch.Tensor, least: float) -> torch.Tensor:
-    """`values` [documents] with `least` for blank ones, or the lowest of the others where that is lower."""
-    return values.masked_fill(blank, min(least, float(values[~blank].min())))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from secondpass.serving.problems import invalid
+from secondpass.serving.problems import Problem, invalid
 from secondpass.serving.settings import Settings
 from secondpass.serving.shapes.parts import Work, indices
+from secondpass.text import is_blank
 
 # OpenSearch hands over an empty string for a field that a hit lacks or that a `_source` filter dropped.
 ALL_BLANK = (
@@ -27,10 +28,14 @@ def check_texts(work: Work, settings: Settings) -> tuple[str, ...]:
             if len(text) > settings.max_characters:
                 place = name if name == "query" and work.field != "pairs" else f"{name}[{index}]"
                 raise invalid(f"{place} has {len(text)} characters, more than {settings.max_characters}")
-            if name == "query" and not text.strip():
-                place = f"pairs[{index}][0]" if work.field == "pairs" else "query"
-                raise invalid(f"{place} is blank")
-    blank = [index for index, text in enumerate(work.documents) if not text.strip()]
+            if name == "query" and is_blank(text):
+                raise blank_query(work, index)
+    blank = [index for index, text in enumerate(work.documents) if is_blank(text)]
     if len(blank) == count:
         raise invalid(f"{work.field}: {ALL_BLANK}")
     return (f"blank {work.field}: {indices(blank)}",) if blank else ()
+
+
+def blank_query(work: Work, index: int) -> Problem:
+    """422: the query of that document says nothing."""
+    return invalid(f"{f'pairs[{index}][0]' if work.field == 'pairs' else 'query'} is blank")

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from secondpass.corpora import Survey, corpus_file, read_corpus, survey
 from secondpass.errors import InvalidInput
+from secondpass.text import is_blank
 from secondpass_indexing.dead_letters import check_free, write_dead_letters
 from secondpass_indexing.delivery import Delivered, Delivery, check_identity
 from secondpass_indexing.entries import Embedding
@@ -185,7 +186,7 @@ class _Run:
 
     def _left(self) -> Iterator[Placed]:
         for place, document in self._placed():
-            self.blank += not document.content.strip()
+            self.blank += is_blank(document.content)
             if place not in self._journal.done:
                 yield place, document
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from secondpass.errors import InvalidInput
+from secondpass.text import is_blank
 from secondpass_searching.index_layout import CONTENT, EMBEDDING
 from secondpass_searching.query_words import most_words, shortened
 from secondpass_searching.searched_index import SearchedIndex
@@ -37,7 +38,7 @@ class FirstPass:
     vector_field: str = EMBEDDING
 
     def __post_init__(self) -> None:
-        if not self.query.strip():
+        if is_blank(self.query):
             raise InvalidInput("the query is blank")
         if not self.fields or not all(field.strip() for field in self.fields):
             raise InvalidInput("a field's name is blank")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from secondpass.errors import InvalidInput
 from secondpass.limits import positive_int
+from secondpass.text import is_blank
 from secondpass_searching.candidates import Candidate, FirstPass, find_candidates
 from secondpass_searching.passages import best_passages
 from secondpass_searching.searched_index import SearchedIndex, require_fields
@@ -46,7 +47,7 @@ class TwoPassAnswer:
 
     Attributes:
         candidates: how many documents the first pass found.
-        without_text: of those, how many have none of the fields; they were ranked as empty texts.
+        without_text: of those, how many say nothing in any of the fields; they come last.
         cut: ids of candidates that were too long for the model to read wholly.
     """
 
@@ -77,7 +78,7 @@ def two_pass_search(
     if not found:
         require_fields(index, first.fields)
         return TwoPassAnswer(())
-    without = sum(not candidate.text.strip() for candidate in found)
+    without = sum(is_blank(candidate.text) for candidate in found)
     if without == len(found):
         raise InvalidInput(
             f"{index.name}: none of the {without} documents found has a text in {', '.join(first.fields)}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from secondpass.evaluation.pairs.expected_rank import ndcg, reciprocal_rank
 from secondpass.evaluation.pairs.predictions import single_scores
 from secondpass.evaluation.pairs.reranking_samples import read_samples
 from secondpass.limits import positive_int
-from secondpass.text import materialised
+from secondpass.text import is_blank, materialised
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ class CERerankingEvaluator(Evaluator):
             options["batch_size"] = self.batch_size
         scores = single_scores(model, pairs, names.__getitem__, **options)
         ends = np.cumsum([len(sample.candidates) for sample in samples])
-        by_sample = np.split(scores, ends[:-1])
+        parts = zip(samples, np.split(scores, ends[:-1]), strict=True)
+        by_sample = [_blank_last(sample.candidates, own) for sample, own in parts]
         if not self._read.ranked:
             return self._means(by_sample, "")
         return self._means([_kept_order(own) for own in by_sample], "") | self._first_pass
@@ -114,6 +115,12 @@ class CERerankingEvaluator(Evaluator):
         for name, padding in ((f"MRR@{self.at_k}", "  "), (f"NDCG@{self.at_k}", " ")):
             base = f"{padding}{figures[f'Base {name}'] * 100:.2f} ->" if self._read.ranked else ""
             yield f"{name}:{base} {figures[name] * 100:.2f}"
+
+
+def _blank_last(texts: Sequence[str], scores: NDArray[Any]) -> NDArray[Any]:
+    """What says nothing comes last, as it does in `rank`."""
+    blank = np.array([is_blank(text) for text in texts], np.bool_)
+    return np.where(blank, np.nextafter(scores.min(), -np.inf), scores) if blank.any() else scores
 
 
 def _kept_order(scores: NDArray[Any]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
+from secondpass.text import is_blank
 from secondpass.training.data.columns import Layout
 from secondpass.training.data.groups import Group
 
@@ -92,7 +93,7 @@ def _gathered(row: Row, columns: tuple[str, ...]) -> list[_Document]:
 
 
 def _is_absent(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value is None or (isinstance(value, str) and is_blank(value))
 
 
 def _document(row: Row, column: str, value: Any, place: str) -> _Document:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from secondpass.errors import InvalidInput
 from secondpass.limits import positive_int
+from secondpass.text import is_blank
 from secondpass.training.data.groups import Group
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _listed(values: object, name: str) -> tuple[Any, ...]:
 def _check_text(value: object, name: str) -> None:
     if not isinstance(value, str):
         raise InvalidInput(f"{name} is {type(value).__name__}, not a text")
-    if not value.strip():
+    if is_blank(value):
         raise InvalidInput(f"{name} is empty")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from secondpass.text import is_blank
 from secondpass.training.data.groups import Group
 from secondpass.training.negatives.candidates import Candidates, Judgements
 from secondpass.training.negatives.mined import Mined, MiningReport
@@ -107,11 +108,11 @@ def _asked(
     for query, text in queries.items():
         relevant = [document for document, grade in qrels.get(query, {}).items() if grade > 0]
         positives = _positives(query, relevant, corpus, qrels, rule, counts)
-        if text.strip() and positives:
+        if positives and not is_blank(text):
             not_relevant = tuple(document for document, grade in qrels[query].items() if grade <= 0)
             yield Judged(query, text, positives, by_text[plain(text)], not_relevant)
         else:
-            reason = NO_QUERY if not text.strip() else NO_POSITIVE if relevant else UNJUDGED
+            reason = NO_QUERY if is_blank(text) else NO_POSITIVE if relevant else UNJUDGED
             counts.left_out[reason].append(query)
 
 
@@ -124,8 +125,8 @@ def _positives(
     counts: _Counts,
 ) -> tuple[str, ...]:
     """Relevant documents with a text, each text once."""
-    there = {plain(corpus[name]): name for name in reversed(relevant) if corpus.get(name, "").strip()}
-    counts.missing += sum(not corpus.get(name, "").strip() for name in relevant)
+    there = {plain(corpus[name]): name for name in reversed(relevant) if not is_blank(corpus.get(name, ""))}
+    counts.missing += sum(is_blank(corpus.get(name, "")) for name in relevant)
     found = [name for name in relevant if name in set(there.values())]
     if rule.positives is None or len(found) <= rule.positives:
         return tuple(found)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from secondpass.errors import InvalidInput
+from secondpass.text import is_blank
 from secondpass.training.negatives.rule import Against, MiningRule
 
 RELEVANT = "judged relevant"
@@ -78,7 +79,7 @@ def sift(
     """
     scores = _checked(judged.query_id, corpus, candidates, rule)
     positives = tuple(Scored(document, scores.get(document)) for document in judged.positives)
-    texts = {"": BLANK, plain(judged.text): QUERY}
+    texts = {plain(judged.text): QUERY}
     texts |= {plain(corpus[document]): LIKE_RELEVANT for document in judged.relevant if document in corpus}
     limit = highest([item.score for item in positives], rule.absolute_margin, rule.relative_margin, rule.against)
     first = _judged_first(judged, corpus, scores) if rule.judged_first else {}
@@ -121,7 +122,9 @@ def _judged_first(judged: Judged, corpus: Mapping[str, str], scores: Mapping[str
 
 
 def _by_text(document: str, judged: Judged, corpus: Mapping[str, str], texts: Mapping[str, str]) -> str | None:
-    return RELEVANT if document in judged.relevant else texts.get(plain(corpus[document]))
+    if document in judged.relevant:
+        return RELEVANT
+    return BLANK if is_blank(corpus[document]) else texts.get(plain(corpus[document]))
 
 
 def _by_rank(rank: int, rule: MiningRule) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from haystack import Document
 
 from secondpass.errors import InvalidInput
+from secondpass.text import is_blank
 
 
 def listed(documents: object, name: str = "documents") -> list[Document]:
@@ -75,8 +76,8 @@ class TextLayout:
         return self.document_prefix + self.separator.join(self._parts(document)) + self.document_suffix
 
     def has_text(self, document: Document) -> bool:
-        """Whether content or a meta field has a visible character; prefix, suffix and separator do not count."""
-        return any(part.strip() for part in self._parts(document))
+        """Whether content or a meta field says something (`is_blank`); prefix, suffix and separator do not count."""
+        return not all(map(is_blank, self._parts(document)))
 
     def split(self, documents: Iterable[Document]) -> Readable:
         """Tell the documents that a model can read from the blank ones."""

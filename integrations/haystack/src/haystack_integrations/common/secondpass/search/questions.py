@@ -9,6 +9,7 @@ from secondpass.corpora import named_file
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.queries import read_queries
+from secondpass.text import is_blank
 
 SINGLE = "query"
 """The id of a query that was given on the command line."""
@@ -32,7 +33,7 @@ def single_question(text: str) -> Questions:
     Raises:
         InvalidInput: it is blank.
     """
-    if not text.strip():
+    if is_blank(text):
         raise InvalidInput("--query is blank")
     return Questions({SINGLE: text})
 

@@ -15,6 +15,7 @@ from haystack_integrations.common.secondpass.search.stores import store_of
 from haystack_integrations.common.secondpass.search.timing import component_times
 
 from secondpass.errors import SecondPassError
+from secondpass.text import is_blank
 from secondpass_searching.query_words import shortened
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _in_server(component: Any) -> bool:
 
 def _textless(outputs: dict[str, Any], feeding: Iterable[str]) -> int:
     given = (document for name in feeding for document in outputs.get(name, {}).get("documents", ()))
-    return len({document.id for document in given if not (document.content or "").strip()})
+    return len({document.id for document in given if is_blank(document.content or "")})
 
 
 def _hits(outputs: dict[str, Any], stage: str, texts: bool) -> tuple[Hit, ...]:

@@ -21,6 +21,7 @@ from haystack_integrations.components.rankers.secondpass.reranking import Limits
 
 from secondpass.errors import InvalidInput
 from secondpass.precision import PRECISIONS
+from secondpass.text import is_blank
 from secondpass.tokens import TRUNCATIONS
 
 logger = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ class SecondPassRanker(ModelLifecycle):
         limits = self._limits(top_k, scale_score, score_threshold)
         asked = parameters.text("query", query)
         unique = deduplicated(given)
-        if not asked.strip():
+        if is_blank(asked):
             logger.warning("The query is blank: {count} documents are returned unranked.", count=len(unique))
             return answer(unique)
         try:

@@ -20,6 +20,7 @@ from haystack_integrations.common.secondpass.shared_model import SharedModel
 
 from secondpass.extraction import Extract, extract
 from secondpass.precision import PRECISIONS
+from secondpass.text import is_blank
 from secondpass.tokens import TRUNCATIONS
 
 
@@ -141,7 +142,7 @@ class SentenceReader(ModelLifecycle):
         limit = self.top_k if top_k is None else parameters.positive("top_k", top_k)
         asked = parameters.text("query", query)
         texts = [document.content or "" for document in unique]
-        if not asked.strip() or not any(text.strip() for text in texts):
+        if is_blank(asked) or all(map(is_blank, texts)):
             return {"answers": [], "replies": []}
         with self.lent_model() as encoder:
             found = extract(
