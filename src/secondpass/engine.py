@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from secondpass.batches import Padding, Rectangle, pad, plan
+from secondpass.batches import plan
 from secondpass.errors import NonFiniteScore
 from secondpass.record import CallRecord
-from secondpass.scoring import Forward, Progress, non_finite, score
+from secondpass.scoring import Computation, Forward, Progress, non_finite, score
 from secondpass.token_cache import TokenCache
 from secondpass.tokens import PairTokenizer, Tokens, Truncation
 
@@ -23,11 +23,11 @@ BATCH_TOKENS_ELSEWHERE = 16384
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How inputs are cut and batched in one call."""
+    """How inputs are cut and batched in one call; `max_batch_tokens` None takes what suits the device."""
 
     max_length: int
     truncation: Truncation
-    max_batch_tokens: int
+    max_batch_tokens: int | None
     max_pairs: int
 
 
@@ -49,10 +49,9 @@ def first_equals(tokens: Sequence[Tokens]) -> list[int]:
     return [seen.setdefault((item.ids.tobytes(), item.type_ids.tobytes()), row) for row, item in enumerate(tokens)]
 
 
-def padding_of(fast_tokenizer: Any) -> Padding:
-    """What a transformers tokenizer puts into the unused places of a batch."""
-    left = fast_tokenizer.padding_side == "left"
-    return Padding(fast_tokenizer.pad_token_id, fast_tokenizer.pad_token_type_id, left)
+def batch_tokens(device: str) -> int:
+    """The token budget that suits a device, as torch names it."""
+    return BATCH_TOKENS.get(device.partition(":")[0], BATCH_TOKENS_ELSEWHERE)
 
 
 class Engine:
@@ -66,7 +65,6 @@ class Engine:
 
     def __init__(self, fast_tokenizer: Any, forward: Forward, cache: TokenCache | None = None) -> None:
         self._tokenizer = PairTokenizer(fast_tokenizer, cache)
-        self.padding = padding_of(fast_tokenizer)
         self.forward = forward
 
     @property
@@ -78,20 +76,11 @@ class Engine:
     def token_cache(self, cache: TokenCache | None) -> None:
         self._tokenizer.cache = cache
 
-    def batch_tokens(self) -> int:
-        """The token budget that suits the device."""
-        return BATCH_TOKENS.get(self.forward.device.type, BATCH_TOKENS_ELSEWHERE)
-
     def tokens(self, columns: Sequence[Sequence[str]], window: Window) -> list[Tokens]:
         """Inputs of one column (single texts) or two (queries, documents)."""
         if len(columns) == 1:
             return self._tokenizer.singles(columns[0], window.max_length, window.truncation)
         return self._tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation)
-
-    def one_batch(self, columns: Sequence[Sequence[str]], window: Window) -> tuple[Rectangle, int]:
-        """All inputs in one rectangle and in order, as training wants them, and how many of them were cut."""
-        tokens = self.tokens(columns, window)
-        return pad(tokens, self.padding), sum(item.cut is not None for item in tokens)
 
     def score(
         self,
@@ -99,17 +88,21 @@ class Engine:
         window: Window,
         step: Callable[[int], object] = lambda remaining: None,
     ) -> Scored:
-        """Score at least one input; `step` hears how many batches are left."""
+        """Score at least one input; `step` hears how many batches are left.
+
+        The forward is asked once: batches, logits and record are those of one state of the model.
+        """
         clock = [time.perf_counter()]
         tokens = self.tokens(columns, window)
         clock.append(time.perf_counter())
         firsts = first_equals(tokens)
         distinct = list(dict.fromkeys(firsts))
-        batches = self._batches(tokens, distinct, window)
+        computation = self.forward.ready()
+        batches = _batches(tokens, distinct, window, computation)
         clock.append(time.perf_counter())
         progress = Progress()
         try:
-            logits = score(self.forward, tokens, batches, progress, step)[firsts]
+            logits = score(computation, tokens, batches, progress, step)[firsts]
         except NonFiniteScore as error:
             wrong = set(error.indices)
             raise non_finite(tuple(row for row, first in enumerate(firsts) if first in wrong)) from None
@@ -126,21 +119,25 @@ class Engine:
             score_ms=1000 * (clock[3] - clock[2]),
             rank_ms=0.0,
             retries=progress.retries,
-            device=str(self.forward.device),
-            dtype=str(self.forward.dtype).removeprefix("torch."),
+            device=computation.device,
+            dtype=computation.dtype,
         )
-        return Scored(logits, record)
+        return Scored(torch.from_numpy(logits), record)
 
-    def _batches(self, tokens: Sequence[Tokens], rows: Sequence[int], window: Window) -> list[tuple[int, ...]]:
-        """`rows` of `tokens` in batches.
 
-        Where nothing is padded memory goes by real tokens, so the bound of pairs becomes one of tokens: no batch is
-        larger than that many pairs of full length.
-        """
-        lengths = [len(tokens[row]) for row in rows]
-        if self.forward.pads:
-            places = plan(lengths, window.max_batch_tokens, window.max_pairs)
-        else:
-            budget = min(window.max_batch_tokens, window.max_pairs * window.max_length)
-            places = plan(lengths, budget, len(lengths), padded=False)
-        return [tuple(rows[place] for place in batch) for batch in places]
+def _batches(
+    tokens: Sequence[Tokens], rows: Sequence[int], window: Window, computation: Computation
+) -> list[tuple[int, ...]]:
+    """`rows` of `tokens` in batches.
+
+    Where nothing is padded memory goes by real tokens, so the bound of pairs becomes one of tokens: no batch is
+    larger than that many pairs of full length.
+    """
+    lengths = [len(tokens[row]) for row in rows]
+    budget = window.max_batch_tokens or batch_tokens(computation.device)
+    if computation.pads:
+        places = plan(lengths, budget, window.max_pairs)
+    else:
+        budget = min(budget, window.max_pairs * window.max_length)
+        places = plan(lengths, budget, len(lengths), padded=False)
+    return [tuple(rows[place] for place in batch) for batch in places]

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from secondpass import outputs, ranking
-from secondpass.batches import Padding
-from secondpass.engine import Engine, Scored, Window, padding_of
+from secondpass.engine import Engine, Scored, Window
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards import ModelForward
 from secondpass.limits import positive_int
+from secondpass.padded import Padding, TransformersForward, padding_of
 from secondpass.persistence.loading import Loaded
 from secondpass.precision import (
     SAMPLE_DOCUMENTS,
@@ -32,7 +32,7 @@ from secondpass.ranking import Ranking
 from secondpass.record import CallRecord
 from secondpass.relevance import Relevance, checked_relevance, relevance_logits
 from secondpass.renamed import SCORING, accepts_renamed
-from secondpass.scoring import Forward, TransformersForward
+from secondpass.scoring import Forward
 from secondpass.text import checked_documents, checked_query, materialised
 from secondpass.token_cache import TokenCache
 from secondpass.tokens import TRUNCATIONS, Tokens, Truncation
@@ -102,7 +102,8 @@ class Reranker:
     @property
     def dtype(self) -> torch.dtype:
         """The type of the large matrix products now; int8 where the compiled kernel computes with that."""
-        return self._live().forward.dtype
+        dtype: torch.dtype = getattr(torch, self._live().forward.ready().dtype)
+        return dtype
 
     def to(self, device: str | torch.device) -> Any:
         """Move the model; returns the transformers model, as the seed does."""
@@ -115,7 +116,7 @@ class Reranker:
     @property
     def padding(self) -> Padding:
         """What the model wants in the unused places of a batch."""
-        return self._live().padding
+        return padding_of(self.tokenizer)
 
     def tokens(self, queries: Sequence[str], documents: Sequence[str]) -> list[Tokens]:
         """Model inputs of the pairs (queries[i], documents[i]), cut to the window; texts are taken as they are."""
@@ -211,8 +212,8 @@ class Reranker:
         return min(wish, self._token_limit)
 
     def _window(self, batch_size: int) -> Window:
-        budget = self.max_batch_tokens or self._live().batch_tokens()
-        return Window(self._checked_max_length(), self.truncation, budget, positive_int(batch_size, "batch_size"))
+        pairs = positive_int(batch_size, "batch_size")
+        return Window(self._checked_max_length(), self.truncation, self.max_batch_tokens, pairs)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:
         texts = checked_documents(documents, argument)

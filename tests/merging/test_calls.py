@@ -11,8 +11,10 @@ import torch
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.merging.calls import Call, Work, columns
 from secondpass.record import Cut
+from secondpass.scoring import Computation
 from secondpass.tokens import Tokens
 
+COMPUTATION = Computation("cpu", "float32", False, lambda inputs: np.zeros((len(inputs), 1), np.float32))
 WORK = Work(seconds=0.5, batches=2, retries=1, tokens=10, places=20)
 
 
@@ -58,7 +60,7 @@ def test_logits_come_back_in_order_and_equal_pairs_are_scored_once() -> None:
     assert not call.complete
     call.put((0,), torch.tensor([[0.5]]), WORK)
     assert call.complete
-    answer = call.answer(torch.device("cpu"), torch.float32, 1)
+    answer = call.answer(COMPUTATION, 1)
     assert answer.logits.tolist() == [[0.5], [1.0], [0.5], [3.0], [1.0]]
     record = answer.record
     assert (record.pairs, record.tokens, record.batches, record.retries) == (5, 6, 4, 2)
@@ -74,7 +76,7 @@ def test_cuts_count_pairs_as_the_call_does() -> None:
     call.add([tokens(1), tokens(2, cut=Cut(1, 0, 7))], 0.0)
     call.add([tokens(3, cut=Cut(0, 2, 5))], 0.0)
     call.put(call.take(100, False), torch.zeros(3, 1), WORK)
-    cuts = call.answer(torch.device("cpu"), torch.float32, 1).record.truncated
+    cuts = call.answer(COMPUTATION, 1).record.truncated
     assert cuts == (Cut(1, 0, 7), Cut(2, 2, 5))
 
 
@@ -109,7 +111,7 @@ def test_a_call_without_pairs_has_an_answer_of_the_models_width() -> None:
     call = Call([], [], None)
     call.add([], 0.0)
     assert call.complete
-    answer = call.answer(torch.device("cpu"), torch.float32, 3)
+    answer = call.answer(COMPUTATION, 3)
     assert answer.logits.shape == (0, 3)
     assert answer.record.padding_share == 0.0
 

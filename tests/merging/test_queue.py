@@ -12,7 +12,10 @@ import torch
 from secondpass.errors import InvalidInput, Overloaded, SecondPassError
 from secondpass.merging.calls import Answer, Call, Work
 from secondpass.merging.queue import Queue
+from secondpass.scoring import Computation
 from secondpass.tokens import Tokens
+
+COMPUTATION = Computation("cpu", "float32", False, lambda inputs: np.zeros((len(inputs), 1), np.float32))
 
 
 def tokens(count: int, length: int) -> list[Tokens]:
@@ -37,7 +40,7 @@ def answer_of(made: Call) -> Answer:
     """Score everything, with zeros."""
     rows = made.take(10**9, False)
     made.put(rows, torch.zeros(len(rows), 1), Work(0.0, 1, 0, 1, 1))
-    return made.answer(torch.device("cpu"), torch.float32, 1)
+    return made.answer(COMPUTATION, 1)
 
 
 def test_pairs_beyond_the_bound_are_refused_at_once_and_later_let_in() -> None:

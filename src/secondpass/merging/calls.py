@@ -11,7 +11,7 @@ import torch
 
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.record import CallRecord
-from secondpass.scoring import non_finite
+from secondpass.scoring import Computation, non_finite
 from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
 
@@ -156,7 +156,7 @@ class Call:
         wrong = {self._places[row] for row in error.indices}
         return non_finite(tuple(row for row, place in enumerate(self._places) if place in wrong))
 
-    def answer(self, device: torch.device, dtype: torch.dtype, labels: int) -> Answer:
+    def answer(self, computation: Computation, labels: int) -> Answer:
         """Everything in the call's order; `labels` is the width of an answer without pairs."""
         labels = self._parts[0][1].shape[1] if self._parts else labels
         logits = torch.empty((len(self), labels))
@@ -174,7 +174,7 @@ class Call:
             score_ms=1000 * sum(work.seconds for work in self._work),
             rank_ms=0.0,
             retries=sum(work.retries for work in self._work),
-            device=str(device),
-            dtype=str(dtype).removeprefix("torch."),
+            device=computation.device,
+            dtype=computation.dtype,
         )
         return Answer(logits[firsts], record, 1000 * max(0.0, self.begun - self._ready))
