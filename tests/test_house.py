@@ -71,6 +71,7 @@ ORDER = (
     "precision",
     "batches",
     "scoring",
+    "padded",
     # logits without padding
     "packed",
     "packed.encoder",

@@ -35,8 +35,8 @@ from recipes.pocket.lower_half import (
 )
 from recipes.pocket.queries import all_queries
 from secondpass import CrossEncoder
-from secondpass.engine import padding_of
 from secondpass.forwards import ModelForward
+from secondpass.padded import padding_of
 from secondpass.persistence.sources import folder_of
 from secondpass.precision import Precision
 from secondpass.training.cpu.forward import has_amx_bf16

@@ -1,12 +1,9 @@
-"""Tokens to batches under a token budget, with the way back to the caller's order; and the padded rectangle."""
+"""Tokens to batches under a token budget, with the way back to the caller's order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import torch
 
 from secondpass.tokens import Tokens
 
@@ -27,35 +24,6 @@ class Batch:
     def places(self) -> int:
         """Places of the rectangle that holds the inputs, padding included."""
         return len(self.inputs) * max(map(len, self.inputs))
-
-
-@dataclass(frozen=True, slots=True)
-class Rectangle:
-    """Padded inputs: `input_ids`, `attention_mask` and `token_type_ids` are int64 [pairs, width]."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    token_type_ids: torch.Tensor
-
-    def named(self, names: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
-        """Those of the three tensors that a model takes (`names` is its tokenizer's list), on its device."""
-        tensors = {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "token_type_ids": self.token_type_ids,
-        }
-        return {
-            name: tensor.to(device) for name, tensor in tensors.items() if name in names or name != "token_type_ids"
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Padding:
-    """What a model wants in the unused places, and on which side."""
-
-    token_id: int
-    type_id: int = 0
-    left: bool = False
 
 
 def plan(lengths: Sequence[int], max_batch_tokens: int, max_pairs: int, padded: bool = True) -> list[tuple[int, ...]]:
@@ -89,17 +57,3 @@ def plan(lengths: Sequence[int], max_batch_tokens: int, max_pairs: int, padded: 
 def batch_of(tokens: Sequence[Tokens], rows: Sequence[int]) -> Batch:
     """The batch of `tokens[row]` for every row."""
     return Batch(tuple(rows), tuple(tokens[row] for row in rows))
-
-
-def pad(inputs: Sequence[Tokens], padding: Padding) -> Rectangle:
-    """Lay inputs, at least one, into one rectangle."""
-    width = max(len(item) for item in inputs)
-    ids = np.full((len(inputs), width), padding.token_id, dtype=np.int64)
-    types = np.full_like(ids, padding.type_id)
-    mask = np.zeros_like(ids)
-    for number, item in enumerate(inputs):
-        place = slice(width - len(item), width) if padding.left else slice(0, len(item))
-        ids[number, place] = item.ids
-        types[number, place] = item.type_ids
-        mask[number, place] = 1
-    return Rectangle(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(types))

@@ -18,6 +18,7 @@ from secondpass.activations import Activation, default_activation
 from secondpass.devices import pick_device
 from secondpass.errors import InvalidInput
 from secondpass.inputs import columns_of
+from secondpass.padded import pad
 from secondpass.persistence.loading import LoadRequest, load
 from secondpass.persistence.saving import save
 from secondpass.precision import Precision, checked_precision
@@ -241,14 +242,14 @@ class CrossEncoder(Reranker, PushToHubMixin):
         """Model inputs int64 [examples, width] on the device for [query, document] lists, as `predict` makes them."""
         columns, _ = columns_of(texts)
         window = self._window(len(texts))
-        batch, cut = self._live().one_batch(columns, window)
-        if cut:
+        tokens = self.engine().tokens(columns, window)
+        if any(item.cut is not None for item in tokens):
             warn_once(f"training examples beyond {window.max_length} tokens are cut to it")
-        return batch.named(self.tokenizer.model_input_names, self.device)
+        return pad(tokens, self.padding).named(self.tokenizer.model_input_names, self.device)
 
     def save(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write model, tokenizer and activation to a folder that every generation of the library reads."""
-        self._live()
+        self.engine()
         save(
             path,
             self.model,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from secondpass.errors import InvalidInput, ModelLoadError
 
 if TYPE_CHECKING:
@@ -80,10 +83,12 @@ def precision_of(weights: torch.dtype) -> Precision:
     return "fp32" if weights.itemsize >= 4 else "auto"
 
 
-def agrees(logits: torch.Tensor, exact: torch.Tensor) -> bool:
+def agrees(logits: npt.NDArray[np.float32], exact: npt.NDArray[np.float32]) -> bool:
     """Whether logits [pairs, labels] rank as the exact ones do.
 
     No logit may be further from the exact one than `TOLERANCE` of the spread (largest minus smallest) of its label.
     """
-    spread = exact.amax(dim=0) - exact.amin(dim=0)
-    return bool(exact.isfinite().all() and ((logits - exact).abs() <= TOLERANCE * spread).all())
+    if not (np.isfinite(exact).all() and np.isfinite(logits).all()):
+        return False
+    spread = exact.max(axis=0) - exact.min(axis=0)
+    return bool((np.abs(logits - exact) <= TOLERANCE * spread).all())

@@ -15,11 +15,11 @@ from torch import nn
 
 from secondpass import outputs
 from secondpass.activations import Activation
-from secondpass.batches import Padding
-from secondpass.engine import Engine, Scored, Window, padding_of
+from secondpass.engine import Engine, Scored, Window
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards import ModelForward
 from secondpass.limits import positive_int
+from secondpass.padded import Padding, TransformersForward, padding_of
 from secondpass.persistence.loading import Loaded
 from secondpass.precision import (
     SAMPLE_DOCUMENTS,
@@ -33,7 +33,7 @@ from secondpass.ranking import Ranking, checked_top_k, rankings
 from secondpass.record import CallRecord
 from secondpass.relevance import Relevance, checked_relevance
 from secondpass.renamed import SCORING, accepts_renamed
-from secondpass.scoring import Forward, TransformersForward
+from secondpass.scoring import Forward
 from secondpass.text import checked_documents, checked_query, materialised, readable
 from secondpass.token_cache import TokenCache
 from secondpass.tokens import TRUNCATIONS, Tokens, Truncation
@@ -102,7 +102,8 @@ class Reranker:
     @property
     def dtype(self) -> torch.dtype:
         """The type of the large matrix products now; int8 where the compiled kernel computes with that."""
-        return self._live().forward.dtype
+        dtype: torch.dtype = getattr(torch, self.engine().forward.ready().dtype)
+        return dtype
 
     def to(self, device: str | torch.device) -> Any:
         """Move the model; returns the transformers model, as the seed does."""
@@ -110,16 +111,16 @@ class Reranker:
 
     def use_forward(self, forward: Forward) -> None:
         """Put another forward behind the stages; it must give the logits of this model on the same inputs."""
-        self._live().forward = forward
+        self.engine().forward = forward
 
     @property
     def padding(self) -> Padding:
         """What the model wants in the unused places of a batch."""
-        return self._live().padding
+        return padding_of(self.tokenizer)
 
     def tokens(self, queries: Sequence[str], documents: Sequence[str]) -> list[Tokens]:
         """Model inputs of the pairs (queries[i], documents[i]), cut to the window; texts are taken as they are."""
-        return self._live().tokens([queries, documents], self._window(max(1, len(queries))))
+        return self.engine().tokens([queries, documents], self._window(max(1, len(queries))))
 
     @property
     def window(self) -> int:
@@ -129,14 +130,14 @@ class Reranker:
     @property
     def token_cache(self) -> TokenCache | None:
         """Where the ids of documents read before are kept."""
-        return self._live().token_cache
+        return self.engine().token_cache
 
     def use_token_cache(self, cache: TokenCache | None) -> None:
         """Keep the ids of documents in `cache`, so that they are tokenised once; None, the default, keeps none.
 
         Scores are the same. One cache may serve any number of models; a copy of this object starts with an empty one.
         """
-        self._live().token_cache = cache
+        self.engine().token_cache = cache
 
     def close(self) -> None:
         """Let go of the weights; later calls raise `SecondPassError`."""
@@ -211,7 +212,12 @@ class Reranker:
             raise SecondPassError(CLOSED)
         return self.model
 
-    def _live(self) -> Engine:
+    def engine(self) -> Engine:
+        """The stages, for whoever has a job; asked again when it is done, this tells whether the model still stands.
+
+        Raises:
+            SecondPassError: the model is closed, or is being trained in another thread.
+        """
         if self._engine is None:
             raise SecondPassError(CLOSED)
         thread = self.training_thread
@@ -232,8 +238,8 @@ class Reranker:
         return min(wish, self._token_limit)
 
     def _window(self, batch_size: int) -> Window:
-        budget = self.max_batch_tokens or self._live().batch_tokens()
-        return Window(self._checked_max_length(), self.truncation, budget, positive_int(batch_size, "batch_size"))
+        pairs = positive_int(batch_size, "batch_size")
+        return Window(self._checked_max_length(), self.truncation, self.max_batch_tokens, pairs)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:
         texts = checked_documents(documents, argument)
@@ -246,14 +252,14 @@ class Reranker:
         return None if labels == 1 and relevance is None else checked_relevance(relevance, labels)
 
     def _score(self, columns: list[list[str]], batch_size: int, show: bool | None) -> Scored:
-        engine = self._live()
+        engine = self.engine()
         self.model.eval()
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         with outputs.Bar(show) as bar:
 
             def step(remaining: int) -> None:
-                self._live()  # a fit or close that began meanwhile in another thread ends this call
+                self.engine()  # a fit or close that began meanwhile in another thread ends this call
                 bar(remaining)
 
             return engine.score(columns, self._window(batch_size), step)

@@ -1,26 +1,33 @@
-"""Batches to float32 logits: inference mode, finite check, out-of-memory halving.
+"""What a model that computes says, once a call, and how batches become float32 logits from that.
 
-`Forward` is the seam: whatever turns one `Batch` into logits can stand behind it, and the stages before and
-after do not change.
+Arrays are numpy's: a forward that does not use torch need not import it. Whatever turns model inputs into logits can
+stand behind `Forward`, and the stages before and after do not change.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
-from secondpass.batches import Batch, Padding, batch_of, pad
+from secondpass.batches import Batch, batch_of
 from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory
 from secondpass.tokens import Tokens
 
-FULL_PRECISION = (torch.float32, torch.float64)
+Logits = npt.NDArray[np.float32]
+"""[pairs, labels], in the order of the inputs."""
+
+Compute = Callable[[Sequence[Tokens]], Logits]
+"""Model inputs, at least one, to logits; raises `MemoryError` where they do not fit together."""
+
+FULL_PRECISION = ("float32", "float64")
 
 LOCKS: weakref.WeakSet[ForwardLock] = weakref.WeakSet()
 
@@ -28,7 +35,8 @@ LOCKS: weakref.WeakSet[ForwardLock] = weakref.WeakSet()
 def _after_fork() -> None:
     """Threads of OpenMP and of the tokenizer do not survive a fork, and the child would wait for them for ever."""
     if LOCKS:
-        torch.set_num_threads(1)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for lock in LOCKS:
         lock.renew()
@@ -57,6 +65,15 @@ class ForwardLock:
         """Whether somebody is inside."""
         return self._lock.locked()
 
+    def around(self, compute: Compute) -> Compute:
+        """The same, one thread at a time."""
+
+        def alone(inputs: Sequence[Tokens]) -> Logits:
+            with self:
+                return compute(inputs)
+
+        return alone
+
     def __enter__(self) -> None:
         lock = self._lock
         lock.acquire()
@@ -69,91 +86,31 @@ class ForwardLock:
         return ForwardLock, ()
 
 
-class Forward(Protocol):
-    """One model on one device."""
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """A model as it was when it was asked; what its weights become later is the next call's.
 
-    @property
-    def device(self) -> torch.device:
-        """Where the logits are computed."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the large matrix products."""
-        ...
-
-    @property
-    def pads(self) -> bool:
-        """Whether a batch is computed as a padded rectangle; otherwise only real tokens cost."""
-        ...
-
-    def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
-        """-> logits float32 [pairs, labels] on the CPU; `full_precision` repeats the batch in float32."""
-        ...
-
-
-class TransformersForward:
-    """transformers' own forward of a sequence-classification model, one batch at a time per model.
-
-    Args:
-        model: any `AutoModelForSequenceClassification`.
-        input_names: of its tokenizer.
-        padding: what it wants in unused places.
-        autocast: a type of half precision for matrix products; None computes in the type of the weights.
+    Attributes:
+        device: where the logits are computed, as torch names it: "cpu", "cuda:0".
+        dtype: of the large matrix products: "float32", "bfloat16", "int8".
+        pads: a batch is computed as a padded rectangle; otherwise only real tokens cost.
+        logits: of a batch.
+        full_precision: the same in float32, for a batch that overflows in less; None where `logits` is as exact.
     """
 
-    pads = True
+    device: str
+    dtype: str
+    pads: bool
+    logits: Compute
+    full_precision: Compute | None = None
 
-    def __init__(
-        self, model: Any, input_names: Sequence[str], padding: Padding, autocast: torch.dtype | None = None
-    ) -> None:
-        self._model = model
-        self._input_names = tuple(input_names)
-        self._padding = padding
-        self._autocast = autocast
-        self._lock = ForwardLock()
-        self._upcast_from: torch.dtype | None = None
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is now."""
-        device: torch.device = self._model.device
-        return device
+class Forward(Protocol):
+    """One model on one device; any number of threads may ask it."""
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type computed in, also while one batch is repeated in float32."""
-        dtype: torch.dtype = self._autocast or self._upcast_from or self._model.dtype
-        return dtype
-
-    def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
-        """-> logits float32 [pairs, labels] on the CPU."""
-        with self._lock:
-            if not full_precision:
-                return self._logits(batch, self._autocast)
-            self._upcast_from = self._model.dtype
-            # Parameters and buffers by themselves: model.half() would also round what was float32 all along, such
-            # as rotary frequencies. Not in inference mode: weights cast there could never be trained again.
-            tensors = [tensor for tensor in self._tensors() if tensor.is_floating_point()]
-            before = [tensor.data for tensor in tensors]
-            try:
-                for tensor in tensors:
-                    tensor.data = tensor.data.float()
-                return self._logits(batch, None)
-            finally:
-                for tensor, data in zip(tensors, before, strict=True):
-                    tensor.data = data
-                self._upcast_from = None
-
-    def _tensors(self) -> Iterator[torch.Tensor]:
-        yield from self._model.parameters()
-        yield from self._model.buffers()
-
-    def _logits(self, batch: Batch, autocast: torch.dtype | None) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast(self.device.type, autocast) if autocast else nullcontext():
-            inputs = pad(batch.inputs, self._padding).named(self._input_names, self.device)
-            logits: torch.Tensor = self._model(**inputs, return_dict=True).logits
-            return logits.float().cpu()
+    def ready(self) -> Computation:
+        """Tell how the model is computed now. Asked once a call, so it may take time to see what changed."""
+        ...
 
 
 @dataclass
@@ -166,13 +123,13 @@ class Progress:
 
 
 def score(
-    forward: Forward,
+    computation: Computation,
     tokens: Sequence[Tokens],
     batches: Sequence[tuple[int, ...]],
     progress: Progress,
     step: Callable[[int], object] = lambda remaining: None,
-) -> torch.Tensor:
-    """Logits float32 [pairs, labels] in the order of `tokens`, for the rows in `batches`.
+) -> Logits:
+    """Logits float32 [pairs, labels] in the order of `tokens`, for the rows in `batches`; other rows are undefined.
 
     `step` hears before the first batch and after each how many are left; what it raises ends the call.
 
@@ -181,24 +138,24 @@ def score(
         OutOfMemory: a single pair does not fit.
     """
     todo = list(reversed(batches))
-    logits: torch.Tensor | None = None
+    logits: Logits | None = None
     filled = 0
     step(len(todo))
     while todo:
         rows = todo.pop()
         batch = batch_of(tokens, rows)
-        part = _attempt(forward, batch)
+        part = _attempt(computation.logits, batch)
         if part is None:
             progress.retries += 1
             todo += _halves(batch)
             continue
-        part = _finite(forward, batch, part, progress)
+        part = _finite(computation, batch, part, progress)
         if logits is None:
-            logits = part.new_empty((len(tokens), part.shape[1]))
+            logits = np.empty((len(tokens), part.shape[1]), np.float32)
         logits[list(rows)] = part
         filled += len(rows)
         progress.batches += 1
-        progress.places += batch.places if forward.pads else batch.tokens
+        progress.places += batch.places if computation.pads else batch.tokens
         step(len(todo))
     expected = sum(map(len, batches))
     if logits is None or filled != expected:
@@ -206,35 +163,15 @@ def score(
     return logits
 
 
-def _attempt(forward: Forward, batch: Batch, full_precision: bool = False) -> torch.Tensor | None:
-    """Logits [pairs, labels], or None out of memory: the exception holds the tensors until we are outside it."""
+def _attempt(compute: Compute, batch: Batch) -> Logits | None:
+    """Logits [pairs, labels], or None out of memory."""
     try:
-        part = forward(batch, full_precision=full_precision)
-    except (torch.OutOfMemoryError, MemoryError):
-        part = None
-    except RuntimeError as error:
-        # The CPU allocator, cuBLAS and MPS report the same thing as a plain RuntimeError.
-        if not _says_out_of_memory(error):
-            raise
-        part = None
-    if part is None:
-        _release(forward.device)
+        part = compute(batch.inputs)
+    except MemoryError:
         return None
     if part.ndim != 2 or part.shape[0] != len(batch.rows):
         raise InvalidInput(f"the model gave logits of shape {tuple(part.shape)} for {len(batch.rows)} pairs")
     return part
-
-
-def _says_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return any(sign in text for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
-
-
-def _release(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
 
 
 def _halves(batch: Batch) -> list[tuple[int, ...]]:
@@ -245,16 +182,16 @@ def _halves(batch: Batch) -> list[tuple[int, ...]]:
     return [rows[middle:], rows[:middle]]
 
 
-def _finite(forward: Forward, batch: Batch, part: torch.Tensor, progress: Progress) -> torch.Tensor:
+def _finite(computation: Computation, batch: Batch, part: Logits, progress: Progress) -> Logits:
     """Repeat an overflowed batch of less precision once in float32, refuse what is still not finite."""
-    if forward.dtype not in FULL_PRECISION and not bool(torch.isfinite(part).all()):
+    if computation.full_precision is not None and not np.isfinite(part).all():
         progress.retries += 1
-        repeated = _attempt(forward, batch, full_precision=True)
+        repeated = _attempt(computation.full_precision, batch)
         # Without memory for float32 the first answer stands, and is refused.
         part = part if repeated is None else repeated
-    good = torch.isfinite(part).all(dim=1)
-    if not bool(good.all()):
-        wrong = tuple(sorted(row for row, fine in zip(batch.rows, good.tolist(), strict=True) if not fine))
+    good = np.isfinite(part).all(axis=1)
+    if not good.all():
+        wrong = tuple(sorted(batch.rows[place] for place in np.flatnonzero(~good)))
         raise non_finite(wrong)
     return part
 

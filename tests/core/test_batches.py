@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondpass.batches import Padding, batch_of, pad, plan
+from secondpass.batches import batch_of, plan
 from secondpass.tokens import Tokens
 
 
@@ -48,18 +48,3 @@ def test_a_batch_counts_real_tokens_and_places() -> None:
     assert batch.rows == (2, 0)
     assert [item.ids.tolist() for item in batch.inputs] == [[7, 8, 9], [5, 6]]
     assert (batch.tokens, batch.places) == (5, 6)
-
-
-def test_padding_fills_the_right_side() -> None:
-    """Ids, mask and segments end in padding."""
-    batch = pad([_tokens(7, 8, 9), _tokens(5, 6)], Padding(0))
-    assert batch.input_ids.tolist() == [[7, 8, 9], [5, 6, 0]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert batch.token_type_ids.tolist() == [[1, 1, 1], [1, 1, 0]]
-
-
-def test_padding_on_the_left_is_kept_for_models_that_want_it() -> None:
-    """A tokenizer that pads on the left gets its padding there."""
-    batch = pad([_tokens(5, 6), _tokens(7, 8, 9)], Padding(3, 2, left=True))
-    assert batch.input_ids.tolist() == [[3, 5, 6], [7, 8, 9]]
-    assert batch.token_type_ids.tolist() == [[2, 1, 1], [1, 1, 1]]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 
 from secondpass import CrossEncoder, Cut
-from secondpass.batches import Batch
-from secondpass.engine import Engine, Window, first_equals
+from secondpass.batches import Batch, batch_of
+from secondpass.engine import Engine, Job, Window, batch_tokens
 from secondpass.errors import InvalidInput, NonFiniteScore
+from secondpass.scoring import Computation, Logits
 from secondpass.token_cache import TokenCache
 from secondpass.tokens import Tokens
 
@@ -22,16 +24,20 @@ class SumForward:
     """A forward whose two logits are the sum of a pair's token ids and its length: they tell pairs apart."""
 
     def __init__(self, device: str = "cpu", wrong: int | None = None, pads: bool = True) -> None:
-        self.device = torch.device(device)
+        self.device = device
         self.pads = pads
-        self.dtype = torch.float32
         self.batches: list[Batch] = []
         self.wrong = wrong
+        self.asked = 0
 
-    def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
-        self.batches.append(batch)
-        sums = [float(item.ids.sum()) if self.wrong not in item.ids else float("nan") for item in batch.inputs]
-        return torch.tensor([[made, float(len(item))] for made, item in zip(sums, batch.inputs, strict=True)])
+    def ready(self) -> Computation:
+        self.asked += 1
+        return Computation(self.device, "float32", self.pads, self.logits)
+
+    def logits(self, inputs: Sequence[Tokens]) -> Logits:
+        self.batches.append(batch_of(inputs, range(len(inputs))))
+        sums = [float(item.ids.sum()) if self.wrong not in item.ids else float("nan") for item in inputs]
+        return np.array([[made, len(item)] for made, item in zip(sums, inputs, strict=True)], np.float32)
 
 
 @pytest.fixture
@@ -78,8 +84,10 @@ def test_inputs_that_differ_in_their_segments_are_not_equal() -> None:
     def tokens(types: list[int]) -> Tokens:
         return Tokens(np.asarray([5, 6, 7], np.int32), np.asarray(types, np.int32))
 
-    assert first_equals([tokens([0, 0, 1]), tokens([0, 1, 1]), tokens([0, 0, 1])]) == [0, 1, 0]
-    assert first_equals([]) == []
+    job = Job([["cat"] * 3, ["a", "b", "a"]])
+    job.add([tokens([0, 0, 1]), tokens([0, 1, 1]), tokens([0, 0, 1])], 0.0)
+    assert job.take_all() == [0, 1]
+    assert job.take_all() == []
 
 
 def test_the_error_names_every_copy_of_a_bad_pair(tiny: CrossEncoder) -> None:
@@ -112,6 +120,13 @@ def test_without_padding_batches_go_by_real_tokens(tiny: CrossEncoder) -> None:
     assert max(len(batch.rows) for batch in forward.batches) > 4
     scored = Engine(tiny.tokenizer, forward).score(columns, Window(32, "longest_first", 64, 4))
     assert all(batch.tokens <= 64 for batch in forward.batches[-scored.record.batches :])
+
+
+def test_the_forward_is_asked_once_a_call(engine: Engine, forward: SumForward) -> None:
+    """However many batches there are: plan, logits and record are of one state of the model."""
+    scored = engine.score([["cat"] * 9, ["mat " * number for number in range(1, 10)]], WINDOW)
+    assert scored.record.batches > 1
+    assert forward.asked == 1
 
 
 def test_step_hears_how_many_batches_are_left(engine: Engine) -> None:
@@ -151,23 +166,12 @@ def test_a_text_that_does_not_fit_can_be_an_error(engine: Engine, forward: SumFo
 @pytest.mark.parametrize(("device", "budget"), [("cpu", 2048), ("mps", 8192), ("cuda", 16384), ("xpu", 16384)])
 def test_the_token_budget_suits_the_device(tiny: CrossEncoder, device: str, budget: int) -> None:
     """Small on a processor, where caches count; large where a device must be filled."""
-    assert Engine(tiny.tokenizer, SumForward(device)).batch_tokens() == budget
-
-
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta"])
-def test_training_gets_all_inputs_in_one_rectangle(tiny_model_folder: Callable[..., str], architecture: str) -> None:
-    """In the given order, equal ones too, padded as transformers pads; it is told how many were cut."""
-    encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu")
-    documents = ["cat", "mat " * 60, "cat"]
-    batch, cut = encoder._engine.one_batch([["dog"] * 3, documents], WINDOW)
-    expected = encoder.tokenizer(
-        ["dog"] * 3, documents, truncation="longest_first", max_length=32, padding=True, return_tensors="pt"
-    )
-    assert cut == 1
-    assert torch.equal(batch.input_ids, expected["input_ids"])
-    assert torch.equal(batch.attention_mask, expected["attention_mask"])
-    if "token_type_ids" in expected:
-        assert torch.equal(batch.token_type_ids, expected["token_type_ids"])
+    assert batch_tokens(device) == batch_tokens(f"{device}:1") == budget
+    forward = SumForward(device)
+    queries = [" ".join(words) for words in itertools.product(["cat", "dog", "mat", "sun", "river"], repeat=4)]
+    columns = [queries, ["mat " * 40] * len(queries)]
+    Engine(tiny.tokenizer, forward).score(columns, Window(32, "longest_first", None, len(queries)))
+    assert max(batch.tokens for batch in forward.batches) == budget
 
 
 def test_a_token_cache_changes_no_logit(tiny: CrossEncoder) -> None:

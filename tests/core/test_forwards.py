@@ -14,12 +14,15 @@ import pytest
 import torch
 
 from secondpass import CrossEncoder, forwards
-from secondpass.batches import Batch, Padding, batch_of
 from secondpass.errors import InvalidInput
-from secondpass.forwards import ModelForward, computation_of
+from secondpass.forwards import ModelForward, fastest
+from secondpass.merging import SharedReranker
 from secondpass.packed.computing import EncoderComputation
 from secondpass.packed.describing import describe
+from secondpass.packed.plain import Watch
+from secondpass.padded import Padding
 from secondpass.precision import Precision
+from secondpass.scoring import Computation, Logits
 from secondpass.tokens import Tokens
 from tests.packed.models import ENCODERS, LENGTHS, inputs_of, model_of, reference
 from tests.tiny_models import make_folder
@@ -38,19 +41,24 @@ def _forward(model: Any, precision: Precision = "fp32", samples: Sequence[Tokens
     return ModelForward(model, NAMES, Padding(0), precision, samples)
 
 
-def _batch(model: Any, lengths: Sequence[int] = LENGTHS) -> Batch:
-    return batch_of(inputs_of(lengths, model), range(len(lengths)))
+def _logits(forward: ModelForward, inputs: Sequence[Tokens]) -> torch.Tensor:
+    return torch.from_numpy(forward.ready().logits(inputs))
+
+
+def _repeated(forward: ModelForward, inputs: Sequence[Tokens]) -> torch.Tensor:
+    full_precision = forward.ready().full_precision
+    assert full_precision is not None
+    return torch.from_numpy(full_precision(inputs))
 
 
 @pytest.mark.parametrize("family", [*ENCODERS, "modernbert"])
 def test_covered_families_are_computed_without_padding(family: str) -> None:
     """And equal transformers' own forward."""
     model = model_of(family)
-    forward, batch = _forward(model), _batch(model)
-    assert not forward.pads
-    assert forward.dtype == torch.float32
-    assert forward.device == torch.device("cpu")
-    assert torch.allclose(forward(batch), reference(model, batch.inputs), rtol=0, atol=1e-5)
+    forward, inputs = _forward(model), inputs_of(LENGTHS, model)
+    ready = forward.ready()
+    assert (ready.device, ready.dtype, ready.pads, ready.full_precision) == ("cpu", "float32", False, None)
+    assert torch.allclose(_logits(forward, inputs), reference(model, inputs), rtol=0, atol=1e-5)
 
 
 def test_what_is_not_covered_is_computed_by_transformers(tmp_path: Path) -> None:
@@ -58,7 +66,7 @@ def test_what_is_not_covered_is_computed_by_transformers(tmp_path: Path) -> None
     folder = make_folder(tmp_path / "model", "deberta-v2", conv_kernel_size=3)
     encoder = CrossEncoder(str(folder), device="cpu", precision="fp32")
     assert encoder._engine is not None
-    assert encoder._engine.forward.pads
+    assert encoder._engine.forward.ready().pads
     assert np.isfinite(encoder.predict([("cat", "mat"), ("cat", "a long house " * 9)])).all()
 
 
@@ -82,39 +90,39 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 def test_a_changed_model_is_computed_as_it_is_now(change: str, precision: Precision) -> None:
     """Whatever was prepared from the old weights is left behind."""
     model = model_of("bert")
-    forward, batch = _forward(model, precision), _batch(model)
-    before = forward(batch)
+    forward, inputs = _forward(model, precision), inputs_of(LENGTHS, model)
+    before = _logits(forward, inputs)
     CHANGES[change](model)
-    after = forward(batch)
+    after = _logits(forward, inputs)
     assert (after - before).abs().max() > 1e-3 or change == "float64"
-    assert torch.allclose(after, reference(model, batch.inputs), rtol=0, atol=1e-5)
-    assert forward.pads is (change == "a head of its own")
+    assert torch.allclose(after, reference(model, inputs), rtol=0, atol=1e-5)
+    assert forward.ready().pads is (change == "a head of its own")
 
 
 def test_a_hook_is_called_and_its_end_brings_the_packed_forward_back() -> None:
     """Who registers a hook wants transformers' modules to run."""
     model = model_of("bert")
-    forward, batch = _forward(model), _batch(model)
-    packed = forward(batch)
+    forward, inputs = _forward(model), inputs_of(LENGTHS, model)
+    packed = _logits(forward, inputs)
     heard: list[int] = []
     handle = model.bert.encoder.layer[1].register_forward_hook(lambda *given: heard.append(1))
-    assert forward.pads
-    assert torch.allclose(forward(batch), packed, rtol=0, atol=1e-5)
+    assert forward.ready().pads
+    assert torch.allclose(_logits(forward, inputs), packed, rtol=0, atol=1e-5)
     assert heard
     handle.remove()
-    assert not forward.pads
-    assert torch.equal(forward(batch), packed)
+    assert not forward.ready().pads
+    assert torch.equal(_logits(forward, inputs), packed)
 
 
 def test_a_bad_pair_does_not_touch_its_neighbours() -> None:
     """A token whose embedding is no number spoils the pairs that have it, and no other."""
     model = model_of("bert")
-    batch = _batch(model, (20, 20, 17, 9, 3))
+    inputs = inputs_of((20, 20, 17, 9, 3), model)
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight[4] = torch.nan
-    expected = reference(model, batch.inputs)
-    batch.inputs[1].ids[3] = 4
-    made = _forward(model)(batch)
+    expected = reference(model, inputs)
+    inputs[1].ids[3] = 4
+    made = _logits(_forward(model), inputs)
     assert torch.isfinite(made[:, 0]).tolist() == [True, False, True, True, True]
     kept = [0, 2, 3, 4]
     assert torch.allclose(made[kept], expected[kept], rtol=0, atol=1e-5)
@@ -123,30 +131,30 @@ def test_a_bad_pair_does_not_touch_its_neighbours() -> None:
 def test_types_are_zero_for_a_tokenizer_that_has_none() -> None:
     """transformers then gives the model none, and the model takes zeros."""
     model = model_of("bert")
-    batch = _batch(model)
-    untyped = tuple(Tokens(item.ids, np.zeros_like(item.type_ids)) for item in batch.inputs)
-    made = ModelForward(model, ("input_ids", "attention_mask"), Padding(0), "fp32")(batch)
+    inputs = inputs_of(LENGTHS, model)
+    untyped = tuple(Tokens(item.ids, np.zeros_like(item.type_ids)) for item in inputs)
+    made = _logits(ModelForward(model, ("input_ids", "attention_mask"), Padding(0), "fp32"), inputs)
     assert torch.allclose(made, reference(model, untyped), rtol=0, atol=1e-5)
 
 
 def test_bf16_computes_layers_in_bfloat16_and_leaves_the_model() -> None:
     """Near float32, and exact when a batch is repeated in full precision."""
     model = model_of("bert")
-    forward, batch = _forward(model, "bf16"), _batch(model)
-    exact = reference(model, batch.inputs)
-    assert forward.dtype == torch.bfloat16
+    forward, inputs = _forward(model, "bf16"), inputs_of(LENGTHS, model)
+    exact = reference(model, inputs)
+    assert forward.ready().dtype == "bfloat16"
     assert model.dtype == torch.float32
-    assert 1e-5 < (forward(batch) - exact).abs().max() < 0.1
-    assert torch.allclose(forward(batch, full_precision=True), exact, rtol=0, atol=1e-5)
+    assert 1e-5 < (_logits(forward, inputs) - exact).abs().max() < 0.1
+    assert torch.allclose(_repeated(forward, inputs), exact, rtol=0, atol=1e-5)
 
 
 def test_bf16_of_a_model_that_is_not_covered_is_autocast() -> None:
     """transformers' own modules, their products in bfloat16."""
     model = model_of("deberta-v2", conv_kernel_size=3)
-    batch = _batch(model)
+    inputs = inputs_of(LENGTHS, model)
     rounded, exact = _forward(model, "bf16"), _forward(model, "fp32")
-    assert (rounded.dtype, rounded.pads) == (torch.bfloat16, True)
-    assert 1e-5 < (rounded(batch) - exact(batch)).abs().max() < 0.2
+    assert (rounded.ready().dtype, rounded.ready().pads) == ("bfloat16", True)
+    assert 1e-5 < (_logits(rounded, inputs) - _logits(exact, inputs)).abs().max() < 0.2
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "deberta-v2"])
@@ -154,12 +162,12 @@ def test_bf16_of_a_model_that_is_not_covered_is_autocast() -> None:
 def test_weights_in_half_precision_stay_so_unless_float32_is_asked_for(family: str, dtype: torch.dtype) -> None:
     """With "auto" in their type; "fp32" computes the rounded weights exactly."""
     model = model_of(family).to(dtype)
-    batch = _batch(model, (5, 9, 30))
-    exact = reference(copy.deepcopy(model).float(), batch.inputs)
-    auto, full = _forward(model, "auto", batch.inputs), _forward(model, "fp32")
-    assert (auto.dtype, full.dtype) == (dtype, torch.float32)
-    assert (auto(batch) - exact).abs().max() > 1e-5
-    assert torch.allclose(full(batch), exact, rtol=0, atol=1e-5)
+    inputs = inputs_of((5, 9, 30), model)
+    exact = reference(copy.deepcopy(model).float(), inputs)
+    auto, full = _forward(model, "auto", inputs), _forward(model, "fp32")
+    assert (auto.ready().dtype, full.ready().dtype) == (str(dtype).removeprefix("torch."), "float32")
+    assert (_logits(auto, inputs) - exact).abs().max() > 1e-5
+    assert torch.allclose(_logits(full, inputs), exact, rtol=0, atol=1e-5)
     assert model.dtype == dtype
 
 
@@ -170,7 +178,7 @@ class _Kernel:
         self._own = EncoderComputation(encoder)
         self._error, self._seconds = error, seconds
 
-    def __call__(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+    def __call__(self, inputs: Sequence[Tokens]) -> Logits:
         time.sleep(self._seconds)
         made = self._own(inputs)
         return made + self._error * (made.max() - made.min())
@@ -179,34 +187,34 @@ class _Kernel:
 @pytest.mark.parametrize(
     ("error", "seconds", "settled"),
     [
-        (0.005, 0.0, torch.bfloat16),
-        (0.02, 0.0, torch.float32),
-        (float("nan"), 0.0, torch.float32),
-        (0.005, 0.3, torch.float32),
+        (0.005, 0.0, "bfloat16"),
+        (0.02, 0.0, "float32"),
+        (float("nan"), 0.0, "float32"),
+        (0.005, 0.3, "float32"),
     ],
 )
 def test_auto_takes_bfloat16_only_where_it_is_faster_and_agrees(
-    monkeypatch: pytest.MonkeyPatch, error: float, seconds: float, settled: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, error: float, seconds: float, settled: str
 ) -> None:
     """The model's own scores decide; float32 otherwise."""
     model = model_of("bert", hidden_size=128)
     speeds = {"bf16": (error, seconds), "fp32": (0.0, 0.1)}
     monkeypatch.setattr(forwards, "_kernel_of", lambda encoder, precision: _Kernel(encoder, *speeds[precision]))
-    batch = _batch(model, (9, 20, 30))
-    forward = _forward(model, "auto", batch.inputs)
-    assert forward.dtype == settled
+    inputs = inputs_of((9, 20, 30), model)
+    forward = _forward(model, "auto", inputs)
+    assert forward.ready().dtype == settled
     forward.exact = True
-    assert forward.dtype == torch.float32
-    assert torch.allclose(forward(batch), reference(model, batch.inputs), rtol=1e-5, atol=1e-5)
+    assert forward.ready().dtype == "float32"
+    assert torch.allclose(_logits(forward, inputs), reference(model, inputs), rtol=1e-5, atol=1e-5)
     forward.exact = False
-    assert forward.dtype == settled
+    assert forward.ready().dtype == settled
 
 
 def test_auto_is_exact_without_samples_and_for_small_models() -> None:
     """Nothing is won there."""
     large, small = model_of("bert", hidden_size=128), model_of("bert")
-    assert _forward(large, "auto").dtype == torch.float32
-    assert _forward(small, "auto", inputs_of((5, 9), small)).dtype == torch.float32
+    assert _forward(large, "auto").ready().dtype == "float32"
+    assert _forward(small, "auto", inputs_of((5, 9), small)).ready().dtype == "float32"
     assert forwards._SAVES == {}
 
 
@@ -223,28 +231,28 @@ def test_int8_by_the_kernel_and_exact_where_the_model_turns_into_another(monkeyp
     """The record says int8; a batch repeated in full precision is float32."""
     model = model_of("bert")
     monkeypatch.setattr(forwards, "_kernel_of", lambda encoder, precision: _Kernel(encoder, 0.1, 0.0))
-    forward, batch = _forward(model, "int8"), _batch(model)
-    exact = reference(model, batch.inputs)
-    assert forward.dtype == torch.int8
-    assert (forward(batch) - exact).abs().max() > 1e-3
-    assert torch.allclose(forward(batch, full_precision=True), exact, rtol=0, atol=1e-5)
+    forward, inputs = _forward(model, "int8"), inputs_of(LENGTHS, model)
+    exact = reference(model, inputs)
+    assert forward.ready().dtype == "int8"
+    assert (_logits(forward, inputs) - exact).abs().max() > 1e-3
+    assert torch.allclose(_repeated(forward, inputs), exact, rtol=0, atol=1e-5)
     model.register_forward_hook(lambda *given: None)
-    assert (forward.dtype, forward.pads) == (torch.float32, True)
-    assert torch.allclose(forward(batch), exact, rtol=0, atol=1e-5)
+    assert (forward.ready().dtype, forward.ready().pads) == ("float32", True)
+    assert torch.allclose(_logits(forward, inputs), exact, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda forward: pickle.loads(pickle.dumps(forward))])  # noqa: S301
 def test_a_copy_computes_its_own_model(way: Callable[[ModelForward], ModelForward]) -> None:
     """Nothing prepared travels, and what happens to the original does not happen to the copy."""
     model = model_of("bert")
-    forward, batch = _forward(model), _batch(model)
-    before = forward(batch)
+    forward, inputs = _forward(model), inputs_of(LENGTHS, model)
+    before = _logits(forward, inputs)
     with forward._lock:
         twin = way(forward)
-        assert torch.equal(twin(batch), before)
+        assert torch.equal(_logits(twin, inputs), before)
     _changed(model)
-    assert torch.equal(twin(batch), before)
-    assert not torch.equal(forward(batch), before)
+    assert torch.equal(_logits(twin, inputs), before)
+    assert not torch.equal(_logits(forward, inputs), before)
 
 
 @pytest.fixture
@@ -262,34 +270,77 @@ def test_real_weights_equal_transformers_and_agree_in_bfloat16(pocket: CrossEnco
     encoder = describe(pocket.model)
     assert encoder is not None
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.1)):
-        assert torch.allclose(EncoderComputation(encoder, dtype)(inputs), exact, rtol=0, atol=tolerance)
+        assert np.allclose(EncoderComputation(encoder, dtype)(inputs), exact.numpy(), rtol=0, atol=tolerance)
 
 
 def test_the_fastest_is_torch_where_there_is_no_kernel() -> None:
     """But for int8, which torch alone does not have."""
     encoder = describe(model_of("bert"))
     assert encoder is not None
-    assert isinstance(computation_of(encoder, "fp32"), EncoderComputation)
-    assert isinstance(computation_of(encoder, "bf16"), EncoderComputation)
-    assert computation_of(encoder, "int8") is None
+    assert isinstance(fastest(encoder, "fp32"), EncoderComputation)
+    assert isinstance(fastest(encoder, "bf16"), EncoderComputation)
+    assert fastest(encoder, "int8") is None
 
 
 class _Half:
     """A forward that asks transformers' model and halves what it says."""
 
-    device, dtype, pads = torch.device("cpu"), torch.float32, True
-
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
-        return reference(self._model, batch.inputs) / 2
+    def ready(self) -> Computation:
+        return Computation("cpu", "float32", True, self._logits)
+
+    def _logits(self, inputs: Sequence[Tokens]) -> Logits:
+        made: Logits = (reference(self._model, inputs) / 2).numpy()
+        return made
 
 
 def test_another_forward_can_stand_behind_the_stages(own_tiny: CrossEncoder) -> None:
-    """The engine asks nothing of a forward but logits for a batch, and whether it pads."""
+    """The engine asks nothing of a forward but what it says of itself, and logits for a batch."""
     pairs = [("the cat", "the mat"), ("water", "a river is long and cold")]
     before = own_tiny.predict(pairs, activation_fct=torch.nn.Identity())
     own_tiny.use_forward(_Half(own_tiny.model))
     made = own_tiny.predict(pairs, activation_fct=torch.nn.Identity())
     assert made == pytest.approx(before / 2, abs=1e-5)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What was found each time that somebody asked whether weights changed."""
+    found: list[bool] = []
+    own = Watch.unchanged
+
+    def counted(watch: Watch) -> bool:
+        found.append(own(watch))
+        return found[-1]
+
+    monkeypatch.setattr(Watch, "unchanged", counted)
+    return found
+
+
+def test_a_call_looks_once_whether_the_weights_changed(own_tiny: CrossEncoder, looks: list[bool]) -> None:
+    """One document or several batches: it takes a quarter of a millisecond each time."""
+    own_tiny.max_batch_tokens = 200
+    for documents, batches in ((["a mat"], 1), ([f"mat {'cat ' * row}" for row in range(40)], 2)):
+        own_tiny.rank("cat", documents)  # the first look finds nothing prepared
+        looks.clear()
+        records: list[Any] = []
+        own_tiny.rank("cat", documents, records=records)
+        assert records[0].batches >= batches
+        assert looks == [True]
+        own_tiny.predict([("cat", document) for document in documents])
+        own_tiny.rank_many(["cat", "dog"], [documents, documents])
+        assert looks == [True] * 3
+
+
+def test_a_shared_call_looks_once_a_round(own_tiny: CrossEncoder, looks: list[bool]) -> None:
+    """The same value plans the round, computes it and stands in the record."""
+    with SharedReranker(own_tiny) as shared:
+        shared.submit("cat", ["a mat"]).result()
+        looks.clear()
+        assert shared.submit("cat", ["a mat"]).result().record.dtype == "float32"
+        assert looks == [True]
+        _changed(own_tiny.model)
+        before = own_tiny.predict(("cat", "a mat"), activation_fct=torch.nn.Identity())
+        assert shared.submit("cat", ["a mat"]).result().logits.item() == pytest.approx(before, abs=1e-6)

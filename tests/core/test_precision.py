@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,7 +42,7 @@ def test_samples_are_pairs() -> None:
 
 def test_scores_agree_within_a_share_of_their_spread() -> None:
     """The bound grows with the spread, so that it means the same for every scale."""
-    exact = torch.tensor([[0.0], [3.0], [10.0]])
+    exact = np.array([[0.0], [3.0], [10.0]], np.float32)
     for scale in (1e-3, 1.0, 1e3):
         close = exact * scale
         assert agrees(close + 0.99 * TOLERANCE * 10 * scale, close)
@@ -50,17 +51,17 @@ def test_scores_agree_within_a_share_of_their_spread() -> None:
 
 def test_each_label_has_its_own_spread() -> None:
     """One label that is off is enough."""
-    exact = torch.tensor([[0.0, 0.0], [100.0, 1.0]])
-    assert agrees(exact + torch.tensor([0.9, 0.0]), exact)
-    assert not agrees(exact + torch.tensor([0.0, 0.9]), exact)
+    exact = np.array([[0.0, 0.0], [100.0, 1.0]], np.float32)
+    assert agrees(exact + np.array([0.9, 0.0], np.float32), exact)
+    assert not agrees(exact + np.array([0.0, 0.9], np.float32), exact)
 
 
 def test_what_is_not_a_number_never_agrees() -> None:
     """Overflow in bfloat16 means float32; equal scores for everything leave no room."""
-    exact = torch.tensor([[0.0], [1.0]])
-    assert not agrees(torch.tensor([[0.0], [torch.nan]]), exact)
-    assert not agrees(exact, torch.tensor([[0.0], [torch.inf]]))
-    assert not agrees(torch.tensor([[1.0], [1.001]]), torch.ones(2, 1))
+    exact = np.array([[0.0], [1.0]], np.float32)
+    assert not agrees(np.array([[0.0], [np.nan]], np.float32), exact)
+    assert not agrees(exact, np.array([[0.0], [np.inf]], np.float32))
+    assert not agrees(np.array([[1.0], [1.001]], np.float32), np.ones((2, 1), np.float32))
 
 
 class _Config:

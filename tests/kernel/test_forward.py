@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from secondpass.packed.describing import describe
 from secondpass.packed.encoder import Encoder, Linear
 from secondpass.tokens import Tokens
 from tests.kernel.encoders import FAMILIES, expected, made, sized, tokens
+from tests.packed.models import tensors
 
 FOUND = native.routines()
 ROUTINES = [] if isinstance(FOUND, str) else list(FOUND)
@@ -45,6 +47,11 @@ def full(request: pytest.FixtureRequest) -> Routine:
     return request.param  # type: ignore[no-any-return]
 
 
+def kernel(encoder: Encoder, routine: Routine) -> Callable[[Sequence[Tokens]], torch.Tensor]:
+    """The forward of a routine, whose logits are compared with torch's."""
+    return tensors(KernelForward(encoder, routine))
+
+
 @pytest.mark.parametrize("labels", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float32_gives_the_logits_of_transformers(family: str, labels: int, full: Routine) -> None:
@@ -52,7 +59,7 @@ def test_float32_gives_the_logits_of_transformers(family: str, labels: int, full
     model, encoder = made(family, labels)
     inputs = tokens(*LENGTHS, types=2 if family in {"bert", "electra"} else 1)
     wanted = expected(model, inputs)
-    torch.testing.assert_close(KernelForward(encoder, full)(inputs), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kernel(encoder, full)(inputs), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,7 @@ def test_widths_need_not_suit_the_processor(hidden: int, heads: int, inner: int,
     model, encoder = sized(hidden, heads, inner)
     inputs = tokens(5, 40, 77, types=2)
     wanted = expected(model, inputs)
-    torch.testing.assert_close(KernelForward(encoder, full)(inputs), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kernel(encoder, full)(inputs), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
@@ -73,14 +80,14 @@ def test_activations_are_those_of_the_model(activation: str, routine: Routine) -
     model, encoder = made(hidden_act=activation)
     inputs = tokens(20, 60, types=2)
     near = 1e-5 if routine.precision == "fp32" else 0.15
-    torch.testing.assert_close(KernelForward(encoder, routine)(inputs), expected(model, inputs), rtol=near, atol=near)
+    torch.testing.assert_close(kernel(encoder, routine)(inputs), expected(model, inputs), rtol=near, atol=near)
 
 
 def test_float32_is_as_near_to_the_truth_as_torch(full: Routine) -> None:
     """Against float64, whatever float32 is multiplied as: no more than four times torch's own rounding error."""
     model, encoder = sized(384, 12, 1536, num_hidden_layers=4)
     inputs = tokens(*range(30, 60), types=2)
-    rounded, found = expected(model, inputs), KernelForward(encoder, full)(inputs)
+    rounded, found = expected(model, inputs), kernel(encoder, full)(inputs)
     truth = expected(model.double(), inputs)
     assert (found - truth).square().mean().sqrt() < 4 * (rounded - truth).square().mean().sqrt()
 
@@ -89,7 +96,7 @@ def test_the_longest_input_is_as_good(full: Routine) -> None:
     """512 tokens, more than any block."""
     model, encoder = made(max_position_embeddings=512)
     inputs = tokens(512, 300, 511, types=2)
-    torch.testing.assert_close(KernelForward(encoder, full)(inputs), expected(model, inputs), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(kernel(encoder, full)(inputs), expected(model, inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_short_precisions_are_near(routine: Routine) -> None:
@@ -97,7 +104,7 @@ def test_short_precisions_are_near(routine: Routine) -> None:
     model, encoder = sized(128, 4, 512, num_hidden_layers=4)
     inputs = tokens(*range(20, 60), types=2)
     wanted = expected(model, inputs)
-    error = (KernelForward(encoder, routine)(inputs) - wanted).square().mean().sqrt()
+    error = (kernel(encoder, routine)(inputs) - wanted).square().mean().sqrt()
     allowed = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[routine.precision]
     assert error < allowed * wanted.std()
 
@@ -105,7 +112,7 @@ def test_short_precisions_are_near(routine: Routine) -> None:
 def test_neighbours_and_threads_change_nothing(routine: Routine) -> None:
     """Bit for bit: alone, in a batch, in another order, on one thread, two or five."""
     _, encoder = made(labels=3)
-    forward = KernelForward(encoder, routine)
+    forward = kernel(encoder, routine)
     inputs = tokens(*LENGTHS * 3, types=2)
     together = forward(inputs)
     order = np.random.default_rng(1).permutation(len(inputs))
@@ -121,7 +128,7 @@ def test_routines_of_one_precision_agree() -> None:
     _, encoder = made()
     inputs = tokens(*LENGTHS, types=2)
     for precision, near in (("fp32", 2e-5), ("bf16", 0.1), ("int8", 0.2)):
-        made_by = [KernelForward(encoder, routine)(inputs) for routine in ROUTINES if routine.precision == precision]
+        made_by = [kernel(encoder, routine)(inputs) for routine in ROUTINES if routine.precision == precision]
         for other in made_by[1:]:
             torch.testing.assert_close(other, made_by[0], rtol=near, atol=near)
 
@@ -129,7 +136,7 @@ def test_routines_of_one_precision_agree() -> None:
 def test_several_threads_may_call_at_once(routine: Routine) -> None:
     """Each call has its own memory."""
     _, encoder = made()
-    forward = KernelForward(encoder, routine)
+    forward = kernel(encoder, routine)
     batches = [tokens(*LENGTHS, types=2, seed=seed) for seed in range(6)]
     wanted = [forward(batch) for batch in batches]
     given: dict[int, list[torch.Tensor]] = {number: [] for number in range(6)}
@@ -148,7 +155,7 @@ def test_several_threads_may_call_at_once(routine: Routine) -> None:
 def test_a_forked_child_computes(routine: Routine) -> None:
     """Nothing of the parent's threads is waited for."""
     _, encoder = made()
-    forward = KernelForward(encoder, routine)
+    forward = kernel(encoder, routine)
     inputs = tokens(*LENGTHS, types=2)
     torch.set_num_threads(2)
     wanted = forward(inputs)
@@ -168,7 +175,7 @@ def test_weights_that_are_no_numbers_give_no_numbers(routine: Routine) -> None:
         changed: dict[str, Any] = {part: Linear(weight, linear.bias)}
         layer = dataclasses.replace(encoder.layers[0], **changed)
         spoiled = dataclasses.replace(encoder, layers=(layer, *encoder.layers[1:]))
-        assert bool(torch.isnan(KernelForward(spoiled, routine)(tokens(20, types=2))).all()), part
+        assert bool(torch.isnan(kernel(spoiled, routine)(tokens(20, types=2))).all()), part
 
 
 def test_huge_activations_are_not_cut_in_silence(routine: Routine) -> None:
@@ -180,11 +187,11 @@ def test_huge_activations_are_not_cut_in_silence(routine: Routine) -> None:
         layer.output.dense.weight[:, 0] *= 1e-6
     inputs = tokens(30, 50, types=2)
     near = {"fp32": 1e-4, "bf16": 0.2, "int8": 3.0}[routine.precision]
-    found = KernelForward(_again(model), routine)(inputs)
+    found = kernel(_again(model), routine)(inputs)
     assert bool(((found - expected(model, inputs)).abs() < near).all())
     with torch.no_grad():
         layer.intermediate.dense.bias[0] = float("inf")
-    assert not bool(torch.isfinite(KernelForward(_again(model), routine)(inputs)).any())
+    assert not bool(torch.isfinite(kernel(_again(model), routine)(inputs)).any())
 
 
 def _again(model: torch.nn.Module) -> Encoder:
@@ -203,13 +210,13 @@ def test_inputs_beyond_the_tables_are_refused(ids: list[int], types: list[int], 
     _, encoder = made()
     wrong = Tokens(np.array(ids, np.int32), np.array(types, np.int32))
     with pytest.raises(InvalidInput):
-        KernelForward(encoder, routine)([*tokens(4), wrong])
+        kernel(encoder, routine)([*tokens(4), wrong])
 
 
 def test_no_inputs_give_no_logits(routine: Routine) -> None:
     """Zero rows, not a crash."""
     _, encoder = made(labels=3)
-    assert KernelForward(encoder, routine)([]).shape == (0, 3)
+    assert kernel(encoder, routine)([]).shape == (0, 3)
 
 
 def test_chunks_hold_every_sequence_once() -> None:

@@ -6,14 +6,16 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
+from secondpass.engine import Spent
 from secondpass.errors import InvalidInput, NonFiniteScore
-from secondpass.merging.calls import Call, Work, columns
+from secondpass.merging.calls import Call, columns
 from secondpass.record import Cut
+from secondpass.scoring import Computation
 from secondpass.tokens import Tokens
 
-WORK = Work(seconds=0.5, batches=2, retries=1, tokens=10, places=20)
+COMPUTATION = Computation("cpu", "float32", False, lambda inputs: np.zeros((len(inputs), 1), np.float32))
+SPENT = Spent(seconds=0.5, batches=2, retries=1, tokens=10, places=20)
 
 
 def tokens(*numbers: int, cut: Cut | None = None) -> Tokens:
@@ -54,11 +56,11 @@ def test_logits_come_back_in_order_and_equal_pairs_are_scored_once() -> None:
     call.add([tokens(4, 5, 6), tokens(3)], 0.2)
     assert call.take(100, False) == (3, 1)
     assert call.take(100, False) == ()
-    call.put((3, 1), torch.tensor([[3.0], [1.0]]), WORK)
+    call.put((3, 1), np.array([[3.0], [1.0]], np.float32), SPENT)
     assert not call.complete
-    call.put((0,), torch.tensor([[0.5]]), WORK)
+    call.put((0,), np.array([[0.5]], np.float32), SPENT)
     assert call.complete
-    answer = call.answer(torch.device("cpu"), torch.float32, 1)
+    answer = call.scored(COMPUTATION, 1)
     assert answer.logits.tolist() == [[0.5], [1.0], [0.5], [3.0], [1.0]]
     record = answer.record
     assert (record.pairs, record.tokens, record.batches, record.retries) == (5, 6, 4, 2)
@@ -73,8 +75,8 @@ def test_cuts_count_pairs_as_the_call_does() -> None:
     call = Call(["q"] * 3, ["a", "b", "c"], None)
     call.add([tokens(1), tokens(2, cut=Cut(1, 0, 7))], 0.0)
     call.add([tokens(3, cut=Cut(0, 2, 5))], 0.0)
-    call.put(call.take(100, False), torch.zeros(3, 1), WORK)
-    cuts = call.answer(torch.device("cpu"), torch.float32, 1).record.truncated
+    call.put(call.take(100, False), np.zeros((3, 1), np.float32), SPENT)
+    cuts = call.scored(COMPUTATION, 1).record.truncated
     assert cuts == (Cut(1, 0, 7), Cut(2, 2, 5))
 
 
@@ -109,7 +111,7 @@ def test_a_call_without_pairs_has_an_answer_of_the_models_width() -> None:
     call = Call([], [], None)
     call.add([], 0.0)
     assert call.complete
-    answer = call.answer(torch.device("cpu"), torch.float32, 3)
+    answer = call.scored(COMPUTATION, 3)
     assert answer.logits.shape == (0, 3)
     assert answer.record.padding_share == 0.0
 

@@ -7,12 +7,15 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
-import torch
 
+from secondpass.engine import Scored, Spent
 from secondpass.errors import InvalidInput, Overloaded, SecondPassError
-from secondpass.merging.calls import Answer, Call, Work
+from secondpass.merging.calls import Call
 from secondpass.merging.queue import Queue
+from secondpass.scoring import Computation
 from secondpass.tokens import Tokens
+
+COMPUTATION = Computation("cpu", "float32", False, lambda inputs: np.zeros((len(inputs), 1), np.float32))
 
 
 def tokens(count: int, length: int) -> list[Tokens]:
@@ -33,11 +36,11 @@ def accepted(queue: Queue, pairs: int, length: int = 1) -> Call:
     return made
 
 
-def answer_of(made: Call) -> Answer:
+def answer_of(made: Call) -> Scored:
     """Score everything, with zeros."""
     rows = made.take(10**9, False)
-    made.put(rows, torch.zeros(len(rows), 1), Work(0.0, 1, 0, 1, 1))
-    return made.answer(torch.device("cpu"), torch.float32, 1)
+    made.put(rows, np.zeros((len(rows), 1), np.float32), Spent(0.0, 1, 0, 1, 1))
+    return made.scored(COMPUTATION, 1)
 
 
 def test_pairs_beyond_the_bound_are_refused_at_once_and_later_let_in() -> None:
@@ -126,7 +129,7 @@ def test_cancelling_and_answering_at_the_same_moment_ends_in_one_of_both() -> No
             racing = accepted(queue, 3)
             answer = answer_of(racing)
 
-            def give(racing: Call = racing, answer: Answer = answer) -> None:
+            def give(racing: Call = racing, answer: Scored = answer) -> None:
                 together.wait()
                 queue.settle(racing, answer)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from secondpass import CrossEncoder
-from secondpass.batches import Batch
 from secondpass.errors import NonFiniteScore, OutOfMemory
 from secondpass.merging.calls import Call
-from secondpass.merging.rounds import score_round
+from secondpass.merging.rounds import score_shares
 from secondpass.merging.turns import Share
+from secondpass.scoring import Logits
+from secondpass.tokens import Tokens
 from tests.merging.watched_forward import watched
 
 DOCUMENTS = [["mat", "dog " * 30, "cat"], ["open account"], ["sun " * 60, "mat", "river", "sun " * 60]]
@@ -42,11 +42,11 @@ def test_together_as_alone(own_tiny: CrossEncoder, budget: int) -> None:
     parts = shares(own_tiny)
     references = [expected(own_tiny, share) for share in parts]
     forward = watched(own_tiny)
-    outcomes = score_round(forward, budget, parts)
+    outcomes = score_shares(forward.ready(), budget, parts)
     assert len(forward.lengths) == 1 or budget < 10**6
     for outcome, reference in zip(outcomes, references, strict=True):
         assert not isinstance(outcome, Exception)
-        assert outcome[0].numpy() == pytest.approx(reference, abs=1e-5)
+        assert outcome[0] == pytest.approx(reference, abs=1e-5)
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -54,38 +54,38 @@ def test_labels_stay_beside_each_other(tiny_model_folder: Callable[..., str], la
     """Any number of them."""
     encoder = CrossEncoder(tiny_model_folder("bert", labels), device="cpu")
     parts = shares(encoder)
-    for share, outcome in zip(parts, score_round(watched(encoder), 10**6, parts), strict=True):
+    for share, outcome in zip(parts, score_shares(watched(encoder).ready(), 10**6, parts), strict=True):
         assert not isinstance(outcome, Exception)
         assert outcome[0].shape == (len(share.rows), labels)
-        assert outcome[0].numpy() == pytest.approx(expected(encoder, share), abs=1e-5)
+        assert outcome[0] == pytest.approx(expected(encoder, share), abs=1e-5)
 
 
 def test_a_non_finite_score_reaches_its_call_only(own_tiny: CrossEncoder) -> None:
     """The error counts pairs as its caller does and names all equal ones; the others have their logits."""
 
-    def spoil(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        return torch.where(torch.tensor([[len(item) > 60] for item in batch.inputs]), torch.nan, logits)
+    def spoil(inputs: Sequence[Tokens], logits: Logits) -> Logits:
+        return np.where(np.array([[len(item) > 60] for item in inputs]), np.float32(np.nan), logits)
 
     parts = shares(own_tiny)
     references = [expected(own_tiny, share) for share in parts]
-    outcomes = score_round(watched(own_tiny, spoil), 10**6, parts)
+    outcomes = score_shares(watched(own_tiny, spoil).ready(), 10**6, parts)
     error = outcomes[2]
     assert isinstance(error, NonFiniteScore)
     assert error.indices == (0, 3)
     for outcome, reference in list(zip(outcomes, references, strict=True))[:2]:
         assert not isinstance(outcome, Exception)
-        assert outcome[0].numpy() == pytest.approx(reference, abs=1e-5)
+        assert outcome[0] == pytest.approx(reference, abs=1e-5)
 
 
 def test_a_pair_that_does_not_fit_fails_its_call_only(own_tiny: CrossEncoder) -> None:
     """Batches are halved down to the pair; its caller hears which one it is."""
 
-    def full(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        if batch.tokens > 60:
-            raise torch.OutOfMemoryError
+    def full(inputs: Sequence[Tokens], logits: Logits) -> Logits:
+        if sum(map(len, inputs)) > 60:
+            raise MemoryError
         return logits
 
-    outcomes = score_round(watched(own_tiny, full), 10**6, shares(own_tiny))
+    outcomes = score_shares(watched(own_tiny, full).ready(), 10**6, shares(own_tiny))
     assert isinstance(outcomes[2], OutOfMemory)
     assert str(outcomes[2]).startswith("pair 0 alone, ")
     for outcome in outcomes[:2]:
@@ -95,11 +95,11 @@ def test_a_pair_that_does_not_fit_fails_its_call_only(own_tiny: CrossEncoder) ->
 def test_an_error_of_the_model_itself_reaches_everybody(own_tiny: CrossEncoder) -> None:
     """Tried together and once alone each."""
 
-    def broken(batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+    def broken(inputs: Sequence[Tokens], logits: Logits) -> Logits:
         raise RuntimeError("device lost")
 
     forward = watched(own_tiny, broken)
-    outcomes = score_round(forward, 10**6, shares(own_tiny))
+    outcomes = score_shares(forward.ready(), 10**6, shares(own_tiny))
     assert [str(outcome) for outcome in outcomes] == ["device lost"] * 3
     assert len(forward.lengths) == 4
 
@@ -108,7 +108,7 @@ def test_the_work_of_a_round_is_told(own_tiny: CrossEncoder) -> None:
     """Batches, tokens and places of what was computed."""
     parts = shares(own_tiny)
     forward = watched(own_tiny)
-    for outcome in score_round(forward, 150, parts):
+    for outcome in score_shares(forward.ready(), 150, parts):
         assert not isinstance(outcome, Exception)
         work = outcome[1]
         assert work.batches == len(forward.lengths) > 1

@@ -136,7 +136,7 @@ def test_whatever_ends_the_thread_nobody_waits_for_ever(
     """An error of our own reaches those who wait, and the next call starts a new thread."""
     with SharedReranker(own_tiny) as shared:
         with monkeypatch.context() as patch:
-            patch.setattr(scoring_thread, "next_round", lambda *arguments: 1 / 0)
+            patch.setattr(scoring_thread, "next_batch", lambda *arguments: 1 / 0)
             with pytest.raises(SecondPassError, match="the scoring thread ended: ZeroDivisionError"):
                 shared.submit("cat", ["mat"]).result(WAIT_S)
             for thread in threading.enumerate():

@@ -14,7 +14,7 @@ from torch import nn
 
 from secondpass import CrossEncoder
 from secondpass.errors import DeadlineExceeded, InvalidInput, Overloaded, SecondPassError
-from secondpass.merging import Answer, SharedReranker
+from secondpass.merging import Scored, SharedReranker
 from secondpass.merging.shared import PIECE
 from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
 from tests.tiny_models import WORDS
@@ -33,7 +33,7 @@ def logits(encoder: CrossEncoder, documents: list[str], query: str = QUERY) -> n
     return np.asarray(encoder.predict([(query, text) for text in documents], activation_fct=nn.Identity()))
 
 
-def numbers(answer: Answer) -> np.ndarray:
+def numbers(answer: Scored) -> np.ndarray:
     """The logits of the one label."""
     return answer.logits[:, 0].numpy()
 
@@ -112,7 +112,7 @@ def test_many_threads_and_two_event_loops_get_their_own_answers(own_tiny: CrossE
     expected = logits(own_tiny, documents)
     together = threading.Barrier(8)
 
-    def right(start: int, answer: Answer) -> bool:
+    def right(start: int, answer: Scored) -> bool:
         own = expected[start:]
         return len(answer.logits) == len(own) and np.allclose(numbers(answer), own, atol=1e-5, rtol=0)
 
@@ -444,7 +444,7 @@ def test_coroutines_under_way_are_drained_from_another_thread(own_tiny: CrossEnc
     """Also those that are still being tokenised."""
     shared = SharedReranker(own_tiny)
 
-    async def work() -> list[Answer]:
+    async def work() -> list[Scored]:
         forward.hold()
         asked = [asyncio.create_task(shared.score(QUERY, texts(PIECE + 9, seed, 4))) for seed in range(3)]
         await asyncio.to_thread(forward.wait_for_entry)

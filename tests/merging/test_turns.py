@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondpass.merging.calls import Call
-from secondpass.merging.turns import next_round
+from secondpass.merging.turns import next_batch
 from secondpass.tokens import Tokens
 
 SPEED = 0.001  # seconds a token
@@ -26,7 +26,7 @@ def call(lengths: Sequence[int], arrived: float = 0.0) -> Call:
 
 def lengths_of(calls: Sequence[Call], budget: int, padded: bool = False) -> list[tuple[int, list[int]]]:
     """Take a round: of each share the number of its call and its lengths."""
-    shares = next_round(calls, budget, padded, SPEED)
+    shares = next_batch(calls, budget, padded, SPEED)
     return [(calls.index(share.call), [len(share.call.tokens[row]) for row in share.rows]) for share in shares]
 
 
@@ -74,7 +74,7 @@ def test_a_large_call_is_not_overtaken_for_ever() -> None:
     large = call([10] * 100, arrived=0.0)
     now, served_first = 0.0, 0
     while large.waiting:
-        shares = next_round([large, call([10] * 10, arrived=now)], 100, False, SPEED)
+        shares = next_batch([large, call([10] * 10, arrived=now)], 100, False, SPEED)
         served_first += shares[0].call is large
         now += 100 * SPEED
         assert now <= 2 * 1000 * SPEED + 2 * 100 * SPEED
@@ -92,7 +92,7 @@ def test_every_pair_is_taken_once_and_rounds_keep_to_the_budget(
     """Whatever the calls: no pair is lost or doubled, and only a pair alone may be longer than a round."""
     calls = [call(own, arrived=float(number)) for number, own in enumerate(lengths)]
     taken: list[set[int]] = [set() for _ in calls]
-    while shares := next_round(calls, budget, padded, SPEED):
+    while shares := next_batch(calls, budget, padded, SPEED):
         pairs = sum(len(share.rows) for share in shares)
         assert pairs == 1 or sum(share.tokens for share in shares) <= budget
         for share in shares:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-
-import torch
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from secondpass import CrossEncoder
-from secondpass.batches import Batch
-from secondpass.scoring import Forward, TransformersForward
+from secondpass.padded import TransformersForward
+from secondpass.scoring import Computation, Compute, Forward, Logits
+from secondpass.tokens import Tokens
+
+Fault = Callable[[Sequence[Tokens], Logits], Logits]
 
 WAIT_S = 20.0
 
@@ -21,7 +23,7 @@ class WatchedForward:
     of the model, and `entered` tells that one is there; `fault` may raise or change logits.
     """
 
-    def __init__(self, forward: Forward, fault: Callable[[Batch, torch.Tensor], torch.Tensor] | None = None) -> None:
+    def __init__(self, forward: Forward, fault: Fault | None = None) -> None:
         self._forward = forward
         self._fault = fault
         self.lengths: list[list[int]] = []
@@ -29,25 +31,21 @@ class WatchedForward:
         self.gate.set()
         self.entered = threading.Event()
 
-    @property
-    def device(self) -> torch.device:
-        return self._forward.device
+    def ready(self) -> Computation:
+        own = self._forward.ready()
+        full_precision = None if own.full_precision is None else self._watched(own.full_precision)
+        return replace(own, logits=self._watched(own.logits), full_precision=full_precision)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._forward.dtype
+    def _watched(self, compute: Compute) -> Compute:
+        def logits(inputs: Sequence[Tokens]) -> Logits:
+            self.lengths.append([len(item) for item in inputs])
+            self.entered.set()
+            if not self.gate.wait(WAIT_S):
+                raise AssertionError("the test did not open the gate")
+            made = compute(inputs)
+            return made if self._fault is None else self._fault(inputs, made)
 
-    @property
-    def pads(self) -> bool:
-        return self._forward.pads
-
-    def __call__(self, batch: Batch, *, full_precision: bool = False) -> torch.Tensor:
-        self.lengths.append([len(item) for item in batch.inputs])
-        self.entered.set()
-        if not self.gate.wait(WAIT_S):
-            raise AssertionError("the test did not open the gate")
-        logits = self._forward(batch, full_precision=full_precision)
-        return logits if self._fault is None else self._fault(batch, logits)
+        return logits
 
     def hold(self) -> None:
         """Let the next batch stop in front of the model."""
@@ -59,9 +57,7 @@ class WatchedForward:
         assert self.entered.wait(WAIT_S)
 
 
-def watched(
-    encoder: CrossEncoder, fault: Callable[[Batch, torch.Tensor], torch.Tensor] | None = None
-) -> WatchedForward:
+def watched(encoder: CrossEncoder, fault: Fault | None = None) -> WatchedForward:
     """Put a watched forward into an encoder."""
     forward = WatchedForward(
         TransformersForward(encoder.model, encoder.tokenizer.model_input_names, encoder.padding), fault

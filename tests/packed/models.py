@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from secondpass.scoring import Compute
 from secondpass.tokens import Tokens
 from tests.tiny_models import LENGTH, make_model
 
@@ -46,3 +47,8 @@ def reference(model: Any, inputs: Sequence[Tokens]) -> torch.Tensor:
             named = {name: tensor.to(model.device) for name, tensor in named.items()}
             made.append(model(**named).logits[0].float().cpu())
     return torch.stack(made)
+
+
+def tensors(compute: Compute) -> Callable[[Sequence[Tokens]], torch.Tensor]:
+    """Its logits as torch's, to be compared."""
+    return lambda inputs: torch.from_numpy(compute(inputs))

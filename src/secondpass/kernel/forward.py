@@ -16,6 +16,7 @@ from secondpass.kernel import native
 from secondpass.kernel.native import Precision, Routine
 from secondpass.kernel.weights import own_positions, pack, unsupported
 from secondpass.packed.encoder import Encoder, mapped
+from secondpass.scoring import Logits
 from secondpass.tokens import Tokens
 
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
@@ -24,6 +25,18 @@ CHUNK_TOKENS = 384
 # With fewer sequences for each thread, threads share a chunk instead.
 ENOUGH_EACH = 4
 ROWS_BEHIND = 32
+# What addresses are a multiple of: the widest register's bytes, and a line of the cache.
+ALIGNED = 64
+
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def aligned(size: int) -> Bytes:
+    """Memory of that many bytes, not filled, at a multiple of `ALIGNED`."""
+    made = np.empty(size + ALIGNED, np.uint8)
+    start = -made.ctypes.data % ALIGNED
+    return made[start : start + size]
 
 
 def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int32]:
@@ -43,8 +56,6 @@ class KernelForward:
         routine: of `native.find`.
     """
 
-    dtype = torch.float32
-
     def __init__(self, encoder: Encoder, routine: Routine) -> None:
         self._routine = routine
         self._packed = pack(encoder, routine)
@@ -53,14 +64,14 @@ class KernelForward:
         self._types = None if embeddings.types is None else len(embeddings.types)
         self._positions = len(own_positions(embeddings))
         # Memory of calls that ended; popping and appending are atomic.
-        self._spare: list[torch.Tensor] = []
+        self._spare: list[Bytes] = []
 
     @property
     def instructions(self) -> str:
         """The instruction set in use, e.g. "amx"."""
         return self._routine.instructions
 
-    def __call__(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+    def __call__(self, inputs: Sequence[Tokens]) -> Logits:
         """-> logits float32 [pairs, labels].
 
         Raises:
@@ -68,7 +79,7 @@ class KernelForward:
         """
         model = self._packed.model
         if not inputs:
-            return torch.empty((0, model.labels))
+            return np.empty((0, model.labels), np.float32)
         lengths = np.array([len(item) for item in inputs])
         ids = np.ascontiguousarray(np.concatenate([item.ids for item in inputs]), dtype=np.int32)
         types = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
@@ -78,9 +89,9 @@ class KernelForward:
         together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
         ends = self._chunks(lengths, threads, together)
         pairs, width = len(inputs), model.heads * model.head_size
-        rows = torch.empty((pairs + ROWS_BEHIND, model.hidden))
-        context = torch.empty((pairs + ROWS_BEHIND) * width * self._routine.side_bytes, dtype=torch.uint8)
-        logits = torch.empty((pairs, model.labels))
+        rows = aligned((pairs + ROWS_BEHIND) * model.hidden * 4)
+        context = aligned((pairs + ROWS_BEHIND) * width * self._routine.side_bytes)
+        logits = np.empty((pairs, model.labels), np.float32)
         call = native.Call(
             ids=ids.ctypes.data,
             types=types.ctypes.data,
@@ -91,12 +102,12 @@ class KernelForward:
             threads=threads,
             together=together,
             capacity=int(np.diff(starts[ends]).max()),
-            rows=rows.data_ptr(),
-            context=context.data_ptr(),
-            logits=logits.data_ptr(),
+            rows=rows.ctypes.data,
+            context=context.ctypes.data,
+            logits=logits.ctypes.data,
         )
         memory = self._memory(threads * self._routine.memory(model, call))
-        call.memory = memory.data_ptr()
+        call.memory = memory.ctypes.data
         self._routine.run(model, call)
         self._spare.append(memory)
         return logits
@@ -122,12 +133,12 @@ class KernelForward:
         parts = -(-total // CHUNK_TOKENS)
         return chunk_ends(lengths, -(-parts // threads) * threads)
 
-    def _memory(self, size: int) -> torch.Tensor:
+    def _memory(self, size: int) -> Bytes:
         try:
             memory = self._spare.pop()
         except IndexError:
-            memory = torch.empty(0, dtype=torch.uint8)
-        return memory if len(memory) >= size else torch.empty(size, dtype=torch.uint8)
+            return aligned(size)
+        return memory if len(memory) >= size else aligned(size)
 
 
 def kernel_forward(encoder: Encoder, precision: Precision) -> KernelForward | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from secondpass.engine import Scored
 from secondpass.errors import InvalidInput, Overloaded, SecondPassError
-from secondpass.merging.calls import Answer, Call
+from secondpass.merging.calls import Call
 from secondpass.tokens import Tokens
 
 CLOSED = "this SharedReranker is closed"
@@ -79,12 +80,12 @@ class Queue:
             above = f"{tokens} more would be above max_waiting_tokens={self._max_tokens}"
             raise Overloaded(f"{self.tokens} tokens are waiting: {above}")
 
-    def settle(self, call: Call, outcome: Answer | BaseException) -> None:
+    def settle(self, call: Call, outcome: Scored | BaseException) -> None:
         """Give a call its answer or its error; whoever comes second does nothing."""
         if not self._release(call):
             return
         if call.future.set_running_or_notify_cancel():
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, Scored):
                 call.future.set_result(outcome)
             else:
                 call.future.set_exception(outcome)

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from secondpass.engine import Engine
+from secondpass.engine import batch_tokens
 from secondpass.errors import DeadlineExceeded, SecondPassError
 from secondpass.merging.calls import Call
 from secondpass.merging.queue import Queue
-from secondpass.merging.rounds import Outcome, score_round
-from secondpass.merging.turns import Share, next_round
+from secondpass.merging.rounds import Outcome, score_shares
+from secondpass.merging.turns import Share, next_batch
 from secondpass.reranker import Reranker
+from secondpass.scoring import Computation
 
 logger = logging.getLogger(__name__)
 
@@ -102,32 +103,36 @@ class ScoringThread:
     def _turn(self) -> None:
         """One round, unless everything was taken back; a model that refuses to score fails what waits for it."""
         try:
-            engine = self._reranker._live()
-            shares = self._shares(engine)
+            engine = self._reranker.engine()
+            self._gather(self._budget(str(self._reranker.device)))
+            asked = time.monotonic()
+            # may wait for a batch of others: never under the lock of the queue
+            computation = engine.forward.ready()
+            budget = self._budget(computation.device)
+            shares = self._shares(asked, budget, computation)
             began = time.perf_counter()
-            outcomes = score_round(engine.forward, self._budget(engine), shares) if shares else []
+            outcomes = score_shares(computation, budget, shares) if shares else []
             seconds = time.perf_counter() - began
-            self._reranker._live()  # a fit or close that began meanwhile in another thread ends these calls
+            self._reranker.engine()  # a fit or close that began meanwhile in another thread ends these calls
         except SecondPassError as error:
             self._queue.abandon(error)
         else:
-            self._hand_out(shares, outcomes)
+            self._hand_out(shares, outcomes, computation)
             if shares:
                 self._measure(shares, seconds)
 
-    def _budget(self, engine: Engine) -> int:
-        return self._max_round_tokens or self._reranker.max_batch_tokens or engine.batch_tokens()
+    def _budget(self, device: str) -> int:
+        return self._max_round_tokens or self._reranker.max_batch_tokens or batch_tokens(device)
 
-    def _shares(self, engine: Engine) -> list[Share]:
-        budget = self._budget(engine)
-        self._gather(budget)
+    def _shares(self, asked: float, budget: int, computation: Computation) -> list[Share]:
+        """The next round among calls that came before the model was `asked`: later ones want to know it as it is."""
         with self._queue.changed:
             late = [call for call in self._queue.calls if call.late]
         for call in late:
             self._queue.settle(call, too_late(call))
-        padded = engine.forward.pads  # may wait for a batch of others: never under the lock of the queue
         with self._queue.changed:
-            return next_round(self._queue.calls, budget, padded, self.seconds_per_token)
+            calls = [call for call in self._queue.calls if call.arrived <= asked]
+            return next_batch(calls, budget, computation.pads, self.seconds_per_token)
 
     def _gather(self, budget: int) -> None:
         """Let a round that is not full wait for company, if that is allowed."""
@@ -150,21 +155,22 @@ class ScoringThread:
         except Exception:
             logger.exception("watch failed")
 
-    def _hand_out(self, shares: Sequence[Share], outcomes: Sequence[Outcome]) -> None:
+    def _hand_out(self, shares: Sequence[Share], outcomes: Sequence[Outcome], computation: Computation) -> None:
         for share, outcome in zip(shares, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self._queue.settle(share.call, outcome)
             else:
                 with self._queue.changed:
                     share.call.put(share.rows, *outcome)
-                self._deliver(share.call)
+                self._deliver(share.call, computation)
 
-    def _deliver(self, call: Call) -> None:
+    def _deliver(self, call: Call, computation: Computation | None = None) -> None:
+        """Give a call that is complete its answer; None asks the model, for one that was so without a round."""
         with self._queue.changed:
             if call.settled or not call.complete:
                 return
         if call.late:
             self._queue.settle(call, too_late(call))
             return
-        forward = self._reranker._live().forward
-        self._queue.settle(call, call.answer(forward.device, forward.dtype, self._reranker.config.num_labels))
+        engine = self._reranker.engine()
+        self._queue.settle(call, call.scored(computation or engine.forward.ready(), self._reranker.config.num_labels))

@@ -16,9 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
+from secondpass.engine import Scored
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.limits import positive_int
-from secondpass.merging.calls import Answer, Call, columns
+from secondpass.merging.calls import Call, columns
 from secondpass.merging.queue import CLOSED, Queue
 from secondpass.merging.scoring_thread import MergedBatch, ScoringThread, too_late
 from secondpass.reranker import Reranker
@@ -95,7 +96,7 @@ class SharedReranker:
 
     def submit(
         self, queries: str | Iterable[str], documents: Iterable[str], *, deadline_s: float | None = None
-    ) -> Future[Answer]:
+    ) -> Future[Scored]:
         """Tokenise the pairs (queries[i], documents[i]) in this thread and queue them; texts are taken as they are.
 
         Args:
@@ -124,7 +125,7 @@ class SharedReranker:
 
     async def score(
         self, queries: str | Iterable[str], documents: Iterable[str], *, deadline_s: float | None = None
-    ) -> Answer:
+    ) -> Scored:
         """The same for coroutines of any event loop; a cancelled task takes its work back.
 
         Raises:

@@ -28,7 +28,7 @@ class Share:
         return sum(len(self.call.tokens[row]) for row in self.rows)
 
 
-def next_round(calls: Iterable[Call], budget: int, padded: bool, seconds_per_token: float) -> list[Share]:
+def next_batch(calls: Iterable[Call], budget: int, padded: bool, seconds_per_token: float) -> list[Share]:
     """Take the next round's rows out of the calls: at most `budget` tokens, or one pair that is longer alone.
 
     Args:

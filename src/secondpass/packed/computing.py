@@ -15,6 +15,8 @@ from secondpass.packed.attention import attention_for, rows_behind
 from secondpass.packed.encoder import Embeddings, Encoder, Head, Layer, Linear, Norm, mapped
 from secondpass.packed.heads import Attention, Heads
 from secondpass.packed.layout import Packed, moved, pack
+from secondpass.padded import as_numpy
+from secondpass.scoring import Logits
 from secondpass.tokens import Tokens
 
 # In place: the inner matrix is the largest; fresh pages for a second one are a seventh of a feed-forward on a CPU.
@@ -48,9 +50,12 @@ class EncoderComputation:
         weight = self._layers[0].qkv.weight
         self.dtype, self.device = weight.dtype, weight.device
 
+    def __call__(self, inputs: Sequence[Tokens]) -> Logits:
+        """-> logits float32 [pairs, labels], in the order of `inputs`."""
+        return as_numpy(lambda: self._logits(inputs), self.device)
+
     @torch.inference_mode()
-    def __call__(self, inputs: Sequence[Tokens]) -> torch.Tensor:
-        """-> logits float32 [pairs, labels] on the CPU, in the order of `inputs`."""
+    def _logits(self, inputs: Sequence[Tokens]) -> torch.Tensor:
         packed = moved(pack(inputs, self._embeddings.first_position), self.device)
         attention = attention_for(packed, self.device, self.dtype, self._size, self._buckets)
         x = embedded(self._embeddings, packed, rows_behind(packed, attention, self.dtype)).to(self.dtype)
@@ -59,7 +64,7 @@ class EncoderComputation:
             x = self._after_attention(layer, context, x)
         x = self._last(attention, x, packed)
         logits = headed(self._head, x.float())
-        return torch.empty_like(logits).index_copy_(0, packed.order, logits).cpu()
+        return torch.empty_like(logits).index_copy_(0, packed.order, logits)
 
     def _last(self, attention: Attention, x: torch.Tensor, packed: Packed) -> torch.Tensor:
         layer, hidden = self._layers[-1], x.shape[1]

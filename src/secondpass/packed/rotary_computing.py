@@ -13,6 +13,8 @@ from secondpass.packed.encoder import mapped
 from secondpass.packed.heads import Attention, Heads
 from secondpass.packed.layout import Packed, moved, pack
 from secondpass.packed.rotary import Affine, RotaryEncoder, RotaryLayer
+from secondpass.padded import as_numpy
+from secondpass.scoring import Logits
 from secondpass.tokens import Tokens
 
 Turn = tuple[torch.Tensor, torch.Tensor]
@@ -43,9 +45,12 @@ class RotaryComputation:
         self._act, self._head_act = ACTIVATIONS[encoder.activation], ACTIVATIONS[encoder.head.activation]
         self.dtype, self.device = wanted, encoder.words.device
 
+    def __call__(self, inputs: Sequence[Tokens]) -> Logits:
+        """-> logits float32 [pairs, labels], in the order of `inputs`."""
+        return as_numpy(lambda: self._logits(inputs), self.device)
+
     @torch.inference_mode()
-    def __call__(self, inputs: Sequence[Tokens]) -> torch.Tensor:
-        """-> logits float32 [pairs, labels] on the CPU, in the order of `inputs`."""
+    def _logits(self, inputs: Sequence[Tokens]) -> torch.Tensor:
         packed = moved(pack(inputs), self.device)
         attention = attention_for(packed, self.device, self.dtype, self._size)
         x = self._normed(self._embedding_norm, F.embedding(packed.ids, self._words).float()).to(self.dtype)
@@ -58,7 +63,7 @@ class RotaryComputation:
             x = self._layer(layer, x, packed, attention, turns[layer.window], ends_with_first)
         x = self._normed(self._final_norm, x.float())
         logits = self._headed(x if self._head.pooling == "cls" else _means(x, packed))
-        return torch.empty_like(logits).index_copy_(0, packed.order, logits).cpu()
+        return torch.empty_like(logits).index_copy_(0, packed.order, logits)
 
     def _layer(
         self, layer: RotaryLayer, x: torch.Tensor, packed: Packed, attention: Attention, turn: Turn, firsts: bool

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from secondpass import CrossEncoder
-from secondpass.batches import pad
+from secondpass.padded import pad
 from secondpass.training.cpu.dropout import ATTENTION, cheap_dropout
 from secondpass.training.cpu.masks import DropoutSource
 from tests.tiny_models import ARCHITECTURES, make_folder

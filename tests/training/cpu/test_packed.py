@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from secondpass import CrossEncoder
-from secondpass.batches import pad
+from secondpass.padded import pad
 from secondpass.training.cpu.attention import CHUNK_BYTES
 from secondpass.training.cpu.dropout import cheap_dropout
 from secondpass.training.cpu.masks import DropoutSource

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from secondpass.batches import Padding, pad
+from secondpass.padded import Padding, pad
 from secondpass.tokens import Tokens
 from secondpass.training.cpu.masks import DropoutSource
 from secondpass.training.cpu.packed import PackedForward, packable

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from secondpass.batches import Padding, pad, plan
+from secondpass.batches import plan
 from secondpass.devices import pick_device
-from secondpass.engine import BATCH_TOKENS, BATCH_TOKENS_ELSEWHERE
+from secondpass.engine import batch_tokens
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.limits import positive_int
+from secondpass.padded import pad, padding_of
 from secondpass.persistence.fast_tokenizer import load_tokenizer, token_limit
 from secondpass.persistence.quiet import quiet_transformers
 from secondpass.persistence.sources import folder_of
@@ -64,7 +65,7 @@ class BiEncoder:
         fast = load_tokenizer(folder, self._model.config, {})
         self._names = fast.model_input_names
         self._tokenizer = PairTokenizer(fast)
-        self._padding = Padding(fast.pad_token_id, fast.pad_token_type_id, fast.padding_side == "left")
+        self._padding = padding_of(fast)
         limit = min(token_limit(fast, self._model), longest_of(folder))
         self.max_length = limit if max_length is None else min(limit, positive_int(max_length, "max_length"))
 
@@ -76,8 +77,7 @@ class BiEncoder:
             tokens = self._tokenizer.singles(texts[start : start + CHUNK], self.max_length, "longest_first")
             cut += sum(item.cut is not None for item in tokens)
             device = self._model.device
-            budget = BATCH_TOKENS.get(device.type, BATCH_TOKENS_ELSEWHERE)
-            for rows in plan([len(item) for item in tokens], budget, CHUNK):
+            for rows in plan([len(item) for item in tokens], batch_tokens(str(device)), CHUNK):
                 batch = pad([tokens[row] for row in rows], self._padding)
                 vectors = self._vectors(batch.named(self._names, device))
                 made[start + np.asarray(rows)] = vectors.cpu().numpy()

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from tqdm.autonotebook import tqdm, trange
 
-from secondpass.batches import Padding
 from secondpass.errors import InvalidInput, TrainingError
+from secondpass.padded import Padding
 from secondpass.tokens import Tokens
 from secondpass.training.weights.best_weights import BestWeights
 from secondpass.training.weights.optimisation import Optimisation
