@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
+# The tests run in so many processes, each with one thread for torch.
+WORKERS ?= 2
 COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 
@@ -17,7 +19,7 @@ test: $(VENV)/.test
 	$(BIN)/mypy src recipes benchmarks
 	$(BIN)/mypy $(addprefix -p $(COMPONENTS).,$(addsuffix .secondpass,$(KINDS))) -p haystack_integrations.common.secondpass
 	$(BIN)/mypy -p secondpass_indexing -p secondpass_searching -p secondpass_elasticsearch -p secondpass_opensearch
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

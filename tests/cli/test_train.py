@@ -125,7 +125,7 @@ def wait_for_step(process: subprocess.Popen[str], least: int) -> int:
 
 
 @pytest.fixture
-def slow(config: Path) -> Iterator[subprocess.Popen[str]]:
+def slow(interruptible: None, config: Path) -> Iterator[subprocess.Popen[str]]:
     """The program at work on more steps than it will make."""
     arguments = ("train", config, "--quiet", "--set", "settings.epochs=300", "--set", "settings.evaluate_every=5")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -22,7 +22,7 @@ from torch import nn
 from secondpass import CrossEncoder
 from secondpass.errors import SecondPassError
 from tests.model_spy import before_forward
-from tests.tiny_models import WORDS
+from tests.tiny_models import ROUNDING, WORDS
 from tests.toy_task import Scripted, loader
 
 QUERY = "how to reset the password"
@@ -161,10 +161,10 @@ def test_row_37_a_copy_scores_alike_and_is_independent(
     pairs = [(QUERY, document) for document in texts(10)]
     expected = own_tiny.predict(pairs)
     twin = way(own_tiny)
-    assert np.array_equal(twin.predict(pairs), expected)
+    assert np.allclose(twin.predict(pairs), expected, rtol=0, atol=ROUNDING)
     assert (twin.max_length, twin.truncation, twin.max_batch_tokens) == (40, "only_document", 200)
     twin.fit(loader(4), **FAST | {"optimizer_params": {"lr": 0.01}})
-    assert not np.array_equal(twin.predict(pairs), expected)
+    assert not np.allclose(twin.predict(pairs), expected, rtol=0, atol=100 * ROUNDING)
     assert np.array_equal(own_tiny.predict(pairs), expected)
     own_tiny.close()
     assert len(twin.rank(QUERY, ["cat", "mat"])) == 2
@@ -177,7 +177,7 @@ def test_row_37_a_copy_made_in_a_call_does_not_wait_for_it(
     """Locks do not travel: a copy made while the original scores works at once."""
     expected = own_tiny.predict((QUERY, "cat"))
     with own_tiny._engine.forward._lock:
-        assert way(own_tiny).predict((QUERY, "cat")) == expected
+        assert way(own_tiny).predict((QUERY, "cat")) == pytest.approx(expected, rel=0, abs=ROUNDING)
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, pickled])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import threading
@@ -179,16 +180,22 @@ def test_weights_that_are_no_numbers_give_no_numbers(routine: Routine) -> None:
 
 
 def test_huge_activations_are_not_cut_in_silence(routine: Routine) -> None:
-    """Values of 1e6 in one column: still near transformers, because rows carry their own scale; infinity is NaN."""
+    """Values of 1e6 in one column: still near transformers, because rows carry their own scale; infinity is NaN.
+
+    In int8 the step of such a segment is four thousand: of its other columns nothing is left, and the column is exact.
+    """
     model: Any = made(hidden_act="relu")[0]
+    layer = model.bert.encoder.layer[0]
     with torch.no_grad():
-        layer = model.bert.encoder.layer[0]
         layer.intermediate.dense.bias[0] = 1e6
         layer.output.dense.weight[:, 0] *= 1e-6
+    kept = copy.deepcopy(model)
+    if routine.precision == "int8":
+        kept.bert.encoder.layer[0].output.dense.weight.data[:, 1:] = 0
     inputs = tokens(30, 50, types=2)
-    near = {"fp32": 1e-4, "bf16": 0.2, "int8": 3.0}[routine.precision]
+    near = {"fp32": 1e-4, "bf16": 0.2, "int8": 0.4}[routine.precision]
     found = kernel(_again(model), routine)(inputs)
-    assert bool(((found - expected(model, inputs)).abs() < near).all())
+    assert bool(((found - expected(kept, inputs)).abs() < near).all())
     with torch.no_grad():
         layer.intermediate.dense.bias[0] = float("inf")
     assert not bool(torch.isfinite(kernel(_again(model), routine)(inputs)).any())

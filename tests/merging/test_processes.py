@@ -108,6 +108,7 @@ future.result()
 """
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_reaches_a_caller_who_waits(tiny_folder: str) -> None:
     """KeyboardInterrupt at once, and then the end of the interpreter with most of the work undone."""
     with started(tiny_folder, WAITING) as process:

@@ -13,6 +13,8 @@ from torch import nn
 
 from secondpass import CrossEncoder
 from tests.parity.test_transformers import ARCHITECTURES, LENGTHS, _pairs
+from tests.tiny_models import ROUNDING
+from tests.toy_task import same, state
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -46,11 +48,13 @@ def test_predict_is_equal(tiny_model_folder: Callable[..., str], architecture: s
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("top_k", [None, 2, 50])
 def test_rank_is_equal(tiny_model_folder: Callable[..., str], architecture: str, top_k: int | None) -> None:
-    """Order, ties, keys and scores."""
+    """Order, keys and scores; equal documents tie in the given order, which there depends on the processor."""
     ours, theirs = _both(tiny_model_folder(architecture, 1))
     mine = ours.rank(QUERY, DOCUMENTS, top_k=top_k, return_documents=True)
     other = theirs.rank(QUERY, DOCUMENTS, top_k=top_k, return_documents=True)
-    assert [(hit["corpus_id"], hit["text"]) for hit in mine] == [(hit["corpus_id"], hit["text"]) for hit in other]
+    given = {text: iter([place for place, one in enumerate(DOCUMENTS) if one == text]) for text in DOCUMENTS}
+    expected = [(next(given[hit["text"]]), hit["text"]) for hit in other]
+    assert [(hit["corpus_id"], hit["text"]) for hit in mine] == expected
     assert [list(hit) for hit in mine] == [["corpus_id", "score", "text"]] * len(mine)
     assert [hit["score"] for hit in mine] == pytest.approx([hit["score"] for hit in other], abs=1e-5)
 
@@ -95,7 +99,8 @@ def test_a_model_we_save_scores_the_same_there(
     again = CrossEncoder(str(tmp_path), device="cpu")
     pairs = _pairs(LENGTHS)
     assert np.allclose(ours.predict(pairs), theirs.predict(pairs), atol=1e-5)
-    assert np.array_equal(ours.predict(pairs), again.predict(pairs))
+    assert same(state(ours), state(again))
+    assert np.allclose(ours.predict(pairs), again.predict(pairs), rtol=0, atol=ROUNDING)
 
 
 def test_a_model_they_save_scores_the_same_here(tiny_model_folder: Callable[..., str], tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_sentence_transformers_reads_what_we_write(folder: Path) -> None:
     theirs = reference.CrossEncoder(str(folder / "saved"), device="cpu")
     assert type(theirs.activation_fn) is nn.Tanh
     pair = [("how do i reset my password", "reset the password by email")]
-    assert theirs.predict(pair) == pytest.approx(ours.predict(pair), abs=1e-6)
+    assert theirs.predict(pair) == pytest.approx(ours.predict(pair), abs=1e-5)
 
 
 def test_we_read_what_sentence_transformers_writes(folder: Path, tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_we_read_what_sentence_transformers_writes(folder: Path, tmp_path: Path)
     ours = CrossEncoder(str(tmp_path / "theirs"), device="cpu")
     assert type(ours.default_activation_function) is nn.Identity
     pair = [("how do i reset my password", "reset the password by email")]
-    assert ours.predict(pair) == pytest.approx(theirs.predict(pair), abs=1e-6)
+    assert ours.predict(pair) == pytest.approx(theirs.predict(pair), abs=1e-5)
     assert ours.tokenizer.model_max_length == 64

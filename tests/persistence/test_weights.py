@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.persistence.loading import LoadRequest, load
 from secondpass.persistence.weights import read_weights, weight_files
-from tests.tiny_models import ARCHITECTURES, make_folder
+from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
 
 
 @pytest.fixture
@@ -36,14 +36,18 @@ def _without(folder: Path, *starts: str) -> Path:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("num_labels", [1, 3])
 def test_logits_equal_transformers(tiny_model_folder: Any, architecture: str, num_labels: int) -> None:
-    """The loaded model's logits are those of the model transformers loads itself, bit for bit."""
+    """The loaded model's weights are those of the model transformers loads itself, bit for bit, and so the logits."""
     path = tiny_model_folder(architecture, num_labels)
     tokenizer = AutoTokenizer.from_pretrained(path)
     inputs = tokenizer(["how do i pay"] * 2, ["by card", "the cat sat on the mat"], padding=True, return_tensors="pt")
     theirs = AutoModelForSequenceClassification.from_pretrained(path).eval()
     with torch.inference_mode():
-        logits = load(LoadRequest(path)).model(**inputs).logits
-        assert torch.equal(logits, theirs(**inputs).logits)
+        ours = load(LoadRequest(path)).model
+        logits = ours(**inputs).logits
+        assert torch.allclose(logits, theirs(**inputs).logits, rtol=0, atol=ROUNDING)
+    weights = theirs.state_dict()
+    assert ours.state_dict().keys() == weights.keys()
+    assert all(torch.equal(weight, weights[name]) for name, weight in ours.state_dict().items())
     assert logits.shape == (2, num_labels)
     assert not torch.allclose(logits[0], logits[1], atol=1e-3)
 

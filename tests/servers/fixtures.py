@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
-from tests.servers.archives import Kind
+from tests.servers.archives import KINDS, Kind
 from tests.servers.installing import installation
 from tests.servers.instance import Server
 from tests.servers.problems import NoServer
@@ -32,11 +32,24 @@ def asked() -> bool:
     return os.environ.get(MUST, "0") not in {"", "0"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the tests marked `stacks` to `make test-stacks`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests marked `stacks` to `make test-stacks`; tell several workers what to keep together."""
     for item in items:
         if not asked() and item.get_closest_marker("stacks"):
             item.add_marker(pytest.mark.skip(reason="`make test-stacks` runs it"))
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(together(item)))
+
+
+def together(item: pytest.Item) -> str:
+    """The engine whose servers a test shares, so that one worker starts them; else its file, with its fixtures."""
+    words = set(getattr(item, "fixturenames", ()))
+    if callspec := getattr(item, "callspec", None):
+        words |= {value for value in callspec.params.values() if isinstance(value, str)}
+    for kind in KINDS:
+        if words & {kind, f"{kind}_url", f"secure_{kind}", f"own_{kind}"}:
+            return kind
+    return str(item.path)
 
 
 @pytest.fixture(scope="session")

@@ -130,6 +130,7 @@ def test_a_killed_owner_takes_the_server_along(folder: Path, started: list[psuti
         until(lambda: gone(started) and not folder.exists())
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_the_owner_s_business(folder: Path, started: list[psutil.Process]) -> None:
     """The guard lives through a SIGINT, so that the owner may end the server in its own order."""
     with asked_here(folder) as process:

@@ -122,6 +122,7 @@ def test_a_closed_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         installation("elasticsearch", tell)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_and_removes_the_server(home: Path) -> None:
     """`python -m tests.servers start` prints the address, lives until Ctrl-C, and leaves nothing."""
     command = [sys.executable, "-m", "tests.servers", "start", "elasticsearch"]

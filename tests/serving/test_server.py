@@ -71,6 +71,7 @@ def start(tiny_folder: str, tmp_path: Path) -> Iterator[Start]:
         one.process.wait(30)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_load_loses_nothing_accepted(start: Start, how: signal.Signals) -> None:
     """Every request got its answer or a clear refusal, none a broken connection; the process ends well."""

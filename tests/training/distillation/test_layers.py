@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.training.distillation.layers import drop_layers
-from tests.tiny_models import ARCHITECTURES, make_folder
+from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
+from tests.toy_task import same, state
 
 PAIRS = [("cat", "the mat and the dog"), ("a river", "water is cold in london and paris"), ("train", "bank")]
 
@@ -48,7 +49,9 @@ def test_scores_and_loads_as_what_is_left(tmp_path, architecture):
             assert torch.equal(weight, old[number][name])
     assert weights_of(encoder, 3) == {}
     encoder.save(str(tmp_path / "part"))
-    assert CrossEncoder(str(tmp_path / "part"), device="cpu").predict(PAIRS).tolist() == scores.tolist()
+    again = CrossEncoder(str(tmp_path / "part"), device="cpu")
+    assert same(state(again), state(encoder))
+    assert again.predict(PAIRS) == pytest.approx(scores, rel=0, abs=ROUNDING)
     plain, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "part", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
@@ -74,7 +77,7 @@ def test_the_rest_is_the_model_with_those_layers(tmp_path):
     drop_layers(encoder, 3)
     inputs = encoder.collate([list(pair) for pair in PAIRS])
     with torch.no_grad():
-        assert torch.equal(encoder.model(**inputs).logits, fresh(**inputs).logits)
+        assert torch.allclose(encoder.model(**inputs).logits, fresh(**inputs).logits, rtol=0, atol=ROUNDING)
 
 
 def test_attention_types_go_with_their_layers(tmp_path):

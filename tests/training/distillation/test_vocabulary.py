@@ -14,7 +14,8 @@ from secondpass import CrossEncoder
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.training.distillation.vocabulary import trim_vocabulary, with_rows
-from tests.tiny_models import ARCHITECTURES, make_folder
+from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
+from tests.toy_task import same, state
 
 TEXTS = ["the cat sat on the mat and", "a dog in london"]
 KNOWN = [("the cat", "the mat sat and"), ("a dog", "in london cat"), ("cat " * 90, "dog " * 90)]
@@ -23,15 +24,16 @@ OTHERS = [("river bank", "user password [SEP] x 中 é"), ("</s>[MASK]", ""), ("
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_same_scores_before_and_after_saving(tiny_model_folder, tmp_path, architecture):
-    """Pairs of kept pieces score to the bit as before; all is the same after saving, here and in transformers."""
+    """Pairs of kept pieces score as before; all is the same after saving, here and in transformers."""
     encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu")
     size = len(encoder.tokenizer) - 20
     made = trim_vocabulary(encoder, TEXTS, size)
-    assert made.predict(KNOWN).tolist() == encoder.predict(KNOWN).tolist()
+    assert made.predict(KNOWN) == pytest.approx(encoder.predict(KNOWN), rel=0, abs=ROUNDING)
     assert len(made.tokenizer) == made.config.vocab_size == made.model.get_input_embeddings().num_embeddings == size
     made.save(str(tmp_path))
     again = CrossEncoder(str(tmp_path), device="cpu")
-    assert again.predict([*KNOWN, *OTHERS]).tolist() == made.predict([*KNOWN, *OTHERS]).tolist()
+    assert same(state(again), state(made))
+    assert again.predict([*KNOWN, *OTHERS]) == pytest.approx(made.predict([*KNOWN, *OTHERS]), rel=0, abs=ROUNDING)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():
@@ -67,7 +69,7 @@ def test_settings_are_taken_over(tiny_folder):
         automodel_args={"dtype": torch.float64},
     )
     made = trim_vocabulary(encoder, TEXTS, 120)
-    assert made.predict(KNOWN).tolist() == encoder.predict(KNOWN).tolist()
+    assert made.predict(KNOWN) == pytest.approx(encoder.predict(KNOWN), rel=0, abs=ROUNDING)
     for name in ("max_length", "truncation", "max_batch_tokens", "max_documents", "default_activation_function"):
         assert getattr(made, name) == getattr(encoder, name)
     assert made.model.dtype == torch.float64
@@ -83,7 +85,7 @@ def test_spare_rows_and_ids_of_the_configuration(tmp_path):
     encoder.model.config.strange_token_id = 10_000
     encoder.model.resize_token_embeddings(160)
     made = trim_vocabulary(encoder, TEXTS, 110)
-    assert made.predict(KNOWN).tolist() == encoder.predict(KNOWN).tolist()
+    assert made.predict(KNOWN) == pytest.approx(encoder.predict(KNOWN), rel=0, abs=ROUNDING)
     assert made.config.mask_token_id == made.tokenizer.mask_token_id == 109 != mask
     assert made.config.strange_token_id is None
     assert made.config.pad_token_id == encoder.config.pad_token_id == 1
@@ -119,6 +121,6 @@ def test_the_embedded_model_on_a_real_collection(data_folder, tmp_path):
     texts = [document.content for document in read_corpus(data_folder / "adi")]
     made = trim_vocabulary(encoder, texts, 5000)
     pairs = [(texts[0][:60], text) for text in texts[:12]]
-    assert made.predict(pairs).tolist() == pytest.approx(encoder.predict(pairs).tolist(), abs=1e-6)
+    assert made.predict(pairs).tolist() == pytest.approx(encoder.predict(pairs).tolist(), rel=0, abs=ROUNDING)
     made.save(str(tmp_path))
     assert json.loads((Path(tmp_path) / "config.json").read_text())["vocab_size"] == 5000

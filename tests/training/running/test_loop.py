@@ -134,6 +134,7 @@ class Interrupting(torch.optim.AdamW):
         return super().step(*arguments)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c(own_tiny, tmp_path):
     """Ctrl-C in a step ends training at once; the next call works, and the best model so far is on disk."""
     data, evaluator = loader(12), Scripted([0.9])
