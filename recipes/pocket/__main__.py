@@ -5,135 +5,53 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipes.pocket.answers import MIXES, Draft, Mix, averaged, round_drafts, with_targets
-from recipes.pocket.build import Encoder, examples, new_student, read_all, student_tokenizer, training_groups
+from recipes.pocket import stages
 from recipes.pocket.corpora import TEST_SETS
-from recipes.pocket.distill import Settings, train
 from recipes.pocket.evaluate import Scorer, evaluate, runs_folder
-from recipes.pocket.finish import calibrate, write_folder, write_stage
-from recipes.pocket.lower_half import (
-    JUDGED_SHARE,
-    MASKED,
-    MASKED_SHARE,
-    VOTED,
-    VOTED_SHARE,
-    Change,
-    judged_groups,
-    trained_on_judgements,
-    with_lower_changes,
-)
-from recipes.pocket.queries import all_queries
-from secondpass import CrossEncoder
-from secondpass.forwards import ModelForward
-from secondpass.padded import padding_of
+from recipes.pocket.stages import POCKET, Recipe
+from recipes.pocket.teachers import TEACHERS, minilm_folder
 from secondpass.persistence.sources import folder_of
-from secondpass.precision import Precision
-from secondpass.training.cpu.forward import has_amx_bf16
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-POCKET = Path(__file__).parents[2] / "src" / "secondpass" / "pocket"
 WORK = Path("build/pocket")
-# Never reached: the time ends the schedule.
-LAST_STEP = 100_000
 
 DataOption = Annotated[Path, typer.Option(help="Folder of BEIR collections.")]
-WorkOption = Annotated[Path, typer.Option(help="Vectors, checkpoints and runs; kept between calls.")]
-
-
-def _dtype() -> torch.dtype:
-    """bfloat16 where the processor has a matrix unit for it, else float32."""
-    return torch.bfloat16 if has_amx_bf16() else torch.float32
+WorkOption = Annotated[Path, typer.Option(help="Vectors, groups, checkpoints and runs; kept between calls.")]
+OutputOption = Annotated[Path, typer.Option(help="Folder of the finished model; by default the package's.")]
 
 
 @app.command(name="train")
 def train_command(
     data: DataOption,
     work: WorkOption = WORK,
-    minutes: Annotated[float, typer.Option(help="Time for the schedule; a stopped run continues.")] = 55,
+    minutes: Annotated[float, typer.Option(help="Time of the first training; a stopped one goes on.")] = 55,
+    share: Annotated[float, typer.Option(help="Of all queries, steps and minutes; less than 1 for a trial.")] = 1.0,
+    base: Annotated[Path | None, typer.Option(help="Bi-encoder to start from, instead of all-MiniLM-L6-v2.")] = None,
+    teachers: Annotated[str, typer.Option(help="Names, comma-separated.")] = ",".join(s.name for s in TEACHERS),
+    output: OutputOption = POCKET,
 ) -> None:
-    """Build the examples, distil, calibrate and write the package's model folder."""
-    corpora, claims = read_all(data)
-    tokenizer, tokens = student_tokenizer(corpora, work)
-    made = examples(training_groups(corpora, claims, data, work), Encoder(corpora, tokenizer))
-    model = new_student(tokens)
-    train(model, made, Settings(steps=LAST_STEP, dtype=_dtype(), seconds=60 * minutes), work / "checkpoint")
-    write_stage(model, work / "tokenizer.json", work / "first")
-    answers_command(data, work)
-
-
-def train_round(model: Any, drafts: Sequence[Draft], mix: Mix, folder: Path) -> None:
-    """Train `model` in place on a round's drafts, its own opinion of them before the round being the target."""
-    made = with_targets(model, drafts, _dtype())
-    settings = Settings(steps=LAST_STEP, learning_rate=mix.learning_rate, dtype=_dtype(), seconds=60 * mix.minutes)
-    train(model, made, settings, folder)
-
-
-def weights_of(model: Any) -> dict[str, Tensor]:
-    """A copy that later training leaves alone."""
-    return {name: weight.clone() for name, weight in model.state_dict().items()}
-
-
-@app.command(name="answers")
-def answers_command(
-    data: DataOption,
-    work: WorkOption = WORK,
-    start: Annotated[str | None, typer.Option(help="Model to start from, instead of the first stage's.")] = None,
-    first_round: Annotated[int, typer.Option(help="Leave out the rounds before this one.")] = 1,
-) -> None:
-    """Teach the first stage's student which sentence answers, calibrate and write the package's model folder."""
-    corpora, claims = read_all(data)
-    tokenizer, _ = student_tokenizer(corpora, work)
-    model = CrossEncoder(start or str(work / "first"), device="cpu").model
-    queries, encoder = all_queries(data, corpora, claims), Encoder(corpora, tokenizer)
-    states = []
-    for number, mix in enumerate(MIXES[first_round - 1 :], start=first_round):
-        train_round(model, round_drafts(data, corpora, queries, encoder, mix), mix, work / f"round-{number}")
-        states.append(weights_of(model))
-    model.load_state_dict(averaged(states))
-    write_stage(model, work / "tokenizer.json", work / "second")
-    lower_command(data, work)
-
-
-@app.command(name="lower")
-def lower_command(data: DataOption, work: WorkOption = WORK) -> None:
-    """Add what three more trainings change in the lower half, calibrate and write the package's model folder."""
-    corpora, claims = read_all(data)
-    tokenizer, _ = student_tokenizer(corpora, work)
-    queries, encoder = all_queries(data, corpora, claims), Encoder(corpora, tokenizer)
-    model = AutoModelForSequenceClassification.from_pretrained(work / "second").eval()
-    start = weights_of(model)
-    judged = judged_groups(data, next(corpus for corpus in corpora if corpus.name == "trecqa"))
-    changes = [Change(trained_on_judgements(work / "second", judged), JUDGED_SHARE)]
-    for name, mix, share in (("masked", MASKED, MASKED_SHARE), ("voted", VOTED, VOTED_SHARE)):
-        model.load_state_dict(start)
-        train_round(model, round_drafts(data, corpora, queries, encoder, mix), mix, work / name)
-        changes.append(Change(weights_of(model), share))
-    model.load_state_dict(with_lower_changes(start, *changes))
-    write_stage(model, work / "tokenizer.json", work / "student")
-    finish_command(data, work)
+    """Train all stages, calibrate and write the model folder; the same call goes on where a stopped one was."""
+    names = tuple(teachers.split(","))
+    unknown = set(names) - {spec.name for spec in TEACHERS}
+    if unknown or not 0 < share <= 1:
+        raise typer.BadParameter(
+            f"no teacher {min(unknown)}" if unknown else f"share={share} is not above 0, at most 1"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    stages.make_all(Recipe(data, work, base or minilm_folder(), names, share, minutes, output))
 
 
 @app.command(name="finish")
-def finish_command(data: DataOption, work: WorkOption = WORK) -> None:
-    """Calibrate the trained student and write the package's model folder."""
-    model = AutoModelForSequenceClassification.from_pretrained(work / "student").eval()
-    write_folder(model, work / "tokenizer.json", POCKET)
-    tokenizer = AutoTokenizer.from_pretrained(POCKET)
-    precision: Precision = "bf16" if has_amx_bf16() else "fp32"
-    forward = ModelForward(model, tokenizer.model_input_names, padding_of(tokenizer), precision)
-    calibrate(model, tokenizer, forward, data)
-    write_folder(model, work / "tokenizer.json", POCKET)
+def finish_command(data: DataOption, work: WorkOption = WORK, output: OutputOption = POCKET) -> None:
+    """Calibrate the trained student and write the model folder."""
+    stages.finish(Recipe(data, work, work / "start", output=output))
 
 
 @app.command(name="evaluate")
@@ -149,7 +67,7 @@ def evaluate_command(
     """Measure nDCG@10 and MRR@10 of BM25's top 100 before and after the model; continues a stopped run."""
     table = Table("set", "queries", "BM25 nDCG@10", "nDCG@10", "change", "BM25 MRR@10", "MRR@10")
     gains = []
-    fast = fast and has_amx_bf16()
+    fast = fast and stages.fast_precision() == "bf16"
     folder = runs_folder(work, folder_of(model), fast)
     with Scorer(model, fast, workers) as scorer:
         for row in evaluate(scorer, data, folder, tuple(sets.split(",")), limit):

@@ -13,25 +13,22 @@ Li & Hoiem 2016).
 
 from __future__ import annotations
 
-import copy
 import logging
 import random
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from recipes.pocket.build import MAX_TOKENS, Encoder, Sequences, token_limit
+from recipes.pocket.build import MAX_TOKENS, Window, token_limit
 from recipes.pocket.corpora import Corpus, read_qrels, read_queries
-from recipes.pocket.distill import Example, scored
 from recipes.pocket.groups import DOCUMENTS_PER_QUERY, FirstPass, Floats
-from recipes.pocket.queries import TrainingQuery, framed, labelled, sentences_of
-from secondpass.training.cpu.memory import give_back_memory
+from recipes.pocket.groups import LABEL_WEIGHT as KEPT_LABEL_WEIGHT
+from recipes.pocket.queries import TrainingQuery, framed, labelled, part, sentences_of
+from secondpass import CrossEncoder
+from secondpass.training import Group, taught
+from secondpass.training.data.groups import Teaching
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +36,6 @@ log = logging.getLogger(__name__)
 SENTENCES, GOLD, NEAREST, DEPTH = 12, 4, 4, 40
 LABEL_WEIGHT = 1.0
 NUMBER = re.compile(r"\d[\d.,]*")
-TARGET_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,12 @@ class Mix:
     masked: float = 0.0
     learning_rate: float = 5e-5
 
+    def of(self, share: float) -> Mix:
+        """The same for a trial with a share of everything."""
+        kept = {kind: part(count, share) for kind, count in self.kept.items()}
+        questions, draws = part(self.questions, share), part(self.draws, share)
+        return replace(self, minutes=self.minutes * share, questions=questions, draws=draws, kept=kept)
+
 
 FIRST_VOTES = {"question": 0.1, "title": 0.3, "keywords": 0.5, "request": 0.5, "claim": 0.3}
 VOTES = {"question": 0.15, "title": 0.4, "keywords": 0.6, "request": 0.8, "claim": 0.4}
@@ -82,43 +84,41 @@ MIXES = (
 
 @dataclass(frozen=True)
 class Draft:
-    """An example without targets: `read` is what the student's opinion is asked of, `vote` is added to it."""
+    """A group before the student was asked: its opinion with a vote added is to be the target.
 
-    example: Example
-    read: Sequences
-    vote: Floats
+    The group's `teaching` holds the vote, in units of the opinion's spread; `shown` is the query to train on, where it
+    is not the one that is asked.
+    """
 
-    @property
-    def tokens(self) -> int:
-        return sum(map(len, self.read[0]))
+    group: Group
+    shown: str = ""
 
 
 def round_drafts(
-    data: Path, corpora: list[Corpus], queries: Sequence[TrainingQuery], encoder: Encoder, mix: Mix
+    data: Path, corpora: Sequence[Corpus], queries: Sequence[TrainingQuery], window: Window, mix: Mix
 ) -> list[Draft]:
-    """All examples of one round; the student so far is to give their targets."""
+    """All groups of one round; the student so far is to give their targets."""
     squad, trecqa = (next(corpus for corpus in corpora if corpus.name == name) for name in ("squad", "trecqa"))
     questions = labelled(data, squad, random.Random(mix.seed))[: mix.questions]
-    drafts = paragraph_drafts(squad, questions, encoder, mix)
-    drafts += judged_drafts(data, trecqa, encoder, mix)
-    drafts += kept_drafts(corpora, queries, encoder, mix)
-    log.info("round of %g minutes: %d examples", mix.minutes, len(drafts))
+    drafts = list(paragraph_drafts(squad, questions, window, mix))
+    drafts += judged_drafts(data, trecqa, window, mix)
+    drafts += kept_drafts(corpora, queries, window, mix)
+    log.info("round of %g minutes: %d groups", mix.minutes, len(drafts))
     return drafts
 
 
-def paragraph_drafts(squad: Corpus, questions: Sequence[TrainingQuery], encoder: Encoder, mix: Mix) -> list[Draft]:
+def paragraph_drafts(squad: Corpus, questions: Sequence[TrainingQuery], window: Window, mix: Mix) -> Iterator[Draft]:
     """Sentences of a question's paragraph (labelled, any may answer) among the nearest others by BM25."""
     rng = random.Random(mix.seed)
     owners: list[int] = []
     texts: list[str] = []
     places: dict[int, list[int]] = {}
-    for row, text in enumerate(squad.texts):
-        for sentence in sentences_of(text[len(squad.titles[row]) :].strip(), shortest=4, longest=60):
+    for row in range(len(squad.texts)):
+        for sentence in sentences_of(squad.body(row), shortest=4, longest=60):
             places.setdefault(row, []).append(len(texts))
             owners.append(row)
             texts.append(sentence)
     nearest, _ = FirstPass(texts).search([question.text for question in questions], DEPTH)
-    made = []
     for question, near in zip(questions, nearest.tolist(), strict=True):
         own = [place for row in question.relevant for place in places.get(row, ())]
         others = [place for place in near if owners[place] not in question.relevant]
@@ -129,16 +129,13 @@ def paragraph_drafts(squad: Corpus, questions: Sequence[TrainingQuery], encoder:
         chosen = [texts[place] for place in (*gold, *others[:NEAREST], *rest)]
         if mix.masked and rng.random() < mix.masked:
             chosen = [NUMBER.sub("<num>", sentence) for sentence in chosen]
-        made.append(_labelled_draft(encoder.pairs(question.text, chosen, MAX_TOKENS), list(range(len(gold))), mix))
-    return made
+        yield from _labelled_draft(question.text, chosen, range(len(gold)), window, mix)
 
 
-def judged_drafts(data: Path, corpus: Corpus, encoder: Encoder, mix: Mix) -> list[Draft]:
+def judged_drafts(data: Path, corpus: Corpus, window: Window, mix: Mix) -> Iterator[Draft]:
     """One sentence that answers among judged ones that do not, `mix.draws` times a question."""
-    return [
-        _labelled_draft(encoder.pairs(question, sentences, MAX_TOKENS), [0], mix)
-        for question, sentences in judged_sentences(data, corpus, mix.draws, random.Random(mix.seed))
-    ]
+    for question, sentences in judged_sentences(data, corpus, mix.draws, random.Random(mix.seed)):
+        yield from _labelled_draft(question, sentences, [0], window, mix)
 
 
 def judged_sentences(data: Path, corpus: Corpus, draws: int, rng: random.Random) -> Iterator[tuple[str, list[str]]]:
@@ -152,52 +149,63 @@ def judged_sentences(data: Path, corpus: Corpus, draws: int, rng: random.Random)
             yield texts[query], [corpus.texts[row] for row in chosen]
 
 
-def _labelled_draft(pairs: Sequences, relevant: list[int], mix: Mix) -> Draft:
-    example = Example(*pairs, [], relevant, mix.soft_weight, LABEL_WEIGHT)
-    return Draft(example, pairs, np.zeros(len(pairs[0]), np.float32))
+def _labelled_draft(
+    question: str, sentences: Sequence[str], relevant: Sequence[int], window: Window, mix: Mix
+) -> Iterator[Draft]:
+    no_vote = Teaching((0.0,) * len(sentences), mix.soft_weight, LABEL_WEIGHT)
+    group = window.group(question, sentences, relevant, no_vote, MAX_TOKENS)
+    if group is not None:
+        yield Draft(group)
 
 
-def kept_drafts(corpora: Sequence[Corpus], queries: Sequence[TrainingQuery], encoder: Encoder, mix: Mix) -> list[Draft]:
+def kept_drafts(
+    corpora: Sequence[Corpus], queries: Sequence[TrainingQuery], window: Window, mix: Mix
+) -> Iterator[Draft]:
     """Queries of every kind with documents from all over BM25's top 100."""
     rng = random.Random(mix.seed)
-    chosen = [
-        query for kind, size in mix.kept.items() for query in rng.sample([q for q in queries if q.kind == kind], size)
-    ]
-    made: list[Draft] = []
+    chosen = []
+    for kind, size in mix.kept.items():
+        known = [query for query in queries if query.kind == kind]
+        chosen += rng.sample(known, min(size, len(known)))
+    number = 0
     for corpus in corpora:
         own = [query for query in chosen if query.corpus == corpus.name]
-        if own:
-            rows, scores = FirstPass(corpus.texts).search([query.text for query in own])
-            for query, found, bm25 in zip(own, rows.tolist(), scores, strict=True):
-                keep = [place for place, score in enumerate(bm25) if score > 0]
-                if len(keep) >= DOCUMENTS_PER_QUERY:
-                    candidates = dict(zip((found[place] for place in keep), _standardised(bm25[keep]), strict=True))
-                    made.append(_kept_draft(query, candidates, encoder, token_limit(len(made)), mix.votes, rng))
-    return made
+        if not own:
+            continue
+        rows, scores = FirstPass(corpus.texts).search([query.text for query in own])
+        for query, found, bm25 in zip(own, rows.tolist(), scores, strict=True):
+            keep = [place for place, score in enumerate(bm25) if score > 0]
+            if len(keep) < DOCUMENTS_PER_QUERY:
+                continue
+            candidates = dict(zip((found[place] for place in keep), _standardised(bm25[keep]), strict=True))
+            draft = _kept_draft(corpus, query, candidates, window, token_limit(number), mix.votes, rng)
+            if draft is not None:
+                number += 1
+                yield draft
 
 
 def _kept_draft(
+    corpus: Corpus,
     query: TrainingQuery,
     candidates: dict[int, float],
-    encoder: Encoder,
+    window: Window,
     limit: int,
     votes: Mapping[str, float],
     rng: random.Random,
-) -> Draft:
+) -> Draft | None:
     """`candidates` are rows with BM25's standardised score, best first."""
     rows = list(candidates)
     chosen = [row for row in query.relevant if row in candidates][:1]
     for pool, take in ((rows[:10], 4), (rows[:40], 2), (rows, DOCUMENTS_PER_QUERY)):
         free = [row for row in pool if row not in chosen]
         chosen += rng.sample(free, min(take, DOCUMENTS_PER_QUERY - len(chosen), len(free)))
-    body_only = query.kind == "title"
-    read = encoder.sequences(query, chosen, body_only, limit)
-    shown = read
-    if query.kind == "request" and rng.random() < 0.5:
-        shown = encoder.sequences(replace(query, text=framed(query.text, rng)), chosen, body_only, limit)
+    shown = framed(query.text, rng) if query.kind == "request" and rng.random() < 0.5 else ""
+    documents = [corpus.body(row) if query.kind == "title" else corpus.texts[row] for row in chosen]
     relevant = [place for place, row in enumerate(chosen) if row in query.relevant]
-    vote = np.asarray([votes[query.kind] * candidates[row] for row in chosen], np.float32)
-    return Draft(Example(*shown, [], relevant), read, vote)
+    vote = Teaching(tuple(votes[query.kind] * candidates[row] for row in chosen), label_weight=KEPT_LABEL_WEIGHT)
+    # cut beside the longer of both queries, so that the same text is asked about and trained on
+    group = window.group(max(query.text, shown, key=len), documents, relevant, vote, limit)
+    return None if group is None else Draft(replace(group, query=query.text), shown)
 
 
 def _standardised(scores: Floats) -> list[float]:
@@ -205,38 +213,13 @@ def _standardised(scores: Floats) -> list[float]:
     return [float(score) for score in (scores - scores.mean()) / spread]
 
 
-@torch.no_grad()
-def with_targets(model: Any, drafts: Sequence[Draft], dtype: torch.dtype) -> list[Example]:
-    """Each draft's example with `model`'s logits, plus the vote times their spread, as its targets."""
-    model = copy.deepcopy(model).to(dtype).eval()
-    made: dict[int, Example] = {}
-    for number, places in enumerate(_chunks(drafts)):
-        part = [drafts[place] for place in places]
-        asked = [replace(draft.example, ids=draft.read[0], types=draft.read[1]) for draft in part]
-        values = torch.split(scored(model, asked, dtype), [len(draft.vote) for draft in part])
-        for place, draft, value in zip(places, part, values, strict=True):
-            targets = value.numpy() + draft.vote * float(value.std())
-            made[place] = replace(draft.example, targets=targets.tolist())
-        if number % 100 == 0:
-            give_back_memory()
-            log.info("targets: %d of %d examples", len(made), len(drafts))
-    return [made[place] for place in range(len(drafts))]
-
-
-def _chunks(drafts: Sequence[Draft]) -> Iterator[list[int]]:
-    """Places of drafts of like length, a bounded number of tokens at a time: attention pads."""
-    chunk: list[int] = []
-    tokens = 0
-    for place in sorted(range(len(drafts)), key=lambda place: max(map(len, drafts[place].read[0]))):
-        if chunk and tokens + drafts[place].tokens > TARGET_TOKENS:
-            yield chunk
-            chunk, tokens = [], 0
-        chunk.append(place)
-        tokens += drafts[place].tokens
-    if chunk:
-        yield chunk
-
-
-def averaged(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several rounds' weights: better than any of them (Wortsman et al. 2022, "Model soups")."""
-    return {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
+def with_targets(student: CrossEncoder, drafts: Sequence[Draft]) -> Iterator[Group]:
+    """Each draft's group with `student`'s logits, plus the vote times their spread, as its teacher's scores."""
+    asked = taught([draft.group for draft in drafts], student, beside=True)
+    for draft, group in zip(drafts, asked, strict=True):
+        vote, opinion = draft.group.teaching, group.teaching
+        if vote is None or opinion is None:
+            raise ValueError("a draft without a vote")
+        spread = statistics.stdev(opinion.scores)
+        scores = tuple(score + spread * more for score, more in zip(opinion.scores, vote.scores, strict=True))
+        yield replace(group, query=draft.shown or group.query, teaching=replace(opinion, scores=scores))

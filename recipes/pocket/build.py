@@ -1,32 +1,30 @@
-"""Training examples out of corpora and teachers, and the student's first weights."""
+"""The student's first weights, and what its training groups show of a document."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from recipes.pocket.corpora import TRAINING_CORPORA, Corpus, read_claims, read_corpus
-from recipes.pocket.distill import Example
-from recipes.pocket.groups import Group, corpus_groups
-from recipes.pocket.queries import TrainingQuery, all_queries
-from recipes.pocket.teachers import minilm_folder
-from recipes.pocket.vocabulary import kept_tokens, trim_embeddings, trimmed_tokenizer
-from secondpass.tokens import Ids, Template, cut_longest_first, probe_template
-
-Sequences = tuple[list[Ids], list[Ids]]
-"""Token ids and segment ids of a query with each of its documents."""
-
-log = logging.getLogger(__name__)
+from secondpass.tokens import cut_longest_first, probe_template
+from secondpass.training.data.groups import Group, Teaching
+from secondpass.training.distillation.kept_pieces import kept_ids
+from secondpass.training.distillation.smaller_tokenizer import smaller_tokenizer
+from secondpass.training.distillation.vocabulary import with_rows
 
 # 6 layers in int8 and 11,500 word vectors in int8 stay under 16 MB.
 VOCABULARY = 11_500
+# BERT's vocabulary is sorted by frequency: its first part is general English.
+GENERAL = 7000
+ASCII = "".join(map(chr, range(ord(" "), ord("~") + 1)))
+PLAIN = re.compile(r"(##)?[ -~]+")
 # Most documents are shorter; every eighth group sees whole windows so that long articles are learnt too.
 MAX_TOKENS = 256
 LONG_MAX_TOKENS = 512
@@ -39,89 +37,87 @@ def read_all(data: Path) -> tuple[list[Corpus], list[str]]:
     return [*(read_corpus(data, name) for name in TRAINING_CORPORA), claims_corpus], claims
 
 
-def student_tokenizer(corpora: list[Corpus], work: Path) -> tuple[Tokenizer, list[str]]:
-    """The trimmed tokenizer, kept in the work folder, and its tokens in order."""
-    path = work / "tokenizer.json"
+def student_tokenizer(base: Path, corpora: Iterable[Corpus], path: Path) -> Tokenizer:
+    """The tokenizer of `base` over general English, then what the corpora use; kept in the file `path`."""
     if not path.exists():
-        full = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
-        full.no_truncation()
-        full.no_padding()
-        tokens = kept_tokens(full, (text for corpus in corpora for text in corpus.texts), VOCABULARY)
-        trimmed_tokenizer(full, tokens).save(str(path), pretty=False)
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.encode_special_tokens = True
-    return tokenizer, [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
+        full = full_tokenizer(base)
+        ids = kept_tokens(full, (text for corpus in corpora for text in corpus.texts), VOCABULARY)
+        partial = path.with_name(f"{path.name}.partial")
+        smaller_tokenizer(full, ids).save(str(partial), pretty=False)
+        partial.rename(path)
+    return Tokenizer.from_file(str(path))
 
 
-def new_student(tokens: list[str]) -> Any:
-    """all-MiniLM-L6-v2 with the trimmed vocabulary and a new head of one label; dropout off (a CPU's bottleneck)."""
+def full_tokenizer(base: Path) -> Tokenizer:
+    full = Tokenizer.from_file(str(base / "tokenizer.json"))
+    full.no_truncation()
+    full.no_padding()
+    return full
+
+
+def kept_tokens(tokenizer: Tokenizer, texts: Iterable[str], size: int, general: int = GENERAL) -> list[int]:
+    """The `size` ids to keep: specials, ASCII characters, the first `general` plain tokens, then the most used."""
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    order = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    plain = [
+        number
+        for token, number in order
+        if PLAIN.fullmatch(token) and token not in special and "unused" not in token and "[" not in token[:-1]
+    ]
+    return kept_ids(tokenizer, texts, size, always=plain[:general], characters=ASCII)
+
+
+def new_student(base: Path, tokenizer: Tokenizer) -> Any:
+    """The transformer of `base` with the trimmed vocabulary and a new head of one label; no dropout."""
     torch.manual_seed(5)
     model = AutoModelForSequenceClassification.from_pretrained(
-        minilm_folder(), num_labels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        base, num_labels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
-    full = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
-    trim_embeddings(model, full, tokens)
-    return model
+    vocabulary = full_tokenizer(base).get_vocab()
+    kept = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return with_rows(model, [vocabulary[token] for token, _ in kept])
 
 
-def training_groups(corpora: list[Corpus], claims: list[str], data: Path, work: Path) -> list[Group]:
-    queries = all_queries(data, corpora, claims)
-    groups: list[Group] = []
-    for corpus in corpora:
-        own = [query for query in queries if query.corpus == corpus.name]
-        if own:
-            made = corpus_groups(corpus, own, work, seed=31)
-            log.info("%s: %d of %d queries give a group", corpus.name, len(made), len(own))
-            groups += made
-    return groups
+class Window:
+    """Documents as groups show them: cut to what a number of tokens leaves beside the query.
 
+    The model's own window is that of the longest groups; shorter ones are cut here, between tokens, so that the model
+    reads the tokens it would read in a smaller window. The query is never cut here.
+    """
 
-class Encoder:
-    """Texts to model inputs; the documents of the corpora are encoded once."""
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.tokenizer.encode_special_tokens = True
+        self._added = probe_template(tokenizer, 2).added
 
-    def __init__(self, corpora: list[Corpus], tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._template: Template = probe_template(tokenizer, 2)
-        self._corpora = {corpus.name: corpus for corpus in corpora}
-        self._whole = {corpus.name: self._encoded(corpus.texts) for corpus in corpora}
+    def shown(self, query: str, documents: Sequence[str], tokens: int) -> list[str]:
+        capped = [document[:LONGEST_TEXT] for document in documents]
+        asked, *encoded = self.tokenizer.encode_batch([query, *capped], add_special_tokens=False)
+        made = []
+        for text, encoding in zip(capped, encoded, strict=True):
+            _, kept = cut_longest_first(len(asked), len(encoding), tokens - self._added)
+            made.append(text if kept >= len(encoding) else text[: encoding.offsets[kept - 1][1]] if kept else "")
+        return made
 
-    def sequences(self, query: TrainingQuery, rows: Sequence[int], body_only: bool, max_tokens: int) -> Sequences:
-        """Inputs of a query and documents of its corpus; `body_only` leaves the titles out."""
-        corpus = self._corpora[query.corpus]
-        if body_only:
-            bodies = [corpus.texts[row][len(corpus.titles[row]) :].strip() for row in rows]
-            return self.pairs(query.text, bodies, max_tokens)
-        return self._filled(query.text, [self._whole[corpus.name][row] for row in rows], max_tokens)
+    def group(
+        self, query: str, documents: Sequence[str], relevant: Iterable[int], teaching: Teaching, tokens: int
+    ) -> Group | None:
+        """A training group of what is shown of the documents, each text once; None where fewer than two are left.
 
-    def pairs(self, query: str, documents: Sequence[str], max_tokens: int) -> Sequences:
-        """Inputs of a query and any texts."""
-        return self._filled(query, self._encoded(documents), max_tokens)
-
-    def _encoded(self, texts: Sequence[str]) -> list[Ids]:
-        capped = [text[:LONGEST_TEXT] for text in texts]
-        return [np.asarray(e.ids, np.int32) for e in self._tokenizer.encode_batch(capped, add_special_tokens=False)]
-
-    def _filled(self, query: str, documents: Sequence[Ids], max_tokens: int) -> Sequences:
-        (asked,) = self._encoded([query])
-        room = max_tokens - self._template.added
-        ids, types = [], []
-        for document in documents:
-            kept = cut_longest_first(len(asked), len(document), room)
-            filled = self._template.fill(asked[: kept[0]], document[: kept[1]])
-            ids.append(filled[0])
-            types.append(filled[1])
-        return ids, types
+        Of equal texts a relevant one stays, else the first.
+        """
+        shown, wanted = self.shown(query, documents, tokens), set(relevant)
+        kept: dict[str, int] = {}
+        for place, text in enumerate(shown):
+            if text.strip() and (text not in kept or (place in wanted and kept[text] not in wanted)):
+                kept[text] = place
+        places = sorted(kept.values())
+        if len(places) < 2:
+            return None
+        labels = tuple(float(place in wanted) for place in places)
+        return replace(Group(query, tuple(shown[p] for p in places), labels), teaching=teaching.only(places))
 
 
 def token_limit(number: int) -> int:
-    """The window of example `number`: every eighth sees whole documents."""
+    """The window of group `number`: every eighth sees whole documents."""
     return LONG_MAX_TOKENS if number % 8 == 0 else MAX_TOKENS
-
-
-def examples(groups: list[Group], encoder: Encoder) -> list[Example]:
-    made = []
-    for number, group in enumerate(groups):
-        sequences = encoder.sequences(group.query, group.rows, group.body_only, token_limit(number))
-        relevant = [place for place, row in enumerate(group.rows) if row in group.query.relevant]
-        made.append(Example(*sequences, group.targets.tolist(), relevant))
-    return made

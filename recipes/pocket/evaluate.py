@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import ir_measures
 import torch
-from ir_measures import RR, nDCG
 
 from recipes.pocket.corpora import TEST_SETS, read_corpus, read_qrels, read_queries
 from recipes.pocket.groups import DEPTH, FirstPass
 from secondpass import CrossEncoder
+from secondpass.evaluation.measures import evaluate as measure
+from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.runs import Run
 from secondpass.precision import Precision
 
 log = logging.getLogger(__name__)
 
-MEASURES = (nDCG @ 10, RR @ 10)
+MEASURES = ("nDCG@10", "RR@10")
 # Queries of one call: enough pairs to sort by length, few enough to lose little when stopped.
 CHUNK = 20
 
@@ -47,13 +48,13 @@ class Figures:
     second: dict[str, float]
 
 
-def tasks(data: Path, name: str) -> tuple[list[Task], dict[str, dict[str, int]]]:
+def tasks(data: Path, name: str) -> tuple[list[Task], Qrels]:
     """Test queries with at least one relevant document; for trecqa the candidates are the judged documents."""
     corpus = read_corpus(data, name)
     rows = corpus.index()
-    qrels = {q: judged for q, judged in read_qrels(data, name, "test").items() if max(judged.values()) > 0}
+    qrels = read_qrels(data, name, "test")
     queries = read_queries(data, name)
-    names = sorted(qrels)
+    names = sorted(qrels.with_relevant)
     first = FirstPass(corpus.texts)
     depth = len(corpus.texts) if name == "trecqa" else DEPTH
     made = []
@@ -139,13 +140,12 @@ def rescored(scorer: Scorer, todo: list[Task], path: Path) -> dict[str, dict[str
     return run
 
 
-def measured(qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]]) -> dict[str, float]:
-    return {str(m): float(v) for m, v in ir_measures.calc_aggregate(MEASURES, qrels, run).items()}
+def measured(qrels: Qrels, run: Run) -> dict[str, float]:
+    return dict(measure(qrels, run, MEASURES).means)
 
 
-def first_pass_run(todo: list[Task]) -> dict[str, dict[str, float]]:
-    """BM25's order as strictly falling scores, so that no tool breaks ties its own way."""
-    return {t.query_id: {d: float(-rank) for rank, d in enumerate(t.document_ids)} for t in todo}
+def first_pass_run(todo: list[Task]) -> Run:
+    return Run("BM25", {task.query_id: [(document, None) for document in task.document_ids] for task in todo})
 
 
 def evaluate(
@@ -161,7 +161,7 @@ def evaluate(
         todo, qrels = tasks(data, name)
         if limit is not None:
             todo = todo[:: max(1, len(todo) // limit)][:limit]
-        qrels = {task.query_id: qrels[task.query_id] for task in todo}
-        run = rescored(scorer, todo, folder / f"{name}.jsonl")
-        run = {query: run[query] for query in qrels}
-        yield Figures(name, len(todo), measured(qrels, first_pass_run(todo)), measured(qrels, run))
+        qrels = qrels.only({task.query_id for task in todo})
+        scores = rescored(scorer, todo, folder / f"{name}.jsonl")
+        second = Run(folder.name, {task.query_id: scores[task.query_id].items() for task in todo})
+        yield Figures(name, len(todo), measured(qrels, first_pass_run(todo)), measured(qrels, second))

@@ -13,10 +13,9 @@ from sklearn.linear_model import LogisticRegression
 
 from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
 from recipes.pocket.groups import FirstPass
-from secondpass.engine import Engine, Window
+from secondpass import CrossEncoder
 from secondpass.persistence.compact import save_compact
 from secondpass.precision import CONFIG_KEY
-from secondpass.scoring import Forward
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +52,18 @@ def labelled_pairs(data: Path) -> tuple[list[str], list[str], list[int]]:
     return queries, documents, labels
 
 
-def calibrate(model: Any, tokenizer: Any, forward: Forward, data: Path) -> None:
+def calibrate(encoder: CrossEncoder, data: Path) -> None:
     """Fold a logistic fit (Platt 1999, classes balanced) into the head: 0.5 is then as likely relevant as not."""
     queries, documents, labels = labelled_pairs(data)
-    window = Window(512, "longest_first", 2048, 32)
-    logits = Engine(tokenizer, forward).score([queries, documents], window).logits
-    fit = LogisticRegression(class_weight="balanced", C=1e6).fit(logits.numpy(), labels)
+    pairs = list(zip(queries, documents, strict=True))
+    logits = encoder.predict(pairs, activation_fct=torch.nn.Identity(), show_progress_bar=False)
+    fit = LogisticRegression(class_weight="balanced", C=1e6).fit(logits.reshape(-1, 1), labels)
     scale, bias = float(fit.coef_[0, 0]), float(fit.intercept_[0])
     log.info("calibration: logit -> %.3f * logit %+.3f", scale, bias)
     with torch.no_grad():
-        model.classifier.weight *= scale
-        model.classifier.bias.mul_(scale).add_(bias)
+        head = encoder.model.classifier
+        head.weight *= scale
+        head.bias.mul_(scale).add_(bias)
 
 
 def write_tokenizer(tokenizer: Path, folder: Path) -> None:
@@ -74,9 +74,14 @@ def write_tokenizer(tokenizer: Path, folder: Path) -> None:
 
 
 def write_stage(model: Any, tokenizer: Path, folder: Path) -> None:
-    """A student between two stages, in float32: what the next stage starts from."""
-    model.save_pretrained(folder)
-    write_tokenizer(tokenizer, folder)
+    """A student between two stages, in float32: what the next one starts from. It is there whole or not at all."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    write_tokenizer(tokenizer, partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
 
 
 def write_folder(model: Any, tokenizer: Path, folder: Path) -> None:

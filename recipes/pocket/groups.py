@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
-import Stemmer
 
+from recipes.pocket.build import Window, token_limit
 from recipes.pocket.corpora import Corpus
 from recipes.pocket.queries import TrainingQuery
-from recipes.pocket.teachers import TEACHERS, Teacher
+from recipes.pocket.teachers import Teacher
+from secondpass.training.data.groups import Group, Teaching
+from secondpass.training.negatives.bm25 import BM25
+from secondpass.training.negatives.nearest import best
 
 Floats = npt.NDArray[np.float32]
 
+log = logging.getLogger(__name__)
+
 DEPTH = 100
 DOCUMENTS_PER_QUERY = 8
+# What the labelled document counts beside the teachers.
+LABEL_WEIGHT = 0.5
 
 # Cosines spread differently: these bring the three to one spread (MiniLM's, times ten).
 COSINE_SCALE = {"minilm": 10.0, "e5": 45.0, "bge": 20.0}
@@ -32,33 +38,21 @@ WEIGHTS = {
 }
 
 
-@dataclass(frozen=True)
-class Group:
-    """One query, its documents, the targets [n] in logits, and which documents are labelled relevant."""
-
-    query: TrainingQuery
-    rows: tuple[int, ...]
-    targets: Floats
-    body_only: bool
-
-
 class FirstPass:
     """BM25 as in the test tables: k1 0.9, b 0.4, English stop words and stemmer."""
 
-    def __init__(self, texts: list[str]) -> None:
-        self._stemmer = Stemmer.Stemmer("english")
-        self._index = bm25s.BM25(k1=0.9, b=0.4)
-        self._index.index(self._tokens(texts), show_progress=False)
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._index = BM25(texts)
         self._size = len(texts)
 
-    def _tokens(self, texts: list[str]) -> bm25s.tokenization.Tokenized:
-        return bm25s.tokenize(texts, stopwords="en", stemmer=self._stemmer, show_progress=False)
-
-    def search(self, queries: list[str], depth: int = DEPTH) -> tuple[npt.NDArray[np.int64], Floats]:
+    def search(self, queries: Sequence[str], depth: int = DEPTH) -> tuple[npt.NDArray[np.int64], Floats]:
         """-> rows [queries, depth] best first, scores alike; a score of 0 means no word in common."""
         depth = min(depth, self._size)
-        rows, scores = self._index.retrieve(self._tokens(queries), k=depth, show_progress=False)
-        return rows.astype(np.int64), scores.astype(np.float32)
+        rows, scores = np.empty((len(queries), depth), np.int64), np.empty((len(queries), depth), np.float32)
+        for number, found in enumerate(self._index.scores(queries)):
+            rows[number] = best(found[None], depth)[0]
+            scores[number] = found[rows[number]]
+        return rows, scores
 
 
 def mixed_targets(kind: str, cosines: dict[str, Floats], bm25: Floats) -> Floats:
@@ -87,16 +81,33 @@ def choose(targets: Floats, relevant: list[int], rng: random.Random) -> list[int
     return chosen
 
 
-def corpus_groups(corpus: Corpus, queries: list[TrainingQuery], work: Path, seed: int) -> list[Group]:
-    """Groups for all `queries` of one corpus; queries with fewer than eight candidates are left out."""
+def training_groups(
+    corpora: Sequence[Corpus], queries: Sequence[TrainingQuery], teachers: Sequence[Teacher], window: Window
+) -> Iterator[Group]:
+    """The groups of the first stage, corpus after corpus."""
+    number = 0
+    for corpus in corpora:
+        own = [query for query in queries if query.corpus == corpus.name]
+        before = number
+        for query, rows, targets in corpus_targets(corpus, own, teachers, seed=31) if own else ():
+            documents = [corpus.body(row) if query.kind == "title" else corpus.texts[row] for row in rows]
+            relevant = [place for place, row in enumerate(rows) if row in query.relevant]
+            teaching = Teaching(tuple(targets.tolist()), label_weight=LABEL_WEIGHT)
+            group = window.group(query.text, documents, relevant, teaching, token_limit(number))
+            if group is not None:
+                number += 1
+                yield group
+        log.info("%s: %d of %d queries give a group", corpus.name, number - before, len(own))
+
+
+def corpus_targets(
+    corpus: Corpus, queries: Sequence[TrainingQuery], teachers: Sequence[Teacher], seed: int
+) -> Iterator[tuple[TrainingQuery, list[int], Floats]]:
+    """Each query with the rows chosen for it and their targets; one with fewer than eight candidates is left out."""
     rng = random.Random(seed)
     texts = [query.text for query in queries]
     rows, scores = FirstPass(corpus.texts).search(texts)
-    vectors = {}
-    for spec in TEACHERS:
-        teacher = Teacher(spec, work)
-        vectors[spec.name] = (teacher.queries(texts), teacher.documents(corpus.texts))
-    groups = []
+    vectors = {teacher.spec.name: (teacher.queries(texts), teacher.documents(corpus.texts)) for teacher in teachers}
     for number, query in enumerate(queries):
         found, bm25 = _candidates(query, rows[number], scores[number], rng)
         if len(found) < DOCUMENTS_PER_QUERY:
@@ -105,9 +116,7 @@ def corpus_groups(corpus: Corpus, queries: list[TrainingQuery], work: Path, seed
         targets = mixed_targets(query.kind, cosines, bm25)
         relevant = [position for position, row in enumerate(found) if row in query.relevant]
         chosen = choose(targets, relevant, rng)
-        body_only = query.kind == "title"
-        groups.append(Group(query, tuple(int(found[c]) for c in chosen), targets[chosen], body_only))
-    return groups
+        yield query, [int(found[place]) for place in chosen], targets[chosen]
 
 
 def _candidates(

@@ -10,18 +10,16 @@ al. 2022, https://arxiv.org/abs/2212.04089).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from recipes.pocket.answers import VOTES, Mix, judged_sentences
 from recipes.pocket.corpora import Corpus
-from secondpass import CrossEncoder
-from secondpass.training import Group, TrainingSettings, train
+from secondpass.training import Group, TrainingSettings
+from secondpass.training.weights.layers import layers_of
 
-LOWER = ("bert.embeddings.", *(f"bert.encoder.layer.{number}." for number in range(3)))
+# Of the six layers those whose changes are taken, with the embeddings.
+LOWER_LAYERS = 3
 
 # SQuAD's sentences, half of them without their numbers.
 MASKED = Mix(
@@ -49,12 +47,8 @@ DRAWS = 6
 JUDGED_SHARE, MASKED_SHARE, VOTED_SHARE = 1.0, 1.0, -0.25
 
 
-@dataclass(frozen=True)
-class Change:
-    """Weights after a training, and how much of what it changed is taken."""
-
-    trained: Mapping[str, Tensor]
-    share: float
+# One pass over the judged sentences; about a minute.
+JUDGED = TrainingSettings(loss="info_nce", epochs=1, learning_rate=2e-5)
 
 
 def judged_groups(data: Path, trecqa: Corpus, seed: int = 1) -> list[Group]:
@@ -68,21 +62,7 @@ def judged_groups(data: Path, trecqa: Corpus, seed: int = 1) -> list[Group]:
     return made
 
 
-def trained_on_judgements(start: Path, groups: list[Group]) -> dict[str, Tensor]:
-    """The weights of `start` after one pass over `groups`; about a minute."""
-    model = CrossEncoder(str(start), device="cpu")
-    settings = TrainingSettings(loss="info_nce", epochs=1, learning_rate=2e-5)
-    train(model, groups, settings, show_progress_bar=False)
-    return {name: weight.float() for name, weight in model.model.state_dict().items()}
-
-
-def with_lower_changes(start: Mapping[str, Tensor], *changes: Change) -> dict[str, Tensor]:
-    """`start` plus each change's share, in the lower half alone."""
-    made = {}
-    for name, weight in start.items():
-        changed = weight.clone()
-        if name.startswith(LOWER) and weight.is_floating_point():
-            for change in changes:
-                changed += change.share * (change.trained[name] - weight)
-        made[name] = changed
-    return made
+def lower_half(model: Any) -> set[str]:
+    """Names of the weights of the embeddings and the first three layers."""
+    layers = layers_of(model)
+    return {name for name, layer in layers.numbers.items() if layer <= min(LOWER_LAYERS, layers.count)}

@@ -74,6 +74,11 @@ def unlabelled(data: Path, corpus: Corpus) -> list[TrainingQuery]:
     return [TrainingQuery(corpus.name, "question", text) for text in read_queries(data, corpus.name).values()]
 
 
+def part(count: int, share: float) -> int:
+    """So much of `count` for a trial with a share of everything; at least one of some."""
+    return min(count, max(1, round(count * share)))
+
+
 def titles(corpus: Corpus, rng: random.Random) -> list[TrainingQuery]:
     rows = [row for row, title in enumerate(corpus.titles) if title and corpus.texts[row] != title]
     chosen = rng.sample(rows, min(len(rows), TITLES[corpus.name]))
@@ -118,7 +123,8 @@ def requests(corpus: Corpus, rng: random.Random) -> list[TrainingQuery]:
             start = rng.randrange(len(found))
             words = " ".join(found[start : start + rng.randint(1, 3)]).split()
             kept = " ".join(word for word in words if rng.random() > 0.33)
-            made.append(TrainingQuery(corpus.name, "request", kept, source=row))
+            if kept:
+                made.append(TrainingQuery(corpus.name, "request", kept, source=row))
     return made
 
 
@@ -142,7 +148,10 @@ def sentences(corpus: Corpus, rng: random.Random) -> list[TrainingQuery]:
     return made
 
 
-def all_queries(data: Path, corpora: list[Corpus], claims: list[str], seed: int = 17) -> list[TrainingQuery]:
+def all_queries(
+    data: Path, corpora: list[Corpus], claims: list[str], seed: int = 17, share: float = 1.0
+) -> list[TrainingQuery]:
+    """Queries of all kinds in random order; a `share` of them for a trial."""
     rng = random.Random(seed)
     made = [TrainingQuery("climate", "claim", text) for text in claims]
     for corpus in corpora:
@@ -154,4 +163,4 @@ def all_queries(data: Path, corpora: list[Corpus], claims: list[str], seed: int 
             if corpus.name in source:
                 made += kind(corpus, rng)
     rng.shuffle(made)
-    return made
+    return made[: part(len(made), share)]

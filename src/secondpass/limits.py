@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from numbers import Real
 from typing import Any
 
 from secondpass.errors import InvalidInput
@@ -20,4 +22,48 @@ def positive_int(value: Any, argument: str) -> int:
         number = 0
     if number < 1:
         raise InvalidInput(f"{argument}={value!r} is not a positive int")
+    return number
+
+
+def positive_number(value: Any, argument: str) -> float:
+    """Return `value` as a float if it is a finite number above zero, numpy's included.
+
+    Raises:
+        InvalidInput: anything else, bool too; the message names `argument`.
+    """
+    number = finite_number(value, argument)
+    if number <= 0:
+        raise InvalidInput(f"{argument}={value!r} is not above 0")
+    return number
+
+
+def finite_number(value: Any, argument: str) -> float:
+    """Return `value` as a float if it is a finite number, numpy's included.
+
+    Raises:
+        InvalidInput: anything else, bool too; the message names `argument`.
+    """
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # an int beyond float64
+            pass
+    if not math.isfinite(number):
+        raise InvalidInput(f"{argument}={value!r} is not a finite number")
+    return number
+
+
+def whole_number(value: Any, argument: str) -> int:
+    """Return `value` as an int if it is a whole number from 0 on, numpy's included.
+
+    Raises:
+        InvalidInput: anything else, bool too; the message names `argument`.
+    """
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InvalidInput(f"{argument}={value!r} is not a whole number from 0 on")
     return number

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import random
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from recipes.pocket.answers import (
     MIXES,
     SENTENCES,
     Draft,
     Mix,
-    averaged,
     judged_drafts,
     kept_drafts,
     paragraph_drafts,
     with_targets,
 )
-from recipes.pocket.build import Encoder
+from recipes.pocket.build import Window
 from recipes.pocket.corpora import Corpus
-from recipes.pocket.distill import Example, scored
 from recipes.pocket.queries import FRAMES, TrainingQuery, framed, sentences_of
+from secondpass import CrossEncoder
+from secondpass.training import Group, taught
+from secondpass.training.data.groups import Teaching
 from tests.tiny_models import WORDS
 
 PLAIN = [word for word in WORDS if len(word) > 2]
@@ -50,46 +51,43 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture
-def encoder(tiny_folder: str, corpus: Corpus) -> Encoder:
-    """The tokenizer of the tiny model over that corpus."""
-    tokenizer = Tokenizer.from_str(AutoTokenizer.from_pretrained(tiny_folder).backend_tokenizer.to_str())
-    return Encoder([corpus], tokenizer)
+def window(tiny_folder: str) -> Window:
+    """The window over the tokenizer of the tiny model."""
+    return Window(Tokenizer.from_str(AutoTokenizer.from_pretrained(tiny_folder).backend_tokenizer.to_str()))
 
 
-def _text(encoder: Encoder, ids: np.ndarray, types: np.ndarray) -> str:
-    return encoder._tokenizer.decode([int(i) for i, kind in zip(ids, types, strict=True) if kind == 1])
+def _vote(draft: Draft) -> tuple[float, ...]:
+    assert draft.group.teaching is not None
+    return draft.group.teaching.scores
 
 
-def test_the_sentences_of_the_labelled_paragraph_come_first(corpus: Corpus, encoder: Encoder) -> None:
+def test_the_sentences_of_the_labelled_paragraph_come_first(corpus: Corpus, window: Window) -> None:
     """They are the labelled ones; the others are of other paragraphs, and none comes twice."""
     question = TrainingQuery("squad", "question", "where is the garden and the water", relevant=(7,))
-    (draft,) = paragraph_drafts(corpus, [question], encoder, MIXES[0])
-    example = draft.example
-    assert example.relevant == list(range(4))
-    assert len(example.ids) == SENTENCES == len(draft.vote)
+    (draft,) = paragraph_drafts(corpus, [question], window, MIXES[0])
+    group = draft.group
+    assert group.labels == (1.0,) * 4 + (0.0,) * (SENTENCES - 4)
+    assert group.teaching == Teaching((0.0,) * SENTENCES, MIXES[0].soft_weight, 1.0)
     body = corpus.texts[7].removeprefix(corpus.titles[7]).strip()
-    texts = [
-        _text(encoder, ids, types).replace(" .", ".") for ids, types in zip(example.ids, example.types, strict=True)
-    ]
-    assert {text for text in texts[:4]} == set(sentences_of(body, 4, 60))
-    assert not any(text in corpus.texts[7] for text in texts[4:])
-    assert len(set(texts)) == SENTENCES
+    assert set(group.documents[:4]) == set(sentences_of(body, 4, 60))
+    assert not any(text in corpus.texts[7] for text in group.documents[4:])
+    assert len(set(group.documents)) == SENTENCES
 
 
-def test_numbers_are_masked_in_the_share_asked_for(corpus: Corpus, encoder: Encoder) -> None:
+def test_numbers_are_masked_in_the_share_asked_for(corpus: Corpus, window: Window) -> None:
     """In all sentences of a question or in none; nothing else changes."""
     numbered = replace(corpus, texts=[text.replace(".", " 1,850.5.") for text in corpus.texts])
     question = TrainingQuery("squad", "question", "where is the garden and the water", relevant=(7,))
 
-    def shown(masked: float) -> list[str]:
-        (draft,) = paragraph_drafts(numbered, [question], encoder, replace(MIXES[0], masked=masked))
-        return [_text(encoder, *pair) for pair in zip(draft.example.ids, draft.example.types, strict=True)]
+    def shown(masked: float) -> tuple[str, ...]:
+        (draft,) = paragraph_drafts(numbered, [question], window, replace(MIXES[0], masked=masked))
+        return draft.group.documents
 
     assert all(any(sign.isdigit() for sign in text) for text in shown(0.0))
     assert not any(sign.isdigit() for text in shown(1.0) for sign in text)
 
 
-def test_a_judged_question_comes_with_one_right_sentence(corpus: Corpus, encoder: Encoder, tmp_path: Path) -> None:
+def test_a_judged_question_comes_with_one_right_sentence(corpus: Corpus, window: Window, tmp_path: Path) -> None:
     """First, among judged wrong ones only; a question without both kinds is left out."""
     folder = tmp_path / "squad" / "qrels"
     folder.mkdir(parents=True)
@@ -97,52 +95,47 @@ def test_a_judged_question_comes_with_one_right_sentence(corpus: Corpus, encoder
     (folder / "train.tsv").write_text("\n".join(rows) + "\n")
     queries = [f'{{"_id": "{name}", "text": "where is the cat"}}' for name in "abc"]
     (tmp_path / "squad" / "queries.jsonl").write_text("\n".join(queries))
-    drafts = judged_drafts(tmp_path, corpus, encoder, MIXES[0])
+    drafts = list(judged_drafts(tmp_path, corpus, window, MIXES[0]))
     assert len(drafts) == MIXES[0].draws
-    assert all(draft.example.relevant == [0] and len(draft.example.ids) == 5 for draft in drafts)
+    assert all(draft.group.labels == (1.0, 0.0, 0.0, 0.0, 0.0) for draft in drafts)
 
 
-def test_kept_queries_mix_in_the_first_pass(corpus: Corpus, encoder: Encoder) -> None:
+def test_kept_queries_mix_in_the_first_pass(corpus: Corpus, window: Window) -> None:
     """Keywords get BM25's vote: the document that it likes best has the highest; questions less of it."""
     text = " ".join(PLAIN[:4])
     queries = [TrainingQuery("squad", "keywords", text), TrainingQuery("squad", "question", text)]
-    votes = [draft.vote for draft in kept_drafts([corpus], queries, encoder, _kept(keywords=1, question=1))]
+    votes = [_vote(draft) for draft in kept_drafts([corpus], queries, window, _kept(keywords=1, question=1))]
     assert [len(vote) for vote in votes] == [8, 8]
     assert np.ptp(votes[0]) > 2 * np.ptp(votes[1]) > 0
 
 
-def test_a_frame_changes_what_is_shown_and_not_what_is_asked_for(corpus: Corpus, encoder: Encoder) -> None:
+def test_a_frame_changes_what_is_shown_and_not_what_is_asked_for(corpus: Corpus, window: Window) -> None:
     """Targets come from the plain request."""
     queries = [TrainingQuery("squad", "request", " ".join(PLAIN[place : place + 4])) for place in range(20)]
-    drafts = kept_drafts([corpus], queries, encoder, _kept(request=20))
-    framed_ones = [draft for draft in drafts if len(draft.example.ids[0]) > len(draft.read[0][0])]
-    assert 3 < len(framed_ones) < 17
+    drafts = list(kept_drafts([corpus], queries, window, _kept(request=20)))
+    assert {draft.group.query for draft in drafts} <= {query.text for query in queries}
+    assert 3 < sum(bool(draft.shown) for draft in drafts) < 17
+    assert all(len(draft.shown) > len(draft.group.query) for draft in drafts if draft.shown)
     assert framed("the red apple.", random.Random(1)) in {frame.format("the red apple") for frame in FRAMES}
 
 
-def test_targets_are_the_models_own_logits_and_the_vote(tiny_folder: str) -> None:
-    """In the drafts' order, though like lengths are scored together; the model itself is left alone."""
-    model = AutoModelForSequenceClassification.from_pretrained(
-        tiny_folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-    )
+def test_targets_are_the_models_own_logits_and_the_vote(tiny: CrossEncoder) -> None:
+    """In the drafts' order; a framed query is shown and the plain one asked; weights stay."""
     rng = random.Random(4)
 
-    def draft(length: int) -> Draft:
-        ids = [np.asarray([2, *(rng.randrange(10, 80) for _ in range(length)), 3], np.int32) for _ in range(3)]
-        types = [np.zeros(len(row), np.int32) for row in ids]
-        return Draft(Example(ids, types, [], []), (ids, types), np.asarray([0.0, 1.0, 0.0], np.float32))
+    def draft(length: int, shown: str) -> Draft:
+        texts = tuple(" ".join(rng.choice(PLAIN) for _ in range(length)) + f" {place}" for place in range(3))
+        teaching = Teaching((0.0, 1.0, 0.0), 0.5, 2.0)
+        return Draft(Group("the cat", texts, (1.0, 0.0, 0.0), teaching=teaching), shown)
 
-    drafts = [draft(length) for length in (30, 4, 17, 9)]
-    made = with_targets(model, drafts, torch.float32)
-    for one, example in zip(drafts, made, strict=True):
-        with torch.no_grad():
-            alone = scored(model, [one.example], torch.float32)
-        expected = alone.numpy() + one.vote * float(alone.std())
-        assert example.targets == pytest.approx(expected.tolist(), abs=1e-5)
-        assert example.ids is one.example.ids
-
-
-def test_rounds_are_averaged_weight_by_weight() -> None:
-    """The mean in float32, whatever the rounds computed in."""
-    states = [{"w": torch.tensor([1.0, 2.0]).bfloat16()}, {"w": torch.tensor([2.0, 4.0])}]
-    assert averaged(states)["w"].tolist() == [1.5, 3.0]
+    drafts = [draft(length, shown) for length, shown in ((30, ""), (4, "I want the cat"), (17, ""), (9, ""))]
+    made = list(with_targets(tiny, drafts))
+    for one, group in zip(drafts, made, strict=True):
+        (alone,) = taught([one.group], tiny)
+        spread = statistics.stdev(alone.labels)
+        expected = [logit + vote * spread for logit, vote in zip(alone.labels, _vote(one), strict=True)]
+        assert group.teaching is not None
+        assert group.teaching.scores == pytest.approx(expected, abs=1e-5)
+        assert (group.teaching.weight, group.teaching.label_weight) == (0.5, 2.0)
+        assert (group.documents, group.labels) == (one.group.documents, one.group.labels)
+        assert group.query == (one.shown or "the cat")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from recipes.pocket.corpora import read_corpus
-from recipes.pocket.lower_half import DRAWS, Change, judged_groups, with_lower_changes
+from recipes.pocket.lower_half import DRAWS, judged_groups, lower_half
+from secondpass import CrossEncoder
 
 
 def test_a_group_is_one_right_sentence_among_judged_wrong_ones(tmp_path: Path) -> None:
@@ -28,17 +27,8 @@ def test_a_group_is_one_right_sentence_among_judged_wrong_ones(tmp_path: Path) -
         assert set(group.documents[1:]) == {f"sentence {row}" for row in range(2, 6)}
 
 
-def test_only_the_lower_half_changes_by_the_shares() -> None:
-    """Embeddings and layers 0 to 2 get the sum; upper layers, the head and what is no number stay."""
-    names = [
-        "bert.embeddings.word_embeddings.weight",
-        "bert.encoder.layer.2.output.dense.weight",
-        "bert.encoder.layer.3.output.dense.weight",
-        "classifier.weight",
-    ]
-    start = {name: torch.ones(2) for name in names} | {"bert.embeddings.position_ids": torch.arange(2)}
-    up, down = ({name: tensor + step for name, tensor in start.items()} for step in (2, 4))
-    made = with_lower_changes(start, Change(up, 1.0), Change(down, -0.25))
-    assert [made[name][0].item() for name in names] == [2.0, 2.0, 1.0, 1.0]
-    assert made["bert.embeddings.position_ids"].tolist() == [0, 1]
-    assert all(tensor.tolist() == [1.0, 1.0] for name, tensor in start.items() if name in names)
+def test_the_lower_half_is_the_embeddings_and_three_layers() -> None:
+    """Of the embedded model, whose names they are; upper layers, pooler and head are not in it."""
+    model = CrossEncoder("secondpass/pocket", device="cpu").model
+    lower = ("bert.embeddings.", *(f"bert.encoder.layer.{number}." for number in range(3)))
+    assert lower_half(model) == {name for name, _ in model.named_parameters() if name.startswith(lower)}

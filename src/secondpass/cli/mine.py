@@ -98,8 +98,8 @@ def mine(
 
     secondpass mine -d beir/scifact --from run.trec --first 10 --rescore secondpass/pocket -o groups.jsonl
     """
+    from secondpass.training.data.groups import checked_target
     from secondpass.training.negatives.rule import MiningRule
-    from secondpass.training.negatives.writing import checked_target
 
     checked_target(output)
     rule = MiningRule(

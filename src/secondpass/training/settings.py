@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from secondpass.errors import InvalidInput
-from secondpass.limits import positive_int
+from secondpass.limits import positive_int, whole_number
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
@@ -42,6 +42,8 @@ class TrainingSettings:
         loss_options: its keyword arguments.
         epochs: how often every group is read.
         max_steps: exactly so many, over as many epochs as they take. None: as many as `epochs` have.
+        minutes: end after so much time, all parts of the run counted, with the schedule stretched over what fits into
+            it; how far a run gets is then the machine's matter. None: there is no such limit.
         groups_per_step: exactly so many groups a step, in random order; None takes `tokens_per_step`.
         tokens_per_step: groups of like length until they have so many real tokens.
         micro_batch_tokens: padded tokens of one forward; None takes what suits the device. Changes nothing but memory.
@@ -50,6 +52,7 @@ class TrainingSettings:
         schedule: a name of `schedules.SCHEDULES`.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: of all weights but biases and those of normalisation.
+        beta2: how slowly AdamW forgets the squares of gradients.
         layer_decay: the learning rate of each layer is so much that of the layer above; 1 is the same for all.
         frozen_layers: so many of the lowest layers, and the embeddings, stay as they are; 0 trains all.
         max_grad_norm: longer gradients are shortened to this.
@@ -70,6 +73,7 @@ class TrainingSettings:
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 1
     max_steps: int | None = None
+    minutes: float | None = None
     groups_per_step: int | None = None
     tokens_per_step: int = 8192
     micro_batch_tokens: int | None = None
@@ -78,6 +82,7 @@ class TrainingSettings:
     schedule: str = "warmuplinear"
     warmup: float = 0.1
     weight_decay: float = 0.01
+    beta2: float = 0.999
     layer_decay: float = 1.0
     frozen_layers: int = 0
     max_grad_norm: float = 1.0
@@ -100,11 +105,13 @@ class TrainingSettings:
             if getattr(self, name) is not None:
                 positive_int(getattr(self, name), name)
         for name in ("evaluate_every", "patience", "save_every", "frozen_layers", "seed"):
-            _not_negative(getattr(self, name), name)
+            whole_number(getattr(self, name), name)
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and low <= value <= high):
                 raise InvalidInput(f"{name}={value!r} is not a number from {low:g} to {high:g}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InvalidInput(f"minutes={self.minutes!r} is not above 0")
         if self.learning_rate <= 0 or self.max_grad_norm <= 0 or self.layer_decay <= 0:
             raise InvalidInput("learning_rate, max_grad_norm and layer_decay are above 0")
         if self.precision not in PRECISIONS:
@@ -122,8 +129,10 @@ class TrainingSettings:
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("learning_rate", 0.0, 1.0),
+    ("minutes", 0.0, math.inf),
     ("warmup", 0.0, 1.0),
     ("weight_decay", 0.0, 1.0),
+    ("beta2", 0.0, 0.99999),
     ("layer_decay", 0.0, 1.0),
     ("max_grad_norm", 0.0, math.inf),
     ("dropout", 0.0, 0.9),
@@ -133,8 +142,3 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _not_negative(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidInput(f"{name}={value!r} is not a whole number from 0 on")

@@ -40,7 +40,7 @@ from secondpass.training.weights.averages import WeightAverages
 from secondpass.training.weights.best_weights import NO_SCORE, BestWeights
 from secondpass.training.weights.optimisation import Optimisation
 from secondpass.training.weights.parameter_groups import parameter_groups
-from secondpass.training.weights.schedules import make_schedule
+from secondpass.training.weights.schedules import StretchedSchedule, make_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -224,9 +224,14 @@ class _Parts:
             layer_decay=settings.layer_decay,
         )
         fused = self.encoder.device.type != "mps"
-        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, eps=EPSILON, fused=fused)
-        warmup = round(settings.warmup * self.plan.total)
-        schedule = make_schedule(settings.schedule, optimizer, warmup, self.plan.total)
+        betas = (0.9, settings.beta2)
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=EPSILON, fused=fused)
+        schedule: Any = None
+        if settings.minutes is None:
+            warmup = round(settings.warmup * self.plan.total)
+            schedule = make_schedule(settings.schedule, optimizer, warmup, self.plan.total)
+        else:
+            schedule = StretchedSchedule(settings.schedule, optimizer, settings.warmup)
         return Optimisation(trainable_weights(model), optimizer, schedule, self.ready.scaler, settings.max_grad_norm)
 
     def _learner(self, optimisation: Optimisation) -> GroupLearner:

@@ -10,7 +10,7 @@ import pytest
 
 from secondpass.errors import InvalidInput
 from secondpass.training.data.checking import checked_groups
-from secondpass.training.data.groups import Group, merged
+from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.data.sources import read_groups
 from secondpass.training.losses.contrastive import InfoNCE
 from secondpass.training.losses.listwise import ListNet
@@ -149,7 +149,6 @@ def test_pairs_for_a_loss_over_lists():
         checked_groups(rows, MarginMSE())
     checked = checked_groups(rows, MarginMSE(), join=True)
     assert checked.groups == (Group("q", ("a", "b"), (1.0, 0.0), "f:1"), Group("p", ("z", "y"), (1.0, 0.0), "f:2"))
-    assert checked_groups(merged(rows), MarginMSE()).groups == checked.groups
     with pytest.raises(InvalidInput) as error:
         checked_groups(rows[:2], MarginMSE())
     assert "join" not in str(error.value)
@@ -223,3 +222,24 @@ def test_a_real_collection(data_folder):
     assert counts.groups + sum(counts.dropped.values()) == len(groups)
     assert counts.dropped.get("whose labels are all equal", 0) == len(one_sided) > 0
     assert checked_groups(groups, BCE).counts.documents == sum(map(len, groups))
+
+
+def test_a_teachers_opinion_goes_with_its_document():
+    """What is kept once, or joined, keeps the score it was given; a score too few, and two teachers, are refused."""
+    taught = Group("q", ("a", "b", "a"), (1.0, 0.0, 1.0), "f:1", teaching=Teaching((3.0, 1.0, 3.0), 0.5))
+    (group,) = checked_groups([taught], MarginMSE()).groups
+    assert (group.documents, group.teaching) == (("a", "b"), Teaching((3.0, 1.0), 0.5))
+    more = Group("q", ("c",), (0.0,), "f:2", teaching=Teaching((-1.0,), 0.5))
+    (group,) = checked_groups([taught, more], MarginMSE(), join=True).groups
+    assert group.teaching == Teaching((3.0, 1.0, -1.0), 0.5)
+    with pytest.raises(InvalidInput, match="f:1: groups of one query with and without a teacher, or other weights"):
+        checked_groups([taught, Group("q", ("c",), (0.0,))], MarginMSE(), join=True)
+    for teaching, reason in (
+        (Teaching((1.0,)), "f:1: 2 documents and 1 scores of the teacher"),
+        (Teaching((1.0, float("nan"))), r"f:1: the teacher's score of documents\[1\] is nan, no finite number"),
+        (Teaching((1.0, 2.0), weight=-1.0), "f:1: teaching has weight=-1.0, not a finite number from 0 on"),
+        (Teaching((1.0, 2.0), label_weight=True), "f:1: teaching has label_weight=True"),
+        ((1.0, 2.0), "f:1: teaching is tuple, not a Teaching"),
+    ):
+        with pytest.raises(InvalidInput, match=reason):
+            checked_groups([Group("q", ("a", "b"), (1.0, 0.0), "f:1", teaching=teaching)], MarginMSE())

@@ -1,67 +1,65 @@
-"""Groups that belong to one query, joined without losing a document."""
+"""Groups as values and as files, a teacher's opinion included."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from secondpass.errors import InvalidInput
-from secondpass.training.data.groups import Group, merged
+from secondpass.training.data.groups import Group, Teaching, write_groups
+from secondpass.training.data.sources import read_groups
+
+GROUPS = [
+    Group("q1", ("a", "b\u2028 \ud800"), (1.0, 0.0), query_id="7", document_ids=("d1", "d2")),
+    Group("q2", ("c", "d"), (0.0, 2.0), teaching=Teaching((0.1, -3.25), 0.5, 2.0)),
+]
 
 
 def test_length_is_the_number_of_documents():
     """What batches count."""
-    assert len(Group("q", ("a", "b"), (1.0, 0.0))) == 2
+    assert len(GROUPS[0]) == 2
 
 
-def test_groups_of_a_query_are_joined_in_order():
-    """First appearance decides the order of queries and of documents, and the source."""
-    rows = [
-        Group("q1", ("a",), (1.0,), "f:1"),
-        Group("q2", ("b",), (1.0,), "f:2"),
-        Group("q1", ("c", "a"), (0.0, 1.0), "f:3"),
-    ]
-    assert list(merged(rows)) == [
-        Group("q1", ("a", "c"), (1.0, 0.0), "f:1"),
-        Group("q2", ("b",), (1.0,), "f:2"),
-    ]
-
-
-def test_equal_texts_with_different_ids_are_different_queries():
-    """And the same id with another text is too: neither text is lost."""
-    rows = [Group("q", ("a",), (1.0,), query_id="1"), Group("q", ("b",), (0.0,), query_id="2")]
-    assert list(merged(rows)) == rows
-    rows = [Group("q", ("a",), (1.0,), query_id="1"), Group("p", ("b",), (0.0,), query_id="1")]
-    assert list(merged(rows)) == rows
-
-
-def test_two_labels_of_one_document_are_both_kept():
-    """Whether that is an error is for the check to say; here nothing may vanish."""
-    rows = [Group("q", ("a",), (1.0,)), Group("q", ("a",), (0.0,))]
-    assert list(merged(rows)) == [Group("q", ("a", "a"), (1.0, 0.0))]
-
-
-def test_ids_come_along():
-    """A document seen first without its id still gets it."""
-    rows = [Group("q", ("a", "b"), (1.0, 0.0)), Group("q", ("a",), (1.0,), document_ids=("d1",))]
-    assert list(merged(rows)) == [Group("q", ("a", "b"), (1.0, 0.0), document_ids=("d1", ""))]
+def test_written_groups_are_read_back(tmp_path):
+    """To the last bit of a score, whatever characters the texts have; no other reader is needed."""
+    path = tmp_path / "groups.jsonl"
+    write_groups(path, GROUPS)
+    back = list(read_groups(path))
+    for group, ours in zip(back, GROUPS, strict=True):
+        for name in ("query", "query_id", "documents", "labels", "document_ids", "teaching"):
+            assert getattr(group, name) == getattr(ours, name)
+    assert "teaching" not in json.loads(path.read_text(encoding="utf-8").split("\n")[0])
 
 
 @pytest.mark.parametrize(
-    "group", [Group("q", ("a", "b"), (1.0,), "f:3"), Group("q", ("a",), (1.0,), "f:3", document_ids=("1", "2"))]
+    ("value", "reason"),
+    [
+        ([1.0, 2.0], "column 'teaching' is list, not an object of scores and perhaps weight and label_weight"),
+        ({"scores": [1.0, 2.0], "wait": 1}, "column 'teaching' is dict, not an object of scores"),
+        ({"scores": [1.0]}, "column 'teaching': column 'scores' has 1 values, where 2 documents need a list of 2"),
+        ({"scores": [1.0, "x"]}, "column 'scores' is 'x', not a number"),
+        ({"scores": [1.0, 2.0], "weight": None}, "column 'weight' is None, not a number"),
+    ],
 )
-def test_uneven_groups_are_refused(group):
-    """A label or id without a document is named, not cut off."""
-    with pytest.raises(InvalidInput, match=r"^f:3: . documents, 1 labels and . ids"):
-        list(merged([group]))
+def test_what_is_no_opinion_is_refused(tmp_path, value, reason):
+    """By line and column."""
+    path = tmp_path / "groups.jsonl"
+    row = {"query": "q", "documents": ["a", "b"], "labels": [1, 0], "teaching": value}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(InvalidInput, match=rf"groups.jsonl:1: .*{reason}"):
+        next(read_groups(path))
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("pq"), st.sampled_from("abc"), st.sampled_from([0.0, 1.0])), max_size=12))
-def test_nothing_is_lost_and_nothing_is_added(rows):
-    """The set of (query, document, label) is the same before and after, and each stands there once."""
-    groups = list(merged(Group(query, (document,), (label,)) for query, document, label in rows))
-    found = [(g.query, d, label) for g in groups for d, label in zip(g.documents, g.labels, strict=True)]
-    assert sorted(found) == sorted(set(rows))
-    assert len({group.query for group in groups}) == len(groups)
+def test_a_row_may_have_no_opinion(tmp_path):
+    """null: nobody was asked about this query."""
+    path = tmp_path / "groups.jsonl"
+    path.write_text(json.dumps({"query": "q", "documents": ["a"], "labels": [1], "teaching": None}) + "\n")
+    assert next(read_groups(path)).teaching is None
+
+
+@pytest.mark.parametrize(("name", "reason"), [("g.txt", "has to end in .jsonl"), ("no/g.jsonl", "there is no folder")])
+def test_where_groups_cannot_be_written(tmp_path, name, reason):
+    """Refused before anything is made."""
+    with pytest.raises(InvalidInput, match=reason):
+        write_groups(tmp_path / name, GROUPS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.runs import read_run
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.distillation.teachers import EncoderTeacher, MeanTeacher, RunTeacher, standardised, taught
 
 GROUPS = [
@@ -167,3 +168,12 @@ def test_chunk_is_checked_at_once(tiny):
     """Not when the first group is asked for."""
     with pytest.raises(InvalidInput, match="chunk=0"):
         taught(GROUPS, tiny, chunk=0)
+
+
+def test_scores_beside_the_labels(tiny):
+    """The labels stay; weights that a group had for its teacher stay too."""
+    asked = [GROUPS[0], replace(GROUPS[2], teaching=Teaching((0.0, 0.0, 0.0), 0.5, 2.0))]
+    first, second = taught(asked, tiny, beside=True)
+    instead = [group.labels for group in taught(asked, tiny)]
+    assert (first.labels, first.teaching) == (GROUPS[0].labels, Teaching(instead[0]))
+    assert (second.labels, second.teaching) == (GROUPS[2].labels, Teaching(instead[1], 0.5, 2.0))

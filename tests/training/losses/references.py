@@ -190,6 +190,34 @@ def info_nce(temperature: float) -> Reference:
 
 
 ROOT = sqrt(2)
+
+
+def mil_nce(logits: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Any of the relevant documents."""
+    if not 0 < sum(labels > 0) < len(labels):
+        return []
+    shares = softmax(logits)
+    return [-log(sum(share for share, label in zip(shares, labels, strict=True) if label > 0))]
+
+
+def labelled_distillation(logits: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Without a teacher: any of the relevant documents, if there is one."""
+    if len(labels) < 2:
+        return []
+    return mil_nce(logits, labels) or [0.0]
+
+
+def taught(
+    logits: np.ndarray, labels: np.ndarray, scores: np.ndarray, weight: float, label_weight: float, margin: float
+) -> float:
+    """One list with a teacher's scores."""
+    count = len(labels)
+    divergence = sum(p * log(p / q) for p, q in zip(softmax(scores), softmax(logits), strict=True))
+    student, teacher = logits - sum(logits) / count, scores - sum(scores) / count
+    error = sum((s - t) ** 2 for s, t in zip(student, teacher, strict=True)) / count
+    return weight * (divergence + margin * error) + label_weight * labelled_distillation(logits, labels)[0]
+
+
 REFERENCES: dict[str, tuple[dict[str, object], Reference]] = {
     "binary_cross_entropy": ({"pos_weight": 2.5}, binary_cross_entropy(2.5)),
     "cross_entropy": ({"weights": [0.5, 2.0, 1.0]}, cross_entropy((0.5, 2.0, 1.0))),
@@ -204,5 +232,7 @@ REFERENCES: dict[str, tuple[dict[str, object], Reference]] = {
     "kl_distillation": ({"temperature": ROOT}, kl_distillation(ROOT)),
     "info_nce": ({"temperature": ROOT}, info_nce(ROOT)),
     "cached_info_nce": ({"temperature": ROOT}, info_nce(ROOT)),
+    "mil_nce": ({}, mil_nce),
+    "labelled_distillation": ({}, labelled_distillation),
 }
 """By the name of the loss: options, and what it then is."""

@@ -11,7 +11,7 @@ from sentence_transformers.cross_encoder import losses as st_losses
 from torch import nn
 
 from secondpass.errors import InvalidInput
-from secondpass.training.losses.contrastive import CachedInfoNCE, InfoNCE
+from secondpass.training.losses.contrastive import MILNCE, CachedInfoNCE, InfoNCE
 from tests.training.losses.ragged import Ragged, units
 from tests.training.losses.theirs import assert_same, given
 
@@ -119,3 +119,15 @@ def test_gradients_stay_finite_where_one_wins_by_far():
     found.sum().backward()
     assert found.tolist() == pytest.approx([0.0, 2e6])
     np.testing.assert_allclose(logits.grad, [[0, 0], [-100, 100]], rtol=1e-5)
+
+
+def test_any_of_several_relevant_documents_will_do() -> None:
+    """Where one of two is far ahead the loss is almost nothing, and the likelier one is lifted most."""
+    loss = MILNCE()
+    logits = torch.tensor([[9.0, -3.0, 0.0]], requires_grad=True)
+    labels, mask = torch.tensor([[1.0, 1.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool)
+    value = loss(logits, labels, mask)
+    assert value.item() < 2e-4
+    even = torch.tensor([[1.0, 0.0, 1.0]], requires_grad=True)
+    loss(even, labels, mask).sum().backward()
+    assert even.grad[0, 0] < even.grad[0, 1] < 0 < even.grad[0, 2]

@@ -8,9 +8,10 @@ import torch
 from sentence_transformers.cross_encoder import losses as st_losses
 
 from secondpass.errors import InvalidInput
-from secondpass.training.losses.listwise import ADRMSE, KLDistillation, ListMLE, ListNet, PListMLE
+from secondpass.training.losses.contract import Teachings
+from secondpass.training.losses.listwise import ADRMSE, KLDistillation, LabelledDistillation, ListMLE, ListNet, PListMLE
 from tests.training.losses.ragged import Ragged, drawn, padded, units
-from tests.training.losses.references import kl_distillation, of_all
+from tests.training.losses.references import kl_distillation, of_all, taught
 from tests.training.losses.theirs import assert_same, given, of_lists
 
 LISTS = (5, 2, 7, 3)
@@ -113,3 +114,52 @@ def test_refused_options(value):
         KLDistillation(value)
     with pytest.raises(InvalidInput, match=r"^alpha="):
         ADRMSE(value)
+
+
+def teachings(ragged: Ragged, weights: list[float], label_weights: list[float]) -> tuple[Teachings, list[np.ndarray]]:
+    """Random scores for every document, rubbish at masked places, and the scores of each group."""
+    random = np.random.default_rng(9)
+    scores = [random.normal(size=len(labels)) for labels in ragged.labels]
+    _, grid, _ = padded(Ragged(ragged.logits, scores), torch.float64)
+    return Teachings(grid, *(torch.tensor(made, dtype=torch.float64) for made in (weights, label_weights))), scores
+
+
+def test_a_teacher_and_labels_at_once() -> None:
+    """The weighted sum that the class states, list by list; a weight of 0 leaves its term out, bit for bit."""
+    loss = LabelledDistillation(margin=0.3)
+    ragged = drawn(loss, 3)
+    weights, label_weights = [1.0, 0.5, 0.0, 1.0, 2.0, 0.25], [0.5, 1.0, 1.0, 1.0, 0.0, 2.0]
+    given, scores = teachings(ragged, weights, label_weights)
+    logits, labels, mask = padded(ragged, torch.float64)
+    found = loss(logits, labels, mask, given)
+    expected = [
+        taught(*group, score, *counts, 0.3)
+        for group, score, *counts in zip(ragged.groups, scores, weights, label_weights, strict=True)
+        if len(score) > 1
+    ]
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-9)
+    found.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert not logits.grad[~mask].any()
+    nobody = Teachings(torch.zeros_like(labels), torch.zeros(6), torch.ones(6))
+    assert torch.equal(loss(logits, labels, mask, nobody), loss(logits, labels, mask))
+
+
+def test_a_student_that_agrees_with_its_teacher_is_left_alone() -> None:
+    """Logits that differ from the scores by a constant have no loss and no gradient; labels move them."""
+    loss = LabelledDistillation()
+    logits = torch.tensor([[1.0, -2.0, 0.5]], requires_grad=True)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    given = Teachings(logits.detach() + 7, torch.ones(1), torch.ones(1))
+    value = loss(logits, torch.zeros(1, 3), mask, given)
+    value.sum().backward()
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(logits.grad, torch.zeros(1, 3), atol=1e-6, rtol=0)
+    loss(logits, torch.tensor([[0.0, 1.0, 0.0]]), mask, given).sum().backward()
+    assert logits.grad[0, 1] < 0 < logits.grad[0, 0]
+
+
+def test_a_margin_below_zero_is_refused() -> None:
+    """It would reward distance from the teacher."""
+    with pytest.raises(InvalidInput, match=r"margin=-0\.1 is below 0"):
+        LabelledDistillation(margin=-0.1)

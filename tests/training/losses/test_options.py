@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass.training.losses.options import chosen, finite_number, positive_number, whole_number
+from secondpass.limits import finite_number, positive_number, whole_number
+from secondpass.training.losses.options import chosen
 
 KNOWN = ("margin_mse", "ndcg_loss2++", "listmle")
 

@@ -7,9 +7,10 @@ import json
 import pytest
 
 from secondpass.errors import InvalidInput
+from secondpass.training.data.groups import checked_target
 from secondpass.training.negatives.mining import mine_negatives
 from secondpass.training.negatives.rule import MiningRule
-from secondpass.training.negatives.writing import checked_target, write_mined
+from secondpass.training.negatives.writing import write_mined
 
 CORPUS = {"d1": "one é\u2028 1", "d2": "two\n2", "d3": "broken \ud800", "d4": "four"}
 QRELS = {"q1": {"d1": 2, "d4": 0}, "q2": {"d2": 1}}

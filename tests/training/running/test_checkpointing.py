@@ -8,7 +8,7 @@ import torch
 
 from secondpass import CrossEncoder
 from secondpass.training.measuring.dev_ranking import DevRanking
-from secondpass.training.running.checkpointing import FREE, fingerprint_of_weights, identity_of
+from secondpass.training.running.checkpointing import FREE, LATER, fingerprint_of_weights, identity_of
 from secondpass.training.running.plan import planned
 from secondpass.training.settings import TrainingSettings
 from tests.training.toy_run import SETTINGS, toy_groups
@@ -32,8 +32,18 @@ def test_identity_holds_what_decides_the_weights(own_tiny):
         return identity_of(planned(groups, own_tiny.tokens, settings), own_tiny.model, own_tiny.device, dev)
 
     assert identity() == identity()
-    assert set(identity()["settings"]) == set(TrainingSettings.__dataclass_fields__) - set(FREE)
+    assert set(identity()["settings"]) == set(TrainingSettings.__dataclass_fields__) - {*FREE, *LATER}
     assert identity(replace(SETTINGS, keep=9)) == identity()
     assert identity(replace(SETTINGS, seed=9)) != identity()
     assert identity(groups=toy_groups(1, 11)) != identity()
     assert identity(dev=DevRanking(toy_groups(3, 5))) != identity()
+
+
+def test_settings_that_came_later_do_not_break_older_checkpoints(own_tiny):
+    """At the value that stands for what was done before they are no part of the identity; at any other they are."""
+    groups = toy_groups(1, 10)
+    for name, before in LATER.items():
+        assert getattr(TrainingSettings(), name) == before
+    changed = replace(SETTINGS, minutes=5.0, beta2=0.98)
+    identity = identity_of(planned(groups, own_tiny.tokens, changed), own_tiny.model, own_tiny.device, None)
+    assert (identity["settings"]["minutes"], identity["settings"]["beta2"]) == (5.0, 0.98)

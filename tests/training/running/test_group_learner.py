@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 
 from secondpass.errors import TrainingError
 from secondpass.training.cpu.forward import PaddedForward
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.losses.named import make_loss
-from secondpass.training.running.group_learner import GroupLearner, arranged
+from secondpass.training.running.group_learner import GroupLearner, arranged, arranged_teachings
 from secondpass.training.running.processes import ALONE, Processes
 from secondpass.training.survival.random_state import random_state, restore_random_state
 from secondpass.training.weights.optimisation import Optimisation
@@ -178,3 +179,33 @@ def test_arranged_lays_groups_out():
     assert mask.tolist() == [[True, False], [True, True]]
     wide, _, _ = arranged(torch.arange(6.0).view(3, 2), [(1.0,), (0.0, 1.0)])
     assert wide.tolist() == [[[0.0, 1.0], [0.0, 0.0]], [[2.0, 3.0], [4.0, 5.0]]]
+
+
+@pytest.mark.parametrize(("micro_tokens", "cached"), [(40, False), (1, False), (40, True)])
+def test_a_teacher_beside_labels_changes_nothing_about_that(own_tiny, micro_tokens, cached):
+    """Scores and weights stay with their group through micro-batches and the cache; without them it is another step."""
+    plain = step_of_groups()
+    rng = random.Random(8)
+    groups = [
+        replace(group, teaching=Teaching(tuple(rng.gauss(0, 2) for _ in group.documents), rng.random(), rng.random()))
+        if number % 3
+        else group
+        for number, group in enumerate(plain)
+    ]
+    whole, expected = gradients(own_tiny, groups, "labelled_distillation")
+    found, cut = gradients(own_tiny, groups, "labelled_distillation", micro_tokens=micro_tokens, cached=cached)
+    torch.testing.assert_close(found.loss, whole.loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(cut, expected, rtol=1e-4, atol=1e-6)
+    _, untaught = gradients(own_tiny, plain, "labelled_distillation")
+    assert not torch.allclose(untaught, expected, rtol=1e-2)
+    before, after = gradients(own_tiny, plain, "info_nce"), gradients(own_tiny, groups, "info_nce")
+    assert torch.equal(before[1], after[1])
+
+
+def test_what_a_teacher_thinks_is_laid_out():
+    """Beside the labels; a group that nobody was asked about counts by its labels alone."""
+    _, _, mask = arranged(torch.zeros(3, 1), [(1.0,), (0.0, 0.5)])
+    made = arranged_teachings([None, Teaching((2.0, -1.0), 0.5, 3.0)], mask)
+    assert made.scores.tolist() == [[0.0, 0.0], [2.0, -1.0]]
+    assert made.weights.tolist() == [0.0, 0.5]
+    assert made.label_weights.tolist() == [1.0, 3.0]

@@ -50,3 +50,15 @@ def test_without_a_folder_nothing_is_written(tiny_folder, tmp_path, monkeypatch)
     _, report = run(tiny_folder, None)
     assert report.steps > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_ends_when_its_time_is_up(tiny_folder, tmp_path):
+    """Long before its steps, the learning rate gone down by the clock; the same call adds nothing then."""
+    timed = replace(SETTINGS, minutes=0.02, max_steps=5_000, evaluate_every=0, save_every=0)
+    _, report = run(tiny_folder, str(tmp_path), timed, dev=None)
+    assert 1 < report.steps < 5_000
+    rates = [entry["learning_rate"] for entry in entries(tmp_path) if entry["kind"] == "step"]
+    assert rates[0] == 0.0
+    assert rates[-1] < 0.5 * max(rates) <= 0.5 * SETTINGS.learning_rate
+    _, again = run(tiny_folder, str(tmp_path), timed, dev=None)
+    assert (again.steps, again.resumed_from) == (report.steps, report.steps)

@@ -7,7 +7,7 @@ import torch
 
 from secondpass.errors import CheckpointError, InvalidInput, TrainingError
 from secondpass.training.survival.checkpoints import Checkpoint, Checkpoints
-from secondpass.training.weights.averages import WeightAverages
+from secondpass.training.weights.averages import WeightAverages, mean_weights, with_changes
 from tests.tiny_models import make_model
 
 
@@ -194,3 +194,31 @@ def test_tied_weights_are_averaged_once():
     with averages.swapped():
         pass
     assert torch.equal(model.classifier.weight, before)
+
+
+def test_runs_are_averaged_weight_by_weight():
+    """The mean in float32, whatever the runs computed in; what is no number is the first one's."""
+    states = [
+        {"w": torch.tensor([1.0, 2.0]).bfloat16(), "ids": torch.tensor([3])},
+        {"w": torch.tensor([2.0, 4.0]), "ids": torch.tensor([9])},
+    ]
+    made = mean_weights(states)
+    assert (made["w"].tolist(), made["w"].dtype, made["ids"].tolist()) == ([1.5, 3.0], torch.float32, [3])
+    for others, reason in (([], "empty"), ([*states, {"w": torch.zeros(3)}], r"states\[2\]: ")):
+        with pytest.raises(InvalidInput, match=reason):
+            mean_weights(others)
+
+
+def test_changes_are_added_by_their_shares():
+    """In the weights that are named, and nowhere else; the start stays as it is."""
+    start = {"low": torch.ones(2), "high": torch.ones(2), "ids": torch.arange(2)}
+    up, down = ({name: tensor + step for name, tensor in start.items()} for step in (2, 4))
+    made = with_changes(start, [(up, 1.0), (down, -0.25)], {"low", "ids"})
+    assert {name: tensor.tolist() for name, tensor in made.items()} == {
+        "low": [2.0, 2.0],
+        "high": [1.0, 1.0],
+        "ids": [0, 1],
+    }
+    assert start["low"].tolist() == [1.0, 1.0]
+    with pytest.raises(InvalidInput, match=r"states\[1\]: high is absent"):
+        with_changes(start, [({"low": start["low"], "ids": start["ids"]}, 1.0)], {"low"})

@@ -1,4 +1,4 @@
-"""One step: groups, clipping, loss scaling, schedule."""
+"""One step: clipping, loss scaling, schedule."""
 
 from __future__ import annotations
 
@@ -6,40 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from secondpass.training.weights.optimisation import Optimisation, parameter_groups
-
-
-class Block(nn.Module):
-    """Names as transformers' models have them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dense = nn.Linear(2, 2)
-        self.LayerNorm = nn.LayerNorm(2)
-        self.norm = nn.LayerNorm(2)
-
-
-def test_weight_decay_groups():
-    """Biases and LayerNorm's weights are not decayed; all else is, also other names of norms, as in the seed."""
-    model = Block()
-    decayed, undecayed = parameter_groups(model, 0.3)
-    names = {id(weight): name for name, weight in model.named_parameters()}
-    assert [names[id(weight)] for weight in decayed["params"]] == ["dense.weight", "norm.weight"]
-    assert [names[id(weight)] for weight in undecayed["params"]] == [
-        "dense.bias",
-        "LayerNorm.weight",
-        "LayerNorm.bias",
-        "norm.bias",
-    ]
-    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.3, 0.0)
-
-
-def test_frozen_weights_are_in_the_groups():
-    """Every parameter is in exactly one group, frozen ones too, so that they may be unfrozen on the way."""
-    model = Block()
-    model.dense.requires_grad_(False)
-    groups = parameter_groups(model, 0.3)
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+from secondpass.training.weights.optimisation import Optimisation
 
 
 def one_weight(scaler: torch.amp.GradScaler, max_grad_norm: float = 1.0) -> tuple[nn.Parameter, Optimisation]:

@@ -8,7 +8,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from secondpass.errors import InvalidInput
 from secondpass.training.weights.layers import freeze, layers_of
-from secondpass.training.weights.optimisation import parameter_groups as plain_groups
 from secondpass.training.weights.parameter_groups import is_decayed, parameter_groups
 from tests.tiny_models import ARCHITECTURES, make_model
 
@@ -34,13 +33,37 @@ def test_two_groups_without_layer_decay(architecture):
     assert names_in(groups, decayed=False) == vectors
 
 
+SEED = ("bias", "LayerNorm.bias", "LayerNorm.weight")
+
+
 @pytest.mark.parametrize("architecture", ["bert", "electra", "roberta"])
-def test_decay_is_that_of_fit_where_norms_are_called_layernorm(architecture):
-    """The two agree on the architectures that the names of `fit` were made for."""
+def test_decay_is_the_seeds_where_norms_are_called_layernorm(architecture):
+    """For `fit`: on the architectures that sentence-transformers' names were made for, its two groups."""
     model = make_model(architecture, 60)
-    ours, plain = parameter_groups(model, learning_rate=0.1, weight_decay=0.01), plain_groups(model, 0.01)
-    for one, other in zip(ours, plain, strict=True):
-        assert {id(weight) for weight in one["params"]} == {id(weight) for weight in other["params"]}
+    decayed, kept = parameter_groups(model, weight_decay=0.3, frozen=True)
+    assert set(kept["param_names"]) == {n for n, _ in model.named_parameters() if any(part in n for part in SEED)}
+    assert len(decayed["param_names"]) + len(kept["param_names"]) == len(list(model.parameters()))
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
+    assert "lr" not in decayed
+
+
+@pytest.mark.parametrize("architecture", ["distilbert", "modernbert"])
+def test_fit_spares_norms_of_every_name(architecture):
+    """sentence-transformers decays the norms of these, whose names it does not know."""
+    model = make_model(architecture, 60)
+    _, kept = parameter_groups(model, weight_decay=0.3, frozen=True)
+    norms = {name for name, weight in model.named_parameters() if "norm" in name.lower() and weight.dim() == 1}
+    assert norms
+    assert norms <= set(kept["param_names"])
+    assert any(not any(part in name for part in SEED) for name in norms)
+
+
+def test_frozen_weights_on_request():
+    """Every parameter is in exactly one group, frozen ones too, so that `fit` may have them unfrozen on the way."""
+    model = make_model("bert", 60)
+    freeze(model, 2)
+    groups = parameter_groups(model, weight_decay=0.3, frozen=True)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
 def test_norms_by_what_they_are():

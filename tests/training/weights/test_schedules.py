@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from secondpass.errors import InvalidInput
-from secondpass.training.weights.schedules import make_schedule
+from secondpass.training.weights.schedules import StretchedSchedule, make_schedule
 
 WARMUP, TOTAL, PEAK = 4, 12, 0.5
 
@@ -104,3 +104,16 @@ def test_no_warning_without_need(name, warmup, caplog):
     """A run that leaves warm-up, or has none, is not warned about."""
     rates(name, warmup=warmup, total=5)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["warmuplinear", "warmupcosine", "warmupconstant"])
+def test_a_schedule_by_the_clock_is_that_by_steps(name):
+    """At each share of the run the rate that the schedule by steps has there; steps alone do not move it."""
+    changed = optimizer()
+    schedule = StretchedSchedule(name, changed, WARMUP / TOTAL)
+    for step, rate in enumerate(rates(name)):
+        schedule.at(step / TOTAL)
+        schedule.step()
+        assert changed.param_groups[0]["lr"] == pytest.approx(rate, abs=1e-4 * PEAK)
+    schedule.at(3.0)
+    assert changed.param_groups[0]["lr"] == (PEAK if name == "warmupconstant" else pytest.approx(0.0, abs=1e-9))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from secondpass.errors import InvalidInput
 from secondpass.training.data.counts import Counts, counted
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.data.rules import LabelRule, called, rule_of, sound
 from secondpass.training.data.streams import GroupStream
 
@@ -157,7 +157,24 @@ def _united(parts: Sequence[Group], rule: LabelRule, problems: _Problems) -> tup
                 problems.add(_contradiction(before, place, part, index))
     ids = tuple(names[document] for document in places)
     labels = tuple(group.labels[index] for group, index in places.values())
-    return Group(first.query, tuple(places), labels, first.source, first.query_id, ids if any(ids) else ()), repeated
+    made = Group(first.query, tuple(places), labels, first.source, first.query_id, ids if any(ids) else ())
+    return replace(made, teaching=_joint_teaching(parts, places, problems)), repeated
+
+
+def _joint_teaching(
+    parts: Sequence[Group], places: Mapping[str, tuple[Group, int]], problems: _Problems
+) -> Teaching | None:
+    """The teacher's opinion of the documents that are kept; all parts must have been shown to the same teacher."""
+    first = parts[0].teaching
+    weights = {None if part.teaching is None else (part.teaching.weight, part.teaching.label_weight) for part in parts}
+    if len(weights) > 1:
+        problems.add(
+            f"{parts[0].source or 'a group'}: groups of one query with and without a teacher, or other weights"
+        )
+    if first is None or len(weights) > 1:
+        return None
+    opinions = ((group.teaching, index) for group, index in places.values())
+    return replace(first, scores=tuple(taught.scores[index] for taught, index in opinions if taught is not None))
 
 
 def _agree(one: float, other: float, rule: LabelRule) -> bool:

@@ -12,7 +12,7 @@ Columns = Mapping[str, str | Sequence[str] | None]
 """The caller's word: column by role. Several columns for positives and negatives; None: there is none to read."""
 
 QUERY, DOCUMENT, LABEL, POSITIVE, NEGATIVE = "query", "document", "label", "positive", "negative"
-QUERY_ID, DOCUMENT_ID = "query_id", "document_id"
+QUERY_ID, DOCUMENT_ID, TEACHING = "query_id", "document_id", "teaching"
 
 SHAPES = (
     "query, document, label (or score)",
@@ -21,6 +21,7 @@ SHAPES = (
     "query, positive, negative (or negative_1, negative_2, ...)",
     "query, positives, negatives",
     "the last three with scores, a list: first of the positives, then of the negatives",
+    'the first two with teaching, an object {"scores": [...], "weight": 1, "label_weight": 1}: a teacher beside labels',
 )
 
 # The names of datasets in use: sentence-transformers', GLUE's, BEIR's, MS MARCO's, Tevatron's, FlagEmbedding's, DPR's.
@@ -46,6 +47,7 @@ NAMES: dict[str, frozenset[str]] = {
     ),
     QUERY_ID: frozenset("query_id qid queryid".split()),
     DOCUMENT_ID: frozenset("document_id document_ids doc_id doc_ids docid docids passage_id passage_ids pid".split()),
+    TEACHING: frozenset((TEACHING,)),
 }
 SEVERAL = (POSITIVE, NEGATIVE)
 _PLURALS = {f"{role}s": role for role in (DOCUMENT, LABEL, POSITIVE, NEGATIVE, DOCUMENT_ID)}
@@ -65,6 +67,7 @@ class Layout:
         negatives: of documents that are not.
         query_id: of the query's name; None: it has none.
         document_id: of the documents' names, one or a list; None: they have none.
+        teaching: of a teacher's opinion, an object; None: nobody was asked.
     """
 
     query: str
@@ -74,11 +77,12 @@ class Layout:
     negatives: tuple[str, ...] = ()
     query_id: str | None = None
     document_id: str | None = None
+    teaching: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All of them."""
-        single = (self.query, self.document, self.label, self.query_id, self.document_id)
+        single = (self.query, self.document, self.label, self.query_id, self.document_id, self.teaching)
         return tuple(name for name in single if name is not None) + self.positives + self.negatives
 
 
@@ -143,7 +147,7 @@ def _forms(
 
 
 def _layout(found: Mapping[str, list[tuple[str, ...]]], roles: Sequence[str], source: str) -> Layout:
-    identified = (QUERY_ID, DOCUMENT_ID) if DOCUMENT in roles else (QUERY_ID,)
+    identified = (QUERY_ID, DOCUMENT_ID, TEACHING) if DOCUMENT in roles else (QUERY_ID,)
     columns: dict[str, tuple[str, ...]] = {}
     for role in (*roles, *(role for role in identified if found[role])):
         if len(found[role]) > 1:
@@ -159,6 +163,7 @@ def _layout(found: Mapping[str, list[tuple[str, ...]]], roles: Sequence[str], so
         columns.get(NEGATIVE, ()),
         first.get(QUERY_ID),
         first.get(DOCUMENT_ID),
+        first.get(TEACHING),
     )
 
 

@@ -10,7 +10,7 @@ from secondpass.training.data.groups import Group
 
 
 def fingerprint(groups: Iterable[Group]) -> str:
-    """SHA-256 over queries, documents, labels and their order, as 64 hexadecimal digits.
+    """SHA-256 over queries, documents, labels, teachers' opinions and their order, as 64 hexadecimal digits.
 
     Sources and ids do not count: a file that was moved is the same data. Labels count as float64, to the last bit.
     """
@@ -23,4 +23,7 @@ def fingerprint(groups: Iterable[Group]) -> str:
             digest.update(struct.pack("<Q", len(raw)))
             digest.update(raw)
         digest.update(struct.pack(f"<Q{len(group.labels)}d", len(group.labels), *group.labels))
+        if group.teaching is not None:
+            known = (*group.teaching.scores, group.teaching.weight, group.teaching.label_weight)
+            digest.update(struct.pack(f"<{len(known)}d", *known))
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
 from secondpass.text import is_blank
 from secondpass.training.data.columns import Layout
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Group, Teaching
 
 POSITIVE_LABEL, NEGATIVE_LABEL = 1.0, 0.0
 TEXT_KEYS = ("text", "contents", "content")
@@ -68,7 +68,20 @@ def group_of(row: Row, layout: Layout) -> Group:
         row.source,
         "" if layout.query_id is None else _id(row, layout.query_id, row.values[layout.query_id]),
         ids if any(ids) else (),
+        None if layout.teaching is None else _teaching(row, layout.teaching, len(documents)),
     )
+
+
+def _teaching(row: Row, column: str, documents: int) -> Teaching | None:
+    value = row.values[column]
+    if value is None:
+        return None
+    known = {"scores", "weight", "label_weight"}
+    if not isinstance(value, Mapping) or "scores" not in value or not value.keys() <= known:
+        raise row.refuse(column, f"is {_named(value)}, not an object of scores and perhaps weight and label_weight")
+    inner = Row(f"{row.source}: column {column!r}", value)
+    scores = tuple(_labels(inner, "scores", documents, single=False))
+    return Teaching(scores, *(_number(inner, name, value.get(name, 1.0)) for name in ("weight", "label_weight")))
 
 
 def _text(row: Row, column: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from secondpass.errors import InvalidInput
 from secondpass.limits import positive_int
 from secondpass.text import is_blank
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Group, checked_teaching
 
 if TYPE_CHECKING:
     from secondpass.training.losses.contract import LabelKind, Loss
@@ -90,7 +90,8 @@ def sound(group: object, rule: LabelRule, name: str) -> Group:
     for index, document in enumerate(documents):
         _check_text(document, f"{name}: {called(group, index)}")
     numbers = tuple(_label(label, rule, f"{name}: {called(group, index)}") for index, label in enumerate(labels))
-    return Group(group.query, documents, numbers, group.source, group.query_id, ids)
+    teaching = checked_teaching(group.teaching, len(documents), name)
+    return Group(group.query, documents, numbers, group.source, group.query_id, ids, teaching)
 
 
 def called(group: Group, index: int) -> str:

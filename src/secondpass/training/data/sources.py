@@ -61,7 +61,7 @@ def read_groups(
 
     Returns:
         An iterator. It raises InvalidInput for a bad row, naming file, row and column, and goes on behind it if asked
-        for more. Rows of the same query stay apart: `groups.merged`, or `checked_groups(..., join=True)`.
+        for more. Rows of the same query stay apart: `checked_groups(..., join=True)` joins them.
 
     Raises:
         InvalidInput: the source is of no kind above, or an argument does not go with it.

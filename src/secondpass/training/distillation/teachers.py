@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from secondpass.errors import InvalidInput
 from secondpass.limits import positive_int
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Group, Teaching
 
 if TYPE_CHECKING:
     from secondpass.relevance import Relevance
@@ -146,12 +146,19 @@ class RunTeacher:
 
 
 def taught(
-    groups: Iterable[Group], teacher: Teacher | Reranker, *, chunk: int = 256, progress: bool = False
+    groups: Iterable[Group],
+    teacher: Teacher | Reranker,
+    *,
+    beside: bool = False,
+    chunk: int = 256,
+    progress: bool = False,
 ) -> Iterator[Group]:
-    """The same groups with a teacher's scores as labels, in order, a chunk at a time.
+    """The same groups with a teacher's scores as labels or beside them, in order, a chunk at a time.
 
     Args:
-        groups: any number of them; each is read once, and its own labels are replaced.
+        groups: any number of them; each is read once.
+        beside: False: the scores take the place of the labels. True: the labels stay, and the scores become the group's
+            `teaching` (whose weights stay, if it had one), for the loss "labelled_distillation".
         teacher: an `EncoderTeacher`, `MeanTeacher`, `RunTeacher` or function; a `CrossEncoder` gives its logits.
         chunk: groups that are scored together.
         progress: show a bar on stderr.
@@ -163,10 +170,10 @@ def taught(
     asked: Any = EncoderTeacher(cast("Reranker", teacher)) if hasattr(teacher, "rank_many") else teacher
     if not callable(asked):
         raise InvalidInput(f"teacher is {type(teacher).__name__}, neither a teacher nor a CrossEncoder")
-    return _taught(groups, asked, positive_int(chunk, "chunk"), progress)
+    return _taught(groups, asked, beside, positive_int(chunk, "chunk"), progress)
 
 
-def _taught(groups: Iterable[Group], teacher: Teacher, chunk: int, progress: bool) -> Iterator[Group]:
+def _taught(groups: Iterable[Group], teacher: Teacher, beside: bool, chunk: int, progress: bool) -> Iterator[Group]:
     stream = iter(groups)
     total = len(groups) if isinstance(groups, Sequence) else None
     with tqdm(total=total, desc="Teaching", unit="groups", disable=not progress) as bar:
@@ -174,7 +181,11 @@ def _taught(groups: Iterable[Group], teacher: Teacher, chunk: int, progress: boo
             scores = _checked(part, teacher(part))
             bar.update(len(part))
             for group, labels in zip(part, scores, strict=True):
-                yield replace(group, labels=labels)
+                yield replace(group, teaching=_beside(group, labels)) if beside else replace(group, labels=labels)
+
+
+def _beside(group: Group, scores: tuple[float, ...]) -> Teaching:
+    return Teaching(scores) if group.teaching is None else replace(group.teaching, scores=scores)
 
 
 def standardised(scores: Sequence[float]) -> tuple[float, ...]:

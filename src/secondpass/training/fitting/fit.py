@@ -23,7 +23,8 @@ from secondpass.training.fitting.objective import Activation, Loss, Objective
 from secondpass.training.running.claim import claimed, make_folder, trainable_weights
 from secondpass.training.running.loop import Evaluation, Gradients, Run, Trainable
 from secondpass.training.weights.best_weights import NO_SCORE, BestWeights
-from secondpass.training.weights.optimisation import Optimisation, parameter_groups
+from secondpass.training.weights.optimisation import Optimisation
+from secondpass.training.weights.parameter_groups import parameter_groups
 from secondpass.training.weights.schedules import make_schedule
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def fit(
         warmup_steps: steps in which the learning rate rises.
         optimizer_class: makes the optimizer from two parameter groups.
         optimizer_params: its keyword arguments.
-        weight_decay: of all weights but biases and those of LayerNorm.
+        weight_decay: of all weights but biases and those of normalisation, see `weights.parameter_groups`.
         evaluation_steps: evaluate after each so many steps of an epoch too; 0 only at its end (steps=-1).
         output_path: folder for the best model, or for the last if there is no evaluator; made if missing.
         save_best_model: False neither saves nor restores the best weights.
@@ -90,7 +91,7 @@ def fit(
         encoder.best_score = NO_SCORE
         rule = LabelRule(encoder.config.num_labels, loss_fct is None)
         objective = Objective(model, loss_fct, activation_fct, use_amp)
-        optimizer = optimizer_class(parameter_groups(model, weight_decay), **optimizer_params)
+        optimizer = optimizer_class(parameter_groups(model, weight_decay=weight_decay, frozen=True), **optimizer_params)
         schedule = make_schedule(scheduler, optimizer, warmup_steps, total)
         scaler = torch.amp.GradScaler(encoder.device.type, enabled=use_amp and encoder.device.type == "cuda")
         optimisation = Optimisation(weights, optimizer, schedule, scaler, max_grad_norm)

@@ -39,7 +39,9 @@ class Objective:
         self._num_labels: int = model.config.num_labels
         self._activation = activation_fct
         self._use_amp = use_amp
-        self._loss = loss_fct or (nn.BCEWithLogitsLoss() if self._num_labels == 1 else nn.CrossEntropyLoss())
+        if loss_fct is None:  # an empty module is false, and a loss all the same
+            loss_fct = nn.BCEWithLogitsLoss() if self._num_labels == 1 else nn.CrossEntropyLoss()
+        self._loss: Loss = loss_fct
         if isinstance(self._loss, nn.Module):
             self._loss.to(model.device)
             if any(weight.requires_grad for weight in self._loss.parameters()):

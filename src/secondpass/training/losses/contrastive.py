@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
+from secondpass.limits import positive_number, whole_number
 from secondpass.training.losses.contract import Loss
-from secondpass.training.losses.masks import cleaned
-from secondpass.training.losses.options import positive_number, whole_number
+from secondpass.training.losses.masks import any_first, cleaned
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,25 @@ class CachedInfoNCE(InfoNCE):
     """
 
     cached: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class MILNCE(Loss):
+    """How unlikely it is that one of the relevant documents comes first, by softmax of the logits; any of them will do.
+
+    -log(sum_p exp(s_p) / sum_i exp(s_i)) over the documents p of label above 0: for labels that say which documents
+    may hold the answer, such as the sentences of a labelled paragraph, and not which one does. Its gradient lifts most
+    those that are likeliest already. Miech et al. 2020, "End-to-End Learning of Visual Representations from Uncurated
+    Instructional Videos", arXiv:1912.06430. A group that lacks either kind of document gives no unit.
+    """
+
+    labels = "grade"
+    shortest = 2
+    needs_contrast = True
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """One unit per group with a relevant document and another."""
+        logits, labels = cleaned(logits, labels, mask)
+        relevant = mask & (labels > 0)
+        groups = relevant.any(1) & (mask & ~relevant).any(1)
+        return any_first(logits[groups], relevant[groups], mask[groups])

@@ -6,12 +6,23 @@ Lists of one document give no unit; sentence-transformers counts them as lists w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from secondpass.training.losses.contract import Loss
-from secondpass.training.losses.masks import ahead, cleaned, contrasted, differences, log_shares, others, several
-from secondpass.training.losses.options import positive_number
+from secondpass.errors import InvalidInput
+from secondpass.limits import finite_number, positive_number
+from secondpass.training.losses.contract import Loss, Teachings
+from secondpass.training.losses.masks import (
+    ahead,
+    any_first,
+    cleaned,
+    contrasted,
+    differences,
+    log_shares,
+    others,
+    several,
+)
 
 
 @dataclass(frozen=True)
@@ -152,3 +163,55 @@ class ADRMSE(Loss):
         smooth = 1 + torch.where(other, torch.sigmoid(-self.alpha * differences(logits)), 0.0).sum(2)
         losses = (ranks - smooth).square() / torch.log2(1 + ranks)
         return losses[mask & several(mask)[:, None]]
+
+
+@dataclass(frozen=True)
+class LabelledDistillation(Loss):
+    """A teacher's scores and labels at once, over the list: what the teacher knows, and what it could not know.
+
+    w (KL(softmax(t) || softmax(s)) + margin mean_i ((s_i - mean s) - (t_i - mean t))^2) + v MIL, with the teacher's
+    scores t and the weights w and v of the group's `Teaching`, and MIL as in `contrastive.MILNCE`: at least one
+    document of label above 0 must win. The squared error of centred logits is, but for a factor that depends on the
+    length of the list, MarginMSE over all pairs (Hofstätter et al. 2020, arXiv:2010.02666). A group without a teaching
+    has the third term alone, one without a label above 0 the others.
+
+    Attributes:
+        margin: what the squared error counts beside the divergence.
+    """
+
+    margin: float = 0.2
+
+    taught: ClassVar[bool] = True
+    labels = "grade"
+    shortest = 2
+    needs_contrast = False
+
+    def __post_init__(self) -> None:
+        if finite_number(self.margin, "margin") < 0:
+            raise InvalidInput(f"margin={self.margin!r} is below 0")
+
+    def __call__(
+        self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, teachings: Teachings | None = None
+    ) -> torch.Tensor:
+        """One unit per list."""
+        lists = several(mask)
+        logits, labels = (values[lists] for values in cleaned(logits, labels, mask))
+        mask = mask[lists]
+        relevant = mask & (labels > 0)
+        # where nothing is relevant every document is wanted: nothing is asked for, and no logarithm is infinite
+        wanted = relevant | (mask & ~relevant.any(1, keepdim=True))
+        first = any_first(logits, wanted, mask)
+        if teachings is None:
+            return first
+        scores = torch.where(mask, teachings.scores[lists].to(logits.dtype), 0.0)
+        weights, label_weights = (made[lists].to(logits.dtype) for made in (teachings.weights, teachings.label_weights))
+        return weights * self._divergence(logits, scores, mask) + label_weights * first
+
+    def _divergence(self, logits: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """[lists]: how far the student is from the teacher."""
+        student, teacher = log_shares(logits, mask), log_shares(scores, mask)
+        divergence = torch.where(mask, teacher.exp() * (teacher - student), 0.0).sum(1)
+        count = mask.sum(1, keepdim=True, dtype=logits.dtype)
+        gaps = logits - scores
+        centred = torch.where(mask, gaps - gaps.sum(1, keepdim=True) / count, 0.0)
+        return divergence + self.margin * (centred.square().sum(1) / count[:, 0])

@@ -76,6 +76,18 @@ def places(values: Tensor, mask: Tensor) -> Tensor:
     return 1 + ahead(values, mask).sum(2, dtype=values.dtype)
 
 
+def any_first(logits: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+    """[groups]: minus the logarithm of the chance that one of the `wanted` documents is drawn by softmax of the logits.
+
+    Args:
+        logits: [groups, documents], finite.
+        wanted: bool [groups, documents], some True in each group, none of them where `mask` is False.
+        mask: bool [groups, documents].
+    """
+    everything = torch.where(mask, logits, -torch.inf).logsumexp(1)
+    return everything - torch.where(wanted, logits, -torch.inf).logsumexp(1)
+
+
 def log_shares(values: Tensor, mask: Tensor) -> Tensor:
     """Logarithm of the softmax over the documents that stand, 0 at the others.
 

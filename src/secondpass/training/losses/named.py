@@ -8,8 +8,8 @@ from typing import Any
 
 from secondpass.errors import InvalidInput
 from secondpass.training.losses.contract import Loss
-from secondpass.training.losses.contrastive import CachedInfoNCE, InfoNCE
-from secondpass.training.losses.listwise import ADRMSE, KLDistillation, ListMLE, ListNet, PListMLE
+from secondpass.training.losses.contrastive import MILNCE, CachedInfoNCE, InfoNCE
+from secondpass.training.losses.listwise import ADRMSE, KLDistillation, LabelledDistillation, ListMLE, ListNet, PListMLE
 from secondpass.training.losses.options import chosen
 from secondpass.training.losses.pairwise import LambdaLoss, MarginMSE, RankNet
 from secondpass.training.losses.pointwise import MSE, BinaryCrossEntropy, CrossEntropy
@@ -28,6 +28,8 @@ LOSSES: Mapping[str, type[Any]] = {
     "kl_distillation": KLDistillation,
     "info_nce": InfoNCE,
     "cached_info_nce": CachedInfoNCE,
+    "mil_nce": MILNCE,
+    "labelled_distillation": LabelledDistillation,
 }
 """Every one a frozen dataclass whose fields are its options, and a `Loss`."""
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from secondpass.limits import positive_int
+from secondpass.limits import finite_number, positive_int, positive_number
 from secondpass.training.losses.contract import Loss
 from secondpass.training.losses.masks import better, both, cleaned, contrasted, differences, others, places
-from secondpass.training.losses.options import chosen, finite_number, positive_number
+from secondpass.training.losses.options import chosen
 
 PAIRS = ("all", "first", "highest")
 WEIGHTINGS = ("none", "ndcg_loss1", "ndcg_loss2", "ndcg_loss2++", "lambda_rank")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from secondpass.errors import InvalidInput
 from secondpass.evaluation.reporting.files import opened
+from secondpass.training.data.groups import checked_target, columns_of, json_line
 from secondpass.training.negatives.mined import Mined
 
 
@@ -25,37 +24,7 @@ def write_mined(path: Path, mined: Mined) -> None:
     with opened(path) as stream:
         rows = zip(mined.groups, mined.first_pass_scores, mined.cross_encoder_scores, strict=True)
         for group, first_pass, cross_encoder in rows:
-            row: dict[str, object] = {
-                "query_id": group.query_id,
-                "query": group.query,
-                "documents": group.documents,
-                "labels": group.labels,
-                "document_ids": group.document_ids,
-                "first_pass_scores": first_pass,
-            }
+            row = columns_of(group) | {"first_pass_scores": first_pass}
             if rescored:
                 row["cross_encoder_scores"] = cross_encoder
-            stream.write(_line(row) + "\n")
-
-
-def checked_target(path: Path) -> None:
-    """Refuse what groups could not be written to, before there are any.
-
-    Raises:
-        InvalidInput: the path is a folder, in none, or its name does not end as that of JSON lines.
-    """
-    if path.suffix not in (".jsonl", ".ndjson"):
-        raise InvalidInput(f"{path}: JSON lines are written, so the name has to end in .jsonl")
-    if path.is_dir():
-        raise InvalidInput(f"{path}: is a folder, not a file")
-    if not path.absolute().parent.is_dir():
-        raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
-
-
-def _line(row: dict[str, object]) -> str:
-    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    try:
-        line.encode("utf-8")
-    except UnicodeEncodeError:  # half of a surrogate pair: only its escape can be written
-        return json.dumps(row, allow_nan=False)
-    return line
+            stream.write(json_line(row) + "\n")

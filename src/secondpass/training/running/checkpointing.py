@@ -30,6 +30,9 @@ from secondpass.training.weights.averages import WeightAverages
 FOLDER = "checkpoints"
 # Settings that a run may change on its way: they decide what is written and how much memory is used, not the weights.
 FREE = ("keep", "log_every", "save_every", "micro_batch_tokens")
+# Settings that came later, with the value that stands for what was done before: where they have it they are left out,
+# so that a checkpoint of an older version goes on.
+LATER: Mapping[str, object] = {"minutes": None, "beta2": 0.999}
 
 
 class Remembering(Protocol):
@@ -46,7 +49,11 @@ class Remembering(Protocol):
 
 def identity_of(plan: Plan, model: torch.nn.Module, device: torch.device, evaluator: Any) -> dict[str, Any]:
     """What must be the same for a run to go on: settings, data, first weights, and how it is measured."""
-    settings = {name: value for name, value in plan.settings.as_json().items() if name not in FREE}
+    settings = {
+        name: value
+        for name, value in plan.settings.as_json().items()
+        if name not in FREE and (name not in LATER or value != LATER[name])
+    }
     return {
         "settings": settings,
         "groups": fingerprint(plan.groups),

@@ -14,8 +14,8 @@ import torch
 from secondpass.errors import TrainingError
 from secondpass.tokens import Tokens
 from secondpass.training.cpu.forward import TrainingForward
-from secondpass.training.data.groups import Group
-from secondpass.training.losses.contract import Loss
+from secondpass.training.data.groups import Group, Teaching
+from secondpass.training.losses.contract import Loss, Teachings
 from secondpass.training.running.loop import Gradients
 from secondpass.training.running.processes import Processes
 from secondpass.training.running.steps import micro_batches
@@ -26,10 +26,11 @@ Tokeniser = Callable[[Sequence[str], Sequence[str]], list[Tokens]]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The groups of one micro-batch: inputs of the pairs, group after group, and their labels."""
+    """The groups of one micro-batch: inputs of the pairs, group after group, their labels and the teacher's opinion."""
 
     tokens: list[Tokens]
     labels: list[tuple[float, ...]]
+    teachings: list[Teaching | None]
 
     @property
     def widths(self) -> list[int]:
@@ -101,7 +102,7 @@ class GroupLearner:
         queries = [group.query for group in groups for _ in group.documents]
         documents = [document for group in groups for document in group.documents]
         tokens = iter(self.tokenised(queries, documents))
-        return [Judged([next(tokens) for _ in group.documents], [group.labels]) for group in groups]
+        return [Judged([next(tokens) for _ in group.documents], [group.labels], [group.teaching]) for group in groups]
 
     def _direct(self, parts: Sequence[Judged], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.optimisation.weights[0].device
@@ -109,7 +110,7 @@ class GroupLearner:
         for part in parts:
             with self.autocast():
                 logits = self.forward(part.tokens)
-            values = self.loss(*arranged(logits, part.labels))
+            values = self._values(logits, part)
             torch.autograd.backward(self.optimisation.scaler.scale(values.sum() / pairs))
             total += values.detach().sum()
             units += len(values)
@@ -128,7 +129,7 @@ class GroupLearner:
                 rewinds.append(self.random_state())
                 scored.append(self.forward(part))
         logits = torch.cat(scored).requires_grad_()
-        values = self.loss(*arranged(logits, whole.labels))
+        values = self._values(logits, whole)
         torch.autograd.backward(self.optimisation.scaler.scale(values.sum() / pairs))
         after = self.random_state()
         wanted = torch.split(_grad(logits), [len(part) for part in slices])
@@ -139,6 +140,15 @@ class GroupLearner:
             torch.autograd.backward(again, grad)
         after()
         return values.detach().sum()[None], torch.tensor([float(len(values))], device=device)
+
+    def _values(self, logits: torch.Tensor, part: Judged) -> torch.Tensor:
+        """What the loss says of flat logits, one value a unit."""
+        grid, labels, mask = arranged(logits, part.labels)
+        if not getattr(self.loss, "taught", False):
+            return self.loss(grid, labels, mask)
+        taught: Any = self.loss
+        values: torch.Tensor = taught(grid, labels, mask, arranged_teachings(part.teachings, mask))
+        return values
 
     def _with_in_batch_negatives(self, step: Sequence[Group], where: str) -> list[Group]:
         """Add documents of the step's other groups, label 0, if the loss asks for them."""
@@ -171,7 +181,11 @@ def _grad(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _joined(parts: Sequence[Judged]) -> Judged:
-    return Judged([item for part in parts for item in part.tokens], [row for part in parts for row in part.labels])
+    return Judged(
+        [item for part in parts for item in part.tokens],
+        [row for part in parts for row in part.labels],
+        [teaching for part in parts for teaching in part.teachings],
+    )
 
 
 def _slices(tokens: Sequence[Tokens], most_tokens: int) -> list[Sequence[Tokens]]:
@@ -214,3 +228,16 @@ def arranged(
     grid = grid.view(len(sizes), width, -1)
     placed = torch.from_numpy(mask).to(logits.device)
     return grid[..., 0] if flat.shape[1] == 1 else grid, torch.from_numpy(values).to(logits.device), placed
+
+
+def arranged_teachings(teachings: Sequence[Teaching | None], mask: torch.Tensor) -> Teachings:
+    """What a teacher thinks of each group, laid out as losses take it; `mask` is that of the groups."""
+    scores = np.zeros(tuple(mask.shape), np.float32)
+    weights = np.zeros((2, len(teachings)), np.float32)
+    weights[1] = 1.0
+    for number, teaching in enumerate(teachings):
+        if teaching is not None:
+            scores[number, : len(teaching.scores)] = teaching.scores
+            weights[:, number] = teaching.weight, teaching.label_weight
+    made = [torch.from_numpy(array).to(mask.device) for array in (scores, *weights)]
+    return Teachings(*made)

@@ -16,6 +16,7 @@ from secondpass.training.running.processes import Processes
 from secondpass.training.running.step_log import StepLog
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.weights.averages import WeightAverages
+from secondpass.training.weights.schedules import StretchedSchedule
 
 # Batches of many shapes tear holes into the heap: the price of keeping freed memory.
 STEPS_PER_TRIM = 25
@@ -82,13 +83,25 @@ class RunWatch(Hooks):
         self.misses, self.pairs, self.tokens = state["misses"], state["pairs"], state["tokens"]
         self.epochs, self.finished = state["epochs"], state["finished"]
 
+    def done(self, run: Run) -> float:
+        """The share of the run that is behind it, by steps or by the clock, whichever is further."""
+        clock = 0.0 if self.settings.minutes is None else self.seconds / (60 * self.settings.minutes)
+        return max(run.total / self.plan.total, clock)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the time is up."""
+        return self.settings.minutes is not None and self.seconds >= 60 * self.settings.minutes
+
     @property
     def exhausted(self) -> bool:
         """Whether patience is at its end."""
         return 0 < self.settings.patience <= self.misses
 
     def on_step(self, run: Run, gradients: Gradients, rate: float) -> None:
-        """Average the weights, and write the log."""
+        """Move a schedule that goes by the clock, average the weights, and write the log."""
+        if isinstance(run.optimisation.schedule, StretchedSchedule):
+            run.optimisation.schedule.at(self.done(run))
         if run.total % STEPS_PER_TRIM == 0 and run.encoder.device.type == "cpu":
             give_back_memory()
         if self.averages is not None:
@@ -100,7 +113,7 @@ class RunWatch(Hooks):
         if run.total % self.settings.log_every == 0 and self.processes.first:
             here = time.monotonic() - self._began
             speed = self._read / max(here, 1e-9)
-            left = (self.plan.total - run.total) * self.seconds / run.total
+            left = (1 - self.done(run)) / self.done(run) * self.seconds
             self.log.write(
                 "step",
                 run.total,
@@ -126,7 +139,7 @@ class RunWatch(Hooks):
         """Write a checkpoint if one is due; the last step of an epoch waits for the epoch's own evaluation."""
         if self.storage is None or self._saved == run.total:
             return
-        last = run.total == self.plan.total or self.exhausted
+        last = self.stops(run)
         every = self.settings.save_every
         due = every > 0 and run.total % every == 0 and run.step < self.plan.sizes[run.epoch]
         if epoch_ends or (due and not last):
@@ -135,8 +148,8 @@ class RunWatch(Hooks):
             self._saved = run.total
 
     def stops(self, run: Run) -> bool:
-        """Whether the last step has been made, or patience is at its end."""
-        return run.total >= self.plan.total or self.exhausted
+        """Whether the last step has been made, the time is up, or patience is at its end."""
+        return run.total >= self.plan.total or self.overdue or self.exhausted
 
     def evaluated_weights(self) -> AbstractContextManager[object]:
         """Put the moving average into the model, if there is one."""

@@ -6,13 +6,71 @@ exponential form with a warm start is TensorFlow's ExponentialMovingAverage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from secondpass.errors import CheckpointError, InvalidInput, TrainingError
+
+
+def mean_weights(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of the weights of several runs from one start, float32: often better than any of them.
+
+    Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+    increasing inference time", arXiv:2203.05482. What is no floating-point number is taken from the first.
+
+    Raises:
+        InvalidInput: there are none, or they differ in names or shapes.
+    """
+    _refuse_other_names(states)
+    return {
+        name: torch.stack([state[name].float() for state in states]).mean(0)
+        if first.is_floating_point()
+        else first.clone()
+        for name, first in states[0].items()
+    }
+
+
+def with_changes(
+    start: Mapping[str, torch.Tensor],
+    changes: Sequence[tuple[Mapping[str, torch.Tensor], float]],
+    names: Container[str],
+) -> dict[str, torch.Tensor]:
+    """`start` plus shares of what trainings from there have changed, in the weights of `names` alone.
+
+    Sums and differences of changes: Ilharco et al. 2023, "Editing models with task arithmetic", arXiv:2212.04089.
+
+    Args:
+        start: weights by name; not changed.
+        changes: weights after a training, and how much of the change is taken; below 0 it is taken away.
+        names: of the weights to change, of which only floating-point ones are.
+
+    Raises:
+        InvalidInput: the weights differ in names or shapes.
+    """
+    _refuse_other_names([start, *(trained for trained, _ in changes)])
+    made = {}
+    for name, weight in start.items():
+        made[name] = weight.clone()
+        if name in names and weight.is_floating_point():
+            for trained, share in changes:
+                made[name] += share * (trained[name] - weight)
+    return made
+
+
+def _refuse_other_names(states: Sequence[Mapping[str, torch.Tensor]]) -> None:
+    if not states:
+        raise InvalidInput("states is empty: there is nothing to average")
+    shapes = {name: tuple(weight.shape) for name, weight in states[0].items()}
+    for number, state in enumerate(states[1:], start=1):
+        found = {name: tuple(weight.shape) for name, weight in state.items()}
+        other = next((name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)), None)
+        if other is not None:
+            raise InvalidInput(
+                f"states[{number}]: {other} is {found.get(other, 'absent')}, in states[0] {shapes.get(other, 'absent')}"
+            )
 
 
 class WeightAverages:

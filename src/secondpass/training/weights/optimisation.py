@@ -8,20 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-UNDECAYED = ("bias", "LayerNorm.bias", "LayerNorm.weight")
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: decayed weights, then those whose name contains one of `UNDECAYED`.
-
-    Frozen parameters are in them as well, so that a callback may unfreeze them later.
-    """
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
-    for name, weight in model.named_parameters():
-        (undecayed if any(part in name for part in UNDECAYED) else decayed).append(weight)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-
 
 @dataclass(frozen=True, slots=True)
 class Optimisation:

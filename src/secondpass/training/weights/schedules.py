@@ -12,6 +12,9 @@ from secondpass.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
 
+# Places in a schedule that is stretched over time.
+TICKS = 100_000
+
 SCHEDULES = ("constantlr", "warmupconstant", "warmuplinear", "warmupcosine", "warmupcosinewithhardrestarts")
 
 
@@ -40,6 +43,39 @@ def make_schedule(scheduler: Any, optimizer: Optimizer, warmup_steps: int, total
             reached,
         )
     return _maker(name, warmup_steps, total_steps)(optimizer)
+
+
+class StretchedSchedule:
+    """A schedule by name over whatever share of a run is done: for a run that ends by the clock.
+
+    Args:
+        scheduler: a name, see `make_schedule`.
+        optimizer: whose learning rates it sets, those of the beginning at once.
+        warmup: share of the run in which the learning rate rises.
+    """
+
+    def __init__(self, scheduler: str, optimizer: Optimizer, warmup: float) -> None:
+        made = make_schedule(scheduler, optimizer, round(warmup * TICKS), TICKS)
+        self._optimizer = optimizer
+        self._factor: Callable[[int], float] = made.lr_lambdas[0]
+        self._rates: list[float] = list(made.base_lrs)
+        self.at(0.0)
+
+    def at(self, done: float) -> None:
+        """Set the learning rates for a run of which this share (0 to 1) is done."""
+        factor = float(self._factor(round(min(1.0, done) * TICKS)))
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def step(self) -> None:
+        """Steps do not move it: see `at`."""
+
+    def state_dict(self) -> dict[str, object]:
+        """Nothing: where the run is, the run knows, and the learning rates are the optimizer's."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Nothing."""
 
 
 def _given(scheduler: Any, optimizer: Optimizer) -> Any:
