@@ -15,7 +15,7 @@ from haystack_integrations.common.secondpass.search.stores import store_of
 from haystack_integrations.common.secondpass.search.timing import component_times
 
 from secondpass.errors import SecondPassError
-from secondpass_searching.query_words import shortened
+from secondpass_servers.two_pass import shortened
 
 if TYPE_CHECKING:
     from haystack import Document, Pipeline
