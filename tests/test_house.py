@@ -32,6 +32,7 @@ ORDER = (
     "persistence.quiet",
     # files of texts, judgements and runs
     "lines",
+    "journal",
     "corpora",
     "queries",
     "evaluation.columns",

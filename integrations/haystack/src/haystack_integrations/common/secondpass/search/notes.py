@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from haystack_integrations.common.secondpass.search.answers import Answer
 
-from secondpass_searching.query_words import MOST
+from secondpass_servers.two_pass import MAX_CLAUSES
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Notes:
             f"{self.textless} documents were ranked without any text: is it in another field than content?": (
                 self.textless
             ),
-            f"{self.shortened} queries were cut to {MOST:,} words for retrieval; the ranker read them whole": (
+            f"{self.shortened} queries were cut to {MAX_CLAUSES:,} words for retrieval; the ranker read them whole": (
                 self.shortened
             ),
         }

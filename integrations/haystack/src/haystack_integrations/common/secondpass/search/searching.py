@@ -16,7 +16,7 @@ from haystack_integrations.common.secondpass.search.timing import component_time
 
 from secondpass.errors import SecondPassError
 from secondpass.text import is_blank
-from secondpass_searching.query_words import shortened
+from secondpass_servers.two_pass import shortened
 
 if TYPE_CHECKING:
     from haystack import Document, Pipeline

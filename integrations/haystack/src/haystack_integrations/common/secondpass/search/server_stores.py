@@ -85,7 +85,7 @@ def _stores(value: Any, seen: set[int] | None = None) -> Iterator[dict[str, Any]
 
 
 def _elasticsearch(known: Mapping[str, str]) -> dict[str, Any]:
-    from secondpass_elasticsearch.connection import connection
+    from secondpass_servers.elasticsearch.client import connection
 
     found = connection(environment=known)
     settings: dict[str, Any] = {"hosts": found.url}
@@ -98,7 +98,7 @@ def _elasticsearch(known: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _opensearch(known: Mapping[str, str]) -> dict[str, Any]:
-    from secondpass_opensearch.server import Server
+    from secondpass_servers.opensearch.client import Server
 
     found = Server.from_environment(known)
     settings: dict[str, Any] = {"hosts": found.address}

@@ -51,7 +51,7 @@ def _elastic(error: Any, name: str) -> str:
     from elastic_transport import TransportError
     from elasticsearch import ApiError
 
-    from secondpass_elasticsearch.failures import refused, silence
+    from secondpass_servers.elasticsearch.client import refused, silence
 
     if isinstance(error, ApiError):
         return str(refused(name, error))
@@ -63,8 +63,7 @@ def _elastic(error: Any, name: str) -> str:
 def _opensearch(error: Any, name: str) -> str:
     from opensearchpy.exceptions import TransportError
 
-    from secondpass_opensearch.failures import line_for
-    from secondpass_opensearch.server import Server
+    from secondpass_servers.opensearch.client import Server, line_for
 
     if isinstance(error, TransportError):
         return line_for(error, Server(name.removeprefix("OpenSearch ")))
