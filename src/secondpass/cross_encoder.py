@@ -343,7 +343,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
             records: as in `predict`.
 
         Returns:
-            Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar tensor if asked for) and perhaps "text".
+            Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar
+            tensor if asked for) and perhaps "text".
 
         Raises:
             InvalidInput: an argument is refused; the message names it.

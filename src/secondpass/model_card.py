@@ -1,5 +1,4 @@
-"""What a model's README.md tells of measurements: figures that evaluators hand over, kept with the model until it is
-saved.
+"""What a model's README.md tells of measurements: figures that evaluators hand over, kept until the model is saved.
 
 sentence-transformers' evaluators (4.0 and later) talk to a model's `model_card_data`; this is what they find here.
 """

@@ -118,8 +118,8 @@ def main(checkout: Path, arguments: list[str]) -> int:
         found, reason = verdict(test, theirs.get(test, "missing"), ours.get(test, "missing"))
         counts[found] += 1
         if found != "passed":
-            print(f"{found}: {test.removeprefix(FOLDER)}" + (f" ({reason})" if reason else ""))
-    print(", ".join(f"{count} {found}" for found, count in sorted(counts.items())))
+            sys.stdout.write(f"{found}: {test.removeprefix(FOLDER)}" + (f" ({reason})\n" if reason else "\n"))
+    sys.stdout.write(", ".join(f"{count} {found}" for found, count in sorted(counts.items())) + "\n")
     return int(bool(counts["FAILED"] or counts["PASSED ALTHOUGH LISTED"] or not counts["passed"]))
 
 
