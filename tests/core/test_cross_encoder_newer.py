@@ -17,6 +17,7 @@ from torch import nn
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
+from tests.model_spy import inputs_read
 from tests.tiny_models import LENGTH, make_folder
 
 QUERY = "how to reset the password"
@@ -151,6 +152,20 @@ def test_a_device_is_where_the_call_computes_and_the_model_stays(own_tiny: Cross
     assert own_tiny.device.type == "meta"
 
 
+def test_processing_is_not_changed_by_a_call(tiny: CrossEncoder) -> None:
+    """A limit belongs to the model; an argument that would be ignored is none."""
+    with pytest.raises(TypeError, match="processing_kwargs"):
+        tiny.predict(PAIRS, processing_kwargs={"text": {"max_length": 4}})
+
+
+def test_the_module_is_the_attribute_model(tiny: CrossEncoder) -> None:
+    """The front door is no module itself; hooks on the transformers model hear each call."""
+    assert not isinstance(tiny, nn.Module)
+    with inputs_read(tiny) as read:
+        tiny.predict(PAIRS)
+    assert len(read) == len(PAIRS)
+
+
 # ---- inputs
 
 
@@ -199,9 +214,8 @@ def test_type_checkers_see_older_and_newer_names(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="mypy is not installed")
     root = Path(__file__).parents[2]
     (tmp_path / "snippet.py").write_text(SNIPPET)
-    settings = ["--strict", "--follow-imports=silent", "--cache-dir", str(root / ".mypy_cache"), "--no-error-summary"]
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", *settings, str(tmp_path / "snippet.py")],
+        [sys.executable, "-m", "mypy", str(tmp_path / "snippet.py")],  # settings and cache of the project
         cwd=root,
         capture_output=True,
         text=True,

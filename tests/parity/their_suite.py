@@ -35,7 +35,36 @@ OUTSIDE = {
     "qwen3_reranker": "causal language models, on a GPU",
     "non_text_pair": "images",
 }
-DIFFERS: dict[str, str] = {}
+# By the name of the test, the first cell of the row of docs/compatibility.md that says what differs and why.
+DEPRECATED = "older names are deprecated: a warning for each"
+MODULE = "the class is an `nn.Module` and a chain of modules: `forward`, hooks, `model[0]`"
+TEMPLATES = "chat templates of the tokenizer are rendered for text pairs, or refused"
+SINGLE = "`is_singular_input`"
+NO_HEAD = "a checkpoint without a head becomes a model with one random label"
+UNKNOWN = "a stored activation that cannot be imported is `ModuleNotFoundError`"
+DIFFERS = {
+    "test_logger_warning": DEPRECATED,
+    "test_default_activation_fn": DEPRECATED,
+    "test_rank_convert_kwargs_deprecated": "`rank` ignores `convert_to_numpy` and `convert_to_tensor`, with a warning",
+    "test_is_singular_input_numpy_1d_pair": SINGLE,
+    "test_is_singular_input_numpy_2d_pairs": SINGLE,
+    "test_is_singular_input_numpy_empty": SINGLE,
+    "test_predict_batch_size_1": MODULE,
+    "test_predict_routes_through_module_call": MODULE,
+    "test_num_labels_fresh_model": NO_HEAD,
+    "test_conversion_ignores_source_prompts_and_default_prompt_name": NO_HEAD,
+    "test_push_to_hub": "`push_to_hub` uploads with the hub client's `upload_folder`",
+    "test_load_activation_fn_from_config_custom": UNKNOWN,
+    "test_bge_reranker_max_length": "`max_length` is the tokenizer's limit; setting it changes the tokenizer",
+    "test_predict_per_call_processing_kwargs": "`predict(processing_kwargs=...)`",
+    "test_replacing_a_rejected_chat_template_takes_effect": TEMPLATES,
+    "test_predict_raises_on_chat_template_without_pair_roles": TEMPLATES,
+    "test_predict_raises_on_mixed_batch_containing_a_pair": TEMPLATES,
+    "test_predict_applies_chat_template_with_pair_roles": TEMPLATES,
+    "test_predict_applies_chat_template_that_only_echoes_the_role": TEMPLATES,
+    "test_message_input_with_a_single_pair_role_is_not_checked": TEMPLATES,
+    "test_probe_uses_the_configured_chat_template_kwargs": TEMPLATES,
+}
 
 
 def make_hub(cache: Path) -> None:
