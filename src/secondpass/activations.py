@@ -110,7 +110,7 @@ def default_activation(
         ModelLoadError: a trusted name cannot be imported or made without arguments.
     """
     if argument is not None:
-        return _checked(argument)
+        return checked_activation(argument)
     if stored_name is not None:
         made = _from_name(stored_name, trust_remote_code)
         if made is not None:
@@ -139,8 +139,12 @@ def stored_name(activation: Activation) -> str | None:
     return None
 
 
-def _checked(argument: Activation) -> Activation:
-    name = "default_activation_function"
+def checked_activation(argument: Activation, name: str = "default_activation_function") -> Activation:
+    """Return `argument` if it can be called with logits.
+
+    Raises:
+        InvalidInput: it is a class, or not callable; the message names it by `name`.
+    """
     if isinstance(argument, type):
         raise InvalidInput(f"{name} is the class {argument.__name__}; give an instance: {argument.__name__}()")
     if not callable(argument):

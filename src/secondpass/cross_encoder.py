@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers.utils.hub import PushToHubMixin
 
@@ -18,15 +20,17 @@ from secondpass.activations import Activation, default_activation
 from secondpass.devices import pick_device
 from secondpass.errors import InvalidInput
 from secondpass.inputs import columns_of
+from secondpass.model_card import ModelCardData
 from secondpass.padded import pad
 from secondpass.persistence.loading import LoadRequest, load
 from secondpass.persistence.saving import save
 from secondpass.precision import Precision, checked_precision
+from secondpass.ranking import checked_top_k
 from secondpass.record import CallRecord
 from secondpass.relevance import Relevance
-from secondpass.renamed import CONSTRUCTOR, SCORING, accepts_renamed
+from secondpass.renamed import CONSTRUCTOR, SCORING, AnyScoring, CallOptions, Construction, Scoring, accepts_renamed
 from secondpass.reranker import Reranker, warn_once
-from secondpass.text import checked_query
+from secondpass.text import checked, checked_query
 from secondpass.tokens import Truncation
 from secondpass.training.fitting import fit as fitting
 
@@ -65,6 +69,33 @@ class CrossEncoder(Reranker, PushToHubMixin):
         ModelLoadError: the model cannot be had, is incomplete, or would run foreign code.
         InvalidInput: an argument is refused.
     """
+
+    @overload
+    def __init__(
+        self,
+        model_name: str,
+        num_labels: int | None = None,
+        max_length: int | None = None,
+        device: str | torch.device | None = None,
+        automodel_args: dict[str, Any] | None = None,
+        tokenizer_args: dict[str, Any] | None = None,
+        config_args: dict[str, Any] | None = None,
+        cache_dir: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        default_activation_function: Activation | None = None,
+        classifier_dropout: float | None = None,
+        *,
+        truncation: Truncation = "longest_first",
+        max_batch_tokens: int | None = None,
+        max_documents: int | None = None,
+        token: str | None = None,
+        precision: Precision | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(self, model_name_or_path: str, **options: Unpack[Construction]) -> None: ...
 
     @accepts_renamed(CONSTRUCTOR)
     def __init__(
@@ -113,6 +144,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             loaded.model.to(pick_device(device))
         super().__init__(loaded, activation, max_length, truncation, max_batch_tokens, max_documents, precision)
         self.best_score: float | None = None
+        self.model_card_data = ModelCardData()
 
     @property
     def _target_device(self) -> torch.device:
@@ -123,6 +155,56 @@ class CrossEncoder(Reranker, PushToHubMixin):
     def _target_device(self, device: str | torch.device | None) -> None:
         if device is not None:
             self.to(device)
+
+    @overload
+    def predict(self, sentences: tuple[str, ...] | list[str], **options: Unpack[AnyScoring]) -> Any: ...
+
+    @overload
+    def predict(
+        self,
+        sentences: Iterable[Any],
+        *,
+        convert_to_tensor: Literal[True],
+        convert_to_numpy: bool = True,
+        **options: Unpack[Scoring],
+    ) -> torch.Tensor: ...
+
+    @overload
+    def predict(
+        self,
+        sentences: Iterable[Any],
+        *,
+        convert_to_numpy: Literal[False],
+        convert_to_tensor: Literal[False] = False,
+        **options: Unpack[Scoring],
+    ) -> list[torch.Tensor]: ...
+
+    @overload
+    def predict(
+        self,
+        sentences: Iterable[Any],
+        *,
+        convert_to_numpy: Literal[True] = True,
+        convert_to_tensor: Literal[False] = False,
+        **options: Unpack[Scoring],
+    ) -> npt.NDArray[np.float32]: ...
+
+    @overload
+    def predict(
+        self,
+        sentences: Iterable[Any],
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        num_workers: int = 0,
+        activation_fct: Activation | None = None,
+        apply_softmax: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Any: ...
+
+    @overload
+    def predict(self, *, inputs: Iterable[Any], **options: Unpack[AnyScoring]) -> Any: ...
 
     @accepts_renamed(SCORING)
     def predict(
@@ -136,6 +218,11 @@ class CrossEncoder(Reranker, PushToHubMixin):
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        pool: None = None,
+        chunk_size: None = None,
+        device: str | torch.device | None = None,
         records: list[CallRecord] | None = None,
     ) -> Any:
         """Score pairs of texts.
@@ -150,6 +237,11 @@ class CrossEncoder(Reranker, PushToHubMixin):
             apply_softmax: after the activation, over the labels; without effect for one label.
             convert_to_numpy: return an array; else a list of tensors.
             convert_to_tensor: return one tensor on the model's device; wins over `convert_to_numpy`.
+            prompt: put in front of each query (the first text) as it is, and part of it from then on.
+            prompt_name: the same, by its name in `prompts`, which the model's folder may bring along.
+            pool: only None: there are no worker processes, and the threads of this one are all used.
+            chunk_size: only None, as there is no pool.
+            device: move the model there first, where it stays; None leaves it where it is.
             records: a list that gets this call's `CallRecord`.
 
         Returns:
@@ -161,6 +253,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
             OutOfMemory: a pair alone does not fit.
         """
         columns, single = columns_of(sentences)
+        before = self._prepared(prompt, prompt_name, pool, chunk_size, device)
+        columns[0] = [before + text for text in columns[0]]
         activation = self.default_activation_function if activation_fct is None else activation_fct
         num_labels = self.config.num_labels
         if columns[0]:
@@ -172,6 +266,37 @@ class CrossEncoder(Reranker, PushToHubMixin):
         scores = outputs.by_label(outputs.activated(logits, activation, apply_softmax), num_labels)
         result = outputs.converted(scores, self.device, convert_to_numpy, convert_to_tensor)
         return result[0] if single else result
+
+    @overload
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        num_workers: int = 0,
+        activation_fct: Activation | None = None,
+        apply_softmax: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        *,
+        relevance: Relevance | None = None,
+        **options: Unpack[CallOptions],
+    ) -> list[dict[str, Any]]: ...
+
+    @overload
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        relevance: Relevance | None = None,
+        **options: Unpack[AnyScoring],
+    ) -> list[dict[str, Any]]: ...
 
     @accepts_renamed(SCORING)
     def rank(
@@ -189,6 +314,11 @@ class CrossEncoder(Reranker, PushToHubMixin):
         convert_to_tensor: bool = False,
         *,
         relevance: Relevance | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        pool: None = None,
+        chunk_size: None = None,
+        device: str | torch.device | None = None,
         records: list[CallRecord] | None = None,
     ) -> list[dict[str, Any]]:
         """Order documents by their score for a query, best first; blank ones last, with the lowest score.
@@ -204,12 +334,18 @@ class CrossEncoder(Reranker, PushToHubMixin):
             num_workers: as in `predict`.
             activation_fct: as in `predict`.
             apply_softmax: without effect: documents are ranked by one number.
-            convert_to_numpy: as in `predict`.
-            convert_to_tensor: as in `predict`.
+            convert_to_numpy: False gives scores as tensors.
+            convert_to_tensor: True gives scores as tensors.
+            prompt: as in `predict`.
+            prompt_name: as in `predict`.
+            pool: as in `predict`.
+            chunk_size: as in `predict`.
+            device: as in `predict`.
             records: as in `predict`.
 
         Returns:
-            Dicts with "corpus_id" (index into `documents`), "score" (a float32 scalar) and perhaps "text".
+            Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar
+            tensor if asked for) and perhaps "text".
 
         Raises:
             InvalidInput: an argument is refused; the message names it.
@@ -219,6 +355,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
         texts = self._checked_documents(documents, "documents")
         asked = checked_query(query).strip()
         rule = self._rule(relevance)
+        checked_top_k(top_k)
+        asked = self._prepared(prompt, prompt_name, pool, chunk_size, device) + asked
         stripped = [text.strip() for text in texts]
         (ranking,) = self._ranked(
             [asked], [stripped], ["query"], top_k, batch_size, show_progress_bar, activation_fct, rule
@@ -226,7 +364,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         if not texts:
             return []
         scores = torch.tensor([ranked.score for ranked in ranking.documents])
-        values = outputs.converted(scores, self.device, convert_to_numpy, convert_to_tensor)
+        values = outputs.per_document(scores, self.device, convert_to_numpy, convert_to_tensor)
         hits = [
             {"corpus_id": ranked.index, "score": value} for ranked, value in zip(ranking.documents, values, strict=True)
         ]
@@ -234,6 +372,36 @@ class CrossEncoder(Reranker, PushToHubMixin):
             hits = [{**hit, "text": texts[hit["corpus_id"]]} for hit in hits]
         _keep(records, ranking.record)
         return hits
+
+    def _prepared(
+        self,
+        prompt: str | None,
+        prompt_name: str | None,
+        pool: object,
+        chunk_size: object,
+        device: str | torch.device | None,
+    ) -> str:
+        """Refuse what has no meaning here, move the model, and return what goes in front of each query."""
+        if pool is not None:
+            raise InvalidInput("pool must be None: there are no worker processes, predict uses all threads of this one")
+        if chunk_size is not None:
+            raise InvalidInput("chunk_size must be None: it is the share of one worker of a pool, and there is no pool")
+        if isinstance(device, (list, tuple)):
+            raise InvalidInput("device must be one device: there is no pool of processes to use several")
+        before = self._prompt(prompt, prompt_name)
+        if device is not None:
+            self.to(pick_device(device))
+        return before
+
+    def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
+        if prompt is not None and prompt_name is not None:
+            raise InvalidInput("prompt and prompt_name are given, where one of them says what to put before the query")
+        if prompt_name is None:
+            return "" if prompt is None else checked(prompt, "prompt")
+        if prompt_name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise InvalidInput(f"prompt_name={prompt_name!r} is no prompt of this model; it has {known}")
+        return self.prompts[prompt_name]
 
     # The function's first argument is the encoder: as an attribute of the class it is a method.
     fit = fitting.fit
@@ -248,7 +416,10 @@ class CrossEncoder(Reranker, PushToHubMixin):
         return pad(tokens, self.padding).named(self.tokenizer.model_input_names, self.device)
 
     def save(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write model, tokenizer and activation to a folder that every generation of the library reads."""
+        """Write model, tokenizer and activation to a folder that every generation of the library reads.
+
+        Where evaluators left figures in `model_card_data`, README.md tells them.
+        """
         self.engine()
         save(
             path,
@@ -257,6 +428,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
             self.default_activation_function,
             self.max_length,
             safe_serialization,
+            prompts=self.prompts,
+            card=self.model_card_data.text(),
             **kwargs,
         )
 

@@ -97,6 +97,14 @@ def converted(scores: torch.Tensor, device: torch.device, to_numpy: bool, to_ten
     return list(scores.to(device))
 
 
+def per_document(scores: torch.Tensor, device: torch.device, to_numpy: bool, to_tensor: bool) -> list[Any]:
+    """One score per document: Python floats, which JSON takes, or tensors where the caller wants no numpy."""
+    if to_numpy and not to_tensor:
+        values: list[Any] = scores.float().tolist()
+        return values
+    return list(scores.to(device))
+
+
 class Bar:
     """A progress bar over batches that hears only how many are left: halved batches make it longer."""
 

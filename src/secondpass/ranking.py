@@ -49,6 +49,21 @@ class Ranking:
     truncated: tuple[Cut, ...]
     record: CallRecord
 
+    def _repr_html_(self) -> str:
+        """A table for notebooks: place, index of the document, score, logit, and the tokens that were not read."""
+        cuts = {cut.index: cut for cut in self.truncated}
+        rows = "".join(
+            f"<tr><td>{place}</td><td>{one.index}</td><td>{one.score:.4f}</td><td>{one.logit:.4f}</td>"
+            f"<td>{_lost(cuts.get(one.index))}</td></tr>"
+            for place, one in enumerate(self.documents, start=1)
+        )
+        names = "".join(f"<th>{name}</th>" for name in ("rank", "index", "score", "logit", "not read"))
+        return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _lost(cut: Cut | None) -> str:
+    return "" if cut is None else f"{cut.query_tokens + cut.document_tokens} tokens"
+
 
 def ranked(
     logits: torch.Tensor,

@@ -24,8 +24,9 @@ def checked_relevance(rule: object, num_labels: int) -> Relevance:
         return rule
     if rule is None:
         raise InvalidInput(
-            f"CrossEncoder.rank() only works for models with num_labels=1, and this one has {num_labels}: say "
-            f"relevance=<label index> or relevance='expected' to rank by a label or by the expected grade"
+            "CrossEncoder.rank() only works for models with num_labels=1. Consider using CrossEncoder.predict() with "
+            f"input pairs instead. To rank by one of the {num_labels} labels of this model or by the expected grade, "
+            "say relevance=<label index> or relevance='expected'."
         )
     raise InvalidInput(f"relevance={rule!r} is neither 'expected' nor a label index below {num_labels}")
 

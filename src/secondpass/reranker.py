@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
 
 from secondpass import outputs
-from secondpass.activations import Activation
+from secondpass.activations import Activation, checked_activation
 from secondpass.engine import Engine, Scored, Window
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards import ModelForward
@@ -62,6 +62,7 @@ class Reranker:
         self.config = loaded.config
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
+        self.prompts = dict(loaded.prompts)
         self.default_activation_function = default_activation_function
         self.max_length = max_length
         self.truncation = truncation
@@ -87,6 +88,49 @@ class Reranker:
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: nobody trains the copy."""
         return {**self.__dict__, "training_thread": None}
+
+    def __repr__(self) -> str:
+        """Say what is loaded and how it computes; never fails, and never shows an access token."""
+        name = type(self).__name__
+        if self.model is None:
+            return f"{name}(closed)"
+        try:
+            window: object = self.window
+        except InvalidInput:
+            window = f"refused max_length={self.max_length!r}"
+        return (
+            f"{name}({self.config.name_or_path!r}, device={str(self.device)!r}, precision={self.precision!r}, "
+            f"window={window})"
+        )
+
+    @property
+    def num_labels(self) -> int:
+        """How many logits the head gives for a pair."""
+        labels: int = self.config.num_labels
+        return labels
+
+    @property
+    def processor(self) -> Any:
+        """The tokenizer, under the name that sentence-transformers 6 gives it."""
+        return self.tokenizer
+
+    @property
+    def activation_fn(self) -> Activation:
+        """The newer name of `default_activation_function`."""
+        return self.default_activation_function
+
+    @activation_fn.setter
+    def activation_fn(self, activation: Activation) -> None:
+        self.default_activation_function = checked_activation(activation, "activation_fn")
+
+    @property
+    def max_seq_length(self) -> int:
+        """The window in force, an int also where `max_length` is None; setting it sets `max_length`."""
+        return self.window
+
+    @max_seq_length.setter
+    def max_seq_length(self, tokens: int | None) -> None:
+        self.max_length = None if tokens is None else positive_int(tokens, "max_seq_length")
 
     @property
     def device(self) -> torch.device:
@@ -143,6 +187,32 @@ class Reranker:
         """Let go of the weights; later calls raise `SecondPassError`."""
         self._engine = None
         self.model = None
+
+    @overload
+    def rank_many(
+        self,
+        queries: Iterable[str],
+        documents_per_query: Iterable[Iterable[str]],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fct: Activation | None = None,
+        relevance: Relevance | None = None,
+    ) -> list[Ranking]: ...
+
+    @overload
+    def rank_many(
+        self,
+        queries: Iterable[str],
+        documents_per_query: Iterable[Iterable[str]],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None,
+        relevance: Relevance | None = None,
+    ) -> list[Ranking]: ...
 
     @accepts_renamed(SCORING)
     def rank_many(

@@ -57,6 +57,7 @@ PREDICT = [
     ("convert_to_numpy", True),
     ("convert_to_tensor", False),
 ]
+CALL = ["prompt", "prompt_name", "pool", "chunk_size", "device", "records"]
 RANK = [("query", EMPTY), ("documents", EMPTY), ("top_k", None), ("return_documents", False), *PREDICT[1:]]
 
 
@@ -99,8 +100,8 @@ def test_positional_arguments_are_the_seeds(
     ("function", "expected"),
     [
         (CrossEncoder.__init__, ["truncation", "max_batch_tokens", "max_documents", "token", "precision"]),
-        (CrossEncoder.predict, ["records"]),
-        (CrossEncoder.rank, ["relevance", "records"]),
+        (CrossEncoder.predict, CALL),
+        (CrossEncoder.rank, ["relevance", *CALL]),
         (CrossEncoder.save, ["safe_serialization"]),
         (CrossEncoder.push_to_hub, ["commit_message", "private", "safe_serialization", "tags"]),
     ],

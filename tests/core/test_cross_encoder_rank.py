@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ def three(tiny_model_folder: Callable[..., str]) -> CrossEncoder:
 
 @pytest.mark.parametrize(
     ("options", "kind"),
-    [({}, np.float32), ({"convert_to_numpy": False}, torch.Tensor), ({"convert_to_tensor": True}, torch.Tensor)],
+    [({}, float), ({"convert_to_numpy": False}, torch.Tensor), ({"convert_to_tensor": True}, torch.Tensor)],
 )
 def test_hits_are_dicts_in_the_seeds_shape(tiny: CrossEncoder, options: dict[str, bool], kind: type) -> None:
     """corpus_id, score and, if asked for, text, in this order; best first; scores are those of `predict`."""
@@ -41,6 +42,13 @@ def test_hits_are_dicts_in_the_seeds_shape(tiny: CrossEncoder, options: dict[str
     with_text = tiny.rank(QUERY, DOCUMENTS, return_documents=True, **options)
     assert [list(hit) for hit in with_text] == [["corpus_id", "score", "text"]] * 4
     assert [hit["text"] for hit in with_text] == [DOCUMENTS[hit["corpus_id"]] for hit in with_text]
+
+
+def test_hits_can_be_written_as_json(tiny: CrossEncoder) -> None:
+    """Scores are Python floats of float32 numbers, so they come back as they were."""
+    hits = tiny.rank(QUERY, DOCUMENTS, return_documents=True)
+    assert json.loads(json.dumps(hits)) == hits
+    assert [np.float32(hit["score"]) for hit in hits] == [hit["score"] for hit in hits]
 
 
 def test_ranking_obeys_the_activation(tiny: CrossEncoder) -> None:

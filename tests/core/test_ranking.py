@@ -12,7 +12,7 @@ from torch import nn
 from secondpass.activations import Activation
 from secondpass.engine import Scored
 from secondpass.errors import InvalidInput, NonFiniteScore
-from secondpass.ranking import BLANK_LOGIT, Flags, Ranked, checked_top_k, order, ranked, rankings
+from secondpass.ranking import BLANK_LOGIT, Flags, Ranked, Ranking, checked_top_k, order, ranked, rankings
 from secondpass.record import CallRecord, Cut
 
 
@@ -136,3 +136,13 @@ def test_top_k_counts_something(wrong: Any) -> None:
     assert checked_top_k(2) == 2
     with pytest.raises(InvalidInput, match="top_k="):
         checked_top_k(wrong)
+
+
+def test_a_notebook_shows_a_table() -> None:
+    """Place, index, score and logit of each document, and how much of it was not read; numbers only, so no markup."""
+    cuts = (Cut(index=1, query_tokens=0, document_tokens=7, characters=0),)
+    record = CallRecord(2, 9, 1, 0.0, cuts, 0.0, 0.0, 0.0, 0.0, 0, "cpu", "float32")
+    html = Ranking((Ranked(1, 0.75, 1.5), Ranked(0, 0.5, 0.0)), cuts, record)._repr_html_()
+    assert "<tr><td>1</td><td>1</td><td>0.7500</td><td>1.5000</td><td>7 tokens</td></tr>" in html
+    assert "<tr><td>2</td><td>0</td><td>0.5000</td><td>0.0000</td><td></td></tr>" in html
+    assert html.count("<tr>") == 3

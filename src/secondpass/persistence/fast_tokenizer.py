@@ -53,6 +53,10 @@ def load_tokenizer(
             f"{folder}: the tokenizer has no padding token; name one it knows, e.g. "
             "tokenizer_args={'pad_token': '<pad>'}"
         )
+    template = str(getattr(tokenizer, "chat_template", None))
+    if "query" in template and "document" in template:
+        # Templates of the chat alone are what any instruct model brings along; these two roles are a reranker's.
+        logger.warning("%s: the chat template is not applied: query and document are read as a pair of texts", folder)
     return tokenizer
 
 

@@ -19,7 +19,7 @@ from secondpass.persistence.fast_tokenizer import check_vocabulary, load_tokeniz
 from secondpass.persistence.model_config import load_config
 from secondpass.persistence.quiet import quiet_transformers
 from secondpass.persistence.sources import folder_of
-from secondpass.persistence.storage import read_activation
+from secondpass.persistence.storage import read_activation, read_prompts
 from secondpass.persistence.weights import COMPACT, build_model
 
 # Arguments that have a parameter of their own, and those that would open other files or run other code.
@@ -50,7 +50,7 @@ class Loaded:
     """A model ready to score.
 
     `config` is `model.config`; `stored_activation` a dotted name that nobody has trusted yet; `token_limit` the
-    longest input in tokens; `placed` says that a device_map put the model where it is.
+    longest input in tokens; `placed` says that a device_map put the model where it is; `prompts` are stored by name.
     """
 
     config: Any = field(repr=False)
@@ -59,6 +59,7 @@ class Loaded:
     stored_activation: str | None
     token_limit: int
     placed: bool = False
+    prompts: dict[str, str] = field(default_factory=dict)
 
 
 def load(request: LoadRequest) -> Loaded:
@@ -93,6 +94,7 @@ def load(request: LoadRequest) -> Loaded:
         model=model,
         tokenizer=tokenizer,
         stored_activation=read_activation(folder),
+        prompts=read_prompts(folder),
         token_limit=token_limit(tokenizer, model),
         placed=automodel_args.get("device_map") is not None,
     )

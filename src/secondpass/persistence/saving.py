@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from secondpass.activations import Activation, stored_name
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError
+from secondpass.model_card import MARK
 from secondpass.persistence.fast_tokenizer import token_limit
 from secondpass.persistence.model_config import read_json
 from secondpass.persistence.quiet import quiet_transformers
@@ -47,6 +48,8 @@ def save(
     activation: Activation,
     max_length: int | None = None,
     safe_serialization: bool = True,
+    prompts: Mapping[str, str] | None = None,
+    card: str | None = None,
     **options: Any,
 ) -> None:
     """Write model (in its own dtype), tokenizer and activation; other files of the folder stay.
@@ -59,6 +62,8 @@ def save(
         max_length: stored as the tokenizer's `model_max_length`, where every reader finds it; None stores what
             tokenizer and model allow.
         safe_serialization: only True: pickles are not written.
+        prompts: stored by name.
+        card: text of README.md; a README.md of another origin is left alone, with a warning.
         options: further arguments of the model's `save_pretrained`, e.g. max_shard_size.
 
     Raises:
@@ -76,7 +81,8 @@ def save(
                 model.save_pretrained(unfinished, **options)
                 tokenizer.save_pretrained(unfinished)
             _tidy_tokenizer(unfinished, _limit(max_length, tokenizer, model))
-            write_activation(unfinished, stored_name(activation))
+            write_activation(unfinished, stored_name(activation), prompts)
+            _write_card(unfinished, folder, card)
             _put_in_place(unfinished, folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"the model cannot be saved to {folder}: {' '.join(str(error).split())}") from error
@@ -112,6 +118,16 @@ def _tidy_tokenizer(folder: Path, limit: int | None) -> None:
     if limit is not None:
         settings["model_max_length"] = limit
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_card(unfinished: Path, folder: Path, card: str | None) -> None:
+    there = folder / "README.md"
+    if card is None:
+        return
+    if there.exists() and MARK not in there.read_text(encoding="utf-8", errors="replace"):
+        logger.warning("%s was written by somebody: the figures of model_card_data are not put into it", there)
+        return
+    (unfinished / there.name).write_text(card, encoding="utf-8")
 
 
 def _limit(max_length: int | None, tokenizer: Any, model: Any) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def read_activation(folder: Path) -> str | None:
     newest = _read_if_present(folder / NEWEST_FILE)
     config = _read_if_present(folder / "config.json")
     if newest.get("default_prompt_name"):
-        logger.warning("%s: the model's default prompt is not applied; put it before the query yourself", folder)
+        logger.warning("%s: the model's default prompt is not applied; give its name as prompt_name", folder)
     middle = config.get(MIDDLE_KEY)
     candidates = (
         newest.get("activation_fn"),
@@ -58,14 +59,28 @@ def read_activation(folder: Path) -> str | None:
     return None
 
 
-def write_activation(folder: Path, activation: str | None) -> None:
-    """Write the name in all three ways into a folder that has a config.json; None removes what stood there."""
+def read_prompts(folder: Path) -> dict[str, str]:
+    """Return the stored prompts by name: texts that the model was trained to find before a query.
+
+    Raises:
+        ModelLoadError: the file is no JSON object.
+    """
+    stored = _read_if_present(folder / NEWEST_FILE).get("prompts")
+    found = stored if isinstance(stored, dict) else {}
+    return {name: prompt for name, prompt in found.items() if isinstance(prompt, str)}
+
+
+def write_activation(folder: Path, activation: str | None, prompts: Mapping[str, str] | None = None) -> None:
+    """Write the name in all three ways into a folder that has a config.json; None removes what stood there.
+
+    Prompts are stored too, but no default one: sentence-transformers would apply it, and scores would differ from ours.
+    """
     path = folder / "config.json"
     config = {key: value for key, value in read_json(path).items() if key not in (OLDEST_KEY, MIDDLE_KEY)}
     newest: dict[str, Any] = {
         "model_type": "CrossEncoder",
         "__version__": _versions(),
-        "prompts": {},
+        "prompts": dict(prompts or {}),
         "default_prompt_name": None,
     }
     if activation is not None:

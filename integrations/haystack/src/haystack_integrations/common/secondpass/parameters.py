@@ -14,6 +14,7 @@ from typing import TypeVar
 from haystack.utils import ComponentDevice, Secret
 
 from secondpass.errors import InvalidInput
+from secondpass.relevance import Relevance
 
 ChoiceT = TypeVar("ChoiceT", bound=str)
 
@@ -102,6 +103,15 @@ def choice(name: str, value: object, choices: Collection[ChoiceT]) -> ChoiceT:
 def optional_choice(name: str, value: object, choices: Collection[ChoiceT]) -> ChoiceT | None:
     """Return None, or the one of `choices` that `value` is."""
     return None if value is None else choice(name, value, choices)
+
+
+def relevance(name: str, value: object) -> Relevance | None:
+    """Return None, "expected" or the index of a label; whether the model has that label is asked when it is loaded."""
+    if value is None or value == "expected":
+        return None if value is None else "expected"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InvalidInput(f"{name}={value!r} is neither 'expected' nor the index of a label")
+    return not_negative(name, value)
 
 
 def field_names(name: str, value: object) -> list[str]:

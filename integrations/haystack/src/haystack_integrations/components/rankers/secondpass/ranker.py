@@ -19,12 +19,22 @@ from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecyc
 from haystack_integrations.common.secondpass.shared_model import SharedModel
 from haystack_integrations.components.rankers.secondpass.reranking import Limits, answer, rerank
 
+from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.precision import PRECISIONS
+from secondpass.relevance import checked_relevance
 from secondpass.text import is_blank
 from secondpass.tokens import TRUNCATIONS
 
 logger = logging.getLogger(__name__)
+
+OWN_TYPE = f"{__name__}.SecondPassRanker"
+# The same component before and after it left Haystack for a package of its own.
+STOCK_TYPES = (
+    "haystack.components.rankers.sentence_transformers_similarity.SentenceTransformersSimilarityRanker",
+    "haystack_integrations.components.rankers.sentence_transformers.sentence_transformers_similarity."
+    "SentenceTransformersSimilarityRanker",
+)
 
 
 @component
@@ -78,11 +88,12 @@ class SecondPassRanker(ModelLifecycle):
         max_documents: int | None = None,
         raise_on_failure: bool = True,
         precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
+        relevance: int | Literal["expected"] | None = None,
     ) -> None:
         """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
 
-        :param model: A local folder or the Hugging Face name of a cross-encoder with one label, as safetensors. The
-            default comes with the package and needs no network.
+        :param model: A local folder or the Hugging Face name of a cross-encoder, as safetensors; one with several
+            labels needs `relevance`. The default comes with the package and needs no network.
         :param device: The device to compute on, as a `ComponentDevice` or a name such as "cuda:0". If `None`, the
             default device of the machine that loads the model; a dumped pipeline then does not name one.
         :param token: The token for private models of the Hugging Face Hub, read from the environment.
@@ -94,8 +105,9 @@ class SecondPassRanker(ModelLifecycle):
         :param meta_fields_to_embed: Meta fields whose values are put before the content. `None` values and missing
             fields are left out.
         :param embedding_separator: Text between the meta values and the content.
-        :param scale_score: If `True`, scores are between 0 and 1 (sigmoid of the logit). If `False`, scores are the
-            logits.
+        :param scale_score: If `True`, scores are between 0 and 1 (sigmoid of the logit; with several labels the
+            probability of the label, or the expected grade as a share of the highest). If `False`, scores are the
+            logits (with several labels the log-odds of the label, or the expected grade).
         :param score_threshold: Return only documents with at least this score. Applied before `top_k`.
         :param trust_remote_code: Must be `False`: a pipeline file cannot switch on code from a model's repository. In
             Python, `secondpass.CrossEncoder(..., trust_remote_code=True)` can.
@@ -106,8 +118,8 @@ class SecondPassRanker(ModelLifecycle):
             do_lower_case, local_files_only, model_max_length, pad_token, padding_side, revision, strip_accents,
             tokenize_chinese_chars, truncation_side, use_fast (only `True`).
         :param config_kwargs: Changes of the model's configuration. Allowed: attention_probs_dropout_prob, cache_dir,
-            classifier_dropout, hidden_dropout_prob, local_files_only, max_position_embeddings, num_labels (only 1),
-            revision.
+            classifier_dropout, hidden_dropout_prob, local_files_only, max_position_embeddings, num_labels (only 1: a
+            checkpoint keeps the labels it has), revision.
         :param backend: Must be "torch".
         :param batch_size: The most documents in one forward pass. Long documents go in smaller batches.
         :param truncation: What to do with a query and document that are together too long for the model:
@@ -119,6 +131,9 @@ class SecondPassRanker(ModelLifecycle):
         :param precision: "fp32" is exact; "bf16" and "int8" (CPU) are faster and less exact; "auto" is float32, or
             bfloat16 where that is faster and the model's own scores agree. If `None`, what the model recommends (the
             default model: "auto"), else "fp32", or "auto" for weights loaded in a half type.
+        :param relevance: For a model with several labels, what documents are ranked by: the index of the label that
+            means "relevant" (1 for the usual two labels), or "expected" for the expected grade, labels taken as the
+            grades 0, 1, 2, ... Without it, a model with several labels is refused when it is loaded.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
@@ -148,6 +163,7 @@ class SecondPassRanker(ModelLifecycle):
         self.max_documents = parameters.optional_positive("max_documents", max_documents)
         self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
         self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
+        self.relevance = parameters.relevance("relevance", relevance)
         self._shared = SharedModel()
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,6 +185,8 @@ class SecondPassRanker(ModelLifecycle):
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
         """
+        if data.get("type") in STOCK_TYPES:
+            data = {**data, "type": OWN_TYPE}
         return serialized.from_dict(cls, data)
 
     @component.output_types(documents=list[Document], truncated=list[dict[str, Any]], reranked=bool)
@@ -264,6 +282,12 @@ class SecondPassRanker(ModelLifecycle):
             score_threshold=score_threshold,
         )
 
+    def _load(self) -> CrossEncoder:
+        encoder = super()._load()
+        if encoder.num_labels > 1 or self.relevance is not None:
+            checked_relevance(self.relevance, encoder.num_labels)
+        return encoder
+
     def _limits(self, top_k: object, scale_score: object, score_threshold: object) -> Limits:
         """Take what this call states, else what the component states; 0, 0.0 and False are statements."""
         return Limits(
@@ -276,6 +300,7 @@ class SecondPassRanker(ModelLifecycle):
             ),
             max_documents=self.max_documents,
             batch_size=self.batch_size,
+            relevance=self.relevance,
         )
 
     def _layout(self) -> TextLayout:

@@ -12,8 +12,10 @@ from haystack_integrations.common.secondpass.documents import Readable, TextLayo
 from torch.nn import Identity, Sigmoid
 
 from secondpass import CrossEncoder
+from secondpass.activations import Activation
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.ranking import Ranking
+from secondpass.relevance import Relevance
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class Limits:
     threshold: float | None
     max_documents: int | None
     batch_size: int
+    relevance: Relevance | None = None
 
 
 def answer(
@@ -77,7 +80,8 @@ def _ranking(lend: Lend, query: str, readable: Readable, limits: Limits) -> Rank
                 [readable.texts],
                 batch_size=limits.batch_size,
                 show_progress_bar=False,
-                activation_fct=Sigmoid() if limits.scale_score else Identity(),
+                activation_fct=_activation(encoder.num_labels, limits),
+                relevance=limits.relevance,
             )
     except NonFiniteScore as error:
         ids = ", ".join(repr(readable.documents[index].id) for index in error.indices)
@@ -85,6 +89,15 @@ def _ranking(lend: Lend, query: str, readable: Readable, limits: Limits) -> Rank
     if sorted(item.index for item in ranking.documents) != list(range(len(readable.documents))):
         raise RuntimeError(f"{len(ranking.documents)} scores for {len(readable.documents)} documents")
     return ranking
+
+
+def _activation(num_labels: int, limits: Limits) -> Activation:
+    """What makes scores of the logits, or of the expected grades from 0 to the last label's."""
+    if not limits.scale_score:
+        return Identity()
+    if limits.relevance == "expected" and num_labels > 1:
+        return lambda grades: grades / (num_labels - 1)
+    return Sigmoid()
 
 
 def _kept(ranked: Sequence[Document], blank: Sequence[Document], limits: Limits) -> list[Document]:
