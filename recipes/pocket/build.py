@@ -18,7 +18,8 @@ from recipes.pocket.groups import Group, corpus_groups
 from recipes.pocket.queries import TrainingQuery, all_queries
 from recipes.pocket.teachers import minilm_folder
 from recipes.pocket.vocabulary import kept_tokens, trim_embeddings, trimmed_tokenizer
-from secondpass.tokens import Ids, Template, cut_longest_first, probe_template
+from secondpass.cuts import cut_longest_first
+from secondpass.templates import Ids, Template, probe_template
 
 Sequences = tuple[list[Ids], list[Ids]]
 """Token ids and segment ids of a query with each of its documents."""

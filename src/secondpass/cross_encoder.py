@@ -16,6 +16,7 @@ from transformers.utils.hub import PushToHubMixin
 
 from secondpass import outputs, ranking
 from secondpass.activations import default_activation
+from secondpass.cuts import Truncation
 from secondpass.devices import pick_device
 from secondpass.errors import InvalidInput
 from secondpass.inputs import columns_of
@@ -27,7 +28,6 @@ from secondpass.relevance import Relevance
 from secondpass.renamed import CONSTRUCTOR, SCORING, accepts_renamed
 from secondpass.reranker import Activation, Reranker, timed, warn_once
 from secondpass.text import checked_query
-from secondpass.tokens import Truncation
 from secondpass.training.fitting import fit as fitting
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from secondpass.batches import Padding, Rectangle, pad, plan
+from secondpass.cuts import CutPolicy, Truncation
 from secondpass.errors import NonFiniteScore
 from secondpass.record import CallRecord
 from secondpass.scoring import Forward, Progress, non_finite, score
+from secondpass.templates import PromptTemplate
 from secondpass.token_cache import TokenCache
-from secondpass.tokens import PairTokenizer, Tokens, Truncation
+from secondpass.tokens import PairTokenizer, Tokens
 
 # Padded tokens of one batch. A CPU is fastest while activations stay in its caches, a GPU while it is full.
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192}
@@ -26,9 +28,10 @@ class Window:
     """How inputs are cut and batched in one call."""
 
     max_length: int
-    truncation: Truncation
+    truncation: Truncation | CutPolicy
     max_batch_tokens: int
     max_pairs: int
+    template: PromptTemplate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class Engine:
         """Inputs of one column (single texts) or two (queries, documents)."""
         if len(columns) == 1:
             return self._tokenizer.singles(columns[0], window.max_length, window.truncation)
-        return self._tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation)
+        return self._tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation, window.template)
 
     def one_batch(self, columns: Sequence[Sequence[str]], window: Window) -> tuple[Rectangle, int]:
         """All inputs in one rectangle and in order, as training wants them, and how many of them were cut."""

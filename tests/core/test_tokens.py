@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from secondpass.cuts import cut_longest_first, cut_only_document
 from secondpass.errors import InvalidInput
 from secondpass.record import Cut
-from secondpass.tokens import PairTokenizer, cut_longest_first, cut_only_document
+from secondpass.tokens import PairTokenizer
 
 ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert", "deberta-v2")
 

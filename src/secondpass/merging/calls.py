@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from secondpass.cuts import CutPolicy
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.record import CallRecord
 from secondpass.scoring import non_finite
@@ -62,11 +63,18 @@ class Call:
     lock of the queue; logits are written by the one thread that scores.
     """
 
-    def __init__(self, queries: Sequence[str], documents: Sequence[str], deadline_s: float | None) -> None:
+    def __init__(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        deadline_s: float | None,
+        cut: CutPolicy | None = None,
+    ) -> None:
         self.queries = queries
         self.documents = documents
         self.arrived = time.monotonic()
         self.deadline_s = deadline_s
+        self.cut = cut
         self.future: Future[Answer] = Future()
         self.settled = False
         self.held_tokens = 0

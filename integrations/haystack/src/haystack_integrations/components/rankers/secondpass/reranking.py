@@ -14,6 +14,7 @@ from torch.nn import Identity, Sigmoid
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.ranking import Ranking
+from secondpass.templates import PromptTemplate
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def rerank(lend: Lend, query: str, documents: Sequence[Document], layout: TextLa
         )
     if not readable.documents:
         return answer(_kept([], readable.blank, limits))
-    ranking = _ranking(lend, layout.query(query), readable, limits)
+    ranking = _ranking(lend, query, readable, layout.template, limits)
     ranked = [replace(readable.documents[item.index], score=item.score) for item in ranking.documents]
     truncated = []
     for cut in ranking.truncated:
@@ -69,7 +70,7 @@ def rerank(lend: Lend, query: str, documents: Sequence[Document], layout: TextLa
     return answer(_kept(ranked, readable.blank, limits), truncated, reranked=True)
 
 
-def _ranking(lend: Lend, query: str, readable: Readable, limits: Limits) -> Ranking:
+def _ranking(lend: Lend, query: str, readable: Readable, template: PromptTemplate | None, limits: Limits) -> Ranking:
     try:
         with lend() as encoder:
             (ranking,) = encoder.rank_many(
@@ -78,6 +79,7 @@ def _ranking(lend: Lend, query: str, readable: Readable, limits: Limits) -> Rank
                 batch_size=limits.batch_size,
                 show_progress_bar=False,
                 activation_fct=Sigmoid() if limits.scale_score else Identity(),
+                template=template,
             )
     except NonFiniteScore as error:
         ids = ", ".join(repr(readable.documents[index].id) for index in error.indices)
