@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.pocket.student import logits, pack
-from secondpass.tokens import Ids
+from secondpass.templates import Ids
 from secondpass.training.cpu.memory import give_back_memory
 
 log = logging.getLogger(__name__)

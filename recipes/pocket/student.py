@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secondpass.tokens import Ids
+from secondpass.templates import Ids
 
 
 @dataclass(frozen=True)
