@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,16 +225,18 @@ def make_folder(
     *,
     seed: int = 0,
     tokenizer_options: dict[str, Any] | None = None,
+    added: Sequence[AddedToken] = (),
     **config: Any,
 ) -> Path:
     """Write a tiny random model and its tokenizer into `path`, and return the path.
 
     `config` goes to the architecture's config (a tiny default is overwritten), `tokenizer_options` to the
-    tokenizer, e.g. {"model_max_length": 64, "truncation_side": "left"}.
+    tokenizer, e.g. {"model_max_length": 64, "truncation_side": "left"}; `added` tokens come behind its own.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(architecture, **(tokenizer_options or {}))
+    tokenizer.add_tokens(list(added))
     model = make_model(architecture, len(tokenizer), num_labels, seed, **config)
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

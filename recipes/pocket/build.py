@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from recipes.pocket.corpora import TRAINING_CORPORA, Corpus, read_claims, read_corpus
-from secondpass.tokens import cut_longest_first, probe_template
+from secondpass.cuts import cut_longest_first
+from secondpass.templates import probe_template
 from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.distillation.kept_pieces import kept_ids
 from secondpass.training.distillation.smaller_tokenizer import smaller_tokenizer

@@ -17,6 +17,7 @@ from transformers.utils.hub import PushToHubMixin
 
 from secondpass import outputs
 from secondpass.activations import Activation, default_activation
+from secondpass.cuts import Truncation
 from secondpass.devices import pick_device
 from secondpass.errors import InvalidInput
 from secondpass.inputs import columns_of
@@ -31,7 +32,6 @@ from secondpass.relevance import Relevance
 from secondpass.renamed import CONSTRUCTOR, SCORING, AnyScoring, CallOptions, Construction, Scoring, accepts_renamed
 from secondpass.reranker import Reranker, warn_once
 from secondpass.text import checked, checked_query
-from secondpass.tokens import Truncation
 from secondpass.training.fitting import fit as fitting
 
 

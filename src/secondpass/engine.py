@@ -16,12 +16,14 @@ import numpy.typing as npt
 import torch
 
 from secondpass.batches import plan
+from secondpass.cuts import CutPolicy, Truncation
 from secondpass.errors import NonFiniteScore
 from secondpass.record import CallRecord
 from secondpass.scoring import Computation, Forward, Logits, Progress, non_finite, score
+from secondpass.templates import PromptTemplate
 from secondpass.text import is_blank
 from secondpass.token_cache import TokenCache
-from secondpass.tokens import PairTokenizer, Tokens, Truncation
+from secondpass.tokens import PairTokenizer, Tokens
 
 # Padded tokens of one batch. A CPU is fastest while activations stay in its caches, a GPU while it is full.
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192}
@@ -33,9 +35,10 @@ class Window:
     """How inputs are cut and batched in one call; `max_batch_tokens` None takes what suits the device."""
 
     max_length: int
-    truncation: Truncation
+    truncation: Truncation | CutPolicy
     max_batch_tokens: int | None
     max_pairs: int
+    template: PromptTemplate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +250,7 @@ class Engine:
         """Inputs of one column (single texts) or two (queries, documents)."""
         if len(columns) == 1:
             return self._tokenizer.singles(columns[0], window.max_length, window.truncation)
-        return self._tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation)
+        return self._tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation, window.template)
 
     def score(
         self,

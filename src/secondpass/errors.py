@@ -2,6 +2,7 @@
 
 SecondPassError
 ├── InvalidInput      an argument is refused; also a ValueError
+│   └── TooLong       texts would be cut where cutting is refused
 ├── ModelLoadError    a model folder or name cannot be loaded safely; also an OSError
 ├── NonFiniteScore    a logit is NaN or infinite; also an ArithmeticError
 ├── OutOfMemory       one pair alone does not fit into memory; also a RuntimeError
@@ -21,6 +22,18 @@ class SecondPassError(Exception):
 
 class InvalidInput(SecondPassError, ValueError):
     """An argument is refused; the message names it, with the index where there is one."""
+
+
+class TooLong(InvalidInput):
+    """Pairs do not fit into the window and may not be cut; `indices` are their positions in the input."""
+
+    def __init__(self, message: str, indices: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.indices = indices
+
+    def __reduce__(self) -> tuple[type[TooLong], tuple[str, tuple[int, ...]]]:
+        """Travel between processes, `indices` included."""
+        return type(self), (str(self), self.indices)
 
 
 class ModelLoadError(SecondPassError, OSError):

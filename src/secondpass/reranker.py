@@ -15,6 +15,7 @@ from torch import nn
 
 from secondpass import outputs
 from secondpass.activations import Activation, checked_activation
+from secondpass.cuts import CutPolicy, Truncation
 from secondpass.engine import Engine, Scored, Window
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards import ModelForward
@@ -34,9 +35,10 @@ from secondpass.record import CallRecord
 from secondpass.relevance import Relevance, checked_relevance
 from secondpass.renamed import SCORING, accepts_renamed
 from secondpass.scoring import Forward
+from secondpass.templates import PromptTemplate
 from secondpass.text import checked_documents, checked_query, materialised, readable
 from secondpass.token_cache import TokenCache
-from secondpass.tokens import TRUNCATIONS, Tokens, Truncation
+from secondpass.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +59,7 @@ class Reranker:
         max_documents: int | None,
         precision: Precision | None = None,
     ) -> None:
-        if truncation not in TRUNCATIONS:
-            raise InvalidInput(f"truncation={truncation!r} is none of {', '.join(TRUNCATIONS)}")
+        CutPolicy(truncation)
         self.config = loaded.config
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
@@ -162,9 +163,27 @@ class Reranker:
         """What the model wants in the unused places of a batch."""
         return padding_of(self.tokenizer)
 
-    def tokens(self, queries: Sequence[str], documents: Sequence[str]) -> list[Tokens]:
-        """Model inputs of the pairs (queries[i], documents[i]), cut to the window; texts are taken as they are."""
-        return self.engine().tokens([queries, documents], self._window(max(1, len(queries))))
+    def tokens(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        cut: CutPolicy | None = None,
+        template: PromptTemplate | None = None,
+    ) -> list[Tokens]:
+        """Model inputs of the pairs (queries[i], documents[i]), cut to the window; texts are taken as they are.
+
+        Args:
+            queries: one per document.
+            documents: as many.
+            cut: what is read of a pair that is too long; None takes the model's `truncation`.
+            template: what the operator writes around each query and document.
+
+        Raises:
+            TooLong: pairs are too long and may not be cut.
+            InvalidInput: the window has no room beside the template.
+        """
+        return self.engine().tokens([queries, documents], self._window(max(1, len(queries)), template, cut))
 
     @property
     def window(self) -> int:
@@ -199,6 +218,7 @@ class Reranker:
         show_progress_bar: bool | None = None,
         activation_fct: Activation | None = None,
         relevance: Relevance | None = None,
+        template: PromptTemplate | None = None,
     ) -> list[Ranking]: ...
 
     @overload
@@ -212,6 +232,7 @@ class Reranker:
         show_progress_bar: bool | None = None,
         activation_fn: Activation | None,
         relevance: Relevance | None = None,
+        template: PromptTemplate | None = None,
     ) -> list[Ranking]: ...
 
     @accepts_renamed(SCORING)
@@ -225,10 +246,22 @@ class Reranker:
         show_progress_bar: bool | None = None,
         activation_fct: Activation | None = None,
         relevance: Relevance | None = None,
+        template: PromptTemplate | None = None,
     ) -> list[Ranking]:
         """Order several queries' documents in shared batches; texts are taken as they are, not stripped.
 
         A blank document (`text.is_blank`) is read as an empty text and comes last, with the lowest score.
+
+        Args:
+            queries: what is asked.
+            documents_per_query: the documents of each query.
+            top_k: how many to return of each query; None returns all. All are scored in any case.
+            batch_size: as in `predict`.
+            show_progress_bar: as in `predict`.
+            activation_fct: as in `predict`.
+            relevance: for a head with several labels: the label to rank by, or "expected" (see `relevance.py`).
+            template: what the operator writes around each query and document (an instruction, the turns of a chat);
+                special tokens in it are special, and it is never cut.
 
         Returns:
             One `Ranking` per query, in order; scores and logits are Python floats.
@@ -245,7 +278,7 @@ class Reranker:
             raise InvalidInput(f"documents_per_query has {len(lists)} lists for {len(asked)} queries")
         rule = self._rule(relevance)
         names = [f"queries[{i}]" for i in range(len(asked))]
-        return self._ranked(asked, lists, names, top_k, batch_size, show_progress_bar, activation_fct, rule)
+        return self._ranked(asked, lists, names, top_k, batch_size, show_progress_bar, activation_fct, rule, template)
 
     def _ranked(
         self,
@@ -257,6 +290,7 @@ class Reranker:
         show: bool | None,
         activation: Activation | None,
         rule: Relevance | None,
+        template: PromptTemplate | None = None,
     ) -> list[Ranking]:
         """Rank checked texts; `names` are what an error calls the queries."""
         kept = checked_top_k(top_k)
@@ -267,7 +301,7 @@ class Reranker:
         ]
         if not columns[1]:
             return [Ranking((), (), _EMPTY) for _ in queries]
-        scored = self._score(columns, batch_size, show)
+        scored = self._score(columns, batch_size, show, template)
         began = time.perf_counter()
         silent = scored.blank[:, 0].nonzero()[0].tolist()
         if silent:
@@ -307,9 +341,10 @@ class Reranker:
             warn_once(f"max_length={wish} is more than the model can read: {self._token_limit} is used")
         return min(wish, self._token_limit)
 
-    def _window(self, batch_size: int) -> Window:
+    def _window(self, batch_size: int, template: PromptTemplate | None = None, cut: CutPolicy | None = None) -> Window:
         pairs = positive_int(batch_size, "batch_size")
-        return Window(self._checked_max_length(), self.truncation, self.max_batch_tokens, pairs)
+        truncation = self.truncation if cut is None else cut
+        return Window(self._checked_max_length(), truncation, self.max_batch_tokens, pairs, template)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:
         texts = checked_documents(documents, argument)
@@ -321,7 +356,13 @@ class Reranker:
         labels = self.config.num_labels
         return None if labels == 1 and relevance is None else checked_relevance(relevance, labels)
 
-    def _score(self, columns: list[list[str]], batch_size: int, show: bool | None) -> Scored:
+    def _score(
+        self,
+        columns: list[list[str]],
+        batch_size: int,
+        show: bool | None,
+        template: PromptTemplate | None = None,
+    ) -> Scored:
         engine = self.engine()
         self.model.eval()
         if show is None:
@@ -332,7 +373,7 @@ class Reranker:
                 self.engine()  # a fit or close that began meanwhile in another thread ends this call
                 bar(remaining)
 
-            return engine.score(columns, self._window(batch_size), step)
+            return engine.score(columns, self._window(batch_size, template), step)
 
     def _activation(self, given: Activation | None, rule: Relevance | None) -> Activation:
         """What makes scores of the numbers that documents are ranked by."""

@@ -104,11 +104,11 @@ def prepared(value: str, max_tokens: int, keep_tail: bool = False) -> Text:
     """Cap at the character ceiling of `max_tokens` tokens, then replace lone surrogates by U+FFFD."""
     ceiling = CHARACTERS_PER_TOKEN * max_tokens
     kept = value[-ceiling:] if keep_tail else value[:ceiling]
-    return Text(_repaired(kept), skipped=len(value) - len(kept))
+    return Text(repaired(kept), skipped=len(value) - len(kept))
 
 
-def _repaired(value: str) -> str:
-    """Tokenizers take UTF-8, which has no lone surrogates; a UTF-16 round trip also joins split pairs."""
+def repaired(value: str) -> str:
+    """Replace lone surrogates by U+FFFD: tokenizers take UTF-8. A UTF-16 round trip also joins split pairs."""
     if value.isascii():
         return value
     try:

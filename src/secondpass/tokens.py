@@ -2,31 +2,34 @@
 
 `transformers` writes truncation and padding onto the shared tokenizer at every call, so threads silently get
 each other's settings. Here a private `tokenizers.Tokenizer` is configured once and never again: it encodes
-without special tokens, truncation or padding; cutting and the pair template are done on plain integers.
-Special tokens inside a user's text are text.
+without special tokens, truncation or padding; cutting (`secondpass.cuts`) and the template (`secondpass.templates`)
+are done on plain integers. Special tokens inside a user's text are text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
-from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.cuts import CutPolicy, Truncation, policy_of
+from secondpass.errors import InvalidInput, TooLong
 from secondpass.record import Cut
+from secondpass.templates import Frame, Ids, PromptTemplate, Template, frame_of, ids_of, probe_template
 from secondpass.text import Text, prepared
 from secondpass.token_cache import TokenCache, identity_of
 
-Ids = npt.NDArray[np.int32]
-Truncation = Literal["longest_first", "only_document", "error"]
-TRUNCATIONS: tuple[Truncation, ...] = ("longest_first", "only_document", "error")
-
 # Encodings carry offsets and words: a hundred thousand documents at once would need gigabytes.
 ENCODE_CHUNK = 1024
+# Templates kept taken apart; an operator has one or two, a caller who writes one for each query has many.
+MOST_FRAMES = 64
+SURROGATES = re.compile("[\ud800-\udfff]")
+NO_FRAME = Frame(ids_of([]), "", "", ids_of([]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,59 +48,6 @@ class Tokens:
         return len(self.ids)
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """Special tokens around one or two texts, as ids, with the segment ids of every part."""
-
-    parts: tuple[Ids, ...]
-    special_types: tuple[Ids, ...]
-    text_types: tuple[int, ...]
-
-    @property
-    def added(self) -> int:
-        """How many special tokens there are."""
-        return sum(map(len, self.parts))
-
-    def fill(self, *texts: Ids) -> tuple[Ids, Ids]:
-        """-> ids and type_ids of the whole input."""
-        ids: list[Ids] = [self.parts[0]]
-        types: list[Ids] = [self.special_types[0]]
-        for number, text in enumerate(texts):
-            ids += [text, self.parts[number + 1]]
-            types += [np.full(len(text), self.text_types[number], np.int32), self.special_types[number + 1]]
-        return np.concatenate(ids), np.concatenate(types)
-
-
-def _ids(values: Sequence[int]) -> Ids:
-    return np.asarray(values, dtype=np.int32)
-
-
-def probe_template(tokenizer: Tokenizer, texts: int) -> Template:
-    """Read the template of `texts` (1 or 2) texts off the tokenizer's own post-processor.
-
-    Raises:
-        ModelLoadError: the post-processor does more than put special tokens around the texts.
-    """
-    encodings = [tokenizer.encode(word, add_special_tokens=False) for word in ("a b", "c")[:texts]]
-    merged = tokenizer.post_process(encodings[0], encodings[1] if texts == 2 else None, add_special_tokens=True)
-    places = [place for place, special in enumerate(merged.special_tokens_mask) if not special]
-    bounds = []
-    for encoding in encodings:
-        own, places = places[: len(encoding)], places[len(encoding) :]
-        bounds.append((own[0], own[-1] + 1))
-    edges = [0, *(edge for bound in bounds for edge in bound), len(merged)]
-    gaps = list(zip(edges[::2], edges[1::2], strict=True))
-    template = Template(
-        tuple(_ids(merged.ids[start:end]) for start, end in gaps),
-        tuple(_ids(merged.type_ids[start:end]) for start, end in gaps),
-        tuple(merged.type_ids[start] for start, _ in bounds),
-    )
-    ids, types = template.fill(*(_ids(encoding.ids) for encoding in encodings))
-    if ids.tolist() != merged.ids or types.tolist() != merged.type_ids:
-        raise ModelLoadError("the tokenizer's post-processor is not a template of special tokens")
-    return template
-
-
 def spelled_specials(tokenizer: Tokenizer) -> dict[int, Ids]:
     """Ids of the special tokens, each with the ids of its characters.
 
@@ -109,30 +59,126 @@ def spelled_specials(tokenizer: Tokenizer) -> dict[int, Ids]:
         for number, token in tokenizer.get_added_tokens_decoder().items()
         if token.special
     }
-    return {number: _ids([piece.id for piece in pieces]) for number, pieces in letters.items()}
+    return {number: ids_of([piece.id for piece in pieces]) for number, pieces in letters.items()}
 
 
-def cut_longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths kept of two texts: the longer one loses, then both share `room`, as `tokenizers` cuts."""
-    if first + second <= room:
-        return first, second
-    short = min(first, second)
-    long = max(short, room - short)
-    if short + long > room:
-        short = room // 2
-        long = short + room % 2
-    return (long, short) if first > second else (short, long)
+class TextTokenizer:
+    """A private tokenizer of texts alone: no special tokens, nothing cut, nothing padded; for any number of threads.
+
+    Args:
+        rules: the tokenizer as JSON (`tokenizers.Tokenizer.to_str`, the content of a tokenizer.json).
+    """
+
+    def __init__(self, rules: str) -> None:
+        self._tokenizer = Tokenizer.from_str(rules)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+
+    def encodings(self, texts: Sequence[Text]) -> Iterator[Encoding]:
+        """One for each text, without offsets; encoded in parallel a bounded chunk at a time."""
+        for start in range(0, len(texts), ENCODE_CHUNK):
+            chunk = [text.value for text in texts[start : start + ENCODE_CHUNK]]
+            yield from self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+
+    def token_ends(self, text: str) -> list[int]:
+        """The place in `text` where each of its tokens ends, never falling."""
+        ends: list[int] = []
+        for _, end in self._tokenizer.encode(SURROGATES.sub("\ufffd", text), add_special_tokens=False).offsets:
+            ends.append(max(end, ends[-1] if ends else 0))
+        return ends
 
 
-def cut_only_document(query: int, document: int, room: int) -> tuple[int, int]:
-    """Lengths kept when only the document is cut; a query beyond half the window is cut to that half."""
-    if query + document <= room:
-        return query, document
-    kept = min(query, max(room // 2, room - document))
-    return kept, min(document, room - kept)
+@dataclass(frozen=True, slots=True)
+class FramedIds:
+    """Token ids of a user's text, with `head` and `tail` tokens around it that are (partly) an operator's."""
+
+    ids: Ids
+    head: int = 0
+    tail: int = 0
+
+    def __len__(self) -> int:
+        """How many are the user's."""
+        return len(self.ids) - self.head - self.tail
+
+    def part(self, kept: slice) -> Ids:
+        """`kept` of the user's tokens, with all of the operator's."""
+        end = len(self.ids) - self.tail
+        return np.concatenate([self.ids[: self.head], self.ids[self.head : end][kept], self.ids[end:]])
 
 
-class PairTokenizer:
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    """What is the same for all inputs of a call: templates, policy, and the room for texts in tokens."""
+
+    template: Template
+    frames: tuple[Frame, ...]
+    policy: CutPolicy
+    keep_tail: bool
+    max_length: int
+    room: int
+
+    def prepared(self, text: str, is_document: bool) -> Text:
+        """Cap at the ceiling, at the end that loses anyway."""
+        from_head = is_document and self.policy.head(self.max_length) is not None
+        return prepared(text, self.max_length, self.keep_tail and not from_head)
+
+    def tokens(self, index: int, texts: tuple[FramedIds, ...], skipped: tuple[int, ...]) -> Tokens:
+        """The input of pair `index`, cut where it must be; `skipped` characters of each text are not in `texts`.
+
+        Raises:
+            TooLong: it would be cut and the policy refuses that.
+            InvalidInput: the operator's texts leave no room.
+        """
+        room = self.room - sum(text.head + text.tail for text in texts)
+        empty = tuple(not len(text) for text in texts)
+        if sum(map(len, texts)) <= room and not any(skipped) and self.policy.max_document_tokens is None:
+            return Tokens(*self._filled([text.ids for text in texts]), None, empty)
+        head = self.policy.head(self.max_length)
+        usable = [len(text) for text in texts]
+        usable[-1] = usable[-1] if head is None else min(usable[-1], head)
+        if sum(usable) > room and room < len(texts):
+            raise InvalidInput(
+                f"max_length={self.max_length} leaves no room for the texts of pair {index} {self._beside()}"
+            )
+        parts = self.policy.parts(tuple(usable), room, self.keep_tail)
+        lost = [len(text) - (part.stop - part.start) for text, part in zip(texts, parts, strict=True)]
+        if self.policy.truncation == "error":
+            # A head that was asked for is no loss.
+            unread = sum(skipped if head is None else skipped[:-1])
+            if sum(usable) > room or unread:
+                total = sum(usable) + self.max_length - room
+                beyond = f" and {unread} characters more" if unread else ""
+                over = max(0, sum(usable) - room)
+                raise TooLong(f"pair {index} has {total} tokens{beyond}, {over} more than fit", (index,))
+        # A single text is a document: nothing else is in the window.
+        gone = any(lost) or any(skipped)
+        cut = Cut(index, lost[0] if len(lost) == 2 else 0, lost[-1], sum(skipped)) if gone else None
+        kept = [text.part(part) for text, part in zip(texts, parts, strict=True)]
+        return Tokens(*self._filled(kept), cut, empty)
+
+    def _filled(self, texts: Sequence[Ids]) -> tuple[Ids, Ids]:
+        whole = [
+            np.concatenate([frame.before, ids, frame.behind]) if frame.fixed else ids
+            for frame, ids in zip(self.frames, texts, strict=True)
+        ]
+        return self.template.fill(*whole)
+
+    def check_room(self) -> None:
+        """Refuse a window that the template fills.
+
+        Raises:
+            InvalidInput: there is no room for a token of each text.
+        """
+        if self.max_length - self.template.added - sum(frame.tokens for frame in self.frames) < len(self.frames):
+            raise InvalidInput(f"max_length={self.max_length} leaves no room for text {self._beside()}")
+
+    def _beside(self) -> str:
+        own = sum(frame.tokens for frame in self.frames)
+        return "beside the special tokens" + (f" and the {own} tokens of the prompt template" if own else "")
+
+
+class PairTokenizer(TextTokenizer):
     """Turns pairs of texts into `Tokens`; one object serves any number of threads.
 
     Args:
@@ -142,12 +188,9 @@ class PairTokenizer:
 
     def __init__(self, fast: Any, cache: TokenCache | None = None) -> None:
         rules = fast.backend_tokenizer.to_str()
+        super().__init__(rules)
         self.cache = cache
         self._identity = identity_of(f"{fast.unk_token_id} {rules}")
-        self._tokenizer = Tokenizer.from_str(rules)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True
         self._templates = {count: probe_template(self._tokenizer, count) for count in (1, 2)}
         self._keep_tail = fast.truncation_side == "left"
         # Unknown characters are honest: their token is no forgery.
@@ -155,84 +198,155 @@ class PairTokenizer:
         self._spelled.pop(fast.unk_token_id, None)
         self._is_special = np.zeros(max(self._tokenizer.get_vocab(True).values()) + 1, bool)
         self._is_special[list(self._spelled)] = True
+        self._frames: dict[PromptTemplate, tuple[Frame, Frame]] = {}
+        self._behind_special: Tokenizer | None = None
 
     def encode(self, texts: Sequence[Text]) -> Iterator[Ids]:
         """Token ids of each text without special tokens, encoded in parallel a bounded chunk at a time."""
-        for start in range(0, len(texts), ENCODE_CHUNK):
-            chunk = [text.value for text in texts[start : start + ENCODE_CHUNK]]
-            for encoding in self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-                yield self._as_text(_ids(encoding.ids))
+        for encoding in self.encodings(texts):
+            yield self._as_text(ids_of(encoding.ids))
 
-    def encode_documents(self, texts: Sequence[Text]) -> Iterator[Ids]:
+    def pairs(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        max_length: int,
+        truncation: Truncation | CutPolicy,
+        template: PromptTemplate | None = None,
+    ) -> list[Tokens]:
+        """Tokens of (queries[i], documents[i]); a query that repeats is encoded once.
+
+        Raises:
+            TooLong: a pair is longer than `max_length` and may not be cut.
+            InvalidInput: no room for any text.
+        """
+        fitting = self._fitting(2, max_length, truncation, self._framed(template) if template else (NO_FRAME, NO_FRAME))
+        unique = {query: fitting.prepared(query, False) for query in queries}
+        read = dict(zip(unique, self._read(list(unique.values()), fitting.frames[0]), strict=True))
+        texts = [fitting.prepared(document, True) for document in documents]
+        found = self._read_documents(texts, fitting.frames[1])
+        skipped = [(unique[query].skipped, text.skipped) for query, text in zip(queries, texts, strict=True)]
+        return _inputs(fitting, ((read[query], ids) for query, ids in zip(queries, found, strict=True)), skipped)
+
+    def singles(self, texts: Sequence[str], max_length: int, truncation: Truncation | CutPolicy) -> list[Tokens]:
+        """Tokens of inputs with one text each (the seed takes those too).
+
+        Raises:
+            TooLong: a text is longer than `max_length` and may not be cut.
+            InvalidInput: no room for any text.
+        """
+        fitting = self._fitting(1, max_length, truncation, (NO_FRAME,))
+        ready = [fitting.prepared(text, True) for text in texts]
+        found = self._read_documents(ready, NO_FRAME)
+        return _inputs(fitting, ((ids,) for ids in found), [(text.skipped,) for text in ready])
+
+    def _fitting(
+        self, texts: int, max_length: int, truncation: Truncation | CutPolicy, frames: tuple[Frame, ...]
+    ) -> _Fitting:
+        policy, template = policy_of(truncation), self._templates[texts]
+        keep_tail = self._keep_tail if policy.keep_tail is None else policy.keep_tail
+        room = max_length - template.added - sum(frame.fixed for frame in frames)
+        fitting = _Fitting(template, frames, policy, keep_tail, max_length, room)
+        fitting.check_room()
+        return fitting
+
+    def _read(self, texts: Sequence[Text], frame: Frame) -> Iterator[FramedIds]:
+        """Token ids of each text and of the plain text that the operator wrote next to it."""
+        if frame.alone:
+            yield from map(FramedIds, self.encode(texts))
+            return
+        tokenizer = self._inner() if frame.inner else self._tokenizer
+        for start in range(0, len(texts), ENCODE_CHUNK):
+            pieces = [frame.around(text.value) for text in texts[start : start + ENCODE_CHUNK]]
+            encodings = tokenizer.encode_batch([piece for piece, _, _ in pieces], add_special_tokens=False)
+            for (_, begin, end), encoding in zip(pieces, encodings, strict=True):
+                yield self._parted(encoding, begin, end)
+
+    def _parted(self, encoding: Encoding, begin: int, end: int) -> FramedIds:
+        """Tell the tokens of piece[begin:end] from those that have a character before or behind it."""
+        ids, offsets = ids_of(encoding.ids), encoding.offsets
+        first = next((place for place, (start, _) in enumerate(offsets) if start >= begin), len(ids)) if begin else 0
+        last = next((place for place in range(first, len(ids)) if offsets[place][1] > end), len(ids))
+        head, own, tail = (self._as_text(part) for part in (ids[:first], ids[first:last], ids[last:]))
+        return FramedIds(np.concatenate([head, own, tail]), len(head), len(tail))
+
+    def _read_documents(self, texts: Sequence[Text], frame: Frame) -> Iterator[FramedIds]:
         """The same, where texts that the cache knows cost nothing."""
         cache = self.cache
         if cache is None:
-            yield from self.encode(texts)
+            yield from self._read(texts, frame)
             return
+        around = (frame.prefix, frame.suffix, frame.inner, frame.strips_left, frame.strips_right)
+        identity = self._identity if frame.alone else identity_of(f"{self._identity.hex()} {around!r}")
         for start in range(0, len(texts), ENCODE_CHUNK):
             chunk = texts[start : start + ENCODE_CHUNK]
-            keys = cache.keys(self._identity, (text.value for text in chunk))
-            found = cache.find(keys)
+            keys = cache.keys(identity, (text.value for text in chunk))
+            found = [None if entry is None else _unpacked(entry, frame) for entry in cache.find(keys)]
             new = {key: text for key, text, ids in zip(keys, chunk, found, strict=True) if ids is None}
-            encoded = dict(zip(new, self.encode(list(new.values())), strict=True))
-            for key, ids in encoded.items():
-                cache.keep(key, ids)
-            yield from (encoded[key] if ids is None else ids for key, ids in zip(keys, found, strict=True))
+            read = dict(zip(new, self._read(list(new.values()), frame), strict=True))
+            for key, ids in read.items():
+                cache.keep(key, _packed(ids, frame))
+            yield from (read[key] if ids is None else ids for key, ids in zip(keys, found, strict=True))
+
+    def _framed(self, template: PromptTemplate) -> tuple[Frame, Frame]:
+        """The template taken apart for queries and for documents."""
+        found = self._frames.get(template)
+        if found is None:
+            decoder: Mapping[int, AddedToken] = self._tokenizer.get_added_tokens_decoder()
+            specials = {token.content: (number, token) for number, token in decoder.items() if token.special}
+            found = (
+                frame_of(template.query_prefix, template.query_suffix, specials, self._piece),
+                frame_of(template.document_prefix, template.document_suffix, specials, self._piece),
+            )
+            if len(self._frames) >= MOST_FRAMES:
+                self._frames.clear()
+            self._frames[template] = found
+        return found
+
+    def _piece(self, text: str, inner: bool) -> Ids:
+        tokenizer = self._inner() if inner else self._tokenizer
+        return self._as_text(ids_of(tokenizer.encode(text, add_special_tokens=False).ids))
+
+    def _inner(self) -> Tokenizer:
+        """For what stands behind a special token: Metaspace's "first" puts its sign at the very beginning only."""
+        if self._behind_special is None:
+            rules = self._tokenizer.to_str()
+            made = self._tokenizer
+            if '"first"' in rules:
+                made = TextTokenizer(json.dumps(json.loads(rules, object_hook=_never_first)))._tokenizer
+            self._behind_special = made
+        return self._behind_special
 
     def _as_text(self, ids: Ids) -> Ids:
         """Spell out special tokens: whatever a user wrote is text."""
         if not self._is_special[ids].any():
             return ids
-        return np.concatenate([self._spelled.get(int(number), _ids([number])) for number in ids])
+        return np.concatenate([self._spelled.get(int(number), ids_of([number])) for number in ids])
 
-    def pairs(
-        self, queries: Sequence[str], documents: Sequence[str], max_length: int, truncation: Truncation
-    ) -> list[Tokens]:
-        """Tokens of (queries[i], documents[i]); a query that repeats is encoded once.
 
-        Raises:
-            InvalidInput: `truncation="error"` and a pair is longer than `max_length`, or no room for any text.
-        """
-        room = self._room(2, max_length)
-        unique = {query: prepared(query, max_length, self._keep_tail) for query in queries}
-        encoded = dict(zip(unique, self.encode(list(unique.values())), strict=True))
-        texts = [prepared(document, max_length, self._keep_tail) for document in documents]
-        cut = cut_only_document if truncation == "only_document" else cut_longest_first
-        made = []
-        for index, (query, ids) in enumerate(zip(queries, self.encode_documents(texts), strict=True)):
-            lengths = cut(len(encoded[query]), len(ids), room)
-            skipped = unique[query].skipped + texts[index].skipped
-            made.append(self._fill(index, (encoded[query], ids), lengths, skipped, truncation == "error"))
-        return made
+def _inputs(
+    fitting: _Fitting, texts: Iterator[tuple[FramedIds, ...]], skipped: Sequence[tuple[int, ...]]
+) -> list[Tokens]:
+    """The inputs; where cutting is refused the error names all pairs that are too long."""
+    made: list[Tokens] = []
+    refused: list[TooLong] = []
+    for index, (one, lost) in enumerate(zip(texts, skipped, strict=True)):
+        try:
+            made.append(fitting.tokens(index, one, lost))
+        except TooLong as error:
+            refused.append(error)
+    if refused:
+        raise TooLong(str(refused[0]), tuple(index for error in refused for index in error.indices))
+    return made
 
-    def singles(self, texts: Sequence[str], max_length: int, truncation: Truncation) -> list[Tokens]:
-        """Tokens of inputs with one text each (the seed takes those too)."""
-        room = self._room(1, max_length)
-        ready = [prepared(text, max_length, self._keep_tail) for text in texts]
-        return [
-            self._fill(index, (ids,), (min(len(ids), room),), ready[index].skipped, truncation == "error")
-            for index, ids in enumerate(self.encode_documents(ready))
-        ]
 
-    def _room(self, texts: int, max_length: int) -> int:
-        room = max_length - self._templates[texts].added
-        if room < texts:
-            raise InvalidInput(f"max_length={max_length} leaves no room for text beside the special tokens")
-        return room
+def _packed(text: FramedIds, frame: Frame) -> Ids:
+    return text.ids if frame.alone else np.concatenate([ids_of([text.head, text.tail]), text.ids])
 
-    def _fill(self, index: int, texts: tuple[Ids, ...], lengths: tuple[int, ...], skipped: int, strict: bool) -> Tokens:
-        lost = [len(text) - length for text, length in zip(texts, lengths, strict=True)]
-        cut = None
-        if any(lost) or skipped:
-            if strict:
-                total = sum(map(len, texts)) + self._templates[len(texts)].added
-                beyond = f" and {skipped} characters more" if skipped else ""
-                raise InvalidInput(f"pair {index} has {total} tokens{beyond}, {sum(lost)} more than fit")
-            # A single text is a document: nothing else is in the window.
-            cut = Cut(index, lost[0] if len(lost) == 2 else 0, lost[-1], skipped)
-        kept = (
-            text[len(text) - length :] if self._keep_tail else text[:length]
-            for text, length in zip(texts, lengths, strict=True)
-        )
-        ids, types = self._templates[len(texts)].fill(*kept)
-        return Tokens(ids, types, cut, tuple(not len(text) for text in texts))
+
+def _unpacked(entry: Ids, frame: Frame) -> FramedIds:
+    return FramedIds(entry) if frame.alone else FramedIds(entry[2:], int(entry[0]), int(entry[1]))
+
+
+def _never_first(rules: dict[str, Any]) -> dict[str, Any]:
+    return rules | {"prepend_scheme": "never"} if rules.get("prepend_scheme") == "first" else rules

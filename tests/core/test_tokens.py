@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from secondpass.cuts import cut_longest_first, cut_only_document
 from secondpass.errors import InvalidInput
 from secondpass.record import Cut
-from secondpass.tokens import PairTokenizer, cut_longest_first, cut_only_document
+from secondpass.tokens import PairTokenizer, TextTokenizer
 
 ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert", "deberta-v2")
 
@@ -118,6 +119,24 @@ def test_both_cuts_fill_the_room_and_never_more(first: int, second: int, room: i
         assert kept[0] <= first
         assert kept[1] <= second
         assert sum(kept) == min(first + second, room)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_token_ends_somewhere_in_the_text(tiny_model_folder: Callable[..., str], architecture: str) -> None:
+    """As many ends as tokens, never falling, also with special tokens and lone surrogates in the text."""
+    fast = AutoTokenizer.from_pretrained(tiny_model_folder(architecture))
+    ours, rules = PairTokenizer(fast), fast.backend_tokenizer.to_str()
+    assert TextTokenizer(rules).token_ends("the cat, a") == ours.token_ends("the cat, a")
+    for text in (*TEXTS, "\ud83d\ude00 cat \ud800", f"cat {fast.sep_token} mat"):
+        ends = ours.token_ends(text)
+        assert ends == sorted(ends)
+        assert all(0 <= end <= len(text) for end in ends)
+        assert not text or ends
+    assert [ours.token_ends(text)[-1] for text in TEXTS[:2]] == [len(text) for text in TEXTS[:2]]
+    (read,) = ours.singles(["the cat [SEP]"], 128, "longest_first")
+    if architecture == "bert":
+        assert ours.token_ends("the cat [SEP]") == [3, 7, 9, 10, 11, 12, 13]
+        assert len(read) == 7 + 2
 
 
 def test_eight_threads_get_what_one_gets(tiny_folder: str) -> None:

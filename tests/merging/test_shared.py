@@ -7,13 +7,15 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from torch import nn
 
-from secondpass import CrossEncoder
-from secondpass.errors import DeadlineExceeded, InvalidInput, Overloaded, SecondPassError
+from secondpass import CrossEncoder, Cut
+from secondpass.cuts import CutPolicy
+from secondpass.errors import DeadlineExceeded, InvalidInput, Overloaded, SecondPassError, TooLong
 from secondpass.merging import Scored, SharedReranker
 from secondpass.merging.shared import PIECE
 from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
@@ -168,11 +170,11 @@ def test_a_large_call_is_scored_while_its_rest_is_tokenised(
     tokens = own_tiny.tokens
     threads: list[str] = []
 
-    def slow(queries: list[str], documents: list[str]) -> object:
+    def slow(queries: list[str], documents: list[str], **given: Any) -> object:
         threads.append(threading.current_thread().name)
         if len(threads) == 2:
             forward.wait_for_entry()
-        return tokens(queries, documents)
+        return tokens(queries, documents, **given)
 
     monkeypatch.setattr(own_tiny, "tokens", slow)
     documents = texts(2 * PIECE + 5, longest=8)
@@ -189,9 +191,9 @@ def test_coroutines_tokenise_in_the_pool(
     tokens = own_tiny.tokens
     seen: list[tuple[str, str]] = []
 
-    def noted(queries: list[str], documents: list[str]) -> object:
+    def noted(queries: list[str], documents: list[str], **given: Any) -> object:
         seen.append((threading.current_thread().name, queries[0]))
-        return tokens(queries, documents)
+        return tokens(queries, documents, **given)
 
     monkeypatch.setattr(own_tiny, "tokens", noted)
 
@@ -260,7 +262,7 @@ def test_a_caller_that_is_interrupted_while_tokenising_leaves_nothing(
 ) -> None:
     """Ctrl-C comes anywhere."""
 
-    def interrupted(queries: list[str], documents: list[str]) -> object:
+    def interrupted(queries: list[str], documents: list[str], **given: Any) -> object:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -358,7 +360,23 @@ def test_a_pair_that_is_too_long_is_named_as_the_caller_counts(own_tiny: CrossEn
             shared.submit(QUERY, documents)
         with pytest.raises(InvalidInput, match=f"pair {PIECE + 3} has "):
             asyncio.run(shared.score(QUERY, documents))
+        documents[3] = documents[-1]
+        with pytest.raises(TooLong, match="pair 3 has ") as refused:
+            shared.submit(QUERY, documents)
+        assert refused.value.indices == (3, PIECE + 3)
         assert shared.load.calls == 0
+
+
+def test_a_call_is_cut_as_it_asks(own_tiny: CrossEncoder) -> None:
+    """Its own policy, beside another call with the model's; the cuts count in the call."""
+    documents = [*["cat mat"] * (PIECE + 3), "cat mat dog tree"]
+    with SharedReranker(own_tiny) as shared:
+        asked = shared.submit(QUERY, documents, cut=CutPolicy(max_document_tokens=2))
+        plain, short = shared.submit(QUERY, documents), shared.submit(QUERY, ["cat mat"] * len(documents))
+        assert asked.result(WAIT_S).record.truncated == (Cut(PIECE + 3, 0, 2),)
+        assert plain.result(WAIT_S).record.truncated == ()
+        assert np.allclose(asked.result(WAIT_S).logits, short.result(WAIT_S).logits, atol=1e-5)
+        assert not np.allclose(plain.result(WAIT_S).logits, short.result(WAIT_S).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize(

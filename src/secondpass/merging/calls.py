@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
+from secondpass.cuts import CutPolicy
 from secondpass.engine import Job, Scored
 from secondpass.errors import InvalidInput
 from secondpass.scoring import Computation
@@ -36,12 +37,19 @@ class Call(Job):
     scores.
     """
 
-    def __init__(self, queries: Sequence[str], documents: Sequence[str], deadline_s: float | None) -> None:
+    def __init__(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        deadline_s: float | None,
+        cut: CutPolicy | None = None,
+    ) -> None:
         super().__init__((queries, documents))
         self.queries = queries
         self.documents = documents
         self.arrived = time.monotonic()
         self.deadline_s = deadline_s
+        self.cut = cut
         self.future: Future[Scored] = Future()
         self.settled = False
         self.held_tokens = 0

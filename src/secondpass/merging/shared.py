@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
+from secondpass.cuts import CutPolicy
 from secondpass.engine import Scored
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.limits import positive_int
@@ -95,7 +96,12 @@ class SharedReranker:
             return Load(len(self._queue.calls), self._queue.pairs, tokens, tokens * self._scoring.seconds_per_token)
 
     def submit(
-        self, queries: str | Iterable[str], documents: Iterable[str], *, deadline_s: float | None = None
+        self,
+        queries: str | Iterable[str],
+        documents: Iterable[str],
+        *,
+        deadline_s: float | None = None,
+        cut: CutPolicy | None = None,
     ) -> Future[Scored]:
         """Tokenise the pairs (queries[i], documents[i]) in this thread and queue them; texts are taken as they are.
 
@@ -103,6 +109,7 @@ class SharedReranker:
             queries: one per document, or one str for all of them.
             documents: any ordered iterable of str; none gives an answer without rows.
             deadline_s: seconds from now for which the answer is wanted; pairs not begun by then are dropped.
+            cut: what is read of a pair that is too long; None takes the model's `truncation`.
 
         Returns:
             A future of the answer. `cancel()` succeeds until the answer is there: what is not begun is not done. Its
@@ -114,7 +121,7 @@ class SharedReranker:
             Overloaded: too much is waiting already; nothing was begun.
             SecondPassError: this object or the model is closed.
         """
-        call = self._accepted(queries, documents, deadline_s)
+        call = self._accepted(queries, documents, deadline_s, cut)
         try:
             while self._advance(call):
                 pass
@@ -124,7 +131,12 @@ class SharedReranker:
         return call.future
 
     async def score(
-        self, queries: str | Iterable[str], documents: Iterable[str], *, deadline_s: float | None = None
+        self,
+        queries: str | Iterable[str],
+        documents: Iterable[str],
+        *,
+        deadline_s: float | None = None,
+        cut: CutPolicy | None = None,
     ) -> Scored:
         """The same for coroutines of any event loop; a cancelled task takes its work back.
 
@@ -132,7 +144,7 @@ class SharedReranker:
             InvalidInput, Overloaded, DeadlineExceeded, NonFiniteScore, OutOfMemory, SecondPassError: as `submit` and
                 its future.
         """
-        call = self._accepted(queries, documents, deadline_s)
+        call = self._accepted(queries, documents, deadline_s, cut)
         answer = asyncio.wrap_future(call.future)
         self._advance_in_pool(call)
         try:
@@ -160,10 +172,10 @@ class SharedReranker:
 
     # ---- texts to waiting rows, in a caller's thread or in the pool
 
-    def _accepted(self, queries: object, documents: object, deadline_s: float | None) -> Call:
+    def _accepted(self, queries: object, documents: object, deadline_s: float | None, cut: CutPolicy | None) -> Call:
         if deadline_s is not None and not deadline_s > 0:
             raise InvalidInput(f"deadline_s={deadline_s!r} is not above 0")
-        call = Call(*columns(queries, documents), deadline_s)
+        call = Call(*columns(queries, documents), deadline_s, cut)
         self._queue.accept(call)
         return call
 
@@ -181,12 +193,13 @@ class SharedReranker:
         return call.untokenised > 0
 
     def _tokens(self, call: Call, start: int) -> list[Tokens]:
+        piece = slice(start, start + PIECE)
         try:
-            return self.reranker.tokens(call.queries[start : start + PIECE], call.documents[start : start + PIECE])
+            return self.reranker.tokens(call.queries[piece], call.documents[piece], cut=call.cut)
         except InvalidInput:
-            if start:
-                # The message counts from the piece's start: let the whole call name the pair.
-                self.reranker.tokens(call.queries, call.documents)
+            if len(call) > PIECE:
+                # The message counts from the piece's start: let the whole call name the pairs.
+                self.reranker.tokens(call.queries, call.documents, cut=call.cut)
             raise
 
     def _advance_in_pool(self, call: Call) -> None:

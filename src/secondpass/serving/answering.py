@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch.nn import Sigmoid
 
+from secondpass.cuts import CutPolicy
 from secondpass.engine import Scored
+from secondpass.errors import TooLong
 from secondpass.outputs import activated
 from secondpass.ranking import ranked
-from secondpass.record import Cut
 from secondpass.serving.checking import blank_query
-from secondpass.serving.document_cuts import CutDocuments
 from secondpass.serving.models import Served
 from secondpass.serving.problems import CLIENT_GONE, Problem, invalid, late
 from secondpass.serving.shapes.parts import Answer, Work, indices
@@ -35,17 +34,21 @@ async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
         Problem: 422, something would be cut and may not be, or the tokenizer makes nothing of a query.
         SecondPassError: what scoring raises.
     """
-    work = replace(work, documents=tuple(map(readable, work.documents)))
-    cut = await _cut(served, work)
-    scored = await served.shared.score(work.queries, cut.documents, deadline_s=deadline_s)
+    cut = CutPolicy(
+        "error" if work.refuse_cuts else served.reranker.truncation, work.keep_tail, work.max_document_tokens
+    )
+    # Blank is blank: a megabyte of line feeds need not be read.
+    documents = tuple(map(readable, work.documents))
+    try:
+        scored = await served.shared.score(work.queries, documents, deadline_s=deadline_s, cut=cut)
+    except TooLong as error:
+        places = indices(error.indices)
+        message = f"{work.field}: {places} are longer than the model's window of {served.window} tokens"
+        raise invalid(message) from None
     silent = scored.blank[:, 0]
     if silent.any():
         raise blank_query(work, int(silent.argmax()))
-    cuts = _merged(cut.cuts, scored.record.truncated)
-    if cuts and work.refuse_cuts:
-        places = indices(sorted(one.index for one in cuts))
-        raise invalid(f"{work.field}: {places} are longer than the model's window of {served.cutter.window} tokens")
-    return _answer(served, work, scored, cuts)
+    return _answer(served, work, scored)
 
 
 async def unless_gone(receive: Receive, seconds: float, limit_s: float, work: Awaitable[Result]) -> Result:
@@ -73,31 +76,8 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _cut(served: Served, work: Work) -> CutDocuments:
-    """Cuts that a client asks for and that the model's window would not make by itself, off the event loop."""
-    cutter = served.cutter
-    if work.keep_tail is not None and work.keep_tail != cutter.keeps_tail:
-        return await asyncio.to_thread(cutter.from_side, work.queries, work.documents, work.keep_tail)
-    most = work.max_document_tokens
-    if most is not None and most < cutter.window:
-        return await asyncio.to_thread(cutter.to_tokens, work.documents, most)
-    return CutDocuments(work.documents, ())
-
-
-def _merged(first: tuple[Cut, ...], second: tuple[Cut, ...]) -> tuple[Cut, ...]:
-    """One cut a document, whoever cut it."""
-    by_index = {cut.index: cut for cut in first}
-    for cut in second:
-        own = by_index.get(cut.index, Cut(cut.index, 0, 0))
-        by_index[cut.index] = replace(
-            cut,
-            document_tokens=own.document_tokens + cut.document_tokens,
-            characters=own.characters + cut.characters,
-        )
-    return tuple(by_index[index] for index in sorted(by_index))
-
-
-def _answer(served: Served, work: Work, scored: Scored, cuts: tuple[Cut, ...]) -> Answer:
+def _answer(served: Served, work: Work, scored: Scored) -> Answer:
+    cuts = scored.record.truncated
     (best,) = ranked(scored.logits, served.reranker.default_activation_function, blank=scored.blank[:, 1])
     in_order = sorted(best, key=lambda document: document.index)
     logits = torch.tensor([document.logit for document in in_order])
@@ -105,7 +85,7 @@ def _answer(served: Served, work: Work, scored: Scored, cuts: tuple[Cut, ...]) -
     if cuts:
         lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
         places = indices([cut.index for cut in cuts])
-        warnings = (*warnings, f"cut {work.field}: {places} ({lost} tokens; the window has {served.cutter.window})")
+        warnings = (*warnings, f"cut {work.field}: {places} ({lost} tokens; the window has {served.window})")
     return Answer(
         model=served.name,
         scores=tuple(document.score for document in in_order),

@@ -165,7 +165,7 @@ def _info(service: Service) -> Info:
     models = [
         ModelInfo(
             name=served.name,
-            max_tokens=served.cutter.window,
+            max_tokens=served.window,
             truncation=served.reranker.truncation,
             device=str(served.reranker.device),
             precision=served.reranker.precision,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from secondpass.errors import InvalidInput
 from secondpass.merging import MergedBatch, SharedReranker
 from secondpass.reranker import Reranker
-from secondpass.serving.document_cuts import DocumentCutter
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
 from secondpass.token_cache import TokenCache
@@ -18,12 +17,12 @@ Watch = Callable[[str, MergedBatch], object]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One model: its name, the engine, the queue in front of it, its scissors, and the type it computes in."""
+    """One model: its name, the engine, the queue in front of it, its window in tokens, and the type it computes in."""
 
     name: str
     reranker: Reranker
     shared: SharedReranker
-    cutter: DocumentCutter
+    window: int
     dtype: str
 
 
@@ -100,4 +99,4 @@ def _served(name: str, reranker: Reranker, settings: Settings, watch: Watch) -> 
     )
     # Read once: while a batch runs, the forward has no time for questions.
     dtype = str(reranker.dtype).removeprefix("torch.")
-    return Served(name, reranker, shared, DocumentCutter(reranker), dtype)
+    return Served(name, reranker, shared, reranker.window, dtype)

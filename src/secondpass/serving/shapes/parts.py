@@ -21,8 +21,8 @@ SOMETHING = r"[^\s\x1c-\x1f\x85]"
 class Work:
     """Pairs to score for one request: queries[i] with documents[i].
 
-    `max_document_tokens` and `keep_tail` cut documents before the model's own window does; None leaves that to the
-    model. `refuse_cuts` makes any cut an error. `field` is what the client calls the documents.
+    `max_document_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that to the model. `refuse_cuts` makes
+    any cut an error. `field` is what the client calls the documents.
     """
 
     model: str | None

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from secondpass.errors import InvalidInput
 from secondpass.limits import positive_int
 from secondpass.text import checked, prepared
+from secondpass.tokens import TextTokenizer
 from secondpass.training.distillation.merges import Merges
 
 UNUSED = re.compile(r"[\[<|]*unused_?\d+[\]>|]*")
@@ -88,15 +89,12 @@ def kept_ids(
 
 def _counted(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[int]:
     """How often the texts use each id, special tokens in them read as text."""
-    private = Tokenizer.from_str(tokenizer.to_str())
-    private.no_truncation()
-    private.no_padding()
-    private.encode_special_tokens = True
+    reading = TextTokenizer(tokenizer.to_str())
     counts: Counter[int] = Counter()
     stream: Iterator[tuple[int, str]] = enumerate(texts)
     while part := list(islice(stream, CHUNK)):
-        chunk = [prepared(checked(text, f"texts[{place}]"), LONGEST).value for place, text in part]
-        for encoding in private.encode_batch_fast(chunk, add_special_tokens=False):
+        chunk = [prepared(checked(text, f"texts[{place}]"), LONGEST) for place, text in part]
+        for encoding in reading.encodings(chunk):
             counts.update(encoding.ids)
     return counts
 

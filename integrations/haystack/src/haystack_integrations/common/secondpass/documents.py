@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from haystack import Document
 
 from secondpass.errors import InvalidInput
+from secondpass.templates import PromptTemplate
 from secondpass.text import is_blank
 
 
@@ -54,29 +55,22 @@ class Readable:
 
 @dataclass(frozen=True, slots=True)
 class TextLayout:
-    """How a query and a document become the two texts of a pair: prefix + (fields + content) + suffix.
+    """How a document becomes the second text of a pair, and what the operator writes around both texts.
 
-    Meta values stand before the content, joined by `separator`. 0 and False are values; None and a missing key
-    are not.
+    Meta values stand before the content, joined by `separator`, which is cut with them. 0 and False are values; None
+    and a missing key are not.
     """
 
-    query_prefix: str = ""
-    query_suffix: str = ""
-    document_prefix: str = ""
-    document_suffix: str = ""
     meta_fields: Sequence[str] = ()
     separator: str = "\n"
-
-    def query(self, query: str) -> str:
-        """-> the first text of every pair."""
-        return self.query_prefix + query + self.query_suffix
+    template: PromptTemplate | None = None
 
     def document(self, document: Document) -> str:
-        """-> the second text of the document's pair."""
-        return self.document_prefix + self.separator.join(self._parts(document)) + self.document_suffix
+        """-> the second text of the document's pair, without what the template puts around it."""
+        return self.separator.join(self._parts(document))
 
     def has_text(self, document: Document) -> bool:
-        """Whether content or a meta field says something (`is_blank`); prefix, suffix and separator do not count."""
+        """Whether content or a meta field says something (`is_blank`); template and separator do not count."""
         return not all(map(is_blank, self._parts(document)))
 
     def split(self, documents: Iterable[Document]) -> Readable:

@@ -12,8 +12,8 @@ from haystack_integrations.common.secondpass.free_arguments import engine_argume
 from haystack_integrations.common.secondpass.shared_model import SharedModel
 
 from secondpass import CrossEncoder
+from secondpass.cuts import Truncation
 from secondpass.precision import Precision
-from secondpass.tokens import Truncation
 
 logger = logging.getLogger(__name__)
 

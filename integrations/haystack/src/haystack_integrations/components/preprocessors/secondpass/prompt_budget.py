@@ -7,7 +7,6 @@ name is public API.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from haystack import Document, component
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import deduplicated, listed
 from haystack_integrations.common.secondpass.serialized import SerializedComponent
-from tokenizers import Tokenizer
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.persistence.sources import folder_of
 from secondpass.prompt_budget import fitted
+from secondpass.tokens import TextTokenizer
 
 
 @component
@@ -61,7 +60,7 @@ class PromptBudget(SerializedComponent):
         self.overhead = parameters.not_negative("overhead", overhead)
         self.tokenizer = parameters.model_name("tokenizer", tokenizer)
         self._lock = threading.Lock()
-        self._loaded: Tokenizer | None = None
+        self._loaded: TextTokenizer | None = None
 
     def warm_up(self) -> None:
         """Load the tokenizer."""
@@ -91,7 +90,7 @@ class PromptBudget(SerializedComponent):
         left_out: list[dict[str, Any]] = []
         used = 0
         for document, text, portion in zip(
-            unique, texts, fitted(texts, self._token_ends, limit, self.overhead), strict=True
+            unique, texts, fitted(texts, self._tokenizer().token_ends, limit, self.overhead), strict=True
         ):
             if portion.end < len(text) or not text:
                 left_out.append({"id": document.id, "tokens": portion.tokens, "kept": portion.kept})
@@ -105,13 +104,7 @@ class PromptBudget(SerializedComponent):
                 )
         return {"documents": kept, "left_out": left_out, "tokens": used}
 
-    def _token_ends(self, text: str) -> Sequence[int]:
-        ends: list[int] = []
-        for _, end in self._tokenizer().encode(text, add_special_tokens=False).offsets:
-            ends.append(max(end, ends[-1] if ends else 0))
-        return ends
-
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self) -> TextTokenizer:
         with self._lock:
             if self._loaded is None:
                 self._loaded = _read(self.tokenizer)
@@ -127,8 +120,8 @@ class PromptBudget(SerializedComponent):
         self._lock, self._loaded = threading.Lock(), None
 
 
-def _read(name: str) -> Tokenizer:
-    """Read a tokenizer that neither cuts nor pads.
+def _read(name: str) -> TextTokenizer:
+    """Read a tokenizer.
 
     Raises:
         InvalidInput: the file is no tokenizer.
@@ -139,9 +132,6 @@ def _read(name: str) -> Tokenizer:
     if not file.is_file():
         raise ModelLoadError(f"{name!r} has no tokenizer.json")
     try:
-        made = Tokenizer.from_file(str(file))
+        return TextTokenizer(file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exception
         raise InvalidInput(f"tokenizer {name!r} cannot be read: {error}") from error
-    made.no_truncation()
-    made.no_padding()
-    return made

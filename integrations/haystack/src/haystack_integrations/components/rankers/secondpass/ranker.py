@@ -20,11 +20,12 @@ from haystack_integrations.common.secondpass.shared_model import SharedModel
 from haystack_integrations.components.rankers.secondpass.reranking import Limits, answer, rerank
 
 from secondpass import CrossEncoder
+from secondpass.cuts import TRUNCATIONS
 from secondpass.errors import InvalidInput
 from secondpass.precision import PRECISIONS
 from secondpass.relevance import checked_relevance
+from secondpass.templates import PromptTemplate
 from secondpass.text import is_blank
-from secondpass.tokens import TRUNCATIONS
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +99,16 @@ class SecondPassRanker(ModelLifecycle):
             default device of the machine that loads the model; a dumped pipeline then does not name one.
         :param token: The token for private models of the Hugging Face Hub, read from the environment.
         :param top_k: The maximum number of documents to return per query.
-        :param query_prefix: Text put before the query, for models that were trained with an instruction.
+        :param query_prefix: Text put before the query, for models that were trained with an instruction or a chat
+            template. Special tokens in the prefixes and suffixes are special (in queries and documents they are text),
+            and the four are read whole however long the texts are.
         :param query_suffix: Text put after the query.
         :param document_prefix: Text put before each document.
         :param document_suffix: Text put after each document.
         :param meta_fields_to_embed: Meta fields whose values are put before the content. `None` values and missing
             fields are left out.
-        :param embedding_separator: Text between the meta values and the content.
+        :param embedding_separator: Text between the meta values and the content. It is cut with the document, and
+            special tokens in it are text.
         :param scale_score: If `True`, scores are between 0 and 1 (sigmoid of the logit; with several labels the
             probability of the label, or the expected grade as a share of the highest). If `False`, scores are the
             logits (with several labels the log-odds of the label, or the expected grade).
@@ -304,11 +308,5 @@ class SecondPassRanker(ModelLifecycle):
         )
 
     def _layout(self) -> TextLayout:
-        return TextLayout(
-            query_prefix=self.query_prefix,
-            query_suffix=self.query_suffix,
-            document_prefix=self.document_prefix,
-            document_suffix=self.document_suffix,
-            meta_fields=self.meta_fields_to_embed,
-            separator=self.embedding_separator,
-        )
+        template = PromptTemplate(self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix)
+        return TextLayout(self.meta_fields_to_embed, self.embedding_separator, template)

@@ -16,6 +16,7 @@ from secondpass.activations import Activation
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.ranking import Ranking
 from secondpass.relevance import Relevance
+from secondpass.templates import PromptTemplate
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def rerank(lend: Lend, query: str, documents: Sequence[Document], layout: TextLa
         )
     if not readable.documents:
         return answer(_kept([], readable.blank, limits))
-    ranking = _ranking(lend, layout.query(query), readable, limits)
+    ranking = _ranking(lend, query, readable, layout.template, limits)
     ranked = [replace(readable.documents[item.index], score=item.score) for item in ranking.documents]
     truncated = []
     for cut in ranking.truncated:
@@ -72,7 +73,7 @@ def rerank(lend: Lend, query: str, documents: Sequence[Document], layout: TextLa
     return answer(_kept(ranked, readable.blank, limits), truncated, reranked=True)
 
 
-def _ranking(lend: Lend, query: str, readable: Readable, limits: Limits) -> Ranking:
+def _ranking(lend: Lend, query: str, readable: Readable, template: PromptTemplate | None, limits: Limits) -> Ranking:
     try:
         with lend() as encoder:
             (ranking,) = encoder.rank_many(
@@ -82,6 +83,7 @@ def _ranking(lend: Lend, query: str, readable: Readable, limits: Limits) -> Rank
                 show_progress_bar=False,
                 activation_fct=_activation(encoder.num_labels, limits),
                 relevance=limits.relevance,
+                template=template,
             )
     except NonFiniteScore as error:
         ids = ", ".join(repr(readable.documents[index].id) for index in error.indices)

@@ -18,10 +18,10 @@ from haystack_integrations.common.secondpass.free_arguments import checked_argum
 from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle
 from haystack_integrations.common.secondpass.shared_model import SharedModel
 
+from secondpass.cuts import TRUNCATIONS
 from secondpass.extraction import Extract, extract
 from secondpass.precision import PRECISIONS
 from secondpass.text import is_blank
-from secondpass.tokens import TRUNCATIONS
 
 
 @component
