@@ -146,7 +146,7 @@ class ModelForward:
         asked = self._precision or precision_of(self._model.dtype)
         kept = asked == "auto" and dtype_name(self._model.dtype) not in FULL_PRECISION
         if kept:
-            return self._computation(dtype_name(self._model.dtype), own and own.in_torch())
+            return self._computation(dtype_name(self._model.dtype), None if own is None else own.in_torch())
         wanted: Precision = "fp32" if self.exact else asked
         if own is not None:
             settled = self._settled(own) if wanted == "auto" else wanted
