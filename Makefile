@@ -15,7 +15,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src recipes benchmarks
-	$(BIN)/mypy $(addprefix -p $(COMPONENTS).,$(addsuffix .secondpass,$(KINDS))) -p haystack_integrations.common.secondpass
+	$(BIN)/mypy $(addprefix -p $(COMPONENTS).,$(addsuffix .secondpass,$(KINDS))) -p haystack_integrations.common.secondpass -p secondpass_pipelines
 	$(BIN)/mypy -p secondpass_indexing -p secondpass_searching -p secondpass_elasticsearch -p secondpass_opensearch
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -32,11 +32,13 @@ ORDER = (
     "persistence.quiet",
     # files of texts, judgements and runs
     "lines",
+    "journal",
     "corpora",
     "queries",
     "evaluation.columns",
     "evaluation.qrels",
     "evaluation.runs",
+    "evaluation.judged_queries",
     "evaluation.reports",
     # runs to figures: no torch
     "evaluation.libraries",

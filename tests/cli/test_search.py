@@ -119,10 +119,10 @@ def test_hybrid_measures_each_retriever_and_ranks_a_document_once(run: Run, beir
 def test_documents_are_embedded_as_queries_are(beir: Path, mock_pipeline: Path) -> None:
     """The document embedder is the text embedder's sibling with the same parameters, and embeds title and text."""
     from haystack.components.embedders import MockDocumentEmbedder, MockTextEmbedder
-    from haystack_integrations.common.secondpass.search.indexing import document_embedders, index
-    from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline
 
     from secondpass.corpora import read_corpus
+    from secondpass_pipelines.indexing import document_embedders, index
+    from secondpass_pipelines.pipeline_files import load_pipeline
 
     pipeline = load_pipeline(mock_pipeline)
     (embedder,) = document_embedders(pipeline)

@@ -85,8 +85,8 @@ def test_answered_queries_are_not_asked_again(
     run: Run, beir: Path, tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partial file that holds every answer becomes the output without a query being asked."""
-    from haystack_integrations.common.secondpass.search.results import ResultWriter
-    from haystack_integrations.common.secondpass.search.searching import Searcher
+    from secondpass_pipelines.search_run import ResultWriter
+    from secondpass_pipelines.searching import Searcher
 
     output = tmp_path / "x.trec"
     options = (*BM25, "-c", beir, "--data-queries", "-m", tiny_folder, "-o", output)

@@ -10,11 +10,11 @@ import yaml
 from elasticsearch import Elasticsearch
 from haystack import Pipeline
 from haystack.core.errors import PipelineRuntimeError
-from haystack_integrations.common.secondpass.search.indexing import document_embedders
-from haystack_integrations.common.secondpass.search.stages import stages_of
 
 from secondpass import CrossEncoder
 from secondpass_elasticsearch.index_creation import create_index
+from secondpass_pipelines.indexing import document_embedders
+from secondpass_pipelines.searching import stages_of
 from secondpass_searching.index_layout import IndexLayout
 from tests.small_collection import CORPUS, write_beir
 

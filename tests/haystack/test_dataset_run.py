@@ -11,13 +11,12 @@ import pytest
 
 pytest.importorskip("ir_measures")
 
-from haystack_integrations.common.secondpass.search.dataset_run import run_dataset
-from haystack_integrations.common.secondpass.search.searching import Searcher
-
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.evaluation.dataset_runs import DatasetRequest
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.runs import read_run
+from secondpass_pipelines.dataset import run_dataset
+from secondpass_pipelines.searching import Searcher
 from tests.cli.test_search import hybrid
 from tests.cli.test_search_resume import wait_for_lines
 from tests.small_collection import CORPUS, write_json_lines
@@ -157,7 +156,7 @@ def test_output_is_the_second_pass(beir: Path, tmp_path: Path, tiny_folder: str)
 KILLED = """
 import sys
 from pathlib import Path
-from haystack_integrations.common.secondpass.search.dataset_run import run_dataset
+from secondpass_pipelines.dataset import run_dataset
 from secondpass.evaluation.dataset_runs import DatasetRequest
 pipeline, dataset, model, output = sys.argv[1:]
 run_dataset(DatasetRequest(pipeline, Path(dataset), depth=50, model=model, output=Path(output)))
@@ -211,10 +210,6 @@ def test_partial_file_of_a_search_is_refused(beir: Path, tmp_path: Path, tiny_fo
 
 def test_entry_point_is_light() -> None:
     """The module that the command line loads imports neither Haystack nor torch by itself."""
-    code = (
-        "import sys\n"
-        "import haystack_integrations.common.secondpass.search.dataset_run\n"
-        "print('haystack' in sys.modules, 'torch' in sys.modules)\n"
-    )
+    code = "import sys\nimport secondpass_pipelines.dataset\nprint('haystack' in sys.modules, 'torch' in sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["False", "False"]

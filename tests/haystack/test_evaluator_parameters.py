@@ -82,7 +82,7 @@ def test_two_sources_of_judgements_are_refused(tmp_path: Path) -> None:
         ({"document_comparison_field": "meta."}, "document_comparison_field='meta.'"),
         ({"document_comparison_field": "title"}, "is not 'id', 'content' or 'meta.'"),
         ({"qrels": 3}, "qrels is int"),
-        ({"without_relevant": "drop"}, "without_relevant='drop' is not one of"),
+        ({"without_relevant": "drop"}, "without_relevant='drop' is none of"),
     ],
 )
 def test_bad_parameters_are_named(parameters: dict[str, Any], reason: str) -> None:

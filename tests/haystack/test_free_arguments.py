@@ -10,7 +10,7 @@ import torch
 import yaml
 from haystack import Document, Pipeline
 from haystack.core.errors import DeserializationError
-from haystack_integrations.common.secondpass.free_arguments import ALLOWED, engine_arguments
+from haystack_integrations.common.secondpass.parameters import ALLOWED, engine_arguments
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 
 from secondpass.errors import InvalidInput

@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("haystack")
 
 from haystack.document_stores.in_memory import InMemoryDocumentStore
-from haystack_integrations.common.secondpass.search.index_run import IndexRequest, run_index
 
 from secondpass.errors import InvalidInput, SecondPassError
+from secondpass_pipelines.indexing import IndexRequest, run_index
 from tests.small_collection import CORPUS
 
 READER = "haystack_integrations.components.converters.secondpass.corpus_reader.CorpusReader"

@@ -13,11 +13,11 @@ from haystack import Pipeline, component
 from haystack.components.embedders import MockTextEmbedder
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
-from haystack_integrations.common.secondpass.search.indexing import document_embedders, index
-from haystack_integrations.common.secondpass.search.stores import document_stores
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
+from secondpass_pipelines.indexing import document_embedders, index
+from secondpass_pipelines.stores import document_stores
 
 
 def with_components(**components: Any) -> Pipeline:

@@ -13,8 +13,7 @@ import pytest
 
 pytest.importorskip("ir_measures")
 
-from haystack_integrations.common.secondpass.search.searching import Searcher
-
+from secondpass_pipelines.searching import Searcher
 from tests.cli.conftest import figures, only_line, read_run
 from tests.small_collection import CORPUS, write_json_lines
 

@@ -8,15 +8,14 @@ import pytest
 
 pytest.importorskip("haystack")
 
-from haystack_integrations.common.secondpass.search.server_stores import (
+from secondpass.errors import InvalidInput
+from secondpass_pipelines.stores import (
     ELASTICSEARCH,
     OPENSEARCH,
     engine_of,
     point_stores,
     shown,
 )
-
-from secondpass.errors import InvalidInput
 
 
 def components(kind: str, **settings: Any) -> dict[str, Any]:

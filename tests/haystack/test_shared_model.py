@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from haystack_integrations.common.secondpass.shared_model import SharedModel
+from haystack_integrations.common.secondpass.model_lifecycle import SharedModel
 
 
 class Weights:

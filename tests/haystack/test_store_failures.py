@@ -14,10 +14,9 @@ pytest.importorskip("haystack")
 from haystack import Pipeline
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
-from haystack_integrations.common.secondpass.search.store_failures import failure_line
-from haystack_integrations.common.secondpass.search.stores import close, store_name
 
 from secondpass.errors import InvalidInput
+from secondpass_pipelines.stores import close, failure_line, store_name
 
 
 def pipeline_of(name: str, url: str) -> Pipeline:

@@ -110,10 +110,10 @@ def test_queries_without_texts_are_left_out_and_told(make_trainer: Any, caplog: 
 def test_meta_fields_are_read(make_trainer: Any, tmp_path: Path) -> None:
     """A document is the text that the ranker will read: meta values, separator, content."""
     from haystack_integrations.common.secondpass.documents import TextLayout
-    from haystack_integrations.components.trainers.secondpass.training_groups import labelled_queries
+    from haystack_integrations.components.trainers.secondpass.trainer import graded_queries
 
     truth = [[Document(id="a", content="text", meta={"title": "Title"})]]
-    found = labelled_queries(["q"], truth, None, None, TextLayout(meta_fields=["title"], separator=" | "))
+    found = graded_queries(["q"], truth, None, None, TextLayout(meta_fields=["title"], separator=" | "))
     assert found.kept[0].judged[0].text == "Title | text"
 
 

@@ -12,17 +12,18 @@ haystack = pytest.importorskip("haystack")
 pytest.importorskip("ir_measures")
 
 from haystack import Document, Pipeline  # noqa: E402
-from haystack_integrations.common.secondpass.search.dataset_run import run_dataset  # noqa: E402
-from haystack_integrations.common.secondpass.search.evaluation_nodes import (  # noqa: E402
-    measures_of,
-    without_evaluation,
-)
-from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline, pipeline_file  # noqa: E402
-from haystack_integrations.common.secondpass.search.stages import stages_of  # noqa: E402
 
 from secondpass.corpora import read_corpus  # noqa: E402
 from secondpass.evaluation.dataset_runs import DatasetRequest  # noqa: E402
 from secondpass.evaluation.measures import evaluate  # noqa: E402
+from secondpass_pipelines.dataset import run_dataset  # noqa: E402
+from secondpass_pipelines.pipeline_files import (  # noqa: E402  # noqa: E402
+    load_pipeline,
+    measures_of,
+    pipeline_file,
+    without_evaluation,
+)
+from secondpass_pipelines.searching import stages_of  # noqa: E402
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
 TEXT = (FOLDER / "evaluate_rerank.yaml").read_text()

@@ -13,8 +13,9 @@ pytest.importorskip("ir_measures")
 pytest.importorskip("bm25s")
 
 from haystack import Pipeline  # noqa: E402
-from haystack_integrations.common.secondpass.search.pipeline_files import pipeline_file  # noqa: E402
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker  # noqa: E402
+
+from secondpass_pipelines.pipeline_files import pipeline_file  # noqa: E402
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
 TEXT = (FOLDER / "train_reranker.yaml").read_text()

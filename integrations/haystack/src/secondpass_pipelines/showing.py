@@ -1,18 +1,18 @@
-"""Answers and figures on a terminal: tables that hold at 80 columns and without colours."""
+"""Answers, figures and progress on a terminal: tables that hold at 80 columns and without colours."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-from haystack_integrations.common.secondpass.search.answers import Answer, Hit
-from haystack_integrations.common.secondpass.search.measures import MRR, NDCG, Quality
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from secondpass.cli.failures import PipeConsole
 from secondpass.cli.printing import print_table
+from secondpass_pipelines.results import MRR, NDCG, Quality, QueryResult, RankedDocument
 
 RELEVANT = "✓"
 
@@ -22,7 +22,21 @@ def stdout_console() -> Console:
     return PipeConsole(highlight=False, markup=False, emoji=False)
 
 
-def print_answer(answer: Answer) -> None:
+def progress_bars() -> Progress:
+    """Bars on stderr, so that stdout is the result alone; nothing is drawn where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def print_answer(answer: QueryResult) -> None:
     """Print the second pass's documents with the rank that the first pass gave them."""
     before = first_ranks(answer)
     stdout_console().print(Text(one_line(answer.query), style="bold"))
@@ -44,7 +58,7 @@ def print_answer(answer: Answer) -> None:
     )
 
 
-def side_by_side(answer: Answer, titles: Mapping[str, str], relevant: Mapping[str, int], rows: int) -> Table:
+def side_by_side(answer: QueryResult, titles: Mapping[str, str], relevant: Mapping[str, int], rows: int) -> Table:
     """First pass left, second pass right, relevant documents ticked, and how far each one moved."""
     table = Table(box=None, expand=True, pad_edge=False, show_header=True, header_style="dim")
     table.add_column("", width=1)
@@ -73,7 +87,7 @@ def quality_table(qualities: Sequence[Quality], last: str) -> Table:
     return table
 
 
-def first_ranks(answer: Answer) -> dict[str, int]:
+def first_ranks(answer: QueryResult) -> dict[str, int]:
     """The best rank that any component of the first pass gave each document, from 1."""
     ranks: dict[str, int] = {}
     for hits in answer.first.values():
@@ -87,7 +101,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cell(hit: Hit | None, titles: Mapping[str, str], relevant: Mapping[str, int]) -> Text:
+def _cell(hit: RankedDocument | None, titles: Mapping[str, str], relevant: Mapping[str, int]) -> Text:
     if hit is None:
         return Text("")
     judged = relevant.get(hit.id, 0) > 0

@@ -1,4 +1,4 @@
-"""What a search is to answer: one query, a file of them, or the judged queries of a BEIR folder."""
+"""Which queries are asked, and which of them are measured: those of a file, or the judged ones of a BEIR folder."""
 
 from __future__ import annotations
 
@@ -10,45 +10,30 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.queries import read_queries
 
-SINGLE = "query"
-"""The id of a query that was given on the command line."""
-
-
 @dataclass(frozen=True, slots=True)
-class Questions:
+class JudgedQueries:
     """Text by query id in the order in which they are asked, and judgements if they are to be measured."""
 
     texts: dict[str, str]
     qrels: Qrels | None = None
 
-    def limited(self, limit: int | None) -> Questions:
+    def limited(self, limit: int | None) -> JudgedQueries:
         """Only the first `limit`."""
-        return Questions(dict(list(self.texts.items())[:limit]), self.qrels)
+        return JudgedQueries(dict(list(self.texts.items())[:limit]), self.qrels)
 
 
-def single_question(text: str) -> Questions:
-    """Return one query without judgements.
-
-    Raises:
-        InvalidInput: it is blank.
-    """
-    if not text.strip():
-        raise InvalidInput("--query is blank")
-    return Questions({SINGLE: text})
-
-
-def listed_questions(queries: Path, qrels: Path | None) -> Questions:
+def listed_queries(queries: Path, qrels: Path | None) -> JudgedQueries:
     """All queries of a file; with judgements, those that have a relevant document are measured."""
     texts = read_queries(queries)
     if qrels is None:
-        return Questions(texts)
+        return JudgedQueries(texts)
     judgements = read_qrels(qrels)
     if not set(judgements.with_relevant) & texts.keys():
         raise InvalidInput(f"{qrels}: has no relevant document for any query of {queries}")
-    return Questions(texts, judgements)
+    return JudgedQueries(texts, judgements)
 
 
-def judged_questions(folder: Path, split: str, qrels: Path | None = None) -> Questions:
+def judged_queries(folder: Path, split: str, qrels: Path | None = None) -> JudgedQueries:
     """Return the queries of a BEIR folder that have a relevant document in the split.
 
     Raises:
@@ -65,4 +50,4 @@ def judged_questions(folder: Path, split: str, qrels: Path | None = None) -> Que
         raise InvalidInput(f"{file}: {len(missing)} judged queries have no text in {folder} (first {missing[0]!r})")
     if not judged:
         raise InvalidInput(f"{file}: no query has a relevant document")
-    return Questions({query_id: text for query_id, text in texts.items() if query_id in judged}, judgements)
+    return JudgedQueries({query_id: text for query_id, text in texts.items() if query_id in judged}, judgements)

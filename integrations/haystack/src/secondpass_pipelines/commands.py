@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from haystack_integrations.common.secondpass.search.quiet_haystack import need_haystack
 
 from secondpass.errors import InvalidInput
+from secondpass_pipelines.pipeline_files import need_haystack
 
 
 class Form(StrEnum):
@@ -101,16 +101,18 @@ def search(
         raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
     chosen = _form(form, output, measured=judged or qrels is not None)
     need_haystack()
-    from haystack_integrations.common.secondpass.search import questions as asked
-    from haystack_integrations.common.secondpass.search.search_run import SearchRequest, run_search
+    from secondpass.evaluation.judged_queries import JudgedQueries, judged_queries, listed_queries
+    from secondpass_pipelines.search_run import PipelineSearch, run_search
 
     if query is not None:
-        questions = asked.single_question(query)
+        if not query.strip():
+            raise InvalidInput("--query is blank")
+        asked = JudgedQueries({"query": query})
     elif queries is not None:
-        questions = asked.listed_questions(queries, qrels)
+        asked = listed_queries(queries, qrels)
     elif folder is not None:
-        questions = asked.judged_questions(folder, split, qrels)
-    run_search(SearchRequest(pipeline, corpus, questions, limit, depth, top_k, model, output, chosen, index, add))
+        asked = judged_queries(folder, split, qrels)
+    run_search(PipelineSearch(pipeline, corpus, asked, limit, depth, top_k, model, output, chosen, index, add))
 
 
 def index(
@@ -135,7 +137,7 @@ def index(
     secondpass index -p my_indexing.yaml -c corpus.jsonl --add
     """
     need_haystack()
-    from haystack_integrations.common.secondpass.search.index_run import IndexRequest, run_index
+    from secondpass_pipelines.indexing import IndexRequest, run_index
 
     run_index(IndexRequest(pipeline, corpus, name, add, batch))
 
@@ -161,7 +163,7 @@ def demo(
     secondpass demo --quiet
     """
     need_haystack()
-    from haystack_integrations.common.secondpass.search.demonstration import DemoRequest, run_demo
+    from secondpass_pipelines.demonstration import DemoRequest, run_demo
 
     run_demo(DemoRequest(queries=queries, rows=rows, quiet=quiet, as_json=as_json, model=model))
 
@@ -173,3 +175,38 @@ def _form(form: Form | None, output: Path | None, measured: bool) -> str:
     if form is Form.table:
         raise InvalidInput("--format table is for the terminal; a file holds trec or json")
     return str(form or (Form.json if output.suffix == ".json" else Form.trec))
+
+
+def ask(
+    question: Annotated[str | None, typer.Argument(help="What is asked.")] = None,
+    pipeline: Annotated[
+        str, typer.Option("--pipeline", "-p", help="YAML file, or the name of a packaged one such as rag_rerank.")
+    ] = "rag_extractive",
+    corpus: Annotated[
+        Path | None,
+        typer.Option("--corpus", "-c", help="BEIR folder or JSON Lines file to index first (.gz too)."),
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="File of questions: .jsonl (_id, text), .tsv (id, text) or .txt.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question.")] = False,
+) -> None:
+    """Answer questions from documents: retrieve, rerank, then quote or generate.
+
+    The packaged rag_extractive quotes sentences and needs nothing else; rag_rerank asks a chat model at
+    OPENAI_BASE_URL with the key OPENAI_API_KEY.
+
+    Without --corpus the documents that the pipeline's store already holds are searched.
+
+    [bold]Examples[/bold]
+
+    secondpass ask "how long do I have to return a parcel" -c help_centre.jsonl
+
+    secondpass ask -p rag_rerank -c docs.jsonl --queries questions.txt --json
+    """
+    if (question is None) == (queries is None):
+        raise InvalidInput("give a question, or a file of them with --queries")
+    need_haystack()
+    from secondpass_pipelines.asking import AskRequest, run_ask
+
+    run_ask(AskRequest(pipeline, corpus, question, queries, as_json))

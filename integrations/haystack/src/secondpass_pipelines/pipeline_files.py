@@ -1,22 +1,29 @@
-"""Pipelines as YAML files: found by path or packaged name, loaded under Haystack's default allow-list."""
+"""Pipelines as YAML files: found by path or packaged name, loaded under Haystack's default allow-list.
+
+A search gives queries of its own and measures, if at all, over all of them; nodes that measure one query at a time
+and nodes that say which query it is are set aside.
+"""
 
 from __future__ import annotations
 
+import os
 import uuid
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haystack_integrations.common.secondpass.search.evaluation_nodes import without_evaluation
-from haystack_integrations.common.secondpass.search.server_stores import point_stores
-
-from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.errors import InvalidInput, MissingExtra, SecondPassError
+from secondpass_pipelines.stores import point_stores
 
 if TYPE_CHECKING:
     from haystack import Pipeline
 
 RANKER = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
 IN_MEMORY = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
+# Haystack's own, ours and those of other integrations.
+PLACES = ("haystack.components.evaluators.", "haystack_integrations.components.evaluators.")
+EVALUATOR = "haystack_integrations.components.evaluators.secondpass.evaluator.SecondPassEvaluator"
 
 
 def pipeline_file(name_or_path: str) -> Path:
@@ -49,7 +56,7 @@ def load_pipeline(file: Path, model: str | None = None, index: str | None = None
 
     Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
 
-    Evaluators and labelled queries in it are set aside (`evaluation_nodes`). In-memory stores get an index of their
+    Evaluators and labelled queries in it are set aside (`without_evaluation`). In-memory stores get an index of their
     own: stores of one index are shared in the process, and what an earlier pipeline wrote into them must not be found
     by this one.
 
@@ -112,3 +119,48 @@ def _own_indexes(components: dict[str, Any]) -> None:
 
 def _type_of(value: object) -> object:
     return value.get("type") if isinstance(value, dict) else None
+
+
+def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a pipeline's dictionary without its evaluation nodes and the connections from and to them."""
+    kept = {name: component for name, component in data["components"].items() if not _is_evaluation(component)}
+    connections = [
+        link for link in data.get("connections") or [] if not _ends(link) & (data["components"].keys() - kept)
+    ]
+    return {**data, "components": kept, "connections": connections}
+
+
+def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the measures that a pipeline's SecondPassEvaluators state, each once, in the order of the file."""
+    return tuple(dict.fromkeys(name for component in data["components"].values() for name in _measures(component)))
+
+
+def _is_evaluation(component: object) -> bool:
+    return isinstance(component, dict) and str(component.get("type")).startswith(PLACES)
+
+
+def _measures(component: object) -> Iterator[str]:
+    if isinstance(component, dict) and component.get("type") == EVALUATOR:
+        settings = component.get("init_parameters")
+        stated = settings.get("measures") if isinstance(settings, dict) else None
+        yield from (name for name in stated or () if isinstance(name, str))
+
+
+def _ends(link: object) -> set[str]:
+    """Names of the two components that a connection joins."""
+    if not isinstance(link, dict):
+        return set()
+    return {str(link.get(end)).split(".", maxsplit=1)[0] for end in ("sender", "receiver")}
+
+
+def need_haystack() -> None:
+    """Import Haystack, without the usage data that it would send over the network.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "false")
+    try:
+        import haystack  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtra('Haystack is not installed: pip install "secondpass[haystack]"') from error

@@ -8,9 +8,8 @@ import pytest
 
 pytest.importorskip("haystack")
 
-from haystack_integrations.common.secondpass.search.questions import judged_questions, listed_questions
-
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.judged_queries import judged_queries, listed_queries
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 
@@ -28,14 +27,14 @@ def folder(tmp_path: Path) -> Path:
 
 def test_judged_queries_come_in_the_order_of_the_queries_file(folder: Path) -> None:
     """Only queries with a relevant document are asked, in the order of queries.jsonl."""
-    assert list(judged_questions(folder, "test").texts) == ["a", "c"]
+    assert list(judged_queries(folder, "test").texts) == ["a", "c"]
 
 
 def test_other_judgements_can_be_given(folder: Path) -> None:
     """--qrels replaces the folder's judgements."""
     other = folder / "other.txt"
     other.write_text("b 0 d 1\n")
-    assert list(judged_questions(folder, "nonsense", other).texts) == ["b"]
+    assert list(judged_queries(folder, "nonsense", other).texts) == ["b"]
 
 
 def test_judged_query_without_text_is_refused(folder: Path) -> None:
@@ -43,26 +42,26 @@ def test_judged_query_without_text_is_refused(folder: Path) -> None:
     with (folder / "qrels" / "test.tsv").open("a") as qrels:
         qrels.write("x\td\t1\n")
     with pytest.raises(InvalidInput, match=r"1 judged queries have no text in .* \(first 'x'\)"):
-        judged_questions(folder, "test")
+        judged_queries(folder, "test")
 
 
 def test_no_relevant_document_is_refused(folder: Path) -> None:
     """Judgements without a relevant document cannot be averaged over."""
     (folder / "qrels" / "test.tsv").write_text(HEADER + "b\td\t0\n")
     with pytest.raises(InvalidInput, match="no query has a relevant document"):
-        judged_questions(folder, "test")
+        judged_queries(folder, "test")
 
 
 def test_a_file_has_no_queries_of_its_own(folder: Path) -> None:
     """--data-queries needs a BEIR folder."""
     with pytest.raises(InvalidInput, match="give --queries FILE"):
-        judged_questions(folder / "queries.jsonl", "test")
+        judged_queries(folder / "queries.jsonl", "test")
 
 
 def test_judgements_of_other_queries_are_refused(folder: Path) -> None:
     """Judgements that share no query with the file would give a mean over nothing."""
     queries = folder / "q.tsv"
     queries.write_text("1\tone\n")
-    assert listed_questions(queries, None).qrels is None
+    assert listed_queries(queries, None).qrels is None
     with pytest.raises(InvalidInput, match="has no relevant document for any query of"):
-        listed_questions(queries, folder / "qrels" / "test.tsv")
+        listed_queries(queries, folder / "qrels" / "test.tsv")

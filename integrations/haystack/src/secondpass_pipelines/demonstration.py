@@ -10,19 +10,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from haystack_integrations.common.secondpass.search.answers import Answer
-from haystack_integrations.common.secondpass.search.collection import collection, fill
-from haystack_integrations.common.secondpass.search.measures import Judge, moved
-from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline, pipeline_file
-from haystack_integrations.common.secondpass.search.questions import judged_questions
-from haystack_integrations.common.secondpass.search.search_run import progress_bars
-from haystack_integrations.common.secondpass.search.searching import Searcher, searcher
-from haystack_integrations.common.secondpass.search.showing import RELEVANT, quality_table, side_by_side, stdout_console
 from rich.console import Console
 from rich.text import Text
 
 from secondpass.corpora import read_corpus
+from secondpass.evaluation.judged_queries import judged_queries
 from secondpass.evaluation.qrels import Qrels
+from secondpass_pipelines.indexing import collection, fill
+from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from secondpass_pipelines.results import Judge, QueryResult, moved
+from secondpass_pipelines.searching import Searcher, searcher
+from secondpass_pipelines.showing import RELEVANT, progress_bars, quality_table, side_by_side, stdout_console
 
 PIPELINE = "rerank_bm25"
 
@@ -46,8 +44,8 @@ def run_demo(request: DemoRequest) -> None:
         SecondPassError: the model cannot be loaded, or a query failed.
     """
     folder = Path(str(files("secondpass"))) / "demo"
-    questions = judged_questions(folder, "test").limited(request.queries)
-    qrels = questions.qrels or Qrels({})
+    queries = judged_queries(folder, "test").limited(request.queries)
+    qrels = queries.qrels or Qrels({})
     judge = Judge(qrels)
     search = searcher(load_pipeline(pipeline_file(PIPELINE), request.model))
     console = stdout_console()
@@ -57,13 +55,13 @@ def run_demo(request: DemoRequest) -> None:
         loading = progress.add_task("Loading the model", total=None)
         load_seconds = search.warm_up()
         progress.remove_task(loading)
-        bar = progress.add_task("Searching", total=len(questions.texts), visible=not shown)
+        bar = progress.add_task("Searching", total=len(queries.texts), visible=not shown)
         titles = {document.id: document.title for document in read_corpus(folder)}
         if shown:
             progress.stop()
-            _introduce(console, len(titles), len(questions.texts))
+            _introduce(console, len(titles), len(queries.texts))
         answers = []
-        for query_id, text in questions.texts.items():
+        for query_id, text in queries.texts.items():
             answer = search.answer(query_id, text)
             judge.add(answer, search.stages.last)
             answers.append(answer)
@@ -81,7 +79,9 @@ def _introduce(console: Console, documents: int, queries: int) -> None:
     console.print(f"Second pass: a cross-encoder reads its top 100 again. {RELEVANT} answers the query.\n")
 
 
-def _show(console: Console, answer: Answer, titles: dict[str, str], relevant: Mapping[str, int], rows: int) -> None:
+def _show(
+    console: Console, answer: QueryResult, titles: dict[str, str], relevant: Mapping[str, int], rows: int
+) -> None:
     console.print(Text(answer.query, style="bold"))
     console.print(side_by_side(answer, titles, relevant, rows))
     console.print()
@@ -95,7 +95,7 @@ def _conclude(console: Console, judge: Judge, search: Searcher, load_seconds: fl
     console.print(f"Model loaded in {load_seconds:.1f} s.")
 
 
-def _summary(judge: Judge, search: Searcher, load_seconds: float, answers: list[Answer]) -> dict[str, Any]:
+def _summary(judge: Judge, search: Searcher, load_seconds: float, answers: list[QueryResult]) -> dict[str, Any]:
     qualities = judge.qualities()
     helped, hurt = moved(qualities[0], qualities[-1])
     return {
