@@ -39,7 +39,7 @@ servers: $(VENV)/.test
 
 # Like the tests of these folders in `make test`, but a server that cannot be had is an error.
 test-stacks: $(VENV)/.test
-	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/indexing tests/searching tests/elasticsearch tests/opensearch tests/pipelines tests/haystack/test_server_searches.py $(ARGS)
+	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/indexing tests/searching tests/elasticsearch tests/opensearch tests/pipelines $(ARGS)
 
 # Train the embedded model again, from the data folder; stops and continues where it was. Under three hours.
 pocket: $(VENV)/.pocket

@@ -10,6 +10,7 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.queries import read_queries
 
+
 @dataclass(frozen=True, slots=True)
 class JudgedQueries:
     """Text by query id in the order in which they are asked, and judgements if they are to be measured."""

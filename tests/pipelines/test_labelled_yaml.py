@@ -1,38 +1,41 @@
-"""pipelines/evaluate_rerank.yaml: a query at a time in Haystack, all of them by the command line, as a search."""
+"""The packaged pipelines over labelled queries: one measures both passes, one trains a reranker."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-haystack = pytest.importorskip("haystack")
 pytest.importorskip("ir_measures")
+pytest.importorskip("bm25s")
 
-from haystack import Document, Pipeline  # noqa: E402
+from haystack import Document, Pipeline
+from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 
-from secondpass.corpora import read_corpus  # noqa: E402
-from secondpass.evaluation.dataset_runs import DatasetRequest  # noqa: E402
-from secondpass.evaluation.measures import evaluate  # noqa: E402
-from secondpass_pipelines.dataset import run_dataset  # noqa: E402
-from secondpass_pipelines.pipeline_files import (  # noqa: E402  # noqa: E402
+from secondpass.corpora import read_corpus
+from secondpass.evaluation.dataset_runs import DatasetRequest
+from secondpass.evaluation.measures import evaluate
+from secondpass_pipelines.dataset import run_dataset
+from secondpass_pipelines.pipeline_files import (
     load_pipeline,
     measures_of,
     pipeline_file,
     without_evaluation,
 )
-from secondpass_pipelines.searching import stages_of  # noqa: E402
+from secondpass_pipelines.searching import stages_of
 
 FOLDER = Path(__file__).parents[2] / "pipelines"
-TEXT = (FOLDER / "evaluate_rerank.yaml").read_text()
+TRAIN = (FOLDER / "train_reranker.yaml").read_text()
+EVALUATE = (FOLDER / "evaluate_rerank.yaml").read_text()
 
 
 @pytest.fixture
 def pipeline(beir: Path, tiny_folder: str) -> Iterator[Pipeline]:
     """The file with a dataset and a model of this machine, its store filled."""
-    text = TEXT.replace("secondpass/demo", str(beir)).replace("secondpass/pocket", tiny_folder)
+    text = EVALUATE.replace("secondpass/demo", str(beir)).replace("secondpass/pocket", tiny_folder)
     loaded = Pipeline.loads(text.replace("secondpass-evaluate", f"test-{beir.parent.name}"))
     store: Any = loaded.get_component("retriever").document_store  # type: ignore[attr-defined]
     store.write_documents([Document(id=one.id, content=one.content) for one in read_corpus(beir)])
@@ -40,9 +43,9 @@ def pipeline(beir: Path, tiny_folder: str) -> Iterator[Pipeline]:
     loaded.close()
 
 
-def test_loads_under_the_default_allow_list_and_round_trips() -> None:
+def test_evaluation_loads_under_the_default_allow_list_and_round_trips() -> None:
     """`Pipeline.loads` takes the file as it is; dumped and loaded again it is the same pipeline."""
-    loaded = Pipeline.loads(TEXT)
+    loaded = Pipeline.loads(EVALUATE)
     ranker: Any = loaded.get_component("ranker")
     # The second pass must not be shorter than the first, or deep measures would compare different lists.
     assert ranker.top_k == loaded.get_component("retriever").top_k == 100  # type: ignore[attr-defined]
@@ -109,3 +112,48 @@ def test_evaluation_nodes_of_anyone_are_set_aside() -> None:
     assert kept["metadata"] == {"kept": True}
     assert len(data["components"]) == 4
     assert measures_of(data) == ("RR", "AP")
+
+
+def test_training_loads_under_the_default_allow_list_and_round_trips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Pipeline.loads` takes the file as it is, also by its packaged name, and making it writes nothing."""
+    monkeypatch.chdir(tmp_path)
+    loaded = Pipeline.loads(TRAIN)
+    again = Pipeline.loads(loaded.dumps())
+    assert again.to_dict()["components"] == loaded.to_dict()["components"]
+    assert sorted(map(str, again.to_dict()["connections"])) == sorted(map(str, loaded.to_dict()["connections"]))
+    assert pipeline_file("train_reranker").read_text() == TRAIN
+    assert list(tmp_path.iterdir()) == []
+    assert "`train_reranker.yaml`" in (FOLDER / "README.md").read_text()
+
+
+def test_runs_without_inputs(tiny_folder: str, tmp_path: Path) -> None:
+    """On the packaged labelled queries, with a model of this machine: sync and async train the same reranker."""
+
+    def pipeline(name: str) -> Any:
+        text = TRAIN.replace("secondpass/pocket", tiny_folder).replace("my-reranker", str(tmp_path / name))
+        loaded: Any = Pipeline.loads(text)
+        loaded.get_component("trainer").device = "cpu"
+        return loaded
+
+    one = pipeline("one").run({})["trainer"]
+    two = asyncio.run(pipeline("two").run_async({}))["trainer"]
+    assert one["scores"] == two["scores"]
+    assert one["report"]["queries"] == {"trained": 32, "held_out": 8, "without_relevant": 0}
+    assert (one["report"]["resumed_from"], len(one["scores"])) == (None, 2)
+    documents = [Document(content="reset the password"), Document(content="a cat")]
+    assert SecondPassRanker(model=one["model"]).run(query="password", documents=documents)["reranked"]
+
+
+def test_two_steps_on_the_embedded_model(tmp_path: Path) -> None:
+    """With the model that the file names it learns, and the report has what it measured before and after."""
+    loaded: Any = Pipeline.loads(TRAIN.replace("my-reranker", str(tmp_path / "out")))
+    data = loaded.to_dict()
+    data["components"]["trainer"]["init_parameters"]["settings"] |= {"max_steps": 2, "tokens_per_step": 500}
+    data["components"]["trainer"]["init_parameters"]["max_length"] = 64
+    data["components"]["labelled"]["init_parameters"]["top_k"] = 5
+    found = Pipeline.from_dict(data).run({})["trainer"]["report"]
+    assert found["steps"] == 2
+    assert 0.3 < found["dev"]["nDCG@10"]["before"] <= 1.0
+    assert found["best_score"] == max(found["dev"]["nDCG@10"]["before"], found["dev"]["nDCG@10"]["after"])

@@ -11,14 +11,14 @@ import pytest
 
 pytest.importorskip("ir_measures")
 
+
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.evaluation.dataset_runs import DatasetRequest
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.runs import read_run
 from secondpass_pipelines.dataset import run_dataset
 from secondpass_pipelines.searching import Searcher
-from tests.cli.test_search import hybrid
-from tests.cli.test_search_resume import wait_for_lines
+from tests.cli.test_search import hybrid, wait_for_lines
 from tests.small_collection import CORPUS, write_json_lines
 
 FIRST, SECOND = "first pass (retriever)", "second pass (ranker)"
