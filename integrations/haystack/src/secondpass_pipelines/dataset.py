@@ -114,10 +114,11 @@ class Passes:
     def watch(self, answers: Iterable[QueryResult]) -> Iterator[QueryResult]:
         """Pass answers on and keep their rankings."""
         for answer in answers:
-            for name, hits in answer.first.items():
-                self._add(name, answer, hits, answer.ms[name])
+            for name, ranking in answer.first.items():
+                self._add(name, answer, ranking, answer.ms[name])
             if self._joined:
-                joined = {hit.id: RankedDocument(hit.id, None) for name in self._joined for hit in answer.first[name]}
+                given = (document for name in self._joined for document in answer.first[name])
+                joined = {document.id: RankedDocument(document.id, None) for document in given}
                 ms = sum(answer.ms[name] for name in answer.first)
                 self._add(" + ".join(self._joined), answer, joined.values(), ms)
             self._add(self._last, answer, answer.second, answer.ms[self._last])
@@ -131,8 +132,8 @@ class Passes:
         """Mean milliseconds a query by the name of the run."""
         return {self._title(name): fmean(times) for name, times in self._ms.items() if times}
 
-    def _add(self, name: str, answer: QueryResult, hits: Iterable[RankedDocument], ms: float) -> None:
-        self._rankings[name][answer.query_id] = [(hit.id, hit.score) for hit in hits]
+    def _add(self, name: str, answer: QueryResult, ranking: Iterable[RankedDocument], ms: float) -> None:
+        self._rankings[name][answer.query_id] = [(document.id, document.score) for document in ranking]
         self._ms[name].append(ms)
 
     def _title(self, name: str) -> str:

@@ -51,11 +51,11 @@ class QueryResult:
     shortened: bool = False
 
     def to_json(self, texts: bool) -> dict[str, Any]:
-        """Plain values; without `texts` a hit is only its id and score."""
+        """Plain values; without `texts` a document is only its id and score."""
         return {
             "query_id": self.query_id,
             "query": self.query,
-            "first": {name: _plain(hits, texts=False) for name, hits in self.first.items()},
+            "first": {name: _plain(ranking, texts=False) for name, ranking in self.first.items()},
             "second": _plain(self.second, texts),
             "ms": {name: round(value, 3) for name, value in self.ms.items()},
             "cut": self.cut,
@@ -70,8 +70,8 @@ class QueryResult:
         return cls(
             query_id=value["query_id"],
             query=value["query"],
-            first={name: _hits(hits) for name, hits in value["first"].items()},
-            second=_hits(value["second"]),
+            first={name: _ranking_of(ranking) for name, ranking in value["first"].items()},
+            second=_ranking_of(value["second"]),
             ms=dict(value["ms"]),
             cut=value["cut"],
             reranked=value["reranked"],
@@ -80,19 +80,23 @@ class QueryResult:
         )
 
 
-def ids(hits: Iterable[RankedDocument]) -> list[str]:
+def ids(ranking: Iterable[RankedDocument]) -> list[str]:
     """Ids in order."""
-    return [hit.id for hit in hits]
+    return [document.id for document in ranking]
 
 
-def _plain(hits: tuple[RankedDocument, ...], texts: bool) -> list[dict[str, Any]]:
+def _plain(ranking: tuple[RankedDocument, ...], texts: bool) -> list[dict[str, Any]]:
     return [
-        {"id": hit.id, "score": hit.score, **({"text": hit.text} if texts and hit.text is not None else {})}
-        for hit in hits
+        {
+            "id": document.id,
+            "score": document.score,
+            **({"text": document.text} if texts and document.text is not None else {}),
+        }
+        for document in ranking
     ]
 
 
-def _hits(values: list[dict[str, Any]]) -> tuple[RankedDocument, ...]:
+def _ranking_of(values: list[dict[str, Any]]) -> tuple[RankedDocument, ...]:
     return tuple(RankedDocument(value["id"], value["score"], value.get("text")) for value in values)
 
 
@@ -168,11 +172,11 @@ class Judge:
 
     def add(self, answer: QueryResult, last: str) -> None:
         """Take an answer into account; `last` is the name of the last pass's component."""
-        for stage, hits in (*answer.first.items(), (last, answer.second)):
+        for stage, ranking in (*answer.first.items(), (last, answer.second)):
             self._ms.setdefault(stage, []).append(answer.ms[stage])
             top = self._runs.setdefault(stage, {})
             if answer.query_id in self._qrels:
-                top[answer.query_id] = ids(hits[:CUTOFF])
+                top[answer.query_id] = ids(ranking[:CUTOFF])
 
     def qualities(self) -> list[Quality]:
         """Figures of every stage in order, the last pass last."""

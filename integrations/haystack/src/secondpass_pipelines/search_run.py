@@ -226,7 +226,7 @@ class ResultWriter:
 
 
 def _ranking(answer: QueryResult) -> list[tuple[str, float | None]]:
-    return [(hit.id, hit.score) for hit in answer.second]
+    return [(document.id, document.score) for document in answer.second]
 
 
 def _write_json(

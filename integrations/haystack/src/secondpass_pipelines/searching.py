@@ -61,8 +61,8 @@ class Searcher:
         return QueryResult(
             query_id=query_id,
             query=query,
-            first={name: _hits(outputs, name, texts=False) for name in self.stages.first},
-            second=_hits(outputs, self.stages.last, texts=True),
+            first={name: _ranking_of(outputs, name, texts=False) for name in self.stages.first},
+            second=_ranking_of(outputs, self.stages.last, texts=True),
             ms={name: self._ms(ms, name) for name in (*self.stages.first, self.stages.last)},
             cut=len(last.get("truncated", ())),
             reranked=bool(last.get("reranked", True)) or not last.get("documents"),
@@ -105,14 +105,14 @@ def _textless(outputs: dict[str, Any], feeding: Iterable[str]) -> int:
     return len({document.id for document in given if not (document.content or "").strip()})
 
 
-def _hits(outputs: dict[str, Any], stage: str, texts: bool) -> tuple[RankedDocument, ...]:
+def _ranking_of(outputs: dict[str, Any], stage: str, texts: bool) -> tuple[RankedDocument, ...]:
     documents: Iterable[Document] = outputs.get(stage, {}).get("documents", ())
-    hits: dict[str, RankedDocument] = {}
+    ranking: dict[str, RankedDocument] = {}
     for document in documents:
         # A run lists a document once: its first place counts.
         score = None if document.score is None else float(document.score)
-        hits.setdefault(document.id, RankedDocument(document.id, score, document.content if texts else None))
-    return tuple(hits.values())
+        ranking.setdefault(document.id, RankedDocument(document.id, score, document.content if texts else None))
+    return tuple(ranking.values())
 
 
 @dataclass(frozen=True, slots=True)

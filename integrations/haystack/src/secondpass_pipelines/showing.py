@@ -48,12 +48,12 @@ def print_answer(answer: QueryResult) -> None:
         (
             (
                 str(place),
-                str(before.get(hit.id, "-")),
-                "" if hit.score is None else f"{hit.score:.4f}",
-                hit.id,
-                hit.text or "",
+                str(before.get(document.id, "-")),
+                "" if document.score is None else f"{document.score:.4f}",
+                document.id,
+                document.text or "",
             )
-            for place, hit in enumerate(answer.second, start=1)
+            for place, document in enumerate(answer.second, start=1)
         ),
     )
 
@@ -90,9 +90,9 @@ def quality_table(qualities: Sequence[Quality], last: str) -> Table:
 def first_ranks(answer: QueryResult) -> dict[str, int]:
     """The best rank that any component of the first pass gave each document, from 1."""
     ranks: dict[str, int] = {}
-    for hits in answer.first.values():
-        for place, hit in enumerate(hits, start=1):
-            ranks[hit.id] = min(place, ranks.get(hit.id, place))
+    for ranking in answer.first.values():
+        for place, document in enumerate(ranking, start=1):
+            ranks[document.id] = min(place, ranks.get(document.id, place))
     return ranks
 
 
@@ -101,9 +101,9 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cell(hit: RankedDocument | None, titles: Mapping[str, str], relevant: Mapping[str, int]) -> Text:
-    if hit is None:
+def _cell(document: RankedDocument | None, titles: Mapping[str, str], relevant: Mapping[str, int]) -> Text:
+    if document is None:
         return Text("")
-    judged = relevant.get(hit.id, 0) > 0
-    shown = one_line(titles.get(hit.id) or hit.text or hit.id)
+    judged = relevant.get(document.id, 0) > 0
+    shown = one_line(titles.get(document.id) or document.text or document.id)
     return Text(f"{RELEVANT if judged else ' '} {shown}", style="green" if judged else "")
