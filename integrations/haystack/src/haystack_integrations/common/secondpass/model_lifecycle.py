@@ -45,7 +45,13 @@ class SerializedComponent:
         :returns:
             The component's type and parameters.
         """
-        return to_dict(self)
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
+        # Each parameter is read from the attribute of its name.
+        parameters = {name: copy.deepcopy(getattr(self, name)) for name in names}
+        for name in FREE_ARGUMENTS:
+            if parameters.get(name) is not None:
+                serialize_hf_model_kwargs(parameters[name])
+        return default_to_dict(self, **parameters)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -59,16 +65,6 @@ class SerializedComponent:
             If a parameter has a wrong type or value, with its name.
         """
         return from_dict(cls, data)
-
-
-def to_dict(instance: object) -> dict[str, Any]:
-    """Return the component's type and its parameters, each read from the attribute of its name."""
-    names = [name for name in inspect.signature(type(instance).__init__).parameters if name != "self"]
-    parameters = {name: copy.deepcopy(getattr(instance, name)) for name in names}
-    for name in FREE_ARGUMENTS:
-        if parameters.get(name) is not None:
-            serialize_hf_model_kwargs(parameters[name])
-    return default_to_dict(instance, **parameters)
 
 
 def from_dict(component: type[ComponentT], data: dict[str, Any]) -> ComponentT:
