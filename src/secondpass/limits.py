@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Collection
+from numbers import Real
 from typing import Any, TypeVar
 
 from secondpass.errors import InvalidInput
@@ -23,6 +25,35 @@ def positive_int(value: Any, argument: str) -> int:
         number = 0
     if number < 1:
         raise InvalidInput(f"{argument}={value!r} is not a positive int")
+    return number
+
+
+def positive_number(value: Any, argument: str) -> float:
+    """Return `value` as a float if it is a finite number above zero, numpy's included.
+
+    Raises:
+        InvalidInput: anything else, bool too; the message names `argument`.
+    """
+    number = finite_number(value, argument)
+    if number <= 0:
+        raise InvalidInput(f"{argument}={value!r} is not above 0")
+    return number
+
+
+def finite_number(value: Any, argument: str) -> float:
+    """Return `value` as a float if it is a finite number, numpy's included.
+
+    Raises:
+        InvalidInput: anything else, bool too; the message names `argument`.
+    """
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # an int beyond float64
+            pass
+    if not math.isfinite(number):
+        raise InvalidInput(f"{argument}={value!r} is not a finite number")
     return number
 
 
