@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from importlib.metadata import EntryPoint, version
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from secondpass.cli import failures, program
-from secondpass.cli.rank import rank
 from secondpass.errors import InvalidInput, ModelLoadError
 from tests.cli.conftest import Run, Start, command, only_line
 
@@ -150,16 +147,33 @@ def test_interrupt_is_quiet(start: Start) -> None:
     assert b"Traceback" not in done.stderr
 
 
-def test_broken_command_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that cannot be loaded harms no other: it is listed, and says why when it is called."""
-    entries = [EntryPoint("broken", "no_such_module:command", program.COMMANDS), EntryPoint("rank", "x:y", "z")]
-    monkeypatch.setattr(program, "entry_points", lambda group: entries)
-    app = typer.Typer(cls=program.Program, rich_markup_mode="rich")
-    app.callback()(program.options)
-    app.command("rank")(rank)
-    monkeypatch.setattr(program, "app", app)
-    program._add_commands()
-    assert [command.name for command in app.registered_commands] == ["rank", "broken"]
-    result = CliRunner().invoke(app, ["broken", "--with", "options"])
+def test_broken_command_of_another_package(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that cannot be loaded harms no other: it is listed, and says why and what helps when it is called."""
+    monkeypatch.setattr(program, "ELSEWHERE", {"broken": ("no_such_module:command", "haystack")})
+    assert run("rank", "--help").exit_code == 0
+    shown = run("--help").stdout
+    assert re.search(r"\brank\b", shown)
+    assert re.search(r"\bbroken\b", shown)
+    result = run("broken", "--with", "options")
     assert result.exit_code == 1
+    assert 'pip install "secondpass[haystack]"' in only_line(result)
     assert "the command 'broken' cannot be loaded from no_such_module:command" in only_line(result)
+
+
+def test_commands_from_elsewhere_are_imported_when_asked_for() -> None:
+    """A command of this package imports none of them, each of them only its own package."""
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom secondpass.cli import app\n"
+        "assert CliRunner().invoke(app, sys.argv[1:]).exit_code == 0\n"
+        "names = {name.split('.')[0] for name in sys.modules}\n"
+        "print(*sorted(names & {'haystack_integrations', 'secondpass_servers'}))\n"
+    )
+    for arguments, packages in ((("rank",), ""), (("opensearch", "search"), "secondpass_servers")):
+        called = [command()[0], "-c", code, *arguments, "--help"]
+        done = subprocess.run(called, capture_output=True, text=True, timeout=300, check=True)
+        assert done.stdout.strip() == packages
+
+
+def test_a_mistyped_command_is_suggested(run: Run) -> None:
+    """Those from elsewhere too."""
+    assert "Did you mean 'opensearch'" in only_line(run("opensarch"))

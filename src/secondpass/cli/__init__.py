@@ -1,4 +1,4 @@
-"""The `secondpass` command: rank and score here, further commands through the entry points secondpass.commands."""
+"""The `secondpass` command: rank and score here, further commands from this distribution's other packages."""
 
 from secondpass.cli.program import app, main
 

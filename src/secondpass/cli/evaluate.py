@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +21,8 @@ from secondpass.queries import read_queries
 if TYPE_CHECKING:
     from secondpass.evaluation.findings import Analysis
 
-PIPELINE_RUNS = "secondpass.pipeline_runs"
+# Runs a pipeline over a dataset: a function of another import package of this distribution.
+RUN_DATASET = "secondpass_pipelines.dataset:run_dataset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +148,11 @@ def _run(given: str) -> Run:
 
 
 def _piped(request: DatasetRequest) -> Evaluated:
-    """Both passes of a pipeline; it is run by an installed integration, since the core knows no framework."""
-    found = list(entry_points(group=PIPELINE_RUNS, name="dataset"))
-    if not found:
-        raise MissingExtra('nothing here can run a pipeline: pip install "secondpass[haystack]"')
-    runner: Callable[[DatasetRequest], DatasetRuns] = found[0].load()
+    """Both passes of a pipeline; the Haystack part runs it, since the core knows no framework."""
+    try:
+        runner: Callable[[DatasetRequest], DatasetRuns] = resolve_name(RUN_DATASET)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f'nothing here can run a pipeline ({error}): pip install "secondpass[haystack]"') from error
     runs = runner(request)
     notes = []
     if runs.cut:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import version
+from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import typer
@@ -19,12 +20,32 @@ from secondpass.cli.serve import serve
 from secondpass.cli.train import train
 from secondpass.errors import MissingExtra
 
-COMMANDS = "secondpass.commands"
-GROUPS = "secondpass.command_groups"
+# Commands of this distribution's other import packages, each a function or an application of typer, with the extra
+# that brings what it needs. A module is imported when its command is asked for, and all of them for the help.
+ELSEWHERE = {
+    "ask": ("secondpass_pipelines.commands:ask", "haystack"),
+    "demo": ("secondpass_pipelines.commands:demo", "haystack"),
+    "elasticsearch": ("secondpass_servers.elasticsearch.cli:commands", "elasticsearch"),
+    "index": ("secondpass_pipelines.commands:index", "haystack"),
+    "opensearch": ("secondpass_servers.opensearch.cli:commands", "opensearch"),
+    "search": ("secondpass_pipelines.commands:search", "haystack"),
+}
 
 
 class Program(TyperGroup):
     """A command group whose errors are one line on stderr: exit code 2 for refused input, 1 for a failed run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands of this package, then those from elsewhere."""
+        return [*(name for name in super().list_commands(ctx) if name not in ELSEWHERE), *ELSEWHERE]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by name, imported if it is from elsewhere; a name that is none imports all, for a suggestion."""
+        if cmd_name not in self.list_commands(ctx):
+            self.commands |= {name: self.commands.get(name) or _from_elsewhere(name) for name in ELSEWHERE}
+        elif cmd_name not in self.commands:
+            self.commands[cmd_name] = _from_elsewhere(cmd_name)
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; errors end here."""
@@ -99,35 +120,34 @@ app.command("mine")(mine)
 app.command("serve")(serve)
 
 
-def _unavailable(entry: EntryPoint, reason: str) -> Callable[[], None]:
+def _from_elsewhere(name: str) -> Any:
+    """A command of another import package; one that cannot be loaded says so when it is called, not before."""
+    place, extra = ELSEWHERE[name]
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    try:
+        found = resolve_name(place)
+    except Exception as error:
+        settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+        reason = f"{type(error).__name__}: {error}"
+        alone.command(name, context_settings=settings)(_unavailable(name, place, extra, reason))
+        return typer.main.get_command(alone)
+    if isinstance(found, typer.Typer):
+        group = typer.main.get_command(found)
+        group.name = name
+        return group
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
+
+
+def _unavailable(name: str, place: str, extra: str, reason: str) -> Callable[[], None]:
     def command() -> None:
-        raise MissingExtra(f"the command {entry.name!r} cannot be loaded from {entry.value}: {reason}")
+        raise MissingExtra(
+            f"the command {name!r} cannot be loaded from {place}: {reason}; is it installed? "
+            f'pip install "secondpass[{extra}]"'
+        )
 
     command.__doc__ = f"(Cannot be loaded: {reason})"
     return command
-
-
-def _add_commands() -> None:
-    """Add the commands of installed packages; one that cannot be loaded says so when it is called, not before."""
-    taken = {command.name for command in app.registered_commands}
-    entries = [*entry_points(group=COMMANDS), *entry_points(group=GROUPS)]
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        if entry.name in taken:
-            continue
-        taken.add(entry.name)
-        try:
-            command: Any = entry.load()
-        except Exception as error:
-            settings = {"ignore_unknown_options": True, "allow_extra_args": True}
-            app.command(entry.name, context_settings=settings)(_unavailable(entry, f"{type(error).__name__}: {error}"))
-            continue
-        if entry.group == GROUPS:
-            app.add_typer(command, name=entry.name)
-        else:
-            app.command(entry.name)(command)
-
-
-_add_commands()
 
 
 def main() -> None:

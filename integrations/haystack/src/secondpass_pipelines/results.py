@@ -12,7 +12,7 @@ from secondpass.evaluation.libraries import ir_measures
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
-from secondpass_searching.query_words import MOST
+from secondpass_servers.two_pass import MAX_CLAUSES
 
 CUTOFF = 10
 NDCG = "nDCG@10"
@@ -128,7 +128,7 @@ class Notes:
             f"{self.textless} documents were ranked without any text: is it in another field than content?": (
                 self.textless
             ),
-            f"{self.shortened} queries were cut to {MOST:,} words for retrieval; the ranker read them whole": (
+            f"{self.shortened} queries were cut to {MAX_CLAUSES:,} words for retrieval; the ranker read them whole": (
                 self.shortened
             ),
         }

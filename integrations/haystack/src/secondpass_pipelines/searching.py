@@ -13,7 +13,7 @@ from haystack.tracing.tracer import Span, Tracer, enable_tracing, tracer
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_pipelines.results import QueryResult, RankedDocument
 from secondpass_pipelines.stores import engine_of, failure_line, store_of
-from secondpass_searching.query_words import shortened
+from secondpass_servers.two_pass import shortened
 
 if TYPE_CHECKING:
     from haystack import Document, Pipeline

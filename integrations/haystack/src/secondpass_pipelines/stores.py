@@ -174,7 +174,7 @@ def _stores(value: Any, seen: set[int] | None = None) -> Iterator[dict[str, Any]
 
 
 def _elasticsearch_settings(known: Mapping[str, str]) -> dict[str, Any]:
-    from secondpass_elasticsearch.connection import connection
+    from secondpass_servers.elasticsearch.client import connection
 
     found = connection(environment=known)
     settings: dict[str, Any] = {"hosts": found.url}
@@ -187,7 +187,7 @@ def _elasticsearch_settings(known: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _opensearch_settings(known: Mapping[str, str]) -> dict[str, Any]:
-    from secondpass_opensearch.server import Server
+    from secondpass_servers.opensearch.client import Server
 
     found = Server.from_environment(known)
     settings: dict[str, Any] = {"hosts": found.address}
@@ -246,7 +246,7 @@ def _elasticsearch_line(error: Any, name: str) -> str:
     from elastic_transport import TransportError
     from elasticsearch import ApiError
 
-    from secondpass_elasticsearch.failures import refused, silence
+    from secondpass_servers.elasticsearch.client import refused, silence
 
     if isinstance(error, ApiError):
         return str(refused(name, error))
@@ -258,8 +258,7 @@ def _elasticsearch_line(error: Any, name: str) -> str:
 def _opensearch_line(error: Any, name: str) -> str:
     from opensearchpy.exceptions import TransportError
 
-    from secondpass_opensearch.failures import line_for
-    from secondpass_opensearch.server import Server
+    from secondpass_servers.opensearch.client import Server, line_for
 
     if isinstance(error, TransportError):
         return line_for(error, Server(name.removeprefix("OpenSearch ")))

@@ -1,1 +1,0 @@
-"""What both search servers need of bulk indexing: nothing lost, nothing doubled, resumed where it stopped."""

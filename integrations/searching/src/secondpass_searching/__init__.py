@@ -1,1 +1,0 @@
-"""What Elasticsearch and OpenSearch need alike for a search in two passes; it imports the client of neither."""

@@ -1,0 +1,317 @@
+"""The commands `index` and `search`, the same for both engines; light until one runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from secondpass.cli import choices
+from secondpass.cli.failures import PipeConsole
+from secondpass.cli.printing import Format, print_json_lines, print_table
+from secondpass_servers import options
+from secondpass_servers.contract import DocumentsRefused, EmbeddingSink, EngineAccess, SearchedIndex, SearchEngine
+from secondpass_servers.index_layout import CONTENT, EMBEDDING, check_vector_field, mappings_in, mappings_of
+from secondpass_servers.indexing.delivery import Backoff
+from secondpass_servers.indexing.entries import Embedding, IndexingSettings
+from secondpass_servers.indexing.journal import RunFiles
+from secondpass_servers.indexing.run import IndexingCounters, IndexingReport, IndexingRequest, index_corpus
+from secondpass_servers.options import First
+from secondpass_servers.two_pass import FirstPass, Ranks, TwoPassAnswer, TwoPassHit, most_words, two_pass_search
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from secondpass.cross_encoder import CrossEncoder
+
+
+COLUMNS = ("rank", "was", "score", "id", "text")
+SHOWN_IDS = 5
+INDEX_HELP = """Index a corpus: every document once, or in INDEX.dead.jsonl with the reason; broken off, it is resumed.
+
+[bold]Examples[/bold]
+
+secondpass ENGINE index articles beir/scifact
+
+secondpass ENGINE index articles corpus.jsonl.gz --embedder sentence-transformers/all-MiniLM-L6-v2
+"""
+SEARCH_HELP = """Search in two passes: the index finds candidates, a cross-encoder in this process puts them in order.
+
+"was" is the rank that the first pass gave a document.
+
+[bold]Examples[/bold]
+
+secondpass ENGINE search articles "how do wings stall"
+
+secondpass ENGINE search articles "tax deadline" --first hybrid --passages --format jsonl
+"""
+
+
+def embedding_of(model: str, device: str | None = None) -> Embedding:
+    """A bi-encoder (folder or hub name), loaded; its vectors have length 1.
+
+    They point where those of Haystack's sentence-transformers embedders point, so pipelines read what is written here.
+
+    Raises:
+        ModelLoadError: the model cannot be had, is no bi-encoder, or does more than pooling.
+        InvalidInput: the device is refused.
+    """
+    from secondpass.training.negatives.biencoder import BiEncoder
+
+    encoder = BiEncoder(model, device=device)
+
+    def embed(texts: Sequence[str]) -> list[list[float]]:
+        vectors: list[list[float]] = encoder(texts).tolist()
+        return vectors
+
+    return Embedding(model, embed)
+
+
+def length_of(embedding: Embedding) -> int:
+    """How many numbers a vector has."""
+    (vector,) = embedding.embed(["length"])
+    return len(vector)
+
+
+class ProgressBar:
+    """Draws a bar where stderr is a terminal, and else prints each reason for waiting once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("Indexing", total=None)
+        self._told = ""
+
+    def counted(self, counters: IndexingCounters) -> None:
+        """Move the bar."""
+        done = counters.already + counters.indexed + counters.dead
+        self._progress.update(self._task, total=counters.documents, completed=min(done, counters.documents))
+
+    def notice(self, text: str) -> None:
+        """Show why the run waits."""
+        self._progress.update(self._task, description=escape(text) if text else "Indexing")
+        reason = text.partition(";")[0]
+        if reason and reason != self._told and self._progress.disable:
+            print(f"secondpass: {text}", file=sys.stderr)  # noqa: T201
+        self._told = reason or self._told
+
+
+def run_indexing(request: IndexingRequest) -> IndexingReport:
+    """Index with a bar on stderr and print the summary.
+
+    Raises:
+        DocumentsRefused: the run came to its end and some documents are dead letters: exit code 1.
+        InvalidInput, IndexingError: as `index_corpus`.
+    """
+    with progress_bar() as listener:
+        report = index_corpus(request, listener)
+    console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    for line in summary(report, request.sink.name):
+        console.print(line)
+    if report.dead_letters is not None:
+        raise DocumentsRefused(
+            f"{report.dead} of {report.documents} documents were refused; "
+            f"they are in {report.dead_letters}, each with the reason"
+        )
+    return report
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressBar]:
+    """A bar that goes when it is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield ProgressBar(progress)
+
+
+def summary(report: IndexingReport, name: str) -> list[str]:
+    """Lines that say what a run did; what did not happen is not mentioned."""
+    speed = f", {report.per_second:.0f} documents a second" if report.indexed else ""
+    counts = {
+        "already indexed by the run that this one continues": report.already,
+        "written over a document of the same id": report.replaced,
+        "sent again": report.retries,
+        "forgotten by the server and written again": report.mended,
+        "without any text": report.blank,
+        "refused": report.dead,
+    }
+    first = f"{report.indexed} of {report.documents} documents indexed in {report.seconds:.1f} s{speed}: {name}"
+    return [first, *(f"  {count} {what}" for what, count in counts.items() if count)]
+
+
+@dataclass(frozen=True, slots=True)
+class TwoPassRequest:
+    """What the command line of `search` asked for; `embedder` None: embeddings are not searched."""
+
+    first: FirstPass
+    embedder: str | None
+    load: Callable[[], Ranks]
+    top_k: int
+    batch_size: int
+    passages: bool
+    device: str | None = None
+
+
+def run_index(engine: SearchEngine, sink: EmbeddingSink, request: IndexingRequest, embedder: str | None) -> None:
+    """Index a corpus; embeddings that the index does not take are refused before the first document.
+
+    Raises:
+        InvalidInput: the index has no field for embeddings of this length, or as `index_corpus`.
+        SecondPassError: as `run_indexing`.
+    """
+    if embedder is None:
+        run_indexing(request)
+        return
+    with progress_bar() as bar:
+        answer = Backoff(request.settings, bar.notice).call(lambda: sink.field_mapping(EMBEDDING))
+    mappings = mappings_in(answer, EMBEDDING)
+    check_vector_field(engine, sink.name, mappings, EMBEDDING)
+    embedding = embedding_of(embedder)
+    check_vector_field(engine, sink.name, mappings, EMBEDDING, length_of(embedding))
+    run_indexing(replace(request, embedding=embedding))
+
+
+def run_search(index: SearchedIndex, request: TwoPassRequest) -> TwoPassAnswer:
+    """Search in two passes, the query embedded if embeddings are wanted.
+
+    Raises:
+        InvalidInput: the index has no field for embeddings of this length, or as `two_pass_search`.
+        SecondPassError: as `two_pass_search`.
+    """
+    first = request.first
+    if request.embedder is not None:
+        first = replace(first, vector=_query_vector(index, first, request.embedder, request.device))
+    return two_pass_search(index, first, request.load, request.top_k, request.batch_size, request.passages)
+
+
+def _query_vector(index: SearchedIndex, first: FirstPass, embedder: str, device: str | None) -> list[float]:
+    field = first.vector_field
+    mappings = mappings_of(index, field)
+    check_vector_field(index.engine, index.name, mappings, field)
+    (vector,) = embedding_of(embedder, device).embed([first.query])
+    check_vector_field(index.engine, index.name, mappings, field, len(vector))
+    return list(vector)
+
+
+def show_hits(answer: TwoPassAnswer, form: Format) -> None:
+    """Print the hits, best first; `was` is the rank that the first pass gave."""
+    hits = enumerate(answer.hits, start=1)
+    if form is Format.jsonl:
+        print_json_lines(_row(rank, hit) for rank, hit in hits)
+    elif answer.hits:
+        print_table(COLUMNS, [_cells(rank, hit) for rank, hit in hits])
+
+
+def notes(answer: TwoPassAnswer, first: FirstPass) -> list[str]:
+    """Whatever was cut, missing or not found; what did not happen is not mentioned."""
+    names = ", ".join(first.fields)
+    ids = ", ".join(answer.cut[:SHOWN_IDS]) + (", ..." if len(answer.cut) > SHOWN_IDS else "")
+    words = f"{most_words(len(first.fields)):,}"
+    said = {
+        "no document found": not answer.hits,
+        f"BM25 searched for the first {words} words of the query; the second pass read all of it": (
+            first.bm25 and first.words != first.query
+        ),
+        f"{answer.without_text} of {answer.candidates} documents have no text in {names}: ranked as empty": (
+            answer.without_text
+        ),
+        f"{len(answer.cut)} of {answer.candidates} documents cut to fit the model (id {ids})": answer.cut,
+    }
+    return [line for line, happened in said.items() if happened]
+
+
+def show_notes(answer: TwoPassAnswer, first: FirstPass) -> None:
+    """Print them on stderr."""
+    for line in notes(answer, first):
+        print(f"secondpass: {line}", file=sys.stderr)  # noqa: T201
+
+
+def _row(rank: int, hit: TwoPassHit) -> dict[str, object]:
+    found = hit.candidate
+    row: dict[str, object] = {"rank": rank, "was": found.was, "score": hit.score, "index": found.index, "id": found.id}
+    row["first_pass"] = dict(found.scores)
+    if hit.passage is not None:
+        row["passage"] = hit.passage
+    return {**row, "text": found.text}
+
+
+def _cells(rank: int, hit: TwoPassHit) -> tuple[str, ...]:
+    found = hit.candidate
+    return str(rank), str(found.was), f"{hit.score:.4f}", found.id, hit.passage or found.text
+
+
+def add_commands(commands: typer.Typer, access: EngineAccess) -> None:
+    """Give an engine's commands `index` and `search`."""
+    name = access.engine.command
+    commands.command("index", help=INDEX_HELP.replace("ENGINE", name))(_index(access))
+    commands.command("search", help=SEARCH_HELP.replace("ENGINE", name))(_search(access))
+
+
+def _index(access: EngineAccess) -> Callable[..., None]:
+    def index(
+        index: options.Index,
+        corpus: options.Corpus,
+        *,
+        embedder: options.DocumentEmbedder = None,
+        add: options.Add = False,
+        files: options.Files = None,
+        batch_documents: options.BatchDocuments = 500,
+        batch_bytes: options.BatchBytes = 5_000_000,
+        in_flight: options.InFlight = 2,
+        patience: options.Patience = 300.0,
+        url: options.Url = None,
+        timeout: options.Timeout = 60.0,
+    ) -> None:
+        settings = IndexingSettings(
+            max_documents=batch_documents, max_bytes=batch_bytes, in_flight=in_flight, give_up_after=patience
+        )
+        with access.sink(url, timeout, index) as sink:
+            left_behind = RunFiles.of_index(index, files)
+            request = IndexingRequest(options.corpus_path(corpus), sink, left_behind, settings, add=add)
+            run_index(access.engine, sink, request, embedder)
+
+    return index
+
+
+def _search(access: EngineAccess) -> Callable[..., None]:
+    def search(
+        index: options.Index,
+        query: options.Query,
+        *,
+        first: options.Retriever = First.bm25,
+        depth: options.Depth = 100,
+        top_k: options.TopK = 10,
+        field: options.Fields = None,
+        passages: options.Passages = False,
+        embedder: options.QueryEmbedder = options.EMBEDDER,
+        vector_field: options.VectorField = EMBEDDING,
+        output: options.Output = Format.table,
+        model: choices.Model = choices.POCKET,
+        max_length: choices.MaxLength = None,
+        batch_size: choices.BatchSize = 32,
+        device: choices.Device = None,
+        precision: choices.Precision = None,
+        url: options.Url = None,
+        timeout: options.Timeout = 30.0,
+    ) -> None:
+        def load() -> CrossEncoder:
+            return choices.load(model, max_length, device, precision)
+
+        fields = tuple(field or (CONTENT,))
+        wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)
+        bi_encoder = None if first is First.bm25 else embedder
+        with access.searched(url, timeout, index) as place:
+            request = TwoPassRequest(wanted, bi_encoder, load, top_k, batch_size, passages, device)
+            answer = run_search(place, request)
+        show_hits(answer, output)
+        show_notes(answer, wanted)
+
+    return search

@@ -1,0 +1,221 @@
+"""What commands and passes ask of a search server, and what each of the two servers gives.
+
+Errors of writing, each a `SecondPassError`:
+
+IndexingError     also a RuntimeError: the index refuses everything (no right to write, no such index, ...)
+├── DocumentsRefused  some documents are dead letters, all others are indexed
+├── IndexChanged  the index was deleted or made anew on the way
+├── ServerAway    no answer, or one of a proxy or of a server that starts or stops: try again later
+├── TooBusy       429: the server wants less; try again later with smaller batches
+└── BatchTooLarge 413: one request held more bytes than the server takes; try again with half of them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from secondpass.errors import InvalidInput, SecondPassError
+
+
+class IndexingError(SecondPassError, RuntimeError):
+    """The index takes no document at all, and trying again does not help; names host and index, no credentials."""
+
+
+class DocumentsRefused(IndexingError):
+    """The corpus is indexed but for some documents; the message says how many and which file holds them."""
+
+
+class IndexChanged(IndexingError):
+    """The index that was being written is no longer there, or another has its name; what was written is gone."""
+
+
+class ServerAway(IndexingError):
+    """The server did not answer, or only its proxy did (502, 503, 504, time-out); whether it wrote is not known."""
+
+
+class TooBusy(IndexingError):
+    """The server takes no more for now (429); nothing of this request was written, as far as it says.
+
+    `after` is how many seconds it asked to be left alone (Retry-After), None if it did not say.
+    """
+
+    def __init__(self, message: str, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class BatchTooLarge(IndexingError):
+    """The request was larger than the server takes (413); nothing of it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchEngine:
+    """What an engine calls things.
+
+    Attributes:
+        title: its name in messages, "Elasticsearch".
+        command: `secondpass COMMAND`.
+        vector_type, length_key: type of a field of embeddings, and where its mapping says how long they are.
+        analysed_key: the highlighter's setting that stops it before the index's own limit.
+        login: what to set in the environment to log in.
+        authority: variable that names the file of the authority behind the server's certificate.
+    """
+
+    title: str
+    command: str
+    vector_type: str
+    length_key: str
+    analysed_key: str
+    login: str
+    authority: str
+
+    def at(self, address: str) -> str:
+        """A server or index in a message: "Elasticsearch http://127.0.0.1:9200/articles"."""
+        return f"{self.title} {address}"
+
+
+class SearchedIndex(Protocol):
+    """One index or alias of one server. Its methods raise no error of a client: each is a `SecondPassError`."""
+
+    @property
+    def engine(self) -> SearchEngine:
+        """Which engine it is."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Engine, server and index for messages, without credentials."""
+        ...
+
+    def hits(self, body: Mapping[str, Any], index: str | None = None) -> list[dict[str, Any]]:
+        """Search, `index` instead of this one if given; a shard that does not answer fails it: half is not the whole.
+
+        Raises:
+            InvalidInput: the server refuses the search (no such index, other dims).
+            SecondPassError: it cannot be reached, or does not answer as it should.
+        """
+        ...
+
+    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
+        """What a body has to have so that the `depth` documents nearest to `vector` are found."""
+        ...
+
+    def known_fields(self, fields: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Types of those of `fields` that the index has."""
+        ...
+
+    def field_mapping(self, field: str) -> Mapping[str, Any] | None:
+        """What GET /INDEX/_mapping/field/FIELD answers; None if this user may not ask."""
+        ...
+
+
+def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
+    """A field that is not there finds nothing, and no engine says so.
+
+    Raises:
+        InvalidInput: there is no such index, or it has not got one of the fields.
+    """
+    known = index.known_fields(fields)
+    missing = [name for name in fields if name not in known]
+    if missing:
+        raise InvalidInput(f"{index.name} has no field {', '.join(missing)}: name the field that has the text")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A document as it goes into an index: `source` is plain JSON values, `size` its bytes as a bulk line (UTF-8)."""
+
+    id: str
+    source: Mapping[str, Any]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one entry.
+
+    Attributes:
+        id: the entry's id.
+        reason: why the engine refused this one document, on one line; empty if it is indexed.
+        again: whether the same document may be taken later (429 or 503 of one item, a shard that moves).
+        replaced: indexed over a document of the same id that was there before.
+    """
+
+    id: str
+    reason: str = ""
+    again: bool = False
+    replaced: bool = False
+
+    @property
+    def indexed(self) -> bool:
+        """Whether the engine acknowledged it."""
+        return not self.reason
+
+
+class Sink(Protocol):
+    """One index of one engine. Every method may be called from several threads at once.
+
+    No method retries: back-off and smaller batches are the caller's. Turn the client's own retries off.
+    Each method may raise the errors of `secondpass_servers.contract` and lets no error of a client through.
+    """
+
+    @property
+    def name(self) -> str:
+        """Engine, host and index for messages, without credentials: "Elasticsearch http://127.0.0.1:9200/docs"."""
+        ...
+
+    def identity(self) -> str:
+        """What tells this index from another of the same name (its UUID): a journal goes on with the same one only.
+
+        Raises:
+            IndexingError: there is no such index, or it may not be read.
+        """
+        ...
+
+    def write(self, batch: Sequence[Entry]) -> Sequence[Outcome]:
+        """Index every entry under its id, over what may be there, with one request; no refresh.
+
+        Returns:
+            An outcome for each entry, in the order of the batch.
+
+        Raises:
+            ServerAway, TooBusy, BatchTooLarge: the request as a whole failed and may be tried again.
+            IndexingError: the request as a whole failed and will fail again.
+        """
+        ...
+
+    def present(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` (at most 1,000) that the index holds now, without waiting for a refresh (mget, no source)."""
+        ...
+
+    def settle(self) -> None:
+        """Make what was written searchable and durable (refresh and flush)."""
+        ...
+
+    def count(self) -> int:
+        """How many documents a search finds (after `settle`: all)."""
+        ...
+
+
+class EmbeddingSink(Sink, Protocol):
+    """A sink that can tell what a field of its index takes."""
+
+    def field_mapping(self, field: str) -> Mapping[str, Any]:
+        """What GET /INDEX/_mapping/field/FIELD answers.
+
+        Raises:
+            IndexingError: as the sink's other methods.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAccess:
+    """An engine, and an index of it opened for searching or writing: (--url or None, seconds, index) -> context."""
+
+    engine: SearchEngine
+    searched: Callable[[str | None, float, str], AbstractContextManager[SearchedIndex]]
+    sink: Callable[[str | None, float, str], AbstractContextManager[EmbeddingSink]]

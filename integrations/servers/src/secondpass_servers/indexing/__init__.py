@@ -1,0 +1,1 @@
+"""Bulk indexing into either search server: nothing lost, nothing doubled, resumed where it stopped."""

@@ -1,0 +1,297 @@
+"""Connector, model and model group of ML Commons, through which OpenSearch asks our service."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from secondpass.errors import DeadlineExceeded, InvalidInput, SecondPassError
+from secondpass.limits import positive_int
+from secondpass_servers.requests import WHAT, check_model, service_address, service_key
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
+
+ROUTE = "/v1/rerank"
+TIMEOUT = 10
+MARK = "made by `secondpass opensearch connect`"
+# A connector cannot be without a credential; this one is in no header.
+NO_KEY = "none"
+_SCRIPT = """
+String plain(def text) { return text.replace('$' + '{parameters.', '$ ' + '{parameters.'); }
+StringBuilder made = new StringBuilder('OPENING');
+made.append(plain(params.query_text)).append('","documents":[');
+for (int i = 0; i < params.text_docs.size(); i++) {
+  if (i > 0) made.append(',');
+  made.append('"').append(plain(params.text_docs[i])).append('"');
+}
+return made.append(']}}}').toString();
+"""
+# Seconds until a model is deployed or undeployed on every node, and between two looks at it.
+DEPLOY_SECONDS = 60.0
+PAUSE = 0.2
+RUNNING = ("DEPLOYED", "PARTIALLY_DEPLOYED", "DEPLOYING")
+
+
+@dataclass(frozen=True, slots=True)
+class RerankService:
+    """A service with the Cohere shape of /v1/rerank.
+
+    Attributes:
+        endpoint: full URL that OpenSearch posts to.
+        key: API key; empty sends none. Never in the repr.
+        model: name of a model of the service; empty leaves the choice to it.
+        timeout: whole seconds OpenSearch waits for an answer.
+    """
+
+    endpoint: str
+    key: str = field(default="", repr=False)
+    model: str = ""
+    timeout: int = TIMEOUT
+
+    @classmethod
+    def from_environment(
+        cls, url: str, model: str = "", timeout: int = TIMEOUT, environment: Mapping[str, str] | None = None
+    ) -> RerankService:
+        """The service at `url`, its key from SECONDPASS_API_KEY; a URL without a route gets /v1/rerank.
+
+        Raises:
+            InvalidInput: the URL has another form or credentials in it, or the key cannot be sent in a header.
+        """
+        key = service_key(environment) or ""
+        check_model(model)
+        return cls(_endpoint(url), key, model, positive_int(timeout, "timeout"))
+
+    @property
+    def pattern(self) -> str:
+        """A Java regular expression that this endpoint alone matches, for the list of trusted endpoints."""
+        escaped = re.sub(r"([^a-zA-Z0-9/:_-])", r"\\\1", self.endpoint)
+        return f"^{escaped}$"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether its address is private or loopback, which OpenSearch refuses unless told otherwise.
+
+        A name that is not known on this machine is taken for one that only the servers' network knows.
+        """
+        host = urlsplit(self.endpoint).hostname or ""
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except OSError:
+            return True
+        return any(not ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_global for entry in found)
+
+
+def _endpoint(url: str) -> str:
+    parts = service_address(url)
+    if not re.fullmatch(r"[\w./:\[\]-]+", parts.netloc + parts.path, re.ASCII):
+        raise InvalidInput(f"{WHAT} has more than letters, digits and . / : _ - in it: {parts.netloc}")
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc.lower()}{path if path.endswith('/rerank') else path + ROUTE}"
+
+
+def connector_body(name: str, service: RerankService) -> dict[str, Any]:
+    """A connector that posts the query and the documents to the service and reads the scores back.
+
+    Time-outs are in seconds; without them it would be 30,000 of them up to OpenSearch 3.5.
+    """
+    headers = {"Content-Type": "application/json"}
+    if service.key:
+        headers["Authorization"] = "Bearer ${credential.key}"
+    action = {
+        "action_type": "predict",
+        "method": "POST",
+        "url": service.endpoint,
+        "headers": headers,
+        "request_body": "${parameters.body}",
+        "pre_process_function": script(service.model),
+        "post_process_function": "connector.post_process.cohere.rerank",
+    }
+    return {
+        "name": name,
+        "description": MARK,
+        "version": "1",
+        "protocol": "http",
+        # An update fails on a connector that has none.
+        "parameters": {"service": "secondpass"},
+        "credential": {"key": service.key or NO_KEY},
+        "client_config": {
+            "connection_timeout": service.timeout,
+            "read_timeout": service.timeout,
+            "max_retry_times": 0,
+        },
+        "actions": [action],
+    }
+
+
+def script(model: str) -> str:
+    """A Painless function that makes the request's body, with `model` in it if one is named.
+
+    OpenSearch's own for the Cohere shape (connector.pre_process.cohere.rerank) leaves a query that is a JSON object
+    unescaped, and replaces "${parameters.x}" wherever it stands: one document with that text fails every search that
+    finds it. Here the body is one JSON value, and such a text gets a space after the dollar sign. The texts come in
+    as JSON strings without their quotes.
+    """
+    named = f'"model":{json.dumps(model)},' if model else ""
+    opening = '{"parameters":{"body":{' + named + '"query":"'
+    return _SCRIPT.replace("OPENING", opening.replace("\\", "\\\\").replace("'", "\\'"))
+
+
+def model_group_body(name: str) -> dict[str, Any]:
+    """The group that OpenSearch wants every model to be in."""
+    return {"name": name, "description": MARK}
+
+
+def model_body(name: str, connector_id: str, group_id: str) -> dict[str, Any]:
+    """A model that is elsewhere."""
+    return {
+        "name": name,
+        "description": MARK,
+        "function_name": "remote",
+        "model_group_id": group_id,
+        "connector_id": connector_id,
+    }
+
+
+def pipeline_body(model_id: str, fields: Sequence[str]) -> dict[str, Any]:
+    """A search pipeline that reranks the hits of a search by `fields` of their `_source`."""
+    rerank = {"ml_opensearch": {"model_id": model_id}, "context": {"document_fields": list(fields)}}
+    return {"description": MARK, "response_processors": [{"rerank": rerank}]}
+
+
+def query_body(text: str, field: str, size: int) -> dict[str, Any]:
+    """A search that the pipeline reranks."""
+    return {
+        "size": size,
+        "query": {"match": {field: {"query": text}}},
+        "ext": {"rerank": {"query_context": {"query_text": text}}},
+    }
+
+
+def named_as(name: str) -> dict[str, Any]:
+    """A search for what ML Commons keeps under a name, oldest first."""
+    return {"query": {"term": {"name.keyword": name}}, "sort": [{"created_time": {"order": "asc"}}], "size": 1000}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Ids of what is there under a name, the oldest first; all of it is ours."""
+
+    connectors: tuple[str, ...]
+    models: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+def find(client: OpenSearch, name: str) -> Found:
+    """Look for what an earlier run made.
+
+    Raises:
+        InvalidInput: something of that name was made by somebody else.
+    """
+    ml = client.plugins.ml
+    return Found(
+        _ids(ml.search_connectors, name, "connector"),
+        _ids(ml.search_models, name, "model"),
+        _ids(ml.search_model_group, name, "model group"),
+    )
+
+
+def connect_model(client: OpenSearch, name: str, service: RerankService, found: Found) -> str:
+    """Make or change connector and model so that the model asks `service`, deployed; returns its id."""
+    ml = client.plugins.ml
+    for id_ in found.models:
+        undeploy(client, id_)
+    body = connector_body(name, service)
+    if found.connectors:
+        connector_id = found.connectors[0]
+        ml.update_connector(connector_id=connector_id, body=body)
+    else:
+        connector_id = str(ml.create_connector(body=body)["connector_id"])
+    fitting = [id_ for id_ in found.models if _connector_of(client, id_) == connector_id]
+    for id_ in found.models:
+        if id_ not in fitting[:1]:
+            ml.delete_model(model_id=id_)
+    for id_ in found.connectors[1:]:
+        ml.delete_connector(connector_id=id_)
+    model_id = fitting[0] if fitting else _register(client, name, connector_id, found)
+    ml.deploy_model(model_id=model_id)
+    _wait(client, model_id, lambda state: state == "DEPLOYED")
+    return model_id
+
+
+def remove(client: OpenSearch, found: Found) -> None:
+    """Remove it all, in the order in which one needs the other."""
+    ml = client.plugins.ml
+    for id_ in found.models:
+        undeploy(client, id_)
+        ml.delete_model(model_id=id_)
+    for id_ in found.groups:
+        ml.delete_model_group(model_group_id=id_)
+    for id_ in found.connectors:
+        ml.delete_connector(connector_id=id_)
+
+
+def undeploy(client: OpenSearch, model_id: str) -> None:
+    """Take a model out of use; nothing happens to one that is not in use."""
+    if _state(client, model_id) in RUNNING:
+        client.plugins.ml.undeploy_model(model_id=model_id)
+        _wait(client, model_id, lambda state: state not in RUNNING)
+
+
+def _register(client: OpenSearch, name: str, connector_id: str, found: Found) -> str:
+    ml = client.plugins.ml
+    if found.groups:
+        group_id = found.groups[0]
+    else:
+        group_id = str(ml.register_model_group(body=model_group_body(name))["model_group_id"])
+    answer = ml.register_model(body=model_body(name, connector_id, group_id))
+    end = time.monotonic() + DEPLOY_SECONDS
+    while "model_id" not in answer:
+        if answer.get("state") == "FAILED":
+            raise SecondPassError(f"OpenSearch cannot register the model: {answer.get('error')}")
+        if time.monotonic() > end:
+            raise DeadlineExceeded(f"OpenSearch did not register the model within {DEPLOY_SECONDS:g} s")
+        time.sleep(PAUSE)
+        answer = answer | ml.get_task(task_id=answer["task_id"])
+    return str(answer["model_id"])
+
+
+def _wait(client: OpenSearch, model_id: str, done: Callable[[str], bool]) -> None:
+    end = time.monotonic() + DEPLOY_SECONDS
+    state = _state(client, model_id)
+    while not done(state):
+        if state == "DEPLOY_FAILED":
+            raise SecondPassError(f"OpenSearch cannot deploy the model {model_id}; its log says why")
+        if time.monotonic() > end:
+            raise DeadlineExceeded(f"the model {model_id} is still {state} after {DEPLOY_SECONDS:g} s")
+        time.sleep(PAUSE)
+        state = _state(client, model_id)
+
+
+def _state(client: OpenSearch, model_id: str) -> str:
+    return str(client.plugins.ml.get_model(model_id=model_id).get("model_state", ""))
+
+
+def _connector_of(client: OpenSearch, model_id: str) -> str:
+    return str(client.plugins.ml.get_model(model_id=model_id).get("connector_id", ""))
+
+
+def _ids(search: Callable[..., Any], name: str, what: str) -> tuple[str, ...]:
+    from opensearchpy.exceptions import NotFoundError
+
+    try:
+        hits = search(body=named_as(name))["hits"]["hits"]
+    except NotFoundError:
+        # Before the first one is made there is no index to look into.
+        return ()
+    if any(hit["_source"].get("description") != MARK for hit in hits):
+        raise InvalidInput(f"a {what} named {name!r} is there that this command did not make: choose another --name")
+    return tuple(hit["_id"] for hit in hits)

@@ -1,0 +1,300 @@
+"""A search in two passes: the engine finds candidates, a cross-encoder in this process puts them in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from secondpass.errors import InvalidInput
+from secondpass.limits import positive_int
+from secondpass_servers.contract import SearchedIndex, require_fields
+from secondpass_servers.index_layout import CONTENT, EMBEDDING
+
+if TYPE_CHECKING:
+    from secondpass.ranking import Ranking
+
+
+MAX_CLAUSES = 1_024
+"""Elasticsearch's and OpenSearch's indices.query.bool.max_clause_count, as far as nobody raised it."""
+# The standard tokenizer makes a term of every Chinese character, of every kana here (it joins some) and of every emoji,
+IDEOGRAPHS = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+EMOJI = r"\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
+ALONE = IDEOGRAPHS + EMOJI
+# and one of every run of other letters and digits, which it cuts after 255 UTF-16 units.
+TERM = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]{{1,127}}")
+# More results than this neither engine pages to (index.max_result_window).
+MAX_RESULTS = 10_000
+CHARACTERS = 200
+# The highlighter analyses the text anew and refuses more than a million characters (index.highlight.max_...).
+MOST_ANALYSED = 999_999
+AT_ONCE = 1_000
+
+
+def most_words(fields: int) -> int:
+    """Terms that a query over so many fields may have: each is a clause in every field."""
+    return max(1, MAX_CLAUSES // fields)
+
+
+def shortened(query: str, most: int = MAX_CLAUSES) -> str:
+    """The beginning of `query` that has `most` terms at most; the query itself if it has no more.
+
+    A term counts as often as it stands there, as the engines count.
+    """
+    if len(query) <= most:
+        return query
+    end = 0
+    for count, term in enumerate(TERM.finditer(query)):
+        if count == most:
+            return query[:end]
+        end = term.end()
+    return query
+
+
+def joined(source: Mapping[str, Any], fields: Sequence[str]) -> str:
+    """The texts of the fields in their order, joined by a space; a dotted name looks into objects.
+
+    Raises:
+        InvalidInput: a field holds objects.
+    """
+    texts = (_text(_at(source, field), field) for field in fields)
+    return " ".join(text for text in texts if text)
+
+
+def _at(source: Mapping[str, Any], field: str) -> Any:
+    if field in source:
+        return source[field]
+    first, _, rest = field.partition(".")
+    inner = source.get(first)
+    return _at(inner, rest) if rest and isinstance(inner, Mapping) else None
+
+
+def _text(value: Any, field: str) -> str:
+    """A field may hold several values, as every field of both engines may."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return " ".join(text for text in (_text(part, field) for part in value) if text)
+    if isinstance(value, Mapping):
+        raise InvalidInput(f"the field {field!r} holds objects, not texts")
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPass:
+    """How candidates are found.
+
+    Attributes:
+        query: the text.
+        fields: BM25 searches them, and their texts are what the reranker reads.
+        depth: documents of each retriever.
+        bm25: whether words are searched.
+        vector: the embedded query, float [dims]; None: embeddings are not searched.
+        vector_field: where the documents' embeddings are.
+    """
+
+    query: str
+    fields: tuple[str, ...] = (CONTENT,)
+    depth: int = 100
+    bm25: bool = True
+    vector: Sequence[float] | None = None
+    vector_field: str = EMBEDDING
+
+    def __post_init__(self) -> None:
+        if not self.query.strip():
+            raise InvalidInput("the query is blank")
+        if not self.fields or not all(field.strip() for field in self.fields):
+            raise InvalidInput("a field's name is blank")
+        if not 1 <= self.depth <= MAX_RESULTS:
+            raise InvalidInput(f"depth={self.depth!r} is not between 1 and {MAX_RESULTS:,}")
+
+    @property
+    def words(self) -> str:
+        """What BM25 is given of the query: all of it, or as much as the engines take."""
+        return shortened(self.query, most_words(len(self.fields)))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document that the first pass found.
+
+    Attributes:
+        index, id: where it is.
+        text: its fields joined by a space, what the reranker reads; empty if it has none of them.
+        was: its best rank in any list of the first pass, from 1.
+        scores: what each retriever gave it, by the retriever's name.
+    """
+
+    index: str
+    id: str
+    text: str
+    was: int
+    scores: Mapping[str, float]
+
+
+def words_query(words: str, fields: Sequence[str]) -> dict[str, Any]:
+    """BM25 over the fields and no other, without fuzziness: what BEIR's figures are measured with."""
+    if len(fields) == 1:
+        return {"match": {fields[0]: {"query": words}}}
+    return {"multi_match": {"query": words, "fields": list(fields), "type": "most_fields"}}
+
+
+def searches(index: SearchedIndex, first: FirstPass) -> dict[str, dict[str, Any]]:
+    """Bodies of the searches, by retriever."""
+    shared: dict[str, Any] = {"size": first.depth, "_source": list(first.fields), "track_total_hits": False}
+    made: dict[str, dict[str, Any]] = {}
+    if first.bm25:
+        made["bm25"] = {**shared, "query": words_query(first.words, first.fields)}
+    if first.vector is not None:
+        made["dense"] = {**shared, **index.nearest(first.vector, first.vector_field, first.depth)}
+    return made
+
+
+def find_candidates(index: SearchedIndex, first: FirstPass) -> list[Candidate]:
+    """Ask the index; a document that both retrievers found comes once, those of BM25 first.
+
+    Raises:
+        InvalidInput, SecondPassError: as `SearchedIndex.hits`.
+    """
+    found: dict[tuple[str, str], Candidate] = {}
+    for retriever, body in searches(index, first).items():
+        for rank, hit in enumerate(index.hits(body), start=1):
+            text = joined(hit.get("_source") or {}, first.fields)
+            candidate = Candidate(hit["_index"], hit["_id"], text, rank, {retriever: float(hit["_score"])})
+            key = (candidate.index, candidate.id)
+            found[key] = _both(found[key], candidate) if key in found else candidate
+    return list(found.values())
+
+
+def _both(one: Candidate, other: Candidate) -> Candidate:
+    return replace(one, was=min(one.was, other.was), scores={**one.scores, **other.scores})
+
+
+def best_passages(index: SearchedIndex, concrete: str, ids: Sequence[str], first: FirstPass) -> dict[str, str]:
+    """Passages of about 200 characters by id, for documents of one concrete index.
+
+    For those that are shown, not for every candidate: cheap. A document that shares no word with the query gets its
+    beginning; one without text gets none.
+
+    Raises:
+        InvalidInput, SecondPassError: as `SearchedIndex.hits`.
+    """
+    passages: dict[str, str] = {}
+    for start in range(0, len(ids), AT_ONCE):
+        some = list(ids[start : start + AT_ONCE])
+        body = {
+            "size": len(some),
+            "query": {"ids": {"values": some}},
+            "highlight": _highlight(index.engine.analysed_key, first),
+            "_source": False,
+            "track_total_hits": False,
+        }
+        for hit in index.hits(body, concrete):
+            found = hit.get("highlight", {})
+            # The last field is the body where a title comes first.
+            shown = next((found[field][0] for field in reversed(first.fields) if found.get(field)), None)
+            if shown is not None:
+                passages[hit["_id"]] = shown
+    return passages
+
+
+def _highlight(analysed_key: str, first: FirstPass) -> dict[str, Any]:
+    words = shortened(first.query)
+    return {
+        "type": "unified",
+        "number_of_fragments": 1,
+        "fragment_size": CHARACTERS,
+        "no_match_size": CHARACTERS,
+        analysed_key: MOST_ANALYSED,
+        "order": "score",
+        "pre_tags": [""],
+        "post_tags": [""],
+        "fields": {field: {"highlight_query": words_query(words, [field])} for field in first.fields},
+    }
+
+
+class Ranks(Protocol):
+    """What orders candidates: a `CrossEncoder`."""
+
+    def rank_many(
+        self,
+        queries: list[str],
+        documents_per_query: list[list[str]],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 32,
+    ) -> list[Ranking]:
+        """Order each query's documents."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TwoPassHit:
+    """A candidate with the score that the second pass gave it, and a passage where one was asked for and found."""
+
+    candidate: Candidate
+    score: float
+    passage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TwoPassAnswer:
+    """Hits, best first, and what the user should know of them.
+
+    Attributes:
+        candidates: how many documents the first pass found.
+        without_text: of those, how many have none of the fields; they were ranked as empty texts.
+        cut: ids of candidates that were too long for the model to read wholly.
+    """
+
+    hits: tuple[TwoPassHit, ...]
+    candidates: int = 0
+    without_text: int = 0
+    cut: tuple[str, ...] = ()
+
+
+def two_pass_search(
+    index: SearchedIndex,
+    first: FirstPass,
+    load: Callable[[], Ranks],
+    top_k: int = 10,
+    batch_size: int = 32,
+    passages: bool = False,
+) -> TwoPassAnswer:
+    """Search, rank, and look up the best passages of the `top_k` documents if asked.
+
+    The encoder is loaded when there is something to rank: an index that is not there is known at once.
+
+    Raises:
+        InvalidInput: no candidate has a text in the fields, or nothing was found and the index has no such field.
+        SecondPassError: as `SearchedIndex.hits`, and what the encoder raises.
+    """
+    positive_int(top_k, "top_k")
+    found = find_candidates(index, first)
+    if not found:
+        require_fields(index, first.fields)
+        return TwoPassAnswer(())
+    without = sum(not candidate.text.strip() for candidate in found)
+    if without == len(found):
+        raise InvalidInput(
+            f"{index.name}: none of the {without} documents found has a text in {', '.join(first.fields)}: "
+            "name the field that has it"
+        )
+    texts = [candidate.text for candidate in found]
+    (ranking,) = load().rank_many([first.query], [texts], top_k=top_k, batch_size=batch_size)
+    hits = [TwoPassHit(found[ranked.index], ranked.score) for ranked in ranking.documents]
+    if passages:
+        hits = _with_passages(index, first, hits)
+    return TwoPassAnswer(tuple(hits), len(found), without, tuple(found[cut.index].id for cut in ranking.truncated))
+
+
+def _with_passages(index: SearchedIndex, first: FirstPass, hits: list[TwoPassHit]) -> list[TwoPassHit]:
+    shown: dict[tuple[str, str], str] = {}
+    for concrete in {hit.candidate.index for hit in hits}:
+        ids = [hit.candidate.id for hit in hits if hit.candidate.index == concrete]
+        by_id = best_passages(index, concrete, ids, first)
+        shown |= {(concrete, found): passage for found, passage in by_id.items()}
+    return [replace(hit, passage=shown.get((hit.candidate.index, hit.candidate.id))) for hit in hits]
