@@ -1,13 +1,16 @@
-"""Numbers that callers set."""
+"""Numbers and choices that callers set."""
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Collection
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 from secondpass.errors import InvalidInput
+
+Choice = TypeVar("Choice", bound=str)
 
 
 def positive_int(value: Any, argument: str) -> int:
@@ -67,3 +70,15 @@ def whole_number(value: Any, argument: str) -> int:
     if number < 0:
         raise InvalidInput(f"{argument}={value!r} is not a whole number from 0 on")
     return number
+
+
+def choice(value: object, choices: Collection[Choice], argument: str) -> Choice:
+    """Return the one of `choices` that `value` is.
+
+    Raises:
+        InvalidInput: none of them; the message names `argument` and lists them.
+    """
+    for known in choices:
+        if isinstance(value, str) and known == value:
+            return known
+    raise InvalidInput(f"{argument}={value!r} is none of {', '.join(choices)}")
