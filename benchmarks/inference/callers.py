@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.inference.contenders import unchanged
 from benchmarks.inference.loads import Asked
@@ -32,9 +32,10 @@ def callers(place: Place, precision: str, asked: Sequence[Asked], threads: int, 
 
     from secondpass import CrossEncoder
     from secondpass.merging import SharedReranker
+    from secondpass.precision import Precision
 
     torch.set_num_threads(place.threads)
-    model = CrossEncoder(place.folder, device=place.device, precision=precision)  # type: ignore[arg-type]
+    model = CrossEncoder(place.folder, device=place.device, precision=cast("Precision", precision))
 
     def direct(one: Asked) -> list[float]:
         pairs = [(one.query, document) for document in one.documents]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -23,7 +23,7 @@ class Task:
     query_id: str
     query: str
     documents: dict[str, str]
-    judged: dict[str, int]
+    judged: Mapping[str, int]
 
 
 class Judged(TypedDict):

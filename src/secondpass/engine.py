@@ -124,9 +124,7 @@ class Job:
                 self.waiting.append(row)
                 self.waiting_tokens += len(item)
                 self._real_tokens += len(item)
-            cut = item.cut
-            counted = cut is None or not start
-            self.tokens.append(item if counted else replace(item, cut=replace(cut, index=cut.index + start)))
+            self.tokens.append(_counted_from(start, item))
         self._tokenising += seconds
         self._planning += time.perf_counter() - began
 
@@ -222,6 +220,12 @@ def score_rows(
     seconds = time.perf_counter() - planned
     spent = Spent(seconds, progress.batches, progress.retries, sum(lengths), progress.places, planned - began)
     return logits, spent
+
+
+def _counted_from(start: int, item: Tokens) -> Tokens:
+    """A piece's input whose cut counts pairs from the call's beginning."""
+    cut = item.cut
+    return item if cut is None or not start else replace(item, cut=replace(cut, index=cut.index + start))
 
 
 class Engine:
