@@ -49,7 +49,7 @@ def together(item: pytest.Item) -> str:
     for kind in KINDS:
         if words & {kind, f"{kind}_url", f"secure_{kind}", f"own_{kind}"}:
             return kind
-    return str(item.path)
+    return item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session")

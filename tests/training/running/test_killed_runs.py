@@ -45,9 +45,9 @@ def whole_checkpoints(output: Path) -> list[int]:
 
 
 def killed_later(process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
-    """Wait until the run makes steps, then a random moment, and kill it; False if it ended before."""
+    """Wait until the run makes steps and has saved one, then a random moment, and kill it; False if it ended before."""
     before = len(logged(output))
-    while process.poll() is None and len(logged(output)) <= before:
+    while process.poll() is None and (len(logged(output)) <= before or not whole_checkpoints(output)):
         time.sleep(0.02)
     time.sleep(rng.random() * 0.6)
     if process.poll() is not None:
