@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
     from secondpass.ranking import Ranked, Ranking
     from secondpass.record import CallRecord, Cut
+    from secondpass.templates import PromptTemplate
     from secondpass.training.examples import InputExample
 
-__all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "Ranked", "Ranking"]
+__all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "PromptTemplate", "Ranked", "Ranking"]
 __version__ = "0.1.0"
 
 __getattr__ = lazily(
@@ -20,6 +21,7 @@ __getattr__ = lazily(
         "CrossEncoder": "cross_encoder",
         "Cut": "record",
         "InputExample": "training.examples",
+        "PromptTemplate": "templates",
         "Ranked": "ranking",
         "Ranking": "ranking",
     },

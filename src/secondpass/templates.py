@@ -139,11 +139,14 @@ class Frame:
 
     def around(self, text: str) -> tuple[str, int, int]:
         """-> the piece that is encoded, and where the user's text begins and ends in it."""
+        before, behind = self.prefix, self.suffix
         if self.strips_left:
             text = text.lstrip(WHITE)
+            behind = behind if text else behind.lstrip(WHITE)
         if self.strips_right:
             text = text.rstrip(WHITE)
-        return f"{self.prefix}{text}{self.suffix}", len(self.prefix), len(self.prefix) + len(text)
+            before = before if text else before.rstrip(WHITE)
+        return f"{before}{text}{behind}", len(before), len(before) + len(text)
 
 
 Encode = Callable[[str, bool], Ids]
@@ -152,6 +155,8 @@ Encode = Callable[[str, bool], Ids]
 
 def frame_of(prefix: str, suffix: str, specials: Mapping[str, tuple[int, AddedToken]], encode: Encode) -> Frame:
     """Take an operator's texts apart at their special tokens.
+
+    Whether one that must be a word by itself (`single_word`) is, goes by what the operator wrote alone.
 
     Args:
         prefix: before the user's text.

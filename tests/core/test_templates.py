@@ -43,6 +43,7 @@ TEMPLATES = (
     PromptTemplate(f"a {STRIPPING}", f"{STRIPPING} b", f"  {STRIPPING}  ", f"  {STRIPPING}  "),
     PromptTemplate(f"{WORD} a", f"a{WORD}b", f"{START}{START} ", f" {END}{START}"),
     PromptTemplate(document_suffix=f" {END} "),
+    PromptTemplate("the ", STRIPPING, STRIPPING, " end"),
     PromptTemplate(query_prefix="Paris, \U0001f600 "),
 )
 TEXTS = ("", "a", "the cat sat", "  user\n", "caf\u00e9 \u4e2d\u6587", "Big Cities: Paris?", "n of", "at", ", .")
