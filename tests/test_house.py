@@ -27,6 +27,7 @@ ORDER = (
     "limits",
     "lazy",
     "record",
+    "model_card",
     "training.examples",
     "renamed",
     "persistence.quiet",

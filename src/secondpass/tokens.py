@@ -131,7 +131,8 @@ class _Fitting:
             InvalidInput: the operator's texts leave no room.
         """
         room = self.room - sum(text.head + text.tail for text in texts)
-        empty = tuple(not len(text) for text in texts)
+        # beside a template a short text may be part of a token that is the operator's too
+        empty = tuple(frame.alone and not len(text) for frame, text in zip(self.frames, texts, strict=True))
         if sum(map(len, texts)) <= room and not any(skipped) and self.policy.max_document_tokens is None:
             return Tokens(*self._filled([text.ids for text in texts]), None, empty)
         head = self.policy.head(self.max_length)

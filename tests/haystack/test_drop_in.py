@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from haystack import Document, Pipeline
+from haystack.core.errors import DeserializationError
 from haystack.utils import ComponentDevice, Secret
+from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 from tokenizers import AddedToken
 
 from tests.model_spy import inputs_read
@@ -19,6 +21,7 @@ reference = pytest.importorskip(
 
 OURS = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
 THEIRS = f"{reference.__name__}.SentenceTransformersSimilarityRanker"
+THEIRS_IN_HAYSTACK = "haystack.components.rankers.sentence_transformers_similarity.SentenceTransformersSimilarityRanker"
 CPU = ComponentDevice.from_str("cpu")
 
 DOCUMENTS = [
@@ -153,9 +156,37 @@ def test_every_parameter_of_the_stock_ranker_survives_the_swap(tiny_folder: str)
     stock = stock_pipeline(tiny_folder, meta_fields_to_embed=["title"], model_kwargs={"dtype": torch.float32})
     expected = stock.to_dict()["components"]["ranker"]["init_parameters"]
     dumped = swapped(stock).to_dict()["components"]["ranker"]["init_parameters"]
-    own = {"truncation": "longest_first", "max_documents": None, "raise_on_failure": True, "precision": None}
+    own = {"truncation": "longest_first", "max_documents": None, "raise_on_failure": True}
+    own |= {"precision": None, "relevance": None}
     assert dumped == expected | own
     assert list(dumped) == [*sorted(expected, key=list(dumped).index), *own]
+
+
+@pytest.mark.parametrize("kind", [THEIRS, THEIRS_IN_HAYSTACK])
+def test_the_stock_rankers_dictionary_fits_as_it_is(tiny_folder: str, kind: str) -> None:
+    """What its `to_dict` gives, its type included, also that of the time when it was in Haystack; it is not changed."""
+    stock = reference.SentenceTransformersSimilarityRanker(
+        model=tiny_folder, device=CPU, top_k=3, model_kwargs={"torch_dtype": torch.float32}, document_prefix="a "
+    )
+    data = stock.to_dict() | {"type": kind}
+    before = copy.deepcopy(data)
+    ours = SecondPassRanker.from_dict(data)
+    assert data == before
+    assert ours.to_dict()["type"] == OURS
+    dumped = ours.to_dict()["init_parameters"]
+    assert {name: dumped[name] for name in before["init_parameters"]} == before["init_parameters"]
+    inputs = {"query": "where is the capital of france", "documents": DOCUMENTS}
+    fresh = reference.SentenceTransformersSimilarityRanker(model=tiny_folder, device=CPU, top_k=3, document_prefix="a ")
+    expected = fresh.run(**inputs)["documents"]
+    assert [document.id for document in ours.run(**inputs)["documents"]] == [document.id for document in expected]
+
+
+def test_another_components_dictionary_does_not_fit(tiny_folder: str) -> None:
+    """Nor does a type that only ends like the stock ranker's."""
+    data = stock_pipeline(tiny_folder).to_dict()["components"]["ranker"]
+    for kind in ("haystack.components.rankers.LostInTheMiddleRanker", "mine.SentenceTransformersSimilarityRanker"):
+        with pytest.raises(DeserializationError, match="can't be deserialized as 'SecondPassRanker'"):
+            SecondPassRanker.from_dict(data | {"type": kind})
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
@@ -181,8 +212,6 @@ def test_the_same_documents_reach_a_threshold(tiny_model_folder: Callable[..., s
 @pytest.mark.parametrize("top_k", [0, -3])
 def test_the_same_limits_are_refused_with_the_same_words(top_k: int) -> None:
     """Code that handles the stock ranker's errors handles ours."""
-    from haystack_integrations.components.rankers.secondpass import SecondPassRanker
-
     messages = []
     for ranker in (reference.SentenceTransformersSimilarityRanker, SecondPassRanker):
         with pytest.raises(ValueError, match="top_k") as caught:

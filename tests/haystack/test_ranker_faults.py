@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from haystack import Document, Pipeline
@@ -13,6 +15,7 @@ from haystack.utils import Secret
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 from safetensors.torch import load_file, save_file
 
+from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError, NonFiniteScore
 from secondpass.ranking import Ranking
 from tests.tiny_models import make_folder
@@ -117,13 +120,48 @@ def test_a_document_that_does_not_fit_can_be_an_error(make_ranker: MakeRanker, d
         ranker.run(query=QUERY, documents=[*documents, Document(id="long", content="tree " * 200)])
 
 
-def test_a_model_with_several_labels_is_refused(
-    tiny_model_folder: Callable[..., str], documents: list[Document]
+@pytest.mark.parametrize(
+    ("labels", "relevance", "message"),
+    [(3, None, "num_labels=1"), (3, 3, "label index below 3"), (1, 1, "label index below 1")],
+)
+def test_a_model_whose_labels_mean_something_else_is_refused(
+    tiny_model_folder: Callable[..., str], documents: list[Document], labels: int, relevance: Any, message: str
 ) -> None:
-    """Which label means relevance cannot be said in YAML, so no order is made of them."""
-    ranker = SecondPassRanker(model=tiny_model_folder("bert", 3), device="cpu")
-    with pytest.raises(InvalidInput, match="num_labels=1"):
+    """Unless `relevance` says which label means relevance no order is made of them; told when the model is loaded."""
+    ranker = SecondPassRanker(model=tiny_model_folder("bert", labels), device="cpu", relevance=relevance)
+    with pytest.raises(InvalidInput, match=message):
+        ranker.warm_up()
+    with pytest.raises(InvalidInput, match=message):
         ranker.run(query=QUERY, documents=documents)
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("relevance", [0, 1, "expected"])
+def test_a_model_with_several_labels_ranks_by_a_rule(
+    tiny_model_folder: Callable[..., str], documents: list[Document], labels: int, relevance: Any
+) -> None:
+    """The order of the engine's own `rank` with that rule; scores between 0 and 1, or log-odds and grades."""
+    folder = tiny_model_folder("bert", labels)
+    encoder = CrossEncoder(folder, device="cpu")
+    soft = encoder.predict([(QUERY, document.content) for document in documents], apply_softmax=True)
+    grades = soft @ np.arange(labels)
+    scaled = grades / (labels - 1) if relevance == "expected" else soft[:, relevance]
+    plain = grades if relevance == "expected" else np.log(scaled / (1 - scaled))
+    order = [documents[row].id for row in np.argsort(-plain)]
+    ranker = SecondPassRanker(model=folder, device="cpu", relevance=relevance)
+    for scale, scores in ((True, scaled), (False, plain)):
+        found = ranker.run(query=QUERY, documents=documents, scale_score=scale)["documents"]
+        assert [document.id for document in found] == order
+        assert [document.score for document in found] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)
+
+
+@pytest.mark.parametrize("relevance", [0, "expected"])
+def test_a_rule_that_fits_one_label_changes_nothing(
+    make_ranker: MakeRanker, documents: list[Document], relevance: Any
+) -> None:
+    """As in the engine's `rank`."""
+    expected = make_ranker().run(query=QUERY, documents=documents)
+    assert make_ranker(relevance=relevance).run(query=QUERY, documents=documents) == expected
 
 
 @pytest.mark.parametrize("wrong", [slice(1, None), [0, 0, 1, 2, 3, 4]])

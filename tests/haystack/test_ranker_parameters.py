@@ -31,7 +31,7 @@ def from_yaml(**parameters: Any) -> SecondPassRanker:
 
 
 def test_every_parameter_has_a_default_and_is_dumped() -> None:
-    """The dump of a default ranker lists all 22 parameters; the 18 of the stock ranker come first."""
+    """The dump of a default ranker lists all 23 parameters; the 18 of the stock ranker come first."""
     dumped = SecondPassRanker().to_dict()
     assert dumped == {
         "type": TYPE,
@@ -58,6 +58,7 @@ def test_every_parameter_has_a_default_and_is_dumped() -> None:
             "max_documents": None,
             "raise_on_failure": True,
             "precision": None,
+            "relevance": None,
         },
     }
 
@@ -85,6 +86,7 @@ def test_parameters_come_back_from_yaml_as_they_were() -> None:
         max_documents=50,
         raise_on_failure=False,
         precision="bf16",
+        relevance="expected",
     )
     pipeline = Pipeline()
     pipeline.add_component("ranker", ranker)
@@ -137,7 +139,17 @@ def test_a_device_that_cannot_be_used_is_refused_at_once(device: object, message
 
 TEXTS = ("model", "query_prefix", "query_suffix", "document_prefix", "document_suffix", "embedding_separator")
 OTHERS = ("top_k", "meta_fields_to_embed", "scale_score", "score_threshold", "trust_remote_code", "model_kwargs")
-OURS = ("backend", "batch_size", "truncation", "max_documents", "raise_on_failure", "precision", "device", "token")
+OURS = (
+    "backend",
+    "batch_size",
+    "truncation",
+    "max_documents",
+    "raise_on_failure",
+    "precision",
+    "relevance",
+    "device",
+    "token",
+)
 
 
 @pytest.mark.parametrize("name", [*TEXTS, *OTHERS, *OURS])
@@ -171,6 +183,9 @@ def test_a_nested_object_in_place_of_a_value_is_refused(name: str, monkeypatch: 
         ({"truncation": "right"}, "truncation='right' is none of"),
         ({"precision": "fp16"}, "precision='fp16' is none of auto, fp32, bf16, int8"),
         ({"precision": 16}, "precision=16 is none of"),
+        ({"relevance": "best"}, "relevance='best' is neither 'expected' nor the index of a label"),
+        ({"relevance": True}, "relevance=True is neither"),
+        ({"relevance": -1}, "relevance must be >= 0"),
         ({"raise_on_failure": 1}, "raise_on_failure is int, not bool"),
         ({"model_kwargs": ["dtype"]}, "model_kwargs is list, not dict"),
     ],

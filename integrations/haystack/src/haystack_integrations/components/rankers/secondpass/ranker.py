@@ -278,7 +278,8 @@ class SecondPassRanker(ModelLifecycle):
         )
 
     def _load(self) -> CrossEncoder:
-        encoder = super()._load()
+        # By name: Haystack's decorator makes another class of this one, which `super()` would not know.
+        encoder = ModelLifecycle._load(self)
         if encoder.num_labels > 1 or self.relevance is not None:
             checked_relevance(self.relevance, encoder.num_labels)
         return encoder
