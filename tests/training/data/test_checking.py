@@ -13,7 +13,7 @@ from secondpass.training.data.checking import checked_groups
 from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.data.sources import read_groups
 from secondpass.training.losses.contrastive import InfoNCE
-from secondpass.training.losses.listwise import ListNet
+from secondpass.training.losses.listwise import LabelledDistillation, ListNet
 from secondpass.training.losses.pairwise import MarginMSE, RankNet
 from secondpass.training.losses.pointwise import MSE, BinaryCrossEntropy, CrossEntropy
 
@@ -243,3 +243,12 @@ def test_a_teachers_opinion_goes_with_its_document():
     ):
         with pytest.raises(InvalidInput, match=reason):
             checked_groups([Group("q", ("a", "b"), (1.0, 0.0), "f:1", teaching=teaching)], MarginMSE())
+
+
+def test_labels_may_all_be_equal_beside_a_teacher():
+    """Its scores are what is learnt; without them, or for a loss that does not read them, nothing is."""
+    groups = [Group("q", ("a", "b"), (0.0, 0.0), teaching=Teaching((1.0, 2.0)))]
+    assert checked_groups(groups, LabelledDistillation()).groups == tuple(groups)
+    for refused, loss in ((groups, MSE()), ([Group("q", ("a", "b"), (0.0, 0.0))], LabelledDistillation())):
+        with pytest.raises(InvalidInput, match="all 2 labels are 0: nothing to tell apart"):
+            checked_groups(refused, loss)

@@ -106,3 +106,17 @@ def test_parameters_of_a_loss_are_not_trained_in_silence(loss, told, caplog):
     """A loss with parameters of its own is warned about: the seed's fit trains the model's only."""
     Objective(make_model("bert", VOCABULARY), loss, IDENTITY, False)
     assert ("parameters of its own" in caplog.text) is told
+
+
+def test_an_empty_module_is_a_loss_that_was_asked_for():
+    """Its length is 0, so it is false; no default takes its place."""
+
+    class Sum(nn.Sequential):
+        def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return (logits + labels).sum()
+
+    loss = Sum()
+    assert not loss
+    model = make_model("bert", VOCABULARY)
+    given = Objective(model, loss, IDENTITY, use_amp=False)(features(), torch.full((4,), 100.0))
+    assert given.item() > 300

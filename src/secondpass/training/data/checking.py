@@ -61,7 +61,8 @@ def checked_groups(groups: Iterable[Group], loss: Loss, *, num_labels: int = 1, 
     for reason, names in dropped.items():
         logger.warning("dropped: %d of %d groups, %s; the first: %s", len(names), len(whole), reason, names[0])
     counts = counted(kept, rule.kind, {reason: len(names) for reason, names in dropped.items()}, repeated)
-    _check_contrast(counts, rule)
+    if not (rule.taught and any(group.teaching is not None for group in kept)):
+        _check_contrast(counts, rule)
     return CheckedGroups(tuple(kept), counts)
 
 

@@ -31,6 +31,7 @@ class LabelRule:
         shortest: documents that a group needs.
         needs_contrast: whether a group whose labels are all equal teaches nothing.
         borrows: whether documents of other groups of the step are added, as in-batch negatives.
+        taught: whether a teacher's scores count beside the labels.
     """
 
     kind: LabelKind
@@ -38,6 +39,7 @@ class LabelRule:
     shortest: int
     needs_contrast: bool
     borrows: bool
+    taught: bool = False
 
 
 def rule_of(loss: Loss, num_labels: int) -> LabelRule:
@@ -54,7 +56,12 @@ def rule_of(loss: Loss, num_labels: int) -> LabelRule:
         raise InvalidInput(f"{type(loss).__name__} reads classes, and a model with num_labels=1 has none")
     shortest = positive_int(loss.shortest, "loss.shortest")
     return LabelRule(
-        kind, num_labels, shortest, bool(loss.needs_contrast), bool(getattr(loss, "in_batch_negatives", 0))
+        kind,
+        num_labels,
+        shortest,
+        bool(loss.needs_contrast),
+        bool(getattr(loss, "in_batch_negatives", 0)),
+        bool(getattr(loss, "taught", False)),
     )
 
 

@@ -18,10 +18,8 @@ from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.losses.contract import Loss, Teachings
 from secondpass.training.running.loop import Gradients
 from secondpass.training.running.processes import Processes
-from secondpass.training.running.steps import micro_batches
+from secondpass.training.running.steps import Tokeniser, micro_batches
 from secondpass.training.weights.optimisation import Optimisation
-
-Tokeniser = Callable[[Sequence[str], Sequence[str]], list[Tokens]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from secondpass.training.cpu.dropout import cheap_dropout
 from secondpass.training.cpu.forward import TrainingForward, has_amx_bf16, training_forward
 from secondpass.training.cpu.masks import DropoutSource
 from secondpass.training.cpu.memory import give_back_memory, keep_freed_memory
-from secondpass.training.running.group_learner import Tokeniser
 from secondpass.training.running.loop import Trainable
 from secondpass.training.running.preparation import (
     autocast_for,
@@ -23,6 +22,7 @@ from secondpass.training.running.preparation import (
     recomputed_activations,
     seeded,
 )
+from secondpass.training.running.steps import Tokeniser
 from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.survival.random_state import Generator, random_state, restore_random_state
 from secondpass.training.weights.layers import freeze

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from secondpass.training.data.groups import Group
-from secondpass.training.running.group_learner import Tokeniser
-from secondpass.training.running.steps import Lengths, epoch_steps
+from secondpass.training.running.steps import Lengths, Tokeniser, epoch_steps
 from secondpass.training.settings import TrainingSettings
 
 # Pairs tokenised at a time to measure them.

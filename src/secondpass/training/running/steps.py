@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from secondpass.tokens import Tokens
 from secondpass.training.settings import TrainingSettings
+
+Tokeniser = Callable[[Sequence[str], Sequence[str]], list[Tokens]]
+"""(queries[i], documents[i]) to model inputs, cut to the window."""
 
 # Groups sorted by length at a time: enough for like lengths to meet, few enough to keep the shuffle.
 POOL = 512
