@@ -87,11 +87,11 @@ class Journal:
             raise InvalidInput(f"{self.path}: {busy}") from None
 
     def _begin(self, header: Mapping[str, Any], refuse: Callable[[Any], str]) -> bool:
-        """Drop what a kill cut short and compare headers, or write ours; returns whether there was one."""
+        """Compare headers and drop what a kill cut short, or write ours; returns whether there was one."""
         self._file.seek(0)
         end = sum(len(line) for line in self._file if line.endswith(b"\n"))
-        self._file.truncate(end)
         if end == 0:
+            self._file.truncate(0)
             self.append(header)
             return False
         with self.path.open("rb") as stream:
@@ -102,4 +102,5 @@ class Journal:
             found = None
         if found != header:
             raise InvalidInput(f"{self.path}: {refuse(found)}")
+        self._file.truncate(end)
         return True
