@@ -15,7 +15,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src recipes benchmarks
-	$(BIN)/mypy $(addprefix -p $(COMPONENTS).,$(addsuffix .secondpass,$(KINDS))) -p haystack_integrations.common.secondpass
+	$(BIN)/mypy $(addprefix -p $(COMPONENTS).,$(addsuffix .secondpass,$(KINDS))) -p haystack_integrations.common.secondpass -p secondpass_pipelines
 	$(BIN)/mypy -p secondpass_servers
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -39,7 +39,7 @@ servers: $(VENV)/.test
 
 # Like the tests of these folders in `make test`, but a server that cannot be had is an error.
 test-stacks: $(VENV)/.test
-	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/secondpass_servers tests/pipelines tests/haystack/test_server_searches.py $(ARGS)
+	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/secondpass_servers tests/pipelines $(ARGS)
 
 # Train the embedded model again, from the data folder; stops and continues where it was. Under three hours.
 pocket: $(VENV)/.pocket

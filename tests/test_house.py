@@ -38,6 +38,7 @@ ORDER = (
     "evaluation.columns",
     "evaluation.qrels",
     "evaluation.runs",
+    "evaluation.judged_queries",
     "evaluation.reports",
     # runs to figures: no torch
     "evaluation.libraries",

@@ -1,19 +1,24 @@
-"""`secondpass search`: pipelines over corpora, runs and figures."""
+"""`secondpass search`: runs and figures, what it refuses, and going on after a kill or a failure."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from secondpass.evaluation.qrels import read_qrels
-from tests.cli.conftest import BM25, Run, figures, read_run
-from tests.small_collection import CORPUS, write_json_lines
-
 pytest.importorskip("haystack")
-ir_measures = pytest.importorskip("ir_measures")
+pytest.importorskip("ir_measures")
+
+import ir_measures
+
+from secondpass.evaluation.qrels import read_qrels
+from tests.cli.conftest import BM25, Run, command, figures, only_line, read_run
+from tests.small_collection import CORPUS, write_json_lines
 
 
 @pytest.fixture
@@ -119,10 +124,10 @@ def test_hybrid_measures_each_retriever_and_ranks_a_document_once(run: Run, beir
 def test_documents_are_embedded_as_queries_are(beir: Path, mock_pipeline: Path) -> None:
     """The document embedder is the text embedder's sibling with the same parameters, and embeds title and text."""
     from haystack.components.embedders import MockDocumentEmbedder, MockTextEmbedder
-    from haystack_integrations.common.secondpass.search.indexing import document_embedders, index
-    from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline
 
     from secondpass.corpora import read_corpus
+    from secondpass_pipelines.indexing import document_embedders, index
+    from secondpass_pipelines.pipeline_files import load_pipeline
 
     pipeline = load_pipeline(mock_pipeline)
     (embedder,) = document_embedders(pipeline)
@@ -170,3 +175,240 @@ def test_tables(run: Run, beir: Path, tiny_folder: str) -> None:
     assert shown[1].split() == ["rank", "was", "score", "id", "text"]
     assert {tuple(line.split()[:2]) for line in shown[2:]} <= {(str(a), str(b)) for a in range(6) for b in range(6)}
     assert "(no document found)" in run(*BM25, "-c", beir, "-m", tiny_folder, "-q", "xylophone").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ((), "give one of --query, --queries and --data-queries"),
+        (("-q", "a", "--data-queries"), "give one of --query, --queries and --data-queries"),
+        (("-q", "a", "--qrels", "x"), "--qrels needs query ids"),
+        (("-q", " "), "--query is blank"),
+        (("--data-queries", "--split", "dev"), "no qrels/dev.tsv; its splits are test"),
+        (("-q", "a", "-o", "x.trec", "-f", "table"), "--format table is for the terminal"),
+        (("-q", "a", "-o", "/dev/null/x.trec"), "/dev/null/x.trec.partial: cannot be written"),
+        (("--queries", "absent.tsv"), "absent.tsv: no such file"),
+        (("-q", "a", "-p", "nonsense"), "the packaged ones are evaluate_rerank, "),
+        (("-q", "a", "--index", "docs"), "--index docs: the pipeline has no store of Elasticsearch or OpenSearch"),
+    ],
+)
+def test_refusals(run: Run, beir: Path, options: tuple[str, ...], reason: str) -> None:
+    """What cannot be searched is refused in one line with exit code 2."""
+    result = run(*BM25, "-c", beir, *options)
+    assert result.exit_code == 2
+    assert reason in only_line(result)
+
+
+def test_bad_corpus_is_named_before_anything_is_done(run: Run, beir: Path, tmp_path: Path) -> None:
+    """A bad corpus line is named by file and number, and no output or partial file is left."""
+    with (beir / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "d1", "text": "again"}\n')
+    result = run(*BM25, "-c", beir, "-q", "a", "-o", tmp_path / "x.trec")
+    assert result.exit_code == 2
+    assert "corpus.jsonl:6: id 'd1' was given before" in only_line(result)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["beir"]
+
+
+def test_ids_that_no_run_can_hold(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """A document id with a space is refused for a TREC run before the first query, and is fine in JSON."""
+    file = write_json_lines(tmp_path / "c.jsonl", [{"_id": "a b", "text": "the cat"}])
+    options = (*BM25, "-c", file, "-m", tiny_folder, "-q", "cat")
+    refused = run(*options, "-f", "trec")
+    assert refused.exit_code == 2
+    assert "'a b' cannot stand in a TREC run" in only_line(refused)
+    assert json.loads(run(*options, "-f", "json").stdout)["queries"][0]["second"][0]["id"] == "a b"
+
+
+@pytest.mark.parametrize(
+    ("yaml", "reason"),
+    [
+        ("a: [", "not a YAML file that can be read"),
+        ("- a", "not a Haystack pipeline"),
+        ("components: {x: {type: os.path.join}}", "cannot be loaded"),
+        ("components: {x: {type: haystack.no.Such}}", "cannot be loaded"),
+        (
+            "components: {r: {type: haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker,"
+            " init_parameters: {top_k: 0}}}",
+            "top_k",
+        ),
+        (
+            "components: {r: {type: haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker}}",
+            "'documents', which a search has not got",
+        ),
+        ("components: {j: {type: haystack.components.joiners.branch.BranchJoiner, init_parameters: {type_: str}}}",
+         "none does"),
+    ],
+)  # fmt: skip
+def test_bad_pipelines_are_named(run: Run, beir: Path, tmp_path: Path, yaml: str, reason: str) -> None:
+    """A file that is no pipeline, or not one that can search, is refused in one line with exit code 2."""
+    (tmp_path / "p.yaml").write_text(yaml)
+    result = run("search", "-p", tmp_path / "p.yaml", "-c", beir, "-q", "a")
+    assert result.exit_code == 2
+    assert reason in only_line(result)
+
+
+def test_model_that_cannot_be_loaded(run: Run, beir: Path, tmp_path: Path) -> None:
+    """A ranker's model that is not there is one line and exit code 1."""
+    result = run(*BM25, "-c", beir, "-q", "a", "-m", tmp_path / "absent")
+    assert result.exit_code == 1
+    assert "absent" in only_line(result)
+
+
+def test_missing_haystack_is_one_line(run: Run, beir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Haystack the commands say what to install, with exit code 1."""
+    monkeypatch.setitem(sys.modules, "haystack", None)
+    for arguments in ((*BM25, "-c", beir, "-q", "a"), ("demo",)):
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert only_line(result).endswith('pip install "secondpass[haystack]"')
+
+
+def test_missing_ir_measures_is_one_line(run: Run, beir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ir_measures a measured search says what to install before it begins; an unmeasured one runs."""
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    result = run(*BM25, "-c", beir, "--data-queries")
+    assert result.exit_code == 1
+    assert only_line(result).endswith('pip install "secondpass[eval]"')
+
+
+def test_commands_are_light() -> None:
+    """The module of the commands imports neither Haystack nor torch by itself."""
+    code = "import sys, importlib.util\nimport secondpass_pipelines.commands\nprint('haystack' in sys.modules)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((*BM25, "-q", "a"), "InMemoryDocumentStore holds no documents: give --corpus, or index them first"),
+        ((*BM25, "--data-queries"), "--data-queries needs a BEIR folder: give --dataset, or --corpus"),
+        ((*BM25, "-q", "a", "--add"), "--add is for --corpus"),
+        ((*BM25, "-q", "a", "--dataset", "x"), "give one of --query, --queries and --data-queries"),
+        (("evaluate", "--qrels", "x", "-r", "y", "--indexed"), "--indexed, --index and --add go with --pipeline"),
+        (("evaluate", "-p", "x", "-d", "y", "--indexed", "--add"), "give either --indexed or --add"),
+        (("evaluate", "-p", "rerank_bm25", "-d", "BEIR", "--indexed"), "InMemoryDocumentStore holds no documents"),
+    ],
+)
+def test_stores_as_they_are(run: Run, beir: Path, arguments: tuple[str, ...], reason: str) -> None:
+    """What makes no sense without a corpus, or without a server, is refused in one line."""
+    result = run(*(str(beir) if argument == "BEIR" else argument for argument in arguments))
+    assert result.exit_code == 2
+    assert reason in only_line(result)
+
+
+def test_a_failing_query_is_named_and_keeps_the_others(
+    run: Run, beir: Path, tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a query fails, it is named with the reason, exit code 1, and the answers before it are kept."""
+    from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+    real = InMemoryDocumentStore.bm25_retrieval
+
+    def fails(self: Any, query: str, **rest: Any) -> Any:
+        if query.startswith("train"):
+            raise RuntimeError("the disk is gone")
+        return real(self, query=query, **rest)
+
+    monkeypatch.setattr(InMemoryDocumentStore, "bm25_retrieval", fails)
+    options = (*BM25, "-c", beir, "-m", tiny_folder, "--data-queries", "-o", tmp_path / "x.trec")
+    failed = run(*options)
+    assert failed.exit_code == 1
+    assert only_line(failed) == "secondpass: query 'q2' failed: the disk is gone"
+    assert len((tmp_path / "x.trec.partial").read_text().splitlines()) == 2
+    assert not (tmp_path / "x.trec").exists()
+    monkeypatch.undo()
+    assert run(*options).exit_code == 0
+    assert list(read_run((tmp_path / "x.trec").read_text())) == ["q1", "q2", "q3"]
+
+
+@pytest.fixture(scope="module")
+def demo_folder() -> Path:
+    """The packaged corpus: enough queries to be killed among."""
+    import secondpass
+
+    return Path(str(secondpass.__file__)).parent / "demo"
+
+
+def test_killed_search_goes_on(run: Run, demo_folder: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """A search killed in the middle and started again writes, byte for byte, the run of an undisturbed one."""
+    options = (*BM25, "-c", demo_folder, "--data-queries", "-m", tiny_folder, "--depth", "50")
+    output = tmp_path / "killed.trec"
+    partial = tmp_path / "killed.trec.partial"
+    with subprocess.Popen(command(*options, "-o", output), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_for_lines(partial, 4, process)
+        process.kill()
+    assert not output.exists()
+    kept = partial.read_bytes()
+    # The kill may fall into the writing of a line.
+    partial.write_bytes(kept[:-7])
+    answered = kept[:-7].count(b"\n") - 1
+    assert 0 < answered < 40
+    resumed = run(*options, "-o", output)
+    assert resumed.exit_code == 0, resumed.output
+    whole = run(*options, "-o", tmp_path / "whole.trec")
+    assert output.read_bytes() == (tmp_path / "whole.trec").read_bytes()
+    assert figures(resumed.stdout) == figures(whole.stdout)
+    assert not partial.exists()
+
+
+def wait_for_lines(file: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a file has so many lines."""
+    until = time.monotonic() + 240
+    while time.monotonic() < until and process.poll() is None:
+        if file.exists() and file.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{file} did not get {count} lines: {process.poll()}")
+
+
+def test_answered_queries_are_not_asked_again(
+    run: Run, beir: Path, tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partial file that holds every answer becomes the output without a query being asked."""
+    from secondpass_pipelines.search_run import ResultWriter
+    from secondpass_pipelines.searching import Searcher
+
+    output = tmp_path / "x.trec"
+    options = (*BM25, "-c", beir, "--data-queries", "-m", tiny_folder, "-o", output)
+    with monkeypatch.context() as patched:
+        patched.setattr(ResultWriter, "write", lambda self, answers, figures: list(answers) and 1 / 0)
+        assert run(*options).exit_code == 1
+    assert not output.exists()
+    monkeypatch.setattr(Searcher, "answer", lambda *_: 1 / 0)
+    assert run(*options).exit_code == 0
+    assert list(read_run(output.read_text())) == ["q1", "q2", "q3"]
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [(("--depth", "2"), "depth"), (("--top-k", "2"), "top-k"), (("-m", "elsewhere"), "model"), ((), "corpus")],
+)
+def test_partial_of_another_search_is_refused(
+    run: Run, beir: Path, tmp_path: Path, other: tuple[str, ...], what: str
+) -> None:
+    """A partial file is continued only with the settings and corpus it was begun with; the message names the change."""
+    output = tmp_path / "x.trec"
+    options = (*BM25, "-c", beir, "--data-queries", "-o", output)
+    failed = run(*options, "-m", tmp_path / "absent")
+    assert failed.exit_code == 1
+    assert (tmp_path / "x.trec.partial").exists()
+    if what == "corpus":
+        write_json_lines(beir / "corpus.jsonl", [*CORPUS, {"_id": "new", "text": "x"}])
+    result = run(*options, "-m", tmp_path / "absent", *other)
+    assert result.exit_code == 2
+    assert f"was begun with another {what};" in only_line(result)
+
+
+def test_foreign_and_locked_partials_are_refused(run: Run, beir: Path, tmp_path: Path) -> None:
+    """A partial file of another program is not touched, and one that a running search writes is refused."""
+    import fcntl
+
+    partial = tmp_path / "x.trec.partial"
+    partial.write_text("my notes\n")
+    options = (*BM25, "-c", beir, "--data-queries", "-o", tmp_path / "x.trec")
+    assert "was begun by something else" in only_line(run(*options))
+    assert partial.read_text() == "my notes\n"
+    with partial.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "another search is writing it" in only_line(run(*options))

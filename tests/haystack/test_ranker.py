@@ -96,8 +96,8 @@ def test_top_k_must_be_above_zero(make_ranker: MakeRanker, documents: list[Docum
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ({"top_k": True}, "top_k is bool, not int"),
-        ({"top_k": 2.0}, "top_k is float, not int"),
+        ({"top_k": True}, "top_k=True is not a positive int"),
+        ({"top_k": 2.0}, "top_k=2.0 is not a positive int"),
         ({"scale_score": 0}, "scale_score is int, not bool"),
         ({"score_threshold": "0.5"}, "score_threshold is str, not float"),
         ({"score_threshold": float("nan")}, "score_threshold is NaN"),

@@ -1,23 +1,28 @@
-"""CrossEncoderTrainer: what it learns from, what it gives back, and its parameters through YAML."""
+"""Training in pipelines: labelled queries with candidates, and what the trainer learns from them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("ir_measures")
+pytest.importorskip("bm25s")
 
 from haystack import Document, Pipeline
+from haystack_integrations.components.evaluators.secondpass import LabelledQueries
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
-from haystack_integrations.components.trainers.secondpass import CrossEncoderTrainer
+from haystack_integrations.components.trainers.secondpass import CrossEncoderTrainer, LabelledCandidates
 
 from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
+from secondpass.training.measuring.before_after import of_folder
+from tests.small_collection import CORPUS, write_json_lines
 from tests.toy_task import document
 
 SETTINGS = {"epochs": 8, "tokens_per_step": 300, "learning_rate": 3e-3, "precision": "fp32", "loss": "ranknet"}
@@ -110,10 +115,10 @@ def test_queries_without_texts_are_left_out_and_told(make_trainer: Any, caplog: 
 def test_meta_fields_are_read(make_trainer: Any, tmp_path: Path) -> None:
     """A document is the text that the ranker will read: meta values, separator, content."""
     from haystack_integrations.common.secondpass.documents import TextLayout
-    from haystack_integrations.components.trainers.secondpass.training_groups import labelled_queries
+    from haystack_integrations.components.trainers.secondpass.trainer import graded_queries
 
     truth = [[Document(id="a", content="text", meta={"title": "Title"})]]
-    found = labelled_queries(["q"], truth, None, None, TextLayout(meta_fields=["title"], separator=" | "))
+    found = graded_queries(["q"], truth, None, None, TextLayout(meta_fields=["title"], separator=" | "))
     assert found.kept[0].judged[0].text == "Title | text"
 
 
@@ -235,3 +240,69 @@ def test_ids_that_repeat(make_trainer: Any) -> None:
     inputs = labelled(2) | {"query_ids": ["a", "a"]}
     with pytest.raises(InvalidInput, match="query_ids has 'a' twice"):
         make_trainer().run(**inputs)
+
+
+def test_queries_judgements_and_candidates(beir: Path) -> None:
+    """The labels are those of LabelledQueries, with contents; candidates are BM25's, in its order."""
+    found = LabelledCandidates(dataset=beir, split="test", top_k=3).run()
+    labels = LabelledQueries(dataset=beir).run()
+    assert (found["queries"], found["query_ids"]) == (labels["queries"], labels["query_ids"])
+    contents = {row["_id"]: f"{row['title']} {row['text']}".strip() for row in CORPUS}
+    for ours, theirs in zip(found["ground_truth_documents"], labels["ground_truth_documents"], strict=True):
+        assert [(document.id, document.score) for document in ours] == [(one.id, one.score) for one in theirs]
+        assert all(document.content == contents[document.id] for document in ours)
+    first = of_folder(beir, measures=["AP"], depth=3).first
+    assert first is not None
+    for query, documents in zip(found["query_ids"], found["documents"], strict=True):
+        assert {document.id: document.score for document in documents} == dict(first[query])
+        assert all(document.content == contents[document.id] for document in documents)
+
+
+def test_files_give_what_the_folder_gives(beir: Path) -> None:
+    """A file each of queries, judgements and documents is read alike."""
+    files = {"queries": beir / "queries.jsonl", "qrels": beir / "qrels" / "test.tsv", "corpus": beir / "corpus.jsonl"}
+    assert LabelledCandidates(**files).run() == LabelledCandidates(dataset=beir, split="test").run()
+
+
+def test_a_judged_document_that_the_corpus_lacks(beir: Path) -> None:
+    """It comes without content, for the trainer to tell."""
+    write_json_lines(beir / "corpus.jsonl", CORPUS[1:])
+    found = LabelledCandidates(dataset=beir, split="test").run()
+    assert [(document.id, document.content) for document in found["ground_truth_documents"][0]] == [("d1", None)]
+
+
+async def test_async_equals_sync_and_threads_agree(beir: Path) -> None:
+    """`run_async` gives what `run` gives, and so do threads that are the first to ask."""
+    component = LabelledCandidates(dataset=beir, split="test")
+    await component.warm_up_async()
+    assert await component.run_async() == component.run()
+    fresh = LabelledCandidates(dataset=beir, split="test")
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == component.run() for found in pool.map(lambda _: fresh.run(), range(8)))
+
+
+def test_yaml_round_trip_reads_nothing() -> None:
+    """Every parameter comes back through YAML; files are read late."""
+    made = LabelledCandidates(queries="q.tsv", qrels="j.txt", corpus="c.jsonl", split="dev", top_k=7)
+    pipeline = Pipeline()
+    pipeline.add_component("labelled", made)
+    again: Any = Pipeline.loads(pipeline.dumps()).get_component("labelled")
+    assert again.to_dict() == made.to_dict()
+    assert (again.queries, again.qrels, again.corpus, again.top_k) == ("q.tsv", "j.txt", "c.jsonl", 7)
+    with pytest.raises(InvalidInput, match=r"q\.tsv: no such file|j\.txt: no such file"):
+        again.warm_up()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({}, "give one of dataset"),
+        ({"queries": "q", "qrels": "j"}, "corpus is missing"),
+        ({"dataset": "a", "top_k": 0}, "top_k must be > 0"),
+        ({"dataset": "a", "corpus": 1}, "corpus is int"),
+    ],
+)
+def test_bad_parameters_of_labelled_candidates_are_named(parameters: dict[str, Any], reason: str) -> None:
+    """A parameter that cannot be right is refused when the component is made."""
+    with pytest.raises(InvalidInput, match=reason):
+        LabelledCandidates(**parameters)

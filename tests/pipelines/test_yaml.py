@@ -13,11 +13,11 @@ pytest.importorskip("haystack_integrations.components.embedders.sentence_transfo
 
 from haystack import Document, Pipeline  # noqa: E402
 from haystack.document_stores.types import DuplicatePolicy  # noqa: E402
-from haystack_integrations.common.secondpass.search.indexing import document_embedders, document_stores  # noqa: E402
-from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline, pipeline_file  # noqa: E402
-from haystack_integrations.common.secondpass.search.stages import stages_of  # noqa: E402
 
 from secondpass.errors import InvalidInput  # noqa: E402
+from secondpass_pipelines.indexing import document_embedders, document_stores  # noqa: E402
+from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file  # noqa: E402
+from secondpass_pipelines.searching import stages_of  # noqa: E402
 
 NAMES = ("rerank_bm25", "rerank_embedding", "rerank_hybrid")
 FOLDER = Path(__file__).parents[2] / "pipelines"

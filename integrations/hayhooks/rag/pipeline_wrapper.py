@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hayhooks import BasePipelineWrapper, get_last_user_message
-from haystack_integrations.common.secondpass.rag.answered import answered, read_answers
-from haystack_integrations.common.secondpass.search.indexing import index
-from haystack_integrations.common.secondpass.search.pipeline_files import load_pipeline, pipeline_file
 
 from secondpass.corpora import read_corpus
+from secondpass_pipelines.asking import answer_sockets, read_answers
+from secondpass_pipelines.indexing import index
+from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
 
 
 class PipelineWrapper(BasePipelineWrapper):
@@ -25,7 +25,7 @@ class PipelineWrapper(BasePipelineWrapper):
         """Load the pipeline, index the corpus into it and load its models before the first request."""
         file = pipeline_file(os.environ.get("SECONDPASS_PIPELINE", "rag_extractive"))
         self.pipeline = load_pipeline(file)
-        self.asked = answered(self.pipeline, file)
+        self.asked = answer_sockets(self.pipeline, file)
         corpus = os.environ.get("SECONDPASS_CORPUS")
         if corpus:
             index(self.pipeline, read_corpus(Path(corpus)), lambda count: None)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from secondpass.evaluation.findings import Analysis
 
 # Runs a pipeline over a dataset: a function of another import package of this distribution.
-RUN_DATASET = "haystack_integrations.common.secondpass.search.dataset_run:run_dataset"
+RUN_DATASET = "secondpass_pipelines.dataset:run_dataset"
 
 
 @dataclass(frozen=True, slots=True)

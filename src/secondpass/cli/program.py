@@ -23,12 +23,12 @@ from secondpass.errors import MissingExtra
 # Commands of this distribution's other import packages, each a function or an application of typer, with the extra
 # that brings what it needs. A module is imported when its command is asked for, and all of them for the help.
 ELSEWHERE = {
-    "ask": ("haystack_integrations.common.secondpass.rag.commands:ask", "haystack"),
-    "demo": ("haystack_integrations.common.secondpass.search.commands:demo", "haystack"),
+    "ask": ("secondpass_pipelines.commands:ask", "haystack"),
+    "demo": ("secondpass_pipelines.commands:demo", "haystack"),
     "elasticsearch": ("secondpass_servers.elasticsearch.cli:commands", "elasticsearch"),
-    "index": ("haystack_integrations.common.secondpass.search.commands:index", "haystack"),
+    "index": ("secondpass_pipelines.commands:index", "haystack"),
     "opensearch": ("secondpass_servers.opensearch.cli:commands", "opensearch"),
-    "search": ("haystack_integrations.common.secondpass.search.commands:search", "haystack"),
+    "search": ("secondpass_pipelines.commands:search", "haystack"),
 }
 
 

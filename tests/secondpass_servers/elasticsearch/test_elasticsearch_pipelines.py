@@ -10,10 +10,10 @@ import yaml
 from elasticsearch import Elasticsearch
 from haystack import Pipeline
 from haystack.core.errors import PipelineRuntimeError
-from haystack_integrations.common.secondpass.search.indexing import document_embedders
-from haystack_integrations.common.secondpass.search.stages import stages_of
 
 from secondpass import CrossEncoder
+from secondpass_pipelines.indexing import document_embedders
+from secondpass_pipelines.searching import stages_of
 from secondpass_servers.elasticsearch.index import create_index
 from secondpass_servers.index_layout import IndexLayout
 from tests.small_collection import CORPUS, write_beir

@@ -1,24 +1,164 @@
-"""From parameters to a model and back: loading on demand, dropping, and copies that take no weights along."""
+"""A component from parameters to a model and back: dictionaries of YAML files, and one model for many threads."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager
-from typing import Any
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from haystack import logging
+from haystack import default_from_dict, default_to_dict, logging
 from haystack.utils import ComponentDevice, Secret
-from haystack_integrations.common.secondpass.free_arguments import engine_arguments
-from haystack_integrations.common.secondpass.shared_model import SharedModel
+from haystack.utils.hf import deserialize_hf_model_kwargs, serialize_hf_model_kwargs
+from haystack_integrations.common.secondpass.parameters import engine_arguments
 
-from secondpass import CrossEncoder
-from secondpass.precision import Precision
-from secondpass.tokens import Truncation
+from secondpass.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from secondpass import CrossEncoder
+    from secondpass.precision import Precision
+    from secondpass.tokens import Truncation
 
 logger = logging.getLogger(__name__)
+FREE_ARGUMENTS = ("model_kwargs", "tokenizer_kwargs", "config_kwargs")
+NESTED: Mapping[str, tuple[str, ...]] = {"token": ("env_var",), "device": ("single", "multiple")}
+ComponentT = TypeVar("ComponentT")
 
 
-class ModelLifecycle:
+class SerializedComponent:
+    """The part that components of plain parameters have in common: to a dictionary, back, and warming up."""
+
+    def warm_up(self) -> None:
+        """Do nothing; a component that has something to read or to load overrides this."""
+
+    async def warm_up_async(self) -> None:
+        """Do what `warm_up` does, in a thread; the event loop goes on meanwhile."""
+        await asyncio.to_thread(self.warm_up)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Serialize the component to a dictionary.
+
+        :returns:
+            The component's type and parameters.
+        """
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
+        # Each parameter is read from the attribute of its name.
+        parameters = {name: copy.deepcopy(getattr(self, name)) for name in names}
+        for name in FREE_ARGUMENTS:
+            if parameters.get(name) is not None:
+                serialize_hf_model_kwargs(parameters[name])
+        return default_to_dict(self, **parameters)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Deserialize the component from a dictionary.
+
+        :param data: The dictionary that `to_dict` made.
+        :returns:
+            The component.
+
+        :raises ValueError:
+            If a parameter has a wrong type or value, with its name.
+        """
+        return from_dict(cls, data)
+
+
+def from_dict(component: type[ComponentT], data: dict[str, Any]) -> ComponentT:
+    """Make a component from such a dictionary, which is left as it is except for a token that must not be in it.
+
+    Raises:
+        InvalidInput: a parameter has a wrong type or value.
+    """
+    parameters = dict(data.get("init_parameters") or {})
+    _refuse_nested(parameters, data)
+    for name in FREE_ARGUMENTS:
+        if isinstance(parameters.get(name), dict):
+            parameters[name] = copy.deepcopy(parameters[name])
+            deserialize_hf_model_kwargs(parameters[name])
+    return default_from_dict(component, {**data, "init_parameters": parameters})
+
+
+def _refuse_nested(parameters: Mapping[str, Any], data: dict[str, Any]) -> None:
+    """Haystack would import and make any allowed class that stands in place of a plain value."""
+    for name, value in parameters.items():
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind is not None and kind not in NESTED.get(name, ()):
+            if name == "token":
+                _remove_token(data)
+                raise InvalidInput(
+                    "token must be {type: env_var, env_vars: [...], strict: false}, never a token itself"
+                )
+            raise InvalidInput(f"{name} is an object with a type ({kind}), not a plain value")
+    if isinstance(parameters.get("token"), str):
+        _remove_token(data)
+        raise InvalidInput("token must be {type: env_var, env_vars: [...], strict: false}, never a token itself")
+
+
+def _remove_token(data: dict[str, Any]) -> None:
+    # Pipeline.from_dict prints the dictionary in its error message, and messages go to logs.
+    data["init_parameters"]["token"] = "(removed)"  # noqa: S105
+
+
+class Closable(Protocol):
+    """Anything with weights to give back."""
+
+    def close(self) -> None:
+        """Give them back."""
+        ...
+
+
+ModelT = TypeVar("ModelT", bound=Closable)
+
+
+@dataclass(slots=True)
+class _Held(Generic[ModelT]):
+    model: ModelT
+    users: int = 0
+
+
+class SharedModel(Generic[ModelT]):
+    """Lends a model to concurrent calls.
+
+    Threads that ask while it is being loaded wait for that one load. A load that fails leaves nothing behind, so
+    the next call tries again. `close` does not wait for calls under way: they finish on the model they have, and
+    the last one closes it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._held: _Held[ModelT] | None = None
+
+    @contextmanager
+    def lend(self, load: Callable[[], ModelT]) -> Iterator[ModelT]:
+        """Give the model to the `with` block; `load` makes it if there is none."""
+        with self._lock:
+            held = self._held
+            if held is None:
+                held = self._held = _Held(load())
+            held.users += 1
+        try:
+            yield held.model
+        finally:
+            with self._lock:
+                held.users -= 1
+                abandoned = held.users == 0 and held is not self._held
+            if abandoned:
+                held.model.close()
+
+    def close(self) -> None:
+        """Drop the model; without one, do nothing."""
+        with self._lock:
+            held, self._held = self._held, None
+            idle = held is not None and held.users == 0
+        if held is not None and idle:
+            held.model.close()
+
+
+class ModelLifecycle(SerializedComponent):
     """The part of a component that holds a model; the component states which one."""
 
     model: str
@@ -50,10 +190,6 @@ class ModelLifecycle:
                 error=error,
             )
 
-    async def warm_up_async(self) -> None:
-        """Load the model in a thread; the event loop goes on meanwhile."""
-        await asyncio.to_thread(self.warm_up)
-
     def close(self) -> None:
         """Drop the model. Calls under way finish on it; the next `run` or `warm_up` loads it again."""
         self._shared.close()
@@ -67,6 +203,8 @@ class ModelLifecycle:
         return self._shared.lend(self._load)
 
     def _load(self) -> CrossEncoder:
+        from secondpass import CrossEncoder
+
         requested = ComponentDevice.from_str(self.device) if isinstance(self.device, str) else self.device
         return CrossEncoder(
             self.model,

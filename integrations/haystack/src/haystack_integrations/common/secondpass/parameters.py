@@ -1,21 +1,52 @@
 """Checks of component parameters: a YAML file may put any object anywhere, so every value's type is proved.
 
 Messages name the parameter and the type that came, never the value of something that could be secret.
+
+`model_kwargs`, `tokenizer_kwargs` and `config_kwargs` end in transformers' `from_pretrained`, where some keys run
+code from a model's repository, load pickled weights or import other libraries. A list of what is refused would
+miss the next such key, so `ALLOWED` is a list of what is allowed.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
 from haystack.utils import ComponentDevice, Secret
 
+from secondpass import limits
 from secondpass.errors import InvalidInput
+from secondpass.limits import Choice
 
-ChoiceT = TypeVar("ChoiceT", bound=str)
+if TYPE_CHECKING:
+    import torch
+
+Check = Callable[[object], bool]
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+# No free name: transformers fetches "owner/kernel" names from the hub and runs them.
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+REMOTE_CODE = (
+    "code from a model's repository is only run when asked for in Python: secondpass.CrossEncoder(name, "
+    "trust_remote_code=True)"
+)
+_PICKLE = "pickled weights are never loaded, only safetensors"
+_QUANTISED = "it makes transformers import and run another quantisation library"
+_TOKEN = "state it as the parameter `token`, a Secret read from the environment"  # noqa: S105
+REASONS: Mapping[str, str] = {
+    "trust_remote_code": REMOTE_CODE,
+    "code_revision": REMOTE_CODE,
+    "auto_map": REMOTE_CODE,
+    "weights_only": _PICKLE,
+    "quantization_config": _QUANTISED,
+    "load_in_8bit": _QUANTISED,
+    "load_in_4bit": _QUANTISED,
+    "token": _TOKEN,
+    "use_auth_token": _TOKEN,
+}
 
 
 def _refuse(name: str, value: object, wanted: str) -> InvalidInput:
@@ -57,21 +88,15 @@ def flag(name: str, value: object) -> bool:
 
 
 def positive(name: str, value: object) -> int:
-    """Return `value` as an int above 0."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise _refuse(name, value, "int")
-    if value <= 0:
+    """Return `value` as an int above 0; a smaller one is refused in the words of Haystack's own rankers."""
+    if isinstance(value, Integral) and not isinstance(value, bool) and value <= 0:
         raise InvalidInput(f"{name} must be > 0, but got {value}")
-    return int(value)
+    return limits.positive_int(value, name)
 
 
 def not_negative(name: str, value: object) -> int:
     """Return `value` as an int of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise _refuse(name, value, "int")
-    if value < 0:
-        raise InvalidInput(f"{name} must be >= 0, but got {value}")
-    return int(value)
+    return limits.whole_number(value, name)
 
 
 def optional_positive(name: str, value: object) -> int | None:
@@ -90,16 +115,12 @@ def optional_number(name: str, value: object) -> float | None:
     return float(value)
 
 
-def choice(name: str, value: object, choices: Collection[ChoiceT]) -> ChoiceT:
+def choice(name: str, value: object, choices: Collection[Choice]) -> Choice:
     """Return the one of `choices` that `value` is."""
-    wanted = text(name, value)
-    for known in choices:
-        if known == wanted:
-            return known
-    raise InvalidInput(f"{name}={wanted!r} is not one of {', '.join(map(repr, choices))}")
+    return limits.choice(value, choices, name)
 
 
-def optional_choice(name: str, value: object, choices: Collection[ChoiceT]) -> ChoiceT | None:
+def optional_choice(name: str, value: object, choices: Collection[Choice]) -> Choice | None:
     """Return None, or the one of `choices` that `value` is."""
     return None if value is None else choice(name, value, choices)
 
@@ -134,3 +155,145 @@ def device(name: str, value: object) -> ComponentDevice | str | None:
     except ValueError as error:
         raise InvalidInput(f"{name}: {error}") from error
     raise _refuse(name, value, "ComponentDevice or str")
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _true(value: object) -> bool:
+    return value is True
+
+
+def _one(value: object) -> bool:
+    # A ranker needs one label; passed on, the number would make a random head where the checkpoint has none.
+    return value == 1 and not isinstance(value, bool)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _share(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _dtype(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.dtype) or value in DTYPES
+
+
+def _attention(value: object) -> bool:
+    return value in ATTENTIONS
+
+
+def _side(value: object) -> bool:
+    return value in ("left", "right")
+
+
+def _device_map(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and isinstance(place, (str, int)) for name, place in value.items())
+    return isinstance(value, str)
+
+
+_SOURCE: Mapping[str, Check] = {
+    "revision": _text,
+    "local_files_only": _flag,
+    "cache_dir": _text,
+}
+ALLOWED: Mapping[str, Mapping[str, Check]] = {
+    "model_kwargs": {
+        **_SOURCE,
+        "attn_implementation": _attention,
+        "device_map": _device_map,
+        "dtype": _dtype,
+        "torch_dtype": _dtype,
+        "use_safetensors": _true,
+        "variant": _text,
+    },
+    "tokenizer_kwargs": {
+        **_SOURCE,
+        "add_prefix_space": _flag,
+        "do_lower_case": _flag,
+        "model_max_length": _whole,
+        "pad_token": _text,
+        "padding_side": _side,
+        "strip_accents": _flag,
+        "tokenize_chinese_chars": _flag,
+        "truncation_side": _side,
+        "use_fast": _true,
+    },
+    "config_kwargs": {
+        **_SOURCE,
+        "attention_probs_dropout_prob": _share,
+        "classifier_dropout": _share,
+        "hidden_dropout_prob": _share,
+        "max_position_embeddings": _whole,
+        "num_labels": _one,
+    },
+}
+
+
+def checked_arguments(parameter: str, given: object) -> dict[str, Any] | None:
+    """Return a copy of `given` if every key is allowed for `parameter`; None stays None.
+
+    Raises:
+        InvalidInput: `given` is no dictionary, or a key is not allowed or has a value of the wrong kind; the
+            message names the key, and the reason where there is a special one.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise InvalidInput(f"{parameter} is {type(given).__name__}, not dict")
+    for key, value in given.items():
+        _check(parameter, key, value)
+    return copy.deepcopy(given)
+
+
+def _check(parameter: str, key: object, value: object) -> None:
+    allowed = ALLOWED[parameter]
+    name = f"{parameter}[{key!r}]"
+    if not isinstance(key, str) or key not in allowed:
+        reason = REASONS.get(str(key), "allowed are " + ", ".join(sorted(allowed)))
+        raise InvalidInput(f"{name} is refused: {reason}")
+    if value is not None and not allowed[key](value):
+        reason = f": {_PICKLE}" if key == "use_safetensors" else ""
+        raise InvalidInput(f"{name} cannot be {value!r}{reason}")
+
+
+def engine_arguments(
+    model_kwargs: dict[str, Any] | None,
+    tokenizer_kwargs: dict[str, Any] | None,
+    config_kwargs: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return keyword arguments of `secondpass.CrossEncoder`; a null in YAML asks for nothing.
+
+    Where a model comes from is one question: all its files are read from one revision and one cache.
+
+    Raises:
+        InvalidInput: two dictionaries state different sources.
+    """
+    made: dict[str, Any] = {}
+    given = {"automodel_args": model_kwargs, "tokenizer_args": tokenizer_kwargs, "config_args": config_kwargs}
+    for name, arguments in given.items():
+        made[name] = {}
+        for key, value in (arguments or {}).items():
+            if value is None or key == "num_labels":
+                continue
+            if key not in _SOURCE:
+                made[name][key] = _torch_dtype(value) if key in ("dtype", "torch_dtype") else value
+            elif made.setdefault(key, value) != value:
+                raise InvalidInput(f"{key} is {made[key]!r} and {value!r}: a model has one source")
+    return made
+
+
+def _torch_dtype(value: str | torch.dtype) -> Any:
+    import torch
+
+    return getattr(torch, value) if isinstance(value, str) and value != "auto" else value

@@ -14,7 +14,7 @@ from haystack import Document, component
 
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
-from secondpass.limits import positive_int
+from secondpass.limits import choice, positive_int
 
 TITLE_PLACES = ("content", "meta")
 
@@ -48,9 +48,7 @@ class CorpusReader:
         :raises ValueError:
             If `title` is neither of the two or `max_documents` is no positive number.
         """
-        if title not in TITLE_PLACES:
-            raise InvalidInput(f"title={title!r} is none of {', '.join(TITLE_PLACES)}")
-        self.title = title
+        self.title = choice(title, TITLE_PLACES, "title")
         self.max_documents = positive_int(max_documents, "max_documents")
 
     @component.output_types(documents=list[Document])

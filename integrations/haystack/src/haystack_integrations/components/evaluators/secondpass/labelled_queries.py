@@ -7,10 +7,93 @@ module's name is public API.
 from __future__ import annotations
 
 import asyncio
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from haystack import Document, component
-from haystack_integrations.components.evaluators.secondpass.labelled_set import LabelledSet
+from haystack_integrations.common.secondpass import parameters
+from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent
+
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.judged_queries import JudgedQueries, judged_queries, listed_queries
+from secondpass.evaluation.qrels import Qrels
+
+DEMO = "secondpass/demo"
+
+
+class LabelledSet(SerializedComponent):
+    """Queries with a relevant document and their judgements, read once, when they are first needed."""
+
+    def __init__(
+        self,
+        *,
+        dataset: str | Path | None = None,
+        split: str = "test",
+        queries: str | Path | None = None,
+        qrels: str | Path | None = None,
+        relevant_only: bool = False,
+    ) -> None:
+        """Check and keep the parameters; files are read by `warm_up` or the first `run`.
+
+        :param dataset: A folder in BEIR's layout (queries.jsonl, qrels/SPLIT.tsv, gzip accepted), or "secondpass/demo"
+            for the small one that comes with the package.
+        :param split: Which judgements of the folder.
+        :param queries: Instead of a folder, a file of queries: .jsonl (_id, text), .tsv (id, text) or .txt.
+        :param qrels: A file of judgements (BEIR, TREC or JSON Lines). Needed with `queries`; with `dataset` it is read
+            in place of the split's.
+        :param relevant_only: If `True`, judged documents that are not relevant (grade 0 or below) are left out of the
+            ground truth. Haystack's own evaluators need that: they take every document there for relevant.
+
+        :raises ValueError:
+            If a parameter has a wrong type, with its name, or both or neither of `dataset` and `queries` are given.
+        """
+        self.dataset = parameters.optional_path("dataset", dataset)
+        self.split = parameters.text("split", split)
+        self.queries = parameters.optional_path("queries", queries)
+        self.qrels = parameters.optional_path("qrels", qrels)
+        self.relevant_only = parameters.flag("relevant_only", relevant_only)
+        if (self.dataset is None) == (self.queries is None):
+            raise InvalidInput("give one of dataset (a BEIR folder) and queries (a file, with qrels)")
+        if self.queries is not None and self.qrels is None:
+            raise InvalidInput("qrels is missing: queries of a file are labelled by it")
+        self._labelled: JudgedQueries | None = None
+
+    def warm_up(self) -> None:
+        """Read the files."""
+        self.labelled()
+
+    def labelled(self) -> JudgedQueries:
+        """Return the labelled queries; two threads that ask first both read the files, and find the same.
+
+        Raises:
+            InvalidInput: a file is not there or a line of it is refused.
+        """
+        if self._labelled is None:
+            self._labelled = self._read()
+        return self._labelled
+
+    def ground_truth(self, query_id: str) -> list[Document]:
+        """Return the judged documents of a query: ids, and grades as scores."""
+        grades = (self.labelled().qrels or Qrels({})).get(query_id, {})
+        return [
+            Document(id=document, score=float(grade))
+            for document, grade in grades.items()
+            if grade > 0 or not self.relevant_only
+        ]
+
+    def _read(self) -> JudgedQueries:
+        qrels = None if self.qrels is None else Path(self.qrels)
+        if self.queries is None:
+            return judged_queries(folder_of(str(self.dataset)), self.split, qrels)
+        listed = listed_queries(Path(self.queries), qrels)
+        judged = set((listed.qrels or Qrels({})).with_relevant)
+        return JudgedQueries({query: text for query, text in listed.texts.items() if query in judged}, listed.qrels)
+
+
+def folder_of(dataset: str) -> Path:
+    """The folder that a component's `dataset` names."""
+    return Path(str(files("secondpass"))) / "demo" if dataset == DEMO else Path(dataset)
 
 
 @component
@@ -41,7 +124,7 @@ class LabelledQueries(LabelledSet):
         :raises ValueError:
             If a file is not there or a line of it is refused.
         """
-        texts = self.questions().texts
+        texts = self.labelled().texts
         return {
             "queries": list(texts.values()),
             "query_ids": list(texts),

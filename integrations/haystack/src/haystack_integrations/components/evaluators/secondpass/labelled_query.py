@@ -11,7 +11,7 @@ from typing import Any
 
 from haystack import Document, component
 from haystack_integrations.common.secondpass import parameters
-from haystack_integrations.components.evaluators.secondpass.labelled_set import LabelledSet
+from haystack_integrations.components.evaluators.secondpass.labelled_queries import LabelledSet
 
 from secondpass.errors import InvalidInput
 
@@ -49,7 +49,7 @@ class LabelledQuery(LabelledSet):
             If there is no such query, or a file is refused.
         """
         asked = parameters.text("query_id", query_id)
-        texts = self.questions().texts
+        texts = self.labelled().texts
         if asked not in texts:
             raise InvalidInput(f"query_id {asked!r} is none of the {len(texts)} queries with a relevant document")
         truth = [self.ground_truth(asked)]

@@ -15,7 +15,7 @@ from typing import Any
 from haystack import Document, component
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import deduplicated, listed
-from haystack_integrations.common.secondpass.serialized import SerializedComponent
+from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent
 from tokenizers import Tokenizer
 
 from secondpass.errors import InvalidInput, ModelLoadError

@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 from haystack import Document, component, logging
 from haystack.utils import ComponentDevice, Secret
-from haystack_integrations.common.secondpass import parameters, serialized
+from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import TextLayout, deduplicated, listed
-from haystack_integrations.common.secondpass.free_arguments import REMOTE_CODE, checked_arguments, engine_arguments
-from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle
-from haystack_integrations.common.secondpass.shared_model import SharedModel
+from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel, from_dict
+from haystack_integrations.common.secondpass.parameters import REMOTE_CODE, checked_arguments, engine_arguments
 from haystack_integrations.components.rankers.secondpass.reranking import Limits, answer, rerank
 
 from secondpass.errors import InvalidInput
@@ -149,14 +148,6 @@ class SecondPassRanker(ModelLifecycle):
         self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
         self._shared = SharedModel()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Serialize the component to a dictionary.
-
-        :returns:
-            The component's type and parameters, the device as it was asked for.
-        """
-        return serialized.to_dict(self)
-
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SecondPassRanker:
         """Deserialize the component from a dictionary.
@@ -168,7 +159,7 @@ class SecondPassRanker(ModelLifecycle):
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
         """
-        return serialized.from_dict(cls, data)
+        return from_dict(cls, data)
 
     @component.output_types(documents=list[Document], truncated=list[dict[str, Any]], reranked=bool)
     def run(

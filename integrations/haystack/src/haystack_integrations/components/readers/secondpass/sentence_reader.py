@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from haystack import Document, ExtractedAnswer, component
 from haystack.utils import ComponentDevice, Secret
-from haystack_integrations.common.secondpass import parameters, serialized
+from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import deduplicated, listed
-from haystack_integrations.common.secondpass.free_arguments import checked_arguments, engine_arguments
-from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle
-from haystack_integrations.common.secondpass.shared_model import SharedModel
+from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel
+from haystack_integrations.common.secondpass.parameters import checked_arguments, engine_arguments
 
 from secondpass.extraction import Extract, extract
 from secondpass.precision import PRECISIONS
@@ -97,27 +96,6 @@ class SentenceReader(ModelLifecycle):
         self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
         self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
         self._shared = SharedModel()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Serialize the component to a dictionary.
-
-        :returns:
-            The component's type and parameters, the device as it was asked for.
-        """
-        return serialized.to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Deserialize the component from a dictionary.
-
-        :param data: The dictionary that `to_dict` made.
-        :returns:
-            The component.
-
-        :raises ValueError:
-            If a parameter has a wrong type or value, with its name.
-        """
-        return serialized.from_dict(cls, data)
 
     @component.output_types(answers=list[ExtractedAnswer], replies=list[str])
     def run(self, *, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from haystack import Document, component
 from haystack_integrations.common.secondpass import parameters
-from haystack_integrations.components.evaluators.secondpass.labelled_set import LabelledSet, folder_of
+from haystack_integrations.components.evaluators.secondpass.labelled_queries import LabelledSet, folder_of
 
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
@@ -99,7 +99,7 @@ class LabelledCandidates(LabelledSet):
             If bm25s is not installed.
         """
         contents, found = self._candidates()
-        texts = self.questions().texts
+        texts = self.labelled().texts
         return {
             "queries": list(texts.values()),
             "query_ids": list(texts),
@@ -132,7 +132,7 @@ class LabelledCandidates(LabelledSet):
         if self._found is None:
             from secondpass.training.negatives.candidates import bm25_candidates
 
-            texts = self.questions().texts
+            texts = self.labelled().texts
             place = folder_of(str(self.dataset)) if self.corpus is None else Path(self.corpus)
             contents = {document.id: document.content for document in read_corpus(place)}
             documents = {name: Document(id=name, content=content) for name, content in contents.items()}

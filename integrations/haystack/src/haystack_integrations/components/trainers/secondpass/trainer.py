@@ -8,24 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from haystack import Document, component, logging
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.common.secondpass import parameters
-from haystack_integrations.common.secondpass.documents import TextLayout
-from haystack_integrations.common.secondpass.serialized import SerializedComponent
-from haystack_integrations.components.trainers.secondpass.training_groups import LabelledQueries, labelled_queries
-from haystack_integrations.components.trainers.secondpass.training_run import Request, trained
+from haystack_integrations.common.secondpass.documents import TextLayout, deduplicated, listed
+from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent
+from haystack_integrations.components.evaluators.secondpass.comparison_field import ComparisonField
 
+from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
+from secondpass.text import checked_query
+from secondpass.training.configuration.training_config import MEASURES
 from secondpass.training.configuration.typed import made
 from secondpass.training.configuration.yaml_document import YamlDocument
+from secondpass.training.data.fingerprints import fingerprint
+from secondpass.training.data.groups import Group
+from secondpass.training.losses.contract import Loss
 from secondpass.training.losses.named import make_loss
+from secondpass.training.measuring.before_after import AFTER, BEFORE, BeforeAfter, of_groups
+from secondpass.training.measuring.card import Card, write_card
+from secondpass.training.measuring.held_out import held_out
 from secondpass.training.settings import TrainingSettings
+from secondpass.training.trainer import TrainingReport, train
 
 logger = logging.getLogger(__name__)
+IDS = ComparisonField("id")
 
 
 @component
@@ -147,7 +159,7 @@ class CrossEncoderTrainer(SerializedComponent):
         :raises RuntimeError:
             If training cannot go on.
         """
-        labelled = labelled_queries(queries, ground_truth_documents, documents, query_ids, self._layout())
+        labelled = graded_queries(queries, ground_truth_documents, documents, query_ids, self._layout())
         self._warn(labelled)
         return trained(labelled, self._request())
 
@@ -185,9 +197,9 @@ class CrossEncoderTrainer(SerializedComponent):
     def _layout(self) -> TextLayout:
         return TextLayout(meta_fields=self.meta_fields_to_embed, separator=self.embedding_separator)
 
-    def _request(self) -> Request:
+    def _request(self) -> TrainingRequest:
         requested = ComponentDevice.from_str(self.device) if isinstance(self.device, str) else self.device
-        return Request(
+        return TrainingRequest(
             model=self.model,
             output_dir=Path(self.output_dir),
             settings=self._settings,
@@ -203,7 +215,7 @@ class CrossEncoderTrainer(SerializedComponent):
             show_progress_bar=self.show_progress_bar,
         )
 
-    def _warn(self, labelled: LabelledQueries) -> None:
+    def _warn(self, labelled: GradedQueries) -> None:
         if labelled.without_relevant or labelled.documents_without_text:
             logger.warning(
                 "{queries} queries have no relevant document with a text and are left out; {documents} judged "
@@ -219,3 +231,240 @@ def _training_settings(given: object) -> TrainingSettings:
     if not isinstance(given, dict):
         raise InvalidInput(f"settings is {type(given).__name__}, not a dictionary")
     return made(TrainingSettings, YamlDocument(given, "settings"))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRequest:
+    """What the component was told; `unjudged` candidates of each training query count as not relevant."""
+
+    model: str
+    output_dir: Path
+    settings: TrainingSettings
+    loss: Loss
+    dev_share: float
+    unjudged: int
+    relevant_from: int
+    max_length: int | None
+    device: str
+    token: str | None
+    resume: bool
+    card: bool
+    show_progress_bar: bool
+
+    def to_learn(self, query: GradedQuery) -> Group:
+        """The group of a training query, its labels as the loss reads them."""
+        grades = [document.grade for document in query.judged]
+        if self.loss.labels == "relevance":
+            labels = [float(grade >= self.relevant_from) for grade in grades]
+        else:
+            labels = [float(max(grade, 0)) for grade in grades]
+        return query.group(labels, self.unjudged)
+
+    def to_rank(self, query: GradedQuery) -> Group:
+        """The group of a held-out query: grades, and all of its candidates."""
+        grades = [float(max(document.grade, 0)) for document in query.judged]
+        return query.group(grades, len(query.unjudged) if self.unjudged else 0)
+
+
+def trained(labelled: GradedQueries, request: TrainingRequest) -> dict[str, Any]:
+    """Train, and return the outputs of the component.
+
+    Raises:
+        InvalidInput: nothing can be learnt from the groups, or there are too few queries to hold some out.
+        TrainingError: a loss or gradient is not finite.
+        CheckpointError: the folder is in use, cannot be written, or holds another run's checkpoints.
+    """
+    encoder = CrossEncoder(request.model, max_length=request.max_length, device=request.device, token=request.token)
+    queries = {query.id: query for query in labelled.kept}
+    groups = [request.to_learn(query) for query in queries.values()]
+    dev: list[BeforeAfter] = []
+    if request.dev_share:
+        groups, share = held_out(groups, request.dev_share, request.settings.seed)
+        dev = [of_groups("dev", [request.to_rank(queries[group.query_id]) for group in share], MEASURES)]
+    for held in dev:
+        held.measure(encoder, BEFORE)
+    report = train(
+        encoder,
+        groups,
+        request.settings,
+        dev=dev[0].ranking if dev else None,
+        output_dir=request.output_dir,
+        resume=request.resume,
+        show_progress_bar=request.show_progress_bar,
+    )
+    for held in dev:
+        held.measure(encoder, AFTER)
+    if request.card:
+        write_card(request.output_dir, _card(request, groups, report, dev))
+    scores = [{"step": step, "score": score} for step, score in report.scores]
+    return {
+        "model": str(request.output_dir),
+        "report": _plain(report, labelled, len(groups), dev),
+        "scores": scores,
+    }
+
+
+def _plain(report: TrainingReport, labelled: GradedQueries, learnt: int, dev: Sequence[BeforeAfter]) -> dict[str, Any]:
+    return {
+        "steps": report.steps,
+        "epochs": report.epochs,
+        "best_score": report.best_score,
+        "best_step": report.best_step,
+        "stopped_early": report.stopped_early,
+        "resumed_from": report.resumed_from,
+        "seconds": report.seconds,
+        "pairs": report.pairs,
+        "tokens": report.tokens,
+        "counts": report.counts.as_json(),
+        "queries": {
+            "trained": learnt,
+            "held_out": sum(len(held.queries) for held in dev),
+            "without_relevant": labelled.without_relevant,
+        },
+        "dev": {name: values for held in dev for name, values in _changes(held).items()},
+    }
+
+
+def _changes(held: BeforeAfter) -> dict[str, dict[str, float]]:
+    gain = held.gain()
+    before, after = gain.reports
+    return {
+        each.measure: {
+            "before": before.means[each.measure],
+            "after": after.means[each.measure],
+            "difference": each.difference,
+            "low": each.interval.low,
+            "high": each.interval.high,
+            "p": each.p_adjusted,
+        }
+        for each in gain.comparisons
+    }
+
+
+def _card(
+    request: TrainingRequest, groups: Sequence[Group], report: TrainingReport, dev: Sequence[BeforeAfter]
+) -> Card:
+    return Card(
+        name=request.output_dir.name,
+        base_model=request.model,
+        num_labels=1,
+        settings=request.settings,
+        sources=(f"{len(groups):,} labelled queries from a Haystack pipeline",),
+        counts=report.counts.lines(),
+        fingerprint=fingerprint(groups),
+        report=report,
+        measured=dev,
+        command="Pipeline.run with haystack_integrations.components.trainers.secondpass.CrossEncoderTrainer",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedDocument:
+    """A document's text with its grade; `id` is the document's."""
+
+    id: str
+    text: str
+    grade: int
+
+
+@dataclass(frozen=True, slots=True)
+class GradedQuery:
+    """One query: judged documents, and candidates nobody has judged, in the first pass's order."""
+
+    id: str
+    text: str
+    judged: tuple[JudgedDocument, ...]
+    unjudged: tuple[tuple[str, str], ...]
+
+    def group(self, labels: Sequence[float], unjudged: int) -> Group:
+        """A group with these labels for the judged, and 0 for the first `unjudged` of the others."""
+        others = self.unjudged[:unjudged]
+        return Group(
+            self.text,
+            (*(document.text for document in self.judged), *(text for _, text in others)),
+            (*labels, *(0.0 for _ in others)),
+            f"queries[{self.id}]",
+            self.id,
+            (*(document.id for document in self.judged), *(name for name, _ in others)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GradedQueries:
+    """All queries with a relevant document that has a text, and how much was left out."""
+
+    kept: tuple[GradedQuery, ...]
+    without_relevant: int
+    documents_without_text: int
+
+
+def graded_queries(
+    queries: object, truths: object, candidates: object, query_ids: object, layout: TextLayout
+) -> GradedQueries:
+    """Join what a component's sockets give, a list each with one entry a query.
+
+    A judged document without a text takes that of the candidate of its id. A candidate with the text of a judged
+    document is that document.
+
+    Raises:
+        InvalidInput: an input is no list, they are of unequal lengths, a query is blank, an id comes twice, grades are
+            mixed or no whole numbers, or no query has a relevant document with a text.
+    """
+    asked = [checked_query(query, f"queries[{place}]") for place, query in enumerate(_lists("queries", queries))]
+    if not asked:
+        raise InvalidInput("queries is empty")
+    judged = _lists("ground_truth_documents", truths, len(asked))
+    found = [()] * len(asked) if candidates is None else _lists("documents", candidates, len(asked))
+    names = _ids(query_ids, len(asked))
+    kept, without_relevant, without_text = [], 0, 0
+    for place, (name, query) in enumerate(zip(names, asked, strict=True)):
+        truth = listed(judged[place], f"ground_truth_documents[{place}]")
+        given = deduplicated(listed(found[place], f"documents[{place}]"))
+        grades = IDS.grades(truth, f"ground_truth_documents[{place}]")
+        texts = _texts([*truth, *given], layout)
+        known = tuple(
+            JudgedDocument(str(key), texts[str(key)], grade) for key, grade in grades.items() if str(key) in texts
+        )
+        without_text += len(grades) - len(known)
+        if not any(document.grade > 0 for document in known):
+            without_relevant += 1
+            continue
+        judged_texts = {document.text for document in known}
+        others = {
+            texts[document.id]: document.id
+            for document in reversed(given)
+            if document.id in texts and document.id not in grades and texts[document.id] not in judged_texts
+        }
+        kept.append(GradedQuery(name, query, known, tuple((key, text) for text, key in reversed(others.items()))))
+    if not kept:
+        raise InvalidInput("ground_truth_documents has no relevant document with a text, for any query")
+    return GradedQueries(tuple(kept), without_relevant, without_text)
+
+
+def _texts(documents: Iterable[Document], layout: TextLayout) -> dict[str, str]:
+    """Texts by id, of the first document of that id that has one."""
+    texts: dict[str, str] = {}
+    for document in documents:
+        if document.id not in texts and layout.has_text(document):
+            texts[document.id] = layout.document(document)
+    return texts
+
+
+def _lists(name: str, given: object, size: int | None = None) -> Sequence[object]:
+    if not isinstance(given, (list, tuple)):
+        raise InvalidInput(f"{name} is {type(given).__name__}, not a list with an entry for each query")
+    if size is not None and len(given) != size:
+        raise InvalidInput(f"{name} has {len(given)} entries, queries {size}")
+    return given
+
+
+def _ids(given: object, size: int) -> list[str]:
+    if given is None:
+        return [str(place) for place in range(size)]
+    ids = parameters.field_names("query_ids", given)
+    if len(ids) != size:
+        raise InvalidInput(f"query_ids has {len(ids)} entries, queries {size}")
+    if len(set(ids)) < size:
+        again = next(name for place, name in enumerate(ids) if name in ids[:place])
+        raise InvalidInput(f"query_ids has {again!r} twice")
+    return ids

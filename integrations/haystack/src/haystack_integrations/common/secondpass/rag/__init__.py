@@ -1,1 +1,0 @@
-"""Questions to a pipeline that answers: retrieve, rerank, read or generate."""

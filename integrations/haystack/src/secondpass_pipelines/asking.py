@@ -1,0 +1,162 @@
+"""`secondpass ask`: a corpus into a pipeline, questions through it, answers with their sources out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secondpass.cli.failures import PipeConsole
+from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.queries import read_queries
+from secondpass.text import checked_query
+from secondpass_pipelines.indexing import collection, fill
+from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from secondpass_pipelines.showing import progress_bars
+from secondpass_pipelines.stores import close, failure_line
+
+if TYPE_CHECKING:
+    from haystack import Pipeline
+
+# The sockets that hold answers, the better one first: objects that know their documents, then texts.
+SOCKETS = ("answers", "replies")
+
+
+@dataclass(frozen=True, slots=True)
+class AskRequest:
+    """What the command line asked for; exactly one of `question` and `queries` is given."""
+
+    pipeline: str
+    corpus: Path | None
+    question: str | None
+    queries: Path | None
+    as_json: bool
+
+
+def run_ask(request: AskRequest) -> None:
+    """Answer the questions one after the other and print each as it comes.
+
+    Raises:
+        InvalidInput: a file is refused, or the pipeline gives no answers.
+        SecondPassError: a component failed on a question.
+    """
+    questions = _questions(request)
+    file = pipeline_file(request.pipeline)
+    pipeline = load_pipeline(file)
+    try:
+        asked = answer_sockets(pipeline, file)
+        with progress_bars() as progress:
+            fill(pipeline, collection(pipeline, request.corpus, add=True), progress)
+        console = PipeConsole(highlight=False, soft_wrap=True)
+        for query_id, question in questions.items():
+            began = time.perf_counter()
+            answers = _answers(pipeline, asked, query_id, question)
+            seconds = time.perf_counter() - began
+            if request.as_json:
+                found = [asdict(answer) for answer in answers]
+                line = {"query_id": query_id, "query": question, "answers": found, "seconds": round(seconds, 3)}
+                console.out(json.dumps(line, ensure_ascii=False), highlight=False)
+            else:
+                _show(console, question, answers)
+    finally:
+        close(pipeline)
+
+
+def _questions(request: AskRequest) -> Mapping[str, str]:
+    if request.question is not None:
+        return {"1": checked_query(request.question, "question")}
+    return read_queries(request.queries) if request.queries is not None else {}
+
+
+def _answers(pipeline: Pipeline, asked: AnswerSockets, query_id: str, question: str) -> list[Any]:
+    try:
+        outputs = pipeline.run(asked.inputs(question))
+    except Exception as error:
+        raise SecondPassError(f"question {query_id!r} failed: {failure_line(error, pipeline)}") from error
+    return list(read_answers(outputs.get(asked.component, {}).get(asked.socket, ())))
+
+
+def _show(console: PipeConsole, question: str, answers: list[Any]) -> None:
+    console.print(question, style="bold", markup=False)
+    if not answers:
+        console.print("  (no answer in the documents)")
+    for answer in answers:
+        score = "" if answer.score is None else f"{answer.score:.2f}  "
+        console.print(f"  {score}{answer.text}", markup=False)
+        if answer.sources:
+            console.print(f"  from {', '.join(answer.sources)}", style="dim", markup=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSockets:
+    """The socket that gives the answers, and the (component, socket) pairs that take the question."""
+
+    component: str
+    socket: str
+    queries: tuple[tuple[str, str], ...]
+
+    def inputs(self, question: str) -> dict[str, dict[str, Any]]:
+        """Inputs by component."""
+        made: dict[str, dict[str, Any]] = {}
+        for component, socket in self.queries:
+            made.setdefault(component, {})[socket] = question
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class PlainAnswer:
+    """A text, its score where it has one, the ids of its documents, and its place in the document it is quoted from."""
+
+    text: str
+    score: float | None
+    sources: tuple[str, ...]
+    start: int | None = None
+    end: int | None = None
+
+
+def answer_sockets(pipeline: Pipeline, file: Path) -> AnswerSockets:
+    """Find where a pipeline takes the question and gives the answers.
+
+    Raises:
+        InvalidInput: no component or more than one gives answers, or one needs an input that is not the question.
+    """
+    outputs = pipeline.outputs()
+    giving = [(name, socket) for socket in SOCKETS for name, sockets in outputs.items() if socket in sockets]
+    components = {name for name, _ in giving}
+    if len(components) != 1:
+        found = f"{len(components)} do ({', '.join(sorted(components))})" if components else "none does"
+        raise InvalidInput(f"{file}: one component must give answers or replies at its end; {found}")
+    queries = []
+    for component, sockets in pipeline.inputs().items():
+        for socket, described in sockets.items():
+            takes = socket in ("query", "question") or (socket == "text" and described["type"] is str)
+            if takes and described["is_mandatory"]:
+                queries.append((component, socket))
+            elif described["is_mandatory"]:
+                raise InvalidInput(f"{file}: component {component!r} needs {socket!r}, which a question is not")
+    if not queries:
+        raise InvalidInput(f"{file}: no component takes a question")
+    component, socket = giving[0]
+    return AnswerSockets(component, socket, tuple(queries))
+
+
+def read_answers(values: Iterable[Any]) -> Iterator[PlainAnswer]:
+    """Answers of a reader (with scores and places), of an answer builder, or bare replies."""
+    for value in values:
+        if hasattr(value, "document_offset"):
+            place = value.document_offset
+            yield PlainAnswer(
+                value.data or "",
+                float(value.score),
+                (value.document.id,) if value.document is not None else (),
+                None if place is None else place.start,
+                None if place is None else place.end,
+            )
+        elif hasattr(value, "documents"):
+            cited = [document for document in value.documents if document.meta.get("referenced", True)]
+            yield PlainAnswer(str(value.data), None, tuple(document.id for document in cited))
+        else:
+            yield PlainAnswer(str(getattr(value, "text", value)), None, ())

@@ -1,0 +1,159 @@
+"""Both passes of a pipeline over the judged queries of a BEIR folder, as runs: `secondpass evaluate --pipeline`.
+
+Nothing heavy is imported before `run_dataset` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.dataset_runs import DatasetRequest, DatasetRuns
+from secondpass.evaluation.judged_queries import JudgedQueries, judged_queries
+from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.runs import Run
+from secondpass_pipelines.pipeline_files import load_pipeline, measures_of, need_haystack, pipeline_file, read_pipeline
+from secondpass_pipelines.results import Notes, QueryResult, RankedDocument
+from secondpass_pipelines.showing import progress_bars
+from secondpass_pipelines.stores import absent, close, document_stores, store_name, told_in_one_line
+
+if TYPE_CHECKING:
+    from haystack import Pipeline
+
+    from secondpass_pipelines.searching import Stages
+
+Documents = list[tuple[str, float | None]]
+
+
+def run_dataset(request: DatasetRequest) -> DatasetRuns:
+    """Index a BEIR folder into a pipeline and run its judged queries through both passes.
+
+    Raises:
+        InvalidInput: a file is refused, the pipeline has no second pass, or none of the judged documents is indexed.
+        MissingExtra: Haystack is not installed.
+        SecondPassError: a component failed on a query, or a server does not answer; what was answered before is kept
+            in OUTPUT.partial.
+    """
+    need_haystack()
+    from secondpass_pipelines.indexing import collection
+    from secondpass_pipelines.search_run import PipelineSearch, ResultWriter, partial_results, query_results
+    from secondpass_pipelines.searching import searcher
+
+    file = pipeline_file(request.pipeline)
+    queries = judged_queries(request.dataset, request.split)
+    pipeline = load_pipeline(file, request.model, request.index)
+    with ExitStack() as stack:
+        stack.callback(close, pipeline)
+        corpus = None if request.indexed else request.dataset
+        found = collection(pipeline, corpus, request.add)
+        # No query has more candidates than there are documents.
+        search = searcher(pipeline, request.depth, request.top_k or found.documents)
+        if not search.stages.first:
+            raise InvalidInput(f"{file}: only {search.stages.last!r} gives documents, so there is no second pass in it")
+        asked = PipelineSearch(
+            request.pipeline,
+            corpus,
+            queries,
+            limit=request.limit,
+            depth=request.depth,
+            top_k=search.top_k,
+            model=request.model,
+            output=request.output,
+            form="" if request.output is None else "trec",
+            index=request.index,
+            add=request.add,
+        )
+        asked.check_columns()
+        missing = not_indexed(pipeline, asked.asked) if request.indexed else 0
+        passes, notes = Passes(search.stages), Notes()
+        progress = stack.enter_context(progress_bars())
+        partial = partial_results(asked, file, found)
+        if partial is not None:
+            stack.enter_context(partial)
+        answers = passes.watch(notes.watch(query_results(asked, search, found, partial, progress)))
+        ResultWriter(request.output, asked.form, {}).write(answers, list)
+        if partial is not None:
+            partial.remove()
+    *first, second = passes.runs()
+    texts = asked.asked.texts
+    judged = queries.qrels or Qrels({})
+    return DatasetRuns(
+        qrels=judged if request.limit is None else judged.only(texts),
+        first=tuple(first),
+        second=second,
+        texts=texts,
+        ms=passes.ms(),
+        cut=notes.cut,
+        not_reranked=notes.given_back,
+        measures=measures_of(read_pipeline(file)),
+        textless=notes.textless,
+        shortened=notes.shortened,
+        absent=missing,
+    )
+
+
+class Passes:
+    """Collects answers as runs: one for each component of the first pass, one for the second.
+
+    Where the ranker joins several lists itself, there is a further run of its candidates: these lists one after the
+    other, each document once, without scores, which would not be of one scale.
+    """
+
+    def __init__(self, stages: Stages) -> None:
+        self._last = stages.last
+        self._joined = stages.feeding if len(stages.feeding) > 1 else ()
+        candidates = (" + ".join(self._joined),) if self._joined else ()
+        self._rankings: dict[str, dict[str, Documents]] = {
+            name: {} for name in (*stages.first, *candidates, stages.last)
+        }
+        self._ms: dict[str, list[float]] = {name: [] for name in self._rankings}
+
+    def watch(self, answers: Iterable[QueryResult]) -> Iterator[QueryResult]:
+        """Pass answers on and keep their rankings."""
+        for answer in answers:
+            for name, ranking in answer.first.items():
+                self._add(name, answer, ranking, answer.ms[name])
+            if self._joined:
+                given = (document for name in self._joined for document in answer.first[name])
+                joined = {document.id: RankedDocument(document.id, None) for document in given}
+                ms = sum(answer.ms[name] for name in answer.first)
+                self._add(" + ".join(self._joined), answer, joined.values(), ms)
+            self._add(self._last, answer, answer.second, answer.ms[self._last])
+            yield answer
+
+    def runs(self) -> list[Run]:
+        """Runs in the order of the passes, the second last, by names that say which component it was."""
+        return [Run(self._title(name), rankings) for name, rankings in self._rankings.items()]
+
+    def ms(self) -> dict[str, float]:
+        """Mean milliseconds a query by the name of the run."""
+        return {self._title(name): fmean(times) for name, times in self._ms.items() if times}
+
+    def _add(self, name: str, answer: QueryResult, ranking: Iterable[RankedDocument], ms: float) -> None:
+        self._rankings[name][answer.query_id] = [(document.id, document.score) for document in ranking]
+        self._ms[name].append(ms)
+
+    def _title(self, name: str) -> str:
+        return f"{'second' if name == self._last else 'first'} pass ({name})"
+
+
+def not_indexed(pipeline: Pipeline, queries: JudgedQueries) -> int:
+    """How many documents that are relevant to a query no store of the pipeline has.
+
+    Raises:
+        InvalidInput: all of them, so it is another collection, or its ids are not in the field "id".
+        SecondPassError: a server does not answer.
+    """
+    qrels = queries.qrels or Qrels({})
+    grades = (qrels[query_id] for query_id in queries.texts)
+    relevant = sorted({document for graded in grades for document, grade in graded.items() if grade > 0})
+    with told_in_one_line(pipeline):
+        stores = document_stores(pipeline)
+        missing = max((absent(store, relevant) for store in stores), default=0)
+        if missing and missing == len(relevant):
+            names = ", ".join(store_name(store) for store in stores)
+            raise InvalidInput(f"none of the {missing} relevant documents is in {names}: is it another collection?")
+    return missing

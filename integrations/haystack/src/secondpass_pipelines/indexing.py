@@ -1,0 +1,306 @@
+"""A corpus into the document stores of a pipeline: before a search, or through an indexing pipeline of its own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from haystack import Document
+from haystack.core.serialization import component_from_dict, component_to_dict
+from haystack.document_stores.types import DuplicatePolicy
+from haystack_integrations.components.converters.secondpass import CorpusReader
+from rich.progress import Progress
+
+from secondpass.cli.failures import PipeConsole
+from secondpass.corpora import CorpusDocument, read_corpus, survey
+from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.evaluation.columns import column_of
+from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from secondpass_pipelines.showing import progress_bars
+from secondpass_pipelines.stores import (
+    absent,
+    close,
+    document_stores,
+    engine_of,
+    refuse_empty,
+    refuse_filled,
+    server_stores,
+    store_name,
+    told_in_one_line,
+)
+
+if TYPE_CHECKING:
+    from haystack import Pipeline
+
+ABSENT_AT_ONCE = 500
+BATCH = 64
+TEXT_EMBEDDER = "TextEmbedder"
+DOCUMENT_EMBEDDER = "DocumentEmbedder"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRequest:
+    """What the command line asked for; `batch` documents go through the pipeline together."""
+
+    pipeline: str
+    corpus: Path
+    index: str | None
+    add: bool
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inlet:
+    """Where documents enter a pipeline whose reader was taken out: the sockets that the reader fed, and the reader."""
+
+    sockets: tuple[tuple[str, str], ...]
+    reader: CorpusReader
+
+    def inputs(self, documents: list[Document]) -> dict[str, dict[str, Any]]:
+        """Inputs by component."""
+        inputs: dict[str, dict[str, Any]] = {}
+        for component, socket in self.sockets:
+            inputs.setdefault(component, {})[socket] = documents
+        return inputs
+
+
+def run_index(request: IndexRequest) -> None:
+    """Index a corpus and say how much went where.
+
+    Raises:
+        InvalidInput: the pipeline is no indexing pipeline, the corpus is refused, or a server's index holds documents.
+        SecondPassError: a component failed; how many documents were written before is in the message.
+    """
+    file = pipeline_file(request.pipeline)
+    pipeline = load_pipeline(file, index=request.index)
+    try:
+        inlet = without_reader(pipeline, file)
+        stores = document_stores(pipeline)
+        if not stores:
+            raise InvalidInput(f"{file}: no component of the pipeline has a document store")
+        found = survey(request.corpus)
+        with told_in_one_line(pipeline):
+            if not request.add:
+                refuse_filled(server_stores(pipeline))
+            pipeline.warm_up()
+        began = time.perf_counter()
+        _run_batches(pipeline, inlet, request, found.documents)
+        seconds = time.perf_counter() - began
+        with told_in_one_line(pipeline):
+            missing = max(_missing(store, read_corpus(request.corpus)) for store in stores)
+    finally:
+        close(pipeline)
+    if missing:
+        raise SecondPassError(f"{missing} of {found.documents} documents are not in the index, though it took them")
+    names = ", ".join(store_name(store) for store in stores)
+    speed = found.documents / seconds
+    console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(f"{found.documents} documents indexed in {seconds:.1f} s, {speed:.0f} documents a second: {names}")
+
+
+def without_reader(pipeline: Pipeline, file: Path) -> Inlet:
+    """Take the CorpusReader out of a pipeline and return where it fed documents in.
+
+    Raises:
+        InvalidInput: there is no reader, or more than one, or another component waits for something from outside.
+    """
+    readers = {name: part for name, part in pipeline.walk() if isinstance(part, CorpusReader)}
+    if len(readers) != 1:
+        raise InvalidInput(f"{file}: an indexing pipeline has one CorpusReader; this one has {len(readers)}")
+    ((name, reader),) = readers.items()
+    edges = pipeline.graph.out_edges(name, data=True)
+    sockets = tuple((target, data["to_socket"].name) for _, target, data in edges)
+    pipeline.remove_component(name)
+    for component, inputs in pipeline.inputs().items():
+        for socket, described in inputs.items():
+            if described["is_mandatory"] and (component, socket) not in sockets:
+                raise InvalidInput(f"{file}: component {component!r} needs {socket!r}, which indexing has not got")
+    return Inlet(sockets, reader)
+
+
+def _run_batches(pipeline: Pipeline, inlet: Inlet, request: IndexRequest, total: int) -> None:
+    written = 0
+    with progress_bars() as progress:
+        bar = progress.add_task("Indexing", total=total)
+        for batch in _batches(map(inlet.reader.document, read_corpus(request.corpus)), request.batch):
+            try:
+                with told_in_one_line(pipeline):
+                    pipeline.run(inlet.inputs(batch))
+            except SecondPassError as error:
+                raise SecondPassError(f"{error}; {written} of {total} documents were written before") from error
+            written += len(batch)
+            progress.advance(bar, len(batch))
+
+
+def _missing(store: Any, documents: Iterable[CorpusDocument]) -> int:
+    ids = (document.id for document in documents)
+    missing = 0
+    while some := list(islice(ids, ABSENT_AT_ONCE)):
+        missing += absent(store, some)
+    return missing
+
+
+def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    stream = iter(documents)
+    while batch := list(islice(stream, size)):
+        yield batch
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Documents to search; `corpus` is None if the stores hold them already.
+
+    `identity` is equal only for the same corpus, or the same stores with as many documents. `add` allows to index
+    into a server's index that holds documents.
+    """
+
+    corpus: Path | None
+    documents: int
+    identity: str
+    add: bool = False
+
+
+def collection(pipeline: Pipeline, corpus: Path | None, add: bool = False) -> Collection:
+    """Read a corpus through once, or ask the stores how much they hold.
+
+    Raises:
+        InvalidInput: a line of the corpus is refused, or there is none and a store is empty.
+        SecondPassError: a server does not answer.
+    """
+    with told_in_one_line(pipeline):
+        names = [store_name(store) for store in server_stores(pipeline)]
+        if corpus is not None:
+            found = survey(corpus)
+            return Collection(corpus, found.documents, " in ".join((found.digest, *names)), add)
+        counts = refuse_empty(document_stores(pipeline))
+    identity = ", ".join(f"{name}: {count} documents" for name, count in counts.items())
+    return Collection(None, sum(counts.values()), identity)
+
+
+def fill(
+    pipeline: Pipeline, found: Collection, progress: Progress, columns: bool = False, continued: bool = False
+) -> None:
+    """Index a corpus; with `columns`, ids must fit a TREC run.
+
+    `continued` says that an earlier search began to index the same corpus into the same stores.
+
+    Raises:
+        InvalidInput: a server's index holds documents already, and neither `add` nor `continued` allows that.
+        SecondPassError: a server does not answer, or refuses a document.
+    """
+    if found.corpus is None:
+        return
+    bar = progress.add_task("Indexing", total=found.documents)
+    documents = read_corpus(found.corpus)
+    with told_in_one_line(pipeline):
+        if not (found.add or continued):
+            refuse_filled(server_stores(pipeline))
+        index(
+            pipeline,
+            _with_column_ids(documents) if columns else documents,
+            lambda count: progress.advance(bar, count),
+        )
+
+
+def _with_column_ids(documents: Iterator[CorpusDocument]) -> Iterator[CorpusDocument]:
+    for document in documents:
+        column_of(document.id)
+        yield document
+
+
+def index(pipeline: Pipeline, documents: Iterable[CorpusDocument], step: Callable[[int], object]) -> None:
+    """Write a corpus into every document store of a pipeline; `step` hears how many documents each batch had.
+
+    The content of a document is its title, a space and its text (BEIR's convention), so that every retriever and
+    ranker sees the title without being told of it; meta stays empty.
+
+    Raises:
+        InvalidInput: the pipeline has no document store, or a text embedder without a document embedder to match.
+    """
+    stores = document_stores(pipeline)
+    if not stores:
+        raise InvalidInput("no component of the pipeline has a document store to put the corpus into")
+    embedders = document_embedders(pipeline)
+    contents = (Document(id=document.id, content=document.content) for document in documents)
+    for batch in _batches(contents, BATCH):
+        embedded = batch
+        for embedder in embedders:
+            embedded = embedder.run(documents=embedded)["documents"]
+        for store in stores:
+            _write(store, embedded)
+        step(len(batch))
+    for store in stores:
+        _make_searchable(store)
+
+
+def _write(store: Any, documents: list[Document]) -> None:
+    """Write without waiting for a server's next refresh, which would take a second for every batch."""
+    given: dict[str, Any] = {"policy": DuplicatePolicy.OVERWRITE}
+    if "refresh" in inspect.signature(store.write_documents).parameters:
+        given["refresh"] = False
+    store.write_documents(documents, **given)
+
+
+def _make_searchable(store: Any) -> None:
+    """Have a server refresh its index: without documents a bulk request does not, so the store's client is asked."""
+    client = getattr(store, "client", None) or getattr(store, "_client", None)
+    if engine_of(store.to_dict()) is not None and client is not None:
+        client.indices.refresh(index=store.to_dict()["init_parameters"]["index"])
+
+
+def document_embedders(pipeline: Pipeline) -> list[Any]:
+    """For each text embedder of a pipeline the document embedder that matches it, warmed up.
+
+    Raises:
+        InvalidInput: one has no match, or two give embeddings of the same kind: a document holds only one.
+    """
+    made: dict[str, Any] = {}
+    for name, component in pipeline.walk():
+        if not type(component).__name__.endswith(TEXT_EMBEDDER):
+            continue
+        kind = "sparse_embedding" if "Sparse" in type(component).__name__ else "embedding"
+        if kind in made:
+            raise InvalidInput(f"{name!r} is a second text embedder; a document can hold only one embedding")
+        made[kind] = matching_document_embedder(name, component)
+    for embedder in made.values():
+        if hasattr(embedder, "warm_up"):
+            embedder.warm_up()
+    return list(made.values())
+
+
+def matching_document_embedder(name: str, text_embedder: Any) -> Any:
+    """Build the document embedder beside a text embedder: XTextEmbedder -> XDocumentEmbedder, same parameters.
+
+    Raises:
+        InvalidInput: there is no such class, or it does not take a parameter of the text embedder.
+    """
+    cls = _sibling(name, type(text_embedder))
+    settings = component_to_dict(text_embedder, name)["init_parameters"]
+    # The class's own signature is that of the component decorator's metaclass.
+    accepted = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    unknown = sorted(key for key, value in settings.items() if key not in accepted and value is not None)
+    if unknown:
+        raise InvalidInput(f"{cls.__name__} does not take {', '.join(unknown)} of {name!r}")
+    known = {key: value for key, value in settings.items() if key in accepted}
+    if "progress_bar" in accepted:
+        known["progress_bar"] = False
+    data = {"type": f"{cls.__module__}.{cls.__name__}", "init_parameters": known}
+    return component_from_dict(cls, data, name)
+
+
+def _sibling(name: str, text_embedder: type) -> type:
+    module = text_embedder.__module__.replace("text_embedder", "document_embedder")
+    wanted = text_embedder.__name__.replace(TEXT_EMBEDDER, DOCUMENT_EMBEDDER)
+    try:
+        sibling = getattr(importlib.import_module(module), wanted, None)
+    except ImportError:
+        sibling = None
+    if not isinstance(sibling, type):
+        raise InvalidInput(f"no {module}.{wanted} to embed documents as {name!r} embeds queries")
+    return sibling

@@ -1,0 +1,166 @@
+"""Pipelines as YAML files: found by path or packaged name, loaded under Haystack's default allow-list.
+
+A search gives queries of its own and measures, if at all, over all of them; nodes that measure one query at a time
+and nodes that say which query it is are set aside.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secondpass.errors import InvalidInput, MissingExtra, SecondPassError
+from secondpass_pipelines.stores import point_stores
+
+if TYPE_CHECKING:
+    from haystack import Pipeline
+
+RANKER = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
+IN_MEMORY = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
+# Haystack's own, ours and those of other integrations.
+PLACES = ("haystack.components.evaluators.", "haystack_integrations.components.evaluators.")
+EVALUATOR = "haystack_integrations.components.evaluators.secondpass.evaluator.SecondPassEvaluator"
+
+
+def pipeline_file(name_or_path: str) -> Path:
+    """Find a pipeline: an existing file, else a packaged one by its name, with or without .yaml.
+
+    Raises:
+        InvalidInput: neither is there; the message lists the packaged names.
+    """
+    given = Path(name_or_path)
+    if given.is_file():
+        return given
+    packaged = _packaged()
+    found = packaged.get(name_or_path.removesuffix(".yaml"))
+    if found is None:
+        raise InvalidInput(f"{name_or_path}: no such pipeline file; the packaged ones are {', '.join(packaged)}")
+    return found
+
+
+def _packaged() -> dict[str, Path]:
+    """Packaged pipelines by name. A wheel has them inside the package, a source checkout beside src/."""
+    package = Path(str(files("secondpass")))
+    folders = [package / "pipelines"]
+    if (package.parents[1] / "pyproject.toml").is_file():
+        folders.append(package.parents[1] / "pipelines")
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+
+
+def load_pipeline(file: Path, model: str | None = None, index: str | None = None) -> Pipeline:
+    """Load the searching part of a pipeline; `model` takes the place of what its SecondPassRanker names.
+
+    Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
+
+    Evaluators and labelled queries in it are set aside (`without_evaluation`). In-memory stores get an index of their
+    own: stores of one index are shared in the process, and what an earlier pipeline wrote into them must not be found
+    by this one.
+
+    Raises:
+        InvalidInput: the file is no pipeline, or names a component that is not installed or not allowed.
+    """
+    from haystack import Pipeline
+
+    data = without_evaluation(read_pipeline(file))
+    if model is not None:
+        _set_model(data["components"], model, file)
+    point_stores(data["components"], index)
+    _own_indexes(data["components"])
+    try:
+        return Pipeline.from_dict(data)
+    except SecondPassError as error:
+        raise InvalidInput(f"{file}: {error}") from error
+    except Exception as error:
+        raise InvalidInput(f"{file}: cannot be loaded: {error}") from error
+
+
+def read_pipeline(file: Path) -> dict[str, Any]:
+    """Read the dictionary of a pipeline file; no component is made.
+
+    Raises:
+        InvalidInput: the file is no pipeline.
+    """
+    from haystack.marshal import YamlMarshaller
+
+    try:
+        data = YamlMarshaller().unmarshal(file.read_text(encoding="utf-8"))
+    except Exception as error:
+        raise InvalidInput(f"{file}: not a YAML file that can be read: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("components"), dict) or not data["components"]:
+        raise InvalidInput(f"{file}: not a Haystack pipeline: it has no components")
+    return data
+
+
+def _set_model(components: dict[str, Any], model: str, file: Path) -> None:
+    rankers = [component for component in components.values() if _type_of(component) == RANKER]
+    if not rankers:
+        raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the model {model}")
+    for ranker in rankers:
+        ranker["init_parameters"] = {**(ranker.get("init_parameters") or {}), "model": model}
+
+
+def _own_indexes(components: dict[str, Any]) -> None:
+    suffix = uuid.uuid4().hex
+    renamed: set[int] = set()
+    for component in components.values():
+        settings = component.get("init_parameters") if isinstance(component, dict) else None
+        store = settings.get("document_store") if isinstance(settings, dict) else None
+        # A YAML anchor makes one dict appear in several components.
+        if isinstance(store, dict) and store.get("type") == IN_MEMORY and id(store) not in renamed:
+            renamed.add(id(store))
+            own = store.get("init_parameters") or {}
+            if own.get("index") is not None:
+                store["init_parameters"] = {**own, "index": f"{own['index']}-{suffix}"}
+
+
+def _type_of(value: object) -> object:
+    return value.get("type") if isinstance(value, dict) else None
+
+
+def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a pipeline's dictionary without its evaluation nodes and the connections from and to them."""
+    kept = {name: component for name, component in data["components"].items() if not _is_evaluation(component)}
+    connections = [
+        link for link in data.get("connections") or [] if not _ends(link) & (data["components"].keys() - kept)
+    ]
+    return {**data, "components": kept, "connections": connections}
+
+
+def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the measures that a pipeline's SecondPassEvaluators state, each once, in the order of the file."""
+    return tuple(dict.fromkeys(name for component in data["components"].values() for name in _measures(component)))
+
+
+def _is_evaluation(component: object) -> bool:
+    return isinstance(component, dict) and str(component.get("type")).startswith(PLACES)
+
+
+def _measures(component: object) -> Iterator[str]:
+    if isinstance(component, dict) and component.get("type") == EVALUATOR:
+        settings = component.get("init_parameters")
+        stated = settings.get("measures") if isinstance(settings, dict) else None
+        yield from (name for name in stated or () if isinstance(name, str))
+
+
+def _ends(link: object) -> set[str]:
+    """Names of the two components that a connection joins."""
+    if not isinstance(link, dict):
+        return set()
+    return {str(link.get(end)).split(".", maxsplit=1)[0] for end in ("sender", "receiver")}
+
+
+def need_haystack() -> None:
+    """Import Haystack, without the usage data that it would send over the network.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "false")
+    try:
+        import haystack  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtra('Haystack is not installed: pip install "secondpass[haystack]"') from error

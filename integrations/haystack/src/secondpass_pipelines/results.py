@@ -1,0 +1,208 @@
+"""What both passes of a pipeline gave for each query: rankings, what a user must hear of, and nDCG@10 and MRR@10."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from secondpass.evaluation.libraries import ir_measures
+from secondpass.evaluation.measures import evaluate
+from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.runs import Run
+from secondpass_servers.two_pass import MAX_CLAUSES
+
+CUTOFF = 10
+NDCG = "nDCG@10"
+MRR = "MRR@10"
+# By the name that people read; ir_measures calls the reciprocal rank RR.
+MEASURES = {NDCG: f"nDCG@{CUTOFF}", MRR: f"RR@{CUTOFF}"}
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """A document in a ranking; `text` is kept only for the last pass."""
+
+    id: str
+    score: float | None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """Rankings by component, `second` being the last one's, and milliseconds by component.
+
+    `cut` counts documents that were too long to be read wholly; `reranked` is False if the ranker fell back to the
+    order that it was given. Both are known of a SecondPassRanker only. `textless` counts documents without any text
+    among those that the last component was given; `shortened` is True if the retriever was asked with the beginning
+    of the query only, because it has more terms than a server takes.
+    """
+
+    query_id: str
+    query: str
+    first: dict[str, tuple[RankedDocument, ...]]
+    second: tuple[RankedDocument, ...]
+    ms: dict[str, float]
+    cut: int = 0
+    reranked: bool = True
+    textless: int = 0
+    shortened: bool = False
+
+    def to_json(self, texts: bool) -> dict[str, Any]:
+        """Plain values; without `texts` a document is only its id and score."""
+        return {
+            "query_id": self.query_id,
+            "query": self.query,
+            "first": {name: _plain(ranking, texts=False) for name, ranking in self.first.items()},
+            "second": _plain(self.second, texts),
+            "ms": {name: round(value, 3) for name, value in self.ms.items()},
+            "cut": self.cut,
+            "reranked": self.reranked,
+            **({"textless": self.textless} if self.textless else {}),
+            **({"shortened": True} if self.shortened else {}),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> QueryResult:
+        """Undo `to_json`; raises KeyError or TypeError if something is missing."""
+        return cls(
+            query_id=value["query_id"],
+            query=value["query"],
+            first={name: _ranking_of(ranking) for name, ranking in value["first"].items()},
+            second=_ranking_of(value["second"]),
+            ms=dict(value["ms"]),
+            cut=value["cut"],
+            reranked=value["reranked"],
+            textless=value.get("textless", 0),
+            shortened=value.get("shortened", False),
+        )
+
+
+def ids(ranking: Iterable[RankedDocument]) -> list[str]:
+    """Ids in order."""
+    return [document.id for document in ranking]
+
+
+def _plain(ranking: tuple[RankedDocument, ...], texts: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": document.id,
+            "score": document.score,
+            **({"text": document.text} if texts and document.text is not None else {}),
+        }
+        for document in ranking
+    ]
+
+
+def _ranking_of(values: list[dict[str, Any]]) -> tuple[RankedDocument, ...]:
+    return tuple(RankedDocument(value["id"], value["score"], value.get("text")) for value in values)
+
+
+@dataclass(slots=True)
+class Notes:
+    """Counts over the answers that went through `watch`."""
+
+    answers: int = 0
+    cut: int = 0
+    given_back: int = 0
+    textless: int = 0
+    shortened: int = 0
+
+    def watch(self, answers: Iterable[QueryResult]) -> Iterator[QueryResult]:
+        """Pass answers on and count."""
+        for answer in answers:
+            self.answers += 1
+            self.cut += answer.cut
+            self.given_back += not answer.reranked
+            self.textless += answer.textless
+            self.shortened += answer.shortened
+            yield answer
+
+    def lines(self) -> list[str]:
+        """A line for each count that is not zero."""
+        said = {
+            f"{self.cut} documents were cut to fit the model": self.cut,
+            f"{self.given_back} of {self.answers} queries kept the order of the first pass": self.given_back,
+            f"{self.textless} documents were ranked without any text: is it in another field than content?": (
+                self.textless
+            ),
+            f"{self.shortened} queries were cut to {MAX_CLAUSES:,} words for retrieval; the ranker read them whole": (
+                self.shortened
+            ),
+        }
+        return [line for line, count in said.items() if count]
+
+    def show(self) -> None:
+        """Print them on stderr."""
+        for line in self.lines():
+            print(f"secondpass: {line}", file=sys.stderr)  # noqa: T201
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Figures of one stage: by query and measure (0 for a query that it answered with nothing)."""
+
+    stage: str
+    values: dict[str, Mapping[str, float]]
+    ms: float
+
+    def mean(self, measure: str) -> float:
+        """Mean over the judged queries, 0 if there is none."""
+        values = self.values[measure].values()
+        return fmean(values) if values else 0.0
+
+
+class Judge:
+    """Collects the first ten documents of every stage for the judged queries, and measures them at the end.
+
+    A mean is taken over the queries that were asked and have at least one relevant document. nDCG has trec_eval's
+    linear gain (Järvelin & Kekäläinen 2002); MRR@10 is the reciprocal rank of the first document of grade 1 or up.
+
+    Raises:
+        MissingExtra: ir_measures is not installed.
+    """
+
+    def __init__(self, qrels: Qrels) -> None:
+        ir_measures()
+        self._qrels = qrels.only(set(qrels.with_relevant))
+        self._runs: dict[str, dict[str, list[str]]] = {}
+        self._ms: dict[str, list[float]] = {}
+
+    def add(self, answer: QueryResult, last: str) -> None:
+        """Take an answer into account; `last` is the name of the last pass's component."""
+        for stage, ranking in (*answer.first.items(), (last, answer.second)):
+            self._ms.setdefault(stage, []).append(answer.ms[stage])
+            top = self._runs.setdefault(stage, {})
+            if answer.query_id in self._qrels:
+                top[answer.query_id] = ids(ranking[:CUTOFF])
+
+    def qualities(self) -> list[Quality]:
+        """Figures of every stage in order, the last pass last."""
+        return [Quality(stage, self._values(run), fmean(self._ms[stage])) for stage, run in self._runs.items()]
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Means of every stage, for JSON."""
+        return [
+            {"stage": quality.stage, NDCG: quality.mean(NDCG), MRR: quality.mean(MRR), "ms_per_query": quality.ms}
+            for quality in self.qualities()
+        ]
+
+    @property
+    def judged(self) -> int:
+        """How many of the queries asked count."""
+        return max(map(len, self._runs.values()), default=0)
+
+    def _values(self, run: Mapping[str, list[str]]) -> dict[str, Mapping[str, float]]:
+        if not run:
+            return {name: {} for name in MEASURES}
+        rankings = {query: [(document, None) for document in documents] for query, documents in run.items()}
+        values = evaluate(self._qrels.only(run), Run("", rankings), MEASURES.values()).values
+        return {name: values[measure] for name, measure in MEASURES.items()}
+
+
+def moved(before: Quality, after: Quality, measure: str = NDCG) -> tuple[int, int]:
+    """How many queries the later stage helped, and how many it hurt."""
+    pairs = [(value, after.values[measure][query]) for query, value in before.values[measure].items()]
+    return sum(late > early for early, late in pairs), sum(late < early for early, late in pairs)

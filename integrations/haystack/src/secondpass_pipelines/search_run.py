@@ -1,0 +1,242 @@
+"""`secondpass search`: a corpus into a pipeline, queries through it, a run and its figures out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+from secondpass.evaluation.columns import column_of
+from secondpass.evaluation.judged_queries import JudgedQueries
+from secondpass.evaluation.runs import write_run
+from secondpass.journal import Journal
+from secondpass_pipelines.indexing import Collection, collection, fill
+from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from secondpass_pipelines.results import Judge, Notes, QueryResult
+from secondpass_pipelines.searching import Searcher, searcher
+from secondpass_pipelines.showing import print_answer, progress_bars, quality_table
+from secondpass_pipelines.stores import close
+
+TAG = "secondpass"
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSearch:
+    """What the command line asked for; `form` is "trec", "json", "table" or "" for figures only.
+
+    Without a corpus the pipeline's stores are searched as they are. `index` takes the place of the index of stores
+    that live in a server; `add` allows to index a corpus into one that holds documents.
+    """
+
+    pipeline: str
+    corpus: Path | None
+    queries: JudgedQueries
+    limit: int | None
+    depth: int | None
+    top_k: int | None
+    model: str | None
+    output: Path | None
+    form: str
+    index: str | None = None
+    add: bool = False
+
+    @property
+    def asked(self) -> JudgedQueries:
+        """The queries within the limit."""
+        return self.queries.limited(self.limit)
+
+    def check_columns(self) -> None:
+        """Refuse ids that a TREC run cannot hold.
+
+        Raises:
+            InvalidInput: there is one, and a run is to be written.
+        """
+        if self.form == "trec":
+            for query_id in self.queries.texts:
+                column_of(query_id)
+
+    @property
+    def printing(self) -> bool:
+        """Whether answers go to stdout."""
+        return self.output is None and self.form != ""
+
+
+def run_search(request: PipelineSearch) -> None:
+    """Answer the queries, write what was asked for and print the figures.
+
+    Raises:
+        InvalidInput: a file is refused.
+        MissingExtra: there are judgements and ir_measures is not installed.
+        SecondPassError: a component failed on a query; what was answered before is kept.
+    """
+    file = pipeline_file(request.pipeline)
+    judge = Judge(request.queries.qrels) if request.queries.qrels is not None else None
+    request.check_columns()
+    pipeline = load_pipeline(file, request.model, request.index)
+    with ExitStack() as stack:
+        stack.callback(close, pipeline)
+        search = searcher(pipeline, request.depth, request.top_k)
+        found = collection(pipeline, request.corpus, request.add)
+        progress = stack.enter_context(progress_bars())
+        partial = partial_results(request, file, found)
+        if partial is not None:
+            stack.enter_context(partial)
+        head = {"pipeline": str(file), "corpus": str(request.corpus or found.identity)}
+        writer = ResultWriter(request.output, request.form, head)
+        answers = query_results(request, search, found, partial, progress)
+        notes = Notes()
+        writer.write(_judged(notes.watch(answers), judge, search.stages.last), lambda: _figures(judge))
+        if partial is not None:
+            partial.remove()
+        shallow = search.shallow()
+    notes.show()
+    if shallow:
+        print(f"secondpass: {shallow}", file=sys.stderr)  # noqa: T201
+    if judge is not None:
+        _show(judge, search.stages.last, len(request.asked.texts), to_stderr=request.printing)
+
+
+def query_results(
+    request: PipelineSearch,
+    search: Searcher,
+    found: Collection,
+    partial: Journal | None,
+    progress: Progress,
+) -> Iterator[QueryResult]:
+    """Answers in the order of the queries: first those of an earlier, broken run, then new ones."""
+    asked = request.asked
+    done = set() if partial is None else {answer.query_id for answer in _kept(partial)}
+    left = {query_id: text for query_id, text in asked.texts.items() if query_id not in done}
+    if left:
+        continued = partial is not None and partial.continued
+        fill(search.pipeline, found, progress, columns=request.form == "trec", continued=continued)
+        search.warm_up()
+    if request.printing:
+        # Bars that are redrawn and results that are printed would overwrite each other on a terminal.
+        progress.stop()
+    bar = progress.add_task("Searching", total=len(asked.texts), completed=len(asked.texts) - len(left))
+    for query_id, text in left.items():
+        answer = search.answer(query_id, text)
+        if partial is None:
+            yield answer
+        else:
+            partial.append(answer.to_json(texts=request.form == "json"))
+        progress.advance(bar)
+    if partial is not None:
+        yield from (answer for answer in _kept(partial) if answer.query_id in asked.texts)
+
+
+def _kept(partial: Journal) -> Iterator[QueryResult]:
+    return partial.records(QueryResult.from_json, "an answer")
+
+
+def _judged(answers: Iterator[QueryResult], judge: Judge | None, last: str) -> Iterator[QueryResult]:
+    for answer in answers:
+        if judge is not None:
+            judge.add(answer, last)
+        yield answer
+
+
+def _figures(judge: Judge | None) -> list[dict[str, Any]]:
+    """Return a dict for every stage, for JSON."""
+    return [] if judge is None else judge.figures()
+
+
+def _show(judge: Judge, last: str, asked: int, to_stderr: bool) -> None:
+    console = Console(file=sys.stderr if to_stderr else sys.stdout, highlight=False)
+    console.print(quality_table(judge.qualities(), last))
+    console.print(f"Means over {judge.judged} judged queries of {asked}.")
+
+
+def partial_results(request: PipelineSearch, file: Path, found: Collection) -> Journal | None:
+    """Open OUTPUT.partial, which keeps results as they come; None if they go to stdout.
+
+    It is continued only if everything that decides what a result is is equal to what it was begun with.
+
+    Raises:
+        InvalidInput: another process writes it, or it was begun with other settings or by another program.
+    """
+    if request.output is None:
+        return None
+    settings = {
+        "pipeline": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "corpus": found.identity,
+        "queries": hashlib.sha256(json.dumps(request.queries.texts).encode()).hexdigest(),
+        "depth": request.depth,
+        "top-k": request.top_k,
+        "model": request.model,
+        "format": request.form,
+    }
+
+    def refuse(begun: Any) -> str:
+        keys = sorted(settings) if isinstance(begun, dict) else []
+        other = [key for key in keys if begun.get(key) != settings[key]]
+        what = f"with another {', '.join(other)}" if other else "by something else"
+        return f"was begun {what}; delete it, or choose another output"
+
+    path = request.output.with_name(request.output.name + ".partial")
+    return Journal(path, settings, "another search is writing it", refuse)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultWriter:
+    """Writes answers in the form "trec", "json", "table" (stdout only) or "" (nothing at all).
+
+    A file appears under its name only when it is whole.
+    """
+
+    output: Path | None
+    form: str
+    head: dict[str, str]
+
+    def write(self, answers: Iterable[QueryResult], figures: Callable[[], list[dict[str, Any]]]) -> None:
+        """Consume the answers; `figures` is asked for after the last."""
+        if self.form in ("trec", "json"):
+            with self._stream() as stream:
+                if self.form == "trec":
+                    write_run(stream, ((answer.query_id, _ranking(answer)) for answer in answers), TAG)
+                else:
+                    _write_json(stream, self.head, answers, figures)
+            return
+        for answer in answers:
+            if self.form == "table":
+                print_answer(answer)
+
+    @contextmanager
+    def _stream(self) -> Iterator[TextIO]:
+        if self.output is None:
+            yield sys.stdout
+            return
+        unfinished = self.output.with_name(self.output.name + ".writing")
+        try:
+            with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+                yield stream
+            os.replace(unfinished, self.output)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _ranking(answer: QueryResult) -> list[tuple[str, float | None]]:
+    return [(document.id, document.score) for document in answer.second]
+
+
+def _write_json(
+    stream: TextIO, head: dict[str, str], answers: Iterable[QueryResult], figures: Callable[[], list[dict[str, Any]]]
+) -> None:
+    """One object with a line for each query, written as the answers come."""
+    opening = json.dumps(head, ensure_ascii=False)
+    stream.write(f'{opening[:-1]}, "queries": [')
+    separator = "\n"
+    for answer in answers:
+        stream.write(separator + json.dumps(answer.to_json(texts=True), ensure_ascii=False))
+        separator = ",\n"
+    stream.write(f'\n], "figures": {json.dumps(figures())}}}\n')

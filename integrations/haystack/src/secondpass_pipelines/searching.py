@@ -1,0 +1,228 @@
+"""A loaded pipeline that answers queries: its stages, the first pass's ranking beside the second's, and their times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from haystack.tracing.tracer import Span, Tracer, enable_tracing, tracer
+
+from secondpass.errors import InvalidInput, SecondPassError
+from secondpass_pipelines.results import QueryResult, RankedDocument
+from secondpass_pipelines.stores import engine_of, failure_line, store_of
+from secondpass_servers.two_pass import shortened
+
+if TYPE_CHECKING:
+    from haystack import Document, Pipeline
+
+RUN = "haystack.component.run"
+NAME = "haystack.component.name"
+
+
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """A pipeline with its stages; `depth` and `top_k` replace the top_k of first pass and second where given.
+
+    `limited` names the components that hand the query's words to a server, which takes 1,024 of them at most.
+    """
+
+    pipeline: Pipeline
+    stages: Stages
+    depth: int | None = None
+    top_k: int | None = None
+    limited: frozenset[str] = frozenset()
+
+    def warm_up(self) -> float:
+        """Load the models; returns the seconds it took."""
+        began = time.perf_counter()
+        self.pipeline.warm_up()
+        return time.perf_counter() - began
+
+    def answer(self, query_id: str, query: str) -> QueryResult:
+        """Run one query.
+
+        Raises:
+            SecondPassError: a component failed; the message names the query, the cause is the component's error.
+        """
+        inputs = self.stages.inputs(query, self.depth, self.top_k)
+        short = shortened(query) if self.limited else query
+        for component, socket in self.stages.queries:
+            if component in self.limited:
+                inputs[component][socket] = short
+        with component_times() as ms:
+            try:
+                outputs = self.pipeline.run(inputs, include_outputs_from={*self.stages.first, self.stages.last})
+            except Exception as error:
+                raise SecondPassError(f"query {query_id!r} failed: {failure_line(error, self.pipeline)}") from error
+        last = outputs.get(self.stages.last, {})
+        return QueryResult(
+            query_id=query_id,
+            query=query,
+            first={name: _ranking_of(outputs, name, texts=False) for name in self.stages.first},
+            second=_ranking_of(outputs, self.stages.last, texts=True),
+            ms={name: self._ms(ms, name) for name in (*self.stages.first, self.stages.last)},
+            cut=len(last.get("truncated", ())),
+            reranked=bool(last.get("reranked", True)) or not last.get("documents"),
+            textless=_textless(outputs, self.stages.feeding),
+            shortened=short != query,
+        )
+
+    def shallow(self) -> str:
+        """Why no query can get as many documents as were asked for; empty if it can."""
+        depths = [self._top_k(name, self.depth) for name in self.stages.feeding]
+        wanted = self._top_k(self.stages.last, self.top_k)
+        known = [depth for depth in depths if depth is not None]
+        if wanted is None or not known or len(known) < len(depths) or sum(known) >= wanted:
+            return ""
+        return f"the first pass gives {sum(known)} documents at most, so no query gets the {wanted} asked for"
+
+    def _top_k(self, name: str, given: int | None) -> int | None:
+        stated = getattr(self.pipeline.get_component(name), "top_k", None)
+        hidden = getattr(self.pipeline.get_component(name), "_top_k", None)
+        return given or stated or hidden
+
+    def _ms(self, ms: dict[str, float], stage: str) -> float:
+        return sum(ms.get(name, 0.0) for name in (stage, *self.stages.upstream[stage]))
+
+
+def searcher(pipeline: Pipeline, depth: int | None = None, top_k: int | None = None) -> Searcher:
+    """Read the stages of a pipeline and be ready to answer queries with it."""
+    stages = stages_of(pipeline)
+    limited = (name for name, _ in stages.queries if _in_server(pipeline.get_component(name)))
+    return Searcher(pipeline, stages, depth, top_k, frozenset(limited))
+
+
+def _in_server(component: Any) -> bool:
+    store = store_of(component)
+    return store is not None and engine_of(store.to_dict()) is not None
+
+
+def _textless(outputs: dict[str, Any], feeding: Iterable[str]) -> int:
+    given = (document for name in feeding for document in outputs.get(name, {}).get("documents", ()))
+    return len({document.id for document in given if not (document.content or "").strip()})
+
+
+def _ranking_of(outputs: dict[str, Any], stage: str, texts: bool) -> tuple[RankedDocument, ...]:
+    documents: Iterable[Document] = outputs.get(stage, {}).get("documents", ())
+    ranking: dict[str, RankedDocument] = {}
+    for document in documents:
+        # A run lists a document once: its first place counts.
+        score = None if document.score is None else float(document.score)
+        ranking.setdefault(document.id, RankedDocument(document.id, score, document.content if texts else None))
+    return tuple(ranking.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Components that give documents: `first` those on the way, `last` the one whose order is the answer.
+
+    `upstream` names, for each of them, the components whose time counts as its own (a retriever's embedder).
+    `feeding` are those of `first` whose documents the last one is given: several, if it joins them itself.
+    `queries` and `depths` are the (component, socket) pairs that take the query and a top_k.
+    """
+
+    first: tuple[str, ...]
+    last: str
+    upstream: dict[str, tuple[str, ...]]
+    feeding: tuple[str, ...]
+    queries: tuple[tuple[str, str], ...]
+    depths: frozenset[str]
+
+    def inputs(self, query: str, depth: int | None, top_k: int | None) -> dict[str, dict[str, Any]]:
+        """Inputs by component. A flat {"top_k": ...} would reach every component that has such an input."""
+        inputs: dict[str, dict[str, Any]] = {}
+        for component, socket in self.queries:
+            inputs.setdefault(component, {})[socket] = query
+        for component in self.depths:
+            value = top_k if component == self.last else depth
+            if value is not None:
+                inputs.setdefault(component, {})["top_k"] = value
+        return inputs
+
+
+def stages_of(pipeline: Pipeline) -> Stages:
+    """Read the stages off a pipeline's graph.
+
+    Raises:
+        InvalidInput: no component or more than one gives the answer, or one needs an input that is not a query.
+    """
+    outputs = pipeline.outputs(include_components_with_connected_outputs=True)
+    giving = {name for name, sockets in outputs.items() if "documents" in sockets}
+    above = {name: _above(pipeline, name) for name in giving}
+    ends = sorted(giving - set().union(*above.values()))
+    if len(ends) != 1:
+        found = f"{len(ends)} components do ({', '.join(ends)})" if ends else "none does"
+        raise InvalidInput(f"the pipeline must end in one component that gives documents; {found}")
+    # What lies further down has more above it, so retrievers come before what joins them.
+    first = tuple(sorted(giving - {ends[0]}, key=lambda name: (len(above[name]), name)))
+    upstream = {name: tuple(sorted(above[name] - giving)) for name in first}
+    feeding = tuple(name for name in first if not any(name in above[other] for other in first))
+    queries, depths = _inputs_of(pipeline, giving)
+    return Stages(first, ends[0], {**upstream, ends[0]: ()}, feeding, queries, depths)
+
+
+def _above(pipeline: Pipeline, name: str) -> set[str]:
+    """Components whose output reaches `name`."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for sender in pipeline.graph.predecessors(waiting.pop()):
+            if sender not in found:
+                found.add(sender)
+                waiting.append(sender)
+    return found
+
+
+def _inputs_of(pipeline: Pipeline, stages: set[str]) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
+    queries: list[tuple[str, str]] = []
+    depths: set[str] = set()
+    for component, sockets in pipeline.inputs().items():
+        for socket, described in sockets.items():
+            if described["type"] is str and (socket == "query" or (socket == "text" and described["is_mandatory"])):
+                queries.append((component, socket))
+            elif described["is_mandatory"]:
+                raise InvalidInput(f"component {component!r} needs {socket!r}, which a search has not got")
+            elif socket == "top_k" and component in stages:
+                depths.add(component)
+    if not queries:
+        raise InvalidInput("no component of the pipeline takes a query")
+    return tuple(queries), frozenset(depths)
+
+
+class ComponentClock(Tracer):
+    """Passes every span on to the tracer that was there before, and adds up how long each component took."""
+
+    def __init__(self, before: Tracer) -> None:
+        self._before = before
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def trace(
+        self, operation_name: str, tags: dict[str, Any] | None = None, parent_span: Span | None = None
+    ) -> Iterator[Span]:
+        """Time a span of a component."""
+        began = time.perf_counter()
+        with self._before.trace(operation_name, tags=tags, parent_span=parent_span) as span:
+            yield span
+        name = (tags or {}).get(NAME)
+        if operation_name == RUN and name is not None:
+            self.ms[name] = self.ms.get(name, 0.0) + 1000 * (time.perf_counter() - began)
+
+    def current_span(self) -> Span | None:
+        """Return the span of the tracer that was there before."""
+        return self._before.current_span()
+
+
+@contextmanager
+def component_times() -> Iterator[dict[str, float]]:
+    """Collect milliseconds by component name while the `with` block runs pipelines (one at a time in a process)."""
+    before = tracer.actual_tracer
+    clock = ComponentClock(before)
+    enable_tracing(clock)
+    try:
+        yield clock.ms
+    finally:
+        enable_tracing(before)

@@ -1,0 +1,5 @@
+"""Pipelines need Haystack."""
+
+import pytest
+
+pytest.importorskip("haystack")

@@ -1,0 +1,181 @@
+"""A corpus into the stores of a pipeline, before a search or through an indexing pipeline, without a server."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from haystack import Pipeline, component
+from haystack.components.embedders import MockTextEmbedder
+from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
+from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+from secondpass.corpora import CorpusDocument
+from secondpass.errors import InvalidInput, SecondPassError
+from secondpass_pipelines.indexing import IndexRequest, document_embedders, index, run_index
+from secondpass_pipelines.stores import document_stores
+from tests.small_collection import CORPUS
+
+
+def with_components(**components: Any) -> Pipeline:
+    """A pipeline without connections."""
+    pipeline = Pipeline()
+    for name, instance in components.items():
+        pipeline.add_component(name, instance)
+    return pipeline
+
+
+def test_a_store_that_two_retrievers_share_is_one() -> None:
+    """Stores with equal settings are written once, others each, and every one gets the corpus."""
+    shared = [InMemoryDocumentStore(index="test-indexing-shared") for _ in range(2)]
+    other = InMemoryDocumentStore()
+    pipeline = with_components(
+        words=InMemoryBM25Retriever(shared[0]),
+        vectors=InMemoryEmbeddingRetriever(shared[1]),
+        elsewhere=InMemoryBM25Retriever(other),
+    )
+    assert len(document_stores(pipeline)) == 2
+    heard: list[int] = []
+    index(pipeline, (CorpusDocument(f"d{number}", "", "text") for number in range(150)), heard.append)
+    assert sum(heard) == shared[0].count_documents() == other.count_documents() == 150
+
+
+def test_no_store_is_refused() -> None:
+    """A pipeline without a document store cannot be given a corpus."""
+    with pytest.raises(InvalidInput, match="has a document store"):
+        index(with_components(embedder=MockTextEmbedder()), [], lambda count: None)
+
+
+def test_second_embedder_is_refused() -> None:
+    """Two text embedders would need two embeddings a document; the second is named."""
+    with pytest.raises(InvalidInput, match="'two' is a second text embedder"):
+        document_embedders(with_components(one=MockTextEmbedder(), two=MockTextEmbedder(dimension=4)))
+
+
+def lone_text_embedder(module: str, **init: Any) -> Any:
+    """A text embedder of the class LoneTextEmbedder that claims to be of `module`."""
+
+    def __init__(self: Any, dimension: int = 8, pooling: str | None = None) -> None:  # noqa: N807
+        self.dimension = dimension
+        self.pooling = pooling
+
+    def run(self: Any, text: str) -> dict[str, Any]:
+        return {"embedding": [0.0] * self.dimension}
+
+    members = {"__init__": __init__, "run": component.output_types(embedding=list[float])(run), "__module__": module}
+    made: Any = types.new_class("MockTextEmbedder", (), {}, lambda namespace: namespace.update(members))
+    before = dict(component.registry)
+    try:
+        return component(made)(**init)
+    finally:
+        # Other tests of the process load the real class of this name.
+        component.registry.clear()
+        component.registry.update(before)
+
+
+def test_embedder_without_a_sibling_is_refused() -> None:
+    """A text embedder with no document embedder beside it is named with the class that was looked for."""
+    embedder = lone_text_embedder("tests.no_text_embedder")
+    with pytest.raises(InvalidInput, match=r"no tests\.no_document_embedder\.MockDocumentEmbedder"):
+        document_embedders(with_components(mine=embedder))
+
+
+def test_parameters_that_the_sibling_lacks_are_refused() -> None:
+    """A parameter that changes how queries are embedded and that documents cannot be embedded with is named."""
+    module = "haystack.components.embedders.mock_text_embedder"
+    assert len(document_embedders(with_components(mine=lone_text_embedder(module)))) == 1
+    with pytest.raises(InvalidInput, match="MockDocumentEmbedder does not take pooling of 'mine'"):
+        document_embedders(with_components(mine=lone_text_embedder(module, pooling="max")))
+
+
+READER = "haystack_integrations.components.converters.secondpass.corpus_reader.CorpusReader"
+PIPELINE = f"""
+components:
+  reader: {{type: {READER}, init_parameters: {{title: TITLE}}}}
+  embedder:
+    type: haystack.components.embedders.mock_document_embedder.MockDocumentEmbedder
+    init_parameters: {{dimension: 8}}
+  writer:
+    type: haystack.components.writers.document_writer.DocumentWriter
+    init_parameters:
+      policy: FAIL
+      document_store: {{type: haystack.document_stores.in_memory.document_store.InMemoryDocumentStore}}
+connections:
+  - {{sender: reader.documents, receiver: embedder.documents}}
+  - {{sender: embedder.documents, receiver: writer.documents}}
+"""
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """Every batch that any store in memory was given."""
+    batches: list[list[Any]] = []
+    real = InMemoryDocumentStore.write_documents
+
+    def write(self: InMemoryDocumentStore, documents: list[Any], *arguments: Any, **rest: Any) -> int:
+        batches.append(documents)
+        return real(self, documents, *arguments, **rest)
+
+    monkeypatch.setattr(InMemoryDocumentStore, "write_documents", write)
+    return batches
+
+
+def indexed(text: str, beir: Path, batch: int = 2) -> None:
+    """Run a pipeline of this text over the collection."""
+    file = beir.parent / "indexing.yaml"
+    file.write_text(text)
+    run_index(IndexRequest(str(file), beir, None, False, batch))
+
+
+@pytest.mark.parametrize("title", ["content", "meta"])
+def test_batches_go_through_the_whole_pipeline(
+    beir: Path, written: list[list[Any]], title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the order of the corpus, with the titles where the reader puts them, embedded."""
+    indexed(PIPELINE.replace("TITLE", title), beir)
+    assert [len(batch) for batch in written] == [2, 2, 1]
+    documents = [document for batch in written for document in batch]
+    assert [document.id for document in documents] == [row["_id"] for row in CORPUS]
+    first = documents[0]
+    assert first.content.startswith("Password Reset" if title == "content" else "Reset")
+    assert first.meta == ({} if title == "content" else {"title": "Password"})
+    assert all(len(document.embedding) == 8 for document in documents)
+    assert capsys.readouterr().out.startswith("5 documents indexed in ")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "components: {w: {type: haystack.components.embedders.mock_document_embedder.MockDocumentEmbedder}}",
+            "an indexing pipeline has one CorpusReader; this one has 0",
+        ),
+        (f"components: {{r: {{type: {READER}}}}}", "no component of the pipeline has a document store"),
+        (
+            PIPELINE.replace("connections:", "connections:\n  []\nunused:").replace("TITLE", "content"),
+            "component 'embedder' needs 'documents', which indexing has not got",
+        ),
+    ],
+)
+def test_what_is_no_indexing_pipeline_is_refused(beir: Path, text: str, reason: str) -> None:
+    """With the file's name, before anything is read."""
+    with pytest.raises(InvalidInput, match=reason):
+        indexed(text, beir)
+
+
+def test_a_component_that_fails_says_how_far_it_came(
+    beir: Path, written: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batches before it are written."""
+    real = InMemoryDocumentStore.write_documents
+
+    def write(self: InMemoryDocumentStore, documents: list[Any], *arguments: Any, **rest: Any) -> int:
+        if len(written) == 2:
+            raise RuntimeError("the disk is full")
+        return real(self, documents, *arguments, **rest)
+
+    monkeypatch.setattr(InMemoryDocumentStore, "write_documents", write)
+    with pytest.raises(SecondPassError, match="the disk is full; 4 of 5 documents were written before"):
+        indexed(PIPELINE.replace("TITLE", "content"), beir)
