@@ -48,7 +48,7 @@ class Backoff:
         self._failing_since: float | None = None
 
     def succeeded(self) -> None:
-        """Something got through: that time begins anew."""
+        """Something got through: the seconds are counted anew."""
         with self._lock:
             before, self._failing_since = self._failing_since, None
         if before is not None:
