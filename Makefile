@@ -18,7 +18,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src recipes benchmarks
 	$(BIN)/mypy $(addprefix -p $(COMPONENTS).,$(addsuffix .secondpass,$(KINDS))) -p haystack_integrations.common.secondpass -p secondpass_pipelines
-	$(BIN)/mypy -p secondpass_indexing -p secondpass_searching -p secondpass_elasticsearch -p secondpass_opensearch
+	$(BIN)/mypy -p secondpass_servers
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.test
@@ -41,7 +41,7 @@ servers: $(VENV)/.test
 
 # Like the tests of these folders in `make test`, but a server that cannot be had is an error.
 test-stacks: $(VENV)/.test
-	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/indexing tests/searching tests/elasticsearch tests/opensearch tests/pipelines $(ARGS)
+	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/secondpass_servers tests/pipelines $(ARGS)
 
 # Train the embedded model again, from the data folder; stops and continues where it was. Under three hours.
 pocket: $(VENV)/.pocket

@@ -166,7 +166,7 @@ def test_commands_from_elsewhere_are_imported_when_asked_for() -> None:
         "import sys\nfrom typer.testing import CliRunner\nfrom secondpass.cli import app\n"
         "assert CliRunner().invoke(app, sys.argv[1:]).exit_code == 0\n"
         "names = {name.split('.')[0] for name in sys.modules}\n"
-        "print(*sorted(names & {'haystack_integrations', 'secondpass_servers'}))\n"
+        "print(*sorted(names & {'haystack_integrations', 'secondpass_pipelines', 'secondpass_servers'}))\n"
     )
     for arguments, packages in ((("rank",), ""), (("opensearch", "search"), "secondpass_servers")):
         called = [command()[0], "-c", code, *arguments, "--help"]

@@ -42,7 +42,7 @@ class Program(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command by name, imported if it is from elsewhere; a name that is none imports all, for a suggestion."""
         if cmd_name not in self.list_commands(ctx):
-            self.commands.update({name: self.commands.get(name) or _from_elsewhere(name) for name in ELSEWHERE})
+            self.commands.update({name: _from_elsewhere(name) for name in ELSEWHERE})
         elif cmd_name not in self.commands:
             self.commands[cmd_name] = _from_elsewhere(cmd_name)
         return super().get_command(ctx, cmd_name)

@@ -1,7 +1,7 @@
 """Elasticsearch reranking through the service, on a complete server: inference module and trial licence.
 
 No published archive has the module, so these tests are skipped unless ELASTICSEARCH_URL or Docker gives such a server;
-test_connecting.py holds the recorded contract against the real service meanwhile. A server in a container reaches this
+test_inference.py holds the recorded contract against the real service meanwhile. A server in a container reaches this
 machine by another name than 127.0.0.1: SECONDPASS_SERVICE_HOST names it ("host.docker.internal", say).
 """
 

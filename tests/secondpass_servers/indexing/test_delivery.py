@@ -18,11 +18,11 @@ from secondpass_servers.indexing.delivery import (
     Stopped,
     execute_bounded,
 )
-from secondpass_servers.indexing.entries import Chunk, chunks
+from secondpass_servers.indexing.entries import CorpusChunk, chunks
 from tests.secondpass_servers.indexing.sinks import QUICK, MemorySink, away, busy
 
 
-def chunk_of(*ids: str) -> Chunk:
+def chunk_of(*ids: str) -> CorpusChunk:
     """A chunk of documents with these ids."""
     documents = [CorpusDocument(name, "", f"text of {name}") for name in ids]
     return next(chunks(enumerate(documents), QUICK, None))
@@ -169,9 +169,9 @@ def test_a_ceiling_in_bytes_stays() -> None:
     assert len(bulk_size.take(entries(*[100] * 10))) == 4
 
 
-def pieces(count: int) -> list[Chunk]:
+def pieces(count: int) -> list[CorpusChunk]:
     """Empty pieces at the places 0, 1, ..."""
-    return [Chunk(place, place + 1, ()) for place in range(count)]
+    return [CorpusChunk(place, place + 1, ()) for place in range(count)]
 
 
 def test_works_are_taken_when_there_is_room() -> None:
@@ -189,7 +189,7 @@ def test_works_are_taken_when_there_is_room() -> None:
         for _ in range(3):
             room.release()
 
-    def deliver(chunk: Chunk) -> Delivered:
+    def deliver(chunk: CorpusChunk) -> Delivered:
         assert room.acquire(timeout=10)
         assert len(taken) - len(told) <= 3 + 3
         return Delivered(chunk)
@@ -202,7 +202,7 @@ def test_what_is_under_way_is_told_before_an_error_is_raised() -> None:
     """The stop is set, so that others end soon."""
     stop, told = threading.Event(), []
 
-    def deliver(chunk: Chunk) -> Delivered:
+    def deliver(chunk: CorpusChunk) -> Delivered:
         if chunk.start == 0:
             raise ValueError("first")
         assert stop.wait(10)

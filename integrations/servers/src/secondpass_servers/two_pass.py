@@ -27,6 +27,7 @@ ALONE = IDEOGRAPHS + EMOJI
 TERM = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]{{1,127}}")
 # More results than this neither engine pages to (index.max_result_window).
 MAX_RESULTS = 10_000
+# Of a passage.
 CHARACTERS = 200
 # The highlighter analyses the text anew and refuses more than a million characters (index.highlight.max_...).
 MOST_ANALYSED = 999_999

@@ -21,7 +21,7 @@ from secondpass_servers.contract import (
     Sink,
     TooBusy,
 )
-from secondpass_servers.indexing.entries import Chunk, IndexingSettings
+from secondpass_servers.indexing.entries import CorpusChunk, IndexingSettings
 from secondpass_servers.indexing.journal import DeadLetter
 
 Answer = TypeVar("Answer")
@@ -48,7 +48,7 @@ class Backoff:
         self._failing_since: float | None = None
 
     def succeeded(self) -> None:
-        """Something got through: that time begins anew."""
+        """Something got through: the seconds are counted anew."""
         with self._lock:
             before, self._failing_since = self._failing_since, None
         if before is not None:
@@ -143,7 +143,7 @@ class BulkSize:
 class Delivered:
     """What became of a chunk: ids with the reason of their refusal, and counts."""
 
-    chunk: Chunk
+    chunk: CorpusChunk
     indexed: int = 0
     replaced: int = 0
     retries: int = 0
@@ -169,7 +169,7 @@ class Delivery:
         self._bulk_size = bulk_size
         self._tries = tries
 
-    def __call__(self, chunk: Chunk) -> Delivered:
+    def __call__(self, chunk: CorpusChunk) -> Delivered:
         """Settle every document of `chunk`.
 
         Raises:
@@ -262,8 +262,8 @@ Settled = Callable[[Delivered], None]
 
 
 def execute_bounded(
-    chunks: Iterable[Chunk],
-    deliver: Callable[[Chunk], Delivered],
+    chunks: Iterable[CorpusChunk],
+    deliver: Callable[[CorpusChunk], Delivered],
     settled: Settled,
     in_flight: int,
     stop: threading.Event,

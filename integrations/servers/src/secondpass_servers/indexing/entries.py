@@ -125,7 +125,7 @@ Placed = tuple[int, CorpusDocument]
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class CorpusChunk:
     """Items of the places `start` to `end` - 1, all of them."""
 
     start: int
@@ -133,7 +133,7 @@ class Chunk:
     items: tuple[Item, ...]
 
 
-def chunks(placed: Iterable[Placed], settings: IndexingSettings, embedding: Embedding | None) -> Iterator[Chunk]:
+def chunks(placed: Iterable[Placed], settings: IndexingSettings, embedding: Embedding | None) -> Iterator[CorpusChunk]:
     """Cut documents that are still to be indexed into chunks; a gap in the places ends one.
 
     Raises:
@@ -162,7 +162,7 @@ def _neighbours(placed: Iterable[Placed], most: int) -> Iterator[list[Placed]]:
         yield group
 
 
-def _by_bytes(items: Sequence[Item], most: int) -> Iterator[Chunk]:
+def _by_bytes(items: Sequence[Item], most: int) -> Iterator[CorpusChunk]:
     kept: list[Item] = []
     size = 0
     for each in items:
@@ -176,5 +176,5 @@ def _by_bytes(items: Sequence[Item], most: int) -> Iterator[Chunk]:
         yield _chunk(kept)
 
 
-def _chunk(items: Sequence[Item]) -> Chunk:
-    return Chunk(items[0].position, items[-1].position + 1, tuple(items))
+def _chunk(items: Sequence[Item]) -> CorpusChunk:
+    return CorpusChunk(items[0].position, items[-1].position + 1, tuple(items))
