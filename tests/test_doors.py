@@ -1,0 +1,287 @@
+"""The same texts through every door: one order, one score for a text, and one rule for what says nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tokenizers import Regex, normalizers
+from typer.testing import CliRunner
+
+from secondpass import CrossEncoder
+from secondpass.cli import app
+from secondpass.errors import InvalidInput
+from secondpass.merging import SharedReranker
+from secondpass.ranking import ranked
+from secondpass.serving import create_app
+from secondpass.text import is_blank
+
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"
+pytest.importorskip("haystack")
+
+from haystack import Document
+from haystack_integrations.components.rankers.secondpass import SecondPassRanker
+from haystack_integrations.components.readers.secondpass import SentenceReader
+
+from secondpass_searching.candidates import FirstPass
+from secondpass_searching.engine import Engine
+from secondpass_searching.two_pass import two_pass_search
+from tests.cli.conftest import command
+
+QUERY = "where is the cat"
+BLANK = {
+    "empty": "",
+    "spaces": " \t\r\n\u00a0\u2003",
+    "zero width": "\u200b\u200d\u2060",
+    "byte order mark": "\ufeff",
+    "soft hyphen": "\u00ad",
+    "control": "\x00\x07\x1f\x7f\x85",
+    "lone surrogate": "\ud800",
+    "not read": "\ufffd\ufffd",
+    "mark alone": "\u0301\ufe0f",
+    "private": "\ue000",
+    "filler": "\u3164\u2800",
+}
+FULL = ("the cat sat on the mat", "a dog", "water the tree in the garden")
+TABLES: dict[str, list[str]] = {
+    "blank among others": [text for pair in zip(BLANK.values(), FULL * 4, strict=False) for text in pair],
+    "all alike, and blank": ["a dog", "", "a dog", "\u200b", "a dog"],
+    "equal in turn": [*FULL, "", *FULL, " ", *FULL] * 9,
+    "surrogates": ["caf\ud83d tree", "the \ud83d\ude00 cat", "caf\ufffd tree", "the \U0001f600 cat", "\udfff", "a dog"],
+    "special tokens": ["[SEP]", "</s>", "[CLS] the cat", "<mask>", "[PAD] a dog", "<|im_end|>", "[SEP]", "a dog"],
+    **{f"{count} equal ones": ["the cat sat on the mat"] * count for count in (2, 3, 16, 17, 33, 100, 257, 1000)},
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Positions best first with their scores; a door that gives a document no score has None for it."""
+
+    order: list[int]
+    scores: list[float | None]
+
+
+Door = Callable[[str, CrossEncoder, str, Sequence[str]], Awaitable[Answer]]
+
+
+async def rank(folder: str, encoder: CrossEncoder, query: str, texts: Sequence[str]) -> Answer:
+    """Python, as sentence-transformers has it."""
+    hits = encoder.rank(query, texts, show_progress_bar=False)
+    return Answer([hit["corpus_id"] for hit in hits], [float(hit["score"]) for hit in hits])
+
+
+async def rank_many(folder: str, encoder: CrossEncoder, query: str, texts: Sequence[str]) -> Answer:
+    """Python, several queries together."""
+    _, ranking, _ = encoder.rank_many([query] * 3, [texts[:2], texts, texts[::-1]], show_progress_bar=False)
+    return Answer([item.index for item in ranking.documents], [item.score for item in ranking.documents])
+
+
+async def shared(folder: str, encoder: CrossEncoder, query: str, texts: Sequence[str]) -> Answer:
+    """The queue of many callers."""
+    with SharedReranker(encoder) as queue:
+        others = [queue.submit(query, texts[::-1]) for _ in range(2)]
+        scored = await queue.score(query, texts)
+        assert all(len(other.result(60).logits) == len(texts) for other in others)
+    (documents,) = ranked(scored.logits, encoder.default_activation_function, blank=scored.blank[:, 1])
+    return Answer([item.index for item in documents], [item.score for item in documents])
+
+
+async def service(folder: str, encoder: CrossEncoder, query: str, texts: Sequence[str]) -> Answer:
+    """POST /v1/rerank, the application called directly."""
+    made = create_app(models={"one": encoder})
+    body = json.dumps({"query": query, "documents": list(texts)})
+    async with (
+        made.router.lifespan_context(made),
+        httpx.AsyncClient(transport=httpx.ASGITransport(made), base_url="http://x", trust_env=False) as client,
+    ):
+        answer = await client.post("/v1/rerank", content=body, headers={"content-type": "application/json"})
+    if answer.status_code == 422:
+        raise InvalidInput(answer.json()["message"])
+    results = answer.raise_for_status().json()["results"]
+    return Answer([item["index"] for item in results], [item["relevance_score"] for item in results])
+
+
+async def haystack_ranker(folder: str, encoder: CrossEncoder, query: str, texts: Sequence[str]) -> Answer:
+    """The Haystack component."""
+    documents = [Document(id=str(place), content=text) for place, text in enumerate(texts)]
+    result = SecondPassRanker(model=folder, top_k=len(texts)).run(query=query, documents=documents)
+    if not result["reranked"] and not all(map(is_blank, texts)):
+        raise InvalidInput("query is blank")
+    return Answer([int(item.id) for item in result["documents"]], [item.score for item in result["documents"]])
+
+
+async def command_line(folder: str, encoder: CrossEncoder, query: str, texts: Sequence[str]) -> Answer:
+    """`secondpass rank` with a JSON list on stdin; as a process of its own where the output is not UTF-8."""
+    arguments = ["rank", query, "--input-format", "json", "--format", "jsonl", "--model", folder]
+    given = json.dumps(list(texts))
+    if any("\ud800" <= letter <= "\udfff" for letter in "".join(texts)):
+        done = subprocess.run(command(*arguments), input=given.encode(), capture_output=True, timeout=300, check=True)
+        lines = done.stdout.decode().splitlines()
+    else:
+        result = CliRunner().invoke(app, arguments, input=given)
+        if result.exit_code:
+            raise InvalidInput(result.stderr)
+        lines = result.stdout.splitlines()
+    rows = [json.loads(line) for line in lines]
+    return Answer([row["index"] for row in rows], [row["score"] for row in rows])
+
+
+class AllOfThem:
+    """An index in memory whose first pass finds every document, in order."""
+
+    engine = Engine("Memory", "memory", "", "", "", "", "")
+    name = "memory"
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def hits(self, body: Mapping[str, Any], index: str | None = None) -> list[dict[str, Any]]:
+        return [
+            {"_index": self.name, "_id": str(place), "_score": 1.0, "_source": {"content": text}}
+            for place, text in enumerate(self._texts)
+        ]
+
+    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
+        return {}
+
+    def known_fields(self, fields: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        return dict.fromkeys(fields, ("text",))
+
+    def field_mapping(self, field: str) -> Mapping[str, Any] | None:
+        return None
+
+
+async def two_pass(folder: str, encoder: CrossEncoder, query: str, texts: Sequence[str]) -> Answer:
+    """The second pass over what a search server found."""
+    found = two_pass_search(AllOfThem(texts), FirstPass(query), lambda: encoder, top_k=len(texts))
+    return Answer([int(hit.candidate.id) for hit in found.hits], [hit.score for hit in found.hits])
+
+
+DOORS: list[Door] = [rank, rank_many, shared, service, haystack_ranker, command_line, two_pass]
+
+
+def checked(answer: Answer, expected: Answer, texts: Sequence[str]) -> None:
+    """The same answer, and a well-formed one."""
+    assert answer.order == expected.order
+    silent = [is_blank(text) for text in texts]
+    of_text: dict[str, set[float | None]] = {}
+    for place, score, reference in zip(answer.order, answer.scores, expected.scores, strict=True):
+        of_text.setdefault(texts[place], set()).add(score)
+        if score is None:
+            assert silent[place]
+        else:
+            assert score == pytest.approx(reference, abs=1e-6)
+    assert all(len(scores) == 1 for scores in of_text.values())
+    assert [silent[place] for place in answer.order] == sorted(silent)
+    last = [place for place in answer.order if silent[place]]
+    assert last == sorted(last)
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
+@pytest.mark.parametrize("name", TABLES)
+async def test_every_door_has_one_order(name: str, door: Door, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """Equal texts, blank ones of every kind, surrogates, and what looks like a special token."""
+    texts = TABLES[name]
+    checked(await door(tiny_folder, tiny, QUERY, texts), await rank(tiny_folder, tiny, QUERY, texts), texts)
+
+
+@pytest.mark.parametrize("name", TABLES)
+async def test_equal_texts_keep_their_order(name: str, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """Whatever else there is, and however many they are."""
+    texts = TABLES[name]
+    answer = await rank(tiny_folder, tiny, QUERY, texts)
+    for text in set(texts):
+        places = [place for place in answer.order if texts[place] == text]
+        assert places == sorted(places)
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
+async def test_nothing_is_no_answer(door: Door) -> None:
+    """The proof that there was no one rule: two doors put the blank documents first or in the middle, two last."""
+    query, texts = "how many people live in Berlin", ["Trains leave every hour.", "", " \n", "Eggs are boiled."]
+    pocket = CrossEncoder("secondpass/pocket")
+    answer = await door("secondpass/pocket", pocket, query, texts)
+    assert answer.order[2:] == [1, 2]
+    assert answer.order == (await rank("", pocket, query, texts)).order
+
+
+# The queue scores what it is given, as predict does.
+@pytest.mark.parametrize("door", [door for door in DOORS if door is not shared], ids=lambda door: door.__name__)
+@pytest.mark.parametrize("kind", BLANK)
+async def test_a_blank_query_is_refused(kind: str, door: Door, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """It is no question; the Haystack ranker leaves the documents as they are."""
+    with pytest.raises(InvalidInput, match=r"quer.*is blank"):
+        await door(tiny_folder, tiny, BLANK[kind], FULL)
+
+
+@pytest.mark.parametrize("kind", BLANK)
+def test_predict_scores_what_it_is_given(kind: str, tiny: CrossEncoder) -> None:
+    """A blank text is a text to it, as a document and as a query."""
+    scores = tiny.predict([(QUERY, BLANK[kind]), (BLANK[kind], "a dog"), (QUERY, "a dog")], show_progress_bar=False)
+    assert len(set(scores.tolist())) == 3
+    assert float(scores.min()) > 1e-6
+
+
+@pytest.mark.parametrize("kind", BLANK)
+def test_nothing_is_extracted_from_nothing(kind: str, tiny_folder: str) -> None:
+    """The sentence reader answers with what says something."""
+    reader = SentenceReader(model=tiny_folder, top_k=9)
+    texts = (BLANK[kind], f"the cat sat.\n\n{BLANK[kind]}\n\na dog ran.")
+    documents = [Document(id=str(place), content=text) for place, text in enumerate(texts)]
+    assert sorted(reader.run(query=QUERY, documents=documents)["replies"]) == ["a dog ran.", "the cat sat."]
+    assert reader.run(query=QUERY, documents=documents[:1])["replies"] == []
+    assert reader.run(query=BLANK[kind], documents=documents)["replies"] == []
+
+
+def test_the_sentence_reader_has_the_same_order(tiny_folder: str, tiny: CrossEncoder) -> None:
+    """Of texts of one sentence: each different one once, with its score."""
+    texts = TABLES["equal in turn"]
+    found = SentenceReader(model=tiny_folder, top_k=99).run(query=QUERY, documents=[Document(content=t) for t in texts])
+    expected = tiny.rank(QUERY, FULL, return_documents=True, show_progress_bar=False)
+    assert found["replies"] == [hit["text"] for hit in expected]
+    assert [a.score for a in found["answers"]] == pytest.approx([float(hit["score"]) for hit in expected], abs=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "deberta-v2", "modernbert"])
+def test_blank_is_blank_to_every_tokenizer(architecture: str, tiny_model_folder: Callable[..., str]) -> None:
+    """Also where bytes or pieces make tokens of what nobody sees."""
+    encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu")
+    texts = TABLES["blank among others"]
+    hits = encoder.rank(QUERY, texts, show_progress_bar=False)
+    blank = [place for place, text in enumerate(texts) if is_blank(text)]
+    assert [hit["corpus_id"] for hit in hits][-len(blank) :] == blank
+    assert len({float(hit["score"]) for hit in hits[-len(blank) :]}) == 1
+    assert float(hits[-1]["score"]) < float(hits[-len(blank) - 1]["score"])
+
+
+async def test_what_a_tokenizer_makes_nothing_of_is_blank(own_tiny: CrossEncoder, tmp_path: Path) -> None:
+    """Its rules may drop more than what shows nothing."""
+    rules = own_tiny.tokenizer.backend_tokenizer
+    rules.normalizer = normalizers.Sequence([normalizers.Replace(Regex("[?!]"), ""), rules.normalizer])
+    own_tiny.save(str(tmp_path / "model"))
+    folder = str(tmp_path / "model")
+    encoder = CrossEncoder(folder, device="cpu")
+    texts = ["?!", "a dog", "!", "the cat"]
+    for door in (rank, rank_many, shared, service, command_line, two_pass):
+        answer = await door(folder, encoder, QUERY, texts)
+        assert answer.order[2:] == [0, 2]
+        if door is not shared:
+            with pytest.raises(InvalidInput, match=r"quer.*is blank"):
+                await door(folder, encoder, "?!", texts)
+
+
+def test_the_record_counts_blank_documents(tiny: CrossEncoder) -> None:
+    """Each is a pair; all of a query are read once, as an empty text."""
+    records: list[Any] = []
+    tiny.rank("cat", ["a dog", *BLANK.values()], records=records, show_progress_bar=False)
+    tiny.rank("cat", ["a dog", ""], records=records, show_progress_bar=False)
+    assert [record.pairs for record in records] == [1 + len(BLANK), 2]
+    assert records[0].tokens == records[1].tokens
+    assert records[0].truncated == ()
