@@ -32,9 +32,10 @@ def callers(place: Place, precision: str, asked: Sequence[Asked], threads: int, 
 
     from secondpass import CrossEncoder
     from secondpass.merging import SharedReranker
+    from secondpass.precision import checked_precision
 
     torch.set_num_threads(place.threads)
-    model = CrossEncoder(place.folder, device=place.device, precision=precision)  # type: ignore[arg-type]
+    model = CrossEncoder(place.folder, device=place.device, precision=checked_precision(precision))
 
     def direct(one: Asked) -> list[float]:
         pairs = [(one.query, document) for document in one.documents]

@@ -69,9 +69,10 @@ def forget() -> None:
 
 def _secondpass(precision: str, place: Place) -> Any:
     from secondpass import CrossEncoder
+    from secondpass.precision import checked_precision
 
     try:
-        return CrossEncoder(place.folder, device=place.device, precision=precision)  # type: ignore[arg-type]
+        return CrossEncoder(place.folder, device=place.device, precision=checked_precision(precision))
     except ValueError as error:
         raise Unavailable(str(error)) from None
 
