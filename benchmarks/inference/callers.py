@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 from benchmarks.inference.contenders import unchanged
 from benchmarks.inference.loads import Asked
@@ -32,10 +32,10 @@ def callers(place: Place, precision: str, asked: Sequence[Asked], threads: int, 
 
     from secondpass import CrossEncoder
     from secondpass.merging import SharedReranker
-    from secondpass.precision import Precision
+    from secondpass.precision import checked_precision
 
     torch.set_num_threads(place.threads)
-    model = CrossEncoder(place.folder, device=place.device, precision=cast("Precision", precision))
+    model = CrossEncoder(place.folder, device=place.device, precision=checked_precision(precision))
 
     def direct(one: Asked) -> list[float]:
         pairs = [(one.query, document) for document in one.documents]

@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from benchmarks.inference.worker import Contender, Place, Scorer, Unavailable, answer_forever
 
@@ -69,10 +69,10 @@ def forget() -> None:
 
 def _secondpass(precision: str, place: Place) -> Any:
     from secondpass import CrossEncoder
-    from secondpass.precision import Precision
+    from secondpass.precision import checked_precision
 
     try:
-        return CrossEncoder(place.folder, device=place.device, precision=cast("Precision", precision))
+        return CrossEncoder(place.folder, device=place.device, precision=checked_precision(precision))
     except ValueError as error:
         raise Unavailable(str(error)) from None
 
