@@ -29,10 +29,10 @@ pytest.importorskip("haystack")
 from haystack import Document
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 from haystack_integrations.components.readers.secondpass import SentenceReader
-
 from secondpass_searching.candidates import FirstPass
 from secondpass_searching.engine import Engine
 from secondpass_searching.two_pass import two_pass_search
+
 from tests.cli.conftest import command
 
 QUERY = "where is the cat"

@@ -149,7 +149,7 @@ def test_interrupt_is_quiet(start: Start) -> None:
 
 def test_broken_command_of_another_package(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that cannot be loaded harms no other: it is listed, and says why and what helps when it is called."""
-    monkeypatch.setattr(program, "ELSEWHERE", {"broken": ("no_such_module:command", "haystack")})
+    monkeypatch.setitem(program.COMMANDS, "broken", ("no_such_module:command", "haystack"))
     assert run("rank", "--help").exit_code == 0
     shown = run("--help").stdout
     assert re.search(r"\brank\b", shown)

@@ -15,12 +15,11 @@ import torch
 
 from secondpass import CrossEncoder, forwards
 from secondpass.errors import InvalidInput
-from secondpass.forwards import ModelForward, described
+from secondpass.forwards import ModelForward, Watch, described
 from secondpass.kernel import native
 from secondpass.merging import SharedReranker
 from secondpass.packed.computing import PackedEncoder
 from secondpass.packed.families import describe
-from secondpass.packed.plain import Watch
 from secondpass.padded import Padding
 from secondpass.precision import Precision
 from secondpass.scoring import Computation, Logits

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from secondpass.packed.plain import Watch, is_plain
+from secondpass.forwards import Watch
+from secondpass.packed.plain import is_plain
 from tests.packed.models import inputs_of, model_of, reference
 
 

@@ -11,18 +11,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from secondpass.cli.evaluate import evaluate
 from secondpass.cli.failures import PIPE_CLOSED, forget_stdout, report
-from secondpass.cli.mine import mine
-from secondpass.cli.rank import rank
-from secondpass.cli.score import score
-from secondpass.cli.serve import serve
-from secondpass.cli.train import train
 from secondpass.errors import MissingExtra
 
-# Commands of this distribution's other import packages, each a function or an application of typer, with the extra
-# that brings what it needs. A module is imported when its command is asked for, and all of them for the help.
-ELSEWHERE = {
+# Each a function or an application of typer, in the order of the help, with the extra that brings what it needs where
+# another import package of this distribution has it. A module is imported when its command is asked for, and all of
+# them for the help.
+COMMANDS = {
+    "rank": ("secondpass.cli.rank:rank", None),
+    "score": ("secondpass.cli.rank:score", None),
+    "evaluate": ("secondpass.cli.evaluate:evaluate", None),
+    "train": ("secondpass.cli.train:train", None),
+    "mine": ("secondpass.cli.train:mine", None),
+    "serve": ("secondpass.cli.serve:serve", None),
     "ask": ("secondpass_pipelines.commands:ask", "haystack"),
     "demo": ("secondpass_pipelines.commands:demo", "haystack"),
     "elasticsearch": ("secondpass_servers.elasticsearch.cli:commands", "elasticsearch"),
@@ -36,15 +37,14 @@ class Program(TyperGroup):
     """A command group whose errors are one line on stderr: exit code 2 for refused input, 1 for a failed run."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The commands of this package, then those from elsewhere."""
-        return [*(name for name in super().list_commands(ctx) if name not in ELSEWHERE), *ELSEWHERE]
+        """The commands in the order of the help."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command by name, imported if it is from elsewhere; a name that is none imports all, for a suggestion."""
-        if cmd_name not in self.list_commands(ctx):
-            self.commands.update({name: _from_elsewhere(name) for name in ELSEWHERE})
-        elif cmd_name not in self.commands:
-            self.commands[cmd_name] = _from_elsewhere(cmd_name)
+        """A command by name, imported when it is asked for; a name that is none imports all, for a suggestion."""
+        for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.commands[name] = _imported(name)
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
@@ -112,21 +112,15 @@ def options(
     """
 
 
-app.command("rank")(rank)
-app.command("score")(score)
-app.command("evaluate")(evaluate)
-app.command("train")(train)
-app.command("mine")(mine)
-app.command("serve")(serve)
-
-
-def _from_elsewhere(name: str) -> Any:
-    """A command of another import package; one that cannot be loaded says so when it is called, not before."""
-    place, extra = ELSEWHERE[name]
+def _imported(name: str) -> Any:
+    """A command; one of another import package that cannot be loaded says so when it is called, not before."""
+    place, extra = COMMANDS[name]
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
     try:
         found = resolve_name(place)
     except Exception as error:
+        if extra is None:
+            raise
         settings = {"ignore_unknown_options": True, "allow_extra_args": True}
         reason = f"{type(error).__name__}: {error}"
         alone.command(name, context_settings=settings)(_unavailable(name, place, extra, reason))

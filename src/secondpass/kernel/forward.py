@@ -6,6 +6,7 @@ A sequence's logits are the same numbers, bit for bit, whatever else is in the b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import byref
 
 import numpy as np
 import numpy.typing as npt
@@ -106,9 +107,11 @@ class KernelEncoder:
             context=context.ctypes.data,
             logits=logits.ctypes.data,
         )
-        memory = self._memory(threads * self._routine.memory(model, call))
+        library, arguments = self._routine.library, (self._routine.index, byref(model), byref(call))
+        memory = self._memory(threads * library.secondpass_memory(*arguments))
         call.memory = memory.ctypes.data
-        self._routine.run(model, call)
+        # other Python threads go on meanwhile
+        library.secondpass_run(*arguments)
         self._spare.append(memory)
         return logits
 

@@ -103,15 +103,6 @@ class Routine:
     side_bytes: int
     digits: bool
 
-    def memory(self, model: Model, call: Call) -> int:
-        """Bytes that each thread of the call needs."""
-        needed: int = self.library.secondpass_memory(self.index, ctypes.byref(model), ctypes.byref(call))
-        return needed
-
-    def run(self, model: Model, call: Call) -> None:
-        """Compute; other Python threads go on meanwhile."""
-        self.library.secondpass_run(self.index, ctypes.byref(model), ctypes.byref(call))
-
 
 @cache
 def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
