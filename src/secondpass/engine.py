@@ -122,8 +122,7 @@ class Job:
                 self.waiting_tokens += len(item)
                 self._real_tokens += len(item)
             cut = item.cut
-            counted = cut is None or not start
-            self.tokens.append(item if counted else replace(item, cut=replace(cut, index=cut.index + start)))
+            self.tokens.append(item if cut is None else replace(item, cut=replace(cut, index=cut.index + start)))
         self._tokenising += seconds
         self._planning += time.perf_counter() - began
 
