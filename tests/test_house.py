@@ -30,6 +30,7 @@ ORDER = (
     "training.examples",
     "renamed",
     "persistence.quiet",
+    "text",
     # files of texts, judgements and runs
     "lines",
     "corpora",
@@ -64,7 +65,6 @@ ORDER = (
     "evaluation.reporting.terminal",
     "evaluation.reporting.page",
     # texts to a ranking, a stage each
-    "text",
     "inputs",
     "token_cache",
     "tokens",
@@ -96,9 +96,10 @@ ORDER = (
     "forwards",
     # the stages joined
     "engine",
-    "ranking",
-    "relevance",
+    "activations",
     "outputs",
+    "relevance",
+    "ranking",
     # folders to models and back
     "persistence",
     "persistence.model_config",
@@ -108,7 +109,6 @@ ORDER = (
     "persistence.weights",
     "persistence.compact",
     "persistence.loading",
-    "activations",
     "persistence.saving",
     "devices",
     # labelled pairs to a score of a model
