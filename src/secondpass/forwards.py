@@ -16,18 +16,14 @@ import numpy as np
 import torch
 
 from secondpass.errors import InvalidInput
-from secondpass.packed.computing import EncoderComputation
-from secondpass.packed.describing import describe
 from secondpass.packed.encoder import Encoder
+from secondpass.packed.families import Description, Family, describe, family_of
 from secondpass.packed.plain import Watch
-from secondpass.packed.rotary import RotaryEncoder
-from secondpass.packed.rotary_computing import RotaryComputation
 from secondpass.padded import Padding, TransformersForward, dtype_name
 from secondpass.precision import Precision, agrees, precision_of
 from secondpass.scoring import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
 from secondpass.tokens import Tokens
 
-Described = Encoder | RotaryEncoder
 Settled = Literal["fp32", "bf16", "int8"]
 DTYPES: dict[Settled, str] = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
@@ -49,6 +45,42 @@ class _Choice:
     watch: Watch
     exact: bool
     computation: Computation
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A model's weights and what its family makes of them."""
+
+    family: Family[Any]
+    weights: Description
+
+    def in_torch(self, dtype: torch.dtype | None = None) -> Compute:
+        """By torch, the layers in that type; None is that of the weights."""
+        return self.family.in_torch(self.weights, dtype)
+
+    def by_kernel(self, precision: Settled) -> Compute | str:
+        """By the compiled kernel, or a sentence that says why it cannot."""
+        encoder = self.family.for_kernel(self.weights)
+        return "the kernel cannot compute this family of models" if encoder is None else _kernel(encoder, precision)
+
+    def fastest(self, precision: Settled) -> Compute | None:
+        """The fastest way there is, or None: int8 without the kernel."""
+        compute = self.by_kernel(precision)
+        if not isinstance(compute, str):
+            return compute
+        return None if precision == "int8" else self.in_torch(getattr(torch, DTYPES[precision]))
+
+
+def described(model: Any) -> Described | None:
+    """A model's weights, where a family of ours covers it as it is now."""
+    family, weights = family_of(model), describe(model)
+    return None if family is None or weights is None else Described(family, weights)
+
+
+def _kernel(encoder: Encoder, precision: Settled) -> Compute | str:
+    from secondpass.kernel import kernel_forward
+
+    return kernel_forward(encoder, precision)
 
 
 class ModelForward:
@@ -92,7 +124,9 @@ class ModelForward:
         self._choice: _Choice | None = None
         self.exact = False
         if precision == "int8" and self.ready().dtype != DTYPES["int8"]:
-            raise InvalidInput(f"precision='int8': {why_no_int8(model)}; choose 'auto', 'bf16' or 'fp32'")
+            kind, own = type(model).__name__, described(model)
+            missing = "the kernel does not know it, or it was changed" if own is None else own.by_kernel("int8")
+            raise InvalidInput(f"precision='int8' for {kind}: {missing}; choose 'auto', 'bf16' or 'fp32'")
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: what computes is made anew from the copy's model."""
@@ -108,19 +142,18 @@ class ModelForward:
             return choice.computation
 
     def _chosen(self) -> Computation:
-        encoder = describe(self._model)
+        own = described(self._model)
         asked = self._precision or precision_of(self._model.dtype)
         kept = asked == "auto" and dtype_name(self._model.dtype) not in FULL_PRECISION
         if kept:
-            own = None if encoder is None else _in_torch(encoder)
-            return self._computation(dtype_name(self._model.dtype), own)
+            return self._computation(dtype_name(self._model.dtype), None if own is None else own.in_torch())
         wanted: Precision = "fp32" if self.exact else asked
-        if encoder is not None:
-            settled = self._settled(encoder) if wanted == "auto" else wanted
-            compute = fastest(encoder, settled)
+        if own is not None:
+            settled = self._settled(own) if wanted == "auto" else wanted
+            compute = own.fastest(settled)
             if compute is not None:
                 return self._computation(DTYPES[settled], compute)
-            return self._computation(DTYPES["fp32"], fastest(encoder, "fp32"))
+            return self._computation(DTYPES["fp32"], own.fastest("fp32"))
         if wanted == "bf16":
             return self._computation(DTYPES["bf16"], None, torch.bfloat16)
         return self._computation(DTYPES["fp32"], None)
@@ -152,46 +185,20 @@ class ModelForward:
                 logits[row] = compute(inputs[row : row + 1])[0]
         return logits
 
-    def _settled(self, encoder: Described) -> Settled:
+    def _settled(self, own: Described) -> Settled:
         """What "auto" means for these weights."""
-        device = device_of(encoder).type
-        if not self._samples or device not in ("cpu", "cuda") or encoder.hidden < SMALLEST_HIDDEN:
+        device, hidden = own.weights.device.type, own.weights.hidden
+        if not self._samples or device not in ("cpu", "cuda") or hidden < SMALLEST_HIDDEN:
             return "fp32"
-        exact, rounded = fastest(encoder, "fp32"), fastest(encoder, "bf16")
+        exact, rounded = own.fastest("fp32"), own.fastest("bf16")
         if exact is None or rounded is None:
             return "fp32"
-        place = (device, type(rounded).__name__, encoder.hidden)
+        place = (device, type(rounded).__name__, hidden)
         if place not in _SAVES:
             _SAVES[place] = _saved(rounded, exact, self._samples) > SAVING
         if _SAVES[place] and agrees(rounded(self._samples), exact(self._samples)):
             return "bf16"
         return "fp32"
-
-
-def device_of(encoder: Described) -> torch.device:
-    """Where the weights are."""
-    return encoder.layers[0].qkv.weight.device
-
-
-def fastest(encoder: Described, precision: Settled) -> Compute | None:
-    """The fastest way to compute an encoder, or None: int8 without the kernel."""
-    if isinstance(encoder, Encoder) and device_of(encoder).type == "cpu":
-        found = _kernel_of(encoder, precision)
-        if found is not None:
-            return found
-    return None if precision == "int8" else _in_torch(encoder, getattr(torch, DTYPES[precision]))
-
-
-def _in_torch(encoder: Described, dtype: torch.dtype | None = None) -> Compute:
-    if isinstance(encoder, RotaryEncoder):
-        return RotaryComputation(encoder, dtype)
-    return EncoderComputation(encoder, dtype)
-
-
-def _kernel_of(encoder: Encoder, precision: Settled) -> Compute | None:
-    from secondpass.kernel import kernel_forward
-
-    return kernel_forward(encoder, precision)
 
 
 def _saved(rounded: Compute, exact: Compute, samples: Sequence[Tokens]) -> float:
@@ -208,14 +215,3 @@ def _saved(rounded: Compute, exact: Compute, samples: Sequence[Tokens]) -> float
             seconds.append(time.perf_counter() - began)
     # the first time warms up
     return 1 - min(taken[rounded][1:]) / min(taken[exact][1:])
-
-
-def why_no_int8(model: Any) -> str:
-    """What is missing for int8, in words."""
-    kind = type(model).__name__
-    encoder = describe(model)
-    if not isinstance(encoder, Encoder) or encoder.buckets is not None:
-        return f"{kind} is not covered by the compiled kernel"
-    if device_of(encoder).type != "cpu":
-        return "the compiled kernel is for CPUs"
-    return "the compiled kernel is not in this installation, or not for this processor"

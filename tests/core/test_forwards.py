@@ -15,10 +15,11 @@ import torch
 
 from secondpass import CrossEncoder, forwards
 from secondpass.errors import InvalidInput
-from secondpass.forwards import ModelForward, fastest
+from secondpass.forwards import ModelForward, described
+from secondpass.kernel import native
 from secondpass.merging import SharedReranker
-from secondpass.packed.computing import EncoderComputation
-from secondpass.packed.describing import describe
+from secondpass.packed.computing import PackedEncoder
+from secondpass.packed.families import describe
 from secondpass.packed.plain import Watch
 from secondpass.padded import Padding
 from secondpass.precision import Precision
@@ -33,7 +34,7 @@ NAMES = ("input_ids", "token_type_ids", "attention_mask")
 @pytest.fixture(autouse=True)
 def _no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an installation without the compiled kernel, but where a test puts one in."""
-    monkeypatch.setattr(forwards, "_kernel_of", lambda encoder, precision: None)
+    monkeypatch.setattr(native, "find", lambda precision: "the kernel was not compiled")
     monkeypatch.setattr(forwards, "_SAVES", {})
 
 
@@ -175,7 +176,7 @@ class _Kernel:
     """A computation that is told what to give: float32's logits and an error."""
 
     def __init__(self, encoder: Any, error: float, seconds: float) -> None:
-        self._own = EncoderComputation(encoder)
+        self._own = PackedEncoder(encoder)
         self._error, self._seconds = error, seconds
 
     def __call__(self, inputs: Sequence[Tokens]) -> Logits:
@@ -199,7 +200,7 @@ def test_auto_takes_bfloat16_only_where_it_is_faster_and_agrees(
     """The model's own scores decide; float32 otherwise."""
     model = model_of("bert", hidden_size=128)
     speeds = {"bf16": (error, seconds), "fp32": (0.0, 0.1)}
-    monkeypatch.setattr(forwards, "_kernel_of", lambda encoder, precision: _Kernel(encoder, *speeds[precision]))
+    monkeypatch.setattr(forwards, "_kernel", lambda encoder, precision: _Kernel(encoder, *speeds[precision]))
     inputs = inputs_of((9, 20, 30), model)
     forward = _forward(model, "auto", inputs)
     assert forward.ready().dtype == settled
@@ -220,17 +221,24 @@ def test_auto_is_exact_without_samples_and_for_small_models() -> None:
 
 def test_int8_without_the_kernel_is_refused_and_says_what_is_missing() -> None:
     """At once, not at the first call."""
-    with pytest.raises(InvalidInput, match="precision='int8': the compiled kernel is not in this installation"):
-        _forward(model_of("bert"), "int8")
-    for family, kind in (("modernbert", "ModernBert"), ("deberta-v2", "DebertaV2")):
-        with pytest.raises(InvalidInput, match=f"{kind}ForSequenceClassification is not covered"):
+    missing = {
+        "bert": "BertForSequenceClassification: the kernel was not compiled;",
+        "modernbert": "ModernBertForSequenceClassification: the kernel cannot compute this family of models;",
+        "deberta-v2": "DebertaV2ForSequenceClassification: the kernel has no relative positions;",
+    }
+    for family, reason in missing.items():
+        with pytest.raises(InvalidInput, match=f"precision='int8' for {reason}"):
             _forward(model_of(family), "int8")
+    changed = model_of("bert")
+    changed.classifier.register_forward_hook(lambda *given: None)
+    with pytest.raises(InvalidInput, match="the kernel does not know it, or it was changed"):
+        _forward(changed, "int8")
 
 
 def test_int8_by_the_kernel_and_exact_where_the_model_turns_into_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """The record says int8; a batch repeated in full precision is float32."""
     model = model_of("bert")
-    monkeypatch.setattr(forwards, "_kernel_of", lambda encoder, precision: _Kernel(encoder, 0.1, 0.0))
+    monkeypatch.setattr(forwards, "_kernel", lambda encoder, precision: _Kernel(encoder, 0.1, 0.0))
     forward, inputs = _forward(model, "int8"), inputs_of(LENGTHS, model)
     exact = reference(model, inputs)
     assert forward.ready().dtype == "int8"
@@ -270,16 +278,16 @@ def test_real_weights_equal_transformers_and_agree_in_bfloat16(pocket: CrossEnco
     encoder = describe(pocket.model)
     assert encoder is not None
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.1)):
-        assert np.allclose(EncoderComputation(encoder, dtype)(inputs), exact.numpy(), rtol=0, atol=tolerance)
+        assert np.allclose(PackedEncoder(encoder, dtype)(inputs), exact.numpy(), rtol=0, atol=tolerance)
 
 
 def test_the_fastest_is_torch_where_there_is_no_kernel() -> None:
     """But for int8, which torch alone does not have."""
-    encoder = describe(model_of("bert"))
-    assert encoder is not None
-    assert isinstance(fastest(encoder, "fp32"), EncoderComputation)
-    assert isinstance(fastest(encoder, "bf16"), EncoderComputation)
-    assert fastest(encoder, "int8") is None
+    found = described(model_of("bert"))
+    assert found is not None
+    assert isinstance(found.fastest("fp32"), PackedEncoder)
+    assert isinstance(found.fastest("bf16"), PackedEncoder)
+    assert found.fastest("int8") is None
 
 
 class _Half:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from secondpass.packed.describing import describe
 from secondpass.packed.encoder import Encoder
+from secondpass.packed.families import describe
 from secondpass.tokens import Tokens
 from tests.tiny_models import make_model
 

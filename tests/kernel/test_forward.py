@@ -14,10 +14,10 @@ import torch
 
 from secondpass.errors import InvalidInput
 from secondpass.kernel import native
-from secondpass.kernel.forward import KernelForward, chunk_ends, kernel_forward
+from secondpass.kernel.forward import KernelEncoder, chunk_ends, kernel_forward
 from secondpass.kernel.native import Routine
-from secondpass.packed.describing import describe
 from secondpass.packed.encoder import Encoder, Linear
+from secondpass.packed.families import describe
 from secondpass.tokens import Tokens
 from tests.kernel.encoders import FAMILIES, expected, made, sized, tokens
 from tests.packed.models import tensors
@@ -49,7 +49,7 @@ def full(request: pytest.FixtureRequest) -> Routine:
 
 def kernel(encoder: Encoder, routine: Routine) -> Callable[[Sequence[Tokens]], torch.Tensor]:
     """The forward of a routine, whose logits are compared with torch's."""
-    return tensors(KernelForward(encoder, routine))
+    return tensors(KernelEncoder(encoder, routine))
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -230,8 +230,8 @@ def test_chunks_hold_every_sequence_once() -> None:
 
 
 def test_without_a_library_there_is_no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The owner computes with torch then."""
+    """The owner computes with torch then, and hears why."""
     _, encoder = made()
-    assert kernel_forward(encoder, "fp32") is not None
+    assert isinstance(kernel_forward(encoder, "fp32"), KernelEncoder)
     monkeypatch.setenv(native.CHOSEN, "none such")
-    assert kernel_forward(encoder, "fp32") is None
+    assert kernel_forward(encoder, "fp32") == "the kernel has no fp32 for this processor among none such"

@@ -9,8 +9,8 @@ import torch
 
 from secondpass.kernel import native
 from secondpass.kernel.weights import digits_of, own_positions, pack, panels, smoothing, unsupported, widened
-from secondpass.packed.describing import describe
 from secondpass.packed.encoder import Encoder
+from secondpass.packed.families import describe
 from tests.kernel.encoders import made, sized
 from tests.tiny_models import make_model
 

@@ -13,6 +13,7 @@ import pytest
 from secondpass import CrossEncoder
 from secondpass.errors import SecondPassError
 from secondpass.merging import MergedBatch, SharedReranker, scoring_thread
+from secondpass.scoring import Computation
 from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
 
 NAME = "secondpass-score"
@@ -143,3 +144,22 @@ def test_whatever_ends_the_thread_nobody_waits_for_ever(
                 if thread.name == NAME:
                     thread.join(WAIT_S)
         assert len(shared.submit("cat", ["mat"]).result(WAIT_S).logits) == 1
+
+
+def test_a_call_that_came_after_the_model_was_asked_waits_for_the_next_round(
+    own_tiny: CrossEncoder, forward: WatchedForward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that changed before a call came are those that it is scored with."""
+    asked, later = forward.ready, []
+
+    def ready() -> Computation:
+        made = asked()
+        if not later:
+            later.append(shared.submit("cat", ["dog"]))
+        return made
+
+    with SharedReranker(own_tiny) as shared:
+        monkeypatch.setattr(forward, "ready", ready)
+        shared.submit("cat", ["mat"]).result(WAIT_S)
+        later[0].result(WAIT_S)
+    assert [len(batch) for batch in forward.lengths] == [1, 1]

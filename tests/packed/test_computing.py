@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from secondpass.packed.computing import EncoderComputation
-from secondpass.packed.describing import describe
+from secondpass.packed.computing import PackedEncoder
 from secondpass.packed.encoder import Encoder
+from secondpass.packed.families import describe
 from secondpass.tokens import Tokens
 from tests.packed.models import ENCODERS, LENGTHS, inputs_of, model_of, reference, tensors
 
@@ -19,7 +19,7 @@ from tests.packed.models import ENCODERS, LENGTHS, inputs_of, model_of, referenc
 def _computation(model: Any, dtype: torch.dtype | None = None) -> Callable[[Sequence[Tokens]], torch.Tensor]:
     encoder = describe(model)
     assert isinstance(encoder, Encoder)
-    return tensors(EncoderComputation(encoder, dtype))
+    return tensors(PackedEncoder(encoder, dtype))
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -68,7 +68,7 @@ def test_float64_stays_float64() -> None:
     inputs = inputs_of(LENGTHS, model)
     encoder = describe(model)
     assert isinstance(encoder, Encoder)
-    assert EncoderComputation(encoder).dtype == torch.float64
+    assert PackedEncoder(encoder).dtype == torch.float64
     assert torch.allclose(_computation(model)(inputs), reference(model, inputs), rtol=0, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Rules of `secondpass.packed.deberta`: every kind of DeBERTa there is, and those that are left to transformers."""
+"""Rules of `packed.families.deberta`: every kind of DeBERTa there is, and those that are left to transformers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 from transformers import DebertaV2Config
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
-from secondpass.packed.computing import EncoderComputation
-from secondpass.packed.deberta import buckets
-from secondpass.packed.describing import describe
+from secondpass.packed.computing import PackedEncoder
+from secondpass.packed.families import describe
+from secondpass.packed.families.deberta import buckets
 from tests.packed.models import LENGTHS, inputs_of, model_of, reference, tensors
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ def test_every_kind_equals_transformers(kind: str) -> None:
     encoder = describe(model)
     assert encoder is not None
     inputs = inputs_of(LENGTHS, model)
-    assert torch.allclose(tensors(EncoderComputation(encoder))(inputs), reference(model, inputs), rtol=0, atol=1e-5)
+    assert torch.allclose(tensors(PackedEncoder(encoder))(inputs), reference(model, inputs), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "most"), [(256, 512), (16, 128), (32, 40), (4, 7), (-1, 30), (0, 512)])

@@ -1,4 +1,4 @@
-"""Rules of `secondpass.packed.describing`: what is described, and what is not."""
+"""Rules of `secondpass.packed.families`: what is described, and what is not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
-from secondpass.packed.describing import describe
+from secondpass.packed.families import describe
 from tests.packed.models import FAMILIES, VOCABULARY, model_of
 
 

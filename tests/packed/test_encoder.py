@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from secondpass.packed.describing import describe
 from secondpass.packed.encoder import mapped
+from secondpass.packed.families import describe
 from tests.packed.models import model_of
 
 

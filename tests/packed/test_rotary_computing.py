@@ -1,4 +1,4 @@
-"""Rules of `secondpass.packed.rotary_computing`: ModernBERT's numbers without padding."""
+"""Rules of `secondpass.packed.families.modernbert`: ModernBERT's numbers without padding."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from secondpass.packed.describing import describe
-from secondpass.packed.rotary import RotaryEncoder
-from secondpass.packed.rotary_computing import RotaryComputation
+from secondpass.packed.families import describe
+from secondpass.packed.families.modernbert import PackedRotaryEncoder, RotaryEncoder
 from secondpass.tokens import Tokens
 from tests.packed.models import LENGTHS, inputs_of, model_of, reference, tensors
 
@@ -18,7 +17,7 @@ from tests.packed.models import LENGTHS, inputs_of, model_of, reference, tensors
 def _computation(model: Any, dtype: torch.dtype | None = None) -> Callable[[Sequence[Tokens]], torch.Tensor]:
     encoder = describe(model)
     assert isinstance(encoder, RotaryEncoder)
-    return tensors(RotaryComputation(encoder, dtype))
+    return tensors(PackedRotaryEncoder(encoder, dtype))
 
 
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -48,7 +48,7 @@ def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int
     return np.concatenate([[0], changes, [len(lengths)]]).astype(np.int32)
 
 
-class KernelForward:
+class KernelEncoder:
     """The forward of one encoder at one precision.
 
     Args:
@@ -141,10 +141,13 @@ class KernelForward:
         return memory if len(memory) >= size else aligned(size)
 
 
-def kernel_forward(encoder: Encoder, precision: Precision) -> KernelForward | None:
-    """The kernel's forward of this encoder, or None where it cannot be had."""
+def kernel_forward(encoder: Encoder, precision: Precision) -> KernelEncoder | str:
+    """The kernel's forward of this encoder, or a sentence that says why it cannot be had."""
+    missing = unsupported(encoder)
+    if missing is not None:
+        return missing
     routine = native.find(precision)
-    if isinstance(routine, str) or unsupported(encoder) is not None:
-        return None
+    if isinstance(routine, str):
+        return routine
     # not before: the copy of a half type is large
-    return KernelForward(mapped(encoder, torch.Tensor.float), routine)
+    return KernelEncoder(mapped(encoder, torch.Tensor.float), routine)

@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-class EncoderComputation:
+class PackedEncoder:
     """Model inputs to logits, without padding.
 
     Equal to transformers' own forward but for rounding. What a pair gets depends on its batch only by the rounding of

@@ -110,6 +110,11 @@ class Encoder:
         """Width of a token between layers."""
         return int(self.layers[0].qkv.weight.shape[1])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.layers[0].qkv.weight.device
+
 
 def mapped(value: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
     """A copy of a description (or a part of one) with every tensor changed, say to another type."""

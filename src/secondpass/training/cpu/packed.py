@@ -13,16 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from secondpass.errors import InvalidInput
+from secondpass.packed.families import trainable
 from secondpass.packed.layout import pack
 from secondpass.tokens import Tokens
 from secondpass.training.cpu.attention import CHUNK_BYTES, Chunk, Dropping, attend
 from secondpass.training.cpu.masks import DropoutSource, levels_dropped
-
-# Classes of transformers with BERT's layers; a head that pools reads the first token, like all the others.
-PACKABLE = frozenset(
-    f"{name}ForSequenceClassification" for name in ("Bert", "Camembert", "Electra", "Roberta", "XLMRoberta")
-)
-
 
 # Sequences are put into one chunk if the shortest has this share of the longest one's tokens.
 ALIKE = 0.8
@@ -76,35 +72,28 @@ class PackedForward:
         self._model = model
         self._typed = "token_type_ids" in input_names
         self._source = source
-        # RoBERTa's first position comes behind that of padding.
-        own = getattr(model.base_model.embeddings, "padding_idx", None)
-        self._first_position = 0 if own is None else own + 1
 
     def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
         """-> logits float32 [pairs, labels]."""
-        model = self._model
-        packed = pack(tokens, self._first_position)
-        encoder = model.base_model
+        # each time: adapters may have taken a module's place
+        own = trainable(self._model)
+        if own is None:
+            raise InvalidInput(f"{type(self._model).__name__} is not trained without padding: see `packable`")
+        packed = pack(tokens, own.first_position)
         types = packed.types if self._typed else torch.zeros_like(packed.types)
         ids, positions = packed.ids[None], packed.positions[None]
-        x = encoder.embeddings(input_ids=ids, token_type_ids=types[None], position_ids=positions)
-        if hasattr(encoder, "embeddings_project"):
-            x = encoder.embeddings_project(x)
-        x = x[0]
+        x = own.embeddings(input_ids=ids, token_type_ids=types[None], position_ids=positions)[0]
         if torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
-        *layers, last = encoder.encoder.layer
-        score_bytes = model.config.num_attention_heads * x.element_size()
+        *layers, last = own.layers
+        score_bytes = self._model.config.num_attention_heads * x.element_size()
         chunks = chunks_of(packed.lengths, score_bytes, first_only=False)
         for layer in layers:
             x = self._layer(layer, x, x, chunks)
         x = self._layer(last, x[packed.starts], x, chunks_of(packed.lengths, score_bytes, first_only=True))
         # back into the caller's order
         x = torch.empty_like(x).index_copy(0, packed.order, x)[:, None]
-        if getattr(encoder, "pooler", None) is not None:
-            x = model.dropout(encoder.pooler(x))
-        logits: torch.Tensor = model.classifier(x)
-        return logits.float()
+        return own.head(x).float()
 
     def _layer(self, layer: Any, rows: torch.Tensor, x: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
         """One layer for `rows` [queries, hidden], which see `x` [tokens, hidden]."""
@@ -123,10 +112,8 @@ class PackedForward:
 
 def packable(model: Any) -> bool:
     """Whether `PackedForward` does what the model's own forward does."""
-    kind = type(model)
     return (
-        kind.__name__ in PACKABLE
-        and kind.__module__.startswith("transformers.models.")
+        trainable(model) is not None
         and not model.config.is_decoder
         and model.device.type == "cpu"
         and not recomputes(model)

@@ -13,12 +13,7 @@ from types import TracebackType
 from torch import nn
 
 from secondpass.errors import InvalidInput
-
-# Weights registered above the layers that work below them: DeBERTa's relative positions, the convolution of its first.
-BELOW: Mapping[str, Mapping[str, int]] = {
-    "deberta": {"encoder.LayerNorm": 0},
-    "deberta-v2": {"encoder.LayerNorm": 0, "encoder.conv": 1},
-}
+from secondpass.packed.families import below
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,7 @@ def layers_of(model: nn.Module) -> Layers:
     base = str(getattr(model, "base_model_prefix", ""))
     prefix = f"{base}." if base and hasattr(model, base) else ""
     starts, count = _starts(model, prefix)
-    below = BELOW.get(str(getattr(getattr(model, "config", None), "model_type", "")), {})
+    known = below(str(getattr(getattr(model, "config", None), "model_type", "")))
     numbers: dict[str, int] = {}
     reached = 0
     for name, _ in model.named_parameters():
@@ -61,8 +56,8 @@ def layers_of(model: nn.Module) -> Layers:
         elif not name.startswith(prefix):
             numbers[name] = count + 1
         else:
-            known = (number for part, number in below.items() if name.startswith(f"{prefix}{part}."))
-            numbers[name] = next(known, _beside(model.get_submodule(name.rpartition(".")[0]), name, reached, count))
+            told = (number for part, number in known.items() if name.startswith(f"{prefix}{part}."))
+            numbers[name] = next(told, _beside(model.get_submodule(name.rpartition(".")[0]), name, reached, count))
     return Layers(count, numbers)
 
 

@@ -1,27 +1,149 @@
-"""The packed forward of ModernBERT: as in `computing`, with rotary positions and windows of attention."""
+"""ModernBERT: rotary positions, local attention, gated feed-forward, normalisation in front."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from secondpass.packed.attention import attention_for, rows_behind
 from secondpass.packed.computing import ACTIVATIONS
-from secondpass.packed.encoder import mapped
+from secondpass.packed.encoder import HiddenActivation, mapped
+from secondpass.packed.families.family import Architecture, Family
 from secondpass.packed.heads import Attention, Heads
 from secondpass.packed.layout import Packed, moved, pack
-from secondpass.packed.rotary import Affine, RotaryEncoder, RotaryLayer
+from secondpass.packed.parts import NotDescribed, hidden_activation, only, table
 from secondpass.padded import as_numpy
 from secondpass.scoring import Logits
 from secondpass.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """A linear layer [out, in] or the scale [hidden] of a normalisation, whose bias may be missing."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryLayer:
+    """`norm` None takes the input as it is; `frequencies` [head size / 2]; `window` None sees the whole sequence."""
+
+    norm: Affine | None
+    qkv: Affine
+    attention_out: Affine
+    feed_norm: Affine
+    gated: Affine
+    down: Affine
+    frequencies: torch.Tensor
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryHead:
+    """Pooled -> `dense` -> activation -> `norm` -> `out` [labels, hidden]."""
+
+    pooling: Literal["cls", "mean"]
+    dense: Affine
+    activation: HiddenActivation
+    norm: Affine
+    out: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryEncoder:
+    """The whole model; every normalisation has the same `eps`."""
+
+    words: torch.Tensor
+    embedding_norm: Affine
+    layers: tuple[RotaryLayer, ...]
+    final_norm: Affine
+    head: RotaryHead
+    heads: int
+    activation: HiddenActivation
+    eps: float
+
+    @property
+    def hidden(self) -> int:
+        """Width of a token between layers."""
+        return int(self.words.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.words.device
+
+
+def _describe(model: Any) -> RotaryEncoder:
+    """The weights of a `ModernBertForSequenceClassification`.
+
+    Raises:
+        NotDescribed: a part is not what the family has.
+        AttributeError: a part is missing.
+    """
+    config, body = model.config, model.model
+    if any(kind != "default" for kind in body.rotary_emb.rope_type.values()):
+        raise NotDescribed
+    layers = tuple(_layer(layer, body.rotary_emb, config) for layer in body.layers)
+    activations = {hidden_activation(layer.mlp.act) for layer in body.layers}
+    pooling = config.classifier_pooling
+    if pooling not in ("cls", "mean"):
+        raise NotDescribed
+    head = RotaryHead(
+        pooling,
+        _linear(model.head.dense),
+        hidden_activation(model.head.act),
+        _norm(model.head.norm, config),
+        _linear(model.classifier),
+    )
+    return RotaryEncoder(
+        words=table(body.embeddings.tok_embeddings),
+        embedding_norm=_norm(body.embeddings.norm, config),
+        layers=layers,
+        final_norm=_norm(body.final_norm, config),
+        head=head,
+        heads=config.num_attention_heads,
+        activation=only(activations),
+        eps=config.norm_eps,
+    )
+
+
+def _layer(layer: Any, rotary: Any, config: Any) -> RotaryLayer:
+    kind = layer.attention_type
+    return RotaryLayer(
+        norm=None if type(layer.attn_norm) is nn.Identity else _norm(layer.attn_norm, config),
+        qkv=_linear(layer.attn.Wqkv),
+        attention_out=_linear(layer.attn.Wo),
+        feed_norm=_norm(layer.mlp_norm, config),
+        gated=_linear(layer.mlp.Wi),
+        down=_linear(layer.mlp.Wo),
+        frequencies=getattr(rotary, f"{kind}_inv_freq"),
+        window=config.sliding_window if kind == "sliding_attention" else None,
+    )
+
+
+def _linear(module: nn.Module) -> Affine:
+    if type(module) is not nn.Linear:
+        raise NotDescribed
+    return Affine(module.weight.detach(), None if module.bias is None else module.bias.detach())
+
+
+def _norm(module: nn.Module, config: Any) -> Affine:
+    if type(module) is not nn.LayerNorm or module.weight is None or module.eps != config.norm_eps:
+        raise NotDescribed
+    return Affine(module.weight.detach(), None if module.bias is None else module.bias.detach())
+
 
 Turn = tuple[torch.Tensor, torch.Tensor]
 """Cosine and sine float32 [tokens, 1, 1, head size / 2]."""
 
 
-class RotaryComputation:
+class PackedRotaryEncoder:
     """Model inputs to logits, without padding.
 
     Equal to transformers' own forward but for rounding. Embeddings, the last normalisation and the head are computed in
@@ -71,27 +193,27 @@ class RotaryComputation:
         """[rows, hidden] -> the same, or with `firsts` [pairs, hidden]: only first tokens ask."""
         heads = Heads(self._count, self._size, layer.window)
         given = x if layer.norm is None else self._normed(layer.norm, x)
-        qkv = _linear(layer.qkv, given)
+        qkv = _product(layer.qkv, given)
         _turned(qkv[: len(packed.ids)].view(-1, 3, *heads.shape)[:, :2], turn)
         if firsts:
             query, x = qkv[packed.starts, : heads.hidden], x[packed.starts]
             context = attention.first(query, qkv[:, heads.hidden :].contiguous(), heads)
         else:
             context = attention.all(qkv, heads)
-        x = _linear(layer.attention_out, context).add_(x)
-        inner, gate = _linear(layer.gated, self._normed(layer.feed_norm, x)).chunk(2, dim=-1)
-        return _linear(layer.down, self._act(inner).mul_(gate)).add_(x)
+        x = _product(layer.attention_out, context).add_(x)
+        inner, gate = _product(layer.gated, self._normed(layer.feed_norm, x)).chunk(2, dim=-1)
+        return _product(layer.down, self._act(inner).mul_(gate)).add_(x)
 
     def _headed(self, pooled: torch.Tensor) -> torch.Tensor:
         """Pooled float32 [pairs, hidden] -> logits [pairs, labels]."""
         own = self._head
-        return _linear(own.out, self._normed(own.norm, self._head_act(_linear(own.dense, pooled))))
+        return _product(own.out, self._normed(own.norm, self._head_act(_product(own.dense, pooled))))
 
     def _normed(self, own: Affine, x: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x, own.weight.shape, own.weight, own.bias, self._eps)
 
 
-def _linear(own: Affine, x: torch.Tensor) -> torch.Tensor:
+def _product(own: Affine, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, own.weight, own.bias)
 
 
@@ -113,3 +235,10 @@ def _means(x: torch.Tensor, packed: Packed) -> torch.Tensor:
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=x.device), lengths)
     sums = x.new_zeros(len(lengths), x.shape[1]).index_add_(0, owner, x[: len(packed.ids)])
     return sums / lengths[:, None]
+
+
+FAMILY = Family(
+    architectures={"ModernBertForSequenceClassification": Architecture(_describe)},
+    in_torch=PackedRotaryEncoder,
+    for_kernel=lambda encoder: None,
+)

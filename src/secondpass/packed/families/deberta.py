@@ -1,7 +1,8 @@
-"""What DeBERTa-v2 and v3 have that BERT has not: products with distances, as plain weights."""
+"""DeBERTa-v2 and v3: BERT's layers, and products with distances."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,29 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from secondpass.packed.encoder import HeadActivation, Linear, Relative, mapped
+from secondpass.packed.computing import PackedEncoder
+from secondpass.packed.encoder import Encoder, Head, HeadActivation, Linear, Relative, mapped
+from secondpass.packed.families.bert import embeddings_of, encoder_of
+from secondpass.packed.families.family import Architecture, Family
 from secondpass.packed.parts import NotDescribed, linear, norm, table
 
 POOLER_ACTIVATIONS: dict[str, HeadActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
 KINDS = {"c2p", "p2c"}
 
 
-def pooler_activation(config: Any) -> HeadActivation:
+def _describe(model: Any) -> Encoder:
+    body = model.base_model
+    if getattr(body.embeddings, "embed_proj", None) is not None or body.encoder.conv is not None:
+        raise NotDescribed
+    head = Head(linear(model.pooler.dense), _pooler_activation(model.config), linear(model.classifier))
+    made = encoder_of(model, embeddings_of(body), head, ("query_proj", "key_proj", "value_proj"))
+    layers = zip(made.layers, _relatives(model), strict=True)
+    return replace(
+        made, layers=tuple(replace(layer, relative=own) for layer, own in layers), buckets=buckets(model.config)
+    )
+
+
+def _pooler_activation(config: Any) -> HeadActivation:
     """Between the pooler and the classifier.
 
     Raises:
@@ -28,7 +44,7 @@ def pooler_activation(config: Any) -> HeadActivation:
     return POOLER_ACTIVATIONS[name]
 
 
-def relatives(model: Any) -> list[Relative]:
+def _relatives(model: Any) -> list[Relative]:
     """What distances add to the scores of each layer, computed in float32 from weights of half a type.
 
     Raises:
@@ -84,3 +100,11 @@ def buckets(config: Any) -> npt.NDArray[np.int64]:
     bucket = torch.where(distance.abs() <= middle, distance.float(), row * distance.sign())
     rows: npt.NDArray[np.int64] = (bucket.long() + count).clamp(0, 2 * count - 1).numpy()
     return rows
+
+
+FAMILY = Family(
+    architectures={"DebertaV2ForSequenceClassification": Architecture(_describe)},
+    in_torch=PackedEncoder,
+    for_kernel=lambda encoder: encoder,
+    below={"deberta-v2": {"encoder.LayerNorm": 0, "encoder.conv": 1}},
+)

@@ -1,62 +1,37 @@
-"""transformers' encoders as plain weights, or None where the weights do not tell all.
-
-Descriptions share the model's memory where torch's layout allows it; only the joined projection of query, key and
-value is a copy. `Watch` tells when a description has grown old.
-"""
+"""BERT and what has its layers: RoBERTa, XLM-R, CamemBERT, ELECTRA; and DistilBERT, which names them otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
-from secondpass.packed.deberta import buckets, pooler_activation, relatives
+from secondpass.packed.computing import PackedEncoder
 from secondpass.packed.encoder import Embeddings, Encoder, Head, HeadActivation, Layer
+from secondpass.packed.families.family import Architecture, Family, Trainable
 from secondpass.packed.parts import NotDescribed, hidden_activation, joined, linear, norm, only, table
-from secondpass.packed.plain import is_plain
-from secondpass.packed.rotary import RotaryEncoder, describe_modernbert
-
-
-def describe(model: nn.Module) -> Encoder | RotaryEncoder | None:
-    """The weights of a sequence-classification model of transformers.
-
-    Args:
-        model: of any class.
-
-    Returns:
-        None for a family that is not covered, and for a model that was changed: adapters, hooks, quantised layers, a
-        head of its own, weights of several types or on several devices.
-    """
-    kind = type(model)
-    describer = DESCRIBERS.get(kind.__name__)
-    if describer is None or not kind.__module__.startswith("transformers.models.") or not is_plain(model):
-        return None
-    kinds = {(weight.device, weight.dtype) for weight in model.parameters()}
-    if len(kinds) != 1 or not next(iter(kinds))[1].is_floating_point or next(iter(kinds))[0].type == "meta":
-        return None
-    with torch.no_grad():
-        try:
-            return describer(model)
-        except (AttributeError, NotDescribed):
-            return None
 
 
 def _bert(model: Any) -> Encoder:
     body = model.base_model
     head = Head(linear(body.pooler.dense), "tanh", linear(model.classifier))
-    return _encoder(model, _embeddings(body, first_position=0), head)
+    return encoder_of(model, embeddings_of(body), head)
 
 
 def _roberta(model: Any) -> Encoder:
-    embeddings = _embeddings(model.base_model, model.base_model.embeddings.padding_idx + 1)
-    return _encoder(model, embeddings, _head(model.classifier, "tanh"))
+    embeddings = embeddings_of(model.base_model, _first_position(model))
+    return encoder_of(model, embeddings, _head(model.classifier, "tanh"))
 
 
 def _electra(model: Any) -> Encoder:
-    return _encoder(model, _embeddings(model.base_model, 0), _head(model.classifier, "gelu"))
+    return encoder_of(model, embeddings_of(model.base_model), _head(model.classifier, "gelu"))
+
+
+def _first_position(model: Any) -> int:
+    """RoBERTa's comes behind that of padding."""
+    padding: int = model.base_model.embeddings.padding_idx
+    return padding + 1
 
 
 def _head(head: Any, activation: HeadActivation) -> Head:
@@ -67,7 +42,8 @@ def _head(head: Any, activation: HeadActivation) -> Head:
     return Head(linear(head.dense), activation, linear(head.out_proj))
 
 
-def _embeddings(body: Any, first_position: int) -> Embeddings:
+def embeddings_of(body: Any, first_position: int = 0) -> Embeddings:
+    """The embeddings of a model whose parts are called as BERT's are."""
     own = body.embeddings
     projection = getattr(body, "embeddings_project", None)
     return Embeddings(
@@ -84,21 +60,10 @@ def _optional(module: Any) -> torch.Tensor | None:
     return None if module is None else table(module)
 
 
-def _deberta(model: Any) -> Encoder:
-    body = model.base_model
-    if getattr(body.embeddings, "embed_proj", None) is not None or body.encoder.conv is not None:
-        raise NotDescribed
-    head = Head(linear(model.pooler.dense), pooler_activation(model.config), linear(model.classifier))
-    made = _encoder(model, _embeddings(body, 0), head, ("query_proj", "key_proj", "value_proj"))
-    layers = zip(made.layers, relatives(model), strict=True)
-    return replace(
-        made, layers=tuple(replace(layer, relative=own) for layer, own in layers), buckets=buckets(model.config)
-    )
-
-
-def _encoder(
+def encoder_of(
     model: Any, embeddings: Embeddings, head: Head, names: Sequence[str] = ("query", "key", "value")
 ) -> Encoder:
+    """A model whose layers are made and called as BERT's are, but for the `names` of the projections."""
     config, body = model.config, model.base_model
     kind = getattr(config, "position_embedding_type", None)
     if getattr(config, "is_decoder", False) or kind not in (None, "absolute"):
@@ -139,18 +104,6 @@ def _distilbert(model: Any) -> Encoder:
     return _checked(Encoder(embeddings, layers, head, model.config.n_heads, only(activations)))
 
 
-DESCRIBERS: dict[str, Callable[[Any], Encoder | RotaryEncoder]] = {
-    "BertForSequenceClassification": _bert,
-    "RobertaForSequenceClassification": _roberta,
-    "XLMRobertaForSequenceClassification": _roberta,
-    "CamembertForSequenceClassification": _roberta,
-    "ElectraForSequenceClassification": _electra,
-    "DistilBertForSequenceClassification": _distilbert,
-    "DebertaV2ForSequenceClassification": _deberta,
-    "ModernBertForSequenceClassification": describe_modernbert,
-}
-
-
 def _checked(encoder: Encoder) -> Encoder:
     """Shapes that only a pruned or otherwise rebuilt model would not have."""
     hidden = encoder.hidden
@@ -160,3 +113,39 @@ def _checked(encoder: Encoder) -> Encoder:
     if hidden % encoder.heads:
         raise NotDescribed
     return encoder
+
+
+def _bert_trainable(model: Any) -> Trainable:
+    body = model.base_model
+    return Trainable(
+        body.embeddings, body.encoder.layer, lambda firsts: model.classifier(model.dropout(body.pooler(firsts)))
+    )
+
+
+def _roberta_trainable(model: Any) -> Trainable:
+    body = model.base_model
+    return Trainable(body.embeddings, body.encoder.layer, model.classifier, _first_position(model))
+
+
+def _electra_trainable(model: Any) -> Trainable:
+    body = model.base_model
+
+    def embeddings(**places: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = body.embeddings(**places)
+        return body.embeddings_project(made) if hasattr(body, "embeddings_project") else made
+
+    return Trainable(embeddings, body.encoder.layer, model.classifier)
+
+
+FAMILY = Family(
+    architectures={
+        "BertForSequenceClassification": Architecture(_bert, _bert_trainable),
+        "RobertaForSequenceClassification": Architecture(_roberta, _roberta_trainable),
+        "XLMRobertaForSequenceClassification": Architecture(_roberta, _roberta_trainable),
+        "CamembertForSequenceClassification": Architecture(_roberta, _roberta_trainable),
+        "ElectraForSequenceClassification": Architecture(_electra, _electra_trainable),
+        "DistilBertForSequenceClassification": Architecture(_distilbert),
+    },
+    in_torch=PackedEncoder,
+    for_kernel=lambda encoder: encoder,
+)

@@ -1,0 +1,158 @@
+"""Every architecture of the registry, through every door it has, gives the logits of transformers' own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    CamembertConfig,
+    CamembertForSequenceClassification,
+)
+
+from secondpass.kernel import native
+from secondpass.kernel.forward import KernelEncoder
+from secondpass.kernel.weights import unsupported
+from secondpass.packed.families import FAMILIES, describe, family_of, trainable
+from secondpass.padded import Padding
+from secondpass.training.cpu.forward import PaddedForward, training_forward
+from secondpass.training.cpu.masks import DropoutSource
+from secondpass.training.cpu.packed import PackedForward
+from secondpass.training.weights.layers import layers_of
+from tests.packed.models import LENGTHS, inputs_of, model_of, reference, tensors
+
+
+def _camembert() -> Any:
+    """The same layers as RoBERTa's, under another class and config."""
+    given = model_of("roberta", 3)
+    settings = given.config.to_dict() | {"model_type": "camembert", "architectures": None}
+    model = CamembertForSequenceClassification(CamembertConfig(**settings))
+    model.load_state_dict(given.state_dict())
+    return model.eval()
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "BertForSequenceClassification": lambda: model_of("bert", 3),
+    "RobertaForSequenceClassification": lambda: model_of("roberta", 3),
+    "XLMRobertaForSequenceClassification": lambda: model_of("xlm-roberta", 3),
+    "CamembertForSequenceClassification": _camembert,
+    "ElectraForSequenceClassification": lambda: model_of("electra", 3),
+    "DistilBertForSequenceClassification": lambda: model_of("distilbert", 3),
+    "DebertaV2ForSequenceClassification": lambda: model_of("deberta-v2", 3),
+    "ModernBertForSequenceClassification": lambda: model_of("modernbert", 3),
+}
+ARCHITECTURES = [name for family in FAMILIES for name in family.architectures]
+NAMES = ("input_ids", "token_type_ids", "attention_mask")
+
+
+def tiny(name: str) -> Any:
+    """A tiny random model of an architecture with three labels; an architecture without one fails its tests."""
+    assert name in MODELS, f"{name} is in the registry: give it a tiny model here"
+    model = MODELS[name]()
+    assert type(model).__name__ == name
+    return model
+
+
+def test_no_architecture_is_in_two_families() -> None:
+    """And none is tested that is not there."""
+    assert len(set(ARCHITECTURES)) == len(ARCHITECTURES)
+    assert set(ARCHITECTURES) == set(MODELS)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_torch_gives_the_logits_of_transformers(name: str) -> None:
+    """Without padding, and in float32 to 1e-5."""
+    model = tiny(name)
+    family, weights = family_of(model), describe(model)
+    assert family is not None
+    assert weights is not None
+    assert (weights.hidden, weights.device) == (32, torch.device("cpu"))
+    inputs = inputs_of(LENGTHS, model)
+    made = tensors(family.in_torch(weights, None))(inputs)
+    assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_kernel_gives_them_or_says_why_not(name: str) -> None:
+    """Which architectures it computes is told in words wherever they end."""
+    model = tiny(name)
+    family, weights = family_of(model), describe(model)
+    assert family is not None
+    assert weights is not None
+    encoder = family.for_kernel(weights)
+    missing = "no form of it" if encoder is None else unsupported(encoder)
+    assert (missing is None) == (
+        name not in {"DebertaV2ForSequenceClassification", "ModernBertForSequenceClassification"}
+    )
+    if encoder is None or missing is not None:
+        return
+    routine = native.find("fp32")
+    if isinstance(routine, str):
+        pytest.skip(routine)
+    inputs = inputs_of(LENGTHS, model)
+    made = tensors(KernelEncoder(encoder, routine))(inputs)
+    assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
+
+
+def _gradients(model: nn.Module, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    logits.square().sum().backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_training_has_the_logits_and_gradients_of_transformers(name: str) -> None:
+    """Packed where the family says how, padded elsewhere."""
+    model = tiny(name).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    padding = Padding(model.config.pad_token_id)
+    inputs = inputs_of((1, 5, 30, 17, 17, 90), model)
+    names = NAMES if getattr(model.config, "type_vocab_size", 0) > 0 else ("input_ids", "attention_mask")
+    forward = training_forward(model, names, padding, DropoutSource(0))
+    assert isinstance(forward, PaddedForward if trainable(model) is None else PackedForward)
+    theirs = PaddedForward(model, names, padding)
+    made, wanted = forward(inputs), theirs(inputs)
+    assert torch.allclose(made, wanted, rtol=0, atol=1e-5)
+    ours, expected = _gradients(model, made), _gradients(model, wanted)
+    assert ours.keys() == expected.keys()
+    largest = max(float(grad.abs().max()) for grad in expected.values())
+    for weight, grad in expected.items():
+        assert torch.allclose(ours[weight], grad, rtol=1e-3, atol=1e-6 * largest), weight
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_layer_has_its_number(name: str) -> None:
+    """Words lie below the first layer, the classifier above the last."""
+    model = tiny(name)
+    found = layers_of(model)
+    assert found.count == 2
+    assert set(found.numbers.values()) == {0, 1, 2, 3}
+    words = next(name for name, weight in model.named_parameters() if weight.shape[0] == model.config.vocab_size)
+    assert found.numbers[words] == 0
+    assert (
+        found.numbers["classifier.weight" if "classifier.weight" in found.numbers else "classifier.out_proj.weight"]
+        == 3
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: next(iter(family.architectures)))
+def test_weights_that_work_below_the_layers_are_there(family: Any) -> None:
+    """Names that a model type tells are weights of its encoder, and are counted as told."""
+    for model_type, told in family.below.items():
+        config = AutoConfig.for_model(
+            model_type, vocab_size=80, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+            relative_attention=True, pos_att_type=["c2p"], position_buckets=16, norm_rel_ebd="layer_norm",
+            conv_kernel_size=3,
+        )  # fmt: skip
+        model = AutoModelForSequenceClassification.from_config(config)
+        numbers = layers_of(model).numbers
+        for part, number in told.items():
+            found = {numbers[name] for name in numbers if f".{part}." in name and ".layer." not in name}
+            assert found == {number}, (model_type, part)
