@@ -31,6 +31,7 @@ ORDER = (
     "training.examples",
     "renamed",
     "persistence.quiet",
+    "text",
     # files of texts, judgements and runs
     "lines",
     "journal",
@@ -67,7 +68,6 @@ ORDER = (
     "evaluation.reporting.terminal",
     "evaluation.reporting.page",
     # texts to a ranking, a stage each
-    "text",
     "inputs",
     "token_cache",
     "cuts",
@@ -102,9 +102,10 @@ ORDER = (
     "forwards",
     # the stages joined
     "engine",
-    "ranking",
-    "relevance",
+    "activations",
     "outputs",
+    "relevance",
+    "ranking",
     # folders to models and back
     "persistence",
     "persistence.model_config",
@@ -114,7 +115,6 @@ ORDER = (
     "persistence.weights",
     "persistence.compact",
     "persistence.loading",
-    "activations",
     "persistence.saving",
     "devices",
     # labelled pairs to a score of a model

@@ -124,7 +124,12 @@ class Job:
                 self.waiting.append(row)
                 self.waiting_tokens += len(item)
                 self._real_tokens += len(item)
+<<<<<<< HEAD
             self.tokens.append(_counted_from(start, item))
+=======
+            cut = item.cut
+            self.tokens.append(item if cut is None else replace(item, cut=replace(cut, index=cut.index + start)))
+>>>>>>> br-B
         self._tokenising += seconds
         self._planning += time.perf_counter() - began
 

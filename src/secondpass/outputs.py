@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from secondpass.activations import Activation, is_elementwise
+from secondpass.activations import MODULE_OF_FUNCTION, Activation
 from secondpass.errors import InvalidInput, NonFiniteScore
 
 Scores = npt.NDArray[np.float32] | torch.Tensor | list[torch.Tensor]
@@ -17,6 +19,57 @@ Scores = npt.NDArray[np.float32] | torch.Tensor | list[torch.Tensor]
 # Numbers a function gets at a time. Libraries compute whole vectors in one way and what is left over in another, and
 # share out long arrays among threads: in pieces of one size no number is at a place where it comes out otherwise.
 BLOCK = 256
+
+# Applied to each number by itself, whatever their settings.
+ELEMENTWISE: frozenset[type[nn.Module]] = frozenset({nn.Identity, *MODULE_OF_FUNCTION.values()})
+# Never falling; those below only with some settings.
+RISING: frozenset[type[nn.Module]] = frozenset(
+    {
+        nn.Identity,
+        nn.Sigmoid,
+        nn.Tanh,
+        nn.LogSigmoid,
+        nn.Softsign,
+        nn.SELU,
+        nn.ReLU,
+        nn.ReLU6,
+        nn.Hardtanh,
+        nn.Hardsigmoid,
+        nn.Tanhshrink,
+    }
+)
+# From here on torch's Softplus is a straight line, which must not lie below the curve by more than rounding.
+SOFTPLUS_LINE = 20.0
+
+
+def is_elementwise(activation: Activation) -> bool:
+    """Whether this is a function of torch that treats every number by itself (also several in a row, or none)."""
+    return all(type(step) in ELEMENTWISE or _module_of(step) is not None for step in _steps(activation))
+
+
+def rises(activation: Activation) -> bool:
+    """Whether a higher logit is known to have no lower score, so that documents can be ordered by their logits."""
+    return all(_module_of(step) in RISING or type(step) in RISING or _rises_so_set(step) for step in _steps(activation))
+
+
+def _steps(activation: Activation) -> list[Activation]:
+    if type(activation) is nn.Sequential:
+        return [inner for step in activation for inner in _steps(step)]
+    return [activation]
+
+
+def _module_of(activation: Activation) -> type[nn.Module] | None:
+    return MODULE_OF_FUNCTION.get(activation) if inspect.isroutine(activation) else None
+
+
+def _rises_so_set(activation: Activation) -> bool:
+    if type(activation) is nn.LeakyReLU:
+        return activation.negative_slope >= 0
+    if type(activation) is nn.ELU or type(activation) is nn.CELU:
+        return activation.alpha > 0
+    if type(activation) is nn.Softplus:
+        return activation.beta > 0 and activation.threshold >= SOFTPLUS_LINE
+    return False
 
 
 def in_blocks(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:

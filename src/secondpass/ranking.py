@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from secondpass.activations import Activation, rises
+from secondpass.activations import Activation
 from secondpass.errors import NonFiniteScore
 from secondpass.limits import positive_int
-from secondpass.outputs import activated, by_label
+from secondpass.outputs import activated, by_label, rises
 from secondpass.record import CallRecord, Cut
 from secondpass.relevance import Relevance, relevance_logits
 

@@ -10,11 +10,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from secondpass.limits import positive_int
-
-Ids = npt.NDArray[np.int32]
+from secondpass.templates import Ids
 
 # What an entry takes beside its ids: two bytes objects and their places, a table just grown included.
 ENTRY_BYTES = 300

@@ -191,3 +191,28 @@ def test_the_progress_bar_follows_the_logger(
         assert captured.out == ""
         assert ("Batches" in captured.err) is shown
         assert ("2/2" in captured.err) is shown
+
+
+class Nothing(nn.Sequential):
+    """Changes nothing and, having no members, is falsy."""
+
+
+@pytest.mark.parametrize("falsy", [nn.Sequential(), Nothing()])
+def test_a_falsy_activation_is_applied(tiny: CrossEncoder, falsy: nn.Module) -> None:
+    """What is given is given: only None is the model's own."""
+    logits = tiny.predict(PAIRS, activation_fct=nn.Identity())
+    assert not falsy
+    assert np.array_equal(tiny.predict(PAIRS, activation_fct=falsy), logits)
+    hits = tiny.rank(QUERY, DOCUMENTS, activation_fct=falsy)
+    assert sorted(float(hit["score"]) for hit in hits) == sorted(logits.tolist())
+    (ranking,) = tiny.rank_many([QUERY], [DOCUMENTS], activation_fct=falsy)
+    assert [item.score for item in ranking.documents] == [item.logit for item in ranking.documents]
+    own = CrossEncoder(tiny.config.name_or_path or tiny.tokenizer.name_or_path, default_activation_function=falsy)
+    assert np.allclose(own.predict(PAIRS), logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 33, 100])
+def test_a_score_goes_by_its_pair_and_not_by_the_size_of_the_call(tiny: CrossEncoder, size: int) -> None:
+    """Equal pairs of any number have one score."""
+    one = tiny.predict(PAIRS[:1])
+    assert tiny.predict(PAIRS[:1] * size).tolist() == one.tolist() * size

@@ -123,9 +123,12 @@ def test_the_bar_counts_batches_that_were_halved(capsys: pytest.CaptureFixture[s
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("labels", [1, 3])
-def test_a_score_goes_by_its_logit_alone(activation: Callable[[torch.Tensor], torch.Tensor], labels: int) -> None:
+@pytest.mark.parametrize(("labels", "threads"), [(1, 1), (1, 2), (3, 2)])
+def test_a_score_goes_by_its_logit_alone(
+    activation: Callable[[torch.Tensor], torch.Tensor], labels: int, threads: int
+) -> None:
     """Neither its place nor the number of pairs changes a bit, nor does softmax over the labels."""
+    torch.set_num_threads(threads)
     count = 2 * 40_000  # beyond where torch shares an array out among threads
     logits = torch.randn((count, labels), generator=torch.Generator().manual_seed(3)) * 6
     for softmax in (False, True):

@@ -32,6 +32,11 @@ def test_reads_queries_of_every_form(tmp_path: Path) -> None:
     [
         ("q.jsonl", '{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}', "query id 'a' was given before"),
         ("q.jsonl", '{"_id": "b", "text": "x"}\n{"_id": "a", "text": " "}', "the text of query 'a' is blank"),
+        (
+            "q.jsonl",
+            '{"_id": "b", "text": "x"}\n{"_id": "a", "text": "\\u200b\\ufeff"}',
+            "the text of query 'a' is blank",
+        ),
         ("q.tsv", "1\tone\ntwo", "not an id, a tab and a text"),
         ("q.tsv", "1\tone\n\ttwo", "not an id, a tab and a text"),
     ],

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondpass.errors import InvalidInput
-from secondpass.text import CHARACTERS_PER_TOKEN, checked_documents, checked_query, prepared
+from secondpass.text import CHARACTERS_PER_TOKEN, checked_documents, checked_query, is_blank, prepared, readable
 
 
 def test_an_element_that_is_no_str_is_named_with_its_index() -> None:
@@ -28,7 +28,7 @@ def test_a_generator_is_read_once() -> None:
     assert checked_documents(word for word in ("a", "b")) == ["a", "b"]
 
 
-@pytest.mark.parametrize("value", ["", " \n\t", "\u00a0"])
+@pytest.mark.parametrize("value", ["", " \n\t", "\u00a0", "\u200b", "\ufeff"])
 def test_a_blank_query_is_refused(value: str) -> None:
     """There is nothing to rank by."""
     with pytest.raises(InvalidInput, match="query is blank"):
@@ -57,3 +57,35 @@ def test_any_text_can_be_encoded_afterwards(value: str) -> None:
     except UnicodeEncodeError:
         return
     assert text == value
+
+
+NOTHING = (
+    "",
+    " \t\r\n\u00a0\u2003\u3000",
+    "\u200b\u200c\u200d\u2060\ufeff",
+    "\u00ad",
+    "\x00\x07\x1b\x7f\x85",
+    "\ud800",
+    "\udfff\ud800",
+    "\ufffd",
+    "\u0301\ufe0f",
+    "\ue000\U0010fffd",
+    "\u0378",
+    "\u3164\u115f\u2800",
+)
+
+
+@pytest.mark.parametrize("text", [*NOTHING, "".join(NOTHING), "\n" * 100_000])
+def test_what_says_nothing_is_blank(text: str) -> None:
+    """Whatever it is made of; the model reads it as an empty text."""
+    assert is_blank(text)
+    assert readable(text) == ""
+
+
+@pytest.mark.parametrize("visible", ["a", "7", ".", "\u4e2d", "\u0e01", "\u20ac", "\U0001f600", "\u00bf"])
+@pytest.mark.parametrize("nothing", NOTHING)
+def test_one_visible_character_says_something(visible: str, nothing: str) -> None:
+    """Wherever it stands, also far behind."""
+    for text in (visible, nothing + visible, visible + nothing, "\u200b" * 1000 + visible + nothing):
+        assert not is_blank(text)
+        assert readable(text) == text

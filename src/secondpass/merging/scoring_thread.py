@@ -1,4 +1,4 @@
-"""The thread that scores: takes a round from the queue, runs it, hands out what is complete."""
+"""The thread that scores: takes a batch from the queue, runs it, hands out what is complete."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 # A thread that found nothing to do for so long ends; the next call starts another.
 IDLE_S = 5.0
-# How much the latest round counts in the measured speed.
+# How much the latest batch counts in the measured speed.
 FRESH = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class MergedBatch:
-    """One round through the model: how many calls shared it, its pairs and tokens, wall clock in seconds."""
+    """One shared batch: how many calls shared it, its pairs and tokens, wall clock in seconds."""
 
     calls: int
     pairs: int
@@ -82,7 +82,7 @@ class ScoringThread:
     def _run(self) -> None:
         try:
             while self._wait():
-                self._turn()
+                self._score_next()
         except BaseException as error:
             with self._queue.changed:
                 self._thread = None
@@ -100,8 +100,8 @@ class ScoringThread:
                     return False
             return True
 
-    def _turn(self) -> None:
-        """One round, unless everything was taken back; a model that refuses to score fails what waits for it."""
+    def _score_next(self) -> None:
+        """One batch, unless everything was taken back; a model that refuses to score fails what waits for it."""
         try:
             engine = self._reranker.engine()
             self._gather(self._budget(str(self._reranker.device)))
@@ -125,7 +125,7 @@ class ScoringThread:
         return self._max_round_tokens or self._reranker.max_batch_tokens or batch_tokens(device)
 
     def _shares(self, asked: float, budget: int, computation: Computation) -> list[Share]:
-        """The next round among calls that came before the model was `asked`: later ones want to know it as it is."""
+        """The next batch among calls that came before the model was `asked`: later ones want to know it as it is."""
         with self._queue.changed:
             late = [call for call in self._queue.calls if call.late]
         for call in late:
@@ -135,7 +135,7 @@ class ScoringThread:
             return next_batch(calls, budget, computation.pads, self.seconds_per_token)
 
     def _gather(self, budget: int) -> None:
-        """Let a round that is not full wait for company, if that is allowed."""
+        """Let a batch that is not full wait for company, if that is allowed."""
         queue = self._queue
         with queue.changed:
             while self._max_wait_s and not queue.closed and sum(call.waiting_tokens for call in queue.calls) < budget:
@@ -165,7 +165,7 @@ class ScoringThread:
                 self._deliver(share.call, computation)
 
     def _deliver(self, call: Call, computation: Computation | None = None) -> None:
-        """Give a call that is complete its answer; None asks the model, for one that was so without a round."""
+        """Give a call that is complete its answer; None asks the model, for one that was so without a batch."""
         with self._queue.changed:
             if call.settled or not call.complete:
                 return

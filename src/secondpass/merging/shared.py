@@ -1,7 +1,7 @@
 """`SharedReranker`: one thread scores what every other thread and coroutine asks for.
 
-Callers tokenise in their own threads (coroutines in a small pool), a piece at a time, ahead of the model. While a round
-runs, new pairs gather; the next round takes them together. Nothing waits for company unless `max_wait_ms` says so.
+Callers tokenise in their own threads (coroutines in a small pool), a piece at a time, ahead of the model. While a batch
+runs, new pairs gather; the next batch takes them together. Nothing waits for company unless `max_wait_ms` says so.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class SharedReranker:
         reranker: the model; it may be used directly at the same time.
         max_waiting_pairs: pairs accepted and not yet answered; a call beyond it is refused at once.
         max_waiting_tokens: the same for their tokens.
-        max_wait_ms: how long an idle model waits for more pairs to fill a round; 0 never waits.
-        max_round_tokens: tokens of one round; None takes the model's batch budget.
+        max_wait_ms: how long an idle model waits for more pairs to fill a batch; 0 never waits.
+        max_round_tokens: tokens of one batch; None takes the model's batch budget.
         tokenising_threads: threads that tokenise for coroutines.
-        watch: hears of every round, in the scoring thread; it must not block.
+        watch: hears of every batch, in the scoring thread; it must not block.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Whose pairs are scored next.
 
 Every waiting call has a finishing time that it could expect of an idle model: when it came plus the time its remaining
-pairs take. The earliest goes first and the next fill what is left of the round. So a call of five documents overtakes
+pairs take. The earliest goes first and the next fill what is left of the batch. So a call of five documents overtakes
 one of ten thousand that is under way, calls that began are finished rather than all kept half done (the mean wait of
 equal calls is half of what taking turns gives), and nothing starves: once a long call has waited as long as it would
 have taken alone, no newcomer is ahead of it.
@@ -17,7 +17,7 @@ from secondpass.merging.calls import Call
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The rows of one call in a round, longest first."""
+    """The rows of one call in a batch, longest first."""
 
     call: Call
     rows: tuple[int, ...]
@@ -29,11 +29,11 @@ class Share:
 
 
 def next_batch(calls: Iterable[Call], budget: int, padded: bool, seconds_per_token: float) -> list[Share]:
-    """Take the next round's rows out of the calls: at most `budget` tokens, or one pair that is longer alone.
+    """Take the next batch's rows out of the calls: at most `budget` tokens, or one pair that is longer alone.
 
     Args:
         calls: in any order; their waiting rows change.
-        budget: tokens of the round.
+        budget: tokens of the batch.
         padded: count the places of the rectangle that each call's rows would fill.
         seconds_per_token: what the model takes.
     """

@@ -205,3 +205,12 @@ def test_what_is_no_list_of_samples(samples):
     with pytest.raises(InvalidInput, match="samples is "):
         CERerankingEvaluator(samples)
     assert CERerankingEvaluator(iter(SAMPLES)).samples == SAMPLES
+
+
+def test_a_text_that_says_nothing_is_last_whatever_the_model_says():
+    """As in `rank`: a model that likes empty texts is measured by the order that it would give."""
+    model = ScoresByText({"": 9.0, "\u200b": 8.0, "mat": -1.0, "cat": -2.0})
+    first = {"query": "q", "positive": ["mat"], "documents": ["", "cat", "\u200b", "mat"]}
+    assert CERerankingEvaluator([first]).measure(model)["MRR@10"] == 1.0
+    plain = {"query": "q", "positive": ["mat"], "negative": ["", "cat"]}
+    assert CERerankingEvaluator([plain]).measure(model)["MRR@10"] == 1.0

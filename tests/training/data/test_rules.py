@@ -97,7 +97,9 @@ def test_labels_outside_the_rule(rule, label, words):
     [
         ({"query": " \n"}, "the query is empty"),
         ({"query": None}, "the query is NoneType, not a text"),
+        ({"query": "\u200b"}, "the query is empty"),
         ({"documents": ("a", "")}, r"documents\[1\] is empty"),
+        ({"documents": ("a", "\ufeff\u00ad")}, r"documents\[1\] is empty"),
         ({"documents": ("\t", "b")}, "document 'x' is empty"),
         ({"documents": ("a", b"b")}, r"documents\[1\] is bytes, not a text"),
         ({"documents": ("a", math.nan)}, r"documents\[1\] is float, not a text"),

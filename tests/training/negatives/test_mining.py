@@ -79,7 +79,7 @@ def test_a_query_more_changes_no_other(sampling, monkeypatch):
 def test_the_report_adds_up():
     """Every candidate is in a group, spare, or counted under a reason; every query has a group or a reason."""
     texts, qrels, found = collection(3, 20)
-    texts |= {"unjudged": "x", "blank": " "}
+    texts |= {"unjudged": "x", "blank": "\u200b "}
     grades = {query: dict(judged) for query, judged in qrels.items()}
     grades |= {"blank": {"d1": 1}, "no text": {"d1": 1}, "gone": {"elsewhere": 1}, "alone": {"d2": 1}}
     texts |= {"gone": "y", "alone": "z"}

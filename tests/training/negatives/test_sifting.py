@@ -42,7 +42,7 @@ def test_relevant_to_another_query_of_the_same_text_is_dropped():
 
 def test_texts_that_are_no_other_document():
     """A copy of a positive, of another candidate, of the query, and nothing at all; case and space aside."""
-    corpus = CORPUS | {"d1": " TEXT\u00a00\n", "d2": "\t", "d3": "The  query", "d5": "Text 4", "d6": "text 7"}
+    corpus = CORPUS | {"d1": " TEXT\u00a00\n", "d2": "\t\u200b", "d3": "The  query", "d5": "Text 4", "d6": "text 7"}
     found = sift(judged("d0"), corpus, CANDIDATES, MiningRule())
     assert [item.id for item in found.unjudged] == ["d4", "d6", "d8", "d9"]
     assert dict(found.dropped) == {
