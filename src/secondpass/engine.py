@@ -124,12 +124,8 @@ class Job:
                 self.waiting.append(row)
                 self.waiting_tokens += len(item)
                 self._real_tokens += len(item)
-<<<<<<< HEAD
-            self.tokens.append(_counted_from(start, item))
-=======
             cut = item.cut
             self.tokens.append(item if cut is None else replace(item, cut=replace(cut, index=cut.index + start)))
->>>>>>> br-B
         self._tokenising += seconds
         self._planning += time.perf_counter() - began
 
@@ -225,12 +221,6 @@ def score_rows(
     seconds = time.perf_counter() - planned
     spent = Spent(seconds, progress.batches, progress.retries, sum(lengths), progress.places, planned - began)
     return logits, spent
-
-
-def _counted_from(start: int, item: Tokens) -> Tokens:
-    """A piece's input whose cut counts pairs from the call's beginning."""
-    cut = item.cut
-    return item if cut is None or not start else replace(item, cut=replace(cut, index=cut.index + start))
 
 
 class Engine:
