@@ -18,7 +18,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-KERNEL = Path("src/secondpass/kernel")
+KERNEL = Path("src/secondpass/forwards/kernel")
 LIBRARY = KERNEL / "secondpass_kernel.so"
 # Contraction is off so that a sum is rounded in the same way wherever the compiler puts a copy of it.
 COMMON = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")

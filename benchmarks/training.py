@@ -104,12 +104,11 @@ CONTENDERS: dict[str, Callable[[Path, Sequence[Any], int, int], Trained]] = {
 
 def write_groups(data: Path, split: str, count: int, documents: int, file: Path) -> int:
     """Write groups of exactly so many documents, the negatives BM25's best, and return how many there are."""
-    from secondpass.corpora import corpus_file, read_corpus
+    from secondpass.corpora import corpus_file, read_corpus, read_queries
     from secondpass.evaluation.qrels import read_qrels
-    from secondpass.queries import read_queries
     from secondpass.training.negatives.candidates import bm25_candidates
     from secondpass.training.negatives.mining import mine_negatives
-    from secondpass.training.negatives.rule import MiningRule
+    from secondpass.training.negatives.sifting import MiningRule
 
     qrels = read_qrels(data / "qrels" / f"{split}.tsv")
     corpus = {document.id: document.content for document in read_corpus(corpus_file(data))}
@@ -153,7 +152,7 @@ def write_model(folder: Path) -> None:
 def quality(folder: Path, dev: Path, max_length: int) -> float:
     """Give nDCG@10 of a saved model over the held-out groups."""
     from secondpass import CrossEncoder
-    from secondpass.training.measuring.dev_ranking import DevRanking
+    from secondpass.training.measuring.before_after import DevRanking
 
     return DevRanking(read_groups(dev))(CrossEncoder(str(folder), max_length=max_length, device="cpu"))
 

@@ -45,7 +45,7 @@ class Trip:
 
     def __exit__(self, *error: object) -> None:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
 
     def begin(self) -> None:
         """Forget what was entered so far."""

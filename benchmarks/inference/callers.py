@@ -31,8 +31,8 @@ def callers(place: Place, precision: str, asked: Sequence[Asked], threads: int, 
     import torch
 
     from secondpass import CrossEncoder
+    from secondpass.forwards.precision import checked_precision
     from secondpass.merging import SharedReranker
-    from secondpass.precision import checked_precision
 
     torch.set_num_threads(place.threads)
     model = CrossEncoder(place.folder, device=place.device, precision=checked_precision(precision))

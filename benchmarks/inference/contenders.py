@@ -29,7 +29,7 @@ def unchanged(logits: Any) -> Any:
 @contextmanager
 def kernel(used: bool) -> Iterator[None]:
     """Forwards that are chosen here use the compiled kernel or not."""
-    from secondpass.kernel.native import CHOSEN
+    from secondpass.forwards.kernel.native import CHOSEN
 
     before = os.environ.get(CHOSEN)
     if not used:
@@ -69,7 +69,7 @@ def forget() -> None:
 
 def _secondpass(precision: str, place: Place) -> Any:
     from secondpass import CrossEncoder
-    from secondpass.precision import checked_precision
+    from secondpass.forwards.precision import checked_precision
 
     try:
         return CrossEncoder(place.folder, device=place.device, precision=checked_precision(precision))

@@ -57,7 +57,7 @@ def versions() -> dict[str, str]:
 
 def kernel() -> dict[str, str]:
     """The instructions that the compiled kernel uses at each precision, or why it does not."""
-    from secondpass.kernel import native
+    from secondpass.forwards.kernel import native
 
     return {
         precision: found if isinstance(found, str) else found.instructions

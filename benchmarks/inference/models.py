@@ -112,7 +112,7 @@ def _random(kind: Any, configuration: Any, settings: dict[str, Any]) -> Any:
 def _write(model: Any, folder: Path, tokenizer: Path | None) -> None:
     """Save with a head whose logits spread, and with the tokenizer's files (None: those of the embedded model)."""
     from secondpass import CrossEncoder
-    from secondpass.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
+    from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 
     if tokenizer is None:
         CrossEncoder("secondpass/pocket", device="cpu").save(str(folder))

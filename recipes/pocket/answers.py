@@ -27,8 +27,7 @@ from recipes.pocket.groups import DOCUMENTS_PER_QUERY, FirstPass, Floats
 from recipes.pocket.groups import LABEL_WEIGHT as KEPT_LABEL_WEIGHT
 from recipes.pocket.queries import TrainingQuery, framed, labelled, part, sentences_of
 from secondpass import CrossEncoder
-from secondpass.training import Group, taught
-from secondpass.training.data.groups import Teaching
+from secondpass.training import Group, Teaching, taught
 
 log = logging.getLogger(__name__)
 

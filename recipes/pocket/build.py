@@ -13,12 +13,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from recipes.pocket.corpora import TRAINING_CORPORA, Corpus, read_claims, read_corpus
-from secondpass.cuts import cut_longest_first
-from secondpass.templates import probe_template
-from secondpass.training.data.groups import Group, Teaching
-from secondpass.training.distillation.kept_pieces import kept_ids
-from secondpass.training.distillation.smaller_tokenizer import smaller_tokenizer
-from secondpass.training.distillation.vocabulary import with_rows
+from secondpass.inputs import cut_longest_first, probe_template
+from secondpass.training import Group, Teaching
+from secondpass.training.distillation.vocabulary import kept_ids, smaller_tokenizer, with_rows
 
 # 6 layers in int8 and 11,500 word vectors in int8 stay under 16 MB.
 VOCABULARY = 11_500

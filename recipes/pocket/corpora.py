@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from secondpass import corpora, queries
+from secondpass import corpora
 from secondpass.corpora import named_file
 from secondpass.errors import InvalidInput
 from secondpass.evaluation import qrels
@@ -58,7 +58,7 @@ def read_corpus(data: Path, name: str) -> Corpus:
 
 
 def read_queries(data: Path, name: str) -> dict[str, str]:
-    return queries.read_queries(named_file(data / name, "queries.jsonl"))
+    return corpora.read_queries(named_file(data / name, "queries.jsonl"))
 
 
 def read_qrels(data: Path, name: str, split: str) -> Qrels:

@@ -19,7 +19,7 @@ from secondpass import CrossEncoder
 from secondpass.evaluation.measures import evaluate as measure
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
-from secondpass.precision import Precision
+from secondpass.forwards.precision import Precision
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
 from recipes.pocket.groups import FirstPass
 from secondpass import CrossEncoder
-from secondpass.persistence.compact import save_compact
-from secondpass.precision import CONFIG_KEY
+from secondpass.forwards.precision import CONFIG_KEY
+from secondpass.models.weights import save_compact
 
 log = logging.getLogger(__name__)
 

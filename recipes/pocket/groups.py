@@ -13,9 +13,8 @@ from recipes.pocket.build import Window, token_limit
 from recipes.pocket.corpora import Corpus
 from recipes.pocket.queries import TrainingQuery
 from recipes.pocket.teachers import Teacher
-from secondpass.training.data.groups import Group, Teaching
-from secondpass.training.negatives.bm25 import BM25
-from secondpass.training.negatives.nearest import best
+from secondpass.training import Group, Teaching
+from secondpass.training.negatives.candidates import BM25, best
 
 Floats = npt.NDArray[np.float32]
 

@@ -33,11 +33,17 @@ from recipes.pocket.lower_half import (
 from recipes.pocket.queries import TrainingQuery, all_queries, part
 from recipes.pocket.teachers import TEACHERS, Teacher
 from secondpass import CrossEncoder
-from secondpass.precision import Precision
-from secondpass.training import Group, TrainingSettings, read_groups, train
-from secondpass.training.cpu.forward import has_amx_bf16
-from secondpass.training.data.groups import write_groups
-from secondpass.training.weights.averages import mean_weights, with_changes
+from secondpass.forwards.learning.packed import has_amx_bf16
+from secondpass.forwards.precision import Precision
+from secondpass.training import (
+    Group,
+    TrainingSettings,
+    mean_weights,
+    read_groups,
+    train,
+    with_changes,
+    write_groups,
+)
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from secondpass.training.negatives.biencoder import BiEncoder
-from secondpass.training.negatives.pooling import Pooling
+from secondpass.biencoder import BiEncoder, Pooling
 
 log = logging.getLogger(__name__)
 

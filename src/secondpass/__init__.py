@@ -6,10 +6,10 @@ from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
+    from secondpass.evaluation.pairs.evaluator import InputExample
+    from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
-    from secondpass.record import CallRecord, Cut
-    from secondpass.templates import PromptTemplate
-    from secondpass.training.examples import InputExample
+    from secondpass.tokens import CallRecord, Cut
 
 __all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "PromptTemplate", "Ranked", "Ranking"]
 __version__ = "0.1.0"
@@ -17,11 +17,11 @@ __version__ = "0.1.0"
 __getattr__ = lazily(
     __name__,
     {
-        "CallRecord": "record",
+        "CallRecord": "tokens",
         "CrossEncoder": "cross_encoder",
-        "Cut": "record",
-        "InputExample": "training.examples",
-        "PromptTemplate": "templates",
+        "Cut": "tokens",
+        "InputExample": "evaluation.pairs.evaluator",
+        "PromptTemplate": "inputs",
         "Ranked": "ranking",
         "Ranking": "ranking",
     },

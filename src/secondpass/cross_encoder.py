@@ -15,24 +15,28 @@ import numpy.typing as npt
 import torch
 from transformers.utils.hub import PushToHubMixin
 
-from secondpass import outputs
+from secondpass import fit as fitting
 from secondpass.activations import Activation, default_activation
-from secondpass.cuts import Truncation
-from secondpass.devices import pick_device
 from secondpass.errors import InvalidInput
-from secondpass.inputs import columns_of
-from secondpass.model_card import ModelCardData
-from secondpass.padded import pad
-from secondpass.persistence.loading import LoadRequest, load
-from secondpass.persistence.saving import save
-from secondpass.precision import Precision, checked_precision
-from secondpass.ranking import checked_top_k
-from secondpass.record import CallRecord
-from secondpass.relevance import Relevance
-from secondpass.renamed import CONSTRUCTOR, SCORING, AnyScoring, CallOptions, Construction, Scoring, accepts_renamed
-from secondpass.reranker import Reranker, warn_once
-from secondpass.text import checked, checked_query
-from secondpass.training.fitting import fit as fitting
+from secondpass.forwards.padded import pad
+from secondpass.forwards.precision import Precision, checked_precision
+from secondpass.inputs import Truncation
+from secondpass.models.loading import LoadRequest, load, pick_device
+from secondpass.models.saving import ModelCardData, save
+from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted, per_document
+from secondpass.reranker import (
+    CONSTRUCTOR,
+    SCORING,
+    AnyScoring,
+    CallOptions,
+    Construction,
+    Reranker,
+    Scoring,
+    accepts_renamed,
+    warn_once,
+)
+from secondpass.text import checked, checked_query, columns_of
+from secondpass.tokens import CallRecord
 
 
 class CrossEncoder(Reranker, PushToHubMixin):
@@ -263,8 +267,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
             _keep(records, scored.record)
         else:
             logits = torch.empty((0, num_labels))
-        scores = outputs.by_label(outputs.activated(logits, activation, apply_softmax), num_labels)
-        result = outputs.converted(scores, self.device, convert_to_numpy, convert_to_tensor)
+        scores = by_label(activated(logits, activation, apply_softmax), num_labels)
+        result = converted(scores, self.device, convert_to_numpy, convert_to_tensor)
         return result[0] if single else result
 
     @overload
@@ -364,7 +368,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         if not texts:
             return []
         scores = torch.tensor([ranked.score for ranked in ranking.documents])
-        values = outputs.per_document(scores, self.device, convert_to_numpy, convert_to_tensor)
+        values = per_document(scores, self.device, convert_to_numpy, convert_to_tensor)
         hits = [
             {"corpus_id": ranked.index, "score": value} for ranked, value in zip(ranking.documents, values, strict=True)
         ]

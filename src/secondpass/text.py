@@ -5,9 +5,15 @@ First stage of the data path: text -> tokens -> batches -> logits -> ranking.
 
 from __future__ import annotations
 
+import math
+import operator
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any, TypeVar
+
+import numpy as np
 
 from secondpass.errors import InvalidInput
 
@@ -116,3 +122,117 @@ def repaired(value: str) -> str:
     except UnicodeEncodeError:
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return value
+
+
+# ---- The shapes in which callers of `predict` hand over their texts.
+
+
+def columns_of(sentences: object) -> tuple[list[list[str]], bool]:
+    """Stripped texts by column ([queries, documents], or one column of single texts), and if it was one pair.
+
+    The seed's rules: a first element that is a str makes the whole input one pair; the first pair decides how
+    many texts each has; every text is stripped.
+
+    Raises:
+        InvalidInput: no sequence of pairs, uneven pairs, or a text that is no str; the message gives the index.
+    """
+    rows: list[Any] = materialised(sentences, "sentences", "a pair or a sequence of pairs")
+    if not rows:
+        return [[], []], False
+    single = isinstance(rows[0], str)
+    if single:
+        rows = [rows]
+    width = _width(rows[0], 0)
+    columns: list[list[str]] = [[] for _ in range(width)]
+    for index, row in enumerate(rows):
+        if _width(row, index) != width:
+            raise InvalidInput(f"sentences[{index}] has {len(row)} texts where sentences[0] has {width}")
+        for column, value in enumerate(row):
+            name = f"sentences[{column}]" if single else f"sentences[{index}][{column}]"
+            columns[column].append(checked(value, name).strip())
+    return columns, single
+
+
+def _width(row: object, index: int) -> int:
+    if not isinstance(row, (list, tuple, np.ndarray)):
+        raise InvalidInput(f"sentences[{index}] is {type(row).__name__}, not a pair of texts")
+    if len(row) not in (1, 2):
+        raise InvalidInput(f"sentences[{index}] has {len(row)} texts, not one or two")
+    return len(row)
+
+
+# ---- Numbers and choices that callers set.
+
+
+Choice = TypeVar("Choice", bound=str)
+
+
+def positive_int(value: Any, argument: str) -> int:
+    """Return `value` as an int if it is a whole number above zero, numpy's included.
+
+    Raises:
+        InvalidInput: anything else, bool too; the message names `argument`.
+    """
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InvalidInput(f"{argument}={value!r} is not a positive int")
+    return number
+
+
+def positive_number(value: Any, argument: str) -> float:
+    """Return `value` as a float if it is a finite number above zero, numpy's included.
+
+    Raises:
+        InvalidInput: anything else, bool too; the message names `argument`.
+    """
+    number = finite_number(value, argument)
+    if number <= 0:
+        raise InvalidInput(f"{argument}={value!r} is not above 0")
+    return number
+
+
+def finite_number(value: Any, argument: str) -> float:
+    """Return `value` as a float if it is a finite number, numpy's included.
+
+    Raises:
+        InvalidInput: anything else, bool too; the message names `argument`.
+    """
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # an int beyond float64
+            pass
+    if not math.isfinite(number):
+        raise InvalidInput(f"{argument}={value!r} is not a finite number")
+    return number
+
+
+def whole_number(value: Any, argument: str) -> int:
+    """Return `value` as an int if it is a whole number from 0 on, numpy's included.
+
+    Raises:
+        InvalidInput: anything else, bool too; the message names `argument`.
+    """
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InvalidInput(f"{argument}={value!r} is not a whole number from 0 on")
+    return number
+
+
+def choice(value: object, choices: Collection[Choice], argument: str) -> Choice:
+    """Return the one of `choices` that `value` is.
+
+    Raises:
+        InvalidInput: none of them; the message names `argument` and lists them.
+    """
+    for known in choices:
+        if isinstance(value, str) and known == value:
+            return known
+    raise InvalidInput(f"{argument}={value!r} is none of {', '.join(choices)}")

@@ -2,27 +2,163 @@
 
 `transformers` writes truncation and padding onto the shared tokenizer at every call, so threads silently get
 each other's settings. Here a private `tokenizers.Tokenizer` is configured once and never again: it encodes
-without special tokens, truncation or padding; cutting (`secondpass.cuts`) and the template (`secondpass.templates`)
+without special tokens, truncation or padding; cutting (`secondpass.inputs`) and the template (`secondpass.inputs`)
 are done on plain integers. Special tokens inside a user's text are text.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer
 
-from secondpass.cuts import CutPolicy, Truncation, policy_of
 from secondpass.errors import InvalidInput, TooLong
-from secondpass.record import Cut
-from secondpass.templates import Frame, Ids, PromptTemplate, Template, frame_of, ids_of, probe_template
-from secondpass.text import Text, prepared
-from secondpass.token_cache import TokenCache, identity_of
+from secondpass.inputs import (
+    CutPolicy,
+    Frame,
+    Ids,
+    PromptTemplate,
+    Template,
+    Truncation,
+    frame_of,
+    ids_of,
+    policy_of,
+    probe_template,
+)
+from secondpass.text import Text, positive_int, prepared
+
+# ---- What a call did: tokens, cuts, padding and milliseconds, for a caller who asks.
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Pair `index` lost this many tokens, and characters beyond the ceiling that were never tokenised."""
+
+    index: int
+    query_tokens: int
+    document_tokens: int
+    characters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One call of `predict`, `rank` or `rank_many`.
+
+    `tokens` counts what the model read, padding excluded and equal pairs once; `padding_share` is
+    padding / (padding + tokens);
+    times are milliseconds of wall clock; `retries` counts batches repeated after an out-of-memory error or
+    a non-finite half-precision logit.
+    """
+
+    pairs: int
+    tokens: int
+    batches: int
+    padding_share: float
+    truncated: tuple[Cut, ...]
+    tokenise_ms: float
+    batch_ms: float
+    score_ms: float
+    rank_ms: float
+    retries: int
+    device: str
+    dtype: str
+
+
+# ---- Token ids of documents that were read before, by a hash of their text, in bounded memory.
+
+
+# What an entry takes beside its ids: two bytes objects and their places, a table just grown included.
+ENTRY_BYTES = 300
+# A single text may take no more than this share of the cache: a book must not turn everything else out.
+LARGEST_SHARE = 16
+
+
+def identity_of(rules: str) -> bytes:
+    """16 bytes that stand for a tokenizer, from its rules as JSON: equal tokenizers share entries, others never do."""
+    return hashlib.blake2b(rules.encode("utf-8"), digest_size=16).digest()
+
+
+class TokenCache:
+    """The token ids of the texts used last; one object serves any number of threads and tokenizers.
+
+    Texts themselves are not kept: the key is a 128-bit hash. A copy of the object, also one that travels to another
+    process, starts empty.
+
+    Args:
+        max_bytes: of memory, keys and bookkeeping included.
+    """
+
+    def __init__(self, max_bytes: int = 64 * 2**20) -> None:
+        self.max_bytes = positive_int(max_bytes, "max_bytes")
+        self._renew()
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[bytes, bytes] = OrderedDict()
+        self.bytes_held = 0
+        self.hits = 0
+        self.misses = 0
+        _CACHES.add(self)
+
+    def __reduce__(self) -> tuple[type[TokenCache], tuple[int]]:
+        return type(self), (self.max_bytes,)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keys(self, identity: bytes, texts: Iterable[str]) -> list[bytes]:
+        """One key per text under the tokenizer with this identity."""
+        return [hashlib.blake2b(text.encode(), digest_size=16, person=identity).digest() for text in texts]
+
+    def find(self, keys: Sequence[bytes]) -> list[Ids | None]:
+        """Ids int32 [length], read-only, for each key; None where there are none."""
+        with self._lock:
+            found = [self._entries.get(key) for key in keys]
+            for key, entry in zip(keys, found, strict=True):
+                if entry is not None:
+                    self._entries.move_to_end(key)
+            missed = found.count(None)
+            self.misses += missed
+            self.hits += len(keys) - missed
+        return [None if entry is None else np.frombuffer(entry, np.int32) for entry in found]
+
+    def keep(self, key: bytes, ids: Ids) -> None:
+        """Remember ids; the texts used longest ago make room."""
+        size = ids.nbytes + ENTRY_BYTES
+        if size > self.max_bytes // LARGEST_SHARE:
+            return
+        entry = ids.tobytes()
+        with self._lock:
+            if key in self._entries:
+                return
+            self._entries[key] = entry
+            self.bytes_held += size
+            while self.bytes_held > self.max_bytes:
+                _, oldest = self._entries.popitem(last=False)
+                self.bytes_held -= len(oldest) + ENTRY_BYTES
+
+
+_CACHES: weakref.WeakSet[TokenCache] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """The lock of a forked child may be held by a thread that it lacks, and the entries may be half changed."""
+    for cache in list(_CACHES):
+        cache._renew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 
 # Encodings carry offsets and words: a hundred thousand documents at once would need gigabytes.
 ENCODE_CHUNK = 1024

@@ -13,8 +13,8 @@ import typer
 from transformers import AutoModel, AutoTokenizer
 from typer.testing import CliRunner, Result
 
-from secondpass.cli.mine import mine
 from secondpass.cli.program import Program
+from secondpass.cli.train import mine
 from tests.cli.conftest import only_line
 
 Mine = Callable[..., Result]
@@ -126,7 +126,7 @@ def test_nothing_left_is_an_error(run_mine, beir, tmp_path):
 def test_help_loads_no_torch():
     """Nor does mining by BM25."""
     program = (
-        "import sys, secondpass.cli.mine, secondpass.training.negatives.mining, "
+        "import sys, secondpass.cli.train, secondpass.training.negatives.mining, "
         "secondpass.training.negatives.candidates; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from secondpass.cli import failures, program
+from secondpass.cli import output, program
 from secondpass.errors import InvalidInput, ModelLoadError
 from tests.cli.conftest import Run, Start, command, only_line
 
@@ -76,16 +76,16 @@ def test_errors_inside_a_wrapper_keep_their_meaning() -> None:
     """An error of ours that another library wrapped gives its own line and code."""
     wrapped = RuntimeError("component failed\nlong story")
     wrapped.__cause__ = InvalidInput("documents[3] is int")
-    assert failures.message(wrapped) == "documents[3] is int"
-    assert failures.exit_code(wrapped) == 2
-    assert failures.exit_code(ModelLoadError("x")) == 1
+    assert output.message(wrapped) == "documents[3] is int"
+    assert output.exit_code(wrapped) == 2
+    assert output.exit_code(ModelLoadError("x")) == 1
 
 
 def test_unexpected_errors_are_one_line_too() -> None:
     """An error that is not ours is one line with its type, code 1, and says how to see more."""
-    line = failures.message(RuntimeError("first\n  second"))
+    line = output.message(RuntimeError("first\n  second"))
     assert line == "RuntimeError: first second (secondpass --debug shows where)"
-    assert failures.exit_code(RuntimeError("x")) == 1
+    assert output.exit_code(RuntimeError("x")) == 1
 
 
 def test_closed_pipe_is_quiet(tmp_path: Path, tiny_folder: str) -> None:
@@ -100,7 +100,7 @@ def test_closed_pipe_is_quiet(tmp_path: Path, tiny_folder: str) -> None:
         assert process.stdout.readline().startswith(b'{"index": 0')
         process.stdout.close()
         errors = process.stderr.read()
-        assert process.wait(timeout=300) == failures.PIPE_CLOSED
+        assert process.wait(timeout=300) == output.PIPE_CLOSED
     assert b"Error" not in errors
     assert b"Traceback" not in errors
 
@@ -129,7 +129,7 @@ def test_closed_pipe_under_a_table_is_quiet(tmp_path: Path, tiny_folder: str) ->
         )  # fmt: skip
     finally:
         os.close(writing)
-    assert (done.returncode, done.stderr) == (failures.PIPE_CLOSED, b"")
+    assert (done.returncode, done.stderr) == (output.PIPE_CLOSED, b"")
 
 
 def test_interrupt_is_quiet(start: Start) -> None:
@@ -143,7 +143,7 @@ def test_interrupt_is_quiet(start: Start) -> None:
         "main()\n"
     )
     done = subprocess.run([command()[0], "-c", code], capture_output=True, timeout=300, check=False)
-    assert done.returncode == failures.INTERRUPTED
+    assert done.returncode == output.INTERRUPTED
     assert b"Traceback" not in done.stderr
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from secondpass import CrossEncoder
-from secondpass.cli import score as score_module
+from secondpass.cli import rank as score_module
 from tests.cli.conftest import Run, Start, only_line
 
 PAIRS = [("reset the password", "open a bank account"), ("the cat", "the cat sat on the mat"), ("paris", "in france")]

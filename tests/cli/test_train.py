@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("ir_measures")
 
 from secondpass import CrossEncoder
-from secondpass.training.configuration.reading import example_text, read_config
+from secondpass.training.yaml import example_text, read_config
 from tests.cli.conftest import Run, command, only_line
 from tests.small_collection import write_json_lines
 from tests.training.toy_run import toy_groups

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from pathlib import Path
 
 import pytest
 
-from secondpass.corpora import CorpusDocument, corpus_file, read_corpus, survey
+from secondpass.corpora import (
+    CorpusDocument,
+    Line,
+    corpus_file,
+    read_corpus,
+    read_lines,
+    read_queries,
+    stream_lines,
+    survey,
+)
 from secondpass.errors import InvalidInput
 
 
@@ -127,3 +137,93 @@ def test_survey_tells_corpora_apart(tmp_path: Path) -> None:
     assert one == same
     assert one.documents == other.documents == 2
     assert one.digest != other.digest
+
+
+def texts(content: bytes) -> list[tuple[int, str]]:
+    """Number and text of each line."""
+    return [(line.number, line.text) for line in stream_lines(io.BytesIO(content), "here")]
+
+
+def test_blank_lines_are_skipped_and_counted() -> None:
+    """Blank lines are not given, but the lines after them keep their number."""
+    assert texts(b"a\n\n \t\r\nb\r\nc") == [(1, "a"), (4, "b"), (5, "c")]
+
+
+def test_byte_order_mark_is_dropped_once() -> None:
+    """A byte order mark is dropped at the start of a file and nowhere else."""
+    assert texts("\ufeffa\n\ufeffb".encode()) == [(1, "a"), (2, "\ufeffb")]
+
+
+def test_inner_white_space_stays() -> None:
+    """Leading, trailing and inner white space belongs to the line, its end does not."""
+    assert texts(b"  a \t b  \n") == [(1, "  a \t b  ")]
+
+
+def test_a_broken_stream_is_named() -> None:
+    """A stream that fails while it is read is refused with the line it failed at."""
+
+    class Broken(io.BytesIO):
+        def readline(self, *_: object) -> bytes:
+            if self.tell():
+                raise OSError("gone")
+            return super().readline()
+
+    with pytest.raises(InvalidInput, match="here:2: cannot be read: gone"):
+        list(stream_lines(Broken(b"a\nb\n"), "here"))
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    """A directory in a file's place is refused with the system's reason."""
+    with pytest.raises(InvalidInput, match="Is a directory"):
+        list(read_lines(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{", "1" * 5000, "[" * 100_000, "nul"])
+def test_json_that_cannot_be_read_is_named(text: str) -> None:
+    """Broken JSON, a number with too many digits and too deep nesting are refused with file and line."""
+    with pytest.raises(InvalidInput, match=r"^f:3: not JSON"):
+        Line("f", 3, text).json()
+
+
+def test_reads_queries_of_every_form(tmp_path: Path) -> None:
+    """JSON Lines, id-tab-text and plain lines give the same texts; plain lines have their number as id."""
+    rows = [{"_id": "1", "text": "one"}, {"_id": "3", "text": "three, four"}]
+    forms = {
+        "q.jsonl": "\n\n".join(map(json.dumps, rows)),
+        "q.tsv": "1\tone\n3\tthree, four\n",
+        "q.txt": "one\n\nthree, four\n",
+    }
+    for name, content in forms.items():
+        (tmp_path / name).write_text(content)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+        expected = {"1": "one", "3": "three, four"}
+        assert read_queries(tmp_path / name) == read_queries(tmp_path / f"{name}.gz") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("q.jsonl", '{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}', "query id 'a' was given before"),
+        ("q.jsonl", '{"_id": "b", "text": "x"}\n{"_id": "a", "text": " "}', "the text of query 'a' is blank"),
+        (
+            "q.jsonl",
+            '{"_id": "b", "text": "x"}\n{"_id": "a", "text": "\\u200b\\ufeff"}',
+            "the text of query 'a' is blank",
+        ),
+        ("q.tsv", "1\tone\ntwo", "not an id, a tab and a text"),
+        ("q.tsv", "1\tone\n\ttwo", "not an id, a tab and a text"),
+    ],
+)
+def test_bad_query_is_named(tmp_path: Path, name: str, content: str, reason: str) -> None:
+    """A line that is no query is refused with file and number."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InvalidInput) as refused:
+        read_queries(tmp_path / name)
+    assert str(refused.value) == f"{tmp_path / name}:2: {reason}"
+
+
+def test_no_query_is_refused(tmp_path: Path) -> None:
+    """A file without a query is refused."""
+    (tmp_path / "q.txt").write_text("\n \n")
+    with pytest.raises(InvalidInput, match="no query in it"):
+        read_queries(tmp_path / "q.txt")

@@ -15,12 +15,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BertForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, PreTrainedModel
 
 from secondpass import CallRecord, CrossEncoder, InputExample
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError

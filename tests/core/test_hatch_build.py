@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from secondpass.kernel import native
+from secondpass.forwards.kernel import native
 
 pytest.importorskip("hatchling")
 import hatch_build

@@ -1,169 +1,191 @@
-"""Rules of `secondpass.scoring`, on computations that are made to fail."""
+"""Rules of `secondpass.scoring`: the stages joined."""
 
 from __future__ import annotations
 
-import copy
-import pickle
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
-from secondpass.batches import plan
-from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory
-from secondpass.scoring import FULL_PRECISION, LOCKS, Computation, ForwardLock, Logits, Progress, score
-from secondpass.tokens import Tokens
+from secondpass import CrossEncoder, Cut
+from secondpass.errors import InvalidInput, NonFiniteScore
+from secondpass.forwards.contract import Batch, Computation, Logits, batch_of
+from secondpass.scoring import Engine, Job, Window, batch_tokens
+from secondpass.tokens import TokenCache, Tokens
 
-Fails = Callable[[Sequence[Tokens]], None]
-
-
-def nothing(inputs: Sequence[Tokens]) -> None:
-    """Let a batch through."""
+WINDOW = Window(max_length=32, truncation="longest_first", max_batch_tokens=64, max_pairs=8)
 
 
-class LengthForward:
-    """A forward whose logit is the number of real tokens; `fails` may raise before it answers."""
+class SumForward:
+    """A forward whose two logits are the sum of a pair's token ids and its length: they tell pairs apart."""
 
-    def __init__(self, fails: Fails = nothing, dtype: str = "float32", overflow_at: int = 10**9) -> None:
-        self.dtype = dtype
-        self.pads = True
-        self.calls = 0
-        self._fails = fails
-        self._overflow_at = overflow_at
+    def __init__(self, device: str = "cpu", wrong: int | None = None, pads: bool = True) -> None:
+        self.device = device
+        self.pads = pads
+        self.batches: list[Batch] = []
+        self.wrong = wrong
+        self.asked = 0
 
     def ready(self) -> Computation:
-        full_precision = None if self.dtype in FULL_PRECISION else self.lengths
-        return Computation("cpu", self.dtype, self.pads, self.logits, full_precision)
-
-    def lengths(self, inputs: Sequence[Tokens]) -> Logits:
-        self.calls += 1
-        self._fails(inputs)
-        return np.array([[len(item)] for item in inputs], np.float32)
+        self.asked += 1
+        return Computation(self.device, "float32", self.pads, self.logits)
 
     def logits(self, inputs: Sequence[Tokens]) -> Logits:
-        made = self.lengths(inputs)
-        return np.where(made >= self._overflow_at, np.float32(np.inf), made)
+        self.batches.append(batch_of(inputs, range(len(inputs))))
+        sums = [float(item.ids.sum()) if self.wrong not in item.ids else float("nan") for item in inputs]
+        return np.array([[made, len(item)] for made, item in zip(sums, inputs, strict=True)], np.float32)
 
 
-LENGTHS = [5, 60, 7, 30, 30, 2]
-TOKENS = [Tokens(np.ones(n, np.int32), np.zeros(n, np.int32)) for n in LENGTHS]
+@pytest.fixture
+def forward() -> SumForward:
+    """A fresh one for each test."""
+    return SumForward()
 
 
-def _score(forward: LengthForward, progress: Progress | None = None, max_pairs: int = 6) -> list[float]:
-    batches = plan(LENGTHS, 10_000, max_pairs)
-    return score(forward.ready(), TOKENS, batches, progress or Progress())[:, 0].tolist()
+@pytest.fixture
+def engine(tiny: CrossEncoder, forward: SumForward) -> Engine:
+    """Our stages with the tiny tokenizer in front of `forward`."""
+    return Engine(tiny.tokenizer, forward)
 
 
-def _fits(tokens: int, error: Callable[[], Exception] = MemoryError) -> Fails:
-    def check(inputs: Sequence[Tokens]) -> None:
-        if len(inputs) * max(map(len, inputs)) > tokens:
-            raise error()
-
-    return check
-
-
-@pytest.mark.parametrize("max_pairs", [1, 2, 6])
-def test_logits_come_back_in_the_callers_order(max_pairs: int) -> None:
-    """Batches are sorted by length, results are not."""
-    assert _score(LengthForward(), max_pairs=max_pairs) == LENGTHS
+def test_logits_are_in_the_order_of_the_input(tiny: CrossEncoder, engine: Engine) -> None:
+    """Whatever batches were made of them: float32, a row for each pair, all labels."""
+    documents = ["a cat", "water " * 40, "", "mat", "the big house in london " * 3, "a cat"]
+    scored = engine.score([["cat"] * 6, documents], WINDOW)
+    made = tiny.tokenizer(["cat"] * 6, documents, truncation="longest_first", max_length=32)["input_ids"]
+    assert scored.logits.dtype == torch.float32
+    assert scored.logits.tolist() == [[float(sum(ids)), float(len(ids))] for ids in made]
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
-    """Nothing is lost, and the retries are counted."""
-    progress = Progress()
-    assert _score(LengthForward(_fits(90)), progress) == LENGTHS
-    assert progress.retries > 0
-    assert progress.batches == progress.retries + 1
+def test_equal_inputs_are_scored_once(engine: Engine, forward: SumForward) -> None:
+    """The model reads each distinct pair once; every copy gets its logits, so copies tie."""
+    scored = engine.score([["cat", "dog", "cat", "cat"], ["mat", "mat", "mat", "mat "]], WINDOW)
+    assert sum(len(batch.rows) for batch in forward.batches) == 2
+    assert torch.equal(scored.logits[0], scored.logits[2])
+    assert not torch.equal(scored.logits[0], scored.logits[1])
+    assert scored.record.pairs == 4
+    assert scored.record.tokens == 10
 
 
-def test_a_single_pair_out_of_memory_names_its_tokens() -> None:
-    """There is nothing left to halve: the error says which pair and how long it is."""
-    with pytest.raises(OutOfMemory, match="pair 1 alone, 60 tokens"):
-        _score(LengthForward(_fits(40)))
+def test_texts_that_are_cut_to_the_same_tokens_are_equal_inputs(engine: Engine, forward: SumForward) -> None:
+    """What counts is what the model would read; each has its own cut on record."""
+    scored = engine.score([["cat"] * 2, ["mat " * 40, "mat " * 50]], WINDOW)
+    assert sum(len(batch.rows) for batch in forward.batches) == 1
+    assert scored.record.truncated == (Cut(0, 0, 12), Cut(1, 0, 22))
 
 
-def test_another_runtime_error_is_not_taken_for_memory() -> None:
-    """Only memory errors are retried."""
-    forward = LengthForward(_fits(0, lambda: RuntimeError("shape mismatch")))
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        _score(forward)
-    assert forward.calls == 1
+def test_inputs_that_differ_in_their_segments_are_not_equal() -> None:
+    """The same ids with the border elsewhere are another pair."""
+
+    def tokens(types: list[int]) -> Tokens:
+        return Tokens(np.asarray([5, 6, 7], np.int32), np.asarray(types, np.int32))
+
+    job = Job([["cat"] * 3, ["a", "b", "a"]])
+    job.add([tokens([0, 0, 1]), tokens([0, 1, 1]), tokens([0, 0, 1])], 0.0)
+    assert job.take_all() == [0, 1]
+    assert job.take_all() == []
 
 
-def test_a_logit_that_is_not_finite_is_refused_with_its_index() -> None:
-    """Never a NaN in a ranking: the error carries the positions in the input."""
-    with pytest.raises(NonFiniteScore, match=r"pairs \[1\]") as caught:
-        _score(LengthForward(overflow_at=60))
-    assert caught.value.indices == (1,)
+def test_the_error_names_every_copy_of_a_bad_pair(tiny: CrossEncoder) -> None:
+    """Scored once, wrong four times."""
+    engine = Engine(tiny.tokenizer, SumForward(wrong=tiny.tokenizer.convert_tokens_to_ids("river")))
+    with pytest.raises(NonFiniteScore) as caught:
+        engine.score([["cat"] * 5, ["river", "mat", "river", "dog", "river"]], WINDOW)
+    assert caught.value.indices == (0, 2, 4)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
-def test_half_precision_overflow_is_repeated_in_float32(dtype: str) -> None:
-    """float16 ends at 65504; float32 has room for the same sum."""
-    progress = Progress()
-    assert _score(LengthForward(dtype=dtype, overflow_at=60), progress) == LENGTHS
-    assert progress.retries == 1
+def test_the_record_adds_up(engine: Engine, forward: SumForward) -> None:
+    """Tokens and padding are those of the batches that ran."""
+    scored = engine.score([["cat"] * 9, ["mat " * number for number in range(1, 10)]], WINDOW)
+    read = sum(batch.tokens for batch in forward.batches)
+    places = sum(batch.places for batch in forward.batches)
+    record = scored.record
+    assert (record.pairs, record.batches, record.tokens) == (9, len(forward.batches), read)
+    assert record.padding_share == pytest.approx(1 - read / places)
+    assert all(batch.places <= 64 for batch in forward.batches)
+    assert (record.device, record.dtype, record.retries, record.rank_ms) == ("cpu", "float32", 0, 0.0)
 
 
-def test_a_forward_that_gives_the_wrong_number_of_rows_is_refused() -> None:
-    """Counts are checked, never zipped short."""
-
-    class Short(LengthForward):
-        def logits(self, inputs: Sequence[Tokens]) -> Logits:
-            return super().logits(inputs)[:-1]
-
-    with pytest.raises(InvalidInput, match="logits of shape"):
-        _score(Short())
-
-
-def test_places_count_padding_only_where_it_is_computed() -> None:
-    """A record's share of padding is what the forward really read."""
-    for pads, places in ((True, 6 * 60), (False, sum(LENGTHS))):
-        progress = Progress()
-        forward = LengthForward()
-        forward.pads = pads
-        assert _score(forward, progress) == LENGTHS
-        assert progress.places == places
+def test_without_padding_batches_go_by_real_tokens(tiny: CrossEncoder) -> None:
+    """No place is padded, and the bound of pairs is the one of their tokens at full length."""
+    columns = [["cat"] * 30, ["mat " * number for number in range(30)]]
+    forward = SumForward(pads=False)
+    scored = Engine(tiny.tokenizer, forward).score(columns, Window(32, "longest_first", 10_000, 4))
+    assert scored.record.padding_share == 0.0
+    assert all(batch.tokens <= 4 * 32 for batch in forward.batches)
+    assert max(len(batch.rows) for batch in forward.batches) > 4
+    scored = Engine(tiny.tokenizer, forward).score(columns, Window(32, "longest_first", 64, 4))
+    assert all(batch.tokens <= 64 for batch in forward.batches[-scored.record.batches :])
 
 
-def test_a_lock_that_is_renewed_is_open() -> None:
-    """What a forked child does with all of them: the holder is not there."""
-    lock = ForwardLock()
-    with lock:
-        twins = [pickle.loads(pickle.dumps(lock)), copy.copy(lock)]  # noqa: S301
-        lock.renew()
-        assert not lock.locked()
-        assert not any(twin.locked() for twin in twins)
-        assert set(twins) <= set(LOCKS)
-        with lock:
-            assert lock.locked()
+def test_the_forward_is_asked_once_a_call(engine: Engine, forward: SumForward) -> None:
+    """However many batches there are: plan, logits and record are of one state of the model."""
+    scored = engine.score([["cat"] * 9, ["mat " * number for number in range(1, 10)]], WINDOW)
+    assert scored.record.batches > 1
+    assert forward.asked == 1
 
 
-def test_a_lock_lets_one_thread_at_a_time_compute() -> None:
-    """It is closed while logits are computed, and open after an error too."""
-    lock = ForwardLock()
-    held: list[bool] = []
-    forward = LengthForward(lambda inputs: held.append(lock.locked()))
-    assert lock.around(forward.logits)(TOKENS[:1]).tolist() == [[5.0]]
-    assert (held, lock.locked()) == ([True], False)
-    with pytest.raises(MemoryError):
-        lock.around(LengthForward(_fits(1)).logits)(TOKENS)
-    assert not lock.locked()
+def test_step_hears_how_many_batches_are_left(engine: Engine) -> None:
+    """Once before the first batch, then after each."""
+    heard: list[int] = []
+    window = Window(32, "longest_first", 10_000, 2)
+    engine.score([["cat"] * 5, ["a", "b", "c", "d", "e"]], window, heard.append)
+    assert heard == [3, 2, 1, 0]
 
 
-def test_the_contract_does_not_bring_torch() -> None:
-    """A forward that needs none starts without it: batches, locks and scores are numpy's."""
-    code = (
-        "import sys, numpy as np\n"
-        "from secondpass.batches import plan\n"
-        "from secondpass.scoring import Computation, Progress, score\n"
-        "from secondpass.tokens import Tokens\n"
-        "tokens = [Tokens(np.ones(n, np.int32), np.zeros(n, np.int32)) for n in (3, 5)]\n"
-        "lengths = lambda inputs: np.array([[len(item)] for item in inputs], np.float32)\n"
-        "logits = score(Computation('cpu', 'float32', True, lengths), tokens, plan([3, 5], 5, 1), Progress())\n"
-        "print(logits[:, 0].tolist(), 'torch' in sys.modules)\n"
-    )
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert made.stdout.split("\n")[0] == "[3.0, 5.0] False"
+def test_an_error_of_step_ends_the_call(engine: Engine, forward: SumForward) -> None:
+    """That is how a caller gives up between batches."""
+
+    def give_up(remaining: int) -> None:
+        if remaining == 1:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        engine.score([["cat"] * 3, ["a", "b", "c"]], Window(32, "longest_first", 10_000, 1), give_up)
+    assert len(forward.batches) == 2
+
+
+def test_single_texts_are_one_column(tiny: CrossEncoder, engine: Engine) -> None:
+    """They get the template for one text, and lose tokens as documents."""
+    scored = engine.score([["cat", "mat " * 40]], WINDOW)
+    assert scored.logits[0].tolist() == [float(sum(tiny.tokenizer("cat")["input_ids"])), 3.0]
+    assert scored.record.truncated == (Cut(1, 0, 10),)
+
+
+def test_a_text_that_does_not_fit_can_be_an_error(engine: Engine, forward: SumForward) -> None:
+    """Before any batch runs."""
+    with pytest.raises(InvalidInput, match="pair 1 has 43 tokens, 11 more than fit"):
+        engine.score([["cat"] * 2, ["mat", "mat " * 39]], Window(32, "error", 64, 8))
+    assert forward.batches == []
+
+
+@pytest.mark.parametrize(("device", "budget"), [("cpu", 2048), ("mps", 8192), ("cuda", 16384), ("xpu", 16384)])
+def test_the_token_budget_suits_the_device(tiny: CrossEncoder, device: str, budget: int) -> None:
+    """Small on a processor, where caches count; large where a device must be filled."""
+    assert batch_tokens(device) == batch_tokens(f"{device}:1") == budget
+    forward = SumForward(device)
+    queries = [" ".join(words) for words in itertools.product(["cat", "dog", "mat", "sun", "river"], repeat=4)]
+    columns = [queries, ["mat " * 40] * len(queries)]
+    Engine(tiny.tokenizer, forward).score(columns, Window(32, "longest_first", None, len(queries)))
+    assert max(batch.tokens for batch in forward.batches) == budget
+
+
+def test_a_token_cache_changes_no_logit(tiny: CrossEncoder) -> None:
+    """The model reads the same ids with a cache, first and later, and the cache is used."""
+    documents = ["a cat", "water " * 40, "", "mat", "the big house [SEP] in london " * 3, "a cat"]
+    columns = [["cat"] * 3 + ["a dog"] * 3, documents]
+    cache = TokenCache()
+    cached = Engine(tiny.tokenizer, SumForward(), cache)
+    assert cached.token_cache is cache
+    expected = Engine(tiny.tokenizer, SumForward()).score(columns, WINDOW)
+    for _ in range(2):
+        made = cached.score(columns, WINDOW)
+        assert torch.equal(made.logits, expected.logits)
+        assert made.record.truncated == expected.record.truncated
+    assert cache.hits >= len(documents)
+    cached.token_cache = None
+    before = cache.hits + cache.misses
+    assert torch.equal(cached.score(columns, WINDOW).logits, expected.logits)
+    assert cache.hits + cache.misses == before

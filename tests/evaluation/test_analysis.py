@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -10,9 +11,8 @@ import numpy as np
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.analysis import analyse
-from secondpass.evaluation.findings import Analysis
-from secondpass.evaluation.measures import evaluate
+from secondpass.evaluation.analysis import analyse, changes, distribution, reliability, scored_pairs, thresholds
+from secondpass.evaluation.measures import Analysis, evaluate
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 
@@ -198,3 +198,190 @@ def test_importing_it_loads_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=True, env=dict(os.environ)
     )
     assert done.stdout.split() == []
+
+
+def test_bins_by_hand() -> None:
+    """0.1 and 0.3 (none relevant), 0.8, 0.8 and 1.0 (two relevant), in two bins.
+
+    Errors |0 - 0.2| and |2/3 - 13/15|, both 0.2. Brier: (0.01 + 0.09 + 0.04 + 0.64 + 0) / 5 = 0.156.
+    """
+    qrels = Qrels({"q": {"a": 1, "b": 2, "d": 0}})
+    run = Run("run", {"q": [("a", 1.0), ("b", 0.8), ("c", 0.8), ("d", 0.3), ("e", 0.1)]})
+    found = reliability(qrels, run, bins=2)
+    assert found is not None
+    assert found.sizes == (2, 3)
+    assert found.mean_scores == pytest.approx((0.2, 13 / 15))
+    assert found.shares_relevant == pytest.approx((0.0, 2 / 3))
+    assert found.error == pytest.approx(0.2)
+    assert found.brier == pytest.approx(0.156)
+
+
+def test_true_probabilities_have_next_to_no_error() -> None:
+    """Documents that are relevant as often as their score says; half the scores are far off."""
+    generator = np.random.default_rng(0)
+    scores = generator.random(20_000)
+    qrels = Qrels({"q": {f"d{index}": int(hit) for index, hit in enumerate(generator.random(20_000) < scores)}})
+    honest = reliability(qrels, Run("run", {"q": [(f"d{index}", float(s)) for index, s in enumerate(scores)]}))
+    bold = reliability(qrels, Run("run", {"q": [(f"d{index}", float(s > 0.5)) for index, s in enumerate(scores)]}))
+    assert honest is not None
+    assert bold is not None
+    assert sum(honest.sizes) == 20_000
+    assert len(honest.sizes) == 10
+    assert honest.error < 0.015
+    assert bold.error == pytest.approx(0.25, abs=0.01)
+
+
+def test_empty_bins_are_left_out() -> None:
+    """Scores at the edges and both ends: as many sizes as means."""
+    run = Run("run", {"q": [(f"d{index}", score) for index, score in enumerate([0.0, 0.1, 0.1, 0.5, 1.0])]})
+    found = reliability(Qrels({"q": {"d0": 1}}), run)
+    assert found is not None
+    assert sum(found.sizes) == 5
+    assert len(found.sizes) == len(found.mean_scores) == len(found.shares_relevant) == 3
+
+
+def test_one_kind_alone_is_measured() -> None:
+    """All relevant, or none: the error is the distance of the scores from 1 or 0."""
+    run = Run("run", {"q": [("a", 0.75), ("b", 0.75)]})
+    for grade, error in ((1, 0.25), (0, 0.75)):
+        found = reliability(Qrels({"q": {"a": grade, "b": grade}}), run)
+        assert found is not None
+        assert found.error == pytest.approx(error)
+        assert found.brier == pytest.approx(error**2)
+
+
+@pytest.mark.parametrize("scores", [[1.5, 0.5], [0.5, -0.1], [math.inf, 0.5], [None, None], []])
+def test_what_is_no_probability_has_no_reliability(scores: list[float | None]) -> None:
+    """A logit beyond [0, 1], an infinite score, or no score at all."""
+    run = Run("run", {"q": list(zip("ab", scores, strict=False))})
+    assert reliability(Qrels({"q": {"a": 1}}), run) is None
+
+
+def test_no_bins_are_refused() -> None:
+    """The message names the argument."""
+    with pytest.raises(InvalidInput, match="bins=0"):
+        reliability(Qrels({"q": {"a": 1}}), Run("run", {"q": [("a", 0.5)]}), bins=0)
+
+
+QRELS = Qrels({query: {"x": 1, "y": 0} for query in ("up", "far", "down", "same", "lost")})
+FIRST = Run("first", {"up": [("a", 2), ("x", 1)], "far": [("y", 3), ("a", 2), ("x", 1)], "down": [("x", 1), ("a", 0)],
+                      "same": [("x", 1)], "lost": [("x", 1)]})  # fmt: skip
+SECOND = Run("second", {"up": [("x", 2), ("a", 1)], "far": [("x", 3), ("y", 2), ("a", 1)], "down": [("a", 1), ("x", 0)],
+                        "same": [("x", 1)]})  # fmt: skip
+BEFORE = {"up": 0.5, "far": 1 / 3, "down": 1.0, "same": 1.0, "lost": 1.0}
+AFTER = {"up": 1.0, "far": 1.0, "down": 0.5, "same": 1.0, "lost": 0.0}
+
+
+def test_the_greatest_changes_come_first() -> None:
+    """Helped and hurt, each by size; a query that did not change is in neither."""
+    helped, hurt = changes(QRELS, FIRST, SECOND, BEFORE, AFTER)
+    assert [change.query for change in helped] == ["far", "up"]
+    assert [change.query for change in hurt] == ["lost", "down"]
+    assert [change.difference for change in hurt] == [-1.0, -0.5]
+
+
+def test_a_change_shows_its_text_and_ranks() -> None:
+    """The ranks of the best relevant document (grade 1 and up), None where there is none, and the text if known."""
+    helped, hurt = changes(QRELS, FIRST, SECOND, BEFORE, AFTER, texts={"far": "how far?"})
+    assert (helped[0].text, helped[0].first_rank, helped[0].second_rank) == ("how far?", 3, 1)
+    assert (helped[1].text, helped[1].first, helped[1].second) == ("", 0.5, 1.0)
+    assert (hurt[0].first_rank, hurt[0].second_rank) == (1, None)
+
+
+def test_count_bounds_each_kind() -> None:
+    """At most so many of either; none at all for 0."""
+    helped, hurt = changes(QRELS, FIRST, SECOND, BEFORE, AFTER, count=1)
+    assert [change.query for change in (*helped, *hurt)] == ["far", "lost"]
+    assert changes(QRELS, FIRST, SECOND, BEFORE, AFTER, count=0) == ((), ())
+
+
+def test_equal_changes_keep_the_order_of_the_values() -> None:
+    """The same input always shows the same queries."""
+    helped, hurt = changes(QRELS, FIRST, SECOND, {"b": 0, "a": 0, "d": 1, "c": 1}, {"a": 1, "b": 1, "c": 0, "d": 0})
+    assert ([change.query for change in helped], [change.query for change in hurt]) == (["b", "a"], ["d", "c"])
+
+
+def test_bad_input_is_refused_by_name_of_changes() -> None:
+    """A query with one value, and a negative count."""
+    with pytest.raises(InvalidInput, match="query 'b' has a value in one pass only"):
+        changes(QRELS, FIRST, SECOND, {"a": 1.0}, {"a": 1.0, "b": 1.0})
+    with pytest.raises(InvalidInput, match="count=-1"):
+        changes(QRELS, FIRST, SECOND, BEFORE, AFTER, count=-1)
+
+
+QRELS_SCORES = Qrels({"q": {"a": 2, "b": 0, "z": 1}, "r": {"a": 0, "b": 1}})
+RUN = Run("run", {"q": [("a", 0.9), ("c", 0.8), ("b", 0.1)], "r": [("b", 0.8), ("a", 0.2), ("e", None)],
+                  "unjudged": [("a", 0.5)]})  # fmt: skip
+
+
+def test_pairs_are_those_with_a_score_and_a_judged_query() -> None:
+    """No score, an unjudged query or a score beyond float32: not among them."""
+    pairs = scored_pairs(QRELS_SCORES, RUN)
+    assert pairs.scores.tolist() == [0.9, 0.8, 0.1, 0.8, 0.2]
+    assert pairs.relevant.tolist() == [True, False, False, True, False]
+    assert pairs.judged.tolist() == [True, False, True, True, True]
+    wild = scored_pairs(QRELS_SCORES, Run("wild", {"q": [("a", math.inf), ("b", 1.0), ("c", -1e300)]}))
+    assert (wild.scores.tolist(), wild.beyond) == ([1.0], 2)
+
+
+def test_a_histogram_of_each_kind() -> None:
+    """Two bins over 0.1 to 0.9: relevant 0.9 and 0.8, judged others 0.1 and 0.2, unjudged 0.8."""
+    found = distribution(QRELS_SCORES, RUN, bins=2)
+    assert found is not None
+    assert found.edges == pytest.approx((0.1, 0.5, 0.9))
+    assert (found.relevant, found.judged_other, found.unjudged) == ((0, 2), (2, 0), (0, 1))
+
+
+def test_every_score_is_in_a_bin() -> None:
+    """Thirty bins by default, and no pair is lost at an edge."""
+    scores = np.random.default_rng(0).normal(size=200)
+    run = Run.from_scores("run", {"q": {f"d{index}": float(score) for index, score in enumerate(scores)}})
+    found = distribution(Qrels({"q": {"d3": 1, "d5": 0}}), run)
+    assert found is not None
+    assert len(found.edges) == 31
+    assert (sum(found.relevant), sum(found.judged_other), sum(found.unjudged)) == (1, 1, 198)
+
+
+@pytest.mark.parametrize("scores", [[1.0, 1.0], [1e16, 1e16 + 2], [-3e38, 3e38], [5e-324, 0.0]])
+def test_scores_that_are_one_or_far_apart_have_bins_too(scores: list[float]) -> None:
+    """Equal scores, neighbours in floating point, the widest range and the narrowest."""
+    found = distribution(QRELS_SCORES, Run("run", {"q": list(zip("ab", scores, strict=True))}))
+    assert found is not None
+    assert sum(found.relevant) == sum(found.judged_other) == 1
+
+
+def test_no_scores_have_no_distribution() -> None:
+    """A run of ranks alone; and zero bins are refused."""
+    assert distribution(QRELS_SCORES, Run("run", {"q": [("a", None)]})) is None
+    assert distribution(QRELS_SCORES, Run("run", {})) is None
+    with pytest.raises(InvalidInput, match="bins=0"):
+        distribution(QRELS_SCORES, RUN, bins=0)
+
+
+def test_what_a_threshold_keeps() -> None:
+    """By hand, over five pairs, two of them relevant; equal scores are kept together."""
+    found = [(point.threshold, point.precision, point.recall, point.kept) for point in thresholds(QRELS_SCORES, RUN)]
+    assert found == [(0.1, 2 / 5, 1.0, 5), (0.2, 2 / 4, 1.0, 4), (0.8, 2 / 3, 1.0, 3), (0.9, 1.0, 0.5, 1)]
+
+
+def test_a_hundred_points_at_most() -> None:
+    """Of many scores the lowest, the highest and what lies evenly between."""
+    run = Run.from_scores("run", {"q": {f"d{index}": float(index) for index in range(1000)}})
+    found = thresholds(Qrels({"q": {"d900": 1}}), run)
+    assert 50 <= len(found) <= 100
+    assert (found[0].threshold, found[0].kept, found[-1].threshold, found[-1].kept) == (0.0, 1000, 999.0, 1)
+    assert all(point.recall == (point.threshold <= 900) for point in found)
+
+
+def test_the_upper_end_of_the_scale_has_points_too() -> None:
+    """Ten thousand documents near 0 and five above: a threshold for precision lies among those five."""
+    ranking = [(f"d{place}", 0.9 - 0.1 * place if place < 5 else 0.01 / place) for place in range(10_000)]
+    found = thresholds(Qrels({"q": {"d0": 1, "d1": 1}}), Run("run", {"q": ranking}))
+    assert [point.kept for point in found[-5:]] == [5, 4, 3, 2, 1]
+    assert len(found) <= 100
+
+
+def test_nothing_relevant_has_no_thresholds() -> None:
+    """Precision and recall of nothing say nothing: no points, no warning."""
+    assert thresholds(QRELS_SCORES, Run("run", {"q": [("b", 1.0)]})) == ()
+    assert thresholds(QRELS_SCORES, Run("run", {})) == ()

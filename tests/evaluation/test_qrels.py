@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels, write_qrels
+from secondpass.evaluation.qrels import (
+    Qrels,
+    column_of,
+    judged_queries,
+    listed_queries,
+    qrels_file,
+    read_qrels,
+    string_id,
+    write_qrels,
+)
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 
@@ -168,3 +177,76 @@ def test_an_empty_id_in_a_table_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "q.tsv").write_text(HEADER + line + "\n")
     with pytest.raises(InvalidInput, match="an id is empty"):
         read_qrels(tmp_path / "q.tsv")
+
+
+def test_an_id_is_a_str_with_something_in_it() -> None:
+    """Anything else is refused with its type."""
+    assert string_id("7", "query") == "7"
+    with pytest.raises(InvalidInput, match="query id 7 is int, not str"):
+        string_id(7, "query")
+    with pytest.raises(InvalidInput, match="document id is empty"):
+        string_id("", "document")
+
+
+@pytest.mark.parametrize("bad", ["", " ", "a b", "a\t", "\u00a0"])
+def test_a_column_has_no_white_space(bad: str) -> None:
+    """It would shift the columns after it."""
+    assert column_of("a-1") == "a-1"
+    with pytest.raises(InvalidInput, match="white space"):
+        column_of(bad)
+
+
+pytest.importorskip("haystack")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A BEIR folder with three queries, two of them with a relevant document."""
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text(HEADER + "c\td\t1\na\td\t2\nb\td\t0\n")
+    (tmp_path / "queries.jsonl").write_text(
+        "".join(f'{{"_id": "{query}", "text": "text of {query}"}}\n' for query in "abc")
+    )
+    return tmp_path
+
+
+def test_judged_queries_come_in_the_order_of_the_queries_file(folder: Path) -> None:
+    """Only queries with a relevant document are asked, in the order of queries.jsonl."""
+    assert list(judged_queries(folder, "test").texts) == ["a", "c"]
+
+
+def test_other_judgements_can_be_given(folder: Path) -> None:
+    """--qrels replaces the folder's judgements."""
+    other = folder / "other.txt"
+    other.write_text("b 0 d 1\n")
+    assert list(judged_queries(folder, "nonsense", other).texts) == ["b"]
+
+
+def test_judged_query_without_text_is_refused(folder: Path) -> None:
+    """A judged query that has no text would silently be left out of the mean; it is refused."""
+    with (folder / "qrels" / "test.tsv").open("a") as qrels:
+        qrels.write("x\td\t1\n")
+    with pytest.raises(InvalidInput, match=r"1 judged queries have no text in .* \(first 'x'\)"):
+        judged_queries(folder, "test")
+
+
+def test_no_relevant_document_is_refused(folder: Path) -> None:
+    """Judgements without a relevant document cannot be averaged over."""
+    (folder / "qrels" / "test.tsv").write_text(HEADER + "b\td\t0\n")
+    with pytest.raises(InvalidInput, match="no query has a relevant document"):
+        judged_queries(folder, "test")
+
+
+def test_a_file_has_no_queries_of_its_own(folder: Path) -> None:
+    """--data-queries needs a BEIR folder."""
+    with pytest.raises(InvalidInput, match="give --queries FILE"):
+        judged_queries(folder / "queries.jsonl", "test")
+
+
+def test_judgements_of_other_queries_are_refused(folder: Path) -> None:
+    """Judgements that share no query with the file would give a mean over nothing."""
+    queries = folder / "q.tsv"
+    queries.write_text("1\tone\n")
+    assert listed_queries(queries, None).qrels is None
+    with pytest.raises(InvalidInput, match="has no relevant document for any query of"):
+        listed_queries(queries, folder / "qrels" / "test.tsv")

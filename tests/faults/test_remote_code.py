@@ -14,7 +14,7 @@ from torch import nn
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.persistence.loading import LoadRequest, load
+from secondpass.models.loading import LoadRequest, load
 
 # A model class that leaves a mark when it is imported: proof that foreign code ran.
 FOREIGN = """

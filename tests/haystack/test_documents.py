@@ -7,7 +7,7 @@ from haystack import Document
 from haystack_integrations.common.secondpass.documents import TextLayout, deduplicated, listed
 
 from secondpass.errors import InvalidInput
-from secondpass.templates import PromptTemplate
+from secondpass.inputs import PromptTemplate
 
 
 def test_any_iterable_of_documents_is_materialised_once() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from secondpass import CrossEncoder
 from secondpass.errors import SecondPassError
+from secondpass.forwards.contract import Computation
 from secondpass.merging import MergedBatch, SharedReranker, scoring_thread
-from secondpass.scoring import Computation
 from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
 
 NAME = "secondpass-score"

@@ -14,8 +14,8 @@ import pytest
 from torch import nn
 
 from secondpass import CrossEncoder, Cut
-from secondpass.cuts import CutPolicy
 from secondpass.errors import DeadlineExceeded, InvalidInput, Overloaded, SecondPassError, TooLong
+from secondpass.inputs import CutPolicy
 from secondpass.merging import Scored, SharedReranker
 from secondpass.merging.shared import PIECE
 from tests.merging.watched_forward import WAIT_S, WatchedForward, watched

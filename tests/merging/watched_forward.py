@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from secondpass import CrossEncoder
-from secondpass.padded import TransformersForward
-from secondpass.scoring import Computation, Compute, Forward, Logits
+from secondpass.forwards.contract import Computation, Compute, Forward, Logits
+from secondpass.forwards.padded import TransformersForward
 from secondpass.tokens import Tokens
 
 Fault = Callable[[Sequence[Tokens], Logits], Logits]

@@ -15,16 +15,14 @@ from transformers import (
     CamembertForSequenceClassification,
 )
 
-from secondpass.kernel import native
-from secondpass.kernel.forward import KernelEncoder
-from secondpass.kernel.weights import unsupported
-from secondpass.packed.families import FAMILIES, describe, family_of, trainable
-from secondpass.padded import Padding
-from secondpass.training.cpu.forward import PaddedForward, training_forward
-from secondpass.training.cpu.masks import DropoutSource
-from secondpass.training.cpu.packed import PackedForward
+from secondpass.forwards.families import FAMILIES, describe, family_of, trainable
+from secondpass.forwards.kernel import KernelEncoder, native
+from secondpass.forwards.kernel.weights import unsupported
+from secondpass.forwards.learning.attention import DropoutSource
+from secondpass.forwards.learning.packed import PackedForward, PaddedForward, training_forward
+from secondpass.forwards.padded import Padding
 from secondpass.training.weights.layers import layers_of
-from tests.packed.models import LENGTHS, inputs_of, model_of, reference, tensors
+from tests.forwards.models import LENGTHS, inputs_of, model_of, reference, tensors
 
 
 def _camembert() -> Any:

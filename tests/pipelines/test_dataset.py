@@ -13,9 +13,9 @@ pytest.importorskip("ir_measures")
 
 
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass.evaluation.dataset_runs import DatasetRequest
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.runs import read_run
+from secondpass.evaluation.second_pass import DatasetRequest
 from secondpass_pipelines.dataset import run_dataset
 from secondpass_pipelines.searching import Searcher
 from tests.cli.test_search import hybrid, wait_for_lines
@@ -157,7 +157,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from secondpass_pipelines.dataset import run_dataset
-from secondpass.evaluation.dataset_runs import DatasetRequest
+from secondpass.evaluation.second_pass import DatasetRequest
 pipeline, dataset, model, output = sys.argv[1:]
 run_dataset(DatasetRequest(pipeline, Path(dataset), depth=50, model=model, output=Path(output)))
 """

@@ -16,15 +16,10 @@ from haystack import Document, Pipeline
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 
 from secondpass.corpora import read_corpus
-from secondpass.evaluation.dataset_runs import DatasetRequest
 from secondpass.evaluation.measures import evaluate
+from secondpass.evaluation.second_pass import DatasetRequest
 from secondpass_pipelines.dataset import run_dataset
-from secondpass_pipelines.pipeline_files import (
-    load_pipeline,
-    measures_of,
-    pipeline_file,
-    without_evaluation,
-)
+from secondpass_pipelines.pipeline_files import load_pipeline, measures_of, pipeline_file, without_evaluation
 from secondpass_pipelines.searching import stages_of
 
 FOLDER = Path(__file__).parents[2] / "pipelines"

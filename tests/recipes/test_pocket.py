@@ -16,7 +16,7 @@ from recipes.pocket.finish import write_folder, write_stage
 from recipes.pocket.groups import FirstPass
 from secondpass import CrossEncoder
 from secondpass.training.data.groups import Teaching
-from secondpass.training.distillation.smaller_tokenizer import smaller_tokenizer
+from secondpass.training.distillation.vocabulary import smaller_tokenizer
 from tests.tiny_models import WORDS
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from torch import nn
 
 from secondpass import CrossEncoder
-from secondpass.serving.answering import answered, unless_gone
+from secondpass.serving.answering import answered, check_texts, unless_gone
 from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
-from secondpass.serving.shapes.parts import Work
+from secondpass.serving.shapes import Work
+from tests.model_spy import inputs_read
+from tests.serving.conftest import Held, Live, Serve, running, until
+from tests.serving.test_telemetry import samples
 from tests.tiny_models import LENGTH
 
 TEXTS = ("the cat sat on the mat", "a dog", "paris is the capital of france", "a dog", "cat " * 300)
@@ -133,3 +139,184 @@ async def test_blank_documents_are_last_whatever_the_activation(
         assert values[0] == values[2] <= min(values[1::2])
     assert answer.logits[0] == min(-100.0, *plain.logits)
     assert answer.cuts == ()
+
+
+SETTINGS = Settings(max_documents=3, max_characters=10)
+
+
+def work_checking(documents: list[str], query: str = "cat", field: str = "documents") -> Work:
+    """One query for all."""
+    return Work(None, (query,) * len(documents), tuple(documents), field)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (work_checking(["a"] * 4), "documents: 4 are more than the 3"),
+        (work_checking(["a", "b" * 11]), "documents[1] has 11 characters, more than 10"),
+        (work_checking(["a"], "q" * 11), "query has 11 characters"),
+        (work_checking(["a"], "\t\n"), "query is blank"),
+        (work_checking(["a"], "", "pairs"), "pairs[0][0] is blank"),
+        (work_checking(["", " "], field="texts"), "texts: every document is blank; a search engine sends empty texts"),
+    ],
+)
+def test_refusals_name_field_and_index(given: Work, said: str) -> None:
+    """422."""
+    with pytest.raises(Problem) as refused:
+        check_texts(given, SETTINGS)
+    assert refused.value.status == 422
+    assert said in refused.value.message
+
+
+def test_some_blank_documents_are_a_warning() -> None:
+    """The client is told which they are."""
+    assert check_texts(work_checking(["a", "", " "]), SETTINGS) == ("blank documents: 1, 2",)
+    assert check_texts(work_checking(["a"]), SETTINGS) == ()
+
+
+BODY = {"query": "where is the cat", "documents": ["the mat", "a dog"]}
+
+
+def waiting(live: Live) -> int:
+    """Pairs accepted and not scored."""
+    return live.service.models.get(None).shared.load.pairs
+
+
+def test_an_answer_that_does_not_come_in_time_is_504(serve: Serve, held: Held) -> None:
+    """The client's own deadline counts when it is shorter; the late work is taken back."""
+    live = serve(deadline_s=60)
+    late = live.client.post("/v2/rerank", json=BODY, headers={"Secondpass-Deadline-Ms": "200"})
+    assert late.status_code == 504
+    assert late.json()["message"] == "no answer within the deadline of 0.2 s"
+    held.go.set()
+    until(lambda: waiting(live) == 0)
+    assert live.client.post("/v2/rerank", json=BODY).status_code == 200
+    for wrong in ("0", "-1", "soon", "1.5", "1e9"):
+        refused = live.client.post("/v2/rerank", json=BODY, headers={"Secondpass-Deadline-Ms": wrong})
+        assert refused.status_code == 422
+        assert "Secondpass-Deadline-Ms" in refused.json()["message"]
+
+
+async def test_work_of_a_client_that_went_away_is_never_done(serve: Serve, held: Held, own_tiny: CrossEncoder) -> None:
+    """It waits behind another request, its client goes, and the model does not read it."""
+    live = serve()
+    async with httpx.AsyncClient(base_url=live.url, timeout=60, trust_env=False) as client:
+        first = asyncio.create_task(client.post("/v2/rerank", json=BODY))
+        await asyncio.to_thread(held.reached.wait, 30)
+        second = asyncio.create_task(client.post("/v2/rerank", json={"query": "train", "documents": ["garden river"]}))
+        await asyncio.to_thread(until, lambda: waiting(live) == 3)
+        second.cancel()
+        await asyncio.to_thread(until, lambda: waiting(live) == 2)
+        with inputs_read(own_tiny) as read:
+            held.go.set()
+            assert (await first).status_code == 200
+            assert (await client.post("/v2/rerank", json=BODY)).status_code == 200
+    garden = own_tiny.tokenizer.convert_tokens_to_ids("garden")
+    assert read
+    assert not any(garden in ids for ids in read)
+    shown = samples(live.client.get("/metrics").text)
+    assert shown["secondpass_problems_total", "client_gone"] == 1
+    assert shown["secondpass_requests_total", "/v2/rerank,499"] == 1
+
+
+def test_a_full_queue_is_429_and_recovers(serve: Serve, held: Held) -> None:
+    """What was accepted is answered, what was refused was not begun; afterwards all is well."""
+    live = serve(max_waiting_pairs=4)
+    with ThreadPoolExecutor(2) as pool:
+        accepted = [pool.submit(live.client.post, "/v2/rerank", json=BODY) for _ in range(2)]
+        until(lambda: waiting(live) == 4)
+        full = live.client.post("/v2/rerank", json=BODY)
+        assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+        held.go.set()
+        assert [answer.result(60).status_code for answer in accepted] == [200, 200]
+    assert live.client.post("/v2/rerank", json=BODY).status_code == 200
+    never = live.client.post("/v2/rerank", json=BODY | {"documents": ["cat"] * 5})
+    assert never.status_code == 422
+
+
+def test_concurrent_requests_share_rounds_and_get_the_answers_of_one(serve: Serve, own_tiny: CrossEncoder) -> None:
+    """Each answer is that of the model in process; together they need fewer rounds than there are requests."""
+    live = serve()
+    words = "cat dog mat apple bank book city garden river train".split()
+    bodies = [
+        {"query": f"where is the {word}", "documents": [f"the {word} {other}" for other in words]} for word in words
+    ]
+    gate = threading.Barrier(len(words))
+
+    def ask(body: dict[str, object]) -> list[tuple[int, float]]:
+        gate.wait(30)
+        results = live.client.post("/v2/rerank", json=body).json()["results"]
+        return [(item["index"], item["relevance_score"]) for item in results]
+
+    with ThreadPoolExecutor(len(words)) as pool:
+        answers = list(pool.map(ask, bodies))
+    for body, answer in zip(bodies, answers, strict=True):
+        (ranking,) = own_tiny.rank_many([body["query"]], [body["documents"]])  # type: ignore[list-item]
+        assert [index for index, _ in answer] == [item.index for item in ranking.documents]
+        assert all(abs(got - item.score) < 1e-6 for (_, got), item in zip(answer, ranking.documents, strict=True))
+    shown = samples(live.client.get("/metrics").text)
+    assert shown["secondpass_pairs_total", "tiny"] == 100
+    assert shown["secondpass_requests_total", "/v2/rerank,200"] == 10
+    assert shown["secondpass_round_calls_sum", "tiny"] >= 10
+    assert shown["secondpass_tokens_total", "tiny"] > 100 * 8
+
+
+def test_cuts_are_told_beside_the_answer(live: Live) -> None:
+    """In headers for every shape, in meta.warnings for Cohere's."""
+    long = "the cat " * 200
+    bare = live.client.post("/rerank", json={"query": "cat", "texts": [long, "mat", ""]})
+    assert bare.headers["secondpass-truncated"] == "1"
+    assert bare.headers["secondpass-warnings"].startswith("cut texts: 0 (")
+    assert bare.headers["secondpass-warnings"].endswith("; blank texts: 2")
+    told = live.client.post("/v2/rerank", json={"query": "cat", "documents": [long, "mat"], "frobnicate": True})
+    assert told.headers["secondpass-truncated"] == "1"
+    assert [warning.split(":")[0] for warning in told.json()["meta"]["warnings"]] == [
+        "unknown fields ignored", "cut documents",
+    ]  # fmt: skip
+    plain = live.client.post("/v2/rerank", json=BODY)
+    assert plain.headers["secondpass-truncated"] == "0"
+    assert "secondpass-warnings" not in plain.headers
+    assert "warnings" not in plain.json()["meta"]
+
+
+def test_a_character_and_a_million_are_both_texts(live: Live) -> None:
+    """The long one is cut and told, a character more than the limit is refused by its index."""
+    body = {"query": "a", "documents": ["b", "cat " * 250_000]}
+    answer = live.client.post("/v2/rerank", json=body)
+    assert sorted(item["index"] for item in answer.json()["results"]) == [0, 1]
+    assert answer.headers["secondpass-truncated"] == "1"
+    refused = live.client.post("/v2/rerank", json=body | {"documents": ["b", "c" * 1_000_001]})
+    assert refused.status_code == 422
+    assert refused.json()["message"] == "documents[1] has 1000001 characters, more than 1000000"
+
+
+def test_documents_seen_before_are_not_tokenised_again(serve: Serve, own_tiny: CrossEncoder) -> None:
+    """Under another query too; the scores are those without a cache."""
+    bodies = [BODY, BODY | {"query": "a train"}, BODY]
+    plain = [serve(token_cache_mb=0).client.post("/v2/rerank", json=body).json()["results"] for body in bodies]
+    assert own_tiny.token_cache is None
+    live = serve()
+    assert [live.client.post("/v2/rerank", json=body).json()["results"] for body in bodies] == plain
+    shown = samples(live.client.get("/metrics").text)
+    assert shown["secondpass_token_cache_documents_total", "miss"] == 2
+    assert shown["secondpass_token_cache_documents_total", "hit"] == 4
+
+
+def test_a_blank_document_never_outranks_a_real_one(pocket: CrossEncoder) -> None:
+    """Not with the embedded model either, which likes an empty text; the texts come back as they were given."""
+    documents = ["", "the river is long", " \t", "eggs boil for nine minutes", "\u2003"]
+    with running(Settings(), {"pocket": pocket}) as live:
+        body = {"query": "how long to boil an egg", "documents": documents, "return_documents": True}
+        answer = live.client.post("/v2/rerank", json=body)
+        results = answer.json()["results"]
+        assert [item["index"] for item in results] == [3, 1, 0, 2, 4]
+        assert [item["relevance_score"] for item in results][2:] == [0.0] * 3
+        assert results[0]["relevance_score"] > results[1]["relevance_score"] > 0.0
+        assert [item["document"]["text"] for item in results] == [documents[item["index"]] for item in results]
+        assert "blank documents: 0, 2, 4" in answer.headers["secondpass-warnings"]
+        raw = {"query": body["query"], "texts": documents, "raw_scores": True}
+        assert [item["score"] for item in live.client.post("/rerank", json=raw).json()][2:] == [-100.0] * 3
+        pairs = {"pairs": [[body["query"], text] for text in documents]}
+        scores = live.client.post("/score", json=pairs).json()["scores"]
+        assert [scores[0], scores[2], scores[4]] == [0.0] * 3
+        assert min(scores[1], scores[3]) > 0.0

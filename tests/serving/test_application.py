@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
 import httpx
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.generation.modes import GenerationMode
 
 from secondpass import CrossEncoder
 from secondpass.errors import SecondPassError
 from secondpass.serving import Settings, create_app
-from secondpass.serving.settings import ModelSource
+from secondpass.serving.application import check_headers, parse, read_body
+from secondpass.serving.problems import Problem
+from secondpass.serving.settings import ApiKeys, ModelSource
+from tests.serving.conftest import KEY, Held, Live, Serve, running, until
 
 
 async def test_it_runs_in_any_asgi_server(tiny: CrossEncoder) -> None:
@@ -30,3 +43,313 @@ def test_it_loads_the_models_of_its_settings(tiny_folder: str) -> None:
     app = create_app(Settings(models=(ModelSource("mine", tiny_folder),), device="cpu"))
     assert [served.name for served in app.state.service.models] == ["mine"]
     app.state.service.models.close()
+
+
+SCORING = ("/v2/rerank", "/v1/rerank", "/rerank", "/v1/ranking", "/score")
+WATCHING = ("/health", "/ready", "/info", "/metrics")
+POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+CASES = [*((path, POSITIVE) for path in SCORING + WATCHING), *((path, NEGATIVE) for path in SCORING)]
+
+
+@pytest.fixture(scope="module")
+def contract(tiny: CrossEncoder) -> Iterator[Any]:
+    """The service's own description, behind a key."""
+    with running(Settings(keys=ApiKeys([KEY])), {"tiny": tiny}) as live:
+        yield schemathesis.openapi.from_url(f"{live.url}/openapi.json")
+
+
+@pytest.mark.parametrize(("path", "mode"), CASES)
+def test_the_service_keeps_its_contract(contract: Any, path: str, mode: GenerationMode) -> None:
+    """Valid requests are answered as declared, invalid ones refused as declared."""
+    (operation,) = [found.ok() for found in contract.get_all_operations() if found.ok().path == path]
+    seen: Counter[int] = Counter()
+    headers = {"Authorization": f"Bearer {KEY}"}
+    if mode is POSITIVE:
+        # A deadline of a millisecond is valid and ends in 504, which is no fault.
+        headers["Secondpass-Deadline-Ms"] = "60000"
+
+    @settings(max_examples=50, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def asked(case: Any) -> None:
+        seen[case.call_and_validate(headers=headers).status_code] += 1
+
+    asked()
+    assert seen
+    assert max(seen) < 500
+    assert mode is NEGATIVE or seen[200]
+
+
+def test_every_status_is_declared(live: Live) -> None:
+    """With bodies; keys appear where there are keys."""
+    described = live.client.get("/openapi.json").json()
+    post = described["paths"]["/v2/rerank"]["post"]
+    assert set(post["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert "security" not in post
+    assert set(described["paths"]) == {*SCORING, *WATCHING}
+
+
+def test_keys_are_declared_where_they_are_asked(serve: Serve) -> None:
+    """Not for the probes."""
+    paths = serve(keys=ApiKeys([KEY])).client.get("/openapi.json").json()["paths"]
+    assert paths["/v2/rerank"]["post"]["security"]
+    assert "401" in paths["/info"]["get"]["responses"]
+    assert "security" not in paths["/health"]["get"]
+
+
+def test_info_tells_models_and_limits(live: Live) -> None:
+    """Names as text-embeddings-inference has them too."""
+    info = live.client.get("/info").json()
+    assert [model["name"] for model in info["models"]] == ["tiny", "other"]
+    assert (info["model_id"], info["max_input_length"]) == ("tiny", 128)
+    assert info["limits"]["max_documents"] == 50
+    assert (info["models"][0]["precision"], info["models"][0]["dtype"]) == ("fp32", "float32")
+
+
+def test_metrics_are_readable_and_probes_answer(live: Live) -> None:
+    """Prometheus' own type."""
+    metrics = live.client.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain")
+    assert "secondpass_requests_total" in metrics.text
+    assert live.client.get("/health").json() == {"status": "alive"}
+    assert live.client.get("/ready").json() == {"status": "ready"}
+
+
+BODY = {"query": "where is the cat", "documents": ["the mat", "a dog"]}
+
+
+def test_keys_guard_everything_but_the_probes(serve: Serve) -> None:
+    """401 before anything is read; /health and /ready stay open."""
+    live = serve(keys=ApiKeys([KEY]))
+    for path in ("/v2/rerank", "/v1/rerank", "/rerank", "/v1/ranking", "/score"):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
+            answer = live.client.post(path, content=b"no json", headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert "API key" in answer.json()["message"]
+    for path in ("/info", "/metrics"):
+        assert live.client.get(path).status_code == 401
+        assert live.client.get(path, headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+    assert live.client.get("/health").status_code == live.client.get("/ready").status_code == 200
+    assert live.client.post("/v2/rerank", json=BODY, headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def test_metrics_may_be_open(serve: Serve) -> None:
+    """Where it is said; nothing else is."""
+    live = serve(keys=ApiKeys([KEY]), open_metrics=True)
+    assert live.client.get("/metrics").status_code == 200
+    assert live.client.get("/info").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"{", {}, 400),
+        (b"", {}, 400),
+        (b'{"query": NaN}', {}, 400),
+        (b"[" * 50_000, {}, 400),
+        (b'"\xff"', {}, 400),
+        (b"null", {}, 422),
+        (b"[]", {}, 422),
+        (b"{}", {"Content-Type": "text/plain"}, 415),
+        (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        (b"{}", {"Content-Encoding": "gzip"}, 415),
+        (b'{"query": "' + b"x" * 3000 + b'"}', {}, 413),
+    ],
+)
+def test_bodies_that_cannot_be_meant(serve: Serve, content: bytes, headers: dict[str, str], status: int) -> None:
+    """One JSON form for every refusal, without a word of the body."""
+    live = serve(max_body_bytes=2000 if status == 413 else 1_000_000)
+    answer = live.client.post("/v2/rerank", content=content, headers={"Content-Type": "application/json"} | headers)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["message"] == answer.json()["detail"]
+
+
+def test_an_endless_body_is_stopped_while_it_is_sent(serve: Serve) -> None:
+    """No length is announced; the answer comes long before the sender is done."""
+    live = serve(max_body_bytes=100_000)
+    host, port = live.url.removeprefix("http://").split(":")
+    head = "POST /rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    sent = 0
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head.encode())
+        try:
+            while sent < 50_000_000:
+                connection.sendall(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+                sent += 10_000
+        except OSError:
+            pass
+    assert 100_000 <= sent < 50_000_000
+    until(lambda: 'status="413"' in live.client.get("/metrics").text)
+    assert live.service.admission.in_flight == 0
+
+
+def test_a_body_that_never_comes_gives_its_place_back(serve: Serve) -> None:
+    """408 after the deadline."""
+    live = serve(deadline_s=0.3)
+    host, port = live.url.removeprefix("http://").split(":")
+    head = "POST /rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head.encode())
+        answer = connection.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 408")
+    until(lambda: live.service.admission.in_flight == 0)
+
+
+def test_the_service_fails_without_telling_texts(serve: Serve, live: Live) -> None:
+    """What the model raises is 500 in the usual form, and the next request is answered."""
+    broken = serve()
+    reranker = broken.service.models.get(None).reranker
+
+    def fail(*given: object) -> None:
+        raise RuntimeError("the mat")
+
+    handle = reranker.model.register_forward_pre_hook(fail)
+    answer = broken.client.post("/v2/rerank", json=BODY)
+    assert answer.status_code == 500
+    assert answer.json()["error_type"] == "internal"
+    assert "mat" not in answer.text
+    handle.remove()
+    assert broken.client.post("/v2/rerank", json=BODY).status_code == 200
+
+
+def test_other_methods_and_paths_answer_in_json(live: Live) -> None:
+    """405 with what is allowed, 404; HEAD where GET is."""
+    options = live.client.options("/v2/rerank")
+    assert (options.status_code, options.headers["allow"]) == (405, "POST")
+    assert json.loads(options.content)["error_type"] == "no_endpoint"
+    assert live.client.get("/v2/rerank").status_code == 405
+    assert live.client.post("/nowhere", json=BODY).status_code == 404
+    assert live.client.get("/docs").status_code == 404
+    for path in ("/health", "/ready", "/info", "/metrics"):
+        head = live.client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+
+
+def test_nobody_comes_in_when_all_places_are_taken(serve: Serve, held: Held) -> None:
+    """429 with Retry-After, and the service recovers."""
+    import threading
+
+    live = serve(max_requests=1)
+    answers: list[int] = []
+    first = threading.Thread(target=lambda: answers.append(live.client.post("/rerank", json=BODY).status_code))
+    first.start()
+    assert held.reached.wait(30)
+    full = live.client.post("/rerank", json=BODY)
+    assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+    assert full.json()["error_type"] == "overloaded"
+    assert live.client.get("/ready").status_code == 200
+    held.go.set()
+    first.join(30)
+    assert answers == [200]
+    assert live.client.post("/rerank", json=BODY).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "Expecting property name"),
+        (b'{"a":NaN}', "NaN, infinite or too long"),
+        (b'{"a":-Infinity}', "NaN, infinite or too long"),
+        (b'{"a":' + b"9" * 5000 + b"}", "NaN, infinite or too long"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 50_000 + b'"\\ud800"' + b"}" * 50_000, "nested too deeply"),
+        (b'"\xff"', "not UTF-8 at byte 1"),
+        (b"secret words", "Expecting value at line 1 column 1"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_what_is_no_json_is_refused_by_its_place(body: bytes, said: str) -> None:
+    """400, without the text."""
+    with pytest.raises(Problem) as refused:
+        parse(body)
+    assert refused.value.status == 400
+    assert said in refused.value.message
+    assert "secret" not in refused.value.message
+
+
+def test_lone_surrogates_are_replaced_and_pairs_joined() -> None:
+    """As the engine does in process, at any depth and in names."""
+    body = rb'{"a\ud800": ["\ud83d\ude00", {"b": "x\udc00"}], "n": 1, "t": true}'
+    value = parse(body)
+    assert value == {"a�": ["😀", {"b": "x�"}], "n": 1, "t": True}
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
+    assert parse(b'"\\\\ud800"') == "\\ud800"
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "application/json; charset=utf-8", "application/vnd.x+json", "Application/JSON"]
+)
+def test_json_is_taken(kind: str) -> None:
+    """With parameters and suffixes."""
+    check_headers({"content-type": kind}, 10)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 415),
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        (JSON | {"content-encoding": "gzip"}, 415),
+        (JSON | {"content-length": "11"}, 413),
+        (JSON | {"content-length": "9" * 5000}, 413),
+    ],
+)
+def test_what_the_headers_tell_is_refused_unread(headers: dict[str, str], status: int) -> None:
+    """Other types, compressed bodies, too many bytes."""
+    with pytest.raises(Problem) as refused:
+        check_headers(headers, 10)
+    assert refused.value.status == status
+
+
+def giving(*messages: dict[str, Any]) -> tuple[Callable[[], Awaitable[dict[str, Any]]], list[dict[str, Any]]]:
+    """A `receive` that gives these messages and then nothing for ever, and what is left of them."""
+    left = list(messages)
+
+    async def receive() -> dict[str, Any]:
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    return receive, left
+
+
+def part(body: bytes, more: bool = True) -> dict[str, Any]:
+    """A message with a part of the body."""
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def test_parts_are_joined() -> None:
+    """Empty ones too."""
+    receive, _ = giving(part(b"ab"), part(b""), part(b"c", more=False))
+    assert await read_body(receive, 3, 5) == b"abc"
+
+
+async def test_reading_stops_at_the_limit() -> None:
+    """Not after the whole body has come."""
+    receive, left = giving(*[part(b"x" * 10)] * 100)
+    with pytest.raises(Problem) as refused:
+        await read_body(receive, 25, 5)
+    assert refused.value.status == 413
+    assert refused.value.headers == {"Connection": "close"}
+    assert len(left) == 97
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    """408."""
+    receive, _ = giving(part(b"x"))
+    with pytest.raises(Problem) as refused:
+        await read_body(receive, 25, 0.01)
+    assert refused.value.status == 408
+
+
+async def test_a_client_that_goes_ends_reading() -> None:
+    """499."""
+    receive, _ = giving(part(b"x"), {"type": "http.disconnect"})
+    with pytest.raises(Problem) as refused:
+        await read_body(receive, 25, 5)
+    assert refused.value.status == 499

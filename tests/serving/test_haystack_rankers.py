@@ -15,8 +15,7 @@ from haystack_integrations.components.rankers.jina import JinaRanker
 from haystack_integrations.components.rankers.vllm import VLLMRanker
 
 from secondpass import CrossEncoder
-from secondpass.serving.api_keys import ApiKeys
-from secondpass.serving.settings import Settings
+from secondpass.serving.settings import ApiKeys, Settings
 from tests.serving.conftest import KEY, Live, running
 
 QUERY = "how many people live in Berlin?"

@@ -11,7 +11,7 @@ from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.serving.models import Models, load_models
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import ModelSource, Settings
-from secondpass.token_cache import TokenCache
+from secondpass.tokens import TokenCache
 
 
 def unwatched(*given: object) -> None:

@@ -20,10 +20,10 @@ import pytest
 import uvicorn
 
 from secondpass import CrossEncoder
+from secondpass.cli.serve import DrainingServer
 from secondpass.serving.application import create_app
-from secondpass.serving.request_log import logger
-from secondpass.serving.server import DrainingServer
 from secondpass.serving.settings import Settings
+from secondpass.serving.telemetry import logger
 from tests.serving.conftest import KEY, Held, Serve, until
 
 BODY = {"query": "where is the cat", "documents": ["the mat", "a dog", "the river in paris"] * 100}

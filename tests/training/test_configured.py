@@ -16,8 +16,8 @@ pytest.importorskip("bm25s")
 
 from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput, MissingExtra
-from secondpass.training.configuration.reading import read_config
 from secondpass.training.configured import CONFIG, prepare, run
+from secondpass.training.yaml import read_config
 from tests.small_collection import CORPUS, QRELS, QUERIES, write_json_lines
 from tests.training.toy_run import toy_groups
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput, TrainingError
 from secondpass.training.data.groups import Group
-from secondpass.training.losses.named import LOSSES
+from secondpass.training.losses import LOSSES
 from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.trainer import train
 from tests.toy_task import same, state

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secondpass.cli.failures import PipeConsole
-from secondpass.corpora import named_file
+from secondpass.cli.output import PipeConsole
+from secondpass.corpora import named_file, read_queries
 from secondpass.errors import InvalidInput, MissingExtra
-from secondpass.evaluation.dataset_runs import DatasetRequest, DatasetRuns
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.evaluation.runs import Run, read_run
-from secondpass.queries import read_queries
+from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
 
 if TYPE_CHECKING:
-    from secondpass.evaluation.findings import Analysis
+    from secondpass.evaluation.measures import Analysis
 
 # Runs a pipeline over a dataset: a function of another import package of this distribution.
 RUN_DATASET = "secondpass_pipelines.dataset:run_dataset"
@@ -171,8 +170,8 @@ def _piped(request: DatasetRequest) -> Evaluated:
 
 
 def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -> None:
-    from secondpass.evaluation.depths import depth_for
-    from secondpass.evaluation.reporting.terminal import print_analysis
+    from secondpass.evaluation.reporting.files import print_analysis
+    from secondpass.evaluation.second_pass import depth_for
 
     console = PipeConsole(highlight=False, markup=False, emoji=False)
     print_analysis(console, analysis)
@@ -191,7 +190,7 @@ def _write(analysis: Analysis, html: Path | None, json: Path | None, csv: Path |
 
         write_page(html, analysis)
     if json is not None or csv is not None:
-        from secondpass.evaluation.reporting.plain import write_csv, write_json
+        from secondpass.evaluation.reporting.files import write_csv, write_json
 
         if json is not None:
             write_json(json, analysis)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from secondpass.cli.failures import PIPE_CLOSED, forget_stdout, report
+from secondpass.cli.output import PIPE_CLOSED, forget_stdout, report
 from secondpass.errors import MissingExtra
 
 # Each a function or an application of typer, in the order of the help, with the extra that brings what it needs where

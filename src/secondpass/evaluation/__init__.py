@@ -9,15 +9,16 @@ from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
     from secondpass.evaluation.analysis import analyse
-    from secondpass.evaluation.measures import evaluate
-    from secondpass.evaluation.pairs.binary_accuracy import CEBinaryAccuracyEvaluator
-    from secondpass.evaluation.pairs.binary_classification import CEBinaryClassificationEvaluator
-    from secondpass.evaluation.pairs.correlation import CECorrelationEvaluator
-    from secondpass.evaluation.pairs.f1 import CEF1Evaluator
+    from secondpass.evaluation.measures import Report, evaluate
+    from secondpass.evaluation.pairs.classification import (
+        CEBinaryAccuracyEvaluator,
+        CEBinaryClassificationEvaluator,
+        CEF1Evaluator,
+        CESoftmaxAccuracyEvaluator,
+    )
+    from secondpass.evaluation.pairs.evaluator import CECorrelationEvaluator
     from secondpass.evaluation.pairs.reranking import CERerankingEvaluator
-    from secondpass.evaluation.pairs.softmax_accuracy import CESoftmaxAccuracyEvaluator
     from secondpass.evaluation.qrels import Qrels, read_qrels
-    from secondpass.evaluation.reports import Report
     from secondpass.evaluation.runs import Run, read_run
 
 __all__ = [
@@ -39,14 +40,14 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "CEBinaryAccuracyEvaluator": "pairs.binary_accuracy",
-        "CEBinaryClassificationEvaluator": "pairs.binary_classification",
-        "CECorrelationEvaluator": "pairs.correlation",
-        "CEF1Evaluator": "pairs.f1",
+        "CEBinaryAccuracyEvaluator": "pairs.classification",
+        "CEBinaryClassificationEvaluator": "pairs.classification",
+        "CECorrelationEvaluator": "pairs.evaluator",
+        "CEF1Evaluator": "pairs.classification",
         "CERerankingEvaluator": "pairs.reranking",
-        "CESoftmaxAccuracyEvaluator": "pairs.softmax_accuracy",
+        "CESoftmaxAccuracyEvaluator": "pairs.classification",
         "Qrels": "qrels",
-        "Report": "reports",
+        "Report": "measures",
         "Run": "runs",
         "analyse": "analysis",
         "evaluate": "measures",

@@ -6,30 +6,248 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.calibration import reliability
-from secondpass.evaluation.changes import changes
-from secondpass.evaluation.depths import depth_curve
-from secondpass.evaluation.findings import Analysis, DepthCurve, Interval, SecondPass, Ties
-from secondpass.evaluation.intervals import RESAMPLES, mean_interval
-from secondpass.evaluation.measures import DEFAULT_MEASURES, evaluate, parsed
+from secondpass.evaluation.measures import (
+    DEFAULT_MEASURES,
+    Analysis,
+    Change,
+    DepthCurve,
+    Interval,
+    Reliability,
+    Report,
+    ScoreDistribution,
+    SecondPass,
+    ThresholdPoint,
+    Ties,
+    evaluate,
+    parsed,
+    scikit_metrics,
+)
 from secondpass.evaluation.qrels import Qrels
-from secondpass.evaluation.reports import Report
-from secondpass.evaluation.runs import Run
-from secondpass.evaluation.scores import distribution, thresholds
+from secondpass.evaluation.runs import Ranking, Run
 from secondpass.evaluation.second_pass import (
     ceiling_run,
+    depth_curve,
     extended,
     headroom_of,
     ideal_run,
     is_second_pass,
     outside,
+    over_ties,
 )
-from secondpass.evaluation.significance import compare
-from secondpass.evaluation.ties import over_ties
+from secondpass.evaluation.statistics import RESAMPLES, compare, mean_interval
 
 if TYPE_CHECKING:
     from ir_measures import Measure
+
+
+# ---- What scores say: how they are distributed, and what a threshold keeps.
+
+
+MOST_POINTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPairs:
+    """The scores of a run's documents in judged queries, with what the judgements say; arrays [pairs].
+
+    Scores beyond float32, infinite ones with them, have no place on an axis: they are only counted, as `beyond`.
+    """
+
+    scores: NDArray[np.float64]
+    relevant: NDArray[np.bool_]
+    judged: NDArray[np.bool_]
+    beyond: int
+
+
+def scored_pairs(qrels: Qrels, run: Run) -> ScoredPairs:
+    """Gather the pairs of a run that have a score and whose query has judgements."""
+    scores: list[float] = []
+    grades: list[int | None] = []
+    for query, judgements in qrels.items():
+        for document, score in run.get(query, {}).items():
+            if score is not None:
+                scores.append(score)
+                grades.append(judgements.get(document))
+    values = np.array(scores, np.float64)
+    kept = np.abs(values) <= np.finfo(np.float32).max
+    relevant = np.array([grade is not None and grade > 0 for grade in grades], np.bool_)
+    judged = np.array([grade is not None for grade in grades], np.bool_)
+    return ScoredPairs(values[kept], relevant[kept], judged[kept], int((~kept).sum()))
+
+
+def distribution(qrels: Qrels, run: Run, bins: int = 30) -> ScoreDistribution | None:
+    """Histograms of the scores of relevant, of other judged and of unjudged documents, over the same bins.
+
+    Returns:
+        None where no document of a judged query has a score.
+
+    Raises:
+        InvalidInput: bins is less than 1.
+    """
+    if bins < 1:
+        raise InvalidInput(f"bins={bins!r} is less than 1")
+    pairs = scored_pairs(qrels, run)
+    if not len(pairs.scores):
+        return None
+    low, high = float(pairs.scores.min()), float(pairs.scores.max())
+    # Scores so close together that no number lies between two edges have a single bin.
+    width = (high - low) / bins
+    fits = low == high or (low + width > low and high - width < high)
+    edges = np.histogram_bin_edges(pairs.scores, bins if fits else 1)
+
+    def counts(kind: NDArray[np.bool_]) -> tuple[int, ...]:
+        return tuple(np.histogram(pairs.scores[kind], edges)[0].tolist())
+
+    return ScoreDistribution(
+        edges=tuple(edges.tolist()),
+        relevant=counts(pairs.relevant),
+        judged_other=counts(pairs.judged & ~pairs.relevant),
+        unjudged=counts(~pairs.judged),
+    )
+
+
+def thresholds(qrels: Qrels, run: Run) -> tuple[ThresholdPoint, ...]:
+    """What keeping the documents with score >= threshold gives, over all pairs of judged queries with a score.
+
+    Precision counts unjudged documents as not relevant. Recall is of the relevant documents in the run: a threshold
+    cannot bring back what the run does not have.
+
+    Returns:
+        A point for each score in the run, lowest first, or about a hundred of them: half evenly spaced by rank, half by
+        value, as most documents of a run have scores near its lowest. None where the run has no relevant document.
+
+    Raises:
+        MissingExtra: scikit-learn is not installed.
+    """
+    pairs = scored_pairs(qrels, run)
+    if not pairs.relevant.any():
+        return ()
+    precisions, recalls, values = scikit_metrics().precision_recall_curve(pairs.relevant, pairs.scores)
+    chosen = _spread(values)
+    ordered = np.sort(pairs.scores)
+    kept = len(ordered) - np.searchsorted(ordered, values[chosen], side="left")
+    return tuple(
+        ThresholdPoint(float(values[index]), float(precisions[index]), float(recalls[index]), int(number))
+        for index, number in zip(chosen, kept, strict=True)
+    )
+
+
+def _spread(values: NDArray[np.floating]) -> NDArray[np.int_]:
+    """Places of all values, or of about `MOST_POINTS` of them; `values` rise."""
+    if len(values) <= MOST_POINTS:
+        return np.arange(len(values))
+    by_rank = np.linspace(0, len(values) - 1, MOST_POINTS // 2).round().astype(int)
+    by_value = np.searchsorted(values, np.linspace(values[0], values[-1], MOST_POINTS // 2))
+    return np.unique(np.concatenate([by_rank, by_value]))
+
+
+# ---- Can a score be read as a probability of relevance: reliability diagram, calibration error and Brier score.
+#
+# The expected calibration error is that of Naeini, Cooper and Hauskrecht 2015, "Obtaining Well Calibrated Probabilities
+# Using Bayesian Binning", over bins of equal width.
+
+
+def reliability(qrels: Qrels, run: Run, bins: int = 10) -> Reliability | None:
+    """Compare scores with the share of relevant documents among those that have them.
+
+    Over all pairs of judged queries that have a score; unjudged documents count as not relevant.
+
+    Args:
+        qrels: the judgements.
+        run: the rankings with their scores.
+        bins: how many intervals of equal width [0, 1] is cut into.
+
+    Returns:
+        None where there is no score, or one lies outside [0, 1] and so is no probability.
+
+    Raises:
+        InvalidInput: bins is less than 1.
+        MissingExtra: scikit-learn is not installed.
+    """
+    if bins < 1:
+        raise InvalidInput(f"bins={bins!r} is less than 1")
+    pairs = scored_pairs(qrels, run)
+    scores = pairs.scores
+    if not len(scores) or pairs.beyond or scores.min() < 0 or scores.max() > 1:
+        return None
+    metrics = scikit_metrics()
+    from sklearn.calibration import calibration_curve
+
+    relevant = pairs.relevant.astype(int)
+    shares, means = calibration_curve(relevant, scores, pos_label=1, n_bins=bins)
+    # calibration_curve keeps the sizes of its bins to itself: these are the same bins, less the empty ones.
+    sizes = np.bincount(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], scores))
+    sizes = sizes[sizes > 0]
+    return Reliability(
+        mean_scores=tuple(means.tolist()),
+        shares_relevant=tuple(shares.tolist()),
+        sizes=tuple(sizes.tolist()),
+        error=float(np.average(np.abs(shares - means), weights=sizes)),
+        brier=float(metrics.brier_score_loss(relevant, scores, pos_label=1)),
+    )
+
+
+# ---- The queries that a second pass helped and hurt most, with their texts: what a person reads first.
+
+
+def changes(
+    qrels: Qrels,
+    first: Run,
+    second: Run,
+    first_values: Mapping[str, float],
+    second_values: Mapping[str, float],
+    *,
+    texts: Mapping[str, str] | None = None,
+    count: int = 10,
+) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
+    """Find the queries whose value rose and fell most.
+
+    Args:
+        qrels: the judgements.
+        first: the first pass.
+        second: the second pass.
+        first_values: one measure's value of each query in the first pass.
+        second_values: the same queries' in the second.
+        texts: the queries' texts by id.
+        count: how many to give of each kind, at most.
+
+    Returns:
+        The helped, greatest rise first, and the hurt, greatest fall first; equal changes in the order of the values.
+
+    Raises:
+        InvalidInput: count is negative, or a query has a value in one pass only; the message names it.
+    """
+    if count < 0:
+        raise InvalidInput(f"count={count!r} is negative")
+    if single := sorted(first_values.keys() ^ second_values.keys()):
+        raise InvalidInput(f"query {single[0]!r} has a value in one pass only")
+    differences = {query: second_values[query] - value for query, value in first_values.items()}
+    order = sorted(differences, key=lambda query: -differences[query])
+    helped = [query for query in order[:count] if differences[query] > 0]
+    order.sort(key=lambda query: differences[query])
+    hurt = [query for query in order[:count] if differences[query] < 0]
+
+    def change(query: str) -> Change:
+        grades = qrels.get(query, {})
+        return Change(
+            query=query,
+            text=(texts or {}).get(query, ""),
+            first=first_values[query],
+            second=second_values[query],
+            first_rank=_first_relevant(first.get(query, {}), grades),
+            second_rank=_first_relevant(second.get(query, {}), grades),
+        )
+
+    return tuple(map(change, helped)), tuple(map(change, hurt))
+
+
+def _first_relevant(ranking: Ranking, grades: Mapping[str, int]) -> int | None:
+    """Rank of the best-placed relevant document, from 1."""
+    return next((rank for rank, document in enumerate(ranking, start=1) if grades.get(document, 0) > 0), None)
 
 
 def analyse(

@@ -10,16 +10,99 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from secondpass.errors import InvalidInput
-from secondpass.evaluation.libraries import ir_measures
+from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.evaluation.qrels import Qrels
-from secondpass.evaluation.reports import Coverage, Report
 from secondpass.evaluation.runs import Run
 
 if TYPE_CHECKING:
     from ir_measures import Measure
+
+
+# ---- Libraries of the eval extra, imported when they are first needed: they take seconds.
+
+
+def ir_measures() -> Any:
+    """The module `ir_measures`.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    return _module("ir_measures", "ir_measures")
+
+
+def scikit_metrics() -> Any:
+    """The module `sklearn.metrics`.
+
+    Raises:
+        MissingExtra: scikit-learn is not installed.
+    """
+    return _module("sklearn.metrics", "scikit-learn")
+
+
+def scipy_stats() -> Any:
+    """The module `scipy.stats`.
+
+    Raises:
+        MissingExtra: scipy is not installed.
+    """
+    return _module("scipy.stats", "scipy")
+
+
+def _module(name: str, library: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingExtra(f'{library} is not installed: pip install "secondpass[eval]"') from error
+
+
+# ---- What an evaluation found: values by measure and query, and which queries count.
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Queries by what they could contribute.
+
+    `measured` queries make the means. Of them, `unanswered` are not in the run: they count as an empty ranking.
+    `without_relevant` have judgements but no relevant document: no order of theirs is better than another, so they
+    are left out unless asked for. `unjudged` queries of the run have no judgement and are left out.
+    """
+
+    measured: int
+    unanswered: tuple[str, ...] = ()
+    without_relevant: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run's figures.
+
+    Attributes:
+        system: the run's name.
+        values: by measure (named as ir_measures names it) the value of each query, in the judgements' order.
+        means: by measure its aggregate: the mean, for counts such as NumRet the sum.
+        coverage: which queries count.
+    """
+
+    system: str
+    values: Mapping[str, Mapping[str, float]]
+    means: Mapping[str, float]
+    coverage: Coverage
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the measures, in the order in which they were asked for."""
+        return tuple(self.values)
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """Ids of the queries that count."""
+        return tuple(next(iter(self.values.values()), {}))
+
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "AP", "R@100")
 
@@ -121,3 +204,178 @@ def _aggregate(measure: Measure, values: Mapping[str, float]) -> float:
     for value in values.values():
         aggregator.add(value)
     return float(aggregator.result())
+
+
+# ---- Values of an analysis: what is known about a second pass once its run is measured beside the first pass's.
+#
+# Nothing is computed here; the modules named in each docstring do that. Reports are written from these values alone.
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A bootstrap confidence interval of a mean over queries (`intervals`)."""
+
+    low: float
+    high: float
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One system against the baseline on one measure, paired by query (`significance`).
+
+    `difference` is the mean of system minus baseline with its bootstrap interval; `p_randomisation` and `p_t` are
+    two-sided; `p_adjusted` is the randomisation test's after Holm's correction over all comparisons made together.
+    """
+
+    measure: str
+    baseline: str
+    system: str
+    difference: float
+    interval: Interval
+    p_randomisation: float
+    p_t: float
+    p_adjusted: float
+    helped: int
+    hurt: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """One measure's mean over the orders that equal scores allow (`ties`); all three are equal without ties.
+
+    `tied_queries` counts the queries in which documents of different grades have equal scores.
+    """
+
+    measure: str
+    worst: float
+    expected: float
+    best: float
+    tied_queries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """Where one measure's mean is lost (`second_pass`), on the candidates of the first pass.
+
+    `ceiling` is a perfect order of these candidates, `ideal` one of all judged documents: 1 for nDCG, but not for
+    P@10 of a query with two relevant documents. So ideal - ceiling was lost by the first pass (it did not find them),
+    ceiling - second by the second pass (it did not put them first). `share` is (second - first) / (ceiling - first),
+    None where there was nothing to gain.
+    """
+
+    measure: str
+    first: float
+    second: float
+    ceiling: float
+    ideal: float
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One query whose value the second pass changed (`changes`); `text` is "" where it is not known.
+
+    `first_rank` and `second_rank` are the ranks of its best-placed relevant document, None where it has none.
+    """
+
+    query: str
+    text: str
+    first: float
+    second: float
+    first_rank: int | None
+    second_rank: int | None
+
+    @property
+    def difference(self) -> float:
+        """Second minus first."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class DepthPoint:
+    """The measure's mean when only the first `depth` candidates are re-ranked, and milliseconds a query if known."""
+
+    depth: int
+    value: float
+    ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DepthCurve:
+    """Quality against depth (`depths`); depth 0 is the first pass itself."""
+
+    measure: str
+    points: tuple[DepthPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreDistribution:
+    """Histograms of the second pass's scores (`scores`): `edges` has one number more than each list of counts."""
+
+    edges: tuple[float, ...]
+    relevant: tuple[int, ...]
+    judged_other: tuple[int, ...]
+    unjudged: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdPoint:
+    """What a score threshold keeps (score >= threshold): precision and recall over all query-document pairs."""
+
+    threshold: float
+    precision: float
+    recall: float
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Scores as probabilities (`calibration`): per non-empty bin the mean score, the share relevant and the size.
+
+    `error` is the expected calibration error, `brier` the mean squared error; unjudged documents count as other.
+    """
+
+    mean_scores: tuple[float, ...]
+    shares_relevant: tuple[float, ...]
+    sizes: tuple[int, ...]
+    error: float
+    brier: float
+
+
+@dataclass(frozen=True, slots=True)
+class SecondPass:
+    """All that one re-ranked run shows beside the first pass it re-ranked."""
+
+    system: str
+    headroom: tuple[Headroom, ...]
+    helped: tuple[Change, ...]
+    hurt: tuple[Change, ...]
+    differences: Mapping[str, float]
+    depth: DepthCurve | None = None
+    distribution: ScoreDistribution | None = None
+    thresholds: tuple[ThresholdPoint, ...] = ()
+    reliability: Reliability | None = None
+    ties: tuple[Ties, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Several systems on the same judgements; the first report is the baseline (the first pass).
+
+    `intervals` holds, by system and measure, the interval of the mean (of the sum where the measure is a count);
+    `primary` is the measure that the per-query parts (changes, depth) are about; `ms` is milliseconds a query by
+    system, where known, a second pass's with the first pass's in them; `notes` name the systems that are no second
+    pass of the baseline.
+    """
+
+    primary: str
+    reports: tuple[Report, ...]
+    intervals: Mapping[str, Mapping[str, Interval]]
+    comparisons: tuple[Comparison, ...]
+    second_passes: tuple[SecondPass, ...] = ()
+    ms: Mapping[str, float] | None = None
+    settings: Mapping[str, str] | None = None
+    notes: tuple[str, ...] = ()

@@ -6,14 +6,40 @@ BEIR: Thakur et al. 2021, "BEIR: A Heterogeneous Benchmark for Zero-shot Evaluat
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, TextIO
 
-from secondpass.corpora import existing, named_file
+from secondpass.corpora import Line, existing, named_file, read_lines, read_queries
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.columns import column_of, string_id
-from secondpass.lines import Line, read_lines
+
+# ---- Ids of queries and documents: str everywhere, and what of them fits into a TREC column.
+
+
+def string_id(value: object, what: str) -> str:
+    """Return an id that is a str.
+
+    Raises:
+        InvalidInput: it is anything else: 7 and "7" would silently be two documents.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(f"{what} id {value!r} is {type(value).__name__}, not str")
+    if not value:
+        raise InvalidInput(f"{what} id is empty")
+    return value
+
+
+def column_of(value: str) -> str:
+    """`value` as a column of a TREC file.
+
+    Raises:
+        InvalidInput: it is empty or has white space in it.
+    """
+    if not value or value.split() != [value]:
+        raise InvalidInput(f"id {value!r} cannot stand in a TREC run: white space separates its columns")
+    return value
+
 
 BEIR_HEADER = ("query-id", "corpus-id", "score")
 
@@ -141,3 +167,49 @@ def _json_judgement(line: Line) -> tuple[str, str, int]:
     if not isinstance(grade, (int, float)) or isinstance(grade, bool) or not float(grade).is_integer():
         raise line.refuse(f'"relevance" is {grade!r}, no whole number')
     return query, document, int(grade)
+
+
+# ---- Which queries are asked, and which of them are measured: those of a file, or the judged ones of a BEIR folder.
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedQueries:
+    """Text by query id in the order in which they are asked, and judgements if they are to be measured."""
+
+    texts: dict[str, str]
+    qrels: Qrels | None = None
+
+    def limited(self, limit: int | None) -> JudgedQueries:
+        """Only the first `limit`."""
+        return JudgedQueries(dict(list(self.texts.items())[:limit]), self.qrels)
+
+
+def listed_queries(queries: Path, qrels: Path | None) -> JudgedQueries:
+    """All queries of a file; with judgements, those that have a relevant document are measured."""
+    texts = read_queries(queries)
+    if qrels is None:
+        return JudgedQueries(texts)
+    judgements = read_qrels(qrels)
+    if not set(judgements.with_relevant) & texts.keys():
+        raise InvalidInput(f"{qrels}: has no relevant document for any query of {queries}")
+    return JudgedQueries(texts, judgements)
+
+
+def judged_queries(folder: Path, split: str, qrels: Path | None = None) -> JudgedQueries:
+    """Return the queries of a BEIR folder that have a relevant document in the split.
+
+    Raises:
+        InvalidInput: it is no such folder, or the judgements name a query that it has not got.
+    """
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder}: not a BEIR folder, so it has no queries of its own; give --queries FILE")
+    file = qrels or qrels_file(folder, split)
+    judgements = read_qrels(file)
+    texts = read_queries(named_file(folder, "queries.jsonl"))
+    judged = set(judgements.with_relevant)
+    missing = sorted(judged - texts.keys())
+    if missing:
+        raise InvalidInput(f"{file}: {len(missing)} judged queries have no text in {folder} (first {missing[0]!r})")
+    if not judged:
+        raise InvalidInput(f"{file}: no query has a relevant document")
+    return JudgedQueries({query_id: text for query_id, text in texts.items() if query_id in judged}, judgements)

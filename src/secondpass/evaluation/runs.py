@@ -14,10 +14,9 @@ from typing import TextIO
 
 import numpy as np
 
-from secondpass.corpora import existing
+from secondpass.corpora import Line, existing, read_lines
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.columns import column_of, string_id
-from secondpass.lines import Line, read_lines
+from secondpass.evaluation.qrels import column_of, string_id
 
 Ranking = Mapping[str, float | None]
 """Score by document id, best document first; None where a ranker gave no score."""

@@ -6,13 +6,32 @@ of all judged documents, so that what the first pass did not find stays lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from secondpass.evaluation.findings import Headroom
-from secondpass.evaluation.measures import DEFAULT_MEASURES, evaluate
+import numpy as np
+from numpy.typing import NDArray
+
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.measures import (
+    DEFAULT_MEASURES,
+    DepthCurve,
+    DepthPoint,
+    Headroom,
+    Report,
+    Ties,
+    evaluate,
+    parsed,
+)
 from secondpass.evaluation.qrels import Qrels
-from secondpass.evaluation.reports import Report
 from secondpass.evaluation.runs import Ranking, Run
+
+if TYPE_CHECKING:
+    from ir_measures import Measure
 
 
 def headroom(qrels: Qrels, first: Run, second: Run, measures: Iterable[str] = DEFAULT_MEASURES) -> tuple[Headroom, ...]:
@@ -125,3 +144,280 @@ def _joined(ranking: Ranking, more: Ranking) -> list[str]:
 
 def _unscored(documents: Iterable[str]) -> list[tuple[str, None]]:
     return [(document, None) for document in documents]
+
+
+# ---- A labelled dataset through a pipeline: what is asked for, and the runs of both passes that come back.
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRequest:
+    """A pipeline (file or packaged name) and a BEIR folder.
+
+    `depth` is the first pass's top_k instead of the pipeline's own. `top_k` is the second pass's: by default it
+    returns all that it was given, so that deep measures are taken on the same candidates. `model` takes the place of
+    the ranker's own. `output` is the TREC run of the second pass; answers are kept beside it as they come, and a
+    broken run goes on with them. `indexed` says that the pipeline's stores hold the documents already, `index` takes
+    the place of the index of stores that live in a server, and `add` allows to index into one that holds documents.
+    """
+
+    pipeline: str
+    dataset: Path
+    split: str = "test"
+    limit: int | None = None
+    depth: int | None = None
+    top_k: int | None = None
+    model: str | None = None
+    output: Path | None = None
+    indexed: bool = False
+    index: str | None = None
+    add: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRuns:
+    """Both passes over the queries that have a relevant document.
+
+    Attributes:
+        qrels: the judgements; with a limit only those of the queries that were asked.
+        first: the first pass, a run for each component that gives documents, in the order of the pipeline. The last
+            one holds the candidates: what the second pass was given.
+        second: the second pass.
+        texts: text by query id, in the order in which they were asked.
+        ms: milliseconds a query by the name of the run.
+        cut: how many documents were too long for the model to be read wholly.
+        not_reranked: how many queries kept the order of the first pass because the ranker failed.
+        textless: how many documents were ranked without any text, over all queries.
+        shortened: how many queries a server was asked with their beginning only, because they are very long.
+        absent: how many relevant documents no store has, if they were indexed before.
+        measures: names of the measures that the pipeline's own evaluators state; empty if it has none.
+    """
+
+    qrels: Qrels
+    first: tuple[Run, ...]
+    second: Run
+    texts: Mapping[str, str]
+    ms: Mapping[str, float]
+    cut: int
+    not_reranked: int
+    measures: tuple[str, ...] = ()
+    textless: int = 0
+    shortened: int = 0
+    absent: int = 0
+
+
+# ---- Quality against depth: how many candidates are worth re-ranking, and how many a latency budget allows.
+
+
+LADDER = (1, 2, 3, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000)
+MOST_STEPS = 11
+
+
+def depth_curve(
+    qrels: Qrels,
+    first: Run,
+    second: Run,
+    measure: str,
+    depths: Iterable[int] | None = None,
+    ms_at: Mapping[int, float] | None = None,
+) -> DepthCurve:
+    """Measure the first pass with only its first d candidates in the second pass's order, the others after them.
+
+    Candidates that the second pass did not return follow those that it did; documents that the first pass lacks, and
+    queries that the second pass did not answer, change nothing. The milliseconds are a straight line, fitted by least
+    squares, over the documents re-ranked for a query (d, or all its candidates if it has fewer, averaged).
+
+    Args:
+        qrels: the judgements.
+        first: the candidates, as the first pass ranked them.
+        second: the same candidates, re-ranked.
+        measure: name of the measure.
+        depths: the depths to try, in any order; by default 0, 1, 2, 3, 5, 10, 20, 30, 50, 75, 100, ... and the
+            greatest number of candidates, twelve at most.
+        ms_at: known milliseconds a query at two depths or more; 0 is the first pass alone.
+
+    Raises:
+        InvalidInput: a depth is negative, there is none, the measure is unknown, or the milliseconds are too few, no
+            positive numbers or fall with depth.
+        MissingExtra: ir_measures is not installed.
+    """
+    relevant = qrels.with_relevant
+    sizes = np.array([len(first.get(query, {})) for query in relevant])
+    chosen = _ladder(int(sizes.max(initial=0))) if depths is None else sorted(set(depths))
+    if not chosen or chosen[0] < 0:
+        raise InvalidInput(f"depths has {chosen[0]}, which is negative" if chosen else "depths is empty")
+    ((name, wanted),) = parsed([measure]).items()
+    counted = _counted(wanted)
+    judged, line = qrels.only(set(relevant)), _line(sizes, ms_at)
+    candidates = {query: _places(first[query], second.get(query, {})) for query in relevant if query in first}
+    points = []
+    for depth in chosen:
+        run = Run(second.name, {query: islice(_reordered(ranking, depth), counted)
+                                for query, ranking in candidates.items()})  # fmt: skip
+        ms = None if line is None else line[0] + line[1] * _work(sizes, depth)
+        points.append(DepthPoint(depth, evaluate(judged, run, [name]).means[name], ms))
+    return DepthCurve(name, tuple(points))
+
+
+def depth_for(curve: DepthCurve, budget_ms: float) -> DepthPoint:
+    """The best point of a curve within a budget; of equal ones the shallowest.
+
+    Raises:
+        InvalidInput: the curve has no milliseconds, or none of its points is within the budget.
+    """
+    timed = [(point.ms, point) for point in curve.points if point.ms is not None]
+    if not timed:
+        raise InvalidInput("the milliseconds of this curve are not known: give depth_curve ms_at=...")
+    within = [point for ms, point in timed if ms <= budget_ms]
+    if not within:
+        least = min(ms for ms, _ in timed)
+        raise InvalidInput(f"budget_ms={budget_ms!r} is less than any depth takes: {least:.3g} ms at the least")
+    return max(within, key=lambda point: (point.value, -point.depth))
+
+
+def _ladder(most: int) -> list[int]:
+    steps = [step for step in LADDER if step < most] + [most] * (most > 0)
+    return [0, *steps[-MOST_STEPS:]]
+
+
+def _counted(measure: Measure) -> int | None:
+    """How many documents a measure looks at: ten times less work for nDCG@10 of a hundred candidates."""
+    cutoff = measure.params.get("cutoff")
+    return cutoff if isinstance(cutoff, int) and not measure.params.get("judged_only") else None
+
+
+def _places(candidates: Ranking, ranking: Ranking) -> list[tuple[int, str]]:
+    """Candidates in the first pass's order, with their places in the second's; those that it lacks come last."""
+    places = dict(zip(ranking, range(len(ranking)), strict=True))
+    return [(places.get(document, len(places)), document) for document in candidates]
+
+
+def _reordered(candidates: list[tuple[int, str]], depth: int) -> Iterator[tuple[str, None]]:
+    for _, document in sorted(candidates[:depth], key=itemgetter(0)):
+        yield document, None
+    for _, document in candidates[depth:]:
+        yield document, None
+
+
+def _work(sizes: NDArray[np.int_], depth: int) -> float:
+    """Documents that a query has re-ranked at a depth, on average."""
+    return float(np.minimum(sizes, depth).mean())
+
+
+def _line(sizes: NDArray[np.int_], ms_at: Mapping[int, float] | None) -> tuple[float, float] | None:
+    """Milliseconds of the first pass and of each document."""
+    if ms_at is None:
+        return None
+    if any(depth < 0 or not 0 <= ms < np.inf for depth, ms in ms_at.items()):
+        raise InvalidInput(f"ms_at={dict(ms_at)!r} has a negative depth, or milliseconds that are no positive number")
+    work = [_work(sizes, depth) for depth in ms_at]
+    if len(set(work)) < 2:
+        raise InvalidInput(f"ms_at={dict(ms_at)!r} has one amount of work; a line needs two")
+    slope, start = np.polyfit(work, list(ms_at.values()), 1)
+    if slope < 0:
+        raise InvalidInput(f"ms_at={dict(ms_at)!r} falls with depth")
+    return float(start), float(slope)
+
+
+# ---- What equal scores leave open: the worst, the expected and the best value of a measure over the orders they allow.
+#
+# Tools break ties by document id, by input order or by luck, and call the result the system's (McSherry and Najork
+# 2008, "Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores").
+
+
+FEWEST_SAMPLES = 4
+MOST_DOCUMENTS = 2_000_000
+
+
+def over_ties(
+    qrels: Qrels,
+    run: Run,
+    measures: Iterable[str] = DEFAULT_MEASURES,
+    samples: int = 64,
+    seed: int = 0,
+    *,
+    report: Report | None = None,
+) -> tuple[Ties, ...]:
+    """Each measure's mean over the orders that equal scores allow.
+
+    Scores are equal if they are as float32, as trec_eval and most models hold them. Neighbours without a score are
+    not tied: their order is the run's. The expected value is the mean over random orders; its error falls with
+    queries times samples, so that beyond 2 million documents fewer samples are drawn, but never less than four.
+
+    Args:
+        qrels: the judgements.
+        run: the rankings with their scores.
+        measures: names of measures.
+        samples: random orders to draw.
+        seed: same seed, same orders.
+        report: what `evaluate` gives for this run and these measures, if it was asked before.
+
+    Raises:
+        InvalidInput: samples is less than 1, no query has a relevant document, or a measure is unknown.
+        MissingExtra: ir_measures is not installed.
+    """
+    if samples < 1:
+        raise InvalidInput(f"samples={samples!r} is less than 1")
+    names = list(parsed(measures))
+    before = report if report is not None else evaluate(qrels, run, names)
+    tied = {query: found for query in before.queries if (found := _tied(run.get(query, {}), qrels[query])) is not None}
+    if not tied:
+        return tuple(Ties(name, mean, mean, mean, 0) for name in names for mean in [before.means[name]])
+
+    judged = qrels.only(tied)
+
+    def means(order: Callable[[_Tied], NDArray[np.intp]]) -> dict[str, float]:
+        changed = Run(run.name, {query: found.ranking(order(found)) for query, found in tied.items()})
+        values = evaluate(judged, changed, names, without_relevant="zero").values
+        return {name: _aggregate(name, {**before.values[name], **values[name]}) for name in names}
+
+    worst, best = means(_Tied.worst), means(_Tied.best)
+    generator = np.random.default_rng(seed)
+    count = max(min(samples, FEWEST_SAMPLES), min(samples, MOST_DOCUMENTS // sum(len(t.worth) for t in tied.values())))
+    drawn = [means(lambda found: found.shuffled(generator)) for _ in range(count)]
+    expected = {name: float(np.mean([sample[name] for sample in drawn])) for name in names}
+    # A mean of equal numbers may differ from them in its last digit.
+    return tuple(
+        Ties(name, worst[name], min(max(expected[name], worst[name]), best[name]), best[name], len(tied))
+        for name in names
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tied:
+    """One query's ranking: documents, the number of the block of equal scores that each is in, and their worth."""
+
+    documents: tuple[str, ...]
+    block: NDArray[np.intp]
+    worth: NDArray[np.intp]
+
+    def best(self) -> NDArray[np.intp]:
+        return np.lexsort((-self.worth, self.block))
+
+    def worst(self) -> NDArray[np.intp]:
+        return np.lexsort((self.worth, self.block))
+
+    def shuffled(self, generator: np.random.Generator) -> NDArray[np.intp]:
+        return np.lexsort((generator.random(len(self.block)), self.block))
+
+    def ranking(self, order: NDArray[np.intp]) -> list[tuple[str, None]]:
+        return [(self.documents[index], None) for index in order.tolist()]
+
+
+def _tied(ranking: Ranking, grades: Mapping[str, int]) -> _Tied | None:
+    """The ranking with its blocks, or None where no two documents of different worth have equal scores."""
+    with np.errstate(over="ignore"):
+        scores = np.array([np.nan if score is None else score for score in ranking.values()]).astype(np.float32)
+    equal = scores[1:] == scores[:-1]
+    if not equal.any():
+        return None
+    values = np.array([worth(grades, document) for document in ranking], np.intp)
+    if (values[1:][equal] == values[:-1][equal]).all():
+        return None
+    return _Tied(tuple(ranking), np.concatenate([[0], np.cumsum(~equal)]), values)
+
+
+def _aggregate(name: str, values: Mapping[str, float]) -> float:
+    aggregator = parsed([name])[name].aggregator()
+    for value in values.values():
+        aggregator.add(value)
+    return float(aggregator.result())

@@ -3,12 +3,94 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 
-from secondpass.engine import Scored
+import numpy as np
+
 from secondpass.errors import InvalidInput, Overloaded, SecondPassError
-from secondpass.merging.calls import Call
+from secondpass.forwards.contract import Computation, Logits
+from secondpass.inputs import CutPolicy
+from secondpass.scoring import Job, Scored, Spent, score_rows
+from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
+
+# ---- One caller's pairs on their way from texts to logits.
+
+
+def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
+    """Texts of the pairs (queries[i], documents[i]); one str is the query of every document.
+
+    Raises:
+        InvalidInput: no str, no sequence, or as many queries as there are no documents.
+    """
+    texts = checked_documents(documents)
+    if isinstance(queries, str):
+        return [queries] * len(texts), texts
+    asked = checked_documents(queries, "queries")
+    if len(asked) != len(texts):
+        raise InvalidInput(f"queries has {len(asked)} texts for {len(texts)} documents")
+    return asked, texts
+
+
+class Call(Job):
+    """A job that waits for others: it has a time of arrival, a deadline and a future.
+
+    Whoever changes `waiting` or asks `complete` holds the lock of the queue; logits are written by the one thread that
+    scores.
+    """
+
+    def __init__(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        deadline_s: float | None,
+        cut: CutPolicy | None = None,
+    ) -> None:
+        super().__init__((queries, documents))
+        self.queries = queries
+        self.documents = documents
+        self.arrived = time.monotonic()
+        self.deadline_s = deadline_s
+        self.cut = cut
+        self.future: Future[Scored] = Future()
+        self.settled = False
+        self.held_tokens = 0
+        self.begun = 0.0
+        self._ready = 0.0
+
+    @property
+    def late(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline_s is not None and time.monotonic() > self.arrived + self.deadline_s
+
+    def add(self, piece: Sequence[Tokens], seconds: float) -> None:
+        """Take the tokens of the next pairs; the longest waiting row is last then."""
+        super().add(piece, seconds)
+        self.waiting.sort(key=lambda row: len(self.tokens[row]))
+        self._ready = self._ready or time.monotonic()
+
+    def take(self, room: int, padded: bool) -> tuple[int, ...]:
+        """Rows for a batch, longest first, of no more than `room` tokens together, or places where they get padded."""
+        rows: list[int] = []
+        while self.waiting:
+            length = len(self.tokens[self.waiting[-1]])
+            cost = len(self.tokens[rows[0]]) if padded and rows else length
+            if cost > room:
+                break
+            rows.append(self.waiting.pop())
+            room -= cost
+            self.waiting_tokens -= length
+        if rows and not self.begun:
+            self.begun = time.monotonic()
+        return tuple(rows)
+
+    def scored(self, computation: Computation, labels: int = 1) -> Scored:
+        """Everything in the caller's order, and how long it waited."""
+        return replace(super().scored(computation, labels), waited_ms=1000 * max(0.0, self.begun - self._ready))
+
 
 CLOSED = "this SharedReranker is closed"
 
@@ -129,3 +211,79 @@ class Queue:
             call.settled = True
             type(call.future).__init__(call.future)
             call.future.set_exception(SecondPassError("this call belongs to the process that was forked"))
+
+
+# ---- Whose pairs are scored next.
+#
+# Every waiting call has a finishing time that it could expect of an idle model: when it came plus the time its
+# remaining pairs take. The earliest goes first and the next fill what is left of the batch. So a call of five documents
+# overtakes one of ten thousand that is under way, calls that began are finished rather than all kept half done (the
+# mean wait of equal calls is half of what taking turns gives), and nothing starves: once a long call has waited as long
+# as it would have taken alone, no newcomer is ahead of it.
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The rows of one call in a batch, longest first."""
+
+    call: Call
+    rows: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of these rows."""
+        return sum(len(self.call.tokens[row]) for row in self.rows)
+
+
+def next_batch(calls: Iterable[Call], budget: int, padded: bool, seconds_per_token: float) -> list[Share]:
+    """Take the next batch's rows out of the calls: at most `budget` tokens, or one pair that is longer alone.
+
+    Args:
+        calls: in any order; their waiting rows change.
+        budget: tokens of the batch.
+        padded: count the places of the rectangle that each call's rows would fill.
+        seconds_per_token: what the model takes.
+    """
+    ready = [call for call in calls if call.waiting]
+    ready.sort(key=lambda call: call.arrived + seconds_per_token * call.remaining_tokens)
+    shares: list[Share] = []
+    room = budget
+    for call in ready:
+        longest = len(call.tokens[call.waiting[-1]])
+        rows = call.take(room if shares else max(room, longest), padded)
+        if rows:
+            shares.append(Share(call, rows))
+            room -= longest * len(rows) if padded else shares[-1].tokens
+    return shares
+
+
+# ---- One batch for several calls: rows of them together, each alone where together fails.
+
+
+Outcome = tuple[Logits, Spent] | Exception
+"""Logits [rows, labels] of one share with what its batch took, or the error that its own rows cause."""
+
+
+def score_shares(computation: Computation, budget: int, shares: Sequence[Share]) -> list[Outcome]:
+    """Score the shares together, at most `budget` tokens at a time; an outcome for each share.
+
+    What fails is repeated share by share: an error (a non-finite logit, a pair that does not fit into memory) reaches
+    the call whose pairs cause it and no other.
+    """
+    if len(shares) == 1:
+        return [_alone(computation, budget, shares[0])]
+    tokens = [share.call.tokens[row] for share in shares for row in share.rows]
+    try:
+        logits, spent = score_rows(computation, tokens, range(len(tokens)), budget)
+    except Exception:
+        return [_alone(computation, budget, share) for share in shares]
+    ends = np.cumsum([len(share.rows) for share in shares])
+    return [(part, spent) for part in np.split(logits, ends[:-1])]
+
+
+def _alone(computation: Computation, budget: int, share: Share) -> Outcome:
+    """One share by itself; errors count pairs as its call does."""
+    try:
+        return score_rows(computation, share.call.tokens, share.rows, budget)
+    except Exception as error:
+        return share.call.pairs_of(error)

@@ -9,14 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from secondpass.engine import batch_tokens
 from secondpass.errors import DeadlineExceeded, SecondPassError
-from secondpass.merging.calls import Call
-from secondpass.merging.queue import Queue
-from secondpass.merging.rounds import Outcome, score_shares
-from secondpass.merging.turns import Share, next_batch
+from secondpass.forwards.contract import Computation
+from secondpass.merging.queue import Call, Outcome, Queue, Share, next_batch, score_shares
 from secondpass.reranker import Reranker
-from secondpass.scoring import Computation
+from secondpass.scoring import batch_tokens
 
 logger = logging.getLogger(__name__)
 

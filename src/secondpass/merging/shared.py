@@ -16,14 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
-from secondpass.cuts import CutPolicy
-from secondpass.engine import Scored
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass.limits import positive_int
-from secondpass.merging.calls import Call, columns
-from secondpass.merging.queue import CLOSED, Queue
+from secondpass.inputs import CutPolicy
+from secondpass.merging.queue import CLOSED, Call, Queue, columns
 from secondpass.merging.scoring_thread import MergedBatch, ScoringThread, too_late
 from secondpass.reranker import Reranker
+from secondpass.scoring import Scored
+from secondpass.text import positive_int
 from secondpass.tokens import Tokens
 
 __all__ = ["Load", "MergedBatch", "SharedReranker"]
@@ -45,7 +44,7 @@ class Load:
 class SharedReranker:
     """Merges the calls of any number of threads and event loops into shared batches of one model.
 
-    An answer equals that of the call alone to 1e-5. Pairs are scored in the order of `secondpass.merging.turns`. Closed
+    An answer equals that of the call alone to 1e-5. Pairs are scored in the order of `secondpass.merging.queue`. Closed
     once, it stays closed (another one on the same model costs nothing); the model itself is left open. A forked child
     starts with an empty queue, and calls it inherited raise `SecondPassError`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from secondpass.lazy import lazily
-from secondpass.serving.libraries import require_libraries
+from secondpass.serving.settings import require_libraries
 
 if TYPE_CHECKING:
     from secondpass.serving.application import create_app

@@ -4,22 +4,63 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
+from starlette.requests import Request
+from starlette.responses import Response
 from torch.nn import Sigmoid
 
-from secondpass.cuts import CutPolicy
-from secondpass.engine import Scored
 from secondpass.errors import TooLong
-from secondpass.outputs import activated
-from secondpass.ranking import ranked
-from secondpass.serving.checking import blank_query
-from secondpass.serving.models import Served
+from secondpass.inputs import CutPolicy
+from secondpass.ranking import activated, ranked
+from secondpass.scoring import Scored
+from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import CLIENT_GONE, Problem, invalid, late
-from secondpass.serving.shapes.parts import Answer, Work, indices
-from secondpass.text import readable
+from secondpass.serving.settings import Settings
+from secondpass.serving.shapes import Answer, Work, indices
+from secondpass.serving.telemetry import Admission, Metrics, facts_of
+from secondpass.text import is_blank, readable
+
+# ---- What texts a request may bring.
+
+
+# OpenSearch hands over an empty string for a field that a hit lacks or that a `_source` filter dropped.
+ALL_BLANK = (
+    "every document is blank; a search engine sends empty texts when its hits lack the configured field or a _source "
+    "filter dropped it"
+)
+
+
+def check_texts(work: Work, settings: Settings) -> tuple[str, ...]:
+    """Refuse what no ranking can come of; returns warnings about the rest.
+
+    Raises:
+        Problem: 422, naming the field and the index.
+    """
+    count = len(work.documents)
+    if count > settings.max_documents:
+        raise invalid(f"{work.field}: {count} are more than the {settings.max_documents} that one request may have")
+    for name, texts in (("query", work.queries), (work.field, work.documents)):
+        for index, text in enumerate(texts):
+            if len(text) > settings.max_characters:
+                place = name if name == "query" and work.field != "pairs" else f"{name}[{index}]"
+                raise invalid(f"{place} has {len(text)} characters, more than {settings.max_characters}")
+            if name == "query" and is_blank(text):
+                raise blank_query(work, index)
+    blank = [index for index, text in enumerate(work.documents) if is_blank(text)]
+    if len(blank) == count:
+        raise invalid(f"{work.field}: {ALL_BLANK}")
+    return (f"blank {work.field}: {indices(blank)}",) if blank else ()
+
+
+def blank_query(work: Work, index: int) -> Problem:
+    """422: the query of that document says nothing."""
+    return invalid(f"{f'pairs[{index}][0]' if work.field == 'pairs' else 'query'} is blank")
+
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Result = TypeVar("Result")
@@ -96,3 +137,63 @@ def _answer(served: Served, work: Work, scored: Scored) -> Answer:
         cuts=cuts,
         warnings=warnings,
     )
+
+
+# ---- What one running service holds, and what it does with a request that was let in.
+
+
+JSON = "application/json"
+# Headers are lines, and proxies refuse long ones.
+LONGEST_HEADER = 1000
+
+
+class Shape(Protocol):
+    """A body of one of the APIs."""
+
+    def work(self) -> Work:
+        """The pairs to score."""
+        ...
+
+    def render(self, answer: Answer, request_id: str) -> str:
+        """The answer as JSON."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One running service."""
+
+    settings: Settings
+    models: Models
+    metrics: Metrics
+    admission: Admission
+
+    async def answer(self, request: Request, shape: Shape, deadline_ms: int | None) -> Response:
+        """Score a request's pairs within its deadline, and as long as its client is there.
+
+        Raises:
+            Problem: it is refused, late, or nobody is there any more.
+            SecondPassError: what scoring raises.
+        """
+        facts = facts_of(request.scope)
+        work = shape.work()
+        served = self.models.get(work.model)
+        facts.model, facts.pairs = served.name, len(work.documents)
+        warnings = check_texts(work, self.settings)
+        whole = min(self.settings.deadline_s, (deadline_ms or float("inf")) / 1000)
+        left = whole - (time.monotonic() - facts.began)
+        if left <= 0:
+            raise late(whole)
+        answer = await unless_gone(request.receive, left, whole, answered(served, work, left))
+        facts.tokens, facts.cut = answer.tokens, len(answer.cuts)
+        self.metrics.scored(served.name, len(work.documents), answer.tokens, len(answer.cuts))
+        answer = replace(answer, warnings=(*answer.warnings, *warnings))
+        return Response(shape.render(answer, facts.request_id), media_type=JSON, headers=_headers(answer))
+
+
+def _headers(answer: Answer) -> dict[str, str]:
+    """What an answer without room for it says beside itself."""
+    headers = {"Cache-Control": "no-store", "Secondpass-Truncated": str(len(answer.cuts))}
+    if answer.warnings:
+        headers["Secondpass-Warnings"] = "; ".join(answer.warnings)[:LONGEST_HEADER]
+    return headers

@@ -10,7 +10,7 @@ from secondpass.merging import MergedBatch, SharedReranker
 from secondpass.reranker import Reranker
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
-from secondpass.token_cache import TokenCache
+from secondpass.tokens import TokenCache
 
 Watch = Callable[[str, MergedBatch], object]
 

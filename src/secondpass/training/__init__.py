@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
-    from secondpass.training.data.groups import Group
+    from secondpass.training.data.groups import Group, Teaching, write_groups
     from secondpass.training.data.sources import read_groups
-    from secondpass.training.distillation.layers import drop_layers
     from secondpass.training.distillation.teachers import taught
     from secondpass.training.distillation.vocabulary import trim_vocabulary
-    from secondpass.training.losses.named import LOSSES, make_loss
-    from secondpass.training.measuring.dev_ranking import DevRanking
+    from secondpass.training.losses import LOSSES, make_loss
+    from secondpass.training.measuring.before_after import DevRanking
     from secondpass.training.negatives.mining import mine_negatives
-    from secondpass.training.negatives.rule import MiningRule
+    from secondpass.training.negatives.sifting import MiningRule
     from secondpass.training.settings import LoraSettings, TrainingSettings
     from secondpass.training.trainer import TrainingReport, train
+    from secondpass.training.weights.averages import mean_weights, with_changes
+    from secondpass.training.weights.layers import drop_layers
 
 __all__ = [
     "LOSSES",
@@ -26,33 +27,41 @@ __all__ = [
     "Group",
     "LoraSettings",
     "MiningRule",
+    "Teaching",
     "TrainingReport",
     "TrainingSettings",
     "drop_layers",
     "make_loss",
+    "mean_weights",
     "mine_negatives",
     "read_groups",
     "taught",
     "train",
     "trim_vocabulary",
+    "with_changes",
+    "write_groups",
 ]
 
 __getattr__ = lazily(
     __name__,
     {
-        "DevRanking": "measuring.dev_ranking",
+        "DevRanking": "measuring.before_after",
         "Group": "data.groups",
-        "LOSSES": "losses.named",
+        "LOSSES": "losses",
         "LoraSettings": "settings",
-        "MiningRule": "negatives.rule",
+        "MiningRule": "negatives.sifting",
+        "Teaching": "data.groups",
         "TrainingReport": "trainer",
         "TrainingSettings": "settings",
-        "drop_layers": "distillation.layers",
-        "make_loss": "losses.named",
+        "drop_layers": "weights.layers",
+        "make_loss": "losses",
+        "mean_weights": "weights.averages",
         "mine_negatives": "negatives.mining",
         "read_groups": "data.sources",
         "taught": "distillation.teachers",
         "train": "trainer",
         "trim_vocabulary": "distillation.vocabulary",
+        "with_changes": "weights.averages",
+        "write_groups": "data.groups",
     },
 )

@@ -15,22 +15,27 @@ import torch
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.evaluation.reporting.files import opened
-from secondpass.training.configuration.reading import as_yaml, without_folders
-from secondpass.training.configuration.training_config import MEASURES, HeldOutTest, TrainingConfig, TrainSource
+from secondpass.training.checkpoints.run_lock import make_folder
+from secondpass.training.configuration import MEASURES, HeldOutTest, TrainingConfig, TrainSource
 from secondpass.training.data.checking import CheckedGroups, checked_groups
-from secondpass.training.data.fingerprints import fingerprint
-from secondpass.training.data.groups import Group
-from secondpass.training.data.sources import read_groups
-from secondpass.training.data.streams import GroupStream, Item
+from secondpass.training.data.groups import Group, fingerprint
+from secondpass.training.data.sources import GroupStream, Item, read_groups
+from secondpass.training.losses import make_loss
 from secondpass.training.losses.contract import LabelKind
-from secondpass.training.losses.named import make_loss
-from secondpass.training.measuring.before_after import AFTER, BEFORE, BeforeAfter, of_folder, of_groups
+from secondpass.training.measuring.before_after import (
+    AFTER,
+    BEFORE,
+    BeforeAfter,
+    held_out,
+    of_folder,
+    of_groups,
+    queries_in_both,
+)
 from secondpass.training.measuring.card import Card, write_card
-from secondpass.training.measuring.held_out import held_out, queries_in_both
-from secondpass.training.running.claim import make_folder
 from secondpass.training.running.plan import Plan, planned
-from secondpass.training.running.tensorboard_log import tensorboard_log
+from secondpass.training.running.run_watch import tensorboard_log
 from secondpass.training.trainer import TrainingReport, Watch, train
+from secondpass.training.yaml import as_yaml, without_folders
 
 CONFIG = "train.yaml"
 DEV = "dev"

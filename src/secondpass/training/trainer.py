@@ -17,30 +17,23 @@ from typing import Any
 import torch
 
 from secondpass.errors import InvalidInput
+from secondpass.training.checkpoints.checkpoints import RunStorage, forget_checkpoints, identity_of
+from secondpass.training.checkpoints.run_lock import RunLock, claimed, make_folder, trainable_weights
 from secondpass.training.data.checking import checked_groups
-from secondpass.training.data.counts import Counts
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Counts, Group
+from secondpass.training.losses import make_loss
 from secondpass.training.losses.contract import Loss
-from secondpass.training.losses.named import make_loss
 from secondpass.training.losses.pointwise import BinaryCrossEntropy
-from secondpass.training.measuring.dev_ranking import DevRanking
-from secondpass.training.running.checkpointing import RunStorage, identity_of
-from secondpass.training.running.claim import claimed, make_folder, trainable_weights
-from secondpass.training.running.fresh_start import forget_checkpoints
-from secondpass.training.running.group_learner import GroupLearner
+from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.loop import Evaluation, Run, Trainable
 from secondpass.training.running.model_state import Ready, ready_to_learn
-from secondpass.training.running.plan import Plan, planned
+from secondpass.training.running.plan import GroupLearner, Plan, planned
 from secondpass.training.running.processes import Processes, joined
-from secondpass.training.running.run_watch import RunWatch
-from secondpass.training.running.step_log import StepLog
+from secondpass.training.running.run_watch import RunWatch, StepLog
 from secondpass.training.settings import TrainingSettings
-from secondpass.training.survival.run_lock import RunLock
-from secondpass.training.weights.averages import WeightAverages
-from secondpass.training.weights.best_weights import NO_SCORE, BestWeights
-from secondpass.training.weights.optimisation import Optimisation
-from secondpass.training.weights.parameter_groups import parameter_groups
-from secondpass.training.weights.schedules import StretchedSchedule, make_schedule
+from secondpass.training.weights.averages import NO_SCORE, BestWeights, WeightAverages
+from secondpass.training.weights.layers import parameter_groups
+from secondpass.training.weights.optimisation import Optimisation, StretchedSchedule, make_schedule
 
 logger = logging.getLogger(__name__)
 

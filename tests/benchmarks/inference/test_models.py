@@ -8,7 +8,7 @@ import pytest
 from sentence_transformers import CrossEncoder
 
 from benchmarks.inference.models import SPREAD, write_model
-from secondpass.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
+from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 
 
 @pytest.mark.parametrize("name", ["l2", "deberta"])

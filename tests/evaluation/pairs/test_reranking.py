@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
 
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.evaluation import CERerankingEvaluator
+from secondpass.evaluation.pairs.reranking import Sample, ndcg, read_samples, reciprocal_rank
 from tests.given_scores import GivenScores, ScoresByText
 
 SECOND = 1 / math.log2(3)
@@ -214,3 +219,232 @@ def test_a_text_that_says_nothing_is_last_whatever_the_model_says():
     assert CERerankingEvaluator([first]).measure(model)["MRR@10"] == 1.0
     plain = {"query": "q", "positive": ["mat"], "negative": ["", "cat"]}
     assert CERerankingEvaluator([plain]).measure(model)["MRR@10"] == 1.0
+
+
+def ideal(gains):
+    """Gains in the best order."""
+    return tuple(sorted((gain for gain in gains if gain), reverse=True))
+
+
+@pytest.mark.parametrize(
+    ("gains", "k", "expected"),
+    [
+        ([1, 0, 0], 10, 1),
+        ([0, 0, 1], 10, 1 / 3),
+        ([0, 2, 1], 10, 1 / 2),
+        ([0, 0, 1], 2, 0),
+        ([0, 0], 10, 0),
+        ([], 10, 0),
+    ],
+)
+def test_reciprocal_rank_of_an_order(gains, k, expected):
+    """One over the rank of the first document with a gain, 0 beyond k."""
+    assert reciprocal_rank(gains, np.arange(len(gains), 0, -1), k) == expected
+
+
+@pytest.mark.parametrize(
+    ("gains", "k", "expected"),
+    [
+        ([1] + [0] * 9, 10, sum(1 / rank for rank in range(1, 11)) / 10),
+        ([0] * 9 + [1], 10, sum(1 / rank for rank in range(1, 11)) / 10),
+        ([1, 1, 0, 0], 10, 1 / 2 + 1 / 3 / 2 + 1 / 6 / 3),
+        ([1, 1, 0, 0], 2, 1 / 2 + 1 / 3 / 2),
+        ([1, 1, 1], 10, 1),
+    ],
+)
+def test_reciprocal_rank_of_equal_scores(gains, k, expected):
+    """Where all scores are equal it depends on how many documents have a gain, not on where they are listed."""
+    assert reciprocal_rank(gains, np.zeros(len(gains)), k) == pytest.approx(expected, abs=1e-15)
+
+
+def test_reciprocal_rank_of_many_equal_scores():
+    """A thousand documents make no number overflow: one relevant has H(1000) / 1000 on average."""
+    expected = sum(1 / rank for rank in range(1, 1001)) / 1000
+    assert reciprocal_rank([0] * 999 + [1], np.zeros(1000), 1000) == pytest.approx(expected, abs=1e-12)
+    assert reciprocal_rank([0, 1] * 500, np.zeros(1000), 10) == pytest.approx(0.6933, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("gains", "missed", "k", "expected"),
+    [
+        ([1, 0, 1], (), 10, 1.5 / (1 + 1 / math.log2(3))),
+        ([0, 3, 1], (), 10, (3 / math.log2(3) + 1 / 2) / (3 + 1 / math.log2(3))),
+        ([0, 1], (), 1, 0),
+        ([1, 0], (1.0,), 10, 1 / (1 + 1 / math.log2(3))),  # the ideal has what the ranking lacks
+        ([1, 0], (1.0,), 1, 1),
+        ([1], (), 10, 1),
+        ([], (1.0,), 10, 0),
+    ],
+)
+def test_ndcg_of_an_order(gains, missed, k, expected):
+    """DCG by hand over that of the ideal order of all documents with a gain, retrieved or not."""
+    assert ndcg(gains, np.arange(len(gains), 0, -1), ideal([*gains, *missed]), k) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0, 1, 3]), min_size=1, max_size=40), st.integers(1, 12))
+def test_a_perfect_order_is_exactly_one(gains, k):
+    """To the last bit, so that a report never shows 0.9999999999999999."""
+    gains = [*sorted(gains, reverse=True), 0]
+    gains[0] = 3
+    assert ndcg(gains, np.arange(len(gains), 0, -1), ideal(gains), k) == 1.0
+
+
+DOCUMENTS = st.lists(st.tuples(st.sampled_from([0, 0, 1, 3]), st.sampled_from([-1.0, 0.0, 2.0])), max_size=6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(DOCUMENTS, st.integers(1, 7))
+def test_ties_are_the_mean_over_all_orders(documents, k):
+    """Both figures equal the mean over every order in which scores do not rise."""
+    gains, scores = [gain for gain, _ in documents], np.array([score for _, score in documents])
+    best = ideal([*gains, 1])
+    orders = [
+        [gains[place] for place in order]
+        for order in permutations(range(len(gains)))
+        if all(scores[upper] >= scores[lower] for upper, lower in pairwise(order))
+    ]
+    falling = np.arange(len(gains), 0, -1)
+    expected = np.mean([reciprocal_rank(order, falling, k) for order in orders])
+    assert reciprocal_rank(gains, scores, k) == pytest.approx(expected, abs=1e-12)
+    expected = np.mean([ndcg(order, falling, best, k) for order in orders])
+    assert ndcg(gains, scores, best, k) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=12), st.integers(1, 12))
+def test_ndcg_of_all_documents_is_scikit_learns(documents, k):
+    """Where nothing is missed it is the seed's value: scikit-learn's ndcg_score."""
+    gains, scores = (np.array(column, float) for column in zip(*documents, strict=True))
+    gains[0] = 2
+    expected = ndcg_score([gains], [scores], k=k)
+    assert ndcg(gains.tolist(), scores, ideal(gains), k) == pytest.approx(expected, abs=1e-12)
+
+
+PLAIN = {"query": "q", "positive": ["p1", "p2"], "negative": ["n1"]}
+RANKED = {"query": "q", "positive": ["p1", "p2"], "documents": ["n1", "p1", "n2"]}
+
+
+def only(sample, always=True):
+    """Read one sample."""
+    (found,) = read_samples([sample], always).kept
+    return found
+
+
+def test_positive_and_negative_texts():
+    """Candidates are both; the positive ones have gain 1."""
+    assert only(PLAIN) == Sample("samples[0]", "q", ("p1", "p2", "n1"), (1, 1, 0), (1, 1))
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_a_first_pass(always):
+    """Candidates have its order; the missed positive texts come behind it, or count in the ideal only."""
+    behind = (("p2",), (1,)) if always else ((), ())
+    expected = Sample("samples[0]", "q", ("n1", "p1", "n2", *behind[0]), (0, 1, 0, *behind[1]), (1, 1))
+    assert only(RANKED, always) == expected
+
+
+def test_a_str_is_one_text():
+    """Not a sequence of characters."""
+    assert only({"query": "q", "positive": "abc", "negative": "de"}).candidates == ("abc", "de")
+    assert only({"query": "q", "positive": "abc", "documents": "de"}).candidates == ("de", "abc")
+
+
+def test_sets_are_sorted():
+    """The seed's own training scripts give sets: their order must not change from run to run."""
+    sample = only({"query": "q", "positive": {"p2", "p1"}, "negative": frozenset(["n2", "n1"])})
+    assert sample.candidates == ("p1", "p2", "n1", "n2")
+
+
+def test_graded_relevance_of_reranking_samples():
+    """A dict of positive texts gives their grades; the ideal has the highest first."""
+    sample = only({"query": "q", "positive": {"p1": 1, "p2": 2.5}, "negative": ["n1"]})
+    assert (sample.gains, sample.ideal) == ((1, 2.5, 0), (2.5, 1))
+
+
+def test_equal_texts_are_one():
+    """A text that is listed twice is no second relevant document, and no second place in the ranking."""
+    assert only({"query": "q", "positive": ["p", "p"], "negative": ["n", "n"]}).candidates == ("p", "n")
+    sample = only({"query": "q", "positive": ["p", "p"], "documents": ["n", "p", "n", "p"]})
+    assert (sample.candidates, sample.ideal) == (("n", "p"), (1,))
+
+
+@pytest.mark.parametrize("samples", [[PLAIN, PLAIN], {"a": PLAIN, "b": PLAIN}, iter([PLAIN, PLAIN])])
+def test_a_list_or_a_dict_of_samples(samples):
+    """Any sequence of samples will do, or a dict of them, whose keys messages repeat."""
+    found = read_samples(samples, True)
+    assert [sample.name for sample in found.kept] in (["samples[0]", "samples[1]"], ["samples['a']", "samples['b']"])
+    assert not found.ranked
+    assert read_samples([RANKED], True).ranked
+
+
+@pytest.mark.parametrize(
+    ("skipped", "always"),
+    [
+        ({"query": "q", "positive": [], "negative": ["n"]}, True),
+        ({"query": "q", "positive": ["p"], "negative": []}, True),
+        ({"query": "q", "positive": {}, "documents": ["n"]}, False),
+        ({"query": "q", "positive": ["p"], "documents": []}, True),
+    ],
+)
+def test_samples_that_tell_nothing_are_skipped(skipped, always):
+    """Without a positive text, or without another one, no order is better than another: counted, not measured."""
+    other = PLAIN if "negative" in skipped else RANKED
+    found = read_samples([skipped, other], always)
+    assert [sample.name for sample in found.kept] == ["samples[1]"]
+    assert found.skipped == 1
+    with pytest.raises(InvalidInput, match="none of 1 samples has a positive text and candidates"):
+        read_samples([skipped], always)
+
+
+def test_a_first_pass_that_found_nothing_counts():
+    """What both passes deliver together is measured on this query too: it is 0."""
+    found = read_samples([{"query": "q", "positive": ["p"], "documents": []}, RANKED], False)
+    assert found.skipped == 0
+    assert found.kept[0].candidates == ()
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (7, r"samples\[1\] is int, not a dict"),
+        ({"positive": ["p"], "negative": ["n"]}, r"samples\[1\] has no 'query'"),
+        ({"query": "q", "negative": ["n"]}, r"samples\[1\] has no 'positive'"),
+        ({"query": "q", "positive": ["p"]}, r"samples\[1\] has neither: it needs one of"),
+        (PLAIN | RANKED, r"samples\[1\] has negative and documents: it needs one of"),
+        (RANKED, r"samples\[1\] has 'documents' where samples\[0\] has 'negative'"),
+        (PLAIN | {"query": 7}, r"samples\[1\]\['query'\] is int, not str"),
+        (PLAIN | {"positive": ["p", 7]}, r"samples\[1\]\['positive'\]\[1\] is int, not str"),
+        (PLAIN | {"negative": 7}, r"samples\[1\]\['negative'\] is int"),
+        (PLAIN | {"negative": {"n": 0}}, r"samples\[1\]\['negative'\] is dict"),
+        (PLAIN | {"negative": ["n", "p1"]}, r"samples\[1\] has 'p1' as positive and as negative"),
+        (PLAIN | {"positive": {"p": 0}}, r"samples\[1\]\['positive'\]\['p'\] is 0, not a grade above 0"),
+        (PLAIN | {"positive": {"p": math.nan}}, "is nan, not a grade"),
+        (PLAIN | {"positive": {"p": True}}, "is True, not a grade"),
+        (PLAIN | {"positive": {"p": "2"}}, "is '2', not a grade"),
+        (PLAIN | {"positive": {7: 1}}, r"a key of samples\[1\]\['positive'\] is int, not str"),
+    ],
+)
+def test_refused_samples(sample, message):
+    """What has another form is named by its place."""
+    with pytest.raises(InvalidInput, match=message):
+        read_samples([PLAIN, sample], True)
+
+
+def test_a_ranking_has_an_order():
+    """A set of documents has none, so it is refused."""
+    with pytest.raises(InvalidInput, match=r"samples\[0\]\['documents'\] is set"):
+        read_samples([RANKED | {"documents": {"n", "p"}}], True)
+
+
+@pytest.mark.parametrize("samples", [[], {}])
+def test_no_samples(samples):
+    """There is nothing to evaluate on."""
+    with pytest.raises(InvalidInput, match="samples is empty"):
+        read_samples(samples, True)
+
+
+def test_what_is_no_list_of_samples_of_reranking_samples():
+    """A str is refused as a whole."""
+    with pytest.raises(InvalidInput, match="samples is str"):
+        read_samples("abc", True)

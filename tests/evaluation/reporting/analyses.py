@@ -6,21 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from secondpass.evaluation.findings import (
+from secondpass.evaluation.measures import (
     Analysis,
     Change,
     Comparison,
+    Coverage,
     DepthCurve,
     DepthPoint,
     Headroom,
     Interval,
     Reliability,
+    Report,
     ScoreDistribution,
     SecondPass,
     ThresholdPoint,
     Ties,
 )
-from secondpass.evaluation.reports import Coverage, Report
 
 MEASURES = {"nDCG@10": 0.08, "RR@10": 0.07, "AP": 0.06, "R@100": 0.0}
 HOSTILE = (

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from secondpass.evaluation.findings import Interval
+from secondpass.evaluation.measures import (
+    Analysis,
+    Comparison,
+    Coverage,
+    DepthCurve,
+    DepthPoint,
+    Headroom,
+    Interval,
+    Reliability,
+    Report,
+    SecondPass,
+)
 from secondpass.evaluation.reporting.wording import (
     NOTHING,
     counted,
+    depth_sentence,
+    headroom_sentence,
     listed,
     milliseconds,
+    notes,
     number,
     p_cell,
     p_value,
     percent,
+    reliability_sentence,
     shortened,
     signed,
     signed_span,
     span,
+    verdicts,
 )
 
 
@@ -78,3 +95,124 @@ def test_lists_and_counts() -> None:
     assert listed(list("abcdefg")) == "a, b, c, d, e, ..."
     assert (counted(1, "query", "queries"), counted(1000, "query", "queries")) == ("1 query", "1,000 queries")
     assert (shortened("abcdef", 6), shortened("abc defg", 5)) == ("abcdef", "abc…")
+
+
+BM25 = Report("bm25", {"nDCG@10": {"q1": 0.4, "q2": 0.58}}, {"nDCG@10": 0.49}, Coverage(225))
+RERANK = Report("rerank", {"nDCG@10": {"q1": 0.5, "q2": 0.64}}, {"nDCG@10": 0.57}, Coverage(225))
+CLEAR = Comparison("nDCG@10", "bm25", "rerank", 0.08, Interval(0.06, 0.1, 0.95), 0.0001, 0.0001, 0.0001, 160, 60, 5)
+HEADROOM = Headroom("nDCG@10", 0.49, 0.57, 0.685, 1.0, 0.41)
+
+
+def analysis(comparison: Comparison, second: Report = RERANK) -> Analysis:
+    """Two systems and the comparison between them."""
+    found = SecondPass("rerank", (HEADROOM,), (), (), {})
+    return Analysis("nDCG@10", (BM25, second), {}, (comparison,), (found,))
+
+
+def test_a_gain_is_said_in_one_sentence() -> None:
+    """From where to where, how much, how sure, and how much of what was possible."""
+    (verdict,) = verdicts(analysis(CLEAR))
+    assert (verdict.system, verdict.direction, verdict.headline) == ("rerank", "better", "rerank helps")
+    assert verdict.detail == (
+        "nDCG@10 rises from 0.490 to 0.570 (+0.080, 95 % interval +0.060 to +0.100, p < 0.001); "
+        "of the possible gain 41 % is reached."
+    )
+
+
+def test_a_loss_is_called_one() -> None:
+    """A reranker that does harm must not be overlooked."""
+    worse = replace(CLEAR, difference=-0.08, interval=Interval(-0.1, -0.06, 0.95))
+    (verdict,) = verdicts(analysis(worse, replace(RERANK, means={"nDCG@10": 0.41})))
+    assert (verdict.direction, verdict.headline) == ("worse", "rerank does harm")
+    assert verdict.detail.startswith("nDCG@10 falls from 0.490 to 0.410 (-0.080, ")
+    assert "possible gain" not in verdict.detail
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        replace(CLEAR, interval=Interval(-0.01, 0.1, 0.95)),
+        replace(CLEAR, p_adjusted=0.06),
+        replace(CLEAR, p_adjusted=0.04, interval=Interval(0.01, 0.1, 0.99)),
+        replace(CLEAR, p_adjusted=float("nan")),
+    ],
+    ids=["interval", "test", "level", "no test"],
+)
+def test_doubt_is_said(doubtful: Comparison) -> None:
+    """Both the interval and the adjusted test must be sure at the interval's level."""
+    (verdict,) = verdicts(analysis(doubtful))
+    assert (verdict.direction, verdict.headline) == ("unclear", "rerank shows no clear difference")
+    assert verdict.detail.endswith("On 225 queries, that may be chance.")
+
+
+def test_an_unchanged_order_is_no_gain() -> None:
+    """Nothing helped and nothing hurt: the sentence has no numbers to be misread."""
+    same = replace(CLEAR, difference=0.0, interval=Interval(0.0, 0.0, 0.95), p_adjusted=1.0, helped=0, hurt=0)
+    (verdict,) = verdicts(analysis(same, replace(RERANK, means=BM25.means)))
+    assert (verdict.direction, verdict.headline) == ("same", "rerank changes nothing")
+    assert verdict.detail == "nDCG@10 is 0.490 before and after; no query's value changes."
+
+
+def test_several_comparisons_are_said_to_be_adjusted() -> None:
+    """A p that was corrected says for how many."""
+    both = replace(analysis(CLEAR), comparisons=(CLEAR, replace(CLEAR, measure="AP")))
+    (verdict,) = verdicts(both)
+    assert "p < 0.001 adjusted for 2 comparisons)" in verdict.detail
+
+
+def test_one_system_alone_has_its_mean() -> None:
+    """Nothing to compare with: the mean, with its interval if there is one."""
+    alone = Analysis("nDCG@10", (BM25,), {"bm25": {"nDCG@10": Interval(0.45, 0.53, 0.9)}}, ())
+    (verdict,) = verdicts(alone)
+    assert verdict.detail == "nDCG@10 is 0.490 (90 % interval 0.450 to 0.530) over 225 queries."
+    (verdict,) = verdicts(replace(alone, intervals={}))
+    assert verdict.detail == "nDCG@10 is 0.490 over 225 queries."
+
+
+def test_headroom_in_words() -> None:
+    """What was possible, what came of it, who lost the rest and where there is most to gain."""
+    assert headroom_sentence("rerank", HEADROOM) == (
+        "A perfect order of the candidates would bring +0.195 nDCG@10; rerank reaches 41 % of that. "
+        "The first pass loses 0.315 by not finding relevant documents, the second pass 0.115 by not putting them "
+        "first: more or better candidates have the most to give."
+    )
+    assert headroom_sentence("rerank", replace(HEADROOM, ceiling=0.9)).endswith("a better order has the most to give.")
+    assert "rerank loses 0.090 instead." in headroom_sentence("rerank", replace(HEADROOM, second=0.4, share=-0.46))
+    nothing = Headroom("P@10", 0.2, 0.2, 0.2, 0.2, None)
+    expected = "No order of these candidates beats the first pass in P@10: there was nothing to gain. Nothing is lost."
+    assert headroom_sentence("rerank", nothing) == expected
+
+
+def test_depth_in_words() -> None:
+    """The best depth, and a shallower one that is nearly as good, with their milliseconds."""
+    known = ((0, 0.4, 3.0), (10, 0.45, 20.0), (50, 0.497, 90.0), (99, 0.5, 180.0))
+    points = tuple(DepthPoint(*point) for point in known)
+    assert depth_sentence(DepthCurve("AP", points)) == (
+        "Best at depth 99: 0.500, 180 ms a query. Depth 50 brings at least 95 % of the gain, 90 ms a query."
+    )
+    assert depth_sentence(DepthCurve("AP", (DepthPoint(0, 0.4), DepthPoint(5, 0.5)))) == "Best at depth 5: 0.500."
+    worse = (DepthPoint(0, 0.4), DepthPoint(5, 0.3))
+    assert depth_sentence(DepthCurve("AP", worse)) == "No depth is better than the first pass."
+
+
+def test_reliability_in_words() -> None:
+    """Both errors, and over how many pairs."""
+    found = Reliability((0.2, 0.8), (0.1, 0.9), (1000, 200), 0.1, 0.05)
+    said = reliability_sentence(found)
+    assert said.startswith("Expected calibration error 0.100, Brier score 0.050 over 1,200 pairs")
+
+
+def test_coverage_is_noted_by_system_or_once_for_all() -> None:
+    """Every query that does not count, or counts as nothing, is accounted for."""
+    first = replace(BM25, coverage=Coverage(225, (), ("e1",), ()))
+    second = replace(RERANK, coverage=Coverage(225, ("q1", "q2"), ("e1",), ("x",)))
+    assert notes(Analysis("AP", (first, second), {}, (), notes=("from the analysis",))) == [
+        "from the analysis",
+        "1 judged query without a relevant document, left out (e1)",
+        "rerank: 2 of 225 measured queries without an answer in the run, counted as an empty ranking (q1, q2)",
+        "rerank: 1 query of the run without judgements, left out (x)",
+    ]
+    kept = replace(BM25, coverage=Coverage(2, (), ("q1",), ()))
+    assert notes(Analysis("AP", (kept,), {}, ())) == [
+        "1 judged query without a relevant document, counted all the same (q1)"
+    ]

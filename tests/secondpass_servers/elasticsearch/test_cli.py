@@ -68,9 +68,8 @@ def test_connect_prints_a_query_that_can_be_sent(
 ) -> None:
     """Connected, said once more, and forgotten; the key stays in the environment."""
     pytest.importorskip("fastapi")
-    from secondpass.serving.api_keys import ApiKeys
     from secondpass.serving.application import create_app
-    from secondpass.serving.settings import Settings
+    from secondpass.serving.settings import ApiKeys, Settings
 
     key = "a-key-of-the-tests-0123456789"
     module = InferenceModule()

@@ -15,17 +15,22 @@ import pytest
 from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from secondpass import CrossEncoder
+from secondpass_servers.elasticsearch.cli import (
+    ConnectResult,
+    Endpoint,
+    InferenceService,
+    connect_service,
+    disconnect_service,
+)
 from secondpass_servers.elasticsearch.index import create_index
-from secondpass_servers.elasticsearch.inference import ConnectResult, Endpoint, InferenceService, connect, disconnect
 from secondpass_servers.index_layout import IndexLayout
 from tests.secondpass_servers.elasticsearch.live_app import serving
 from tests.small_collection import CORPUS
 
 pytest.importorskip("fastapi")
 
-from secondpass.serving.api_keys import ApiKeys
 from secondpass.serving.application import create_app
-from secondpass.serving.settings import Settings
+from secondpass.serving.settings import ApiKeys, Settings
 
 KEY = "a-key-of-the-tests-0123456789"
 QUERY = 'say "cat"\n\\ 😀 train to Paris, second account'
@@ -72,8 +77,8 @@ def test_a_search_reranks_through_the_service(
     model = "tiny" if shape is InferenceService.custom else None
     endpoint = Endpoint(f"{index}-{shape.replace('_', '-')}", service, shape, model, KEY)
     try:
-        assert connect(complete, "ES", endpoint) is ConnectResult.created
-        assert connect(complete, "ES", endpoint) is ConnectResult.unchanged
+        assert connect_service(complete, "ES", endpoint) is ConnectResult.created
+        assert connect_service(complete, "ES", endpoint) is ConnectResult.unchanged
         body = endpoint.ready_query(index).body
         assert body is not None
         reranker = body["retriever"]["text_similarity_reranker"]
@@ -81,9 +86,9 @@ def test_a_search_reranks_through_the_service(
         reranker["retriever"]["standard"]["query"] = {"match_all": {}}
         hits = complete.search(index=index, body=dict(body)).body["hits"]["hits"]
     finally:
-        removed = disconnect(complete, "ES", endpoint.removal())
+        removed = disconnect_service(complete, "ES", endpoint.removal())
     assert removed
-    assert not disconnect(complete, "ES", endpoint.removal())
+    assert not disconnect_service(complete, "ES", endpoint.removal())
     names = list(texts)
     expected = [names[row["corpus_id"]] for row in tiny.rank(QUERY, list(texts.values()))]
     assert [hit["_id"] for hit in hits] == expected

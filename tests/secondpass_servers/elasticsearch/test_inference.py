@@ -14,13 +14,13 @@ from starlette.routing import Route
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass_servers.elasticsearch.inference import (
+from secondpass_servers.elasticsearch.cli import (
     ConnectResult,
     Endpoint,
     InferenceService,
-    connect,
+    connect_service,
     differences,
-    disconnect,
+    disconnect_service,
     removal,
 )
 from tests.secondpass_servers.elasticsearch.inference_module import (
@@ -36,9 +36,8 @@ from tests.secondpass_servers.elasticsearch.live_app import serving
 
 pytest.importorskip("fastapi")
 
-from secondpass.serving.api_keys import ApiKeys
 from secondpass.serving.application import create_app
-from secondpass.serving.settings import Settings
+from secondpass.serving.settings import ApiKeys, Settings
 
 SHAPES = list(InferenceService)
 
@@ -219,7 +218,7 @@ def test_elasticsearch_and_the_service_understand_each_other(
 
     An empty text gets the service's score for blank documents, 0.
     """
-    assert connect(playing, "ES", over(service, shape)) is ConnectResult.created
+    assert connect_service(playing, "ES", over(service, shape)) is ConnectResult.created
     assert [method for method, _, _ in module.heard] == ["GET", "PUT", "POST"]
     call = contract(shape)["call"]["body"]
     texts = [*(call.get("documents") or call["texts"]), "", 'ünï 😀 "quoted" \\ \n\u2028 text', "cat"]
@@ -234,29 +233,29 @@ def test_elasticsearch_and_the_service_understand_each_other(
 def test_twice_is_once(shape: InferenceService, service: str, playing: Elasticsearch, module: InferenceModule) -> None:
     """A second connect changes nothing, and a second disconnect finds nothing."""
     wanted = over(service, shape)
-    assert connect(playing, "ES", wanted) is ConnectResult.created
-    assert connect(playing, "ES", wanted) is ConnectResult.unchanged
+    assert connect_service(playing, "ES", wanted) is ConnectResult.created
+    assert connect_service(playing, "ES", wanted) is ConnectResult.unchanged
     assert [method for method, _, _ in module.heard].count("PUT") == 1
-    assert disconnect(playing, "ES", removal("mine")) is True
-    assert disconnect(playing, "ES", removal("mine")) is False
+    assert disconnect_service(playing, "ES", removal("mine")) is True
+    assert disconnect_service(playing, "ES", removal("mine")) is False
     assert module.endpoints == {}
 
 
 def test_another_endpoint_of_that_name(service: str, playing: Elasticsearch, module: InferenceModule) -> None:
     """It is left alone unless --replace says otherwise."""
-    connect(playing, "ES", over(service))
+    connect_service(playing, "ES", over(service))
     other = over(service, InferenceService.hugging_face)
     with pytest.raises(InvalidInput, match=r"'mine' with another service, url: take another --id, or --replace it"):
-        connect(playing, "ES", other)
+        connect_service(playing, "ES", other)
     assert module.endpoints["mine"]["service"] == "custom"
-    assert connect(playing, "ES", other, replace=True) is ConnectResult.replaced
+    assert connect_service(playing, "ES", other, replace=True) is ConnectResult.replaced
     assert module.endpoints["mine"]["service"] == "hugging_face"
 
 
 def test_a_wrong_key_leaves_no_endpoint(service: str, playing: Elasticsearch, module: InferenceModule) -> None:
     """Elasticsearch asks the service first; what the service said is passed on, the key is not."""
     with pytest.raises(InvalidInput, match=r"Could not complete inference endpoint creation.*401") as refused:
-        connect(playing, "ES", over(service, api_key="a-wrong-key-000"))
+        connect_service(playing, "ES", over(service, api_key="a-wrong-key-000"))
     assert "a-wrong-key-000" not in str(refused.value)
     assert module.endpoints == {}
 
@@ -264,7 +263,7 @@ def test_a_wrong_key_leaves_no_endpoint(service: str, playing: Elasticsearch, mo
 def test_a_service_that_is_not_there(playing: Elasticsearch, module: InferenceModule) -> None:
     """The same."""
     with pytest.raises(InvalidInput, match="Could not complete inference endpoint creation"):
-        connect(playing, "ES", over("http://127.0.0.1:9"))
+        connect_service(playing, "ES", over("http://127.0.0.1:9"))
     assert module.endpoints == {}
 
 
@@ -276,7 +275,7 @@ def test_a_service_that_leaves_out_documents(playing: Elasticsearch) -> None:
 
     with serving(Starlette(routes=[Route("/v2/rerank", first_only, methods=["POST"])])) as broken:
         with pytest.raises(SecondPassError, match=f"the service at {broken}/v2/rerank did not score each"):
-            connect(playing, "ES", over(broken))
+            connect_service(playing, "ES", over(broken))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +292,7 @@ def test_what_a_server_lacks_is_named(
     """Module or licence."""
     module.missing = missing
     with pytest.raises(SecondPassError, match=f"^Elasticsearch ES: .*{words}"):
-        connect(playing, "ES", over("http://127.0.0.1:9"))
+        connect_service(playing, "ES", over("http://127.0.0.1:9"))
 
 
 def test_a_real_server_without_the_module(client: Elasticsearch, index: str) -> None:
@@ -301,9 +300,9 @@ def test_a_real_server_without_the_module(client: Elasticsearch, index: str) -> 
     if client.info().body["version"]["build_type"] == "docker":
         pytest.skip("a complete server has the module")
     with pytest.raises(SecondPassError, match="no inference module"):
-        connect(client, "ES", over("http://127.0.0.1:9", inference_id=index))
+        connect_service(client, "ES", over("http://127.0.0.1:9", inference_id=index))
     with pytest.raises(SecondPassError, match="no inference module"):
-        disconnect(client, "ES", removal(index))
+        disconnect_service(client, "ES", removal(index))
 
 
 def test_a_dead_server() -> None:
@@ -312,7 +311,7 @@ def test_a_dead_server() -> None:
         Elasticsearch("http://127.0.0.1:9", max_retries=0) as client,
         pytest.raises(SecondPassError, match="Connection refused"),
     ):
-        connect(client, "ES", over("http://127.0.0.1:9"))
+        connect_service(client, "ES", over("http://127.0.0.1:9"))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from secondpass_servers.contract import Sink
-from secondpass_servers.indexing.delivery import IndexingSettings
-from secondpass_servers.indexing.entries import Embedding
+from secondpass_servers.indexing.entries import Embedding, IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingReport, IndexingRequest, index_corpus
 from tests.secondpass_servers.indexing.sinks import QUICK, Silent

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secondpass_servers.contract import Entry, Outcome
-from secondpass_servers.indexing.delivery import IndexingSettings
+from secondpass_servers.indexing.entries import IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingRequest, index_corpus
 from tests.secondpass_servers.indexing.sinks import FileSink, Silent

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from secondpass_servers.contract import BatchTooLarge, Entry, Outcome, ServerAway, TooBusy
-from secondpass_servers.indexing.delivery import IndexingSettings
+from secondpass_servers.indexing.entries import IndexingSettings
 
 QUICK = IndexingSettings(
     max_documents=4, max_bytes=2_000, in_flight=2, give_up_after=5, first_wait=0.001, longest_wait=0.002

@@ -9,16 +9,8 @@ import pytest
 
 from secondpass.corpora import CorpusDocument
 from secondpass_servers.contract import Entry, IndexingError, Outcome, ServerAway, TooBusy
-from secondpass_servers.indexing.delivery import (
-    Backoff,
-    BulkSize,
-    Delivered,
-    Delivery,
-    IndexingSettings,
-    Stopped,
-    execute_bounded,
-)
-from secondpass_servers.indexing.entries import CorpusChunk, chunks
+from secondpass_servers.indexing.delivery import Backoff, BulkSize, Delivered, Delivery, Stopped, execute_bounded
+from secondpass_servers.indexing.entries import CorpusChunk, IndexingSettings, chunks
 from tests.secondpass_servers.indexing.sinks import QUICK, MemorySink, away, busy
 
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from secondpass.corpora import CorpusDocument
 from secondpass_servers.contract import IndexingError
-from secondpass_servers.indexing.delivery import IndexingSettings
-from secondpass_servers.indexing.entries import Embedding, chunks, embedded, id_trouble, item
+from secondpass_servers.indexing.entries import Embedding, IndexingSettings, chunks, embedded, id_trouble, item
 
 
 def test_fields_are_those_of_a_haystack_document() -> None:

@@ -14,8 +14,7 @@ from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
 from secondpass_servers.commands import run_indexing, summary
 from secondpass_servers.contract import DocumentsRefused, IndexChanged, IndexingError, ServerAway
-from secondpass_servers.indexing.delivery import IndexingSettings
-from secondpass_servers.indexing.entries import Embedding
+from secondpass_servers.indexing.entries import Embedding, IndexingSettings
 from secondpass_servers.indexing.run import ASKED_AT_ONCE, IndexingReport, IndexingRequest, lost
 from tests.secondpass_servers.indexing.conftest import rows
 from tests.secondpass_servers.indexing.sinks import QUICK, MemorySink, Silent, away, busy, too_large

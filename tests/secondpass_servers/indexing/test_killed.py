@@ -18,7 +18,7 @@ import pytest
 
 from secondpass.corpora import read_corpus
 from secondpass_servers.contract import ServerAway, Sink
-from secondpass_servers.indexing.delivery import IndexingSettings
+from secondpass_servers.indexing.entries import IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingReport, IndexingRequest, index_corpus
 from tests.secondpass_servers.indexing.conftest import rows

@@ -12,8 +12,7 @@ from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_servers.contract import BatchTooLarge, Entry, IndexingError, ServerAway, TooBusy
 from secondpass_servers.index_layout import IndexLayout
-from secondpass_servers.indexing.delivery import IndexingSettings
-from secondpass_servers.indexing.entries import item
+from secondpass_servers.indexing.entries import IndexingSettings, item
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingCounters, IndexingRequest, index_corpus
 from secondpass_servers.opensearch.client import Server

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from secondpass import CrossEncoder
+from secondpass.corpora import read_queries
 from secondpass.errors import SecondPassError
-from secondpass.queries import read_queries
 from secondpass.serving.settings import Settings
 from secondpass_servers.index_layout import IndexLayout
 from secondpass_servers.indexing.journal import RunFiles

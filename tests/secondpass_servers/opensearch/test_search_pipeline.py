@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass.serving.api_keys import ApiKeys
-from secondpass.serving.settings import Settings
+from secondpass.serving.settings import ApiKeys, Settings
 from secondpass_servers.opensearch import ml_commons
 from secondpass_servers.opensearch.client import Server
 from secondpass_servers.opensearch.ml_commons import RerankService, connector_body

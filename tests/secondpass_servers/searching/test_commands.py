@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from secondpass import CrossEncoder
-from secondpass.cli.printing import Format
+from secondpass.cli.output import Format
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass_servers.commands import (
@@ -28,7 +28,7 @@ from secondpass_servers.commands import (
     show_notes,
 )
 from secondpass_servers.contract import TooBusy
-from secondpass_servers.indexing.delivery import IndexingSettings
+from secondpass_servers.indexing.entries import IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingRequest
 from secondpass_servers.options import corpus_path

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass.training.data.groups import Group, Teaching, write_groups
+from secondpass.training.data.groups import Group, Teaching, counted, fingerprint, write_groups
 from secondpass.training.data.sources import read_groups
 
 GROUPS = [
@@ -63,3 +65,108 @@ def test_where_groups_cannot_be_written(tmp_path, name, reason):
     """Refused before anything is made."""
     with pytest.raises(InvalidInput, match=reason):
         write_groups(tmp_path / name, GROUPS)
+
+
+def figures(*labels, kind="relevance", dropped=None, repeated=0):
+    """Count groups with these labels."""
+    groups = [Group("q", tuple(f"d{n}" for n in range(len(row))), row) for row in labels]
+    return counted(groups, kind, dropped or {}, repeated)
+
+
+def test_sizes():
+    """Documents of all groups, and of the smallest, middle and largest."""
+    counts = figures((1.0, 0.0), (1.0,), (1.0, 0.0, 0.0, 0.0), (0.0,))
+    assert (counts.groups, counts.documents) == (4, 8)
+    assert (counts.shortest, counts.median, counts.longest) == (1, 1, 4)
+
+
+def test_labels():
+    """Few different ones are counted each, in order; many as a range."""
+    counts = figures((2.0, 0.0), (0.0, 1.0), kind="grade")
+    assert list(counts.histogram.items()) == [(0.0, 2), (1.0, 1), (2.0, 1)]
+    assert (counts.positives, counts.negatives) == (2, 2)
+    many = figures(tuple(float(n) for n in range(-5, 6)), kind="score")
+    assert many.histogram == {}
+    assert (many.lowest, many.highest, many.label_sum) == (-5.0, 5.0, 0.0)
+    assert (many.positives, many.negatives) == (None, None)
+    ten = figures(tuple(float(n) for n in range(10)), kind="class")
+    assert len(ten.histogram) == 10
+
+
+def test_soft_labels_are_positive_from_a_half_on():
+    """Relevance is a probability."""
+    counts = figures((0.5, 0.49, 1.0, 0.0))
+    assert (counts.positives, counts.negatives) == (2, 2)
+
+
+@pytest.mark.parametrize(("labels", "weight"), [((1.0, 0.0, 0.0, 0.0), 3.0), ((1.0, 1.0, 0.0), 0.5), ((0.25,), 3.0)])
+def test_weight_that_balances(labels, weight):
+    """Negatives by positives; with it both sides weigh the same."""
+    counts = figures(labels)
+    assert counts.positive_weight == pytest.approx(weight)
+    positives, negatives = sum(labels), sum(1 - label for label in labels)
+    assert counts.positive_weight * positives == pytest.approx(negatives)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), [((1.0, 1.0), "all 2 labels are 1"), ((0.0,), "all 1 labels are 0"), ((2.0, 0.0), "0 to 2")]
+)
+def test_what_no_weight_balances(labels, words):
+    """One side alone, or labels that are no relevance."""
+    with pytest.raises(InvalidInput, match=words):
+        _ = figures(labels).positive_weight
+
+
+def test_lines():
+    """What is shown before the first step."""
+    counts = figures((1.0, 0.0), (1.0,) * 1500, dropped={"whose labels are all equal": 1200}, repeated=3)
+    assert counts.lines() == [
+        "2 groups, 1,502 documents (2 to 1500 a group, median 2)",
+        "labels: 0 (1), 1 (1,501)",
+        "positives: 1,501, negatives: 1",
+        "dropped: 1,200 groups, whose labels are all equal",
+        "dropped: 3 documents that their group has already",
+    ]
+    assert figures(tuple(n / 8 for n in range(-8, 9)), kind="score").lines() == [
+        "1 groups, 17 documents (17 a group, median 17)",
+        "labels: from -1 to 1, mean 0",
+    ]
+
+
+def test_plain_values():
+    """The model's card and a checkpoint's manifest hold them."""
+    made = json.loads(json.dumps(figures((1.0, 0.5), dropped={"x": 2}, repeated=1).as_json()))
+    assert made["histogram"] == {"0.5": 1, "1": 1}
+    assert made["dropped"] == {"x": 2}
+    assert (made["groups"], made["documents"], made["label_sum"], made["repeated"]) == (1, 2, 1.5, 1)
+
+
+ONE, TWO = Group("q", ("a", "b"), (1.0, 0.0), "f:1", "7", ("x", "y")), Group("é\ud800", ("c",), (-0.5,))
+
+
+def test_what_does_not_count():
+    """Where it was read, ids, and how it is handed over."""
+    moved = [replace(ONE, source="g:9", query_id="", document_ids=()), TWO]
+    assert fingerprint(moved) == fingerprint(iter([ONE, TWO]))
+    assert len(fingerprint([])) == 64
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [],
+        [ONE],
+        [TWO, ONE],
+        [ONE, TWO, TWO],
+        [replace(ONE, query="q "), TWO],
+        [replace(ONE, query="qa", documents=("", "b")), TWO],
+        [replace(ONE, documents=("ab", "")), TWO],
+        [replace(ONE, documents=("b", "a")), TWO],
+        [replace(ONE, labels=(0.0, 1.0)), TWO],
+        [replace(ONE, labels=(math.nextafter(1.0, 0), 0.0)), TWO],
+        [Group("q", ("a",), (1.0,)), Group("q", ("b",), (0.0,)), TWO],
+    ],
+)
+def test_what_counts(other):
+    """Texts, where one ends, labels to the last bit, grouping and order."""
+    assert fingerprint(other) != fingerprint([ONE, TWO])

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
+import math
+from collections import UserDict
+from itertools import count, islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.pairs.evaluator import InputExample
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.training.data.groups import Group
-from secondpass.training.data.sources import read_groups
-from secondpass.training.examples import InputExample
+from secondpass.training.data.rows import Row
+from secondpass.training.data.sources import GroupStream, items_of, judged_groups, read_groups
 
 ROWS = [{"query": "q1", "document": "a", "label": 1}, {"query": "q2", "document": "b, c", "label": 0}]
 JSON = "\n".join(map(json.dumps, ROWS))
@@ -216,3 +222,175 @@ def test_all_collections_can_be_read(data_folder):
     assert len(similar) == 5_749
     assert {0.0, 4.75, 5.0} <= {group.labels[0] for group in similar}
     assert all(group.query and group.documents[0] for group in groups + trecqa + similar)
+
+
+def test_mappings_examples_and_groups():
+    """Elements of every kind in one list; a row is named by its index."""
+    group = Group("q", ("a",), (1.0,), "here")
+    mapping = UserDict(query="q", document="a", label=1)
+    items = list(items_of([{"a": 1}, mapping, InputExample("g", ["q", "d"], np.float32(0.5)), group]))
+    assert items == [Row("rows[0]", {"a": 1}), Row("rows[1]", mapping), items[2], group]
+    assert items[2] == Group("q", ("d",), (0.5,), "rows[2] (guid 'g')")
+
+
+@pytest.mark.parametrize("source", ["text", b"bytes", {"a": 1}, {1, 2}, 5, None, object()])
+def test_what_is_no_source(source):
+    """Characters, keys and things without an order are no rows."""
+    with pytest.raises(InvalidInput, match=f"source is {type(source).__name__}, neither a file"):
+        items_of(source)
+
+
+@pytest.mark.parametrize(
+    ("element", "words"),
+    [
+        ("text", r"rows\[0\] is str, neither a mapping of columns nor an InputExample"),
+        (("q", "d", 1), r"rows\[0\] is tuple"),
+        (None, r"rows\[0\] is NoneType"),
+        (InputExample(texts=["q"], label=1), r"rows\[0\]: texts is no list of two str"),
+        (InputExample("g", None, 1), r"rows\[0\] \(guid 'g'\): texts is no list of two str"),
+        (InputExample("g", "qd", 1), r"rows\[0\] \(guid 'g'\): texts is no list of two str"),
+        (InputExample("g", ["q", 5], 1), r"rows\[0\] \(guid 'g'\): texts is no list of two str"),
+        (InputExample("g", ["q", "d"], "1"), r"rows\[0\] \(guid 'g'\) has a label of type str, not a number"),
+    ],
+)
+def test_bad_elements_stand_in_their_place(element, words):
+    """An error in place of the row, and the next row behind it."""
+    error, row = items_of([element, {"a": 1}])
+    with pytest.raises(InvalidInput, match=words):
+        raise error
+    assert row == Row("rows[1]", {"a": 1})
+
+
+def test_endless_iterables_are_streamed():
+    """Nothing is collected first."""
+    items = items_of({"n": n} for n in count())
+    assert [item.values for item in islice(items, 3)] == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("kind", ["whole", "numpy", "torch", "streamed"])
+def test_datasets_of_hugging_face(kind):
+    """In memory, in a format of arrays, and streamed: the same groups."""
+    datasets = pytest.importorskip("datasets")
+    row = {"query": "q", "documents": ["a", "b"], "labels": [1, 0], "lang": "en"}
+    dataset = datasets.Dataset.from_list([row] * 3)
+    dataset = dataset.to_iterable_dataset() if kind == "streamed" else dataset
+    dataset = dataset.with_format(kind) if kind in {"numpy", "torch"} else dataset
+    assert list(GroupStream(items_of(dataset), {})) == [
+        Group("q", ("a", "b"), (1.0, 0.0), f"rows[{n}]") for n in range(3)
+    ]
+
+
+QRELS = Qrels({"2": {"b": 2, "a": 0, "c": -2}, "1": {"a": 1}})
+QUERIES = {"1": "one", "2": "two", "3": "not judged"}
+CORPUS = {name: f"text {name}" for name in "abcde"}
+
+
+def test_grades_are_labels():
+    """In the order of the judgements; grade 0 stays as judged and not relevant, below 0 is 0."""
+    assert list(judged_groups(QRELS, QUERIES, CORPUS, source="f")) == [
+        Group("two", ("text b", "text a", "text c"), (2.0, 0.0, 0.0), "f query '2'", "2", ("b", "a", "c")),
+        Group("one", ("text a",), (1.0,), "f query '1'", "1", ("a",)),
+    ]
+
+
+def test_files_give_the_same(tmp_path):
+    """A corpus and queries in files, titles joined to texts as everywhere."""
+    corpus, queries = tmp_path / "corpus.jsonl", tmp_path / "queries.jsonl"
+    lines = [{"_id": name, "title": "text" * (name != "b"), "text": name} for name in CORPUS]
+    corpus.write_text("\n".join(map(json.dumps, lines)))
+    queries.write_text("\n".join(json.dumps({"_id": name, "text": text}) for name, text in QUERIES.items()))
+    found = list(judged_groups(QRELS, queries, corpus, source="f"))
+    assert found[1] == next(g for g in judged_groups(QRELS, QUERIES, CORPUS, source="f") if g.query_id == "1")
+    assert found[0].documents == ("b", "text a", "text c")
+
+
+def test_unjudged_documents_of_a_run_as_negatives():
+    """From the top of the run, so many as asked, never one that was judged; a query without a ranking gets none."""
+    run = Run.from_scores("bm25", {"2": {"a": 9, "d": 8, "b": 7, "e": 6}, "3": {"a": 1}})
+    one, other = judged_groups(QRELS, QUERIES, CORPUS, source="f", run=run, unjudged_negatives=1)
+    assert (one.document_ids, one.labels) == (("b", "a", "c", "d"), (2.0, 0.0, 0.0, 0.0))
+    assert one.documents[3] == "text d"
+    assert other.document_ids == ("a",)
+    one, _ = judged_groups(QRELS, QUERIES, CORPUS, source="f", run=run, unjudged_negatives=50)
+    assert one.document_ids == ("b", "a", "c", "d", "e")
+
+
+@pytest.mark.parametrize(
+    ("queries", "corpus", "words"),
+    [
+        ({"1": "one"}, CORPUS, r"f: 1 queries have no text: '2'$"),
+        (QUERIES, {"a": "x"}, r"f: 2 documents have no text: 'b', 'c'$"),
+        (QUERIES, {}, r"f: 3 documents have no text: 'b', 'a', 'c'$"),
+    ],
+)
+def test_unknown_ids_are_named(queries, corpus, words):
+    """A judgement without its text is no training data that may vanish."""
+    with pytest.raises(InvalidInput, match=words):
+        list(judged_groups(QRELS, queries, corpus, source="f"))
+
+
+def test_many_unknown_ids_are_counted():
+    """The first five are shown."""
+    qrels = Qrels({"1": {f"d{n}": 1 for n in range(30)}})
+    with pytest.raises(InvalidInput, match=r"f: 30 documents have no text: 'd0', 'd1', 'd2', 'd3', 'd4', …$"):
+        list(judged_groups(qrels, QUERIES, CORPUS, source="f"))
+
+
+def test_documents_of_a_run_without_text_are_named():
+    """The run was made on another corpus."""
+    run = Run.from_scores("bm25", {"1": {"x9": 1}})
+    with pytest.raises(InvalidInput, match="f: 1 documents have no text: 'x9'"):
+        list(judged_groups(QRELS, QUERIES, CORPUS, source="f", run=run, unjudged_negatives=2))
+
+
+def test_rows_of_mixed_shapes():
+    """Each row is understood by its own columns; a group passes as it is."""
+    given = Group("q3", ("e",), (1.0,), "here")
+    items = [
+        Row("f:1", {"query": "q1", "document": "a", "label": 1}),
+        Row("f:2", {"query": "q2", "positive": "b", "negative": "c"}),
+        given,
+        Row("f:3", {"label": 0, "document": "d", "query": "q1"}),
+    ]
+    assert list(GroupStream(iter(items), {})) == [
+        Group("q1", ("a",), (1.0,), "f:1"),
+        Group("q2", ("b", "c"), (1.0, 0.0), "f:2"),
+        given,
+        Group("q1", ("d",), (0.0,), "f:3"),
+    ]
+
+
+def test_reading_goes_on_behind_a_bad_row():
+    """So a check can name the second fault too."""
+    good = Row("f:1", {"query": "q", "document": "a", "label": 1})
+    items = [good, InvalidInput("f:2: broken"), Row("f:3", {"query": "q"}), Row("f:4", {**good.values, "label": "x"})]
+    stream = GroupStream(iter([*items, good]), {})
+    assert next(stream).source == "f:1"
+    for start in ("f:2: broken", "f:3: the columns 'query'", "f:4: column 'label'"):
+        with pytest.raises(InvalidInput, match=start):
+            next(stream)
+    assert next(stream).source == "f:1"
+    assert next(stream, None) is None
+
+
+def test_nothing_is_read_ahead():
+    """An endless source is no harm: a row is held at a time."""
+    rows = (Row(f"f:{n}", {"query": "q", "document": "a", "label": n % 2}) for n in count(1))
+    assert [group.source for group in islice(GroupStream(rows, {}), 3)] == ["f:1", "f:2", "f:3"]
+    assert next(rows).source == "f:4"
+
+
+def test_grades_to_relevance():
+    """From the threshold on 1, below it 0; NaN stays NaN, for the check to refuse."""
+    row = Row("f:1", {"query": "q", "documents": ["a", "b", "c", "d"], "labels": [0, 1.5, 2, math.nan]})
+    labels = next(GroupStream(iter([row]), {}, relevant_from=1.5)).labels
+    assert labels[:3] == (0.0, 1.0, 1.0)
+    assert math.isnan(labels[3])
+
+
+def test_columns_that_are_not_read_are_told(caplog):
+    """Once, with the first row."""
+    rows = [Row("f:1", {"query": "q", "document": "a", "label": 1, "lang": "en"})] * 3
+    with caplog.at_level(logging.INFO):
+        list(GroupStream(iter(rows), {}))
+    assert caplog.messages == ["f:1: columns query, document, label; not read: lang"]

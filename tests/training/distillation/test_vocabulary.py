@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 import string
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from secondpass import CrossEncoder
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
-from secondpass.training.distillation.vocabulary import trim_vocabulary, with_rows
+from secondpass.training.distillation.vocabulary import (
+    Merges,
+    kept_ids,
+    pairs_of,
+    smaller_tokenizer,
+    trim_vocabulary,
+    with_rows,
+)
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
 from tests.toy_task import same, state
+from tests.training.distillation.vocabularies import KINDS, SPECIALS, UNKNOWN, sentences, trained
 
 TEXTS = ["the cat sat on the mat and", "a dog in london"]
 KNOWN = [("the cat", "the mat sat and"), ("a dog", "in london cat"), ("cat " * 90, "dog " * 90)]
@@ -124,3 +136,238 @@ def test_the_embedded_model_on_a_real_collection(data_folder, tmp_path):
     assert made.predict(pairs).tolist() == pytest.approx(encoder.predict(pairs).tolist(), rel=0, abs=ROUNDING)
     made.save(str(tmp_path))
     assert json.loads((Path(tmp_path) / "config.json").read_text())["vocab_size"] == 5000
+
+
+TEXTS_KEPT_PIECES = sentences(5, 40)
+MODELS = {kind: trained(kind) for kind in KINDS}
+IDS = {kind: kept_ids(MODELS[kind], TEXTS_KEPT_PIECES, 420 if kind == "BPE" else 120) for kind in KINDS}
+TRIMMED = {kind: smaller_tokenizer(MODELS[kind], IDS[kind]) for kind in KINDS}
+
+
+def tokens(tokenizer: Tokenizer, text: str) -> list[str]:
+    """Pieces without special tokens, by their ids: a Unigram shows the letters of what it does not know."""
+    return [tokenizer.id_to_token(number) for number in tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_texts_are_cut_as_before(kind, data):
+    """Equal pieces if all are kept; else smaller ones, and never an unknown one more."""
+    texts = st.one_of(st.sampled_from(sentences(9, 200)), st.text("abcdeét中 ô", max_size=30), st.text(max_size=20))
+    text = data.draw(texts)
+    before, after = tokens(MODELS[kind], text), tokens(TRIMMED[kind], text)
+    vocabulary = TRIMMED[kind].get_vocab()
+    if all(token in vocabulary for token in before):
+        assert after == before
+    assert after.count("[UNK]") <= before.count("[UNK]")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sentences_try_both_cases(kind):
+    """The test above would prove nothing if all texts, or none, were cut as before."""
+    same = [tokens(MODELS[kind], text) == tokens(TRIMMED[kind], text) for text in sentences(9, 200) if text]
+    assert 10 < sum(same) < len(same) - 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_most_used_are_kept(kind):
+    """Of the pieces that are not needed anyway, none that was left out is used oftener than one that was kept."""
+    tokenizer, ids = MODELS[kind], set(IDS[kind])
+    assert len(ids) == (420 if kind == "BPE" else 120)
+    assert {tokenizer.token_to_id(token) for token in [*SPECIALS, "secondpass"]} <= ids
+    counts = Counter(
+        number for text in TEXTS_KEPT_PIECES for number in tokenizer.encode(text, add_special_tokens=False).ids
+    )
+    needed = set(kept_ids(tokenizer, [], len(ids) - 20))
+    if kind != "BPE":
+        spare = [number for number in ids if len(tokenizer.id_to_token(number).removeprefix("##")) > 1]
+        free = [number for number in spare if number not in needed]
+        left_out = set(tokenizer.get_vocab().values()) - ids
+        assert min(counts[number] for number in free) >= max(counts[number] for number in left_out)
+
+
+def test_merges_go_with_their_pieces():
+    """Every kept piece of a BPE can still be put together."""
+    model = json.loads(TRIMMED["BPE"].to_str())["model"]
+    made = {first + second for first, second in model["merges"]}
+    single = {token for token in model["vocab"] if len(token) == 1 or token in SPECIALS}
+    assert set(model["vocab"]) == made | single
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_of_nothing_but_special_tokens_is_text(kind):
+    """A special token that a text spells is counted as the letters that scoring reads."""
+    with_it = kept_ids(MODELS[kind], ["[SEP] [SEP]"] * 50, 400)
+    assert MODELS[kind].token_to_id("[SEP]") in with_it
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_too_small_and_large_enough(kind):
+    """What must be kept is counted; a size beyond the vocabulary keeps all."""
+    with pytest.raises(InvalidInput, match=r"size=9: special tokens and characters alone are \d+"):
+        kept_ids(MODELS[kind], TEXTS_KEPT_PIECES, 9)
+    assert kept_ids(MODELS[kind], TEXTS_KEPT_PIECES, 10**6) == sorted(MODELS[kind].get_vocab().values())
+
+
+def test_unused_places_are_not_filled_in():
+    """BERT's [unused7] is kept only if a text says it, which none does."""
+    vocabulary = {token: number for number, token in enumerate(["[UNK]", "[unused1]", "a", "##a", "aa", "aaa"])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    assert kept_ids(tokenizer, ["aaa"], 5) == [0, 2, 3, 4, 5]
+    assert kept_ids(tokenizer, ["aaa"], 6) == [0, 2, 3, 4, 5]
+
+
+def test_characters_that_stand_nowhere_alone():
+    """A piece with such a character is kept, else a text that could be read could not be any more."""
+    vocabulary = {token: number for number, token in enumerate(["[UNK]", "a", "##a", "##xa", "##aa"])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    assert kept_ids(tokenizer, [], 4) == [0, 1, 2, 3]
+    with pytest.raises(InvalidInput, match="alone are 4"):
+        kept_ids(tokenizer, [], 3)
+
+
+@pytest.mark.parametrize("kind", ["WordPiece", "Unigram"])
+def test_fewer_characters_by_choice(kind):
+    """With `characters`, others are dropped and read as unknown."""
+    ids = kept_ids(MODELS[kind], ["plain"], 75, characters=string.ascii_lowercase)
+    made = smaller_tokenizer(MODELS[kind], ids)
+    assert tokens(made, "é ü 中 文").count("[UNK]") >= 3
+    assert "[UNK]" not in tokens(made, "dog river")
+    assert "[UNK]" not in tokens(TRIMMED[kind], "é ü 中 文")
+
+
+def test_refused_arguments():
+    """Another kind of tokenizer, characters of a BPE, an id or text that there is not."""
+    words = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token=UNKNOWN))
+    with pytest.raises(InvalidInput, match="the tokenizer is WordLevel, none of WordPiece, BPE, Unigram"):
+        kept_ids(words, [], 5)
+    with pytest.raises(InvalidInput, match="characters: BPE"):
+        kept_ids(MODELS["BPE"], [], 300, characters="abc")
+    with pytest.raises(InvalidInput, match="no id 99999"):
+        kept_ids(MODELS["BPE"], [], 300, always=[99999])
+    with pytest.raises(InvalidInput, match=r"texts\[1\] is NoneType, not str"):
+        kept_ids(MODELS["BPE"], ["a", None], 300)  # type: ignore[list-item]
+    with pytest.raises(InvalidInput, match="size=0"):
+        kept_ids(MODELS["BPE"], [], 0)
+
+
+def test_hostile_texts_are_counted():
+    """Lone surrogates, empty texts, nulls and a very long text; an iterator is read once."""
+    texts = iter(["\ud800", "", "\0", "a" * 3_000_000])
+    assert kept_ids(MODELS["Unigram"], texts, 120)
+
+
+MODEL = {"merges": [["a", "b"], ["ab", "c"], ["d", "e"], ["abc", "de"]]}
+
+
+def test_parts_down_to_symbols():
+    """All pieces that reading goes through, and no other."""
+    merges = Merges(MODEL)
+    assert merges.parts("abc") == {"abc", "ab", "a", "b", "c"}
+    assert merges.parts("abcde") == {"abcde", "abc", "de", "ab", "a", "b", "c", "d", "e"}
+    assert merges.parts("a") == {"a"}
+    assert merges.makes("de")
+    assert not merges.makes("d")
+
+
+def test_kept_merges_in_order():
+    """A merge stays if its parts and its result do."""
+    assert Merges(MODEL).kept(["a", "b", "ab", "d", "e", "abc"]) == [["a", "b"]]
+    assert Merges(MODEL).kept(["a", "b", "c", "ab", "abc"]) == [["a", "b"], ["ab", "c"]]
+
+
+def test_both_forms_of_a_file():
+    """Older files join the two parts by a space."""
+    assert (
+        pairs_of({"merges": ["a b", "Ġ c"]})
+        == pairs_of({"merges": [["a", "b"], ["Ġ", "c"]]})
+        == [("a", "b"), ("Ġ", "c")]
+    )
+
+
+def test_of_several_ways_the_one_that_happens():
+    """SentencePiece's files list every split of a piece; the merges are applied by rank."""
+    merges = Merges({"merges": [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]]})
+    assert merges.parts("abc") == {"abc", "a", "bc", "b", "c"}
+
+
+def test_prefix_of_continuations():
+    """Where the second part is marked as a continuation, the result is without the mark."""
+    merges = Merges({"merges": [["a", "##b"]], "continuing_subword_prefix": "##"})
+    assert merges.parts("ab") == {"ab", "a", "##b"}
+    assert merges.kept(["a", "##b", "ab"]) == [["a", "##b"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_places_in_the_list(kind):
+    """Token n is the one that had the n-th id; the template and added tokens follow; settings of a call do not."""
+    tokenizer = trained(kind)
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=9)
+    ids = kept_ids(tokenizer, ["the cat"], 330)
+    made = smaller_tokenizer(tokenizer, ids)
+    assert [made.id_to_token(place) for place in range(len(ids))] == [tokenizer.id_to_token(number) for number in ids]
+    assert made.get_vocab_size() == len(ids)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    before = tokenizer.encode("the secondpass cat", "a river")
+    after = made.encode("the secondpass cat", "a river")
+    assert [ids[place] for place in after.ids] == [tokenizer.token_to_id(token) for token in after.tokens]
+    assert after.tokens[0] == before.tokens[0] == "[CLS]"
+    assert "secondpass" in after.tokens
+    assert after.type_ids[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2)),
+        processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2)),
+        processors.Sequence([processors.ByteLevel(), processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))]),
+        None,
+    ],
+)
+def test_every_form_of_post_processor(processor):
+    """Special tokens around a text get their new ids, in each way that files say it."""
+    vocabulary = {token: number for number, token in enumerate(["a", "b", "[CLS]", "[SEP]", "[UNK]"])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]", "[UNK]"])
+    if processor is not None:
+        tokenizer.post_processor = processor
+    made = smaller_tokenizer(tokenizer, [1, 2, 3, 4])
+    encoding = made.encode("b")
+    assert encoding.tokens == tokenizer.encode("b").tokens
+    assert encoding.ids == ([1, 0, 2] if processor is not None else [0])
+
+
+def test_the_given_one_is_left_alone():
+    """It may be in use."""
+    tokenizer = trained("BPE")
+    before = tokenizer.to_str()
+    smaller_tokenizer(tokenizer, kept_ids(tokenizer, [], 300))
+    assert tokenizer.to_str() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refused_ids(kind):
+    """Without the special tokens it cannot work; ids that there are not, or not in order, are refused."""
+    tokenizer = trained(kind)
+    needed = kept_ids(tokenizer, [], 330)
+    with pytest.raises(InvalidInput, match=r"the tokenizer needs '\[CLS\]'"):
+        smaller_tokenizer(tokenizer, [number for number in needed if tokenizer.id_to_token(number) != "[CLS]"])
+    with pytest.raises(InvalidInput, match="not rising"):
+        smaller_tokenizer(tokenizer, list(reversed(needed)))
+    with pytest.raises(InvalidInput, match="there is no token 5000"):
+        smaller_tokenizer(tokenizer, [*needed, 5000])
+
+
+def test_two_tokens_with_one_id_are_refused():
+    """A vocabulary with a hole: the library gives the added token an id that another has, and one would be lost."""
+    state = json.loads(trained("WordPiece").to_str())
+    state["model"]["vocab"] = {token: number + (number > 40) for token, number in state["model"]["vocab"].items()}
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    ids = sorted(set(tokenizer.get_vocab().values()))
+    assert len(ids) < tokenizer.get_vocab_size()
+    with pytest.raises(InvalidInput, match="two tokens with one id"):
+        smaller_tokenizer(tokenizer, ids)

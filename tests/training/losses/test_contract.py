@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secondpass.training.losses.contract import Loss
-from secondpass.training.losses.named import LOSSES, make_loss
-from secondpass.training.losses.pairwise import WEIGHTINGS
+from secondpass.errors import InvalidInput
+from secondpass.text import finite_number, positive_number, whole_number
+from secondpass.training.losses import LOSSES, make_loss
+from secondpass.training.losses.contract import (
+    Loss,
+    ahead,
+    better,
+    both,
+    chosen,
+    cleaned,
+    contrasted,
+    differences,
+    log_shares,
+    others,
+    places,
+    several,
+)
+from secondpass.training.losses.ranking import WEIGHTINGS
 from tests.training.losses.ragged import CLASSES, SIZES, Ragged, drawn, padded, units
 from tests.training.losses.references import REFERENCES, of_all
 
@@ -178,3 +194,130 @@ def test_cuda_gives_the_same(loss: Loss) -> None:
     found.sum().backward()
     np.testing.assert_allclose(found.detach().cpu(), units(loss, ragged), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(there.grad.cpu(), logits.grad, rtol=1e-4, atol=1e-5)
+
+
+NAN = float("nan")
+MASK = torch.tensor([[True, True, True], [True, True, False], [True, False, False], [False, False, False]])
+VALUES = torch.tensor([[1.0, 3.0, 1.0], [2.0, 2.0, 9.0], [5.0, 9.0, 9.0], [9.0, 8.0, 7.0]])
+
+
+def test_cleaned():
+    """What does not stand is 0, whatever it was; labels take the dtype of the logits; gradients stop there."""
+    logits = torch.where(MASK, VALUES, NAN).double().requires_grad_()
+    clean, labels = cleaned(logits, torch.where(MASK, VALUES, float("inf")), MASK)
+    assert torch.equal(clean, torch.where(MASK, VALUES, 0.0).double())
+    assert torch.equal(labels, clean)
+    clean.exp().sum().backward()
+    assert torch.equal(logits.grad != 0, MASK)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((2, 3), (2, 3), (3, 2)), ((2, 3), (2, 1), (2, 3)), ((3,), (3,), (3,)), ((2, 3, 1), (2, 3, 1), (2, 3, 1))],
+)
+def test_other_shapes_are_refused(shapes):
+    """Nothing is broadcast by accident; the message has the shapes."""
+    logits, labels, mask = (torch.ones(shape) for shape in shapes)
+    with pytest.raises(InvalidInput, match=r"not all \[groups, documents\]: logits \[.*, labels \[.*, mask \["):
+        cleaned(logits, labels, mask.bool())
+
+
+def test_pairs():
+    """First axis against second, by hand."""
+    assert differences(VALUES)[0].tolist() == [[0, -2, 0], [2, 0, 2], [0, -2, 0]]
+    assert better(VALUES, MASK)[0].tolist() == [[False] * 3, [True, False, True], [False] * 3]
+    assert not better(VALUES, MASK)[1:].any()
+    assert both(MASK)[1].tolist() == [[True, True, False], [True, True, False], [False] * 3]
+    assert others(MASK)[1].tolist() == [[False, True, False], [True, False, False], [False] * 3]
+
+
+def test_groups():
+    """Which have several documents, and which have unequal labels among those that stand."""
+    assert several(MASK).tolist() == [True, True, False, False]
+    assert contrasted(VALUES, MASK).tolist() == [True, False, False, False]
+
+
+def test_places():
+    """By falling value, equal ones in the group's order, whatever stands at masked places."""
+    assert places(VALUES, MASK)[0].tolist() == [2, 1, 3]
+    assert places(VALUES, MASK)[1, :2].tolist() == [1, 2]
+    assert ahead(VALUES, MASK)[0].tolist() == [[False, True, False], [False] * 3, [True, True, False]]
+    assert places(VALUES.double(), MASK).dtype == torch.float64
+
+
+def test_places_are_those_of_a_stable_sort():
+    """On many values with ties."""
+    values = torch.randint(5, (50, 9), generator=torch.Generator().manual_seed(0)).float()
+    mask = torch.ones(values.shape, dtype=torch.bool)
+    order = values.argsort(dim=1, descending=True, stable=True)
+    assert torch.equal(places(values, mask), 1.0 + order.argsort(dim=1))
+
+
+def test_log_shares():
+    """A softmax over what stands, 0 elsewhere."""
+    shares = log_shares(VALUES[:3], MASK[:3])
+    assert torch.allclose(shares[1], torch.tensor([0.5, 0.5, 1.0]).log())
+    assert shares[2].tolist() == [0, 0, 0]
+
+
+KNOWN = ("margin_mse", "ndcg_loss2++", "listmle")
+
+
+@pytest.mark.parametrize("value", ["margin_mse", "Margin-MSE", "MARGINMSE", "margin mse", "_margin__mse_"])
+def test_spellings_of_a_name(value):
+    """Case, hyphens, underscores and spaces are no matter."""
+    assert chosen(value, KNOWN, "loss") == "margin_mse"
+    assert chosen("NDCGLoss2++", KNOWN, "weighting") == "ndcg_loss2++"
+
+
+@pytest.mark.parametrize(
+    ("value", "end"),
+    [
+        ("list_mlee", "; did you mean listmle?"),
+        ("ndcgloss2", "; did you mean ndcg_loss2++?"),
+        ("", ""),
+        ("\u200blistmle!?\n" * 9, ""),
+        ("xyz", ""),
+        (None, ""),
+        (3, ""),
+        (["listmle"], ""),
+    ],
+)
+def test_unknown_names(value, end):
+    """The message repeats the value, lists the names, and suggests one only if it is near."""
+    whole = f"loss={value!r} is none of margin_mse, ndcg_loss2++, listmle{end}"
+    with pytest.raises(InvalidInput, match=f"^{re.escape(whole)}$"):
+        chosen(value, KNOWN, "loss")
+
+
+@pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.int64(2), np.float64(2)])
+def test_numbers(value):
+    """Python's and numpy's pass, as a float."""
+    for check in (finite_number, positive_number):
+        assert check(value, "sigma") == 2.0
+        assert type(check(value, "sigma")) is float
+    assert finite_number(-0.5, "mu") == -0.5
+
+
+@pytest.mark.parametrize("value", [True, False, "1", None, float("nan"), float("inf"), 10**400, 1j, [1.0]])
+def test_what_is_no_finite_number(value):
+    """It is refused by name."""
+    for check in (finite_number, positive_number):
+        with pytest.raises(InvalidInput, match=r"^sigma=.* is not a finite number$"):
+            check(value, "sigma")
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1, np.float32(-3)])
+def test_numbers_not_above_zero(value):
+    """They are refused where there is nothing to divide by."""
+    with pytest.raises(InvalidInput, match=r"^sigma=.* is not above 0$"):
+        positive_number(value, "sigma")
+
+
+def test_whole_numbers():
+    """From 0 on, numpy's too; nothing else."""
+    assert whole_number(np.int32(3), "count") == 3
+    assert whole_number(0, "count") == 0
+    for value in (-1, True, 1.0, "1", None, float("nan")):
+        with pytest.raises(InvalidInput, match=r"^count=.* is not a whole number from 0 on$"):
+            whole_number(value, "count")

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("ir_measures")
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import evaluate
 from secondpass.training.data.groups import Group
-from secondpass.training.measuring.before_after import AFTER, BEFORE, of_folder, of_groups
+from secondpass.training.measuring.before_after import (
+    AFTER,
+    BEFORE,
+    DevRanking,
+    held_out,
+    of_folder,
+    of_groups,
+    queries_in_both,
+)
 from tests.small_collection import QUERIES
+from tests.training.toy_run import toy_groups
+
+pytest.importorskip("ir_measures")
 
 MEASURES = ("nDCG@10", "RR@10")
 
@@ -88,3 +98,109 @@ def test_what_cannot_be_measured(beir: Path, tmp_path: Path) -> None:
         of_folder(beir, measures=MEASURES, run=other)
     with pytest.raises(InvalidInput, match="its splits are test"):
         of_folder(beir, "dev", measures=MEASURES)
+
+
+GROUPS = [
+    Group("cat", ("mat", "dog", "river"), (0.0, 2.0, 1.0), "a:1", "q1", ("m", "d", "r")),
+    Group("dog", ("sun", "dog"), (0.0, 1.0), "a:2", "q1", ("s", "d")),
+    Group("sun", ("sun", "dog"), (1.0, 0.0), "a:3"),
+]
+
+
+def test_the_score_is_the_measure_of_the_rankings(tiny):
+    """Equal to ranking each query by hand; graded, with repeated and missing ids."""
+    ranking = DevRanking(GROUPS, "nDCG@2")
+    assert list(ranking.qrels) == ["q1", "q1#1", "2"]
+    run = ranking.run(tiny, "model")
+    for name, group in zip(run, GROUPS, strict=True):
+        expected = [item["corpus_id"] for item in tiny.rank(group.query, group.documents)]
+        ids = group.document_ids or ("0", "1")
+        assert list(run[name]) == [ids[place] for place in expected]
+    mean = evaluate(ranking.qrels, run, ["nDCG@2"]).means["nDCG@2"]
+    assert ranking(tiny, output_path=None, epoch=0, steps=-1) == mean
+    assert 0 < mean < 1
+
+
+def test_the_given_order_is_a_run(tiny):
+    """What a first pass gave, to compare with."""
+    ranking = DevRanking(GROUPS)
+    assert list(ranking.given("first")["q1"]) == ["m", "d", "r"]
+
+
+def test_many_queries(tiny):
+    """More than one call's worth, in order."""
+    ranking = DevRanking(toy_groups(1, 150))
+    assert list(ranking.run(tiny, "model")) == [str(number) for number in range(150)]
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ([], "no query"),
+        ([Group("q", ("a",), (0.0,))], "no query"),
+        ([Group("q", ("a", "b"), (0.5, 1.0), "dev.jsonl:7")], r"dev\.jsonl:7.*0\.5"),
+    ],
+)
+def test_refused(groups, words):
+    """Nothing to measure by, or labels that are no grades."""
+    with pytest.raises(InvalidInput, match=words):
+        DevRanking(groups)
+
+
+def groups(count: int) -> list[Group]:
+    """Two groups a query."""
+    return [
+        Group(f"query {number}", (f"document {part}",), (float(part),)) for number in range(count) for part in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.1, 5), (0.5, 25), (0.001, 1), (0.999, 49)])
+def test_share_of_the_queries(share: float, held: int) -> None:
+    """All groups of a query go together, in order; one is held out and one left at least."""
+    kept, out = held_out(groups(50), share)
+    assert len({group.query for group in out}) == held
+    assert len(out) == 2 * held
+    assert {group.query for group in kept}.isdisjoint(group.query for group in out)
+    assert sorted(kept + out, key=groups(50).index) == groups(50)
+    assert kept == sorted(kept, key=groups(50).index)
+
+
+def test_order_does_not_matter_and_the_seed_does() -> None:
+    """The same queries are chosen whatever their order; another seed chooses others."""
+    mixed = groups(50)
+    random.Random(1).shuffle(mixed)
+    chosen = {group.query for group in held_out(groups(50), 0.2)[1]}
+    assert {group.query for group in held_out(mixed, 0.2)[1]} == chosen
+    assert {group.query for group in held_out(groups(50), 0.2, seed=1)[1]} != chosen
+
+
+def test_more_data_moves_few_queries() -> None:
+    """Of what was held out before, most still is when a tenth more queries come."""
+    before = {group.query for group in held_out(groups(100), 0.2)[1]}
+    after = {group.query for group in held_out(groups(110), 0.2)[1]}
+    assert len(before & after) >= 17
+
+
+def test_spellings_of_one_query_stay_together() -> None:
+    """Case and white space make no new query, which would be half learnt from."""
+    both = [Group("How  so", ("a",), (1.0,)), Group("how so ", ("b",), (0.0,)), Group("other", ("c",), (1.0,))]
+    kept, out = held_out(both, 0.5)
+    assert sorted((len(kept), len(out))) == [1, 2]
+    assert queries_in_both(both, ["HOW SO", "how so", "new"]) == 1
+    assert queries_in_both(both, []) == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+def test_bad_shares(share: float) -> None:
+    """Nothing or everything cannot be held out."""
+    with pytest.raises(InvalidInput, match="dev_share="):
+        held_out(groups(5), share)
+
+
+def test_too_few_queries_and_strange_ones() -> None:
+    """One query cannot be divided; a lone surrogate is a query like others."""
+    with pytest.raises(InvalidInput, match="1 query cannot be divided"):
+        held_out(groups(1), 0.5)
+    with pytest.raises(InvalidInput, match="0 query"):
+        held_out([], 0.5)
+    assert len(held_out([*groups(2), Group("\ud800", ("a",), (1.0,))], 0.3)[1]) >= 1

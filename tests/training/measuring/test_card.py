@@ -15,8 +15,8 @@ pytest.importorskip("ir_measures")
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.training.data.checking import checked_groups
-from secondpass.training.data.fingerprints import fingerprint
-from secondpass.training.losses.named import make_loss
+from secondpass.training.data.groups import fingerprint
+from secondpass.training.losses import make_loss
 from secondpass.training.measuring.before_after import AFTER, BEFORE, BeforeAfter, of_groups
 from secondpass.training.measuring.card import ASIDE, CARD, Card, card_text, write_card
 from secondpass.training.settings import LoraSettings, TrainingSettings

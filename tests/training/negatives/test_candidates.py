@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import random
+import sys
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from secondpass.errors import InvalidInput
+from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.training.negatives import candidates as module
-from secondpass.training.negatives.candidates import bm25_candidates, encoder_candidates, run_candidates
+from secondpass.training.negatives.candidates import (
+    BM25,
+    BM25Settings,
+    best,
+    bm25_candidates,
+    encoder_candidates,
+    nearest,
+    run_candidates,
+    unit,
+)
 
 CORPUS = {
     "d1": "a cat on a mat",
@@ -92,3 +107,140 @@ def test_refused_arguments():
         bm25_candidates(QUERIES, CORPUS, depth=0)
     with pytest.raises(InvalidInput, match="shape"):
         encoder_candidates(QUERIES, CORPUS, lambda texts: letters(texts)[1:])
+
+
+WORDS = "river bank house london train password mat cat".split()
+PLAIN = BM25Settings(stop_words=None, stemmer=None)
+
+
+def formula(texts: list[str], query: str, k1: float, b: float) -> list[float]:
+    """Lucene's BM25, written out."""
+    documents = [text.split() for text in texts]
+    average = sum(map(len, documents)) / len(documents)
+    scores = []
+    for words in documents:
+        total = 0.0
+        for word in query.split():
+            holding = sum(word in other for other in documents)
+            idf = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+            count = words.count(word)
+            total += idf * count / (count + k1 * (1 - b + b * len(words) / average)) if count else 0.0
+        scores.append(total)
+    return scores
+
+
+@pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.5, 0.75), (0.0, 0.0)])
+def test_equals_the_formula(k1, b):
+    """On random texts, words of the query that repeat or are unknown included."""
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 9))) for _ in range(40)]
+    queries = ["river river bank", "cat unknown", "train"]
+    index = BM25(texts, BM25Settings(k1=k1, b=b, stop_words=None, stemmer=None))
+    for query, scores in zip(queries, index.scores(queries), strict=True):
+        assert scores.dtype == np.float32
+        assert scores == pytest.approx(np.array(formula(texts, query, k1, b)), rel=1e-5, abs=1e-6)
+
+
+def test_stop_words_and_stemmer():
+    """By default English words are stemmed and the commonest dropped; both can be set."""
+    texts = ["the trains of london", "die Züge von London"]
+    (scores,) = BM25(texts).scores(["the train"])
+    assert scores[0] > 0 == scores[1]
+    (unstemmed,) = BM25(texts, PLAIN).scores(["train"])
+    assert unstemmed.tolist() == [0.0, 0.0]
+    (german,) = BM25(texts, BM25Settings(stop_words="german", stemmer="german")).scores(["von Zug"])
+    assert german.tolist()[0] == 0.0
+    (own,) = BM25(texts, BM25Settings(stop_words=("london",), stemmer=None)).scores(["london"])
+    assert own.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("texts", [[], ["", "the a of"], ["\ud800 ? !"]])
+def test_nothing_to_find(texts):
+    """A corpus without a word has no match, and no query fails on it."""
+    found = list(BM25(texts).scores(["river", "", "the \udfff"]))
+    assert [scores.tolist() for scores in found] == [[0.0] * len(texts)] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"k1": -1.0}, "k1=-1.0"),
+        ({"b": 1.1}, "b=1.1"),
+        ({"k1": float("nan")}, "k1=nan"),
+        ({"stop_words": "klingon"}, "stop_words='klingon'"),
+        ({"stemmer": "klingon"}, "stemmer='klingon' is none of .*english"),
+    ],
+)
+def test_refused_settings(settings, words):
+    """A language that there is no list or stemmer for, and impossible numbers, are refused by name."""
+    with pytest.raises(InvalidInput, match=words):
+        BM25(["river"], BM25Settings(**settings))
+
+
+@pytest.mark.parametrize(("module", "library"), [("bm25s", "bm25s"), ("Stemmer", "PyStemmer")])
+def test_absent_library(module, library, monkeypatch):
+    """Without its library it says what to install."""
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=f"{library} is not installed: pip install"):
+        BM25(["river"])
+
+
+def by_sorting(scores: np.ndarray, depth: int) -> list[list[int]]:
+    """What `best` is: a sort by score, then by column."""
+    return [sorted(range(len(row)), key=lambda column: (-row[column], column))[:depth] for row in scores.tolist()]
+
+
+@given(st.data())
+def test_best_is_a_sort(data):
+    """Whatever ties, infinities and depths there are."""
+    rows, columns = data.draw(st.integers(0, 4)), data.draw(st.integers(0, 9))
+    values = st.sampled_from([-np.inf, -1.0, 0.0, 1.0, 2.0, np.inf])
+    scores = np.array(
+        data.draw(st.lists(st.lists(values, min_size=columns, max_size=columns), min_size=rows, max_size=rows)),
+        np.float32,
+    ).reshape(rows, columns)
+    depth = data.draw(st.integers(1, 12))
+    assert best(scores, depth).tolist() == by_sorting(scores, depth)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 50])
+@pytest.mark.parametrize("at_once", [1, 256])
+def test_blocks_change_nothing(size, at_once, monkeypatch):
+    """The result is that of all scores at once; whole numbers make many exact ties."""
+    monkeypatch.setattr(module, "QUERIES_AT_ONCE", at_once)
+    rng = np.random.default_rng(0)
+    queries = rng.integers(-2, 3, (5, 4)).astype(np.float32)
+    documents = rng.integers(-2, 3, (50, 4)).astype(np.float32)
+    found = nearest(queries, (documents[start : start + size] for start in range(0, 50, size)), 8)
+    expected = by_sorting(queries @ documents.T, 8)
+    assert found.positions.tolist() == expected
+    assert found.scores.tolist() == np.take_along_axis(queries @ documents.T, np.array(expected), 1).tolist()
+
+
+def test_nothing_to_search():
+    """No documents or no queries give empty rows, not an error."""
+    queries = np.ones((2, 3), np.float32)
+    assert nearest(queries, [], 5).positions.shape == (2, 0)
+    assert nearest(queries[:0], [np.ones((4, 3), np.float32)], 5).positions.shape == (0, 0)
+
+
+def test_unit_vectors():
+    """Every vector has length 1, but one of zeros stays."""
+    made = unit([[3.0, 4.0], [0.0, 0.0]], 2)
+    assert made.dtype == np.float32
+    assert made == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "words"),
+    [
+        ([1.0, 2.0], r"shape \[2\] for 2 texts"),
+        ([[1.0, 2.0]], r"shape \[1, 2\] for 2 texts"),
+        ([[1.0], [2.0]], r"not \[2, 2\]"),
+        ([[1.0, 2.0], [float("nan"), 1.0]], "not finite for text 1"),
+    ],
+)
+def test_refused_vectors(vectors, words):
+    """An encoder that gives something else is told what it gave."""
+    with pytest.raises(InvalidInput, match=words):
+        unit(vectors, 2, 2)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 
+from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.training.negatives import sifting
-from secondpass.training.negatives.rule import MiningRule
-from secondpass.training.negatives.sifting import Judged, drawn, highest, plain, sift
+from secondpass.training.negatives.sifting import (
+    RESCORED,
+    Judged,
+    MiningRule,
+    Sifted,
+    choices,
+    drawn,
+    highest,
+    plain,
+    rescored_choices,
+    sift,
+)
 
 CORPUS = {f"d{number}": f"text {number}" for number in range(10)}
 CANDIDATES = [(f"d{number}", 10.0 - number) for number in range(10)]
@@ -152,3 +164,125 @@ def test_refused_candidates(candidates, rule, words):
 def test_scores_are_not_needed_without_a_rule_about_them():
     """A run without scores can be mined by rank."""
     assert left(judged("d0"), candidates=[("d5", None), ("d4", None)]) == ["d5", "d4"]
+
+
+WORDS = "cat mat river london train password bank dog paris water".split()
+CORPUS_RESCORING = {f"d{number}": f"the {word} and the {WORDS[-1 - number]}" for number, word in enumerate(WORDS)}
+QUERIES = {"q1": ("a cat on a mat", ("d3",)), "q2": ("train to paris", ("d4", "d9")), "q3": ("water", ("d0",))}
+
+
+def sifted(rule: MiningRule, *queries: str, not_relevant: tuple[str, ...] = ()) -> list[tuple[Judged, Sifted]]:
+    """All documents as candidates, in one order."""
+    made = []
+    for query in queries or QUERIES:
+        text, positives = QUERIES[query]
+        judged = Judged(query, text, positives, set(positives), not_relevant)
+        made.append((judged, sift(judged, CORPUS_RESCORING, [(name, 1.0) for name in CORPUS_RESCORING], rule)))
+    return made
+
+
+def scores(encoder: CrossEncoder, query: str) -> dict[str, float]:
+    """What `predict` says of every document."""
+    return dict(
+        zip(
+            CORPUS_RESCORING,
+            encoder.predict([(QUERIES[query][0], text) for text in CORPUS_RESCORING.values()]),
+            strict=True,
+        )
+    )
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+@pytest.mark.parametrize("against", ["lowest", "highest"])
+def test_keeps_what_scores_below_the_positive(tiny, margin, against):
+    """The first candidates whose score is below that of the positive less the margin, and no other."""
+    rule = MiningRule(negatives=3, rescore_margin=margin, against=against)
+    for choice in rescored_choices(sifted(rule), rule, CORPUS_RESCORING, tiny):
+        query = choice.judged.query_id
+        known = scores(tiny, query)
+        positives = [known[name] for name in QUERIES[query][1]]
+        limit = (min if against == "lowest" else max)(positives) - margin
+        expected = [name for name in CORPUS_RESCORING if name not in QUERIES[query][1] and known[name] < limit]
+        assert [item.id for item in choice.negatives] == expected[:3]
+        assert choice.scores == pytest.approx({name: known[name] for name in choice.scores}, abs=1e-5)
+        read = len(choice.scores) - len(positives)
+        assert choice.dropped[RESCORED] == read - len(choice.negatives)
+
+
+def test_reads_no_more_than_it_needs(tiny):
+    """When enough are found, no further candidate is read; a query that needs none is not read at all."""
+    rule = MiningRule(negatives=2)
+    (choice,) = rescored_choices(sifted(rule, "q1"), rule, CORPUS_RESCORING, tiny)
+    last = max(list(CORPUS_RESCORING).index(item.id) for item in choice.negatives)
+    assert set(choice.scores) <= {*list(CORPUS_RESCORING)[: last + 2], "d3"}
+    (done,) = rescored_choices(sifted(rule, "q1", not_relevant=("d1", "d2")), rule, CORPUS_RESCORING, tiny)
+    assert done.scores == {}
+
+
+def test_judged_negatives_are_not_rescored(tiny):
+    """Somebody has looked at them."""
+    rule = MiningRule(negatives=9)
+    everything = tuple(CORPUS_RESCORING)[:3]
+    (choice,) = rescored_choices(sifted(rule, "q2", not_relevant=everything), rule, CORPUS_RESCORING, tiny)
+    assert [item.id for item in choice.negatives[:3]] == list(everything)
+    assert set(choice.scores).isdisjoint(everything)
+
+
+def test_company_changes_nothing(tiny):
+    """A query gets the same negatives alone and among others."""
+    rule = MiningRule(negatives=3)
+    together = rescored_choices(sifted(rule), rule, CORPUS_RESCORING, tiny)
+    alone = [rescored_choices(sifted(rule, query), rule, CORPUS_RESCORING, tiny)[0] for query in QUERIES]
+    assert [choice.negatives for choice in together] == [choice.negatives for choice in alone]
+
+
+def test_several_labels_need_to_be_told_which(tiny_model_folder):
+    """As in `rank`: which label is relevance cannot be guessed."""
+    encoder = CrossEncoder(tiny_model_folder("bert", 3), device="cpu")
+    rule = MiningRule(negatives=2)
+    with pytest.raises(InvalidInput, match="relevance"):
+        rescored_choices(sifted(rule), rule, CORPUS_RESCORING, encoder)
+    made = rescored_choices(sifted(rule), rule, CORPUS_RESCORING, encoder, relevance=1)
+    assert all(0.0 <= score <= 1.0 for choice in made for score in choice.scores.values())
+
+
+def test_without_a_cross_encoder_the_first_are_taken():
+    """As many as the rule asks for."""
+    made = choices(sifted(MiningRule(negatives=4)), MiningRule(negatives=4))
+    assert [item.id for item in made[0].negatives] == ["d0", "d1", "d2", "d4"]
+    assert made[0].scores == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"negatives": 0}, "negatives=0"),
+        ({"negatives": True}, "negatives=True"),
+        ({"first": 0}, "first=0"),
+        ({"first": 10, "last": 9}, "last=9 is before first=10"),
+        ({"positives": 0}, "positives=0"),
+        ({"max_score": float("nan")}, "max_score=nan"),
+        ({"absolute_margin": -0.1}, "absolute_margin=-0.1 is below 0"),
+        ({"relative_margin": float("inf")}, "relative_margin=inf"),
+        ({"rescore_margin": "1"}, "rescore_margin='1'"),
+        ({"sampling": "best"}, "sampling='best' is none of top, random"),
+        ({"against": "mean"}, "against='mean' is none of lowest, highest"),
+        ({"seed": 1.5}, "seed=1.5"),
+    ],
+)
+def test_refused(settings, words):
+    """A setting that means nothing is refused by name."""
+    with pytest.raises(InvalidInput, match=words):
+        MiningRule(**settings)
+
+
+def test_which_setting_needs_scores():
+    """Margins and bounds compare scores; a rank window does not, nor does the cross-encoder's margin."""
+    assert MiningRule(first=3, last=9, rescore_margin=0.2).needs_scores is None
+    assert MiningRule(relative_margin=0.0).needs_scores == "relative_margin"
+    assert MiningRule(min_score=-1.0).needs_scores == "min_score"
+
+
+def test_plain_values_for_reports():
+    """Everything that decides what is mined can be written down."""
+    assert MiningRule(**json.loads(json.dumps(MiningRule(last=7).as_json()))) == MiningRule(last=7)

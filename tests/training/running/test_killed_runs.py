@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from secondpass.training.running.checkpointing import FOLDER
-from secondpass.training.running.step_log import FILE
-from secondpass.training.survival.run_lock import NAME, RunLock
+from secondpass.training.checkpoints.checkpoints import FOLDER
+from secondpass.training.checkpoints.run_lock import NAME, RunLock
+from secondpass.training.running.run_watch import FILE
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("SECONDPASS_KILLS", "3"))

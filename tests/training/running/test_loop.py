@@ -10,7 +10,7 @@ import torch
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, TrainingError
-from secondpass.training.fitting.fit import fit
+from secondpass.fit import fit
 from tests.toy_task import Scripted, examples, loader, same, state
 
 QUIET = {"show_progress_bar": False, "warmup_steps": 0}

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
-from secondpass.training.weights.layers import encoder_linears, freeze, head_modules, layers_of, rates
-from tests.tiny_models import ARCHITECTURES, make_model
+from secondpass.training.weights.layers import (
+    drop_layers,
+    encoder_linears,
+    freeze,
+    head_modules,
+    is_decayed,
+    layers_of,
+    parameter_groups,
+    rates,
+)
+from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder, make_model
+from tests.toy_task import same, state
 
 EMBEDDINGS = re.compile(r"\w+\.(embeddings|embeddings_project|encoder\.rel_embeddings|encoder\.LayerNorm)\.")
 LAYER = re.compile(r"\w+\.(?:encoder\.layer|transformer\.layer|layers)\.(\d+)\.")
@@ -216,3 +229,279 @@ def test_head_and_encoder_share_nothing(architecture, head):
     above = {name for name in linear if any(f"{name}.".startswith(f"{part}.") for part in head)}
     assert set(encoder_linears(model)) == linear - above
     assert above
+
+
+PAIRS = [("cat", "the mat and the dog"), ("a river", "water is cold in london and paris"), ("train", "bank")]
+
+
+def encoder_of(path: Path, architecture: str, layers: int = 5) -> CrossEncoder:
+    """A tiny model with several layers."""
+    names = ("num_hidden_layers", "n_layers") if architecture == "distilbert" else ("num_hidden_layers",)
+    folder = make_folder(path, architecture, **dict.fromkeys(names, layers))
+    return CrossEncoder(str(folder), device="cpu")
+
+
+def weights_of(encoder: CrossEncoder, number: int) -> dict[str, torch.Tensor]:
+    """Weights of one layer by their names in it."""
+    found = {}
+    for name, weight in encoder.model.state_dict().items():
+        before, mark, after = name.partition(f".{number}.")
+        if mark and before.endswith(("layer", "layers")):
+            found[after] = weight
+    return found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_and_loads_as_what_is_left(tmp_path, architecture):
+    """In place the model scores as the saved folder does, here and in transformers, with the old layers' weights."""
+    encoder = encoder_of(tmp_path / "whole", architecture)
+    before = encoder.predict(PAIRS)
+    old = [weights_of(encoder, number) for number in range(5)]
+    assert drop_layers(encoder, [0, 1, 4]) == (0, 1, 4)
+    scores = encoder.predict(PAIRS)
+    assert not torch.allclose(torch.from_numpy(scores), torch.from_numpy(before), atol=1e-3)
+    for place, number in enumerate((0, 1, 4)):
+        for name, weight in weights_of(encoder, place).items():
+            assert torch.equal(weight, old[number][name])
+    assert weights_of(encoder, 3) == {}
+    encoder.save(str(tmp_path / "part"))
+    again = CrossEncoder(str(tmp_path / "part"), device="cpu")
+    assert same(state(again), state(encoder))
+    assert again.predict(PAIRS) == pytest.approx(scores, rel=0, abs=ROUNDING)
+    plain, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "part", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert plain.config.num_hidden_layers == encoder.config.num_hidden_layers == 3
+
+
+def test_the_rest_is_the_model_with_those_layers(tmp_path):
+    """Against transformers: a fresh model of three layers with the weights moved by hand gives the same logits."""
+    encoder = encoder_of(tmp_path, "bert")
+    config = AutoConfig.from_pretrained(tmp_path, num_hidden_layers=3)
+    moved = {}
+    places = {0: 0, 2: 1, 4: 2}
+    for name, weight in encoder.model.state_dict().items():
+        parts = name.split(".")
+        if "layer" in parts:
+            number = int(parts[parts.index("layer") + 1])
+            if number not in places:
+                continue
+            parts[parts.index("layer") + 1] = str(places[number])
+        moved[".".join(parts)] = weight
+    fresh = AutoModelForSequenceClassification.from_config(config).eval()
+    fresh.load_state_dict(moved)
+    drop_layers(encoder, 3)
+    inputs = encoder.collate([list(pair) for pair in PAIRS])
+    with torch.no_grad():
+        assert torch.allclose(encoder.model(**inputs).logits, fresh(**inputs).logits, rtol=0, atol=ROUNDING)
+
+
+def test_attention_types_go_with_their_layers(tmp_path):
+    """ModernBERT's layers see the whole text or a window: a layer keeps its own kind, in memory and in the folder."""
+    encoder = encoder_of(tmp_path / "whole", "modernbert", 6)
+    kinds = list(encoder.config.layer_types)
+    kept = (0, 3, 5)
+    drop_layers(encoder, kept)
+    encoder.save(str(tmp_path / "part"))
+    written = json.loads((tmp_path / "part" / "config.json").read_text())
+    assert written["layer_types"] == encoder.config.layer_types == [kinds[number] for number in kept]
+    assert [layer.attention_type for layer in encoder.model.model.layers] == [kinds[number] for number in kept]
+    assert [layer.layer_idx for layer in encoder.model.model.layers] == [0, 1, 2]
+
+
+def test_a_model_that_would_not_load_is_left_alone(tmp_path):
+    """ModernBERT's first layer lacks a normalisation: dropping it would make another model of the folder."""
+    encoder = encoder_of(tmp_path, "modernbert")
+    before = encoder.predict(PAIRS).tolist()
+    with pytest.raises(InvalidInput, match=r"keep=\[1, 2\]: .*would not load again"):
+        drop_layers(encoder, [1, 2])
+    assert encoder.predict(PAIRS).tolist() == before
+    assert encoder.config.num_hidden_layers == 5
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, (0,)), (2, (0, 5)), (3, (0, 2, 5)), (4, (0, 2, 3, 5)), (5, (0, 1, 2, 4, 5)), (6, (0, 1, 2, 3, 4, 5))],
+)
+def test_a_number_is_spread_evenly(tmp_path, count, expected):
+    """With the first and the last among them."""
+    assert drop_layers(encoder_of(tmp_path, "bert", 6), count) == expected
+
+
+@pytest.mark.parametrize("keep", [0, 6, -1, [], [0, 0], [2, 1], [5], [-1, 2], [0.0], "01", None, True, [True]])
+def test_refused(tmp_path, keep):
+    """Layers that there are not, or not in order, and what is no number."""
+    encoder = encoder_of(tmp_path, "bert")
+    with pytest.raises(InvalidInput, match="keep="):
+        drop_layers(encoder, keep)
+    assert encoder.config.num_hidden_layers == len(encoder.model.bert.encoder.layer) == 5
+
+
+def test_a_plain_transformers_model_and_a_strange_one(tmp_path):
+    """A model without an engine around it will do; one without a single stack of layers is refused."""
+    encoder = encoder_of(tmp_path, "roberta")
+    assert drop_layers(encoder.model, 2) == (0, 4)
+    config = AutoConfig.for_model("albert", hidden_size=8, num_attention_heads=2, intermediate_size=8, vocab_size=10,
+                                  embedding_size=8, num_hidden_layers=3)  # fmt: skip
+    with pytest.raises(InvalidInput, match="has 0 stacks of 3 layers"):
+        drop_layers(AutoModelForSequenceClassification.from_config(config), 2)
+
+
+def test_can_be_trained_afterwards(tmp_path):
+    """Gradients reach every layer that is left, and the optimiser sees those alone."""
+    encoder = encoder_of(tmp_path, "electra")
+    drop_layers(encoder, 2)
+    encoder.model(**encoder.collate([list(pair) for pair in PAIRS])).logits.sum().backward()
+    layers = encoder.model.electra.encoder.layer
+    assert len(layers) == 2
+    assert all(weight.grad is not None for layer in layers for weight in layer.parameters())
+
+
+def names_in(groups, decayed: bool) -> set[str]:
+    """Names in the groups with weight decay, or in those without."""
+    return {name for group in groups if (group["weight_decay"] > 0) is decayed for name in group["param_names"]}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_two_groups_without_layer_decay(architecture):
+    """Every weight once, with its name, in the model's order; biases and norms undecayed."""
+    model = make_model(architecture, 60)
+    groups = parameter_groups(model, learning_rate=0.1, weight_decay=0.01)
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.1, 0.01), (0.1, 0.0)]
+    weights = dict(model.named_parameters())
+    order = list(weights)
+    for group in groups:
+        assert all(weights[name] is weight for name, weight in zip(group["param_names"], group["params"], strict=True))
+        assert group["param_names"] == sorted(group["param_names"], key=order.index)
+    assert sorted(name for group in groups for name in group["param_names"]) == sorted(order)
+    vectors = {name for name, weight in weights.items() if weight.dim() < 2}
+    assert names_in(groups, decayed=False) == vectors
+
+
+SEED = ("bias", "LayerNorm.bias", "LayerNorm.weight")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "electra", "roberta"])
+def test_decay_is_the_seeds_where_norms_are_called_layernorm(architecture):
+    """For `fit`: on the architectures that sentence-transformers' names were made for, its two groups."""
+    model = make_model(architecture, 60)
+    decayed, kept = parameter_groups(model, weight_decay=0.3, frozen=True)
+    assert set(kept["param_names"]) == {n for n, _ in model.named_parameters() if any(part in n for part in SEED)}
+    assert len(decayed["param_names"]) + len(kept["param_names"]) == len(list(model.parameters()))
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
+    assert "lr" not in decayed
+
+
+@pytest.mark.parametrize("architecture", ["distilbert", "modernbert"])
+def test_fit_spares_norms_of_every_name(architecture):
+    """sentence-transformers decays the norms of these, whose names it does not know."""
+    model = make_model(architecture, 60)
+    _, kept = parameter_groups(model, weight_decay=0.3, frozen=True)
+    norms = {name for name, weight in model.named_parameters() if "norm" in name.lower() and weight.dim() == 1}
+    assert norms
+    assert norms <= set(kept["param_names"])
+    assert any(not any(part in name for part in SEED) for name in norms)
+
+
+def test_frozen_weights_on_request():
+    """Every parameter is in exactly one group, frozen ones too, so that `fit` may have them unfrozen on the way."""
+    model = make_model("bert", 60)
+    freeze(model, 2)
+    groups = parameter_groups(model, weight_decay=0.3, frozen=True)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_norms_by_what_they_are():
+    """RMSNorm of a decoder and norms of torch are not decayed, whatever they are called; a weight called norm is."""
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100, "pad_token_id": 0}
+    config = AutoConfig.for_model("qwen2", num_labels=1, num_hidden_layers=1, num_key_value_heads=2, **sizes)
+    with torch.random.fork_rng():
+        model = AutoModelForSequenceClassification.from_config(config)
+    assert not is_decayed(model, "model.norm.weight")
+    assert not is_decayed(model, "model.layers.0.input_layernorm.weight")
+    assert is_decayed(model, "model.layers.0.mlp.up_proj.weight")
+    model = torch.nn.ModuleDict(
+        {
+            "norm": torch.nn.Linear(2, 2),
+            "a": torch.nn.GroupNorm(1, 2),
+            "b": torch.nn.RMSNorm(2),
+            "c": torch.nn.BatchNorm1d(2),
+            "attention": torch.nn.MultiheadAttention(2, 1),
+        }
+    )
+    decayed = {name for name, _ in model.named_parameters() if is_decayed(model, name)}
+    assert decayed == {"norm.weight", "attention.in_proj_weight", "attention.out_proj.weight"}
+
+
+def test_a_group_for_each_layer():
+    """The head first; rates of the layers fall; deterministic."""
+    model = make_model("bert", 60)
+    groups = parameter_groups(model, learning_rate=0.8, weight_decay=0.1, layer_decay=0.5)
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
+        (rate, decay) for rate in (0.8, 0.4, 0.2, 0.1) for decay in (0.1, 0.0)
+    ]
+    numbers = layers_of(model).numbers
+    assert [{numbers[name] for name in group["param_names"]} for group in groups] == [
+        {3},
+        {3},
+        {2},
+        {2},
+        {1},
+        {1},
+        {0},
+        {0},
+    ]
+    again = parameter_groups(make_model("bert", 60), learning_rate=0.8, weight_decay=0.1, layer_decay=0.5)
+    assert [group["param_names"] for group in again] == [group["param_names"] for group in groups]
+
+
+def test_without_weight_decay_both_kinds_stay_apart():
+    """So that a checkpoint's groups do not depend on the value."""
+    assert len(parameter_groups(make_model("bert", 60), learning_rate=0.1, weight_decay=0)) == 2
+
+
+def test_only_trainable_weights():
+    """Frozen layers are in no group, and no group is empty."""
+    model = make_model("bert", 60)
+    frozen = freeze(model, 2)
+    groups = parameter_groups(model, learning_rate=0.1, weight_decay=0.01, layer_decay=0.5)
+    names = {name for group in groups for name in group["param_names"]}
+    assert names == set(dict(model.named_parameters())) - set(frozen.names)
+    assert all(group["params"] for group in groups)
+
+
+def test_tied_weights_are_in_one_group():
+    """torch refuses a weight in two."""
+    model = make_model("bert", 60)
+    model.twin = model.classifier
+    groups = parameter_groups(model, learning_rate=0.1, weight_decay=0.01)
+    assert len({id(weight) for group in groups for weight in group["params"]}) == len(list(model.parameters()))
+    torch.optim.AdamW(groups)
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor])
+def test_optimizers_take_them(make):
+    """And a step moves a layer by its rate."""
+    model = make_model("bert", 60)
+    optimizer = make(parameter_groups(model, learning_rate=0.1, weight_decay=0.0, layer_decay=0.5))
+    assert optimizer.param_groups[0]["param_names"] == ["bert.pooler.dense.weight", "classifier.weight"]
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer.step()
+    if make is torch.optim.SGD:
+        moved = {name: (before[name] - weight).mean().item() for name, weight in model.named_parameters()}
+        assert moved["classifier.weight"] == pytest.approx(0.1, rel=1e-4)
+        assert moved["bert.embeddings.word_embeddings.weight"] == pytest.approx(0.1 / 8, rel=1e-4)
+
+
+def test_refused_of_parameter_groups():
+    """By name."""
+    model = make_model("bert", 60)
+    for decay in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(InvalidInput, match="weight_decay="):
+            parameter_groups(model, learning_rate=0.1, weight_decay=decay)
+    with pytest.raises(InvalidInput, match="layer_decay="):
+        parameter_groups(model, learning_rate=0.1, weight_decay=0.0, layer_decay=2)
+    with pytest.raises(InvalidInput, match="every parameter of the model is frozen"):
+        parameter_groups(model.requires_grad_(False), learning_rate=0.1, weight_decay=0.0)

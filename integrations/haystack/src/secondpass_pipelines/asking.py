@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secondpass.cli.failures import PipeConsole
+from secondpass.cli.output import PipeConsole
+from secondpass.corpora import read_queries
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass.queries import read_queries
 from secondpass.text import checked_query
 from secondpass_pipelines.indexing import collection, fill
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file

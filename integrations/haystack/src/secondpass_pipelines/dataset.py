@@ -11,10 +11,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.dataset_runs import DatasetRequest, DatasetRuns
-from secondpass.evaluation.judged_queries import JudgedQueries, judged_queries
-from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries
 from secondpass.evaluation.runs import Run
+from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
 from secondpass_pipelines.pipeline_files import load_pipeline, measures_of, need_haystack, pipeline_file, read_pipeline
 from secondpass_pipelines.results import Notes, QueryResult, RankedDocument
 from secondpass_pipelines.showing import progress_bars

@@ -17,10 +17,10 @@ from haystack.document_stores.types import DuplicatePolicy
 from haystack_integrations.components.converters.secondpass import CorpusReader
 from rich.progress import Progress
 
-from secondpass.cli.failures import PipeConsole
+from secondpass.cli.output import PipeConsole
 from secondpass.corpora import CorpusDocument, read_corpus, survey
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass.evaluation.columns import column_of
+from secondpass.evaluation.qrels import column_of
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
 from secondpass_pipelines.showing import progress_bars
 from secondpass_pipelines.stores import (

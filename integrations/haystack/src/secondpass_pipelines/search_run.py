@@ -15,8 +15,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
-from secondpass.evaluation.columns import column_of
-from secondpass.evaluation.judged_queries import JudgedQueries
+from secondpass.evaluation.qrels import JudgedQueries, column_of
 from secondpass.evaluation.runs import write_run
 from secondpass.journal import Journal
 from secondpass_pipelines.indexing import Collection, collection, fill

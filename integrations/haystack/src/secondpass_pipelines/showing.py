@@ -10,8 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from secondpass.cli.failures import PipeConsole
-from secondpass.cli.printing import print_table
+from secondpass.cli.output import PipeConsole, print_table
 from secondpass_pipelines.results import MRR, NDCG, Quality, QueryResult, RankedDocument
 
 RELEVANT = "✓"

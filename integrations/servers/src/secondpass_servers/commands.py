@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from secondpass.cli import choices
-from secondpass.cli.failures import PipeConsole
-from secondpass.cli.printing import Format, print_json_lines, print_table
+from secondpass.cli import input
+from secondpass.cli.output import Format, PipeConsole, print_json_lines, print_table
 from secondpass_servers import options
 from secondpass_servers.contract import DocumentsRefused, EmbeddingSink, EngineAccess, SearchedIndex, SearchEngine
 from secondpass_servers.index_layout import CONTENT, EMBEDDING, check_vector_field, mappings_in, mappings_of
@@ -61,7 +60,7 @@ def embedding_of(model: str, device: str | None = None) -> Embedding:
         ModelLoadError: the model cannot be had, is no bi-encoder, or does more than pooling.
         InvalidInput: the device is refused.
     """
-    from secondpass.training.negatives.biencoder import BiEncoder
+    from secondpass.biencoder import BiEncoder
 
     encoder = BiEncoder(model, device=device)
 
@@ -294,16 +293,16 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         embedder: options.QueryEmbedder = options.EMBEDDER,
         vector_field: options.VectorField = EMBEDDING,
         output: options.Output = Format.table,
-        model: choices.Model = choices.POCKET,
-        max_length: choices.MaxLength = None,
-        batch_size: choices.BatchSize = 32,
-        device: choices.Device = None,
-        precision: choices.Precision = None,
+        model: input.Model = input.POCKET,
+        max_length: input.MaxLength = None,
+        batch_size: input.BatchSize = 32,
+        device: input.Device = None,
+        precision: input.Precision = None,
         url: options.Url = None,
         timeout: options.Timeout = 30.0,
     ) -> None:
         def load() -> CrossEncoder:
-            return choices.load(model, max_length, device, precision)
+            return input.load(model, max_length, device, precision)
 
         fields = tuple(field or (CONTENT,))
         wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)

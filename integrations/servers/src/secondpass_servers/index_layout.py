@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secondpass.errors import InvalidInput
-from secondpass.limits import positive_int
+from secondpass.text import positive_int
 from secondpass_servers.contract import SearchedIndex, SearchEngine
 
 # Names that Haystack's document stores read and write.

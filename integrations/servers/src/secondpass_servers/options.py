@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from secondpass.cli.printing import Format
+from secondpass.cli.output import Format
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 DEMO = "secondpass/demo"

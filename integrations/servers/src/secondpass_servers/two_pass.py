@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from secondpass.errors import InvalidInput
-from secondpass.limits import positive_int
-from secondpass.text import is_blank
+from secondpass.text import is_blank, positive_int
 from secondpass_servers.contract import SearchedIndex, require_fields
 from secondpass_servers.index_layout import CONTENT, EMBEDDING
 

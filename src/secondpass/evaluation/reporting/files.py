@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from itertools import chain
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 from uuid import uuid4
 
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.measures import Analysis, Change, SecondPass
+from secondpass.evaluation.reporting import tables
+from secondpass.evaluation.reporting.tables import Table
+from secondpass.evaluation.reporting.wording import (
+    depth_sentence,
+    headroom_sentence,
+    notes,
+    reliability_sentence,
+    shortened,
+    verdicts,
+)
 
 
 @contextmanager
@@ -42,3 +65,177 @@ def opened(target: Path | TextIO) -> Iterator[TextIO]:
     finally:
         if replaceable:
             written.unlink(missing_ok=True)
+
+
+# ---- Reports for programs: JSON with everything, CSV with a line per query and system.
+#
+# The JSON's keys are the names of the fields of `findings.Analysis` and of the values in it, so their docstrings are
+# its documentation. Beside them stand "format", which grows when a key is renamed or lost, and "difference" in each
+# change. What is not a finite number is null.
+
+
+FORMAT = 1
+HALVES = re.compile("[\ud800-\udfff]")
+
+
+def to_json(analysis: Analysis) -> str:
+    """One JSON object in one line, characters as they are."""
+    value = {"format": FORMAT, **_plain(analysis)}
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # Half of a surrogate pair cannot be written as UTF-8, but as an escape.
+    return HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def write_json(target: Path | TextIO, analysis: Analysis) -> None:
+    """Write `to_json` and a line end.
+
+    Raises:
+        InvalidInput: the file cannot be written.
+    """
+    with opened(target) as stream:
+        stream.write(to_json(analysis) + "\n")
+
+
+def write_csv(target: Path | TextIO, analysis: Analysis) -> None:
+    """Write a header (query, system, a column per measure) and a line per query and system (RFC 4180).
+
+    Values have every digit that a float has; what was not measured or is not finite is empty.
+
+    Raises:
+        InvalidInput: the file cannot be written.
+    """
+    measures = list(dict.fromkeys(measure for report in analysis.reports for measure in report.measures))
+    queries = dict.fromkeys(query for report in analysis.reports for query in report.queries)
+    counted = [set(report.queries) for report in analysis.reports]
+    with opened(target) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["query", "system", *measures])
+        for query in queries:
+            for report, known in zip(analysis.reports, counted, strict=True):
+                if query in known:
+                    values = (report.values.get(measure, {}).get(query) for measure in measures)
+                    writer.writerow([query, report.system, *map(_cell, values)])
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else repr(float(value))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        found = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return found | {"difference": _plain(value.difference)} if isinstance(value, Change) else found
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    return _number(value)
+
+
+def _number(value: Any) -> int | float | None:
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
+    raise TypeError(f"an analysis holds a {type(value).__name__}")
+
+
+# ---- An analysis on a terminal: tables that hold at 80 columns and say the same without colours.
+
+
+CHANGES = 5
+# A name that is longer is folded, a text gets what the other columns leave.
+NAME_WIDTH = 28
+TEXT_WIDTH = 10
+GAP = 2
+STYLES = {"better": "bold green", "worse": "bold red", "unclear": "bold yellow", "same": "bold", "alone": "bold"}
+
+
+def print_analysis(console: Console, analysis: Analysis) -> None:
+    """Print the verdicts, the tables and what limits them.
+
+    Args:
+        console: where to; its width and its colours are kept to.
+        analysis: what was found.
+    """
+    for part in _parts(analysis):
+        console.print(_drawn(part, console.width) if isinstance(part, Table) else part)
+        if isinstance(part, Table) and part.note:
+            console.print(_line(part.note, "dim"))
+
+
+def _parts(analysis: Analysis) -> Iterator[Text | Table]:
+    for verdict in verdicts(analysis):
+        yield _line(verdict.headline, STYLES[verdict.direction])
+        yield _line(verdict.detail)
+    yield from _titled(tables.means(analysis))
+    for system in dict.fromkeys(comparison.system for comparison in analysis.comparisons):
+        yield from _titled(tables.differences(analysis, system))
+    for second_pass in analysis.second_passes:
+        yield from _second_pass(analysis, second_pass)
+    yield from _listed("Notes", notes(analysis))
+    yield from _listed("Settings", [f"{name}: {value}" for name, value in (analysis.settings or {}).items()])
+
+
+def _second_pass(analysis: Analysis, found: SecondPass) -> Iterator[Text | Table]:
+    of = f"of {found.system}"
+    if found.headroom:
+        yield from _titled(tables.headroom(found), f"Headroom {of}")
+        primary = next((each for each in found.headroom if each.measure == analysis.primary), found.headroom[0])
+        yield _line(headroom_sentence(found.system, primary))
+    yield from _titled(tables.ties(found), f"Equal scores {of}")
+    if found.depth and found.depth.points:
+        yield from _titled(tables.depths(found.depth), f"Quality of {found.system} by depth")
+        yield _line(depth_sentence(found.depth))
+    if found.thresholds:
+        yield from _titled(tables.thresholds(found.thresholds), f"What a threshold keeps of {found.system}'s documents")
+    if found.reliability:
+        yield from _listed(f"Scores {of} as probabilities", [reliability_sentence(found.reliability)])
+    for title, changed in (("Helped most by", found.helped), ("Hurt most by", found.hurt)):
+        yield from _titled(tables.changes(f"{title} {found.system} ({analysis.primary})", changed, CHANGES))
+    yield from _listed(f"Notes on {found.system}", found.notes)
+
+
+def _titled(table: Table | None, title: str = "") -> Iterator[Text | Table]:
+    if table is not None:
+        yield from chain(_title(title or table.title), [table])
+
+
+def _listed(title: str, lines: list[str] | tuple[str, ...]) -> Iterator[Text]:
+    if lines:
+        yield from chain(_title(title), map(_line, lines))
+
+
+def _title(text: str) -> Iterator[Text]:
+    yield Text()
+    yield _line(shortened(text, 76), "bold")
+
+
+def _drawn(table: Table, width: int) -> RenderableType:
+    cells = [[_shown(cell) for cell in row] for row in table.rows]
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    left = width
+    for place, (name, kind) in enumerate(table.columns):
+        justify: JustifyMethod = "right" if kind == "number" else "left"
+        most = NAME_WIDTH if kind == "name" else None
+        drawn.add_column(Text(name), justify=justify, overflow="fold", max_width=most, no_wrap=kind != "name")
+        longest = max(map(cell_len, (name, *(row[place] for row in cells))))
+        left -= min(longest, most or longest) + GAP if kind != "text" else 0
+    for row in cells:
+        texts = [Text(cell) for cell in row]
+        if table.columns[-1][1] == "text":
+            # rich would take from every column alike if the whole were too wide.
+            texts[-1].truncate(max(TEXT_WIDTH, left), overflow="ellipsis")
+        drawn.add_row(*texts)
+    return drawn
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(_shown(text), style=style)
+
+
+def _shown(text: str) -> str:
+    """One line of what can be printed: a query may hold a terminal's commands, or turn the writing round."""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())

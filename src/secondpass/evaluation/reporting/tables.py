@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from secondpass.evaluation.findings import Analysis, Change, DepthCurve, SecondPass
-from secondpass.evaluation.findings import ThresholdPoint as Threshold
+from secondpass.evaluation.measures import Analysis, Change, DepthCurve, SecondPass
+from secondpass.evaluation.measures import ThresholdPoint as Threshold
 from secondpass.evaluation.reporting.wording import (
     NOTHING,
     counted,

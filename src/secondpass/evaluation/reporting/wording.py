@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from secondpass.evaluation.findings import Interval
+from secondpass.evaluation.measures import Analysis, Comparison, DepthCurve, Headroom, Interval, Reliability, Report
 
 NOTHING = "\u2013"
 SHOWN = 5
@@ -74,3 +76,177 @@ def shortened(text: str, longest: int) -> str:
 def counted(number_of: int, one: str, many: str) -> str:
     """A number with its noun."""
     return f"{number_of:,} {one if number_of == 1 else many}"
+
+
+# ---- What an analysis says in plain words: whether a second pass helps and how sure that is, what is lost where.
+
+
+Direction = Literal["better", "worse", "unclear", "same", "alone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One system against the baseline on the primary measure: a headline, and the sentence with the figures."""
+
+    system: str
+    direction: Direction
+    headline: str
+    detail: str
+
+
+def verdicts(analysis: Analysis) -> list[Verdict]:
+    """One verdict for each system but the baseline; without a comparison, what each system reaches."""
+    primary = {
+        comparison.system: comparison
+        for comparison in analysis.comparisons
+        if comparison.measure == analysis.primary and comparison.baseline == analysis.reports[0].system
+    }
+    others = [report for report in analysis.reports if report.system in primary]
+    if not others:
+        return [_alone(analysis, report) for report in analysis.reports]
+    return [_verdict(analysis, report, primary[report.system]) for report in others]
+
+
+def headroom_sentence(system: str, headroom: Headroom) -> str:
+    """What was there to gain, how much of it came, and which pass lost the rest."""
+    possible = headroom.ceiling - headroom.first
+    gain = headroom.second - headroom.first
+    if headroom.share is None:
+        reached = f"No order of these candidates beats the first pass in {headroom.measure}: there was nothing to gain."
+    elif gain < 0:
+        reached = (
+            f"A perfect order of the candidates would bring {signed(possible)} {headroom.measure}; "
+            f"{system} loses {number(-gain)} instead."
+        )
+    else:
+        reached = (
+            f"A perfect order of the candidates would bring {signed(possible)} {headroom.measure}; "
+            f"{system} reaches {percent(headroom.share)} of that."
+        )
+    return f"{reached} {_losses(headroom)}"
+
+
+def depth_sentence(curve: DepthCurve) -> str:
+    """The best depth, and the first depth that brings nearly as much."""
+    start = curve.points[0]
+    best = max(curve.points, key=lambda point: point.value)
+    if best.depth == 0 or best.value <= start.value:
+        return "No depth is better than the first pass."
+    said = f"Best at depth {best.depth}: {number(best.value)}{_cost(best.ms)}."
+    enough = start.value + 0.95 * (best.value - start.value)
+    near = next(point for point in curve.points if point.value >= enough)
+    if near.depth < best.depth:
+        said += f" Depth {near.depth} brings at least 95 % of the gain{_cost(near.ms)}."
+    return said
+
+
+def reliability_sentence(reliability: Reliability) -> str:
+    """How far scores are from probabilities."""
+    return (
+        f"Expected calibration error {number(reliability.error)}, Brier score {number(reliability.brier)} "
+        f"over {counted(sum(reliability.sizes), 'pair', 'pairs')}; unjudged documents count as not relevant."
+    )
+
+
+def notes(analysis: Analysis) -> list[str]:
+    """What limits the means: the analysis's own notes, then each system's coverage, what fits all of them once."""
+    noted: dict[str, list[str]] = {}
+    for report in analysis.reports:
+        for note in _coverage(report):
+            noted.setdefault(note, []).append(report.system)
+    everywhere = len(analysis.reports)
+    covered = [note if len(systems) == everywhere else f"{listed(systems)}: {note}" for note, systems in noted.items()]
+    return [*analysis.notes, *covered]
+
+
+def _coverage(report: Report) -> Iterator[str]:
+    coverage = report.coverage
+    if coverage.unanswered:
+        yield (
+            f"{len(coverage.unanswered):,} of {counted(coverage.measured, 'measured query', 'measured queries')} "
+            f"without an answer in the run, counted as an empty ranking ({listed(coverage.unanswered)})"
+        )
+    if coverage.without_relevant:
+        kept = coverage.without_relevant[0] in report.queries
+        yield (
+            f"{counted(len(coverage.without_relevant), 'judged query', 'judged queries')} without a relevant document, "
+            f"{'counted all the same' if kept else 'left out'} ({listed(coverage.without_relevant)})"
+        )
+    if coverage.unjudged:
+        yield (
+            f"{counted(len(coverage.unjudged), 'query', 'queries')} of the run without judgements, left out "
+            f"({listed(coverage.unjudged)})"
+        )
+
+
+def _alone(analysis: Analysis, report: Report) -> Verdict:
+    measure = analysis.primary
+    interval = analysis.intervals.get(report.system, {}).get(measure)
+    sure = f" ({percent(interval.level)} interval {span(interval)})" if interval else ""
+    queries = counted(report.coverage.measured, "query", "queries")
+    detail = f"{measure} is {number(report.means.get(measure))}{sure} over {queries}."
+    return Verdict(report.system, "alone", report.system, detail)
+
+
+def _verdict(analysis: Analysis, report: Report, comparison: Comparison) -> Verdict:
+    system, direction = report.system, _direction(comparison)
+    before, after = (number(side.means.get(analysis.primary)) for side in (analysis.reports[0], report))
+    if direction == "same":
+        detail = f"{analysis.primary} is {before} before and after; no query's value changes."
+        return Verdict(system, direction, f"{system} changes nothing", detail)
+    verb = "rises" if comparison.difference > 0 else "falls" if comparison.difference < 0 else "goes"
+    detail = f"{analysis.primary} {verb} from {before} to {after} ({_certainty(analysis, comparison)})"
+    detail += f"{_reached(analysis, system)}." if direction == "better" else "."
+    if direction == "unclear":
+        queries = counted(report.coverage.measured, "query", "queries")
+        detail += f" On {queries}, that may be chance."
+    headlines = {"better": "helps", "worse": "does harm", "unclear": "shows no clear difference"}
+    return Verdict(system, direction, f"{system} {headlines[direction]}", detail)
+
+
+def _direction(comparison: Comparison) -> Direction:
+    if comparison.helped == comparison.hurt == 0:
+        return "same"
+    # The interval and the test must agree: they are two views of the same doubt.
+    sure = comparison.p_adjusted < 1 - comparison.interval.level + 1e-12
+    if sure and comparison.interval.low > 0:
+        return "better"
+    return "worse" if sure and comparison.interval.high < 0 else "unclear"
+
+
+def _certainty(analysis: Analysis, comparison: Comparison) -> str:
+    together = len(analysis.comparisons)
+    adjusted = f" adjusted for {together} comparisons" if together > 1 else ""
+    return (
+        f"{signed(comparison.difference)}, {percent(comparison.interval.level)} interval "
+        f"{signed_span(comparison.interval)}, p {p_value(comparison.p_adjusted)}{adjusted}"
+    )
+
+
+def _reached(analysis: Analysis, system: str) -> str:
+    shares = (
+        headroom.share
+        for second_pass in analysis.second_passes
+        if second_pass.system == system
+        for headroom in second_pass.headroom
+        if headroom.measure == analysis.primary
+    )
+    share = next(shares, None)
+    return "" if share is None else f"; of the possible gain {percent(share)} is reached"
+
+
+def _losses(headroom: Headroom) -> str:
+    unfound, misplaced = headroom.ideal - headroom.ceiling, headroom.ceiling - headroom.second
+    if unfound < 0.0005 and misplaced < 0.0005:
+        return "Nothing is lost."
+    said = (
+        f"The first pass loses {number(unfound)} by not finding relevant documents, "
+        f"the second pass {number(misplaced)} by not putting them first"
+    )
+    if unfound > misplaced:
+        return f"{said}: more or better candidates have the most to give."
+    return f"{said}: a better order has the most to give."
+
+
+def _cost(ms: float | None) -> str:
+    return "" if ms is None else f", {milliseconds(ms)} ms a query"

@@ -2,22 +2,202 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from secondpass.corpora import corpus_file, existing, named_file
+from secondpass.corpora import corpus_file, existing, named_file, read_corpus, read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.evaluation.runs import Run, read_run
-from secondpass.limits import positive_int
-from secondpass.training.data.columns import Columns, chosen_columns, layout_of
-from secondpass.training.data.iterables import items_of
-from secondpass.training.data.judged import Texts, judged_groups
-from secondpass.training.data.streams import GroupStream, Item
+from secondpass.text import positive_int
+from secondpass.training.data.groups import Group
+from secondpass.training.data.rows import (
+    NEGATIVE_LABEL,
+    POSITIVE_LABEL,
+    Columns,
+    Layout,
+    Row,
+    chosen_columns,
+    group_of,
+    layout_of,
+)
 from secondpass.training.data.tables import read_delimited_rows, read_json_rows, read_parquet_rows
+
+# ---- Groups one at a time out of rows: files may be larger than memory, and a bad row does not end the reading.
+
+
+logger = logging.getLogger(__name__)
+
+Item = Row | Group | InvalidInput
+"""What a source gives: a row, a group that is already one, or why a row could not be read."""
+
+
+class GroupStream(Iterator[Group]):
+    """An iterator over groups that holds one row at a time.
+
+    `next` raises InvalidInput for a bad row and goes on behind it when it is called again, so that a check can name
+    more than the first. Each row is understood by its own columns: a JSON Lines file may mix shapes.
+
+    Args:
+        items: rows in order.
+        chosen: see `columns.chosen_columns`.
+        relevant_from: labels from this number on become 1, all others 0; None leaves them.
+    """
+
+    def __init__(
+        self, items: Iterator[Item], chosen: Mapping[str, tuple[str, ...]], relevant_from: float | None = None
+    ) -> None:
+        self._items = items
+        self._chosen = chosen
+        self._relevant_from = relevant_from
+        self._names: tuple[str, ...] = ()
+        self._layout: Layout | None = None
+
+    def __next__(self) -> Group:
+        item = next(self._items)
+        if isinstance(item, InvalidInput):
+            raise item
+        group = item if isinstance(item, Group) else group_of(item, self._layout_of(item))
+        if self._relevant_from is None:
+            return group
+        return replace(group, labels=tuple(_binary(label, self._relevant_from) for label in group.labels))
+
+    def _layout_of(self, row: Row) -> Layout:
+        names = tuple(row.values)
+        if self._layout is None or names != self._names:
+            layout = layout_of(names, self._chosen, row.source)
+            if self._layout is None:
+                _announce(row.source, names, layout)
+            self._names, self._layout = names, layout
+        return self._layout
+
+
+def _binary(label: float, relevant_from: float) -> float:
+    """NaN stays, to be refused: it is neither."""
+    if math.isnan(label):
+        return label
+    return POSITIVE_LABEL if label >= relevant_from else NEGATIVE_LABEL
+
+
+def _announce(source: str, names: tuple[str, ...], layout: Layout) -> None:
+    unread = sorted(set(names) - set(layout.columns))
+    logger.info("%s: columns %s; not read: %s", source, ", ".join(layout.columns), ", ".join(unread) or "none")
+
+
+# ---- Rows out of Python objects: datasets of Hugging Face (streamed too), any mappings, InputExamples, groups.
+
+
+def items_of(source: object) -> Iterator[Item]:
+    """What an iterable holds, each element by its kind; a row's source is its index from 0, "rows[7]".
+
+    Taken are mappings of columns (what a `datasets.Dataset` or `IterableDataset` gives), examples (any object with
+    `texts` and `label`, as `InputExample`), which become groups of one document, and groups.
+
+    Raises:
+        InvalidInput: `source` is no iterable of such things. An element of another kind is given back as the error,
+            in its place.
+    """
+    if isinstance(source, (str, bytes, Mapping, set, frozenset)) or not isinstance(source, Iterable):
+        raise InvalidInput(f"source is {type(source).__name__}, neither a file, a folder, a dataset nor a list of rows")
+    return (_item(element, f"rows[{index}]") for index, element in enumerate(source))
+
+
+def _item(element: Any, name: str) -> Item:
+    if isinstance(element, Group):
+        return element
+    if isinstance(element, Mapping):
+        return Row(name, element)
+    if hasattr(element, "texts") and hasattr(element, "label"):
+        try:
+            return _pair(element, name)
+        except InvalidInput as error:
+            return error
+    return InvalidInput(f"{name} is {type(element).__name__}, neither a mapping of columns nor an InputExample")
+
+
+def _pair(example: Any, name: str) -> Group:
+    guid = getattr(example, "guid", "")
+    named = f"{name} (guid {guid!r})" if guid else name
+    texts, label = example.texts, example.label
+    if not isinstance(texts, (list, tuple)) or len(texts) != 2 or not all(isinstance(text, str) for text in texts):
+        raise InvalidInput(f"{named}: texts is no list of two str, the query and the document")
+    if hasattr(label, "item"):
+        label = label.item()
+    if not isinstance(label, (int, float)):
+        raise InvalidInput(f"{named} has a label of type {type(label).__name__}, not a number")
+    return Group(texts[0], (texts[1],), (float(label),), named)
+
+
+# ---- Judgements, a corpus and queries to groups: BEIR folders and TREC files.
+
+
+Texts = Mapping[str, str]
+"""Text by id."""
+SHOWN_IDS = 5
+
+
+def judged_groups(
+    qrels: Qrels,
+    queries: Path | Texts,
+    corpus: Path | Texts,
+    *,
+    source: str,
+    run: Run | None = None,
+    unjudged_negatives: int = 0,
+) -> Iterator[Group]:
+    """A group for each judged query, in the order of the judgements: first what was judged, then what was not.
+
+    Labels are the grades; a grade below 0 (spam, in TREC's web tracks) becomes 0. Grade 0 was judged and is not
+    relevant. Only the texts that are needed are held.
+
+    Args:
+        qrels: the judgements.
+        queries: a file (see `queries.read_queries`) or texts by id.
+        corpus: a BEIR folder or file (see `corpora.read_corpus`) or contents by id.
+        source: what messages call the judgements.
+        run: whose documents are taken where a query has no judgement of them.
+        unjudged_negatives: how many of those for each query, from the top of the run, with label 0. Some will be
+            relevant: nobody has looked at them.
+
+    Raises:
+        InvalidInput: a judged query or a document has no text; the message names the first and says how many.
+    """
+    unjudged = {} if run is None else {query: _unjudged(qrels, run, query, unjudged_negatives) for query in qrels}
+    texts = read_queries(queries) if isinstance(queries, Path) else queries
+    _all_known(qrels, texts, "queries", source)
+    wanted = {document: None for query in qrels for document in (*qrels[query], *unjudged.get(query, ()))}
+    contents = _contents(corpus, wanted)
+    _all_known(wanted, contents, "documents", source)
+    for query, grades in qrels.items():
+        added = unjudged.get(query, [])
+        ids = (*grades, *added)
+        labels = (*(float(max(grade, 0)) for grade in grades.values()), *(NEGATIVE_LABEL for _ in added))
+        yield Group(
+            texts[query], tuple(contents[document] for document in ids), labels, f"{source} query {query!r}", query, ids
+        )
+
+
+def _unjudged(qrels: Qrels, run: Run, query: str, count: int) -> list[str]:
+    return [document for document in run.get(query, ()) if document not in qrels[query]][:count]
+
+
+def _contents(corpus: Path | Texts, wanted: Mapping[str, None]) -> Texts:
+    if not isinstance(corpus, Path):
+        return corpus
+    return {document.id: document.content for document in read_corpus(corpus) if document.id in wanted}
+
+
+def _all_known(ids: Iterable[str], texts: Texts, what: str, source: str) -> None:
+    unknown = [name for name in ids if name not in texts]
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:SHOWN_IDS])) + (", …" if len(unknown) > SHOWN_IDS else "")
+        raise InvalidInput(f"{source}: {len(unknown)} {what} have no text: {shown}")
+
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TABLE_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")

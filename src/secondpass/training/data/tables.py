@@ -11,9 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
-from secondpass.corpora import existing
+from secondpass.corpora import BYTE_ORDER_MARK, existing, read_lines
 from secondpass.errors import InvalidInput, MissingExtra
-from secondpass.lines import BYTE_ORDER_MARK, read_lines
 from secondpass.training.data.rows import Row
 
 # Python's limit of 128 KiB is less than a long document. Some limit must be: a quotation mark that is never closed

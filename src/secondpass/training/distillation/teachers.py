@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from tqdm import tqdm
 
 from secondpass.errors import InvalidInput
-from secondpass.limits import positive_int
+from secondpass.text import positive_int
 from secondpass.training.data.groups import Group, Teaching
 
 if TYPE_CHECKING:
-    from secondpass.relevance import Relevance
+    from secondpass.ranking import Relevance
     from secondpass.reranker import Reranker
 
 SHOWN = 3

@@ -10,9 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from secondpass.errors import InvalidInput
-from secondpass.limits import finite_number, positive_number
-from secondpass.training.losses.contract import Loss
-from secondpass.training.losses.masks import cleaned
+from secondpass.text import finite_number, positive_number
+from secondpass.training.losses.contract import Loss, cleaned
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from secondpass.corpora import named_file, read_corpus
+from secondpass.corpora import named_file, read_corpus, read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.analysis import analyse
-from secondpass.evaluation.findings import Analysis
+from secondpass.evaluation.measures import Analysis, evaluate
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.evaluation.runs import Run, read_run
-from secondpass.queries import read_queries
 from secondpass.training.data.groups import Group
-from secondpass.training.measuring.dev_ranking import DevRanking
 from secondpass.training.negatives.candidates import bm25_candidates
+
+# ---- Held-out labelled queries to one figure, and to judgements and runs for a report.
+
+
+PRIMARY = "nDCG@10"
+# Queries of one call: enough pairs to sort by length.
+CHUNK = 64
+
+
+class DevRanking:
+    """An evaluator for training: ranks each group's documents and measures the rankings.
+
+    Takes part wherever an evaluator is asked for: `evaluator(encoder, output_path=, epoch=, steps=)` gives a float.
+
+    Args:
+        groups: labelled queries; labels are whole grades, 0 is not relevant.
+        measure: as ir_measures names it.
+
+    Raises:
+        InvalidInput: no groups, none with a relevant document, or a label that is no grade.
+    """
+
+    def __init__(self, groups: Iterable[Group], measure: str = PRIMARY) -> None:
+        self.groups = tuple(groups)
+        self.primary_metric = measure
+        self.qrels = Qrels({name: self._grades(group) for name, group in self._named()})
+        if not self.qrels.with_relevant:
+            raise InvalidInput("dev: no query has a relevant document")
+
+    def __call__(self, encoder: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1) -> float:
+        """Return the mean of the measure over the queries with a relevant document."""
+        report = evaluate(self.qrels, self.run(encoder, "dev"), [self.primary_metric])
+        (mean,) = report.means.values()
+        return mean
+
+    def run(self, encoder: Any, name: str) -> Run:
+        """Rank every group's documents with `encoder`."""
+        rankings: dict[str, list[tuple[str, float | None]]] = {}
+        named = list(self._named())
+        for start in range(0, len(named), CHUNK):
+            part = named[start : start + CHUNK]
+            found = encoder.rank_many(
+                [group.query for _, group in part],
+                [group.documents for _, group in part],
+                show_progress_bar=False,
+                relevance=None if encoder.config.num_labels == 1 else "expected",
+            )
+            for (query, group), ranking in zip(part, found, strict=True):
+                ids = document_ids(group)
+                rankings[query] = [(ids[ranked.index], ranked.logit) for ranked in ranking.documents]
+        return Run(name, rankings)
+
+    def given(self, name: str) -> Run:
+        """The order in which the groups have their documents, as a run."""
+        return Run(name, {query: [(text, None) for text in document_ids(group)] for query, group in self._named()})
+
+    def _named(self) -> Iterable[tuple[str, Group]]:
+        """Groups by their query's id, or number where it has none; ids that repeat get their number too."""
+        seen: set[str] = set()
+        for number, group in enumerate(self.groups):
+            name = group.query_id or str(number)
+            if name in seen:
+                name = f"{name}#{number}"
+            seen.add(name)
+            yield name, group
+
+    @staticmethod
+    def _grades(group: Group) -> dict[str, int]:
+        for label in group.labels:
+            if label != int(label):
+                raise InvalidInput(f"{group.source or 'dev'}: label {label} of query {group.query!r} is no whole grade")
+        return {text: int(label) for text, label in zip(document_ids(group), group.labels, strict=True)}
+
+
+def document_ids(group: Group) -> tuple[str, ...]:
+    """The documents' ids, or their numbers where they have none."""
+    return group.document_ids or tuple(str(number) for number in range(len(group)))
+
 
 BM25 = "BM25"
 BEFORE, AFTER = "before training", "after training"
@@ -128,3 +205,45 @@ def _spaced(queries: Sequence[str], limit: int | None) -> list[str]:
     if limit is None or limit >= len(queries):
         return list(queries)
     return [queries[place] for place in np.linspace(0, len(queries) - 1, limit).round().astype(int)]
+
+
+# ---- A share of the training queries set aside, to measure on what was not learnt from.
+
+
+def held_out(groups: Sequence[Group], share: float, seed: int = 0) -> tuple[list[Group], list[Group]]:
+    """Split groups into those to learn from and those to measure on, in order; all groups of a query go together.
+
+    Which queries are held out depends on their texts, the share and the seed alone, not on their order: more training
+    data moves few of them.
+
+    Args:
+        groups: at least two different queries.
+        share: of the queries, above 0 and below 1; at least one query is held out and one is left.
+        seed: of the choice.
+
+    Raises:
+        InvalidInput: the share is out of its range, or there are fewer than two queries.
+    """
+    if not 0 < share < 1:
+        raise InvalidInput(f"dev_share={share!r} is not between 0 and 1")
+    queries = {_plain(group.query) for group in groups}
+    if len(queries) < 2:
+        raise InvalidInput(f"dev_share={share!r}: {len(queries)} query cannot be divided")
+    ordered = sorted(queries, key=lambda query: (_drawn(query, seed), query))
+    chosen = set(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])
+    kept = [group for group in groups if _plain(group.query) not in chosen]
+    return kept, [group for group in groups if _plain(group.query) in chosen]
+
+
+def queries_in_both(train: Iterable[Group], other: Iterable[str]) -> int:
+    """How many of the `other` query texts are learnt from too, but for case and white space."""
+    known = {_plain(group.query) for group in train}
+    return len({_plain(query) for query in other} & known)
+
+
+def _plain(query: str) -> str:
+    return " ".join(query.casefold().split())
+
+
+def _drawn(query: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{query}".encode("utf-8", "surrogatepass")).digest()

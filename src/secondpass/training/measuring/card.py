@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from secondpass.evaluation.findings import Analysis
+from secondpass.evaluation.measures import Analysis
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.reporting.tables import Table, differences, means
 from secondpass.evaluation.reporting.wording import number
@@ -156,7 +156,7 @@ def _usage(card: Card) -> str:
         base = json.dumps(_base_name(card), ensure_ascii=False)
         lines = (
             "from secondpass import CrossEncoder",
-            "from secondpass.training.weights.lora import load_lora",
+            "from secondpass.training.running.model_state import load_lora",
             "",
             f"encoder = CrossEncoder({base})",
             f"load_lora(encoder.model, {json.dumps(f'{card.name}/{ADAPTER}', ensure_ascii=False)}).merge()",

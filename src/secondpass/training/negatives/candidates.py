@@ -3,15 +3,185 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.evaluation.runs import Run
-from secondpass.limits import positive_int
-from secondpass.training.negatives.bm25 import BM25, BM25Settings
-from secondpass.training.negatives.nearest import Floats, best, nearest, unit
+from secondpass.text import positive_int
+
+# ---- BM25 over a corpus in memory: the first pass whose best wrong answers are the classic hard negatives.
+
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BM25Settings:
+    """Of the formula (Robertson et al. 1995, as Lucene has it) and of what a word is.
+
+    Attributes:
+        k1: how much a word that is repeated adds.
+        b: how much long documents are discounted, 0 to 1.
+        stop_words: a language that bm25s has a list for, or the words themselves; None keeps all.
+        stemmer: a Snowball algorithm; None leaves words as they are.
+    """
+
+    k1: float = 0.9
+    b: float = 0.4
+    stop_words: str | tuple[str, ...] | None = "english"
+    stemmer: str | None = "english"
+
+
+class BM25:
+    """An index of texts, scored for a query at a time.
+
+    Raises:
+        InvalidInput: a setting is refused.
+        MissingExtra: bm25s or PyStemmer is not installed.
+    """
+
+    def __init__(self, texts: Sequence[str], settings: BM25Settings | None = None) -> None:
+        chosen = settings or BM25Settings()
+        if not (chosen.k1 >= 0 and 0 <= chosen.b <= 1):
+            raise InvalidInput(f"k1={chosen.k1!r}, b={chosen.b!r}: k1 is not below 0 and b is from 0 to 1")
+        self._library = _module("bm25s", "bm25s")
+        self._stemmer = None if chosen.stemmer is None else _stemmer(chosen.stemmer)
+        self._stop_words = chosen.stop_words if isinstance(chosen.stop_words, str) else list(chosen.stop_words or ())
+        try:
+            self._tokens([""])
+        except ValueError:
+            raise InvalidInput(f"stop_words={chosen.stop_words!r}: bm25s has no list for that language") from None
+        self._size = len(texts)
+        tokens = self._tokens(texts)
+        # Without a single word there is no index to make, and nothing can be found.
+        self._index = None
+        if any(tokens):
+            self._index = self._library.BM25(k1=chosen.k1, b=chosen.b)
+            self._index.index(tokens, show_progress=False)
+
+    def scores(self, queries: Sequence[str]) -> Iterator[Floats]:
+        """For each query float32 [texts]; 0 where no word is shared."""
+        for words in self._tokens(queries):
+            known = [] if self._index is None else self._index.get_tokens_ids(words)
+            if self._index is None or not known:
+                yield np.zeros(self._size, np.float32)
+            else:
+                yield np.asarray(self._index.get_scores_from_ids(known), np.float32)
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[str]]:
+        found: list[list[str]] = self._library.tokenize(
+            list(texts), stopwords=self._stop_words, stemmer=self._stemmer, return_ids=False, show_progress=False
+        )
+        return found
+
+
+def _stemmer(chosen: str) -> Any:
+    library = _module("Stemmer", "PyStemmer")
+    if chosen not in library.algorithms():
+        raise InvalidInput(f"stemmer={chosen!r} is none of {', '.join(library.algorithms())}")
+    return library.Stemmer(chosen)
+
+
+def _module(name: str, library: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingExtra(f'{library} is not installed: pip install "secondpass[train]"') from error
+
+
+# ---- The best of many scores, exactly: a block of documents at a time, ties in the order of the corpus.
+
+
+Places = npt.NDArray[np.int64]
+
+# Scores that are held at once: so many queries against one block of documents.
+QUERIES_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """For each query the documents' positions, int64 [queries, depth], and scores, float32, best first."""
+
+    positions: Places
+    scores: Floats
+
+
+def best(scores: Floats, depth: int) -> Places:
+    """Columns of the `depth` highest scores of each row, best first; equal scores in the order of the columns.
+
+    Args:
+        scores: float32 [rows, columns], no NaN among them.
+        depth: cut to the columns that there are.
+
+    Returns:
+        int64 [rows, depth].
+    """
+    depth = min(depth, scores.shape[1])
+    if depth == 0 or not len(scores):
+        return np.empty((len(scores), depth), np.int64)
+    lowest = np.partition(scores, -depth, axis=1)[:, -depth, None]
+    above, equal = scores > lowest, scores == lowest
+    room = depth - above.sum(axis=1, keepdims=True)
+    chosen = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    columns = np.nonzero(chosen)[1].reshape(len(scores), depth)
+    order = np.argsort(-np.take_along_axis(scores, columns, 1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, 1).astype(np.int64)
+
+
+def nearest(queries: Floats, blocks: Iterable[Floats], depth: int) -> Neighbours:
+    """The `depth` documents of the highest dot product with each query.
+
+    Args:
+        queries: float32 [queries, dim].
+        blocks: the documents in order, float32 [any, dim] each; only one is held at a time.
+        depth: how many; cut to the documents that there are.
+    """
+    positions = np.empty((len(queries), 0), np.int64)
+    scores = np.empty((len(queries), 0), np.float32)
+    start = 0
+    for block in blocks:
+        found = [
+            _joined(queries[rows], positions[rows], scores[rows], block, start, depth)
+            for rows in (slice(row, row + QUERIES_AT_ONCE) for row in range(0, len(queries), QUERIES_AT_ONCE))
+        ]
+        if found:
+            positions = np.concatenate([part.positions for part in found])
+            scores = np.concatenate([part.scores for part in found])
+        start += len(block)
+    return Neighbours(positions, scores)
+
+
+def _joined(queries: Floats, positions: Places, scores: Floats, block: Floats, start: int, depth: int) -> Neighbours:
+    """What was found so far and the next block; what stands before has the lower positions, so ties keep order."""
+    new = np.arange(start, start + len(block), dtype=np.int64)
+    all_scores = np.concatenate([scores, queries @ block.T], axis=1)
+    all_positions = np.concatenate([positions, np.broadcast_to(new, (len(queries), len(block)))], axis=1)
+    columns = best(all_scores, depth)
+    return Neighbours(np.take_along_axis(all_positions, columns, 1), np.take_along_axis(all_scores, columns, 1))
+
+
+def unit(vectors: object, texts: int, dim: int | None = None) -> Floats:
+    """Vectors of length 1, float32 [texts, dim], so that a dot product is a cosine; a vector of zeros stays one.
+
+    Raises:
+        InvalidInput: they have another shape, or a number is not finite; the message names the text.
+    """
+    given = np.asarray(vectors, np.float32)
+    if given.ndim != 2 or len(given) != texts or (dim is not None and given.shape[1] != dim):
+        wanted = f"[{texts}, {'any' if dim is None else dim}]"
+        raise InvalidInput(f"encode gave an array of shape {list(given.shape)} for {texts} texts, not {wanted}")
+    wrong = ~np.isfinite(given).all(axis=1)
+    if wrong.any():
+        raise InvalidInput(f"encode gave a number that is not finite for text {int(wrong.argmax())}")
+    lengths = np.linalg.norm(given, axis=1, keepdims=True)
+    return np.asarray(given / np.where(lengths > 0, lengths, 1), np.float32)
+
 
 Candidates = Mapping[str, Sequence[tuple[str, float | None]]]
 """By query id (document id, score), best first; None where a run has no score."""

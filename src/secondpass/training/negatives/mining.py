@@ -6,21 +6,115 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from secondpass.evaluation.reporting.files import opened
 from secondpass.text import is_blank
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Group, checked_target, columns_of, json_line
 from secondpass.training.negatives.candidates import Candidates, Judgements
-from secondpass.training.negatives.mined import Mined, MiningReport
-from secondpass.training.negatives.rescoring import Choice, choices, rescored_choices
-from secondpass.training.negatives.rule import MiningRule
-from secondpass.training.negatives.sifting import REASONS, Judged, Sifted, drawn, plain, sift
+from secondpass.training.negatives.sifting import (
+    REASONS,
+    Choice,
+    Judged,
+    MiningRule,
+    Sifted,
+    choices,
+    drawn,
+    plain,
+    rescored_choices,
+    sift,
+)
 
 if TYPE_CHECKING:
-    from secondpass.relevance import Relevance
+    from secondpass.ranking import Relevance
     from secondpass.reranker import Reranker
+
+
+# ---- What mining gives: groups with their scores, and a report of what was dropped and why.
+
+
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class MiningReport:
+    """Counts of one mining.
+
+    Attributes:
+        queries: that were given, or judged.
+        groups: made, one a query.
+        positives: in them.
+        negatives: in them.
+        judged_negatives: of these, judged and not relevant.
+        wanted: negatives that each query should have.
+        considered: candidates, and judged documents, that were looked at.
+        rescored: documents that the cross-encoder read.
+        dropped: candidates by the first reason that dropped them, each reason of `sifting.REASONS`.
+        missing: relevant documents that the corpus does not have, or whose text is blank.
+        spare_positives: relevant documents beyond the rule's number.
+        short: queries with fewer negatives than wanted, and how many they have.
+        left_out: ids of the queries without a group, by reason.
+    """
+
+    queries: int
+    groups: int
+    positives: int
+    negatives: int
+    judged_negatives: int
+    wanted: int
+    considered: int
+    rescored: int
+    dropped: Mapping[str, int]
+    missing: int
+    spare_positives: int
+    short: Mapping[str, int]
+    left_out: Mapping[str, tuple[str, ...]]
+
+    def lines(self) -> list[str]:
+        """The report for people, a line a fact."""
+        made = [
+            f"Queries with a group: {self.groups} of {self.queries}; positives {self.positives}, negatives "
+            f"{self.negatives} (judged and not relevant: {self.judged_negatives})"
+        ]
+        made += [f"Left out, {reason}: {_named(ids)}" for reason, ids in self.left_out.items()]
+        counts = (
+            ("Relevant documents that the corpus lacks, or that have no text", self.missing),
+            ("Relevant documents beyond the number that a query may have", self.spare_positives),
+            ("Documents read by the cross-encoder", self.rescored),
+        )
+        if self.short:
+            made.append(f"Fewer than {self.wanted} negatives: {_named(tuple(self.short))}")
+        made.append(f"Candidates: {self.considered}; dropped: {self._reasons()}")
+        return made + [f"{name}: {count}" for name, count in counts if count]
+
+    def _reasons(self) -> str:
+        return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """Groups, positives first, and for each document of each group its scores; None where there is none.
+
+    Attributes:
+        groups: one a query.
+        report: what was dropped and why.
+        first_pass_scores: of the candidates' list.
+        cross_encoder_scores: activated, of what the cross-encoder read.
+    """
+
+    groups: tuple[Group, ...]
+    report: MiningReport
+    first_pass_scores: tuple[tuple[float | None, ...], ...]
+    cross_encoder_scores: tuple[tuple[float | None, ...], ...]
+
+
+def _named(ids: tuple[str, ...]) -> str:
+    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    return f"{len(ids)} ({', '.join(ids[:SHOWN])}{more})"
+
 
 NO_QUERY = "their text is not given or blank"
 UNJUDGED = "nothing is judged relevant"
@@ -166,3 +260,27 @@ def _report(queries: int, kept: Sequence[Choice], rule: MiningRule, counts: _Cou
         short={c.judged.query_id: len(c.negatives) for c in kept if len(c.negatives) < rule.negatives},
         left_out={reason: tuple(ids) for reason, ids in counts.left_out.items() if ids},
     )
+
+
+# ---- Mined groups as JSON lines that the data readers read back.
+
+
+def write_mined(path: Path, mined: Mined) -> None:
+    """Write an object a group; the file is there whole or not at all.
+
+    {"query_id", "query", "documents": [...], "labels": [...], "document_ids": [...], "first_pass_scores": [...]} and,
+    if a cross-encoder was asked, "cross_encoder_scores": all lists go with the documents, null where there is no
+    score.
+
+    Raises:
+        InvalidInput: the path is refused (see `checked_target`), or cannot be written to.
+    """
+    checked_target(path)
+    rescored = any(score is not None for scores in mined.cross_encoder_scores for score in scores)
+    with opened(path) as stream:
+        rows = zip(mined.groups, mined.first_pass_scores, mined.cross_encoder_scores, strict=True)
+        for group, first_pass, cross_encoder in rows:
+            row = columns_of(group) | {"first_pass_scores": first_pass}
+            if rescored:
+                row["cross_encoder_scores"] = cross_encoder
+            stream.write(json_line(row) + "\n")

@@ -6,11 +6,100 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal
 
 from secondpass.errors import InvalidInput
-from secondpass.text import is_blank
-from secondpass.training.negatives.rule import Against, MiningRule
+from secondpass.text import is_blank, positive_int
+
+if TYPE_CHECKING:
+    from secondpass.ranking import Relevance
+    from secondpass.reranker import Reranker
+
+
+# ---- What may become a negative: ranks, scores and margins, checked when they are given.
+
+
+Sampling = Literal["top", "random"]
+Against = Literal["lowest", "highest"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiningRule:
+    """Which candidates of a query are its negatives.
+
+    The margins are those of Moreira et al. 2024, "NV-Retriever" (https://arxiv.org/abs/2407.15831), which does best
+    with `relative_margin=0.05`; sentence-transformers' `mine_hard_negatives` has them under the same names.
+
+    Attributes:
+        negatives: for each query, at most.
+        first: rank of the first candidate that may be one, from 1. Ranks are those of the candidates' list as it
+            comes, without the documents that are judged relevant.
+        last: rank of the last one; None takes the whole list.
+        min_score: a candidate with a lower score is dropped.
+        max_score: a candidate with a higher score is dropped.
+        absolute_margin: a negative's score is lower than the positive's by more than this.
+        relative_margin: the same as a share of the positive's score: 0.05 is five percent of its magnitude.
+        rescore_margin: the same for the cross-encoder's scores (activated, as `predict` gives them).
+        against: which of several positives the margins are measured from.
+        sampling: "top" takes the best candidates that are left, "random" any of them.
+        judged_first: documents judged and not relevant are taken before any other and, since somebody has looked at
+            them, whatever their rank and score. False: they are candidates like all others.
+        positives: for each query, at most, of the best grade first; None takes all.
+        graded: labels are the grades; False: 1 for the positives. Negatives have 0.
+        seed: of "random" and of the choice among positives. Each query is sampled by itself.
+    """
+
+    negatives: int = 5
+    first: int = 1
+    last: int | None = None
+    min_score: float | None = None
+    max_score: float | None = None
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+    rescore_margin: float = 0.0
+    against: Against = "lowest"
+    sampling: Sampling = "top"
+    judged_first: bool = True
+    positives: int | None = None
+    graded: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("negatives", "first"):
+            positive_int(getattr(self, name), name)
+        for name in ("last", "positives"):
+            if getattr(self, name) is not None:
+                positive_int(getattr(self, name), name)
+        if self.last is not None and self.last < self.first:
+            raise InvalidInput(f"last={self.last} is before first={self.first}")
+        for name in ("min_score", "max_score", "absolute_margin", "relative_margin", "rescore_margin"):
+            _check_number(getattr(self, name), name)
+        for name, known in (("against", ("lowest", "highest")), ("sampling", ("top", "random"))):
+            if getattr(self, name) not in known:
+                raise InvalidInput(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InvalidInput(f"seed={self.seed!r} is not a whole number")
+
+    @property
+    def needs_scores(self) -> str | None:
+        """The first setting that cannot be followed for a candidate without a score."""
+        named = ("min_score", "max_score", "absolute_margin", "relative_margin")
+        return next((name for name in named if getattr(self, name) is not None), None)
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values, for reports."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+def _check_number(value: object, name: str) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InvalidInput(f"{name}={value!r} is not a finite number")
+    if name.endswith("margin") and value < 0:
+        raise InvalidInput(f"{name}={value!r} is below 0: negatives would outscore the positive")
+
 
 RELEVANT = "judged relevant"
 OUTSIDE = "outside the ranks"
@@ -172,3 +261,103 @@ def _checked(
             raise InvalidInput(f"{name} has the score {score}")
         scores[document] = score
     return scores
+
+
+# ---- A cross-encoder against false negatives: what it finds as relevant as the positive is no negative.
+#
+# Qu et al. 2021, "RocketQA" (https://arxiv.org/abs/2010.08191): most of a first pass's best unlabelled documents are
+# relevant, and nobody has labelled them.
+
+
+@dataclass(slots=True)
+class Choice:
+    """One query's negatives while they are being found.
+
+    Attributes:
+        judged: the query.
+        sifted: what may be a negative.
+        negatives: those taken so far.
+        dropped: how many candidates were not, by reason.
+        scores: the cross-encoder's by document id, of what it has read.
+    """
+
+    judged: Judged
+    sifted: Sifted
+    negatives: list[Scored]
+    dropped: Counter[str]
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def choices(sifted: Sequence[tuple[Judged, Sifted]], rule: MiningRule) -> list[Choice]:
+    """For each query the first of its possible negatives, as many as the rule asks for."""
+    return [
+        Choice(judged, found, [*found.judged, *found.unjudged][: rule.negatives], Counter(found.dropped))
+        for judged, found in sifted
+    ]
+
+
+def rescored_choices(
+    sifted: Sequence[tuple[Judged, Sifted]],
+    rule: MiningRule,
+    corpus: Mapping[str, str],
+    encoder: Reranker,
+    relevance: Relevance | None = None,
+) -> list[Choice]:
+    """The same, but of unjudged documents only those that the cross-encoder scores below the positives.
+
+    They are read in the order in which they are taken, and only until enough are found; the queries share batches.
+
+    Raises:
+        InvalidInput: the encoder refuses a text, or `relevance`.
+        NonFiniteScore: it gave NaN or infinity.
+    """
+    made = [
+        Choice(judged, found, list(found.judged[: rule.negatives]), Counter(found.dropped)) for judged, found in sifted
+    ]
+    read = dict.fromkeys(range(len(made)), 0)
+
+    def lacking() -> list[int]:
+        return [
+            row
+            for row, choice in enumerate(made)
+            if len(choice.negatives) < rule.negatives and read[row] < len(choice.sifted.unjudged)
+        ]
+
+    _score([(made[row], made[row].sifted.positives) for row in lacking()], corpus, encoder, relevance)
+    while rows := lacking():
+        parts = []
+        for row in rows:
+            end = read[row] + rule.negatives - len(made[row].negatives)
+            parts.append((made[row], made[row].sifted.unjudged[read[row] : end]))
+            read[row] = end
+        _score(parts, corpus, encoder, relevance)
+        for choice, items in parts:
+            _take(choice, items, rule)
+    return made
+
+
+def _take(choice: Choice, items: Sequence[Scored], rule: MiningRule) -> None:
+    positives = [choice.scores[item.id] for item in choice.sifted.positives]
+    limit = highest(positives, rule.rescore_margin, None, rule.against)
+    for item in items:
+        if limit is None or choice.scores[item.id] >= limit:
+            choice.dropped[RESCORED] += 1
+        else:
+            choice.negatives.append(item)
+
+
+def _score(
+    asked: Sequence[tuple[Choice, Sequence[Scored]]],
+    corpus: Mapping[str, str],
+    encoder: Reranker,
+    relevance: Relevance | None,
+) -> None:
+    rankings = encoder.rank_many(
+        [choice.judged.text for choice, _ in asked],
+        [[corpus[item.id] for item in items] for _, items in asked],
+        relevance=relevance,
+        show_progress_bar=False,
+    )
+    for (choice, items), ranking in zip(asked, rankings, strict=True):
+        for document in ranking.documents:
+            choice.scores[items[document.index].id] = document.score

@@ -16,9 +16,9 @@ import torch
 from tqdm.autonotebook import tqdm, trange
 
 from secondpass.errors import InvalidInput, TrainingError
-from secondpass.padded import Padding
+from secondpass.forwards.padded import Padding
 from secondpass.tokens import Tokens
-from secondpass.training.weights.best_weights import BestWeights
+from secondpass.training.weights.averages import BestWeights
 from secondpass.training.weights.optimisation import Optimisation
 
 logger = logging.getLogger(__name__)

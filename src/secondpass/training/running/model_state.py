@@ -2,31 +2,367 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+import copy
+import logging
+import math
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from torch import nn
 
-from secondpass.errors import InvalidInput, TrainingError
-from secondpass.training.cpu.dropout import cheap_dropout
-from secondpass.training.cpu.forward import TrainingForward, has_amx_bf16, training_forward
-from secondpass.training.cpu.masks import DropoutSource
-from secondpass.training.cpu.memory import give_back_memory, keep_freed_memory
-from secondpass.training.running.loop import Trainable
-from secondpass.training.running.preparation import (
-    autocast_for,
-    dropout_for,
-    dropout_set_to,
-    recomputed_activations,
-    seeded,
+from secondpass.errors import (
+    CheckpointError,
+    InvalidInput,
+    MissingExtra,
+    ModelLoadError,
+    SecondPassError,
+    TrainingError,
 )
-from secondpass.training.running.steps import Tokeniser
+from secondpass.forwards.learning.attention import DropoutSource
+from secondpass.forwards.learning.dropout import cheap_dropout, give_back_memory, keep_freed_memory
+from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
+from secondpass.models.config import read_json
+from secondpass.text import positive_int
+from secondpass.training.checkpoints.manifests import sync
+from secondpass.training.checkpoints.state import Generator, random_state, restore_random_state
+from secondpass.training.running.loop import Trainable
+from secondpass.training.running.plan import Tokeniser
 from secondpass.training.settings import LoraSettings, TrainingSettings
-from secondpass.training.survival.random_state import Generator, random_state, restore_random_state
-from secondpass.training.weights.layers import freeze
-from secondpass.training.weights.lora import Lora, add_lora
+from secondpass.training.weights.layers import encoder_linears, freeze, head_modules
+
+# ---- A model made ready to learn, and put back as it was: dropout, frozen layers, low-rank additions, recomputation.
+
+
+# Attributes in which attention modules of transformers keep their dropout as a number.
+NUMBERS = ("attention_dropout", "attn_dropout", "dropout_prob", "dropout")
+
+
+def dropout_for(settings: TrainingSettings, device: torch.device) -> float | None:
+    """The dropout to train with; None keeps the model's own."""
+    if settings.dropout is None and device.type == "cpu":
+        return 0.0
+    return settings.dropout
+
+
+@contextmanager
+def dropout_set_to(model: nn.Module, share: float | None) -> Iterator[None]:
+    """Give every dropout of `model` this share, and afterwards its own again; None changes nothing."""
+    before: list[tuple[Any, str, float]] = []
+    if share is not None:
+        for module in model.modules():
+            names = ("p",) if isinstance(module, nn.Dropout) else NUMBERS
+            found = [name for name in names if isinstance(getattr(module, name, None), float)]
+            before += [(module, name, getattr(module, name)) for name in found]
+        for module, name, _ in before:
+            setattr(module, name, share)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+@contextmanager
+def recomputed_activations(model: Any, wanted: bool) -> Iterator[None]:
+    """Let the model forget activations and compute them again for the gradient (Chen et al. 2016).
+
+    Raises:
+        InvalidInput: the model cannot.
+    """
+    if not wanted:
+        yield
+        return
+    # transformers has renamed the methods; the old ones warn, and older versions lack the new ones
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    try:
+        enable = getattr(model, f"{kind}_checkpointing_enable")
+        enable(**{f"{kind}_checkpointing_kwargs": {"use_reentrant": False}})
+    except (ValueError, AttributeError) as error:
+        raise InvalidInput(f"gradient_checkpointing: {type(model).__name__} cannot: {error}") from error
+    try:
+        yield
+    finally:
+        getattr(model, f"{kind}_checkpointing_disable")()
+
+
+def autocast_for(precision: torch.dtype, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Make contexts in which products are computed in `precision`."""
+    if precision == torch.float32:
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=precision)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch for a run, and give the caller's random numbers back afterwards."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+# ---- Low-rank additions to the linear layers of the encoder, through peft.
+#
+# Hu et al., "LoRA: Low-rank adaptation of large language models" (2021). The encoder stays as it is; the head, which
+# the task makes, is trained in full.
+
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedShare:
+    """How many weights are trained."""
+
+    trained: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.trained:,} of {self.total:,} weights are trained ({self.trained / max(1, self.total):.1%})"
+
+
+def trained_share(model: Any) -> TrainedShare:
+    """Count a model's weights, shared ones once, and not the head's that LoRA keeps beside those it trains."""
+    sizes = [
+        (weight.numel(), weight.requires_grad)
+        for name, weight in model.named_parameters()
+        if ".original_module." not in name
+    ]
+    return TrainedShare(sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes))
+
+
+class Lora:
+    """A model with low-rank additions in it; made by `add_lora` or `load_lora`.
+
+    Attributes:
+        model: the very object that was given; it scores and trains as before, with the additions.
+    """
+
+    def __init__(self, model: Any, adapted: Any, trainable: frozenset[str]) -> None:
+        self.model = model
+        self._adapted: Any = adapted
+        self._trainable = trainable
+
+    def merge(self) -> None:
+        """Add the additions to the weights; `model` is the plain class again, and trainable where it was before.
+
+        Raises:
+            SecondPassError: they are merged already.
+            TrainingError: an addition is not finite; nothing is changed.
+        """
+        adapted = self._checked()
+        broken = [name for name, weight in self.model.named_parameters() if not bool(weight.isfinite().all())]
+        if broken:
+            raise TrainingError(f"{broken[0]} is not finite: it is not merged")
+        training = self.model.training
+        adapted.merge_and_unload()
+        self._adapted = None
+        for name, weight in self.model.named_parameters():
+            weight.requires_grad_(name in self._trainable)
+        self.model.train(training)
+
+    def merged_copy(self) -> Any:
+        """Give a plain model of the same scores, to be saved or evaluated while this one trains on."""
+        self._checked()
+        twin = copy.deepcopy(self)
+        twin.merge()
+        return twin.model
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the additions and the head as an adapter folder of peft: two files, other files stay.
+
+        Raises:
+            SecondPassError: they are merged already.
+            CheckpointError: the folder cannot be written; an adapter that was there is still there.
+        """
+        adapted, target = self._checked(), Path(folder)
+        unfinished: Path | None = None
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target))
+            # "auto" would ask the hub about the size of the vocabulary
+            adapted.save_pretrained(str(unfinished), safe_serialization=True, save_embedding_layers=False)
+            for name in (CONFIG, WEIGHTS):
+                (unfinished / name).chmod((unfinished / CONFIG).stat().st_mode)
+                sync(unfinished / name)
+            for name in (CONFIG, WEIGHTS):
+                (unfinished / name).replace(target / name)
+            sync(target)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"the adapter cannot be saved to {target}: {' '.join(str(error).split())}") from error
+        finally:
+            if unfinished is not None:
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _checked(self) -> Any:
+        if self._adapted is None:
+            raise SecondPassError("the additions are merged already")
+        return self._adapted
+
+
+def add_lora(model: Any, settings: LoraSettings) -> Lora:
+    """Put additions into a sequence classifier, in place, at random (torch's) but so that scores stay.
+
+    Afterwards the additions and the head are trainable, and nothing else.
+
+    Raises:
+        MissingExtra: peft is not installed.
+        InvalidInput: a setting is refused, or a target is the name of no linear layer of the encoder.
+    """
+    _check(settings)
+    targets = lora_targets(model, settings.targets)
+    config = _peft().LoraConfig(
+        task_type="SEQ_CLS",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(targets),
+        modules_to_save=list(head_modules(model)),
+        bias="none",
+    )
+    with _undone_on_error(model) as trainable:
+        adapted = _adapted(model, config)
+    logger.info("LoRA of rank %d: %s", settings.rank, trained_share(model))
+    return Lora(model, adapted, trainable)
+
+
+def load_lora(model: Any, folder: str | os.PathLike[str], trainable: bool = False) -> Lora:
+    """Put the additions and the head of an adapter folder into the model they were made for, in place.
+
+    Args:
+        model: the base model; its head may be a new one.
+        folder: on this machine; only safetensors are read.
+        trainable: True to train on.
+
+    Raises:
+        MissingExtra: peft is not installed.
+        InvalidInput: the model has an adapter already.
+        ModelLoadError: the folder holds no whole LoRA adapter, or one of another model; the model is as it was.
+    """
+    peft, source = _peft(), Path(folder)
+    config, tensors = _read_adapter(peft, source)
+    config.inference_mode = not trainable
+    with _undone_on_error(model) as before:
+        try:
+            adapted = _adapted(model, config)
+            wanted = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+            _check_fit(
+                {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+                {name: tuple(tensor.shape) for name, tensor in wanted.items()},
+            )
+            peft.set_peft_model_state_dict(adapted, tensors)
+        except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, SecondPassError):
+                raise
+            raise ModelLoadError(f"{source} does not fit the model: {' '.join(str(error).split())}") from error
+    return Lora(model, adapted, before)
+
+
+def lora_targets(model: Any, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Full names of the linear layers of the encoder that have one of `names`, or end in one; of all if it is empty.
+
+    Raises:
+        InvalidInput: a name fits none of them.
+    """
+    present = encoder_linears(model)
+    for name in names:
+        if not _fits(name, present):
+            last = ", ".join(sorted({layer.rpartition(".")[2] for layer in present}))
+            raise InvalidInput(f"lora.targets has {name!r}: the encoder's linear layers are named {last or 'nothing'}")
+    if not present:
+        raise InvalidInput(f"{type(model).__name__} has no linear layer in its encoder: LoRA has nothing to add to")
+    return tuple(layer for layer in present if not names or any(_fits(name, (layer,)) for name in names))
+
+
+def _fits(name: object, layers: Sequence[str]) -> bool:
+    return isinstance(name, str) and bool(name) and any(f".{layer}".endswith(f".{name}") for layer in layers)
+
+
+def _check(settings: LoraSettings) -> None:
+    positive_int(settings.rank, "lora.rank")
+    for name, value, fits in (
+        ("alpha", settings.alpha, "a number above 0"),
+        ("dropout", settings.dropout, "a number from 0 to below 1"),
+    ):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not (0 < value < math.inf if name == "alpha" else 0 <= value < 1):
+            raise InvalidInput(f"lora.{name}={value!r} is not {fits}")
+    if isinstance(settings.targets, str):
+        raise InvalidInput(f"lora.targets={settings.targets!r} is a str, not a list of names")
+
+
+def _read_adapter(peft: Any, source: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    from safetensors.torch import load_file
+
+    for name in (CONFIG, WEIGHTS):
+        if not (source / name).is_file():
+            raise ModelLoadError(f"{source} holds no {name}, so it is no adapter that can be read (no pickles are)")
+    stored = read_json(source / CONFIG)  # of persistence.model_config: ModelLoadError if it is no JSON object
+    if stored.get("peft_type") != "LORA":
+        raise ModelLoadError(f"{source} holds an adapter of type {stored.get('peft_type')}, not LORA")
+    try:
+        return peft.LoraConfig.from_pretrained(str(source)), load_file(source / WEIGHTS)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ModelLoadError(f"{source} is broken: {' '.join(str(error).split())}") from error
+
+
+def _check_fit(stored: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> None:
+    for name in sorted(stored.keys() | wanted.keys()):
+        if name not in stored:
+            raise ValueError(f"it lacks {name}")
+        if name not in wanted:
+            raise ValueError(f"the model has no place for {name}")
+        if stored[name] != wanted[name]:
+            raise ValueError(f"{name} has shape {list(stored[name])}, in the model {list(wanted[name])}")
+
+
+def _adapted(model: Any, config: Any) -> Any:
+    training = model.training
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an old name
+        adapted = _peft().get_peft_model(model, config)
+    model.train(training)  # what peft adds begins in training mode
+    return adapted
+
+
+@contextmanager
+def _undone_on_error(model: Any) -> Iterator[frozenset[str]]:
+    """Put the model's own modules back if the block fails; peft leaves them half replaced. Gives what is trainable."""
+    if getattr(model, "peft_config", None):
+        raise InvalidInput("the model has an adapter already: merge it first")
+    modules = [(module, dict(module._modules)) for module in model.modules()]
+    trainable = frozenset(name for name, weight in model.named_parameters() if weight.requires_grad)
+    try:
+        yield trainable
+    except BaseException:
+        for module, children in modules:
+            module._modules.clear()
+            module._modules.update(children)
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in trainable)
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        raise
+
+
+def _peft() -> Any:
+    try:
+        return import_module("peft")
+    except ImportError as error:
+        raise MissingExtra('peft is not installed: pip install "secondpass[train]"') from error
+
 
 # Padded tokens of one forward with its gradients.
 MICRO_TOKENS = {"cpu": 8192, "mps": 8192}

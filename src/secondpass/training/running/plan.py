@@ -2,14 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
-from secondpass.training.data.groups import Group
-from secondpass.training.running.steps import Lengths, Tokeniser, epoch_steps
+from secondpass.errors import TrainingError
+from secondpass.forwards.learning.packed import TrainingForward
+from secondpass.tokens import Tokens
+from secondpass.training.data.groups import Group, Teaching
+from secondpass.training.losses.contract import Loss, Teachings
+from secondpass.training.running.loop import Gradients
+from secondpass.training.running.processes import Processes
 from secondpass.training.settings import TrainingSettings
+from secondpass.training.weights.optimisation import Optimisation
+
+# ---- Which groups each step reads: shuffled, of like length, and the same whatever machine or number of processes.
+
+
+Tokeniser = Callable[[Sequence[str], Sequence[str]], list[Tokens]]
+"""(queries[i], documents[i]) to model inputs, cut to the window."""
+
+# Groups sorted by length at a time: enough for like lengths to meet, few enough to keep the shuffle.
+POOL = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of each pair, group after group: `tokens` int32 [pairs], group g has `starts[g]` to `starts[g + 1]`."""
+
+    tokens: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def of(self, group: int) -> npt.NDArray[np.int32]:
+        """Tokens of each pair of one group."""
+        return self.tokens[self.starts[group] : self.starts[group + 1]]
+
+
+def epoch_steps(lengths: Lengths, settings: TrainingSettings, epoch: int) -> list[tuple[int, ...]]:
+    """Groups of each step of an epoch; every group once. Depends on nothing but the arguments."""
+    order = list(range(len(lengths)))
+    shuffle = random.Random(f"{settings.seed}/{epoch}")  # noqa: S311
+    shuffle.shuffle(order)
+    if settings.groups_per_step is not None:
+        size = settings.groups_per_step
+        return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
+    steps: list[tuple[int, ...]] = []
+    for start in range(0, len(order), POOL):
+        pool = sorted(order[start : start + POOL], key=lambda group: int(lengths.of(group).max()))
+        steps += _filled(pool, lengths, settings.tokens_per_step)
+    shuffle.shuffle(steps)
+    return steps
+
+
+def _filled(pool: Sequence[int], lengths: Lengths, tokens_per_step: int) -> list[tuple[int, ...]]:
+    """Cut a pool into steps of at least so many tokens, the last one of what is left."""
+    made: list[tuple[int, ...]] = []
+    step: list[int] = []
+    tokens = 0
+    for group in pool:
+        step.append(group)
+        tokens += int(lengths.of(group).sum())
+        if tokens >= tokens_per_step:
+            made.append(tuple(step))
+            step, tokens = [], 0
+    if step:
+        made.append(tuple(step))
+    return made
+
+
+def micro_batches(widths: Sequence[Sequence[int]], most_tokens: int) -> list[tuple[int, ...]]:
+    """Positions of whole groups for each forward, longest first, under a budget of padded tokens.
+
+    Args:
+        widths: tokens of each pair of each group.
+        most_tokens: of one forward; a group beyond it is alone.
+    """
+    order = sorted(range(len(widths)), key=lambda place: -max(widths[place]))
+    made: list[tuple[int, ...]] = []
+    batch: list[int] = []
+    pairs = width = 0
+    for place in order:
+        fits = not batch or max(width, *widths[place]) * (pairs + len(widths[place])) <= most_tokens
+        if not fits:
+            made.append(tuple(batch))
+            batch, pairs, width = [], 0, 0
+        batch.append(place)
+        pairs += len(widths[place])
+        width = max(width, *widths[place])
+    made.append(tuple(batch))
+    return made
+
 
 # Pairs tokenised at a time to measure them.
 CHUNK = 4096
@@ -69,3 +160,225 @@ def measured(groups: Sequence[Group], tokenised: Tokeniser) -> tuple[Lengths, in
         cut += sum(item.cut is not None for item in made)
         place += size
     return Lengths(tokens, starts), cut
+
+
+# ---- The groups of one step to clipped gradients: micro-batches, loss, and the sum over processes.
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The groups of one micro-batch: inputs of the pairs, group after group, their labels and the teacher's opinion."""
+
+    tokens: list[Tokens]
+    labels: list[tuple[float, ...]]
+    teachings: list[Teaching | None]
+
+    @property
+    def widths(self) -> list[int]:
+        """Tokens of each pair."""
+        return [len(item) for item in self.tokens]
+
+
+@dataclass(slots=True)
+class GroupLearner:
+    """Learns from steps of groups.
+
+    Attributes:
+        tokenised: gives the model inputs of (query, document) pairs.
+        forward: gives their logits.
+        loss: judges them.
+        optimisation: what the gradients are for.
+        processes: who shares a step.
+        autocast: makes the context of the forward pass.
+        micro_tokens: padded tokens of one forward.
+        cached: logits of a whole step first, then gradients a micro-batch at a time (Gao et al. 2021, GradCache).
+        seed: of in-batch negatives.
+        random_state: gives a function that puts the random numbers back to where they are now.
+    """
+
+    tokenised: Tokeniser
+    forward: TrainingForward
+    loss: Loss
+    optimisation: Optimisation
+    processes: Processes
+    autocast: Callable[[], AbstractContextManager[object]]
+    micro_tokens: int
+    cached: bool
+    seed: int
+    random_state: Callable[[], Callable[[], None]]
+
+    def __call__(self, step: Sequence[Group], where: str) -> Gradients:
+        """Leave the gradients of the mean loss over all units of `step`, clipped."""
+        groups = self._with_in_batch_negatives(step, where)
+        tokens = self._tokens(groups)
+        parts = micro_batches([item.widths for item in tokens], self.micro_tokens)
+        mine = parts[self.processes.rank :: self.processes.count]
+        pairs = sum(len(group) for group in groups)
+        judged = [_joined([tokens[place] for place in part]) for part in mine]
+        learn = self._cached if self.cached else self._direct
+        total, units = learn(judged, pairs)
+        grads = self._gradients()
+        self.processes.add_up([*grads, total, units])
+        if not bool(units):
+            raise TrainingError(f"{where}: no group has anything for the loss to judge")
+        # Each part was divided by the step's pairs, which all processes know; what counts is only known now.
+        for grad in grads:
+            grad.mul_(pairs / units)
+        norm = self.optimisation.clip()
+        real = sum(sum(item.widths) for item in tokens)
+        return Gradients((total / units)[0], norm, tuple(group.source for group in step), pairs, real)
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """Gradients of every trained weight, zero where this process saw none: all processes add up the same ones."""
+        made = []
+        for weight in self.optimisation.weights:
+            if weight.requires_grad:
+                if weight.grad is None and self.processes.count > 1:
+                    weight.grad = torch.zeros_like(weight)
+                if weight.grad is not None:
+                    made.append(weight.grad)
+        return made
+
+    def _tokens(self, groups: Sequence[Group]) -> list[Judged]:
+        queries = [group.query for group in groups for _ in group.documents]
+        documents = [document for group in groups for document in group.documents]
+        tokens = iter(self.tokenised(queries, documents))
+        return [Judged([next(tokens) for _ in group.documents], [group.labels], [group.teaching]) for group in groups]
+
+    def _direct(self, parts: Sequence[Judged], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.optimisation.weights[0].device
+        total, units = torch.zeros(1, device=device), torch.zeros(1, device=device)
+        for part in parts:
+            with self.autocast():
+                logits = self.forward(part.tokens)
+            values = self._values(logits, part)
+            torch.autograd.backward(self.optimisation.scaler.scale(values.sum() / pairs))
+            total += values.detach().sum()
+            units += len(values)
+        return total, units
+
+    def _cached(self, parts: Sequence[Judged], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two forwards: memory for one slice of pairs, however many documents a group has."""
+        device = self.optimisation.weights[0].device
+        if not parts:
+            return torch.zeros(1, device=device), torch.zeros(1, device=device)
+        whole = _joined(parts)
+        slices = _slices(whole.tokens, self.micro_tokens)
+        rewinds, scored = [], []
+        with torch.no_grad(), self.autocast():
+            for part in slices:
+                rewinds.append(self.random_state())
+                scored.append(self.forward(part))
+        logits = torch.cat(scored).requires_grad_()
+        values = self._values(logits, whole)
+        torch.autograd.backward(self.optimisation.scaler.scale(values.sum() / pairs))
+        after = self.random_state()
+        wanted = torch.split(_grad(logits), [len(part) for part in slices])
+        for part, rewind, grad in zip(slices, rewinds, wanted, strict=True):
+            rewind()
+            with self.autocast():
+                again = self.forward(part)
+            torch.autograd.backward(again, grad)
+        after()
+        return values.detach().sum()[None], torch.tensor([float(len(values))], device=device)
+
+    def _values(self, logits: torch.Tensor, part: Judged) -> torch.Tensor:
+        """What the loss says of flat logits, one value a unit."""
+        grid, labels, mask = arranged(logits, part.labels)
+        if not getattr(self.loss, "taught", False):
+            return self.loss(grid, labels, mask)
+        taught: Any = self.loss
+        values: torch.Tensor = taught(grid, labels, mask, arranged_teachings(part.teachings, mask))
+        return values
+
+    def _with_in_batch_negatives(self, step: Sequence[Group], where: str) -> list[Group]:
+        """Add documents of the step's other groups, label 0, if the loss asks for them."""
+        wanted = int(getattr(self.loss, "in_batch_negatives", 0))
+        if not wanted:
+            return list(step)
+        rng = random.Random(f"{self.seed}/{where}")  # noqa: S311
+        own: dict[str, set[str]] = {}
+        for group in step:
+            own.setdefault(group.query, set()).update(group.documents)
+        pool = list(dict.fromkeys(document for group in step for document in group.documents))
+        made = []
+        for group in step:
+            # what is judged for this query would be judged twice, and as not relevant
+            others = [document for document in pool if document not in own[group.query]]
+            chosen = rng.sample(others, min(wanted, len(others)))
+            made.append(
+                Group(
+                    group.query,
+                    group.documents + tuple(chosen),
+                    group.labels + (0.0,) * len(chosen),
+                    group.source,
+                )
+            )
+        return made
+
+
+def _grad(logits: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(logits) if logits.grad is None else logits.grad
+
+
+def _joined(parts: Sequence[Judged]) -> Judged:
+    return Judged(
+        [item for part in parts for item in part.tokens],
+        [row for part in parts for row in part.labels],
+        [teaching for part in parts for teaching in part.teachings],
+    )
+
+
+def _slices(tokens: Sequence[Tokens], most_tokens: int) -> list[Sequence[Tokens]]:
+    """Runs of pairs under a budget of padded tokens, in order."""
+    made: list[Sequence[Tokens]] = []
+    start, width = 0, 0
+    for place, item in enumerate(tokens):
+        wider = max(width, len(item))
+        if place > start and wider * (place - start + 1) > most_tokens:
+            made.append(tokens[start:place])
+            start, wider = place, len(item)
+        width = wider
+    made.append(tokens[start:])
+    return made
+
+
+def arranged(
+    logits: torch.Tensor, labels: Sequence[Sequence[float]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lay flat logits out by group, as losses take them.
+
+    Args:
+        logits: float [pairs, labels], group after group.
+        labels: of each document of each group.
+
+    Returns:
+        logits float32 [groups, documents] (several labels: [groups, documents, labels]), labels float32 and mask bool
+        [groups, documents].
+    """
+    sizes = [len(row) for row in labels]
+    width = max(sizes)
+    mask = np.zeros((len(sizes), width), bool)
+    values = np.zeros((len(sizes), width), np.float32)
+    for number, row in enumerate(labels):
+        mask[number, : len(row)] = True
+        values[number, : len(row)] = row
+    places = torch.from_numpy(np.flatnonzero(mask)).to(logits.device)
+    flat: Any = logits.float()
+    grid = flat.new_zeros((mask.size, flat.shape[1])).index_copy(0, places, flat)
+    grid = grid.view(len(sizes), width, -1)
+    placed = torch.from_numpy(mask).to(logits.device)
+    return grid[..., 0] if flat.shape[1] == 1 else grid, torch.from_numpy(values).to(logits.device), placed
+
+
+def arranged_teachings(teachings: Sequence[Teaching | None], mask: torch.Tensor) -> Teachings:
+    """What a teacher thinks of each group, laid out as losses take it; `mask` is that of the groups."""
+    scores = np.zeros(tuple(mask.shape), np.float32)
+    weights = np.zeros((2, len(teachings)), np.float32)
+    weights[1] = 1.0
+    for number, teaching in enumerate(teachings):
+        if teaching is not None:
+            scores[number, : len(teaching.scores)] = teaching.scores
+            weights[:, number] = teaching.weight, teaching.label_weight
+    made = [torch.from_numpy(array).to(mask.device) for array in (scores, *weights)]
+    return Teachings(*made)

@@ -2,21 +2,74 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from secondpass.training.cpu.memory import give_back_memory
-from secondpass.training.running.checkpointing import RunStorage
+from secondpass.errors import CheckpointError, MissingExtra
+from secondpass.forwards.learning.dropout import give_back_memory
+from secondpass.training.checkpoints.checkpoints import RunStorage
 from secondpass.training.running.loop import Gradients, Hooks, Run
 from secondpass.training.running.plan import Plan
 from secondpass.training.running.processes import Processes
-from secondpass.training.running.step_log import StepLog
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.weights.averages import WeightAverages
-from secondpass.training.weights.schedules import StretchedSchedule
+from secondpass.training.weights.optimisation import StretchedSchedule
+
+# ---- What happened at each step, as JSON lines; a resumed run goes on where its checkpoint was.
+
+
+FILE = "training.jsonl"
+
+
+class StepLog:
+    """Appends one JSON object a line to `training.jsonl` in a folder; without a folder it only tells `watch`.
+
+    Args:
+        folder: where the file is.
+        watch: hears of every entry.
+        after: the step of the checkpoint the run goes on from; entries of later steps are taken out.
+    """
+
+    def __init__(self, folder: Path | None, watch: Callable[[Mapping[str, Any]], object] | None, after: int) -> None:
+        self._path = None if folder is None else folder / FILE
+        self._watch = watch
+        if self._path is not None:
+            self._forget_after(self._path, after)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Add an entry: its kind ("step", "evaluation", "end"), the step since the start, and values."""
+        entry = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        if self._path is not None:
+            try:
+                with self._path.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(entry) + "\n")
+            except OSError as error:
+                raise CheckpointError(f"{self._path} cannot be written: {error.strerror}") from error
+        if self._watch is not None:
+            self._watch(entry)
+
+    @staticmethod
+    def _forget_after(path: Path, step: int) -> None:
+        """Keep whole lines of steps up to `step`: what came later was lost with the process, and comes again."""
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and entry.get("step", step + 1) <= step and entry.get("kind") != "end":
+                kept.append(line + "\n")
+        partial = path.with_name(f"{FILE}.partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(path)
+
 
 # Batches of many shapes tear holes into the heap: the price of keeping freed memory.
 STEPS_PER_TRIM = 25
@@ -154,3 +207,34 @@ class RunWatch(Hooks):
     def evaluated_weights(self) -> AbstractContextManager[object]:
         """Put the moving average into the model, if there is one."""
         return nullcontext() if self.averages is None else self.averages.swapped()
+
+
+# ---- The log of a run as TensorBoard reads it.
+
+
+# What tells where an entry belongs is no curve.
+NO_CURVE = ("step", "time")
+
+
+@contextmanager
+def tensorboard_log(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Write every number of the log's entries to event files in `folder`, named "kind/value", by step.
+
+    Raises:
+        MissingExtra: the package tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtra('output.tensorboard needs TensorBoard: pip install "secondpass[tensorboard]"') from None
+    writer = cast(Any, SummaryWriter)(str(folder))
+
+    def watch(entry: Mapping[str, Any]) -> None:
+        for name, value in entry.items():
+            if isinstance(value, (int, float)) and name not in NO_CURVE:
+                writer.add_scalar(f"{entry['kind']}/{name}", float(value), entry["step"])
+
+    try:
+        yield watch
+    finally:
+        writer.close()

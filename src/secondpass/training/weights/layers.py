@@ -6,14 +6,16 @@ language and less of the task, so they change less. The layer-wise decay of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from torch import nn
 
 from secondpass.errors import InvalidInput
-from secondpass.packed.families import below
+from secondpass.forwards.families import below
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +185,170 @@ def encoder_linears(model: nn.Module) -> tuple[str, ...]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and found.numbers.get(f"{name}.weight", found.head) < found.head
     )
+
+
+# ---- Fewer layers of a transformer: a student that begins as a part of its teacher.
+#
+# Sanh et al. 2019, "DistilBERT" (https://arxiv.org/abs/1910.01108), which starts from every second layer; Sajjad et al.
+# 2020, "On the Effect of Dropping Layers" (https://arxiv.org/abs/2004.03844).
+
+
+# What configurations call the number of layers.
+COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+
+
+def drop_layers(encoder: Any, keep: Sequence[int] | int) -> tuple[int, ...]:
+    """Keep some of a model's transformer layers, in place; it scores with those from now on.
+
+    The configuration is changed with it, so that what `save` writes loads everywhere. A forward that was put in with
+    `CrossEncoder.use_forward` is the caller's to change, and no other thread may score meanwhile.
+
+    Args:
+        encoder: a `CrossEncoder`, or a transformers model with one stack of layers (BERT, RoBERTa, DistilBERT,
+            ELECTRA, ModernBERT, DeBERTa and the like).
+        keep: the layers' numbers, from 0, rising; or how many, which takes them evenly spaced with the first and the
+            last among them (one alone is the first).
+
+    Returns:
+        The numbers of the layers that were kept.
+
+    Raises:
+        InvalidInput: `keep` names layers that there are not, the model has no such stack, or the model would not load
+            again (ModernBERT's first layer has another shape than the others, so it has to stay); nothing is changed.
+    """
+    model = encoder if isinstance(encoder, nn.Module) else encoder.model
+    owner, name = _stack(model)
+    layers = getattr(owner, name)
+    kept = _numbers(keep, len(layers))
+    config = _smaller(model.config, kept, len(layers))
+    remaining = nn.ModuleList(layers[number] for number in kept)
+    setattr(owner, name, remaining)
+    try:
+        _check_loads(model, config, kept)
+    except InvalidInput:
+        setattr(owner, name, layers)
+        raise
+    for number, layer in enumerate(remaining):
+        for part in layer.modules():
+            if hasattr(part, "layer_idx"):
+                setattr(part, "layer_idx", number)  # noqa: B010 - torch's types allow only tensors
+    for key, value in _changes(model.config, config).items():
+        # Every part of the model holds this object, or reads a copy of it made in its constructor.
+        setattr(model.config, key, value)
+    return kept
+
+
+def _stack(model: nn.Module) -> tuple[nn.Module, str]:
+    """The module that has the layers, and what it calls them."""
+    count = next((getattr(model.config, name) for name in COUNTS if hasattr(model.config, name)), None)
+    found = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, nn.ModuleList)
+        and len(part) == count
+        and name.rpartition(".")[2] in ("layer", "layers", "h")
+    ]
+    if len(found) != 1:
+        raise InvalidInput(f"{type(model).__name__} has {len(found)} stacks of {count} layers, not one")
+    parent, _, name = found[0].rpartition(".")
+    return model.get_submodule(parent), name
+
+
+def _numbers(keep: Sequence[int] | int, count: int) -> tuple[int, ...]:
+    if isinstance(keep, int) and not isinstance(keep, bool):
+        if not 1 <= keep <= count:
+            raise InvalidInput(f"keep={keep}: the model has {count} layers")
+        return tuple(round(place * (count - 1) / max(1, keep - 1)) for place in range(keep))
+    numbers = tuple(keep) if isinstance(keep, Sequence) and not isinstance(keep, (str, bytes)) else ()
+    if not numbers or not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        raise InvalidInput(f"keep={keep!r} is neither a number of layers nor a list of their numbers")
+    if list(numbers) != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= count:
+        raise InvalidInput(f"keep={list(numbers)} is not a rising list of numbers from 0 to {count - 1}")
+    return numbers
+
+
+def _smaller(config: Any, kept: tuple[int, ...], count: int) -> Any:
+    """A copy of the configuration for the layers that are kept, its lists of one entry a layer included."""
+    made = copy.deepcopy(config)
+    for name in COUNTS:
+        if hasattr(made, name):
+            setattr(made, name, len(kept))
+    for name, value in list(vars(made).items()):
+        if "layer" in name and isinstance(value, (list, tuple)) and len(value) == count:
+            setattr(made, name, [value[number] for number in kept])
+    return made
+
+
+def _check_loads(model: nn.Module, config: Any, kept: tuple[int, ...]) -> None:
+    """Make sure that a model made from the configuration has weights of the same names and shapes."""
+    import torch
+
+    with torch.device("meta"):
+        fresh = type(model)(config)
+    ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in fresh.state_dict().items()}
+    wrong = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if wrong:
+        raise InvalidInput(
+            f"keep={list(kept)}: {type(model).__name__} with these layers would not load again ({wrong[0]} differs)"
+        )
+
+
+def _changes(before: Any, after: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(after).items() if vars(before).get(name) != value}
+
+
+# ---- The weights in groups for an optimizer: a learning rate for each layer, weight decay where it belongs.
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    learning_rate: float | None = None,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    frozen: bool = False,
+) -> list[dict[str, Any]]:
+    """Group the weights by learning rate and weight decay.
+
+    Biases and the weights of normalisation, whatever the architecture calls it, are not decayed: they set scales, which
+    the decay would pull to 0 (Loshchilov & Hutter 2019 decay all; BERT's authors left these out, and everyone since).
+
+    Args:
+        model: a transformers model, or any other without `layer_decay`.
+        learning_rate: of the head; None leaves it to the optimizer, the same for all.
+        weight_decay: of what is decayed.
+        layer_decay: the rate of each layer is so much that of the layer above.
+        frozen: take the weights that are not trainable too, so that they may be unfrozen on the way.
+
+    Returns:
+        Groups for any optimizer of torch, with `param_names`: the highest rate first, the decayed before the others,
+        weights in the model's order. A weight that several modules share is in one group.
+
+    Raises:
+        InvalidInput: there is nothing to train, or a number is refused.
+    """
+    if not 0 <= weight_decay < float("inf"):
+        raise InvalidInput(f"weight_decay={weight_decay!r} is not a number from 0 on")
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    rate_of = {} if learning_rate is None else rates(model, learning_rate, layer_decay)
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad and not frozen:
+            continue
+        kept = not is_decayed(model, name)
+        rate = {"lr": rate_of[name]} if rate_of else {}
+        group = groups.setdefault(
+            (-rate.get("lr", 0.0), kept),
+            {"params": [], "param_names": [], **rate, "weight_decay": 0.0 if kept else float(weight_decay)},
+        )
+        group["params"].append(weight)
+        group["param_names"].append(name)
+    if not groups:
+        raise InvalidInput("every parameter of the model is frozen: there is nothing to train")
+    return [group for _, group in sorted(groups.items())]
+
+
+def is_decayed(model: nn.Module, name: str) -> bool:
+    """Tell whether the weight of that name is neither a bias nor one of normalisation."""
+    owner, _, own = name.rpartition(".")
+    return not (own == "bias" or own.endswith("_bias") or "norm" in type(model.get_submodule(owner)).__name__.lower())

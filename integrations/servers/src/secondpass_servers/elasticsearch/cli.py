@@ -2,17 +2,282 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_servers import options
 from secondpass_servers.commands import add_commands
-from secondpass_servers.elasticsearch import inference
-from secondpass_servers.elasticsearch.client import ELASTICSEARCH, session
+from secondpass_servers.elasticsearch.client import ELASTICSEARCH, kind, reason, session, spoken
 from secondpass_servers.elasticsearch.index import ACCESS, Similarity, create_index, creation
 from secondpass_servers.index_layout import IndexLayout
-from secondpass_servers.requests import service_key
+from secondpass_servers.requests import ApiRequest, check_model, service_address, service_key
+
+if TYPE_CHECKING:
+    from elasticsearch import ApiError, Elasticsearch
+
+
+# ---- The inference endpoint through which Elasticsearch reranks with our service, and the requests that make it.
+#
+# Shapes: Elasticsearch's inference API, services `custom` and `hugging_face` (8.19 and 9.1 on).
+
+
+TASK = "rerank"
+# hugging_face demands a key, also for a service that asks for none.
+NO_KEY = "none"
+INFERENCE_ID = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?")
+NO_MODULE = (
+    "this server has no inference module, which the services custom and hugging_face need: "
+    "take a complete Elasticsearch, 8.19 or 9.1 or later"
+)
+NO_LICENCE = (
+    "the inference API and text_similarity_reranker need an Enterprise or a trial licence "
+    "(a trial of 30 days: POST /_license/start_trial?acknowledge=true)"
+)
+
+
+class InferenceService(StrEnum):
+    """How Elasticsearch speaks to the service: as to Cohere, or as to text-embeddings-inference."""
+
+    custom = "custom"
+    hugging_face = "hugging_face"
+
+
+PATHS = {InferenceService.custom: "/v2/rerank", InferenceService.hugging_face: "/rerank"}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A `rerank` inference endpoint over our service.
+
+    Attributes:
+        inference_id: its name in Elasticsearch.
+        service_url: where the service is, as Elasticsearch sees it, such as "http://rerank:8000".
+        shape: which of the service's addresses is used.
+        model: which model of the service; only the shape `custom` sends it.
+        api_key: the service's key.
+    """
+
+    inference_id: str
+    service_url: str
+    shape: InferenceService = InferenceService.custom
+    model: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_id(self.inference_id)
+        service_address(self.service_url)
+        if self.shape is InferenceService.hugging_face and self.model is not None:
+            raise InvalidInput("model: the shape hugging_face has no place for a model; the service's default is used")
+        check_model(self.model)
+
+    @property
+    def url(self) -> str:
+        """The address that Elasticsearch posts to."""
+        base = self.service_url.rstrip("/")
+        return base if base.endswith(PATHS[self.shape]) else base + PATHS[self.shape]
+
+    @property
+    def path(self) -> str:
+        """The endpoint's own path in Elasticsearch."""
+        return f"/_inference/{TASK}/{self.inference_id}"
+
+    def settings(self) -> dict[str, Any]:
+        """`service_settings` without the secret: what Elasticsearch gives back when it is asked."""
+        if self.shape is InferenceService.hugging_face:
+            return {"url": self.url}
+        headers = {"Content-Type": "application/json"}
+        if self.api_key is not None:
+            headers["Authorization"] = "Bearer ${api_key}"
+        # No quotes around ${...}: Elasticsearch puts JSON there. No ${top_n}: a retriever does not set it.
+        model = "" if self.model is None else f'"model": {json.dumps(self.model)}, '
+        return {
+            "url": self.url,
+            "headers": headers,
+            "request": f'{{{model}"query": ${{query}}, "documents": ${{input}}}}',
+            "response": {
+                "json_parser": {
+                    "relevance_score": "$.results[*].relevance_score",
+                    "reranked_index": "$.results[*].index",
+                }
+            },
+        }
+
+    def creation(self) -> ApiRequest:
+        """The request that makes the endpoint."""
+        secret: dict[str, Any] = {}
+        if self.shape is InferenceService.hugging_face:
+            secret = {"api_key": self.api_key or NO_KEY}
+        elif self.api_key is not None:
+            secret = {"secret_parameters": {"api_key": self.api_key}}
+        body = {"service": self.shape.value, "service_settings": {**secret, **self.settings()}}
+        return ApiRequest("PUT", self.path, body)
+
+    def look(self) -> ApiRequest:
+        """The request that asks what the endpoint is."""
+        return ApiRequest("GET", self.path)
+
+    def trial(self) -> ApiRequest:
+        """The request that reranks two documents, to see that all of it works."""
+        return ApiRequest("POST", self.path, {"query": "a question", "input": ["an answer", "another text"]})
+
+    def removal(self) -> ApiRequest:
+        """The request that removes the endpoint."""
+        return removal(self.inference_id)
+
+    def ready_query(self, index: str, content: str = "content") -> ApiRequest:
+        """A search in two passes: `rank_window_size` documents are read by the model, `size` are shown."""
+        question = "your question"
+        first = {"standard": {"query": {"match": {content: question}}}}
+        reranker = {
+            "retriever": first,
+            "field": content,
+            "inference_id": self.inference_id,
+            "inference_text": question,
+            "rank_window_size": 100,
+        }
+        return ApiRequest(
+            "POST", f"/{index}/_search", {"retriever": {"text_similarity_reranker": reranker}, "size": 10}
+        )
+
+
+def removal(inference_id: str) -> ApiRequest:
+    """The request that removes an endpoint.
+
+    Raises:
+        InvalidInput: no endpoint can have such an id.
+    """
+    _check_id(inference_id)
+    return ApiRequest("DELETE", f"/_inference/{TASK}/{inference_id}")
+
+
+def differences(endpoint: Endpoint, found: Mapping[str, Any]) -> list[str]:
+    """Which settings of an endpoint in Elasticsearch are others; secrets cannot be read back and are not compared."""
+    wanted = {"service": endpoint.shape.value, "task_type": TASK}
+    other = [name for name, value in wanted.items() if found.get(name) != value]
+    there = found.get("service_settings") or {}
+    return other + [name for name, value in endpoint.settings().items() if there.get(name) != value]
+
+
+def _check_id(value: str) -> None:
+    if not INFERENCE_ID.fullmatch(value):
+        raise InvalidInput(
+            f"inference id {value!r} is not made of a-z, 0-9, - and _ with a letter or a digit at both ends"
+        )
+
+
+class ConnectResult(StrEnum):
+    """What `connect` did."""
+
+    created = "created"
+    unchanged = "unchanged"
+    replaced = "replaced"
+
+
+def connect_service(client: Elasticsearch, server: str, endpoint: Endpoint, replace: bool = False) -> ConnectResult:
+    """Make the endpoint, unless it is there with these settings, and rerank two documents through it.
+
+    Elasticsearch itself calls the service before it takes a new endpoint. The key of an endpoint that is there cannot
+    be read back: `replace` sends a new one.
+
+    Raises:
+        InvalidInput: an endpoint of that id has other settings and `replace` is False, or the settings are refused.
+        SecondPassError: no inference module, no licence, or the service does not answer as it should.
+    """
+    found = _found(client, server, endpoint)
+    done = ConnectResult.created
+    if found is not None:
+        other = differences(endpoint, found)
+        if other and not replace:
+            raise InvalidInput(
+                f"{ELASTICSEARCH.at(server)} has an inference endpoint {endpoint.inference_id!r} "
+                f"with another {', '.join(other)}: take another --id, or --replace it"
+            )
+        done = ConnectResult.replaced if replace else ConnectResult.unchanged
+    if done is ConnectResult.replaced:
+        disconnect_service(client, server, endpoint.removal())
+    if done is not ConnectResult.unchanged:
+        _create(client, server, endpoint)
+    _try_out(client, server, endpoint)
+    return done
+
+
+def disconnect_service(client: Elasticsearch, server: str, removal: ApiRequest) -> bool:
+    """Remove the endpoint; False if there was none.
+
+    Raises:
+        SecondPassError: no inference module, no right, or an ingest pipeline still uses the endpoint.
+    """
+    from elasticsearch import NotFoundError
+
+    with _explained(server):
+        try:
+            client.inference.delete(task_type=TASK, inference_id=removal.path.rsplit("/", 1)[1])
+        except NotFoundError:
+            return False
+    return True
+
+
+def _found(client: Elasticsearch, server: str, endpoint: Endpoint) -> dict[str, Any] | None:
+    from elasticsearch import NotFoundError
+
+    with _explained(server):
+        try:
+            answer = client.inference.get(task_type=TASK, inference_id=endpoint.inference_id).body
+        except NotFoundError:
+            return None
+    endpoints = answer.get("endpoints") or []
+    return dict(endpoints[0]) if endpoints else None
+
+
+def _create(client: Elasticsearch, server: str, endpoint: Endpoint) -> None:
+    body = endpoint.creation().body
+    # An endpoint is made once: a repetition after a time-out would only hear that it is there.
+    once = client.options(max_retries=0, retry_on_timeout=False)
+    with _explained(server):
+        once.inference.put(task_type=TASK, inference_id=endpoint.inference_id, inference_config=body)
+
+
+def _try_out(client: Elasticsearch, server: str, endpoint: Endpoint) -> None:
+    """One score for each input, or the retriever would fail for every search."""
+    body = endpoint.trial().body or {}
+    with _explained(server):
+        answer = client.inference.inference(task_type=TASK, inference_id=endpoint.inference_id, **body).body
+    scores = answer.get(TASK)
+    if not isinstance(scores, list) or {score.get("index") for score in scores} != set(range(len(body["input"]))):
+        raise SecondPassError(
+            f"{ELASTICSEARCH.at(server)}: the service at {endpoint.url} did not score each of the inputs once"
+        )
+
+
+@contextmanager
+def _explained(server: str) -> Iterator[None]:
+    """As `spoken`; what is missing on a server without module or licence is named."""
+    from elasticsearch import ApiError
+
+    with spoken(server):
+        try:
+            yield
+        except ApiError as error:
+            if _has_no_module(error):
+                raise SecondPassError(f"{ELASTICSEARCH.at(server)}: {NO_MODULE}") from error
+            if error.status_code == 403 and "non-compliant" in reason(error):
+                raise SecondPassError(f"{ELASTICSEARCH.at(server)}: {NO_LICENCE}: {reason(error)}") from error
+            raise
+
+
+def _has_no_module(error: ApiError) -> bool:
+    """Whether nothing in the server handles the address, or nothing in its module knows the service."""
+    unknown = "Unknown service" in reason(error)
+    return error.status_code in (400, 405) and (unknown or (not kind(error) and "_inference" in reason(error)))
+
 
 InferenceId = Annotated[str, typer.Option("--id", help="Name of the inference endpoint.")]
 
@@ -67,8 +332,8 @@ def connect(
     *,
     inference_id: InferenceId = "secondpass",
     shape: Annotated[
-        inference.InferenceService, typer.Option(help="custom (/v2/rerank) or hugging_face (/rerank).")
-    ] = inference.InferenceService.custom,
+        InferenceService, typer.Option(help="custom (/v2/rerank) or hugging_face (/rerank).")
+    ] = InferenceService.custom,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model of the service, if it has several (custom only).")
     ] = None,
@@ -90,14 +355,14 @@ def connect(
 
     secondpass elasticsearch connect http://rerank:8000 --shape hugging_face --dry-run
     """
-    endpoint = inference.Endpoint(inference_id, service, shape, model, service_key())
+    endpoint = Endpoint(inference_id, service, shape, model, service_key())
     ready = endpoint.ready_query(index, content).shown()
     if dry_run:
         requests = (endpoint.look(), endpoint.creation(), endpoint.trial())
         typer.echo("\n\n".join([*(request.shown() for request in requests), ready]))
         return
     with session(url, timeout) as (client, server):
-        done = inference.connect(client, server, endpoint, replace)
+        done = connect_service(client, server, endpoint, replace)
     where = ELASTICSEARCH.at(server)
     typer.echo(f"Inference endpoint {inference_id!r} on {where}: {done.value}, and it answers. A search with it:\n")
     typer.echo(ready)
@@ -112,11 +377,11 @@ def disconnect(
     timeout: options.Timeout = 30.0,
 ) -> None:
     """Remove the inference endpoint that `connect` made; nothing happens if there is none."""
-    request = inference.removal(inference_id)
+    request = removal(inference_id)
     if dry_run:
         typer.echo(request.shown())
         return
     with session(url, timeout) as (client, server):
-        removed = inference.disconnect(client, server, request)
+        removed = disconnect_service(client, server, request)
     what = "removed" if removed else "there was none"
     typer.echo(f"Inference endpoint {inference_id!r} on {ELASTICSEARCH.at(server)}: {what}.")

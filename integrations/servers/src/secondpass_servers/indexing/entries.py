@@ -10,7 +10,7 @@ from typing import Any
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
-from secondpass.limits import positive_int
+from secondpass.text import positive_int
 from secondpass_servers.contract import Entry, IndexingError
 
 MAX_ID_BYTES = 512

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from secondpass.errors import DeadlineExceeded, InvalidInput, SecondPassError
-from secondpass.limits import positive_int
+from secondpass.text import positive_int
 from secondpass_servers.requests import WHAT, check_model, service_address, service_key
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from haystack import Document
 
 from secondpass.errors import InvalidInput
-from secondpass.templates import PromptTemplate
+from secondpass.inputs import PromptTemplate
 from secondpass.text import is_blank
 
 

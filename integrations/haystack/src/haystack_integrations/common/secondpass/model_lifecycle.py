@@ -20,8 +20,8 @@ from secondpass.errors import InvalidInput
 
 if TYPE_CHECKING:
     from secondpass import CrossEncoder
-    from secondpass.cuts import Truncation
-    from secondpass.precision import Precision
+    from secondpass.forwards.precision import Precision
+    from secondpass.inputs import Truncation
 
 logger = logging.getLogger(__name__)
 FREE_ARGUMENTS = ("model_kwargs", "tokenizer_kwargs", "config_kwargs")

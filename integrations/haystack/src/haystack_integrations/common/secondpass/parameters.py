@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from haystack.utils import ComponentDevice, Secret
 
-from secondpass import limits
 from secondpass.errors import InvalidInput
-from secondpass.limits import Choice
-from secondpass.relevance import Relevance
+from secondpass.ranking import Relevance
+from secondpass.text import Choice, positive_int, whole_number
+from secondpass.text import choice as one_of
 
 if TYPE_CHECKING:
     import torch
@@ -92,12 +92,12 @@ def positive(name: str, value: object) -> int:
     """Return `value` as an int above 0; a smaller one is refused in the words of Haystack's own rankers."""
     if isinstance(value, Integral) and not isinstance(value, bool) and value <= 0:
         raise InvalidInput(f"{name} must be > 0, but got {value}")
-    return limits.positive_int(value, name)
+    return positive_int(value, name)
 
 
 def not_negative(name: str, value: object) -> int:
     """Return `value` as an int of at least 0."""
-    return limits.whole_number(value, name)
+    return whole_number(value, name)
 
 
 def optional_positive(name: str, value: object) -> int | None:
@@ -118,7 +118,7 @@ def optional_number(name: str, value: object) -> float | None:
 
 def choice(name: str, value: object, choices: Collection[Choice]) -> Choice:
     """Return the one of `choices` that `value` is."""
-    return limits.choice(value, choices, name)
+    return one_of(value, choices, name)
 
 
 def optional_choice(name: str, value: object, choices: Collection[Choice]) -> Choice | None:

@@ -14,7 +14,7 @@ from haystack import Document, component
 
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
-from secondpass.limits import choice, positive_int
+from secondpass.text import choice, positive_int
 
 TITLE_PLACES = ("content", "meta")
 

@@ -20,9 +20,8 @@ from haystack_integrations.common.secondpass.model_lifecycle import SerializedCo
 from haystack_integrations.components.evaluators.secondpass.comparison_field import Key, comparison_field, refuse_mixed
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measures import DEFAULT_MEASURES, evaluate, parsed
+from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate, parsed
 from secondpass.evaluation.qrels import Qrels, read_qrels
-from secondpass.evaluation.reports import Report
 from secondpass.evaluation.runs import Run
 
 logger = logging.getLogger(__name__)

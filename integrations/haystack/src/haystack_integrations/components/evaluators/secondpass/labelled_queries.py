@@ -16,8 +16,7 @@ from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.judged_queries import JudgedQueries, judged_queries, listed_queries
-from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries, listed_queries
 
 DEMO = "secondpass/demo"
 

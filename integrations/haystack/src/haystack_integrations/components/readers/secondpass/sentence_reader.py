@@ -17,9 +17,9 @@ from haystack_integrations.common.secondpass.documents import deduplicated, list
 from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel
 from haystack_integrations.common.secondpass.parameters import checked_arguments, engine_arguments
 
-from secondpass.cuts import TRUNCATIONS
 from secondpass.extraction import Extract, extract
-from secondpass.precision import PRECISIONS
+from secondpass.forwards.precision import PRECISIONS
+from secondpass.inputs import TRUNCATIONS
 from secondpass.text import is_blank
 
 

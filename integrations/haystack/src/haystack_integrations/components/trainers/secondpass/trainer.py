@@ -23,18 +23,15 @@ from haystack_integrations.components.evaluators.secondpass.comparison_field imp
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.text import checked_query
-from secondpass.training.configuration.training_config import MEASURES
-from secondpass.training.configuration.typed import made
-from secondpass.training.configuration.yaml_document import YamlDocument
-from secondpass.training.data.fingerprints import fingerprint
-from secondpass.training.data.groups import Group
+from secondpass.training.configuration import MEASURES
+from secondpass.training.data.groups import Group, fingerprint
+from secondpass.training.losses import make_loss
 from secondpass.training.losses.contract import Loss
-from secondpass.training.losses.named import make_loss
-from secondpass.training.measuring.before_after import AFTER, BEFORE, BeforeAfter, of_groups
+from secondpass.training.measuring.before_after import AFTER, BEFORE, BeforeAfter, held_out, of_groups
 from secondpass.training.measuring.card import Card, write_card
-from secondpass.training.measuring.held_out import held_out
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.trainer import TrainingReport, train
+from secondpass.training.yaml import YamlDocument, made
 
 logger = logging.getLogger(__name__)
 IDS = ComparisonField("id")

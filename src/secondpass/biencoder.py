@@ -1,0 +1,185 @@
+"""A bi-encoder: each text by itself to a unit vector, for finding what a dense first pass would get wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.forwards.contract import plan
+from secondpass.forwards.padded import pad, padding_of
+from secondpass.models.loading import folder_of, pick_device, quiet_transformers
+from secondpass.models.tokenizer import load_tokenizer, token_limit
+from secondpass.scoring import batch_tokens
+from secondpass.text import positive_int
+from secondpass.tokens import PairTokenizer
+
+# ---- What a sentence-transformers folder says about its bi-encoder: how tokens become one vector, and how many fit.
+
+
+Pooling = Literal["mean", "first"]
+
+FILE = "1_Pooling/config.json"
+# What is done here of a folder's modules; anything else would change the vectors.
+KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
+NO_LIMIT = 10**9
+
+
+def pooling_of(folder: Path, source: str | os.PathLike[str], hub: Mapping[str, Any]) -> Pooling:
+    """How a model is pooled; one that says nothing by the mean.
+
+    Args:
+        folder: the model's files.
+        source: the name they came by; models are fetched without their subfolders, so its pooling may be elsewhere.
+        hub: arguments of `hf_hub_download`.
+
+    Raises:
+        ModelLoadError: another pooling, a further module, or the settings cannot be had.
+    """
+    modules = _read(folder / "modules.json", [])
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    unknown = sorted(set(kinds) - KNOWN_MODULES)
+    if unknown:
+        raise ModelLoadError(f"{folder} has {', '.join(unknown)} after its transformer, which is not supported")
+    if "Pooling" not in kinds:
+        return "mean"
+    file = folder / FILE if (folder / FILE).is_file() else _fetched(source, hub)
+    settings = _read(file, {})
+    chosen = settings.get("pooling_mode") or [
+        name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
+        for name, value in settings.items()
+        if name.startswith("pooling_mode_") and value
+    ]
+    if chosen in ("mean", ["mean"]):
+        return "mean"
+    if chosen in ("cls", ["cls"]):
+        return "first"
+    raise ModelLoadError(f"{file}: pooling {chosen!r} is neither the mean nor the first token")
+
+
+def longest_of(folder: Path) -> int:
+    """Tokens that the folder lets the model read; 10^9 if it does not say."""
+    return int(_read(folder / "sentence_bert_config.json", {}).get("max_seq_length") or NO_LIMIT)
+
+
+def _fetched(source: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(os.fspath(source), FILE, **hub))
+    except Exception as error:  # the client lets errors of several HTTP libraries through
+        name = os.fspath(source)
+        raise ModelLoadError(f"{name!r}: no {FILE} can be had; say pooling='mean' or 'first'") from error
+
+
+def _read(file: Path, default: Any) -> Any:
+    """The JSON of a file, if it is there and of the kind of `default`."""
+    if not file.is_file():
+        return default
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelLoadError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, type(default)):
+        raise ModelLoadError(f"{file} holds a {type(found).__name__}, not a {type(default).__name__}")
+    return found
+
+
+logger = logging.getLogger(__name__)
+
+# Texts that are tokenised together.
+CHUNK = 1024
+
+
+class BiEncoder:
+    """Mean (or first) token of a transformer, normalised, as sentence-transformers folders describe it.
+
+    Reimers and Gurevych 2019, "Sentence-BERT" (https://arxiv.org/abs/1908.10084). Prefixes are the caller's: see
+    `candidates.encoder_candidates`. Texts longer than the model reads are cut, which is logged.
+
+    Args:
+        source: folder or hub name of an encoder.
+        pooling: "mean" over the tokens or the "first" one; None takes what the folder says, else the mean.
+        max_length: longest text in tokens; None takes what the folder says.
+        device: torch device or its name; None takes the best there is.
+        hub: cache_dir, revision, local_files_only and token, for a hub name.
+
+    Raises:
+        InvalidInput: an argument is refused.
+        ModelLoadError: the model cannot be had, is no bi-encoder, or does more than pooling.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        pooling: Pooling | None = None,
+        max_length: int | None = None,
+        device: str | torch.device | None = None,
+        **hub: Any,
+    ) -> None:
+        folder = folder_of(source, **hub)
+        self.pooling = pooling_of(folder, source, hub) if pooling is None else pooling
+        if self.pooling not in ("mean", "first"):
+            raise InvalidInput(f"pooling={pooling!r} is neither 'mean' nor 'first'")
+        self._model = _model(folder).to(pick_device(device)).eval()
+        fast = load_tokenizer(folder, self._model.config, {})
+        self._names = fast.model_input_names
+        self._tokenizer = PairTokenizer(fast)
+        self._padding = padding_of(fast)
+        limit = min(token_limit(fast, self._model), longest_of(folder))
+        self.max_length = limit if max_length is None else min(limit, positive_int(max_length, "max_length"))
+
+    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """-> float32 [texts, dim], each of length 1."""
+        made = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
+        cut = 0
+        for start in range(0, len(texts), CHUNK):
+            tokens = self._tokenizer.singles(texts[start : start + CHUNK], self.max_length, "longest_first")
+            cut += sum(item.cut is not None for item in tokens)
+            device = self._model.device
+            for rows in plan([len(item) for item in tokens], batch_tokens(str(device)), CHUNK):
+                batch = pad([tokens[row] for row in rows], self._padding)
+                vectors = self._vectors(batch.named(self._names, device))
+                made[start + np.asarray(rows)] = vectors.cpu().numpy()
+        if cut:
+            logger.warning("%d of %d texts were cut to %d tokens for the bi-encoder", cut, len(texts), self.max_length)
+        return made
+
+    @torch.inference_mode()
+    def _vectors(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        hidden = self._model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"]
+        if self.pooling == "first":
+            pooled = hidden[torch.arange(len(hidden)), mask.argmax(dim=1)]
+        else:
+            weights = mask[:, :, None].float()
+            pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+        return torch.nn.functional.normalize(pooled, dim=1)
+
+
+def _model(folder: Path) -> Any:
+    from transformers import AutoModel
+
+    try:
+        with quiet_transformers():
+            model, report = AutoModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+    except Exception as error:  # broken files raise errors of half a dozen kinds
+        raise ModelLoadError(f"{folder}: the bi-encoder cannot be read: {' '.join(str(error).split())}") from error
+    if any("ForSequenceClassification" in name for name in model.config.architectures or ()):
+        raise ModelLoadError(f"{folder} is a cross-encoder: it reads pairs and has no vectors of texts")
+    # A pooler is not used here, and many bi-encoders are saved without one.
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise ModelLoadError(f"{folder} lacks weights: {', '.join(missing[:3])}")
+    return model

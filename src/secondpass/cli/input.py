@@ -1,0 +1,228 @@
+"""What rank and score read: documents and pairs from a file or stdin, every refusal with its line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secondpass.corpora import TEXT_KEYS, Line, read_lines, stream_lines
+from secondpass.errors import InvalidInput
+from secondpass.forwards import precision as precisions
+from secondpass.text import is_blank
+
+if TYPE_CHECKING:
+    from secondpass.cross_encoder import CrossEncoder
+
+
+STDIN = "-"
+FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".tsv": "tsv"}
+QUERY_KEYS = ("query",)
+DOCUMENT_KEYS = ("document", *TEXT_KEYS)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenDocument:
+    """A document to rank; `index` is its line (or place in a JSON list) counted from 0, `id` only if it has one."""
+
+    index: int
+    id: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPair:
+    """A query and a document to score; `index` is the pair's line counted from 0."""
+
+    index: int
+    query: str
+    document: str
+
+
+def read_documents(path: Path | None, form: str | None) -> list[GivenDocument]:
+    """Documents from a file, or from stdin if `path` is None or "-".
+
+    `form` is "txt" (one a line), "jsonl" or "json" (a list); None goes by the file's name. Blank lines are skipped
+    but counted. JSON documents are strings, or objects with "text" and perhaps "title", "_id" or "id".
+
+    Raises:
+        InvalidInput: a line is of another form, or there is no document.
+    """
+    lines, form = _opened(path, form, ("txt", "jsonl", "json"), "--documents")
+    documents = list(_json_list(lines) if form == "json" else _by_line(lines, form))
+    if not documents:
+        raise InvalidInput(f"{_name(path)}: no document in it")
+    return documents
+
+
+def read_pairs(path: Path | None, form: str | None) -> Iterator[GivenPair]:
+    """Pairs from a file, or from stdin if `path` is None or "-", one at a time.
+
+    `form` is "tsv" (query, tab, document) or "jsonl" ({"query", "document"} or ["query", "document"]).
+
+    Raises:
+        InvalidInput: a line is of another form, or there is no pair.
+    """
+    lines, form = _opened(path, form, ("tsv", "jsonl"), "PAIRS")
+    line = None
+    for line in lines:
+        yield _tsv_pair(line) if form == "tsv" else _json_pair(line)
+    if line is None:
+        raise InvalidInput(f"{_name(path)}: no pair in it")
+
+
+def _opened(path: Path | None, form: str | None, forms: tuple[str, ...], option: str) -> tuple[Iterator[Line], str]:
+    if form is not None and form not in forms:
+        raise InvalidInput(f"--input-format {form} is none of {', '.join(forms)}")
+    if path is not None and str(path) != STDIN:
+        return read_lines(path), form or _form_by_name(path, forms)
+    if _at_terminal():
+        raise InvalidInput(f"nothing to read: give {option} a file, or pipe it in")
+    lines = stream_lines(sys.stdin.buffer, "stdin")
+    return (lines, form) if form else _form_by_first_line(lines, forms[0])
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _form_by_name(path: Path, forms: tuple[str, ...]) -> str:
+    form = FORMATS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+    if form not in forms:
+        raise InvalidInput(f"{path}: say what it is with --input-format {' or '.join(forms)}")
+    return form
+
+
+def _form_by_first_line(lines: Iterator[Line], plain: str) -> tuple[Iterator[Line], str]:
+    """JSON Lines if the first line is a JSON object: nobody means such a line as a plain text."""
+    first = next(lines, None)
+    if first is None:
+        return iter(()), plain
+    try:
+        first.json_object()
+    except InvalidInput:
+        return chain((first,), lines), plain
+    return chain((first,), lines), "jsonl"
+
+
+def _by_line(lines: Iterator[Line], form: str) -> Iterator[GivenDocument]:
+    for line in lines:
+        if form == "txt":
+            yield GivenDocument(line.number - 1, None, line.text)
+        else:
+            yield _document(line, line.number - 1, line.json())
+
+
+def _json_list(lines: Iterator[Line]) -> Iterator[GivenDocument]:
+    # Lines keep their numbers, so that the parser's own count of lines stays right.
+    held = list(lines)
+    if not held:
+        return
+    last = held[-1]
+    by_number = {line.number: line.text for line in held}
+    text = "\n".join(by_number.get(number, "") for number in range(1, last.number + 1))
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{last.source}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
+    except (RecursionError, ValueError) as error:
+        raise InvalidInput(f"{last.source}: not JSON that can be read: {error}") from None
+    if not isinstance(values, list):
+        raise InvalidInput(f"{last.source}: not a JSON list of documents")
+    for index, value in enumerate(values):
+        yield _document(Line(f"{last.source}: document", index, ""), index, value)
+
+
+def _document(line: Line, index: int, value: object) -> GivenDocument:
+    if isinstance(value, str):
+        return GivenDocument(index, None, value)
+    if not isinstance(value, dict):
+        raise line.refuse('neither a string nor an object with "text"')
+    title = _optional(line, value, ("title",))
+    text = _required(line, value, TEXT_KEYS)
+    found = next((value[key] for key in ("_id", "id") if value.get(key) is not None), None)
+    return GivenDocument(index, None if found is None else str(found), f"{title} {text}" if title else text)
+
+
+def _tsv_pair(line: Line) -> GivenPair:
+    columns = line.text.split("\t")
+    if len(columns) != 2:
+        raise line.refuse(f"{len(columns)} columns; a pair is a query, a tab and a document")
+    return _pair(line, columns[0], columns[1])
+
+
+def _json_pair(line: Line) -> GivenPair:
+    value = line.json()
+    if isinstance(value, list):
+        if len(value) != 2 or not all(isinstance(text, str) for text in value):
+            raise line.refuse("not a list of two strings")
+        return _pair(line, value[0], value[1])
+    if not isinstance(value, dict):
+        raise line.refuse('neither a list of two strings nor an object with "query" and "document"')
+    return _pair(line, _required(line, value, QUERY_KEYS), _required(line, value, DOCUMENT_KEYS))
+
+
+def _pair(line: Line, query: str, document: str) -> GivenPair:
+    if is_blank(query):
+        raise line.refuse("the query is blank")
+    return GivenPair(line.number - 1, query, document)
+
+
+def _required(line: Line, value: dict[str, object], keys: tuple[str, ...]) -> str:
+    text = _optional(line, value, keys)
+    if text is None:
+        raise line.refuse(f'no "{keys[0]}"')
+    return text
+
+
+def _optional(line: Line, value: dict[str, object], keys: tuple[str, ...]) -> str | None:
+    key = next((key for key in keys if value.get(key) is not None), None)
+    if key is None:
+        return None
+    text = value[key]
+    if not isinstance(text, str):
+        raise line.refuse(f'"{key}" is {type(text).__name__}, not a string')
+    return text
+
+
+def _name(path: Path | None) -> str:
+    return "stdin" if path is None or str(path) == STDIN else str(path)
+
+
+# ---- Options that every scoring command has, and the model they lead to.
+
+
+POCKET = "secondpass/pocket"
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Folder or hub name of a cross-encoder; the default is in the package.")
+]
+MaxLength = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of a pair at most; by default what the model allows.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pairs scored together at most.")]
+Device = Annotated[
+    str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; by default the best there is.")
+]
+PRECISION_HELP = "How exactly to compute: fp32, bf16, int8 or auto; by default what the model recommends, else fp32."
+Precision = Annotated[precisions.Precision | None, typer.Option(help=PRECISION_HELP)]
+
+
+def load(
+    model: str, max_length: int | None, device: str | None, precision: precisions.Precision | None = None
+) -> CrossEncoder:
+    """Load a model for a command; torch is imported only now, so that --help answers at once.
+
+    Raises:
+        ModelLoadError: it cannot be had.
+        InvalidInput: the length, the device or the precision is refused.
+    """
+    from secondpass.cross_encoder import CrossEncoder
+
+    return CrossEncoder(model, max_length=max_length, device=device, precision=precision)

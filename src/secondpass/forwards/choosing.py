@@ -1,0 +1,274 @@
+"""Which forward computes a model: the compiled kernel, torch without padding, or transformers' own.
+
+The first that covers the model is taken, for the precision that was asked for. The model stays what it is: it may be
+trained, moved, or given other weights, and the next call is computed from what it is then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from secondpass.errors import InvalidInput
+from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
+from secondpass.forwards.description import Encoder
+from secondpass.forwards.families import Description, Family, describe, family_of
+from secondpass.forwards.padded import Padding, TransformersForward, dtype_name
+from secondpass.forwards.precision import Precision, agrees, precision_of
+from secondpass.tokens import Tokens
+
+Settled = Literal["fp32", "bf16", "int8"]
+DTYPES: dict[Settled, str] = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+
+# bfloat16 must save this share of the time before "auto" looks at its scores.
+SAVING = 0.2
+# Elements of each weight that `Watch` looks at.
+PROBES = 16
+# Samples that are timed, and how often.
+FEW = 4
+TURNS = 4
+# Below this width nothing is won, and what is measured is noise.
+SMALLEST_HIDDEN = 128
+# Whether bfloat16 saves that: measured once a process, so that one model is computed in one way.
+_SAVES: dict[tuple[str, str, int], bool] = {}
+
+
+class Watch:
+    """Tells whether a model changed since `Watch(model)`: weights, modules or hooks.
+
+    Weights are compared by place in memory, by torch's count of in-place changes, and by a few elements of each: fused
+    optimizers and changes through `weight.data` are not counted. It takes about a tenth of a millisecond for a model of
+    six layers. A change through `weight.data` that spares all of these elements is not seen.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = tuple(model.modules())
+        # Held, so that no other tensor can come to lie where one of these was.
+        self._weights = tuple(model.parameters())
+        self._probes = _probes(self._weights)
+        self._marks = self._look()
+        self._elements = self._read()
+
+    def unchanged(self) -> bool:
+        """Whether all is as it was."""
+        return self._look() == self._marks and all(map(torch.equal, self._read(), self._elements))
+
+    def _read(self) -> list[torch.Tensor]:
+        """The bits of the probed elements, uint8: NaN is equal to itself there."""
+        with torch.inference_mode():
+            return [torch.cat(probes).view(torch.uint8) for probes in self._probes]
+
+    def _look(self) -> list[Any]:
+        marks: list[Any] = []
+        for module in self._modules:
+            marks += [
+                len(module._forward_hooks),
+                len(module._forward_pre_hooks),
+                # training puts other random numbers into dropout, which does nothing here
+                None if isinstance(module, nn.Dropout) else id(module.__dict__.get("forward")),
+                *map(id, module._modules.values()),
+                *(
+                    # tensors made in inference mode have no count, and cannot be changed outside of it
+                    (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+                    for weight in module._parameters.values()
+                    if weight is not None
+                ),
+            ]
+        return marks
+
+
+def _probes(weights: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Views of evenly spaced elements of each weight, together by device and type."""
+    groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    for weight in weights:
+        if weight.is_contiguous() and weight.numel():
+            flat = weight.detach().view(-1)
+            probe = flat[:: max(1, len(flat) // PROBES)]
+            groups.setdefault((weight.device, weight.dtype), []).append(probe)
+    return list(groups.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What computes the model as `watch` saw it."""
+
+    watch: Watch
+    exact: bool
+    computation: Computation
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A model's weights and what its family makes of them."""
+
+    family: Family[Any]
+    weights: Description
+
+    def in_torch(self, dtype: torch.dtype | None = None) -> Compute:
+        """By torch, the layers in that type; None is that of the weights."""
+        return self.family.in_torch(self.weights, dtype)
+
+    def by_kernel(self, precision: Settled) -> Compute | str:
+        """By the compiled kernel, or a sentence that says why it cannot."""
+        encoder = self.family.for_kernel(self.weights)
+        return "the kernel cannot compute this family of models" if encoder is None else _kernel(encoder, precision)
+
+    def fastest(self, precision: Settled) -> Compute | None:
+        """The fastest way there is, or None: int8 without the kernel."""
+        compute = self.by_kernel(precision)
+        if not isinstance(compute, str):
+            return compute
+        return None if precision == "int8" else self.in_torch(getattr(torch, DTYPES[precision]))
+
+
+def described(model: Any) -> Described | None:
+    """A model's weights, where a family of ours covers it as it is now."""
+    family, weights = family_of(model), describe(model)
+    return None if family is None or weights is None else Described(family, weights)
+
+
+def _kernel(encoder: Encoder, precision: Settled) -> Compute | str:
+    from secondpass.forwards.kernel import kernel_forward
+
+    return kernel_forward(encoder, precision)
+
+
+class ModelForward:
+    """The fastest forward of a model in the precision asked for, one batch at a time.
+
+    "fp32" is always exact. "auto" computes in the type of the weights if that is a half one; else in float32, or in
+    bfloat16 where that is faster and the model's own scores for `samples` agree with those of float32 (see
+    `precision.agrees`). "bf16" computes the layers in bfloat16, embeddings and head in float32; the model's own weights
+    stay as they are. "int8" needs the compiled kernel; a model that later turns into one which that cannot compute is
+    computed in float32.
+
+    Attributes:
+        exact: compute in float32 for now, whatever `precision` says: scores of a model in training are compared with
+            each other.
+
+    Args:
+        model: any `AutoModelForSequenceClassification`.
+        input_names: of its tokenizer.
+        padding: what it wants in unused places.
+        precision: of the computation; None goes by the weights as they are, see `precision.precision_of`.
+        samples: model inputs by which "auto" judges; without any it is exact.
+
+    Raises:
+        InvalidInput: "int8" where the kernel cannot compute this model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        input_names: Sequence[str],
+        padding: Padding,
+        precision: Precision | None = "auto",
+        samples: Sequence[Tokens] = (),
+    ) -> None:
+        self._model = model
+        self._names = tuple(input_names)
+        self._padding = padding
+        self._precision = precision
+        self._samples = tuple(samples)
+        self._lock = ForwardLock()
+        self._choice: _Choice | None = None
+        self.exact = False
+        if precision == "int8" and self.ready().dtype != DTYPES["int8"]:
+            kind, own = type(model).__name__, described(model)
+            missing = "the kernel does not know it, or it was changed" if own is None else own.by_kernel("int8")
+            raise InvalidInput(f"precision='int8' for {kind}: {missing}; choose 'auto', 'bf16' or 'fp32'")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: what computes is made anew from the copy's model."""
+        return {**self.__dict__, "_choice": None, "exact": False}
+
+    def ready(self) -> Computation:
+        """What computes the model as it is now; its dtype is int8 where the kernel computes with that."""
+        with self._lock:
+            choice = self._choice
+            if choice is None or choice.exact != self.exact or not choice.watch.unchanged():
+                self._choice = None  # lets go of copies of the weights before new ones are made
+                choice = self._choice = _Choice(Watch(self._model), self.exact, self._chosen())
+            return choice.computation
+
+    def _chosen(self) -> Computation:
+        own = described(self._model)
+        asked = self._precision or precision_of(self._model.dtype)
+        kept = asked == "auto" and dtype_name(self._model.dtype) not in FULL_PRECISION
+        if kept:
+            return self._computation(dtype_name(self._model.dtype), None if own is None else own.in_torch())
+        wanted: Precision = "fp32" if self.exact else asked
+        if own is not None:
+            settled = self._settled(own) if wanted == "auto" else wanted
+            compute = own.fastest(settled)
+            if compute is not None:
+                return self._computation(DTYPES[settled], compute)
+            return self._computation(DTYPES["fp32"], own.fastest("fp32"))
+        if wanted == "bf16":
+            return self._computation(DTYPES["bf16"], None, torch.bfloat16)
+        return self._computation(DTYPES["fp32"], None)
+
+    def _computation(self, dtype: str, compute: Compute | None, autocast: torch.dtype | None = None) -> Computation:
+        """By `compute`, or where that is None by transformers' own modules."""
+        padded = TransformersForward(self._model, self._names, self._padding, autocast).ready()
+        full_precision = padded.full_precision or padded.logits
+        # float32 may be asked of weights in half precision
+        chosen = full_precision if dtype in FULL_PRECISION else padded.logits
+        if compute is not None:
+            chosen = partial(self._apart, compute)
+        return Computation(
+            padded.device,
+            dtype,
+            pads=compute is None,
+            logits=self._lock.around(chosen),
+            full_precision=None if dtype in FULL_PRECISION else self._lock.around(full_precision),
+        )
+
+    def _apart(self, compute: Compute, inputs: Sequence[Tokens]) -> Logits:
+        """Logits of a batch; a pair that is not finite must not touch its neighbours, so such are computed alone."""
+        if "token_type_ids" not in self._names:
+            inputs = tuple(replace(item, type_ids=np.zeros_like(item.type_ids)) for item in inputs)
+        logits = compute(inputs)
+        wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
+        if len(inputs) > 1:
+            for row in wrong:
+                logits[row] = compute(inputs[row : row + 1])[0]
+        return logits
+
+    def _settled(self, own: Described) -> Settled:
+        """What "auto" means for these weights."""
+        device, hidden = own.weights.device.type, own.weights.hidden
+        if not self._samples or device not in ("cpu", "cuda") or hidden < SMALLEST_HIDDEN:
+            return "fp32"
+        exact, rounded = own.fastest("fp32"), own.fastest("bf16")
+        if exact is None or rounded is None:
+            return "fp32"
+        place = (device, type(rounded).__name__, hidden)
+        if place not in _SAVES:
+            _SAVES[place] = _saved(rounded, exact, self._samples) > SAVING
+        if _SAVES[place] and agrees(rounded(self._samples), exact(self._samples)):
+            return "bf16"
+        return "fp32"
+
+
+def _saved(rounded: Compute, exact: Compute, samples: Sequence[Tokens]) -> float:
+    """The share of the exact computation's time that the rounded one saves, for some of the samples.
+
+    By turns and at best, so that what else the machine does hits both or neither.
+    """
+    few = samples[:: max(1, len(samples) // FEW)]
+    taken: dict[Compute, list[float]] = {rounded: [], exact: []}
+    for _ in range(1 + TURNS):
+        for compute, seconds in taken.items():
+            began = time.perf_counter()
+            compute(few)
+            seconds.append(time.perf_counter() - began)
+    # the first time warms up
+    return 1 - min(taken[rounded][1:]) / min(taken[exact][1:])

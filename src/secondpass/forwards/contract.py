@@ -1,0 +1,254 @@
+"""What a model that computes says, once a call, and how batches become float32 logits from that.
+
+Arrays are numpy's: a forward that does not use torch need not import it. Whatever turns model inputs into logits can
+stand behind `Forward`, and the stages before and after do not change.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory
+from secondpass.tokens import Tokens
+
+# ---- Tokens to batches under a token budget, with the way back to the caller's order.
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward pass reads: `rows` are the positions of the `inputs` in the call's input."""
+
+    rows: tuple[int, ...]
+    inputs: tuple[Tokens, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens."""
+        return sum(map(len, self.inputs))
+
+    @property
+    def places(self) -> int:
+        """Places of the rectangle that holds the inputs, padding included."""
+        return len(self.inputs) * max(map(len, self.inputs))
+
+
+def plan(lengths: Sequence[int], max_batch_tokens: int, max_pairs: int, padded: bool = True) -> list[tuple[int, ...]]:
+    """Positions of each batch, longest first: tokens stay under the budget, pairs under `max_pairs`.
+
+    Sorted by true length so that padding is small; longest first, so that a batch that does not fit into
+    memory is met at the start. A pair longer than the budget gets a batch of its own. The queue rule is
+    text-embeddings-inference's.
+
+    Args:
+        lengths: tokens of each pair.
+        max_batch_tokens: of one batch.
+        max_pairs: of one batch.
+        padded: count the places of the rectangle that holds a batch; otherwise real tokens.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    made: list[tuple[int, ...]] = []
+    start = 0
+    while start < len(order):
+        size, filled = 1, lengths[order[start]]
+        for row in order[start + 1 : start + max_pairs]:
+            filled += lengths[order[start]] if padded else lengths[row]
+            if filled > max_batch_tokens:
+                break
+            size += 1
+        made.append(tuple(order[start : start + size]))
+        start += size
+    return made
+
+
+def batch_of(tokens: Sequence[Tokens], rows: Sequence[int]) -> Batch:
+    """The batch of `tokens[row]` for every row."""
+    return Batch(tuple(rows), tuple(tokens[row] for row in rows))
+
+
+Logits = npt.NDArray[np.float32]
+"""[pairs, labels], in the order of the inputs."""
+
+Compute = Callable[[Sequence[Tokens]], Logits]
+"""Model inputs, at least one, to logits; raises `MemoryError` where they do not fit together."""
+
+FULL_PRECISION = ("float32", "float64")
+
+LOCKS: weakref.WeakSet[ForwardLock] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Threads of OpenMP and of the tokenizer do not survive a fork, and the child would wait for them for ever."""
+    if LOCKS:
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    for lock in LOCKS:
+        lock.renew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class ForwardLock:
+    """Lets one thread at a time into a forward, so that they do not each take all cores or the device's memory.
+
+    A copy and a forked child start with an open one: whoever holds the original is not there.
+    """
+
+    def __init__(self) -> None:
+        # of whoever is inside, also when the lock was renewed meanwhile
+        self._held: list[threading.Lock] = []
+        self.renew()
+
+    def renew(self) -> None:
+        """Be open, whoever was inside."""
+        self._lock = threading.Lock()
+        LOCKS.add(self)
+
+    def locked(self) -> bool:
+        """Whether somebody is inside."""
+        return self._lock.locked()
+
+    def around(self, compute: Compute) -> Compute:
+        """The same, one thread at a time."""
+
+        def alone(inputs: Sequence[Tokens]) -> Logits:
+            with self:
+                return compute(inputs)
+
+        return alone
+
+    def __enter__(self) -> None:
+        lock = self._lock
+        lock.acquire()
+        self._held.append(lock)
+
+    def __exit__(self, *error: object) -> None:
+        self._held.pop().release()
+
+    def __reduce__(self) -> tuple[type[ForwardLock], tuple[()]]:
+        return ForwardLock, ()
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """A model as it was when it was asked; what its weights become later is the next call's.
+
+    Attributes:
+        device: where the logits are computed, as torch names it: "cpu", "cuda:0".
+        dtype: of the large matrix products: "float32", "bfloat16", "int8".
+        pads: a batch is computed as a padded rectangle; otherwise only real tokens cost.
+        logits: of a batch.
+        full_precision: the same in float32, for a batch that overflows in less; None where `logits` is as exact.
+    """
+
+    device: str
+    dtype: str
+    pads: bool
+    logits: Compute
+    full_precision: Compute | None = None
+
+
+class Forward(Protocol):
+    """One model on one device; any number of threads may ask it."""
+
+    def ready(self) -> Computation:
+        """Tell how the model is computed now. Asked once a call, so it may take time to see what changed."""
+        ...
+
+
+@dataclass
+class Progress:
+    """What happened while scoring, filled in as batches finish; `places` were computed, padding included."""
+
+    batches: int = 0
+    places: int = 0
+    retries: int = 0
+
+
+def score(
+    computation: Computation,
+    tokens: Sequence[Tokens],
+    batches: Sequence[tuple[int, ...]],
+    progress: Progress,
+    step: Callable[[int], object] = lambda remaining: None,
+) -> Logits:
+    """Logits float32 [pairs, labels] in the order of `tokens`, for the rows in `batches`; other rows are undefined.
+
+    `step` hears before the first batch and after each how many are left; what it raises ends the call.
+
+    Raises:
+        NonFiniteScore: a logit is NaN or infinite (below float32: also when repeated in float32).
+        OutOfMemory: a single pair does not fit.
+    """
+    todo = list(reversed(batches))
+    logits: Logits | None = None
+    filled = 0
+    step(len(todo))
+    while todo:
+        rows = todo.pop()
+        batch = batch_of(tokens, rows)
+        part = _attempt(computation.logits, batch)
+        if part is None:
+            progress.retries += 1
+            todo += _halves(batch)
+            continue
+        part = _finite(computation, batch, part, progress)
+        if logits is None:
+            logits = np.empty((len(tokens), part.shape[1]), np.float32)
+        logits[list(rows)] = part
+        filled += len(rows)
+        progress.batches += 1
+        progress.places += batch.places if computation.pads else batch.tokens
+        step(len(todo))
+    expected = sum(map(len, batches))
+    if logits is None or filled != expected:
+        raise RuntimeError(f"{filled} scores for {expected} pairs")
+    return logits
+
+
+def _attempt(compute: Compute, batch: Batch) -> Logits | None:
+    """Logits [pairs, labels], or None out of memory."""
+    try:
+        part = compute(batch.inputs)
+    except MemoryError:
+        return None
+    if part.ndim != 2 or part.shape[0] != len(batch.rows):
+        raise InvalidInput(f"the model gave logits of shape {tuple(part.shape)} for {len(batch.rows)} pairs")
+    return part
+
+
+def _halves(batch: Batch) -> list[tuple[int, ...]]:
+    rows = batch.rows
+    if len(rows) == 1:
+        raise OutOfMemory(f"pair {rows[0]} alone, {batch.tokens} tokens, does not fit into memory")
+    middle = len(rows) // 2
+    return [rows[middle:], rows[:middle]]
+
+
+def _finite(computation: Computation, batch: Batch, part: Logits, progress: Progress) -> Logits:
+    """Repeat an overflowed batch of less precision once in float32, refuse what is still not finite."""
+    if computation.full_precision is not None and not np.isfinite(part).all():
+        progress.retries += 1
+        repeated = _attempt(computation.full_precision, batch)
+        # Without memory for float32 the first answer stands, and is refused.
+        part = part if repeated is None else repeated
+    good = np.isfinite(part).all(axis=1)
+    if not good.all():
+        wrong = tuple(sorted(batch.rows[place] for place in np.flatnonzero(~good)))
+        raise non_finite(wrong)
+    return part
+
+
+def non_finite(rows: tuple[int, ...]) -> NonFiniteScore:
+    """Make the error that names these pairs."""
+    return NonFiniteScore(f"the model gave NaN or infinity for pairs {list(rows)}", rows)

@@ -1,0 +1,213 @@
+"""A BERT-like cross-encoder as plain weights: what packed forwards compute from, whatever class it came from.
+
+Covers encoders with normalisation behind each block, of absolute positions (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
+DistilBERT) or of relative ones (DeBERTa-v2 and v3). Every tensor is contiguous, on one device, of one floating type,
+and in torch's [out, in] layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+T = TypeVar("T")
+
+HiddenActivation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+HeadActivation = Literal["tanh", "gelu", "relu", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`x @ weight.T + bias`: weight [out, in], bias [out]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Layer normalisation over the last dimension: weight and bias [hidden]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Words [vocabulary, width], positions [most tokens + first_position, width] or None, types [types, width] or None.
+
+    The sum is normalised; `projection` then widens it to the hidden size (ELECTRA), None where they are equal.
+    Position i of a sequence is row `first_position + i`.
+    """
+
+    words: torch.Tensor
+    positions: torch.Tensor | None
+    types: torch.Tensor | None
+    norm: Norm
+    first_position: int
+    projection: Linear | None
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """What the distance of two tokens adds to the score between them (He et al., DeBERTa, 2021).
+
+    Rows [buckets, hidden] are cut into heads as queries and keys are: each query is multiplied with the row of `keys`
+    for its distance from the key, each key with that of `queries`. None adds nothing. Float32 or finer, whatever the
+    weights are.
+    """
+
+    keys: torch.Tensor | None
+    queries: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Attention and feed-forward, each added to its input and normalised; `qkv` has [3 * hidden, hidden]."""
+
+    qkv: Linear
+    attention_out: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    output_norm: Norm
+    relative: Relative | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """First token -> `dense` (None: none) -> `activation` -> `out` [labels, hidden]."""
+
+    dense: Linear | None
+    activation: HeadActivation
+    out: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The whole model; `heads` attention heads of hidden / heads each.
+
+    Scores are divided by the root of that, times the number of parts a score has where layers have a `relative`.
+    `buckets` int64 [2 * span] then is the row of each distance (query's place minus key's) from -span to span - 1;
+    tokens further apart are as those.
+    """
+
+    embeddings: Embeddings
+    layers: tuple[Layer, ...]
+    head: Head
+    heads: int
+    activation: HiddenActivation
+    buckets: npt.NDArray[np.int64] | None = None
+
+    @property
+    def hidden(self) -> int:
+        """Width of a token between layers."""
+        return int(self.layers[0].qkv.weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.layers[0].qkv.weight.device
+
+
+def mapped(value: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
+    """A copy of a description (or a part of one) with every tensor changed, say to another type."""
+    made: object = value
+    if isinstance(value, torch.Tensor):
+        made = change(value)
+    elif isinstance(value, tuple):
+        made = tuple(mapped(item, change) for item in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        made = type(value)(**{field.name: mapped(getattr(value, field.name), change) for field in fields(value)})
+    return made  # type: ignore[return-value]
+
+
+# ---- Single modules of torch and transformers as plain weights.
+
+
+# transformers' classes by the function they compute.
+ACTIVATIONS: dict[str, HiddenActivation] = {
+    "GELUActivation": "gelu",
+    "NewGELUActivation": "gelu_tanh",
+    "FastGELUActivation": "gelu_tanh",
+    "GELUTanh": "gelu_tanh",
+    "ReLU": "relu",
+    "SiLU": "silu",
+    "SiLUActivation": "silu",
+}
+
+
+class NotDescribed(Exception):
+    """A part is not what its family has."""
+
+
+def only(activations: set[HiddenActivation]) -> HiddenActivation:
+    """The one activation that all layers have."""
+    if len(activations) != 1:
+        raise NotDescribed
+    return next(iter(activations))
+
+
+def hidden_activation(module: nn.Module) -> HiddenActivation:
+    """Which function a module computes."""
+    if type(module).__name__ not in ACTIVATIONS:
+        raise NotDescribed
+    return ACTIVATIONS[type(module).__name__]
+
+
+def linear(module: nn.Module) -> Linear:
+    """A linear layer with a bias."""
+    if type(module) is not nn.Linear or module.bias is None:
+        raise NotDescribed
+    return Linear(module.weight.detach().contiguous(), module.bias.detach())
+
+
+def joined(*modules: nn.Module) -> Linear:
+    """Linear layers of one input as one layer, outputs side by side."""
+    parts = [linear(module) for module in modules]
+    return Linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
+
+
+def norm(module: nn.Module) -> Norm:
+    """A layer normalisation with weight and bias."""
+    if type(module) is not nn.LayerNorm or module.weight is None or module.bias is None:
+        raise NotDescribed
+    return Norm(module.weight.detach(), module.bias.detach(), module.eps)
+
+
+def table(module: nn.Module) -> torch.Tensor:
+    """The rows of an embedding."""
+    if type(module) is not nn.Embedding or module.max_norm is not None:
+        raise NotDescribed
+    return module.weight.detach().contiguous()
+
+
+# ---- Whether a model is what its class says.
+#
+# A packed forward computes from weights alone, so it may stand in for a model only while nobody has put anything else
+# into it: adapters, hooks, quantised layers, replaced modules.
+
+
+# Where the modules of an unchanged model come from.
+SOURCES = ("torch.nn.modules.", "transformers.models.", "transformers.activations")
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether every module is one of torch's or transformers' own, with nothing attached that changes its result."""
+    return all(
+        (type(module).__module__.startswith(SOURCES) or isinstance(module, nn.Dropout)) and not _is_hooked(module)
+        for module in model.modules()
+    )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    # training puts other random numbers into dropout, which does nothing here
+    replaced = "forward" in module.__dict__ and not isinstance(module, nn.Dropout)
+    return bool(module._forward_hooks or module._forward_pre_hooks or replaced)

@@ -1,0 +1,77 @@
+"""The architectures that are computed by our own forwards, a family a file; all others are transformers' own.
+
+A new architecture is a line in its family's file, a new family one file and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from secondpass.forwards.description import NotDescribed, is_plain
+from secondpass.forwards.families import bert, deberta, modernbert
+from secondpass.forwards.families.family import Architecture, Description, Family, Trainable
+
+__all__ = [
+    "FAMILIES",
+    "Architecture",
+    "Description",
+    "Family",
+    "Trainable",
+    "below",
+    "describe",
+    "family_of",
+    "trainable",
+]
+
+FAMILIES: tuple[Family[Any], ...] = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY)
+
+
+def family_of(model: nn.Module) -> Family[Any] | None:
+    """The family of transformers' class that a model is of; None for every other class."""
+    kind = type(model)
+    if not kind.__module__.startswith("transformers.models."):
+        return None
+    return next((family for family in FAMILIES if kind.__name__ in family.architectures), None)
+
+
+def describe(model: nn.Module) -> Description | None:
+    """The weights of a sequence-classification model of transformers.
+
+    Descriptions share the model's memory where torch's layout allows it; only the joined projection of query, key and
+    value is a copy. `plain.Watch` tells when one has grown old.
+
+    Args:
+        model: of any class.
+
+    Returns:
+        What its family has; None for one that is not covered, and for a model that was changed: adapters, hooks,
+        quantised layers, a head of its own, weights of several types or on several devices.
+    """
+    family = family_of(model)
+    if family is None or not is_plain(model):
+        return None
+    kinds = {(weight.device, weight.dtype) for weight in model.parameters()}
+    if len(kinds) != 1 or not next(iter(kinds))[1].is_floating_point or next(iter(kinds))[0].type == "meta":
+        return None
+    with torch.no_grad():
+        try:
+            described: Description = family.architectures[type(model).__name__].describe(model)
+        except (AttributeError, NotDescribed):
+            return None
+    return described
+
+
+def trainable(model: nn.Module) -> Trainable | None:
+    """A model's modules for training without padding; None where its architecture is trained in padded rectangles."""
+    family = family_of(model)
+    reads = None if family is None else family.architectures[type(model).__name__].trainable
+    return None if reads is None else reads(model)
+
+
+def below(model_type: str) -> Mapping[str, int]:
+    """Weights that are registered above the layers and work below them, by their name in the encoder."""
+    return next((family.below[model_type] for family in FAMILIES if model_type in family.below), {})

@@ -1,0 +1,120 @@
+"""DeBERTa-v2 and v3: BERT's layers, and products with distances."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from secondpass.forwards.description import (
+    Encoder,
+    Head,
+    HeadActivation,
+    Linear,
+    NotDescribed,
+    Relative,
+    linear,
+    mapped,
+    norm,
+    table,
+)
+from secondpass.forwards.families.bert import embeddings_of, encoder_of
+from secondpass.forwards.families.family import Architecture, Family
+from secondpass.forwards.packed import PackedEncoder
+
+POOLER_ACTIVATIONS: dict[str, HeadActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
+KINDS = {"c2p", "p2c"}
+
+
+def _describe(model: Any) -> Encoder:
+    body = model.base_model
+    if getattr(body.embeddings, "embed_proj", None) is not None or body.encoder.conv is not None:
+        raise NotDescribed
+    head = Head(linear(model.pooler.dense), _pooler_activation(model.config), linear(model.classifier))
+    made = encoder_of(model, embeddings_of(body), head, ("query_proj", "key_proj", "value_proj"))
+    layers = zip(made.layers, _relatives(model), strict=True)
+    return replace(
+        made, layers=tuple(replace(layer, relative=own) for layer, own in layers), buckets=buckets(model.config)
+    )
+
+
+def _pooler_activation(config: Any) -> HeadActivation:
+    """Between the pooler and the classifier.
+
+    Raises:
+        NotDescribed: it is none of `POOLER_ACTIVATIONS`.
+    """
+    name = config.pooler_hidden_act
+    if name not in POOLER_ACTIVATIONS:
+        raise NotDescribed
+    return POOLER_ACTIVATIONS[name]
+
+
+def _relatives(model: Any) -> list[Relative]:
+    """What distances add to the scores of each layer, computed in float32 from weights of half a type.
+
+    Raises:
+        NotDescribed: the model's scores do not depend on distances, or in another way.
+        AttributeError: a part is missing.
+    """
+    encoder = model.base_model.encoder
+    if not encoder.relative_attention:
+        raise NotDescribed
+    distances = _finer(table(encoder.rel_embeddings))
+    if "layer_norm" in encoder.norm_rel_ebd:
+        own = mapped(norm(encoder.LayerNorm), _finer)
+        distances = F.layer_norm(distances, own.weight.shape, own.weight, own.bias, own.eps)
+    return [_relative(layer.attention.self, distances) for layer in encoder.layer]
+
+
+def _relative(attention: Any, distances: torch.Tensor) -> Relative:
+    kinds = set(attention.pos_att_type)
+    if not kinds <= KINDS:
+        raise NotDescribed
+    shared = attention.share_att_key
+    keys = (attention.key_proj if shared else attention.pos_key_proj) if "c2p" in kinds else None
+    queries = (attention.query_proj if shared else attention.pos_query_proj) if "p2c" in kinds else None
+    rows = distances[: 2 * attention.pos_ebd_size]
+    return Relative(*(None if module is None else _applied(linear(module), rows) for module in (keys, queries)))
+
+
+def _applied(own: Linear, rows: torch.Tensor) -> torch.Tensor:
+    return F.linear(rows, _finer(own.weight), _finer(own.bias))
+
+
+def _finer(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def buckets(config: Any) -> npt.NDArray[np.int64]:
+    """The row of each distance: near ones have their own, far ones share rows that grow with the distance's logarithm.
+
+    -> int64 [2 * most]: for distances from -most to most - 1. Computed in float32 as the model's own class does, so
+    that a distance at the edge of a bucket is put on the same side.
+    """
+    most = config.max_relative_positions
+    if most < 1:
+        most = config.max_position_embeddings
+    count = getattr(config, "position_buckets", -1)
+    if count <= 0:
+        return np.arange(2 * most)
+    distance = torch.arange(-most, most)
+    middle = count // 2
+    far = distance.abs().clamp(min=middle)
+    share = torch.log(far / middle) / torch.log(torch.tensor((most - 1) / middle))
+    row = torch.ceil(share * (middle - 1)) + middle
+    bucket = torch.where(distance.abs() <= middle, distance.float(), row * distance.sign())
+    rows: npt.NDArray[np.int64] = (bucket.long() + count).clamp(0, 2 * count - 1).numpy()
+    return rows
+
+
+FAMILY = Family(
+    architectures={"DebertaV2ForSequenceClassification": Architecture(_describe)},
+    in_torch=PackedEncoder,
+    for_kernel=lambda encoder: encoder,
+    below={"deberta-v2": {"encoder.LayerNorm": 0, "encoder.conv": 1}},
+)

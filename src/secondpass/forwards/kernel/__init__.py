@@ -1,0 +1,161 @@
+"""A compiled forward for CPUs: float32, bfloat16 and int8 in the widest instructions the processor has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import byref
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from secondpass.errors import InvalidInput
+from secondpass.forwards.contract import Logits
+from secondpass.forwards.description import Encoder, mapped
+from secondpass.forwards.kernel import native
+from secondpass.forwards.kernel.native import Precision, Routine
+from secondpass.forwards.kernel.weights import own_positions, pack, unsupported
+from secondpass.tokens import Tokens
+
+__all__ = ["kernel_forward"]
+
+
+# ---- Model inputs to logits through the compiled kernel: no padding, each sequence's result its own.
+#
+# A sequence's logits are the same numbers, bit for bit, whatever else is in the batch and however many threads compute.
+
+
+# Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
+# still fit into the core's own cache.
+CHUNK_TOKENS = 384
+# With fewer sequences for each thread, threads share a chunk instead.
+ENOUGH_EACH = 4
+ROWS_BEHIND = 32
+# What addresses are a multiple of: the widest register's bytes, and a line of the cache.
+ALIGNED = 64
+
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def aligned(size: int) -> Bytes:
+    """Memory of that many bytes, not filled, at a multiple of `ALIGNED`."""
+    made = np.empty(size + ALIGNED, np.uint8)
+    start = -made.ctypes.data % ALIGNED
+    return made[start : start + size]
+
+
+def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int32]:
+    """Split sequences into at most `parts` neighbouring groups of about as many tokens: -> [0, ..., sequences]."""
+    ends = np.cumsum(lengths)
+    middles = ends - lengths / 2
+    group = np.minimum((middles * parts / ends[-1]).astype(np.int64), parts - 1)
+    changes = np.flatnonzero(np.diff(group)) + 1
+    return np.concatenate([[0], changes, [len(lengths)]]).astype(np.int32)
+
+
+class KernelEncoder:
+    """The forward of one encoder at one precision.
+
+    Args:
+        encoder: on the CPU; its word table is shared where it is float32, everything else is copied.
+        routine: of `native.find`.
+    """
+
+    def __init__(self, encoder: Encoder, routine: Routine) -> None:
+        self._routine = routine
+        self._packed = pack(encoder, routine)
+        embeddings = encoder.embeddings
+        self._vocabulary = len(embeddings.words)
+        self._types = None if embeddings.types is None else len(embeddings.types)
+        self._positions = len(own_positions(embeddings))
+        # Memory of calls that ended; popping and appending are atomic.
+        self._spare: list[Bytes] = []
+
+    @property
+    def instructions(self) -> str:
+        """The instruction set in use, e.g. "amx"."""
+        return self._routine.instructions
+
+    def __call__(self, inputs: Sequence[Tokens]) -> Logits:
+        """-> logits float32 [pairs, labels].
+
+        Raises:
+            InvalidInput: an input is empty, longer than the positions, or has an id or type beyond its table.
+        """
+        model = self._packed.model
+        if not inputs:
+            return np.empty((0, model.labels), np.float32)
+        lengths = np.array([len(item) for item in inputs])
+        ids = np.ascontiguousarray(np.concatenate([item.ids for item in inputs]), dtype=np.int32)
+        types = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
+        self._check(lengths, ids, types)
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        threads = torch.get_num_threads()
+        together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
+        ends = self._chunks(lengths, threads, together)
+        pairs, width = len(inputs), model.heads * model.head_size
+        rows = aligned((pairs + ROWS_BEHIND) * model.hidden * 4)
+        context = aligned((pairs + ROWS_BEHIND) * width * self._routine.side_bytes)
+        logits = np.empty((pairs, model.labels), np.float32)
+        call = native.Call(
+            ids=ids.ctypes.data,
+            types=types.ctypes.data,
+            starts=starts.ctypes.data,
+            chunks=ends.ctypes.data,
+            pairs=pairs,
+            chunk_count=len(ends) - 1,
+            threads=threads,
+            together=together,
+            capacity=int(np.diff(starts[ends]).max()),
+            rows=rows.ctypes.data,
+            context=context.ctypes.data,
+            logits=logits.ctypes.data,
+        )
+        library, arguments = self._routine.library, (self._routine.index, byref(model), byref(call))
+        memory = self._memory(threads * library.secondpass_memory(*arguments))
+        call.memory = memory.ctypes.data
+        # other Python threads go on meanwhile
+        library.secondpass_run(*arguments)
+        self._spare.append(memory)
+        return logits
+
+    def _check(self, lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], types: npt.NDArray[np.int32]) -> None:
+        if lengths.min() < 1:
+            raise InvalidInput(f"input {int(lengths.argmin())} has no tokens")
+        if lengths.max() > self._positions:
+            row = int(lengths.argmax())
+            raise InvalidInput(f"input {row} has {lengths[row]} tokens, the model has {self._positions} positions")
+        if len(types) != len(ids):
+            raise InvalidInput(f"{len(ids)} token ids but {len(types)} types")
+        if ids.min() < 0 or ids.max() >= self._vocabulary:
+            raise InvalidInput(f"a token id is outside 0..{self._vocabulary - 1}")
+        if self._types is not None and (types.min() < 0 or types.max() >= self._types):
+            raise InvalidInput(f"a token type is outside 0..{self._types - 1}")
+
+    @staticmethod
+    def _chunks(lengths: npt.NDArray[np.int64], threads: int, together: bool) -> npt.NDArray[np.int32]:
+        total = int(lengths.sum())
+        if together:
+            return chunk_ends(lengths, -(-total // (CHUNK_TOKENS * threads)))
+        parts = -(-total // CHUNK_TOKENS)
+        return chunk_ends(lengths, -(-parts // threads) * threads)
+
+    def _memory(self, size: int) -> Bytes:
+        try:
+            memory = self._spare.pop()
+        except IndexError:
+            return aligned(size)
+        return memory if len(memory) >= size else aligned(size)
+
+
+def kernel_forward(encoder: Encoder, precision: Precision) -> KernelEncoder | str:
+    """The kernel's forward of this encoder, or a sentence that says why it cannot be had."""
+    missing = unsupported(encoder)
+    if missing is not None:
+        return missing
+    routine = native.find(precision)
+    if isinstance(routine, str):
+        return routine
+    # not before: the copy of a half type is large
+    return KernelEncoder(mapped(encoder, torch.Tensor.float), routine)

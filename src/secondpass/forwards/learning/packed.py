@@ -1,0 +1,172 @@
+"""BERT-like encoders without padding: sequences laid end to end, one matrix for every linear layer.
+
+The last layer's work is done for first tokens only, because nothing else of it is read. Modules are the model's own,
+so that dropout, low-rank additions and frozen weights are what they are; only attention is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from secondpass.errors import InvalidInput
+from secondpass.forwards.attention import pack
+from secondpass.forwards.families import trainable
+from secondpass.forwards.learning.attention import CHUNK_BYTES, Chunk, DropoutSource, Dropping, attend, levels_dropped
+from secondpass.forwards.padded import Padding, pad
+from secondpass.tokens import Tokens
+
+# Sequences are put into one chunk if the shortest has this share of the longest one's tokens.
+ALIKE = 0.8
+
+
+def chunks_of(lengths: npt.NDArray[np.int64], score_bytes: int, first_only: bool) -> list[Chunk]:
+    """Neighbours of like length as chunks of attention.
+
+    Args:
+        lengths: longest first.
+        score_bytes: of one token's score for one other token, all heads.
+        first_only: only first tokens ask.
+    """
+    made: list[Chunk] = []
+    begin = row = 0
+    while begin < len(lengths):
+        longest = int(lengths[begin])
+        end = begin + max(1, CHUNK_BYTES // (score_bytes * longest * (1 if first_only else longest)))
+        end = begin + int(np.sum(lengths[begin:end] >= ALIKE * longest))
+        made.append(_chunk(lengths[begin:end], slice(begin, end), row, first_only))
+        row += int(lengths[begin:end].sum())
+        begin = end
+    return made
+
+
+def _chunk(lengths: npt.NDArray[np.int64], sequences: slice, row: int, first_only: bool) -> Chunk:
+    """One chunk, whose keys begin at `row`."""
+    size, longest = len(lengths), int(lengths[0])
+    keys = slice(row, row + int(lengths.sum()))
+    queries, asking = (sequences, 1) if first_only else (keys, longest)
+    if int(lengths[-1]) == longest:
+        return Chunk(size, queries, keys, (asking, longest))
+    real = np.arange(longest) < lengths[:, None]
+    places = torch.from_numpy(np.flatnonzero(real))
+    mask = torch.from_numpy(real)[:, None, None, :]
+    return Chunk(size, queries, keys, (asking, longest), None if first_only else places, places, mask)
+
+
+class PackedForward:
+    """Model inputs to logits float32 [pairs, labels], with gradients, on a CPU.
+
+    Computes in autocast's type where autocast is on. Equal to transformers' own forward but for rounding.
+
+    Args:
+        model: one that `packable` says yes to.
+        input_names: of its tokenizer.
+        source: of attention's dropout; elsewhere the model's own modules drop.
+    """
+
+    def __init__(self, model: Any, input_names: Sequence[str], source: DropoutSource) -> None:
+        self._model = model
+        self._typed = "token_type_ids" in input_names
+        self._source = source
+
+    def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
+        """-> logits float32 [pairs, labels]."""
+        # each time: adapters may have taken a module's place
+        own = trainable(self._model)
+        if own is None:
+            raise InvalidInput(f"{type(self._model).__name__} is not trained without padding: see `packable`")
+        packed = pack(tokens, own.first_position)
+        types = packed.types if self._typed else torch.zeros_like(packed.types)
+        ids, positions = packed.ids[None], packed.positions[None]
+        x = own.embeddings(input_ids=ids, token_type_ids=types[None], position_ids=positions)[0]
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        *layers, last = own.layers
+        score_bytes = self._model.config.num_attention_heads * x.element_size()
+        chunks = chunks_of(packed.lengths, score_bytes, first_only=False)
+        for layer in layers:
+            x = self._layer(layer, x, x, chunks)
+        x = self._layer(last, x[packed.starts], x, chunks_of(packed.lengths, score_bytes, first_only=True))
+        # back into the caller's order
+        x = torch.empty_like(x).index_copy(0, packed.order, x)[:, None]
+        return own.head(x).float()
+
+    def _layer(self, layer: Any, rows: torch.Tensor, x: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """One layer for `rows` [queries, hidden], which see `x` [tokens, hidden]."""
+        own = layer.attention.self
+        query, key, value = (
+            part(given).view(len(given), own.num_attention_heads, -1)
+            for part, given in ((own.query, rows), (own.key, x), (own.value, x))
+        )
+        share = own.dropout.p if own.training else 0.0
+        dropping = Dropping(self._source, share) if levels_dropped(share) else None
+        context = attend(query, key, value, chunks, own.scaling, dropping)
+        rows = layer.attention.output(context.flatten(1), rows)
+        made: torch.Tensor = layer.output(layer.intermediate(rows), rows)
+        return made
+
+
+def packable(model: Any) -> bool:
+    """Whether `PackedForward` does what the model's own forward does."""
+    return (
+        trainable(model) is not None
+        and not model.config.is_decoder
+        and model.device.type == "cpu"
+        and not recomputes(model)
+    )
+
+
+def recomputes(model: Any) -> bool:
+    """Whether the model forgets activations and computes them again (`gradient_checkpointing_enable`)."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+# ---- The forward pass of training that is fastest where the model is.
+
+
+TrainingForward = Callable[[Sequence[Tokens]], torch.Tensor]
+"""Model inputs to logits float32 [pairs, labels] on the model's device, with gradients."""
+
+
+def training_forward(
+    model: Any, input_names: Sequence[str], padding: Padding, source: DropoutSource
+) -> TrainingForward:
+    """Choose how `model` computes logits while it learns.
+
+    Args:
+        model: a transformers sequence-classification model.
+        input_names: of its tokenizer.
+        padding: what it wants in unused places.
+        source: of dropout in attention; give the same one to `dropout.cheap_dropout`.
+    """
+    if packable(model):
+        return PackedForward(model, input_names, source)
+    return PaddedForward(model, input_names, padding)
+
+
+class PaddedForward:
+    """transformers' own forward over one rectangle."""
+
+    def __init__(self, model: Any, input_names: Sequence[str], padding: Padding) -> None:
+        self._model = model
+        self._input_names = tuple(input_names)
+        self._padding = padding
+
+    def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
+        """-> logits float32 [pairs, labels]."""
+        batch = pad(tokens, self._padding)
+        logits: torch.Tensor = self._model(
+            **batch.named(self._input_names, self._model.device), return_dict=True
+        ).logits
+        return logits.float()
+
+
+def has_amx_bf16() -> bool:
+    """Whether this CPU has a matrix unit for bfloat16 (Intel AMX): elsewhere float32 is as fast or faster."""
+    # as `torch.backends.mkldnn` asks; torch has no public name for it
+    known: Callable[[], bool] | None = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return known is not None and bool(known())

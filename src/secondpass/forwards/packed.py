@@ -1,0 +1,218 @@
+"""The packed forward of a BERT-like encoder: every linear layer reads one matrix [tokens, hidden].
+
+Embeddings and head are computed in float32, the layers in the type of their weights. The last layer's queries, and all
+behind them, are those of the first tokens alone, because nothing else of it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from secondpass.forwards.attention import (
+    ALIKE,
+    Attention,
+    Heads,
+    Packed,
+    Rectangles,
+    RelativeAttention,
+    Views,
+    moved,
+    pack,
+)
+from secondpass.forwards.contract import Logits
+from secondpass.forwards.description import Embeddings, Encoder, Head, Layer, Linear, Norm, mapped
+from secondpass.forwards.padded import as_numpy
+from secondpass.tokens import Tokens
+
+# ---- Attention on CUDA in half precision: torch's variable-length flash kernel.
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch brings the variable-length flash kernel for this device and type."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    known = {"window_size", "num_splits", "seqused_k"} <= set(signature(varlen_attn).parameters)
+    return known and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+class Flash:
+    """One call for all sequences.
+
+    Keys are not split among blocks, so that a pair's score does not depend on the longest pair of the batch.
+    """
+
+    spare = 0
+
+    def __init__(self, packed: Packed) -> None:
+        from torch.nn.attention.varlen import varlen_attn
+
+        self._attend: Any = varlen_attn
+        self._starts = torch.cat([packed.starts, packed.starts.new_tensor([len(packed.ids)])]).int()
+        self._firsts = torch.arange(len(self._starts), dtype=torch.int32, device=self._starts.device)
+        self._longest = int(packed.lengths[0])
+
+    def all(self, qkv: torch.Tensor, heads: Heads) -> torch.Tensor:
+        """Every token asks."""
+        query, key, value = qkv.view(len(qkv), 3, *heads.shape).unbind(1)
+        sees = (-1, -1) if heads.window is None else (heads.window, heads.window)
+        bounds = (self._starts, self._starts, self._longest, self._longest)
+        made: torch.Tensor = self._attend(query, key, value, *bounds, window_size=sees, num_splits=1)
+        return made.flatten(1)
+
+    def first(self, query: torch.Tensor, kv: torch.Tensor, heads: Heads) -> torch.Tensor:
+        """First tokens ask."""
+        key, value = kv.view(len(kv), 2, *heads.shape).unbind(1)
+        seen = None
+        if heads.window is not None:
+            seen = self._starts.diff().clamp(max=heads.window + 1).int()
+        bounds = (self._firsts, self._starts, 1, self._longest)
+        own = query.view(-1, *heads.shape)
+        made: torch.Tensor = self._attend(own, key, value, *bounds, seqused_k=seen, num_splits=1)
+        return made.flatten(1)
+
+
+# ---- Which way of attention a device is best at.
+
+
+# Share of tokens and most places of a rectangle with relative positions. On a CPU what lies between the products should
+# stay in the cache; on a GPU it takes four numbers for each head and pair of tokens.
+CPU_RELATIVE = (1.0, 512)
+GPU_RELATIVE = (ALIKE, 16384)
+# Rows are rounded up to a multiple of FINEST, and of the largest power of two of which that takes ENOUGH.
+FINEST, ENOUGH = 16, 32
+
+
+def attention_for(
+    packed: Packed,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_size: int,
+    buckets: npt.NDArray[np.int64] | None = None,
+) -> Attention:
+    """The best way for a device and a type; `buckets` of an encoder with relative positions."""
+    if buckets is not None:
+        return RelativeAttention(packed, buckets, *(CPU_RELATIVE if device.type == "cpu" else GPU_RELATIVE))
+    if device.type == "cpu":
+        return Views(packed)
+    if has_varlen(device, dtype) and head_size % 8 == 0:
+        return Flash(packed)
+    return Rectangles(packed)
+
+
+def rows_behind(packed: Packed, attention: Attention, dtype: torch.dtype) -> int:
+    """Rows of zeros behind the tokens: what attention wants, and on a CPU in half precision some more.
+
+    There torch prepares a product anew for each number of rows, which takes as long as some hundred rows do. So the
+    rows are rounded up by at most a thirty-second, and few numbers come again and again.
+    """
+    tokens = len(packed.ids)
+    rows = tokens + attention.spare
+    if packed.ids.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
+        step = max(FINEST, 1 << max(0, (rows // ENOUGH).bit_length() - 1))
+        rows = -(-rows // step) * step
+    return rows - tokens
+
+
+# In place: the inner matrix is the largest; fresh pages for a second one are a seventh of a feed-forward on a CPU.
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": torch.ops.aten.gelu_,
+    "gelu_tanh": lambda x: torch.ops.aten.gelu_(x, approximate="tanh"),
+    "relu": torch.relu_,
+    "silu": lambda x: F.silu(x, inplace=True),
+    "tanh": torch.tanh_,
+    "none": lambda x: x,
+}
+
+
+class PackedEncoder:
+    """Model inputs to logits, without padding.
+
+    Equal to transformers' own forward but for rounding. What a pair gets depends on its batch only by the rounding of
+    matrix products, whose order of summation may follow the number of rows.
+
+    Args:
+        encoder: its layers are computed in `dtype`, all else in float32.
+        dtype: None computes in the type of the weights.
+    """
+
+    def __init__(self, encoder: Encoder, dtype: torch.dtype | None = None) -> None:
+        self._embeddings, self._head = encoder.embeddings, mapped(encoder.head, torch.Tensor.float)
+        self._layers = encoder.layers if dtype is None else mapped(encoder.layers, lambda part: part.to(dtype))
+        self._count, self._size = encoder.heads, encoder.hidden // encoder.heads
+        self._buckets = encoder.buckets
+        self._activation = ACTIVATIONS[encoder.activation]
+        weight = self._layers[0].qkv.weight
+        self.dtype, self.device = weight.dtype, weight.device
+
+    def __call__(self, inputs: Sequence[Tokens]) -> Logits:
+        """-> logits float32 [pairs, labels], in the order of `inputs`."""
+        return as_numpy(lambda: self._logits(inputs), self.device)
+
+    @torch.inference_mode()
+    def _logits(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+        packed = moved(pack(inputs, self._embeddings.first_position), self.device)
+        attention = attention_for(packed, self.device, self.dtype, self._size, self._buckets)
+        x = embedded(self._embeddings, packed, rows_behind(packed, attention, self.dtype)).to(self.dtype)
+        for layer in self._layers[:-1]:
+            context = attention.all(linear(layer.qkv, x), self._heads(layer))
+            x = self._after_attention(layer, context, x)
+        x = self._last(attention, x, packed)
+        logits = headed(self._head, x.float())
+        return torch.empty_like(logits).index_copy_(0, packed.order, logits)
+
+    def _last(self, attention: Attention, x: torch.Tensor, packed: Packed) -> torch.Tensor:
+        layer, hidden = self._layers[-1], x.shape[1]
+        firsts = x[packed.starts]
+        query = F.linear(firsts, layer.qkv.weight[:hidden], layer.qkv.bias[:hidden])
+        kv = F.linear(x, layer.qkv.weight[hidden:], layer.qkv.bias[hidden:])
+        return self._after_attention(layer, attention.first(query, kv, self._heads(layer)), firsts)
+
+    def _heads(self, layer: Layer) -> Heads:
+        return Heads(self._count, self._size, relative=layer.relative)
+
+    def _after_attention(self, layer: Layer, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        x = normed(layer.attention_norm, linear(layer.attention_out, context).add_(x))
+        inner = self._activation(linear(layer.up, x))
+        return normed(layer.output_norm, linear(layer.down, inner).add_(x))
+
+
+def embedded(own: Embeddings, packed: Packed, spare: int) -> torch.Tensor:
+    """Embeddings float32 [tokens + spare, hidden], the spare ones zeros."""
+    made = F.embedding(packed.ids, own.words).float()
+    if own.types is not None:
+        # one row for all where there is one type only
+        made += own.types.float() if len(own.types) == 1 else F.embedding(packed.types, own.types).float()
+    if own.positions is not None:
+        made += F.embedding(packed.positions, own.positions).float()
+    made = normed(mapped(own.norm, torch.Tensor.float), made)
+    if own.projection is not None:
+        made = linear(mapped(own.projection, torch.Tensor.float), made)
+    return F.pad(made, (0, 0, 0, spare)) if spare else made
+
+
+def headed(own: Head, first: torch.Tensor) -> torch.Tensor:
+    """First tokens float32 [pairs, hidden] -> logits [pairs, labels]."""
+    if own.dense is not None:
+        first = linear(own.dense, first)
+    return linear(own.out, ACTIVATIONS[own.activation](first))
+
+
+def linear(own: Linear, x: torch.Tensor) -> torch.Tensor:
+    """[rows, in] -> [rows, out]."""
+    return F.linear(x, own.weight, own.bias)
+
+
+def normed(own: Norm, x: torch.Tensor) -> torch.Tensor:
+    """[rows, hidden] -> the same."""
+    return F.layer_norm(x, own.weight.shape, own.weight, own.bias, own.eps)

@@ -1,0 +1,162 @@
+"""transformers' own forward, which reads padded rectangles; and what torch's forwards hand to the stages as numpy's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from secondpass.forwards.contract import FULL_PRECISION, Computation, ForwardLock, Logits
+from secondpass.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """What a model wants in the unused places, and on which side."""
+
+    token_id: int
+    type_id: int = 0
+    left: bool = False
+
+
+def padding_of(fast_tokenizer: Any) -> Padding:
+    """What a transformers tokenizer puts into the unused places of a batch."""
+    left = fast_tokenizer.padding_side == "left"
+    return Padding(fast_tokenizer.pad_token_id, fast_tokenizer.pad_token_type_id, left)
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedInputs:
+    """One rectangle: `input_ids`, `attention_mask` and `token_type_ids` are int64 [pairs, width]."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    token_type_ids: torch.Tensor
+
+    def named(self, names: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
+        """Those of the three tensors that a model takes (`names` is its tokenizer's list), on its device."""
+        tensors = {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "token_type_ids": self.token_type_ids,
+        }
+        return {
+            name: tensor.to(device) for name, tensor in tensors.items() if name in names or name != "token_type_ids"
+        }
+
+
+def pad(inputs: Sequence[Tokens], padding: Padding) -> PaddedInputs:
+    """Lay inputs, at least one, into one rectangle."""
+    width = max(len(item) for item in inputs)
+    ids = np.full((len(inputs), width), padding.token_id, dtype=np.int64)
+    types = np.full_like(ids, padding.type_id)
+    mask = np.zeros_like(ids)
+    for number, item in enumerate(inputs):
+        place = slice(width - len(item), width) if padding.left else slice(0, len(item))
+        ids[number, place] = item.ids
+        types[number, place] = item.type_ids
+        mask[number, place] = 1
+    return PaddedInputs(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(types))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """What a `Computation` calls a type of torch: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def as_numpy(compute: Callable[[], torch.Tensor], device: torch.device) -> Logits:
+    """What `compute` gives, float32 on the CPU.
+
+    Raises:
+        MemoryError: `device` has no room; its cache was let go.
+    """
+    try:
+        return compute().float().cpu().numpy()
+    except torch.OutOfMemoryError:
+        pass
+    except RuntimeError as error:
+        # The CPU allocator, cuBLAS and MPS report the same thing as a plain RuntimeError.
+        if not _says_out_of_memory(error):
+            raise
+    # Outside the handlers: the exception holds the tensors.
+    _release(device)
+    raise MemoryError(f"the batch does not fit into the memory of {device}")
+
+
+def _says_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
+
+
+def _release(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+class TransformersForward:
+    """transformers' own forward of a sequence-classification model, one batch at a time per model.
+
+    Args:
+        model: any `AutoModelForSequenceClassification`.
+        input_names: of its tokenizer.
+        padding: what it wants in unused places.
+        autocast: a type of half precision for matrix products; None computes in the type of the weights.
+    """
+
+    def __init__(
+        self, model: Any, input_names: Sequence[str], padding: Padding, autocast: torch.dtype | None = None
+    ) -> None:
+        self._model = model
+        self._input_names = tuple(input_names)
+        self._padding = padding
+        self._autocast = autocast
+        self._lock = ForwardLock()
+
+    def ready(self) -> Computation:
+        """Where the model is now, and its type."""
+        # not while a batch is repeated: the weights are of another type for so long
+        with self._lock:
+            device, dtype = str(self._model.device), dtype_name(self._autocast or self._model.dtype)
+        return Computation(
+            device,
+            dtype,
+            pads=True,
+            logits=self._lock.around(self._in_own_type),
+            full_precision=None if dtype in FULL_PRECISION else self._lock.around(self._in_float32),
+        )
+
+    def _in_own_type(self, inputs: Sequence[Tokens]) -> Logits:
+        return as_numpy(lambda: self._logits(inputs, self._autocast), self._model.device)
+
+    def _in_float32(self, inputs: Sequence[Tokens]) -> Logits:
+        return as_numpy(lambda: self._upcast(inputs), self._model.device)
+
+    def _upcast(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+        # Parameters and buffers by themselves: model.half() would also round what was float32 all along, such
+        # as rotary frequencies. Not in inference mode: weights cast there could never be trained again.
+        tensors = [tensor for tensor in self._tensors() if tensor.is_floating_point()]
+        before = [tensor.data for tensor in tensors]
+        try:
+            for tensor in tensors:
+                tensor.data = tensor.data.float()
+            return self._logits(inputs, None)
+        finally:
+            for tensor, data in zip(tensors, before, strict=True):
+                tensor.data = data
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        yield from self._model.parameters()
+        yield from self._model.buffers()
+
+    def _logits(self, inputs: Sequence[Tokens], autocast: torch.dtype | None) -> torch.Tensor:
+        device = self._model.device
+        with torch.inference_mode(), torch.autocast(device.type, autocast) if autocast else nullcontext():
+            named = pad(inputs, self._padding).named(self._input_names, device)
+            logits: torch.Tensor = self._model(**named, return_dict=True).logits
+            return logits

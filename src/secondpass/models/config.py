@@ -1,0 +1,227 @@
+"""config.json to a transformers config: data only, no code it names is run, and the seed's num_labels rule."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from secondpass.errors import ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+# Keys by which a file could bring code or other files into the process: remote classes, attention kernels from
+# the hub (CVE-2026-4372), fused kernels, another weights file. At any depth: nested configs are configs too
+# (CVE-2026-5241).
+CODE_KEYS = frozenset(
+    {
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "_attn_implementation_autoset",
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "fusion_config",
+        "distributed_config",
+        "transformers_weights",
+    }
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        ModelLoadError: the file is absent, no JSON, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelLoadError(f"{path.parent} holds no {path.name}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path} cannot be read as JSON ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise ModelLoadError(f"{path} holds a JSON {type(content).__name__}, not an object")
+    return content
+
+
+def load_config(
+    folder: Path,
+    num_labels: int | None = None,
+    classifier_dropout: float | None = None,
+    config_args: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """Return the transformers config of a folder, with the number of labels the model shall have.
+
+    `num_labels` wins; else a checkpoint not trained as a sequence classifier gets 1; else the config decides
+    (the seed's rule, but a config without `architectures` counts as untrained, as in sentence-transformers 4).
+
+    Raises:
+        ModelLoadError: the file is broken, or its architecture needs code that transformers does not have.
+    """
+    settings = read_json(folder / "config.json")
+    remote = trust_remote_code and bool(settings.get("auto_map"))
+    config = (_remote_config if remote else _local_config)(folder, settings, dict(config_args or {}))
+    if num_labels is None and not _is_trained(settings):
+        num_labels = 1
+    if num_labels is not None:
+        config.num_labels = num_labels
+    if classifier_dropout is not None:
+        config.classifier_dropout = classifier_dropout
+    return config
+
+
+def _is_trained(settings: Mapping[str, Any]) -> bool:
+    architectures = settings.get("architectures") or ()
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures)
+
+
+def _local_config(folder: Path, settings: dict[str, Any], config_args: dict[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    model_type = settings.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise ModelLoadError(_unknown_type(folder, model_type, bool(settings.get("auto_map"))))
+    made = CONFIG_MAPPING[model_type]
+    if made not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelLoadError(f"{folder}: transformers has no sequence classifier for model type {model_type!r}")
+    data = without_code(settings)
+    try:
+        config, unused = made.from_dict(data, return_unused_kwargs=True, **config_args)
+    except Exception as error:  # config classes validate with errors of their own kinds
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(f"{folder / 'config.json'} is no valid {model_type} config: {reason}") from error
+    if unused:
+        logger.warning("config_args %s are no settings of %s and have no effect", sorted(unused), made.__name__)
+    return config
+
+
+def _remote_config(folder: Path, settings: dict[str, Any], config_args: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=True, **config_args)
+    except Exception as error:  # foreign code may raise anything
+        raise ModelLoadError(f"{folder}: the model's own config code failed ({type(error).__name__})") from error
+
+
+def _unknown_type(folder: Path, model_type: object, has_code: bool) -> str:
+    known = f"{folder}: transformers does not know the model type {model_type!r}"
+    if has_code:
+        return f"{known}; the model brings its own code, which runs only with trust_remote_code=True"
+    return known
+
+
+def without_code(value: Any) -> Any:
+    """Copy JSON data without `CODE_KEYS`, at every depth."""
+    if isinstance(value, dict):
+        return {key: without_code(item) for key, item in value.items() if key not in CODE_KEYS}
+    if isinstance(value, list):
+        return [without_code(item) for item in value]
+    return value
+
+
+# ---- The activation's name in a model folder, in the three ways sentence-transformers has stored it.
+#
+# Up to 3.x: config.json, `sbert_ce_default_activation_function`. 4.0 to 5.3: config.json, `sentence_transformers`.
+# From 5.4: config_sentence_transformers.json, with modules.json and sentence_bert_config.json beside it. We read
+# the newest that is there and write all three, so that every generation finds the same activation.
+
+
+OLDEST_KEY = "sbert_ce_default_activation_function"
+MIDDLE_KEY = "sentence_transformers"
+NEWEST_FILE = "config_sentence_transformers.json"
+
+# Versions of the formats, not of this program: readers warn about anything newer than themselves.
+MIDDLE_VERSION = "4.0.0"
+NEWEST_VERSION = "5.4.0"
+
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+MODULE_CONFIG = {
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
+
+
+def read_activation(folder: Path) -> str | None:
+    """Return the stored dotted name of the activation, newest way first; None if there is none.
+
+    A default prompt, which sentence-transformers would put before every query, is not applied: a warning says so.
+
+    Raises:
+        ModelLoadError: a file is no JSON object.
+    """
+    newest = _read_if_present(folder / NEWEST_FILE)
+    config = _read_if_present(folder / "config.json")
+    if newest.get("default_prompt_name"):
+        logger.warning("%s: the model's default prompt is not applied; give its name as prompt_name", folder)
+    middle = config.get(MIDDLE_KEY)
+    candidates = (
+        newest.get("activation_fn"),
+        middle.get("activation_fn") if isinstance(middle, dict) else None,
+        config.get(OLDEST_KEY),
+    )
+    for name in candidates:
+        if isinstance(name, str) and name:
+            return name
+        if name is not None:
+            logger.warning("%s: the stored activation %r is no name and is ignored", folder, name)
+    return None
+
+
+def read_prompts(folder: Path) -> dict[str, str]:
+    """Return the stored prompts by name: texts that the model was trained to find before a query.
+
+    Raises:
+        ModelLoadError: the file is no JSON object.
+    """
+    stored = _read_if_present(folder / NEWEST_FILE).get("prompts")
+    found = stored if isinstance(stored, dict) else {}
+    return {name: prompt for name, prompt in found.items() if isinstance(prompt, str)}
+
+
+def write_activation(folder: Path, activation: str | None, prompts: Mapping[str, str] | None = None) -> None:
+    """Write the name in all three ways into a folder that has a config.json; None removes what stood there.
+
+    Prompts are stored too, but no default one: sentence-transformers would apply it, and scores would differ from ours.
+    """
+    path = folder / "config.json"
+    config = {key: value for key, value in read_json(path).items() if key not in (OLDEST_KEY, MIDDLE_KEY)}
+    newest: dict[str, Any] = {
+        "model_type": "CrossEncoder",
+        "__version__": _versions(),
+        "prompts": dict(prompts or {}),
+        "default_prompt_name": None,
+    }
+    if activation is not None:
+        config |= {OLDEST_KEY: activation, MIDDLE_KEY: {"activation_fn": activation, "version": MIDDLE_VERSION}}
+        newest["activation_fn"] = activation
+    _write_json(path, config)
+    _write_json(folder / NEWEST_FILE, newest)
+    _write_json(folder / "modules.json", MODULES)
+    _write_json(folder / "sentence_bert_config.json", MODULE_CONFIG)
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {
+        "sentence_transformers": NEWEST_VERSION,
+        "transformers": transformers.__version__,
+        "pytorch": str(torch.__version__),
+    }
+
+
+def _read_if_present(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=isinstance(content, dict)) + "\n", encoding="utf-8")

@@ -1,0 +1,372 @@
+"""A name or folder to a complete, checked model: config, weights, tokenizer, stored activation, input limit.
+
+Refuses whatever could run foreign code or score at random: pickles, remote code, a missing head, a tokenizer
+of another model.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.models.config import load_config, read_activation, read_prompts
+from secondpass.models.tokenizer import check_vocabulary, load_tokenizer, token_limit
+from secondpass.models.weights import COMPACT, build_model
+
+# ---- Keep transformers from printing while we load or save, and leave its settings to others as they were.
+
+
+# Loading changes torch's default dtype and device for a moment, and the progress-bar switch is global: one at a time.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+class _WithoutReports(logging.Filter):
+    """Drops the load report of one thread: its content becomes our errors and warnings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.thread != self._thread or "LOAD REPORT" not in str(record.msg)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Run a block without transformers' progress bars and load report; blocks of other threads wait."""
+    reports, filtered = logging.getLogger("transformers.modeling_utils"), _WithoutReports()
+    with _ONE_AT_A_TIME, _without_bars():
+        reports.addFilter(filtered)
+        try:
+            yield
+        finally:
+            reports.removeFilter(filtered)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging as switches
+
+    if not switches.is_progress_bar_enabled():
+        yield
+        return
+    downloads_without = are_progress_bars_disabled()
+    switches.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        switches.enable_progress_bar()  # type: ignore[no-untyped-call]
+        # transformers' switch flips the hub client's too.
+        if downloads_without:
+            disable_progress_bars()
+
+
+# ---- Where a model's files are: a folder, the package itself, or the model hub.
+#
+# Everything after this stage reads a local folder, so that one set of checks sees every file before it is used.
+
+
+POCKET = "secondpass/pocket"
+
+# The top folder only: subfolders hold exports for other runtimes. Pickles are never read, so never downloaded.
+WANTED = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja", "model.int8.safetensors")
+
+
+def folder_of(
+    source: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    code: bool = False,
+    **hub: Any,
+) -> Path:
+    """Return the local folder of a model, downloading it when the source is a hub name.
+
+    Args:
+        source: "secondpass/pocket" (in the package), a folder, or a name on the model hub.
+        variant: "fp16" means model.fp16.safetensors.
+        code: fetch Python files too.
+        hub: `snapshot_download`'s cache_dir, revision, local_files_only and token.
+
+    Raises:
+        InvalidInput: the source is empty or no path.
+        ModelLoadError: there is no such folder, or the name cannot be had.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
+        raise InvalidInput(f"model_name is {source!r}, not a folder or a name")
+    name = os.fspath(source)
+    if name == POCKET:
+        return _existing(Path(str(resources.files("secondpass") / "pocket")), "pocket, inside the package")
+    path = Path(name).expanduser()
+    if isinstance(source, os.PathLike) or path.is_dir() or looks_like_path(name):
+        return _existing(path, name)
+    weights = f"model.{variant}" if variant else "model"
+    wanted = [*WANTED, f"{weights}.safetensors", f"{weights}-*.safetensors"] + (["*.py"] if code else [])
+    return _downloaded(name, wanted, hub)
+
+
+def looks_like_path(name: str) -> bool:
+    """Tell whether a name can only be meant as a path: hub names have one slash at most."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.count(os.sep) > 1 or "\\" in name
+
+
+def _existing(path: Path, name: str) -> Path:
+    if path.is_file():
+        raise ModelLoadError(f"{name!r} is a file; a model is a folder with config.json and model.safetensors")
+    if not path.is_dir():
+        raise ModelLoadError(f"there is no folder {name!r} (a path is never looked up on the model hub)")
+    return path
+
+
+def _downloaded(name: str, wanted: list[str], hub: dict[str, Any]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"], **hub))
+    except Exception as error:  # the client lets errors of several HTTP libraries through
+        wanted_one = f"{name!r} at revision {hub['revision']!r}" if hub.get("revision") else repr(name)
+        raise ModelLoadError(f"{wanted_one} {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "is gated: accept its terms on the model hub and give token="
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "is no folder here, and the model hub does not know it (or it is private and needs token=)"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "does not exist on the model hub; the model itself does"
+    if isinstance(error, errors.HFValidationError):
+        return "is no folder here, and no name the model hub could have"
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+        return (
+            "is no folder here and not in the cache, and the model hub was not asked or not reached; check the name, "
+            "the network, local_files_only and cache_dir, or give a folder"
+        )
+    return f"cannot be had from the model hub ({type(error).__name__}); a downloaded folder works without it"
+
+
+# Arguments that have a parameter of their own, and those that would open other files or run other code.
+OWN_PARAMETER = ("cache_dir", "local_files_only", "num_labels", "revision", "trust_remote_code")
+REFUSED = ("adapter_kwargs", "code_revision", "config", "gguf_file", "state_dict", "subfolder", "transformers_weights")
+NATIVE_CODE = ("allow_all_kernels", "kernel_config", "use_kernels")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What to load and how; the fields are `CrossEncoder`'s arguments of the same names."""
+
+    source: str | os.PathLike[str]
+    num_labels: int | None = None
+    automodel_args: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_args: Mapping[str, Any] = field(default_factory=dict)
+    config_args: Mapping[str, Any] = field(default_factory=dict)
+    cache_dir: str | os.PathLike[str] | None = None
+    trust_remote_code: bool = False
+    revision: str | None = None
+    local_files_only: bool = False
+    token: str | bool | None = field(default=None, repr=False)
+    classifier_dropout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to score.
+
+    `config` is `model.config`; `stored_activation` a dotted name that nobody has trusted yet; `token_limit` the
+    longest input in tokens; `placed` says that a device_map put the model where it is; `prompts` are stored by name.
+    """
+
+    config: Any = field(repr=False)
+    model: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    stored_activation: str | None
+    token_limit: int
+    placed: bool = False
+    prompts: dict[str, str] = field(default_factory=dict)
+
+
+def load(request: LoadRequest) -> Loaded:
+    """Load a model.
+
+    Raises:
+        InvalidInput: an argument is refused; the message names it.
+        ModelLoadError: the model cannot be had, is broken or incomplete, or would run foreign code.
+    """
+    check_arguments(request)
+    automodel_args = _without(request.automodel_args, "token", "use_safetensors", "weights_only")
+    folder = _folder(request, automodel_args.get("variant"))
+    with quiet_transformers():
+        config = load_config(
+            folder,
+            request.num_labels,
+            request.classifier_dropout,
+            _without(request.config_args, "token"),
+            request.trust_remote_code,
+        )
+        model = _model(folder, config, automodel_args, request)
+        tokenizer = load_tokenizer(
+            folder, model.config, _without(request.tokenizer_args, "token"), request.trust_remote_code
+        )
+    check_vocabulary(folder, tokenizer, model)
+    model.config.name_or_path = str(request.source)
+    if getattr(model.config, "pad_token_id", None) is None:
+        # Decoders score at the last token that is no padding, and refuse batches without this.
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return Loaded(
+        config=model.config,
+        model=model,
+        tokenizer=tokenizer,
+        stored_activation=read_activation(folder),
+        prompts=read_prompts(folder),
+        token_limit=token_limit(tokenizer, model),
+        placed=automodel_args.get("device_map") is not None,
+    )
+
+
+def _folder(request: LoadRequest, variant: str | None) -> Path:
+    return folder_of(
+        request.source,
+        variant=variant,
+        code=request.trust_remote_code,
+        cache_dir=request.cache_dir,
+        revision=request.revision,
+        local_files_only=request.local_files_only,
+        token=_token(request),
+    )
+
+
+def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: LoadRequest) -> Any:
+    # float32 unless asked otherwise, as the seed: half precision on a CPU is slow, and overflows.
+    dtype = automodel_args.pop("torch_dtype", None) or automodel_args.pop("dtype", None) or torch.float32
+    if not (folder / COMPACT).is_file() or (folder / "model.safetensors").is_file():
+        return build_model(folder, config, {**automodel_args, "dtype": dtype}, request.num_labels is not None)
+    from secondpass.models.weights import load_compact
+
+    if automodel_args:
+        raise InvalidInput(f"automodel_args {sorted(automodel_args)} cannot be used with a compact model ({COMPACT})")
+    return load_compact(folder, config).to(_dtype(dtype))
+
+
+def _dtype(given: object) -> torch.dtype:
+    """A dtype or its name; "auto" is what compact weights expand to."""
+    named = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
+    if given == "auto":
+        return torch.float32
+    if not isinstance(named, torch.dtype):
+        raise InvalidInput(f"automodel_args: dtype={given!r} is no torch dtype")
+    return named
+
+
+def check_arguments(request: LoadRequest) -> None:
+    """Refuse arguments that reach pickles, foreign code or other files by a side door.
+
+    Raises:
+        InvalidInput: naming the argument.
+    """
+    labels = request.num_labels
+    if labels is not None and (not isinstance(labels, int) or isinstance(labels, bool) or labels < 1):
+        raise InvalidInput(f"num_labels={labels!r} is not a positive int")
+    for name in ("automodel_args", "tokenizer_args", "config_args"):
+        given: object = getattr(request, name)
+        if not isinstance(given, Mapping):
+            raise InvalidInput(f"{name} is {type(given).__name__}, not a dict")
+        _check_keys(name, given)
+        if not request.trust_remote_code:
+            _check_native(name, given)
+    for key in ("use_safetensors", "weights_only"):
+        if request.automodel_args.get(key, True) is not True:
+            raise InvalidInput(f"automodel_args[{key!r}] must stay True: only safetensors are read")
+
+
+def _check_keys(name: str, given: Mapping[str, Any]) -> None:
+    for key in given:
+        if key in OWN_PARAMETER:
+            raise InvalidInput(f"{name}[{key!r}]: give {key}= itself")
+        if key in REFUSED:
+            raise InvalidInput(f"{name}[{key!r}] is not supported")
+
+
+def _check_native(name: str, given: Mapping[str, Any]) -> None:
+    for key in NATIVE_CODE:
+        if given.get(key):
+            raise InvalidInput(f"{name}[{key!r}] runs code from the model hub; that needs trust_remote_code=True")
+    attention = given.get("attn_implementation")
+    if attention is not None and "/" in str(attention):
+        raise InvalidInput(
+            f"{name}['attn_implementation']={attention!r} runs code from the model hub; that needs "
+            "trust_remote_code=True"
+        )
+
+
+def _without(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key not in names}
+
+
+def _token(request: LoadRequest) -> str | bool | None:
+    """Find the token: the seed has no such argument, so its users put it into the dicts."""
+    for given in (request.automodel_args, request.config_args, request.tokenizer_args):
+        if request.token is None and "token" in given:
+            token: str | bool | None = given["token"]
+            return token
+    return request.token
+
+
+# ---- Which device a model runs on.
+
+
+logger = logging.getLogger(__name__)
+
+
+def pick_device(requested: str | torch.device | None) -> torch.device:
+    """Return the device asked for, or for None the best present: cuda, mps, npu, hpu, cpu, as the seed picks.
+
+    Raises:
+        InvalidInput: the name is no device, or names one that this machine lacks.
+    """
+    if requested is None:
+        device = torch.device(_best())
+        logger.info("Use pytorch device: %s", device)
+        return device
+    if not isinstance(requested, (str, torch.device)):
+        raise InvalidInput(f"device is {type(requested).__name__}, not str or torch.device")
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise InvalidInput(f"device={requested!r} is no device; say 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+    if not _present(device):
+        raise InvalidInput(f"device={str(requested)!r} is not available on this machine")
+    return device
+
+
+def _best() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    # Both live in plug-ins of torch that transformers knows how to find.
+    from transformers.utils.import_utils import is_torch_hpu_available, is_torch_npu_available
+
+    if is_torch_npu_available():
+        return "npu"
+    return "hpu" if is_torch_hpu_available() else "cpu"
+
+
+def _present(device: torch.device) -> bool:
+    if device.type == "cuda":
+        # A wrong index would fail as late as the first batch, as an assertion on the device.
+        return (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return True

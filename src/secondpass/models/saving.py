@@ -1,0 +1,226 @@
+"""A model to a folder that secondpass and sentence-transformers 3 to 6 read alike.
+
+Everything is written beside the old files first and put in place by renaming: a save that stops half-way,
+whatever the reason, leaves the model that was there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from secondpass.activations import Activation, stored_name
+from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError
+from secondpass.models.config import read_json, write_activation
+from secondpass.models.loading import quiet_transformers
+from secondpass.models.tokenizer import token_limit
+from secondpass.models.weights import COMPACT
+
+# ---- What a model's README.md tells of measurements: figures that evaluators hand over, kept until the model is saved.
+#
+# sentence-transformers' evaluators (4.0 and later) talk to a model's `model_card_data`; this is what they find here.
+
+
+# Tells our own card from one that somebody wrote.
+MARK = "<!-- written by secondpass from model_card_data -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Figures of one evaluation: `metrics` by their names, as numbers or as text; epoch and step -1 are "not said"."""
+
+    evaluator: str
+    metrics: Mapping[str, float | str]
+    epoch: int = -1
+    step: int = -1
+
+
+@dataclass(slots=True)
+class ModelCardData:
+    """The latest figures of each evaluator, in the order in which they were first measured.
+
+    Attributes:
+        measured: what `CrossEncoder.save` writes as a table into README.md; nothing is written without figures.
+        generate_widget_examples: set by users of sentence-transformers; there are no such examples, so no effect.
+    """
+
+    measured: list[Measured] = field(default_factory=list)
+    generate_widget_examples: bool = False
+
+    def set_evaluation_metrics(
+        self, evaluator: object, metrics: Mapping[str, float | str], epoch: int = -1, step: int = -1
+    ) -> None:
+        """Keep a copy of `metrics`, in place of what an evaluator of that class and `name` measured before."""
+        label = " ".join(filter(None, (type(evaluator).__name__, str(getattr(evaluator, "name", "") or ""))))
+        figures = {name: value if isinstance(value, str) else float(value) for name, value in metrics.items()}
+        made = Measured(label, figures, epoch, step)
+        for place, before in enumerate(self.measured):
+            if before.evaluator == label:
+                self.measured[place] = made
+                return
+        self.measured.append(made)
+
+    def text(self) -> str | None:
+        """The card as Markdown with front matter; None without figures."""
+        if not self.measured:
+            return None
+        rows = [
+            f"| {_cell(one.evaluator)} | {one.epoch} | {one.step} | {_cell(name)} | {_cell(value)} |"
+            for one in self.measured
+            for name, value in one.metrics.items()
+        ]
+        head = "---\nlibrary_name: sentence-transformers\ntags:\n- cross-encoder\n---"
+        table = ["| Evaluator | Epoch | Step | Measure | Value |", "|---|---|---|---|---|", *rows]
+        return "\n\n".join([head, MARK, "# Measured", "\n".join(table)]) + "\n"
+
+
+def _cell(value: float | str) -> str:
+    shown = value if isinstance(value, str) else f"{value:.6g}"
+    return " ".join(shown.replace("|", "\\|").split())
+
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED = ".unfinished-"
+STALE_SECONDS = 3600
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+
+# How this process came by the tokenizer is nobody else's business, and a token among it none at all.
+PRIVATE_SETTINGS = ("cache_dir", "is_local", "local_files_only", "name_or_path", "revision", "token", "use_auth_token")
+
+
+def save(
+    path: str | os.PathLike[str] | None,
+    model: Any,
+    tokenizer: Any,
+    activation: Activation,
+    max_length: int | None = None,
+    safe_serialization: bool = True,
+    prompts: Mapping[str, str] | None = None,
+    card: str | None = None,
+    **options: Any,
+) -> None:
+    """Write model (in its own dtype), tokenizer and activation; other files of the folder stay.
+
+    Args:
+        path: the folder, made if needed; None does nothing.
+        model: a transformers sequence classifier; not changed.
+        tokenizer: its fast tokenizer; not changed.
+        activation: stored by class name, see `activations.stored_name`.
+        max_length: stored as the tokenizer's `model_max_length`, where every reader finds it; None stores what
+            tokenizer and model allow.
+        safe_serialization: only True: pickles are not written.
+        prompts: stored by name.
+        card: text of README.md; a README.md of another origin is left alone, with a warning.
+        options: further arguments of the model's `save_pretrained`, e.g. max_shard_size.
+
+    Raises:
+        InvalidInput: an argument is refused.
+        CheckpointError: the folder cannot be written; what was there before is still there.
+    """
+    if path is None:
+        return
+    _check_options(safe_serialization, options)
+    folder = Path(path)
+    logger.info("Save model to %s", path)
+    try:
+        with _unfinished_folder(folder) as unfinished:
+            with quiet_transformers():
+                model.save_pretrained(unfinished, **options)
+                tokenizer.save_pretrained(unfinished)
+            _tidy_tokenizer(unfinished, _limit(max_length, tokenizer, model))
+            write_activation(unfinished, stored_name(activation), prompts)
+            _write_card(unfinished, folder, card)
+            _put_in_place(unfinished, folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"the model cannot be saved to {folder}: {' '.join(str(error).split())}") from error
+
+
+def _check_options(safe_serialization: bool, options: Mapping[str, Any]) -> None:
+    if not safe_serialization:
+        raise InvalidInput("safe_serialization=False would write pickle files: only safetensors are written")
+    if options.get("push_to_hub"):
+        raise InvalidInput("push_to_hub=True is not an option of save: call push_to_hub()")
+
+
+@contextmanager
+def _unfinished_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder inside the target: renaming from it stays in the file system and needs no rights above."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"{UNFINISHED}*"):
+        if time.time() - stale.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(stale, ignore_errors=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
+    try:
+        yield unfinished
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _tidy_tokenizer(folder: Path, limit: int | None) -> None:
+    path = folder / "tokenizer_config.json"
+    settings = {key: value for key, value in read_json(path).items() if key not in PRIVATE_SETTINGS}
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        # The name of the same class before transformers 5, which transformers 5 still reads.
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if limit is not None:
+        settings["model_max_length"] = limit
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_card(unfinished: Path, folder: Path, card: str | None) -> None:
+    there = folder / "README.md"
+    if card is None:
+        return
+    if there.exists() and MARK not in there.read_text(encoding="utf-8", errors="replace"):
+        logger.warning("%s was written by somebody: the figures of model_card_data are not put into it", there)
+        return
+    (unfinished / there.name).write_text(card, encoding="utf-8")
+
+
+def _limit(max_length: int | None, tokenizer: Any, model: Any) -> int | None:
+    if max_length is not None:
+        return max_length
+    try:
+        return token_limit(tokenizer, model)
+    except ModelLoadError:
+        return None
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    """Rename file by file, weights last; weights in one file are replaced in one step."""
+    made = sorted(unfinished.iterdir(), key=lambda file: (".safetensors" in file.name, file.name))
+    for file in made:
+        if file.is_file():
+            # safetensors makes files that only their owner can read.
+            file.chmod((unfinished / "config.json").stat().st_mode)
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+    for file in made:
+        if file.is_dir():
+            shutil.rmtree(folder / file.name, ignore_errors=True)
+        file.replace(folder / file.name)
+    _remove_superseded(folder, {file.name for file in made})
+
+
+def _remove_superseded(folder: Path, made: set[str]) -> None:
+    """Delete weights of the model before that a reader might take instead: one file, shards, compact."""
+    if made.isdisjoint({WEIGHTS, INDEX}):
+        return
+    for old in folder.glob("model*.safetensors*"):
+        if old.name not in made and (old.name in {WEIGHTS, INDEX, COMPACT} or SHARD.fullmatch(old.name)):
+            old.unlink()

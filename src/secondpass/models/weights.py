@@ -1,0 +1,235 @@
+"""Weights from safetensors files into a transformers model, complete or not at all.
+
+The files are read here and handed to transformers as tensors, so that no other file of the folder (pickles,
+adapters, shards an index points at) can be opened instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.models.config import read_json
+
+logger = logging.getLogger(__name__)
+
+COMPACT = "model.int8.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", ".metadata", "*.distcp")
+
+
+def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
+    """Return the safetensors files of a folder: one, or the shards its index names.
+
+    Raises:
+        ModelLoadError: there are none (pickles are not read), one is missing, or the index leaves the folder.
+    """
+    name = f"model.{variant}" if variant else "model"
+    single, index = folder / f"{name}.safetensors", folder / f"{name}.safetensors.index.json"
+    if (folder / "adapter_config.json").is_file():
+        raise ModelLoadError(f"{folder} holds an adapter (adapter_config.json): merge it into its model first")
+    if single.is_file():
+        return (single,)
+    if not index.is_file():
+        raise ModelLoadError(_no_weights(folder, single.name))
+    shards = read_json(index).get("weight_map")
+    names = sorted(set(shards.values())) if isinstance(shards, dict) and shards else []
+    for shard in names or [""]:
+        if not re.fullmatch(r"[\w.\-]+\.safetensors", str(shard)):
+            raise ModelLoadError(f"{index} names {shard!r}, which is no safetensors file of its folder")
+        if not (folder / shard).is_file():
+            raise ModelLoadError(f"{folder} lacks {shard}, which its index names")
+    return tuple(folder / shard for shard in names)
+
+
+def _no_weights(folder: Path, name: str) -> str:
+    if any(next(folder.glob(pattern), None) for pattern in PICKLES):
+        return (
+            f"{folder} holds no {name} but pickle files, which can run code and are not read; convert once, where you "
+            "trust them: AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    return (
+        f"{folder} holds no {name} (only safetensors are read; a checkpoint of pickles such as pytorch_model.bin is "
+        "converted with AutoModelForSequenceClassification.from_pretrained(NAME).save_pretrained(FOLDER))"
+    )
+
+
+def read_weights(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
+    """Return all tensors of the files by name, on the CPU.
+
+    Raises:
+        ModelLoadError: a file is cut off, has a broken or huge header, or cannot be read; the message has its path.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for path in files:
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelLoadError(f"{path} is broken: {reason}") from error
+    return tensors
+
+
+def build_model(folder: Path, config: Any, automodel_args: Mapping[str, Any], new_head: bool) -> Any:
+    """Return the sequence classifier of `config` with the folder's weights, in evaluation mode.
+
+    Args:
+        folder: holds the safetensors files.
+        config: a transformers config; not changed.
+        automodel_args: keyword arguments of `from_pretrained`.
+        new_head: the caller asked for a number of labels, so a missing head may start at random.
+
+    Raises:
+        ModelLoadError: files missing or broken; weights missing or of another shape.
+        InvalidInput: an argument that the model does not take.
+    """
+    options = {key: value for key, value in automodel_args.items() if key != "ignore_mismatched_sizes"}
+    files = weight_files(folder, options.pop("variant", None))
+    made, weights = _class_of(config, folder), read_weights(files)
+    try:
+        # Mismatches come back in `info`, which says more than transformers' own error.
+        model, info = made.from_pretrained(
+            None, config=config, state_dict=weights, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except Exception as error:  # model classes, quantisers and device maps fail in their own ways
+        reason = " ".join(str(error).split())
+        if isinstance(error, TypeError) and any(repr(key) in reason for key in options):
+            raise InvalidInput(f"automodel_args: {reason}") from error
+        raise ModelLoadError(f"{folder}: the model cannot be built: {reason}") from error
+    resize = bool(automodel_args.get("ignore_mismatched_sizes"))
+    try:
+        _check_complete(folder, model.base_model_prefix, info, new_head, resize)
+    except ModelLoadError as error:
+        if getattr(config, "auto_map", None) is None and read_json(folder / "config.json").get("auto_map"):
+            hint = "the folder brings its own code for this architecture, which runs only with trust_remote_code=True"
+            raise ModelLoadError(f"{error}; {hint}") from None
+        raise
+    return model.eval()
+
+
+def _class_of(config: Any, folder: Path) -> Any:
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    # Only a config that was trusted still has an auto_map.
+    remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForSequenceClassification")
+    if remote is not None:
+        try:
+            return get_class_from_dynamic_module(remote, str(folder))
+        except Exception as error:  # foreign code may raise anything
+            raise ModelLoadError(f"{folder}: the model's own code failed ({type(error).__name__})") from error
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelLoadError(f"{folder}: there is no sequence classifier for a {type(config).__name__}")
+    made = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    return made[0] if isinstance(made, (list, tuple)) else made
+
+
+def _check_complete(folder: Path, prefix: str, info: Mapping[str, Any], new_head: bool, resize: bool) -> None:
+    if info.get("error_msgs"):
+        raise ModelLoadError(f"{folder}: {' '.join(str(info['error_msgs'][0]).split())}")
+    other_shape = {key: (tuple(stored), tuple(wanted)) for key, stored, wanted in info["mismatched_keys"]}
+    for key, (stored, wanted) in sorted(other_shape.items()):
+        if not (resize and new_head and _of_head(key, prefix)):
+            raise ModelLoadError(
+                f"{folder}: {key} has shape {list(stored)} in the file, {list(wanted)} by the config and num_labels"
+            )
+    missing = sorted(info["missing_keys"])
+    lost = [key for key in missing if not _of_head(key, prefix)]
+    if lost:
+        raise ModelLoadError(f"{folder}: {len(lost)} weights are missing from the checkpoint: {_few(lost)}")
+    fresh = sorted({*missing, *other_shape})
+    if fresh and not new_head:
+        raise ModelLoadError(
+            f"{folder}: the checkpoint has no classification head ({_few(fresh)} missing), its scores would be random; "
+            "num_labels= makes a new head to train"
+        )
+    if fresh:
+        logger.warning("%s: new, untrained head (%s); scores are random until it is trained", folder, _few(fresh))
+    # The head of another task is expected to be left over when a new one is made; anything else is not.
+    unused = sorted(key for key in info["unexpected_keys"] if not (new_head and _of_head(key, prefix)))
+    if unused:
+        logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), _few(unused))
+
+
+def _of_head(key: str, prefix: str) -> bool:
+    """Tell the head from the encoder; a pooler is only read by heads, and encoders are published without it."""
+    return not key.startswith(f"{prefix}.") or ".pooler." in f".{key}"
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (" and others" if len(keys) > 3 else "")
+
+
+# ---- Weights kept as int8 with one scale per row: a quarter of the size, for models that travel in a package.
+#
+# Each matrix row is stored as round(row / scale) with scale = max|row| / 127 in float32; everything that is no
+# matrix stays float16. Storage only: loading gives an ordinary float32 model. A symmetric per-channel scheme, as in
+# Jacob et al. 2018 (https://arxiv.org/abs/1712.05877).
+
+
+FILE = "model.int8.safetensors"
+SCALE = ".scale"
+
+
+def compressed(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """float32 weights by name -> int8 matrices with "<name>.scale" [rows] beside them, float16 vectors."""
+    made = {}
+    for name, weight in weights.items():
+        if weight.ndim < 2:
+            made[name] = weight.half()
+            continue
+        scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
+        made[name] = torch.round(weight.float() / scale[:, None]).to(torch.int8)
+        made[name + SCALE] = scale
+    return made
+
+
+def expanded(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse of `compressed`: float32 weights by name, within half a step of the originals."""
+    made = {}
+    for name, tensor in stored.items():
+        if tensor.dtype == torch.int8:
+            made[name] = tensor.float() * stored[name + SCALE][:, None]
+        elif not name.endswith(SCALE):
+            made[name] = tensor.float()
+    return made
+
+
+def save_compact(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write the weights alone; config and tokenizer are the caller's."""
+    save_file({name: tensor.contiguous() for name, tensor in compressed(weights).items()}, folder / FILE)
+
+
+def load_compact(folder: Path, config: Any) -> Any:
+    """A transformers model of `config` with the weights of `folder`, float32, in eval mode.
+
+    Raises:
+        ModelLoadError: the file is broken, or its weights are not those of the architecture.
+    """
+    from transformers import AutoModelForSequenceClassification
+    from transformers.initialization import no_init_weights
+
+    path = folder / FILE
+    try:
+        weights = expanded(load_file(path))
+    except Exception as error:  # safetensors raises its own type, KeyError or OSError: all mean a broken file
+        raise ModelLoadError(f"{path} cannot be read: {error}") from error
+    with no_init_weights():
+        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ModelLoadError(f"{path} does not fit the architecture: {str(error).splitlines()[-1].strip()}") from error
+    missing = [name for name in missing if not name.endswith("position_ids")]
+    if missing or unexpected:
+        raise ModelLoadError(f"{path} lacks {missing[:3]} or has unknown {list(unexpected)[:3]}")
+    return model.eval()

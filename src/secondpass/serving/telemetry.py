@@ -1,0 +1,245 @@
+"""One JSON line a request, without a text of it, and the request's id on its answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import traceback
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from secondpass.merging import MergedBatch
+from secondpass.serving.models import Models
+from secondpass.serving.problems import CLIENT_GONE, overloaded, stopping
+from secondpass.tokens import TokenCache
+
+# ---- Who may come in: so many requests at once, and nobody once the service is leaving.
+
+
+class Admission:
+    """Counts the requests in flight; used by one event loop only, so it needs no lock."""
+
+    def __init__(self, max_requests: int) -> None:
+        self.max_requests = max_requests
+        self.in_flight = 0
+        self.draining_since: float | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service finishes what it has and takes nothing new."""
+        return self.draining_since is not None
+
+    def drain(self) -> None:
+        """Take nothing new from now on."""
+        if self.draining_since is None:
+            self.draining_since = time.monotonic()
+
+    def drained(self, after_s: float, at_last_s: float) -> bool:
+        """Whether the service may leave: `after_s` have passed and nothing is in flight, or `at_last_s` have."""
+        if self.draining_since is None:
+            return False
+        passed = time.monotonic() - self.draining_since
+        return (passed >= after_s and self.in_flight == 0) or passed >= at_last_s
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one of the places.
+
+        Raises:
+            Problem: 503 while draining, 429 when all places are taken.
+        """
+        if self.draining:
+            raise stopping()
+        if self.in_flight >= self.max_requests:
+            raise overloaded(f"{self.max_requests} requests are in flight already")
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+
+# ---- Counters and durations for Prometheus, in a registry of the service's own.
+
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+CALLS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """What `/metrics` shows; labels are paths of routes and names of models, never what a client made up."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter("secondpass_requests", "Requests answered.", ("path", "status"), registry=registry)
+        self._seconds = Histogram(
+            "secondpass_request_seconds", "First byte to answer.", ("path",), buckets=SECONDS, registry=registry
+        )
+        self._problems = Counter(
+            "secondpass_problems", "Requests without scores, by reason.", ("reason",), registry=registry
+        )
+        self._pairs = Counter("secondpass_pairs", "Pairs scored.", ("model",), registry=registry)
+        self._tokens = Counter("secondpass_tokens", "Tokens that models read.", ("model",), registry=registry)
+        self._cut = Counter("secondpass_cut_pairs", "Pairs that lost tokens.", ("model",), registry=registry)
+        self._rounds = Histogram(
+            "secondpass_round_calls",
+            "Requests that shared a round through the model.",
+            ("model",),
+            buckets=CALLS,
+            registry=registry,
+        )
+
+    def watch(self, model: str, batch: MergedBatch) -> None:
+        """Count a round; called by the scoring thread."""
+        self._rounds.labels(model).observe(batch.calls)
+
+    def follow(self, admission: Admission, models: Models) -> None:
+        """Show what is in flight, what waits and what the token cache knew, read when asked."""
+        flight = Gauge("secondpass_requests_in_flight", "Requests admitted, not answered.", registry=self.registry)
+        flight.set_function(lambda: admission.in_flight)
+        pairs = Gauge("secondpass_waiting_pairs", "Pairs accepted, not scored.", ("model",), registry=self.registry)
+        for served in models:
+            pairs.labels(served.name).set_function(lambda shared=served.shared: shared.load.pairs)  # type: ignore[misc]
+        if models.token_cache is not None:
+            self.registry.register(_CacheCounts(models.token_cache))
+
+    def scored(self, model: str, pairs: int, tokens: int, cut: int) -> None:
+        """Count an answer."""
+        self._pairs.labels(model).inc(pairs)
+        self._tokens.labels(model).inc(tokens)
+        self._cut.labels(model).inc(cut)
+
+    def answered(self, path: str, status: int, seconds: float, reason: str | None) -> None:
+        """Count a request, whatever came of it."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+        if reason is not None:
+            self._problems.labels(reason).inc()
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)
+
+
+class _CacheCounts(Collector):
+    """Hits and misses of a token cache."""
+
+    def __init__(self, cache: TokenCache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        looked_up = CounterMetricFamily(
+            "secondpass_token_cache_documents", "Documents looked up in the token cache.", labels=("result",)
+        )
+        looked_up.add_metric(("hit",), self._cache.hits)
+        looked_up.add_metric(("miss",), self._cache.misses)
+        yield looked_up
+
+
+logger = logging.getLogger("secondpass.serving")
+
+KEY = "secondpass.facts"
+GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass
+class Facts:
+    """What is known of a request as it goes; `path` is the route's, so that no client invents one."""
+
+    request_id: str
+    path: str = "other"
+    began: float = field(default_factory=time.monotonic)
+    model: str | None = None
+    pairs: int = 0
+    tokens: int = 0
+    cut: int = 0
+    reason: str | None = None
+    status: int = 0
+
+
+class RequestLog:
+    """Outermost part of the application: names, times, counts and logs every HTTP request."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        facts = scope[KEY] = Facts(_request_id(scope))
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                facts.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", facts.request_id.encode("ascii"))]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            self._note(facts, scope["method"])
+
+    def _note(self, facts: Facts, method: str) -> None:
+        seconds = time.monotonic() - facts.began
+        status = facts.status or CLIENT_GONE
+        self._metrics.answered(facts.path, status, seconds, facts.reason)
+        shown = {
+            "request_id": facts.request_id, "method": method if method.isalpha() and len(method) < 10 else "other",
+            "path": facts.path, "status": status, "ms": round(1000 * seconds, 2),
+            "model": facts.model, "pairs": facts.pairs, "tokens": facts.tokens, "cut": facts.cut,
+            "reason": facts.reason,
+        }  # fmt: skip
+        logger.info("request", extra={"fields": {name: value for name, value in shown.items() if value is not None}})
+
+
+def facts_of(scope: Scope) -> Facts:
+    """The facts of a request in progress."""
+    facts: Facts = scope[KEY]
+    return facts
+
+
+def log_failure(facts: Facts, error: BaseException) -> None:
+    """Log where an unforeseen error came from; its message may hold a text, so only its type is told."""
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    fields = {"request_id": facts.request_id, "error": type(error).__name__, "at": places[-8:]}
+    logger.error("failure", extra={"fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    """A log record as one JSON object; tracebacks are told by their places alone."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line."""
+        shown = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            places = traceback.extract_tb(error.__traceback__)[-8:]
+            shown |= {"error": type(error).__name__, "at": [f"{one.filename}:{one.lineno}" for one in places]}
+        return json.dumps(shown, default=str)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if GIVEN_ID.fullmatch(given):
+                return str(given)
+    return uuid.uuid4().hex

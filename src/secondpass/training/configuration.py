@@ -1,0 +1,155 @@
+"""What a configuration file says, as values: model, data, settings, output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from secondpass.errors import InvalidInput
+from secondpass.text import positive_int
+from secondpass.training.settings import TrainingSettings
+
+# Known without importing ir_measures.
+MEASURES = ("nDCG@10", "RR@10")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Where training starts.
+
+    Attributes:
+        name: a folder, or a name on the hub; "secondpass/pocket" comes with the package.
+        num_labels: size of the head; None takes the model's own.
+        max_length: longest input in tokens; None takes what the model allows.
+        device: "cpu", "cuda", "cuda:1"; None takes the best there is.
+        truncation: which text is cut when both are too long together (see `CrossEncoder`).
+        revision: of a model on the hub; pin a commit.
+    """
+
+    name: str = "secondpass/pocket"
+    num_labels: int | None = None
+    max_length: int | None = None
+    device: str | None = None
+    truncation: Literal["longest_first", "only_document", "error"] = "longest_first"
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSource:
+    """One source of labelled queries; all fields but `limit` are arguments of `data.sources.read_groups`.
+
+    Attributes:
+        path: a table (.jsonl, .csv, .tsv, .parquet), a folder of such, a BEIR folder, or judgements.
+        split: of a folder.
+        columns: column by role where the names do not say it.
+        corpus: texts of documents, for judgements.
+        queries: texts of queries, for judgements.
+        run: a first pass's ranking, for judgements.
+        unjudged_negatives: so many documents of `run` without a judgement are negatives of each query.
+        relevant_from: labels from this number on become 1, all others 0.
+        quoted: whether quotation marks in .csv and .tsv enclose fields.
+        limit: only the first so many groups.
+    """
+
+    path: str
+    split: str = "train"
+    columns: Mapping[str, Any] | None = None
+    corpus: str | None = None
+    queries: str | None = None
+    run: str | None = None
+    unjudged_negatives: int = 0
+    relevant_from: float | None = None
+    quoted: bool | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            positive_int(self.limit, "limit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevSource(TrainSource):
+    """The same for held-out queries, whose documents are ranked while training; labels are whole grades."""
+
+    split: str = "dev"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutTest:
+    """A BEIR folder whose first pass is re-ranked before and after training.
+
+    Attributes:
+        path: of the folder.
+        split: which judgements.
+        run: the first pass, a run file; None: BM25.
+        depth: how many of its documents are re-ranked.
+        limit: only so many of the queries, evenly spaced.
+        measures: as ir_measures names them.
+    """
+
+    path: str
+    split: str = "test"
+    run: str | None = None
+    depth: int = 100
+    limit: int | None = None
+    measures: tuple[str, ...] = MEASURES
+
+    def __post_init__(self) -> None:
+        positive_int(self.depth, "depth")
+        if self.limit is not None:
+            positive_int(self.limit, "limit")
+        if not self.measures:
+            raise InvalidInput("measures is empty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """What is learnt from and what it is measured on.
+
+    Attributes:
+        train: sources, read one after the other.
+        join: rows of the same query become one group; for losses over lists when rows are pairs.
+        dev: held-out queries; the best weights are those that rank them best.
+        dev_share: hold out this share of the training queries instead.
+        test: measured once before and once after.
+    """
+
+    train: tuple[TrainSource, ...]
+    join: bool = False
+    dev: tuple[DevSource, ...] = ()
+    dev_share: float = 0.0
+    test: HeldOutTest | None = None
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise InvalidInput("train is empty")
+        if not 0 <= self.dev_share < 1:
+            raise InvalidInput(f"dev_share={self.dev_share!r} is not from 0 to below 1")
+        if self.dev and self.dev_share:
+            raise InvalidInput("dev_share goes without dev: give one of them")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputConfig:
+    """What is written.
+
+    Attributes:
+        folder: for the model, its checkpoints, log and card.
+        card: write README.md.
+        tensorboard: write event files for TensorBoard too, under folder/tensorboard.
+    """
+
+    folder: str
+    card: bool = True
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """A whole run. Paths are absolute once it has been read from a file (`reading.read_config`)."""
+
+    data: DataConfig
+    output: OutputConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    settings: TrainingSettings = field(default_factory=TrainingSettings)

@@ -1,1 +1,0 @@
-"""One YAML file that says all about a training run."""

@@ -1,1 +1,0 @@
-"""`CrossEncoder.fit`, as sentence-transformers 3.4 has it."""

@@ -1,0 +1,243 @@
+"""The compiled forward: transformers' numbers in float32, near ones in short precisions, nothing of its neighbours."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from secondpass.errors import InvalidInput
+from secondpass.forwards.description import Encoder, Linear
+from secondpass.forwards.families import describe
+from secondpass.forwards.kernel import KernelEncoder, chunk_ends, kernel_forward, native
+from secondpass.forwards.kernel.native import Routine
+from secondpass.tokens import Tokens
+from tests.forwards.kernel.encoders import FAMILIES, expected, made, sized, tokens
+from tests.forwards.models import tensors
+
+FOUND = native.routines()
+ROUTINES = [] if isinstance(FOUND, str) else list(FOUND)
+FULL = [routine for routine in ROUTINES if routine.precision == "fp32"]
+pytestmark = pytest.mark.skipif(not ROUTINES, reason=str(FOUND))
+
+LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 64, 65, 100, 127, 128, 3, 90)
+
+
+def named(routine: Routine) -> str:
+    """An id for a test."""
+    return f"{routine.instructions}-{routine.precision}"
+
+
+@pytest.fixture(params=ROUTINES, ids=named)
+def routine(request: pytest.FixtureRequest) -> Routine:
+    """Each precision on each instruction set of this processor."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=FULL, ids=named)
+def full(request: pytest.FixtureRequest) -> Routine:
+    """float32 on each instruction set."""
+    return request.param  # type: ignore[no-any-return]
+
+
+def kernel(encoder: Encoder, routine: Routine) -> Callable[[Sequence[Tokens]], torch.Tensor]:
+    """The forward of a routine, whose logits are compared with torch's."""
+    return tensors(KernelEncoder(encoder, routine))
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float32_gives_the_logits_of_transformers(family: str, labels: int, full: Routine) -> None:
+    """Every family, at every length around the edges of blocks, to 1e-5 of the logits' size."""
+    model, encoder = made(family, labels)
+    inputs = tokens(*LENGTHS, types=2 if family in {"bert", "electra"} else 1)
+    wanted = expected(model, inputs)
+    torch.testing.assert_close(kernel(encoder, full)(inputs), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "heads", "inner"),
+    [(32, 1, 40), (48, 3, 100), (120, 5, 300), (312, 12, 1200), (384, 12, 1536), (768, 12, 1024), (1024, 8, 256)],
+)
+def test_widths_need_not_suit_the_processor(hidden: int, heads: int, inner: int, full: Routine) -> None:
+    """Head sizes from 16 to 128 and widths that are no multiple of a register give the same logits."""
+    model, encoder = sized(hidden, heads, inner)
+    inputs = tokens(5, 40, 77, types=2)
+    wanted = expected(model, inputs)
+    torch.testing.assert_close(kernel(encoder, full)(inputs), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
+def test_activations_are_those_of_the_model(activation: str, routine: Routine) -> None:
+    """Each hidden activation in each precision; a wrong one would be far off."""
+    model, encoder = made(hidden_act=activation)
+    inputs = tokens(20, 60, types=2)
+    near = 1e-5 if routine.precision == "fp32" else 0.15
+    torch.testing.assert_close(kernel(encoder, routine)(inputs), expected(model, inputs), rtol=near, atol=near)
+
+
+def test_float32_is_as_near_to_the_truth_as_torch(full: Routine) -> None:
+    """Against float64, whatever float32 is multiplied as: no more than four times torch's own rounding error."""
+    model, encoder = sized(384, 12, 1536, num_hidden_layers=4)
+    inputs = tokens(*range(30, 60), types=2)
+    rounded, found = expected(model, inputs), kernel(encoder, full)(inputs)
+    truth = expected(model.double(), inputs)
+    assert (found - truth).square().mean().sqrt() < 4 * (rounded - truth).square().mean().sqrt()
+
+
+def test_the_longest_input_is_as_good(full: Routine) -> None:
+    """512 tokens, more than any block."""
+    model, encoder = made(max_position_embeddings=512)
+    inputs = tokens(512, 300, 511, types=2)
+    torch.testing.assert_close(kernel(encoder, full)(inputs), expected(model, inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_short_precisions_are_near(routine: Routine) -> None:
+    """bfloat16 keeps 8 bits and int8 little less: the error is a small part of the spread of logits."""
+    model, encoder = sized(128, 4, 512, num_hidden_layers=4)
+    inputs = tokens(*range(20, 60), types=2)
+    wanted = expected(model, inputs)
+    error = (kernel(encoder, routine)(inputs) - wanted).square().mean().sqrt()
+    allowed = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[routine.precision]
+    assert error < allowed * wanted.std()
+
+
+def test_neighbours_and_threads_change_nothing(routine: Routine) -> None:
+    """Bit for bit: alone, in a batch, in another order, on one thread, two or five."""
+    _, encoder = made(labels=3)
+    forward = kernel(encoder, routine)
+    inputs = tokens(*LENGTHS * 3, types=2)
+    together = forward(inputs)
+    order = np.random.default_rng(1).permutation(len(inputs))
+    assert torch.equal(forward([inputs[place] for place in order]), together[order])
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        assert torch.equal(torch.cat([forward([item]) for item in inputs]), together)
+        assert torch.equal(forward(inputs), together)
+
+
+def test_routines_of_one_precision_agree() -> None:
+    """What a processor computes with must not be seen in the ranking."""
+    _, encoder = made()
+    inputs = tokens(*LENGTHS, types=2)
+    for precision, near in (("fp32", 2e-5), ("bf16", 0.1), ("int8", 0.2)):
+        made_by = [kernel(encoder, routine)(inputs) for routine in ROUTINES if routine.precision == precision]
+        for other in made_by[1:]:
+            torch.testing.assert_close(other, made_by[0], rtol=near, atol=near)
+
+
+def test_several_threads_may_call_at_once(routine: Routine) -> None:
+    """Each call has its own memory."""
+    _, encoder = made()
+    forward = kernel(encoder, routine)
+    batches = [tokens(*LENGTHS, types=2, seed=seed) for seed in range(6)]
+    wanted = [forward(batch) for batch in batches]
+    given: dict[int, list[torch.Tensor]] = {number: [] for number in range(6)}
+
+    def call(number: int) -> None:
+        given[number] = [forward(batches[number]) for _ in range(5)]
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in given]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert all(torch.equal(one, wanted[number]) for number, found in given.items() for one in found)
+
+
+def test_a_forked_child_computes(routine: Routine) -> None:
+    """Nothing of the parent's threads is waited for."""
+    _, encoder = made()
+    forward = kernel(encoder, routine)
+    inputs = tokens(*LENGTHS, types=2)
+    torch.set_num_threads(2)
+    wanted = forward(inputs)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(forward(inputs), wanted) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_weights_that_are_no_numbers_give_no_numbers(routine: Routine) -> None:
+    """A spoiled weight must be heard of, not rounded away."""
+    _, encoder = made()
+    for part in ("qkv", "attention_out", "up", "down"):
+        linear = getattr(encoder.layers[0], part)
+        weight = linear.weight.clone()
+        weight[3, 5] = float("nan")
+        changed: dict[str, Any] = {part: Linear(weight, linear.bias)}
+        layer = dataclasses.replace(encoder.layers[0], **changed)
+        spoiled = dataclasses.replace(encoder, layers=(layer, *encoder.layers[1:]))
+        assert bool(torch.isnan(kernel(spoiled, routine)(tokens(20, types=2))).all()), part
+
+
+def test_huge_activations_are_not_cut_in_silence(routine: Routine) -> None:
+    """Values of 1e6 in one column: still near transformers, because rows carry their own scale; infinity is NaN.
+
+    In int8 the step of such a segment is four thousand: of its other columns nothing is left, and the column is exact.
+    """
+    model: Any = made(hidden_act="relu")[0]
+    layer = model.bert.encoder.layer[0]
+    with torch.no_grad():
+        layer.intermediate.dense.bias[0] = 1e6
+        layer.output.dense.weight[:, 0] *= 1e-6
+    kept = copy.deepcopy(model)
+    if routine.precision == "int8":
+        kept.bert.encoder.layer[0].output.dense.weight.data[:, 1:] = 0
+    inputs = tokens(30, 50, types=2)
+    near = {"fp32": 1e-4, "bf16": 0.2, "int8": 0.4}[routine.precision]
+    found = kernel(_again(model), routine)(inputs)
+    assert bool(((found - expected(kept, inputs)).abs() < near).all())
+    with torch.no_grad():
+        layer.intermediate.dense.bias[0] = float("inf")
+    assert not bool(torch.isfinite(kernel(_again(model), routine)(inputs)).any())
+
+
+def _again(model: torch.nn.Module) -> Encoder:
+    encoder = describe(model)
+    assert isinstance(encoder, Encoder)
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("ids", "types"),
+    [([], []), ([1] * 129, [0] * 129), ([200], [0]), ([-1], [0]), ([5], [2]), ([5], [-1]), ([5, 6], [0])],
+    ids=["empty", "long", "id", "negative id", "type", "negative type", "uneven"],
+)
+def test_inputs_beyond_the_tables_are_refused(ids: list[int], types: list[int], routine: Routine) -> None:
+    """Nothing reaches the library that would read outside its memory."""
+    _, encoder = made()
+    wrong = Tokens(np.array(ids, np.int32), np.array(types, np.int32))
+    with pytest.raises(InvalidInput):
+        kernel(encoder, routine)([*tokens(4), wrong])
+
+
+def test_no_inputs_give_no_logits(routine: Routine) -> None:
+    """Zero rows, not a crash."""
+    _, encoder = made(labels=3)
+    assert kernel(encoder, routine)([]).shape == (0, 3)
+
+
+def test_chunks_hold_every_sequence_once() -> None:
+    """Boundaries rise from 0 to the number of sequences, and chunks have about as many tokens."""
+    lengths = np.random.default_rng(0).integers(1, 200, 100)
+    ends = chunk_ends(lengths, 12)
+    assert ends[0] == 0
+    assert ends[-1] == 100
+    assert (np.diff(ends) > 0).all()
+    assert np.add.reduceat(lengths, ends[:-1]).max() < lengths.sum() / 12 + 200
+
+
+def test_without_a_library_there_is_no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner computes with torch then, and hears why."""
+    _, encoder = made()
+    assert isinstance(kernel_forward(encoder, "fp32"), KernelEncoder)
+    monkeypatch.setenv(native.CHOSEN, "none such")
+    assert kernel_forward(encoder, "fp32") == "the kernel has no fp32 for this processor among none such"

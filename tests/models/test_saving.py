@@ -1,0 +1,334 @@
+"""Rules of `secondpass.models.saving`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from secondpass import CrossEncoder
+from secondpass.errors import CheckpointError, InvalidInput
+from secondpass.models.loading import Loaded, LoadRequest, load
+from secondpass.models.saving import MARK, STALE_SECONDS, UNFINISHED, Measured, ModelCardData, save
+from secondpass.models.weights import save_compact
+from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
+from tests.toy_task import same, state
+
+
+class Evaluator:
+    """Has a name, as sentence-transformers' evaluators do."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+
+def test_the_latest_figures_of_each_evaluator_are_kept() -> None:
+    """By its class and name; in the order of first measurement, as plain floats, or as the text that it gave."""
+    data = ModelCardData()
+    data.set_evaluation_metrics(Evaluator("dev"), {"dev_map": np.float64(0.5)}, epoch=1, step=10)
+    data.set_evaluation_metrics(Evaluator("test"), {"test_map": "0.4 (+0.1)"})
+    metrics = {"dev_map": np.float32(0.75)}
+    data.set_evaluation_metrics(Evaluator("dev"), metrics, epoch=2, step=20)
+    metrics.clear()
+    assert data.measured == [
+        Measured("Evaluator dev", {"dev_map": 0.75}, 2, 20),
+        Measured("Evaluator test", {"test_map": "0.4 (+0.1)"}, -1, -1),
+    ]
+    assert type(data.measured[0].metrics["dev_map"]) is float
+
+
+def test_a_card_is_a_table_with_front_matter() -> None:
+    """Text of others cannot break out of its cell; without figures there is no card."""
+    data = ModelCardData()
+    assert data.text() is None
+    data.set_evaluation_metrics(Evaluator("a|b\nc"), {"map": 1 / 3}, 1, 2)
+    text = data.text()
+    assert text.startswith("---\nlibrary_name: sentence-transformers\ntags:\n- cross-encoder\n---\n")
+    assert "| Evaluator a\\|b c | 1 | 2 | map | 0.333333 |\n" in text
+
+
+def test_saving_tells_the_figures(own_tiny: CrossEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """README.md is written and replaced by ours; one that somebody wrote stays, with a warning."""
+    own_tiny.save(str(tmp_path))
+    assert not (tmp_path / "README.md").exists()
+    for figure in (0.25, 0.125):
+        own_tiny.model_card_data.set_evaluation_metrics(Evaluator(), {"map": figure})
+        own_tiny.save(str(tmp_path))
+        text = (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert f"| map | {figure} |" in text
+        assert MARK in text
+    (tmp_path / "README.md").write_text("mine")
+    own_tiny.save(str(tmp_path))
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert "was written by somebody" in caplog.text
+
+
+PAIRS = [("how do i reset my password", "reset the password by email"), ("a", "the cat sat on the mat")]
+
+
+@pytest.fixture
+def loaded(tiny_folder: str) -> Loaded:
+    """Load the tiny model for this test alone."""
+    return load(LoadRequest(tiny_folder))
+
+
+def _saved(loaded: Loaded, path: Path, **options: Any) -> Path:
+    save(path, loaded.model, loaded.tokenizer, nn.Sigmoid(), **options)
+    return path
+
+
+def _shifted(loaded: Loaded) -> Loaded:
+    """Give the same model other weights."""
+    with torch.no_grad():
+        loaded.model.classifier.bias += 1
+    return loaded
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_saved_model_scores_the_same(tiny_model_folder: Any, architecture: str, tmp_path: Path) -> None:
+    """Save and load again gives the same weights, bit for bit, and so the scores, for every architecture."""
+    before = CrossEncoder(tiny_model_folder(architecture), device="cpu", default_activation_function=nn.Tanh())
+    before.save(str(tmp_path / "made" / "here"))
+    after = CrossEncoder(str(tmp_path / "made" / "here"), device="cpu")
+    assert type(after.default_activation_function) is nn.Tanh
+    assert same(state(after), state(before))
+    assert after.predict(PAIRS) == pytest.approx(before.predict(PAIRS), rel=0, abs=ROUNDING)
+
+
+def test_no_path_saves_nothing(loaded: Loaded, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a path nothing happens, as in the seed."""
+    with caplog.at_level(logging.INFO):
+        save(None, loaded.model, loaded.tokenizer, nn.Sigmoid())
+    assert caplog.messages == []
+
+
+def test_the_path_is_logged(loaded: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A save is announced at INFO."""
+    with caplog.at_level(logging.INFO, logger="secondpass.models.saving"):
+        _saved(loaded, tmp_path)
+    assert caplog.messages == [f"Save model to {tmp_path}"]
+
+
+def test_pickles_are_not_written(loaded: Loaded, tmp_path: Path) -> None:
+    """safe_serialization=False is refused and leaves no folder."""
+    with pytest.raises(InvalidInput, match="safe_serialization=False"):
+        _saved(loaded, tmp_path / "new", safe_serialization=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_uploading_is_another_call(loaded: Loaded, tmp_path: Path) -> None:
+    """push_to_hub=True would upload a temporary name, so it is refused."""
+    with pytest.raises(InvalidInput, match="push_to_hub"):
+        _saved(loaded, tmp_path / "new", push_to_hub=True)
+
+
+@pytest.mark.parametrize(("limit", "stored"), [(64, 64), (None, 128)])
+def test_the_length_limit_is_stored(loaded: Loaded, tmp_path: Path, limit: int | None, stored: int) -> None:
+    """max_length goes where every reader looks for it, the tokenizer; None stores what the model allows."""
+    loaded.tokenizer.model_max_length = 10**30
+    _saved(loaded, tmp_path, max_length=limit)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] == stored
+    assert load(LoadRequest(tmp_path)).token_limit == stored
+    assert loaded.tokenizer.model_max_length == 10**30
+
+
+def test_the_dtype_is_kept(tiny_folder: str, tmp_path: Path) -> None:
+    """A half-precision model is written in half precision."""
+    half = load(LoadRequest(tiny_folder, automodel_args={"dtype": torch.bfloat16}))
+    weights = load_file(_saved(half, tmp_path) / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+
+
+def test_compact_weights_become_ordinary_ones(loaded: Loaded, tiny_folder: str, tmp_path: Path) -> None:
+    """A model read from int8 is saved as float32, and the int8 file it replaces is gone."""
+    shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    save_compact(tmp_path, loaded.model.state_dict())
+    compact = load(LoadRequest(tmp_path))
+    weights = load_file(_saved(compact, tmp_path) / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert "model.int8.safetensors" not in _names(tmp_path)
+
+
+def test_other_files_stay(loaded: Loaded, tmp_path: Path) -> None:
+    """What an evaluator wrote into the folder is still there."""
+    (tmp_path / "results.csv").write_text("epoch,steps\n")
+    (tmp_path / "model.fp16.safetensors").write_bytes(b"theirs")
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "scores.csv").write_text("1")
+    _saved(loaded, tmp_path)
+    assert (tmp_path / "results.csv").read_text() == "epoch,steps\n"
+    assert (tmp_path / "model.fp16.safetensors").read_bytes() == b"theirs"
+    assert (tmp_path / "eval" / "scores.csv").read_text() == "1"
+
+
+def test_a_variant_is_saved_beside_the_others(loaded: Loaded, tmp_path: Path) -> None:
+    """Options reach the model's own save, and a variant replaces nothing but itself."""
+    _saved(loaded, tmp_path)
+    _saved(loaded, tmp_path, variant="fp16")
+    assert {"model.safetensors", "model.fp16.safetensors"} <= _names(tmp_path)
+
+
+def test_without_any_known_limit_the_tokenizers_stays(loaded: Loaded, tmp_path: Path) -> None:
+    """Where nothing says how long an input may be, nothing is invented."""
+    loaded.tokenizer.model_max_length = 10**30
+    loaded.model.config.max_position_embeddings = -1
+    loaded.model.bert.embeddings.position_embeddings = None
+    _saved(loaded, tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] >= 10**29
+
+
+def test_only_the_needed_files_are_left(loaded: Loaded, tmp_path: Path) -> None:
+    """A save leaves the model's files and no temporary ones, readable like any other file."""
+    _saved(loaded, tmp_path)
+    assert _names(tmp_path) == {
+        "config.json",
+        "config_sentence_transformers.json",
+        "model.safetensors",
+        "modules.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    plain = tmp_path.parent / "plain"
+    plain.write_text("")
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {plain.stat().st_mode}
+
+
+def test_weights_of_the_model_before_do_not_stay(loaded: Loaded, tmp_path: Path) -> None:
+    """Shards over a single file, and a single file over shards: only the newest weights are left and read."""
+    _saved(loaded, tmp_path)
+    _saved(_shifted(loaded), tmp_path, max_shard_size="40KB")
+    assert "model.safetensors" not in _names(tmp_path)
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
+    assert torch.equal(load(LoadRequest(tmp_path)).model.classifier.bias, loaded.model.classifier.bias)
+    _saved(_shifted(loaded), tmp_path)
+    assert {name for name in _names(tmp_path) if "safetensors" in name} == {"model.safetensors"}
+    assert torch.equal(load(LoadRequest(tmp_path)).model.classifier.bias, loaded.model.classifier.bias)
+
+
+def test_the_callers_objects_are_not_changed(loaded: Loaded, tmp_path: Path) -> None:
+    """Saving writes; config, tokenizer and training mode are as before."""
+    loaded.model.train()
+    before = loaded.model.config.to_json_string(), loaded.tokenizer.backend_tokenizer.to_str(), loaded.model.training
+    _saved(loaded, tmp_path, max_length=32)
+    after = loaded.model.config.to_json_string(), loaded.tokenizer.backend_tokenizer.to_str(), loaded.model.training
+    assert after == before
+
+
+def test_older_readers_know_the_tokenizer_class(loaded: Loaded, tmp_path: Path) -> None:
+    """The generic class is named as transformers 4 names it, and how we loaded the tokenizer is not written."""
+    settings = json.loads((_saved(loaded, tmp_path) / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings.keys().isdisjoint({"local_files_only", "is_local", "token", "revision", "name_or_path"})
+
+
+def test_a_failed_save_keeps_the_model_before(loaded: Loaded, tmp_path: Path) -> None:
+    """When the tokenizer cannot be written after the weights were, the folder is what it was."""
+    _saved(loaded, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    class Unwritable:
+        model_max_length = 128
+
+        def save_pretrained(self, folder: Path) -> None:
+            raise OSError("no space left")
+
+    with pytest.raises(CheckpointError, match="no space left"):
+        save(tmp_path, _shifted(loaded).model, Unwritable(), nn.Sigmoid())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_keeps_the_model_before(tiny_folder: str, tmp_path: Path) -> None:
+    """A real write that the system refuses raises CheckpointError and leaves the saved model whole."""
+    code = (
+        "import resource, sys\n"
+        "from torch import nn\n"
+        "from secondpass.models.loading import LoadRequest, load\n"
+        "from secondpass.models.saving import save\n"
+        "loaded = load(LoadRequest(sys.argv[1]))\n"
+        "save(sys.argv[2], loaded.model, loaded.tokenizer, nn.Sigmoid())\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "save(sys.argv[2], loaded.model, loaded.tokenizer, nn.Tanh())\n"
+    )
+    target = tmp_path / "model"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tiny_folder, target], capture_output=True, text=True, check=False
+    )
+    assert "CheckpointError: the model cannot be saved to" in done.stderr
+    assert not list(target.glob(f"{UNFINISHED}*"))
+    assert load(LoadRequest(target)).stored_activation == "torch.nn.modules.activation.Sigmoid"
+
+
+def test_a_kill_at_any_time_leaves_a_whole_model(tiny_folder: str, tmp_path: Path) -> None:
+    """A process that saves without end is stopped at random times; what is on the disk then always loads."""
+    code = (
+        "import sys\n"
+        "from torch import nn\n"
+        "from secondpass.models.loading import LoadRequest, load\n"
+        "from secondpass.models.saving import save\n"
+        "loaded = load(LoadRequest(sys.argv[1]))\n"
+        "while True:\n"
+        "    save(sys.argv[2], loaded.model, loaded.tokenizer, nn.Sigmoid())\n"
+        "    print('saved', flush=True)\n"
+    )
+    target = tmp_path / "model"
+    process = subprocess.Popen([sys.executable, "-c", code, tiny_folder, target], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()
+        try:
+            for _ in range(30):
+                process.send_signal(signal.SIGSTOP)
+                assert load(LoadRequest(target)).stored_activation == "torch.nn.modules.activation.Sigmoid"
+                process.send_signal(signal.SIGCONT)
+                time.sleep(random.random() / 20)
+        finally:
+            process.kill()
+            process.wait()
+    assert load(LoadRequest(target)).token_limit == 128
+
+
+def test_old_leftovers_are_swept(loaded: Loaded, tmp_path: Path) -> None:
+    """What a killed save left is removed by a later one, but not what another process may still be writing."""
+    old, young = tmp_path / f"{UNFINISHED}old", tmp_path / f"{UNFINISHED}young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+    os.utime(old, (time.time() - STALE_SECONDS - 60,) * 2)
+    _saved(loaded, tmp_path)
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_a_path_that_is_a_file_is_refused(loaded: Loaded, tmp_path: Path) -> None:
+    """A file where the folder should be raises CheckpointError and stays."""
+    target = tmp_path / "model"
+    target.write_text("mine")
+    with pytest.raises(CheckpointError, match="cannot be saved"):
+        _saved(loaded, target)
+    assert target.read_text() == "mine"
+
+
+def test_a_wider_head_comes_back(tmp_path: Path) -> None:
+    """The number of labels travels with the model."""
+    wide = load(LoadRequest(make_folder(tmp_path / "wide", "distilbert", num_labels=4)))
+    assert load(LoadRequest(_saved(wide, tmp_path / "again"))).config.num_labels == 4

@@ -1,0 +1,266 @@
+"""Cohere's, Jina's and vLLM's shape."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from pydantic import TypeAdapter, ValidationError
+
+from secondpass import CrossEncoder
+from secondpass.serving.problems import Problem
+from secondpass.serving.shapes import (
+    Answer,
+    RankingRequest,
+    Request,
+    RerankRequest,
+    RerankResponse,
+    TextObject,
+    TextOrObject,
+    TextsRequest,
+    TextsResponse,
+    indices,
+    json_number,
+    meta_of,
+    shape_of,
+    usage_of,
+)
+from tests.serving.conftest import Live
+
+ANSWER = Answer("m", (0.25, 1.0, 1e-9), (0.0,) * 3, (0.0,) * 3, (1, 0, 2), 7, (), ("w",))
+BODY = {"query": "q", "documents": ["a", {"text": 'b"\\\n🎉'}, "c"]}
+
+
+def test_a_body_becomes_pairs() -> None:
+    """Texts alone and in objects; what has no effect is a warning."""
+    work = RerankRequest.model_validate(
+        BODY | {"model": "x", "max_tokens_per_doc": 9, "max_chunks_per_doc": 10, "rank_fields": ["text"], "priority": 1}
+    ).work()
+    assert (work.model, work.queries, work.documents) == ("x", ("q",) * 3, ("a", 'b"\\\n🎉', "c"))
+    assert work.max_document_tokens == 9
+    assert [warning.split(" ")[0] for warning in work.warnings] == ["unknown", "max_chunks_per_doc"]
+
+
+def test_an_answer_is_json_with_its_own_numbers() -> None:
+    """Best first, floats with a point, whole indices, texts on demand."""
+    request = RerankRequest.model_validate(BODY | {"return_documents": True, "top_n": 2})
+    text = request.render(ANSWER, "id")
+    assert '"relevance_score":1.0,' in text
+    answer = RerankResponse.model_validate_json(text)
+    assert [(item.index, item.relevance_score) for item in answer.results] == [(1, 1.0), (0, 0.25)]
+    assert json.loads(text)["results"][0]["document"] == {"text": 'b"\\\n🎉'}
+    assert answer.meta.warnings == ["w"]
+    everything = json.loads(RerankRequest.model_validate(BODY | {"top_n": 99}).render(ANSWER, "id"))
+    assert everything["results"][2] == {"index": 2, "relevance_score": 0.0}
+    assert RerankRequest.model_validate(BODY | {"top_n": 2.0}).top_n == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"top_n": 0}, {"top_n": True}, {"top_n": "3"}, {"top_n": 1.5}, {"documents": []}, {"documents": "a"},
+        {"query": None}, {"query": ["q"]}, {"return_documents": "yes"}, {"max_tokens_per_doc": 0}, {"model": 3},
+    ],
+)  # fmt: skip
+def test_wrong_fields_are_refused(wrong: dict[str, object]) -> None:
+    """Types are not guessed."""
+    with pytest.raises(ValidationError):
+        RerankRequest.model_validate(BODY | wrong)
+
+
+def test_other_fields_cannot_be_ranked_by() -> None:
+    """A clear refusal, not a silent reading of `text`."""
+    with pytest.raises(Problem, match="rank_fields"):
+        RerankRequest.model_validate(BODY | {"rank_fields": ["title", "text"]}).work()
+
+
+def test_over_the_wire(live: Live) -> None:
+    """Every path of this shape, a named model, an unknown one, an error with its index."""
+    for path in ("/v2/rerank", "/v1/rerank", "/rerank"):
+        answer = live.client.post(path, json=BODY | {"model": "other", "return_documents": True}).json()
+        assert answer["model"] == "other"
+        assert sorted(item["index"] for item in answer["results"]) == [0, 1, 2]
+        unknown = live.client.post(path, json=BODY | {"model": "nope"})
+        assert unknown.status_code == 404
+        assert "there is tiny, other" in unknown.json()["message"]
+        wrong = live.client.post(path, json={"query": "a", "documents": ["secret", 3]})
+        assert wrong.status_code == 422
+        assert wrong.json()["message"] == "documents[1]: is neither a string nor an object with the string 'text'"
+
+
+PAIRS = [["where is the cat", "the mat"], ["who sat", "a dog"], ["where is the cat", ""]]
+
+
+def test_scores_come_in_the_order_of_the_pairs(live: Live, tiny: CrossEncoder) -> None:
+    """Those of `predict`; logits on demand. A blank document is never relevant, whatever the model says."""
+    answer = live.client.post("/score", json={"pairs": PAIRS}).json()
+    assert answer["scores"] == pytest.approx([*tiny.predict(PAIRS[:2]).tolist(), 0.0], abs=1e-6)
+    assert answer["meta"]["warnings"] == ["blank pairs: 2"]
+    raw = live.client.post("/score", json={"pairs": PAIRS, "raw_scores": True}).json()["scores"]
+    logits = [item.logit for query, text in PAIRS[:2] for item in tiny.rank_many([query], [[text]])[0].documents]
+    assert raw == pytest.approx([*logits, -100.0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ([["a"]], "pairs[0]: is not a list of two strings"),
+        ([["a", "b"], ["a", 1]], "pairs[1]: is not a list of two strings"),
+        (["ab"], "pairs[0]: is not a list of two strings"),
+        ([], "pairs: "),
+        ([["a", "b"], [" ", "b"]], "pairs[1][0] is blank"),
+        ([["a", " "]], "pairs: every document is blank"),
+    ],
+)
+def test_wrong_pairs_are_named(live: Live, pairs: list[object], said: str) -> None:
+    """By index."""
+    answer = live.client.post("/score", json={"pairs": pairs})
+    assert answer.status_code == 422
+    assert said in answer.json()["message"]
+
+
+ANSWER_PARTS = Answer("m", (0.5,), (0.5,), (0.0,), (0,), 7, (), ())
+
+
+def test_a_text_may_stand_alone_or_in_an_object() -> None:
+    """Other fields of the object do not count."""
+    either, only_object = TypeAdapter(TextOrObject), TypeAdapter(TextObject)
+    assert either.validate_python("a") == either.validate_python({"text": "a", "title": "b"}) == "a"
+    assert only_object.validate_python({"text": "a"}) == "a"
+    wrong_ones: tuple[object, ...] = (1, None, [], {}, {"text": None}, {"text": 1}, b"a", True)
+    for wrong in wrong_ones:
+        with pytest.raises(ValidationError, match="neither a string nor an object"):
+            either.validate_python(wrong)
+
+
+def test_unknown_fields_are_named_when_they_have_names() -> None:
+    """Null is as good as absent; what is no name could be a text and is only counted."""
+    assert Request.model_validate({"priority": None}).unknown() == ()
+    assert Request.model_validate({"b": 1, "a": 2}).unknown() == ("unknown fields ignored: a, b",)
+    assert Request.model_validate({"a secret sentence": 1}).unknown() == ("unknown fields ignored: 1",)
+
+
+def test_numbers_are_shortened_for_a_sentence() -> None:
+    """Twenty, and how many more."""
+    assert indices([1, 2]) == "1, 2"
+    assert indices(range(23)).endswith("19 and 3 more")
+
+
+def test_usage_and_meta() -> None:
+    """Tokens, and warnings when there are any."""
+    assert usage_of(ANSWER_PARTS) == {"prompt_tokens": 7, "total_tokens": 7}
+    assert meta_of(ANSWER_PARTS) == {"tokens": {"input_tokens": 7}}
+
+
+BODY_PASSAGES = {"query": {"text": "where is the cat"}, "passages": [{"text": "the mat"}, {"text": "a dog"}]}
+
+
+def test_passages_become_pairs_and_logits_come_back() -> None:
+    """NONE refuses cuts."""
+    request = RankingRequest.model_validate(BODY_PASSAGES | {"truncate": "NONE"})
+    assert request.work().refuse_cuts
+    assert request.work().documents == ("the mat", "a dog")
+    answer = Answer("m", (0.0,) * 2, (0.0,) * 2, (-3.0, 2.0), (1, 0), 7, (), ())
+    assert json.loads(request.render(answer, "id")) == {
+        "rankings": [{"index": 1, "logit": 2.0}, {"index": 0, "logit": -3.0}]
+    }
+
+
+def test_over_the_wire_of_passages(live: Live, tiny: CrossEncoder) -> None:
+    """The order in process; errors by their place."""
+    rankings = live.client.post("/v1/ranking", json=BODY_PASSAGES | {"model": "tiny"}).json()["rankings"]
+    (ranking,) = tiny.rank_many(["where is the cat"], [["the mat", "a dog"]])
+    assert [item["index"] for item in rankings] == [item.index for item in ranking.documents]
+    assert all(abs(item["logit"] - got.logit) < 1e-5 for item, got in zip(rankings, ranking.documents, strict=True))
+    plain = live.client.post("/v1/ranking", json=BODY_PASSAGES | {"query": "cat"})
+    assert plain.status_code == 422
+    assert plain.json()["message"].startswith("query: ")
+    blank = live.client.post("/v1/ranking", json=BODY_PASSAGES | {"query": {"text": ""}})
+    assert blank.json()["message"] == "query is blank"
+
+
+ANSWER_TEXTS = Answer("m", (9.0, 9.0), (0.25, 0.75), (-1.5, 2.0), (1, 0), 7, (), ())
+BODY_TEXTS = {"query": "q", "texts": ["a", "b"]}
+
+
+def test_a_body_becomes_pairs_of_texts() -> None:
+    """Sides in either spelling; no truncation means refusal."""
+    work = TextsRequest.model_validate(BODY_TEXTS | {"truncate": False, "truncation_direction": "Left"}).work()
+    assert (work.documents, work.keep_tail, work.refuse_cuts, work.field) == (("a", "b"), True, True, "texts")
+    assert TextsRequest.model_validate(BODY_TEXTS | {"truncation_direction": "right"}).work().keep_tail is False
+    assert TextsRequest.model_validate(BODY_TEXTS | {"truncate": True}).work().refuse_cuts is False
+
+
+def test_the_answer_is_a_bare_list_without_other_fields() -> None:
+    """The sigmoid, or the logits; texts on demand only."""
+    assert (
+        TextsRequest.model_validate(BODY_TEXTS).render(ANSWER_TEXTS, "id")
+        == '[{"index":1,"score":0.75},{"index":0,"score":0.25}]'
+    )
+    raw = TextsRequest.model_validate(BODY_TEXTS | {"raw_scores": True, "top_n": 1, "return_text": True}).render(
+        ANSWER_TEXTS, "id"
+    )
+    assert json.loads(raw) == [{"index": 1, "score": 2.0, "text": "b"}]
+    assert TextsResponse.model_validate_json(raw).root[0].text == "b"
+
+
+def test_both_shapes_at_once_are_refused() -> None:
+    """Which one would be guessed."""
+    assert (shape_of(BODY_TEXTS), shape_of({"documents": []}), shape_of([])) == (
+        "texts-shape", "documents-shape", "documents-shape",
+    )  # fmt: skip
+    with pytest.raises(Problem, match="not both"):
+        TextsRequest.model_validate(BODY_TEXTS | {"documents": ["a"]}).work()
+    with pytest.raises(ValidationError):
+        TextsRequest.model_validate(BODY_TEXTS | {"truncation_direction": "Up"})
+
+
+def test_over_the_wire_of_texts(live: Live) -> None:
+    """A pair that would be cut is refused where it may not be; the same from the left is scored."""
+    long = {"query": "cat", "texts": ["mat", "dog " * 300 + "cat"]}
+    assert live.client.post("/rerank", json=long).status_code == 200
+    refused = live.client.post("/rerank", json=long | {"truncate": False})
+    assert refused.status_code == 422
+    assert refused.json()["error"] == "texts: 1 are longer than the model's window of 128 tokens"
+    short = live.client.post("/rerank", json={"query": "cat", "texts": ["mat"], "truncate": False})
+    assert list(short.json()[0]) == ["index", "score"]
+    right, left = (
+        live.client.post("/rerank", json=long | {"truncation_direction": side, "raw_scores": True}).json()
+        for side in ("Right", "Left")
+    )
+    assert {item["index"]: item["score"] for item in right} != {item["index"]: item["score"] for item in left}
+    wrong = live.client.post("/rerank", json={"query": "cat", "texts": ["mat", None]})
+    assert wrong.json()["error"] == "texts[1]: Input should be a valid string"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (1.0, "1.0"), (0.0, "0.0"), (-0.0, "0.0"), (-1e-12, "0.0"), (0.93, "0.93"), (4.2e-6, "0.0000042"),
+        (0.6231455039478934, "0.6231455"), (-12.5, "-12.5"), (0.99999999, "1.0"), (100.0, "100.0"),
+    ],
+)  # fmt: skip
+def test_numbers_are_plain(value: float, written: str) -> None:
+    """A point, no exponent, at most seven decimals."""
+    assert json_number(value) == written
+
+
+@given(some.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_any_float32_is_a_short_json_float(value: float) -> None:
+    """It reads back as a float within the rounding, in at most 18 characters."""
+    written = json_number(value)
+    read = json.loads(written)
+    assert type(read) is float
+    assert len(written) <= 18
+    assert read == pytest.approx(value, rel=1e-7, abs=5.1e-8)
+    assert abs(value) >= 1e9 or re.fullmatch(r"-?\d+\.\d{1,7}", written)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_json_has_not_is_refused(value: float) -> None:
+    """Never NaN."""
+    with pytest.raises(ValueError, match="not finite"):
+        json_number(value)
