@@ -29,10 +29,9 @@ pytest.importorskip("haystack")
 from haystack import Document
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 from haystack_integrations.components.readers.secondpass import SentenceReader
-from secondpass_searching.candidates import FirstPass
-from secondpass_searching.engine import Engine
-from secondpass_searching.two_pass import two_pass_search
 
+from secondpass_servers.contract import SearchEngine
+from secondpass_servers.two_pass import FirstPass, two_pass_search
 from tests.cli.conftest import command
 
 QUERY = "where is the cat"
@@ -136,7 +135,7 @@ async def command_line(folder: str, encoder: CrossEncoder, query: str, texts: Se
 class AllOfThem:
     """An index in memory whose first pass finds every document, in order."""
 
-    engine = Engine("Memory", "memory", "", "", "", "", "")
+    engine = SearchEngine("Memory", "memory", "", "", "", "", "")
     name = "memory"
 
     def __init__(self, texts: Sequence[str]) -> None:

@@ -23,8 +23,6 @@ from secondpass.text import positive_int
 from secondpass.tokens import PairTokenizer
 
 # ---- What a sentence-transformers folder says about its bi-encoder: how tokens become one vector, and how many fit.
-
-
 Pooling = Literal["mean", "first"]
 
 FILE = "1_Pooling/config.json"

@@ -15,8 +15,6 @@ from secondpass.errors import InvalidInput
 from secondpass.text import is_blank
 
 # ---- Text files a line at a time: UTF-8, gzip accepted, and every refusal names the file and the line.
-
-
 BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -233,8 +231,6 @@ def record_text(line: Line, value: dict[str, object]) -> str:
 
 
 # ---- Queries as files: BEIR's JSON Lines, tables of id and text, and plain lines.
-
-
 def read_queries(path: Path) -> dict[str, str]:
     """Text by query id, in file order.
 

@@ -20,8 +20,6 @@ from secondpass.text import checked_documents, is_blank, positive_int
 from secondpass.tokens import CallRecord
 
 # ---- Text to sentences as places in it: cautious, so that a sentence is rather too long than broken in two.
-
-
 # Where a sentence may end: closing marks after . ! ? … and white space behind them; CJK full stops need no space.
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？｡]+[”’」』）]*")
 # A blank line, or a line that begins like a list's, ends a sentence whatever stands before it.

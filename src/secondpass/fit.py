@@ -28,8 +28,6 @@ from secondpass.training.weights.layers import parameter_groups
 from secondpass.training.weights.optimisation import Optimisation, make_schedule
 
 # ---- One batch of `InputExample`s, checked: texts to tokenise and a tensor of labels.
-
-
 LARGEST = float(torch.finfo(torch.float32).max)
 LARGEST_CLASS = 2**63 - 1
 
@@ -112,8 +110,6 @@ def _label(label: Any, rule: LabelRule, name: str) -> int | float:
 
 
 # ---- Model inputs and labels to the loss that one training step lowers.
-
-
 logger = logging.getLogger(__name__)
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -210,8 +210,6 @@ def _pattern(token: AddedToken) -> str:
 #
 # A policy sees numbers of tokens, never texts: `secondpass.tokens` applies it to what users bring. What an operator
 # writes around their texts (`secondpass.text`) is not in these numbers, so it is never cut.
-
-
 Truncation = Literal["longest_first", "only_document", "error"]
 Sharing = Callable[[int, int, int], tuple[int, int]]
 """Tokens of a query and of a document, and the places for both together, to the tokens kept of each."""

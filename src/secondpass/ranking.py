@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 
 # ---- Logits to scores in the form the caller asked for.
-
-
 Scores = npt.NDArray[np.float32] | torch.Tensor | list[torch.Tensor]
 
 # Numbers a function gets at a time. Libraries compute whole vectors in one way and what is left over in another, and
@@ -196,8 +194,6 @@ class Bar:
 
 
 # ---- One number per document out of a head with several labels, by an explicit rule.
-
-
 Relevance = int | Literal["expected"]
 
 

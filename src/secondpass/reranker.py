@@ -38,8 +38,6 @@ from secondpass.tokens import CallRecord, TokenCache, Tokens
 #
 # A function that `accepts_renamed` takes any arguments as type checkers see it; overloads beside it say which, and the
 # dictionaries below are the keywords of those overloads.
-
-
 R = TypeVar("R")
 
 CONSTRUCTOR = {

@@ -125,8 +125,6 @@ def repaired(value: str) -> str:
 
 
 # ---- The shapes in which callers of `predict` hand over their texts.
-
-
 def columns_of(sentences: object) -> tuple[list[list[str]], bool]:
     """Stripped texts by column ([queries, documents], or one column of single texts), and if it was one pair.
 
@@ -162,8 +160,6 @@ def _width(row: object, index: int) -> int:
 
 
 # ---- Numbers and choices that callers set.
-
-
 Choice = TypeVar("Choice", bound=str)
 
 

@@ -37,9 +37,8 @@ from secondpass.inputs import (
 )
 from secondpass.text import Text, positive_int, prepared
 
+
 # ---- What a call did: tokens, cuts, padding and milliseconds, for a caller who asks.
-
-
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Pair `index` lost this many tokens, and characters beyond the ceiling that were never tokenised."""
@@ -75,8 +74,6 @@ class CallRecord:
 
 
 # ---- Token ids of documents that were read before, by a hash of their text, in bounded memory.
-
-
 # What an entry takes beside its ids: two bytes objects and their places, a table just grown included.
 ENTRY_BYTES = 300
 # A single text may take no more than this share of the cache: a book must not turn everything else out.

@@ -196,8 +196,6 @@ def _name(path: Path | None) -> str:
 
 
 # ---- Options that every scoring command has, and the model they lead to.
-
-
 POCKET = "secondpass/pocket"
 
 Model = Annotated[

@@ -18,8 +18,6 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.tokens import CallRecord
 
 # ---- Errors as the user meets them: one line on stderr and an exit code, never a traceback unless asked for.
-
-
 FAILED = 1
 REFUSED = 2
 INTERRUPTED = 130

@@ -102,8 +102,6 @@ def _relevance(value: str | None) -> int | Literal["expected"] | None:
 
 
 # ---- `secondpass score`: score pairs of a query and a document.
-
-
 # Pairs read, scored and printed together: a file of any size runs in constant memory.
 CHUNK = 1024
 

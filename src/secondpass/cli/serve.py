@@ -149,8 +149,6 @@ def serve(
 
 
 # ---- The application on a socket, until it is told to stop and has finished what it accepted.
-
-
 # After the last deadline everything has been answered; a little more for writing it out.
 WRITE_OUT_S = 5.0
 

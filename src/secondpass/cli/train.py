@@ -193,8 +193,6 @@ def _rows(held: BeforeAfter) -> list[Sequence[str]]:
 
 
 # ---- `secondpass mine`: labelled queries to training groups with hard negatives.
-
-
 BM25 = "bm25"
 
 

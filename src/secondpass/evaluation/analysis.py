@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 
 # ---- What scores say: how they are distributed, and what a threshold keeps.
-
-
 MOST_POINTS = 100
 
 
@@ -149,8 +147,6 @@ def _spread(values: NDArray[np.floating]) -> NDArray[np.int_]:
 #
 # The expected calibration error is that of Naeini, Cooper and Hauskrecht 2015, "Obtaining Well Calibrated Probabilities
 # Using Bayesian Binning", over bins of equal width.
-
-
 def reliability(qrels: Qrels, run: Run, bins: int = 10) -> Reliability | None:
     """Compare scores with the share of relevant documents among those that have them.
 
@@ -192,8 +188,6 @@ def reliability(qrels: Qrels, run: Run, bins: int = 10) -> Reliability | None:
 
 
 # ---- The queries that a second pass helped and hurt most, with their texts: what a person reads first.
-
-
 def changes(
     qrels: Qrels,
     first: Run,

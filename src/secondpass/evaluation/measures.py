@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 
 # ---- Libraries of the eval extra, imported when they are first needed: they take seconds.
-
-
 def ir_measures() -> Any:
     """The module `ir_measures`.
 
@@ -60,8 +58,6 @@ def _module(name: str, library: str) -> Any:
 
 
 # ---- What an evaluation found: values by measure and query, and which queries count.
-
-
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """Queries by what they could contribute.
@@ -209,8 +205,6 @@ def _aggregate(measure: Measure, values: Mapping[str, float]) -> float:
 # ---- Values of an analysis: what is known about a second pass once its run is measured beside the first pass's.
 #
 # Nothing is computed here; the modules named in each docstring do that. Reports are written from these values alone.
-
-
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A bootstrap confidence interval of a mean over queries (`intervals`)."""

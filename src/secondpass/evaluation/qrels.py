@@ -14,9 +14,8 @@ from typing import Any, TextIO
 from secondpass.corpora import Line, existing, named_file, read_lines, read_queries
 from secondpass.errors import InvalidInput
 
+
 # ---- Ids of queries and documents: str everywhere, and what of them fits into a TREC column.
-
-
 def string_id(value: object, what: str) -> str:
     """Return an id that is a str.
 
@@ -170,8 +169,6 @@ def _json_judgement(line: Line) -> tuple[str, str, int]:
 
 
 # ---- Which queries are asked, and which of them are measured: those of a file, or the judged ones of a BEIR folder.
-
-
 @dataclass(frozen=True, slots=True)
 class JudgedQueries:
     """Text by query id in the order in which they are asked, and judgements if they are to be measured."""

@@ -147,8 +147,6 @@ def _unscored(documents: Iterable[str]) -> list[tuple[str, None]]:
 
 
 # ---- A labelled dataset through a pipeline: what is asked for, and the runs of both passes that come back.
-
-
 @dataclass(frozen=True, slots=True)
 class DatasetRequest:
     """A pipeline (file or packaged name) and a BEIR folder.
@@ -206,8 +204,6 @@ class DatasetRuns:
 
 
 # ---- Quality against depth: how many candidates are worth re-ranking, and how many a latency budget allows.
-
-
 LADDER = (1, 2, 3, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000)
 MOST_STEPS = 11
 
@@ -322,8 +318,6 @@ def _line(sizes: NDArray[np.int_], ms_at: Mapping[int, float] | None) -> tuple[f
 #
 # Tools break ties by document id, by input order or by luck, and call the result the system's (McSherry and Najork
 # 2008, "Computing Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores").
-
-
 FEWEST_SAMPLES = 4
 MOST_DOCUMENTS = 2_000_000
 

@@ -20,8 +20,6 @@ from secondpass.evaluation.measures import Comparison, Interval, Report, scipy_s
 # ---- Bootstrap confidence intervals of a mean over queries.
 #
 # Bias-corrected and accelerated (BCa): Efron 1987, "Better Bootstrap Confidence Intervals"; scipy computes them.
-
-
 RESAMPLES = 2000
 # BCa leaves out each value in turn, so its work grows with the square of their number. Its corrections shrink with
 # the root of that number: beyond this many values the percentile interval is the same to three digits.

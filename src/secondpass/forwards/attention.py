@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from secondpass.forwards.description import Relative
 from secondpass.tokens import Tokens
 
+
 # ---- What attention within the sequences of a batch is asked for.
-
-
 @dataclass(frozen=True, slots=True)
 class Heads:
     """How a row of queries, keys and values is cut.
@@ -65,8 +64,6 @@ class Attention(Protocol):
 
 
 # ---- Sequences laid end to end: the one matrix that every linear layer reads.
-
-
 Lengths = npt.NDArray[np.int64]
 """Of sequences, in tokens."""
 
@@ -233,8 +230,6 @@ def _cut(joint: torch.Tensor, run: _Run, parts: int, width: int, heads: Heads) -
 
 
 # ---- Attention on any device: sequences of like length padded to rectangles.
-
-
 # Sequences are put into one rectangle if the shortest has this share of the longest one's tokens.
 ALIKE = 0.8
 
@@ -334,8 +329,6 @@ def laid(joint: torch.Tensor, made: Rectangle, parts: int, heads: Heads) -> tupl
 #
 # A query's product with the row of every distance is one matrix product; the score of a query and a key then lies on a
 # diagonal of that, which a view with other strides turns into a row. No index is gathered for each pair of tokens.
-
-
 class RelativeAttention:
     """Scores of content, and of content with distance, in one call of torch's attention for each rectangle.
 

@@ -130,8 +130,6 @@ def mapped(value: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
 
 
 # ---- Single modules of torch and transformers as plain weights.
-
-
 # transformers' classes by the function they compute.
 ACTIVATIONS: dict[str, HiddenActivation] = {
     "GELUActivation": "gelu",
@@ -193,8 +191,6 @@ def table(module: nn.Module) -> torch.Tensor:
 #
 # A packed forward computes from weights alone, so it may stand in for a model only while nobody has put anything else
 # into it: adapters, hooks, quantised layers, replaced modules.
-
-
 # Where the modules of an unchanged model come from.
 SOURCES = ("torch.nn.modules.", "transformers.models.", "transformers.activations")
 

@@ -17,9 +17,8 @@ from secondpass.scoring import Job, Scored, Spent, score_rows
 from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
 
+
 # ---- One caller's pairs on their way from texts to logits.
-
-
 def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
     """Texts of the pairs (queries[i], documents[i]); one str is the query of every document.
 
@@ -220,8 +219,6 @@ class Queue:
 # overtakes one of ten thousand that is under way, calls that began are finished rather than all kept half done (the
 # mean wait of equal calls is half of what taking turns gives), and nothing starves: once a long call has waited as long
 # as it would have taken alone, no newcomer is ahead of it.
-
-
 @dataclass(frozen=True, slots=True)
 class Share:
     """The rows of one call in a batch, longest first."""
@@ -258,8 +255,6 @@ def next_batch(calls: Iterable[Call], budget: int, padded: bool, seconds_per_tok
 
 
 # ---- One batch for several calls: rows of them together, each alone where together fails.
-
-
 Outcome = tuple[Logits, Spent] | Exception
 """Logits [rows, labels] of one share with what its batch took, or the error that its own rows cause."""
 

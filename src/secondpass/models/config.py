@@ -131,8 +131,6 @@ def without_code(value: Any) -> Any:
 # Up to 3.x: config.json, `sbert_ce_default_activation_function`. 4.0 to 5.3: config.json, `sentence_transformers`.
 # From 5.4: config_sentence_transformers.json, with modules.json and sentence_bert_config.json beside it. We read
 # the newest that is there and write all three, so that every generation finds the same activation.
-
-
 OLDEST_KEY = "sbert_ce_default_activation_function"
 MIDDLE_KEY = "sentence_transformers"
 NEWEST_FILE = "config_sentence_transformers.json"

@@ -24,8 +24,6 @@ from secondpass.models.tokenizer import check_vocabulary, load_tokenizer, token_
 from secondpass.models.weights import COMPACT, build_model
 
 # ---- Keep transformers from printing while we load or save, and leave its settings to others as they were.
-
-
 # Loading changes torch's default dtype and device for a moment, and the progress-bar switch is global: one at a time.
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -75,8 +73,6 @@ def _without_bars() -> Iterator[None]:
 # ---- Where a model's files are: a folder, the package itself, or the model hub.
 #
 # Everything after this stage reads a local folder, so that one set of checks sees every file before it is used.
-
-
 POCKET = "secondpass/pocket"
 
 # The top folder only: subfolders hold exports for other runtimes. Pickles are never read, so never downloaded.
@@ -324,8 +320,6 @@ def _token(request: LoadRequest) -> str | bool | None:
 
 
 # ---- Which device a model runs on.
-
-
 logger = logging.getLogger(__name__)
 
 

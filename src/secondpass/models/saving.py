@@ -31,8 +31,6 @@ from secondpass.models.weights import COMPACT
 # ---- What a model's README.md tells of measurements: figures that evaluators hand over, kept until the model is saved.
 #
 # sentence-transformers' evaluators (4.0 and later) talk to a model's `model_card_data`; this is what they find here.
-
-
 # Tells our own card from one that somebody wrote.
 MARK = "<!-- written by secondpass from model_card_data -->"
 

@@ -174,8 +174,6 @@ def _few(keys: list[str]) -> str:
 # Each matrix row is stored as round(row / scale) with scale = max|row| / 127 in float32; everything that is no
 # matrix stays float16. Storage only: loading gives an ordinary float32 model. A symmetric per-channel scheme, as in
 # Jacob et al. 2018 (https://arxiv.org/abs/1712.05877).
-
-
 FILE = "model.int8.safetensors"
 SCALE = ".scale"
 

@@ -26,8 +26,6 @@ from secondpass.serving.telemetry import Admission, Metrics, facts_of
 from secondpass.text import is_blank, readable
 
 # ---- What texts a request may bring.
-
-
 # OpenSearch hands over an empty string for a field that a hit lacks or that a `_source` filter dropped.
 ALL_BLANK = (
     "every document is blank; a search engine sends empty texts when its hits lack the configured field or a _source "
@@ -140,8 +138,6 @@ def _answer(served: Served, work: Work, scored: Scored) -> Answer:
 
 
 # ---- What one running service holds, and what it does with a request that was let in.
-
-
 JSON = "application/json"
 # Headers are lines, and proxies refuse long ones.
 LONGEST_HEADER = 1000

@@ -43,8 +43,6 @@ from secondpass.serving.telemetry import Admission, Facts, Metrics, RequestLog, 
 from secondpass.text import prepared
 
 # ---- Bytes of a body to JSON values: strict, bounded in depth, with Unicode that can be written out again.
-
-
 # An escape of a surrogate: a pair of them is a character, one alone is what a client left that cut a text in half.
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -87,8 +85,6 @@ def _bad(why: str) -> Problem:
 
 
 # ---- The body of a request, bounded while it is read.
-
-
 JSON_TYPE = re.compile(r"application/(?:json|[\w.+-]+\+json)", re.IGNORECASE)
 # Digits of a length that is certainly too much; thousands of them cannot even be read.
 LONGEST_NUMBER = 18
@@ -150,8 +146,6 @@ def too_large(max_bytes: int) -> Problem:
 # ---- The gate of every endpoint: key, place, size and JSON are settled before FastAPI sees the body.
 #
 # Errors of any kind become the one body that clients read; nothing of the request is repeated in it.
-
-
 OPEN_PATHS = frozenset({"/health", "/ready"})
 METRICS = "/metrics"
 
@@ -225,8 +219,6 @@ def _problem(error: Exception, facts: Facts) -> Problem:
 
 
 # ---- The endpoints and what OpenAPI says of them.
-
-
 PROBLEMS = {
     400: "The body is not JSON.",
     404: "No model of this name.",

@@ -16,8 +16,6 @@ from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.text import positive_int
 
 # ---- API keys: from the environment or a file, never from the command line, compared in constant time.
-
-
 VARIABLE = "SECONDPASS_API_KEYS"
 SHORTEST = 16
 SCHEME = "bearer"
@@ -187,8 +185,6 @@ def is_loopback(host: str) -> bool:
 
 
 # ---- Libraries of the serve extra, looked for before a module is imported that needs them.
-
-
 NEEDED = ("fastapi", "prometheus_client", "uvicorn")
 
 

@@ -158,8 +158,6 @@ def indices(numbers: Sequence[int], most: int = 20) -> str:
 # OpenSearch's processor of Cohere-like answers casts each score to Java's Double. Its JSON reader makes an Integer of a
 # number without a point and a BigDecimal of one longer than 18 characters, and either ends the search. So a score has
 # a point, at most seven decimals and at most 18 characters.
-
-
 DECIMALS = 7
 LONGEST = 18
 # From here on a plain number of seven decimals would be longer than 18 characters.
@@ -188,8 +186,6 @@ def json_text(value: Any) -> str:
 
 
 # ---- The shape of Cohere, Jina and vLLM: `documents` in, `results` with `relevance_score` out.
-
-
 WHOLE = "max_chunks_per_doc has no effect: documents are read in one piece"
 
 
@@ -268,8 +264,6 @@ class RerankResponse(BaseModel):
 
 
 # ---- Our own shape for scores without an order: `pairs` in, `scores` out.
-
-
 def _pair(value: Any) -> Any:
     if isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value):
         return tuple(value)
@@ -320,8 +314,6 @@ class ScoreResponse(BaseModel):
 
 
 # ---- The shape of Nvidia's rerankers: `passages` in, `rankings` with `logit` out.
-
-
 class QueryObject(BaseModel):
     """What is asked."""
 
@@ -367,8 +359,6 @@ class RankingResponse(BaseModel):
 
 
 # ---- The shape of text-embeddings-inference: `texts` in, a bare list with `score` out.
-
-
 Text = Annotated[str, StringConstraints(strict=True)]
 
 

@@ -22,9 +22,8 @@ from secondpass.serving.models import Models
 from secondpass.serving.problems import CLIENT_GONE, overloaded, stopping
 from secondpass.tokens import TokenCache
 
+
 # ---- Who may come in: so many requests at once, and nobody once the service is leaving.
-
-
 class Admission:
     """Counts the requests in flight; used by one event loop only, so it needs no lock."""
 
@@ -69,8 +68,6 @@ class Admission:
 
 
 # ---- Counters and durations for Prometheus, in a registry of the service's own.
-
-
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
 

@@ -19,8 +19,6 @@ from secondpass.errors import InvalidInput
 from secondpass.training.configuration import ModelConfig, TrainingConfig, TrainSource
 
 # ---- A YAML file as plain values that know on which line they stand, so that a refusal can say where.
-
-
 KeyPath = tuple[str | int, ...]
 """Keys and positions from the top: ("data", "train", 0, "path")."""
 LONGEST = 1_000_000
@@ -95,8 +93,6 @@ def _walk(node: yaml.Node, path: KeyPath, source: str, places: dict[KeyPath, str
 
 
 # ---- Plain values to frozen dataclasses, each by the type of its field; what does not fit is refused by key and line.
-
-
 MadeT = TypeVar("MadeT")
 
 # YAML 1.1, which PyYAML reads, takes 2e-5 for a text: its numbers need a point and a signed exponent.

@@ -226,8 +226,6 @@ def ask(
 
 
 # ---- `secondpass demo`: the packaged pipeline on the packaged corpus, first pass and second pass side by side.
-
-
 PIPELINE = "rerank_bm25"
 
 

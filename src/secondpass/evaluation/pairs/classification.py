@@ -21,12 +21,11 @@ from secondpass.evaluation.pairs.evaluator import (
     single_scores,
 )
 
+
 # ---- The thresholds that scores allow, and the best of them.
 #
 # A label 1 is predicted where score > threshold, so equal scores are never parted. Every way to part the others is
 # tried: between two neighbours (the mean of both), below all scores, and at the highest (no label 1 at all).
-
-
 def thresholds(scores: NDArray[Any]) -> NDArray[Any]:
     """All thresholds in the precision of the scores, those between scores first, the highest of them in front."""
     levels = np.unique(scores)[::-1]
@@ -132,8 +131,6 @@ class CEBinaryClassificationEvaluator(PairEvaluator):
 
 
 # ---- Accuracy of a model with one label at a fixed threshold.
-
-
 class CEBinaryAccuracyEvaluator(PairEvaluator):
     """Share of pairs on the right side of the threshold: a label 1 is predicted where score > threshold.
 
@@ -175,8 +172,6 @@ class CEBinaryAccuracyEvaluator(PairEvaluator):
 
 
 # ---- F1 of a model with two labels or more.
-
-
 BINARY = {"Binary F1 score": "binary"}
 SEVERAL = {"Macro F1 score": "macro", "Micro F1 score": "micro", "Weighted F1 score": "weighted"}
 
@@ -247,8 +242,6 @@ def _averages(distinct: list[int]) -> dict[str, str]:
 
 
 # ---- Accuracy of a model with two labels or more.
-
-
 class CESoftmaxAccuracyEvaluator(PairEvaluator):
     """Share of pairs whose label has the highest score.
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 
 # ---- The CSV file that an evaluator appends a row to after each evaluation.
-
-
 Value = int | float | str
 
 
@@ -77,8 +75,6 @@ def _text(rows: Sequence[Sequence[Value]]) -> str:
 
 
 # ---- One labelled training example, as the seed has it.
-
-
 class InputExample:
     """Texts that belong together and their label.
 
@@ -190,8 +186,6 @@ def _moment(epoch: int, steps: int) -> str:
 
 
 # ---- Pairs of texts and what is known about each: 0 or 1, the index of a class, or a score.
-
-
 def checked_pairs(sentence_pairs: object) -> list[list[str]]:
     """Rows of two texts each (or of one text each, for a model that takes one).
 
@@ -277,8 +271,6 @@ def _number(value: Any, name: str) -> float:
 # ---- What a model says about pairs, checked before anything is computed from it.
 #
 # Any object with `predict(pairs, convert_to_numpy=, show_progress_bar=)` is a model here.
-
-
 Name = Callable[[int], str]
 """Gives what messages call the pair at a position."""
 
@@ -359,8 +351,6 @@ def _refuse_non_finite(scores: NDArray[Any], name: Name) -> None:
 
 
 # ---- Correlation of a model's scores with known scores.
-
-
 class CECorrelationEvaluator(PairEvaluator):
     """Pearson's and Spearman's correlation with known scores; a call returns Spearman's.
 

@@ -19,12 +19,11 @@ from secondpass.evaluation.measures import scikit_metrics
 from secondpass.evaluation.pairs.evaluator import Evaluator, single_scores
 from secondpass.text import checked, checked_documents, is_blank, materialised, positive_int
 
+
 # ---- MRR and nDCG of one ranking that may have equal scores: the mean over all orders that these allow.
 #
 # With equal scores the order is left to chance (McSherry and Najork 2008, "Computing information retrieval performance
 # measures efficiently in the presence of tied scores"), and no relevant document may profit from where it was listed.
-
-
 def reciprocal_rank(gains: Sequence[float], scores: NDArray[Any], k: int) -> float:
     """Expected 1 / rank of the first document with a gain, 0 beyond rank k."""
     ahead = 0
@@ -69,8 +68,6 @@ def _groups(scores: NDArray[Any]) -> list[NDArray[np.int64]]:
 
 
 # ---- Queries with their relevant texts and the candidates to be ordered, in the forms that callers have.
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One query.

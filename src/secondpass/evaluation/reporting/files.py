@@ -72,8 +72,6 @@ def opened(target: Path | TextIO) -> Iterator[TextIO]:
 # The JSON's keys are the names of the fields of `findings.Analysis` and of the values in it, so their docstrings are
 # its documentation. Beside them stand "format", which grows when a key is renamed or lost, and "difference" in each
 # change. What is not a finite number is null.
-
-
 FORMAT = 1
 HALVES = re.compile("[\ud800-\udfff]")
 
@@ -143,8 +141,6 @@ def _number(value: Any) -> int | float | None:
 
 
 # ---- An analysis on a terminal: tables that hold at 80 columns and say the same without colours.
-
-
 CHANGES = 5
 # A name that is longer is folded, a text gets what the other columns leave.
 NAME_WIDTH = 28

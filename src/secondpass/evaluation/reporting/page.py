@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 #
 # Colours are drawn as stand-ins and then named: `currentColor` for text, CSS variables for the rest, so that one
 # drawing suits a dark page and a light one. Text stays text.
-
-
 INK, FAINT, GAIN, LOSS, FIRST, SECOND, THIRD = (f"#0102{place:02x}" for place in range(1, 8))
 NAMES = {
     INK: "currentColor",
@@ -164,8 +162,6 @@ def _inline(document: str, name: str, title: str) -> str:
 
 
 # ---- The plots of the page, each from one value of an analysis.
-
-
 # More bars than the plot has pixels would only make the page heavy.
 MOST_BARS = 320
 ROW = 34.0

@@ -79,8 +79,6 @@ def counted(number_of: int, one: str, many: str) -> str:
 
 
 # ---- What an analysis says in plain words: whether a second pass helps and how sure that is, what is lost where.
-
-
 Direction = Literal["better", "worse", "unclear", "same", "alone"]
 
 

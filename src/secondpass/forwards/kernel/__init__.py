@@ -23,8 +23,6 @@ __all__ = ["kernel_forward"]
 # ---- Model inputs to logits through the compiled kernel: no padding, each sequence's result its own.
 #
 # A sequence's logits are the same numbers, bit for bit, whatever else is in the batch and however many threads compute.
-
-
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
 # still fit into the core's own cache.
 CHUNK_TOKENS = 384

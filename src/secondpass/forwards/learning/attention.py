@@ -20,8 +20,6 @@ from secondpass.errors import InvalidInput
 # ---- Random numbers of dropout at a fifth of a nanosecond a byte, instead of torch's twenty for each element.
 #
 # Dropout: Srivastava et al. 2014, scaled while training, as in torch.
-
-
 # Each element is decided by 16 random bits.
 LEVELS = 2**16
 

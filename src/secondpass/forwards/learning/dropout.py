@@ -151,8 +151,6 @@ def _causal(module: nn.Module, options: dict[str, Any]) -> bool:
 #
 # glibc gives large blocks back to the system as soon as they are freed. A training step frees and takes gigabytes, and
 # every page that is taken again costs a fault and 4 KiB of zeros: up to half of a step on a CPU.
-
-
 # malloc.h of glibc
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2

@@ -126,8 +126,6 @@ def recomputes(model: Any) -> bool:
 
 
 # ---- The forward pass of training that is fastest where the model is.
-
-
 TrainingForward = Callable[[Sequence[Tokens]], torch.Tensor]
 """Model inputs to logits float32 [pairs, labels] on the model's device, with gradients."""
 

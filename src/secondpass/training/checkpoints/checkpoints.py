@@ -287,8 +287,6 @@ def _read(path: Path, manifest: Manifest) -> Checkpoint:
 
 
 # ---- A run to a checkpoint and back: everything that makes the rest of it the same.
-
-
 FOLDER = "checkpoints"
 # Settings that a run may change on its way: they decide what is written and how much memory is used, not the weights.
 FREE = ("keep", "log_every", "save_every", "micro_batch_tokens")
@@ -430,8 +428,6 @@ class RunStorage:
 
 
 # ---- A folder made ready for a run that begins anew.
-
-
 def forget_checkpoints(folder: str | os.PathLike[str]) -> None:
     """Remove the checkpoints of earlier runs in an output folder; the model, log and card in it stay until replaced.
 

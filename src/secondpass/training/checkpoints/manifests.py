@@ -19,9 +19,8 @@ import torch
 
 from secondpass.errors import CheckpointError, InvalidInput
 
+
 # ---- Files that are on the disk when we say so, and folders that are never seen half removed.
-
-
 def write_json(path: Path, content: object) -> None:
     """Write `content` in ASCII; `sync` it afterwards.
 
@@ -234,8 +233,6 @@ def _shown(value: object) -> str:
 #
 # safetensors takes no tensors that share memory or lie scattered in it: tied ones are stored once and come back tied,
 # views and transposed ones are stored as copies.
-
-
 ALIASES = "aliases"
 DTYPES = frozenset(
     {

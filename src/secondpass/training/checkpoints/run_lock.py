@@ -145,8 +145,6 @@ def _written(descriptor: int) -> tuple[str, str]:
 
 
 # ---- One training at a time on one cross-encoder, and a folder for what it makes.
-
-
 logger = logging.getLogger(__name__)
 
 _CLAIMING = threading.Lock()

@@ -16,8 +16,6 @@ from secondpass.errors import CheckpointError, InvalidInput
 #
 # What JSON does not have is an object with one key: {"$tensor": name}, {"$array": name}, {"$tuple": [...]},
 # {"$pairs": [[key, value], ...]} for a dict whose keys are not all plain texts.
-
-
 TENSOR, ARRAY, TUPLE, PAIRS = "$tensor", "$array", "$tuple", "$pairs"
 
 
@@ -223,8 +221,6 @@ def _plain(part: Any, name: str) -> Any:
 
 
 # ---- Where all random numbers of a run stand, and back there exactly.
-
-
 logger = logging.getLogger(__name__)
 
 Generator = random.Random | np.random.Generator | torch.Generator

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 
 # ---- What one group must be before anything is learnt from it: no text empty, and labels that the loss reads.
-
-
 LARGEST = 3.4028234663852886e38
 """Of float32, in which labels are compared with logits."""
 KINDS = ("relevance", "grade", "score", "class")

@@ -139,8 +139,6 @@ def json_line(row: dict[str, object]) -> str:
 
 
 # ---- What there is to train on, in figures: shown before the first step, kept for the model's card.
-
-
 FEW_VALUES = 10
 
 
@@ -257,8 +255,6 @@ _is_positive = {"relevance": (0.5).__le__, "grade": (0.0).__lt__}
 
 
 # ---- A name for training data by what is in it, so that a run is not resumed on other data.
-
-
 def fingerprint(groups: Iterable[Group]) -> str:
     """SHA-256 over queries, documents, labels, teachers' opinions and their order, as 64 hexadecimal digits.
 

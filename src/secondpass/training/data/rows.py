@@ -14,8 +14,6 @@ from secondpass.text import is_blank
 from secondpass.training.data.groups import Group, Teaching
 
 # ---- Which column of a table holds the query, the documents and the labels: by its name, or as the caller says.
-
-
 Columns = Mapping[str, str | Sequence[str] | None]
 """The caller's word: column by role. Several columns for positives and negatives; None: there is none to read."""
 

@@ -29,8 +29,6 @@ from secondpass.training.data.rows import (
 from secondpass.training.data.tables import read_delimited_rows, read_json_rows, read_parquet_rows
 
 # ---- Groups one at a time out of rows: files may be larger than memory, and a bad row does not end the reading.
-
-
 logger = logging.getLogger(__name__)
 
 Item = Row | Group | InvalidInput
@@ -90,8 +88,6 @@ def _announce(source: str, names: tuple[str, ...], layout: Layout) -> None:
 
 
 # ---- Rows out of Python objects: datasets of Hugging Face (streamed too), any mappings, InputExamples, groups.
-
-
 def items_of(source: object) -> Iterator[Item]:
     """What an iterable holds, each element by its kind; a row's source is its index from 0, "rows[7]".
 
@@ -134,8 +130,6 @@ def _pair(example: Any, name: str) -> Group:
 
 
 # ---- Judgements, a corpus and queries to groups: BEIR folders and TREC files.
-
-
 Texts = Mapping[str, str]
 """Text by id."""
 SHOWN_IDS = 5

@@ -23,8 +23,6 @@ from secondpass.text import checked, positive_int, prepared
 from secondpass.tokens import TextTokenizer
 
 # ---- The merges of a BPE vocabulary: which pieces a piece is put together from, and which merges a part of it keeps.
-
-
 Pair = tuple[str, str]
 
 
@@ -95,8 +93,6 @@ class Merges:
 # ---- Which pieces of a vocabulary to keep: those that texts use most, and all that others are spelled with.
 #
 # Abdaoui et al. 2020, "Load What You Need" (https://arxiv.org/abs/2010.05609), which trims multilingual models so.
-
-
 UNUSED = re.compile(r"[\[<|]*unused_?\d+[\]>|]*")
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 # SentencePiece's sign for a space.
@@ -230,8 +226,6 @@ _SPELLED: dict[str, Callable[[Mapping[str, Any], str | None], Iterator[str]]] = 
 
 
 # ---- A tokenizer over a part of its vocabulary: the same normaliser, splitter and template, other ids.
-
-
 def smaller_tokenizer(tokenizer: Tokenizer, ids: Sequence[int]) -> Tokenizer:
     """The tokenizer with the tokens of `ids` alone; the new id of ids[n] is n. Truncation and padding are off.
 

@@ -25,8 +25,6 @@ from secondpass.training.losses.ranking import (
 )
 
 # ---- Losses by name: what settings and the command line choose from.
-
-
 LOSSES: Mapping[str, type[Any]] = {
     "binary_cross_entropy": BinaryCrossEntropy,
     "cross_entropy": CrossEntropy,

@@ -68,8 +68,6 @@ class Loss(Protocol):
 #
 # Everything is quadratic in the documents of a group and needs no sort: beside the forward of as many documents that is
 # nothing, and ties are broken alike on every device.
-
-
 Tensor = torch.Tensor
 
 
@@ -160,8 +158,6 @@ def log_shares(values: Tensor, mask: Tensor) -> Tensor:
 
 
 # ---- What a loss is told by name, checked when it is made.
-
-
 def chosen(value: object, known: Iterable[str], argument: str) -> str:
     """Return the one of `known` that `value` names, whatever its case, hyphens, underscores and spaces.
 

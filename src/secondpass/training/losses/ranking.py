@@ -175,8 +175,6 @@ class LambdaLoss(Loss):
 
 
 # ---- A relevant document against those that are not: a unit is a relevant document.
-
-
 @dataclass(frozen=True)
 class InfoNCE(Loss):
     """How unlikely a relevant document is among the others that are not, by softmax of the logits.
@@ -252,8 +250,6 @@ class MILNCE(Loss):
 # ---- All documents of a group at once: a unit is a list, of two documents or more.
 #
 # Lists of one document give no unit; sentence-transformers counts them as lists without loss.
-
-
 @dataclass(frozen=True)
 class ListNet(Loss):
     """Cross-entropy of the softmax of the logits to that of the labels: -sum_i softmax(y)_i log softmax(s)_i.

@@ -20,8 +20,6 @@ from secondpass.training.data.groups import Group
 from secondpass.training.negatives.candidates import bm25_candidates
 
 # ---- Held-out labelled queries to one figure, and to judgements and runs for a report.
-
-
 PRIMARY = "nDCG@10"
 # Queries of one call: enough pairs to sort by length.
 CHUNK = 64
@@ -208,8 +206,6 @@ def _spaced(queries: Sequence[str], limit: int | None) -> list[str]:
 
 
 # ---- A share of the training queries set aside, to measure on what was not learnt from.
-
-
 def held_out(groups: Sequence[Group], share: float, seed: int = 0) -> tuple[list[Group], list[Group]]:
     """Split groups into those to learn from and those to measure on, in order; all groups of a query go together.
 

@@ -16,8 +16,6 @@ from secondpass.evaluation.runs import Run
 from secondpass.text import positive_int
 
 # ---- BM25 over a corpus in memory: the first pass whose best wrong answers are the classic hard negatives.
-
-
 Floats = npt.NDArray[np.float32]
 
 
@@ -96,8 +94,6 @@ def _module(name: str, library: str) -> Any:
 
 
 # ---- The best of many scores, exactly: a block of documents at a time, ties in the order of the corpus.
-
-
 Places = npt.NDArray[np.int64]
 
 # Scores that are held at once: so many queries against one block of documents.

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 
 # ---- What mining gives: groups with their scores, and a report of what was dropped and why.
-
-
 SHOWN = 5
 
 
@@ -263,8 +261,6 @@ def _report(queries: int, kept: Sequence[Choice], rule: MiningRule, counts: _Cou
 
 
 # ---- Mined groups as JSON lines that the data readers read back.
-
-
 def write_mined(path: Path, mined: Mined) -> None:
     """Write an object a group; the file is there whole or not at all.
 

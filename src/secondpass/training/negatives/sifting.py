@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 
 # ---- What may become a negative: ranks, scores and margins, checked when they are given.
-
-
 Sampling = Literal["top", "random"]
 Against = Literal["lowest", "highest"]
 
@@ -267,8 +265,6 @@ def _checked(
 #
 # Qu et al. 2021, "RocketQA" (https://arxiv.org/abs/2010.08191): most of a first pass's best unlabelled documents are
 # relevant, and nobody has labelled them.
-
-
 @dataclass(slots=True)
 class Choice:
     """One query's negatives while they are being found.

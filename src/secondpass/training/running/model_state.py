@@ -41,8 +41,6 @@ from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.weights.layers import encoder_linears, freeze, head_modules
 
 # ---- A model made ready to learn, and put back as it was: dropout, frozen layers, low-rank additions, recomputation.
-
-
 # Attributes in which attention modules of transformers keep their dropout as a number.
 NUMBERS = ("attention_dropout", "attn_dropout", "dropout_prob", "dropout")
 
@@ -115,8 +113,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 #
 # Hu et al., "LoRA: Low-rank adaptation of large language models" (2021). The encoder stays as it is; the head, which
 # the task makes, is trained in full.
-
-
 logger = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -23,8 +23,6 @@ from secondpass.training.settings import TrainingSettings
 from secondpass.training.weights.optimisation import Optimisation
 
 # ---- Which groups each step reads: shuffled, of like length, and the same whatever machine or number of processes.
-
-
 Tokeniser = Callable[[Sequence[str], Sequence[str]], list[Tokens]]
 """(queries[i], documents[i]) to model inputs, cut to the window."""
 
@@ -163,8 +161,6 @@ def measured(groups: Sequence[Group], tokenised: Tokeniser) -> tuple[Lengths, in
 
 
 # ---- The groups of one step to clipped gradients: micro-batches, loss, and the sum over processes.
-
-
 @dataclass(frozen=True, slots=True)
 class Judged:
     """The groups of one micro-batch: inputs of the pairs, group after group, their labels and the teacher's opinion."""

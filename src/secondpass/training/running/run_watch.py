@@ -21,8 +21,6 @@ from secondpass.training.weights.averages import WeightAverages
 from secondpass.training.weights.optimisation import StretchedSchedule
 
 # ---- What happened at each step, as JSON lines; a resumed run goes on where its checkpoint was.
-
-
 FILE = "training.jsonl"
 
 
@@ -210,8 +208,6 @@ class RunWatch(Hooks):
 
 
 # ---- The log of a run as TensorBoard reads it.
-
-
 # What tells where an entry belongs is no curve.
 NO_CURVE = ("step", "time")
 

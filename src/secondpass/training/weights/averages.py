@@ -183,8 +183,6 @@ class WeightAverages:
 
 
 # ---- The weights of the best evaluation so far: a copy in memory, and the model in a folder if there is one.
-
-
 logger = logging.getLogger(__name__)
 
 # The seed's value of `best_score` before the first evaluation.

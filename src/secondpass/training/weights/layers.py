@@ -191,8 +191,6 @@ def encoder_linears(model: nn.Module) -> tuple[str, ...]:
 #
 # Sanh et al. 2019, "DistilBERT" (https://arxiv.org/abs/1910.01108), which starts from every second layer; Sajjad et al.
 # 2020, "On the Effect of Dropping Layers" (https://arxiv.org/abs/2004.03844).
-
-
 # What configurations call the number of layers.
 COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 
@@ -299,8 +297,6 @@ def _changes(before: Any, after: Any) -> dict[str, Any]:
 
 
 # ---- The weights in groups for an optimizer: a learning rate for each layer, weight decay where it belongs.
-
-
 def parameter_groups(
     model: nn.Module,
     *,

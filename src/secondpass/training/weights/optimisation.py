@@ -56,8 +56,6 @@ class Optimisation:
 
 
 # ---- The learning rate over a run, by the seed's names.
-
-
 logger = logging.getLogger(__name__)
 
 # Places in a schedule that is stretched over time.

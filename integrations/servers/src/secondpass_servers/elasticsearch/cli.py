@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 # ---- The inference endpoint through which Elasticsearch reranks with our service, and the requests that make it.
 #
 # Shapes: Elasticsearch's inference API, services `custom` and `hugging_face` (8.19 and 9.1 on).
-
-
 TASK = "rerank"
 # hugging_face demands a key, also for a service that asks for none.
 NO_KEY = "none"

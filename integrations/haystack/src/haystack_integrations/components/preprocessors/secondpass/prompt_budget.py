@@ -26,8 +26,6 @@ from secondpass.tokens import TextTokenizer
 
 # ---- Texts cut to a token budget for a prompt: the best first, whole sentences only, and a record of what was left
 # out.
-
-
 TokenEnds = Callable[[str], Sequence[int]]
 """A text to the place in it where each of its tokens ends, never falling."""
 

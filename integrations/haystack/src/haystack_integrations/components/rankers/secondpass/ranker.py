@@ -30,8 +30,6 @@ from secondpass.ranking import Ranking, Relevance, checked_relevance
 from secondpass.text import is_blank
 
 # ---- One ranking call: readable documents to the model, its order back to documents, and what was cut.
-
-
 logger = logging.getLogger(__name__)
 
 Lend = Callable[[], AbstractContextManager[CrossEncoder]]
