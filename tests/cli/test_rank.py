@@ -165,7 +165,7 @@ def test_blank_query(run: Run, lines_file: Path) -> None:
 
 def test_no_documents_at_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without documents at a terminal the program says what to give instead of waiting for input."""
-    monkeypatch.setattr("secondpass.cli.input._at_terminal", lambda: True)
+    monkeypatch.setattr("secondpass.cli.arguments._at_terminal", lambda: True)
     result = run("rank", QUERY)
     assert result.exit_code == 2
     assert "give --documents a file" in only_line(result)

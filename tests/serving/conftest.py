@@ -14,9 +14,9 @@ import pytest
 import uvicorn
 
 from secondpass import CrossEncoder
-from secondpass.cli.serve import DrainingServer
 from secondpass.serving.answering import Service
 from secondpass.serving.application import create_app
+from secondpass.serving.server import DrainingServer
 from secondpass.serving.settings import Settings
 
 KEY = "a-key-of-the-tests-0123456789"

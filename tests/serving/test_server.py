@@ -20,8 +20,8 @@ import pytest
 import uvicorn
 
 from secondpass import CrossEncoder
-from secondpass.cli.serve import DrainingServer
 from secondpass.serving.application import create_app
+from secondpass.serving.server import DrainingServer
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import logger
 from tests.serving.conftest import KEY, Held, Serve, until

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from secondpass.cli import input
-from secondpass.cli.input import GivenDocument, GivenPair, read_documents, read_pairs
+from secondpass.cli import arguments
+from secondpass.cli.arguments import GivenDocument, GivenPair, read_documents, read_pairs
 from secondpass.cli.output import Format, lost_tokens, note_cuts, print_json_lines, print_table
 from secondpass.errors import InvalidInput
 from secondpass.text import checked_query
@@ -39,11 +39,11 @@ def rank(
         str | None,
         typer.Option(help="For a model with several labels: the label's number to rank by, or 'expected'."),
     ] = None,
-    model: input.Model = input.POCKET,
-    max_length: input.MaxLength = None,
-    batch_size: input.BatchSize = 32,
-    device: input.Device = None,
-    precision: input.Precision = None,
+    model: arguments.Model = arguments.POCKET,
+    max_length: arguments.MaxLength = None,
+    batch_size: arguments.BatchSize = 32,
+    device: arguments.Device = None,
+    precision: arguments.Precision = None,
 ) -> None:
     """Order documents by how well each one answers the query, best first.
 
@@ -61,7 +61,7 @@ def rank(
     checked_query(query, "the query")
     rule = _relevance(relevance)
     given = read_documents(documents, input_format)
-    encoder = input.load(model, max_length, device, precision)
+    encoder = arguments.load(model, max_length, device, precision)
     records: list[CallRecord] = []
     texts = [document.text for document in given]
     ranked = encoder.rank(query, texts, top_k=top_k, batch_size=batch_size, relevance=rule, records=records)
@@ -117,11 +117,11 @@ def score(
         typer.Option(help="tsv (query, tab, document) or jsonl; by default what the file's name says."),
     ] = None,
     output: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
-    model: input.Model = input.POCKET,
-    max_length: input.MaxLength = None,
-    batch_size: input.BatchSize = 32,
-    device: input.Device = None,
-    precision: input.Precision = None,
+    model: arguments.Model = arguments.POCKET,
+    max_length: arguments.MaxLength = None,
+    batch_size: arguments.BatchSize = 32,
+    device: arguments.Device = None,
+    precision: arguments.Precision = None,
 ) -> None:
     """Score pairs of a query and a document, in the order given.
 
@@ -159,7 +159,7 @@ class _Later:
 
     def __call__(self) -> CrossEncoder:
         if self._loaded is None:
-            self._loaded = input.load(*self._chosen)
+            self._loaded = arguments.load(*self._chosen)
         return self._loaded
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secondpass.cli import input
+from secondpass.cli import arguments
 from secondpass.cli.output import INTERRUPTED, PipeConsole, print_table
 from secondpass.corpora import named_file, read_corpus, read_queries
 from secondpass.errors import InvalidInput
@@ -251,7 +251,7 @@ def mine(
     graded: Annotated[bool, typer.Option("--graded", help="Labels are the grades, not 1 and 0.")] = False,
     query_prefix: Annotated[str, typer.Option(help="What the bi-encoder wants before queries, 'query: '.")] = "",
     document_prefix: Annotated[str, typer.Option(help="What it wants before documents, 'passage: '.")] = "",
-    device: input.Device = None,
+    device: arguments.Device = None,
     seed: Annotated[int, typer.Option(help="Of random sampling.")] = 0,
 ) -> None:
     """Find hard negatives: documents that a first pass ranks high and nobody judged relevant.
@@ -278,7 +278,7 @@ def mine(
     )  # fmt: skip
     labelled = _read(dataset, corpus, queries, qrels, split)
     found = _candidates(source, labelled, last, (query_prefix, document_prefix), device)
-    encoder = None if rescore is None else input.load(rescore, None, device)
+    encoder = None if rescore is None else arguments.load(rescore, None, device)
     _write(output, labelled, found, rule, encoder)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from secondpass.errors import InvalidInput
-from secondpass.merging import MergedBatch, SharedReranker
+from secondpass.merging.scoring_thread import MergedBatch
+from secondpass.merging.shared import SharedReranker
 from secondpass.reranker import Reranker
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings

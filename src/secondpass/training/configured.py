@@ -21,7 +21,7 @@ from secondpass.training.data.checking import CheckedGroups, checked_groups
 from secondpass.training.data.groups import Group, fingerprint
 from secondpass.training.data.sources import GroupStream, Item, read_groups
 from secondpass.training.losses import make_loss
-from secondpass.training.losses.contract import LabelKind
+from secondpass.training.losses.loss import LabelKind
 from secondpass.training.measuring.before_after import (
     AFTER,
     BEFORE,

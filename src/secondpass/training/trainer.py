@@ -22,7 +22,7 @@ from secondpass.training.checkpoints.run_lock import RunLock, claimed, make_fold
 from secondpass.training.data.checking import checked_groups
 from secondpass.training.data.groups import Counts, Group
 from secondpass.training.losses import make_loss
-from secondpass.training.losses.contract import Loss
+from secondpass.training.losses.loss import Loss
 from secondpass.training.losses.pointwise import BinaryCrossEntropy
 from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.loop import Evaluation, Run, Trainable

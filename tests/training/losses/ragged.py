@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from secondpass.training.losses.contract import Loss
+from secondpass.training.losses.loss import Loss
 
 SIZES = (5, 2, 7, 1, 3, 4)
 CLASSES = 3

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from secondpass.errors import InvalidInput
 from secondpass.text import finite_number, positive_number, whole_number
 from secondpass.training.losses import LOSSES, make_loss
-from secondpass.training.losses.contract import (
+from secondpass.training.losses.loss import (
     Loss,
     ahead,
     better,

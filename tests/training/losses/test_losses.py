@@ -9,7 +9,7 @@ import torch
 
 from secondpass.errors import InvalidInput
 from secondpass.training.losses import LOSSES, make_loss
-from secondpass.training.losses.contract import Loss
+from secondpass.training.losses.loss import Loss
 from secondpass.training.losses.pointwise import BinaryCrossEntropy, CrossEntropy
 from secondpass.training.losses.ranking import CachedInfoNCE, LambdaLoss, RankNet
 

@@ -12,7 +12,7 @@ from sentence_transformers.cross_encoder import losses as st_losses
 from torch import nn
 
 from secondpass.errors import InvalidInput
-from secondpass.training.losses.contract import Teachings
+from secondpass.training.losses.loss import Teachings
 from secondpass.training.losses.ranking import (
     ADRMSE,
     MILNCE,

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from torch import nn
 
-from secondpass.training.losses.contract import Loss
+from secondpass.training.losses.loss import Loss
 from tests.training.losses.ragged import Ragged, padded
 
 

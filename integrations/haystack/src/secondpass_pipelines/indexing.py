@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from haystack import Document
 from haystack.core.serialization import component_from_dict, component_to_dict
 from haystack.document_stores.types import DuplicatePolicy
-from haystack_integrations.components.converters.secondpass import CorpusReader
+from haystack_integrations.components.converters.secondpass.corpus_reader import CorpusReader
 from rich.progress import Progress
 
 from secondpass.cli.output import PipeConsole

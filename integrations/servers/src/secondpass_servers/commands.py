@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from secondpass.cli import input
+from secondpass.cli import arguments
 from secondpass.cli.output import Format, PipeConsole, print_json_lines, print_table
 from secondpass_servers import options
 from secondpass_servers.contract import DocumentsRefused, EmbeddingSink, EngineAccess, SearchedIndex, SearchEngine
@@ -293,16 +293,16 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         embedder: options.QueryEmbedder = options.EMBEDDER,
         vector_field: options.VectorField = EMBEDDING,
         output: options.Output = Format.table,
-        model: input.Model = input.POCKET,
-        max_length: input.MaxLength = None,
-        batch_size: input.BatchSize = 32,
-        device: input.Device = None,
-        precision: input.Precision = None,
+        model: arguments.Model = arguments.POCKET,
+        max_length: arguments.MaxLength = None,
+        batch_size: arguments.BatchSize = 32,
+        device: arguments.Device = None,
+        precision: arguments.Precision = None,
         url: options.Url = None,
         timeout: options.Timeout = 30.0,
     ) -> None:
         def load() -> CrossEncoder:
-            return input.load(model, max_length, device, precision)
+            return arguments.load(model, max_length, device, precision)
 
         fields = tuple(field or (CONTENT,))
         wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)

@@ -16,7 +16,7 @@ from secondpass.training.data.groups import Counts, Group, Teaching, checked_tea
 from secondpass.training.data.sources import GroupStream
 
 if TYPE_CHECKING:
-    from secondpass.training.losses.contract import LabelKind, Loss
+    from secondpass.training.losses.loss import LabelKind, Loss
 
 
 # ---- What one group must be before anything is learnt from it: no text empty, and labels that the loss reads.

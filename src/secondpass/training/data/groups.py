@@ -18,7 +18,7 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.reporting.files import opened
 
 if TYPE_CHECKING:
-    from secondpass.training.losses.contract import LabelKind
+    from secondpass.training.losses.loss import LabelKind
 
 
 @dataclass(frozen=True, slots=True)

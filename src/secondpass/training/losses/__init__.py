@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from secondpass.errors import InvalidInput
-from secondpass.training.losses.contract import Loss, chosen
+from secondpass.training.losses.loss import Loss, chosen
 from secondpass.training.losses.pointwise import MSE, BinaryCrossEntropy, CrossEntropy
 from secondpass.training.losses.ranking import (
     ADRMSE,

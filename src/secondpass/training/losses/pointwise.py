@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from secondpass.errors import InvalidInput
 from secondpass.text import finite_number, positive_number
-from secondpass.training.losses.contract import Loss, cleaned
+from secondpass.training.losses.loss import Loss, cleaned
 
 
 @dataclass(frozen=True)

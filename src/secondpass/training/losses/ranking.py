@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from secondpass.errors import InvalidInput
 from secondpass.text import finite_number, positive_int, positive_number, whole_number
-from secondpass.training.losses.contract import (
+from secondpass.training.losses.loss import (
     Loss,
     Teachings,
     ahead,

@@ -16,7 +16,7 @@ from secondpass.errors import TrainingError
 from secondpass.forwards.learning.packed import TrainingForward
 from secondpass.tokens import Tokens
 from secondpass.training.data.groups import Group, Teaching
-from secondpass.training.losses.contract import Loss, Teachings
+from secondpass.training.losses.loss import Loss, Teachings
 from secondpass.training.running.loop import Gradients
 from secondpass.training.running.processes import Processes
 from secondpass.training.settings import TrainingSettings

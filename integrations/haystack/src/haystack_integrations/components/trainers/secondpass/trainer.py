@@ -26,7 +26,7 @@ from secondpass.text import checked_query
 from secondpass.training.configuration import MEASURES
 from secondpass.training.data.groups import Group, fingerprint
 from secondpass.training.losses import make_loss
-from secondpass.training.losses.contract import Loss
+from secondpass.training.losses.loss import Loss
 from secondpass.training.measuring.before_after import AFTER, BEFORE, BeforeAfter, held_out, of_groups
 from secondpass.training.measuring.card import Card, write_card
 from secondpass.training.settings import TrainingSettings
