@@ -84,7 +84,7 @@ def test_without_the_extra_it_says_what_to_install(run: Run, monkeypatch: pytest
 def test_every_setting_of_the_model_has_a_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """They reach the settings; a flag wins."""
     seen: list[Settings] = []
-    monkeypatch.setattr("secondpass.cli.serve.serve", seen.append)
+    monkeypatch.setattr("secondpass.serving.server.serve", seen.append)
     values = {"MAX_LENGTH": "64", "DEVICE": "cpu", "PRECISION": "bf16", "TOKEN_CACHE_MB": "0"}
     for name, value in values.items():
         monkeypatch.setenv(f"SECONDPASS_{name}", value)

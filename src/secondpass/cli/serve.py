@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from secondpass.cli import arguments
 from secondpass.forwards import precision as precisions
 from secondpass.serving.settings import Settings, model_source, read_keys, require_libraries
 
