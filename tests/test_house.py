@@ -190,6 +190,16 @@ def test_the_house_as_a_whole() -> None:
     assert len(list((ROOT / "tests").rglob("test_*.py"))) <= MOST_TEST_FILES
 
 
+def test_contributing_says_the_same() -> None:
+    """The page that people read has the numbers and the floors of this file."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    numbers = (LONGEST_FILE, LONGEST_FUNCTION, MOST_FILES, MOST_LINES, MEDIAN_FILE, MOST_TEST_FILES, MOST_WITH_ONE_USER)
+    assert [number for number in numbers if not re.search(rf"\b{number:,}\b", page)] == []
+    table = page[page.index("| floor |") : page.index("`tests/test_house.py` checks")]
+    rows = [tuple(re.findall(r"`([\w.]+)`", row)) for row in re.findall(r"^\| (`.+?) \|", table, re.M)]
+    assert rows == [tuple(name.removeprefix("secondpass.") for name in floor) for floor in FLOORS]
+
+
 # ---- 4. a name, a thing
 
 
