@@ -188,9 +188,9 @@ def main() -> None:
         with indexed(url) as index:
             trips["elasticsearch search"] = files_of(elasticsearch_search, model, index)
     for name, files in trips.items():
-        print(f"{name}: {len(files)} files, at most {LIMITS[name]}", *files, sep="\n  ")  # noqa: T201
+        print(f"{name}: {len(files)} files, at most {LIMITS[name]}", *files, sep="\n  ")
     if not url:
-        print("elasticsearch search: not counted, ELASTICSEARCH_URL is not set")  # noqa: T201
+        print("elasticsearch search: not counted, ELASTICSEARCH_URL is not set")
 
 
 if __name__ == "__main__":
