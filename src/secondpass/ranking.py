@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from secondpass.scoring import Scored
 
 
-# ---- Logits to scores in the form the caller asked for.
 Scores = npt.NDArray[np.float32] | torch.Tensor | list[torch.Tensor]
 
 # Numbers a function gets at a time. Libraries compute whole vectors in one way and what is left over in another, and
@@ -36,19 +35,8 @@ BLOCK = 256
 ELEMENTWISE: frozenset[type[nn.Module]] = frozenset({nn.Identity, *MODULE_OF_FUNCTION.values()})
 # Never falling; those below only with some settings.
 RISING: frozenset[type[nn.Module]] = frozenset(
-    {
-        nn.Identity,
-        nn.Sigmoid,
-        nn.Tanh,
-        nn.LogSigmoid,
-        nn.Softsign,
-        nn.SELU,
-        nn.ReLU,
-        nn.ReLU6,
-        nn.Hardtanh,
-        nn.Hardsigmoid,
-        nn.Tanhshrink,
-    }
+    {nn.Identity, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink}
+    | {nn.SELU, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid}
 )
 # From here on torch's Softplus is a straight line, which must not lie below the curve by more than rounding.
 SOFTPLUS_LINE = 20.0
@@ -193,7 +181,7 @@ class Bar:
             self._bar.update(1)
 
 
-# ---- One number per document out of a head with several labels, by an explicit rule.
+# One number per document out of a head with several labels, by an explicit rule.
 Relevance = int | Literal["expected"]
 
 

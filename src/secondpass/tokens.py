@@ -317,7 +317,8 @@ class PairTokenizer(TextTokenizer):
 
     Args:
         fast: a transformers fast tokenizer; only its rules are read, the object is left alone.
-        cache: of the ids of documents and single texts; None encodes every text anew.
+        cache: of the ids of documents and single texts; None encodes every text anew. May be replaced:
+            calls under way keep the one they began with.
     """
 
     def __init__(self, fast: Any, cache: TokenCache | None = None) -> None:

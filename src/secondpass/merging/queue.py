@@ -34,7 +34,7 @@ def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
     return asked, texts
 
 
-class Call(Job):
+class QueuedJob(Job):
     """A job that waits for others: it has a time of arrival, a deadline and a future.
 
     Whoever changes `waiting` or asks `complete` holds the lock of the queue; logits are written by the one thread that
@@ -105,12 +105,12 @@ class Queue:
         self._max_pairs = max_pairs
         self._max_tokens = max_tokens
         self.changed = threading.Condition()
-        self.calls: dict[Call, None] = {}
+        self.calls: dict[QueuedJob, None] = {}
         self.pairs = 0
         self.tokens = 0
         self.closed = False
 
-    def accept(self, call: Call) -> None:
+    def accept(self, call: QueuedJob) -> None:
         """Let a call in before its texts are tokenised.
 
         Raises:
@@ -132,7 +132,7 @@ class Queue:
             self.pairs += len(call)
         call.future.add_done_callback(lambda future: self._taken_back(call))
 
-    def add(self, call: Call, piece: Sequence[Tokens], seconds: float) -> bool:
+    def add(self, call: QueuedJob, piece: Sequence[Tokens], seconds: float) -> bool:
         """Make the next pairs of a call ready to be scored; False when it was settled meanwhile.
 
         Raises:
@@ -152,7 +152,7 @@ class Queue:
             self.changed.notify_all()
             return True
 
-    def _check_tokens(self, call: Call, tokens: int) -> None:
+    def _check_tokens(self, call: QueuedJob, tokens: int) -> None:
         if tokens > self._max_tokens:
             raise InvalidInput(
                 f"documents has {tokens} tokens, more than max_waiting_tokens={self._max_tokens}: split the call"
@@ -161,7 +161,7 @@ class Queue:
             above = f"{tokens} more would be above max_waiting_tokens={self._max_tokens}"
             raise Overloaded(f"{self.tokens} tokens are waiting: {above}")
 
-    def settle(self, call: Call, outcome: Scored | BaseException) -> None:
+    def settle(self, call: QueuedJob, outcome: Scored | BaseException) -> None:
         """Give a call its answer or its error; whoever comes second does nothing."""
         if not self._release(call):
             return
@@ -171,12 +171,12 @@ class Queue:
             else:
                 call.future.set_exception(outcome)
 
-    def _taken_back(self, call: Call) -> None:
+    def _taken_back(self, call: QueuedJob) -> None:
         """A caller cancelled: free its place, and tell those who wait for several futures."""
         if self._release(call):
             call.future.set_running_or_notify_cancel()
 
-    def _release(self, call: Call) -> bool:
+    def _release(self, call: QueuedJob) -> bool:
         with self.changed:
             if call.settled:
                 return False
@@ -223,7 +223,7 @@ class Queue:
 class Share:
     """The rows of one call in a batch, longest first."""
 
-    call: Call
+    call: QueuedJob
     rows: tuple[int, ...]
 
     @property
@@ -232,7 +232,7 @@ class Share:
         return sum(len(self.call.tokens[row]) for row in self.rows)
 
 
-def next_batch(calls: Iterable[Call], budget: int, padded: bool, seconds_per_token: float) -> list[Share]:
+def next_batch(calls: Iterable[QueuedJob], budget: int, padded: bool, seconds_per_token: float) -> list[Share]:
     """Take the next batch's rows out of the calls: at most `budget` tokens, or one pair that is longer alone.
 
     Args:
