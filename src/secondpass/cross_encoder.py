@@ -23,7 +23,7 @@ from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import Truncation
 from secondpass.models.loading import LoadRequest, load, pick_device
 from secondpass.models.saving import ModelCardData, save
-from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted, per_document
+from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
 from secondpass.reranker import (
     CONSTRUCTOR,
     SCORING,
@@ -341,8 +341,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
         )
         if not texts:
             return []
-        scores = torch.tensor([ranked.score for ranked in ranking.documents])
-        values = per_document(scores, self.device, convert_to_numpy, convert_to_tensor)
+        values: list[Any] = [one.score for one in ranking.documents]
+        if convert_to_tensor or not convert_to_numpy:
+            values = list(torch.tensor(values).to(self.device))
         hits = [{"corpus_id": one.index, "score": value} for one, value in zip(ranking.documents, values, strict=True)]
         if return_documents:
             hits = [{**hit, "text": texts[hit["corpus_id"]]} for hit in hits]

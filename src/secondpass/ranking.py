@@ -150,14 +150,6 @@ def converted(scores: torch.Tensor, device: torch.device, to_numpy: bool, to_ten
     return list(scores.to(device))
 
 
-def per_document(scores: torch.Tensor, device: torch.device, to_numpy: bool, to_tensor: bool) -> list[Any]:
-    """One score per document: Python floats, which JSON takes, or tensors where the caller wants no numpy."""
-    if to_numpy and not to_tensor:
-        values: list[Any] = scores.float().tolist()
-        return values
-    return list(scores.to(device))
-
-
 class Bar:
     """A progress bar over batches that hears only how many are left: halved batches make it longer."""
 
@@ -251,18 +243,14 @@ class Ranking:
 
     def _repr_html_(self) -> str:
         """A table for notebooks: place, index of the document, score, logit, and the tokens that were not read."""
-        cuts = {cut.index: cut for cut in self.truncated}
+        cuts = {cut.index: f"{cut.query_tokens + cut.document_tokens} tokens" for cut in self.truncated}
         rows = "".join(
             f"<tr><td>{place}</td><td>{one.index}</td><td>{one.score:.4f}</td><td>{one.logit:.4f}</td>"
-            f"<td>{_lost(cuts.get(one.index))}</td></tr>"
+            f"<td>{cuts.get(one.index, '')}</td></tr>"
             for place, one in enumerate(self.documents, start=1)
         )
         names = "".join(f"<th>{name}</th>" for name in ("rank", "index", "score", "logit", "not read"))
         return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _lost(cut: Cut | None) -> str:
-    return "" if cut is None else f"{cut.query_tokens + cut.document_tokens} tokens"
 
 
 def ranked(

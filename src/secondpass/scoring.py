@@ -204,7 +204,7 @@ def score_rows(
         step: hears before the first batch and after each how many are left.
 
     Raises:
-        NonFiniteScore, OutOfMemory: as `scoring.score`; indices are rows.
+        NonFiniteScore, OutOfMemory: as `contract.score`; indices are rows.
     """
     began = time.perf_counter()
     lengths = [len(tokens[row]) for row in rows]

@@ -18,7 +18,6 @@ from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
 
 
-# ---- One caller's pairs on their way from texts to logits.
 def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
     """Texts of the pairs (queries[i], documents[i]); one str is the query of every document.
 
@@ -118,16 +117,14 @@ class Queue:
             Overloaded: it has more than may wait now.
             SecondPassError: the queue is closed.
         """
-        if len(call) > self._max_pairs:
-            raise InvalidInput(
-                f"documents has {len(call)} texts, more than max_waiting_pairs={self._max_pairs}: split the call"
-            )
+        pairs, most = len(call), f"max_waiting_pairs={self._max_pairs}"
+        if pairs > self._max_pairs:
+            raise InvalidInput(f"documents has {pairs} texts, more than {most}: split the call")
         with self.changed:
             if self.closed:
                 raise SecondPassError(CLOSED)
-            if self.pairs + len(call) > self._max_pairs:
-                above = f"{len(call)} more would be above max_waiting_pairs={self._max_pairs}"
-                raise Overloaded(f"{self.pairs} pairs are waiting: {above}")
+            if self.pairs + pairs > self._max_pairs:
+                raise Overloaded(f"{self.pairs} pairs are waiting: {pairs} more would be above {most}")
             self.calls[call] = None
             self.pairs += len(call)
         call.future.add_done_callback(lambda future: self._taken_back(call))
@@ -146,20 +143,18 @@ class Queue:
             call.add(piece, seconds)
             held = call.remaining_tokens if first else max(call.held_tokens, call.remaining_tokens)
             if first:
-                self._check_tokens(call, held)
+                self._check_tokens(held)
             self.tokens += held - call.held_tokens
             call.held_tokens = held
             self.changed.notify_all()
             return True
 
-    def _check_tokens(self, call: QueuedJob, tokens: int) -> None:
+    def _check_tokens(self, tokens: int) -> None:
+        most = f"max_waiting_tokens={self._max_tokens}"
         if tokens > self._max_tokens:
-            raise InvalidInput(
-                f"documents has {tokens} tokens, more than max_waiting_tokens={self._max_tokens}: split the call"
-            )
+            raise InvalidInput(f"documents has {tokens} tokens, more than {most}: split the call")
         if self.tokens + tokens > self._max_tokens:
-            above = f"{tokens} more would be above max_waiting_tokens={self._max_tokens}"
-            raise Overloaded(f"{self.tokens} tokens are waiting: {above}")
+            raise Overloaded(f"{self.tokens} tokens are waiting: {tokens} more would be above {most}")
 
     def settle(self, call: QueuedJob, outcome: Scored | BaseException) -> None:
         """Give a call its answer or its error; whoever comes second does nothing."""

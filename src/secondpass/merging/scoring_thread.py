@@ -144,9 +144,8 @@ class ScoringThread:
 
     def _measure(self, shares: Sequence[Share], seconds: float) -> None:
         tokens = sum(share.tokens for share in shares)
-        latest = seconds / tokens
-        before = self.seconds_per_token or latest
-        self.seconds_per_token = before + FRESH * (latest - before)
+        before = self.seconds_per_token or seconds / tokens
+        self.seconds_per_token = before + FRESH * (seconds / tokens - before)
         try:
             self._watch(MergedBatch(len(shares), sum(len(share.rows) for share in shares), tokens, seconds))
         except Exception:

@@ -169,8 +169,6 @@ class SharedReranker:
         if pool is not None:
             pool.shutdown()
 
-    # ---- texts to waiting rows, in a caller's thread or in the pool
-
     def _accepted(
         self, queries: object, documents: object, deadline_s: float | None, cut: CutPolicy | None
     ) -> QueuedJob:
