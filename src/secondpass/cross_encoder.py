@@ -23,15 +23,17 @@ from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import Truncation
 from secondpass.models.loading import LoadRequest, load, pick_device
 from secondpass.models.saving import ModelCardData, save
-from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted, per_document
+from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
 from secondpass.reranker import (
     CONSTRUCTOR,
     SCORING,
     AnyScoring,
     CallOptions,
     Construction,
+    Newer,
     Reranker,
     Scoring,
+    accepts_overloads,
     accepts_renamed,
     warn_once,
 )
@@ -101,7 +103,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
     @overload
     def __init__(self, model_name_or_path: str, **options: Unpack[Construction]) -> None: ...
 
-    @accepts_renamed(CONSTRUCTOR)
+    @accepts_overloads(CONSTRUCTOR)
     def __init__(
         self,
         model_name: str,
@@ -210,7 +212,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
     @overload
     def predict(self, *, inputs: Iterable[Any], **options: Unpack[AnyScoring]) -> Any: ...
 
-    @accepts_renamed(SCORING)
+    @accepts_overloads(SCORING)
     def predict(
         self,
         sentences: Iterable[Any],
@@ -264,43 +266,13 @@ class CrossEncoder(Reranker, PushToHubMixin):
         if columns[0]:
             scored = self._score(columns, batch_size, show_progress_bar)
             logits = scored.logits
-            _keep(records, scored.record)
+            if records is not None:
+                records.append(scored.record)
         else:
             logits = torch.empty((0, num_labels))
         scores = by_label(activated(logits, activation, apply_softmax), num_labels)
         result = converted(scores, self.device, convert_to_numpy, convert_to_tensor)
         return result[0] if single else result
-
-    @overload
-    def rank(
-        self,
-        query: str,
-        documents: Iterable[str],
-        top_k: int | None = None,
-        return_documents: bool = False,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        num_workers: int = 0,
-        activation_fct: Activation | None = None,
-        apply_softmax: bool = False,
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        *,
-        relevance: Relevance | None = None,
-        **options: Unpack[CallOptions],
-    ) -> list[dict[str, Any]]: ...
-
-    @overload
-    def rank(
-        self,
-        query: str,
-        documents: Iterable[str],
-        top_k: int | None = None,
-        return_documents: bool = False,
-        *,
-        relevance: Relevance | None = None,
-        **options: Unpack[AnyScoring],
-    ) -> list[dict[str, Any]]: ...
 
     @accepts_renamed(SCORING)
     def rank(
@@ -324,6 +296,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         chunk_size: None = None,
         device: str | torch.device | None = None,
         records: list[CallRecord] | None = None,
+        **newer: Unpack[Newer],
     ) -> list[dict[str, Any]]:
         """Order documents by their score for a query, best first; blank ones last, with the lowest score.
 
@@ -332,7 +305,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             documents: any iterable of str.
             top_k: how many to return; None returns all. All are scored in any case.
             return_documents: add the document itself under "text".
-            relevance: for a head with several labels: the label to rank by, or "expected" (see `relevance.py`).
+            relevance: for a head with several labels: the label to rank by, or "expected" (`ranking.relevance_logits`).
             batch_size: as in `predict`.
             show_progress_bar: as in `predict`.
             num_workers: as in `predict`.
@@ -346,6 +319,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             chunk_size: as in `predict`.
             device: as in `predict`.
             records: as in `predict`.
+            newer: `activation_fn` for `activation_fct`.
 
         Returns:
             Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar
@@ -367,14 +341,14 @@ class CrossEncoder(Reranker, PushToHubMixin):
         )
         if not texts:
             return []
-        scores = torch.tensor([ranked.score for ranked in ranking.documents])
-        values = per_document(scores, self.device, convert_to_numpy, convert_to_tensor)
-        hits = [
-            {"corpus_id": ranked.index, "score": value} for ranked, value in zip(ranking.documents, values, strict=True)
-        ]
+        values: list[Any] = [one.score for one in ranking.documents]
+        if convert_to_tensor or not convert_to_numpy:
+            values = list(torch.tensor(values).to(self.device))
+        hits = [{"corpus_id": one.index, "score": value} for one, value in zip(ranking.documents, values, strict=True)]
         if return_documents:
             hits = [{**hit, "text": texts[hit["corpus_id"]]} for hit in hits]
-        _keep(records, ranking.record)
+        if records is not None:
+            records.append(ranking.record)
         return hits
 
     def _prepared(
@@ -462,8 +436,3 @@ class CrossEncoder(Reranker, PushToHubMixin):
         tags = ["cross-encoder", *(tag for tag in given if tag != "cross-encoder")]
         address: str = super().push_to_hub(repo_id, commit_message=commit_message, private=private, tags=tags, **kwargs)
         return address
-
-
-def _keep(records: list[CallRecord] | None, record: CallRecord) -> None:
-    if records is not None:
-        records.append(record)

@@ -1,4 +1,6 @@
-"""What stands around the texts of an input: the tokenizer's special tokens, and what an operator writes around them.
+"""What stands around the texts of an input, and what is read of them: templates and cut policies.
+
+Around them are the tokenizer's special tokens, and what an operator writes.
 
 An operator's text (an instruction, a chat template's turns) is part of the template: it is never cut, and special
 tokens in it are special. A user's text is a text, whatever it contains.
@@ -205,11 +207,10 @@ def _pattern(token: AddedToken) -> str:
     return rf"(?<!\w){re.escape(token.content)}(?!\w)" if token.single_word else re.escape(token.content)
 
 
-# ---- What is read of texts that are too long: which of the two loses, how much, and at which end. The one place for
-# it.
+# ---- What is read of texts that are too long: which of the two loses, how much, and at which end.
 #
 # A policy sees numbers of tokens, never texts: `secondpass.tokens` applies it to what users bring. What an operator
-# writes around their texts (`secondpass.text`) is not in these numbers, so it is never cut.
+# writes around their texts is not in these numbers, so it is never cut.
 Truncation = Literal["longest_first", "only_document", "error"]
 Sharing = Callable[[int, int, int], tuple[int, int]]
 """Tokens of a query and of a document, and the places for both together, to the tokens kept of each."""

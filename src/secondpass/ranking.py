@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from secondpass.scoring import Scored
 
 
-# ---- Logits to scores in the form the caller asked for.
 Scores = npt.NDArray[np.float32] | torch.Tensor | list[torch.Tensor]
 
 # Numbers a function gets at a time. Libraries compute whole vectors in one way and what is left over in another, and
@@ -36,19 +35,8 @@ BLOCK = 256
 ELEMENTWISE: frozenset[type[nn.Module]] = frozenset({nn.Identity, *MODULE_OF_FUNCTION.values()})
 # Never falling; those below only with some settings.
 RISING: frozenset[type[nn.Module]] = frozenset(
-    {
-        nn.Identity,
-        nn.Sigmoid,
-        nn.Tanh,
-        nn.LogSigmoid,
-        nn.Softsign,
-        nn.SELU,
-        nn.ReLU,
-        nn.ReLU6,
-        nn.Hardtanh,
-        nn.Hardsigmoid,
-        nn.Tanhshrink,
-    }
+    {nn.Identity, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink}
+    | {nn.SELU, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid}
 )
 # From here on torch's Softplus is a straight line, which must not lie below the curve by more than rounding.
 SOFTPLUS_LINE = 20.0
@@ -162,14 +150,6 @@ def converted(scores: torch.Tensor, device: torch.device, to_numpy: bool, to_ten
     return list(scores.to(device))
 
 
-def per_document(scores: torch.Tensor, device: torch.device, to_numpy: bool, to_tensor: bool) -> list[Any]:
-    """One score per document: Python floats, which JSON takes, or tensors where the caller wants no numpy."""
-    if to_numpy and not to_tensor:
-        values: list[Any] = scores.float().tolist()
-        return values
-    return list(scores.to(device))
-
-
 class Bar:
     """A progress bar over batches that hears only how many are left: halved batches make it longer."""
 
@@ -193,7 +173,7 @@ class Bar:
             self._bar.update(1)
 
 
-# ---- One number per document out of a head with several labels, by an explicit rule.
+# One number per document out of a head with several labels, by an explicit rule.
 Relevance = int | Literal["expected"]
 
 
@@ -263,18 +243,14 @@ class Ranking:
 
     def _repr_html_(self) -> str:
         """A table for notebooks: place, index of the document, score, logit, and the tokens that were not read."""
-        cuts = {cut.index: cut for cut in self.truncated}
+        cuts = {cut.index: f"{cut.query_tokens + cut.document_tokens} tokens" for cut in self.truncated}
         rows = "".join(
             f"<tr><td>{place}</td><td>{one.index}</td><td>{one.score:.4f}</td><td>{one.logit:.4f}</td>"
-            f"<td>{_lost(cuts.get(one.index))}</td></tr>"
+            f"<td>{cuts.get(one.index, '')}</td></tr>"
             for place, one in enumerate(self.documents, start=1)
         )
         names = "".join(f"<th>{name}</th>" for name in ("rank", "index", "score", "logit", "not read"))
         return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _lost(cut: Cut | None) -> str:
-    return "" if cut is None else f"{cut.query_tokens + cut.document_tokens} tokens"
 
 
 def ranked(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypedDict, TypeVar, overload
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import nn
@@ -34,12 +35,15 @@ from secondpass.scoring import Engine, Scored, Window
 from secondpass.text import checked_documents, checked_query, materialised, positive_int, readable
 from secondpass.tokens import CallRecord, TokenCache, Tokens
 
-# ---- The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
-#
-# A function that `accepts_renamed` takes any arguments as type checkers see it; overloads beside it say which, and the
-# dictionaries below are the keywords of those overloads.
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 R = TypeVar("R")
 
+SAMPLE_TOKENS = 64
+CLOSED = "this CrossEncoder is closed: load the model again"
+
+# The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
 CONSTRUCTOR = {
     "model_name_or_path": "model_name",
     "model_kwargs": "automodel_args",
@@ -68,17 +72,23 @@ class Construction(TypedDict, total=False):
     trust_remote_code: bool
     revision: str | None
     local_files_only: bool
-    activation_fn: Callable[[torch.Tensor], torch.Tensor] | None
+    activation_fn: Activation | None
     classifier_dropout: float | None
-    truncation: Literal["longest_first", "only_document", "error"]
+    truncation: Truncation
     max_batch_tokens: int | None
     max_documents: int | None
     token: str | None
-    precision: Literal["auto", "fp32", "bf16", "int8"] | None
+    precision: Precision | None
+
+
+class Newer(TypedDict, total=False):
+    """Keywords that `rank` and `rank_many` take beside their signature."""
+
+    activation_fn: Activation | None
 
 
 class CallOptions(TypedDict, total=False):
-    """What `predict` and `rank` take by keyword only."""
+    """What `predict` takes by keyword only."""
 
     prompt: str | None
     prompt_name: str | None
@@ -88,39 +98,45 @@ class CallOptions(TypedDict, total=False):
     records: list[CallRecord] | None
 
 
-class Scoring(CallOptions, total=False):
-    """Keywords that `predict` and `rank` share, by the older and the newer names."""
+class Scoring(CallOptions, Newer, total=False):
+    """All keywords of `predict` but those that decide about the returned type."""
 
     batch_size: int
     show_progress_bar: bool | None
     num_workers: int
-    activation_fct: Callable[[torch.Tensor], torch.Tensor] | None
-    activation_fn: Callable[[torch.Tensor], torch.Tensor] | None
+    activation_fct: Activation | None
     apply_softmax: bool
 
 
 class AnyScoring(Scoring, total=False):
-    """`Scoring` with the two that decide about the returned type, where it is not told."""
+    """`Scoring` with those two, where the type is not told."""
 
     convert_to_numpy: bool
     convert_to_tensor: bool
 
 
-def accepts_renamed(names: dict[str, str]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def accepts_renamed(names: dict[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function be called with new names (keys) for its parameters (values).
 
+    Its signature may have `**newer` for type checkers, which is always empty when it is called.
+
     Raises (when called):
-        TypeError: both names of one parameter are given.
+        TypeError: both names of one parameter are given, or a name that is none.
     """
 
-    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = inspect.signature(function).parameters.keys() - {"newer"}
+
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> R:
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
             for new, old in names.items():
                 if new in kwargs:
                     if old in kwargs:
                         raise TypeError(f"{function.__qualname__}() got both {old!r} and {new!r}, its newer name")
                     kwargs[old] = kwargs.pop(new)
+            if not kwargs.keys() <= known:
+                name = min(kwargs.keys() - known)
+                raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}")
             return function(*args, **kwargs)
 
         return call
@@ -128,10 +144,9 @@ def accepts_renamed(names: dict[str, str]) -> Callable[[Callable[..., R]], Calla
     return decorate
 
 
-logger = logging.getLogger(__name__)
-
-SAMPLE_TOKENS = 64
-CLOSED = "this CrossEncoder is closed: load the model again"
+def accepts_overloads(names: dict[str, str]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """The same for a function whose overloads tell type checkers which arguments it takes."""
+    return accepts_renamed(names)
 
 
 class Reranker:
@@ -161,7 +176,7 @@ class Reranker:
         self._token_limit = loaded.token_limit
         self._precision = recommended_precision(self.config) if precision is None else checked_precision(precision)
         self.model.eval()
-        self._checked_max_length()
+        _ = self.window
         self._engine: Engine | None = self._made_engine()
 
     def _made_engine(self) -> Engine:
@@ -276,52 +291,29 @@ class Reranker:
     @property
     def window(self) -> int:
         """The longest input in tokens: `max_length`, or what model and tokenizer allow where that is less or None."""
-        return self._checked_max_length()
+        if self.max_length is None:
+            return self._token_limit
+        wish = positive_int(self.max_length, "max_length")
+        if wish > self._token_limit:
+            warn_once(f"max_length={wish} is more than the model can read: {self._token_limit} is used")
+        return min(wish, self._token_limit)
 
     @property
     def token_cache(self) -> TokenCache | None:
         """Where the ids of documents read before are kept."""
-        return self.engine().token_cache
+        return self.engine().tokenizer.cache
 
     def use_token_cache(self, cache: TokenCache | None) -> None:
         """Keep the ids of documents in `cache`, so that they are tokenised once; None, the default, keeps none.
 
         Scores are the same. One cache may serve any number of models; a copy of this object starts with an empty one.
         """
-        self.engine().token_cache = cache
+        self.engine().tokenizer.cache = cache
 
     def close(self) -> None:
         """Let go of the weights; later calls raise `SecondPassError`."""
         self._engine = None
         self.model = None
-
-    @overload
-    def rank_many(
-        self,
-        queries: Iterable[str],
-        documents_per_query: Iterable[Iterable[str]],
-        *,
-        top_k: int | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        activation_fct: Activation | None = None,
-        relevance: Relevance | None = None,
-        template: PromptTemplate | None = None,
-    ) -> list[Ranking]: ...
-
-    @overload
-    def rank_many(
-        self,
-        queries: Iterable[str],
-        documents_per_query: Iterable[Iterable[str]],
-        *,
-        top_k: int | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        activation_fn: Activation | None,
-        relevance: Relevance | None = None,
-        template: PromptTemplate | None = None,
-    ) -> list[Ranking]: ...
 
     @accepts_renamed(SCORING)
     def rank_many(
@@ -335,6 +327,7 @@ class Reranker:
         activation_fct: Activation | None = None,
         relevance: Relevance | None = None,
         template: PromptTemplate | None = None,
+        **newer: Unpack[Newer],
     ) -> list[Ranking]:
         """Order several queries' documents in shared batches; texts are taken as they are, not stripped.
 
@@ -347,9 +340,10 @@ class Reranker:
             batch_size: as in `predict`.
             show_progress_bar: as in `predict`.
             activation_fct: as in `predict`.
-            relevance: for a head with several labels: the label to rank by, or "expected" (see `relevance.py`).
+            relevance: for a head with several labels: the label to rank by, or "expected" (`ranking.relevance_logits`).
             template: what the operator writes around each query and document (an instruction, the turns of a chat);
                 special tokens in it are special, and it is never cut.
+            newer: `activation_fn` for `activation_fct`.
 
         Returns:
             One `Ranking` per query, in order; scores and logits are Python floats.
@@ -419,20 +413,10 @@ class Reranker:
             self._engine.forward.exact = thread is not None
         return self._engine
 
-    def _checked_max_length(self) -> int:
-        """The window in force; a wish beyond what the model can read is cut to it, with a warning."""
-        wish = self.max_length
-        if wish is None:
-            return self._token_limit
-        wish = positive_int(wish, "max_length")
-        if wish > self._token_limit:
-            warn_once(f"max_length={wish} is more than the model can read: {self._token_limit} is used")
-        return min(wish, self._token_limit)
-
     def _window(self, batch_size: int, template: PromptTemplate | None = None, cut: CutPolicy | None = None) -> Window:
         pairs = positive_int(batch_size, "batch_size")
         truncation = self.truncation if cut is None else cut
-        return Window(self._checked_max_length(), truncation, self.max_batch_tokens, pairs, template)
+        return Window(self.window, truncation, self.max_batch_tokens, pairs, template)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:
         texts = checked_documents(documents, argument)

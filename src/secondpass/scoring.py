@@ -204,7 +204,7 @@ def score_rows(
         step: hears before the first batch and after each how many are left.
 
     Raises:
-        NonFiniteScore, OutOfMemory: as `scoring.score`; indices are rows.
+        NonFiniteScore, OutOfMemory: as `contract.score`; indices are rows.
     """
     began = time.perf_counter()
     lengths = [len(tokens[row]) for row in rows]
@@ -229,23 +229,14 @@ class Engine:
     """
 
     def __init__(self, fast_tokenizer: Any, forward: Forward, cache: TokenCache | None = None) -> None:
-        self._tokenizer = PairTokenizer(fast_tokenizer, cache)
+        self.tokenizer = PairTokenizer(fast_tokenizer, cache)
         self.forward = forward
-
-    @property
-    def token_cache(self) -> TokenCache | None:
-        """Where the ids of documents are kept; may be replaced, calls under way keep the one they began with."""
-        return self._tokenizer.cache
-
-    @token_cache.setter
-    def token_cache(self, cache: TokenCache | None) -> None:
-        self._tokenizer.cache = cache
 
     def tokens(self, columns: Sequence[Sequence[str]], window: Window) -> list[Tokens]:
         """Inputs of one column (single texts) or two (queries, documents)."""
         if len(columns) == 1:
-            return self._tokenizer.singles(columns[0], window.max_length, window.truncation)
-        return self._tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation, window.template)
+            return self.tokenizer.singles(columns[0], window.max_length, window.truncation)
+        return self.tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation, window.template)
 
     def score(
         self,

@@ -1,6 +1,7 @@
-"""Any value in, safe text out: types checked, broken Unicode repaired, enormous texts capped.
+"""What callers hand over, checked: texts, pairs of them, numbers and choices.
 
-First stage of the data path: text -> tokens -> batches -> logits -> ranking.
+First stage of the data path (text -> tokens -> batches -> logits -> ranking): any value in; safe text out, with broken
+Unicode repaired and enormous texts capped.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SILENT_CATEGORIES = "MZC"
 SILENT_CHARACTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd")
 # Where most texts have said something.
 BEGINNING = 32
+
+Choice = TypeVar("Choice", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,6 @@ def repaired(value: str) -> str:
     return value
 
 
-# ---- The shapes in which callers of `predict` hand over their texts.
 def columns_of(sentences: object) -> tuple[list[list[str]], bool]:
     """Stripped texts by column ([queries, documents], or one column of single texts), and if it was one pair.
 
@@ -159,23 +161,36 @@ def _width(row: object, index: int) -> int:
     return len(row)
 
 
-# ---- Numbers and choices that callers set.
-Choice = TypeVar("Choice", bound=str)
-
-
 def positive_int(value: Any, argument: str) -> int:
     """Return `value` as an int if it is a whole number above zero, numpy's included.
 
     Raises:
         InvalidInput: anything else, bool too; the message names `argument`.
     """
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
+    number = _index(value)
     if number < 1:
         raise InvalidInput(f"{argument}={value!r} is not a positive int")
     return number
+
+
+def whole_number(value: Any, argument: str) -> int:
+    """The same from 0 on.
+
+    Raises:
+        InvalidInput: as `positive_int`.
+    """
+    number = _index(value)
+    if number < 0:
+        raise InvalidInput(f"{argument}={value!r} is not a whole number from 0 on")
+    return number
+
+
+def _index(value: Any) -> int:
+    """A whole number as an int; -1 for anything else, bool too."""
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return -1
 
 
 def positive_number(value: Any, argument: str) -> float:
@@ -204,21 +219,6 @@ def finite_number(value: Any, argument: str) -> float:
             pass
     if not math.isfinite(number):
         raise InvalidInput(f"{argument}={value!r} is not a finite number")
-    return number
-
-
-def whole_number(value: Any, argument: str) -> int:
-    """Return `value` as an int if it is a whole number from 0 on, numpy's included.
-
-    Raises:
-        InvalidInput: anything else, bool too; the message names `argument`.
-    """
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise InvalidInput(f"{argument}={value!r} is not a whole number from 0 on")
     return number
 
 

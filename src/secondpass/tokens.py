@@ -2,8 +2,8 @@
 
 `transformers` writes truncation and padding onto the shared tokenizer at every call, so threads silently get
 each other's settings. Here a private `tokenizers.Tokenizer` is configured once and never again: it encodes
-without special tokens, truncation or padding; cutting (`secondpass.inputs`) and the template (`secondpass.inputs`)
-are done on plain integers. Special tokens inside a user's text are text.
+without special tokens, truncation or padding; cutting and the template (`secondpass.inputs`) are done on plain
+integers. Special tokens inside a user's text are text. `TokenCache` keeps the ids of documents that were read before.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from secondpass.inputs import (
 from secondpass.text import Text, positive_int, prepared
 
 
-# ---- What a call did: tokens, cuts, padding and milliseconds, for a caller who asks.
 @dataclass(frozen=True, slots=True)
 class Cut:
     """Pair `index` lost this many tokens, and characters beyond the ceiling that were never tokenised."""
@@ -54,9 +53,8 @@ class CallRecord:
     """One call of `predict`, `rank` or `rank_many`.
 
     `tokens` counts what the model read, padding excluded and equal pairs once; `padding_share` is
-    padding / (padding + tokens);
-    times are milliseconds of wall clock; `retries` counts batches repeated after an out-of-memory error or
-    a non-finite half-precision logit.
+    padding / (padding + tokens); times are milliseconds of wall clock; `retries` counts batches repeated after an
+    out-of-memory error or a non-finite half-precision logit.
     """
 
     pairs: int
@@ -73,7 +71,6 @@ class CallRecord:
     dtype: str
 
 
-# ---- Token ids of documents that were read before, by a hash of their text, in bounded memory.
 # What an entry takes beside its ids: two bytes objects and their places, a table just grown included.
 ENTRY_BYTES = 300
 # A single text may take no more than this share of the cache: a book must not turn everything else out.
@@ -317,7 +314,8 @@ class PairTokenizer(TextTokenizer):
 
     Args:
         fast: a transformers fast tokenizer; only its rules are read, the object is left alone.
-        cache: of the ids of documents and single texts; None encodes every text anew.
+        cache: of the ids of documents and single texts; None encodes every text anew. May be replaced:
+            calls under way keep the one they began with.
     """
 
     def __init__(self, fast: Any, cache: TokenCache | None = None) -> None:

@@ -181,10 +181,13 @@ def test_position_and_new_name_are_a_mistake() -> None:
         function(1, new=1)
 
 
-def test_unknown_names_are_refused() -> None:
-    """Nothing is swallowed."""
+def test_unknown_names_are_refused(reranker: Reranker) -> None:
+    """Nothing is swallowed, also where the signature ends with the newer names."""
     with pytest.raises(TypeError, match="unknown"):
         function(1, unknown=1)
+    for name in ("unknown", "newer"):
+        with pytest.raises(TypeError, match=rf"rank_many\(\) got an unexpected keyword argument '{name}'"):
+            reranker.rank_many([QUERY], [DOCUMENTS], **{name: 1})
 
 
 def test_the_signature_stays() -> None:

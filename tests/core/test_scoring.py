@@ -178,14 +178,14 @@ def test_a_token_cache_changes_no_logit(tiny: CrossEncoder) -> None:
     columns = [["cat"] * 3 + ["a dog"] * 3, documents]
     cache = TokenCache()
     cached = Engine(tiny.tokenizer, SumForward(), cache)
-    assert cached.token_cache is cache
+    assert cached.tokenizer.cache is cache
     expected = Engine(tiny.tokenizer, SumForward()).score(columns, WINDOW)
     for _ in range(2):
         made = cached.score(columns, WINDOW)
         assert torch.equal(made.logits, expected.logits)
         assert made.record.truncated == expected.record.truncated
     assert cache.hits >= len(documents)
-    cached.token_cache = None
+    cached.tokenizer.cache = None
     before = cache.hits + cache.misses
     assert torch.equal(cached.score(columns, WINDOW).logits, expected.logits)
     assert cache.hits + cache.misses == before

@@ -16,7 +16,7 @@ from torch import nn
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory, Overloaded, SecondPassError
 from secondpass.forwards.contract import Computation, Logits
-from secondpass.merging.queue import Call, Queue, Share, columns, next_batch, score_shares
+from secondpass.merging.queue import Queue, QueuedJob, Share, columns, next_batch, score_shares
 from secondpass.scoring import Scored, Spent
 from secondpass.tokens import Cut, Tokens
 from tests.merging.watched_forward import watched
@@ -29,12 +29,12 @@ def tokens(count: int, length: int) -> list[Tokens]:
     return [Tokens(np.full(length, row, np.int32), np.zeros(length, np.int32)) for row in range(count)]
 
 
-def call(pairs: int) -> Call:
+def call(pairs: int) -> QueuedJob:
     """Make a call of this many pairs."""
-    return Call(["q"] * pairs, ["d"] * pairs, None)
+    return QueuedJob(["q"] * pairs, ["d"] * pairs, None)
 
 
-def accepted(queue: Queue, pairs: int, length: int = 1) -> Call:
+def accepted(queue: Queue, pairs: int, length: int = 1) -> QueuedJob:
     """Let a call in, with its tokens."""
     made = call(pairs)
     queue.accept(made)
@@ -42,7 +42,7 @@ def accepted(queue: Queue, pairs: int, length: int = 1) -> Call:
     return made
 
 
-def answer_of(made: Call) -> Scored:
+def answer_of(made: QueuedJob) -> Scored:
     """Score everything, with zeros."""
     rows = made.take(10**9, False)
     made.put(rows, np.zeros((len(rows), 1), np.float32), Spent(0.0, 1, 0, 1, 1))
@@ -135,7 +135,7 @@ def test_cancelling_and_answering_at_the_same_moment_ends_in_one_of_both() -> No
             racing = accepted(queue, 3)
             answer = answer_of(racing)
 
-            def give(racing: Call = racing, answer: Scored = answer) -> None:
+            def give(racing: QueuedJob = racing, answer: Scored = answer) -> None:
                 together.wait()
                 queue.settle(racing, answer)
 
@@ -203,7 +203,7 @@ def test_what_is_refused_is_named(queries: object, documents: object, message: s
 
 def test_logits_come_back_in_order_and_equal_pairs_are_scored_once() -> None:
     """Two pieces, three rounds, any order of rows; equal pairs, also across pieces, get the same bits."""
-    call = Call(["q"] * 5, ["a", "b", "a", "c", "b"], None)
+    call = QueuedJob(["q"] * 5, ["a", "b", "a", "c", "b"], None)
     call.add([tokens_calls(1, 2), tokens_calls(3), tokens_calls(1, 2)], 0.1)
     assert (call.untokenised, call.waiting_tokens, call.complete) == (2, 3, False)
     assert call.take(2, False) == (0,)
@@ -226,7 +226,7 @@ def test_logits_come_back_in_order_and_equal_pairs_are_scored_once() -> None:
 
 def test_cuts_count_pairs_as_the_call_does() -> None:
     """A piece counts from its own start."""
-    call = Call(["q"] * 3, ["a", "b", "c"], None)
+    call = QueuedJob(["q"] * 3, ["a", "b", "c"], None)
     call.add([tokens_calls(1), tokens_calls(2, cut=Cut(1, 0, 7))], 0.0)
     call.add([tokens_calls(3, cut=Cut(0, 2, 5))], 0.0)
     call.put(call.take(100, False), np.zeros((3, 1), np.float32), SPENT)
@@ -236,14 +236,14 @@ def test_cuts_count_pairs_as_the_call_does() -> None:
 
 def test_segments_tell_pairs_apart() -> None:
     """The same ids with other segments are another input."""
-    call = Call(["q"] * 2, ["a", "b"], None)
+    call = QueuedJob(["q"] * 2, ["a", "b"], None)
     call.add([tokens_calls(1, 2), Tokens(np.asarray([1, 2], np.int32), np.asarray([0, 1], np.int32))], 0.0)
     assert sorted(call.take(100, False)) == [0, 1]
 
 
 def test_an_error_names_every_equal_pair() -> None:
     """One of them was scored, all of them have no score."""
-    call = Call(["q"] * 4, ["a", "b", "a", "c"], None)
+    call = QueuedJob(["q"] * 4, ["a", "b", "a", "c"], None)
     call.add([tokens_calls(1), tokens_calls(2), tokens_calls(1), tokens_calls(3)], 0.0)
     error = call.pairs_of(NonFiniteScore("", (0, 3)))
     assert isinstance(error, NonFiniteScore)
@@ -254,7 +254,7 @@ def test_an_error_names_every_equal_pair() -> None:
 
 def test_pairs_without_tokens_count_as_long_as_the_others() -> None:
     """What is not tokenised yet takes time all the same."""
-    call = Call(["q"] * 10, [str(number) for number in range(10)], None)
+    call = QueuedJob(["q"] * 10, [str(number) for number in range(10)], None)
     assert call.remaining_tokens == 0
     call.add([tokens_calls(1, 1), tokens_calls(2, 2, 2, 2)], 0.0)
     assert call.remaining_tokens == 6 + 8 * 3
@@ -262,7 +262,7 @@ def test_pairs_without_tokens_count_as_long_as_the_others() -> None:
 
 def test_a_call_without_pairs_has_an_answer_of_the_models_width() -> None:
     """No rows, but the right number of labels."""
-    call = Call([], [], None)
+    call = QueuedJob([], [], None)
     call.add([], 0.0)
     assert call.complete
     answer = call.scored(COMPUTATION, 3)
@@ -272,9 +272,9 @@ def test_a_call_without_pairs_has_an_answer_of_the_models_width() -> None:
 
 def test_a_deadline_counts_from_arrival() -> None:
     """None is never late."""
-    assert not Call([], [], None).late
-    assert not Call([], [], 60.0).late
-    call = Call([], [], 0.0005)
+    assert not QueuedJob([], [], None).late
+    assert not QueuedJob([], [], 60.0).late
+    call = QueuedJob([], [], 0.0005)
     time.sleep(0.001)
     assert call.late
 
@@ -286,7 +286,7 @@ def shares(encoder: CrossEncoder, budget: int = 10**6) -> list[Share]:
     """All the documents as calls of one query each."""
     made = []
     for number, documents in enumerate(DOCUMENTS):
-        call = Call([f"query {number}"] * len(documents), documents, None)
+        call = QueuedJob([f"query {number}"] * len(documents), documents, None)
         call.add(encoder.tokens(call.queries, call.documents), 0.0)
         made.append(Share(call, call.take(budget, False)))
     return made
@@ -382,15 +382,15 @@ def test_the_work_of_a_round_is_told(own_tiny: CrossEncoder) -> None:
 SPEED = 0.001  # seconds a token
 
 
-def call_turns(lengths: Sequence[int], arrived: float = 0.0) -> Call:
+def call_turns(lengths: Sequence[int], arrived: float = 0.0) -> QueuedJob:
     """Make a call whose pairs, all different, have these many tokens."""
-    made = Call([""] * len(lengths), [""] * len(lengths), None)
+    made = QueuedJob([""] * len(lengths), [""] * len(lengths), None)
     made.arrived = arrived
     made.add([Tokens(np.full(n, row, np.int32), np.zeros(n, np.int32)) for row, n in enumerate(lengths)], 0.0)
     return made
 
 
-def lengths_of(calls: Sequence[Call], budget: int, padded: bool = False) -> list[tuple[int, list[int]]]:
+def lengths_of(calls: Sequence[QueuedJob], budget: int, padded: bool = False) -> list[tuple[int, list[int]]]:
     """Take a round: of each share the number of its call and its lengths."""
     shares = next_batch(calls, budget, padded, SPEED)
     return [(calls.index(share.call), [len(share.call.tokens[row]) for row in share.rows]) for share in shares]

@@ -18,7 +18,6 @@ from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
 
 
-# ---- One caller's pairs on their way from texts to logits.
 def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
     """Texts of the pairs (queries[i], documents[i]); one str is the query of every document.
 
@@ -34,7 +33,7 @@ def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
     return asked, texts
 
 
-class Call(Job):
+class QueuedJob(Job):
     """A job that waits for others: it has a time of arrival, a deadline and a future.
 
     Whoever changes `waiting` or asks `complete` holds the lock of the queue; logits are written by the one thread that
@@ -105,12 +104,12 @@ class Queue:
         self._max_pairs = max_pairs
         self._max_tokens = max_tokens
         self.changed = threading.Condition()
-        self.calls: dict[Call, None] = {}
+        self.calls: dict[QueuedJob, None] = {}
         self.pairs = 0
         self.tokens = 0
         self.closed = False
 
-    def accept(self, call: Call) -> None:
+    def accept(self, call: QueuedJob) -> None:
         """Let a call in before its texts are tokenised.
 
         Raises:
@@ -118,21 +117,19 @@ class Queue:
             Overloaded: it has more than may wait now.
             SecondPassError: the queue is closed.
         """
-        if len(call) > self._max_pairs:
-            raise InvalidInput(
-                f"documents has {len(call)} texts, more than max_waiting_pairs={self._max_pairs}: split the call"
-            )
+        pairs, most = len(call), f"max_waiting_pairs={self._max_pairs}"
+        if pairs > self._max_pairs:
+            raise InvalidInput(f"documents has {pairs} texts, more than {most}: split the call")
         with self.changed:
             if self.closed:
                 raise SecondPassError(CLOSED)
-            if self.pairs + len(call) > self._max_pairs:
-                above = f"{len(call)} more would be above max_waiting_pairs={self._max_pairs}"
-                raise Overloaded(f"{self.pairs} pairs are waiting: {above}")
+            if self.pairs + pairs > self._max_pairs:
+                raise Overloaded(f"{self.pairs} pairs are waiting: {pairs} more would be above {most}")
             self.calls[call] = None
             self.pairs += len(call)
         call.future.add_done_callback(lambda future: self._taken_back(call))
 
-    def add(self, call: Call, piece: Sequence[Tokens], seconds: float) -> bool:
+    def add(self, call: QueuedJob, piece: Sequence[Tokens], seconds: float) -> bool:
         """Make the next pairs of a call ready to be scored; False when it was settled meanwhile.
 
         Raises:
@@ -146,22 +143,20 @@ class Queue:
             call.add(piece, seconds)
             held = call.remaining_tokens if first else max(call.held_tokens, call.remaining_tokens)
             if first:
-                self._check_tokens(call, held)
+                self._check_tokens(held)
             self.tokens += held - call.held_tokens
             call.held_tokens = held
             self.changed.notify_all()
             return True
 
-    def _check_tokens(self, call: Call, tokens: int) -> None:
+    def _check_tokens(self, tokens: int) -> None:
+        most = f"max_waiting_tokens={self._max_tokens}"
         if tokens > self._max_tokens:
-            raise InvalidInput(
-                f"documents has {tokens} tokens, more than max_waiting_tokens={self._max_tokens}: split the call"
-            )
+            raise InvalidInput(f"documents has {tokens} tokens, more than {most}: split the call")
         if self.tokens + tokens > self._max_tokens:
-            above = f"{tokens} more would be above max_waiting_tokens={self._max_tokens}"
-            raise Overloaded(f"{self.tokens} tokens are waiting: {above}")
+            raise Overloaded(f"{self.tokens} tokens are waiting: {tokens} more would be above {most}")
 
-    def settle(self, call: Call, outcome: Scored | BaseException) -> None:
+    def settle(self, call: QueuedJob, outcome: Scored | BaseException) -> None:
         """Give a call its answer or its error; whoever comes second does nothing."""
         if not self._release(call):
             return
@@ -171,12 +166,12 @@ class Queue:
             else:
                 call.future.set_exception(outcome)
 
-    def _taken_back(self, call: Call) -> None:
+    def _taken_back(self, call: QueuedJob) -> None:
         """A caller cancelled: free its place, and tell those who wait for several futures."""
         if self._release(call):
             call.future.set_running_or_notify_cancel()
 
-    def _release(self, call: Call) -> bool:
+    def _release(self, call: QueuedJob) -> bool:
         with self.changed:
             if call.settled:
                 return False
@@ -223,7 +218,7 @@ class Queue:
 class Share:
     """The rows of one call in a batch, longest first."""
 
-    call: Call
+    call: QueuedJob
     rows: tuple[int, ...]
 
     @property
@@ -232,7 +227,7 @@ class Share:
         return sum(len(self.call.tokens[row]) for row in self.rows)
 
 
-def next_batch(calls: Iterable[Call], budget: int, padded: bool, seconds_per_token: float) -> list[Share]:
+def next_batch(calls: Iterable[QueuedJob], budget: int, padded: bool, seconds_per_token: float) -> list[Share]:
     """Take the next batch's rows out of the calls: at most `budget` tokens, or one pair that is longer alone.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from secondpass.errors import DeadlineExceeded, SecondPassError
 from secondpass.forwards.contract import Computation
-from secondpass.merging.queue import Call, Outcome, Queue, Share, next_batch, score_shares
+from secondpass.merging.queue import Outcome, Queue, QueuedJob, Share, next_batch, score_shares
 from secondpass.reranker import Reranker
 from secondpass.scoring import batch_tokens
 
@@ -33,7 +33,7 @@ class MergedBatch:
     seconds: float
 
 
-def too_late(call: Call) -> DeadlineExceeded:
+def too_late(call: QueuedJob) -> DeadlineExceeded:
     """The error of a call whose time is up."""
     return DeadlineExceeded(f"the answer was not there within {call.deadline_s} s")
 
@@ -57,7 +57,7 @@ class ScoringThread:
         self._thread: threading.Thread | None = None
         self.seconds_per_token = 0.0
 
-    def wake(self, call: Call) -> None:
+    def wake(self, call: QueuedJob) -> None:
         """See to it that new rows of `call` get scored; a call whose rows all were scored already is delivered."""
         self._deliver(call)
         with self._queue.changed:
@@ -144,9 +144,8 @@ class ScoringThread:
 
     def _measure(self, shares: Sequence[Share], seconds: float) -> None:
         tokens = sum(share.tokens for share in shares)
-        latest = seconds / tokens
-        before = self.seconds_per_token or latest
-        self.seconds_per_token = before + FRESH * (latest - before)
+        before = self.seconds_per_token or seconds / tokens
+        self.seconds_per_token = before + FRESH * (seconds / tokens - before)
         try:
             self._watch(MergedBatch(len(shares), sum(len(share.rows) for share in shares), tokens, seconds))
         except Exception:
@@ -161,7 +160,7 @@ class ScoringThread:
                     share.call.put(share.rows, *outcome)
                 self._deliver(share.call, computation)
 
-    def _deliver(self, call: Call, computation: Computation | None = None) -> None:
+    def _deliver(self, call: QueuedJob, computation: Computation | None = None) -> None:
         """Give a call that is complete its answer; None asks the model, for one that was so without a batch."""
         with self._queue.changed:
             if call.settled or not call.complete:

@@ -18,7 +18,7 @@ from types import TracebackType
 
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.inputs import CutPolicy
-from secondpass.merging.queue import CLOSED, Call, Queue, columns
+from secondpass.merging.queue import CLOSED, Queue, QueuedJob, columns
 from secondpass.merging.scoring_thread import MergedBatch, ScoringThread, too_late
 from secondpass.reranker import Reranker
 from secondpass.scoring import Scored
@@ -169,16 +169,16 @@ class SharedReranker:
         if pool is not None:
             pool.shutdown()
 
-    # ---- texts to waiting rows, in a caller's thread or in the pool
-
-    def _accepted(self, queries: object, documents: object, deadline_s: float | None, cut: CutPolicy | None) -> Call:
+    def _accepted(
+        self, queries: object, documents: object, deadline_s: float | None, cut: CutPolicy | None
+    ) -> QueuedJob:
         if deadline_s is not None and not deadline_s > 0:
             raise InvalidInput(f"deadline_s={deadline_s!r} is not above 0")
-        call = Call(*columns(queries, documents), deadline_s, cut)
+        call = QueuedJob(*columns(queries, documents), deadline_s, cut)
         self._queue.accept(call)
         return call
 
-    def _advance(self, call: Call) -> bool:
+    def _advance(self, call: QueuedJob) -> bool:
         """Tokenise the next piece; True while there are more."""
         if call.late:
             self._queue.settle(call, too_late(call))
@@ -191,7 +191,7 @@ class SharedReranker:
         self._scoring.wake(call)
         return call.untokenised > 0
 
-    def _tokens(self, call: Call, start: int) -> list[Tokens]:
+    def _tokens(self, call: QueuedJob, start: int) -> list[Tokens]:
         piece = slice(start, start + PIECE)
         try:
             return self.reranker.tokens(call.queries[piece], call.documents[piece], cut=call.cut)
@@ -201,7 +201,7 @@ class SharedReranker:
                 self.reranker.tokens(call.queries, call.documents, cut=call.cut)
             raise
 
-    def _advance_in_pool(self, call: Call) -> None:
+    def _advance_in_pool(self, call: QueuedJob) -> None:
         """A piece at a time, each behind the other callers' pieces."""
         with self._queue.changed:
             if self._pool is None:
@@ -212,7 +212,7 @@ class SharedReranker:
         except RuntimeError:
             self._queue.settle(call, SecondPassError(CLOSED))
 
-    def _advance_and_on(self, call: Call) -> None:
+    def _advance_and_on(self, call: QueuedJob) -> None:
         try:
             more = self._advance(call)
         except Exception as error:
