@@ -52,7 +52,7 @@ def test_a_wheel_gets_the_library_and_the_platform_tag(project: Path) -> None:
     """Each file is compiled for its own instructions; nothing but the library is left behind."""
     data = built(project)
     library = project / hatch_build.LIBRARY
-    assert data["force_include"] == {str(library): "secondpass/kernel/secondpass_kernel.so"}
+    assert data["force_include"] == {str(library): "secondpass/forwards/kernel/secondpass_kernel.so"}
     assert data["tag"] == "py3-none-linux_x86_64"
     assert data["pure_python"] is False
     assert sorted(part.name for part in library.parent.iterdir()) == ["secondpass_kernel.so", "source"]
@@ -133,8 +133,8 @@ def test_pip_builds_a_wheel_whose_library_works(tmp_path: Path) -> None:
     [wheel] = (tmp_path / "wheels").iterdir()
     assert wheel.name.endswith("-py3-none-linux_x86_64.whl")
     with zipfile.ZipFile(wheel) as file:
-        library = Path(file.extract("secondpass/kernel/secondpass_kernel.so", tmp_path / "elsewhere"))
-        assert any(name.startswith("secondpass/kernel/source/") for name in file.namelist())
+        library = Path(file.extract("secondpass/forwards/kernel/secondpass_kernel.so", tmp_path / "elsewhere"))
+        assert any(name.startswith("secondpass/forwards/kernel/source/") for name in file.namelist())
     found = native.routines(library)
     assert not isinstance(found, str), found
     assert {routine.precision for routine in found} >= {"fp32"}

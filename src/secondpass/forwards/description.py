@@ -130,6 +130,7 @@ def mapped(value: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
 
 
 # ---- Single modules of torch and transformers as plain weights.
+#
 # transformers' classes by the function they compute.
 ACTIVATIONS: dict[str, HiddenActivation] = {
     "GELUActivation": "gelu",
@@ -146,18 +147,13 @@ class NotDescribed(Exception):
     """A part is not what its family has."""
 
 
-def only(activations: set[HiddenActivation]) -> HiddenActivation:
-    """The one activation that all layers have."""
-    if len(activations) != 1:
+def hidden_activation(*modules: nn.Module) -> HiddenActivation:
+    """Which function modules compute, all of them the same."""
+    found = {ACTIVATIONS.get(type(module).__name__) for module in modules}
+    activation = found.pop()
+    if found or activation is None:
         raise NotDescribed
-    return next(iter(activations))
-
-
-def hidden_activation(module: nn.Module) -> HiddenActivation:
-    """Which function a module computes."""
-    if type(module).__name__ not in ACTIVATIONS:
-        raise NotDescribed
-    return ACTIVATIONS[type(module).__name__]
+    return activation
 
 
 def linear(module: nn.Module) -> Linear:
@@ -190,8 +186,7 @@ def table(module: nn.Module) -> torch.Tensor:
 # ---- Whether a model is what its class says.
 #
 # A packed forward computes from weights alone, so it may stand in for a model only while nobody has put anything else
-# into it: adapters, hooks, quantised layers, replaced modules.
-# Where the modules of an unchanged model come from.
+# into it: adapters, hooks, quantised layers, replaced modules. Here is where those of an unchanged one come from.
 SOURCES = ("torch.nn.modules.", "transformers.models.", "transformers.activations")
 
 

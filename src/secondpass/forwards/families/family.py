@@ -31,7 +31,7 @@ D = TypeVar("D", bound=Description)
 
 
 @dataclass(frozen=True, slots=True)
-class Trainable:
+class TrainableModules:
     """A model's own modules, as the training forward without padding calls them: dropout and adapters stay in.
 
     Attributes:
@@ -57,7 +57,7 @@ class Architecture(Generic[D]):
     """
 
     describe: Callable[[Any], D]
-    trainable: Callable[[Any], Trainable] | None = None
+    trainable: Callable[[Any], TrainableModules] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Family(Generic[D]):
         for_kernel: a description as the compiled kernel reads it, None where it has no such form; what it can compute
             of that the kernel says, see `kernel.weights.unsupported`.
         below: by model type the weights that are registered above the layers and work below one of them: the number of
-            the layer that they are counted to, see `training.weights.layers`.
+            the layer that they are counted to, see `training/weights/layers.py`.
     """
 
     architectures: Mapping[str, Architecture[D]]

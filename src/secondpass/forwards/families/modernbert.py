@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from secondpass.forwards.attention import Attention, Heads, Packed, moved, pack
 from secondpass.forwards.contract import Logits
-from secondpass.forwards.description import HiddenActivation, NotDescribed, hidden_activation, mapped, only, table
+from secondpass.forwards.description import HiddenActivation, NotDescribed, hidden_activation, mapped, table
 from secondpass.forwards.families.family import Architecture, Family
 from secondpass.forwards.packed import ACTIVATIONS, attention_for, rows_behind
 from secondpass.forwards.padded import as_numpy
@@ -86,8 +86,6 @@ def _describe(model: Any) -> RotaryEncoder:
     config, body = model.config, model.model
     if any(kind != "default" for kind in body.rotary_emb.rope_type.values()):
         raise NotDescribed
-    layers = tuple(_layer(layer, body.rotary_emb, config) for layer in body.layers)
-    activations = {hidden_activation(layer.mlp.act) for layer in body.layers}
     pooling = config.classifier_pooling
     if pooling not in ("cls", "mean"):
         raise NotDescribed
@@ -101,11 +99,11 @@ def _describe(model: Any) -> RotaryEncoder:
     return RotaryEncoder(
         words=table(body.embeddings.tok_embeddings),
         embedding_norm=_norm(body.embeddings.norm, config),
-        layers=layers,
+        layers=tuple(_layer(layer, body.rotary_emb, config) for layer in body.layers),
         final_norm=_norm(body.final_norm, config),
         head=head,
         heads=config.num_attention_heads,
-        activation=only(activations),
+        activation=hidden_activation(*(layer.mlp.act for layer in body.layers)),
         eps=config.norm_eps,
     )
 
@@ -125,13 +123,17 @@ def _layer(layer: Any, rotary: Any, config: Any) -> RotaryLayer:
 
 
 def _linear(module: nn.Module) -> Affine:
-    if type(module) is not nn.Linear:
-        raise NotDescribed
-    return Affine(module.weight.detach(), None if module.bias is None else module.bias.detach())
+    return _affine(module, nn.Linear)
 
 
 def _norm(module: nn.Module, config: Any) -> Affine:
-    if type(module) is not nn.LayerNorm or module.weight is None or module.eps != config.norm_eps:
+    if getattr(module, "eps", None) != config.norm_eps:
+        raise NotDescribed
+    return _affine(module, nn.LayerNorm)
+
+
+def _affine(module: Any, kind: type[nn.Module]) -> Affine:
+    if type(module) is not kind or module.weight is None:
         raise NotDescribed
     return Affine(module.weight.detach(), None if module.bias is None else module.bias.detach())
 
