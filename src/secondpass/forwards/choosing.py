@@ -18,8 +18,8 @@ from torch import nn
 
 from secondpass.errors import InvalidInput
 from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
+from secondpass.forwards.description import Description, Family
 from secondpass.forwards.families import describe, family_of
-from secondpass.forwards.families.family import Description, Family
 from secondpass.forwards.padded import Padding, TransformersForward, dtype_name
 from secondpass.forwards.precision import Precision, agrees, precision_of
 from secondpass.tokens import Tokens

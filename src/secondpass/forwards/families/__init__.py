@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from secondpass.forwards.description import NotDescribed, is_plain
+from secondpass.forwards.description import Description, Family, NotDescribed, TrainableModules, is_plain
 from secondpass.forwards.families import bert, deberta, modernbert
-from secondpass.forwards.families.family import Description, Family, TrainableModules
 
 FAMILIES: tuple[Family[Any], ...] = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY)
 

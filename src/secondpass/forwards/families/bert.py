@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from secondpass.forwards import description as described
-from secondpass.forwards.description import Embeddings, Encoder, Head, HeadActivation, Layer, NotDescribed, linear, norm
-from secondpass.forwards.families.family import Architecture, Family, TrainableModules
+from secondpass.forwards.description import Architecture, Embeddings, Encoder, Family, Head, Layer, linear, norm
 from secondpass.forwards.packed import PackedEncoder
 
 
@@ -34,11 +33,11 @@ def _first_position(model: Any) -> int:
     return padding + 1
 
 
-def _head(head: Any, activation: HeadActivation) -> Head:
+def _head(head: Any, activation: described.HeadActivation) -> Head:
     if {name for name, _ in head.named_children()} - {"dense", "dropout", "activation", "out_proj"}:
-        raise NotDescribed
+        raise described.NotDescribed
     if activation == "gelu" and described.hidden_activation(head.activation) != "gelu":
-        raise NotDescribed
+        raise described.NotDescribed
     return Head(linear(head.dense), activation, linear(head.out_proj))
 
 
@@ -100,33 +99,33 @@ def _checked(config: Any, encoder: Encoder) -> Encoder:
     """Positions are absolute, every token sees every other, and shapes are not those of a pruned or rebuilt model."""
     kind, hidden = getattr(config, "position_embedding_type", None), encoder.hidden
     if getattr(config, "is_decoder", False) or kind not in (None, "absolute") or hidden % encoder.heads:
-        raise NotDescribed
+        raise described.NotDescribed
     for layer in encoder.layers:
         if layer.qkv.weight.shape != (3 * hidden, hidden) or layer.attention_out.weight.shape != (hidden, hidden):
-            raise NotDescribed
+            raise described.NotDescribed
     return encoder
 
 
-def _bert_trainable(model: Any) -> TrainableModules:
+def _bert_trainable(model: Any) -> described.TrainableModules:
     body = model.base_model
-    return TrainableModules(
+    return described.TrainableModules(
         body.embeddings, body.encoder.layer, lambda firsts: model.classifier(model.dropout(body.pooler(firsts)))
     )
 
 
-def _roberta_trainable(model: Any) -> TrainableModules:
+def _roberta_trainable(model: Any) -> described.TrainableModules:
     body = model.base_model
-    return TrainableModules(body.embeddings, body.encoder.layer, model.classifier, _first_position(model))
+    return described.TrainableModules(body.embeddings, body.encoder.layer, model.classifier, _first_position(model))
 
 
-def _electra_trainable(model: Any) -> TrainableModules:
+def _electra_trainable(model: Any) -> described.TrainableModules:
     body = model.base_model
 
     def embeddings(**places: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = body.embeddings(**places)
         return body.embeddings_project(made) if hasattr(body, "embeddings_project") else made
 
-    return TrainableModules(embeddings, body.encoder.layer, model.classifier)
+    return described.TrainableModules(embeddings, body.encoder.layer, model.classifier)
 
 
 FAMILY = Family(

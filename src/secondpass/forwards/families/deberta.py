@@ -11,13 +11,12 @@ import torch
 from torch.nn import functional as F
 
 from secondpass.forwards import description as described
-from secondpass.forwards.description import Encoder, Head, HeadActivation, NotDescribed, Relative, linear
+from secondpass.forwards.description import Architecture, Encoder, Family, Head, NotDescribed, Relative, linear
 from secondpass.forwards.families.bert import embeddings_of, encoder_of
-from secondpass.forwards.families.family import Architecture, Family
 from secondpass.forwards.packed import PackedEncoder
 
 # Between the pooler and the classifier.
-POOLER_ACTIVATIONS: dict[str, HeadActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
+POOLER_ACTIVATIONS: dict[str, described.HeadActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
 KINDS = {"c2p", "p2c"}
 
 

@@ -18,7 +18,7 @@ from secondpass.forwards.contract import Logits
 from secondpass.forwards.description import Encoder, mapped
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.native import Precision, Routine
-from secondpass.forwards.kernel.weights import own_positions, pack, unsupported
+from secondpass.forwards.kernel.weights import PackedWeights, own_positions, unsupported
 from secondpass.tokens import Tokens
 
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
@@ -59,7 +59,7 @@ class KernelEncoder:
 
     def __init__(self, encoder: Encoder, routine: Routine) -> None:
         self._routine = routine
-        self._packed = pack(encoder, routine)
+        self._packed = PackedWeights(encoder, routine)
         embeddings = encoder.embeddings
         self._vocabulary = len(embeddings.words)
         self._types = None if embeddings.types is None else len(embeddings.types)

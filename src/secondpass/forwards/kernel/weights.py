@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -26,14 +25,6 @@ SEGMENT = 384
 LARGEST: dict[Kind, float] = {"int8": 127, "digits": 127.4 * 65536}
 # values of one dword
 GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4, "digits": 4}
-
-
-@dataclass(frozen=True, slots=True)
-class PackedWeights:
-    """`model` for the library, and the tensors its pointers point into."""
-
-    model: native.ModelStruct
-    kept: list[object] = field(repr=False)
 
 
 def up_to(size: int, step: int) -> int:
@@ -89,8 +80,12 @@ def digits_of(whole: torch.Tensor) -> torch.Tensor:
     return torch.stack([(bits >> shift).to(torch.int8) for shift in (16, 8, 0)])
 
 
-class _Packing:
-    """Packs the parts of one encoder for one routine."""
+class PackedWeights:
+    """An encoder's weights, copied into the order of a routine; float32 tables of words are shared.
+
+    Attributes:
+        model: for the library; its pointers point into tensors that are kept here.
+    """
 
     def __init__(self, encoder: Encoder, routine: Routine) -> None:
         self._encoder = encoder
@@ -105,13 +100,13 @@ class _Packing:
         self._kind: Kind = "digits" if routine.digits else routine.precision
         side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
         self._out_kind: Kind = "digits" if routine.digits else side
+        self.model = self._packed()
 
-    def packed(self) -> PackedWeights:
-        """Everything."""
+    def _packed(self) -> native.ModelStruct:
         encoder, embeddings, head = self._encoder, self._encoder.embeddings, self._encoder.head
         layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
         self._kept.append(layers)
-        model = native.ModelStruct(
+        return native.ModelStruct(
             words=self._table(embeddings.words),
             positions=self._table(own_positions(embeddings)),
             types=None if embeddings.types is None else self._table(embeddings.types),
@@ -132,7 +127,6 @@ class _Packing:
             segment=SEGMENT,
             score_scale=1.0 / math.sqrt(self._size),
         )
-        return PackedWeights(model, self._kept)
 
     def _pointer(self, tensor: torch.Tensor) -> int:
         self._kept.append(tensor)
@@ -226,8 +220,3 @@ def unsupported(encoder: Encoder) -> str | None:
     if encoder.activation not in get_args(described.HiddenActivation):
         return f"the kernel has no activation {encoder.activation!r}"
     return None
-
-
-def pack(encoder: Encoder, routine: Routine) -> PackedWeights:
-    """Copy an encoder's weights into the routine's order; float32 tables of words are shared, not copied."""
-    return _Packing(encoder, routine).packed()
