@@ -1,4 +1,4 @@
-"""devices: which device is picked, and that a wrong one is refused early."""
+"""Rules of `secondpass.models.loading`: names to folders, folders to models, and the device they run on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention of a few sequences of like length at a time: little padding, and scores that stay in the cache.
+"""Attention and dropout of training, a few sequences of like length at a time: scores stay in the cache.
 
 On a CPU torch's fused attention has no dropout, and its backward pass in bfloat16 takes three times as long as plain
 products. Plain products over a whole batch write its scores [pairs, heads, length, length] to memory and back.

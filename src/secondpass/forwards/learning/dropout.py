@@ -1,4 +1,4 @@
-"""A model's dropout replaced by cheap dropout for the duration of a run on a CPU."""
+"""A model's dropout replaced by cheap dropout for a run on a CPU, and memory that the run keeps instead of freeing."""
 
 from __future__ import annotations
 
