@@ -72,12 +72,8 @@ class DropoutSource:
             words = np.array(state["words"], dtype=np.uint64)
             if state["bit_generator"] != "SFC64" or words.shape != (4,):
                 raise ValueError("four words of SFC64 are needed")
-            self.generator.bit_generator.state = {
-                "bit_generator": "SFC64",
-                "state": {"state": words},
-                "has_uint32": int(state["has_uint32"]),
-                "uinteger": int(state["uinteger"]),
-            }
+            halves = {name: int(state[name]) for name in ("has_uint32", "uinteger")}
+            self.generator.bit_generator.state = {"bit_generator": "SFC64", "state": {"state": words}, **halves}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"this is no state of a dropout source: {error}") from error
 
