@@ -117,18 +117,18 @@ def _layer(layer: Any, rotary: Any, config: Any) -> RotaryLayer:
 
 
 def _linear(module: nn.Module) -> Affine:
-    return _affine(module, nn.Linear)
+    if type(module) is not nn.Linear:
+        raise NotDescribed
+    return _affine(module)
 
 
 def _norm(module: nn.Module, config: Any) -> Affine:
-    if getattr(module, "eps", None) != config.norm_eps:
+    if type(module) is not nn.LayerNorm or module.weight is None or module.eps != config.norm_eps:
         raise NotDescribed
-    return _affine(module, nn.LayerNorm)
+    return _affine(module)
 
 
-def _affine(module: Any, kind: type[nn.Module]) -> Affine:
-    if type(module) is not kind or module.weight is None:
-        raise NotDescribed
+def _affine(module: Any) -> Affine:
     return Affine(module.weight.detach(), None if module.bias is None else module.bias.detach())
 
 
