@@ -1,4 +1,4 @@
-"""Rules of `packed.families.deberta`: every kind of DeBERTa there is, and those that are left to transformers."""
+"""Rules of `secondpass.forwards.families.deberta`: every kind of DeBERTa, and those left to transformers."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from secondpass.forwards.description import (
     linear,
     mapped,
     norm,
-    only,
     table,
 )
 from secondpass.forwards.families import describe
@@ -63,12 +62,12 @@ def test_other_modules_are_refused(describe: object, module: nn.Module) -> None:
         describe(module)  # type: ignore[operator]
 
 
-def test_only_wants_one_activation() -> None:
+def test_all_layers_have_one_activation() -> None:
     """None, or two, are not."""
-    assert only({"gelu"}) == "gelu"
-    for wrong in (set(), {"gelu", "relu"}):
+    assert hidden_activation(nn.ReLU(), nn.ReLU()) == "relu"
+    for wrong in ((), (nn.ReLU(), nn.SiLU())):
         with pytest.raises(NotDescribed):
-            only(wrong)
+            hidden_activation(*wrong)
 
 
 def _stepped(model: Any) -> None:

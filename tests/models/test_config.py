@@ -1,4 +1,4 @@
-"""model_config: config.json as data, and how many labels a model has."""
+"""Rules of `secondpass.models.config`: config.json as data, and how many labels a model has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fast_tokenizer: how long an input may be, and that tokenizer and model belong together."""
+"""Rules of `secondpass.models.tokenizer`: how long an input may be, and that tokenizer and model belong together."""
 
 from __future__ import annotations
 

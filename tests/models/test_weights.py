@@ -20,7 +20,7 @@ from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.loading import LoadRequest, load
 from secondpass.models.weights import (
-    FILE,
+    COMPACT,
     SCALE,
     compressed,
     expanded,
@@ -90,7 +90,7 @@ def test_the_file_is_about_a_quarter(tiny_folder: str, tmp_path: Path) -> None:
     full = CrossEncoder(tiny_folder, device="cpu")
     folder = compact_copy(tiny_folder, full, tmp_path)
     matrices = sum(weight.numel() for weight in full.model.state_dict().values() if weight.ndim > 1)
-    stored = load_file(folder / FILE)
+    stored = load_file(folder / COMPACT)
     assert sum(tensor.numel() for tensor in stored.values() if tensor.dtype == torch.int8) == matrices
 
 
@@ -99,7 +99,7 @@ def test_a_compact_model_is_saved_as_an_ordinary_one(tiny_folder: str, tmp_path:
     folder = compact_copy(tiny_folder, CrossEncoder(tiny_folder, device="cpu"), tmp_path / "compact")
     small = CrossEncoder(str(folder), device="cpu")
     small.save(str(tmp_path / "saved"))
-    assert not (tmp_path / "saved" / FILE).exists()
+    assert not (tmp_path / "saved" / COMPACT).exists()
     again = CrossEncoder(str(tmp_path / "saved"), device="cpu")
     assert same(state(again), state(small))
     assert again.predict(PAIRS) == pytest.approx(small.predict(PAIRS), rel=0, abs=ROUNDING)
@@ -148,8 +148,8 @@ def test_weights_of_another_model_are_refused(
 ) -> None:
     """Nothing is left at random; the message has the path."""
     folder = compact_copy(tiny_folder, CrossEncoder(tiny_folder, device="cpu"), tmp_path)
-    save_file(change(load_file(folder / FILE)), folder / FILE)
-    with pytest.raises(ModelLoadError, match=f"{folder / FILE} .*{reason}"):
+    save_file(change(load_file(folder / COMPACT)), folder / COMPACT)
+    with pytest.raises(ModelLoadError, match=f"{folder / COMPACT} .*{reason}"):
         CrossEncoder(str(folder), device="cpu")
 
 
@@ -167,7 +167,7 @@ def test_another_architecture_is_refused(
 def test_a_broken_file_is_refused_with_its_path(tiny_folder: str, tmp_path: Path, content: bytes | None) -> None:
     """Cut off, empty or no safetensors at all."""
     folder = compact_copy(tiny_folder, CrossEncoder(tiny_folder, device="cpu"), tmp_path)
-    file = folder / FILE
+    file = folder / COMPACT
     file.write_bytes(file.read_bytes()[:-50] if content is None else content)
     with pytest.raises(ModelLoadError, match=f"{file} cannot be read"):
         CrossEncoder(str(folder), device="cpu")

@@ -1,1 +1,1 @@
-"""Encoders without padding: a model described as plain weights, and forwards that compute from that description."""
+"""How models are computed: the contract, our own forwards without padding, the kernel, and transformers' own."""

@@ -1,13 +1,13 @@
-"""Attention on a CPU: torch's fused kernel on views of the matrix, a sequence or a few of equal length at a time.
+"""Attention within the sequences of a batch that lie end to end, the one matrix that every linear layer reads.
 
-Nothing is padded and the working set stays in the cache. The kernel is up to twice as fast when the number of keys is
-a multiple of 16, so the view of the keys reaches into the rows behind the sequence and a mask hides those.
+`Views` is best on a CPU, `Rectangles` works on any device, and so does `RelativeAttention`, whose scores also depend on
+how far apart two tokens are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,13 +20,12 @@ from secondpass.forwards.description import Relative
 from secondpass.tokens import Tokens
 
 
-# ---- What attention within the sequences of a batch is asked for.
 @dataclass(frozen=True, slots=True)
 class Heads:
     """How a row of queries, keys and values is cut.
 
     `window` is how far a token sees to either side, None for all of its sequence; `relative` what distances add to
-    scores, read by `relative.RelativeAttention` alone.
+    scores, read by `RelativeAttention` alone.
     """
 
     count: int
@@ -63,7 +62,6 @@ class Attention(Protocol):
         ...
 
 
-# ---- Sequences laid end to end: the one matrix that every linear layer reads.
 Lengths = npt.NDArray[np.int64]
 """Of sequences, in tokens."""
 
@@ -113,6 +111,26 @@ def moved(packed: Packed, device: torch.device) -> Packed:
     return Packed(there[0], there[1], there[2], there[3], there[4], packed.lengths)
 
 
+def alike(lengths: Lengths, share: float, most: Callable[[int], int]) -> Iterator[slice]:
+    """Neighbours that are worked on together: the shortest has that share of the longest one's tokens.
+
+    Args:
+        lengths: longest first.
+        share: up to 1, with which all are equal.
+        most: how many sequences, at least one, by the length of the longest.
+    """
+    begin = 0
+    while begin < len(lengths):
+        longest = int(lengths[begin])
+        end = begin + int(np.sum(lengths[begin : begin + max(1, most(longest))] >= share * longest))
+        yield slice(begin, end)
+        begin = end
+
+
+# ---- On a CPU: torch's fused kernel on views of the matrix, a sequence or a few of equal length at a time.
+#
+# Nothing is padded and the working set stays in the cache. The kernel is up to twice as fast when the number of keys is
+# a multiple of 16, so the view of the keys reaches into the rows behind the sequence and a mask hides those.
 BLOCK = 16
 # Tokens that are worked on together.
 TOGETHER = 512
@@ -141,15 +159,11 @@ class _Run:
 
 
 def _runs(lengths: Lengths) -> list[_Run]:
-    made: list[_Run] = []
-    start = number = 0
-    while number < len(lengths):
-        length = int(lengths[number])
-        most = max(1, TOGETHER // length)
-        count = int(np.sum(lengths[number : number + most] == length))
-        made.append(_Run(start, number, count, length))
-        start, number = start + count * length, number + count
-    return made
+    starts = np.cumsum(lengths) - lengths
+    return [
+        _Run(int(starts[own.start]), own.start, own.stop - own.start, int(lengths[own.start]))
+        for own in alike(lengths, 1, lambda length: TOGETHER // length)
+    ]
 
 
 class Views:
@@ -229,7 +243,8 @@ def _cut(joint: torch.Tensor, run: _Run, parts: int, width: int, heads: Heads) -
     return joint.as_strided(shape, stride, joint.storage_offset() + run.start * row).unbind(0)
 
 
-# ---- Attention on any device: sequences of like length padded to rectangles.
+# ---- On any device: sequences of like length padded to rectangles.
+#
 # Sequences are put into one rectangle if the shortest has this share of the longest one's tokens.
 ALIKE = 0.8
 
@@ -254,19 +269,12 @@ class Rectangle:
         return not isinstance(self.rows, slice)
 
 
-def rectangles(packed: Packed, alike: float = ALIKE, together: int | None = None) -> list[Rectangle]:
+def rectangles(packed: Packed, share: float = ALIKE, together: int | None = None) -> list[Rectangle]:
     """Lay all sequences into rectangles, each of at most `together` places where it has more than one sequence."""
-    made: list[Rectangle] = []
     lengths, device = packed.lengths, packed.ids.device
     starts = np.cumsum(lengths) - lengths
-    begin = 0
-    while begin < len(lengths):
-        length = int(lengths[begin])
-        most = None if together is None else begin + max(1, together // length)
-        end = begin + int(np.sum(lengths[begin:most] >= alike * length))
-        made.append(_rectangle(slice(begin, end), lengths[begin:end], starts[begin:end], device))
-        begin = end
-    return made
+    groups = alike(lengths, share, lambda length: len(lengths) if together is None else together // length)
+    return [_rectangle(own, lengths[own], starts[own], device) for own in groups]
 
 
 def _rectangle(numbers: slice, lengths: Lengths, starts: Lengths, device: torch.device) -> Rectangle:
@@ -325,7 +333,7 @@ def laid(joint: torch.Tensor, made: Rectangle, parts: int, heads: Heads) -> tupl
     return rows.permute(2, 0, 3, 1, 4).unbind(0)
 
 
-# ---- Attention whose scores also depend on how far apart two tokens are, on any device (He et al., DeBERTa, 2021).
+# ---- Scores that also depend on how far apart two tokens are, on any device (He et al., DeBERTa, 2021).
 #
 # A query's product with the row of every distance is one matrix product; the score of a query and a key then lies on a
 # diagonal of that, which a view with other strides turns into a row. No index is gathered for each pair of tokens.
@@ -335,15 +343,15 @@ class RelativeAttention:
     Args:
         packed: the batch.
         buckets: of the encoder.
-        alike: sequences share a rectangle if the shortest has this share of the longest one's tokens; with 1 no place
+        share: sequences share a rectangle if the shortest has this share of the longest one's tokens; with 1 no place
             is padding.
         together: most places of a rectangle that has more than one sequence.
     """
 
     spare = 0
 
-    def __init__(self, packed: Packed, buckets: npt.NDArray[np.int64], alike: float, together: int) -> None:
-        self._made = rectangles(packed, alike, together)
+    def __init__(self, packed: Packed, buckets: npt.NDArray[np.int64], share: float, together: int) -> None:
+        self._made = rectangles(packed, share, together)
         self._tokens = len(packed.ids)
         self._longest = int(packed.lengths.max())
         span = len(buckets) // 2

@@ -18,8 +18,8 @@ from torch import nn
 
 from secondpass.errors import InvalidInput
 from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
-from secondpass.forwards.description import Encoder
-from secondpass.forwards.families import Description, Family, describe, family_of
+from secondpass.forwards.description import Description, Family
+from secondpass.forwards.families import describe, family_of
 from secondpass.forwards.padded import Padding, TransformersForward, dtype_name
 from secondpass.forwards.precision import Precision, agrees, precision_of
 from secondpass.tokens import Tokens
@@ -117,8 +117,12 @@ class Described:
 
     def by_kernel(self, precision: Settled) -> Compute | str:
         """By the compiled kernel, or a sentence that says why it cannot."""
+        from secondpass.forwards.kernel import kernel_forward
+
         encoder = self.family.for_kernel(self.weights)
-        return "the kernel cannot compute this family of models" if encoder is None else _kernel(encoder, precision)
+        if encoder is None:
+            return "the kernel cannot compute this family of models"
+        return kernel_forward(encoder, precision)
 
     def fastest(self, precision: Settled) -> Compute | None:
         """The fastest way there is, or None: int8 without the kernel."""
@@ -132,12 +136,6 @@ def described(model: Any) -> Described | None:
     """A model's weights, where a family of ours covers it as it is now."""
     family, weights = family_of(model), describe(model)
     return None if family is None or weights is None else Described(family, weights)
-
-
-def _kernel(encoder: Encoder, precision: Settled) -> Compute | str:
-    from secondpass.forwards.kernel import kernel_forward
-
-    return kernel_forward(encoder, precision)
 
 
 class ModelForward:

@@ -21,7 +21,6 @@ from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory
 from secondpass.tokens import Tokens
 
 
-# ---- Tokens to batches under a token budget, with the way back to the caller's order.
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one forward pass reads: `rows` are the positions of the `inputs` in the call's input."""

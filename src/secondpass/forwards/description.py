@@ -2,19 +2,21 @@
 
 Covers encoders with normalisation behind each block, of absolute positions (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
 DistilBERT) or of relative ones (DeBERTa-v2 and v3). Every tensor is contiguous, on one device, of one floating type,
-and in torch's [out, in] layout.
+and in torch's [out, in] layout. What any family says of its architectures stands at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+
+from secondpass.forwards.contract import Compute
 
 T = TypeVar("T")
 
@@ -125,11 +127,12 @@ def mapped(value: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
     elif isinstance(value, tuple):
         made = tuple(mapped(item, change) for item in value)
     elif is_dataclass(value) and not isinstance(value, type):
-        made = type(value)(**{field.name: mapped(getattr(value, field.name), change) for field in fields(value)})
+        made = type(value)(**{part.name: mapped(getattr(value, part.name), change) for part in fields(value)})
     return made  # type: ignore[return-value]
 
 
 # ---- Single modules of torch and transformers as plain weights.
+#
 # transformers' classes by the function they compute.
 ACTIVATIONS: dict[str, HiddenActivation] = {
     "GELUActivation": "gelu",
@@ -146,18 +149,13 @@ class NotDescribed(Exception):
     """A part is not what its family has."""
 
 
-def only(activations: set[HiddenActivation]) -> HiddenActivation:
-    """The one activation that all layers have."""
-    if len(activations) != 1:
+def hidden_activation(*modules: nn.Module) -> HiddenActivation:
+    """Which function modules compute, all of them the same."""
+    found = {ACTIVATIONS.get(type(module).__name__) for module in modules}
+    activation = found.pop() if len(found) == 1 else None
+    if activation is None:
         raise NotDescribed
-    return next(iter(activations))
-
-
-def hidden_activation(module: nn.Module) -> HiddenActivation:
-    """Which function a module computes."""
-    if type(module).__name__ not in ACTIVATIONS:
-        raise NotDescribed
-    return ACTIVATIONS[type(module).__name__]
+    return activation
 
 
 def linear(module: nn.Module) -> Linear:
@@ -190,8 +188,7 @@ def table(module: nn.Module) -> torch.Tensor:
 # ---- Whether a model is what its class says.
 #
 # A packed forward computes from weights alone, so it may stand in for a model only while nobody has put anything else
-# into it: adapters, hooks, quantised layers, replaced modules.
-# Where the modules of an unchanged model come from.
+# into it: adapters, hooks, quantised layers, replaced modules. Here is where those of an unchanged one come from.
 SOURCES = ("torch.nn.modules.", "transformers.models.", "transformers.activations")
 
 
@@ -207,3 +204,70 @@ def _is_hooked(module: nn.Module) -> bool:
     # training puts other random numbers into dropout, which does nothing here
     replaced = "forward" in module.__dict__ and not isinstance(module, nn.Dropout)
     return bool(module._forward_hooks or module._forward_pre_hooks or replaced)
+
+
+# ---- What is asked of an architecture: how it is described, computed and trained.
+class Description(Protocol):
+    """A model as plain weights, on one device and of one type."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of a token between layers."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+
+D = TypeVar("D", bound=Description)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainableModules:
+    """A model's own modules, as the training forward without padding calls them: dropout and adapters stay in.
+
+    Attributes:
+        embeddings: int64 [1, tokens] as `input_ids`, `token_type_ids` and `position_ids` to [1, tokens, hidden].
+        layers: each with BERT's `attention.self`, `attention.output`, `intermediate` and `output`.
+        head: first tokens [pairs, 1, hidden] to logits [pairs, labels].
+        first_position: of every sequence.
+    """
+
+    embeddings: Callable[..., torch.Tensor]
+    layers: Sequence[nn.Module]
+    head: Callable[[torch.Tensor], torch.Tensor]
+    first_position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture(Generic[D]):
+    """One class of transformers.
+
+    Attributes:
+        describe: its model as plain weights; raises `NotDescribed` or AttributeError for a part that is another.
+        trainable: its modules for training without padding; None trains in padded rectangles.
+    """
+
+    describe: Callable[[Any], D]
+    trainable: Callable[[Any], TrainableModules] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Family(Generic[D]):
+    """Architectures that are described by the same kind of weights.
+
+    Attributes:
+        architectures: by the name of transformers' class.
+        in_torch: a description to its forward in torch; the type is that of its layers, None is that of the weights.
+        for_kernel: a description as the compiled kernel reads it, None where it has no such form; what it can compute
+            of that the kernel says, see `kernel.weights.unsupported`.
+        below: by model type the weights that are registered above the layers and work below one of them: the number of
+            the layer that they are counted to, see `training/weights/layers.py`.
+    """
+
+    architectures: Mapping[str, Architecture[D]]
+    in_torch: Callable[[D, torch.dtype | None], Compute]
+    for_kernel: Callable[[D], Encoder | None]
+    below: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 
 from secondpass.forwards.contract import FULL_PRECISION, Computation, ForwardLock, Logits
 from secondpass.tokens import Tokens
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,8 @@ class PaddedInputs:
 
     def named(self, names: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
         """Those of the three tensors that a model takes (`names` is its tokenizer's list), on its device."""
-        tensors = {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "token_type_ids": self.token_type_ids,
-        }
-        return {
-            name: tensor.to(device) for name, tensor in tensors.items() if name in names or name != "token_type_ids"
-        }
+        tensors = {"input_ids": self.input_ids.to(device), "attention_mask": self.attention_mask.to(device)}
+        return tensors | ({"token_type_ids": self.token_type_ids.to(device)} if "token_type_ids" in names else {})
 
 
 def pad(inputs: Sequence[Tokens], padding: Padding) -> PaddedInputs:
@@ -61,6 +57,12 @@ def pad(inputs: Sequence[Tokens], padding: Padding) -> PaddedInputs:
         types[number, place] = item.type_ids
         mask[number, place] = 1
     return PaddedInputs(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(types))
+
+
+def padded_logits(model: Any, inputs: Sequence[Tokens], names: Sequence[str], padding: Padding) -> torch.Tensor:
+    """What transformers' own forward makes of one rectangle: [pairs, labels], of the model's type and on its device."""
+    logits: torch.Tensor = model(**pad(inputs, padding).named(names, model.device), return_dict=True).logits
+    return logits
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -80,16 +82,11 @@ def as_numpy(compute: Callable[[], torch.Tensor], device: torch.device) -> Logit
         pass
     except RuntimeError as error:
         # The CPU allocator, cuBLAS and MPS report the same thing as a plain RuntimeError.
-        if not _says_out_of_memory(error):
+        if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
             raise
     # Outside the handlers: the exception holds the tensors.
     _release(device)
     raise MemoryError(f"the batch does not fit into the memory of {device}")
-
-
-def _says_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return any(sign in text for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
 
 
 def _release(device: torch.device) -> None:
@@ -140,7 +137,8 @@ class TransformersForward:
     def _upcast(self, inputs: Sequence[Tokens]) -> torch.Tensor:
         # Parameters and buffers by themselves: model.half() would also round what was float32 all along, such
         # as rotary frequencies. Not in inference mode: weights cast there could never be trained again.
-        tensors = [tensor for tensor in self._tensors() if tensor.is_floating_point()]
+        every = (*self._model.parameters(), *self._model.buffers())
+        tensors = [tensor for tensor in every if tensor.is_floating_point()]
         before = [tensor.data for tensor in tensors]
         try:
             for tensor in tensors:
@@ -150,13 +148,7 @@ class TransformersForward:
             for tensor, data in zip(tensors, before, strict=True):
                 tensor.data = data
 
-    def _tensors(self) -> Iterator[torch.Tensor]:
-        yield from self._model.parameters()
-        yield from self._model.buffers()
-
     def _logits(self, inputs: Sequence[Tokens], autocast: torch.dtype | None) -> torch.Tensor:
-        device = self._model.device
-        with torch.inference_mode(), torch.autocast(device.type, autocast) if autocast else nullcontext():
-            named = pad(inputs, self._padding).named(self._input_names, device)
-            logits: torch.Tensor = self._model(**named, return_dict=True).logits
-            return logits
+        device = self._model.device.type
+        with torch.inference_mode(), torch.autocast(device, autocast) if autocast else nullcontext():
+            return padded_logits(self._model, inputs, self._input_names, self._padding)

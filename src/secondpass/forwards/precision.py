@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.text import choice
 
 if TYPE_CHECKING:
     import torch
@@ -45,10 +46,7 @@ def checked_precision(value: object) -> Precision:
     Raises:
         InvalidInput: it is none.
     """
-    for known in PRECISIONS:
-        if isinstance(value, str) and value == known:
-            return known
-    raise InvalidInput(f"precision={value!r} is none of {', '.join(PRECISIONS)}")
+    return choice(value, PRECISIONS, "precision")
 
 
 def recommended_precision(config: Any) -> Precision | None:
@@ -64,15 +62,12 @@ def recommended_precision(config: Any) -> Precision | None:
     if stored is not None and not isinstance(stored, dict):
         raise ModelLoadError(f"config.json: {CONFIG_KEY!r} is {type(stored).__name__}, not an object")
     recommended = (stored or {}).get("precision")
-    for known in RECOMMENDED:
-        if isinstance(recommended, str) and recommended == known:
-            return known
-    if recommended is not None:
-        listed = ", ".join(RECOMMENDED)
-        raise ModelLoadError(
-            f"config.json: {CONFIG_KEY}.precision={recommended!r} is none of {listed}; precision= overrides it"
-        )
-    return None
+    if recommended is None:
+        return None
+    try:
+        return choice(recommended, RECOMMENDED, f"config.json: {CONFIG_KEY}.precision")
+    except InvalidInput as error:
+        raise ModelLoadError(f"{error}; precision= overrides it") from None
 
 
 def precision_of(weights: torch.dtype) -> Precision:

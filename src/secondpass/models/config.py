@@ -67,7 +67,8 @@ def load_config(
     settings = read_json(folder / "config.json")
     remote = trust_remote_code and bool(settings.get("auto_map"))
     config = (_remote_config if remote else _local_config)(folder, settings, dict(config_args or {}))
-    if num_labels is None and not _is_trained(settings):
+    architectures = settings.get("architectures") or ()
+    if num_labels is None and not any(str(name).endswith("ForSequenceClassification") for name in architectures):
         num_labels = 1
     if num_labels is not None:
         config.num_labels = num_labels
@@ -76,17 +77,14 @@ def load_config(
     return config
 
 
-def _is_trained(settings: Mapping[str, Any]) -> bool:
-    architectures = settings.get("architectures") or ()
-    return any(str(name).endswith("ForSequenceClassification") for name in architectures)
-
-
 def _local_config(folder: Path, settings: dict[str, Any], config_args: dict[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     model_type = settings.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        raise ModelLoadError(_unknown_type(folder, model_type, bool(settings.get("auto_map"))))
+        own = "; the model brings its own code, which runs only with trust_remote_code=True"
+        known = f"{folder}: transformers does not know the model type {model_type!r}"
+        raise ModelLoadError(known + (own if settings.get("auto_map") else ""))
     made = CONFIG_MAPPING[model_type]
     if made not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ModelLoadError(f"{folder}: transformers has no sequence classifier for model type {model_type!r}")
@@ -108,13 +106,6 @@ def _remote_config(folder: Path, settings: dict[str, Any], config_args: dict[str
         return AutoConfig.from_pretrained(folder, trust_remote_code=True, **config_args)
     except Exception as error:  # foreign code may raise anything
         raise ModelLoadError(f"{folder}: the model's own config code failed ({type(error).__name__})") from error
-
-
-def _unknown_type(folder: Path, model_type: object, has_code: bool) -> str:
-    known = f"{folder}: transformers does not know the model type {model_type!r}"
-    if has_code:
-        return f"{known}; the model brings its own code, which runs only with trust_remote_code=True"
-    return known
 
 
 def without_code(value: Any) -> Any:
@@ -189,11 +180,18 @@ def write_activation(folder: Path, activation: str | None, prompts: Mapping[str,
 
     Prompts are stored too, but no default one: sentence-transformers would apply it, and scores would differ from ours.
     """
+    import torch
+    import transformers
+
     path = folder / "config.json"
     config = {key: value for key, value in read_json(path).items() if key not in (OLDEST_KEY, MIDDLE_KEY)}
     newest: dict[str, Any] = {
         "model_type": "CrossEncoder",
-        "__version__": _versions(),
+        "__version__": {
+            "sentence_transformers": NEWEST_VERSION,
+            "transformers": transformers.__version__,
+            "pytorch": str(torch.__version__),
+        },
         "prompts": dict(prompts or {}),
         "default_prompt_name": None,
     }
@@ -204,17 +202,6 @@ def write_activation(folder: Path, activation: str | None, prompts: Mapping[str,
     _write_json(folder / NEWEST_FILE, newest)
     _write_json(folder / "modules.json", MODULES)
     _write_json(folder / "sentence_bert_config.json", MODULE_CONFIG)
-
-
-def _versions() -> dict[str, str]:
-    import torch
-    import transformers
-
-    return {
-        "sentence_transformers": NEWEST_VERSION,
-        "transformers": transformers.__version__,
-        "pytorch": str(torch.__version__),
-    }
 
 
 def _read_if_present(path: Path) -> dict[str, Any]:

@@ -21,9 +21,12 @@ import torch
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.config import load_config, read_activation, read_prompts
 from secondpass.models.tokenizer import check_vocabulary, load_tokenizer, token_limit
-from secondpass.models.weights import COMPACT, build_model
+from secondpass.models.weights import COMPACT, build_model, load_compact
+
+logger = logging.getLogger(__name__)
 
 # ---- Keep transformers from printing while we load or save, and leave its settings to others as they were.
+#
 # Loading changes torch's default dtype and device for a moment, and the progress-bar switch is global: one at a time.
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -153,6 +156,8 @@ def _reason(error: Exception) -> str:
     return f"cannot be had from the model hub ({type(error).__name__}); a downloaded folder works without it"
 
 
+# ---- What is loaded, and how.
+#
 # Arguments that have a parameter of their own, and those that would open other files or run other code.
 OWN_PARAMETER = ("cache_dir", "local_files_only", "num_labels", "revision", "trust_remote_code")
 REFUSED = ("adapter_kwargs", "code_revision", "config", "gguf_file", "state_dict", "subfolder", "transformers_weights")
@@ -200,9 +205,17 @@ def load(request: LoadRequest) -> Loaded:
         InvalidInput: an argument is refused; the message names it.
         ModelLoadError: the model cannot be had, is broken or incomplete, or would run foreign code.
     """
-    check_arguments(request)
+    _check_arguments(request)
     automodel_args = _without(request.automodel_args, "token", "use_safetensors", "weights_only")
-    folder = _folder(request, automodel_args.get("variant"))
+    folder = folder_of(
+        request.source,
+        variant=automodel_args.get("variant"),
+        code=request.trust_remote_code,
+        cache_dir=request.cache_dir,
+        revision=request.revision,
+        local_files_only=request.local_files_only,
+        token=_token(request),
+    )
     with quiet_transformers():
         config = load_config(
             folder,
@@ -231,25 +244,11 @@ def load(request: LoadRequest) -> Loaded:
     )
 
 
-def _folder(request: LoadRequest, variant: str | None) -> Path:
-    return folder_of(
-        request.source,
-        variant=variant,
-        code=request.trust_remote_code,
-        cache_dir=request.cache_dir,
-        revision=request.revision,
-        local_files_only=request.local_files_only,
-        token=_token(request),
-    )
-
-
 def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: LoadRequest) -> Any:
     # float32 unless asked otherwise, as the seed: half precision on a CPU is slow, and overflows.
     dtype = automodel_args.pop("torch_dtype", None) or automodel_args.pop("dtype", None) or torch.float32
     if not (folder / COMPACT).is_file() or (folder / "model.safetensors").is_file():
         return build_model(folder, config, {**automodel_args, "dtype": dtype}, request.num_labels is not None)
-    from secondpass.models.weights import load_compact
-
     if automodel_args:
         raise InvalidInput(f"automodel_args {sorted(automodel_args)} cannot be used with a compact model ({COMPACT})")
     return load_compact(folder, config).to(_dtype(dtype))
@@ -265,12 +264,8 @@ def _dtype(given: object) -> torch.dtype:
     return named
 
 
-def check_arguments(request: LoadRequest) -> None:
-    """Refuse arguments that reach pickles, foreign code or other files by a side door.
-
-    Raises:
-        InvalidInput: naming the argument.
-    """
+def _check_arguments(request: LoadRequest) -> None:
+    """Refuse arguments that reach pickles, foreign code or other files by a side door."""
     labels = request.num_labels
     if labels is not None and (not isinstance(labels, int) or isinstance(labels, bool) or labels < 1):
         raise InvalidInput(f"num_labels={labels!r} is not a positive int")
@@ -295,15 +290,12 @@ def _check_keys(name: str, given: Mapping[str, Any]) -> None:
 
 
 def _check_native(name: str, given: Mapping[str, Any]) -> None:
-    for key in NATIVE_CODE:
-        if given.get(key):
-            raise InvalidInput(f"{name}[{key!r}] runs code from the model hub; that needs trust_remote_code=True")
+    native = [f"{name}[{key!r}]" for key in NATIVE_CODE if given.get(key)]
     attention = given.get("attn_implementation")
     if attention is not None and "/" in str(attention):
-        raise InvalidInput(
-            f"{name}['attn_implementation']={attention!r} runs code from the model hub; that needs "
-            "trust_remote_code=True"
-        )
+        native.append(f"{name}['attn_implementation']={attention!r}")
+    if native:
+        raise InvalidInput(f"{native[0]} runs code from the model hub; that needs trust_remote_code=True")
 
 
 def _without(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -317,10 +309,6 @@ def _token(request: LoadRequest) -> str | bool | None:
             token: str | bool | None = given["token"]
             return token
     return request.token
-
-
-# ---- Which device a model runs on.
-logger = logging.getLogger(__name__)
 
 
 def pick_device(requested: str | torch.device | None) -> torch.device:

@@ -28,9 +28,12 @@ from secondpass.models.loading import quiet_transformers
 from secondpass.models.tokenizer import token_limit
 from secondpass.models.weights import COMPACT
 
+logger = logging.getLogger(__name__)
+
 # ---- What a model's README.md tells of measurements: figures that evaluators hand over, kept until the model is saved.
 #
 # sentence-transformers' evaluators (4.0 and later) talk to a model's `model_card_data`; this is what they find here.
+#
 # Tells our own card from one that somebody wrote.
 MARK = "<!-- written by secondpass from model_card_data -->"
 
@@ -64,11 +67,9 @@ class ModelCardData:
         label = " ".join(filter(None, (type(evaluator).__name__, str(getattr(evaluator, "name", "") or ""))))
         figures = {name: value if isinstance(value, str) else float(value) for name, value in metrics.items()}
         made = Measured(label, figures, epoch, step)
-        for place, before in enumerate(self.measured):
-            if before.evaluator == label:
-                self.measured[place] = made
-                return
-        self.measured.append(made)
+        places = [place for place, before in enumerate(self.measured) if before.evaluator == label]
+        place = places[0] if places else len(self.measured)
+        self.measured[place : place + 1] = [made]
 
     def text(self) -> str | None:
         """The card as Markdown with front matter; None without figures."""
@@ -89,8 +90,7 @@ def _cell(value: float | str) -> str:
     return " ".join(shown.replace("|", "\\|").split())
 
 
-logger = logging.getLogger(__name__)
-
+# ---- The folder itself.
 UNFINISHED = ".unfinished-"
 STALE_SECONDS = 3600
 
@@ -132,7 +132,10 @@ def save(
     """
     if path is None:
         return
-    _check_options(safe_serialization, options)
+    if not safe_serialization:
+        raise InvalidInput("safe_serialization=False would write pickle files: only safetensors are written")
+    if options.get("push_to_hub"):
+        raise InvalidInput("push_to_hub=True is not an option of save: call push_to_hub()")
     folder = Path(path)
     logger.info("Save model to %s", path)
     try:
@@ -146,13 +149,6 @@ def save(
             _put_in_place(unfinished, folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"the model cannot be saved to {folder}: {' '.join(str(error).split())}") from error
-
-
-def _check_options(safe_serialization: bool, options: Mapping[str, Any]) -> None:
-    if not safe_serialization:
-        raise InvalidInput("safe_serialization=False would write pickle files: only safetensors are written")
-    if options.get("push_to_hub"):
-        raise InvalidInput("push_to_hub=True is not an option of save: call push_to_hub()")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from secondpass.errors import InvalidInput, ModelLoadError
@@ -66,9 +67,6 @@ def read_weights(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
     Raises:
         ModelLoadError: a file is cut off, has a broken or huge header, or cannot be read; the message has its path.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     tensors: dict[str, torch.Tensor] = {}
     for path in files:
         try:
@@ -174,7 +172,6 @@ def _few(keys: list[str]) -> str:
 # Each matrix row is stored as round(row / scale) with scale = max|row| / 127 in float32; everything that is no
 # matrix stays float16. Storage only: loading gives an ordinary float32 model. A symmetric per-channel scheme, as in
 # Jacob et al. 2018 (https://arxiv.org/abs/1712.05877).
-FILE = "model.int8.safetensors"
 SCALE = ".scale"
 
 
@@ -204,7 +201,7 @@ def expanded(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def save_compact(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Write the weights alone; config and tokenizer are the caller's."""
-    save_file({name: tensor.contiguous() for name, tensor in compressed(weights).items()}, folder / FILE)
+    save_file({name: tensor.contiguous() for name, tensor in compressed(weights).items()}, folder / COMPACT)
 
 
 def load_compact(folder: Path, config: Any) -> Any:
@@ -216,7 +213,7 @@ def load_compact(folder: Path, config: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
     from transformers.initialization import no_init_weights
 
-    path = folder / FILE
+    path = folder / COMPACT
     try:
         weights = expanded(load_file(path))
     except Exception as error:  # safetensors raises its own type, KeyError or OSError: all mean a broken file

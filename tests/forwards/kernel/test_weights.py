@@ -10,7 +10,15 @@ import torch
 from secondpass.forwards.description import Encoder
 from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import native
-from secondpass.forwards.kernel.weights import digits_of, own_positions, pack, panels, smoothing, unsupported, widened
+from secondpass.forwards.kernel.weights import (
+    PackedWeights,
+    digits_of,
+    own_positions,
+    panels,
+    smoothing,
+    unsupported,
+    widened,
+)
 from tests.forwards.kernel.encoders import made, sized
 from tests.tiny_models import make_model
 
@@ -36,7 +44,7 @@ def test_the_table_of_words_is_shared() -> None:
     if isinstance(found, str):
         pytest.skip(found)
     _, encoder = sized(64, 2, 64)
-    assert pack(encoder, found).model.words == encoder.embeddings.words.data_ptr()
+    assert PackedWeights(encoder, found).model.words == encoder.embeddings.words.data_ptr()
 
 
 def test_an_encoder_elsewhere_is_refused() -> None:

@@ -11,21 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from secondpass.forwards.description import NotDescribed, is_plain
+from secondpass.forwards.description import Description, Family, NotDescribed, TrainableModules, is_plain
 from secondpass.forwards.families import bert, deberta, modernbert
-from secondpass.forwards.families.family import Architecture, Description, Family, Trainable
-
-__all__ = [
-    "FAMILIES",
-    "Architecture",
-    "Description",
-    "Family",
-    "Trainable",
-    "below",
-    "describe",
-    "family_of",
-    "trainable",
-]
 
 FAMILIES: tuple[Family[Any], ...] = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY)
 
@@ -42,7 +29,7 @@ def describe(model: nn.Module) -> Description | None:
     """The weights of a sequence-classification model of transformers.
 
     Descriptions share the model's memory where torch's layout allows it; only the joined projection of query, key and
-    value is a copy. `plain.Watch` tells when one has grown old.
+    value is a copy. `choosing.Watch` tells when one has grown old.
 
     Args:
         model: of any class.
@@ -59,13 +46,13 @@ def describe(model: nn.Module) -> Description | None:
         return None
     with torch.no_grad():
         try:
-            described: Description = family.architectures[type(model).__name__].describe(model)
+            made: Description = family.architectures[type(model).__name__].describe(model)
         except (AttributeError, NotDescribed):
             return None
-    return described
+    return made
 
 
-def trainable(model: nn.Module) -> Trainable | None:
+def trainable(model: nn.Module) -> TrainableModules | None:
     """A model's modules for training without padding; None where its architecture is trained in padded rectangles."""
     family = family_of(model)
     reads = None if family is None else family.architectures[type(model).__name__].trainable

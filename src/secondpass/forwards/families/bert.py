@@ -7,21 +7,8 @@ from typing import Any
 
 import torch
 
-from secondpass.forwards.description import (
-    Embeddings,
-    Encoder,
-    Head,
-    HeadActivation,
-    Layer,
-    NotDescribed,
-    hidden_activation,
-    joined,
-    linear,
-    norm,
-    only,
-    table,
-)
-from secondpass.forwards.families.family import Architecture, Family, Trainable
+from secondpass.forwards import description as described
+from secondpass.forwards.description import Architecture, Embeddings, Encoder, Family, Head, Layer, linear, norm
 from secondpass.forwards.packed import PackedEncoder
 
 
@@ -46,107 +33,99 @@ def _first_position(model: Any) -> int:
     return padding + 1
 
 
-def _head(head: Any, activation: HeadActivation) -> Head:
+def _head(head: Any, activation: described.HeadActivation) -> Head:
     if {name for name, _ in head.named_children()} - {"dense", "dropout", "activation", "out_proj"}:
-        raise NotDescribed
-    if activation == "gelu" and hidden_activation(head.activation) != "gelu":
-        raise NotDescribed
+        raise described.NotDescribed
+    if activation == "gelu" and described.hidden_activation(head.activation) != "gelu":
+        raise described.NotDescribed
     return Head(linear(head.dense), activation, linear(head.out_proj))
 
 
 def embeddings_of(body: Any, first_position: int = 0) -> Embeddings:
     """The embeddings of a model whose parts are called as BERT's are."""
     own = body.embeddings
-    projection = getattr(body, "embeddings_project", None)
+    # DistilBERT has no types, ELECTRA a projection where embeddings are narrower
+    types, projection = getattr(own, "token_type_embeddings", None), getattr(body, "embeddings_project", None)
     return Embeddings(
-        words=table(own.word_embeddings),
-        positions=_optional(own.position_embeddings),
-        types=_optional(own.token_type_embeddings),
+        words=described.table(own.word_embeddings),
+        positions=None if own.position_embeddings is None else described.table(own.position_embeddings),
+        types=None if types is None else described.table(types),
         norm=norm(own.LayerNorm),
         first_position=first_position,
         projection=None if projection is None else linear(projection),
     )
 
 
-def _optional(module: Any) -> torch.Tensor | None:
-    return None if module is None else table(module)
-
-
 def encoder_of(
     model: Any, embeddings: Embeddings, head: Head, names: Sequence[str] = ("query", "key", "value")
 ) -> Encoder:
     """A model whose layers are made and called as BERT's are, but for the `names` of the projections."""
-    config, body = model.config, model.base_model
-    kind = getattr(config, "position_embedding_type", None)
-    if getattr(config, "is_decoder", False) or kind not in (None, "absolute"):
-        raise NotDescribed
+    own = model.base_model.encoder.layer
     layers = tuple(
         Layer(
-            qkv=joined(*(getattr(layer.attention.self, name) for name in names)),
+            qkv=described.joined(*(getattr(layer.attention.self, name) for name in names)),
             attention_out=linear(layer.attention.output.dense),
             attention_norm=norm(layer.attention.output.LayerNorm),
             up=linear(layer.intermediate.dense),
             down=linear(layer.output.dense),
             output_norm=norm(layer.output.LayerNorm),
         )
-        for layer in body.encoder.layer
+        for layer in own
     )
-    activations = {hidden_activation(layer.intermediate.intermediate_act_fn) for layer in body.encoder.layer}
-    return _checked(Encoder(embeddings, layers, head, config.num_attention_heads, only(activations)))
+    activation = described.hidden_activation(*(layer.intermediate.intermediate_act_fn for layer in own))
+    return _checked(model.config, Encoder(embeddings, layers, head, model.config.num_attention_heads, activation))
 
 
 def _distilbert(model: Any) -> Encoder:
-    body = model.base_model
-    own = body.embeddings
+    own = model.base_model.transformer.layer
     layers = tuple(
         Layer(
-            qkv=joined(*(getattr(layer.attention, name) for name in ("q_lin", "k_lin", "v_lin"))),
+            qkv=described.joined(layer.attention.q_lin, layer.attention.k_lin, layer.attention.v_lin),
             attention_out=linear(layer.attention.out_lin),
             attention_norm=norm(layer.sa_layer_norm),
             up=linear(layer.ffn.lin1),
             down=linear(layer.ffn.lin2),
             output_norm=norm(layer.output_layer_norm),
         )
-        for layer in body.transformer.layer
+        for layer in own
     )
-    activations = {hidden_activation(layer.ffn.activation) for layer in body.transformer.layer}
-    words, positions = table(own.word_embeddings), table(own.position_embeddings)
-    embeddings = Embeddings(words, positions, None, norm(own.LayerNorm), 0, None)
+    activation = described.hidden_activation(*(layer.ffn.activation for layer in own))
     head = Head(linear(model.pre_classifier), "relu", linear(model.classifier))
-    return _checked(Encoder(embeddings, layers, head, model.config.n_heads, only(activations)))
+    embeddings = embeddings_of(model.base_model)
+    return _checked(model.config, Encoder(embeddings, layers, head, model.config.n_heads, activation))
 
 
-def _checked(encoder: Encoder) -> Encoder:
-    """Shapes that only a pruned or otherwise rebuilt model would not have."""
-    hidden = encoder.hidden
+def _checked(config: Any, encoder: Encoder) -> Encoder:
+    """Positions are absolute, every token sees every other, and shapes are not those of a pruned or rebuilt model."""
+    kind, hidden = getattr(config, "position_embedding_type", None), encoder.hidden
+    if getattr(config, "is_decoder", False) or kind not in (None, "absolute") or hidden % encoder.heads:
+        raise described.NotDescribed
     for layer in encoder.layers:
         if layer.qkv.weight.shape != (3 * hidden, hidden) or layer.attention_out.weight.shape != (hidden, hidden):
-            raise NotDescribed
-    if hidden % encoder.heads:
-        raise NotDescribed
+            raise described.NotDescribed
     return encoder
 
 
-def _bert_trainable(model: Any) -> Trainable:
+def _bert_trainable(model: Any) -> described.TrainableModules:
     body = model.base_model
-    return Trainable(
+    return described.TrainableModules(
         body.embeddings, body.encoder.layer, lambda firsts: model.classifier(model.dropout(body.pooler(firsts)))
     )
 
 
-def _roberta_trainable(model: Any) -> Trainable:
+def _roberta_trainable(model: Any) -> described.TrainableModules:
     body = model.base_model
-    return Trainable(body.embeddings, body.encoder.layer, model.classifier, _first_position(model))
+    return described.TrainableModules(body.embeddings, body.encoder.layer, model.classifier, _first_position(model))
 
 
-def _electra_trainable(model: Any) -> Trainable:
+def _electra_trainable(model: Any) -> described.TrainableModules:
     body = model.base_model
 
     def embeddings(**places: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = body.embeddings(**places)
         return body.embeddings_project(made) if hasattr(body, "embeddings_project") else made
 
-    return Trainable(embeddings, body.encoder.layer, model.classifier)
+    return described.TrainableModules(embeddings, body.encoder.layer, model.classifier)
 
 
 FAMILY = Family(

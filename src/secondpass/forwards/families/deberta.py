@@ -10,23 +10,13 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from secondpass.forwards.description import (
-    Encoder,
-    Head,
-    HeadActivation,
-    Linear,
-    NotDescribed,
-    Relative,
-    linear,
-    mapped,
-    norm,
-    table,
-)
+from secondpass.forwards import description as described
+from secondpass.forwards.description import Architecture, Encoder, Family, Head, NotDescribed, Relative, linear
 from secondpass.forwards.families.bert import embeddings_of, encoder_of
-from secondpass.forwards.families.family import Architecture, Family
 from secondpass.forwards.packed import PackedEncoder
 
-POOLER_ACTIVATIONS: dict[str, HeadActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
+# Between the pooler and the classifier.
+POOLER_ACTIVATIONS: dict[str, described.HeadActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
 KINDS = {"c2p", "p2c"}
 
 
@@ -34,7 +24,10 @@ def _describe(model: Any) -> Encoder:
     body = model.base_model
     if getattr(body.embeddings, "embed_proj", None) is not None or body.encoder.conv is not None:
         raise NotDescribed
-    head = Head(linear(model.pooler.dense), _pooler_activation(model.config), linear(model.classifier))
+    activation = POOLER_ACTIVATIONS.get(model.config.pooler_hidden_act)
+    if activation is None:
+        raise NotDescribed
+    head = Head(linear(model.pooler.dense), activation, linear(model.classifier))
     made = encoder_of(model, embeddings_of(body), head, ("query_proj", "key_proj", "value_proj"))
     layers = zip(made.layers, _relatives(model), strict=True)
     return replace(
@@ -42,31 +35,14 @@ def _describe(model: Any) -> Encoder:
     )
 
 
-def _pooler_activation(config: Any) -> HeadActivation:
-    """Between the pooler and the classifier.
-
-    Raises:
-        NotDescribed: it is none of `POOLER_ACTIVATIONS`.
-    """
-    name = config.pooler_hidden_act
-    if name not in POOLER_ACTIVATIONS:
-        raise NotDescribed
-    return POOLER_ACTIVATIONS[name]
-
-
 def _relatives(model: Any) -> list[Relative]:
-    """What distances add to the scores of each layer, computed in float32 from weights of half a type.
-
-    Raises:
-        NotDescribed: the model's scores do not depend on distances, or in another way.
-        AttributeError: a part is missing.
-    """
+    """What distances add to the scores of each layer, computed in float32 from weights of half a type."""
     encoder = model.base_model.encoder
     if not encoder.relative_attention:
         raise NotDescribed
-    distances = _finer(table(encoder.rel_embeddings))
+    distances = _finer(described.table(encoder.rel_embeddings))
     if "layer_norm" in encoder.norm_rel_ebd:
-        own = mapped(norm(encoder.LayerNorm), _finer)
+        own = described.mapped(described.norm(encoder.LayerNorm), _finer)
         distances = F.layer_norm(distances, own.weight.shape, own.weight, own.bias, own.eps)
     return [_relative(layer.attention.self, distances) for layer in encoder.layer]
 
@@ -79,11 +55,8 @@ def _relative(attention: Any, distances: torch.Tensor) -> Relative:
     keys = (attention.key_proj if shared else attention.pos_key_proj) if "c2p" in kinds else None
     queries = (attention.query_proj if shared else attention.pos_query_proj) if "p2c" in kinds else None
     rows = distances[: 2 * attention.pos_ebd_size]
-    return Relative(*(None if module is None else _applied(linear(module), rows) for module in (keys, queries)))
-
-
-def _applied(own: Linear, rows: torch.Tensor) -> torch.Tensor:
-    return F.linear(rows, _finer(own.weight), _finer(own.bias))
+    parts = [None if module is None else described.mapped(linear(module), _finer) for module in (keys, queries)]
+    return Relative(*(None if own is None else F.linear(rows, own.weight, own.bias) for own in parts))
 
 
 def _finer(tensor: torch.Tensor) -> torch.Tensor:

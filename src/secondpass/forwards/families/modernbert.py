@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from secondpass.forwards import description as described
 from secondpass.forwards.attention import Attention, Heads, Packed, moved, pack
 from secondpass.forwards.contract import Logits
-from secondpass.forwards.description import HiddenActivation, NotDescribed, hidden_activation, mapped, only, table
-from secondpass.forwards.families.family import Architecture, Family
+from secondpass.forwards.description import Architecture, Family, HiddenActivation, NotDescribed
 from secondpass.forwards.packed import ACTIVATIONS, attention_for, rows_behind
 from secondpass.forwards.padded import as_numpy
 from secondpass.tokens import Tokens
@@ -77,35 +77,27 @@ class RotaryEncoder:
 
 
 def _describe(model: Any) -> RotaryEncoder:
-    """The weights of a `ModernBertForSequenceClassification`.
-
-    Raises:
-        NotDescribed: a part is not what the family has.
-        AttributeError: a part is missing.
-    """
     config, body = model.config, model.model
     if any(kind != "default" for kind in body.rotary_emb.rope_type.values()):
         raise NotDescribed
-    layers = tuple(_layer(layer, body.rotary_emb, config) for layer in body.layers)
-    activations = {hidden_activation(layer.mlp.act) for layer in body.layers}
     pooling = config.classifier_pooling
     if pooling not in ("cls", "mean"):
         raise NotDescribed
     head = RotaryHead(
         pooling,
         _linear(model.head.dense),
-        hidden_activation(model.head.act),
+        described.hidden_activation(model.head.act),
         _norm(model.head.norm, config),
         _linear(model.classifier),
     )
     return RotaryEncoder(
-        words=table(body.embeddings.tok_embeddings),
+        words=described.table(body.embeddings.tok_embeddings),
         embedding_norm=_norm(body.embeddings.norm, config),
-        layers=layers,
+        layers=tuple(_layer(layer, body.rotary_emb, config) for layer in body.layers),
         final_norm=_norm(body.final_norm, config),
         head=head,
         heads=config.num_attention_heads,
-        activation=only(activations),
+        activation=described.hidden_activation(*(layer.mlp.act for layer in body.layers)),
         eps=config.norm_eps,
     )
 
@@ -127,12 +119,16 @@ def _layer(layer: Any, rotary: Any, config: Any) -> RotaryLayer:
 def _linear(module: nn.Module) -> Affine:
     if type(module) is not nn.Linear:
         raise NotDescribed
-    return Affine(module.weight.detach(), None if module.bias is None else module.bias.detach())
+    return _affine(module)
 
 
 def _norm(module: nn.Module, config: Any) -> Affine:
     if type(module) is not nn.LayerNorm or module.weight is None or module.eps != config.norm_eps:
         raise NotDescribed
+    return _affine(module)
+
+
+def _affine(module: Any) -> Affine:
     return Affine(module.weight.detach(), None if module.bias is None else module.bias.detach())
 
 
@@ -154,12 +150,12 @@ class PackedRotaryEncoder:
     def __init__(self, encoder: RotaryEncoder, dtype: torch.dtype | None = None) -> None:
         wanted = encoder.words.dtype if dtype is None else dtype
         self._words, self._eps = encoder.words, encoder.eps
-        self._embedding_norm = mapped(encoder.embedding_norm, torch.Tensor.float)
-        self._final_norm = mapped(encoder.final_norm, torch.Tensor.float)
-        self._head = mapped(encoder.head, torch.Tensor.float)
+        self._embedding_norm = described.mapped(encoder.embedding_norm, torch.Tensor.float)
+        self._final_norm = described.mapped(encoder.final_norm, torch.Tensor.float)
+        self._head = described.mapped(encoder.head, torch.Tensor.float)
         # frequencies are float32 whatever the weights are
         self._frequencies = [layer.frequencies.float() for layer in encoder.layers]
-        self._layers = mapped(encoder.layers, lambda part: part.to(wanted))
+        self._layers = described.mapped(encoder.layers, lambda part: part.to(wanted))
         self._count, self._size = encoder.heads, encoder.hidden // encoder.heads
         self._act, self._head_act = ACTIVATIONS[encoder.activation], ACTIVATIONS[encoder.head.activation]
         self.dtype, self.device = wanted, encoder.words.device

@@ -1,4 +1,8 @@
-"""A compiled forward for CPUs: float32, bfloat16 and int8 in the widest instructions the processor has."""
+"""A compiled forward for CPUs: float32, bfloat16 and int8 in the widest instructions the processor has.
+
+Nothing is padded, and each sequence's result is its own: its logits are the same numbers, bit for bit, whatever else is
+in the batch and however many threads compute.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,9 @@ from secondpass.forwards.contract import Logits
 from secondpass.forwards.description import Encoder, mapped
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.native import Precision, Routine
-from secondpass.forwards.kernel.weights import own_positions, pack, unsupported
+from secondpass.forwards.kernel.weights import PackedWeights, own_positions, unsupported
 from secondpass.tokens import Tokens
 
-__all__ = ["kernel_forward"]
-
-
-# ---- Model inputs to logits through the compiled kernel: no padding, each sequence's result its own.
-#
-# A sequence's logits are the same numbers, bit for bit, whatever else is in the batch and however many threads compute.
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
 # still fit into the core's own cache.
 CHUNK_TOKENS = 384
@@ -31,7 +29,6 @@ ENOUGH_EACH = 4
 ROWS_BEHIND = 32
 # What addresses are a multiple of: the widest register's bytes, and a line of the cache.
 ALIGNED = 64
-
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -62,18 +59,13 @@ class KernelEncoder:
 
     def __init__(self, encoder: Encoder, routine: Routine) -> None:
         self._routine = routine
-        self._packed = pack(encoder, routine)
+        self._packed = PackedWeights(encoder, routine)
         embeddings = encoder.embeddings
         self._vocabulary = len(embeddings.words)
         self._types = None if embeddings.types is None else len(embeddings.types)
         self._positions = len(own_positions(embeddings))
         # Memory of calls that ended; popping and appending are atomic.
         self._spare: list[Bytes] = []
-
-    @property
-    def instructions(self) -> str:
-        """The instruction set in use, e.g. "amx"."""
-        return self._routine.instructions
 
     def __call__(self, inputs: Sequence[Tokens]) -> Logits:
         """-> logits float32 [pairs, labels].
@@ -96,7 +88,7 @@ class KernelEncoder:
         rows = aligned((pairs + ROWS_BEHIND) * model.hidden * 4)
         context = aligned((pairs + ROWS_BEHIND) * width * self._routine.side_bytes)
         logits = np.empty((pairs, model.labels), np.float32)
-        call = native.Call(
+        call = native.CallStruct(
             ids=ids.ctypes.data,
             types=types.ctypes.data,
             starts=starts.ctypes.data,

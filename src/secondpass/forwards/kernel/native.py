@@ -21,69 +21,54 @@ LIBRARY = Path(__file__).with_name("secondpass_kernel.so")
 CHOSEN = "SECONDPASS_KERNEL_INSTRUCTIONS"
 
 
-class Matrix(ctypes.Structure):
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """Neighbours of one type."""
+    return [(name, kind) for name in names.split()]
+
+
+class MatrixStruct(ctypes.Structure):
     """`Matrix` of source/kernel.h."""
 
     _fields_ = (
-        ("panels", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("scale", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
-        ("smoothing", ctypes.c_void_p),
-        ("columns", ctypes.c_int32),
-        ("groups", ctypes.c_int32),
+        *_fields(ctypes.c_void_p, "panels bias scale sums smoothing"),
+        *_fields(ctypes.c_int32, "columns groups"),
     )
 
 
-class Norm(ctypes.Structure):
+class NormStruct(ctypes.Structure):
     """`Norm` of source/kernel.h."""
 
-    _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("eps", ctypes.c_float),
-        ("count", ctypes.c_int32),
-    )
+    _fields_ = (*_fields(ctypes.c_void_p, "weight bias"), ("eps", ctypes.c_float), ("count", ctypes.c_int32))
 
 
-class Layer(ctypes.Structure):
+class LayerStruct(ctypes.Structure):
     """`Layer` of source/kernel.h."""
 
-    _fields_ = (
-        ("qkv", Matrix),
-        ("out", Matrix),
-        ("up", Matrix),
-        ("down", Matrix),
-        ("attention_norm", Norm),
-        ("output_norm", Norm),
-    )
+    _fields_ = (*_fields(MatrixStruct, "qkv out up down"), *_fields(NormStruct, "attention_norm output_norm"))
 
 
-class Model(ctypes.Structure):
+class ModelStruct(ctypes.Structure):
     """`Model` of source/kernel.h."""
 
     _fields_ = (
-        ("words", ctypes.c_void_p),
-        ("positions", ctypes.c_void_p),
-        ("types", ctypes.c_void_p),
-        ("embedding_norm", Norm),
-        ("projection", Matrix),
-        ("layers", ctypes.POINTER(Layer)),
-        ("dense", Matrix),
-        ("classifier", Matrix),
-        *((name, ctypes.c_int32) for name in ("layer_count", "embedding", "hidden", "heads", "head_size", "inner")),
-        *((name, ctypes.c_int32) for name in ("labels", "activation", "head_activation", "segment")),
+        *_fields(ctypes.c_void_p, "words positions types"),
+        ("embedding_norm", NormStruct),
+        ("projection", MatrixStruct),
+        ("layers", ctypes.POINTER(LayerStruct)),
+        *_fields(MatrixStruct, "dense classifier"),
+        *_fields(ctypes.c_int32, "layer_count embedding hidden heads head_size inner"),
+        *_fields(ctypes.c_int32, "labels activation head_activation segment"),
         ("score_scale", ctypes.c_float),
     )
 
 
-class Call(ctypes.Structure):
+class CallStruct(ctypes.Structure):
     """`Call` of source/kernel.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("ids", "types", "starts", "chunks")),
-        *((name, ctypes.c_int32) for name in ("pairs", "chunk_count", "threads", "together", "capacity")),
-        *((name, ctypes.c_void_p) for name in ("memory", "rows", "context", "logits")),
+        *_fields(ctypes.c_void_p, "ids types starts chunks"),
+        *_fields(ctypes.c_int32, "pairs chunk_count threads together capacity"),
+        *_fields(ctypes.c_void_p, "memory rows context logits"),
     )
 
 

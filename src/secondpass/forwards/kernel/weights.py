@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -26,14 +25,6 @@ SEGMENT = 384
 LARGEST: dict[Kind, float] = {"int8": 127, "digits": 127.4 * 65536}
 # values of one dword
 GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4, "digits": 4}
-
-
-@dataclass(frozen=True, slots=True)
-class PackedWeights:
-    """`model` for the library, and the tensors its pointers point into."""
-
-    model: native.Model
-    kept: list[object] = field(repr=False)
 
 
 def up_to(size: int, step: int) -> int:
@@ -89,8 +80,12 @@ def digits_of(whole: torch.Tensor) -> torch.Tensor:
     return torch.stack([(bits >> shift).to(torch.int8) for shift in (16, 8, 0)])
 
 
-class Packing:
-    """Packs the parts of one encoder for one routine."""
+class PackedWeights:
+    """An encoder's weights, copied into the order of a routine; float32 tables of words are shared.
+
+    Attributes:
+        model: for the library; its pointers point into tensors that are kept here.
+    """
 
     def __init__(self, encoder: Encoder, routine: Routine) -> None:
         self._encoder = encoder
@@ -105,20 +100,16 @@ class Packing:
         self._kind: Kind = "digits" if routine.digits else routine.precision
         side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
         self._out_kind: Kind = "digits" if routine.digits else side
+        self.model = self._packed()
 
-    def packed(self) -> PackedWeights:
-        """Everything."""
+    def _packed(self) -> native.ModelStruct:
         encoder, embeddings, head = self._encoder, self._encoder.embeddings, self._encoder.head
-        layers = (native.Layer * len(encoder.layers))(*map(self._layer, encoder.layers))
+        layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
         self._kept.append(layers)
-        words = widened(embeddings.words, len(embeddings.words), self._embedding)
-        own = own_positions(embeddings)
-        positions = widened(own, len(own), self._embedding)
-        types = None if embeddings.types is None else widened(embeddings.types, len(embeddings.types), self._embedding)
-        model = native.Model(
-            words=self._pointer(words),
-            positions=self._pointer(positions),
-            types=None if types is None else self._pointer(types),
+        return native.ModelStruct(
+            words=self._table(embeddings.words),
+            positions=self._table(own_positions(embeddings)),
+            types=None if embeddings.types is None else self._table(embeddings.types),
             embedding_norm=self._norm(embeddings.norm, self._embedding),
             projection=self._optional(embeddings.projection, self._hidden, self._embedding),
             layers=layers,
@@ -136,37 +127,29 @@ class Packing:
             segment=SEGMENT,
             score_scale=1.0 / math.sqrt(self._size),
         )
-        return PackedWeights(model, self._kept)
 
     def _pointer(self, tensor: torch.Tensor) -> int:
         self._kept.append(tensor)
         return tensor.data_ptr()
 
-    def _norm(self, norm: described.Norm, width: int) -> native.Norm:
-        weight, bias = widened(norm.weight, width), widened(norm.bias, width)
-        return native.Norm(self._pointer(weight), self._pointer(bias), norm.eps, len(norm.weight))
+    def _table(self, rows: torch.Tensor) -> int:
+        return self._pointer(widened(rows, len(rows), self._embedding))
 
-    def _layer(self, layer: described.Layer) -> native.Layer:
+    def _norm(self, norm: described.Norm, width: int) -> native.NormStruct:
+        weight, bias = widened(norm.weight, width), widened(norm.bias, width)
+        return native.NormStruct(self._pointer(weight), self._pointer(bias), norm.eps, len(norm.weight))
+
+    def _layer(self, layer: described.Layer) -> native.LayerStruct:
         heads, size, head_size, hidden = self._encoder.heads, self._size, self._head_size, self._hidden
-        width = heads * head_size
-        qkv = layer.qkv.weight.view(3, heads, size, -1)
-        qkv_bias = layer.qkv.bias.view(3, heads, size)
-        out = layer.attention_out.weight.view(-1, heads, size)
-        kind = self._kind
-        return native.Layer(
-            qkv=self._matrix(
-                widened(qkv, 3, heads, head_size, hidden).view(3 * width, hidden),
-                widened(qkv_bias, 3, heads, head_size).view(3 * width),
-                kind,
-            ),
+        width, kind = heads * head_size, self._kind
+        qkv = widened(layer.qkv.weight.view(3, heads, size, -1), 3, heads, head_size, hidden)
+        qkv_bias = widened(layer.qkv.bias.view(3, heads, size), 3, heads, head_size)
+        out = widened(layer.attention_out.weight.view(-1, heads, size), hidden, heads, head_size).view(hidden, width)
+        out_width = up_to(width, WIDTH_STEP) if self._routine.digits else width
+        return native.LayerStruct(
+            qkv=self._matrix(qkv.view(3 * width, hidden), qkv_bias.view(3 * width), kind),
             out=self._matrix(
-                widened(
-                    widened(out, hidden, heads, head_size).view(hidden, width),
-                    hidden,
-                    up_to(width, WIDTH_STEP) if self._routine.digits else width,
-                ),
-                widened(layer.attention_out.bias, hidden),
-                self._out_kind,
+                widened(out, hidden, out_width), widened(layer.attention_out.bias, hidden), self._out_kind
             ),
             up=self._linear(layer.up, self._inner, hidden, kind),
             down=self._linear(layer.down, hidden, self._inner, kind),
@@ -174,23 +157,22 @@ class Packing:
             output_norm=self._norm(layer.output_norm, hidden),
         )
 
-    def _optional(self, linear: described.Linear | None, columns: int, depth: int) -> native.Matrix:
-        return native.Matrix() if linear is None else self._linear(linear, columns, depth, "fp32")
+    def _optional(self, linear: described.Linear | None, columns: int, depth: int) -> native.MatrixStruct:
+        return native.MatrixStruct() if linear is None else self._linear(linear, columns, depth, "fp32")
 
-    def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.Matrix:
+    def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.MatrixStruct:
         return self._matrix(widened(linear.weight, columns, depth), widened(linear.bias, columns), kind)
 
-    def _matrix(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.Matrix:
+    def _matrix(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
         if kind in ("int8", "digits"):
             return self._integers(weight, bias, kind)
-        values = weight.to(torch.bfloat16) if kind == "bf16" else weight
-        made = panels(values, self._routine.panel, GROUP[kind])
+        made = panels(weight.to(torch.bfloat16) if kind == "bf16" else weight, self._routine.panel, GROUP[kind])
         columns, depth = weight.shape
-        return native.Matrix(
+        return native.MatrixStruct(
             panels=self._pointer(made), bias=self._pointer(bias), columns=columns, groups=depth // GROUP[kind]
         )
 
-    def _integers(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.Matrix:
+    def _integers(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
         columns, depth = weight.shape
         smooth = smoothing(weight) if kind == "digits" else torch.ones(depth)
         parts = segments(weight / smooth)
@@ -206,7 +188,7 @@ class Packing:
             steps = steps * 65536.0
         else:
             made = panels(whole.to(torch.int8), self._routine.panel, 4)
-        return native.Matrix(
+        return native.MatrixStruct(
             panels=self._pointer(made),
             bias=self._pointer(bias),
             scale=self._pointer(steps[:, :, 0].T.contiguous()),
@@ -238,8 +220,3 @@ def unsupported(encoder: Encoder) -> str | None:
     if encoder.activation not in get_args(described.HiddenActivation):
         return f"the kernel has no activation {encoder.activation!r}"
     return None
-
-
-def pack(encoder: Encoder, routine: Routine) -> PackedWeights:
-    """Copy an encoder's weights into the routine's order; float32 tables of words are shared, not copied."""
-    return Packing(encoder, routine).packed()

@@ -1,4 +1,4 @@
-"""Attention of a few sequences of like length at a time: little padding, and scores that stay in the cache.
+"""Attention and dropout of training, a few sequences of like length at a time: scores stay in the cache.
 
 On a CPU torch's fused attention has no dropout, and its backward pass in bfloat16 takes three times as long as plain
 products. Plain products over a whole batch write its scores [pairs, heads, length, length] to memory and back.
@@ -19,8 +19,7 @@ from secondpass.errors import InvalidInput
 
 # ---- Random numbers of dropout at a fifth of a nanosecond a byte, instead of torch's twenty for each element.
 #
-# Dropout: Srivastava et al. 2014, scaled while training, as in torch.
-# Each element is decided by 16 random bits.
+# Dropout: Srivastava et al. 2014, scaled while training, as in torch. Each element is decided by 16 random bits.
 LEVELS = 2**16
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -73,12 +72,8 @@ class DropoutSource:
             words = np.array(state["words"], dtype=np.uint64)
             if state["bit_generator"] != "SFC64" or words.shape != (4,):
                 raise ValueError("four words of SFC64 are needed")
-            self.generator.bit_generator.state = {
-                "bit_generator": "SFC64",
-                "state": {"state": words},
-                "has_uint32": int(state["has_uint32"]),
-                "uinteger": int(state["uinteger"]),
-            }
+            halves = {name: int(state[name]) for name in ("has_uint32", "uinteger")}
+            self.generator.bit_generator.state = {"bit_generator": "SFC64", "state": {"state": words}, **halves}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"this is no state of a dropout source: {error}") from error
 
@@ -126,7 +121,7 @@ class _Dropped(torch.autograd.Function):
         return zeroed(grad * ctx.scale, keep), None, None
 
 
-# Scores that are worked on together.
+# ---- Attention by chunks. Scores that are worked on together:
 CHUNK_BYTES = 8 * 2**20
 
 
@@ -151,6 +146,14 @@ class Chunk:
     query_places: torch.Tensor | None = None
     key_places: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+
+    def asking(self, part: torch.Tensor) -> torch.Tensor:
+        """Its rows of the queries or of what belongs to them, [size * heads, length, width]."""
+        return _padded(part[self.queries], self.query_places, self.size, self.lengths[0])
+
+    def asked(self, part: torch.Tensor) -> torch.Tensor:
+        """Its rows of keys or values, [size * heads, length, width]."""
+        return _padded(part[self.keys], self.key_places, self.size, self.lengths[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,17 +204,14 @@ class _Attention(torch.autograd.Function):
         saved = []
         with torch.autocast("cpu", enabled=False):
             for chunk in chunks:
-                q = _padded(query[chunk.queries], chunk.query_places, chunk.size, chunk.lengths[0])
-                k, v = (
-                    _padded(part[chunk.keys], chunk.key_places, chunk.size, chunk.lengths[1]) for part in (key, value)
-                )
-                probs = torch.softmax(_masked(_product(q, k.mT, scale), chunk), dim=-1)
+                scores = _product(chunk.asking(query), chunk.asked(key).mT, scale)
+                probs = torch.softmax(_masked(scores, chunk), dim=-1)
                 saved.append(probs)
                 if dropping is not None:
                     keep = dropping.source.keep(probs.shape, dropping.share)
                     saved.append(keep)
                     probs = zeroed(probs.clone(), keep)
-                context = _product(probs, v, 1.0 if dropping is None else factor(dropping.share))
+                context = _product(probs, chunk.asked(value), 1.0 if dropping is None else factor(dropping.share))
                 out[chunk.queries] = _flat(context, chunk.query_places, chunk.size)
         ctx.save_for_backward(query, key, value, *saved)
         ctx.chunks, ctx.scale, ctx.dropping = chunks, scale, dropping
@@ -226,13 +226,7 @@ class _Attention(torch.autograd.Function):
         dropping = ctx.dropping
         with torch.autocast("cpu", enabled=False):
             for chunk in ctx.chunks:
-                q, g = (
-                    _padded(part[chunk.queries], chunk.query_places, chunk.size, chunk.lengths[0])
-                    for part in (query, grad)
-                )
-                k, v = (
-                    _padded(part[chunk.keys], chunk.key_places, chunk.size, chunk.lengths[1]) for part in (key, value)
-                )
+                q, g, k, v = chunk.asking(query), chunk.asking(grad), chunk.asked(key), chunk.asked(value)
                 probs = seen = next(entries)
                 grown = 1.0 if dropping is None else factor(dropping.share)
                 d_probs = _product(g, v.mT, grown)

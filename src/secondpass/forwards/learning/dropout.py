@@ -1,11 +1,11 @@
-"""A model's dropout replaced by cheap dropout for the duration of a run on a CPU."""
+"""A model's dropout replaced by cheap dropout for a run on a CPU, and memory that the run keeps instead of freeing."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -56,7 +56,8 @@ def cheap_dropout(model: Any, source: DropoutSource) -> Iterator[None]:
             module.__dict__["forward"] = partial(_forward, module, source)
         for module in modules:
             _SOURCES[module] = source
-        if attention in REPLACED and _takes_attention(model):
+        # whether the model calls attention functions by name, which transformers knows of its classes
+        if attention in REPLACED and getattr(model, "_can_set_attn_implementation", lambda: False)():
             _register()
             model.config._attn_implementation = ATTENTION
         yield
@@ -74,12 +75,6 @@ def cheap_dropout(model: Any, source: DropoutSource) -> Iterator[None]:
 
 def _drops(module: nn.Module) -> bool:
     return isinstance(module, nn.Dropout) and type(module).forward is nn.Dropout.forward
-
-
-def _takes_attention(model: Any) -> bool:
-    """Whether the model calls attention functions by name, which transformers knows of its classes."""
-    known: Callable[[], bool] | None = getattr(model, "_can_set_attn_implementation", None)
-    return known is not None and known()
 
 
 def _register() -> None:
@@ -150,8 +145,7 @@ def _causal(module: nn.Module, options: dict[str, Any]) -> bool:
 # ---- Freed memory kept by the process: activations land on pages that are there already.
 #
 # glibc gives large blocks back to the system as soon as they are freed. A training step frees and takes gigabytes, and
-# every page that is taken again costs a fault and 4 KiB of zeros: up to half of a step on a CPU.
-# malloc.h of glibc
+# every page that is taken again costs a fault and 4 KiB of zeros: up to half of a step on a CPU. Names of its malloc.h:
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
 M_MMAP_MAX = -4

@@ -10,21 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from secondpass.errors import InvalidInput
-from secondpass.forwards.attention import pack
+from secondpass.forwards.attention import ALIKE, Lengths, alike, pack
 from secondpass.forwards.families import trainable
 from secondpass.forwards.learning.attention import CHUNK_BYTES, Chunk, DropoutSource, Dropping, attend, levels_dropped
-from secondpass.forwards.padded import Padding, pad
+from secondpass.forwards.padded import Padding, padded_logits
 from secondpass.tokens import Tokens
 
-# Sequences are put into one chunk if the shortest has this share of the longest one's tokens.
-ALIKE = 0.8
 
-
-def chunks_of(lengths: npt.NDArray[np.int64], score_bytes: int, first_only: bool) -> list[Chunk]:
+def chunks_of(lengths: Lengths, score_bytes: int, first_only: bool) -> list[Chunk]:
     """Neighbours of like length as chunks of attention.
 
     Args:
@@ -32,19 +28,12 @@ def chunks_of(lengths: npt.NDArray[np.int64], score_bytes: int, first_only: bool
         score_bytes: of one token's score for one other token, all heads.
         first_only: only first tokens ask.
     """
-    made: list[Chunk] = []
-    begin = row = 0
-    while begin < len(lengths):
-        longest = int(lengths[begin])
-        end = begin + max(1, CHUNK_BYTES // (score_bytes * longest * (1 if first_only else longest)))
-        end = begin + int(np.sum(lengths[begin:end] >= ALIKE * longest))
-        made.append(_chunk(lengths[begin:end], slice(begin, end), row, first_only))
-        row += int(lengths[begin:end].sum())
-        begin = end
-    return made
+    starts = np.cumsum(lengths) - lengths
+    groups = alike(lengths, ALIKE, lambda length: CHUNK_BYTES // (score_bytes * length * (1 if first_only else length)))
+    return [_chunk(lengths[own], own, int(starts[own.start]), first_only) for own in groups]
 
 
-def _chunk(lengths: npt.NDArray[np.int64], sequences: slice, row: int, first_only: bool) -> Chunk:
+def _chunk(lengths: Lengths, sequences: slice, row: int, first_only: bool) -> Chunk:
     """One chunk, whose keys begin at `row`."""
     size, longest = len(lengths), int(lengths[0])
     keys = slice(row, row + int(lengths.sum()))
@@ -125,7 +114,6 @@ def recomputes(model: Any) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
-# ---- The forward pass of training that is fastest where the model is.
 TrainingForward = Callable[[Sequence[Tokens]], torch.Tensor]
 """Model inputs to logits float32 [pairs, labels] on the model's device, with gradients."""
 
@@ -133,7 +121,7 @@ TrainingForward = Callable[[Sequence[Tokens]], torch.Tensor]
 def training_forward(
     model: Any, input_names: Sequence[str], padding: Padding, source: DropoutSource
 ) -> TrainingForward:
-    """Choose how `model` computes logits while it learns.
+    """The forward pass of training that is fastest where the model is.
 
     Args:
         model: a transformers sequence-classification model.
@@ -156,11 +144,7 @@ class PaddedForward:
 
     def __call__(self, tokens: Sequence[Tokens]) -> torch.Tensor:
         """-> logits float32 [pairs, labels]."""
-        batch = pad(tokens, self._padding)
-        logits: torch.Tensor = self._model(
-            **batch.named(self._input_names, self._model.device), return_dict=True
-        ).logits
-        return logits.float()
+        return padded_logits(self._model, tokens, self._input_names, self._padding).float()
 
 
 def has_amx_bf16() -> bool:
