@@ -1,4 +1,7 @@
-"""What rank and score read: documents and pairs from a file or stdin, every refusal with its line."""
+"""What the scoring commands are given: options of the model, and documents and pairs from a file or stdin.
+
+Every refusal of a file names its line. A model is loaded only when a command asks for it.
+"""
 
 from __future__ import annotations
 
@@ -104,11 +107,12 @@ def _form_by_first_line(lines: Iterator[Line], plain: str) -> tuple[Iterator[Lin
     first = next(lines, None)
     if first is None:
         return iter(()), plain
+    form = "jsonl"
     try:
         first.json_object()
     except InvalidInput:
-        return chain((first,), lines), plain
-    return chain((first,), lines), "jsonl"
+        form = plain
+    return chain((first,), lines), form
 
 
 def _by_line(lines: Iterator[Line], form: str) -> Iterator[GivenDocument]:
@@ -201,13 +205,11 @@ POCKET = "secondpass/pocket"
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Folder or hub name of a cross-encoder; the default is in the package.")
 ]
-MaxLength = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of a pair at most; by default what the model allows.")
-]
+MAX_LENGTH_HELP = "Tokens of a pair at most; by default what the model allows."
+MaxLength = Annotated[int | None, typer.Option(min=1, help=MAX_LENGTH_HELP)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pairs scored together at most.")]
-Device = Annotated[
-    str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; by default the best there is.")
-]
+DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1, mps; by default the best there is."
+Device = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
 PRECISION_HELP = "How exactly to compute: fp32, bf16, int8 or auto; by default what the model recommends, else fp32."
 Precision = Annotated[precisions.Precision | None, typer.Option(help=PRECISION_HELP)]
 

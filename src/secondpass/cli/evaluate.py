@@ -36,11 +36,6 @@ class Evaluated:
     notes: tuple[str, ...] = ()
 
 
-Indexed = Annotated[bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")]
-Index = Annotated[str | None, typer.Option("--index", help="With --pipeline: index of Elasticsearch or OpenSearch.")]
-Add = Annotated[bool, typer.Option("--add", help="With --pipeline: index into one that holds documents already.")]
-
-
 def evaluate(
     qrels: Annotated[
         Path | None, typer.Option("--qrels", help="Judgements: TREC or BEIR file, JSON lines, or a BEIR folder.")
@@ -65,9 +60,13 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="With --pipeline: the second pass's run; a broken one continues."),
     ] = None,
-    indexed: Indexed = False,
-    index: Index = None,
-    add: Add = False,
+    indexed: Annotated[
+        bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")
+    ] = False,
+    index: Annotated[str | None, typer.Option(help="With --pipeline: index of Elasticsearch or OpenSearch.")] = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="With --pipeline: index into one that holds documents already.")
+    ] = False,
     budget_ms: Annotated[
         float | None, typer.Option(min=0, help="With --pipeline: which depth to choose for so many ms a query.")
     ] = None,
@@ -95,7 +94,10 @@ def evaluate(
     secondpass evaluate --pipeline rerank_elasticsearch_bm25 --index docs --dataset beir/scifact --indexed
     """
     _check_choice(qrels, run, pipeline, dataset)
-    _check_stores(pipeline, indexed, index, add)
+    if pipeline is None and (indexed or add or index is not None):
+        raise InvalidInput("--indexed, --index and --add go with --pipeline")
+    if indexed and add:
+        raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
     for path in (html, json, csv, output):
         if path is not None and not path.absolute().parent.is_dir():
             raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
@@ -124,13 +126,6 @@ def _check_choice(qrels: Path | None, run: list[str] | None, pipeline: str | Non
         raise InvalidInput("give either --pipeline and --dataset, or --qrels and --run")
 
 
-def _check_stores(pipeline: str | None, indexed: bool, index: str | None, add: bool) -> None:
-    if pipeline is None and (indexed or add or index is not None):
-        raise InvalidInput("--indexed, --index and --add go with --pipeline")
-    if indexed and add:
-        raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
-
-
 def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Evaluated:
     """Judgements and runs out of files; a BEIR folder brings the texts of its queries along."""
     folder = qrels if qrels.is_dir() else None
@@ -141,9 +136,8 @@ def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Eva
 
 def _run(given: str) -> Run:
     name, equals, path = given.partition("=")
-    if not equals or Path(given).exists():
-        return read_run(Path(given))
-    return read_run(Path(path), name)
+    named = equals and not Path(given).exists()
+    return read_run(Path(path), name) if named else read_run(Path(given))
 
 
 def _piped(request: DatasetRequest) -> Evaluated:
@@ -153,20 +147,17 @@ def _piped(request: DatasetRequest) -> Evaluated:
     except ModuleNotFoundError as error:
         raise MissingExtra(f'nothing here can run a pipeline ({error}): pip install "secondpass[haystack]"') from error
     runs = runner(request)
-    notes = []
-    if runs.cut:
-        notes.append(f"{runs.cut} documents were cut to fit the model")
-    if runs.not_reranked:
-        notes.append(f"{runs.not_reranked} queries kept the first pass's order, because the ranker failed")
-    if runs.textless:
-        notes.append(f"{runs.textless} documents were ranked without any text")
-    if runs.shortened:
-        notes.append(f"{runs.shortened} queries were cut for retrieval; the ranker read them whole")
-    if runs.absent:
-        notes.append(f"{runs.absent} relevant documents are not in the index, so no pass can find them")
+    counted = (
+        (runs.cut, "documents were cut to fit the model"),
+        (runs.not_reranked, "queries kept the first pass's order, because the ranker failed"),
+        (runs.textless, "documents were ranked without any text"),
+        (runs.shortened, "queries were cut for retrieval; the ranker read them whole"),
+        (runs.absent, "relevant documents are not in the index, so no pass can find them"),
+    )
+    notes = tuple(f"{count} {what}" for count, what in counted if count)
     # The last component before the ranker gave it the candidates: that is the first pass it is measured against.
     first = (runs.first[-1], *runs.first[:-1])
-    return Evaluated(runs.qrels, (*first, runs.second), runs.texts, runs.ms, runs.measures, tuple(notes))
+    return Evaluated(runs.qrels, (*first, runs.second), runs.texts, runs.ms, runs.measures, notes)
 
 
 def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -> None:
@@ -175,24 +166,23 @@ def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -
 
     console = PipeConsole(highlight=False, markup=False, emoji=False)
     print_analysis(console, analysis)
-    for found in analysis.second_passes if budget_ms is not None else ():
-        if found.depth is None or budget_ms is None:
-            continue
-        point = depth_for(found.depth, budget_ms)
-        console.print(f"Within {budget_ms:g} ms a query: depth {point.depth}, {analysis.primary} {point.value:.4f}.")
+    for found in analysis.second_passes:
+        if found.depth is not None and budget_ms is not None:
+            point = depth_for(found.depth, budget_ms)
+            value = f"{analysis.primary} {point.value:.4f}"
+            console.print(f"Within {budget_ms:g} ms a query: depth {point.depth}, {value}.")
     for note in notes:
         console.print(f"Note: {note}.")
 
 
 def _write(analysis: Analysis, html: Path | None, json: Path | None, csv: Path | None) -> None:
+    from secondpass.evaluation.reporting.files import write_csv, write_json
+
     if html is not None:
         from secondpass.evaluation.reporting.page import write_page
 
         write_page(html, analysis)
-    if json is not None or csv is not None:
-        from secondpass.evaluation.reporting.files import write_csv, write_json
-
-        if json is not None:
-            write_json(json, analysis)
-        if csv is not None:
-            write_csv(csv, analysis)
+    if json is not None:
+        write_json(json, analysis)
+    if csv is not None:
+        write_csv(csv, analysis)

@@ -1,4 +1,4 @@
-"""Scores on stdout: a table for people, JSON lines for programs."""
+"""What a command says: rows on stdout (a table for people, JSON lines for programs), cuts and errors on stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.tokens import CallRecord
 
-# ---- Errors as the user meets them: one line on stderr and an exit code, never a traceback unless asked for.
+# ---- Errors: one line on stderr and an exit code, never a traceback unless asked for.
 FAILED = 1
 REFUSED = 2
 INTERRUPTED = 130
@@ -84,6 +84,7 @@ def _one_line(text: str) -> str:
     return " ".join(part.strip() for part in text.splitlines() if part.strip())
 
 
+# ---- Rows.
 NUMBERS = ("rank", "was", "score", "index")
 # An id that is longer is cut, so that there is room for the text.
 WIDEST = 32

@@ -1,8 +1,9 @@
-"""`secondpass rank`: order documents by how well they answer a query."""
+"""`secondpass rank` orders documents by how well they answer a query, `secondpass score` scores pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -101,7 +102,6 @@ def _relevance(value: str | None) -> int | Literal["expected"] | None:
         raise InvalidInput(f"--relevance {value!r} is neither a label's number nor 'expected'") from None
 
 
-# ---- `secondpass score`: score pairs of a query and a document.
 # Pairs read, scored and printed together: a file of any size runs in constant memory.
 CHUNK = 1024
 
@@ -136,34 +136,22 @@ def score(
 
     paste queries.txt answers.txt | secondpass score --format jsonl
     """
-    given = read_pairs(pairs, input_format)
-    encoder = _Later(model, max_length, device, precision)
+    # The model is loaded once, when the first pairs are known to be readable.
+    encoder = cache(lambda: arguments.load(model, max_length, device, precision))
+    scored = _scored(read_pairs(pairs, input_format), encoder, batch_size)
     if output is Format.jsonl:
-        for pair, value in _scored(given, encoder, batch_size):
-            row = {"index": pair.index, "score": value, "query": pair.query, "document": pair.document}
-            print_json_lines([row])
-    else:
-        rows = (
-            (str(pair.index), _shown(value), f"{pair.query} → {pair.document}")
-            for pair, value in _scored(given, encoder, batch_size)
+        print_json_lines(
+            {"index": pair.index, "score": value, "query": pair.query, "document": pair.document}
+            for pair, value in scored
         )
+    else:
+        rows = ((str(pair.index), _shown(value), f"{pair.query} → {pair.document}") for pair, value in scored)
         print_table(("index", "score", "query → document"), rows)
 
 
-class _Later:
-    """The model, loaded once the first pairs are known to be readable."""
-
-    def __init__(self, *chosen: Any) -> None:
-        self._chosen = chosen
-        self._loaded: CrossEncoder | None = None
-
-    def __call__(self) -> CrossEncoder:
-        if self._loaded is None:
-            self._loaded = arguments.load(*self._chosen)
-        return self._loaded
-
-
-def _scored(pairs: Iterator[GivenPair], encoder: _Later, batch_size: int) -> Iterator[tuple[GivenPair, Any]]:
+def _scored(
+    pairs: Iterator[GivenPair], encoder: Callable[[], CrossEncoder], batch_size: int
+) -> Iterator[tuple[GivenPair, Any]]:
     """Pairs with a float each, or a list of floats from a model with several labels."""
     while chunk := list(islice(pairs, CHUNK)):
         records: list[CallRecord] = []

@@ -4,113 +4,53 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from secondpass.cli import arguments
-from secondpass.forwards import precision as precisions
+from secondpass.forwards.precision import Precision
 from secondpass.serving.settings import Settings, model_source, read_keys, require_libraries
 
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        "-m",
-        envvar="SECONDPASS_MODEL",
-        help="name=folder, a folder or a hub name; the first is the default.",
-    ),
-]
-Host = Annotated[str, typer.Option(envvar="SECONDPASS_HOST", help="Address to listen on.")]
-Port = Annotated[
-    int, typer.Option("--port", "-p", min=0, max=65535, envvar="SECONDPASS_PORT", help="0 takes a free one.")
-]
-KeysFile = Annotated[
-    Path | None,
-    typer.Option(envvar="SECONDPASS_API_KEYS_FILE", help="API keys, one a line; or set SECONDPASS_API_KEYS."),
-]
-WithoutKeys = Annotated[
-    bool, typer.Option("--without-keys", envvar="SECONDPASS_WITHOUT_KEYS", help="Let others in without a key.")
-]
-OpenMetrics = Annotated[
-    bool, typer.Option("--open-metrics", envvar="SECONDPASS_OPEN_METRICS", help="/metrics needs no key.")
-]
-MaxRequests = Annotated[int, typer.Option(min=1, envvar="SECONDPASS_MAX_REQUESTS", help="Requests at once; then 429.")]
-MaxDocuments = Annotated[
-    int, typer.Option(min=1, envvar="SECONDPASS_MAX_DOCUMENTS", help="Documents of a request; then 422.")
-]
-MaxBody = Annotated[
-    int, typer.Option("--max-body-bytes", min=1, envvar="SECONDPASS_MAX_BODY_BYTES", help="Bytes of a body; then 413.")
-]
-MaxCharacters = Annotated[
-    int, typer.Option(min=1, envvar="SECONDPASS_MAX_CHARACTERS", help="Characters of one text; then 422.")
-]
-WaitingPairs = Annotated[
-    int, typer.Option(min=1, envvar="SECONDPASS_MAX_WAITING_PAIRS", help="Pairs that wait for a model; then 429.")
-]
-WaitingTokens = Annotated[
-    int, typer.Option(min=1, envvar="SECONDPASS_MAX_WAITING_TOKENS", help="The same for their tokens.")
-]
-WaitMs = Annotated[
-    float, typer.Option(min=0, envvar="SECONDPASS_MAX_WAIT_MS", help="How long an idle model waits for company.")
-]
-Deadline = Annotated[
-    float, typer.Option(min=0.001, envvar="SECONDPASS_DEADLINE_S", help="Seconds to an answer; then 504.")
-]
-Delay = Annotated[
-    float,
-    typer.Option(
-        min=0, envvar="SECONDPASS_SHUTDOWN_DELAY_S", help="After a signal, stay this long answering 503 to be noticed."
-    ),
-]
-MaxLength = Annotated[
-    int | None,
-    typer.Option(
-        min=1, envvar="SECONDPASS_MAX_LENGTH", help="Tokens of a pair at most; by default what the model allows."
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        envvar="SECONDPASS_DEVICE", help="Where to compute: cpu, cuda, cuda:1, mps; by default the best there is."
-    ),
-]
-Precision = Annotated[
-    precisions.Precision | None, typer.Option(envvar="SECONDPASS_PRECISION", help=arguments.PRECISION_HELP)
-]
-CacheMb = Annotated[
-    int,
-    typer.Option(
-        min=0, envvar="SECONDPASS_TOKEN_CACHE_MB", help="MiB for tokens of documents seen before; 0 for none."
-    ),
-]
-KeepAlive = Annotated[
-    int, typer.Option(min=1, envvar="SECONDPASS_KEEP_ALIVE_S", help="Seconds that an idle connection stays open.")
-]
+
+def _option(name: str, about: str, *flags: str, **bounds: Any) -> Any:
+    """An option that the environment variable SECONDPASS_`name` sets too."""
+    return typer.Option(*flags, envvar=f"SECONDPASS_{name}", help=about, **bounds)
 
 
 def serve(
     *,
-    model: Models = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    api_keys_file: KeysFile = None,
-    without_keys: WithoutKeys = False,
-    open_metrics: OpenMetrics = False,
-    max_requests: MaxRequests = 256,
-    max_documents: MaxDocuments = 1000,
-    max_body_bytes: MaxBody = 10_000_000,
-    max_characters: MaxCharacters = 1_000_000,
-    max_waiting_pairs: WaitingPairs = 20_000,
-    max_waiting_tokens: WaitingTokens = 4_000_000,
-    max_wait_ms: WaitMs = 0.0,
-    deadline_s: Deadline = 30.0,
-    shutdown_delay_s: Delay = 0.0,
-    keep_alive_s: KeepAlive = 75,
-    max_length: MaxLength = None,
-    device: Device = None,
-    precision: Precision = None,
-    token_cache_mb: CacheMb = 64,
+    model: Annotated[
+        list[str] | None,
+        _option("MODEL", "name=folder, a folder or a hub name; the first is the default.", "--model", "-m"),
+    ] = None,
+    host: Annotated[str, _option("HOST", "Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, _option("PORT", "0 takes a free one.", "--port", "-p", min=0, max=65535)] = 8000,
+    api_keys_file: Annotated[
+        Path | None, _option("API_KEYS_FILE", "API keys, one a line; or set SECONDPASS_API_KEYS.")
+    ] = None,
+    without_keys: Annotated[bool, _option("WITHOUT_KEYS", "Let others in without a key.", "--without-keys")] = False,
+    open_metrics: Annotated[bool, _option("OPEN_METRICS", "/metrics needs no key.", "--open-metrics")] = False,
+    max_requests: Annotated[int, _option("MAX_REQUESTS", "Requests at once; then 429.", min=1)] = 256,
+    max_documents: Annotated[int, _option("MAX_DOCUMENTS", "Documents of a request; then 422.", min=1)] = 1000,
+    max_body_bytes: Annotated[int, _option("MAX_BODY_BYTES", "Bytes of a body; then 413.", min=1)] = 10_000_000,
+    max_characters: Annotated[int, _option("MAX_CHARACTERS", "Characters of one text; then 422.", min=1)] = 1_000_000,
+    max_waiting_pairs: Annotated[
+        int, _option("MAX_WAITING_PAIRS", "Pairs that wait for a model; then 429.", min=1)
+    ] = 20_000,
+    max_waiting_tokens: Annotated[int, _option("MAX_WAITING_TOKENS", "The same for their tokens.", min=1)] = 4_000_000,
+    max_wait_ms: Annotated[float, _option("MAX_WAIT_MS", "How long an idle model waits for company.", min=0)] = 0.0,
+    deadline_s: Annotated[float, _option("DEADLINE_S", "Seconds to an answer; then 504.", min=0.001)] = 30.0,
+    shutdown_delay_s: Annotated[
+        float, _option("SHUTDOWN_DELAY_S", "After a signal, stay this long answering 503 to be noticed.", min=0)
+    ] = 0.0,
+    keep_alive_s: Annotated[int, _option("KEEP_ALIVE_S", "Seconds that an idle connection stays open.", min=1)] = 75,
+    max_length: Annotated[int | None, _option("MAX_LENGTH", arguments.MAX_LENGTH_HELP, min=1)] = None,
+    device: Annotated[str | None, _option("DEVICE", arguments.DEVICE_HELP)] = None,
+    precision: Annotated[Precision | None, _option("PRECISION", arguments.PRECISION_HELP)] = None,
+    token_cache_mb: Annotated[
+        int, _option("TOKEN_CACHE_MB", "MiB for tokens of documents seen before; 0 for none.", min=0)
+    ] = 64,
 ) -> None:
     """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM and text-embeddings-inference.
 

@@ -1,7 +1,9 @@
-"""`secondpass train`: one documented file to a trained model, with what training changed."""
+"""`secondpass train` (a documented file to a trained model) and `secondpass mine` (what it trains on)."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +74,8 @@ def train(
         raise InvalidInput("CONFIG is missing: a YAML file, such as `secondpass train --example` prints")
     overrides = list(set_values or ())
     if output is not None:
-        overrides.append(f"output.folder={_quoted(str(output.absolute()))}")
+        # JSON's strings are YAML's too, whatever is in them.
+        overrides.append(f"output.folder={json.dumps(str(output.absolute()))}")
     chosen = read_config(config, overrides)
     from secondpass.training.configured import prepare
 
@@ -99,17 +102,8 @@ def _run(prepared: Prepared, resume: bool, config: Path, quiet: bool) -> None:
         _conclude(done, folder)
 
 
-def _quoted(text: str) -> str:
-    """A text in YAML, whatever is in it."""
-    import json
-
-    return json.dumps(text)
-
-
 def _is_first() -> bool:
     """Whether this is the process that talks, of those that torchrun started."""
-    import os
-
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -146,11 +140,9 @@ def _where_it_stands(folder: Path, config: Path) -> str:
     checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
     if not checkpoints:
         return f"interrupted before the first checkpoint; {folder} has none to go on from"
-    again = f"secondpass train {config}" if config.absolute().parent == folder.absolute() else None
-    command = again or f"secondpass train {folder / 'train.yaml'}"
-    return (
-        f"interrupted; the last checkpoint is {folder / 'checkpoints' / checkpoints[-1]}: `{command}` goes on from it"
-    )
+    kept = config if config.absolute().parent == folder.absolute() else folder / "train.yaml"
+    last = folder / "checkpoints" / checkpoints[-1]
+    return f"interrupted; the last checkpoint is {last}: `secondpass train {kept}` goes on from it"
 
 
 def _conclude(done: Finished, folder: Path) -> None:
@@ -192,7 +184,7 @@ def _rows(held: BeforeAfter) -> list[Sequence[str]]:
     ]
 
 
-# ---- `secondpass mine`: labelled queries to training groups with hard negatives.
+# ---- Labelled queries to training groups with hard negatives.
 BM25 = "bm25"
 
 
@@ -211,7 +203,7 @@ class Against(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class Dataset:
     """What was read: texts by id, and the judgements."""
 
     corpus: Mapping[str, str]
@@ -282,7 +274,7 @@ def mine(
     _write(output, labelled, found, rule, encoder)
 
 
-def _write(output: Path, labelled: Labelled, found: Candidates, rule: MiningRule, encoder: CrossEncoder | None) -> None:
+def _write(output: Path, labelled: Dataset, found: Candidates, rule: MiningRule, encoder: CrossEncoder | None) -> None:
     from secondpass.training.negatives.mining import mine_negatives, write_mined
 
     shown = sys.stderr.isatty()
@@ -297,7 +289,7 @@ def _write(output: Path, labelled: Labelled, found: Candidates, rule: MiningRule
     write_mined(output, mined)
 
 
-def _read(dataset: Path | None, corpus: Path | None, queries: Path | None, qrels: Path | None, split: str) -> Labelled:
+def _read(dataset: Path | None, corpus: Path | None, queries: Path | None, qrels: Path | None, split: str) -> Dataset:
     """Texts and judgements; of the queries only those that are judged."""
     if dataset is not None:
         if corpus or queries or qrels:
@@ -307,29 +299,21 @@ def _read(dataset: Path | None, corpus: Path | None, queries: Path | None, qrels
         raise InvalidInput("give --dataset, or --corpus, --queries and --qrels")
     judged = read_qrels(qrels)
     texts = {query: text for query, text in read_queries(queries).items() if query in judged}
-    return Labelled({document.id: document.content for document in read_corpus(corpus)}, texts, judged)
+    return Dataset({document.id: document.content for document in read_corpus(corpus)}, texts, judged)
 
 
-def _kind(source: str) -> str:
-    if source == BM25:
-        return BM25
-    return "run" if Path(source).is_file() else "encoder"
-
-
-def _candidates(
-    source: str, labelled: Labelled, last: int, prefixes: tuple[str, str], device: str | None
-) -> Candidates:
+def _candidates(source: str, labelled: Dataset, last: int, prefixes: tuple[str, str], device: str | None) -> Candidates:
     from secondpass.training.negatives.candidates import bm25_candidates, encoder_candidates, run_candidates
 
-    kind = _kind(source)
-    if any(prefixes) and kind != "encoder":
+    is_run = source != BM25 and Path(source).is_file()
+    if any(prefixes) and (is_run or source == BM25):
         raise InvalidInput("--query-prefix and --document-prefix are for a bi-encoder")
-    if kind == "run":
+    if is_run:
         return run_candidates(read_run(Path(source)))
     # Relevant documents have no rank, so the list has to be longer by as many as there are.
     most = max(sum(grade > 0 for grade in grades.values()) for grades in labelled.qrels.values())
     given: dict[str, Any] = {"depth": last + most, "qrels": labelled.qrels}
-    if kind == BM25:
+    if source == BM25:
         return bm25_candidates(labelled.queries, labelled.corpus, **given)
     from secondpass.biencoder import BiEncoder
 
