@@ -266,7 +266,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
 
 def example_text() -> str:
     """The packaged example: every key with its default and what it means."""
-    return resources.files("secondpass.training.configuration").joinpath("example.yaml").read_text(encoding="utf-8")
+    return resources.files("secondpass.training").joinpath("example.yaml").read_text(encoding="utf-8")
 
 
 def as_yaml(config: TrainingConfig) -> str:
