@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from secondpass.training.checkpoints.run_lock import make_folder
 from secondpass.training.configuration import MEASURES, HeldOutTest, TrainingConfig, TrainSource
 from secondpass.training.data.checking import CheckedGroups, checked_groups
 from secondpass.training.data.groups import Group, fingerprint
-from secondpass.training.data.sources import GroupStream, Item, read_groups
+from secondpass.training.data.rows import Item
+from secondpass.training.data.sources import GroupStream, each, read_groups
 from secondpass.training.losses import make_loss
 from secondpass.training.losses.loss import LabelKind
 from secondpass.training.measuring.before_after import (
@@ -211,24 +212,8 @@ def _read(sources: Iterable[TrainSource]) -> GroupStream:
 
 
 def _items(source: TrainSource) -> Iterator[Item]:
-    stream = read_groups(
-        source.path,
-        split=source.split,
-        columns=source.columns,
-        corpus=source.corpus,
-        queries=source.queries,
-        run=source.run,
-        unjudged_negatives=source.unjudged_negatives,
-        relevant_from=source.relevant_from,
-        quoted=source.quoted,
-    )
-    while True:
-        try:
-            yield next(stream)
-        except StopIteration:
-            return
-        except InvalidInput as error:
-            yield error
+    names = [entry.name for entry in fields(source) if entry.name not in ("path", "limit")]
+    return each(read_groups(source.path, **{name: getattr(source, name) for name in names}))
 
 
 def _graded(groups: Iterable[Group]) -> tuple[Group, ...]:

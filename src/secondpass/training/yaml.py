@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
@@ -124,7 +124,8 @@ def _dataclass(kind: Any, values: object, document: YamlDocument, path: KeyPath)
     known = {entry.name: entry for entry in fields(kind)}
     for key in values:
         if key not in known:
-            raise document.refuse((*path, key), f"{dotted((*path, key))} is unknown{_hint(key, known, path)}")
+            hint = _nearest(key, known, path) or f"; known are {', '.join(known)}"
+            raise document.refuse((*path, key), f"{dotted((*path, key))} is unknown{hint}")
     for name, entry in known.items():
         if name not in values and entry.default is MISSING and entry.default_factory is MISSING:
             raise document.refuse(path, f"{dotted((*path, name))} is missing")
@@ -210,16 +211,9 @@ def dotted(path: KeyPath) -> str:
     return ".".join(map(str, path)) or "the file"
 
 
-def _hint(key: str, known: Mapping[str, Any], path: KeyPath) -> str:
-    near = get_close_matches(str(key), known, n=1)
-    if near:
-        return f"; did you mean {dotted((*path, near[0]))}?"
-    return f"; known are {', '.join(known)}"
-
-
-def _nearest(value: object, choices: tuple[Any, ...]) -> str:
-    near = get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _nearest(value: object, choices: Iterable[Any], path: KeyPath = ()) -> str:
+    near = get_close_matches(str(value), map(str, choices), n=1)
+    return f"; did you mean {dotted((*path, near[0]))}?" if near else ""
 
 
 def _named(value: object) -> str:

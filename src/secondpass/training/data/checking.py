@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from secondpass.errors import InvalidInput
 from secondpass.text import is_blank, positive_int
 from secondpass.training.data.groups import Counts, Group, Teaching, checked_teaching, counted
-from secondpass.training.data.sources import GroupStream
+from secondpass.training.data.sources import each
 
 if TYPE_CHECKING:
     from secondpass.training.losses.loss import LabelKind, Loss
 
+
+logger = logging.getLogger(__name__)
 
 # ---- What one group must be before anything is learnt from it: no text empty, and labels that the loss reads.
 LARGEST = 3.4028234663852886e38
@@ -50,7 +52,7 @@ def rule_of(loss: Loss, num_labels: int) -> LabelRule:
     """What `loss` can read on a model with `num_labels` outputs.
 
     Raises:
-        InvalidInput: the loss has other attributes than `losses.contract.Loss` says, or it reads classes and the model
+        InvalidInput: the loss has other attributes than `losses.loss.Loss` says, or it reads classes and the model
             has fewer than two.
     """
     kind: Any = getattr(loss, "labels", None)
@@ -59,14 +61,8 @@ def rule_of(loss: Loss, num_labels: int) -> LabelRule:
     if positive_int(num_labels, "num_labels") == 1 and kind == "class":
         raise InvalidInput(f"{type(loss).__name__} reads classes, and a model with num_labels=1 has none")
     shortest = positive_int(loss.shortest, "loss.shortest")
-    return LabelRule(
-        kind,
-        num_labels,
-        shortest,
-        bool(loss.needs_contrast),
-        bool(getattr(loss, "in_batch_negatives", 0)),
-        bool(getattr(loss, "taught", False)),
-    )
+    borrows, taught = (bool(getattr(loss, name, False)) for name in ("in_batch_negatives", "taught"))
+    return LabelRule(kind, num_labels, shortest, bool(loss.needs_contrast), borrows, taught)
 
 
 def sound(group: object, rule: LabelRule, name: str) -> Group:
@@ -84,12 +80,7 @@ def sound(group: object, rule: LabelRule, name: str) -> Group:
         raise InvalidInput(f"{name} is {type(group).__name__}, not a Group")
     name = group.source or name
     documents, labels, ids = (
-        _listed(values, f"{name}: {what}")
-        for what, values in (
-            ("documents", group.documents),
-            ("labels", group.labels),
-            ("document_ids", group.document_ids),
-        )
+        _listed(getattr(group, what), f"{name}: {what}") for what in ("documents", "labels", "document_ids")
     )
     if not documents:
         raise InvalidInput(f"{name}: no document")
@@ -145,8 +136,7 @@ def _label(label: Any, rule: LabelRule, name: str) -> float:
     return number
 
 
-logger = logging.getLogger(__name__)
-
+# ---- All groups together: repeats, contradictions, and what is left.
 SHOWN = 5
 # The same text has the same score from a teacher, but for the rounding of another batch.
 SCORE_TOLERANCE = 1e-3
@@ -221,23 +211,13 @@ def _read(groups: Iterable[Group], rule: LabelRule) -> list[Group]:
     problems = _Problems()
     made: list[Group] = []
     number = 0
-    iterator = iter(groups)
-    while True:
+    for number, item in enumerate(each(groups), start=1):
         try:
-            group = next(iterator)
-        except StopIteration:
-            break
+            if isinstance(item, InvalidInput):
+                raise item
+            made.append(sound(item, rule, f"groups[{number - 1}]"))
         except InvalidInput as error:
             problems.add(str(error))
-            number += 1
-            if isinstance(iterator, GroupStream):
-                continue
-            break
-        try:
-            made.append(sound(group, rule, f"groups[{number}]"))
-        except InvalidInput as error:
-            problems.add(str(error))
-        number += 1
     problems.refuse(f"of {number} groups cannot be trained on")
     return made
 

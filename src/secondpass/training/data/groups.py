@@ -44,7 +44,7 @@ class Teaching:
 class Group:
     """A query, its documents, and one label for each.
 
-    What a label means is the loss's matter (`losses.contract.LabelKind`): relevance in [0, 1], a grade, a teacher's
+    What a label means is the loss's matter (`losses.loss.LabelKind`): relevance in [0, 1], a grade, a teacher's
     score, or the index of a class.
 
     Attributes:
@@ -207,11 +207,7 @@ class Counts:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; labels of the histogram as text."""
-        names = ("groups", "documents", "shortest", "median", "longest", "positives", "negatives", "label_sum")
-        made: dict[str, Any] = {name: getattr(self, name) for name in names}
-        made |= {"lowest": self.lowest, "highest": self.highest, "repeated": self.repeated}
-        made["histogram"] = {f"{label:g}": count for label, count in self.histogram.items()}
-        return made | {"dropped": dict(self.dropped)}
+        return asdict(self) | {"histogram": {f"{label:g}": count for label, count in self.histogram.items()}}
 
     def _labels(self) -> str:
         if self.histogram:

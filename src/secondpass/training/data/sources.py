@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 import logging
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from secondpass.corpora import corpus_file, existing, named_file, read_corpus, read_queries
+from secondpass.corpora import (
+    BYTE_ORDER_MARK,
+    corpus_file,
+    existing,
+    named_file,
+    read_corpus,
+    read_lines,
+    read_queries,
+)
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.evaluation.runs import Run, read_run
+from secondpass.lazy import optional
 from secondpass.text import positive_int
 from secondpass.training.data.groups import Group
 from secondpass.training.data.rows import (
     NEGATIVE_LABEL,
     POSITIVE_LABEL,
     Columns,
+    Item,
     Layout,
     Row,
     chosen_columns,
     group_of,
+    items_of,
     layout_of,
 )
-from secondpass.training.data.tables import read_delimited_rows, read_json_rows, read_parquet_rows
 
 # ---- Groups one at a time out of rows: files may be larger than memory, and a bad row does not end the reading.
 logger = logging.getLogger(__name__)
-
-Item = Row | Group | InvalidInput
-"""What a source gives: a row, a group that is already one, or why a row could not be read."""
 
 
 class GroupStream(Iterator[Group]):
@@ -43,7 +54,7 @@ class GroupStream(Iterator[Group]):
 
     Args:
         items: rows in order.
-        chosen: see `columns.chosen_columns`.
+        chosen: see `rows.chosen_columns`.
         relevant_from: labels from this number on become 1, all others 0; None leaves them.
     """
 
@@ -75,6 +86,21 @@ class GroupStream(Iterator[Group]):
         return self._layout
 
 
+def each(groups: Iterable[Group]) -> Iterator[Group | InvalidInput]:
+    """Groups, and for a bad row the error in its place; only a `GroupStream` has anything behind one."""
+    iterator = iter(groups)
+    while True:
+        try:
+            item: Group | InvalidInput = next(iterator)
+        except StopIteration:
+            return
+        except InvalidInput as error:
+            item = error
+        yield item
+        if isinstance(item, InvalidInput) and not isinstance(iterator, GroupStream):
+            return
+
+
 def _binary(label: float, relevant_from: float) -> float:
     """NaN stays, to be refused: it is neither."""
     if math.isnan(label):
@@ -87,46 +113,140 @@ def _announce(source: str, names: tuple[str, ...], layout: Layout) -> None:
     logger.info("%s: columns %s; not read: %s", source, ", ".join(layout.columns), ", ".join(unread) or "none")
 
 
-# ---- Rows out of Python objects: datasets of Hugging Face (streamed too), any mappings, InputExamples, groups.
-def items_of(source: object) -> Iterator[Item]:
-    """What an iterable holds, each element by its kind; a row's source is its index from 0, "rows[7]".
+# ---- Rows out of files: JSON Lines, comma or tab separated, Parquet.
+# Python's limit of 128 KiB is less than a long document. Some limit must be: a quotation mark that is never closed
+# makes one field of the rest of the file.
+LARGEST_FIELD = 2**27
+PARQUET_ROWS = 256
 
-    Taken are mappings of columns (what a `datasets.Dataset` or `IterableDataset` gives), examples (any object with
-    `texts` and `label`, as `InputExample`), which become groups of one document, and groups.
+
+def read_json_rows(path: Path) -> Iterator[Row | InvalidInput]:
+    """Rows of a JSON Lines file, an object a line; gzip accepted.
+
+    A file named .json may hold one array of objects instead: it is read whole.
 
     Raises:
-        InvalidInput: `source` is no iterable of such things. An element of another kind is given back as the error,
-            in its place.
+        InvalidInput: the file cannot be read on. A line that is no object is given back as the error, in its place.
     """
-    if isinstance(source, (str, bytes, Mapping, set, frozenset)) or not isinstance(source, Iterable):
-        raise InvalidInput(f"source is {type(source).__name__}, neither a file, a folder, a dataset nor a list of rows")
-    return (_item(element, f"rows[{index}]") for index, element in enumerate(source))
-
-
-def _item(element: Any, name: str) -> Item:
-    if isinstance(element, Group):
-        return element
-    if isinstance(element, Mapping):
-        return Row(name, element)
-    if hasattr(element, "texts") and hasattr(element, "label"):
+    if path.name.removesuffix(".gz").endswith(".json"):
+        first = next(read_lines(existing(path)), None)
+        if first is not None and first.text.lstrip().startswith("["):
+            yield from _json_array(path)
+            return
+    for line in read_lines(existing(path)):
         try:
-            return _pair(element, name)
+            yield Row(f"{line.source}:{line.number}", line.json_object())
         except InvalidInput as error:
-            return error
-    return InvalidInput(f"{name} is {type(element).__name__}, neither a mapping of columns nor an InputExample")
+            yield error
 
 
-def _pair(example: Any, name: str) -> Group:
-    guid = getattr(example, "guid", "")
-    named = f"{name} (guid {guid!r})" if guid else name
-    texts, label = example.texts, example.label
-    if not isinstance(texts, (list, tuple)) or len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-        raise InvalidInput(f"{named}: texts is no list of two str, the query and the document")
-    if hasattr(label, "item"):
-        label = label.item()
-    if not isinstance(label, (int, float)):
-        raise InvalidInput(f"{named} has a label of type {type(label).__name__}, not a number")
-    return Group(texts[0], (texts[1],), (float(label),), named)
+def _json_array(path: Path) -> Iterator[Row | InvalidInput]:
+    lines = list(read_lines(path))
+    try:
+        values = json.loads("\n".join(line.text for line in lines))
+    except json.JSONDecodeError as error:
+        place = lines[min(error.lineno, len(lines)) - 1]
+        raise place.refuse(f"not JSON: {error.msg} at column {error.colno}") from None
+    except (RecursionError, ValueError) as error:
+        raise InvalidInput(f"{path}: not JSON that can be read: {error}") from None
+    for number, value in enumerate(values, start=1):
+        source = f"{path} row {number}"
+        is_object = isinstance(value, dict)
+        yield Row(source, value) if is_object else InvalidInput(f"{source}: {type(value).__name__}, not an object")
+
+
+def read_delimited_rows(path: Path, delimiter: str, quoted: bool) -> Iterator[Row | InvalidInput]:
+    """Rows of a table whose first line names the columns; gzip accepted. A row's source is the line it begins on.
+
+    Args:
+        path: of the file.
+        delimiter: between columns.
+        quoted: True: a field between double quotation marks may hold delimiters, line ends and doubled quotation
+            marks (RFC 4180). False: a quotation mark is a character like any other.
+
+    Raises:
+        InvalidInput: there is no header, it names a column twice, or the file cannot be read on. A row with more or
+            fewer columns is given back as the error, in its place.
+    """
+    if csv.field_size_limit() < LARGEST_FIELD:
+        csv.field_size_limit(LARGEST_FIELD)
+    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    rows = _numbered(csv.reader(_text_lines(existing(path)), delimiter=delimiter, quoting=quoting, strict=True), path)
+    header = next(rows, None)
+    if header is None:
+        raise InvalidInput(f"{path}: no header in it")
+    if isinstance(header, InvalidInput):
+        raise header
+    names = _header(path, header[1])
+    for row in rows:
+        if isinstance(row, InvalidInput):
+            yield row
+        elif len(row[1]) != len(names):
+            yield InvalidInput(f"{path}:{row[0]}: {len(row[1])} columns where the header has {len(names)}")
+        else:
+            yield Row(f"{path}:{row[0]}", dict(zip(names, row[1], strict=True)), textual=True)
+
+
+def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]] | InvalidInput]:
+    """Rows with something in them and the number of the line on which each begins."""
+    while True:
+        start = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield InvalidInput(f"{path}:{start}: {error}")
+            continue
+        if row:
+            yield start, row
+
+
+def _header(path: Path, names: Sequence[str]) -> list[str]:
+    stripped = [name.strip() for name in names]
+    for name in stripped:
+        if name and stripped.count(name) > 1:
+            raise InvalidInput(f"{path}:1: the header names the column {name!r} twice")
+    return stripped
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    """Lines with their ends, which a quoted field may hold."""
+    number = 0
+    try:
+        with cast(Any, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as stream:
+            for raw in stream:
+                number += 1
+                text = raw.decode("utf-8")
+                yield text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
+    except UnicodeDecodeError as error:
+        place = f"byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
+        raise InvalidInput(f"{path}:{number}: not UTF-8: {place}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidInput(f"{path}:{number + 1}: cannot be read: {error}") from None
+
+
+def read_parquet_rows(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[Row]:
+    """Rows of a Parquet file, 256 in memory at a time; only the columns that `wanted` picks are read.
+
+    Raises:
+        InvalidInput: it is no Parquet file, or is damaged.
+        MissingExtra: pyarrow is not installed.
+    """
+    pyarrow, parquet = (optional(module, "pyarrow", "train") for module in ("pyarrow", "pyarrow.parquet"))
+    number = 0
+    try:
+        with parquet.ParquetFile(existing(path)) as file:
+            names = list(wanted(file.schema_arrow.names))
+            # In a selection a dot leads into a nested column.
+            selection = None if any("." in name for name in names) else names
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=selection):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path} row {number}", {name: values[name] for name in names})
+    except (pyarrow.ArrowException, OSError) as error:
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidInput(f"{path} row {number + 1}: cannot be read: {message}") from None
 
 
 # ---- Judgements, a corpus and queries to groups: BEIR folders and TREC files.
@@ -215,7 +335,7 @@ def read_groups(
         source: one of
 
             - a file .jsonl, .ndjson, .json, .csv, .tsv (each also with .gz) or .parquet: a group a row, in one of
-              `columns.SHAPES`; which, is seen by the names of the columns. "file:line" or "file row N" is its source;
+              `rows.SHAPES`; which, is seen by the names of the columns. "file:line" or "file row N" is its source;
             - a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv (BEIR), each also with .gz: a group for
               each judged query, its labels the grades. The texts of judged documents are held in memory;
             - a folder with one table named SPLIT, or its shards, SPLIT-00000-of-00002.parquet;
