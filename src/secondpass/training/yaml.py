@@ -293,10 +293,13 @@ def _set(values: dict[str, Any], places: dict[KeyPath, str], override: str) -> N
     here: Any = values
     path: KeyPath = ()
     for name in names[:-1]:
-        here, path = _inside(here, name, path, source, places)
-    last: Any = _position(here, names[-1], path, source) if isinstance(here, list) else names[-1]
-    if not isinstance(here, (dict, list)):
-        raise InvalidInput(f"{source}: {dotted(path)} is a single value, it has no keys")
+        at = _key(here, name, path, source)
+        path = (*path, at)
+        if isinstance(here, dict) and here.get(at) is None:
+            here[at] = {}
+            places[path] = source
+        here = here[at]
+    last = _key(here, names[-1], path, source)
     here[last] = value
     # What stood below is gone, and with it the lines it came from.
     for known in [known for known in places if known[: len(path) + 1] == (*path, last)]:
@@ -304,19 +307,12 @@ def _set(values: dict[str, Any], places: dict[KeyPath, str], override: str) -> N
     places[(*path, last)] = source
 
 
-def _inside(here: Any, name: str, path: KeyPath, source: str, places: dict[KeyPath, str]) -> tuple[Any, KeyPath]:
-    if isinstance(here, list):
-        place = _position(here, name, path, source)
-        return here[place], (*path, place)
-    if not isinstance(here, dict):
+def _key(here: Any, name: str, path: KeyPath, source: str) -> str | int:
+    """The key or position that `name` is in `here`, which stands at `path`."""
+    if isinstance(here, dict):
+        return name
+    if not isinstance(here, list):
         raise InvalidInput(f"{source}: {dotted(path)} is a single value, it has no keys")
-    if here.get(name) is None:
-        here[name] = {}
-        places[(*path, name)] = source
-    return here[name], (*path, name)
-
-
-def _position(here: list[Any], name: str, path: KeyPath, source: str) -> int:
     if not name.isdecimal() or int(name) >= len(here):
         raise InvalidInput(f"{source}: {dotted(path)} is a list of {len(here)}, {name!r} is no position in it from 0")
     return int(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -138,7 +138,6 @@ def _label(label: Any, rule: LabelRule, name: str) -> float:
 
 # ---- All groups together: repeats, contradictions, and what is left.
 SHOWN = 5
-# The same text has the same score from a teacher, but for the rounding of another batch.
 SCORE_TOLERANCE = 1e-3
 
 
@@ -227,9 +226,9 @@ def _parts(groups: Sequence[Group], join: bool) -> Iterator[list[Group]]:
     if not join:
         yield from ([group] for group in groups)
         return
-    parts: dict[tuple[str, str], list[Group]] = {}
+    parts: dict[tuple[str, str], list[Group]] = defaultdict(list)
     for group in groups:
-        parts.setdefault((group.query_id, group.query), []).append(group)
+        parts[group.query_id, group.query].append(group)
     yield from parts.values()
 
 
@@ -261,7 +260,9 @@ def _united(parts: Sequence[Group], rule: LabelRule, problems: _Problems) -> tup
                 continue
             repeated += 1
             before, place = places[document]
-            if not _agree(before.labels[place], part.labels[index], rule):
+            # the same text has the same score from a teacher, but for the rounding of another batch
+            slack = SCORE_TOLERANCE if rule.kind == "score" else 0.0
+            if not math.isclose(before.labels[place], part.labels[index], rel_tol=slack, abs_tol=slack):
                 problems.add(_contradiction(before, place, part, index))
     ids = tuple(names[document] for document in places)
     labels = tuple(group.labels[index] for group, index in places.values())
@@ -283,12 +284,6 @@ def _joint_teaching(
         return None
     opinions = ((group.teaching, index) for group, index in places.values())
     return replace(first, scores=tuple(taught.scores[index] for taught, index in opinions if taught is not None))
-
-
-def _agree(one: float, other: float, rule: LabelRule) -> bool:
-    if rule.kind == "score":
-        return math.isclose(one, other, rel_tol=SCORE_TOLERANCE, abs_tol=SCORE_TOLERANCE)
-    return one == other
 
 
 def _contradiction(before: Group, place: int, group: Group, index: int) -> str:

@@ -14,15 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from secondpass.corpora import (
-    BYTE_ORDER_MARK,
-    corpus_file,
-    existing,
-    named_file,
-    read_corpus,
-    read_lines,
-    read_queries,
-)
+from secondpass import corpora
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.evaluation.runs import Run, read_run
@@ -129,11 +121,11 @@ def read_json_rows(path: Path) -> Iterator[Row | InvalidInput]:
         InvalidInput: the file cannot be read on. A line that is no object is given back as the error, in its place.
     """
     if path.name.removesuffix(".gz").endswith(".json"):
-        first = next(read_lines(existing(path)), None)
+        first = next(corpora.read_lines(corpora.existing(path)), None)
         if first is not None and first.text.lstrip().startswith("["):
             yield from _json_array(path)
             return
-    for line in read_lines(existing(path)):
+    for line in corpora.read_lines(corpora.existing(path)):
         try:
             yield Row(f"{line.source}:{line.number}", line.json_object())
         except InvalidInput as error:
@@ -141,7 +133,7 @@ def read_json_rows(path: Path) -> Iterator[Row | InvalidInput]:
 
 
 def _json_array(path: Path) -> Iterator[Row | InvalidInput]:
-    lines = list(read_lines(path))
+    lines = list(corpora.read_lines(path))
     try:
         values = json.loads("\n".join(line.text for line in lines))
     except json.JSONDecodeError as error:
@@ -171,7 +163,9 @@ def read_delimited_rows(path: Path, delimiter: str, quoted: bool) -> Iterator[Ro
     if csv.field_size_limit() < LARGEST_FIELD:
         csv.field_size_limit(LARGEST_FIELD)
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    rows = _numbered(csv.reader(_text_lines(existing(path)), delimiter=delimiter, quoting=quoting, strict=True), path)
+    rows = _numbered(
+        csv.reader(_text_lines(corpora.existing(path)), delimiter=delimiter, quoting=quoting, strict=True), path
+    )
     header = next(rows, None)
     if header is None:
         raise InvalidInput(f"{path}: no header in it")
@@ -218,7 +212,7 @@ def _text_lines(path: Path) -> Iterator[str]:
             for raw in stream:
                 number += 1
                 text = raw.decode("utf-8")
-                yield text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
+                yield text.removeprefix(corpora.BYTE_ORDER_MARK) if number == 1 else text
     except UnicodeDecodeError as error:
         place = f"byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
         raise InvalidInput(f"{path}:{number}: not UTF-8: {place}") from None
@@ -236,7 +230,7 @@ def read_parquet_rows(path: Path, wanted: Callable[[Sequence[str]], Sequence[str
     pyarrow, parquet = (optional(module, "pyarrow", "train") for module in ("pyarrow", "pyarrow.parquet"))
     number = 0
     try:
-        with parquet.ParquetFile(existing(path)) as file:
+        with parquet.ParquetFile(corpora.existing(path)) as file:
             names = list(wanted(file.schema_arrow.names))
             # In a selection a dot leads into a nested column.
             selection = None if any("." in name for name in names) else names
@@ -281,29 +275,24 @@ def judged_groups(
     Raises:
         InvalidInput: a judged query or a document has no text; the message names the first and says how many.
     """
-    unjudged = {} if run is None else {query: _unjudged(qrels, run, query, unjudged_negatives) for query in qrels}
-    texts = read_queries(queries) if isinstance(queries, Path) else queries
+    unjudged = {
+        query: [document for document in (run or {}).get(query, ()) if document not in grades][:unjudged_negatives]
+        for query, grades in qrels.items()
+    }
+    texts = corpora.read_queries(queries) if isinstance(queries, Path) else queries
     _all_known(qrels, texts, "queries", source)
-    wanted = {document: None for query in qrels for document in (*qrels[query], *unjudged.get(query, ()))}
-    contents = _contents(corpus, wanted)
+    wanted = {document: None for query in qrels for document in (*qrels[query], *unjudged[query])}
+    found = corpora.read_corpus(corpus) if isinstance(corpus, Path) else ()
+    stored = {document.id: document.content for document in found if document.id in wanted}
+    contents = stored if isinstance(corpus, Path) else corpus
     _all_known(wanted, contents, "documents", source)
     for query, grades in qrels.items():
-        added = unjudged.get(query, [])
+        added = unjudged[query]
         ids = (*grades, *added)
         labels = (*(float(max(grade, 0)) for grade in grades.values()), *(NEGATIVE_LABEL for _ in added))
         yield Group(
             texts[query], tuple(contents[document] for document in ids), labels, f"{source} query {query!r}", query, ids
         )
-
-
-def _unjudged(qrels: Qrels, run: Run, query: str, count: int) -> list[str]:
-    return [document for document in run.get(query, ()) if document not in qrels[query]][:count]
-
-
-def _contents(corpus: Path | Texts, wanted: Mapping[str, None]) -> Texts:
-    if not isinstance(corpus, Path):
-        return corpus
-    return {document.id: document.content for document in read_corpus(corpus) if document.id in wanted}
 
 
 def _all_known(ids: Iterable[str], texts: Texts, what: str, source: str) -> None:
@@ -374,7 +363,7 @@ def read_groups(
     if judged:
         items = _judgements(place, split, corpus, queries, run, unjudged_negatives)
     elif isinstance(place, Path):
-        files = _split_files(place, split) if place.is_dir() else [existing(place)]
+        files = _split_files(place, split) if place.is_dir() else [corpora.existing(place)]
         readers = [_table_reader(file, chosen, quoted) for file in files]
         items = (item for read in readers for item in read())
     elif quoted is not None:
@@ -418,15 +407,15 @@ def _judgements(
     if isinstance(place, Qrels):
         qrels, named = place, "judgements"
     else:
-        file = qrels_file(place, split) if place.is_dir() else existing(place)
+        file = qrels_file(place, split) if place.is_dir() else corpora.existing(place)
         qrels, named = read_qrels(file), str(file)
     # Only a folder brings them itself: anything else was refused without.
-    queries = named_file(Path(place), "queries.jsonl") if queries is None else queries  # type: ignore[arg-type]
-    corpus = corpus_file(Path(place)) if corpus is None else corpus  # type: ignore[arg-type]
+    queries = corpora.named_file(Path(place), "queries.jsonl") if queries is None else queries  # type: ignore[arg-type]
+    corpus = corpora.corpus_file(Path(place)) if corpus is None else corpus  # type: ignore[arg-type]
     return judged_groups(
         qrels,
-        existing(Path(queries)) if isinstance(queries, (str, Path)) else queries,
-        existing(Path(corpus)) if isinstance(corpus, (str, Path)) else corpus,
+        corpora.existing(Path(queries)) if isinstance(queries, (str, Path)) else queries,
+        corpora.existing(Path(corpus)) if isinstance(corpus, (str, Path)) else corpus,
         source=named,
         run=read_run(Path(run)) if isinstance(run, (str, Path)) else run,
         unjudged_negatives=unjudged_negatives,
@@ -435,9 +424,11 @@ def _judgements(
 
 def _split_files(folder: Path, split: str) -> list[Path]:
     """The one table of a split in a folder, or all its shards in order."""
-    found = sorted(file for file in folder.iterdir() if file.is_file() and _suffix(file) in TABLE_SUFFIXES)
-    named = [file for file in found if _stem(file) == split]
-    shards = [file for file in found if _stem(file).startswith(f"{split}-") and "-of-" in _stem(file)]
+    found = sorted(
+        file for file in folder.iterdir() if file.is_file() and _unpacked(file).suffix.lower() in TABLE_SUFFIXES
+    )
+    named = [file for file in found if _unpacked(file).stem == split]
+    shards = [file for file in found if _unpacked(file).stem.startswith(f"{split}-") and "-of-" in _unpacked(file).stem]
     if len(named) == 1 and not shards:
         return named
     if shards and not named:
@@ -448,25 +439,22 @@ def _split_files(folder: Path, split: str) -> list[Path]:
 
 
 def _whole(shards: list[Path], folder: Path) -> list[Path]:
-    total = _stem(shards[0]).rpartition("-of-")[2]
+    total = _unpacked(shards[0]).stem.rpartition("-of-")[2]
     wanted = int(total) if total.isdecimal() else -1
-    if len(shards) != wanted or any(_stem(file).rpartition("-of-")[2] != total for file in shards):
+    if len(shards) != wanted or any(_unpacked(file).stem.rpartition("-of-")[2] != total for file in shards):
         raise InvalidInput(f"{folder}: {len(shards)} shards, not the {total} that {shards[0].name} speaks of")
     return shards
 
 
-def _suffix(file: Path) -> str:
-    return Path(file.name.removesuffix(".gz")).suffix.lower()
-
-
-def _stem(file: Path) -> str:
-    return Path(file.name.removesuffix(".gz")).stem
+def _unpacked(file: Path) -> Path:
+    """The name without .gz."""
+    return Path(file.name.removesuffix(".gz"))
 
 
 def _table_reader(
     file: Path, chosen: Mapping[str, tuple[str, ...]], quoted: bool | None
 ) -> Callable[[], Iterator[Item]]:
-    suffix = _suffix(file)
+    suffix = _unpacked(file).suffix.lower()
     if suffix in {".csv", ".tsv"}:
         is_csv = suffix == ".csv"
         return partial(read_delimited_rows, file, "," if is_csv else "\t", is_csv if quoted is None else quoted)

@@ -350,8 +350,10 @@ def with_rows(model: Any, ids: Sequence[int]) -> Any:
     made.config.vocab_size = len(ids)
     for name in _token_ids(model.config):
         given = getattr(model.config, name)
-        listed = [places[number] for number in given if number in places] if isinstance(given, list) else None
-        setattr(made.config, name, listed or None if isinstance(given, list) else places.get(given))
+        if isinstance(given, list):
+            setattr(made.config, name, [places[number] for number in given if number in places] or None)
+        else:
+            setattr(made.config, name, places.get(given))
     return made
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from secondpass.evaluation.reporting.files import opened
 from secondpass.text import is_blank
-from secondpass.training.data.groups import Group, checked_target, columns_of, json_line
+from secondpass.training.data.groups import Group, columns_of, write_rows
 from secondpass.training.negatives import sifting
 from secondpass.training.negatives.candidates import Candidates, Judgements
 from secondpass.training.negatives.sifting import Choice, JudgedQuery, MiningRule
@@ -258,12 +257,14 @@ def write_mined(path: Path, mined: Mined) -> None:
     Raises:
         InvalidInput: the path is refused (see `checked_target`), or cannot be written to.
     """
-    checked_target(path)
     rescored = any(score is not None for scores in mined.cross_encoder_scores for score in scores)
-    with opened(path) as stream:
-        rows = zip(mined.groups, mined.first_pass_scores, mined.cross_encoder_scores, strict=True)
-        for group, first_pass, cross_encoder in rows:
-            row = columns_of(group) | {"first_pass_scores": first_pass}
-            if rescored:
-                row["cross_encoder_scores"] = cross_encoder
-            stream.write(json_line(row) + "\n")
+    rows = zip(mined.groups, mined.first_pass_scores, mined.cross_encoder_scores, strict=True)
+    write_rows(
+        path,
+        (
+            columns_of(group)
+            | {"first_pass_scores": first_pass}
+            | ({"cross_encoder_scores": cross_encoder} if rescored else {})
+            for group, first_pass, cross_encoder in rows
+        ),
+    )
