@@ -10,7 +10,7 @@ from secondpass.corpora import named_file
 from secondpass.errors import InvalidInput
 from secondpass.evaluation import qrels
 from secondpass.evaluation.qrels import Qrels, qrels_file
-from secondpass.training.data.tables import read_delimited_rows
+from secondpass.training.data.sources import read_delimited_rows
 
 # Text of these is read without labels; of TRAIN_QRELS the named split's judgements too.
 TRAINING_CORPORA = (

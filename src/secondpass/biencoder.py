@@ -22,13 +22,16 @@ from secondpass.scoring import batch_tokens
 from secondpass.text import positive_int
 from secondpass.tokens import PairTokenizer
 
-# ---- What a sentence-transformers folder says about its bi-encoder: how tokens become one vector, and how many fit.
+logger = logging.getLogger(__name__)
+
 Pooling = Literal["mean", "first"]
 
 FILE = "1_Pooling/config.json"
 # What is done here of a folder's modules; anything else would change the vectors.
 KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 NO_LIMIT = 10**9
+# Texts that are tokenised together.
+CHUNK = 1024
 
 
 def pooling_of(folder: Path, source: str | os.PathLike[str], hub: Mapping[str, Any]) -> Pooling:
@@ -91,17 +94,11 @@ def _read(file: Path, default: Any) -> Any:
     return found
 
 
-logger = logging.getLogger(__name__)
-
-# Texts that are tokenised together.
-CHUNK = 1024
-
-
 class BiEncoder:
     """Mean (or first) token of a transformer, normalised, as sentence-transformers folders describe it.
 
     Reimers and Gurevych 2019, "Sentence-BERT" (https://arxiv.org/abs/1908.10084). Prefixes are the caller's: see
-    `candidates.encoder_candidates`. Texts longer than the model reads are cut, which is logged.
+    `training.negatives.candidates.encoder_candidates`. Texts longer than the model reads are cut, which is logged.
 
     Args:
         source: folder or hub name of an encoder.

@@ -1,4 +1,4 @@
-"""Public names that are imported when first asked for: torch and scikit-learn take seconds."""
+"""What is imported only when it is asked for: public names, since torch takes seconds, and optional libraries."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
+
+from secondpass.errors import MissingExtra
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -19,3 +21,15 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return value
 
     return load
+
+
+def optional(module: str, library: str, extra: str) -> Any:
+    """Import a module of a library that only an extra of ours brings.
+
+    Raises:
+        MissingExtra: it is not installed; the message names both.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtra(f'{library} is not installed: pip install "secondpass[{extra}]"') from error

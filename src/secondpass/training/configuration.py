@@ -147,7 +147,7 @@ class OutputConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """A whole run. Paths are absolute once it has been read from a file (`reading.read_config`)."""
+    """A whole run. Paths are absolute once it has been read from a file (`yaml.read_config`)."""
 
     data: DataConfig
     output: OutputConfig

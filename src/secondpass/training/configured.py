@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,12 @@ from secondpass.training.checkpoints.run_lock import make_folder
 from secondpass.training.configuration import MEASURES, HeldOutTest, TrainingConfig, TrainSource
 from secondpass.training.data.checking import CheckedGroups, checked_groups
 from secondpass.training.data.groups import Group, fingerprint
-from secondpass.training.data.sources import GroupStream, Item, read_groups
+from secondpass.training.data.rows import Item
+from secondpass.training.data.sources import GroupStream, each, read_groups
 from secondpass.training.losses import make_loss
 from secondpass.training.losses.loss import LabelKind
-from secondpass.training.measuring.before_after import (
-    AFTER,
-    BEFORE,
-    BeforeAfter,
-    held_out,
-    of_folder,
-    of_groups,
-    queries_in_both,
-)
+from secondpass.training.measuring import before_after
+from secondpass.training.measuring.before_after import BeforeAfter
 from secondpass.training.measuring.card import Card, write_card
 from secondpass.training.running.plan import Plan, planned
 from secondpass.training.running.run_watch import tensorboard_log
@@ -115,11 +109,11 @@ def prepare(config: TrainingConfig) -> Prepared:
     read: Iterable[Group] = _read(config.data.train)
     dev: Sequence[Group] = tuple(_graded(_read(config.data.dev))) if config.data.dev else ()
     if config.data.dev_share:
-        read, share = held_out(list(read), config.data.dev_share, settings.seed)
+        read, share = before_after.held_out(list(read), config.data.dev_share, settings.seed)
         dev = _graded(share)
     checked = checked_groups(read, loss, num_labels=encoder.config.num_labels, join=config.data.join)
     measures = config.data.test.measures if config.data.test else MEASURES
-    held = of_groups(DEV, dev, measures) if dev else None
+    held = before_after.of_groups(DEV, dev, measures) if dev else None
     tested = None if config.data.test is None else _test(config.data.test)
     notes = tuple(_leaks(checked.groups, [found for found in (held, tested) if found]))
     return Prepared(config, encoder, checked, held, tested, notes)
@@ -157,7 +151,7 @@ def run(
                 watches.append(stack.enter_context(tensorboard_log(folder / "tensorboard")))
             stack.enter_context(_kept(folder / CONFIG, as_yaml(config)))
             for held in prepared.measured:
-                held.measure(prepared.encoder, BEFORE)
+                held.measure(prepared.encoder, before_after.BEFORE)
         report = train(
             prepared.encoder,
             prepared.checked.groups,
@@ -171,7 +165,7 @@ def run(
     if not first:
         return Finished(report, (), None)
     for held in prepared.measured:
-        held.measure(prepared.encoder, AFTER)
+        held.measure(prepared.encoder, before_after.AFTER)
     card = write_card(folder, _card(prepared, report, command)) if config.output.card else None
     return Finished(report, tuple(prepared.measured), card)
 
@@ -180,22 +174,19 @@ def run(
 def _kept(path: Path, text: str) -> Iterator[None]:
     """Write the configuration before the run; one that turns out to be of another run in this folder comes back."""
     before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-    _write(path, text)
+    with opened(path) as stream:
+        stream.write(text)
     try:
         yield
     except CheckpointError:
         if before is not None:
-            _write(path, before)
+            with opened(path) as stream:
+                stream.write(before)
         raise
 
 
-def _write(path: Path, text: str) -> None:
-    with opened(path) as stream:
-        stream.write(text)
-
-
 def _test(test: HeldOutTest) -> BeforeAfter:
-    return of_folder(
+    return before_after.of_folder(
         Path(test.path),
         test.split,
         measures=test.measures,
@@ -211,24 +202,8 @@ def _read(sources: Iterable[TrainSource]) -> GroupStream:
 
 
 def _items(source: TrainSource) -> Iterator[Item]:
-    stream = read_groups(
-        source.path,
-        split=source.split,
-        columns=source.columns,
-        corpus=source.corpus,
-        queries=source.queries,
-        run=source.run,
-        unjudged_negatives=source.unjudged_negatives,
-        relevant_from=source.relevant_from,
-        quoted=source.quoted,
-    )
-    while True:
-        try:
-            yield next(stream)
-        except StopIteration:
-            return
-        except InvalidInput as error:
-            yield error
+    names = [entry.name for entry in fields(source) if entry.name not in ("path", "limit")]
+    return each(read_groups(source.path, **{name: getattr(source, name) for name in names}))
 
 
 def _graded(groups: Iterable[Group]) -> tuple[Group, ...]:
@@ -245,7 +220,7 @@ def _refuse_same_folder(model: str, output: str) -> None:
 
 def _leaks(train_groups: Sequence[Group], held: Iterable[BeforeAfter]) -> Iterator[str]:
     for one in held:
-        both = queries_in_both(train_groups, one.queries)
+        both = before_after.queries_in_both(train_groups, one.queries)
         if both:
             yield f"{both} of {len(one.queries)} {one.name} queries are learnt from too: its figures promise too much"
 

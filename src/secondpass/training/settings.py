@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from secondpass.errors import InvalidInput
@@ -49,7 +49,7 @@ class TrainingSettings:
         micro_batch_tokens: padded tokens of one forward; None takes what suits the device. Changes nothing but memory.
         cached: two passes a step: memory for one micro-batch whatever the loss couples (Gao et al. 2021, GradCache).
         learning_rate: the highest of the schedule.
-        schedule: a name of `schedules.SCHEDULES`.
+        schedule: a name of `weights.optimisation.SCHEDULES`.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: of all weights but biases and those of normalisation.
         beta2: how slowly AdamW forgets the squares of gradients.
@@ -122,8 +122,7 @@ class TrainingSettings:
         made = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         made["loss_options"] = dict(self.loss_options)
         if self.lora is not None:
-            made["lora"] = {entry.name: getattr(self.lora, entry.name) for entry in fields(self.lora)}
-            made["lora"]["targets"] = list(self.lora.targets)
+            made["lora"] = asdict(self.lora) | {"targets": list(self.lora.targets)}
         return made
 
 

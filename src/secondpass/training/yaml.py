@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
@@ -124,7 +124,8 @@ def _dataclass(kind: Any, values: object, document: YamlDocument, path: KeyPath)
     known = {entry.name: entry for entry in fields(kind)}
     for key in values:
         if key not in known:
-            raise document.refuse((*path, key), f"{dotted((*path, key))} is unknown{_hint(key, known, path)}")
+            hint = _nearest(key, known, path) or f"; known are {', '.join(known)}"
+            raise document.refuse((*path, key), f"{dotted((*path, key))} is unknown{hint}")
     for name, entry in known.items():
         if name not in values and entry.default is MISSING and entry.default_factory is MISSING:
             raise document.refuse(path, f"{dotted((*path, name))} is missing")
@@ -210,16 +211,9 @@ def dotted(path: KeyPath) -> str:
     return ".".join(map(str, path)) or "the file"
 
 
-def _hint(key: str, known: Mapping[str, Any], path: KeyPath) -> str:
-    near = get_close_matches(str(key), known, n=1)
-    if near:
-        return f"; did you mean {dotted((*path, near[0]))}?"
-    return f"; known are {', '.join(known)}"
-
-
-def _nearest(value: object, choices: tuple[Any, ...]) -> str:
-    near = get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _nearest(value: object, choices: Iterable[Any], path: KeyPath = ()) -> str:
+    near = get_close_matches(str(value), map(str, choices), n=1)
+    return f"; did you mean {dotted((*path, near[0]))}?" if near else ""
 
 
 def _named(value: object) -> str:
@@ -266,7 +260,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
 
 def example_text() -> str:
     """The packaged example: every key with its default and what it means."""
-    return resources.files("secondpass.training.configuration").joinpath("example.yaml").read_text(encoding="utf-8")
+    return resources.files("secondpass.training").joinpath("example.yaml").read_text(encoding="utf-8")
 
 
 def as_yaml(config: TrainingConfig) -> str:
@@ -299,10 +293,13 @@ def _set(values: dict[str, Any], places: dict[KeyPath, str], override: str) -> N
     here: Any = values
     path: KeyPath = ()
     for name in names[:-1]:
-        here, path = _inside(here, name, path, source, places)
-    last: Any = _position(here, names[-1], path, source) if isinstance(here, list) else names[-1]
-    if not isinstance(here, (dict, list)):
-        raise InvalidInput(f"{source}: {dotted(path)} is a single value, it has no keys")
+        at = _key(here, name, path, source)
+        path = (*path, at)
+        if isinstance(here, dict) and here.get(at) is None:
+            here[at] = {}
+            places[path] = source
+        here = here[at]
+    last = _key(here, names[-1], path, source)
     here[last] = value
     # What stood below is gone, and with it the lines it came from.
     for known in [known for known in places if known[: len(path) + 1] == (*path, last)]:
@@ -310,19 +307,12 @@ def _set(values: dict[str, Any], places: dict[KeyPath, str], override: str) -> N
     places[(*path, last)] = source
 
 
-def _inside(here: Any, name: str, path: KeyPath, source: str, places: dict[KeyPath, str]) -> tuple[Any, KeyPath]:
-    if isinstance(here, list):
-        place = _position(here, name, path, source)
-        return here[place], (*path, place)
-    if not isinstance(here, dict):
+def _key(here: Any, name: str, path: KeyPath, source: str) -> str | int:
+    """The key or position that `name` is in `here`, which stands at `path`."""
+    if isinstance(here, dict):
+        return name
+    if not isinstance(here, list):
         raise InvalidInput(f"{source}: {dotted(path)} is a single value, it has no keys")
-    if here.get(name) is None:
-        here[name] = {}
-        places[(*path, name)] = source
-    return here[name], (*path, name)
-
-
-def _position(here: list[Any], name: str, path: KeyPath, source: str) -> int:
     if not name.isdecimal() or int(name) >= len(here):
         raise InvalidInput(f"{source}: {dotted(path)} is a list of {len(here)}, {name!r} is no position in it from 0")
     return int(name)

@@ -18,8 +18,8 @@ from secondpass.evaluation.pairs.evaluator import InputExample
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.training.data.groups import Group
-from secondpass.training.data.rows import Row
-from secondpass.training.data.sources import GroupStream, items_of, judged_groups, read_groups
+from secondpass.training.data.rows import Row, items_of
+from secondpass.training.data.sources import GroupStream, judged_groups, read_groups
 
 ROWS = [{"query": "q1", "document": "a", "label": 1}, {"query": "q2", "document": "b, c", "label": 0}]
 JSON = "\n".join(map(json.dumps, ROWS))

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from secondpass.errors import InvalidInput, MissingExtra
-from secondpass.training.data.tables import LARGEST_FIELD, read_delimited_rows, read_json_rows, read_parquet_rows
+from secondpass.training.data.sources import LARGEST_FIELD, read_delimited_rows, read_json_rows, read_parquet_rows
 
 
 def written(folder, name, content):

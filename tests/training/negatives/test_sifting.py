@@ -12,7 +12,7 @@ from secondpass.errors import InvalidInput
 from secondpass.training.negatives import sifting
 from secondpass.training.negatives.sifting import (
     RESCORED,
-    Judged,
+    JudgedQuery,
     MiningRule,
     Sifted,
     choices,
@@ -27,12 +27,12 @@ CORPUS = {f"d{number}": f"text {number}" for number in range(10)}
 CANDIDATES = [(f"d{number}", 10.0 - number) for number in range(10)]
 
 
-def judged(*positives: str, relevant: set[str] | None = None, not_relevant: tuple[str, ...] = ()) -> Judged:
+def judged(*positives: str, relevant: set[str] | None = None, not_relevant: tuple[str, ...] = ()) -> JudgedQuery:
     """A query with these positives."""
-    return Judged("q", "the query", positives, relevant or set(positives), not_relevant)
+    return JudgedQuery("q", "the query", positives, relevant or set(positives), not_relevant)
 
 
-def left(given: Judged, corpus=CORPUS, candidates=CANDIDATES, **rule: object) -> list[str]:
+def left(given: JudgedQuery, corpus=CORPUS, candidates=CANDIDATES, **rule: object) -> list[str]:
     """Ids of what is left, judged ones first."""
     found = sift(given, corpus, candidates, MiningRule(**rule))  # type: ignore[arg-type]
     return [item.id for item in (*found.judged, *found.unjudged)]
@@ -171,12 +171,12 @@ CORPUS_RESCORING = {f"d{number}": f"the {word} and the {WORDS[-1 - number]}" for
 QUERIES = {"q1": ("a cat on a mat", ("d3",)), "q2": ("train to paris", ("d4", "d9")), "q3": ("water", ("d0",))}
 
 
-def sifted(rule: MiningRule, *queries: str, not_relevant: tuple[str, ...] = ()) -> list[tuple[Judged, Sifted]]:
+def sifted(rule: MiningRule, *queries: str, not_relevant: tuple[str, ...] = ()) -> list[tuple[JudgedQuery, Sifted]]:
     """All documents as candidates, in one order."""
     made = []
     for query in queries or QUERIES:
         text, positives = QUERIES[query]
-        judged = Judged(query, text, positives, set(positives), not_relevant)
+        judged = JudgedQuery(query, text, positives, set(positives), not_relevant)
         made.append((judged, sift(judged, CORPUS_RESCORING, [(name, 1.0) for name in CORPUS_RESCORING], rule)))
     return made
 

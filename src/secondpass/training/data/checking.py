@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from secondpass.errors import InvalidInput
 from secondpass.text import is_blank, positive_int
 from secondpass.training.data.groups import Counts, Group, Teaching, checked_teaching, counted
-from secondpass.training.data.sources import GroupStream
+from secondpass.training.data.sources import each
 
 if TYPE_CHECKING:
     from secondpass.training.losses.loss import LabelKind, Loss
 
+
+logger = logging.getLogger(__name__)
 
 # ---- What one group must be before anything is learnt from it: no text empty, and labels that the loss reads.
 LARGEST = 3.4028234663852886e38
@@ -50,7 +52,7 @@ def rule_of(loss: Loss, num_labels: int) -> LabelRule:
     """What `loss` can read on a model with `num_labels` outputs.
 
     Raises:
-        InvalidInput: the loss has other attributes than `losses.contract.Loss` says, or it reads classes and the model
+        InvalidInput: the loss has other attributes than `losses.loss.Loss` says, or it reads classes and the model
             has fewer than two.
     """
     kind: Any = getattr(loss, "labels", None)
@@ -59,14 +61,8 @@ def rule_of(loss: Loss, num_labels: int) -> LabelRule:
     if positive_int(num_labels, "num_labels") == 1 and kind == "class":
         raise InvalidInput(f"{type(loss).__name__} reads classes, and a model with num_labels=1 has none")
     shortest = positive_int(loss.shortest, "loss.shortest")
-    return LabelRule(
-        kind,
-        num_labels,
-        shortest,
-        bool(loss.needs_contrast),
-        bool(getattr(loss, "in_batch_negatives", 0)),
-        bool(getattr(loss, "taught", False)),
-    )
+    borrows, taught = (bool(getattr(loss, name, False)) for name in ("in_batch_negatives", "taught"))
+    return LabelRule(kind, num_labels, shortest, bool(loss.needs_contrast), borrows, taught)
 
 
 def sound(group: object, rule: LabelRule, name: str) -> Group:
@@ -84,12 +80,7 @@ def sound(group: object, rule: LabelRule, name: str) -> Group:
         raise InvalidInput(f"{name} is {type(group).__name__}, not a Group")
     name = group.source or name
     documents, labels, ids = (
-        _listed(values, f"{name}: {what}")
-        for what, values in (
-            ("documents", group.documents),
-            ("labels", group.labels),
-            ("document_ids", group.document_ids),
-        )
+        _listed(getattr(group, what), f"{name}: {what}") for what in ("documents", "labels", "document_ids")
     )
     if not documents:
         raise InvalidInput(f"{name}: no document")
@@ -145,10 +136,8 @@ def _label(label: Any, rule: LabelRule, name: str) -> float:
     return number
 
 
-logger = logging.getLogger(__name__)
-
+# ---- All groups together: repeats, contradictions, and what is left.
 SHOWN = 5
-# The same text has the same score from a teacher, but for the rounding of another batch.
 SCORE_TOLERANCE = 1e-3
 
 
@@ -221,23 +210,13 @@ def _read(groups: Iterable[Group], rule: LabelRule) -> list[Group]:
     problems = _Problems()
     made: list[Group] = []
     number = 0
-    iterator = iter(groups)
-    while True:
+    for number, item in enumerate(each(groups), start=1):
         try:
-            group = next(iterator)
-        except StopIteration:
-            break
+            if isinstance(item, InvalidInput):
+                raise item
+            made.append(sound(item, rule, f"groups[{number - 1}]"))
         except InvalidInput as error:
             problems.add(str(error))
-            number += 1
-            if isinstance(iterator, GroupStream):
-                continue
-            break
-        try:
-            made.append(sound(group, rule, f"groups[{number}]"))
-        except InvalidInput as error:
-            problems.add(str(error))
-        number += 1
     problems.refuse(f"of {number} groups cannot be trained on")
     return made
 
@@ -247,9 +226,9 @@ def _parts(groups: Sequence[Group], join: bool) -> Iterator[list[Group]]:
     if not join:
         yield from ([group] for group in groups)
         return
-    parts: dict[tuple[str, str], list[Group]] = {}
+    parts: dict[tuple[str, str], list[Group]] = defaultdict(list)
     for group in groups:
-        parts.setdefault((group.query_id, group.query), []).append(group)
+        parts[group.query_id, group.query].append(group)
     yield from parts.values()
 
 
@@ -281,7 +260,9 @@ def _united(parts: Sequence[Group], rule: LabelRule, problems: _Problems) -> tup
                 continue
             repeated += 1
             before, place = places[document]
-            if not _agree(before.labels[place], part.labels[index], rule):
+            # the same text has the same score from a teacher, but for the rounding of another batch
+            slack = SCORE_TOLERANCE if rule.kind == "score" else 0.0
+            if not math.isclose(before.labels[place], part.labels[index], rel_tol=slack, abs_tol=slack):
                 problems.add(_contradiction(before, place, part, index))
     ids = tuple(names[document] for document in places)
     labels = tuple(group.labels[index] for group, index in places.values())
@@ -303,12 +284,6 @@ def _joint_teaching(
         return None
     opinions = ((group.teaching, index) for group, index in places.values())
     return replace(first, scores=tuple(taught.scores[index] for taught, index in opinions if taught is not None))
-
-
-def _agree(one: float, other: float, rule: LabelRule) -> bool:
-    if rule.kind == "score":
-        return math.isclose(one, other, rel_tol=SCORE_TOLERANCE, abs_tol=SCORE_TOLERANCE)
-    return one == other
 
 
 def _contradiction(before: Group, place: int, group: Group, index: int) -> str:

@@ -44,7 +44,7 @@ class Teaching:
 class Group:
     """A query, its documents, and one label for each.
 
-    What a label means is the loss's matter (`losses.contract.LabelKind`): relevance in [0, 1], a grade, a teacher's
+    What a label means is the loss's matter (`losses.loss.LabelKind`): relevance in [0, 1], a grade, a teacher's
     score, or the index of a class.
 
     Attributes:
@@ -97,10 +97,14 @@ def write_groups(path: Path, groups: Iterable[Group]) -> None:
     Raises:
         InvalidInput: the path is refused (see `checked_target`), or cannot be written to.
     """
+    write_rows(path, map(columns_of, groups))
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    """Write an object a line; errors as of `write_groups`."""
     checked_target(path)
     with opened(path) as stream:
-        for group in groups:
-            stream.write(json_line(columns_of(group)) + "\n")
+        stream.writelines(_json_line(row) + "\n" for row in rows)
 
 
 def checked_target(path: Path) -> None:
@@ -128,7 +132,7 @@ def columns_of(group: Group) -> dict[str, object]:
     return row
 
 
-def json_line(row: dict[str, object]) -> str:
+def _json_line(row: dict[str, object]) -> str:
     """One line of JSON that can be written as UTF-8."""
     line = json.dumps(row, ensure_ascii=False, allow_nan=False)
     try:
@@ -207,11 +211,7 @@ class Counts:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; labels of the histogram as text."""
-        names = ("groups", "documents", "shortest", "median", "longest", "positives", "negatives", "label_sum")
-        made: dict[str, Any] = {name: getattr(self, name) for name in names}
-        made |= {"lowest": self.lowest, "highest": self.highest, "repeated": self.repeated}
-        made["histogram"] = {f"{label:g}": count for label, count in self.histogram.items()}
-        return made | {"dropped": dict(self.dropped)}
+        return asdict(self) | {"histogram": {f"{label:g}": count for label, count in self.histogram.items()}}
 
     def _labels(self) -> str:
         if self.histogram:
@@ -233,22 +233,10 @@ def counted(groups: Sequence[Group], kind: LabelKind, dropped: Mapping[str, int]
             histogram.update(group.labels)
             histogram = histogram if len(histogram) <= FEW_VALUES else None
     documents = sum(sizes)
-    has_sides = kind in _is_positive
-    return Counts(
-        len(groups),
-        documents,
-        min(sizes),
-        median_low(sizes),
-        max(sizes),
-        positives if has_sides else None,
-        documents - positives if has_sides else None,
-        label_sum,
-        lowest,
-        highest,
-        dict(sorted(histogram.items())) if histogram else {},
-        dict(dropped),
-        repeated,
-    )
+    extent = min(sizes), median_low(sizes), max(sizes)
+    sides = (positives, documents - positives) if kind in _is_positive else (None, None)
+    labels = dict(sorted(histogram.items())) if histogram else {}
+    return Counts(len(groups), documents, *extent, *sides, label_sum, lowest, highest, labels, dict(dropped), repeated)
 
 
 _is_positive = {"relevance": (0.5).__le__, "grade": (0.0).__lt__}

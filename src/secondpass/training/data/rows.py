@@ -1,9 +1,9 @@
-"""One row of a table to one group: texts, labels and ids where the layout says they are."""
+"""Rows of tables and datasets, each to one group: texts, labels and ids where the layout says they are."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -161,16 +161,9 @@ def _layout(found: Mapping[str, list[tuple[str, ...]]], roles: Sequence[str], so
             raise InvalidInput(f"{source}: any of {several} could be the {role}; choose by columns={{{role!r}: ...}}")
         columns[role] = found[role][0]
     first = {role: names[0] for role, names in columns.items()}
-    return Layout(
-        first[QUERY],
-        first.get(DOCUMENT),
-        first.get(LABEL),
-        columns.get(POSITIVE, ()),
-        columns.get(NEGATIVE, ()),
-        first.get(QUERY_ID),
-        first.get(DOCUMENT_ID),
-        first.get(TEACHING),
-    )
+    lists = columns.get(POSITIVE, ()), columns.get(NEGATIVE, ())
+    further = (first.get(role) for role in (QUERY_ID, DOCUMENT_ID, TEACHING))
+    return Layout(first[QUERY], first.get(DOCUMENT), first.get(LABEL), *lists, *further)
 
 
 def _candidates(role: str, names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -245,8 +238,8 @@ def group_of(row: Row, layout: Layout) -> Group:
     if layout.label is not None:
         labels = _labels(row, layout.label, len(documents), single)
     ids = tuple(document.id for document in documents)
-    if layout.document_id is not None:
-        ids = _ids(row, layout.document_id, len(documents), single)
+    if (names := layout.document_id) is not None:
+        ids = tuple(_id(row, names, value) for value in _one_each(row, names, len(documents), single, "id"))
     return Group(
         _text(row, layout.query),
         tuple(document.text for document in documents),
@@ -313,10 +306,6 @@ def _labels(row: Row, column: str, documents: int, single: bool) -> list[float]:
     return [_number(row, column, value) for value in _one_each(row, column, documents, single, "number")]
 
 
-def _ids(row: Row, column: str, documents: int, single: bool) -> tuple[str, ...]:
-    return tuple(_id(row, column, value) for value in _one_each(row, column, documents, single, "id"))
-
-
 def _one_each(row: Row, column: str, documents: int, single: bool, what: str) -> list[Any]:
     """The values of a column that go with the documents: one for a single document, else a list as long."""
     value = _plain(row.values[column])
@@ -363,3 +352,49 @@ def _named(value: Any) -> str:
     if value is None or isinstance(value, (str, int, float, Decimal)):
         return shown if len(shown) <= 60 else f"{shown[:59]}…"
     return type(value).__name__
+
+
+# ---- Rows out of Python objects: datasets of Hugging Face (streamed too), any mappings, InputExamples, groups.
+Item = Row | Group | InvalidInput
+"""What a source gives: a row, a group that is already one, or why a row could not be read."""
+
+
+def items_of(source: object) -> Iterator[Item]:
+    """What an iterable holds, each element by its kind; a row's source is its index from 0, "rows[7]".
+
+    Taken are mappings of columns (what a `datasets.Dataset` or `IterableDataset` gives), examples (any object with
+    `texts` and `label`, as `InputExample`), which become groups of one document, and groups.
+
+    Raises:
+        InvalidInput: `source` is no iterable of such things. An element of another kind is given back as the error,
+            in its place.
+    """
+    if isinstance(source, (str, bytes, Mapping, set, frozenset)) or not isinstance(source, Iterable):
+        raise InvalidInput(f"source is {type(source).__name__}, neither a file, a folder, a dataset nor a list of rows")
+    return (_item(element, f"rows[{index}]") for index, element in enumerate(source))
+
+
+def _item(element: Any, name: str) -> Item:
+    if isinstance(element, Group):
+        return element
+    if isinstance(element, Mapping):
+        return Row(name, element)
+    if hasattr(element, "texts") and hasattr(element, "label"):
+        try:
+            return _pair(element, name)
+        except InvalidInput as error:
+            return error
+    return InvalidInput(f"{name} is {type(element).__name__}, neither a mapping of columns nor an InputExample")
+
+
+def _pair(example: Any, name: str) -> Group:
+    guid = getattr(example, "guid", "")
+    named = f"{name} (guid {guid!r})" if guid else name
+    texts, label = example.texts, example.label
+    if not isinstance(texts, (list, tuple)) or len(texts) != 2 or not all(isinstance(text, str) for text in texts):
+        raise InvalidInput(f"{named}: texts is no list of two str, the query and the document")
+    if hasattr(label, "item"):
+        label = label.item()
+    if not isinstance(label, (int, float)):
+        raise InvalidInput(f"{named} has a label of type {type(label).__name__}, not a number")
+    return Group(texts[0], (texts[1],), (float(label),), named)

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 import logging
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from secondpass.corpora import corpus_file, existing, named_file, read_corpus, read_queries
+from secondpass import corpora
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.evaluation.runs import Run, read_run
+from secondpass.lazy import optional
 from secondpass.text import positive_int
 from secondpass.training.data.groups import Group
 from secondpass.training.data.rows import (
     NEGATIVE_LABEL,
     POSITIVE_LABEL,
     Columns,
+    Item,
     Layout,
     Row,
     chosen_columns,
     group_of,
+    items_of,
     layout_of,
 )
-from secondpass.training.data.tables import read_delimited_rows, read_json_rows, read_parquet_rows
 
 # ---- Groups one at a time out of rows: files may be larger than memory, and a bad row does not end the reading.
 logger = logging.getLogger(__name__)
-
-Item = Row | Group | InvalidInput
-"""What a source gives: a row, a group that is already one, or why a row could not be read."""
 
 
 class GroupStream(Iterator[Group]):
@@ -43,7 +46,7 @@ class GroupStream(Iterator[Group]):
 
     Args:
         items: rows in order.
-        chosen: see `columns.chosen_columns`.
+        chosen: see `rows.chosen_columns`.
         relevant_from: labels from this number on become 1, all others 0; None leaves them.
     """
 
@@ -75,6 +78,21 @@ class GroupStream(Iterator[Group]):
         return self._layout
 
 
+def each(groups: Iterable[Group]) -> Iterator[Group | InvalidInput]:
+    """Groups, and for a bad row the error in its place; only a `GroupStream` has anything behind one."""
+    iterator = iter(groups)
+    while True:
+        try:
+            item: Group | InvalidInput = next(iterator)
+        except StopIteration:
+            return
+        except InvalidInput as error:
+            item = error
+        yield item
+        if isinstance(item, InvalidInput) and not isinstance(iterator, GroupStream):
+            return
+
+
 def _binary(label: float, relevant_from: float) -> float:
     """NaN stays, to be refused: it is neither."""
     if math.isnan(label):
@@ -87,46 +105,142 @@ def _announce(source: str, names: tuple[str, ...], layout: Layout) -> None:
     logger.info("%s: columns %s; not read: %s", source, ", ".join(layout.columns), ", ".join(unread) or "none")
 
 
-# ---- Rows out of Python objects: datasets of Hugging Face (streamed too), any mappings, InputExamples, groups.
-def items_of(source: object) -> Iterator[Item]:
-    """What an iterable holds, each element by its kind; a row's source is its index from 0, "rows[7]".
+# ---- Rows out of files: JSON Lines, comma or tab separated, Parquet.
+# Python's limit of 128 KiB is less than a long document. Some limit must be: a quotation mark that is never closed
+# makes one field of the rest of the file.
+LARGEST_FIELD = 2**27
+PARQUET_ROWS = 256
 
-    Taken are mappings of columns (what a `datasets.Dataset` or `IterableDataset` gives), examples (any object with
-    `texts` and `label`, as `InputExample`), which become groups of one document, and groups.
+
+def read_json_rows(path: Path) -> Iterator[Row | InvalidInput]:
+    """Rows of a JSON Lines file, an object a line; gzip accepted.
+
+    A file named .json may hold one array of objects instead: it is read whole.
 
     Raises:
-        InvalidInput: `source` is no iterable of such things. An element of another kind is given back as the error,
-            in its place.
+        InvalidInput: the file cannot be read on. A line that is no object is given back as the error, in its place.
     """
-    if isinstance(source, (str, bytes, Mapping, set, frozenset)) or not isinstance(source, Iterable):
-        raise InvalidInput(f"source is {type(source).__name__}, neither a file, a folder, a dataset nor a list of rows")
-    return (_item(element, f"rows[{index}]") for index, element in enumerate(source))
-
-
-def _item(element: Any, name: str) -> Item:
-    if isinstance(element, Group):
-        return element
-    if isinstance(element, Mapping):
-        return Row(name, element)
-    if hasattr(element, "texts") and hasattr(element, "label"):
+    if path.name.removesuffix(".gz").endswith(".json"):
+        first = next(corpora.read_lines(corpora.existing(path)), None)
+        if first is not None and first.text.lstrip().startswith("["):
+            yield from _json_array(path)
+            return
+    for line in corpora.read_lines(corpora.existing(path)):
         try:
-            return _pair(element, name)
+            yield Row(f"{line.source}:{line.number}", line.json_object())
         except InvalidInput as error:
-            return error
-    return InvalidInput(f"{name} is {type(element).__name__}, neither a mapping of columns nor an InputExample")
+            yield error
 
 
-def _pair(example: Any, name: str) -> Group:
-    guid = getattr(example, "guid", "")
-    named = f"{name} (guid {guid!r})" if guid else name
-    texts, label = example.texts, example.label
-    if not isinstance(texts, (list, tuple)) or len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-        raise InvalidInput(f"{named}: texts is no list of two str, the query and the document")
-    if hasattr(label, "item"):
-        label = label.item()
-    if not isinstance(label, (int, float)):
-        raise InvalidInput(f"{named} has a label of type {type(label).__name__}, not a number")
-    return Group(texts[0], (texts[1],), (float(label),), named)
+def _json_array(path: Path) -> Iterator[Row | InvalidInput]:
+    lines = list(corpora.read_lines(path))
+    try:
+        values = json.loads("\n".join(line.text for line in lines))
+    except json.JSONDecodeError as error:
+        place = lines[min(error.lineno, len(lines)) - 1]
+        raise place.refuse(f"not JSON: {error.msg} at column {error.colno}") from None
+    except (RecursionError, ValueError) as error:
+        raise InvalidInput(f"{path}: not JSON that can be read: {error}") from None
+    for number, value in enumerate(values, start=1):
+        source = f"{path} row {number}"
+        is_object = isinstance(value, dict)
+        yield Row(source, value) if is_object else InvalidInput(f"{source}: {type(value).__name__}, not an object")
+
+
+def read_delimited_rows(path: Path, delimiter: str, quoted: bool) -> Iterator[Row | InvalidInput]:
+    """Rows of a table whose first line names the columns; gzip accepted. A row's source is the line it begins on.
+
+    Args:
+        path: of the file.
+        delimiter: between columns.
+        quoted: True: a field between double quotation marks may hold delimiters, line ends and doubled quotation
+            marks (RFC 4180). False: a quotation mark is a character like any other.
+
+    Raises:
+        InvalidInput: there is no header, it names a column twice, or the file cannot be read on. A row with more or
+            fewer columns is given back as the error, in its place.
+    """
+    if csv.field_size_limit() < LARGEST_FIELD:
+        csv.field_size_limit(LARGEST_FIELD)
+    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    rows = _numbered(
+        csv.reader(_text_lines(corpora.existing(path)), delimiter=delimiter, quoting=quoting, strict=True), path
+    )
+    header = next(rows, None)
+    if header is None:
+        raise InvalidInput(f"{path}: no header in it")
+    if isinstance(header, InvalidInput):
+        raise header
+    names = _header(path, header[1])
+    for row in rows:
+        if isinstance(row, InvalidInput):
+            yield row
+        elif len(row[1]) != len(names):
+            yield InvalidInput(f"{path}:{row[0]}: {len(row[1])} columns where the header has {len(names)}")
+        else:
+            yield Row(f"{path}:{row[0]}", dict(zip(names, row[1], strict=True)), textual=True)
+
+
+def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]] | InvalidInput]:
+    """Rows with something in them and the number of the line on which each begins."""
+    while True:
+        start = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield InvalidInput(f"{path}:{start}: {error}")
+            continue
+        if row:
+            yield start, row
+
+
+def _header(path: Path, names: Sequence[str]) -> list[str]:
+    stripped = [name.strip() for name in names]
+    for name in stripped:
+        if name and stripped.count(name) > 1:
+            raise InvalidInput(f"{path}:1: the header names the column {name!r} twice")
+    return stripped
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    """Lines with their ends, which a quoted field may hold."""
+    number = 0
+    try:
+        with cast(Any, gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as stream:
+            for raw in stream:
+                number += 1
+                text = raw.decode("utf-8")
+                yield text.removeprefix(corpora.BYTE_ORDER_MARK) if number == 1 else text
+    except UnicodeDecodeError as error:
+        place = f"byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
+        raise InvalidInput(f"{path}:{number}: not UTF-8: {place}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidInput(f"{path}:{number + 1}: cannot be read: {error}") from None
+
+
+def read_parquet_rows(path: Path, wanted: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[Row]:
+    """Rows of a Parquet file, 256 in memory at a time; only the columns that `wanted` picks are read.
+
+    Raises:
+        InvalidInput: it is no Parquet file, or is damaged.
+        MissingExtra: pyarrow is not installed.
+    """
+    pyarrow, parquet = (optional(module, "pyarrow", "train") for module in ("pyarrow", "pyarrow.parquet"))
+    number = 0
+    try:
+        with parquet.ParquetFile(corpora.existing(path)) as file:
+            names = list(wanted(file.schema_arrow.names))
+            # In a selection a dot leads into a nested column.
+            selection = None if any("." in name for name in names) else names
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=selection):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path} row {number}", {name: values[name] for name in names})
+    except (pyarrow.ArrowException, OSError) as error:
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidInput(f"{path} row {number + 1}: cannot be read: {message}") from None
 
 
 # ---- Judgements, a corpus and queries to groups: BEIR folders and TREC files.
@@ -161,29 +275,24 @@ def judged_groups(
     Raises:
         InvalidInput: a judged query or a document has no text; the message names the first and says how many.
     """
-    unjudged = {} if run is None else {query: _unjudged(qrels, run, query, unjudged_negatives) for query in qrels}
-    texts = read_queries(queries) if isinstance(queries, Path) else queries
+    unjudged = {
+        query: [document for document in (run or {}).get(query, ()) if document not in grades][:unjudged_negatives]
+        for query, grades in qrels.items()
+    }
+    texts = corpora.read_queries(queries) if isinstance(queries, Path) else queries
     _all_known(qrels, texts, "queries", source)
-    wanted = {document: None for query in qrels for document in (*qrels[query], *unjudged.get(query, ()))}
-    contents = _contents(corpus, wanted)
+    wanted = {document: None for query in qrels for document in (*qrels[query], *unjudged[query])}
+    found = corpora.read_corpus(corpus) if isinstance(corpus, Path) else ()
+    stored = {document.id: document.content for document in found if document.id in wanted}
+    contents = stored if isinstance(corpus, Path) else corpus
     _all_known(wanted, contents, "documents", source)
     for query, grades in qrels.items():
-        added = unjudged.get(query, [])
+        added = unjudged[query]
         ids = (*grades, *added)
         labels = (*(float(max(grade, 0)) for grade in grades.values()), *(NEGATIVE_LABEL for _ in added))
         yield Group(
             texts[query], tuple(contents[document] for document in ids), labels, f"{source} query {query!r}", query, ids
         )
-
-
-def _unjudged(qrels: Qrels, run: Run, query: str, count: int) -> list[str]:
-    return [document for document in run.get(query, ()) if document not in qrels[query]][:count]
-
-
-def _contents(corpus: Path | Texts, wanted: Mapping[str, None]) -> Texts:
-    if not isinstance(corpus, Path):
-        return corpus
-    return {document.id: document.content for document in read_corpus(corpus) if document.id in wanted}
 
 
 def _all_known(ids: Iterable[str], texts: Texts, what: str, source: str) -> None:
@@ -215,7 +324,7 @@ def read_groups(
         source: one of
 
             - a file .jsonl, .ndjson, .json, .csv, .tsv (each also with .gz) or .parquet: a group a row, in one of
-              `columns.SHAPES`; which, is seen by the names of the columns. "file:line" or "file row N" is its source;
+              `rows.SHAPES`; which, is seen by the names of the columns. "file:line" or "file row N" is its source;
             - a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv (BEIR), each also with .gz: a group for
               each judged query, its labels the grades. The texts of judged documents are held in memory;
             - a folder with one table named SPLIT, or its shards, SPLIT-00000-of-00002.parquet;
@@ -254,7 +363,7 @@ def read_groups(
     if judged:
         items = _judgements(place, split, corpus, queries, run, unjudged_negatives)
     elif isinstance(place, Path):
-        files = _split_files(place, split) if place.is_dir() else [existing(place)]
+        files = _split_files(place, split) if place.is_dir() else [corpora.existing(place)]
         readers = [_table_reader(file, chosen, quoted) for file in files]
         items = (item for read in readers for item in read())
     elif quoted is not None:
@@ -298,15 +407,15 @@ def _judgements(
     if isinstance(place, Qrels):
         qrels, named = place, "judgements"
     else:
-        file = qrels_file(place, split) if place.is_dir() else existing(place)
+        file = qrels_file(place, split) if place.is_dir() else corpora.existing(place)
         qrels, named = read_qrels(file), str(file)
     # Only a folder brings them itself: anything else was refused without.
-    queries = named_file(Path(place), "queries.jsonl") if queries is None else queries  # type: ignore[arg-type]
-    corpus = corpus_file(Path(place)) if corpus is None else corpus  # type: ignore[arg-type]
+    queries = corpora.named_file(Path(place), "queries.jsonl") if queries is None else queries  # type: ignore[arg-type]
+    corpus = corpora.corpus_file(Path(place)) if corpus is None else corpus  # type: ignore[arg-type]
     return judged_groups(
         qrels,
-        existing(Path(queries)) if isinstance(queries, (str, Path)) else queries,
-        existing(Path(corpus)) if isinstance(corpus, (str, Path)) else corpus,
+        corpora.existing(Path(queries)) if isinstance(queries, (str, Path)) else queries,
+        corpora.existing(Path(corpus)) if isinstance(corpus, (str, Path)) else corpus,
         source=named,
         run=read_run(Path(run)) if isinstance(run, (str, Path)) else run,
         unjudged_negatives=unjudged_negatives,
@@ -315,9 +424,11 @@ def _judgements(
 
 def _split_files(folder: Path, split: str) -> list[Path]:
     """The one table of a split in a folder, or all its shards in order."""
-    found = sorted(file for file in folder.iterdir() if file.is_file() and _suffix(file) in TABLE_SUFFIXES)
-    named = [file for file in found if _stem(file) == split]
-    shards = [file for file in found if _stem(file).startswith(f"{split}-") and "-of-" in _stem(file)]
+    found = sorted(
+        file for file in folder.iterdir() if file.is_file() and _unpacked(file).suffix.lower() in TABLE_SUFFIXES
+    )
+    named = [file for file in found if _unpacked(file).stem == split]
+    shards = [file for file in found if _unpacked(file).stem.startswith(f"{split}-") and "-of-" in _unpacked(file).stem]
     if len(named) == 1 and not shards:
         return named
     if shards and not named:
@@ -328,25 +439,22 @@ def _split_files(folder: Path, split: str) -> list[Path]:
 
 
 def _whole(shards: list[Path], folder: Path) -> list[Path]:
-    total = _stem(shards[0]).rpartition("-of-")[2]
+    total = _unpacked(shards[0]).stem.rpartition("-of-")[2]
     wanted = int(total) if total.isdecimal() else -1
-    if len(shards) != wanted or any(_stem(file).rpartition("-of-")[2] != total for file in shards):
+    if len(shards) != wanted or any(_unpacked(file).stem.rpartition("-of-")[2] != total for file in shards):
         raise InvalidInput(f"{folder}: {len(shards)} shards, not the {total} that {shards[0].name} speaks of")
     return shards
 
 
-def _suffix(file: Path) -> str:
-    return Path(file.name.removesuffix(".gz")).suffix.lower()
-
-
-def _stem(file: Path) -> str:
-    return Path(file.name.removesuffix(".gz")).stem
+def _unpacked(file: Path) -> Path:
+    """The name without .gz."""
+    return Path(file.name.removesuffix(".gz"))
 
 
 def _table_reader(
     file: Path, chosen: Mapping[str, tuple[str, ...]], quoted: bool | None
 ) -> Callable[[], Iterator[Item]]:
-    suffix = _suffix(file)
+    suffix = _unpacked(file).suffix.lower()
     if suffix in {".csv", ".tsv"}:
         is_csv = suffix == ".csv"
         return partial(read_delimited_rows, file, "," if is_csv else "\t", is_csv if quoted is None else quoted)

@@ -103,13 +103,10 @@ class MeanTeacher:
         weights = self._weights()
         total = sum(weights) / self.scale
         made = []
-        for row, group in enumerate(groups):
-            votes = [standardised(opinion[row]) for opinion in opinions]
+        for row in range(len(groups)):
+            votes = zip(*(standardised(opinion[row]) for opinion in opinions), strict=True)
             made.append(
-                tuple(
-                    sum(weight * vote[place] for weight, vote in zip(weights, votes, strict=True)) / total
-                    for place in range(len(group))
-                )
+                tuple(sum(weight * vote for weight, vote in zip(weights, at, strict=True)) / total for at in votes)
             )
         return made
 

@@ -231,7 +231,7 @@ def smaller_tokenizer(tokenizer: Tokenizer, ids: Sequence[int]) -> Tokenizer:
 
     Args:
         tokenizer: WordPiece, BPE or Unigram; not changed.
-        ids: from `kept_pieces.kept_ids`, rising.
+        ids: from `kept_ids`, rising.
 
     Raises:
         InvalidInput: a token that the tokenizer itself needs is not among them, or its ids are laid out in a way that
@@ -293,7 +293,7 @@ def trim_vocabulary(
     """A new encoder that knows the tokens which `texts` use most; the given one stays as it is.
 
     Pairs whose pieces are all kept get the scores they had; other texts are cut into smaller pieces, and nothing that
-    could be read before becomes unknown (unless `characters` says so). See `kept_pieces.kept_ids` for what is kept.
+    could be read before becomes unknown (unless `characters` says so). See `kept_ids` for what is kept.
     The new encoder is loaded from a folder, which is then removed, so it is what saving and loading gives.
 
     Args:
@@ -344,22 +344,16 @@ def with_rows(model: Any, ids: Sequence[int]) -> Any:
     places = {number: place for place, number in enumerate(ids)}
     made = copy.deepcopy(model)
     rows = torch.tensor(list(ids), device=old.weight.device)
-    new = nn.Embedding(
-        len(ids),
-        old.embedding_dim,
-        padding_idx=places.get(old.padding_idx),
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-    )
-    with torch.no_grad():
-        new.weight.copy_(old.weight[rows])
-    new.weight.requires_grad_(old.weight.requires_grad)
-    made.set_input_embeddings(new)
+    table: Any = nn.Embedding
+    padding, freeze = places.get(old.padding_idx), not old.weight.requires_grad
+    made.set_input_embeddings(table.from_pretrained(old.weight.detach()[rows], freeze, padding))
     made.config.vocab_size = len(ids)
     for name in _token_ids(model.config):
         given = getattr(model.config, name)
-        listed = [places[number] for number in given if number in places] if isinstance(given, list) else None
-        setattr(made.config, name, listed or None if isinstance(given, list) else places.get(given))
+        if isinstance(given, list):
+            setattr(made.config, name, [places[number] for number in given if number in places] or None)
+        else:
+            setattr(made.config, name, places.get(given))
     return made
 
 
@@ -375,10 +369,6 @@ def _fixed(model: Any, known: set[int]) -> set[int]:
         named |= set(given if isinstance(given, list) else [given])
     for name, part in model.named_modules():
         # RoBERTa and its kin count positions from the padding token's id on, so that id must stay what it is.
-        if (
-            isinstance(part, nn.Embedding)
-            and name.rpartition(".")[2] in POSITION_TABLES
-            and part.padding_idx is not None
-        ):
-            named |= set(range(part.padding_idx + 1))
+        if isinstance(part, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
+            named |= set() if part.padding_idx is None else set(range(part.padding_idx + 1))
     return named & known

@@ -7,42 +7,27 @@ from dataclasses import fields
 from typing import Any
 
 from secondpass.errors import InvalidInput
+from secondpass.training.losses import pointwise, ranking
 from secondpass.training.losses.loss import Loss, chosen
-from secondpass.training.losses.pointwise import MSE, BinaryCrossEntropy, CrossEntropy
-from secondpass.training.losses.ranking import (
-    ADRMSE,
-    MILNCE,
-    CachedInfoNCE,
-    InfoNCE,
-    KLDistillation,
-    LabelledDistillation,
-    LambdaLoss,
-    ListMLE,
-    ListNet,
-    MarginMSE,
-    PListMLE,
-    RankNet,
-)
 
-# ---- Losses by name: what settings and the command line choose from.
 LOSSES: Mapping[str, type[Any]] = {
-    "binary_cross_entropy": BinaryCrossEntropy,
-    "cross_entropy": CrossEntropy,
-    "mse": MSE,
-    "margin_mse": MarginMSE,
-    "ranknet": RankNet,
-    "lambda_loss": LambdaLoss,
-    "listnet": ListNet,
-    "listmle": ListMLE,
-    "p_listmle": PListMLE,
-    "adr_mse": ADRMSE,
-    "kl_distillation": KLDistillation,
-    "info_nce": InfoNCE,
-    "cached_info_nce": CachedInfoNCE,
-    "mil_nce": MILNCE,
-    "labelled_distillation": LabelledDistillation,
+    "binary_cross_entropy": pointwise.BinaryCrossEntropy,
+    "cross_entropy": pointwise.CrossEntropy,
+    "mse": pointwise.MSE,
+    "margin_mse": ranking.MarginMSE,
+    "ranknet": ranking.RankNet,
+    "lambda_loss": ranking.LambdaLoss,
+    "listnet": ranking.ListNet,
+    "listmle": ranking.ListMLE,
+    "p_listmle": ranking.PListMLE,
+    "adr_mse": ranking.ADRMSE,
+    "kl_distillation": ranking.KLDistillation,
+    "info_nce": ranking.InfoNCE,
+    "cached_info_nce": ranking.CachedInfoNCE,
+    "mil_nce": ranking.MILNCE,
+    "labelled_distillation": ranking.LabelledDistillation,
 }
-"""Every one a frozen dataclass whose fields are its options, and a `Loss`."""
+"""What settings and the command line choose from, every one a `Loss` and a frozen dataclass of its options."""
 
 
 def make_loss(loss: str | Loss, options: Mapping[str, Any]) -> Loss:

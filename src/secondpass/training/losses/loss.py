@@ -1,4 +1,4 @@
-"""What a loss is given and gives back."""
+"""What a loss is given and gives back, and what losses over groups of uneven size are made of."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 
 from secondpass.errors import InvalidInput
+
+Tensor = torch.Tensor
 
 LabelKind = Literal["relevance", "grade", "score", "class"]
 """relevance: in [0, 1]. grade: finite and not negative. score: any finite number. class: 0 to labels - 1."""
@@ -25,9 +27,9 @@ class Teachings:
         label_weights: float32 [groups], what the labels count beside them; 1 where nobody was asked.
     """
 
-    scores: torch.Tensor
-    weights: torch.Tensor
-    label_weights: torch.Tensor
+    scores: Tensor
+    weights: Tensor
+    label_weights: Tensor
 
 
 @runtime_checkable
@@ -41,15 +43,15 @@ class Loss(Protocol):
 
     Attributes:
         labels: which labels it can read.
-        shortest: documents that a group needs to give a unit: 1 for pointwise losses, else 2.
+        shortest: documents that a group needs to give a unit: 1 for pointwise losses.
         needs_contrast: True if a group whose labels are all equal teaches nothing.
     """
 
     labels: LabelKind
-    shortest: int
-    needs_contrast: bool
+    shortest: int = 2
+    needs_contrast: bool = False
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Judge a micro-batch.
 
         Args:
@@ -68,7 +70,6 @@ class Loss(Protocol):
 #
 # Everything is quadratic in the documents of a group and needs no sort: beside the forward of as many documents that is
 # nothing, and ties are broken alike on every device.
-Tensor = torch.Tensor
 
 
 def cleaned(logits: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +158,6 @@ def log_shares(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, shares, 0.0)
 
 
-# ---- What a loss is told by name, checked when it is made.
 def chosen(value: object, known: Iterable[str], argument: str) -> str:
     """Return the one of `known` that `value` names, whatever its case, hyphens, underscores and spaces.
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch.nn import functional as F
 
 from secondpass.errors import InvalidInput
 from secondpass.text import finite_number, positive_number
-from secondpass.training.losses.loss import Loss, cleaned
+from secondpass.training.losses.loss import Loss, Tensor, cleaned
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,6 @@ class BinaryCrossEntropy(Loss):
 
     labels = "relevance"
     shortest = 1
-    needs_contrast = False
 
     def __post_init__(self) -> None:
         if self.pos_weight is not None and self.pos_weight != "balanced":
@@ -50,7 +48,7 @@ class BinaryCrossEntropy(Loss):
             self, pos_weight=positive_number(negatives, "negatives") / positive_number(positives, "positives")
         )
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per document.
 
         Raises:
@@ -81,7 +79,6 @@ class CrossEntropy(Loss):
 
     labels = "class"
     shortest = 1
-    needs_contrast = False
 
     def __post_init__(self) -> None:
         if self.weights is None:
@@ -93,7 +90,7 @@ class CrossEntropy(Loss):
             raise InvalidInput(f"weights={self.weights!r} has a number below 0, or none above")
         object.__setattr__(self, "weights", checked)
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per document; `logits` are [groups, documents, classes].
 
         Raises:
@@ -116,9 +113,8 @@ class MSE(Loss):
 
     labels = "score"
     shortest = 1
-    needs_contrast = False
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per document."""
         logits, labels = cleaned(logits, labels, mask)
         return (logits[mask] - labels[mask]).square()

@@ -1,4 +1,4 @@
-"""Two documents of a group against each other: a unit is a pair."""
+"""Documents of a group against each other: a unit is a pair, a relevant document, or the whole list."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from secondpass.text import finite_number, positive_int, positive_number, whole_
 from secondpass.training.losses.loss import (
     Loss,
     Teachings,
+    Tensor,
     ahead,
     any_first,
     better,
@@ -32,6 +33,7 @@ PAIRS = ("all", "first", "highest")
 WEIGHTINGS = ("none", "ndcg_loss1", "ndcg_loss2", "ndcg_loss2++", "lambda_rank")
 
 
+# ---- Two documents against each other: a unit is a pair.
 @dataclass(frozen=True)
 class MarginMSE(Loss):
     """Squared error of the difference of two logits: ((s_i - s_j) - (t_i - t_j))^2 for teacher scores t.
@@ -47,13 +49,11 @@ class MarginMSE(Loss):
     pairs: str = "all"
 
     labels = "score"
-    shortest = 2
-    needs_contrast = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", chosen(self.pairs, PAIRS, "pairs"))
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per pair."""
         logits, labels = cleaned(logits, labels, mask)
         # where all are equal, the places are the group's order
@@ -78,13 +78,12 @@ class RankNet(Loss):
     sigma: float = 1.0
 
     labels = "score"
-    shortest = 2
     needs_contrast = True
 
     def __post_init__(self) -> None:
         positive_number(self.sigma, "sigma")
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per pair of unequal labels."""
         logits, labels = cleaned(logits, labels, mask)
         return -F.logsigmoid(self.sigma * differences(logits)[better(labels, mask)])
@@ -123,7 +122,6 @@ class LambdaLoss(Loss):
     mu: float = 10.0
 
     labels = "grade"
-    shortest = 2
     needs_contrast = True
 
     def __post_init__(self) -> None:
@@ -134,7 +132,7 @@ class LambdaLoss(Loss):
         positive_number(self.eps, "eps")
         finite_number(self.mu, "mu")
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per pair of unequal labels; with ndcg_loss1 two per pair of documents."""
         logits, labels = cleaned(logits, labels, mask)
         ranks = places(logits.detach(), mask)
@@ -149,7 +147,7 @@ class LambdaLoss(Loss):
             return losses
         return losses * self._weights(self._gains(labels, mask), ranks)[pairs]
 
-    def _gains(self, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _gains(self, labels: Tensor, mask: Tensor) -> Tensor:
         """G of the formula, [groups, documents]."""
         ideal = places(labels, mask)
         highest = torch.where(mask & (ideal == 1), labels, 0.0).sum(1, keepdim=True)
@@ -159,7 +157,7 @@ class LambdaLoss(Loss):
         largest = (counted / torch.log2(1 + ideal)).sum(1, keepdim=True)
         return gains / torch.maximum(largest, self.eps * torch.exp2(-highest))
 
-    def _weights(self, gains: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
+    def _weights(self, gains: Tensor, ranks: Tensor) -> Tensor:
         """[groups, documents, documents], or [groups, documents, 1] repeated to it."""
         discounts = torch.log2(1 + ranks).reciprocal()
         gaps = differences(gains).abs()
@@ -196,7 +194,6 @@ class InfoNCE(Loss):
 
     cached: ClassVar[bool] = False
     labels = "grade"
-    shortest = 2
     needs_contrast = True
 
     def __post_init__(self) -> None:
@@ -205,7 +202,7 @@ class InfoNCE(Loss):
             object.__setattr__(self, "shortest", 1)
             object.__setattr__(self, "needs_contrast", False)
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per document of label above 0."""
         logits, labels = cleaned(logits, labels, mask)
         positive, negative = mask & (labels > 0), mask & (labels <= 0)
@@ -236,10 +233,9 @@ class MILNCE(Loss):
     """
 
     labels = "grade"
-    shortest = 2
     needs_contrast = True
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per group with a relevant document and another."""
         logits, labels = cleaned(logits, labels, mask)
         relevant = mask & (labels > 0)
@@ -258,10 +254,8 @@ class ListNet(Loss):
     """
 
     labels = "score"
-    shortest = 2
-    needs_contrast = False
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per list."""
         lists = several(mask)
         logits, labels = (values[lists] for values in cleaned(logits, labels, mask))
@@ -283,13 +277,11 @@ class KLDistillation(Loss):
     temperature: float = 1.0
 
     labels = "score"
-    shortest = 2
-    needs_contrast = False
 
     def __post_init__(self) -> None:
         positive_number(self.temperature, "temperature")
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per list."""
         lists = several(mask)
         student, teacher = (
@@ -309,10 +301,9 @@ class ListMLE(Loss):
     """
 
     labels = "score"
-    shortest = 2
     needs_contrast = True
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per list."""
         logits, labels = cleaned(logits, labels, mask)
         lists = contrasted(labels, mask)
@@ -320,18 +311,14 @@ class ListMLE(Loss):
 
 
 @dataclass(frozen=True)
-class PListMLE(Loss):
+class PListMLE(ListMLE):
     """ListMLE with the first places counting most: place i of n by 2^(n - i) - 1, over the sum of these.
 
     Ties and lists without a unit as in `ListMLE`. Lan et al. 2014, "Position-Aware ListMLE: A Sequential Learning
     Process for Ranking"; there the weights are not divided by their sum, so that the longest list drowns the others.
     """
 
-    labels = "score"
-    shortest = 2
-    needs_contrast = True
-
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per list."""
         logits, labels = cleaned(logits, labels, mask)
         lists = contrasted(labels, mask)
@@ -345,7 +332,7 @@ class PListMLE(Loss):
         return (weights * _draws(logits[lists], before, mask)).sum(1)
 
 
-def _draws(logits: torch.Tensor, before: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _draws(logits: Tensor, before: Tensor, mask: Tensor) -> Tensor:
     """Minus the logarithm of each document's chance to be drawn from those not before it; 0 where none stands.
 
     All [lists, documents] but `before`, which is as `ahead` gives it.
@@ -373,13 +360,11 @@ class ADRMSE(Loss):
     alpha: float = 1.0
 
     labels = "score"
-    shortest = 2
-    needs_contrast = False
 
     def __post_init__(self) -> None:
         positive_number(self.alpha, "alpha")
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per document."""
         logits, labels = cleaned(logits, labels, mask)
         other = others(mask)
@@ -395,7 +380,7 @@ class LabelledDistillation(Loss):
     """A teacher's scores and labels at once, over the list: what the teacher knows, and what it could not know.
 
     w (KL(softmax(t) || softmax(s)) + margin mean_i ((s_i - mean s) - (t_i - mean t))^2) + v MIL, with the teacher's
-    scores t and the weights w and v of the group's `Teaching`, and MIL as in `contrastive.MILNCE`: at least one
+    scores t and the weights w and v of the group's `Teaching`, and MIL as in `MILNCE`: at least one
     document of label above 0 must win. The squared error of centred logits is, but for a factor that depends on the
     length of the list, MarginMSE over all pairs (Hofstätter et al. 2020, arXiv:2010.02666). A group without a teaching
     has the third term alone, one without a label above 0 the others.
@@ -408,16 +393,12 @@ class LabelledDistillation(Loss):
 
     taught: ClassVar[bool] = True
     labels = "grade"
-    shortest = 2
-    needs_contrast = False
 
     def __post_init__(self) -> None:
         if finite_number(self.margin, "margin") < 0:
             raise InvalidInput(f"margin={self.margin!r} is below 0")
 
-    def __call__(
-        self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, teachings: Teachings | None = None
-    ) -> torch.Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor, teachings: Teachings | None = None) -> Tensor:
         """One unit per list."""
         lists = several(mask)
         logits, labels = (values[lists] for values in cleaned(logits, labels, mask))
@@ -432,7 +413,7 @@ class LabelledDistillation(Loss):
         weights, label_weights = (made[lists].to(logits.dtype) for made in (teachings.weights, teachings.label_weights))
         return weights * self._divergence(logits, scores, mask) + label_weights * first
 
-    def _divergence(self, logits: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _divergence(self, logits: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """[lists]: how far the student is from the teacher."""
         student, teacher = log_shares(logits, mask), log_shares(scores, mask)
         divergence = torch.where(mask, teacher.exp() * (teacher - student), 0.0).sum(1)

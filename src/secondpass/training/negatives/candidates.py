@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.errors import InvalidInput
 from secondpass.evaluation.runs import Run
+from secondpass.lazy import optional
 from secondpass.text import positive_int
 
 # ---- BM25 over a corpus in memory: the first pass whose best wrong answers are the classic hard negatives.
@@ -48,7 +48,7 @@ class BM25:
         chosen = settings or BM25Settings()
         if not (chosen.k1 >= 0 and 0 <= chosen.b <= 1):
             raise InvalidInput(f"k1={chosen.k1!r}, b={chosen.b!r}: k1 is not below 0 and b is from 0 to 1")
-        self._library = _module("bm25s", "bm25s")
+        self._library = optional("bm25s", "bm25s", "train")
         self._stemmer = None if chosen.stemmer is None else _stemmer(chosen.stemmer)
         self._stop_words = chosen.stop_words if isinstance(chosen.stop_words, str) else list(chosen.stop_words or ())
         try:
@@ -80,17 +80,10 @@ class BM25:
 
 
 def _stemmer(chosen: str) -> Any:
-    library = _module("Stemmer", "PyStemmer")
+    library = optional("Stemmer", "PyStemmer", "train")
     if chosen not in library.algorithms():
         raise InvalidInput(f"stemmer={chosen!r} is none of {', '.join(library.algorithms())}")
     return library.Stemmer(chosen)
-
-
-def _module(name: str, library: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingExtra(f'{library} is not installed: pip install "secondpass[train]"') from error
 
 
 # ---- The best of many scores, exactly: a block of documents at a time, ties in the order of the corpus.
@@ -236,14 +229,14 @@ def encoder_candidates(
     query_prefix: str = "",
     document_prefix: str = "",
 ) -> dict[str, list[tuple[str, float | None]]]:
-    """The best documents by the cosine of a bi-encoder's vectors, exactly; equal scores in the order of the corpus.
+    """The best documents by the cosine of a bi-encoder's vectors, exactly; the rest as in `bm25_candidates`.
 
     Args:
         queries: text by id.
         corpus: text by id.
-        encode: a `biencoder.BiEncoder`, or any function of a list of texts to vectors [texts, dim].
         depth: how many for each query.
-        qrels: the relevant documents that come deeper follow at the end with their scores, for margins.
+        qrels: as there.
+        encode: a `biencoder.BiEncoder`, or any function of a list of texts to vectors [texts, dim].
         query_prefix: put in front of each query, "query: " for instance.
         document_prefix: put in front of each document.
 
@@ -252,7 +245,8 @@ def encoder_candidates(
     """
     positive_int(depth, "depth")
     documents, places = list(corpus), {document: place for place, document in enumerate(corpus)}
-    asked = _encoded(encode, [query_prefix + text for text in queries.values()])
+    parts = [vectors for _, vectors in _encoded(encode, queries, query_prefix)]
+    asked = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
     wanted: dict[int, list[int]] = defaultdict(list)
     for row, query in enumerate(queries):
         for place in _relevant(qrels, query, places).tolist():
@@ -260,10 +254,7 @@ def encoder_candidates(
     deeper: dict[int, list[tuple[int, float]]] = defaultdict(list)
 
     def blocks() -> Iterator[Floats]:
-        texts = list(corpus.values())
-        for start in range(0, len(texts) if len(asked) else 0, BLOCK):
-            part = [document_prefix + text for text in texts[start : start + BLOCK]]
-            vectors = unit(encode(part), len(part), asked.shape[1])
+        for start, vectors in _encoded(encode, corpus if parts else {}, document_prefix, asked.shape[1]):
             for place in (place for place in wanted if start <= place < start + BLOCK):
                 for row in wanted[place]:
                     deeper[row].append((place, float(vectors[place - start] @ asked[row])))
@@ -284,12 +275,14 @@ def run_candidates(run: Run) -> dict[str, list[tuple[str, float | None]]]:
     return {query: list(ranking.items()) for query, ranking in run.items()}
 
 
-def _encoded(encode: Encode, texts: list[str]) -> Floats:
-    if not texts:
-        return np.empty((0, 0), np.float32)
-    made = [encode(texts[start : start + BLOCK]) for start in range(0, len(texts), BLOCK)]
-    return np.concatenate([unit(vectors, len(texts[number * BLOCK : (number + 1) * BLOCK]))
-                           for number, vectors in enumerate(made)])  # fmt: skip
+def _encoded(
+    encode: Encode, texts: Mapping[str, str], prefix: str, dim: int | None = None
+) -> Iterator[tuple[int, Floats]]:
+    """Vectors of a block of texts at a time, and the position at which it begins."""
+    everything = [prefix + text for text in texts.values()]
+    for start in range(0, len(everything), BLOCK):
+        part = everything[start : start + BLOCK]
+        yield start, unit(encode(part), len(part), dim)
 
 
 def _relevant(qrels: Judgements | None, query: str, places: Mapping[str, int]) -> npt.NDArray[np.int64]:

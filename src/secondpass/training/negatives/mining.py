@@ -11,22 +11,11 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from secondpass.evaluation.reporting.files import opened
 from secondpass.text import is_blank
-from secondpass.training.data.groups import Group, checked_target, columns_of, json_line
+from secondpass.training.data.groups import Group, columns_of, write_rows
+from secondpass.training.negatives import sifting
 from secondpass.training.negatives.candidates import Candidates, Judgements
-from secondpass.training.negatives.sifting import (
-    REASONS,
-    Choice,
-    Judged,
-    MiningRule,
-    Sifted,
-    choices,
-    drawn,
-    plain,
-    rescored_choices,
-    sift,
-)
+from secondpass.training.negatives.sifting import Choice, JudgedQuery, MiningRule
 
 if TYPE_CHECKING:
     from secondpass.ranking import Relevance
@@ -168,12 +157,15 @@ def mine_negatives(
     made: list[Choice] = []
     asked = iter(tqdm(list(_asked(queries, corpus, qrels, chosen, counts)), "Queries", disable=not progress))
     while part := list(islice(asked, QUERIES_AT_ONCE)):
-        sifted = [(judged, sift(judged, corpus, candidates.get(judged.query_id, ()), chosen)) for judged in part]
-        counts.considered += sum(map(_considered, sifted))
+        sifted = [
+            (judged, sifting.sift(judged, corpus, candidates.get(judged.query_id, ()), chosen)) for judged in part
+        ]
+        for _, found in sifted:
+            counts.considered += len(found.judged) + len(found.unjudged) + sum(found.dropped.values())
         if cross_encoder is None:
-            made += choices(sifted, chosen)
+            made += sifting.choices(sifted, chosen)
         else:
-            made += rescored_choices(sifted, chosen, corpus, cross_encoder, relevance)
+            made += sifting.rescored_choices(sifted, chosen, corpus, cross_encoder, relevance)
     for choice in made:
         counts.dropped.update(choice.dropped)
         counts.rescored += len(choice.scores)
@@ -191,18 +183,18 @@ def mine_negatives(
 
 def _asked(
     queries: Mapping[str, str], corpus: Mapping[str, str], qrels: Judgements, rule: MiningRule, counts: _Counts
-) -> Iterator[Judged]:
+) -> Iterator[JudgedQuery]:
     """Queries with something relevant to them; the others are counted by the reason they are left out."""
     by_text: dict[str, set[str]] = defaultdict(set)
     for query, text in queries.items():
-        by_text[plain(text)].update(name for name, grade in qrels.get(query, {}).items() if grade > 0)
+        by_text[sifting.plain(text)].update(name for name, grade in qrels.get(query, {}).items() if grade > 0)
     counts.left_out[NO_QUERY] += [query for query in qrels if query not in queries]
     for query, text in queries.items():
         relevant = [document for document, grade in qrels.get(query, {}).items() if grade > 0]
         positives = _positives(query, relevant, corpus, qrels, rule, counts)
         if positives and not is_blank(text):
             not_relevant = tuple(document for document, grade in qrels[query].items() if grade <= 0)
-            yield Judged(query, text, positives, by_text[plain(text)], not_relevant)
+            yield JudgedQuery(query, text, positives, by_text[sifting.plain(text)], not_relevant)
         else:
             reason = NO_QUERY if is_blank(text) else NO_POSITIVE if relevant else UNJUDGED
             counts.left_out[reason].append(query)
@@ -217,19 +209,14 @@ def _positives(
     counts: _Counts,
 ) -> tuple[str, ...]:
     """Relevant documents with a text, each text once."""
-    there = {plain(corpus[name]): name for name in reversed(relevant) if not is_blank(corpus.get(name, ""))}
+    there = {sifting.plain(corpus[name]): name for name in reversed(relevant) if not is_blank(corpus.get(name, ""))}
     counts.missing += sum(is_blank(corpus.get(name, "")) for name in relevant)
     found = [name for name in relevant if name in set(there.values())]
     if rule.positives is None or len(found) <= rule.positives:
         return tuple(found)
     counts.spare += len(found) - rule.positives
-    ordered = sorted(found, key=lambda name: (-qrels[query][name], drawn(rule.seed, query, name)))
+    ordered = sorted(found, key=lambda name: (-qrels[query][name], sifting.drawn(rule.seed, query, name)))
     return tuple(ordered[: rule.positives])
-
-
-def _considered(sifted: tuple[Judged, Sifted]) -> int:
-    found = sifted[1]
-    return len(found.judged) + len(found.unjudged) + sum(found.dropped.values())
 
 
 def _group(choice: Choice, corpus: Mapping[str, str], qrels: Judgements, graded: bool) -> Group:
@@ -242,17 +229,16 @@ def _group(choice: Choice, corpus: Mapping[str, str], qrels: Judgements, graded:
 
 
 def _report(queries: int, kept: Sequence[Choice], rule: MiningRule, counts: _Counts) -> MiningReport:
-    judged = sum(len(set(choice.negatives) & set(choice.sifted.judged)) for choice in kept)
     return MiningReport(
         queries=queries,
         groups=len(kept),
         positives=sum(len(choice.sifted.positives) for choice in kept),
         negatives=sum(len(choice.negatives) for choice in kept),
-        judged_negatives=judged,
+        judged_negatives=sum(len(set(choice.negatives) & set(choice.sifted.judged)) for choice in kept),
         wanted=rule.negatives,
         considered=counts.considered,
         rescored=counts.rescored,
-        dropped={reason: counts.dropped[reason] for reason in REASONS},
+        dropped={reason: counts.dropped[reason] for reason in sifting.REASONS},
         missing=counts.missing,
         spare_positives=counts.spare,
         short={c.judged.query_id: len(c.negatives) for c in kept if len(c.negatives) < rule.negatives},
@@ -271,12 +257,14 @@ def write_mined(path: Path, mined: Mined) -> None:
     Raises:
         InvalidInput: the path is refused (see `checked_target`), or cannot be written to.
     """
-    checked_target(path)
     rescored = any(score is not None for scores in mined.cross_encoder_scores for score in scores)
-    with opened(path) as stream:
-        rows = zip(mined.groups, mined.first_pass_scores, mined.cross_encoder_scores, strict=True)
-        for group, first_pass, cross_encoder in rows:
-            row = columns_of(group) | {"first_pass_scores": first_pass}
-            if rescored:
-                row["cross_encoder_scores"] = cross_encoder
-            stream.write(json_line(row) + "\n")
+    rows = zip(mined.groups, mined.first_pass_scores, mined.cross_encoder_scores, strict=True)
+    write_rows(
+        path,
+        (
+            columns_of(group)
+            | {"first_pass_scores": first_pass}
+            | ({"cross_encoder_scores": cross_encoder} if rescored else {})
+            for group, first_pass, cross_encoder in rows
+        ),
+    )

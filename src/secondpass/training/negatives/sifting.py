@@ -7,10 +7,10 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from secondpass.errors import InvalidInput
-from secondpass.text import is_blank, positive_int
+from secondpass.text import finite_number, is_blank, positive_int
 
 if TYPE_CHECKING:
     from secondpass.ranking import Relevance
@@ -72,8 +72,10 @@ class MiningRule:
         if self.last is not None and self.last < self.first:
             raise InvalidInput(f"last={self.last} is before first={self.first}")
         for name in ("min_score", "max_score", "absolute_margin", "relative_margin", "rescore_margin"):
-            _check_number(getattr(self, name), name)
-        for name, known in (("against", ("lowest", "highest")), ("sampling", ("top", "random"))):
+            value = getattr(self, name)
+            if value is not None and finite_number(value, name) < 0 and name.endswith("margin"):
+                raise InvalidInput(f"{name}={value!r} is below 0: negatives would outscore the positive")
+        for name, known in (("against", get_args(Against)), ("sampling", get_args(Sampling))):
             if getattr(self, name) not in known:
                 raise InvalidInput(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
@@ -88,15 +90,6 @@ class MiningRule:
     def as_json(self) -> dict[str, object]:
         """Plain values, for reports."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
-
-
-def _check_number(value: object, name: str) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidInput(f"{name}={value!r} is not a finite number")
-    if name.endswith("margin") and value < 0:
-        raise InvalidInput(f"{name}={value!r} is below 0: negatives would outscore the positive")
 
 
 RELEVANT = "judged relevant"
@@ -116,7 +109,7 @@ REASONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredCandidate:
     """A document and its score in the candidates' list; None if it is not in it or has none."""
 
     id: str
@@ -124,7 +117,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedQuery:
     """What is known about a query before mining; `relevant` are all ids that may never be a negative."""
 
     query_id: str
@@ -138,9 +131,9 @@ class Judged:
 class Sifted:
     """Possible negatives in the order in which they are taken: first `judged`, then `unjudged`."""
 
-    positives: tuple[Scored, ...]
-    judged: tuple[Scored, ...]
-    unjudged: tuple[Scored, ...]
+    positives: tuple[ScoredCandidate, ...]
+    judged: tuple[ScoredCandidate, ...]
+    unjudged: tuple[ScoredCandidate, ...]
     dropped: Mapping[str, int]
 
 
@@ -156,7 +149,7 @@ def drawn(seed: int, query_id: str, document_id: str) -> bytes:
 
 
 def sift(
-    judged: Judged, corpus: Mapping[str, str], candidates: Sequence[tuple[str, float | None]], rule: MiningRule
+    judged: JudgedQuery, corpus: Mapping[str, str], candidates: Sequence[tuple[str, float | None]], rule: MiningRule
 ) -> Sifted:
     """Apply all of the rule but the cross-encoder. A candidate is counted under the first reason that drops it.
 
@@ -165,7 +158,7 @@ def sift(
             although the rule is about scores; the message names query and document.
     """
     scores = _checked(judged.query_id, corpus, candidates, rule)
-    positives = tuple(Scored(document, scores.get(document)) for document in judged.positives)
+    positives = tuple(ScoredCandidate(document, scores.get(document)) for document in judged.positives)
     texts = {plain(judged.text): QUERY}
     texts |= {plain(corpus[document]): LIKE_RELEVANT for document in judged.relevant if document in corpus}
     limit = highest([item.score for item in positives], rule.absolute_margin, rule.relative_margin, rule.against)
@@ -182,7 +175,7 @@ def sift(
     if rule.sampling == "random":
         left.sort(key=lambda name: (name not in first, drawn(rule.seed, judged.query_id, name)))
     _drop_repeated(left, corpus, reasons)
-    kept = [Scored(document, scores.get(document)) for document in left if reasons[document] is None]
+    kept = [ScoredCandidate(document, scores.get(document)) for document in left if reasons[document] is None]
     return Sifted(
         positives,
         tuple(item for item in kept if item.id in first),
@@ -202,13 +195,13 @@ def highest(
     return base - max(absolute or 0.0, abs(base) * (relative or 0.0))
 
 
-def _judged_first(judged: Judged, corpus: Mapping[str, str], scores: Mapping[str, object]) -> dict[str, None]:
+def _judged_first(judged: JudgedQuery, corpus: Mapping[str, str], scores: Mapping[str, object]) -> dict[str, None]:
     """Documents judged and not relevant, those that were found in their order before the others."""
     known = {document for document in judged.not_relevant if document in corpus}
     return dict.fromkeys([name for name in scores if name in known] + [n for n in judged.not_relevant if n in known])
 
 
-def _by_text(document: str, judged: Judged, corpus: Mapping[str, str], texts: Mapping[str, str]) -> str | None:
+def _by_text(document: str, judged: JudgedQuery, corpus: Mapping[str, str], texts: Mapping[str, str]) -> str | None:
     if document in judged.relevant:
         return RELEVANT
     return BLANK if is_blank(corpus[document]) else texts.get(plain(corpus[document]))
@@ -277,14 +270,14 @@ class Choice:
         scores: the cross-encoder's by document id, of what it has read.
     """
 
-    judged: Judged
+    judged: JudgedQuery
     sifted: Sifted
-    negatives: list[Scored]
+    negatives: list[ScoredCandidate]
     dropped: Counter[str]
     scores: dict[str, float] = field(default_factory=dict)
 
 
-def choices(sifted: Sequence[tuple[Judged, Sifted]], rule: MiningRule) -> list[Choice]:
+def choices(sifted: Sequence[tuple[JudgedQuery, Sifted]], rule: MiningRule) -> list[Choice]:
     """For each query the first of its possible negatives, as many as the rule asks for."""
     return [
         Choice(judged, found, [*found.judged, *found.unjudged][: rule.negatives], Counter(found.dropped))
@@ -293,7 +286,7 @@ def choices(sifted: Sequence[tuple[Judged, Sifted]], rule: MiningRule) -> list[C
 
 
 def rescored_choices(
-    sifted: Sequence[tuple[Judged, Sifted]],
+    sifted: Sequence[tuple[JudgedQuery, Sifted]],
     rule: MiningRule,
     corpus: Mapping[str, str],
     encoder: Reranker,
@@ -332,7 +325,7 @@ def rescored_choices(
     return made
 
 
-def _take(choice: Choice, items: Sequence[Scored], rule: MiningRule) -> None:
+def _take(choice: Choice, items: Sequence[ScoredCandidate], rule: MiningRule) -> None:
     positives = [choice.scores[item.id] for item in choice.sifted.positives]
     limit = highest(positives, rule.rescore_margin, None, rule.against)
     for item in items:
@@ -343,7 +336,7 @@ def _take(choice: Choice, items: Sequence[Scored], rule: MiningRule) -> None:
 
 
 def _score(
-    asked: Sequence[tuple[Choice, Sequence[Scored]]],
+    asked: Sequence[tuple[Choice, Sequence[ScoredCandidate]]],
     corpus: Mapping[str, str],
     encoder: Reranker,
     relevance: Relevance | None,
