@@ -49,7 +49,7 @@ class TrainingSettings:
         micro_batch_tokens: padded tokens of one forward; None takes what suits the device. Changes nothing but memory.
         cached: two passes a step: memory for one micro-batch whatever the loss couples (Gao et al. 2021, GradCache).
         learning_rate: the highest of the schedule.
-        schedule: a name of `schedules.SCHEDULES`.
+        schedule: a name of `optimisation.SCHEDULES`.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: of all weights but biases and those of normalisation.
         beta2: how slowly AdamW forgets the squares of gradients.

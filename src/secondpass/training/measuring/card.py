@@ -156,7 +156,7 @@ def _usage(card: Card) -> str:
         base = json.dumps(_base_name(card), ensure_ascii=False)
         lines = (
             "from secondpass import CrossEncoder",
-            "from secondpass.training.running.model_state import load_lora",
+            "from secondpass.training import load_lora",
             "",
             f"encoder = CrossEncoder({base})",
             f"load_lora(encoder.model, {json.dumps(f'{card.name}/{ADAPTER}', ensure_ascii=False)}).merge()",

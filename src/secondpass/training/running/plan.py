@@ -17,8 +17,7 @@ from secondpass.forwards.learning.packed import TrainingForward
 from secondpass.tokens import Tokens
 from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.losses.loss import Loss, Teachings
-from secondpass.training.running.loop import Gradients
-from secondpass.training.running.processes import Processes
+from secondpass.training.running.loop import Gradients, Processes
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.weights.optimisation import Optimisation
 
@@ -162,7 +161,7 @@ def measured(groups: Sequence[Group], tokenised: Tokeniser) -> tuple[Lengths, in
 
 # ---- The groups of one step to clipped gradients: micro-batches, loss, and the sum over processes.
 @dataclass(frozen=True, slots=True)
-class Judged:
+class MicroBatch:
     """The groups of one micro-batch: inputs of the pairs, group after group, their labels and the teacher's opinion."""
 
     tokens: list[Tokens]
@@ -235,13 +234,15 @@ class GroupLearner:
                     made.append(weight.grad)
         return made
 
-    def _tokens(self, groups: Sequence[Group]) -> list[Judged]:
+    def _tokens(self, groups: Sequence[Group]) -> list[MicroBatch]:
         queries = [group.query for group in groups for _ in group.documents]
         documents = [document for group in groups for document in group.documents]
         tokens = iter(self.tokenised(queries, documents))
-        return [Judged([next(tokens) for _ in group.documents], [group.labels], [group.teaching]) for group in groups]
+        return [
+            MicroBatch([next(tokens) for _ in group.documents], [group.labels], [group.teaching]) for group in groups
+        ]
 
-    def _direct(self, parts: Sequence[Judged], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _direct(self, parts: Sequence[MicroBatch], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.optimisation.weights[0].device
         total, units = torch.zeros(1, device=device), torch.zeros(1, device=device)
         for part in parts:
@@ -253,7 +254,7 @@ class GroupLearner:
             units += len(values)
         return total, units
 
-    def _cached(self, parts: Sequence[Judged], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _cached(self, parts: Sequence[MicroBatch], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Two forwards: memory for one slice of pairs, however many documents a group has."""
         device = self.optimisation.weights[0].device
         if not parts:
@@ -278,7 +279,7 @@ class GroupLearner:
         after()
         return values.detach().sum()[None], torch.tensor([float(len(values))], device=device)
 
-    def _values(self, logits: torch.Tensor, part: Judged) -> torch.Tensor:
+    def _values(self, logits: torch.Tensor, part: MicroBatch) -> torch.Tensor:
         """What the loss says of flat logits, one value a unit."""
         grid, labels, mask = arranged(logits, part.labels)
         if not getattr(self.loss, "taught", False):
@@ -317,8 +318,8 @@ def _grad(logits: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(logits) if logits.grad is None else logits.grad
 
 
-def _joined(parts: Sequence[Judged]) -> Judged:
-    return Judged(
+def _joined(parts: Sequence[MicroBatch]) -> MicroBatch:
+    return MicroBatch(
         [item for part in parts for item in part.tokens],
         [row for part in parts for row in part.labels],
         [teaching for part in parts for teaching in part.teachings],
