@@ -31,7 +31,13 @@ from secondpass.training.weights.optimisation import (
     trainable_weights,
 )
 
-# ---- One batch of `InputExample`s, checked: texts to tokenise and a tensor of labels.
+logger = logging.getLogger(__name__)
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+IDENTITY = nn.Identity()
+OPTIMIZER_PARAMS: Mapping[str, Any] = MappingProxyType({"lr": 2e-5})
 LARGEST = float(torch.finfo(torch.float32).max)
 LARGEST_CLASS = 2**63 - 1
 
@@ -65,7 +71,8 @@ def labelled(batch: object, rule: HeadLabels, where: str) -> LabelledExamples:
             begins with `where` and names the example's position in the batch and its guid.
     """
     if not isinstance(batch, (list, tuple)) or not batch:
-        raise InvalidInput(f"{where}: train_dataloader gave {_described(batch)}, not a batch of InputExample")
+        given = "an empty batch" if isinstance(batch, (list, tuple)) else type(batch).__name__
+        raise InvalidInput(f"{where}: train_dataloader gave {given}, not a batch of InputExample")
     texts: list[list[str]] = []
     labels: list[int | float] = []
     for position, example in enumerate(batch):
@@ -80,10 +87,6 @@ def labelled(batch: object, rule: HeadLabels, where: str) -> LabelledExamples:
     dtype = torch.float32 if rule.num_labels == 1 else torch.int64
     guids = tuple(str(getattr(example, "guid", "")) for example in batch)
     return LabelledExamples(texts, torch.tensor(labels, dtype=dtype), guids)
-
-
-def _described(batch: object) -> str:
-    return "an empty batch" if isinstance(batch, (list, tuple)) else type(batch).__name__
 
 
 def _texts(texts: object, name: str) -> list[str]:
@@ -111,13 +114,6 @@ def _label(label: Any, rule: HeadLabels, name: str) -> int | float:
     if rule.default_loss and not 0 <= label < rule.num_labels:
         raise InvalidInput(f"{name} has label {label}: the model has classes 0 to {rule.num_labels - 1}")
     return int(label)
-
-
-# ---- Model inputs and labels to the loss that one training step lowers.
-logger = logging.getLogger(__name__)
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Objective:
@@ -171,10 +167,6 @@ class Objective:
         if not loss.requires_grad:
             raise InvalidInput("loss_fct(logits, labels) gives a tensor that does not depend on the model's weights")
         return loss.reshape(())
-
-
-IDENTITY = nn.Identity()
-OPTIMIZER_PARAMS: Mapping[str, Any] = MappingProxyType({"lr": 2e-5})
 
 
 def fit(

@@ -21,7 +21,7 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import cheap_dropout, give_back_memory, keep_freed_memory
 from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
-from secondpass.training.checkpoints.checkpoints import forget_checkpoints
+from secondpass.training.checkpoints.checkpoints import FOLDER, Checkpoints, forget_checkpoints
 from secondpass.training.checkpoints.state import Generator, random_state, restore_random_state
 from secondpass.training.data.checking import checked_groups
 from secondpass.training.data.groups import Counts, Group
@@ -133,7 +133,7 @@ def train(
     if isinstance(judge, BinaryCrossEntropy) and judge.pos_weight == "balanced":
         counts = checked.counts
         judge = judge.balanced(counts.label_sum, counts.documents - counts.label_sum)
-    evaluator = _evaluator(dev)
+    evaluator = dev if dev is None or callable(dev) else DevRanking(dev)
     for line in checked.counts.lines():
         logger.info("%s", line)
     folder = None if output_dir is None else Path(output_dir)
@@ -159,10 +159,6 @@ def train(
     return report
 
 
-def _evaluator(dev: Iterable[Group] | Evaluator | None) -> Evaluator | None:
-    return dev if dev is None or callable(dev) else DevRanking(dev)
-
-
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """Everything a run is put together from."""
@@ -184,7 +180,8 @@ class _Parts:
         storage = None
         if self.folder is not None:
             identity = identity_of(self.plan, model, self.encoder.device, self.evaluator)
-            storage = RunStorage(self.folder, settings.keep, identity, self.ready.generators, averages, self.processes)
+            checkpoints = Checkpoints(self.folder / FOLDER, settings.keep, identity)
+            storage = RunStorage(checkpoints, self.ready.generators, averages, self.processes)
         self.encoder.best_score = NO_SCORE
         evaluation = Evaluation(self._shared_evaluator(), settings.evaluate_every, None, None, True, twice=False)
         hooks = RunWatch(settings, self.plan, self.processes, StepLog(None, None, 0), averages, storage)

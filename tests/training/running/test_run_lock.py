@@ -1,4 +1,4 @@
-"""One training at a time; the rest is in `test_fitting`."""
+"""One training at a time; the rest is in `test_fit`."""
 
 from __future__ import annotations
 

@@ -116,26 +116,8 @@ def _special(tensors: Mapping[str, torch.Tensor], kind: str, content: Any) -> An
 # safetensors takes no tensors that share memory or lie scattered in it: tied ones are stored once and come back tied,
 # views and transposed ones are stored as copies.
 ALIASES = "aliases"
-DTYPES = frozenset(
-    {
-        torch.bool,
-        torch.uint8,
-        torch.uint16,
-        torch.uint32,
-        torch.uint64,
-        torch.int8,
-        torch.int16,
-        torch.int32,
-        torch.int64,
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-        torch.float64,
-        torch.complex64,
-        torch.float8_e4m3fn,
-        torch.float8_e5m2,
-    }
-)
+NUMBERS = "uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64"
+DTYPES = frozenset(getattr(torch, name) for name in f"bool {NUMBERS} complex64 float8_e4m3fn float8_e5m2".split())
 
 
 def check_tensors(tensors: object, name: str) -> None:

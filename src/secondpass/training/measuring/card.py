@@ -115,11 +115,8 @@ def _front(card: Card) -> dict[str, object]:
         front["pipeline_tag"] = "text-ranking"
     if not _is_folder(card.base_model):
         front["base_model"] = card.base_model
-    if card.language is not None:
-        front["language"] = card.language
-    if card.license is not None:
-        front["license"] = card.license
-    return front
+    told = {"language": card.language, "license": card.license}
+    return front | {name: value for name, value in told.items() if value is not None}
 
 
 def _is_folder(name: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import os
 import shutil
 import tempfile
@@ -32,7 +31,7 @@ from secondpass.errors import (
     TrainingError,
 )
 from secondpass.models.config import read_json
-from secondpass.text import positive_int
+from secondpass.text import finite_number, positive_int, positive_number
 from secondpass.training.checkpoints.checkpoints import sync
 from secondpass.training.settings import LoraSettings
 from secondpass.training.weights.layers import encoder_linears, head_modules
@@ -225,13 +224,9 @@ def _fits(name: object, layers: Sequence[str]) -> bool:
 
 def _check(settings: LoraSettings) -> None:
     positive_int(settings.rank, "lora.rank")
-    for name, value, fits in (
-        ("alpha", settings.alpha, "a number above 0"),
-        ("dropout", settings.dropout, "a number from 0 to below 1"),
-    ):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not (0 < value < math.inf if name == "alpha" else 0 <= value < 1):
-            raise InvalidInput(f"lora.{name}={value!r} is not {fits}")
+    positive_number(settings.alpha, "lora.alpha")
+    if not 0 <= finite_number(settings.dropout, "lora.dropout") < 1:
+        raise InvalidInput(f"lora.dropout={settings.dropout!r} is not a number from 0 to below 1")
     if isinstance(settings.targets, str):
         raise InvalidInput(f"lora.targets={settings.targets!r} is a str, not a list of names")
 

@@ -21,7 +21,7 @@ import torch
 from secondpass.errors import CheckpointError, MissingExtra
 from secondpass.forwards.learning.dropout import give_back_memory
 from secondpass.training.checkpoints import state as states
-from secondpass.training.checkpoints.checkpoints import FOLDER, Checkpoint, Checkpoints
+from secondpass.training.checkpoints.checkpoints import Checkpoint, Checkpoints
 from secondpass.training.data.groups import fingerprint
 from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.loop import Gradients, Hooks, Processes, TrainingRun
@@ -34,6 +34,8 @@ FILE = "training.jsonl"
 NO_CURVE = ("step", "time")
 # Batches of many shapes tear holes into the heap: the price of keeping freed memory.
 STEPS_PER_TRIM = 25
+# Figures of the run that a checkpoint keeps as they are.
+KEPT = ("misses", "pairs", "tokens", "epochs", "finished")
 LOCK = ".run.lock"
 # Seconds for the children of a holder that has ended.
 PATIENCE = 5.0
@@ -88,22 +90,14 @@ class RunWatch(Hooks):
 
     def as_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {
-            "seconds": self.seconds,
-            "scores": self.scores,
-            "misses": self.misses,
-            "pairs": self.pairs,
-            "tokens": self.tokens,
-            "epochs": self.epochs,
-            "finished": self.finished,
-        }
+        return {"seconds": self.seconds, "scores": self.scores} | {name: getattr(self, name) for name in KEPT}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
         self.before = state["seconds"]
         self.scores = [(int(step), float(score)) for step, score in state["scores"]]
-        self.misses, self.pairs, self.tokens = state["misses"], state["pairs"], state["tokens"]
-        self.epochs, self.finished = state["epochs"], state["finished"]
+        for name in KEPT:
+            setattr(self, name, state[name])
 
     def done(self, run: TrainingRun) -> float:
         """The share of the run that is behind it, by steps or by the clock, whichever is further."""
@@ -265,8 +259,9 @@ def make_folder(path: str | os.PathLike[str] | None, argument: str = "output_pat
 class RunLock:
     """An exclusive lock on a folder, held from `__enter__` to `__exit__`.
 
-    Another process, another thread and this very object are refused alike. Children made by fork do not hold it: it is
-    free as soon as the process that took it has ended.
+    The kernel holds it (flock) and lets go of it when the process ends, however it ends: a lock file left behind means
+    nothing, and is never removed. Another process, another thread and this very object are refused alike. Children made
+    by fork do not hold it: it is free as soon as the process that took it has ended.
 
     Args:
         folder: made if it is missing; gets the file `LOCK`, which holds pid and host while the lock is held.
@@ -405,31 +400,21 @@ def fingerprint_of_weights(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
 class RunStorage:
     """The checkpoints of one run.
 
-    Args:
-        folder: the run's output folder; checkpoints are in `checkpoints/` there.
-        keep: how many are kept.
-        identity: see `identity_of`.
+    Attributes:
+        checkpoints: in `FOLDER` of the run's output folder; their identity is that of `identity_of`.
         generators: random numbers beside torch's.
         averages: the moving average of the weights, if there is one.
         processes: the first one writes, all read; each has random numbers of its own.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        keep: int,
-        identity: Mapping[str, Any],
-        generators: Mapping[str, states.Generator],
-        averages: WeightAverages | None,
-        processes: Processes,
-    ) -> None:
-        self._checkpoints = Checkpoints(folder / FOLDER, keep, identity)
-        self._generators = generators
-        self._averages = averages
-        self._processes = processes
+    checkpoints: Checkpoints
+    generators: Mapping[str, states.Generator]
+    averages: WeightAverages | None
+    processes: Processes
 
     def save(self, run: TrainingRun, watch: RunWatch, place: tuple[int, int]) -> None:
         """Write down where the run is; `place` is the epoch and the step of it to go on with.
@@ -438,10 +423,10 @@ class RunStorage:
             CheckpointError: it cannot be written; the checkpoint before is still there.
         """
         optimizer, optimizer_json = states.optimizer_state(run.optimisation.optimizer)
-        random, random_json = states.random_state(self._generators)
+        random, random_json = states.random_state(self.generators)
         arrays = {name: value.numpy() for name, value in random.items()}
-        everywhere = self._processes.gathered((arrays, random_json))
-        if not self._processes.first:
+        everywhere = self.processes.gathered((arrays, random_json))
+        if not self.processes.first:
             return
         tensors: dict[str, Mapping[str, torch.Tensor]] = {
             "model": run.encoder.model.state_dict(),
@@ -453,8 +438,8 @@ class RunStorage:
                 for name, value in made.items()
             },
         }
-        if self._averages is not None:
-            tensors["average"] = self._averages.tensors()
+        if self.averages is not None:
+            tensors["average"] = self.averages.tensors()
         state = {
             "epoch": place[0],
             "step": place[1],
@@ -465,7 +450,7 @@ class RunStorage:
             "random": [json for _, json in everywhere],
             "watch": watch.as_json(),
         }
-        self._checkpoints.save(Checkpoint(run.total, tensors, state))
+        self.checkpoints.save(Checkpoint(run.total, tensors, state))
 
     def restore(self, run: TrainingRun, watch: RunWatch) -> int | None:
         """Put `run` where the newest checkpoint is; gives its step, None if there is no checkpoint.
@@ -473,16 +458,16 @@ class RunStorage:
         Raises:
             CheckpointError: it belongs to another run; the message says what differs.
         """
-        found = self._checkpoints.newest()
+        found = self.checkpoints.newest()
         if found is None:
             return None
-        state, rank = found.state, self._processes.rank
+        state, rank = found.state, self.processes.rank
         run.encoder.model.load_state_dict(found.tensors["model"])
         states.restore_optimizer(run.optimisation.optimizer, found.tensors["optimizer"], state["optimizer"])
         states.restore_schedule(run.optimisation.schedule, state["schedule"])
         states.restore_scaler(run.optimisation.scaler, state["scaler"])
-        if self._averages is not None:
-            self._averages.restore(found.tensors["average"])
+        if self.averages is not None:
+            self.averages.restore(found.tensors["average"])
         run.best.load(state["best_score"], found.tensors["best"])
         if run.best.score is not None:
             run.encoder.best_score = run.best.score
@@ -494,5 +479,5 @@ class RunStorage:
             for name, value in found.tensors["random"].items()
             if name.startswith(prefix)
         }
-        states.restore_random_state(own, state["random"][rank], self._generators)
+        states.restore_random_state(own, state["random"][rank], self.generators)
         return found.step
