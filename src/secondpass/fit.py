@@ -1,8 +1,7 @@
-"""Labelled pairs to trained weights: what `CrossEncoder.fit` does.
+"""LabelledExamples pairs to trained weights: what `CrossEncoder.fit` does.
 
-Keeps the contract of sentence-transformers 3.4's `fit`; docs/compatibility.md lists what differs. The stages:
-labelled (checked examples), objective (loss), optimisation (gradients, steps, learning rate), best_weights, and
-training_loop, which runs them.
+Keeps the contract of sentence-transformers 3.4's `fit`; docs/compatibility.md lists what differs. Examples are checked
+(`labelled`), a loss judges their logits (`Objective`), and training's own loop does the rest.
 """
 
 from __future__ import annotations
@@ -21,19 +20,30 @@ from torch import nn
 
 from secondpass.errors import InvalidInput
 from secondpass.text import checked
-from secondpass.training.checkpoints.run_lock import claimed, make_folder, trainable_weights
-from secondpass.training.running.loop import Evaluation, Gradients, Run, Trainable
-from secondpass.training.weights.averages import NO_SCORE, BestWeights
+from secondpass.training.running.loop import Evaluation, Gradients, Trainable, TrainingRun, claimed
+from secondpass.training.running.run_watch import make_folder
 from secondpass.training.weights.layers import parameter_groups
-from secondpass.training.weights.optimisation import Optimisation, make_schedule
+from secondpass.training.weights.optimisation import (
+    NO_SCORE,
+    BestWeights,
+    Optimisation,
+    make_schedule,
+    trainable_weights,
+)
 
-# ---- One batch of `InputExample`s, checked: texts to tokenise and a tensor of labels.
+logger = logging.getLogger(__name__)
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+IDENTITY = nn.Identity()
+OPTIMIZER_PARAMS: Mapping[str, Any] = MappingProxyType({"lr": 2e-5})
 LARGEST = float(torch.finfo(torch.float32).max)
 LARGEST_CLASS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class LabelRule:
+class HeadLabels:
     """What a label may be.
 
     One label: a finite number, within [0, 1] for the default loss. Several: the index of a class, one that the
@@ -45,7 +55,7 @@ class LabelRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledExamples:
     """`labels` are float32 [examples] for a head with one label, else int64 [examples]; on the CPU."""
 
     texts: list[list[str]]
@@ -53,7 +63,7 @@ class Labelled:
     guids: tuple[str, ...]
 
 
-def labelled(batch: object, rule: LabelRule, where: str) -> Labelled:
+def labelled(batch: object, rule: HeadLabels, where: str) -> LabelledExamples:
     """Check a batch of examples: any objects with `texts`, `label` and perhaps `guid`.
 
     Raises:
@@ -61,7 +71,8 @@ def labelled(batch: object, rule: LabelRule, where: str) -> Labelled:
             begins with `where` and names the example's position in the batch and its guid.
     """
     if not isinstance(batch, (list, tuple)) or not batch:
-        raise InvalidInput(f"{where}: train_dataloader gave {_described(batch)}, not a batch of InputExample")
+        given = "an empty batch" if isinstance(batch, (list, tuple)) else type(batch).__name__
+        raise InvalidInput(f"{where}: train_dataloader gave {given}, not a batch of InputExample")
     texts: list[list[str]] = []
     labels: list[int | float] = []
     for position, example in enumerate(batch):
@@ -75,11 +86,7 @@ def labelled(batch: object, rule: LabelRule, where: str) -> Labelled:
         labels.append(_label(example.label, rule, name))
     dtype = torch.float32 if rule.num_labels == 1 else torch.int64
     guids = tuple(str(getattr(example, "guid", "")) for example in batch)
-    return Labelled(texts, torch.tensor(labels, dtype=dtype), guids)
-
-
-def _described(batch: object) -> str:
-    return "an empty batch" if isinstance(batch, (list, tuple)) else type(batch).__name__
+    return LabelledExamples(texts, torch.tensor(labels, dtype=dtype), guids)
 
 
 def _texts(texts: object, name: str) -> list[str]:
@@ -90,7 +97,7 @@ def _texts(texts: object, name: str) -> list[str]:
     return [checked(text, f"{name}.texts[{number}]") for number, text in enumerate(texts)]
 
 
-def _label(label: Any, rule: LabelRule, name: str) -> int | float:
+def _label(label: Any, rule: HeadLabels, name: str) -> int | float:
     if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) and math.prod(label.shape) == 1:
         label = label.item()
     if not isinstance(label, (int, float)):
@@ -107,13 +114,6 @@ def _label(label: Any, rule: LabelRule, name: str) -> int | float:
     if rule.default_loss and not 0 <= label < rule.num_labels:
         raise InvalidInput(f"{name} has label {label}: the model has classes 0 to {rule.num_labels - 1}")
     return int(label)
-
-
-# ---- Model inputs and labels to the loss that one training step lowers.
-logger = logging.getLogger(__name__)
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Activation = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Objective:
@@ -169,10 +169,6 @@ class Objective:
         return loss.reshape(())
 
 
-IDENTITY = nn.Identity()
-OPTIMIZER_PARAMS: Mapping[str, Any] = MappingProxyType({"lr": 2e-5})
-
-
 def fit(
     encoder: Trainable,
     train_dataloader: Any,
@@ -203,11 +199,11 @@ def fit(
         loss_fct: gets logits float32 [examples] and labels float32 [examples] for one label, else logits
             [examples, labels] and labels int64 [examples]; None takes BCEWithLogitsLoss or CrossEntropyLoss.
         activation_fct: applied to the logits before the loss.
-        scheduler: a name of `schedules.SCHEDULES`, or an object whose `step()` is called after each step.
+        scheduler: a name of `optimisation.SCHEDULES`, or an object whose `step()` is called after each step.
         warmup_steps: steps in which the learning rate rises.
         optimizer_class: makes the optimizer from two parameter groups.
         optimizer_params: its keyword arguments.
-        weight_decay: of all weights but biases and those of normalisation, see `weights.parameter_groups`.
+        weight_decay: of all weights but biases and those of normalisation, see `layers.parameter_groups`.
         evaluation_steps: evaluate after each so many steps of an epoch too; 0 only at its end (steps=-1).
         output_path: folder for the best model, or for the last if there is no evaluator; made if missing.
         save_best_model: False neither saves nor restores the best weights.
@@ -229,7 +225,7 @@ def fit(
         weights = trainable_weights(model)
         make_folder(output_path)
         encoder.best_score = NO_SCORE
-        rule = LabelRule(encoder.config.num_labels, loss_fct is None)
+        rule = HeadLabels(encoder.config.num_labels, loss_fct is None)
         objective = Objective(model, loss_fct, activation_fct, use_amp)
         optimizer = optimizer_class(parameter_groups(model, weight_decay=weight_decay, frozen=True), **optimizer_params)
         schedule = make_schedule(scheduler, optimizer, warmup_steps, total)
@@ -239,7 +235,7 @@ def fit(
         save = None if output_path is None else lambda: encoder.save(output_path)
         best = BestWeights(model, save_best_model, save)
         learner = ExampleLearner(encoder, rule, objective, optimisation)
-        run = Run(encoder, learner, optimisation, evaluation, best)
+        run = TrainingRun(encoder, learner, optimisation, evaluation, best)
         run.train(lambda epoch, step: train_dataloader, epochs, show_progress_bar)
 
 
@@ -248,7 +244,7 @@ class ExampleLearner:
     """A batch of `InputExample` to gradients."""
 
     encoder: Trainable
-    rule: LabelRule
+    rule: HeadLabels
     objective: Objective
     optimisation: Optimisation
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from secondpass import CrossEncoder, InputExample
 from secondpass.errors import CheckpointError, InvalidInput, SecondPassError
-from secondpass.fit import LabelRule, Objective, fit, labelled
+from secondpass.fit import HeadLabels, Objective, fit, labelled
 from tests.tiny_models import ARCHITECTURES, make_model
 from tests.toy_task import QUERY, Scripted, examples, loader, same, state
 
@@ -220,10 +220,10 @@ def test_output_path_is_a_file(own_tiny, tmp_path):
         fit(own_tiny, loader(4), output_path=str(path), loss_fct=lambda *_: pytest.fail("trained"), **FAST)
 
 
-NUMBER = LabelRule(num_labels=1, default_loss=True)
-CLASS = LabelRule(num_labels=3, default_loss=True)
-FREE_NUMBER = LabelRule(num_labels=1, default_loss=False)
-FREE_CLASS = LabelRule(num_labels=3, default_loss=False)
+NUMBER = HeadLabels(num_labels=1, default_loss=True)
+CLASS = HeadLabels(num_labels=3, default_loss=True)
+FREE_NUMBER = HeadLabels(num_labels=1, default_loss=False)
+FREE_CLASS = HeadLabels(num_labels=3, default_loss=False)
 WHERE = "epoch 0, step 4"
 
 

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from secondpass.training.measuring.before_after import DevRanking
     from secondpass.training.negatives.mining import mine_negatives
     from secondpass.training.negatives.sifting import MiningRule
+    from secondpass.training.running.lora import load_lora
     from secondpass.training.settings import LoraSettings, TrainingSettings
     from secondpass.training.trainer import TrainingReport, train
-    from secondpass.training.weights.averages import mean_weights, with_changes
     from secondpass.training.weights.layers import drop_layers
+    from secondpass.training.weights.optimisation import mean_weights, with_changes
 
 __all__ = [
     "LOSSES",
@@ -31,6 +32,7 @@ __all__ = [
     "TrainingReport",
     "TrainingSettings",
     "drop_layers",
+    "load_lora",
     "make_loss",
     "mean_weights",
     "mine_negatives",
@@ -54,14 +56,15 @@ __getattr__ = lazily(
         "TrainingReport": "trainer",
         "TrainingSettings": "settings",
         "drop_layers": "weights.layers",
+        "load_lora": "running.lora",
         "make_loss": "losses",
-        "mean_weights": "weights.averages",
+        "mean_weights": "weights.optimisation",
         "mine_negatives": "negatives.mining",
         "read_groups": "data.sources",
         "taught": "distillation.teachers",
         "train": "trainer",
         "trim_vocabulary": "distillation.vocabulary",
-        "with_changes": "weights.averages",
+        "with_changes": "weights.optimisation",
         "write_groups": "data.groups",
     },
 )

@@ -15,7 +15,6 @@ import torch
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.evaluation.reporting.files import opened
-from secondpass.training.checkpoints.run_lock import make_folder
 from secondpass.training.configuration import MEASURES, HeldOutTest, TrainingConfig, TrainSource
 from secondpass.training.data.checking import CheckedGroups, checked_groups
 from secondpass.training.data.groups import Group, fingerprint
@@ -27,7 +26,7 @@ from secondpass.training.measuring import before_after
 from secondpass.training.measuring.before_after import BeforeAfter
 from secondpass.training.measuring.card import Card, write_card
 from secondpass.training.running.plan import Plan, planned
-from secondpass.training.running.run_watch import tensorboard_log
+from secondpass.training.running.run_watch import make_folder, tensorboard_log
 from secondpass.training.trainer import TrainingReport, Watch, train
 from secondpass.training.yaml import as_yaml, without_folders
 

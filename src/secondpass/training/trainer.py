@@ -8,32 +8,42 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from secondpass.errors import InvalidInput
-from secondpass.training.checkpoints.checkpoints import RunStorage, forget_checkpoints, identity_of
-from secondpass.training.checkpoints.run_lock import RunLock, claimed, make_folder, trainable_weights
+from secondpass.forwards.learning.attention import DropoutSource
+from secondpass.forwards.learning.dropout import cheap_dropout, give_back_memory, keep_freed_memory
+from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
+from secondpass.training.checkpoints.checkpoints import FOLDER, Checkpoints, forget_checkpoints
+from secondpass.training.checkpoints.state import Generator, random_state, restore_random_state
 from secondpass.training.data.checking import checked_groups
 from secondpass.training.data.groups import Counts, Group
 from secondpass.training.losses import make_loss
 from secondpass.training.losses.loss import Loss
 from secondpass.training.losses.pointwise import BinaryCrossEntropy
 from secondpass.training.measuring.before_after import DevRanking
-from secondpass.training.running.loop import Evaluation, Run, Trainable
-from secondpass.training.running.model_state import Ready, ready_to_learn
-from secondpass.training.running.plan import GroupLearner, Plan, planned
-from secondpass.training.running.processes import Processes, joined
-from secondpass.training.running.run_watch import RunWatch, StepLog
+from secondpass.training.running.loop import Evaluation, Processes, Trainable, TrainingRun, claimed, joined
+from secondpass.training.running.lora import Lora, low_rank
+from secondpass.training.running.plan import GroupLearner, Plan, Tokeniser, planned
+from secondpass.training.running.run_watch import RunLock, RunStorage, RunWatch, StepLog, identity_of, make_folder
 from secondpass.training.settings import TrainingSettings
-from secondpass.training.weights.averages import NO_SCORE, BestWeights, WeightAverages
-from secondpass.training.weights.layers import parameter_groups
-from secondpass.training.weights.optimisation import Optimisation, StretchedSchedule, make_schedule
+from secondpass.training.weights.layers import freeze, parameter_groups
+from secondpass.training.weights.optimisation import (
+    NO_SCORE,
+    BestWeights,
+    Optimisation,
+    StretchedSchedule,
+    WeightAverages,
+    make_schedule,
+    trainable_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +55,11 @@ DEFAULTS = TrainingSettings()
 EPSILON = 1e-6
 # Where low-rank additions are saved when they are not merged.
 ADAPTER = "adapter"
+# Attributes in which attention modules of transformers keep their dropout as a number.
+NUMBERS = ("attention_dropout", "attn_dropout", "dropout_prob", "dropout")
+# Padded tokens of one forward with its gradients.
+MICRO_TOKENS = {"cpu": 8192, "mps": 8192}
+MICRO_TOKENS_ELSEWHERE = 32768
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +133,7 @@ def train(
     if isinstance(judge, BinaryCrossEntropy) and judge.pos_weight == "balanced":
         counts = checked.counts
         judge = judge.balanced(counts.label_sum, counts.documents - counts.label_sum)
-    evaluator = _evaluator(dev)
+    evaluator = dev if dev is None or callable(dev) else DevRanking(dev)
     for line in checked.counts.lines():
         logger.info("%s", line)
     folder = None if output_dir is None else Path(output_dir)
@@ -144,10 +159,6 @@ def train(
     return report
 
 
-def _evaluator(dev: Iterable[Group] | Evaluator | None) -> Evaluator | None:
-    return dev if dev is None or callable(dev) else DevRanking(dev)
-
-
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """Everything a run is put together from."""
@@ -169,11 +180,12 @@ class _Parts:
         storage = None
         if self.folder is not None:
             identity = identity_of(self.plan, model, self.encoder.device, self.evaluator)
-            storage = RunStorage(self.folder, settings.keep, identity, self.ready, averages, self.processes)
+            checkpoints = Checkpoints(self.folder / FOLDER, settings.keep, identity)
+            storage = RunStorage(checkpoints, self.ready.generators, averages, self.processes)
         self.encoder.best_score = NO_SCORE
         evaluation = Evaluation(self._shared_evaluator(), settings.evaluate_every, None, None, True, twice=False)
         hooks = RunWatch(settings, self.plan, self.processes, StepLog(None, None, 0), averages, storage)
-        run = Run(self.encoder, self._learner(optimisation), optimisation, evaluation, best, hooks)
+        run = TrainingRun(self.encoder, self._learner(optimisation), optimisation, evaluation, best, hooks)
         resumed = storage.restore(run, hooks) if storage is not None and resume else None
         hooks.log = StepLog(self.folder if self.processes.first else None, watch, resumed or 0)
         if resumed is None:
@@ -188,7 +200,7 @@ class _Parts:
             storage.save(run, hooks, (self.plan.epochs, 0))
         return self._report(run, hooks, counts, resumed)
 
-    def _report(self, run: Run, hooks: RunWatch, counts: Counts, resumed: int | None) -> TrainingReport:
+    def _report(self, run: TrainingRun, hooks: RunWatch, counts: Counts, resumed: int | None) -> TrainingReport:
         best_step = next((step for step, score in hooks.scores if score == run.best.score), None)
         report = TrainingReport(
             steps=run.total,
@@ -263,3 +275,140 @@ class _Parts:
             return self.processes.from_first(result)  # type: ignore[no-any-return]
 
         return shared
+
+
+# ---- A model made ready to learn, and put back as it was.
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A model ready to learn.
+
+    Attributes:
+        tokenised: gives the model inputs of (query, document) pairs, cut to the encoder's window.
+        forward: model inputs to float32 logits [pairs, labels], with gradients.
+        autocast: makes the context of the forward pass.
+        scaler: of the loss, for float16.
+        micro_tokens: padded tokens of one forward that suit the device.
+        generators: random numbers beside torch's.
+        lora: the low-rank additions, if that is what is trained.
+    """
+
+    tokenised: Tokeniser
+    forward: TrainingForward
+    autocast: Callable[[], AbstractContextManager[object]]
+    scaler: torch.amp.GradScaler
+    micro_tokens: int
+    generators: Mapping[str, Generator]
+    lora: Lora | None
+
+    def rewinding(self) -> Callable[[], None]:
+        """Remember where the random numbers are; the function that comes back puts them there again."""
+        tensors, state = random_state(self.generators)
+        return lambda: restore_random_state(tensors, state, self.generators)
+
+
+@contextmanager
+def ready_to_learn(encoder: Trainable, settings: TrainingSettings, rank: int) -> Iterator[Ready]:
+    """Prepare `encoder` as the settings say; afterwards dropout and frozen layers are as before, additions merged."""
+    device = encoder.device
+    dtype = precision_for(settings, device)
+    with ExitStack() as stack:
+        stack.enter_context(seeded(settings.seed + rank, device))
+        stack.enter_context(dropout_set_to(encoder.model, dropout_for(settings, device)))
+        stack.enter_context(recomputed_activations(encoder.model, settings.gradient_checkpointing))
+        if settings.frozen_layers:
+            stack.enter_context(freeze(encoder.model, settings.frozen_layers))
+        lora = None if settings.lora is None else stack.enter_context(low_rank(encoder.model, settings.lora))
+        source = DropoutSource((settings.seed, rank))
+        if device.type == "cpu":
+            stack.enter_context(cheap_dropout(encoder.model, source))
+            keep_freed_memory()
+            stack.callback(give_back_memory)
+        names = encoder.tokenizer.model_input_names
+        yield Ready(
+            tokenised=encoder.tokens,
+            forward=training_forward(encoder.model, names, encoder.padding, source),
+            autocast=autocast_for(dtype, device),
+            scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+            micro_tokens=MICRO_TOKENS.get(device.type, MICRO_TOKENS_ELSEWHERE),
+            generators={"dropout": source.generator},
+            lora=lora,
+        )
+
+
+def dropout_for(settings: TrainingSettings, device: torch.device) -> float | None:
+    """The dropout to train with; None keeps the model's own."""
+    if settings.dropout is None and device.type == "cpu":
+        return 0.0
+    return settings.dropout
+
+
+@contextmanager
+def dropout_set_to(model: nn.Module, share: float | None) -> Iterator[None]:
+    """Give every dropout of `model` this share, and afterwards its own again; None changes nothing."""
+    before: list[tuple[Any, str, float]] = []
+    if share is not None:
+        for module in model.modules():
+            names = ("p",) if isinstance(module, nn.Dropout) else NUMBERS
+            found = [name for name in names if isinstance(getattr(module, name, None), float)]
+            before += [(module, name, getattr(module, name)) for name in found]
+        for module, name, _ in before:
+            setattr(module, name, share)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+@contextmanager
+def recomputed_activations(model: Any, wanted: bool) -> Iterator[None]:
+    """Let the model forget activations and compute them again for the gradient (Chen et al. 2016).
+
+    Raises:
+        InvalidInput: the model cannot.
+    """
+    if not wanted:
+        yield
+        return
+    # transformers has renamed the methods; the old ones warn, and older versions lack the new ones
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    try:
+        enable = getattr(model, f"{kind}_checkpointing_enable")
+        enable(**{f"{kind}_checkpointing_kwargs": {"use_reentrant": False}})
+    except (ValueError, AttributeError) as error:
+        raise InvalidInput(f"gradient_checkpointing: {type(model).__name__} cannot: {error}") from error
+    try:
+        yield
+    finally:
+        getattr(model, f"{kind}_checkpointing_disable")()
+
+
+def autocast_for(precision: torch.dtype, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Make contexts in which products are computed in `precision`."""
+    if precision == torch.float32:
+        return nullcontext
+    return lambda: torch.autocast(device.type, dtype=precision)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch for a run, and give the caller's random numbers back afterwards."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def precision_for(settings: TrainingSettings, device: torch.device) -> torch.dtype:
+    """The type that products are computed in.
+
+    Raises:
+        InvalidInput: float16 without CUDA: nothing else scales its loss.
+    """
+    wish = settings.precision
+    if wish == "fp16" and device.type != "cuda":
+        raise InvalidInput("precision='fp16' needs a CUDA device: take 'bf16'")
+    if wish == "auto":
+        suits = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and has_amx_bf16()
+        return torch.bfloat16 if suits else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wish]

@@ -20,9 +20,7 @@ import numpy as np
 import torch
 
 from secondpass.errors import CheckpointError
-from secondpass.training.checkpoints.checkpoints import Checkpoint, Checkpoints
-from secondpass.training.checkpoints.manifests import check_files, read_manifest
-from secondpass.training.checkpoints.run_lock import RunLock
+from secondpass.training.checkpoints.checkpoints import Checkpoint, Checkpoints, check_files, read_manifest
 from secondpass.training.checkpoints.state import (
     optimizer_state,
     random_state,
@@ -31,7 +29,8 @@ from secondpass.training.checkpoints.state import (
     restore_schedule,
     schedule_state,
 )
-from secondpass.training.weights.averages import WeightAverages
+from secondpass.training.running.run_watch import RunLock
+from secondpass.training.weights.optimisation import WeightAverages
 
 STEPS, SAVE_EVERY = 30 * int(os.environ.get("SECONDPASS_KILLS", "12")), 6
 

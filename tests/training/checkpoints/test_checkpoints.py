@@ -16,19 +16,11 @@ import torch
 
 from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
-from secondpass.training.checkpoints import manifests
-from secondpass.training.checkpoints.checkpoints import (
-    FREE,
-    LATER,
-    Checkpoint,
-    Checkpoints,
-    fingerprint_of_weights,
-    forget_checkpoints,
-    identity_of,
-)
-from secondpass.training.checkpoints.run_lock import RunLock
+from secondpass.training.checkpoints import checkpoints
+from secondpass.training.checkpoints.checkpoints import Checkpoint, Checkpoints, forget_checkpoints
 from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.plan import planned
+from secondpass.training.running.run_watch import FREE, LATER, RunLock, fingerprint_of_weights, identity_of
 from secondpass.training.settings import TrainingSettings
 from tests.training.toy_run import SETTINGS, run, toy_groups
 
@@ -319,7 +311,7 @@ def test_later_checkpoints_are_not_written_over(tmp_path):
 
 def test_other_versions_are_told(tmp_path, caplog, monkeypatch):
     """Another torch may round otherwise: the run goes on, with a warning."""
-    monkeypatch.setattr(manifests, "current_versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr(checkpoints, "current_versions", lambda: {"torch": "1.0"})
     in_folder(tmp_path).save(checkpoint(1))
     monkeypatch.undo()
     assert newest_step(tmp_path) == 1
@@ -420,7 +412,7 @@ def test_interrupt_while_saving(tmp_path, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(manifests, "write_manifest", interrupted)
+    monkeypatch.setattr(checkpoints, "write_manifest", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.save(checkpoint(2))
     monkeypatch.undo()

@@ -9,25 +9,22 @@ import pytest
 import torch
 
 from secondpass.errors import CheckpointError, InvalidInput
-from secondpass.training.checkpoints import manifests
-from secondpass.training.checkpoints.manifests import (
-    DTYPES,
+from secondpass.training.checkpoints import checkpoints
+from secondpass.training.checkpoints.checkpoints import (
     DamagedCheckpoint,
     check_files,
-    check_tensors,
     differences,
     listed,
     plain_json,
     read_json,
     read_manifest,
-    read_tensors,
     remove_folder,
     sha256_of,
     sync,
     write_json,
     write_manifest,
-    write_tensors,
 )
+from secondpass.training.checkpoints.state import DTYPES, check_tensors, read_tensors, write_tensors
 
 
 def test_json_comes_back(tmp_path):
@@ -112,7 +109,7 @@ def test_damaged_file(folder, content):
 )
 def test_damaged_manifest(folder, old, new, words):
     """A changed manifest is no manifest."""
-    path = folder / manifests.NAME
+    path = folder / checkpoints.NAME
     path.write_text(path.read_text(encoding="ascii").replace(old, new, 1), encoding="ascii")
     with pytest.raises(DamagedCheckpoint, match=words):
         read_manifest(folder)
@@ -121,21 +118,21 @@ def test_damaged_manifest(folder, old, new, words):
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", '"x"', "\x00" * 300])
 def test_other_content(folder, content):
     """Whatever stands there instead, zeros after a power cut too."""
-    (folder / manifests.NAME).write_text(content, encoding="ascii")
+    (folder / checkpoints.NAME).write_text(content, encoding="ascii")
     with pytest.raises(DamagedCheckpoint):
         read_manifest(folder)
 
 
 def test_missing_manifest(folder):
     """A folder without it was never finished."""
-    (folder / manifests.NAME).unlink()
+    (folder / checkpoints.NAME).unlink()
     with pytest.raises(DamagedCheckpoint, match=r"has no manifest\.json"):
         read_manifest(folder)
 
 
 def test_newer_format_is_not_damage(folder, monkeypatch):
     """What a later secondpass wrote is refused by its version, not passed over."""
-    monkeypatch.setattr(manifests, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(checkpoints, "FORMAT_VERSION", 2)
     write_manifest(folder, 1, {})
     monkeypatch.undo()
     with pytest.raises(
@@ -147,7 +144,7 @@ def test_newer_format_is_not_damage(folder, monkeypatch):
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.json", "x.bin", ""])
 def test_names_outside_the_folder(folder, name):
     """A manifest, sealed or not, cannot point elsewhere."""
-    manifest = manifests.Manifest(1, {}, {}, {name: (0, "")})
+    manifest = checkpoints.Manifest(1, {}, {}, {name: (0, "")})
     with pytest.raises(DamagedCheckpoint, match="has no file"):
         check_files(folder, manifest)
 

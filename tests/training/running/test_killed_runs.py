@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from secondpass.training.checkpoints.checkpoints import FOLDER
-from secondpass.training.checkpoints.run_lock import NAME, RunLock
-from secondpass.training.running.run_watch import FILE
+from secondpass.training.running.run_watch import FILE, LOCK, RunLock
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("SECONDPASS_KILLS", "3"))
@@ -103,4 +102,4 @@ def test_a_run_in_use_is_left_alone(tiny_folder, tmp_path):
     """A second process in the same folder is refused before it writes anything."""
     with RunLock(tmp_path):
         assert started(tiny_folder, tmp_path).wait(timeout=240) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {NAME}
+    assert {path.name for path in tmp_path.iterdir()} == {LOCK}

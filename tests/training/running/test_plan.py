@@ -19,6 +19,7 @@ from secondpass.forwards.learning.packed import PaddedForward
 from secondpass.training.checkpoints.state import random_state, restore_random_state
 from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.losses import make_loss
+from secondpass.training.running.loop import ALONE, Processes
 from secondpass.training.running.plan import (
     GroupLearner,
     Lengths,
@@ -29,7 +30,6 @@ from secondpass.training.running.plan import (
     micro_batches,
     planned,
 )
-from secondpass.training.running.processes import ALONE, Processes
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.weights.optimisation import Optimisation
 from tests.training.toy_run import toy_groups

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from secondpass.training.running.processes import ALONE, joined
+from secondpass.training.running.loop import ALONE, joined
 from tests.training.toy_run import SETTINGS, run
 
 ROOT = Path(__file__).parents[3]

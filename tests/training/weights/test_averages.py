@@ -7,7 +7,7 @@ import torch
 
 from secondpass.errors import CheckpointError, InvalidInput, TrainingError
 from secondpass.training.checkpoints.checkpoints import Checkpoint, Checkpoints
-from secondpass.training.weights.averages import BestWeights, WeightAverages, mean_weights, with_changes
+from secondpass.training.weights.optimisation import BestWeights, WeightAverages, mean_weights, with_changes
 from tests.tiny_models import make_model
 
 

@@ -7,8 +7,10 @@ SHA-256 last, and renamed into place; only then older ones go.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -16,51 +18,31 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.text import positive_int
-from secondpass.training.checkpoints import manifests
-from secondpass.training.checkpoints.manifests import (
-    DamagedCheckpoint,
-    Manifest,
-    check_tensors,
-    plain_json,
-    read_json,
-    read_tensors,
-    remove_folder,
-    sync,
-    write_json,
-    write_tensors,
-)
-from secondpass.training.checkpoints.state import (
-    optimizer_state,
-    random_state,
-    restore_optimizer,
-    restore_random_state,
-    restore_scaler,
-    restore_schedule,
-    scaler_state,
-    schedule_state,
-)
-from secondpass.training.data.groups import fingerprint
-from secondpass.training.measuring.before_after import DevRanking
-from secondpass.training.running.loop import Run
-from secondpass.training.running.model_state import Ready
-from secondpass.training.running.plan import Plan
-from secondpass.training.running.processes import Processes
-from secondpass.training.weights.averages import WeightAverages
+from secondpass.training.checkpoints.state import check_tensors, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "checkpoints"
 STEP = re.compile(r"step-(\d{8,})")
 SET = re.compile(r"[a-z][a-z0-9_]*")
 STATE, TENSORS = "state.json", ".safetensors"
 UNFINISHED, REPLACED, REMOVED = ".unfinished-", ".replaced-", ".removed-"
+NAME = "manifest.json"
+FORMAT, FORMAT_VERSION = "secondpass checkpoint", 1
+PART = re.compile(r"[a-z][a-z0-9_]*\.(safetensors|json)")
+LIBRARIES = ("secondpass", "torch", "numpy")
+LONGEST_SHOWN = 80
+MOST_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +62,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder; see `run_lock` for keeping other runs out of it.
+    """The checkpoints of one run in one folder; see `RunLock` for keeping other runs out of it.
 
     Args:
         folder: made when first saved to; nothing else of it is touched.
@@ -116,7 +98,7 @@ class Checkpoints:
             try:
                 unfinished.mkdir()
                 _write(unfinished, checkpoint, state)
-                manifests.write_manifest(unfinished, checkpoint.step, self._identity)
+                write_manifest(unfinished, checkpoint.step, self._identity)
                 sync(unfinished)
                 self._put_in_place(unfinished, place)
             finally:
@@ -138,7 +120,7 @@ class Checkpoints:
         found = self._found()
         for step, path in sorted(found.items(), reverse=True):
             try:
-                manifest = manifests.read_manifest(path)
+                manifest = read_manifest(path)
                 self._refuse_other_identity(path, manifest)
                 if manifest.step != step:
                     raise DamagedCheckpoint(f"it is of step {manifest.step}")
@@ -206,7 +188,7 @@ class Checkpoints:
             if other in self._damaged:
                 continue
             try:
-                self._refuse_other_identity(path, manifests.read_manifest(path))
+                self._refuse_other_identity(path, read_manifest(path))
             except DamagedCheckpoint:
                 self._damaged.add(other)
                 continue
@@ -217,9 +199,9 @@ class Checkpoints:
                 )
 
     def _refuse_other_identity(self, path: Path, manifest: Manifest) -> None:
-        found = manifests.differences(manifest.identity, self._identity)
+        found = differences(manifest.identity, self._identity)
         if found:
-            raise CheckpointError(f"{path} belongs to another run: {manifests.listed(found)}")
+            raise CheckpointError(f"{path} belongs to another run: {listed(found)}")
 
     def _put_in_place(self, unfinished: Path, place: Path) -> None:
         replaced = self.folder / f"{REPLACED}{place.name}"
@@ -261,8 +243,7 @@ def _checked(checkpoint: Checkpoint) -> dict[str, Any]:
         if not isinstance(name, str) or not SET.fullmatch(name):
             raise InvalidInput(f"tensors has the set {name!r}: names are lower-case letters, digits and underscores")
         check_tensors(tensors, f"tensors[{name!r}]")
-    state: dict[str, Any] = plain_json(checkpoint.state, "state")
-    return state
+    return plain_json(checkpoint.state, "state")  # type: ignore[no-any-return]
 
 
 def _write(folder: Path, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
@@ -277,157 +258,15 @@ def _write(folder: Path, checkpoint: Checkpoint, state: Mapping[str, Any]) -> No
 
 
 def _read(path: Path, manifest: Manifest) -> Checkpoint:
-    manifests.check_files(path, manifest)
-    changed = manifests.differences(manifest.versions, manifests.current_versions())
+    check_files(path, manifest)
+    changed = differences(manifest.versions, current_versions())
     if changed:
-        logger.warning("%s: the run goes on, but may not end as it would have: %s", path, manifests.listed(changed))
+        logger.warning("%s: the run goes on, but may not end as it would have: %s", path, listed(changed))
     names = [name.removesuffix(TENSORS) for name in manifest.files if name.endswith(TENSORS)]
     tensors = {name: read_tensors(path / f"{name}{TENSORS}") for name in names}
     return Checkpoint(manifest.step, tensors, read_json(path / STATE))
 
 
-# ---- A run to a checkpoint and back: everything that makes the rest of it the same.
-FOLDER = "checkpoints"
-# Settings that a run may change on its way: they decide what is written and how much memory is used, not the weights.
-FREE = ("keep", "log_every", "save_every", "micro_batch_tokens")
-# Settings that came later, with the value that stands for what was done before: where they have it they are left out,
-# so that a checkpoint of an older version goes on.
-LATER: Mapping[str, object] = {"minutes": None, "beta2": 0.999}
-
-
-class Remembering(Protocol):
-    """What beside the weights a run remembers."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Give what a checkpoint keeps."""
-        ...
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what a checkpoint kept."""
-        ...
-
-
-def identity_of(plan: Plan, model: torch.nn.Module, device: torch.device, evaluator: Any) -> dict[str, Any]:
-    """What must be the same for a run to go on: settings, data, first weights, and how it is measured."""
-    settings = {
-        name: value
-        for name, value in plan.settings.as_json().items()
-        if name not in FREE and (name not in LATER or value != LATER[name])
-    }
-    return {
-        "settings": settings,
-        "groups": fingerprint(plan.groups),
-        "dev": fingerprint(evaluator.groups) if isinstance(evaluator, DevRanking) else type(evaluator).__name__,
-        "model": fingerprint_of_weights(model),
-        "device": device.type,
-        "steps": plan.total,
-    }
-
-
-def fingerprint_of_weights(model: torch.nn.Module) -> str:
-    """SHA-256 of all weights and buffers with their names."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-class RunStorage:
-    """The checkpoints of one run.
-
-    Args:
-        folder: the run's output folder; checkpoints are in `checkpoints/` there.
-        keep: how many are kept.
-        identity: see `identity_of`.
-        ready: the model in training, with its random numbers.
-        averages: the moving average of the weights, if there is one.
-        processes: the first one writes, all read; each has random numbers of its own.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        keep: int,
-        identity: Mapping[str, Any],
-        ready: Ready,
-        averages: WeightAverages | None,
-        processes: Processes,
-    ) -> None:
-        self._checkpoints = Checkpoints(folder / FOLDER, keep, identity)
-        self._ready = ready
-        self._averages = averages
-        self._processes = processes
-
-    def save(self, run: Run, watch: Remembering, place: tuple[int, int]) -> None:
-        """Write down where the run is; `place` is the epoch and the step of it to go on with.
-
-        Raises:
-            CheckpointError: it cannot be written; the checkpoint before is still there.
-        """
-        optimizer, optimizer_json = optimizer_state(run.optimisation.optimizer)
-        random, random_json = random_state(self._ready.generators)
-        arrays = {name: value.numpy() for name, value in random.items()}
-        everywhere = self._processes.gathered((arrays, random_json))
-        if not self._processes.first:
-            return
-        tensors: dict[str, Mapping[str, torch.Tensor]] = {
-            "model": run.encoder.model.state_dict(),
-            "optimizer": optimizer,
-            "best": run.best.weights,
-            "random": {
-                f"{rank}.{name}": torch.from_numpy(value)
-                for rank, (made, _) in enumerate(everywhere)
-                for name, value in made.items()
-            },
-        }
-        if self._averages is not None:
-            tensors["average"] = self._averages.tensors()
-        state = {
-            "epoch": place[0],
-            "step": place[1],
-            "best_score": run.best.score,
-            "optimizer": optimizer_json,
-            "schedule": schedule_state(run.optimisation.schedule),
-            "scaler": scaler_state(run.optimisation.scaler),
-            "random": [json for _, json in everywhere],
-            "watch": watch.as_json(),
-        }
-        self._checkpoints.save(Checkpoint(run.total, tensors, state))
-
-    def restore(self, run: Run, watch: Remembering) -> int | None:
-        """Put `run` where the newest checkpoint is; gives its step, None if there is no checkpoint.
-
-        Raises:
-            CheckpointError: it belongs to another run; the message says what differs.
-        """
-        found = self._checkpoints.newest()
-        if found is None:
-            return None
-        state, rank = found.state, self._processes.rank
-        run.encoder.model.load_state_dict(found.tensors["model"])
-        restore_optimizer(run.optimisation.optimizer, found.tensors["optimizer"], state["optimizer"])
-        restore_schedule(run.optimisation.schedule, state["schedule"])
-        restore_scaler(run.optimisation.scaler, state["scaler"])
-        if self._averages is not None:
-            self._averages.restore(found.tensors["average"])
-        run.best.load(state["best_score"], found.tensors["best"])
-        if run.best.score is not None:
-            run.encoder.best_score = run.best.score
-        run.epoch, run.step, run.total = state["epoch"], state["step"], found.step
-        watch.load(state["watch"])
-        prefix = f"{rank}."
-        own = {
-            name.removeprefix(prefix): value
-            for name, value in found.tensors["random"].items()
-            if name.startswith(prefix)
-        }
-        restore_random_state(own, state["random"][rank], self._ready.generators)
-        return found.step
-
-
-# ---- A folder made ready for a run that begins anew.
 def forget_checkpoints(folder: str | os.PathLike[str]) -> None:
     """Remove the checkpoints of earlier runs in an output folder; the model, log and card in it stay until replaced.
 
@@ -443,3 +282,205 @@ def forget_checkpoints(folder: str | os.PathLike[str]) -> None:
         remove_folder(checkpoints, checkpoints.with_name(f".removed-{FOLDER}"))
     except OSError as error:
         raise CheckpointError(f"{checkpoints} cannot be removed: {error.strerror or error}") from error
+
+
+# ---- The manifest: written last, it says what a checkpoint's folder holds and which run it belongs to.
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint is not as it was written: cut off, changed, or files are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        step: steps done.
+        identity: what makes two runs the same run; JSON.
+        versions: of the libraries that wrote it.
+        files: names in the folder to their size in bytes and SHA-256.
+    """
+
+    step: int
+    identity: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[str, tuple[int, str]]
+
+
+def plain_json(value: object, name: str) -> Any:
+    """Copy a JSON value, tuples as lists.
+
+    Raises:
+        InvalidInput: it, or something in it, is no JSON; the message names its place, beginning with `name`.
+    """
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise InvalidInput(f"{name} has the key {key!r}, not a str")
+        return {key: plain_json(entry, f"{name}.{key}") for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(entry, f"{name}[{place}]") for place, entry in enumerate(value)]
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise InvalidInput(f"{name} is {type(value).__name__}, which JSON does not have")
+
+
+@cache
+def current_versions() -> dict[str, str]:
+    """Versions on which the exact numbers of a run depend."""
+    made = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            made[library] = version(library)
+        except PackageNotFoundError:
+            made[library] = "unknown"
+    return made
+
+
+def write_manifest(folder: Path, step: int, identity: Mapping[str, Any]) -> None:
+    """Describe the files that are in `folder` now, and wait until the disk has it.
+
+    Raises:
+        OSError: a file cannot be read or the manifest not written.
+    """
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(folder.iterdir())}
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "identity": identity,
+        "versions": current_versions(),
+        "files": files,
+    }
+    write_json(folder / NAME, content | {"seal": _seal(content)})
+    sync(folder / NAME)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a manifest that is whole; the other files are not looked at.
+
+    Raises:
+        DamagedCheckpoint: it is missing or changed.
+        CheckpointError: it is of a newer version.
+    """
+    try:
+        content = read_json(folder / NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamagedCheckpoint(f"{folder} has no {NAME}") from None
+    except ValueError as error:
+        raise DamagedCheckpoint(f"{folder / NAME} is no JSON: {error}") from None
+    if not isinstance(content, dict) or content.pop("seal", None) != _seal(content):
+        raise DamagedCheckpoint(f"{folder / NAME} was changed after it was written")
+    if content.get("format") != FORMAT or content.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder} is a {content.get('format')} of version {content.get('format_version')}, this secondpass reads "
+            f"a {FORMAT} of version {FORMAT_VERSION}"
+        )
+    files = {name: (entry["bytes"], entry["sha256"]) for name, entry in content["files"].items()}
+    return Manifest(content["step"], content["identity"], content["versions"], files)
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        DamagedCheckpoint: one is missing, or its size or content is another.
+        OSError: one cannot be read.
+    """
+    for name, (size, digest) in manifest.files.items():
+        path = folder / name
+        if not PART.fullmatch(name) or not path.is_file():
+            raise DamagedCheckpoint(f"{folder} has no file {name}")
+        if path.stat().st_size != size:
+            raise DamagedCheckpoint(f"{path} has {path.stat().st_size} bytes instead of {size}")
+        if sha256_of(path) != digest:
+            raise DamagedCheckpoint(f"{path} has other content than was written")
+
+
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Say where two JSON values differ: "settings.learning_rate: 2e-05 there, 1e-05 here"."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        found: list[str] = []
+        for key in sorted({*there, *here}):
+            inner = f"{name}.{key}" if name else key
+            if key not in here:
+                found.append(f"{inner}: {_shown(there[key])} there, absent here")
+            elif key not in there:
+                found.append(f"{inner}: absent there, {_shown(here[key])} here")
+            else:
+                found += differences(there[key], here[key], inner)
+        return found
+    # 1 and 1.0 are one number, 1 and true are not one value, and NaN is NaN
+    if json.dumps(there) == json.dumps(here) or (there == here and not {type(there), type(here)} & {bool, list}):
+        return []
+    return [f"{name}: {_shown(there)} there, {_shown(here)} here"]
+
+
+def listed(found: list[str]) -> str:
+    """Join the first few differences."""
+    more = len(found) - MOST_SHOWN
+    return "; ".join(found[:MOST_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+# ---- Files that are on the disk when we say so, and folders that are never seen half removed.
+def write_json(path: Path, content: object) -> None:
+    """Write `content` in ASCII; `sync` it afterwards.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.write_text(json.dumps(content) + "\n", encoding="ascii")
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON.
+    """
+    return json.loads(path.read_text(encoding="ascii"))
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file's content, or the names in a folder.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Give a file's SHA-256 in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_folder(folder: Path, removed: Path) -> None:
+    """Remove `folder` by way of the name `removed`, so that no kill leaves half of it under its own name.
+
+    Raises:
+        OSError: it cannot be removed; it may be gone under its own name already.
+    """
+    if removed.exists():
+        shutil.rmtree(removed)
+    folder.rename(removed)
+    sync(removed.parent)
+    shutil.rmtree(removed)

@@ -1,16 +1,20 @@
-"""What an optimizer, its schedule and its loss scale remember, to tensors and JSON and back, bit by bit."""
+"""All that a run remembers to named tensors and JSON, the tensors to a file, and back: bit by bit."""
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from secondpass.errors import CheckpointError, InvalidInput
+
+logger = logging.getLogger(__name__)
 
 # ---- Nested state (dicts, lists, tuples, numbers, tensors, arrays) to named tensors and JSON, and back exactly.
 #
@@ -107,6 +111,83 @@ def _special(tensors: Mapping[str, torch.Tensor], kind: str, content: Any) -> An
     return {key: restored(tensors, entry) for key, entry in content}
 
 
+# ---- Named tensors to one safetensors file and back, bit by bit.
+#
+# safetensors takes no tensors that share memory or lie scattered in it: tied ones are stored once and come back tied,
+# views and transposed ones are stored as copies.
+ALIASES = "aliases"
+NUMBERS = "uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64"
+DTYPES = frozenset(getattr(torch, name) for name in f"bool {NUMBERS} complex64 float8_e4m3fn float8_e5m2".split())
+
+
+def check_tensors(tensors: object, name: str) -> None:
+    """Check that every tensor of the mapping `tensors` can be stored.
+
+    Raises:
+        InvalidInput: one is no dense tensor with values and a dtype of `DTYPES`, or its name is no text; the message
+            begins with `name`.
+    """
+    if not isinstance(tensors, Mapping):
+        raise InvalidInput(f"{name} is {type(tensors).__name__}, not a mapping of names to tensors")
+    for key, tensor in tensors.items():
+        if not isinstance(key, str) or not key.isprintable():
+            raise InvalidInput(f"{name} has the key {key!r}, not a printable str")
+        if not isinstance(tensor, torch.Tensor):
+            raise InvalidInput(f"{name}[{key!r}] is {type(tensor).__name__}, not a tensor")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in DTYPES:
+            layout = str(tensor.layout).removeprefix("torch.")
+            where = f"{layout}, {str(tensor.dtype).removeprefix('torch.')}, on {tensor.device.type}"
+            raise InvalidInput(f"{name}[{key!r}] ({where}) cannot be stored")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write checked tensors, from any device.
+
+    Raises:
+        OSError, SafetensorError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    stored: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[object, ...], str] = {}
+    memories: set[tuple[object, ...]] = set()
+    for name, tensor in tensors.items():
+        memory = (tensor.device, tensor.untyped_storage().data_ptr())
+        place = (*memory, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj())
+        if tensor.numel() and seen.setdefault(place, name) != name:
+            aliases[name] = seen[place]
+            continue
+        stored[name] = _alone(tensor.detach(), memory in memories)
+        memories.add(memory)
+    save_file(stored, path, metadata={ALIASES: json.dumps(aliases, sort_keys=True)})
+
+
+def _alone(tensor: torch.Tensor, shared: bool) -> torch.Tensor:
+    """Give the same values in memory that is theirs alone, in order."""
+    plain = tensor.resolve_conj().resolve_neg()
+    whole = plain.numel() * plain.element_size() == plain.untyped_storage().nbytes()
+    if whole and plain.is_contiguous() and not (shared and plain.numel()):
+        return plain
+    return plain.clone(memory_format=torch.contiguous_format)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read what `write_tensors` wrote, to the CPU, into memory of its own; tied names give one tensor.
+
+    Raises:
+        OSError, SafetensorError, ValueError, KeyError: the file cannot be read.
+    """
+    from safetensors import safe_open
+
+    # Not mapped: the folder may be removed, on a server that forgets removed files, while the tensors are in use.
+    with safe_open(path, framework="pt", backend="pread") as file:
+        tensors: dict[str, torch.Tensor] = file.get_tensors()
+        aliases = json.loads((file.metadata() or {}).get(ALIASES, "{}"))
+    return tensors | {name: tensors[first] for name, first in aliases.items()}
+
+
+# ---- What an optimizer, its schedule and its loss scale remember.
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], Any]:
     """Read an optimizer's state and the settings of its groups.
 
@@ -221,8 +302,6 @@ def _plain(part: Any, name: str) -> Any:
 
 
 # ---- Where all random numbers of a run stand, and back there exactly.
-logger = logging.getLogger(__name__)
-
 Generator = random.Random | np.random.Generator | torch.Generator
 
 

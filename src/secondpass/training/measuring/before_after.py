@@ -19,10 +19,11 @@ from secondpass.evaluation.runs import Run, read_run
 from secondpass.training.data.groups import Group
 from secondpass.training.negatives.candidates import bm25_candidates
 
-# ---- Held-out labelled queries to one figure, and to judgements and runs for a report.
 PRIMARY = "nDCG@10"
 # Queries of one call: enough pairs to sort by length.
 CHUNK = 64
+BM25 = "BM25"
+BEFORE, AFTER = "before training", "after training"
 
 
 class DevRanking:
@@ -93,10 +94,6 @@ class DevRanking:
 def document_ids(group: Group) -> tuple[str, ...]:
     """The documents' ids, or their numbers where they have none."""
     return group.document_ids or tuple(str(number) for number in range(len(group)))
-
-
-BM25 = "BM25"
-BEFORE, AFTER = "before training", "after training"
 
 
 @dataclass(slots=True)
@@ -205,7 +202,6 @@ def _spaced(queries: Sequence[str], limit: int | None) -> list[str]:
     return [queries[place] for place in np.linspace(0, len(queries) - 1, limit).round().astype(int)]
 
 
-# ---- A share of the training queries set aside, to measure on what was not learnt from.
 def held_out(groups: Sequence[Group], share: float, seed: int = 0) -> tuple[list[Group], list[Group]]:
     """Split groups into those to learn from and those to measure on, in order; all groups of a query go together.
 

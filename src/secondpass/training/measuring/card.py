@@ -115,11 +115,8 @@ def _front(card: Card) -> dict[str, object]:
         front["pipeline_tag"] = "text-ranking"
     if not _is_folder(card.base_model):
         front["base_model"] = card.base_model
-    if card.language is not None:
-        front["language"] = card.language
-    if card.license is not None:
-        front["license"] = card.license
-    return front
+    told = {"language": card.language, "license": card.license}
+    return front | {name: value for name, value in told.items() if value is not None}
 
 
 def _is_folder(name: str) -> bool:
@@ -156,7 +153,7 @@ def _usage(card: Card) -> str:
         base = json.dumps(_base_name(card), ensure_ascii=False)
         lines = (
             "from secondpass import CrossEncoder",
-            "from secondpass.training.running.model_state import load_lora",
+            "from secondpass.training import load_lora",
             "",
             f"encoder = CrossEncoder({base})",
             f"load_lora(encoder.model, {json.dumps(f'{card.name}/{ADAPTER}', ensure_ascii=False)}).merge()",

@@ -1,4 +1,4 @@
-"""The loop over epochs and steps: one object holds the run's state.
+"""The loop over epochs and steps, on a model that nobody else uses meanwhile, in one process or several.
 
 batch -> gradients -> optimisation -> hooks
                       evaluator -> best_weights
@@ -7,19 +7,20 @@ batch -> gradients -> optimisation -> hooks
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from tqdm.autonotebook import tqdm, trange
 
-from secondpass.errors import InvalidInput, TrainingError
+from secondpass.errors import InvalidInput, MissingExtra, SecondPassError, TrainingError
 from secondpass.forwards.padded import Padding
 from secondpass.tokens import Tokens
-from secondpass.training.weights.averages import BestWeights
-from secondpass.training.weights.optimisation import Optimisation
+from secondpass.training.weights.optimisation import BestWeights, Optimisation
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +100,16 @@ class Evaluation:
 class Hooks:
     """What else happens in a run; this one does nothing, and `fit` takes it."""
 
-    def on_step(self, run: Run, gradients: Gradients, rate: float) -> None:
+    def on_step(self, run: TrainingRun, gradients: Gradients, rate: float) -> None:
         """The weights have changed."""
 
-    def on_score(self, run: Run, score: float, best: bool) -> None:
+    def on_score(self, run: TrainingRun, score: float, best: bool) -> None:
         """An evaluation gave `score`."""
 
-    def on_pause(self, run: Run, epoch_ends: bool) -> None:
+    def on_pause(self, run: TrainingRun, epoch_ends: bool) -> None:
         """A step, with its evaluation, or an epoch is over: `run` may be written down."""
 
-    def stops(self, run: Run) -> bool:
+    def stops(self, run: TrainingRun) -> bool:
         """Whether to end the run now."""
         return False
 
@@ -118,7 +119,7 @@ class Hooks:
 
 
 @dataclass(slots=True)
-class Run:
+class TrainingRun:
     """One training run: where it stands, and what a step, an evaluation and the end of it do.
 
     `epoch` and `step` (of that epoch) are where it goes on; `total` counts steps since the start.
@@ -232,3 +233,92 @@ def _score(result: Any, evaluator: Any) -> float:
         return float(result)
     except (TypeError, ValueError):
         raise InvalidInput(f"evaluator gives {type(result).__name__}, not a float") from None
+
+
+_CLAIMING = threading.Lock()
+
+
+@contextmanager
+def claimed(encoder: Any) -> Iterator[None]:
+    """Make other threads' calls fail instead of meeting dropout; leave the model ready to score.
+
+    Raises:
+        SecondPassError: `encoder` is closed, or being trained already.
+    """
+    if encoder.model is None:
+        raise SecondPassError("this CrossEncoder is closed: load the model again")
+    with _CLAIMING:
+        if encoder.training_thread is not None:
+            raise SecondPassError("this CrossEncoder is being trained already")
+        encoder.training_thread = threading.get_ident()
+    model = encoder.model
+    try:
+        yield
+    finally:
+        model.zero_grad()
+        model.eval()
+        encoder.training_thread = None
+
+
+# ---- Several processes, one run: torchrun or `accelerate launch` start them, accelerate joins them.
+#
+# Each process reads its share of a step's micro-batches; gradients are summed, so the step is that of one process.
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """One process among `count`; alone, everything is a no-op."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process evaluates, saves and prints."""
+        return self.rank == 0
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over the processes."""
+        if self.count == 1 or not tensors:
+            return
+        from accelerate.utils import reduce
+
+        flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+        total: torch.Tensor = reduce(flat, "sum")
+        sizes = [tensor.numel() for tensor in tensors]
+        for tensor, part in zip(tensors, torch.split(total, sizes), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def from_first(self, value: Any) -> Any:
+        """Give every process the first one's value."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Give every process the values of all, by rank."""
+        if self.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        made: list[Any] = gather_object([value])
+        return made
+
+
+ALONE = Processes()
+
+
+def joined(device: torch.device) -> Processes:
+    """Join the processes that a launcher started (WORLD_SIZE above 1), for a model on `device`.
+
+    Raises:
+        MissingExtra: accelerate is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return ALONE
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise MissingExtra('training in several processes needs accelerate: pip install "secondpass[train]"') from None
+    state = PartialState(cpu=device.type == "cpu")
+    return Processes(state.process_index, state.num_processes)

@@ -1,4 +1,7 @@
-"""All steps of a run, decided before the first one: lengths of the inputs, groups of each step, how many there are."""
+"""All steps of a run, decided before the first one, and each step's way to clipped gradients.
+
+Which groups a step reads is shuffled, of like length, and the same whatever machine or number of processes.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ from secondpass.forwards.learning.packed import TrainingForward
 from secondpass.tokens import Tokens
 from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.losses.loss import Loss, Teachings
-from secondpass.training.running.loop import Gradients
-from secondpass.training.running.processes import Processes
+from secondpass.training.running.loop import Gradients, Processes
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.weights.optimisation import Optimisation
 
-# ---- Which groups each step reads: shuffled, of like length, and the same whatever machine or number of processes.
 Tokeniser = Callable[[Sequence[str], Sequence[str]], list[Tokens]]
 """(queries[i], documents[i]) to model inputs, cut to the window."""
 
 # Groups sorted by length at a time: enough for like lengths to meet, few enough to keep the shuffle.
 POOL = 512
+# Pairs tokenised at a time to measure them.
+CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +80,17 @@ def _filled(pool: Sequence[int], lengths: Lengths, tokens_per_step: int) -> list
     return made
 
 
-def micro_batches(widths: Sequence[Sequence[int]], most_tokens: int) -> list[tuple[int, ...]]:
-    """Positions of whole groups for each forward, longest first, under a budget of padded tokens.
+def micro_batches(
+    widths: Sequence[Sequence[int]], most_tokens: int, *, in_order: bool = False
+) -> list[tuple[int, ...]]:
+    """Positions of whole groups for each forward, under a budget of padded tokens.
 
     Args:
         widths: tokens of each pair of each group.
         most_tokens: of one forward; a group beyond it is alone.
+        in_order: as they come, instead of the longest first.
     """
-    order = sorted(range(len(widths)), key=lambda place: -max(widths[place]))
+    order = range(len(widths)) if in_order else sorted(range(len(widths)), key=lambda place: -max(widths[place]))
     made: list[tuple[int, ...]] = []
     batch: list[int] = []
     pairs = width = 0
@@ -98,10 +104,6 @@ def micro_batches(widths: Sequence[Sequence[int]], most_tokens: int) -> list[tup
         width = max(width, *widths[place])
     made.append(tuple(batch))
     return made
-
-
-# Pairs tokenised at a time to measure them.
-CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,8 @@ def measured(groups: Sequence[Group], tokenised: Tokeniser) -> tuple[Lengths, in
     return Lengths(tokens, starts), cut
 
 
-# ---- The groups of one step to clipped gradients: micro-batches, loss, and the sum over processes.
 @dataclass(frozen=True, slots=True)
-class Judged:
+class MicroBatch:
     """The groups of one micro-batch: inputs of the pairs, group after group, their labels and the teacher's opinion."""
 
     tokens: list[Tokens]
@@ -235,13 +236,15 @@ class GroupLearner:
                     made.append(weight.grad)
         return made
 
-    def _tokens(self, groups: Sequence[Group]) -> list[Judged]:
+    def _tokens(self, groups: Sequence[Group]) -> list[MicroBatch]:
         queries = [group.query for group in groups for _ in group.documents]
         documents = [document for group in groups for document in group.documents]
         tokens = iter(self.tokenised(queries, documents))
-        return [Judged([next(tokens) for _ in group.documents], [group.labels], [group.teaching]) for group in groups]
+        return [
+            MicroBatch([next(tokens) for _ in group.documents], [group.labels], [group.teaching]) for group in groups
+        ]
 
-    def _direct(self, parts: Sequence[Judged], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _direct(self, parts: Sequence[MicroBatch], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.optimisation.weights[0].device
         total, units = torch.zeros(1, device=device), torch.zeros(1, device=device)
         for part in parts:
@@ -253,13 +256,14 @@ class GroupLearner:
             units += len(values)
         return total, units
 
-    def _cached(self, parts: Sequence[Judged], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _cached(self, parts: Sequence[MicroBatch], pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Two forwards: memory for one slice of pairs, however many documents a group has."""
         device = self.optimisation.weights[0].device
         if not parts:
             return torch.zeros(1, device=device), torch.zeros(1, device=device)
         whole = _joined(parts)
-        slices = _slices(whole.tokens, self.micro_tokens)
+        places = micro_batches([[width] for width in whole.widths], self.micro_tokens, in_order=True)
+        slices = [[whole.tokens[place] for place in part] for part in places]
         rewinds, scored = [], []
         with torch.no_grad(), self.autocast():
             for part in slices:
@@ -269,7 +273,8 @@ class GroupLearner:
         values = self._values(logits, whole)
         torch.autograd.backward(self.optimisation.scaler.scale(values.sum() / pairs))
         after = self.random_state()
-        wanted = torch.split(_grad(logits), [len(part) for part in slices])
+        grads = torch.zeros_like(logits) if logits.grad is None else logits.grad
+        wanted = torch.split(grads, [len(part) for part in slices])
         for part, rewind, grad in zip(slices, rewinds, wanted, strict=True):
             rewind()
             with self.autocast():
@@ -278,7 +283,7 @@ class GroupLearner:
         after()
         return values.detach().sum()[None], torch.tensor([float(len(values))], device=device)
 
-    def _values(self, logits: torch.Tensor, part: Judged) -> torch.Tensor:
+    def _values(self, logits: torch.Tensor, part: MicroBatch) -> torch.Tensor:
         """What the loss says of flat logits, one value a unit."""
         grid, labels, mask = arranged(logits, part.labels)
         if not getattr(self.loss, "taught", False):
@@ -302,41 +307,17 @@ class GroupLearner:
             # what is judged for this query would be judged twice, and as not relevant
             others = [document for document in pool if document not in own[group.query]]
             chosen = rng.sample(others, min(wanted, len(others)))
-            made.append(
-                Group(
-                    group.query,
-                    group.documents + tuple(chosen),
-                    group.labels + (0.0,) * len(chosen),
-                    group.source,
-                )
-            )
+            documents, labels = group.documents + tuple(chosen), group.labels + (0.0,) * len(chosen)
+            made.append(Group(group.query, documents, labels, group.source))
         return made
 
 
-def _grad(logits: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(logits) if logits.grad is None else logits.grad
-
-
-def _joined(parts: Sequence[Judged]) -> Judged:
-    return Judged(
+def _joined(parts: Sequence[MicroBatch]) -> MicroBatch:
+    return MicroBatch(
         [item for part in parts for item in part.tokens],
         [row for part in parts for row in part.labels],
         [teaching for part in parts for teaching in part.teachings],
     )
-
-
-def _slices(tokens: Sequence[Tokens], most_tokens: int) -> list[Sequence[Tokens]]:
-    """Runs of pairs under a budget of padded tokens, in order."""
-    made: list[Sequence[Tokens]] = []
-    start, width = 0, 0
-    for place, item in enumerate(tokens):
-        wider = max(width, len(item))
-        if place > start and wider * (place - start + 1) > most_tokens:
-            made.append(tokens[start:place])
-            start, wider = place, len(item)
-        width = wider
-    made.append(tokens[start:])
-    return made
 
 
 def arranged(

@@ -1,76 +1,49 @@
-"""What a long run does beside learning: log, moving average, patience, checkpoints."""
+"""What a long run has beside learning: a folder of its own, a log, patience, checkpoints that it goes on from."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import os
+import socket
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, cast
+
+import torch
 
 from secondpass.errors import CheckpointError, MissingExtra
 from secondpass.forwards.learning.dropout import give_back_memory
-from secondpass.training.checkpoints.checkpoints import RunStorage
-from secondpass.training.running.loop import Gradients, Hooks, Run
+from secondpass.training.checkpoints import state as states
+from secondpass.training.checkpoints.checkpoints import Checkpoint, Checkpoints
+from secondpass.training.data.groups import fingerprint
+from secondpass.training.measuring.before_after import DevRanking
+from secondpass.training.running.loop import Gradients, Hooks, Processes, TrainingRun
 from secondpass.training.running.plan import Plan
-from secondpass.training.running.processes import Processes
 from secondpass.training.settings import TrainingSettings
-from secondpass.training.weights.averages import WeightAverages
-from secondpass.training.weights.optimisation import StretchedSchedule
+from secondpass.training.weights.optimisation import StretchedSchedule, WeightAverages
 
-# ---- What happened at each step, as JSON lines; a resumed run goes on where its checkpoint was.
 FILE = "training.jsonl"
-
-
-class StepLog:
-    """Appends one JSON object a line to `training.jsonl` in a folder; without a folder it only tells `watch`.
-
-    Args:
-        folder: where the file is.
-        watch: hears of every entry.
-        after: the step of the checkpoint the run goes on from; entries of later steps are taken out.
-    """
-
-    def __init__(self, folder: Path | None, watch: Callable[[Mapping[str, Any]], object] | None, after: int) -> None:
-        self._path = None if folder is None else folder / FILE
-        self._watch = watch
-        if self._path is not None:
-            self._forget_after(self._path, after)
-
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Add an entry: its kind ("step", "evaluation", "end"), the step since the start, and values."""
-        entry = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
-        if self._path is not None:
-            try:
-                with self._path.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(entry) + "\n")
-            except OSError as error:
-                raise CheckpointError(f"{self._path} cannot be written: {error.strerror}") from error
-        if self._watch is not None:
-            self._watch(entry)
-
-    @staticmethod
-    def _forget_after(path: Path, step: int) -> None:
-        """Keep whole lines of steps up to `step`: what came later was lost with the process, and comes again."""
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and entry.get("step", step + 1) <= step and entry.get("kind") != "end":
-                kept.append(line + "\n")
-        partial = path.with_name(f"{FILE}.partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
-
-
+# What tells where an entry belongs is no curve.
+NO_CURVE = ("step", "time")
 # Batches of many shapes tear holes into the heap: the price of keeping freed memory.
 STEPS_PER_TRIM = 25
+# Figures of the run that a checkpoint keeps as they are.
+KEPT = ("misses", "pairs", "tokens", "epochs", "finished")
+LOCK = ".run.lock"
+# Seconds for the children of a holder that has ended.
+PATIENCE = 5.0
+# Settings that a run may change on its way: they decide what is written and how much memory is used, not the weights.
+FREE = ("keep", "log_every", "save_every", "micro_batch_tokens")
+# Settings that came later, with the value that stands for what was done before: where they have it they are left out,
+# so that a checkpoint of an older version goes on.
+LATER: Mapping[str, object] = {"minutes": None, "beta2": 0.999}
 
 
 @dataclass(slots=True)
@@ -117,24 +90,16 @@ class RunWatch(Hooks):
 
     def as_json(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {
-            "seconds": self.seconds,
-            "scores": self.scores,
-            "misses": self.misses,
-            "pairs": self.pairs,
-            "tokens": self.tokens,
-            "epochs": self.epochs,
-            "finished": self.finished,
-        }
+        return {"seconds": self.seconds, "scores": self.scores} | {name: getattr(self, name) for name in KEPT}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
         self.before = state["seconds"]
         self.scores = [(int(step), float(score)) for step, score in state["scores"]]
-        self.misses, self.pairs, self.tokens = state["misses"], state["pairs"], state["tokens"]
-        self.epochs, self.finished = state["epochs"], state["finished"]
+        for name in KEPT:
+            setattr(self, name, state[name])
 
-    def done(self, run: Run) -> float:
+    def done(self, run: TrainingRun) -> float:
         """The share of the run that is behind it, by steps or by the clock, whichever is further."""
         clock = 0.0 if self.settings.minutes is None else self.seconds / (60 * self.settings.minutes)
         return max(run.total / self.plan.total, clock)
@@ -149,7 +114,7 @@ class RunWatch(Hooks):
         """Whether patience is at its end."""
         return 0 < self.settings.patience <= self.misses
 
-    def on_step(self, run: Run, gradients: Gradients, rate: float) -> None:
+    def on_step(self, run: TrainingRun, gradients: Gradients, rate: float) -> None:
         """Move a schedule that goes by the clock, average the weights, and write the log."""
         if isinstance(run.optimisation.schedule, StretchedSchedule):
             run.optimisation.schedule.at(self.done(run))
@@ -179,14 +144,14 @@ class RunWatch(Hooks):
                 seconds_left=round(left, 1),
             )
 
-    def on_score(self, run: Run, score: float, best: bool) -> None:
+    def on_score(self, run: TrainingRun, score: float, best: bool) -> None:
         """Remember the score, and lose patience or gain it."""
         self.scores.append((run.total, score))
         self.misses = 0 if best else self.misses + 1
         if self.processes.first:
             self.log.write("evaluation", run.total, epoch=run.epoch, score=score, best=best)
 
-    def on_pause(self, run: Run, epoch_ends: bool) -> None:
+    def on_pause(self, run: TrainingRun, epoch_ends: bool) -> None:
         """Write a checkpoint if one is due; the last step of an epoch waits for the epoch's own evaluation."""
         if self.storage is None or self._saved == run.total:
             return
@@ -198,7 +163,7 @@ class RunWatch(Hooks):
             self.storage.save(run, self, place)
             self._saved = run.total
 
-    def stops(self, run: Run) -> bool:
+    def stops(self, run: TrainingRun) -> bool:
         """Whether the last step has been made, the time is up, or patience is at its end."""
         return run.total >= self.plan.total or self.overdue or self.exhausted
 
@@ -207,9 +172,50 @@ class RunWatch(Hooks):
         return nullcontext() if self.averages is None else self.averages.swapped()
 
 
-# ---- The log of a run as TensorBoard reads it.
-# What tells where an entry belongs is no curve.
-NO_CURVE = ("step", "time")
+# ---- The run's folder: what happened at each step as JSON lines, and a lock on it.
+class StepLog:
+    """Appends one JSON object a line to `training.jsonl` in a folder; without a folder it only tells `watch`.
+
+    Args:
+        folder: where the file is.
+        watch: hears of every entry.
+        after: the step of the checkpoint the run goes on from; entries of later steps are taken out.
+    """
+
+    def __init__(self, folder: Path | None, watch: Callable[[Mapping[str, Any]], object] | None, after: int) -> None:
+        self._path = None if folder is None else folder / FILE
+        self._watch = watch
+        if self._path is not None:
+            self._forget_after(self._path, after)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Add an entry: its kind ("step", "evaluation", "end"), the step since the start, and values."""
+        entry = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        if self._path is not None:
+            try:
+                with self._path.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(entry) + "\n")
+            except OSError as error:
+                raise CheckpointError(f"{self._path} cannot be written: {error.strerror}") from error
+        if self._watch is not None:
+            self._watch(entry)
+
+    @staticmethod
+    def _forget_after(path: Path, step: int) -> None:
+        """Keep whole lines of steps up to `step`: what came later was lost with the process, and comes again."""
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and entry.get("step", step + 1) <= step and entry.get("kind") != "end":
+                kept.append(line + "\n")
+        partial = path.with_name(f"{FILE}.partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(path)
 
 
 @contextmanager
@@ -234,3 +240,244 @@ def tensorboard_log(folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None
         yield watch
     finally:
         writer.close()
+
+
+def make_folder(path: str | os.PathLike[str] | None, argument: str = "output_path") -> None:
+    """Make a folder if it is missing.
+
+    Raises:
+        CheckpointError: `path` is no folder; the message names `argument`.
+    """
+    if path is None:
+        return
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{argument} {path} cannot be made: {error.strerror}") from error
+
+
+class RunLock:
+    """An exclusive lock on a folder, held from `__enter__` to `__exit__`.
+
+    The kernel holds it (flock) and lets go of it when the process ends, however it ends: a lock file left behind means
+    nothing, and is never removed. Another process, another thread and this very object are refused alike. Children made
+    by fork do not hold it: it is free as soon as the process that took it has ended.
+
+    Args:
+        folder: made if it is missing; gets the file `LOCK`, which holds pid and host while the lock is held.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        """Take the lock, at once or not at all.
+
+        Raises:
+            CheckpointError: it is held (the message names pid and host), or the folder cannot be locked.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} cannot be locked: {error.strerror}") from error
+        try:
+            _lock(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        except BlockingIOError:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise CheckpointError(f"{self.folder} is in use by {holder}: one run at a time") from None
+        except OSError as error:
+            os.close(descriptor)
+            raise CheckpointError(f"{self.folder} cannot be locked: {error.strerror}") from error
+        self._descriptor = descriptor
+        _HELD.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the lock."""
+        descriptor, self._descriptor = self._descriptor, None
+        _HELD.discard(self)
+        if descriptor is not None:
+            try:
+                os.ftruncate(descriptor, 0)
+            finally:
+                os.close(descriptor)
+
+    def _forget(self) -> None:
+        """In a forked child: close its copy of the descriptor, which would hold the lock after the parent's end."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+_HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in list(_HELD):
+        lock._forget()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _lock(descriptor: int) -> None:
+    """Take the kernel's lock.
+
+    A holder that was killed right after it forked leaves a child that has not let go yet and will in a moment: only for
+    that child is it worth waiting.
+
+    Raises:
+        BlockingIOError: it is held.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not _holder_has_ended(descriptor) or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
+
+
+def _holder_has_ended(descriptor: int) -> bool:
+    pid, host = _written(descriptor)
+    if not pid.isdigit() or host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _holder(descriptor: int) -> str:
+    pid, host = _written(descriptor)
+    return f"process {pid} on {host}" if pid.isdigit() and host else "another run"
+
+
+def _written(descriptor: int) -> tuple[str, str]:
+    """Pid and host as the holder wrote them."""
+    pid, _, host = os.pread(descriptor, 300, 0).decode(errors="replace").strip().partition(" ")
+    return pid, host
+
+
+# ---- A run to a checkpoint and back: everything that makes the rest of it the same.
+def identity_of(plan: Plan, model: torch.nn.Module, device: torch.device, evaluator: Any) -> dict[str, Any]:
+    """What must be the same for a run to go on: settings, data, first weights, and how it is measured."""
+    settings = {
+        name: value
+        for name, value in plan.settings.as_json().items()
+        if name not in FREE and (name not in LATER or value != LATER[name])
+    }
+    return {
+        "settings": settings,
+        "groups": fingerprint(plan.groups),
+        "dev": fingerprint(evaluator.groups) if isinstance(evaluator, DevRanking) else type(evaluator).__name__,
+        "model": fingerprint_of_weights(model),
+        "device": device.type,
+        "steps": plan.total,
+    }
+
+
+def fingerprint_of_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of all weights and buffers with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RunStorage:
+    """The checkpoints of one run.
+
+    Attributes:
+        checkpoints: in `FOLDER` of the run's output folder; their identity is that of `identity_of`.
+        generators: random numbers beside torch's.
+        averages: the moving average of the weights, if there is one.
+        processes: the first one writes, all read; each has random numbers of its own.
+    """
+
+    checkpoints: Checkpoints
+    generators: Mapping[str, states.Generator]
+    averages: WeightAverages | None
+    processes: Processes
+
+    def save(self, run: TrainingRun, watch: RunWatch, place: tuple[int, int]) -> None:
+        """Write down where the run is; `place` is the epoch and the step of it to go on with.
+
+        Raises:
+            CheckpointError: it cannot be written; the checkpoint before is still there.
+        """
+        optimizer, optimizer_json = states.optimizer_state(run.optimisation.optimizer)
+        random, random_json = states.random_state(self.generators)
+        arrays = {name: value.numpy() for name, value in random.items()}
+        everywhere = self.processes.gathered((arrays, random_json))
+        if not self.processes.first:
+            return
+        tensors: dict[str, Mapping[str, torch.Tensor]] = {
+            "model": run.encoder.model.state_dict(),
+            "optimizer": optimizer,
+            "best": run.best.weights,
+            "random": {
+                f"{rank}.{name}": torch.from_numpy(value)
+                for rank, (made, _) in enumerate(everywhere)
+                for name, value in made.items()
+            },
+        }
+        if self.averages is not None:
+            tensors["average"] = self.averages.tensors()
+        state = {
+            "epoch": place[0],
+            "step": place[1],
+            "best_score": run.best.score,
+            "optimizer": optimizer_json,
+            "schedule": states.schedule_state(run.optimisation.schedule),
+            "scaler": states.scaler_state(run.optimisation.scaler),
+            "random": [json for _, json in everywhere],
+            "watch": watch.as_json(),
+        }
+        self.checkpoints.save(Checkpoint(run.total, tensors, state))
+
+    def restore(self, run: TrainingRun, watch: RunWatch) -> int | None:
+        """Put `run` where the newest checkpoint is; gives its step, None if there is no checkpoint.
+
+        Raises:
+            CheckpointError: it belongs to another run; the message says what differs.
+        """
+        found = self.checkpoints.newest()
+        if found is None:
+            return None
+        state, rank = found.state, self.processes.rank
+        run.encoder.model.load_state_dict(found.tensors["model"])
+        states.restore_optimizer(run.optimisation.optimizer, found.tensors["optimizer"], state["optimizer"])
+        states.restore_schedule(run.optimisation.schedule, state["schedule"])
+        states.restore_scaler(run.optimisation.scaler, state["scaler"])
+        if self.averages is not None:
+            self.averages.restore(found.tensors["average"])
+        run.best.load(state["best_score"], found.tensors["best"])
+        if run.best.score is not None:
+            run.encoder.best_score = run.best.score
+        run.epoch, run.step, run.total = state["epoch"], state["step"], found.step
+        watch.load(state["watch"])
+        prefix = f"{rank}."
+        own = {
+            name.removeprefix(prefix): value
+            for name, value in found.tensors["random"].items()
+            if name.startswith(prefix)
+        }
+        states.restore_random_state(own, state["random"][rank], self.generators)
+        return found.step

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -98,7 +99,7 @@ def _beside(owner: nn.Module, name: str, reached: int, count: int) -> int:
     return reached if reached < count else count + 1
 
 
-class Frozen:
+class Frozen(AbstractContextManager["Frozen"]):
     """Weights that were frozen together; as a context manager it frees them at the end.
 
     Attributes:
@@ -113,9 +114,6 @@ class Frozen:
         """Make these weights trainable again, and no others."""
         for weight in self._weights.values():
             weight.requires_grad_(True)
-
-    def __enter__(self) -> Frozen:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -230,9 +228,10 @@ def drop_layers(encoder: Any, keep: Sequence[int] | int) -> tuple[int, ...]:
         for part in layer.modules():
             if hasattr(part, "layer_idx"):
                 setattr(part, "layer_idx", number)  # noqa: B010 - torch's types allow only tensors
-    for key, value in _changes(model.config, config).items():
-        # Every part of the model holds this object, or reads a copy of it made in its constructor.
-        setattr(model.config, key, value)
+    for key, value in vars(config).items():
+        # Every part of the model holds the old object, or reads a copy of it made in its constructor.
+        if vars(model.config).get(key) != value:
+            setattr(model.config, key, value)
     return kept
 
 
@@ -292,11 +291,6 @@ def _check_loads(model: nn.Module, config: Any, kept: tuple[int, ...]) -> None:
         )
 
 
-def _changes(before: Any, after: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(after).items() if vars(before).get(name) != value}
-
-
-# ---- The weights in groups for an optimizer: a learning rate for each layer, weight decay where it belongs.
 def parameter_groups(
     model: nn.Module,
     *,

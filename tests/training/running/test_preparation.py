@@ -1,4 +1,4 @@
-"""A model made ready to learn."""
+"""A model made ready to learn, its low-rank additions among it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from secondpass.errors import (
     SecondPassError,
     TrainingError,
 )
-from secondpass.training.running.model_state import (
+from secondpass.training.running.lora import (
     Lora,
     add_lora,
-    autocast_for,
-    dropout_for,
-    dropout_set_to,
     load_lora,
     lora_targets,
     low_rank,
+    trained_share,
+)
+from secondpass.training.settings import LoraSettings, TrainingSettings
+from secondpass.training.trainer import (
+    autocast_for,
+    dropout_for,
+    dropout_set_to,
     precision_for,
     ready_to_learn,
     recomputed_activations,
     seeded,
-    trained_share,
 )
-from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.weights.layers import encoder_linears, head_modules, parameter_groups
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_model
 

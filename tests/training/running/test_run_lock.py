@@ -1,4 +1,4 @@
-"""One training at a time; the rest is in `test_fitting`."""
+"""One training at a time; the rest is in `test_fit`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from secondpass.errors import CheckpointError, InvalidInput, SecondPassError
-from secondpass.training.checkpoints import run_lock
-from secondpass.training.checkpoints.run_lock import NAME, RunLock, claimed, make_folder, trainable_weights
+from secondpass.training.running import run_watch
+from secondpass.training.running.loop import claimed
+from secondpass.training.running.run_watch import LOCK, RunLock, make_folder
+from secondpass.training.weights.optimisation import trainable_weights
 
 
 def test_one_at_a_time(own_tiny):
@@ -88,7 +90,7 @@ def test_another_thread_is_refused(tmp_path):
 
 def test_another_process_is_refused(tmp_path):
     """It is told of this one."""
-    program = f"import sys; sys.path[:0] = {sys.path!r}; from secondpass.training.checkpoints.run_lock import RunLock; "
+    program = f"import sys; sys.path[:0] = {sys.path!r}; from secondpass.training.running.run_watch import RunLock; "
     program += f"RunLock({str(tmp_path)!r}).__enter__()"
     with RunLock(tmp_path):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False)
@@ -120,16 +122,16 @@ def test_free_after_the_block_and_after_an_error(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"99999999 elsewhere\n", b"\xff\xfe\x00", b"x" * 10_000])
 def test_stale_file_means_nothing(tmp_path, content):
     """Whatever a dead run has left in it."""
-    (tmp_path / NAME).write_bytes(content)
+    (tmp_path / LOCK).write_bytes(content)
     with RunLock(tmp_path):
-        assert (tmp_path / NAME).read_text() == f"{os.getpid()} {socket.gethostname()}\n"
-    assert (tmp_path / NAME).read_text() == ""
+        assert (tmp_path / LOCK).read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+    assert (tmp_path / LOCK).read_text() == ""
 
 
 def test_holder_that_has_not_signed_yet(tmp_path):
     """Between locking and writing its name it is another run."""
     with RunLock(tmp_path):
-        (tmp_path / NAME).write_bytes(b"")
+        (tmp_path / LOCK).write_bytes(b"")
         assert refusal(tmp_path) == f"{tmp_path} is in use by another run: one run at a time"
 
 
@@ -142,7 +144,7 @@ def test_folder_is_made(tmp_path):
 def test_folder_that_cannot_be(tmp_path):
     """A file in the way, a folder as the lock."""
     (tmp_path / "file").touch()
-    (tmp_path / NAME).mkdir()
+    (tmp_path / LOCK).mkdir()
     for place in (tmp_path / "file", tmp_path):
         with pytest.raises(CheckpointError, match=f"{place} cannot be locked"), RunLock(place):
             pass
@@ -186,7 +188,7 @@ def ended_pid() -> int:
 @pytest.mark.parametrize("lets_go", [True, False])
 def test_a_dead_holders_child_is_given_a_moment(tmp_path, monkeypatch, lets_go):
     """It was forked an instant before the holder was killed, and still has the holder's descriptor."""
-    descriptor = os.open(tmp_path / NAME, os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(tmp_path / LOCK, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     pid = ended_pid()
     os.pwrite(descriptor, f"{pid} {socket.gethostname()}\n".encode(), 0)
@@ -197,7 +199,7 @@ def test_a_dead_holders_child_is_given_a_moment(tmp_path, monkeypatch, lets_go):
             pass
         timer.join()
         return
-    monkeypatch.setattr(run_lock, "PATIENCE", 0.05)
+    monkeypatch.setattr(run_watch, "PATIENCE", 0.05)
     with pytest.raises(CheckpointError, match=f"in use by process {pid}"):
         RunLock(tmp_path).__enter__()
     os.close(descriptor)

@@ -1,16 +1,19 @@
-"""A cross-encoder made ready to learn, and ready to score again afterwards."""
+"""Low-rank additions to the linear layers of the encoder, through peft.
+
+Hu et al., "LoRA: Low-rank adaptation of large language models" (2021). The encoder stays as it is; the head, which
+the task makes, is trained in full.
+"""
 
 from __future__ import annotations
 
 import copy
 import logging
-import math
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +21,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from secondpass.errors import (
     CheckpointError,
@@ -28,91 +30,12 @@ from secondpass.errors import (
     SecondPassError,
     TrainingError,
 )
-from secondpass.forwards.learning.attention import DropoutSource
-from secondpass.forwards.learning.dropout import cheap_dropout, give_back_memory, keep_freed_memory
-from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
 from secondpass.models.config import read_json
-from secondpass.text import positive_int
-from secondpass.training.checkpoints.manifests import sync
-from secondpass.training.checkpoints.state import Generator, random_state, restore_random_state
-from secondpass.training.running.loop import Trainable
-from secondpass.training.running.plan import Tokeniser
-from secondpass.training.settings import LoraSettings, TrainingSettings
-from secondpass.training.weights.layers import encoder_linears, freeze, head_modules
+from secondpass.text import finite_number, positive_int, positive_number
+from secondpass.training.checkpoints.checkpoints import sync
+from secondpass.training.settings import LoraSettings
+from secondpass.training.weights.layers import encoder_linears, head_modules
 
-# ---- A model made ready to learn, and put back as it was: dropout, frozen layers, low-rank additions, recomputation.
-# Attributes in which attention modules of transformers keep their dropout as a number.
-NUMBERS = ("attention_dropout", "attn_dropout", "dropout_prob", "dropout")
-
-
-def dropout_for(settings: TrainingSettings, device: torch.device) -> float | None:
-    """The dropout to train with; None keeps the model's own."""
-    if settings.dropout is None and device.type == "cpu":
-        return 0.0
-    return settings.dropout
-
-
-@contextmanager
-def dropout_set_to(model: nn.Module, share: float | None) -> Iterator[None]:
-    """Give every dropout of `model` this share, and afterwards its own again; None changes nothing."""
-    before: list[tuple[Any, str, float]] = []
-    if share is not None:
-        for module in model.modules():
-            names = ("p",) if isinstance(module, nn.Dropout) else NUMBERS
-            found = [name for name in names if isinstance(getattr(module, name, None), float)]
-            before += [(module, name, getattr(module, name)) for name in found]
-        for module, name, _ in before:
-            setattr(module, name, share)
-    try:
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
-
-
-@contextmanager
-def recomputed_activations(model: Any, wanted: bool) -> Iterator[None]:
-    """Let the model forget activations and compute them again for the gradient (Chen et al. 2016).
-
-    Raises:
-        InvalidInput: the model cannot.
-    """
-    if not wanted:
-        yield
-        return
-    # transformers has renamed the methods; the old ones warn, and older versions lack the new ones
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    try:
-        enable = getattr(model, f"{kind}_checkpointing_enable")
-        enable(**{f"{kind}_checkpointing_kwargs": {"use_reentrant": False}})
-    except (ValueError, AttributeError) as error:
-        raise InvalidInput(f"gradient_checkpointing: {type(model).__name__} cannot: {error}") from error
-    try:
-        yield
-    finally:
-        getattr(model, f"{kind}_checkpointing_disable")()
-
-
-def autocast_for(precision: torch.dtype, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """Make contexts in which products are computed in `precision`."""
-    if precision == torch.float32:
-        return nullcontext
-    return lambda: torch.autocast(device.type, dtype=precision)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch for a run, and give the caller's random numbers back afterwards."""
-    devices = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-# ---- Low-rank additions to the linear layers of the encoder, through peft.
-#
-# Hu et al., "LoRA: Low-rank adaptation of large language models" (2021). The encoder stays as it is; the head, which
-# the task makes, is trained in full.
 logger = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -234,6 +157,19 @@ def add_lora(model: Any, settings: LoraSettings) -> Lora:
     return Lora(model, adapted, trainable)
 
 
+@contextmanager
+def low_rank(model: Any, settings: LoraSettings) -> Iterator[Lora]:
+    """Put additions into `model`; afterwards they are part of its weights."""
+    lora = add_lora(model, settings)
+    try:
+        yield lora
+    except BaseException:
+        with suppress(TrainingError):  # weights that are not finite, which is why we are here
+            lora.merge()
+        raise
+    lora.merge()
+
+
 def load_lora(model: Any, folder: str | os.PathLike[str], trainable: bool = False) -> Lora:
     """Put the additions and the head of an adapter folder into the model they were made for, in place.
 
@@ -288,13 +224,9 @@ def _fits(name: object, layers: Sequence[str]) -> bool:
 
 def _check(settings: LoraSettings) -> None:
     positive_int(settings.rank, "lora.rank")
-    for name, value, fits in (
-        ("alpha", settings.alpha, "a number above 0"),
-        ("dropout", settings.dropout, "a number from 0 to below 1"),
-    ):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not (0 < value < math.inf if name == "alpha" else 0 <= value < 1):
-            raise InvalidInput(f"lora.{name}={value!r} is not {fits}")
+    positive_number(settings.alpha, "lora.alpha")
+    if not 0 <= finite_number(settings.dropout, "lora.dropout") < 1:
+        raise InvalidInput(f"lora.dropout={settings.dropout!r} is not a number from 0 to below 1")
     if isinstance(settings.targets, str):
         raise InvalidInput(f"lora.targets={settings.targets!r} is a str, not a list of names")
 
@@ -305,7 +237,7 @@ def _read_adapter(peft: Any, source: Path) -> tuple[Any, dict[str, torch.Tensor]
     for name in (CONFIG, WEIGHTS):
         if not (source / name).is_file():
             raise ModelLoadError(f"{source} holds no {name}, so it is no adapter that can be read (no pickles are)")
-    stored = read_json(source / CONFIG)  # of persistence.model_config: ModelLoadError if it is no JSON object
+    stored = read_json(source / CONFIG)  # ModelLoadError if it is no JSON object
     if stored.get("peft_type") != "LORA":
         raise ModelLoadError(f"{source} holds an adapter of type {stored.get('peft_type')}, not LORA")
     try:
@@ -358,93 +290,3 @@ def _peft() -> Any:
         return import_module("peft")
     except ImportError as error:
         raise MissingExtra('peft is not installed: pip install "secondpass[train]"') from error
-
-
-# Padded tokens of one forward with its gradients.
-MICRO_TOKENS = {"cpu": 8192, "mps": 8192}
-MICRO_TOKENS_ELSEWHERE = 32768
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A model ready to learn.
-
-    Attributes:
-        tokenised: gives the model inputs of (query, document) pairs, cut to the encoder's window.
-        forward: model inputs to float32 logits [pairs, labels], with gradients.
-        autocast: makes the context of the forward pass.
-        scaler: of the loss, for float16.
-        micro_tokens: padded tokens of one forward that suit the device.
-        generators: random numbers beside torch's.
-        lora: the low-rank additions, if that is what is trained.
-    """
-
-    tokenised: Tokeniser
-    forward: TrainingForward
-    autocast: Callable[[], AbstractContextManager[object]]
-    scaler: torch.amp.GradScaler
-    micro_tokens: int
-    generators: Mapping[str, Generator]
-    lora: Lora | None
-
-    def rewinding(self) -> Callable[[], None]:
-        """Remember where the random numbers are; the function that comes back puts them there again."""
-        tensors, state = random_state(self.generators)
-        return lambda: restore_random_state(tensors, state, self.generators)
-
-
-@contextmanager
-def ready_to_learn(encoder: Trainable, settings: TrainingSettings, rank: int) -> Iterator[Ready]:
-    """Prepare `encoder` as the settings say; afterwards dropout and frozen layers are as before, additions merged."""
-    device = encoder.device
-    dtype = precision_for(settings, device)
-    with ExitStack() as stack:
-        stack.enter_context(seeded(settings.seed + rank, device))
-        stack.enter_context(dropout_set_to(encoder.model, dropout_for(settings, device)))
-        stack.enter_context(recomputed_activations(encoder.model, settings.gradient_checkpointing))
-        if settings.frozen_layers:
-            stack.enter_context(freeze(encoder.model, settings.frozen_layers))
-        lora = None if settings.lora is None else stack.enter_context(low_rank(encoder.model, settings.lora))
-        source = DropoutSource((settings.seed, rank))
-        if device.type == "cpu":
-            stack.enter_context(cheap_dropout(encoder.model, source))
-            keep_freed_memory()
-            stack.callback(give_back_memory)
-        names = encoder.tokenizer.model_input_names
-        yield Ready(
-            tokenised=encoder.tokens,
-            forward=training_forward(encoder.model, names, encoder.padding, source),
-            autocast=autocast_for(dtype, device),
-            scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-            micro_tokens=MICRO_TOKENS.get(device.type, MICRO_TOKENS_ELSEWHERE),
-            generators={"dropout": source.generator},
-            lora=lora,
-        )
-
-
-@contextmanager
-def low_rank(model: Any, settings: LoraSettings) -> Iterator[Lora]:
-    """Put additions into `model`; afterwards they are part of its weights."""
-    lora = add_lora(model, settings)
-    try:
-        yield lora
-    except BaseException:
-        with suppress(TrainingError):  # weights that are not finite, which is why we are here
-            lora.merge()
-        raise
-    lora.merge()
-
-
-def precision_for(settings: TrainingSettings, device: torch.device) -> torch.dtype:
-    """The type that products are computed in.
-
-    Raises:
-        InvalidInput: float16 without CUDA: nothing else scales its loss.
-    """
-    wish = settings.precision
-    if wish == "fp16" and device.type != "cuda":
-        raise InvalidInput("precision='fp16' needs a CUDA device: take 'bf16'")
-    if wish == "auto":
-        suits = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and has_amx_bf16()
-        return torch.bfloat16 if suits else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wish]
