@@ -9,7 +9,7 @@ import pytest
 
 from secondpass.errors import InvalidInput
 from secondpass_servers.contract import EngineAccess, require_fields
-from secondpass_servers.index_layout import LONGEST_KEYWORD, IndexLayout, check_vector_field, mappings_of
+from secondpass_servers.index import LONGEST_KEYWORD, IndexLayout, check_vector_field, mappings_of
 from tests.secondpass_servers.searching.places import Place
 
 

@@ -15,7 +15,7 @@ from secondpass.cli import arguments
 from secondpass.cli.output import Format, PipeConsole, print_json_lines, print_table
 from secondpass_servers import options
 from secondpass_servers.contract import DocumentsRefused, EmbeddingSink, EngineAccess, SearchedIndex, SearchEngine
-from secondpass_servers.index_layout import CONTENT, EMBEDDING, check_vector_field, mappings_in, mappings_of
+from secondpass_servers.index import CONTENT, EMBEDDING, check_vector_field, mappings_in, mappings_of
 from secondpass_servers.indexing.delivery import Backoff
 from secondpass_servers.indexing.entries import Embedding, IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles

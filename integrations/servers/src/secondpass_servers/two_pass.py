@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from secondpass.errors import InvalidInput
 from secondpass.text import is_blank, positive_int
 from secondpass_servers.contract import SearchedIndex, require_fields
-from secondpass_servers.index_layout import CONTENT, EMBEDDING
+from secondpass_servers.index import CONTENT, EMBEDDING
 
 if TYPE_CHECKING:
     from secondpass.ranking import Ranking

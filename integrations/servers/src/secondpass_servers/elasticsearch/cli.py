@@ -15,9 +15,18 @@ import typer
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_servers import options
 from secondpass_servers.commands import add_commands
-from secondpass_servers.elasticsearch.client import ELASTICSEARCH, kind, reason, session, spoken
-from secondpass_servers.elasticsearch.index import ACCESS, Similarity, create_index, creation
-from secondpass_servers.index_layout import IndexLayout
+from secondpass_servers.elasticsearch.client import (
+    ACCESS,
+    ELASTICSEARCH,
+    Similarity,
+    create_index,
+    creation,
+    kind,
+    reason,
+    session,
+    spoken,
+)
+from secondpass_servers.index import IndexLayout
 from secondpass_servers.requests import ApiRequest, check_model, service_address, service_key
 
 if TYPE_CHECKING:
