@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from secondpass.errors import InvalidInput
-from secondpass.text import is_blank, positive_int
+from secondpass.text import checked_query, is_blank, positive_int
 from secondpass_servers.contract import SearchedIndex, require_fields
 from secondpass_servers.index import CONTENT, EMBEDDING
 
@@ -105,8 +105,7 @@ class FirstPass:
     vector_field: str = EMBEDDING
 
     def __post_init__(self) -> None:
-        if is_blank(self.query):
-            raise InvalidInput("the query is blank")
+        checked_query(self.query, "the query")
         if not self.fields or not all(field.strip() for field in self.fields):
             raise InvalidInput("a field's name is blank")
         if not 1 <= self.depth <= MAX_RESULTS:

@@ -46,7 +46,6 @@ ELASTICSEARCH = SearchEngine(
 )
 
 
-INSTALL = 'elasticsearch-py is not installed: pip install "secondpass[elasticsearch]"'
 OTHER_PRODUCT = "answers, but not as an Elasticsearch 8 or 9 does"
 URL = "ELASTICSEARCH_URL"
 API_KEY = "ELASTIC_API_KEY"
@@ -57,18 +56,6 @@ CA_FILE = ELASTICSEARCH.authority
 THERE = "resource_already_exists_exception"
 # Elasticsearch looks at no more than this for each shard.
 MOST_CANDIDATES = 10_000
-
-
-def need_elasticsearch() -> None:
-    """Import elasticsearch-py.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import elasticsearch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtra(INSTALL) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +75,11 @@ class Connection:
         Raises:
             MissingExtra: elasticsearch-py is not installed.
         """
-        need_elasticsearch()
-        from elastic_transport.client_utils import DEFAULT
-        from elasticsearch import Elasticsearch
-
+        try:
+            from elastic_transport.client_utils import DEFAULT
+            from elasticsearch import Elasticsearch
+        except ModuleNotFoundError as error:
+            raise MissingExtra('elasticsearch-py is not installed: pip install "secondpass[elasticsearch]"') from error
         return Elasticsearch(
             self.url,
             api_key=self.api_key,
