@@ -118,11 +118,7 @@ def mappings_in(answer: Mapping[str, Any], field: str) -> list[Mapping[str, Any]
 
 
 def mappings_of(index: SearchedIndex, field: str) -> list[Mapping[str, Any]]:
-    """The same, asked of an index; who may search but not look at mappings gets types without lengths.
-
-    Raises:
-        InvalidInput, SecondPassError: as `SearchedIndex.hits`.
-    """
+    """The same, asked of an index; who may search but not look at mappings gets types without lengths."""
     answer = index.field_mapping(field)
     if answer is not None:
         return mappings_in(answer, field)

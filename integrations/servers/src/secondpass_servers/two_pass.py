@@ -154,11 +154,7 @@ def searches(index: SearchedIndex, first: FirstPass) -> dict[str, dict[str, Any]
 
 
 def find_candidates(index: SearchedIndex, first: FirstPass) -> list[Candidate]:
-    """Ask the index; a document that both retrievers found comes once, those of BM25 first.
-
-    Raises:
-        InvalidInput, SecondPassError: as `SearchedIndex.hits`.
-    """
+    """Ask the index; a document that both retrievers found comes once, those of BM25 first. Raises as its `hits`."""
     found: dict[tuple[str, str], Candidate] = {}
     for retriever, body in searches(index, first).items():
         for rank, hit in enumerate(index.hits(body), start=1):
@@ -177,10 +173,7 @@ def best_passages(index: SearchedIndex, concrete: str, ids: Sequence[str], first
     """Passages of about 200 characters by id, for documents of one concrete index.
 
     For those that are shown, not for every candidate: cheap. A document that shares no word with the query gets its
-    beginning; one without text gets none.
-
-    Raises:
-        InvalidInput, SecondPassError: as `SearchedIndex.hits`.
+    beginning; one without text gets none. Raises as `SearchedIndex.hits`.
     """
     passages: dict[str, str] = {}
     for start in range(0, len(ids), AT_ONCE):

@@ -292,22 +292,14 @@ def _seconds(value: str | None) -> float | None:
 
 @contextmanager
 def searched(url: str | None, timeout: float, index: str) -> Iterator[SearchedIndex]:
-    """An index to search; its client is closed at the end.
-
-    Raises:
-        InvalidInput, MissingExtra: as `session`.
-    """
+    """An index to search; its client is closed at the end. Raises as `session`."""
     with session(url, timeout) as (client, server):
         yield ElasticsearchIndex(client, server, index)
 
 
 @contextmanager
 def sink(url: str | None, timeout: float, index: str) -> Iterator[EmbeddingSink]:
-    """An index to write to; its client is closed at the end.
-
-    Raises:
-        InvalidInput, MissingExtra: as `session`.
-    """
+    """An index to write to; its client is closed at the end. Raises as `session`."""
     with session(url, timeout) as (client, server):
         yield ElasticsearchSink(client, server, index)
 

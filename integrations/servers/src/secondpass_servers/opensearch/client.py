@@ -84,13 +84,8 @@ class Server:
     ) -> Server:
         """What OPENSEARCH_URL, OPENSEARCH_USERNAME, OPENSEARCH_PASSWORD and OPENSEARCH_CA_FILE say.
 
-        Credentials inside the URL are taken where the two variables are absent.
-
-        Args:
-            environment: instead of the process's own.
-            url: instead of OPENSEARCH_URL; it may hold no credentials.
-            timeout: seconds of one attempt.
-            retries: further attempts after a lost connection or a 502, 503 or 504.
+        Credentials inside the URL are taken where the two variables are absent; a given `url` takes the place of
+        OPENSEARCH_URL and may hold none. `timeout` is in seconds for each of `retries` + 1 attempts.
 
         Raises:
             InvalidInput: a variable cannot be used; the message names it and shows no credentials.
@@ -306,22 +301,14 @@ def opened(server: Server, index: str) -> Iterator[SearchedIndex]:
 
 @contextmanager
 def searched(url: str | None, timeout: float, index: str) -> Iterator[SearchedIndex]:
-    """The same of the server that the environment names, or `url` instead.
-
-    Raises:
-        InvalidInput, MissingExtra: as `Server.from_environment` and `opened`.
-    """
+    """The same of the server that the environment names, or `url` instead. Raises as `Server.from_environment` too."""
     with opened(Server.from_environment(url=url, timeout=timeout), index) as found:
         yield found
 
 
 @contextmanager
 def sink(url: str | None, timeout: float, index: str) -> Iterator[EmbeddingSink]:
-    """An index to write to; its client is closed at the end.
-
-    Raises:
-        InvalidInput, MissingExtra: as `searched`.
-    """
+    """An index to write to; its client is closed at the end. Raises as `searched`."""
     with closing(OpenSearchSink(Server.from_environment(url=url, timeout=timeout), index)) as made:
         yield made
 
