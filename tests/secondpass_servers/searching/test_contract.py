@@ -34,7 +34,7 @@ def test_words_of_requests(place: Place) -> None:
 
 def test_an_index_to_search_and_to_write(place: Place) -> None:
     """On the server that the environment names, or the one that is given, the names in messages the same."""
-    access: EngineAccess = importlib.import_module(f"secondpass_servers.{place.engine.command}.index").ACCESS
+    access: EngineAccess = importlib.import_module(f"secondpass_servers.{place.engine.command}.client").ACCESS
     place.create(dims=2)
     place.fill({"a": {"content": "cat"}})
     for url in (None, place.url):
