@@ -127,7 +127,7 @@ def indexed(url: str) -> Iterator[str]:
     os.environ["ELASTICSEARCH_URL"] = url
     try:
         command("elasticsearch", "create", name, "--replicas", 0)()
-        command("elasticsearch", "index", name, DEMO / "corpus.jsonl", "--refresh")()
+        command("elasticsearch", "index", name, DEMO / "corpus.jsonl")()
         yield name
     finally:
         if before is not None:

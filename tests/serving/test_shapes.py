@@ -22,11 +22,10 @@ from secondpass.serving.shapes import (
     TextOrObject,
     TextsRequest,
     TextsResponse,
+    enveloped,
     indices,
     json_number,
-    meta_of,
     shape_of,
-    usage_of,
 )
 from tests.serving.conftest import Live
 
@@ -151,8 +150,9 @@ def test_numbers_are_shortened_for_a_sentence() -> None:
 
 def test_usage_and_meta() -> None:
     """Tokens, and warnings when there are any."""
-    assert usage_of(ANSWER_PARTS) == {"prompt_tokens": 7, "total_tokens": 7}
-    assert meta_of(ANSWER_PARTS) == {"tokens": {"input_tokens": 7}}
+    around = json.loads(enveloped(ANSWER_PARTS, "id", "scores", ()))
+    assert around["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+    assert around["meta"] == {"tokens": {"input_tokens": 7}}
 
 
 BODY_PASSAGES = {"query": {"text": "where is the cat"}, "passages": [{"text": "the mat"}, {"text": "a dog"}]}

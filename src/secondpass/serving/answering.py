@@ -19,13 +19,12 @@ from secondpass.inputs import CutPolicy
 from secondpass.ranking import activated, ranked
 from secondpass.scoring import Scored
 from secondpass.serving.models import Models, Served
-from secondpass.serving.problems import CLIENT_GONE, Problem, invalid, late
+from secondpass.serving.problems import Problem, client_gone, invalid, late
 from secondpass.serving.settings import Settings
 from secondpass.serving.shapes import Answer, Work, indices
 from secondpass.serving.telemetry import Admission, Metrics, facts_of
 from secondpass.text import is_blank, readable
 
-# ---- What texts a request may bring.
 # OpenSearch hands over an empty string for a field that a hit lacks or that a `_source` filter dropped.
 ALL_BLANK = (
     "every document is blank; a search engine sends empty texts when its hits lack the configured field or a _source "
@@ -102,7 +101,7 @@ async def unless_gone(receive: Receive, seconds: float, limit_s: float, work: Aw
         await asyncio.wait({task, gone}, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise Problem(CLIENT_GONE, "client_gone", "the client went away") if gone.done() else late(limit_s)
+        raise client_gone() if gone.done() else late(limit_s)
     finally:
         for one in (task, gone):
             one.cancel()
@@ -137,7 +136,6 @@ def _answer(served: Served, work: Work, scored: Scored) -> Answer:
     )
 
 
-# ---- What one running service holds, and what it does with a request that was let in.
 JSON = "application/json"
 # Headers are lines, and proxies refuse long ones.
 LONGEST_HEADER = 1000

@@ -23,26 +23,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope
 
 from secondpass.reranker import Reranker
+from secondpass.serving import shapes
 from secondpass.serving.answering import Service
 from secondpass.serving.models import Models, load_models
-from secondpass.serving.problems import CLIENT_GONE, Problem, body_of, from_error, invalid, of_validation
+from secondpass.serving.problems import Problem, body_of, client_gone, from_error, invalid, of_validation
 from secondpass.serving.settings import Settings
-from secondpass.serving.shapes import (
-    ErrorBody,
-    RankingRequest,
-    RankingResponse,
-    RerankRequest,
-    RerankResponse,
-    ScoreRequest,
-    ScoreResponse,
-    TextsRequest,
-    TextsResponse,
-    shape_of,
-)
 from secondpass.serving.telemetry import Admission, Facts, Metrics, RequestLog, facts_of, log_failure
-from secondpass.text import prepared
+from secondpass.text import repaired
 
-# ---- Bytes of a body to JSON values: strict, bounded in depth, with Unicode that can be written out again.
 # An escape of a surrogate: a pair of them is a character, one alone is what a client left that cut a text in half.
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -68,7 +56,7 @@ def parse(body: bytes) -> Any:
 
 def _repaired(value: Any) -> Any:
     if isinstance(value, str):
-        return prepared(value, max(1, len(value))).value
+        return repaired(value)
     if isinstance(value, list):
         return [_repaired(item) for item in value]
     if isinstance(value, dict):
@@ -84,7 +72,6 @@ def _bad(why: str) -> Problem:
     return Problem(400, "json", f"the body is not JSON: {why}")
 
 
-# ---- The body of a request, bounded while it is read.
 JSON_TYPE = re.compile(r"application/(?:json|[\w.+-]+\+json)", re.IGNORECASE)
 # Digits of a length that is certainly too much; thousands of them cannot even be read.
 LONGEST_NUMBER = 18
@@ -114,28 +101,22 @@ async def read_body(receive: Receive, max_bytes: int, seconds: float) -> bytes:
     Raises:
         Problem: 413, 408, or 499 when the client went away.
     """
+    body = bytearray()
+    more = True
     try:
         async with asyncio.timeout(seconds):
-            return await _read(receive, max_bytes)
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise client_gone()
+                body += message.get("body", b"")
+                if len(body) > max_bytes:
+                    raise too_large(max_bytes)
+                more = message.get("more_body", False)
     except TimeoutError:
         message = f"the body did not arrive within {seconds:g} s"
         raise Problem(408, "slow_body", message, {"Connection": "close"}) from None
-
-
-async def _read(receive: Receive, max_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Problem(CLIENT_GONE, "client_gone", "the client went away")
-        size += len(message.get("body", b""))
-        if size > max_bytes:
-            raise too_large(max_bytes)
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)
+    return bytes(body)
 
 
 def too_large(max_bytes: int) -> Problem:
@@ -143,9 +124,6 @@ def too_large(max_bytes: int) -> Problem:
     return Problem(413, "too_large", f"the body has more than {max_bytes} bytes", {"Connection": "close"})
 
 
-# ---- The gate of every endpoint: key, place, size and JSON are settled before FastAPI sees the body.
-#
-# Errors of any kind become the one body that clients read; nothing of the request is repeated in it.
 OPEN_PATHS = frozenset({"/health", "/ready"})
 METRICS = "/metrics"
 
@@ -169,7 +147,10 @@ class ReadRequest(Request):
 
 
 class GuardedRoute(APIRoute):
-    """An endpoint behind the gate."""
+    """An endpoint behind the gate: key, place, size and JSON are settled before FastAPI sees the body.
+
+    Errors of any kind become the one body that clients read; nothing of the request is repeated in it.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's own handler."""
@@ -218,7 +199,6 @@ def _problem(error: Exception, facts: Facts) -> Problem:
     return problem
 
 
-# ---- The endpoints and what OpenAPI says of them.
 PROBLEMS = {
     400: "The body is not JSON.",
     404: "No model of this name.",
@@ -238,8 +218,8 @@ DeadlineMs = Annotated[
     Header(alias="Secondpass-Deadline-Ms", ge=1, description="Milliseconds to the answer, below the service's own."),
 ]
 EitherShape = Annotated[
-    Annotated[TextsRequest, Tag("texts-shape")] | Annotated[RerankRequest, Tag("documents-shape")],
-    Discriminator(shape_of),
+    Annotated[shapes.TextsRequest, Tag("texts-shape")] | Annotated[shapes.RerankRequest, Tag("documents-shape")],
+    Discriminator(shapes.shape_of),
     Body(),
 ]
 
@@ -261,7 +241,7 @@ class ModelInfo(BaseModel):
     dtype: str
 
 
-class Limits(BaseModel):
+class RequestLimits(BaseModel):
     """What a request may be."""
 
     max_requests: int
@@ -280,7 +260,7 @@ class Info(BaseModel):
     max_input_length: int
     max_concurrent_requests: int
     models: list[ModelInfo]
-    limits: Limits
+    limits: RequestLimits
 
 
 def router(service: Service) -> APIRouter:
@@ -296,7 +276,7 @@ def _options(service: Service, model: Any, problems: dict[int, str]) -> dict[str
     keyed = len(service.settings.keys) > 0
     told = problems | (UNAUTHORIZED if keyed else {})
     responses: dict[int, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": text} for status, text in sorted(told.items())
+        status: {"model": shapes.ErrorBody, "description": text} for status, text in sorted(told.items())
     }
     responses[200] = {"model": model} if model is not None else {"content": {"text/plain": {}}}
     security = [Security(HTTPBearer(auto_error=False))] if keyed else []
@@ -304,25 +284,25 @@ def _options(service: Service, model: Any, problems: dict[int, str]) -> dict[str
 
 
 def _add_scoring(made: APIRouter, service: Service) -> None:
-    async def rerank(request: Request, body: RerankRequest, deadline_ms: DeadlineMs = None) -> Response:
+    async def rerank(request: Request, body: shapes.RerankRequest, deadline_ms: DeadlineMs = None) -> Response:
         return await service.answer(request, body, deadline_ms)
 
     async def rerank_either(request: Request, body: EitherShape, deadline_ms: DeadlineMs = None) -> Response:
         return await service.answer(request, body, deadline_ms)
 
-    async def ranking(request: Request, body: RankingRequest, deadline_ms: DeadlineMs = None) -> Response:
+    async def ranking(request: Request, body: shapes.RankingRequest, deadline_ms: DeadlineMs = None) -> Response:
         return await service.answer(request, body, deadline_ms)
 
-    async def score(request: Request, body: ScoreRequest, deadline_ms: DeadlineMs = None) -> Response:
+    async def score(request: Request, body: shapes.ScoreRequest, deadline_ms: DeadlineMs = None) -> Response:
         return await service.answer(request, body, deadline_ms)
 
     texts = "Order texts: text-embeddings-inference's shape, or the other one when the body has documents"
     for path, endpoint, model, summary in (
-        ("/v2/rerank", rerank, RerankResponse, "Order documents: Cohere's, Jina's and vLLM's shape"),
-        ("/v1/rerank", rerank, RerankResponse, "The same under the older path"),
-        ("/rerank", rerank_either, TextsResponse | RerankResponse, texts),
-        ("/v1/ranking", ranking, RankingResponse, "Order passages: Nvidia's shape"),
-        ("/score", score, ScoreResponse, "Score pairs"),
+        ("/v2/rerank", rerank, shapes.RerankResponse, "Order documents: Cohere's, Jina's and vLLM's shape"),
+        ("/v1/rerank", rerank, shapes.RerankResponse, "The same under the older path"),
+        ("/rerank", rerank_either, shapes.TextsResponse | shapes.RerankResponse, texts),
+        ("/v1/ranking", ranking, shapes.RankingResponse, "Order passages: Nvidia's shape"),
+        ("/score", score, shapes.ScoreResponse, "Score pairs"),
     ):
         name = path.strip("/").replace("/", "_")
         options = _options(service, model, PROBLEMS)
@@ -379,7 +359,7 @@ def _info(service: Service) -> Info:
         max_input_length=models[0].max_tokens,
         max_concurrent_requests=settings.max_requests,
         models=models,
-        limits=Limits(**{name: getattr(settings, name) for name in Limits.model_fields}),
+        limits=RequestLimits(**{name: getattr(settings, name) for name in RequestLimits.model_fields}),
     )
 
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from secondpass.errors import (
-    DeadlineExceeded,
-    InvalidInput,
-    NonFiniteScore,
-    OutOfMemory,
-    Overloaded,
-)
+from secondpass.errors import DeadlineExceeded, InvalidInput, NonFiniteScore, OutOfMemory, Overloaded
 
 RETRY_AFTER_S = 1
 # What nginx logs for a client that went away; nobody receives it.
@@ -45,6 +39,11 @@ def stopping() -> Problem:
     return Problem(503, "stopping", "the service is stopping", headers)
 
 
+def client_gone() -> Problem:
+    """The client went away: 499."""
+    return Problem(CLIENT_GONE, "client_gone", "the client went away")
+
+
 def late(seconds: float) -> Problem:
     """No answer within the deadline: 504."""
     return Problem(504, "deadline", f"no answer within the deadline of {seconds:g} s")
@@ -67,13 +66,10 @@ def from_error(error: Exception) -> Problem:
 
 def of_validation(errors: Iterable[Mapping[str, Any]]) -> str:
     """Pydantic's findings as one sentence with the place of each, three at most; what was given is not repeated."""
-    told = list(dict.fromkeys(f"{_place(error['loc'])}: {_said(error)}" for error in errors))
+    said = ((_place(error["loc"]), str(error["msg"]).removeprefix("Value error, ")) for error in errors)
+    told = list(dict.fromkeys(f"{place}: {message}" for place, message in said))
     more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
     return "; ".join(told[:3]) + more
-
-
-def _said(error: Mapping[str, Any]) -> str:
-    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _place(location: Iterable[object]) -> str:

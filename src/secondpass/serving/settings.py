@@ -135,9 +135,8 @@ class Settings:
     token_cache_mb: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("max_requests", "max_documents", "max_body_bytes", "max_characters", "max_waiting_pairs"):
-            positive_int(getattr(self, name), name)
-        positive_int(self.max_waiting_tokens, "max_waiting_tokens")
+        for what in ("requests", "documents", "body_bytes", "characters", "waiting_pairs", "waiting_tokens"):
+            positive_int(getattr(self, f"max_{what}"), f"max_{what}")
         for name, least in (("deadline_s", 0.001), ("max_wait_ms", 0.0), ("shutdown_delay_s", 0.0)):
             value = getattr(self, name)
             if not least <= value < float("inf"):
@@ -184,17 +183,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-# ---- Libraries of the serve extra, looked for before a module is imported that needs them.
-NEEDED = ("fastapi", "prometheus_client", "uvicorn")
-
-
 def require_libraries() -> None:
-    """Check that the service can run.
+    """Check that the service can run, before a module is imported that needs a library of the extra.
 
     Raises:
         MissingExtra: a library of the extra is not installed.
     """
-    for name in NEEDED:
+    for name in ("fastapi", "prometheus_client", "uvicorn"):
         try:
             import_module(name)
         except ImportError as error:

@@ -1,11 +1,11 @@
-"""Parts of requests and answers that several APIs share."""
+"""The shapes of requests and answers: Cohere's, Jina's and vLLM's, Nvidia's, text-embeddings-inference's and ours."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -67,6 +67,10 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
+    def paired(self, model: str | None, query: str, documents: Sequence[str], **more: Any) -> Work:
+        """The query with each document; `more` are further fields of `Work`."""
+        return Work(model, (query,) * len(documents), tuple(documents), **{"warnings": self.unknown(), **more})
+
     def unknown(self) -> tuple[str, ...]:
         """A warning for fields that have no effect here; a name that is no name is only counted."""
         given = [name for name, value in (self.__pydantic_extra__ or {}).items() if value is not None]
@@ -106,7 +110,7 @@ ModelName = Annotated[
 ]
 
 
-class Tokens(BaseModel):
+class TokensRead(BaseModel):
     """What the model read."""
 
     input_tokens: int
@@ -115,7 +119,7 @@ class Tokens(BaseModel):
 class Meta(BaseModel):
     """Beside the answer: tokens, and what the client should know, such as cut documents."""
 
-    tokens: Tokens
+    tokens: TokensRead
     warnings: list[str] | None = None
 
 
@@ -126,6 +130,15 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class Envelope(BaseModel):
+    """What stands around a list of scores."""
+
+    id: str
+    model: str
+    usage: Usage
+    meta: Meta
+
+
 class ErrorBody(BaseModel):
     """Why there is no answer: the same sentence under the names that clients of each API read."""
 
@@ -134,17 +147,6 @@ class ErrorBody(BaseModel):
     error: str = Field(description="As text-embeddings-inference's clients read it.")
     error_type: str = Field(description="One word for programs.")
     request_id: str
-
-
-def meta_of(answer: Answer) -> dict[str, Any]:
-    """`Meta` as a dict; without warnings the key is absent."""
-    meta: dict[str, Any] = {"tokens": {"input_tokens": answer.tokens}}
-    return meta | ({"warnings": list(answer.warnings)} if answer.warnings else {})
-
-
-def usage_of(answer: Answer) -> dict[str, int]:
-    """`Usage` as a dict."""
-    return {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
 
 
 def indices(numbers: Sequence[int], most: int = 20) -> str:
@@ -185,6 +187,16 @@ def json_text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def enveloped(answer: Answer, request_id: str, name: str, items: Iterable[str], **more: str) -> str:
+    """An `Envelope` as JSON with `items`, JSON themselves, under `name`; without warnings that key is absent."""
+    head = {"id": request_id, "model": answer.model, **more}
+    meta: dict[str, Any] = {"tokens": {"input_tokens": answer.tokens}}
+    if answer.warnings:
+        meta["warnings"] = list(answer.warnings)
+    rest = {"usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}, "meta": meta}
+    return f'{json_text(head)[:-1]},"{name}":[{",".join(items)}],{json_text(rest)[1:]}'
+
+
 # ---- The shape of Cohere, Jina and vLLM: `documents` in, `results` with `relevance_score` out.
 WHOLE = "max_chunks_per_doc has no effect: documents are read in one piece"
 
@@ -216,26 +228,19 @@ class RerankRequest(Request):
         warnings = self.unknown()
         if self.max_chunks_per_doc not in (None, 1):
             warnings = (*warnings, WHOLE)
-        return Work(
-            model=self.model,
-            queries=(self.query,) * len(self.documents),
-            documents=tuple(self.documents),
-            max_document_tokens=self.max_tokens_per_doc,
-            warnings=warnings,
-        )
+        cut = self.max_tokens_per_doc
+        return self.paired(self.model, self.query, self.documents, max_document_tokens=cut, warnings=warnings)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON, written by hand where numbers need their own form."""
         texts = self.documents if self.return_documents else None
-        results = ",".join(
+        results = (
             f'{{"index":{index},"relevance_score":{json_number(answer.scores[index])}'
             + (f',"document":{{"text":{json_text(texts[index])}}}' if texts else "")
             + "}"
             for index in answer.order[: self.top_n]
         )
-        rest = {"usage": usage_of(answer), "meta": meta_of(answer)}
-        head = {"id": request_id, "model": answer.model, "object": "list"}
-        return f'{json_text(head)[:-1]},"results":[{results}],{json_text(rest)[1:]}'
+        return enveloped(answer, request_id, "results", results, object="list")
 
 
 class Document(BaseModel):
@@ -252,15 +257,11 @@ class RerankResult(BaseModel):
     document: Document | None = None
 
 
-class RerankResponse(BaseModel):
+class RerankResponse(Envelope):
     """Results, best first."""
 
-    id: str
-    model: str
     object: str
     results: list[RerankResult]
-    usage: Usage
-    meta: Meta
 
 
 # ---- Our own shape for scores without an order: `pairs` in, `scores` out.
@@ -297,20 +298,14 @@ class ScoreRequest(Request):
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
-        scores = ",".join(map(json_number, answer.logits if self.raw_scores else answer.scores))
-        rest = {"usage": usage_of(answer), "meta": meta_of(answer)}
-        head = {"id": request_id, "model": answer.model}
-        return f'{json_text(head)[:-1]},"scores":[{scores}],{json_text(rest)[1:]}'
+        scores = answer.logits if self.raw_scores else answer.scores
+        return enveloped(answer, request_id, "scores", map(json_number, scores))
 
 
-class ScoreResponse(BaseModel):
+class ScoreResponse(Envelope):
     """Scores in the order of the pairs."""
 
-    id: str
-    model: str
     scores: list[float]
-    usage: Usage
-    meta: Meta
 
 
 # ---- The shape of Nvidia's rerankers: `passages` in, `rankings` with `logit` out.
@@ -330,14 +325,8 @@ class RankingRequest(Request):
 
     def work(self) -> Work:
         """The pairs to score."""
-        return Work(
-            model=self.model,
-            queries=(self.query.text,) * len(self.passages),
-            documents=tuple(self.passages),
-            field="passages",
-            refuse_cuts=self.truncate == "NONE",
-            warnings=self.unknown(),
-        )
+        whole = self.truncate == "NONE"
+        return self.paired(self.model, self.query.text, self.passages, field="passages", refuse_cuts=whole)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
@@ -384,14 +373,9 @@ class TextsRequest(Request):
         if "documents" in (self.__pydantic_extra__ or {}):
             raise invalid("give either texts or documents, not both")
         side = self.truncation_direction
-        return Work(
-            model=None,
-            queries=(self.query,) * len(self.texts),
-            documents=tuple(self.texts),
-            field="texts",
-            keep_tail=None if side is None else side.lower() == "left",
-            refuse_cuts=self.truncate is False,
-            warnings=self.unknown(),
+        tail = None if side is None else side.lower() == "left"
+        return self.paired(
+            None, self.query, self.texts, field="texts", keep_tail=tail, refuse_cuts=self.truncate is False
         )
 
     def render(self, answer: Answer, request_id: str) -> str:

@@ -1,4 +1,4 @@
-"""One JSON line a request, without a text of it, and the request's id on its answer."""
+"""What a running service knows of itself: who is in it, counters for Prometheus, one JSON line a request."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from secondpass.serving.problems import CLIENT_GONE, overloaded, stopping
 from secondpass.tokens import TokenCache
 
 
-# ---- Who may come in: so many requests at once, and nobody once the service is leaving.
 class Admission:
-    """Counts the requests in flight; used by one event loop only, so it needs no lock."""
+    """Who may come in: so many requests at once, and nobody once the service is leaving.
+
+    Used by one event loop only, so it needs no lock.
+    """
 
     def __init__(self, max_requests: int) -> None:
         self.max_requests = max_requests
@@ -67,13 +69,15 @@ class Admission:
             self.in_flight -= 1
 
 
-# ---- Counters and durations for Prometheus, in a registry of the service's own.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """What `/metrics` shows; labels are paths of routes and names of models, never what a client made up."""
+    """What `/metrics` shows, in a registry of the service's own.
+
+    Labels are paths of routes and names of models, never what a client made up.
+    """
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from secondpass_servers.elasticsearch.index import Similarity, creation
-from secondpass_servers.index_layout import IndexLayout
+from secondpass_servers.elasticsearch.client import Similarity, creation
+from secondpass_servers.index import IndexLayout
 from tests.secondpass_servers.elasticsearch.conftest import invoke, only_line
 from tests.secondpass_servers.elasticsearch.inference_module import InferenceModule
 from tests.secondpass_servers.elasticsearch.live_app import serving

@@ -22,8 +22,8 @@ from secondpass_servers.elasticsearch.cli import (
     connect_service,
     disconnect_service,
 )
-from secondpass_servers.elasticsearch.index import create_index
-from secondpass_servers.index_layout import IndexLayout
+from secondpass_servers.elasticsearch.client import create_index
+from secondpass_servers.index import IndexLayout
 from tests.secondpass_servers.elasticsearch.live_app import serving
 from tests.small_collection import CORPUS
 

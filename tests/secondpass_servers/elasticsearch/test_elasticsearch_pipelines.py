@@ -14,8 +14,8 @@ from haystack.core.errors import PipelineRuntimeError
 from secondpass import CrossEncoder
 from secondpass_pipelines.indexing import document_embedders
 from secondpass_pipelines.searching import stages_of
-from secondpass_servers.elasticsearch.index import create_index
-from secondpass_servers.index_layout import IndexLayout
+from secondpass_servers.elasticsearch.client import create_index
+from secondpass_servers.index import IndexLayout
 from tests.small_collection import CORPUS, write_beir
 
 FOLDER = Path(__file__).parents[3] / "pipelines"

@@ -26,8 +26,8 @@ from secondpass_servers.contract import (
     Sink,
     TooBusy,
 )
-from secondpass_servers.elasticsearch.index import ElasticsearchIndex, ElasticsearchSink, create_index, creation
-from secondpass_servers.index_layout import IndexLayout
+from secondpass_servers.elasticsearch.client import ElasticsearchIndex, ElasticsearchSink, create_index, creation
+from secondpass_servers.index import IndexLayout
 from tests.secondpass_servers.elasticsearch.conftest import invoke, only_line
 from tests.secondpass_servers.elasticsearch.live_app import serving
 from tests.small_collection import write_beir

@@ -92,7 +92,7 @@ def elasticsearch_engine(server: Any) -> Engine:
     """Elasticsearch with its usual mapping."""
     from elasticsearch import Elasticsearch
 
-    from secondpass_servers.elasticsearch.index import ElasticsearchSink
+    from secondpass_servers.elasticsearch.client import ElasticsearchSink
 
     client = Elasticsearch(server.url, request_timeout=10)
     client.indices.create(index=INDEX)
@@ -101,8 +101,7 @@ def elasticsearch_engine(server: Any) -> Engine:
 
 def opensearch_engine(server: Any) -> Engine:
     """OpenSearch with its usual mapping."""
-    from secondpass_servers.opensearch.client import Server
-    from secondpass_servers.opensearch.index import OpenSearchSink
+    from secondpass_servers.opensearch.client import OpenSearchSink, Server
 
     stated = Server(server.url, timeout=10)
     client = stated.client()

@@ -14,9 +14,8 @@ pytest.importorskip("opensearchpy")
 
 from secondpass import CrossEncoder
 from secondpass.serving.settings import Settings
-from secondpass_servers.index_layout import IndexLayout
-from secondpass_servers.opensearch.client import Server
-from secondpass_servers.opensearch.index import create_index
+from secondpass_servers.index import IndexLayout
+from secondpass_servers.opensearch.client import Server, create_index
 from secondpass_servers.opensearch.search_pipeline import disconnect
 from tests.serving.conftest import Live, running
 

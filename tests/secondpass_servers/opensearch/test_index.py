@@ -11,12 +11,11 @@ import pytest
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_servers.contract import BatchTooLarge, Entry, IndexingError, ServerAway, TooBusy
-from secondpass_servers.index_layout import IndexLayout
+from secondpass_servers.index import IndexLayout
 from secondpass_servers.indexing.entries import IndexingSettings, item
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingCounters, IndexingRequest, index_corpus
-from secondpass_servers.opensearch.client import Server
-from secondpass_servers.opensearch.index import OpenSearchSink, create_index, creation, opened
+from secondpass_servers.opensearch.client import OpenSearchSink, Server, create_index, creation, opened
 from secondpass_servers.two_pass import FirstPass, find_candidates
 from tests.secondpass_servers.opensearch.conftest import NOBODY, TEXTS, fill
 from tests.secondpass_servers.opensearch.test_client import answering

@@ -15,9 +15,8 @@ pytest.importorskip("haystack_integrations.document_stores.opensearch")
 from haystack import Pipeline
 from haystack.core.errors import PipelineRuntimeError
 
-from secondpass_servers.index_layout import IndexLayout
-from secondpass_servers.opensearch.client import Server
-from secondpass_servers.opensearch.index import create_index
+from secondpass_servers.index import IndexLayout
+from secondpass_servers.opensearch.client import Server, create_index
 from secondpass_servers.options import EMBEDDER as DEFAULT_MODEL
 from tests.secondpass_servers.opensearch.conftest import NOBODY, TEXTS, fill
 

@@ -18,11 +18,10 @@ from secondpass import CrossEncoder
 from secondpass.corpora import read_queries
 from secondpass.errors import SecondPassError
 from secondpass.serving.settings import Settings
-from secondpass_servers.index_layout import IndexLayout
+from secondpass_servers.index import IndexLayout
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingRequest, index_corpus
-from secondpass_servers.opensearch.client import Server, speaking_to
-from secondpass_servers.opensearch.index import OpenSearchSink, create_index
+from secondpass_servers.opensearch.client import OpenSearchSink, Server, create_index, speaking_to
 from secondpass_servers.opensearch.ml_commons import RerankService, query_body
 from secondpass_servers.opensearch.search_pipeline import connect, disconnect
 from tests.secondpass_servers.opensearch.conftest import NOBODY, fill

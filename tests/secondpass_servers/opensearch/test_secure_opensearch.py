@@ -11,9 +11,8 @@ import pytest
 from secondpass import CrossEncoder
 from secondpass.errors import SecondPassError
 from secondpass_servers.contract import IndexingError
-from secondpass_servers.index_layout import IndexLayout
-from secondpass_servers.opensearch.client import Server
-from secondpass_servers.opensearch.index import OpenSearchSink, create_index, opened
+from secondpass_servers.index import IndexLayout
+from secondpass_servers.opensearch.client import OpenSearchSink, Server, create_index, opened
 from secondpass_servers.opensearch.ml_commons import RerankService
 from secondpass_servers.opensearch.search_pipeline import check, connect, disconnect
 from secondpass_servers.two_pass import FirstPass, two_pass_search

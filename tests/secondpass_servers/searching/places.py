@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from secondpass.cli import app
 from secondpass_servers.contract import SearchedIndex, SearchEngine
-from secondpass_servers.index_layout import IndexLayout
+from secondpass_servers.index import IndexLayout
 from secondpass_servers.requests import ApiRequest
 
 NOBODY = "http://127.0.0.1:1"
@@ -42,11 +42,11 @@ class Place:
         if mappings is not None:
             self.send(ApiRequest("PUT", f"/{name}", {"mappings": {"properties": dict(mappings)}}))
         elif self.engine.command == "elasticsearch":
-            from secondpass_servers.elasticsearch.index import creation
+            from secondpass_servers.elasticsearch.client import creation
 
             self.send(creation(IndexLayout(name, **layout)))
         else:
-            from secondpass_servers.opensearch.index import creation as creation_there
+            from secondpass_servers.opensearch.client import creation as creation_there
 
             self.send(creation_there(IndexLayout(name, **layout)))
         return self.opened(name)
@@ -62,11 +62,10 @@ class Place:
         """An index of this server, as both passes ask it."""
         wanted = self.name if name is None else name
         if self.engine.command == "elasticsearch":
-            from secondpass_servers.elasticsearch.index import ElasticsearchIndex
+            from secondpass_servers.elasticsearch.client import ElasticsearchIndex
 
             return ElasticsearchIndex(self.client, self.url, wanted)
-        from secondpass_servers.opensearch.client import Server
-        from secondpass_servers.opensearch.index import opened
+        from secondpass_servers.opensearch.client import Server, opened
 
         server = Server.from_environment({"OPENSEARCH_URL": self.url})
         return self.stack.enter_context(opened(server, wanted))

@@ -9,7 +9,7 @@ import pytest
 
 from secondpass.errors import InvalidInput
 from secondpass_servers.contract import EngineAccess, require_fields
-from secondpass_servers.index_layout import LONGEST_KEYWORD, IndexLayout, check_vector_field, mappings_of
+from secondpass_servers.index import LONGEST_KEYWORD, IndexLayout, check_vector_field, mappings_of
 from tests.secondpass_servers.searching.places import Place
 
 
@@ -34,7 +34,7 @@ def test_words_of_requests(place: Place) -> None:
 
 def test_an_index_to_search_and_to_write(place: Place) -> None:
     """On the server that the environment names, or the one that is given, the names in messages the same."""
-    access: EngineAccess = importlib.import_module(f"secondpass_servers.{place.engine.command}.index").ACCESS
+    access: EngineAccess = importlib.import_module(f"secondpass_servers.{place.engine.command}.client").ACCESS
     place.create(dims=2)
     place.fill({"a": {"content": "cat"}})
     for url in (None, place.url):

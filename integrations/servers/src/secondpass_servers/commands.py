@@ -15,7 +15,7 @@ from secondpass.cli import arguments
 from secondpass.cli.output import Format, PipeConsole, print_json_lines, print_table
 from secondpass_servers import options
 from secondpass_servers.contract import DocumentsRefused, EmbeddingSink, EngineAccess, SearchedIndex, SearchEngine
-from secondpass_servers.index_layout import CONTENT, EMBEDDING, check_vector_field, mappings_in, mappings_of
+from secondpass_servers.index import CONTENT, EMBEDDING, check_vector_field, mappings_in, mappings_of
 from secondpass_servers.indexing.delivery import Backoff
 from secondpass_servers.indexing.entries import Embedding, IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
@@ -187,17 +187,13 @@ def run_search(index: SearchedIndex, request: TwoPassRequest) -> TwoPassAnswer:
     """
     first = request.first
     if request.embedder is not None:
-        first = replace(first, vector=_query_vector(index, first, request.embedder, request.device))
+        field = first.vector_field
+        mappings = mappings_of(index, field)
+        check_vector_field(index.engine, index.name, mappings, field)
+        (vector,) = embedding_of(request.embedder, request.device).embed([first.query])
+        check_vector_field(index.engine, index.name, mappings, field, len(vector))
+        first = replace(first, vector=list(vector))
     return two_pass_search(index, first, request.load, request.top_k, request.batch_size, request.passages)
-
-
-def _query_vector(index: SearchedIndex, first: FirstPass, embedder: str, device: str | None) -> list[float]:
-    field = first.vector_field
-    mappings = mappings_of(index, field)
-    check_vector_field(index.engine, index.name, mappings, field)
-    (vector,) = embedding_of(embedder, device).embed([first.query])
-    check_vector_field(index.engine, index.name, mappings, field, len(vector))
-    return list(vector)
 
 
 def show_hits(answer: TwoPassAnswer, form: Format) -> None:
@@ -236,10 +232,8 @@ def show_notes(answer: TwoPassAnswer, first: FirstPass) -> None:
 def _row(rank: int, hit: TwoPassHit) -> dict[str, object]:
     found = hit.candidate
     row: dict[str, object] = {"rank": rank, "was": found.was, "score": hit.score, "index": found.index, "id": found.id}
-    row["first_pass"] = dict(found.scores)
-    if hit.passage is not None:
-        row["passage"] = hit.passage
-    return {**row, "text": found.text}
+    passage = {} if hit.passage is None else {"passage": hit.passage}
+    return {**row, "first_pass": dict(found.scores), **passage, "text": found.text}
 
 
 def _cells(rank: int, hit: TwoPassHit) -> tuple[str, ...]:

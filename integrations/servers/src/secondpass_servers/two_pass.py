@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from secondpass.errors import InvalidInput
-from secondpass.text import is_blank, positive_int
+from secondpass.text import checked_query, is_blank, positive_int
 from secondpass_servers.contract import SearchedIndex, require_fields
-from secondpass_servers.index_layout import CONTENT, EMBEDDING
+from secondpass_servers.index import CONTENT, EMBEDDING
 
 if TYPE_CHECKING:
     from secondpass.ranking import Ranking
@@ -105,8 +105,7 @@ class FirstPass:
     vector_field: str = EMBEDDING
 
     def __post_init__(self) -> None:
-        if is_blank(self.query):
-            raise InvalidInput("the query is blank")
+        checked_query(self.query, "the query")
         if not self.fields or not all(field.strip() for field in self.fields):
             raise InvalidInput("a field's name is blank")
         if not 1 <= self.depth <= MAX_RESULTS:
@@ -155,11 +154,7 @@ def searches(index: SearchedIndex, first: FirstPass) -> dict[str, dict[str, Any]
 
 
 def find_candidates(index: SearchedIndex, first: FirstPass) -> list[Candidate]:
-    """Ask the index; a document that both retrievers found comes once, those of BM25 first.
-
-    Raises:
-        InvalidInput, SecondPassError: as `SearchedIndex.hits`.
-    """
+    """Ask the index; a document that both retrievers found comes once, those of BM25 first. Raises as its `hits`."""
     found: dict[tuple[str, str], Candidate] = {}
     for retriever, body in searches(index, first).items():
         for rank, hit in enumerate(index.hits(body), start=1):
@@ -178,10 +173,7 @@ def best_passages(index: SearchedIndex, concrete: str, ids: Sequence[str], first
     """Passages of about 200 characters by id, for documents of one concrete index.
 
     For those that are shown, not for every candidate: cheap. A document that shares no word with the query gets its
-    beginning; one without text gets none.
-
-    Raises:
-        InvalidInput, SecondPassError: as `SearchedIndex.hits`.
+    beginning; one without text gets none. Raises as `SearchedIndex.hits`.
     """
     passages: dict[str, str] = {}
     for start in range(0, len(ids), AT_ONCE):

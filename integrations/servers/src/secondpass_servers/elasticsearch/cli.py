@@ -15,18 +15,24 @@ import typer
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_servers import options
 from secondpass_servers.commands import add_commands
-from secondpass_servers.elasticsearch.client import ELASTICSEARCH, kind, reason, session, spoken
-from secondpass_servers.elasticsearch.index import ACCESS, Similarity, create_index, creation
-from secondpass_servers.index_layout import IndexLayout
+from secondpass_servers.elasticsearch.client import (
+    ACCESS,
+    ELASTICSEARCH,
+    Similarity,
+    create_index,
+    creation,
+    kind,
+    reason,
+    session,
+    spoken,
+)
+from secondpass_servers.index import IndexLayout
 from secondpass_servers.requests import ApiRequest, check_model, service_address, service_key
 
 if TYPE_CHECKING:
     from elasticsearch import ApiError, Elasticsearch
 
 
-# ---- The inference endpoint through which Elasticsearch reranks with our service, and the requests that make it.
-#
-# Shapes: Elasticsearch's inference API, services `custom` and `hugging_face` (8.19 and 9.1 on).
 TASK = "rerank"
 # hugging_face demands a key, also for a service that asks for none.
 NO_KEY = "none"
@@ -53,7 +59,9 @@ PATHS = {InferenceService.custom: "/v2/rerank", InferenceService.hugging_face: "
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A `rerank` inference endpoint over our service.
+    """A `rerank` inference endpoint over our service, and the requests that make, try and use it.
+
+    Shapes: Elasticsearch's inference API, services `custom` and `hugging_face` (8.19 and 9.1 on).
 
     Attributes:
         inference_id: its name in Elasticsearch.
@@ -133,9 +141,8 @@ class Endpoint:
     def ready_query(self, index: str, content: str = "content") -> ApiRequest:
         """A search in two passes: `rank_window_size` documents are read by the model, `size` are shown."""
         question = "your question"
-        first = {"standard": {"query": {"match": {content: question}}}}
         reranker = {
-            "retriever": first,
+            "retriever": {"standard": {"query": {"match": {content: question}}}},
             "field": content,
             "inference_id": self.inference_id,
             "inference_text": question,

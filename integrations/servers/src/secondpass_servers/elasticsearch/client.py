@@ -1,4 +1,4 @@
-"""Where the Elasticsearch is and how to log in, out of the environment.
+"""Elasticsearch: where it is and how to log in, what its client's errors mean, and its indexes.
 
 | variable | |
 |---|---|
@@ -12,15 +12,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from secondpass.errors import DeadlineExceeded, InvalidInput, MissingExtra, SecondPassError
 from secondpass_servers import answers
-from secondpass_servers.contract import SearchEngine
-from secondpass_servers.requests import authority_file, login_of, server_url
+from secondpass_servers.contract import (
+    EmbeddingSink,
+    EngineAccess,
+    IndexingError,
+    SearchedIndex,
+    SearchEngine,
+    ServerAway,
+)
+from secondpass_servers.index import ClientIndex, ClientSink, IndexLayout, indexing_error
+from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
 
 if TYPE_CHECKING:
     from elasticsearch import ApiError, Elasticsearch
@@ -37,7 +46,6 @@ ELASTICSEARCH = SearchEngine(
 )
 
 
-INSTALL = 'elasticsearch-py is not installed: pip install "secondpass[elasticsearch]"'
 OTHER_PRODUCT = "answers, but not as an Elasticsearch 8 or 9 does"
 URL = "ELASTICSEARCH_URL"
 API_KEY = "ELASTIC_API_KEY"
@@ -45,18 +53,9 @@ API_KEY_ID = "ELASTIC_API_KEY_ID"
 USERNAME = "ELASTIC_USERNAME"
 PASSWORD = "ELASTIC_PASSWORD"  # noqa: S105 (the name of a variable)
 CA_FILE = ELASTICSEARCH.authority
-
-
-def need_elasticsearch() -> None:
-    """Import elasticsearch-py.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import elasticsearch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtra(INSTALL) from error
+THERE = "resource_already_exists_exception"
+# Elasticsearch looks at no more than this for each shard.
+MOST_CANDIDATES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +75,11 @@ class Connection:
         Raises:
             MissingExtra: elasticsearch-py is not installed.
         """
-        need_elasticsearch()
-        from elastic_transport.client_utils import DEFAULT
-        from elasticsearch import Elasticsearch
-
+        try:
+            from elastic_transport.client_utils import DEFAULT
+            from elasticsearch import Elasticsearch
+        except ModuleNotFoundError as error:
+            raise MissingExtra('elasticsearch-py is not installed: pip install "secondpass[elasticsearch]"') from error
         return Elasticsearch(
             self.url,
             api_key=self.api_key,
@@ -196,3 +196,112 @@ def described(error: ApiError) -> Any:
     """What the answer's body has under "error", or the client's own words if it has nothing there."""
     body: Any = error.body
     return (body.get("error") if isinstance(body, dict) else None) or error.message
+
+
+class Similarity(StrEnum):
+    """How embeddings are compared."""
+
+    cosine = "cosine"
+    dot_product = "dot_product"
+    l2_norm = "l2_norm"
+    max_inner_product = "max_inner_product"
+
+
+def creation(layout: IndexLayout, similarity: str = "cosine") -> ApiRequest:
+    """The request that makes the index; `similarity` says how embeddings are compared.
+
+    Raises:
+        InvalidInput: `similarity` is no `Similarity`.
+    """
+    if similarity not in list(Similarity):
+        raise InvalidInput(f"similarity={similarity!r} is none of {', '.join(Similarity)}")
+    vector = None
+    if layout.dims is not None:
+        vector = {"type": ELASTICSEARCH.vector_type, "dims": layout.dims, "index": True, "similarity": similarity}
+    return ApiRequest("PUT", f"/{layout.name}", layout.body(vector))
+
+
+def create_index(client: Elasticsearch, server: str, layout: IndexLayout, similarity: str = "cosine") -> None:
+    """Create the index; the server itself sees to it that no index is written over.
+
+    Raises:
+        InvalidInput: something of that name is there, or the server refuses name, analyzer or dims.
+        SecondPassError: as `spoken`.
+    """
+    from elasticsearch import BadRequestError
+
+    # A repetition after a time-out would only hear that the index is there.
+    once = client.options(max_retries=0, retry_on_timeout=False)
+    with spoken(server):
+        try:
+            once.indices.create(index=layout.name, body=creation(layout, similarity).body)
+        except BadRequestError as error:
+            if kind(error) == THERE:
+                raise answers.index_is_there(ELASTICSEARCH.at(server), layout.name) from error
+            raise
+
+
+class ElasticsearchIndex(ClientIndex):
+    """One index or alias to search; `server` is an address."""
+
+    engine = ELASTICSEARCH
+
+    def __init__(self, client: Elasticsearch, server: str, index: str) -> None:
+        super().__init__(client, server, index)
+        self._server = server
+
+    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
+        """The part of a body that finds the nearest documents."""
+        most = min(10 * depth, MOST_CANDIDATES)
+        return {"knn": {"field": field, "query_vector": list(vector), "k": depth, "num_candidates": most}}
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return spoken(self._server)
+
+
+class ElasticsearchSink(ClientSink):
+    """One index or alias to write to; `server` is an address."""
+
+    engine = ELASTICSEARCH
+
+    def __init__(self, client: Elasticsearch, server: str, index: str) -> None:
+        super().__init__(client.options(max_retries=0, retry_on_timeout=False), server, index)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        from elastic_transport import TransportError
+        from elasticsearch import ApiError, UnsupportedProductError
+
+        try:
+            yield
+        except UnsupportedProductError as error:
+            raise IndexingError(f"{self.name} {OTHER_PRODUCT}") from error
+        except ApiError as error:
+            line = answers.status_line(ELASTICSEARCH, self.name, error.status_code, described(error))
+            raise indexing_error(line, error.status_code, _seconds(error.meta.headers.get("retry-after"))) from error
+        except TransportError as error:
+            raise ServerAway(f"{self.name}: {silence(error)}") from error
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return None if value is None else max(0.0, float(value))
+    except ValueError:
+        return None
+
+
+@contextmanager
+def searched(url: str | None, timeout: float, index: str) -> Iterator[SearchedIndex]:
+    """An index to search; its client is closed at the end. Raises as `session`."""
+    with session(url, timeout) as (client, server):
+        yield ElasticsearchIndex(client, server, index)
+
+
+@contextmanager
+def sink(url: str | None, timeout: float, index: str) -> Iterator[EmbeddingSink]:
+    """An index to write to; its client is closed at the end. Raises as `session`."""
+    with session(url, timeout) as (client, server):
+        yield ElasticsearchSink(client, server, index)
+
+
+ACCESS = EngineAccess(ELASTICSEARCH, searched, sink)

@@ -10,7 +10,7 @@ from typing import Any
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
-from secondpass.text import positive_int
+from secondpass.text import positive_int, repaired
 from secondpass_servers.contract import Entry, IndexingError
 
 MAX_ID_BYTES = 512
@@ -84,7 +84,7 @@ def item(position: int, document: CorpusDocument, vector: Sequence[float] | None
     reason = id_trouble(document.id)
     if reason:
         return Item(position, document, None, reason)
-    source: dict[str, Any] = {"id": document.id, "content": sound(document.content)}
+    source: dict[str, Any] = {"id": document.id, "content": repaired(document.content)}
     if vector is not None:
         source["embedding"] = list(vector)
     size = ACTION_BYTES + 2 * len(document.id.encode()) + len(json.dumps(source, ensure_ascii=False).encode())
@@ -98,11 +98,6 @@ def id_trouble(document_id: str) -> str:
     except UnicodeEncodeError:
         return "the id is no valid Unicode: a lone surrogate is in it"
     return "" if size <= MAX_ID_BYTES else f"the id has {size} bytes, more than {MAX_ID_BYTES}"
-
-
-def sound(text: str) -> str:
-    """`text` as UTF-8 can carry it: JSON's lone surrogates become U+FFFD, as the reranker reads them too."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def embedded(embedding: Embedding, texts: Sequence[str]) -> list[list[float]]:
@@ -131,6 +126,11 @@ class CorpusChunk:
     start: int
     end: int
     items: tuple[Item, ...]
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> CorpusChunk:
+        """Items that are neighbours."""
+        return cls(items[0].position, items[-1].position + 1, tuple(items))
 
 
 def chunks(placed: Iterable[Placed], settings: IndexingSettings, embedding: Embedding | None) -> Iterator[CorpusChunk]:
@@ -168,13 +168,9 @@ def _by_bytes(items: Sequence[Item], most: int) -> Iterator[CorpusChunk]:
     for each in items:
         own = 0 if each.entry is None else each.entry.size
         if kept and size + own > most:
-            yield _chunk(kept)
+            yield CorpusChunk.of(kept)
             kept, size = [], 0
         kept.append(each)
         size += own
     if kept:
-        yield _chunk(kept)
-
-
-def _chunk(items: Sequence[Item]) -> CorpusChunk:
-    return CorpusChunk(items[0].position, items[-1].position + 1, tuple(items))
+        yield CorpusChunk.of(kept)

@@ -52,23 +52,16 @@ class IndexingCounters:
     mended: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class IndexingReport:
-    """The counts of `IndexingCounters` at the end, `blank` documents without any text, and seconds of wall clock.
+@dataclass(slots=True)
+class IndexingReport(IndexingCounters):
+    """The counts at the end, `blank` documents without any text, and seconds of wall clock.
 
     `dead_letters` is the file that holds the refused documents, None if there are none.
     """
 
-    documents: int
-    already: int
-    indexed: int
-    replaced: int
-    dead: int
-    retries: int
-    mended: int
-    blank: int
-    seconds: float
-    dead_letters: Path | None
+    blank: int = 0
+    seconds: float = 0.0
+    dead_letters: Path | None = None
 
     @property
     def per_second(self) -> float:

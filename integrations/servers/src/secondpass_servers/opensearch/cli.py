@@ -12,10 +12,9 @@ import typer
 
 from secondpass_servers import options
 from secondpass_servers.commands import add_commands
-from secondpass_servers.index_layout import CONTENT, IndexLayout
+from secondpass_servers.index import CONTENT, IndexLayout
 from secondpass_servers.opensearch import search_pipeline
-from secondpass_servers.opensearch.client import OPENSEARCH, Server
-from secondpass_servers.opensearch.index import ACCESS, create_index, creation
+from secondpass_servers.opensearch.client import ACCESS, OPENSEARCH, Server, create_index, creation
 from secondpass_servers.opensearch.ml_commons import RerankService
 
 commands = typer.Typer(

@@ -1,19 +1,20 @@
-"""Which OpenSearch, and as whom: from the environment, so that no credentials stand in a command or a file."""
+"""OpenSearch: where it is and as whom, out of the environment, what its client's errors mean, and its indexes."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secondpass.errors import DeadlineExceeded, MissingExtra, SecondPassError
+from secondpass.errors import DeadlineExceeded, InvalidInput, MissingExtra, SecondPassError
 from secondpass_servers import answers
-from secondpass_servers.contract import SearchEngine
-from secondpass_servers.requests import authority_file, login_of, server_url
+from secondpass_servers.contract import EmbeddingSink, EngineAccess, SearchedIndex, SearchEngine, ServerAway
+from secondpass_servers.index import ClientIndex, ClientSink, IndexLayout, indexing_error
+from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -40,6 +41,8 @@ TIMEOUT = 30.0
 RETRIES = 2
 # Connections kept open: threads that write and search at once.
 CONNECTIONS = 16
+LONGEST_VECTOR = 16_000
+THERE = "resource_already_exists_exception"
 # What each plugin answers to, as far as these commands ask for it.
 PLUGINS = (
     ("/_plugins/_ml", "opensearch-ml (ML Commons)"),
@@ -81,13 +84,8 @@ class Server:
     ) -> Server:
         """What OPENSEARCH_URL, OPENSEARCH_USERNAME, OPENSEARCH_PASSWORD and OPENSEARCH_CA_FILE say.
 
-        Credentials inside the URL are taken where the two variables are absent.
-
-        Args:
-            environment: instead of the process's own.
-            url: instead of OPENSEARCH_URL; it may hold no credentials.
-            timeout: seconds of one attempt.
-            retries: further attempts after a lost connection or a 502, 503 or 504.
+        Credentials inside the URL are taken where the two variables are absent; a given `url` takes the place of
+        OPENSEARCH_URL and may hold none. `timeout` is in seconds for each of `retries` + 1 attempts.
 
         Raises:
             InvalidInput: a variable cannot be used; the message names it and shows no credentials.
@@ -207,3 +205,112 @@ def missing_plugin(text: str) -> str | None:
         return None
     lowered = text.lower()
     return next((plugin for sign, plugin in PLUGINS if sign in lowered), None)
+
+
+def creation(layout: IndexLayout) -> ApiRequest:
+    """The request that makes the index; one without embeddings needs no plugin.
+
+    Raises:
+        InvalidInput: the embeddings are longer than OpenSearch takes.
+    """
+    if layout.dims is None:
+        return ApiRequest("PUT", f"/{layout.name}", layout.body())
+    if layout.dims > LONGEST_VECTOR:
+        raise InvalidInput(f"dims={layout.dims} is more than OpenSearch's {LONGEST_VECTOR}")
+    return ApiRequest("PUT", f"/{layout.name}", layout.body(vector_field(layout.dims), knn=True))
+
+
+def vector_field(dims: int) -> dict[str, Any]:
+    """A field for vectors of `dims` numbers, searched by cosine with Lucene's HNSW: no native library is needed."""
+    method = {"name": "hnsw", "engine": "lucene", "space_type": "cosinesimil"}
+    return {"type": OPENSEARCH.vector_type, OPENSEARCH.length_key: dims, "method": method}
+
+
+def create_index(server: Server, layout: IndexLayout) -> None:
+    """Create the index; the server itself sees to it that no index is written over.
+
+    Raises:
+        InvalidInput: something of that name is there, or the server refuses name, analyzer or dims.
+        SecondPassError: as `speaking_to`; a plugin that is missing is named.
+    """
+    from opensearchpy.exceptions import RequestError
+
+    with speaking_to(server), server.client(max_retries=0) as client:
+        try:
+            client.indices.create(index=layout.name, body=creation(layout).body)
+        except RequestError as error:
+            if error.error == THERE:
+                raise answers.index_is_there(named(server), layout.name) from None
+            raise
+
+
+class OpenSearchIndex(ClientIndex):
+    """One index or alias to search."""
+
+    engine = OPENSEARCH
+
+    def __init__(self, client: OpenSearch, server: Server, index: str) -> None:
+        super().__init__(client, server.address, index)
+        self._server = server
+
+    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
+        """The part of a body that finds the nearest documents."""
+        return {"query": {"knn": {field: {"vector": list(vector), "k": depth}}}}
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return speaking_to(self._server)
+
+
+class OpenSearchSink(ClientSink):
+    """One index or alias to write to."""
+
+    engine = OPENSEARCH
+
+    def __init__(self, server: Server, index: str) -> None:
+        super().__init__(server.client(max_retries=0), server.address, index)
+        self._server = server
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        from opensearchpy.exceptions import ConnectionError as NoConnection
+        from opensearchpy.exceptions import SSLError, TransportError
+
+        try:
+            with speaking_to(self._server, passing=TransportError):
+                yield
+        except TransportError as error:
+            line = line_for(error, replace(self._server, address=f"{self._server.address}/{self._index}"))
+            silent = isinstance(error, NoConnection) and not isinstance(error, SSLError)
+            raise ServerAway(line) if silent else indexing_error(line, error.status_code) from None
+
+
+@contextmanager
+def opened(server: Server, index: str) -> Iterator[SearchedIndex]:
+    """An index of a server to search; its client is closed at the end.
+
+    Raises:
+        MissingExtra: opensearch-py is not installed.
+    """
+    with server.client() as client:
+        yield OpenSearchIndex(client, server, index)
+
+
+@contextmanager
+def searched(url: str | None, timeout: float, index: str) -> Iterator[SearchedIndex]:
+    """The same of the server that the environment names, or `url` instead. Raises as `Server.from_environment` too."""
+    with opened(Server.from_environment(url=url, timeout=timeout), index) as found:
+        yield found
+
+
+@contextmanager
+def sink(url: str | None, timeout: float, index: str) -> Iterator[EmbeddingSink]:
+    """An index to write to; its client is closed at the end. Raises as `searched`."""
+    with closing(OpenSearchSink(Server.from_environment(url=url, timeout=timeout), index)) as made:
+        yield made
+
+
+ACCESS = EngineAccess(OPENSEARCH, searched, sink)

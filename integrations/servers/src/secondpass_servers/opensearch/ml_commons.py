@@ -145,11 +145,6 @@ def script(model: str) -> str:
     return _SCRIPT.replace("OPENING", opening.replace("\\", "\\\\").replace("'", "\\'"))
 
 
-def model_group_body(name: str) -> dict[str, Any]:
-    """The group that OpenSearch wants every model to be in."""
-    return {"name": name, "description": MARK}
-
-
 def model_body(name: str, connector_id: str, group_id: str) -> dict[str, Any]:
     """A model that is elsewhere."""
     return {
@@ -174,11 +169,6 @@ def query_body(text: str, field: str, size: int) -> dict[str, Any]:
         "query": {"match": {field: {"query": text}}},
         "ext": {"rerank": {"query_context": {"query_text": text}}},
     }
-
-
-def named_as(name: str) -> dict[str, Any]:
-    """A search for what ML Commons keeps under a name, oldest first."""
-    return {"query": {"term": {"name.keyword": name}}, "sort": [{"created_time": {"order": "asc"}}], "size": 1000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +205,7 @@ def connect_model(client: OpenSearch, name: str, service: RerankService, found: 
         ml.update_connector(connector_id=connector_id, body=body)
     else:
         connector_id = str(ml.create_connector(body=body)["connector_id"])
-    fitting = [id_ for id_ in found.models if _connector_of(client, id_) == connector_id]
+    fitting = [id_ for id_ in found.models if ml.get_model(model_id=id_).get("connector_id") == connector_id]
     for id_ in found.models:
         if id_ not in fitting[:1]:
             ml.delete_model(model_id=id_)
@@ -251,7 +241,8 @@ def _register(client: OpenSearch, name: str, connector_id: str, found: Found) ->
     if found.groups:
         group_id = found.groups[0]
     else:
-        group_id = str(ml.register_model_group(body=model_group_body(name))["model_group_id"])
+        # OpenSearch wants every model to be in a group.
+        group_id = str(ml.register_model_group(body={"name": name, "description": MARK})["model_group_id"])
     answer = ml.register_model(body=model_body(name, connector_id, group_id))
     end = time.monotonic() + DEPLOY_SECONDS
     while "model_id" not in answer:
@@ -280,15 +271,13 @@ def _state(client: OpenSearch, model_id: str) -> str:
     return str(client.plugins.ml.get_model(model_id=model_id).get("model_state", ""))
 
 
-def _connector_of(client: OpenSearch, model_id: str) -> str:
-    return str(client.plugins.ml.get_model(model_id=model_id).get("connector_id", ""))
-
-
 def _ids(search: Callable[..., Any], name: str, what: str) -> tuple[str, ...]:
+    """Of what ML Commons keeps under a name, the oldest first."""
     from opensearchpy.exceptions import NotFoundError
 
+    body = {"query": {"term": {"name.keyword": name}}, "sort": [{"created_time": {"order": "asc"}}], "size": 1000}
     try:
-        hits = search(body=named_as(name))["hits"]["hits"]
+        hits = search(body=body)["hits"]["hits"]
     except NotFoundError:
         # Before the first one is made there is no index to look into.
         return ()

@@ -172,32 +172,20 @@ def printing_transport() -> type[Transport]:
             self._states: dict[str, str] = {}
 
         def perform_request(
-            self,
-            method: str,
-            url: str,
-            params: Any = None,
-            body: Any = None,
-            timeout: Any = None,
-            ignore: Any = (),
-            headers: Any = None,
+            self, method: str, url: str, params: Any = None, body: Any = None, *more: Any, **named: Any
         ) -> Any:
             found = MODEL.fullmatch(url)
             if method in READING and found and found[1] in self._states:
                 return {"model_state": self._states[found[1]]}
             if method in READING or url.endswith("/_search"):
-                return super().perform_request(method, url, params, body, timeout, ignore, headers)
+                return super().perform_request(method, url, params, body, *more, **named)
             if found and found[2]:
                 self._states[found[1]] = AFTER[found[2]]
-            print_request(method, url, body, params)
+            shown = {key: value for key, value in (params or {}).items() if key not in OURS}
+            sys.stdout.write(ApiRequest(method, url, body, shown).shown() + "\n\n")
             return dict(ANSWER)
 
     return PrintingTransport
-
-
-def print_request(method: str, url: str, body: Any, params: Any = None) -> None:
-    """Print a request, every secret as ***, and a blank line."""
-    shown = {key: value for key, value in (params or {}).items() if key not in OURS}
-    sys.stdout.write(ApiRequest(method, url, body, shown).shown() + "\n\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +296,7 @@ def require_plugins(client: OpenSearch, server: Server) -> None:
 
 
 def _client(server: Server, dry: bool) -> OpenSearch:
-    if not dry:
-        return server.client()
-    return server.client(transport_class=printing_transport())
+    return server.client(**({"transport_class": printing_transport()} if dry else {}))
 
 
 def _trust(client: OpenSearch) -> Trust:

@@ -1,0 +1,238 @@
+"""An index of either server: laid out for two passes, searched and written through the calls that both clients have."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from secondpass.errors import InvalidInput
+from secondpass.text import positive_int
+from secondpass_servers.answers import outcome_of, told
+from secondpass_servers.contract import (
+    BatchTooLarge,
+    Entry,
+    IndexingError,
+    Outcome,
+    SearchedIndex,
+    SearchEngine,
+    ServerAway,
+    TooBusy,
+)
+
+# Names that Haystack's document stores read and write.
+CONTENT = "content"
+EMBEDDING = "embedding"
+# Lucene refuses a keyword of more than 32,766 bytes, and with it the document; UTF-8 has up to 4 bytes a character.
+LONGEST_KEYWORD = 8191
+# All that is read of an answer to a bulk request: the rest is as long as the request.
+ANSWER = ["items.index.status", "items.index.result", "items.index.error"]
+AWAY = (502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexLayout:
+    """What an index is to be.
+
+    Attributes:
+        name: of the index.
+        analyzer: of the content, at indexing and in queries.
+        shards, replicas: None leaves them to the server; BM25 counts words within each shard.
+        dims: of the embeddings; None: the index takes none.
+    """
+
+    name: str
+    analyzer: str = "standard"
+    shards: int | None = None
+    replicas: int | None = None
+    dims: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise InvalidInput("the name of the index is blank")
+        for name in ("dims", "shards"):
+            if getattr(self, name) is not None:
+                positive_int(getattr(self, name), name)
+
+    def body(self, vector: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        """Body of the request that makes the index; `vector` is the mapping of embeddings, `more` further settings.
+
+        A query that names no field, such as Haystack's, searches the content and not every keyword. Every other string
+        is a keyword, as Haystack's stores have them.
+        """
+        settings: dict[str, Any] = {"query.default_field": CONTENT, **more}
+        for name, count in (("number_of_shards", self.shards), ("number_of_replicas", self.replicas)):
+            if count is not None:
+                settings[name] = count
+        properties: dict[str, Any] = {"id": {"type": "keyword"}, CONTENT: {"type": "text", "analyzer": self.analyzer}}
+        if vector is not None:
+            properties[EMBEDDING] = dict(vector)
+        keyword = {"type": "keyword", "ignore_above": LONGEST_KEYWORD}
+        strings = {"match_mapping_type": "string", "mapping": keyword}
+        return {
+            "settings": {"index": settings},
+            "mappings": {"properties": properties, "dynamic_templates": [{"strings": strings}]},
+        }
+
+    def made(self, address: str) -> str:
+        """What `create` says when it is done."""
+        embeddings = "no embeddings" if self.dims is None else f"embeddings of {self.dims} numbers"
+        return f"Created {address}/{self.name}: BM25 on {CONTENT}, analyzer {self.analyzer}, {embeddings}."
+
+
+def check_vector_field(
+    engine: SearchEngine, name: str, mappings: Sequence[Mapping[str, Any]], field: str, dims: int | None = None
+) -> None:
+    """Refuse embeddings that the index would not take, or would take for something else.
+
+    Args:
+        engine: what the type of such a field is called.
+        name: the index in messages.
+        mappings: the field's mapping in each index that has it.
+        field: where the embeddings are.
+        dims: how long the model's embeddings are; None: not known yet.
+
+    Raises:
+        InvalidInput: no index has the field, or it holds something else, or embeddings of another length.
+    """
+    if not mappings:
+        advice = f"`secondpass {engine.command} create NEW_INDEX --dims {dims or 'LENGTH'}` makes an index with one"
+        raise InvalidInput(f"{name} has no field {field} for embeddings: {advice}")
+    for mapping in mappings:
+        kind, length = mapping.get("type"), mapping.get(engine.length_key)
+        if kind != engine.vector_type:
+            raise InvalidInput(f"{name}: the field {field} holds values of the type {kind}, not embeddings")
+        if dims is not None and length is not None and length != dims:
+            raise InvalidInput(
+                f"{name}: the field {field} takes embeddings of {length} numbers, and those of --embedder have {dims}"
+            )
+
+
+def mappings_in(answer: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
+    """The field's mapping in each index that has it, out of the answer to GET /INDEX/_mapping/field/FIELD."""
+    described = [found["mappings"][field] for found in answer.values() if field in found.get("mappings", {})]
+    # Inside, it stands under the last part of the field's name.
+    return [next(iter(found["mapping"].values()), {}) for found in described]
+
+
+def mappings_of(index: SearchedIndex, field: str) -> list[Mapping[str, Any]]:
+    """The same, asked of an index; who may search but not look at mappings gets types without lengths."""
+    answer = index.field_mapping(field)
+    if answer is not None:
+        return mappings_in(answer, field)
+    return [{"type": kind} for kind in index.known_fields([field]).get(field, ())]
+
+
+class OpenedIndex(ABC):
+    """One index or alias of a server; safe to share between threads, as its client is.
+
+    `name` is engine, server and index in messages, without credentials.
+    """
+
+    engine: SearchEngine
+
+    def __init__(self, client: Any, address: str, index: str) -> None:
+        self._client = client
+        self._index = index
+        self.name = self.engine.at(f"{address}/{index}")
+
+    @abstractmethod
+    def _translated(self) -> AbstractContextManager[None]:
+        """Turns what the client raises inside into errors of ours."""
+
+
+class ClientIndex(OpenedIndex):
+    """An index to search: a `SearchedIndex` but for `nearest`, which each engine writes in its own way."""
+
+    def hits(self, body: Mapping[str, Any], index: str | None = None) -> list[dict[str, Any]]:
+        """As `SearchedIndex.hits`."""
+        with self._translated():
+            answer = self._client.search(
+                index=index or self._index, body=dict(body), allow_partial_search_results=False
+            )
+        return list(answer["hits"]["hits"])
+
+    def known_fields(self, fields: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Types of those of `fields` that the index has."""
+        with self._translated():
+            known = self._client.field_caps(index=self._index, fields=list(fields))["fields"]
+        return {name: list(types) for name, types in known.items()}
+
+    def field_mapping(self, field: str) -> Mapping[str, Any] | None:
+        """The field's mapping in each index; None if this user may not ask."""
+        with self._translated():
+            try:
+                return dict(self._client.indices.get_field_mapping(index=self._index, fields=field))
+            except Exception as error:
+                if getattr(error, "status_code", None) != 403:
+                    raise
+        return None
+
+
+class ClientSink(OpenedIndex):
+    """An index to write to: an `EmbeddingSink`, whose methods say what they raise.
+
+    The client's own retries are off.
+    """
+
+    def identity(self) -> str:
+        """The index's UUID; a name that stands for several is refused."""
+        with self._translated():
+            found = self._client.indices.get_settings(index=self._index, name="index.uuid", flat_settings=True)
+        if len(found) != 1:
+            raise IndexingError(f"{self.name}: the name stands for {len(found)} indexes; name one")
+        (settings,) = dict(found).values()
+        return str(settings["settings"]["index.uuid"])
+
+    def write(self, batch: Sequence[Entry]) -> list[Outcome]:
+        """Index every entry over what may be there, with one bulk request; an outcome for each, in order."""
+        if not batch:
+            return []
+        lines: list[Mapping[str, Any]] = []
+        for entry in batch:
+            lines += ({"index": {"_id": entry.id}}, entry.source)
+        with self._translated():
+            items = self._client.bulk(index=self._index, body=lines, filter_path=ANSWER).get("items", [])
+        if len(items) != len(batch):
+            raise ServerAway(f"{self.name}: {len(items)} answers to {len(batch)} documents")
+        return [outcome_of(entry.id, item["index"]) for entry, item in zip(batch, items, strict=True)]
+
+    def present(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that the index holds, whether or not a search finds them yet."""
+        if not ids:
+            return set()
+        with self._translated():
+            documents = self._client.mget(index=self._index, body={"ids": list(ids)}, _source=False)["docs"]
+        broken = [document for document in documents if "error" in document]
+        if broken:
+            raise ServerAway(f"{self.name}: {told(broken[0]['error'])}")
+        return {document["_id"] for document in documents if document.get("found")}
+
+    def settle(self) -> None:
+        """Refresh and flush; a shard that does not answer counts as a server that is away."""
+        with self._translated():
+            for act in (self._client.indices.refresh, self._client.indices.flush):
+                failed = act(index=self._index)["_shards"]["failed"]
+                if failed:
+                    raise ServerAway(f"{self.name}: {failed} shards do not answer")
+
+    def count(self) -> int:
+        """How many documents a search finds."""
+        with self._translated():
+            return int(self._client.count(index=self._index)["count"])
+
+    def field_mapping(self, field: str) -> Mapping[str, Any]:
+        """The field's mapping in the index."""
+        with self._translated():
+            return dict(self._client.indices.get_field_mapping(index=self._index, fields=field))
+
+
+def indexing_error(line: str, status: object, after: float | None = None) -> IndexingError:
+    """The error for a request to a sink that was answered with `status`; `after` is Retry-After in seconds."""
+    if status == 429:
+        return TooBusy(line, after)
+    if status == 413:
+        return BatchTooLarge(line)
+    return ServerAway(line) if status in AWAY else IndexingError(line)
