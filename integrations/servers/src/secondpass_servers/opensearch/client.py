@@ -15,6 +15,8 @@ from secondpass_servers import answers
 from secondpass_servers.contract import SearchEngine
 from secondpass_servers.requests import authority_file, login_of, server_url
 
+__all__ = ["Server"]
+
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
     from opensearchpy.exceptions import TransportError

@@ -25,6 +25,8 @@ from secondpass_servers.index_layout import IndexLayout
 from secondpass_servers.opensearch.client import OPENSEARCH, Server, line_for, named, speaking_to
 from secondpass_servers.requests import ApiRequest
 
+__all__ = ["opened"]
+
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
     from opensearchpy.exceptions import TransportError

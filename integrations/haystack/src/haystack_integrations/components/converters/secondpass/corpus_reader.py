@@ -16,6 +16,8 @@ from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.text import choice, positive_int
 
+__all__ = ["CorpusReader"]
+
 TITLE_PLACES = ("content", "meta")
 
 

@@ -24,6 +24,8 @@ from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate, p
 from secondpass.evaluation.qrels import Qrels, read_qrels
 from secondpass.evaluation.runs import Run
 
+__all__ = ["SecondPassEvaluator"]
+
 logger = logging.getLogger(__name__)
 
 WITHOUT_RELEVANT = ("leave out", "zero")

@@ -18,6 +18,8 @@ from haystack_integrations.common.secondpass.model_lifecycle import SerializedCo
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries, listed_queries
 
+__all__ = ["LabelledQueries"]
+
 DEMO = "secondpass/demo"
 
 

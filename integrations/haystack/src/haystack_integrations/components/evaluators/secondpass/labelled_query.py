@@ -15,6 +15,8 @@ from haystack_integrations.components.evaluators.secondpass.labelled_queries imp
 
 from secondpass.errors import InvalidInput
 
+__all__ = ["LabelledQuery"]
+
 
 @component
 class LabelledQuery(LabelledSet):

@@ -24,6 +24,8 @@ from secondpass.models.loading import folder_of
 from secondpass.text import checked_documents, positive_int
 from secondpass.tokens import TextTokenizer
 
+__all__ = ["PromptBudget"]
+
 # ---- Texts cut to a token budget for a prompt: the best first, whole sentences only, and a record of what was left
 # out.
 TokenEnds = Callable[[str], Sequence[int]]

@@ -29,6 +29,8 @@ from secondpass.inputs import TRUNCATIONS, PromptTemplate
 from secondpass.ranking import Ranking, Relevance, checked_relevance
 from secondpass.text import is_blank
 
+__all__ = ["SecondPassRanker"]
+
 # ---- One ranking call: readable documents to the model, its order back to documents, and what was cut.
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,8 @@ from secondpass.forwards.precision import PRECISIONS
 from secondpass.inputs import TRUNCATIONS
 from secondpass.text import is_blank
 
+__all__ = ["SentenceReader"]
+
 
 @component
 class SentenceReader(ModelLifecycle):

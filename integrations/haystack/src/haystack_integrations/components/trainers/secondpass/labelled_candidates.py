@@ -17,6 +17,8 @@ from haystack_integrations.components.evaluators.secondpass.labelled_queries imp
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
 
+__all__ = ["LabelledCandidates"]
+
 Found = dict[str, list[tuple[str, float | None]]]
 
 

@@ -33,6 +33,8 @@ from secondpass.training.settings import TrainingSettings
 from secondpass.training.trainer import TrainingReport, train
 from secondpass.training.yaml import YamlDocument, made
 
+__all__ = ["CrossEncoderTrainer"]
+
 logger = logging.getLogger(__name__)
 IDS = ComparisonField("id")
 
