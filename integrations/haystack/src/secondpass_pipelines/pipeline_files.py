@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,6 +151,14 @@ def _ends(link: object) -> set[str]:
     if not isinstance(link, dict):
         return set()
     return {str(link.get(end)).split(".", maxsplit=1)[0] for end in ("sender", "receiver")}
+
+
+def inputs_to(sockets: Iterable[tuple[str, str]], value: object) -> dict[str, dict[str, Any]]:
+    """Inputs by component that give `value` to each (component, socket)."""
+    made: dict[str, dict[str, Any]] = {}
+    for component, socket in sockets:
+        made.setdefault(component, {})[socket] = value
+    return made
 
 
 def need_haystack() -> None:

@@ -177,6 +177,12 @@ class Judge:
             if answer.query_id in self._qrels:
                 top[answer.query_id] = ids(ranking[:CUTOFF])
 
+    def watch(self, answers: Iterable[QueryResult], last: str) -> Iterator[QueryResult]:
+        """Pass answers on and take each into account."""
+        for answer in answers:
+            self.add(answer, last)
+            yield answer
+
     def qualities(self) -> list[Quality]:
         """Figures of every stage in order, the last pass last."""
         return [Quality(stage, self._values(run), fmean(self._ms[stage])) for stage, run in self._runs.items()]

@@ -103,6 +103,12 @@ def _remove_token(data: dict[str, Any]) -> None:
     data["init_parameters"]["token"] = "(removed)"  # noqa: S105
 
 
+def torch_device(device: ComponentDevice | str | None) -> str:
+    """The name that torch has for the requested device, or for the default one of this machine."""
+    requested = ComponentDevice.from_str(device) if isinstance(device, str) else device
+    return ComponentDevice.resolve_device(requested).to_torch_str()
+
+
 class Closable(Protocol):
     """Anything with weights to give back."""
 
@@ -205,11 +211,10 @@ class ModelLifecycle(SerializedComponent):
     def _load(self) -> CrossEncoder:
         from secondpass import CrossEncoder
 
-        requested = ComponentDevice.from_str(self.device) if isinstance(self.device, str) else self.device
         return CrossEncoder(
             self.model,
-            device=ComponentDevice.resolve_device(requested).to_torch_str(),
-            token=self.token.resolve_value() if self.token is not None else None,
+            device=torch_device(self.device),
+            token=None if self.token is None else self.token.resolve_value(),
             truncation=self.truncation,
             precision=self.precision,
             **engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs),

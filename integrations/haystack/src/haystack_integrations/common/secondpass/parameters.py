@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,37 @@ def field_names(name: str, value: object) -> list[str]:
     if not isinstance(value, (list, tuple)):
         raise _refuse(name, value, "a list of str")
     return [text(f"{name}[{index}]", item) for index, item in enumerate(value)]
+
+
+def by_query(name: str, given: object, size: int | None = None, other: str = "") -> Sequence[object]:
+    """Return a list or tuple with one entry a query: `size` of them, as `other` has; without `size` at least one.
+
+    Raises:
+        InvalidInput: it is no list, or of a wrong length.
+    """
+    if not isinstance(given, (list, tuple)):
+        raise _refuse(name, given, "a list with an entry for each query")
+    if size is None and not given:
+        raise InvalidInput(f"{name} is empty")
+    if size is not None and len(given) != size:
+        raise InvalidInput(f"{name} has {len(given)} entries, {other} {size}")
+    return given
+
+
+def query_ids(given: object, size: int, other: str) -> list[str] | None:
+    """Return None, or as many different ids as `other` has entries.
+
+    Raises:
+        InvalidInput: there are more or fewer, or one comes twice: what belongs to it would count twice.
+    """
+    if given is None:
+        return None
+    by_query("query_ids", given, size, other)
+    ids = field_names("query_ids", given)
+    if len(set(ids)) < size:
+        again = next(name for place, name in enumerate(ids) if name in ids[:place])
+        raise InvalidInput(f"query_ids has {again!r} twice")
+    return ids
 
 
 def secret(name: str, value: object) -> Secret | None:

@@ -86,17 +86,7 @@ class CorpusReader:
 
     @component.output_types(documents=list[Document])
     async def run_async(self, sources: list[str | Path]) -> dict[str, Any]:
-        """Do what `run` does, in a thread.
-
-        :param sources:
-            As for `run`.
-
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            As `run` does.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run, sources)
 
     def document(self, found: CorpusDocument) -> Document:

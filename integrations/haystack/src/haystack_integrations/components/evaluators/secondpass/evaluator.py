@@ -130,11 +130,10 @@ class SecondPassEvaluator(SerializedComponent):
         :raises ValueError:
             If inputs are missing, have a wrong type or unequal lengths, or if no query counts.
         """
-        rankings = [
-            self._field.ranking(listed(documents, place), place)
-            for place, documents in _placed("retrieved_documents", retrieved_documents)
-        ]
-        ids = _ids(query_ids, len(rankings))
+        found = parameters.by_query("retrieved_documents", retrieved_documents)
+        placed = ((f"retrieved_documents[{position}]", documents) for position, documents in enumerate(found))
+        rankings = [self._field.ranking(listed(documents, place), place) for place, documents in placed]
+        ids = parameters.query_ids(query_ids, len(rankings), "retrieved_documents")
         judgements = self._judged(ground_truth_documents, ids, len(rankings))
         judged = (key for grades in judgements for key in grades or ())
         refuse_mixed(judged, (key for keys in rankings for key in keys), self._field)
@@ -162,17 +161,7 @@ class SecondPassEvaluator(SerializedComponent):
         ground_truth_documents: list[list[Document]] | None = None,
         query_ids: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Do what `run` does, in a thread; the event loop goes on meanwhile.
-
-        :param retrieved_documents: For each query the documents in the order of the ranking.
-        :param ground_truth_documents: For each query the judged documents, with grades as scores.
-        :param query_ids: For each query its id. Needed with `qrels`, else only passed on.
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            If inputs are missing, have a wrong type or unequal lengths, or if no query counts.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(
             self.run,
             retrieved_documents=retrieved_documents,
@@ -185,9 +174,8 @@ class SecondPassEvaluator(SerializedComponent):
             return self._by_id(ground_truth, ids)
         if ground_truth is None:
             raise InvalidInput("ground_truth_documents is missing, and the component was not given qrels")
-        placed = _placed("ground_truth_documents", ground_truth)
-        if len(placed) != queries:
-            raise InvalidInput(f"ground_truth_documents has {len(placed)} lists, retrieved_documents {queries}")
+        truths = parameters.by_query("ground_truth_documents", ground_truth, queries, "retrieved_documents")
+        placed = ((f"ground_truth_documents[{position}]", documents) for position, documents in enumerate(truths))
         return [self._field.grades(listed(documents, place), place) for place, documents in placed]
 
     def _by_id(self, ground_truth: object, ids: list[str] | None) -> Judgements:
@@ -198,31 +186,6 @@ class SecondPassEvaluator(SerializedComponent):
         self.warm_up()
         judgements = self._judgements or Qrels({})
         return [judgements.get(query) for query in ids]
-
-
-def _placed(name: str, lists: object) -> list[tuple[str, object]]:
-    """Pair each list with what a message calls it.
-
-    Raises:
-        InvalidInput: `lists` is no list, or has nothing in it.
-    """
-    if not isinstance(lists, (list, tuple)):
-        raise InvalidInput(f"{name} is {type(lists).__name__}, not a list of lists of Document")
-    if not lists:
-        raise InvalidInput(f"{name} is empty")
-    return [(f"{name}[{position}]", documents) for position, documents in enumerate(lists)]
-
-
-def _ids(given: object, queries: int) -> list[str] | None:
-    if given is None:
-        return None
-    ids = parameters.field_names("query_ids", given)
-    if len(ids) != queries:
-        raise InvalidInput(f"query_ids has {len(ids)} ids, retrieved_documents {queries} lists")
-    if len(set(ids)) < len(ids):
-        again = next(query for position, query in enumerate(ids) if query in ids[:position])
-        raise InvalidInput(f"query_ids has {again!r} twice: its values would count twice")
-    return ids
 
 
 @dataclass(frozen=True, slots=True)

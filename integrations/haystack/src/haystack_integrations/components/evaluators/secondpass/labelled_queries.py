@@ -134,12 +134,5 @@ class LabelledQueries(LabelledSet):
 
     @component.output_types(queries=list[str], query_ids=list[str], ground_truth_documents=list[list[Document]])
     async def run_async(self) -> dict[str, Any]:
-        """Do what `run` does, in a thread: the first call reads files.
-
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            If a file is not there or a line of it is refused.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run)

@@ -59,13 +59,5 @@ class LabelledQuery(LabelledSet):
 
     @component.output_types(query=str, query_ids=list[str], ground_truth_documents=list[list[Document]])
     async def run_async(self, *, query_id: str) -> dict[str, Any]:
-        """Do what `run` does, in a thread: the first call reads files.
-
-        :param query_id: The id of a query that has a relevant document.
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            If there is no such query, or a file is refused.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run, query_id=query_id)

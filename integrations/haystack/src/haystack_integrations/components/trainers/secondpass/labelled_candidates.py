@@ -119,14 +119,7 @@ class LabelledCandidates(LabelledSet):
         documents=list[list[Document]],
     )
     async def run_async(self) -> dict[str, Any]:
-        """Do what `run` does, in a thread: the first call reads files and searches.
-
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            If a file is not there or a line of it is refused.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run)
 
     def _candidates(self) -> tuple[dict[str, Document], Found]:
