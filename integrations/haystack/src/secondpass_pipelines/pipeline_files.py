@@ -123,11 +123,15 @@ def _type_of(value: object) -> object:
 
 def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline's dictionary without its evaluation nodes and the connections from and to them."""
-    kept = {name: component for name, component in data["components"].items() if not _is_evaluation(component)}
+    kept = {
+        name: component
+        for name, component in data["components"].items()
+        if not str(_type_of(component)).startswith(PLACES)
+    }
     connections = [
         link for link in data.get("connections") or [] if not _ends(link) & (data["components"].keys() - kept)
     ]
-    return {**data, "components": kept, "connections": connections}
+    return {**data, "components": kept, "connections": links}
 
 
 def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
@@ -135,12 +139,8 @@ def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for component in data["components"].values() for name in _measures(component)))
 
 
-def _is_evaluation(component: object) -> bool:
-    return isinstance(component, dict) and str(component.get("type")).startswith(PLACES)
-
-
-def _measures(component: object) -> Iterator[str]:
-    if isinstance(component, dict) and component.get("type") == EVALUATOR:
+def _measures(component: Any) -> Iterator[str]:
+    if _type_of(component) == EVALUATOR:
         settings = component.get("init_parameters")
         stated = settings.get("measures") if isinstance(settings, dict) else None
         yield from (name for name in stated or () if isinstance(name, str))

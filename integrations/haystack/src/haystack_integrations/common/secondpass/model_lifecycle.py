@@ -86,21 +86,13 @@ def _refuse_nested(parameters: Mapping[str, Any], data: dict[str, Any]) -> None:
     """Haystack would import and make any allowed class that stands in place of a plain value."""
     for name, value in parameters.items():
         kind = value.get("type") if isinstance(value, dict) else None
-        if kind is not None and kind not in NESTED.get(name, ()):
-            if name == "token":
-                _remove_token(data)
-                raise InvalidInput(
-                    "token must be {type: env_var, env_vars: [...], strict: false}, never a token itself"
-                )
+        nested = kind is not None and kind not in NESTED.get(name, ())
+        if name == "token" and (nested or isinstance(value, str)):
+            # Pipeline.from_dict prints the dictionary in its error message, and messages go to logs.
+            data["init_parameters"]["token"] = "(removed)"  # noqa: S105
+            raise InvalidInput("token must be {type: env_var, env_vars: [...], strict: false}, never a token itself")
+        if nested:
             raise InvalidInput(f"{name} is an object with a type ({kind}), not a plain value")
-    if isinstance(parameters.get("token"), str):
-        _remove_token(data)
-        raise InvalidInput("token must be {type: env_var, env_vars: [...], strict: false}, never a token itself")
-
-
-def _remove_token(data: dict[str, Any]) -> None:
-    # Pipeline.from_dict prints the dictionary in its error message, and messages go to logs.
-    data["init_parameters"]["token"] = "(removed)"  # noqa: S105
 
 
 def torch_device(device: ComponentDevice | str | None) -> str:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from haystack.utils import ComponentDevice, Secret
 
 from secondpass.errors import InvalidInput
-from secondpass.ranking import Relevance
 from secondpass.text import Choice, positive_int, whole_number
 from secondpass.text import choice as one_of
 
 if TYPE_CHECKING:
     import torch
+
+    from secondpass.ranking import Relevance
 
 Check = Callable[[object], bool]
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -198,12 +199,12 @@ def device(name: str, value: object) -> ComponentDevice | str | None:
     raise _refuse(name, value, "ComponentDevice or str")
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str)
+def _kind(kind: type) -> Check:
+    return lambda value: isinstance(value, kind)
 
 
-def _flag(value: object) -> bool:
-    return isinstance(value, bool)
+def _among(*choices: object) -> Check:
+    return lambda value: value in choices
 
 
 def _true(value: object) -> bool:
@@ -229,29 +230,18 @@ def _dtype(value: object) -> bool:
     return isinstance(value, torch.dtype) or value in DTYPES
 
 
-def _attention(value: object) -> bool:
-    return value in ATTENTIONS
-
-
-def _side(value: object) -> bool:
-    return value in ("left", "right")
-
-
 def _device_map(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(name, str) and isinstance(place, (str, int)) for name, place in value.items())
     return isinstance(value, str)
 
 
-_SOURCE: Mapping[str, Check] = {
-    "revision": _text,
-    "local_files_only": _flag,
-    "cache_dir": _text,
-}
+_text, _flag, _side = _kind(str), _kind(bool), _among("left", "right")
+_SOURCE: Mapping[str, Check] = {"revision": _text, "local_files_only": _flag, "cache_dir": _text}
 ALLOWED: Mapping[str, Mapping[str, Check]] = {
     "model_kwargs": {
         **_SOURCE,
-        "attn_implementation": _attention,
+        "attn_implementation": _among(*ATTENTIONS),
         "device_map": _device_map,
         "dtype": _dtype,
         "torch_dtype": _dtype,

@@ -33,6 +33,13 @@ Judgements = Sequence[Mapping[str, int] | Mapping[Key, int] | None]
 Rankings = Sequence[Sequence[Key | None]]
 # A judged document that no ranking holds: a query with an empty list of ground truth was judged, and has none.
 NONE_RELEVANT: Mapping[str, int] = {"none": 0}
+OUTPUTS = {
+    "results": dict[str, dict[str, Any]],
+    "score": float,
+    "individual_scores": list[float],
+    "query_ids": list[str],
+    "counts": dict[str, int],
+}
 
 
 @component
@@ -97,13 +104,7 @@ class SecondPassEvaluator(SerializedComponent):
         if self.qrels is not None and self._judgements is None:
             self._judgements = read_qrels(Path(self.qrels))
 
-    @component.output_types(
-        results=dict[str, dict[str, Any]],
-        score=float,
-        individual_scores=list[float],
-        query_ids=list[str],
-        counts=dict[str, int],
-    )
+    @component.output_types(**OUTPUTS)
     def run(
         self,
         *,
@@ -147,13 +148,7 @@ class SecondPassEvaluator(SerializedComponent):
             )
         return {**made, "query_ids": ids or [str(position) for position in range(len(rankings))]}
 
-    @component.output_types(
-        results=dict[str, dict[str, Any]],
-        score=float,
-        individual_scores=list[float],
-        query_ids=list[str],
-        counts=dict[str, int],
-    )
+    @component.output_types(**OUTPUTS)
     async def run_async(
         self,
         *,

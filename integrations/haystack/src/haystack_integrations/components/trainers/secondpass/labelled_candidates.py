@@ -20,6 +20,12 @@ from secondpass.errors import InvalidInput
 __all__ = ["LabelledCandidates"]
 
 Found = dict[str, list[tuple[str, float | None]]]
+OUTPUTS = {
+    "queries": list[str],
+    "query_ids": list[str],
+    "ground_truth_documents": list[list[Document]],
+    "documents": list[list[Document]],
+}
 
 
 @component
@@ -78,12 +84,7 @@ class LabelledCandidates(LabelledSet):
         """Read the files and search."""
         self._candidates()
 
-    @component.output_types(
-        queries=list[str],
-        query_ids=list[str],
-        ground_truth_documents=list[list[Document]],
-        documents=list[list[Document]],
-    )
+    @component.output_types(**OUTPUTS)
     def run(self) -> dict[str, Any]:
         """Give all queries.
 
@@ -112,12 +113,7 @@ class LabelledCandidates(LabelledSet):
             "documents": [[_scored(contents[document], score) for document, score in found[query]] for query in texts],
         }
 
-    @component.output_types(
-        queries=list[str],
-        query_ids=list[str],
-        ground_truth_documents=list[list[Document]],
-        documents=list[list[Document]],
-    )
+    @component.output_types(**OUTPUTS)
     async def run_async(self) -> dict[str, Any]:
         """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run)
