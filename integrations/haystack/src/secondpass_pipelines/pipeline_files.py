@@ -123,14 +123,9 @@ def _type_of(value: object) -> object:
 
 def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline's dictionary without its evaluation nodes and the connections from and to them."""
-    kept = {
-        name: component
-        for name, component in data["components"].items()
-        if not str(_type_of(component)).startswith(PLACES)
-    }
-    connections = [
-        link for link in data.get("connections") or [] if not _ends(link) & (data["components"].keys() - kept)
-    ]
+    components = data["components"]
+    kept = {name: part for name, part in components.items() if not str(_type_of(part)).startswith(PLACES)}
+    links = [link for link in data.get("connections") or [] if not _ends(link) & (components.keys() - kept)]
     return {**data, "components": kept, "connections": links}
 
 
