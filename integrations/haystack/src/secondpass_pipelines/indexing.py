@@ -50,10 +50,6 @@ class Inlet:
     sockets: tuple[tuple[str, str], ...]
     reader: CorpusReader
 
-    def inputs(self, documents: list[Document]) -> dict[str, dict[str, Any]]:
-        """Inputs by component."""
-        return inputs_to(self.sockets, documents)
-
 
 def run_index(pipeline_name: str, corpus: Path, index: str | None, add: bool, batch: int) -> None:
     """Index a corpus, `batch` documents at a time, and say how much went where.
@@ -118,7 +114,7 @@ def _run_batches(pipeline: Pipeline, inlet: Inlet, corpus: Path, size: int, tota
         for batch in batches(map(inlet.reader.document, read_corpus(corpus)), size):
             try:
                 with told_in_one_line(pipeline):
-                    pipeline.run(inlet.inputs(batch))
+                    pipeline.run(inputs_to(inlet.sockets, batch))
             except SecondPassError as error:
                 raise SecondPassError(f"{error}; {written} of {total} documents were written before") from error
             written += len(batch)

@@ -207,7 +207,7 @@ class Judge:
         return {name: values[measure] for name, measure in MEASURES.items()}
 
 
-def moved(before: Quality, after: Quality, measure: str = NDCG) -> tuple[int, int]:
-    """How many queries the later stage helped, and how many it hurt."""
-    pairs = [(value, after.values[measure][query]) for query, value in before.values[measure].items()]
+def moved(before: Quality, after: Quality) -> tuple[int, int]:
+    """How many queries the later stage helped, and how many it hurt, by nDCG@10."""
+    pairs = [(value, after.values[NDCG][query]) for query, value in before.values[NDCG].items()]
     return sum(late > early for early, late in pairs), sum(late < early for early, late in pairs)

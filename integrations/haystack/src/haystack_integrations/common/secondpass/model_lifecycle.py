@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from haystack import default_from_dict, default_to_dict, logging
 from haystack.utils import ComponentDevice, Secret
@@ -101,24 +101,13 @@ def torch_device(device: ComponentDevice | str | None) -> str:
     return ComponentDevice.resolve_device(requested).to_torch_str()
 
 
-class Closable(Protocol):
-    """Anything with weights to give back."""
-
-    def close(self) -> None:
-        """Give them back."""
-        ...
-
-
-ModelT = TypeVar("ModelT", bound=Closable)
-
-
 @dataclass(slots=True)
-class _Held(Generic[ModelT]):
-    model: ModelT
+class _Held:
+    model: CrossEncoder
     users: int = 0
 
 
-class SharedModel(Generic[ModelT]):
+class SharedModel:
     """Lends a model to concurrent calls.
 
     Threads that ask while it is being loaded wait for that one load. A load that fails leaves nothing behind, so
@@ -128,10 +117,10 @@ class SharedModel(Generic[ModelT]):
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._held: _Held[ModelT] | None = None
+        self._held: _Held | None = None
 
     @contextmanager
-    def lend(self, load: Callable[[], ModelT]) -> Iterator[ModelT]:
+    def lend(self, load: Callable[[], CrossEncoder]) -> Iterator[CrossEncoder]:
         """Give the model to the `with` block; `load` makes it if there is none."""
         with self._lock:
             held = self._held
@@ -168,7 +157,7 @@ class ModelLifecycle(SerializedComponent):
     truncation: Truncation
     raise_on_failure: bool
     precision: Precision | None
-    _shared: SharedModel[CrossEncoder]
+    _shared: SharedModel
 
     def warm_up(self) -> None:
         """Load the model; threads that call it together get one load. A loaded model is left alone.

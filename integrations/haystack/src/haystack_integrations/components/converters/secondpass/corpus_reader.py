@@ -1,7 +1,6 @@
 """The Haystack component that reads a corpus, for indexing pipelines.
 
-Its YAML `type` is `haystack_integrations.components.converters.secondpass.corpus_reader.CorpusReader`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations

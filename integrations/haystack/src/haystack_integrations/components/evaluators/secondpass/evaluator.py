@@ -1,7 +1,6 @@
 """The Haystack component that measures rankings: any list of ir_measures' measures, many queries at once.
 
-Its YAML `type` is `haystack_integrations.components.evaluators.secondpass.evaluator.SecondPassEvaluator`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,7 +136,7 @@ class SecondPassEvaluator(SerializedComponent):
         judgements = self._judged(ground_truth_documents, ids, len(rankings))
         judged = (key for grades in judgements for key in grades or ())
         refuse_mixed(judged, (key for keys in rankings for key in keys), self._field)
-        made = Measuring(self.measures, self.without_relevant).outputs(judgements, rankings)
+        made = self._measured(judgements, rankings)
         lacking = made["counts"]["documents_without_key"]
         if lacking:
             logger.warning(
@@ -182,20 +180,8 @@ class SecondPassEvaluator(SerializedComponent):
         judgements = self._judgements or Qrels({})
         return [judgements.get(query) for query in ids]
 
-
-@dataclass(frozen=True, slots=True)
-class Measuring:
-    """Which measures, and what becomes of queries without a relevant document."""
-
-    measures: Sequence[str]
-    without_relevant: str
-
-    def outputs(self, judgements: Judgements, rankings: Rankings) -> dict[str, Any]:
-        """Measure query by query, except those whose judgements are None: nothing is known of them.
-
-        Raises:
-            InvalidInput: no query counts.
-        """
+    def _measured(self, judgements: Judgements, rankings: Rankings) -> dict[str, Any]:
+        """Measure query by query, except those whose judgements are None: nothing is known of them."""
         report = self._report(judgements, rankings)
         queries = [str(position) for position in range(len(rankings))]
         results = {

@@ -1,7 +1,6 @@
 """The Haystack component that gives all queries of a labelled set, for pipelines that take many at once.
 
-Its YAML `type` is `haystack_integrations.components.evaluators.secondpass.labelled_queries.LabelledQueries`: the
-module's name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The Haystack component that gives one labelled query by its id, for pipelines that answer a query at a time.
 
-Its YAML `type` is `haystack_integrations.components.evaluators.secondpass.labelled_query.LabelledQuery`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations

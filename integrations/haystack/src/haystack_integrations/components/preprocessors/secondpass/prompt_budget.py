@@ -1,7 +1,6 @@
 """The Haystack component that cuts ranked documents to the tokens a prompt has room for.
 
-Its YAML `type` is `haystack_integrations.components.preprocessors.secondpass.prompt_budget.PromptBudget`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
@@ -172,12 +171,7 @@ class PromptBudget(SerializedComponent):
 
 
 def _read(name: str) -> TextTokenizer:
-    """Read a tokenizer.
-
-    Raises:
-        InvalidInput: the file is no tokenizer.
-        ModelLoadError: there is no such folder or name.
-    """
+    """The tokenizer of a folder, a file or a hub name."""
     given = Path(name).expanduser()
     file = given if given.is_file() else folder_of(name) / "tokenizer.json"
     if not file.is_file():

@@ -1,7 +1,6 @@
 """The Haystack component that re-orders retrieved documents with a secondpass cross-encoder.
 
-Its YAML `type` is `haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker`: the module's name
-is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The Haystack component that answers with sentences of the documents: nothing is generated, no key is needed.
 
-Its YAML `type` is `haystack_integrations.components.readers.secondpass.sentence_reader.SentenceReader`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The Haystack component that gives all queries of a labelled set with the documents that BM25 finds for each.
 
-Its YAML `type` is `haystack_integrations.components.trainers.secondpass.labelled_candidates.LabelledCandidates`: the
-module's name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations

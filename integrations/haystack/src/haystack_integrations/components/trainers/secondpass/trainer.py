@@ -1,8 +1,4 @@
-"""The Haystack component that trains a reranker on labelled queries.
-
-Its YAML `type` is `haystack_integrations.components.trainers.secondpass.trainer.CrossEncoderTrainer`: the module's name
-is public API.
-"""
+"""The Haystack component that trains a reranker on labelled queries. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 
