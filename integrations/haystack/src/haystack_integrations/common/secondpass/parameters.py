@@ -96,11 +96,6 @@ def positive(name: str, value: object) -> int:
     return positive_int(value, name)
 
 
-def not_negative(name: str, value: object) -> int:
-    """Return `value` as an int of at least 0."""
-    return whole_number(value, name)
-
-
 def optional_positive(name: str, value: object) -> int | None:
     """Return None, or `value` as an int above 0."""
     return None if value is None else positive(name, value)
@@ -133,7 +128,7 @@ def relevance(name: str, value: object) -> Relevance | None:
         return None if value is None else "expected"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InvalidInput(f"{name}={value!r} is neither 'expected' nor the index of a label")
-    return not_negative(name, value)
+    return whole_number(value, name)
 
 
 def field_names(name: str, value: object) -> list[str]:

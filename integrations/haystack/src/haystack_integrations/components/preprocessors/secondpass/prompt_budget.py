@@ -20,7 +20,7 @@ from haystack_integrations.common.secondpass.model_lifecycle import SerializedCo
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.extraction import sentences
 from secondpass.models.loading import folder_of
-from secondpass.text import checked_documents, positive_int
+from secondpass.text import checked_documents, positive_int, whole_number
 from secondpass.tokens import TextTokenizer
 
 __all__ = ["PromptBudget"]
@@ -112,7 +112,7 @@ class PromptBudget(SerializedComponent):
             If a parameter has a wrong type or value, with its name.
         """
         self.max_tokens = parameters.positive("max_tokens", max_tokens)
-        self.overhead = parameters.not_negative("overhead", overhead)
+        self.overhead = whole_number(overhead, "overhead")
         self.tokenizer = parameters.model_name("tokenizer", tokenizer)
         self._lock = threading.Lock()
         self._loaded: TextTokenizer | None = None
