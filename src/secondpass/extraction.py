@@ -19,6 +19,8 @@ from secondpass.reranker import Reranker
 from secondpass.text import checked_documents, is_blank, positive_int
 from secondpass.tokens import CallRecord
 
+__all__ = ["Extract", "Extraction", "Span", "extract", "sentences"]
+
 # ---- Text to sentences as places in it: cautious, so that a sentence is rather too long than broken in two.
 # Where a sentence may end: closing marks after . ! ? … and white space behind them; CJK full stops need no space.
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？｡]+[”’」』）]*")

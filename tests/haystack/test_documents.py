@@ -7,7 +7,6 @@ from haystack import Document
 from haystack_integrations.common.secondpass.documents import TextLayout, deduplicated, listed
 
 from secondpass.errors import InvalidInput
-from secondpass.inputs import PromptTemplate
 
 
 def test_any_iterable_of_documents_is_materialised_once() -> None:
@@ -69,12 +68,6 @@ def test_meta_values_stand_before_the_content_and_falsy_ones_count() -> None:
     assert layout.document(document) == "Head | 0 | False | body"
 
 
-def test_the_template_is_no_part_of_the_text() -> None:
-    """Fields and content are the document's text; what stands around it goes to the model by itself, whole."""
-    layout = TextLayout(["title"], "\n", PromptTemplate("q:", ":Q", "d:", ":D"))
-    assert layout.document(Document(id="a", content="body", meta={"title": "Head"})) == "Head\nbody"
-
-
 def test_texts_are_not_stripped() -> None:
     """Spaces around the content reach the model as they are."""
     assert TextLayout().document(Document(id="a", content=" body ")) == " body "
@@ -86,9 +79,9 @@ def test_a_document_without_content_still_has_its_fields() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", " \t\n", "\u00a0"])
-def test_prefixes_do_not_make_a_blank_document_readable(content: str | None) -> None:
+def test_the_separator_does_not_make_a_blank_document_readable(content: str | None) -> None:
     """Only content and meta values count as text."""
-    layout = TextLayout(["title"], template=PromptTemplate(document_prefix="d:", document_suffix=":D"))
+    layout = TextLayout(["title"], separator="and")
     assert not layout.has_text(Document(id="a", content=content, meta={"title": " "}))
     assert layout.has_text(Document(id="a", content=content, meta={"title": 0}))
 

@@ -34,7 +34,7 @@ class Weights:
 
 def test_threads_that_ask_together_get_one_load() -> None:
     """Eight threads behind one barrier see the same object, and the loader runs once."""
-    shared: SharedModel[Weights] = SharedModel()
+    shared = SharedModel()
     barrier = threading.Barrier(8)
     loads = []
 
@@ -54,7 +54,7 @@ def test_threads_that_ask_together_get_one_load() -> None:
 
 def test_a_failed_load_is_tried_again() -> None:
     """An exception of the loader reaches the caller and leaves nothing behind."""
-    shared: SharedModel[Weights] = SharedModel()
+    shared = SharedModel()
 
     def fail() -> Weights:
         raise OSError("no such folder")
@@ -69,7 +69,7 @@ def test_a_failed_load_is_tried_again() -> None:
 
 def test_close_waits_for_the_last_user() -> None:
     """A model in use is closed once, by the call that gives it back last; the next call loads another."""
-    shared: SharedModel[Weights] = SharedModel()
+    shared = SharedModel()
     with shared.lend(Weights) as first:
         with shared.lend(Weights) as same:
             assert same is first
@@ -85,7 +85,7 @@ def test_close_waits_for_the_last_user() -> None:
 
 def test_close_without_a_model_does_nothing() -> None:
     """Closing is idempotent."""
-    shared: SharedModel[Weights] = SharedModel()
+    shared = SharedModel()
     shared.close()
     with shared.lend(Weights) as weights:
         pass
@@ -96,7 +96,7 @@ def test_close_without_a_model_does_nothing() -> None:
 
 def test_an_error_inside_the_block_gives_the_model_back() -> None:
     """A call that raises does not keep the model open for ever."""
-    shared: SharedModel[Weights] = SharedModel()
+    shared = SharedModel()
     with pytest.raises(RuntimeError), shared.lend(Weights) as weights:
         raise RuntimeError
     shared.close()

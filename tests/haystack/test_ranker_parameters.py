@@ -185,7 +185,7 @@ def test_a_nested_object_in_place_of_a_value_is_refused(name: str, monkeypatch: 
         ({"precision": 16}, "precision=16 is none of"),
         ({"relevance": "best"}, "relevance='best' is neither 'expected' nor the index of a label"),
         ({"relevance": True}, "relevance=True is neither"),
-        ({"relevance": -1}, "relevance must be >= 0"),
+        ({"relevance": -1}, "relevance=-1 is not a whole number from 0 on"),
         ({"raise_on_failure": 1}, "raise_on_failure is int, not bool"),
         ({"model_kwargs": ["dtype"]}, "model_kwargs is list, not dict"),
     ],

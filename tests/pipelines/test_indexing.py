@@ -14,7 +14,7 @@ from haystack.document_stores.in_memory import InMemoryDocumentStore
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass_pipelines.indexing import IndexRequest, document_embedders, index, run_index
+from secondpass_pipelines.indexing import document_embedders, index, run_index
 from secondpass_pipelines.stores import document_stores
 from tests.small_collection import CORPUS
 
@@ -126,7 +126,7 @@ def indexed(text: str, beir: Path, batch: int = 2) -> None:
     """Run a pipeline of this text over the collection."""
     file = beir.parent / "indexing.yaml"
     file.write_text(text)
-    run_index(IndexRequest(str(file), beir, None, False, batch))
+    run_index(str(file), beir, None, False, batch)
 
 
 @pytest.mark.parametrize("title", ["content", "meta"])

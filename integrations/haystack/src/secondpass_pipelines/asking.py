@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secondpass.cli.output import PipeConsole
-from secondpass.corpora import read_queries
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass.text import checked_query
 from secondpass_pipelines.indexing import collection, fill
-from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from secondpass_pipelines.pipeline_files import inputs_to, load_pipeline, pipeline_file
 from secondpass_pipelines.showing import progress_bars
 from secondpass_pipelines.stores import close, failure_line
 
@@ -25,37 +23,25 @@ if TYPE_CHECKING:
 SOCKETS = ("answers", "replies")
 
 
-@dataclass(frozen=True, slots=True)
-class AskRequest:
-    """What the command line asked for; exactly one of `question` and `queries` is given."""
-
-    pipeline: str
-    corpus: Path | None
-    question: str | None
-    queries: Path | None
-    as_json: bool
-
-
-def run_ask(request: AskRequest) -> None:
-    """Answer the questions one after the other and print each as it comes.
+def run_ask(pipeline_name: str, corpus: Path | None, questions: Mapping[str, str], as_json: bool) -> None:
+    """Answer the questions, by their ids, one after the other and print each as it comes.
 
     Raises:
         InvalidInput: a file is refused, or the pipeline gives no answers.
         SecondPassError: a component failed on a question.
     """
-    questions = _questions(request)
-    file = pipeline_file(request.pipeline)
+    file = pipeline_file(pipeline_name)
     pipeline = load_pipeline(file)
     try:
         asked = answer_sockets(pipeline, file)
         with progress_bars() as progress:
-            fill(pipeline, collection(pipeline, request.corpus, add=True), progress)
+            fill(pipeline, collection(pipeline, corpus, add=True), progress)
         console = PipeConsole(highlight=False, soft_wrap=True)
         for query_id, question in questions.items():
             began = time.perf_counter()
             answers = _answers(pipeline, asked, query_id, question)
             seconds = time.perf_counter() - began
-            if request.as_json:
+            if as_json:
                 found = [asdict(answer) for answer in answers]
                 line = {"query_id": query_id, "query": question, "answers": found, "seconds": round(seconds, 3)}
                 console.out(json.dumps(line, ensure_ascii=False), highlight=False)
@@ -63,12 +49,6 @@ def run_ask(request: AskRequest) -> None:
                 _show(console, question, answers)
     finally:
         close(pipeline)
-
-
-def _questions(request: AskRequest) -> Mapping[str, str]:
-    if request.question is not None:
-        return {"1": checked_query(request.question, "question")}
-    return read_queries(request.queries) if request.queries is not None else {}
 
 
 def _answers(pipeline: Pipeline, asked: AnswerSockets, query_id: str, question: str) -> list[Any]:
@@ -100,10 +80,7 @@ class AnswerSockets:
 
     def inputs(self, question: str) -> dict[str, dict[str, Any]]:
         """Inputs by component."""
-        made: dict[str, dict[str, Any]] = {}
-        for component, socket in self.queries:
-            made.setdefault(component, {})[socket] = question
-        return made
+        return inputs_to(self.queries, question)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,11 @@ from secondpass.cli.output import PipeConsole
 from secondpass.corpora import CorpusDocument, read_corpus, survey
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.evaluation.qrels import column_of
-from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from secondpass_pipelines.pipeline_files import inputs_to, load_pipeline, pipeline_file
 from secondpass_pipelines.showing import progress_bars
 from secondpass_pipelines.stores import (
     absent,
+    batches,
     close,
     document_stores,
     engine_of,
@@ -38,21 +38,9 @@ from secondpass_pipelines.stores import (
 if TYPE_CHECKING:
     from haystack import Pipeline
 
-ABSENT_AT_ONCE = 500
 BATCH = 64
 TEXT_EMBEDDER = "TextEmbedder"
 DOCUMENT_EMBEDDER = "DocumentEmbedder"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexRequest:
-    """What the command line asked for; `batch` documents go through the pipeline together."""
-
-    pipeline: str
-    corpus: Path
-    index: str | None
-    add: bool
-    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,38 +50,33 @@ class Inlet:
     sockets: tuple[tuple[str, str], ...]
     reader: CorpusReader
 
-    def inputs(self, documents: list[Document]) -> dict[str, dict[str, Any]]:
-        """Inputs by component."""
-        inputs: dict[str, dict[str, Any]] = {}
-        for component, socket in self.sockets:
-            inputs.setdefault(component, {})[socket] = documents
-        return inputs
 
+def run_index(pipeline_name: str, corpus: Path, index: str | None, add: bool, batch: int) -> None:
+    """Index a corpus, `batch` documents at a time, and say how much went where.
 
-def run_index(request: IndexRequest) -> None:
-    """Index a corpus and say how much went where.
+    `index` takes the place of the index of stores that live in a server.
 
     Raises:
         InvalidInput: the pipeline is no indexing pipeline, the corpus is refused, or a server's index holds documents.
         SecondPassError: a component failed; how many documents were written before is in the message.
     """
-    file = pipeline_file(request.pipeline)
-    pipeline = load_pipeline(file, index=request.index)
+    file = pipeline_file(pipeline_name)
+    pipeline = load_pipeline(file, index=index)
     try:
         inlet = without_reader(pipeline, file)
         stores = document_stores(pipeline)
         if not stores:
             raise InvalidInput(f"{file}: no component of the pipeline has a document store")
-        found = survey(request.corpus)
+        found = survey(corpus)
         with told_in_one_line(pipeline):
-            if not request.add:
+            if not add:
                 refuse_filled(server_stores(pipeline))
             pipeline.warm_up()
         began = time.perf_counter()
-        _run_batches(pipeline, inlet, request, found.documents)
+        _run_batches(pipeline, inlet, corpus, batch, found.documents)
         seconds = time.perf_counter() - began
         with told_in_one_line(pipeline):
-            missing = max(_missing(store, read_corpus(request.corpus)) for store in stores)
+            missing = max(absent(store, (document.id for document in read_corpus(corpus))) for store in stores)
     finally:
         close(pipeline)
     if missing:
@@ -124,32 +107,18 @@ def without_reader(pipeline: Pipeline, file: Path) -> Inlet:
     return Inlet(sockets, reader)
 
 
-def _run_batches(pipeline: Pipeline, inlet: Inlet, request: IndexRequest, total: int) -> None:
+def _run_batches(pipeline: Pipeline, inlet: Inlet, corpus: Path, size: int, total: int) -> None:
     written = 0
     with progress_bars() as progress:
         bar = progress.add_task("Indexing", total=total)
-        for batch in _batches(map(inlet.reader.document, read_corpus(request.corpus)), request.batch):
+        for batch in batches(map(inlet.reader.document, read_corpus(corpus)), size):
             try:
                 with told_in_one_line(pipeline):
-                    pipeline.run(inlet.inputs(batch))
+                    pipeline.run(inputs_to(inlet.sockets, batch))
             except SecondPassError as error:
                 raise SecondPassError(f"{error}; {written} of {total} documents were written before") from error
             written += len(batch)
             progress.advance(bar, len(batch))
-
-
-def _missing(store: Any, documents: Iterable[CorpusDocument]) -> int:
-    ids = (document.id for document in documents)
-    missing = 0
-    while some := list(islice(ids, ABSENT_AT_ONCE)):
-        missing += absent(store, some)
-    return missing
-
-
-def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    stream = iter(documents)
-    while batch := list(islice(stream, size)):
-        yield batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +197,7 @@ def index(pipeline: Pipeline, documents: Iterable[CorpusDocument], step: Callabl
         raise InvalidInput("no component of the pipeline has a document store to put the corpus into")
     embedders = document_embedders(pipeline)
     contents = (Document(id=document.id, content=document.content) for document in documents)
-    for batch in _batches(contents, BATCH):
+    for batch in batches(contents, BATCH):
         embedded = batch
         for embedder in embedders:
             embedded = embedder.run(documents=embedded)["documents"]

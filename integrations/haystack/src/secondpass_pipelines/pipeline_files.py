@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,11 +123,10 @@ def _type_of(value: object) -> object:
 
 def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline's dictionary without its evaluation nodes and the connections from and to them."""
-    kept = {name: component for name, component in data["components"].items() if not _is_evaluation(component)}
-    connections = [
-        link for link in data.get("connections") or [] if not _ends(link) & (data["components"].keys() - kept)
-    ]
-    return {**data, "components": kept, "connections": connections}
+    components = data["components"]
+    kept = {name: part for name, part in components.items() if not str(_type_of(part)).startswith(PLACES)}
+    links = [link for link in data.get("connections") or [] if not _ends(link) & (components.keys() - kept)]
+    return {**data, "components": kept, "connections": links}
 
 
 def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
@@ -135,12 +134,8 @@ def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for component in data["components"].values() for name in _measures(component)))
 
 
-def _is_evaluation(component: object) -> bool:
-    return isinstance(component, dict) and str(component.get("type")).startswith(PLACES)
-
-
-def _measures(component: object) -> Iterator[str]:
-    if isinstance(component, dict) and component.get("type") == EVALUATOR:
+def _measures(component: Any) -> Iterator[str]:
+    if _type_of(component) == EVALUATOR:
         settings = component.get("init_parameters")
         stated = settings.get("measures") if isinstance(settings, dict) else None
         yield from (name for name in stated or () if isinstance(name, str))
@@ -151,6 +146,14 @@ def _ends(link: object) -> set[str]:
     if not isinstance(link, dict):
         return set()
     return {str(link.get(end)).split(".", maxsplit=1)[0] for end in ("sender", "receiver")}
+
+
+def inputs_to(sockets: Iterable[tuple[str, str]], value: object) -> dict[str, dict[str, Any]]:
+    """Inputs by component that give `value` to each (component, socket)."""
+    made: dict[str, dict[str, Any]] = {}
+    for component, socket in sockets:
+        made.setdefault(component, {})[socket] = value
+    return made
 
 
 def need_haystack() -> None:

@@ -177,6 +177,12 @@ class Judge:
             if answer.query_id in self._qrels:
                 top[answer.query_id] = ids(ranking[:CUTOFF])
 
+    def watch(self, answers: Iterable[QueryResult], last: str) -> Iterator[QueryResult]:
+        """Pass answers on and take each into account."""
+        for answer in answers:
+            self.add(answer, last)
+            yield answer
+
     def qualities(self) -> list[Quality]:
         """Figures of every stage in order, the last pass last."""
         return [Quality(stage, self._values(run), fmean(self._ms[stage])) for stage, run in self._runs.items()]
@@ -201,7 +207,7 @@ class Judge:
         return {name: values[measure] for name, measure in MEASURES.items()}
 
 
-def moved(before: Quality, after: Quality, measure: str = NDCG) -> tuple[int, int]:
-    """How many queries the later stage helped, and how many it hurt."""
-    pairs = [(value, after.values[measure][query]) for query, value in before.values[measure].items()]
+def moved(before: Quality, after: Quality) -> tuple[int, int]:
+    """How many queries the later stage helped, and how many it hurt, by nDCG@10."""
+    pairs = [(value, after.values[NDCG][query]) for query, value in before.values[NDCG].items()]
     return sum(late > early for early, late in pairs), sum(late < early for early, late in pairs)

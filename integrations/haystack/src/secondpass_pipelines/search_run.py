@@ -1,4 +1,4 @@
-"""`secondpass search`: a corpus into a pipeline, queries through it, a run and its figures out."""
+"""Many queries through a pipeline: a run and its figures for `secondpass search`, both passes for `secondpass demo`."""
 
 from __future__ import annotations
 
@@ -6,26 +6,37 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
-from secondpass.evaluation.qrels import JudgedQueries, column_of
+from secondpass.corpora import read_corpus
+from secondpass.evaluation.qrels import JudgedQueries, Qrels, column_of, judged_queries
 from secondpass.evaluation.runs import write_run
 from secondpass.journal import Journal
 from secondpass_pipelines.indexing import Collection, collection, fill
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
-from secondpass_pipelines.results import Judge, Notes, QueryResult
+from secondpass_pipelines.results import Judge, Notes, QueryResult, moved
 from secondpass_pipelines.searching import Searcher, searcher
-from secondpass_pipelines.showing import print_answer, progress_bars, quality_table
+from secondpass_pipelines.showing import (
+    RELEVANT,
+    print_answer,
+    progress_bars,
+    quality_table,
+    side_by_side,
+    stdout_console,
+)
 from secondpass_pipelines.stores import close
 
 TAG = "secondpass"
+DEMO_PIPELINE = "rerank_bm25"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,10 @@ def run_search(request: PipelineSearch) -> None:
         writer = ResultWriter(request.output, request.form, head)
         answers = query_results(request, search, found, partial, progress)
         notes = Notes()
-        writer.write(_judged(notes.watch(answers), judge, search.stages.last), lambda: _figures(judge))
+        answers = notes.watch(answers)
+        if judge is not None:
+            answers = judge.watch(answers, search.stages.last)
+        writer.write(answers, lambda: [] if judge is None else judge.figures())
         if partial is not None:
             partial.remove()
         shallow = search.shallow()
@@ -136,18 +150,6 @@ def query_results(
 
 def _kept(partial: Journal) -> Iterator[QueryResult]:
     return partial.records(QueryResult.from_json, "an answer")
-
-
-def _judged(answers: Iterator[QueryResult], judge: Judge | None, last: str) -> Iterator[QueryResult]:
-    for answer in answers:
-        if judge is not None:
-            judge.add(answer, last)
-        yield answer
-
-
-def _figures(judge: Judge | None) -> list[dict[str, Any]]:
-    """Return a dict for every stage, for JSON."""
-    return [] if judge is None else judge.figures()
 
 
 def _show(judge: Judge, last: str, asked: int, to_stderr: bool) -> None:
@@ -239,3 +241,76 @@ def _write_json(
         stream.write(separator + json.dumps(answer.to_json(texts=True), ensure_ascii=False))
         separator = ",\n"
     stream.write(f'\n], "figures": {json.dumps(figures())}}}\n')
+
+
+def run_demo(queries: int | None, rows: int, quiet: bool, as_json: bool, model: str | None) -> None:
+    """Answer the queries of the packaged corpus and show, first pass beside second, what the second changed.
+
+    Raises:
+        MissingExtra: ir_measures is not installed.
+        SecondPassError: the model cannot be loaded, or a query failed.
+    """
+    folder = Path(str(files("secondpass"))) / "demo"
+    asked = judged_queries(folder, "test").limited(queries)
+    qrels = asked.qrels or Qrels({})
+    judge = Judge(qrels)
+    search = searcher(load_pipeline(pipeline_file(DEMO_PIPELINE), model))
+    console = stdout_console()
+    shown = not (quiet or as_json)
+    with progress_bars() as progress:
+        fill(search.pipeline, collection(search.pipeline, folder), progress)
+        loading = progress.add_task("Loading the model", total=None)
+        load_seconds = search.warm_up()
+        progress.remove_task(loading)
+        bar = progress.add_task("Searching", total=len(asked.texts), visible=not shown)
+        titles = {document.id: document.title for document in read_corpus(folder)}
+        if shown:
+            progress.stop()
+            _introduce(console, len(titles), len(asked.texts))
+        answers = []
+        for query_id, text in asked.texts.items():
+            answer = search.answer(query_id, text)
+            judge.add(answer, search.stages.last)
+            answers.append(answer)
+            progress.advance(bar)
+            if shown:
+                _show_both(console, answer, titles, qrels.get(answer.query_id, {}), rows)
+    if as_json:
+        sys.stdout.write(json.dumps(_summary(judge, search, load_seconds, answers), ensure_ascii=False) + "\n")
+    else:
+        _conclude(console, judge, search, load_seconds)
+
+
+def _introduce(console: Console, documents: int, queries: int) -> None:
+    console.print(f"{queries} queries over {documents} help-centre articles. First pass: BM25.", style="bold")
+    console.print(f"Second pass: a cross-encoder reads its top 100 again. {RELEVANT} answers the query.\n")
+
+
+def _show_both(
+    console: Console, answer: QueryResult, titles: dict[str, str], relevant: Mapping[str, int], rows: int
+) -> None:
+    console.print(Text(answer.query, style="bold"))
+    console.print(side_by_side(answer, titles, relevant, rows))
+    console.print()
+
+
+def _conclude(console: Console, judge: Judge, search: Searcher, load_seconds: float) -> None:
+    qualities = judge.qualities()
+    helped, hurt = moved(qualities[0], qualities[-1])
+    console.print(quality_table(qualities, search.stages.last))
+    console.print(f"\nOf {judge.judged} queries the second pass helped {helped}, hurt {hurt} (by nDCG@10).")
+    console.print(f"Model loaded in {load_seconds:.1f} s.")
+
+
+def _summary(judge: Judge, search: Searcher, load_seconds: float, answers: list[QueryResult]) -> dict[str, Any]:
+    qualities = judge.qualities()
+    helped, hurt = moved(qualities[0], qualities[-1])
+    return {
+        "pipeline": DEMO_PIPELINE,
+        "figures": judge.figures(),
+        "queries_judged": judge.judged,
+        "helped": helped,
+        "hurt": hurt,
+        "load_seconds": load_seconds,
+        "queries": [answer.to_json(texts=False) for answer in answers],
+    }

@@ -12,6 +12,7 @@ from haystack.tracing.tracer import Span, Tracer, enable_tracing, tracer
 
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.text import is_blank
+from secondpass_pipelines.pipeline_files import inputs_to
 from secondpass_pipelines.results import QueryResult, RankedDocument
 from secondpass_pipelines.stores import engine_of, failure_line, store_of
 from secondpass_servers.two_pass import shortened
@@ -134,9 +135,7 @@ class Stages:
 
     def inputs(self, query: str, depth: int | None, top_k: int | None) -> dict[str, dict[str, Any]]:
         """Inputs by component. A flat {"top_k": ...} would reach every component that has such an input."""
-        inputs: dict[str, dict[str, Any]] = {}
-        for component, socket in self.queries:
-            inputs.setdefault(component, {})[socket] = query
+        inputs = inputs_to(self.queries, query)
         for component in self.depths:
             value = top_k if component == self.last else depth
             if value is not None:

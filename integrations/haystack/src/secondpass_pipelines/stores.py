@@ -11,9 +11,10 @@ Where the environment points stores of Elasticsearch and OpenSearch:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from secondpass.errors import InvalidInput, SecondPassError
@@ -27,6 +28,7 @@ ENGINES = {ELASTICSEARCH: "Elasticsearch", OPENSEARCH: "OpenSearch"}
 INDEX = "SECONDPASS_INDEX"
 CLIENTS = ("elastic_transport", "elasticsearch", "opensearchpy")
 ASKED_AT_ONCE = 500
+Item = TypeVar("Item")
 
 
 def store_of(component: Any) -> Any:
@@ -93,13 +95,19 @@ def refuse_empty(stores: Iterable[Any]) -> dict[str, int]:
     return counts
 
 
-def absent(store: Any, ids: Sequence[str]) -> int:
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one perhaps shorter."""
+    stream = iter(items)
+    while batch := list(islice(stream, size)):
+        yield batch
+
+
+def absent(store: Any, ids: Iterable[str]) -> int:
     """How many of `ids`, each given once, no document of the store has."""
-    missing = 0
-    for start in range(0, len(ids), ASKED_AT_ONCE):
-        some = list(ids[start : start + ASKED_AT_ONCE])
-        missing += len(some) - store.count_documents_by_filter({"field": "id", "operator": "in", "value": some})
-    return missing
+    return sum(
+        len(some) - store.count_documents_by_filter({"field": "id", "operator": "in", "value": some})
+        for some in batches(ids, ASKED_AT_ONCE)
+    )
 
 
 def close(pipeline: Pipeline) -> None:

@@ -12,6 +12,8 @@ from secondpass.text import checked_query, is_blank, positive_int
 from secondpass_servers.contract import SearchedIndex, require_fields
 from secondpass_servers.index import CONTENT, EMBEDDING
 
+__all__ = ["FirstPass", "TwoPassAnswer", "TwoPassHit", "two_pass_search"]
+
 if TYPE_CHECKING:
     from secondpass.ranking import Ranking
 

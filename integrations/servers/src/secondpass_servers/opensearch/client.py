@@ -16,6 +16,8 @@ from secondpass_servers.contract import EmbeddingSink, EngineAccess, SearchedInd
 from secondpass_servers.index import ClientIndex, ClientSink, IndexLayout, indexing_error
 from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
 
+__all__ = ["Server"]
+
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
     from opensearchpy.exceptions import TransportError

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from haystack import Document
 
 from secondpass.errors import InvalidInput
-from secondpass.inputs import PromptTemplate
 from secondpass.text import is_blank
 
 
@@ -55,7 +54,7 @@ class Readable:
 
 @dataclass(frozen=True, slots=True)
 class TextLayout:
-    """How a document becomes the second text of a pair, and what the operator writes around both texts.
+    """How a document becomes the second text of a pair.
 
     Meta values stand before the content, joined by `separator`, which is cut with them. 0 and False are values; None
     and a missing key are not.
@@ -63,14 +62,13 @@ class TextLayout:
 
     meta_fields: Sequence[str] = ()
     separator: str = "\n"
-    template: PromptTemplate | None = None
 
     def document(self, document: Document) -> str:
-        """-> the second text of the document's pair, without what the template puts around it."""
+        """-> the second text of the document's pair, without what a template puts around it."""
         return self.separator.join(self._parts(document))
 
     def has_text(self, document: Document) -> bool:
-        """Whether content or a meta field says something (`is_blank`); template and separator do not count."""
+        """Whether content or a meta field says something (`is_blank`); the separator does not count."""
         return not all(map(is_blank, self._parts(document)))
 
     def split(self, documents: Iterable[Document]) -> Readable:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from haystack import default_from_dict, default_to_dict, logging
 from haystack.utils import ComponentDevice, Secret
@@ -86,41 +86,28 @@ def _refuse_nested(parameters: Mapping[str, Any], data: dict[str, Any]) -> None:
     """Haystack would import and make any allowed class that stands in place of a plain value."""
     for name, value in parameters.items():
         kind = value.get("type") if isinstance(value, dict) else None
-        if kind is not None and kind not in NESTED.get(name, ()):
-            if name == "token":
-                _remove_token(data)
-                raise InvalidInput(
-                    "token must be {type: env_var, env_vars: [...], strict: false}, never a token itself"
-                )
+        nested = kind is not None and kind not in NESTED.get(name, ())
+        if name == "token" and (nested or isinstance(value, str)):
+            # Pipeline.from_dict prints the dictionary in its error message, and messages go to logs.
+            data["init_parameters"]["token"] = "(removed)"  # noqa: S105
+            raise InvalidInput("token must be {type: env_var, env_vars: [...], strict: false}, never a token itself")
+        if nested:
             raise InvalidInput(f"{name} is an object with a type ({kind}), not a plain value")
-    if isinstance(parameters.get("token"), str):
-        _remove_token(data)
-        raise InvalidInput("token must be {type: env_var, env_vars: [...], strict: false}, never a token itself")
 
 
-def _remove_token(data: dict[str, Any]) -> None:
-    # Pipeline.from_dict prints the dictionary in its error message, and messages go to logs.
-    data["init_parameters"]["token"] = "(removed)"  # noqa: S105
-
-
-class Closable(Protocol):
-    """Anything with weights to give back."""
-
-    def close(self) -> None:
-        """Give them back."""
-        ...
-
-
-ModelT = TypeVar("ModelT", bound=Closable)
+def torch_device(device: ComponentDevice | str | None) -> str:
+    """The name that torch has for the requested device, or for the default one of this machine."""
+    requested = ComponentDevice.from_str(device) if isinstance(device, str) else device
+    return ComponentDevice.resolve_device(requested).to_torch_str()
 
 
 @dataclass(slots=True)
-class _Held(Generic[ModelT]):
-    model: ModelT
+class _Held:
+    model: CrossEncoder
     users: int = 0
 
 
-class SharedModel(Generic[ModelT]):
+class SharedModel:
     """Lends a model to concurrent calls.
 
     Threads that ask while it is being loaded wait for that one load. A load that fails leaves nothing behind, so
@@ -130,10 +117,10 @@ class SharedModel(Generic[ModelT]):
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._held: _Held[ModelT] | None = None
+        self._held: _Held | None = None
 
     @contextmanager
-    def lend(self, load: Callable[[], ModelT]) -> Iterator[ModelT]:
+    def lend(self, load: Callable[[], CrossEncoder]) -> Iterator[CrossEncoder]:
         """Give the model to the `with` block; `load` makes it if there is none."""
         with self._lock:
             held = self._held
@@ -170,7 +157,7 @@ class ModelLifecycle(SerializedComponent):
     truncation: Truncation
     raise_on_failure: bool
     precision: Precision | None
-    _shared: SharedModel[CrossEncoder]
+    _shared: SharedModel
 
     def warm_up(self) -> None:
         """Load the model; threads that call it together get one load. A loaded model is left alone.
@@ -205,11 +192,10 @@ class ModelLifecycle(SerializedComponent):
     def _load(self) -> CrossEncoder:
         from secondpass import CrossEncoder
 
-        requested = ComponentDevice.from_str(self.device) if isinstance(self.device, str) else self.device
         return CrossEncoder(
             self.model,
-            device=ComponentDevice.resolve_device(requested).to_torch_str(),
-            token=self.token.resolve_value() if self.token is not None else None,
+            device=torch_device(self.device),
+            token=None if self.token is None else self.token.resolve_value(),
             truncation=self.truncation,
             precision=self.precision,
             **engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs),

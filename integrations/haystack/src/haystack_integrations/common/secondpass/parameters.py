@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from haystack.utils import ComponentDevice, Secret
 
 from secondpass.errors import InvalidInput
-from secondpass.ranking import Relevance
 from secondpass.text import Choice, positive_int, whole_number
 from secondpass.text import choice as one_of
 
 if TYPE_CHECKING:
     import torch
+
+    from secondpass.ranking import Relevance
 
 Check = Callable[[object], bool]
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -95,11 +96,6 @@ def positive(name: str, value: object) -> int:
     return positive_int(value, name)
 
 
-def not_negative(name: str, value: object) -> int:
-    """Return `value` as an int of at least 0."""
-    return whole_number(value, name)
-
-
 def optional_positive(name: str, value: object) -> int | None:
     """Return None, or `value` as an int above 0."""
     return None if value is None else positive(name, value)
@@ -132,7 +128,7 @@ def relevance(name: str, value: object) -> Relevance | None:
         return None if value is None else "expected"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InvalidInput(f"{name}={value!r} is neither 'expected' nor the index of a label")
-    return not_negative(name, value)
+    return whole_number(value, name)
 
 
 def field_names(name: str, value: object) -> list[str]:
@@ -142,6 +138,37 @@ def field_names(name: str, value: object) -> list[str]:
     if not isinstance(value, (list, tuple)):
         raise _refuse(name, value, "a list of str")
     return [text(f"{name}[{index}]", item) for index, item in enumerate(value)]
+
+
+def by_query(name: str, given: object, size: int | None = None, other: str = "") -> Sequence[object]:
+    """Return a list or tuple with one entry a query: `size` of them, as `other` has; without `size` at least one.
+
+    Raises:
+        InvalidInput: it is no list, or of a wrong length.
+    """
+    if not isinstance(given, (list, tuple)):
+        raise _refuse(name, given, "a list with an entry for each query")
+    if size is None and not given:
+        raise InvalidInput(f"{name} is empty")
+    if size is not None and len(given) != size:
+        raise InvalidInput(f"{name} has {len(given)} entries, {other} {size}")
+    return given
+
+
+def query_ids(given: object, size: int, other: str) -> list[str] | None:
+    """Return None, or as many different ids as `other` has entries.
+
+    Raises:
+        InvalidInput: there are more or fewer, or one comes twice: what belongs to it would count twice.
+    """
+    if given is None:
+        return None
+    by_query("query_ids", given, size, other)
+    ids = field_names("query_ids", given)
+    if len(set(ids)) < size:
+        again = next(name for place, name in enumerate(ids) if name in ids[:place])
+        raise InvalidInput(f"query_ids has {again!r} twice")
+    return ids
 
 
 def secret(name: str, value: object) -> Secret | None:
@@ -167,12 +194,12 @@ def device(name: str, value: object) -> ComponentDevice | str | None:
     raise _refuse(name, value, "ComponentDevice or str")
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str)
+def _kind(kind: type) -> Check:
+    return lambda value: isinstance(value, kind)
 
 
-def _flag(value: object) -> bool:
-    return isinstance(value, bool)
+def _among(*choices: object) -> Check:
+    return lambda value: value in choices
 
 
 def _true(value: object) -> bool:
@@ -198,29 +225,18 @@ def _dtype(value: object) -> bool:
     return isinstance(value, torch.dtype) or value in DTYPES
 
 
-def _attention(value: object) -> bool:
-    return value in ATTENTIONS
-
-
-def _side(value: object) -> bool:
-    return value in ("left", "right")
-
-
 def _device_map(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(name, str) and isinstance(place, (str, int)) for name, place in value.items())
     return isinstance(value, str)
 
 
-_SOURCE: Mapping[str, Check] = {
-    "revision": _text,
-    "local_files_only": _flag,
-    "cache_dir": _text,
-}
+_text, _flag, _side = _kind(str), _kind(bool), _among("left", "right")
+_SOURCE: Mapping[str, Check] = {"revision": _text, "local_files_only": _flag, "cache_dir": _text}
 ALLOWED: Mapping[str, Mapping[str, Check]] = {
     "model_kwargs": {
         **_SOURCE,
-        "attn_implementation": _attention,
+        "attn_implementation": _among(*ATTENTIONS),
         "device_map": _device_map,
         "dtype": _dtype,
         "torch_dtype": _dtype,

@@ -1,7 +1,6 @@
 """The Haystack component that reads a corpus, for indexing pipelines.
 
-Its YAML `type` is `haystack_integrations.components.converters.secondpass.corpus_reader.CorpusReader`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from haystack import Document, component
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.text import choice, positive_int
+
+__all__ = ["CorpusReader"]
 
 TITLE_PLACES = ("content", "meta")
 
@@ -39,11 +40,9 @@ class CorpusReader:
     def __init__(self, *, title: str = "content", max_documents: int = 100_000) -> None:
         """Create the component; nothing is read.
 
-        :param title:
-            Where a document's title goes: "content" puts it before the text and a space (BEIR's convention),
+        :param title: Where a document's title goes: "content" puts it before the text and a space (BEIR's convention),
             so that every retriever and ranker reads it; "meta" leaves it in `meta["title"]`.
-        :param max_documents:
-            Refuse to read more than this in one run, all sources together.
+        :param max_documents: Refuse to read more than this in one run, all sources together.
 
         :raises ValueError:
             If `title` is neither of the two or `max_documents` is no positive number.
@@ -55,9 +54,7 @@ class CorpusReader:
     def run(self, sources: list[str | Path]) -> dict[str, Any]:
         """Read corpora.
 
-        :param sources:
-            BEIR folders, or JSON Lines files (.gz too) of objects with "_id", "text" and perhaps "title".
-
+        :param sources: BEIR folders, or JSON Lines files (.gz too) of objects with "_id", "text" and perhaps "title".
         :returns:
             A dictionary with the following key:
             - `documents`: The documents in the order of the files.
@@ -84,28 +81,11 @@ class CorpusReader:
 
     @component.output_types(documents=list[Document])
     async def run_async(self, sources: list[str | Path]) -> dict[str, Any]:
-        """Do what `run` does, in a thread.
-
-        :param sources:
-            As for `run`.
-
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            As `run` does.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run, sources)
 
     def document(self, found: CorpusDocument) -> Document:
-        """Make the document of one line of a corpus, its title where `title` says.
-
-        :param found:
-            The line.
-
-        :returns:
-            The document.
-        """
+        """Make the document of one line of a corpus, its title where `title` says."""
         if self.title == "content":
             return Document(id=found.id, content=found.content)
         return Document(id=found.id, content=found.text, meta={"title": found.title} if found.title else {})

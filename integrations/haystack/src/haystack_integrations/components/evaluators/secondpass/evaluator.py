@@ -1,7 +1,6 @@
 """The Haystack component that measures rankings: any list of ir_measures' measures, many queries at once.
 
-Its YAML `type` is `haystack_integrations.components.evaluators.secondpass.evaluator.SecondPassEvaluator`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +22,8 @@ from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate, p
 from secondpass.evaluation.qrels import Qrels, read_qrels
 from secondpass.evaluation.runs import Run
 
+__all__ = ["SecondPassEvaluator"]
+
 logger = logging.getLogger(__name__)
 
 WITHOUT_RELEVANT = ("leave out", "zero")
@@ -31,6 +31,13 @@ Judgements = Sequence[Mapping[str, int] | Mapping[Key, int] | None]
 Rankings = Sequence[Sequence[Key | None]]
 # A judged document that no ranking holds: a query with an empty list of ground truth was judged, and has none.
 NONE_RELEVANT: Mapping[str, int] = {"none": 0}
+OUTPUTS = {
+    "results": dict[str, dict[str, Any]],
+    "score": float,
+    "individual_scores": list[float],
+    "query_ids": list[str],
+    "counts": dict[str, int],
+}
 
 
 @component
@@ -95,13 +102,7 @@ class SecondPassEvaluator(SerializedComponent):
         if self.qrels is not None and self._judgements is None:
             self._judgements = read_qrels(Path(self.qrels))
 
-    @component.output_types(
-        results=dict[str, dict[str, Any]],
-        score=float,
-        individual_scores=list[float],
-        query_ids=list[str],
-        counts=dict[str, int],
-    )
+    @component.output_types(**OUTPUTS)
     def run(
         self,
         *,
@@ -128,15 +129,14 @@ class SecondPassEvaluator(SerializedComponent):
         :raises ValueError:
             If inputs are missing, have a wrong type or unequal lengths, or if no query counts.
         """
-        rankings = [
-            self._field.ranking(listed(documents, place), place)
-            for place, documents in _placed("retrieved_documents", retrieved_documents)
-        ]
-        ids = _ids(query_ids, len(rankings))
+        found = parameters.by_query("retrieved_documents", retrieved_documents)
+        placed = ((f"retrieved_documents[{position}]", documents) for position, documents in enumerate(found))
+        rankings = [self._field.ranking(listed(documents, place), place) for place, documents in placed]
+        ids = parameters.query_ids(query_ids, len(rankings), "retrieved_documents")
         judgements = self._judged(ground_truth_documents, ids, len(rankings))
         judged = (key for grades in judgements for key in grades or ())
         refuse_mixed(judged, (key for keys in rankings for key in keys), self._field)
-        made = Measuring(self.measures, self.without_relevant).outputs(judgements, rankings)
+        made = self._measured(judgements, rankings)
         lacking = made["counts"]["documents_without_key"]
         if lacking:
             logger.warning(
@@ -146,13 +146,7 @@ class SecondPassEvaluator(SerializedComponent):
             )
         return {**made, "query_ids": ids or [str(position) for position in range(len(rankings))]}
 
-    @component.output_types(
-        results=dict[str, dict[str, Any]],
-        score=float,
-        individual_scores=list[float],
-        query_ids=list[str],
-        counts=dict[str, int],
-    )
+    @component.output_types(**OUTPUTS)
     async def run_async(
         self,
         *,
@@ -160,17 +154,7 @@ class SecondPassEvaluator(SerializedComponent):
         ground_truth_documents: list[list[Document]] | None = None,
         query_ids: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Do what `run` does, in a thread; the event loop goes on meanwhile.
-
-        :param retrieved_documents: For each query the documents in the order of the ranking.
-        :param ground_truth_documents: For each query the judged documents, with grades as scores.
-        :param query_ids: For each query its id. Needed with `qrels`, else only passed on.
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            If inputs are missing, have a wrong type or unequal lengths, or if no query counts.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(
             self.run,
             retrieved_documents=retrieved_documents,
@@ -183,9 +167,8 @@ class SecondPassEvaluator(SerializedComponent):
             return self._by_id(ground_truth, ids)
         if ground_truth is None:
             raise InvalidInput("ground_truth_documents is missing, and the component was not given qrels")
-        placed = _placed("ground_truth_documents", ground_truth)
-        if len(placed) != queries:
-            raise InvalidInput(f"ground_truth_documents has {len(placed)} lists, retrieved_documents {queries}")
+        truths = parameters.by_query("ground_truth_documents", ground_truth, queries, "retrieved_documents")
+        placed = ((f"ground_truth_documents[{position}]", documents) for position, documents in enumerate(truths))
         return [self._field.grades(listed(documents, place), place) for place, documents in placed]
 
     def _by_id(self, ground_truth: object, ids: list[str] | None) -> Judgements:
@@ -197,45 +180,8 @@ class SecondPassEvaluator(SerializedComponent):
         judgements = self._judgements or Qrels({})
         return [judgements.get(query) for query in ids]
 
-
-def _placed(name: str, lists: object) -> list[tuple[str, object]]:
-    """Pair each list with what a message calls it.
-
-    Raises:
-        InvalidInput: `lists` is no list, or has nothing in it.
-    """
-    if not isinstance(lists, (list, tuple)):
-        raise InvalidInput(f"{name} is {type(lists).__name__}, not a list of lists of Document")
-    if not lists:
-        raise InvalidInput(f"{name} is empty")
-    return [(f"{name}[{position}]", documents) for position, documents in enumerate(lists)]
-
-
-def _ids(given: object, queries: int) -> list[str] | None:
-    if given is None:
-        return None
-    ids = parameters.field_names("query_ids", given)
-    if len(ids) != queries:
-        raise InvalidInput(f"query_ids has {len(ids)} ids, retrieved_documents {queries} lists")
-    if len(set(ids)) < len(ids):
-        again = next(query for position, query in enumerate(ids) if query in ids[:position])
-        raise InvalidInput(f"query_ids has {again!r} twice: its values would count twice")
-    return ids
-
-
-@dataclass(frozen=True, slots=True)
-class Measuring:
-    """Which measures, and what becomes of queries without a relevant document."""
-
-    measures: Sequence[str]
-    without_relevant: str
-
-    def outputs(self, judgements: Judgements, rankings: Rankings) -> dict[str, Any]:
-        """Measure query by query, except those whose judgements are None: nothing is known of them.
-
-        Raises:
-            InvalidInput: no query counts.
-        """
+    def _measured(self, judgements: Judgements, rankings: Rankings) -> dict[str, Any]:
+        """Measure query by query, except those whose judgements are None: nothing is known of them."""
         report = self._report(judgements, rankings)
         queries = [str(position) for position in range(len(rankings))]
         results = {

@@ -1,7 +1,6 @@
 """The Haystack component that gives all queries of a labelled set, for pipelines that take many at once.
 
-Its YAML `type` is `haystack_integrations.components.evaluators.secondpass.labelled_queries.LabelledQueries`: the
-module's name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from haystack_integrations.common.secondpass.model_lifecycle import SerializedCo
 
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries, listed_queries
+
+__all__ = ["LabelledQueries"]
 
 DEMO = "secondpass/demo"
 
@@ -132,12 +133,5 @@ class LabelledQueries(LabelledSet):
 
     @component.output_types(queries=list[str], query_ids=list[str], ground_truth_documents=list[list[Document]])
     async def run_async(self) -> dict[str, Any]:
-        """Do what `run` does, in a thread: the first call reads files.
-
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            If a file is not there or a line of it is refused.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run)

@@ -1,7 +1,6 @@
 """The Haystack component that gives one labelled query by its id, for pipelines that answer a query at a time.
 
-Its YAML `type` is `haystack_integrations.components.evaluators.secondpass.labelled_query.LabelledQuery`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.components.evaluators.secondpass.labelled_queries import LabelledSet
 
 from secondpass.errors import InvalidInput
+
+__all__ = ["LabelledQuery"]
 
 
 @component
@@ -57,13 +58,5 @@ class LabelledQuery(LabelledSet):
 
     @component.output_types(query=str, query_ids=list[str], ground_truth_documents=list[list[Document]])
     async def run_async(self, *, query_id: str) -> dict[str, Any]:
-        """Do what `run` does, in a thread: the first call reads files.
-
-        :param query_id: The id of a query that has a relevant document.
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            If there is no such query, or a file is refused.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run, query_id=query_id)

@@ -1,7 +1,6 @@
 """The Haystack component that cuts ranked documents to the tokens a prompt has room for.
 
-Its YAML `type` is `haystack_integrations.components.preprocessors.secondpass.prompt_budget.PromptBudget`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from haystack_integrations.common.secondpass.model_lifecycle import SerializedCo
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.extraction import sentences
 from secondpass.models.loading import folder_of
-from secondpass.text import checked_documents, positive_int
+from secondpass.text import checked_documents, positive_int, whole_number
 from secondpass.tokens import TextTokenizer
 
-# ---- Texts cut to a token budget for a prompt: the best first, whole sentences only, and a record of what was left
-# out.
+__all__ = ["PromptBudget"]
+
 TokenEnds = Callable[[str], Sequence[int]]
 """A text to the place in it where each of its tokens ends, never falling."""
 
@@ -43,16 +42,8 @@ def fitted(texts: Sequence[str], token_ends: TokenEnds, max_tokens: int, overhea
     """Fill a budget with texts in their order.
 
     Whole texts as long as they fit; of the first that does not, as many whole sentences from its beginning as fit;
-    none of those behind it, which the ranking holds for worse.
-
-    Args:
-        texts: best first.
-        token_ends: of the tokenizer whose tokens are counted.
-        max_tokens: of all texts together, `overhead` for each included.
-        overhead: tokens that the prompt puts around a text (a number, a title, a line break).
-
-    Returns:
-        A portion per text.
+    none of those behind it, which the ranking holds for worse. All together have `max_tokens`, `overhead` around each
+    (a number, a title, a line break) included.
 
     Raises:
         InvalidInput: an argument is refused; the message names it.
@@ -121,7 +112,7 @@ class PromptBudget(SerializedComponent):
             If a parameter has a wrong type or value, with its name.
         """
         self.max_tokens = parameters.positive("max_tokens", max_tokens)
-        self.overhead = parameters.not_negative("overhead", overhead)
+        self.overhead = whole_number(overhead, "overhead")
         self.tokenizer = parameters.model_name("tokenizer", tokenizer)
         self._lock = threading.Lock()
         self._loaded: TextTokenizer | None = None
@@ -150,22 +141,17 @@ class PromptBudget(SerializedComponent):
         unique = deduplicated(listed(documents))
         limit = self.max_tokens if max_tokens is None else parameters.positive("max_tokens", max_tokens)
         texts = [document.content or "" for document in unique]
+        portions = fitted(texts, self._tokenizer().token_ends, limit, self.overhead)
         kept: list[Document] = []
         left_out: list[dict[str, Any]] = []
-        used = 0
-        for document, text, portion in zip(
-            unique, texts, fitted(texts, self._tokenizer().token_ends, limit, self.overhead), strict=True
-        ):
-            if portion.end < len(text) or not text:
-                left_out.append({"id": document.id, "tokens": portion.tokens, "kept": portion.kept})
+        for document, text, portion in zip(unique, texts, portions, strict=True):
+            if text and portion.end == len(text):
+                kept.append(document)
+                continue
+            left_out.append({"id": document.id, "tokens": portion.tokens, "kept": portion.kept})
             if portion.end:
-                used += portion.kept + self.overhead
-                whole = portion.end == len(text)
-                kept.append(
-                    document
-                    if whole
-                    else replace(document, content=text[: portion.end], meta={**document.meta, "cut": True})
-                )
+                kept.append(replace(document, content=text[: portion.end], meta={**document.meta, "cut": True}))
+        used = sum(portion.kept + self.overhead for portion in portions if portion.end)
         return {"documents": kept, "left_out": left_out, "tokens": used}
 
     def _tokenizer(self) -> TextTokenizer:
@@ -185,12 +171,7 @@ class PromptBudget(SerializedComponent):
 
 
 def _read(name: str) -> TextTokenizer:
-    """Read a tokenizer.
-
-    Raises:
-        InvalidInput: the file is no tokenizer.
-        ModelLoadError: there is no such folder or name.
-    """
+    """The tokenizer of a folder, a file or a hub name."""
     given = Path(name).expanduser()
     file = given if given.is_file() else folder_of(name) / "tokenizer.json"
     if not file.is_file():

@@ -1,14 +1,12 @@
 """The Haystack component that re-orders retrieved documents with a secondpass cross-encoder.
 
-Its YAML `type` is `haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker`: the module's name
-is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,102 +24,12 @@ from secondpass.activations import Activation
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.forwards.precision import PRECISIONS
 from secondpass.inputs import TRUNCATIONS, PromptTemplate
-from secondpass.ranking import Ranking, Relevance, checked_relevance
+from secondpass.ranking import Ranking, checked_relevance
 from secondpass.text import is_blank
 
-# ---- One ranking call: readable documents to the model, its order back to documents, and what was cut.
+__all__ = ["SecondPassRanker"]
+
 logger = logging.getLogger(__name__)
-
-Lend = Callable[[], AbstractContextManager[CrossEncoder]]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one call takes and keeps, and on which scale its scores are."""
-
-    top_k: int
-    scale_score: bool
-    threshold: float | None
-    max_documents: int | None
-    batch_size: int
-    relevance: Relevance | None = None
-
-
-def answer(
-    documents: Sequence[Document], truncated: Sequence[dict[str, Any]] = (), reranked: bool = False
-) -> dict[str, Any]:
-    """Make the outputs of a ranker; without further arguments, of one that ranked nothing."""
-    return {"documents": list(documents), "truncated": list(truncated), "reranked": reranked}
-
-
-def rerank(lend: Lend, query: str, documents: Sequence[Document], layout: TextLayout, limits: Limits) -> dict[str, Any]:
-    """Rank unique documents for a query that is not blank; documents without text come last, without a score.
-
-    The model is asked for only when there is something to read.
-
-    Raises:
-        InvalidInput: more documents than `limits.max_documents`, or a pair too long for `truncation="error"`.
-        NonFiniteScore: the message names the ids of the documents without a finite score.
-    """
-    if limits.max_documents is not None and len(documents) > limits.max_documents:
-        raise InvalidInput(
-            f"documents has {len(documents)} different ids, more than max_documents={limits.max_documents}"
-        )
-    readable = layout.split(documents)
-    if readable.blank:
-        logger.warning(
-            "{blank} of {count} documents have no text and are not ranked.",
-            blank=len(readable.blank),
-            count=len(documents),
-        )
-    if not readable.documents:
-        return answer(_kept([], readable.blank, limits))
-    ranking = _ranking(lend, query, readable, layout.template, limits)
-    ranked = [replace(readable.documents[item.index], score=item.score) for item in ranking.documents]
-    truncated = []
-    for cut in ranking.truncated:
-        lost = asdict(cut)
-        truncated.append({"id": readable.documents[lost.pop("index")].id, **lost})
-    return answer(_kept(ranked, readable.blank, limits), truncated, reranked=True)
-
-
-def _ranking(lend: Lend, query: str, readable: Readable, template: PromptTemplate | None, limits: Limits) -> Ranking:
-    try:
-        with lend() as encoder:
-            (ranking,) = encoder.rank_many(
-                [query],
-                [readable.texts],
-                batch_size=limits.batch_size,
-                show_progress_bar=False,
-                activation_fct=_activation(encoder.num_labels, limits),
-                relevance=limits.relevance,
-                template=template,
-            )
-    except NonFiniteScore as error:
-        ids = ", ".join(repr(readable.documents[index].id) for index in error.indices)
-        raise NonFiniteScore(f"the model gave no finite score for the documents {ids}", error.indices) from error
-    if sorted(item.index for item in ranking.documents) != list(range(len(readable.documents))):
-        raise RuntimeError(f"{len(ranking.documents)} scores for {len(readable.documents)} documents")
-    return ranking
-
-
-def _activation(num_labels: int, limits: Limits) -> Activation:
-    """What makes scores of the logits, or of the expected grades from 0 to the last label's."""
-    if not limits.scale_score:
-        return Identity()
-    if limits.relevance == "expected" and num_labels > 1:
-        return lambda grades: grades / (num_labels - 1)
-    return Sigmoid()
-
-
-def _kept(ranked: Sequence[Document], blank: Sequence[Document], limits: Limits) -> list[Document]:
-    """Apply the threshold, then `top_k`; a document without a score reaches no threshold."""
-    if limits.threshold is None:
-        kept = [*ranked, *(replace(document, score=None) for document in blank)]
-    else:
-        kept = [document for document in ranked if document.score is not None and document.score >= limits.threshold]
-    return kept[: limits.top_k]
-
 
 OWN_TYPE = f"{__name__}.SecondPassRanker"
 # The same component before and after it left Haystack for a package of its own.
@@ -130,6 +38,15 @@ STOCK_TYPES = (
     "haystack_integrations.components.rankers.sentence_transformers.sentence_transformers_similarity."
     "SentenceTransformersSimilarityRanker",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class RankLimits:
+    """What one call keeps of its ranking, and on which scale its scores are."""
+
+    top_k: int
+    scale_score: bool
+    threshold: float | None
 
 
 @component
@@ -316,15 +233,15 @@ class SecondPassRanker(ModelLifecycle):
         """
         given = listed(documents)
         if not given:
-            return answer([])
+            return _outputs([])
         limits = self._limits(top_k, scale_score, score_threshold)
         asked = parameters.text("query", query)
         unique = deduplicated(given)
         if is_blank(asked):
             logger.warning("The query is blank: {count} documents are returned unranked.", count=len(unique))
-            return answer(unique)
+            return _outputs(unique)
         try:
-            return rerank(self.lent_model, asked, unique, self._layout(), limits)
+            return self._reranked(asked, unique, limits)
         except Exception as error:
             if self.raise_on_failure:
                 raise
@@ -334,7 +251,7 @@ class SecondPassRanker(ModelLifecycle):
                 error=error,
                 count=len(given),
             )
-            return answer(given)
+            return _outputs(given)
 
     @component.output_types(documents=list[Document], truncated=list[dict[str, Any]], reranked=bool)
     async def run_async(
@@ -346,22 +263,9 @@ class SecondPassRanker(ModelLifecycle):
         scale_score: bool | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, Any]:
-        """Do what `run` does, in a thread; the event loop goes on meanwhile.
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors.
 
         A cancelled call stops waiting; its thread finishes unheard and disturbs no other call.
-
-        :param query: What the documents are to answer.
-        :param documents: The documents to rank. They are not changed.
-        :param top_k: The maximum number of documents to return. `None` takes the value given at initialization.
-        :param scale_score: If `True`, scores are between 0 and 1. If `False`, scores are the logits. `None` takes the
-            value given at initialization.
-        :param score_threshold: Return only documents with at least this score. `None` takes the value given at
-            initialization.
-        :returns:
-            The same dictionary as `run`, with `documents`, `truncated` and `reranked`.
-
-        :raises ValueError:
-            If an argument has a wrong type or value, with its name and index.
         """
         return await asyncio.to_thread(
             self.run,
@@ -379,21 +283,78 @@ class SecondPassRanker(ModelLifecycle):
             checked_relevance(self.relevance, encoder.num_labels)
         return encoder
 
-    def _limits(self, top_k: object, scale_score: object, score_threshold: object) -> Limits:
+    def _limits(self, top_k: object, scale_score: object, score_threshold: object) -> RankLimits:
         """Take what this call states, else what the component states; 0, 0.0 and False are statements."""
-        return Limits(
-            top_k=self.top_k if top_k is None else parameters.positive("top_k", top_k),
-            scale_score=self.scale_score if scale_score is None else parameters.flag("scale_score", scale_score),
-            threshold=(
-                self.score_threshold
-                if score_threshold is None
-                else parameters.optional_number("score_threshold", score_threshold)
-            ),
-            max_documents=self.max_documents,
-            batch_size=self.batch_size,
-            relevance=self.relevance,
+        return RankLimits(
+            self.top_k if top_k is None else parameters.positive("top_k", top_k),
+            self.scale_score if scale_score is None else parameters.flag("scale_score", scale_score),
+            self.score_threshold
+            if score_threshold is None
+            else parameters.optional_number("score_threshold", score_threshold),
         )
 
-    def _layout(self) -> TextLayout:
-        template = PromptTemplate(self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix)
-        return TextLayout(self.meta_fields_to_embed, self.embedding_separator, template)
+    def _reranked(self, query: str, documents: Sequence[Document], limits: RankLimits) -> dict[str, Any]:
+        """Rank unique documents; those without text come last. A model is lent only when there is something to read."""
+        if self.max_documents is not None and len(documents) > self.max_documents:
+            raise InvalidInput(
+                f"documents has {len(documents)} different ids, more than max_documents={self.max_documents}"
+            )
+        readable = TextLayout(self.meta_fields_to_embed, self.embedding_separator).split(documents)
+        if readable.blank:
+            logger.warning(
+                "{blank} of {count} documents have no text and are not ranked.",
+                blank=len(readable.blank),
+                count=len(documents),
+            )
+        if not readable.documents:
+            return _outputs(_kept([], readable.blank, limits))
+        ranking = self._ranking(query, readable, limits.scale_score)
+        ranked = [replace(readable.documents[item.index], score=item.score) for item in ranking.documents]
+        truncated = []
+        for cut in ranking.truncated:
+            lost = asdict(cut)
+            truncated.append({"id": readable.documents[lost.pop("index")].id, **lost})
+        return _outputs(_kept(ranked, readable.blank, limits), truncated, reranked=True)
+
+    def _ranking(self, query: str, readable: Readable, scale_score: bool) -> Ranking:
+        try:
+            with self.lent_model() as encoder:
+                (ranking,) = encoder.rank_many(
+                    [query],
+                    [readable.texts],
+                    batch_size=self.batch_size,
+                    show_progress_bar=False,
+                    activation_fct=self._activation(encoder.num_labels) if scale_score else Identity(),
+                    relevance=self.relevance,
+                    template=PromptTemplate(
+                        self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix
+                    ),
+                )
+        except NonFiniteScore as error:
+            ids = ", ".join(repr(readable.documents[index].id) for index in error.indices)
+            raise NonFiniteScore(f"the model gave no finite score for the documents {ids}", error.indices) from error
+        if sorted(item.index for item in ranking.documents) != list(range(len(readable.documents))):
+            raise RuntimeError(f"{len(ranking.documents)} scores for {len(readable.documents)} documents")
+        return ranking
+
+    def _activation(self, num_labels: int) -> Activation:
+        """What makes scores between 0 and 1 of the logits, or of the expected grades from 0 to the last label's."""
+        if self.relevance == "expected" and num_labels > 1:
+            return lambda grades: grades / (num_labels - 1)
+        return Sigmoid()
+
+
+def _outputs(
+    documents: Sequence[Document], truncated: Sequence[dict[str, Any]] = (), reranked: bool = False
+) -> dict[str, Any]:
+    """The outputs of a ranker; without further arguments, of one that ranked nothing."""
+    return {"documents": list(documents), "truncated": list(truncated), "reranked": reranked}
+
+
+def _kept(ranked: Sequence[Document], blank: Sequence[Document], limits: RankLimits) -> list[Document]:
+    """Apply the threshold, then `top_k`; a document without a score reaches no threshold."""
+    if limits.threshold is None:
+        kept = [*ranked, *(replace(document, score=None) for document in blank)]
+    else:
+        kept = [document for document in ranked if document.score is not None and document.score >= limits.threshold]
+    return kept[: limits.top_k]

@@ -1,7 +1,6 @@
 """The Haystack component that answers with sentences of the documents: nothing is generated, no key is needed.
 
-Its YAML `type` is `haystack_integrations.components.readers.secondpass.sentence_reader.SentenceReader`: the module's
-name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ from secondpass.extraction import Extract, extract
 from secondpass.forwards.precision import PRECISIONS
 from secondpass.inputs import TRUNCATIONS
 from secondpass.text import is_blank
+
+__all__ = ["SentenceReader"]
 
 
 @component
@@ -140,17 +141,7 @@ class SentenceReader(ModelLifecycle):
 
     @component.output_types(answers=list[ExtractedAnswer], replies=list[str])
     async def run_async(self, *, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
-        """Do what `run` does, in a thread; the event loop goes on meanwhile.
-
-        :param query: What is asked.
-        :param documents: The documents to take sentences from, most relevant first. They are not changed.
-        :param top_k: The maximum number of sentences to return. `None` takes the value given at initialization.
-        :returns:
-            The same dictionary as `run`, with `answers` and `replies`.
-
-        :raises ValueError:
-            If an argument has a wrong type or value, with its name and index, or there are too many sentences.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run, query=query, documents=documents, top_k=top_k)
 
 

@@ -1,7 +1,6 @@
 """The Haystack component that gives all queries of a labelled set with the documents that BM25 finds for each.
 
-Its YAML `type` is `haystack_integrations.components.trainers.secondpass.labelled_candidates.LabelledCandidates`: the
-module's name is public API.
+YAML names this module: its name is public API.
 """
 
 from __future__ import annotations
@@ -17,7 +16,15 @@ from haystack_integrations.components.evaluators.secondpass.labelled_queries imp
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
 
+__all__ = ["LabelledCandidates"]
+
 Found = dict[str, list[tuple[str, float | None]]]
+OUTPUTS = {
+    "queries": list[str],
+    "query_ids": list[str],
+    "ground_truth_documents": list[list[Document]],
+    "documents": list[list[Document]],
+}
 
 
 @component
@@ -76,12 +83,7 @@ class LabelledCandidates(LabelledSet):
         """Read the files and search."""
         self._candidates()
 
-    @component.output_types(
-        queries=list[str],
-        query_ids=list[str],
-        ground_truth_documents=list[list[Document]],
-        documents=list[list[Document]],
-    )
+    @component.output_types(**OUTPUTS)
     def run(self) -> dict[str, Any]:
         """Give all queries.
 
@@ -110,21 +112,9 @@ class LabelledCandidates(LabelledSet):
             "documents": [[_scored(contents[document], score) for document, score in found[query]] for query in texts],
         }
 
-    @component.output_types(
-        queries=list[str],
-        query_ids=list[str],
-        ground_truth_documents=list[list[Document]],
-        documents=list[list[Document]],
-    )
+    @component.output_types(**OUTPUTS)
     async def run_async(self) -> dict[str, Any]:
-        """Do what `run` does, in a thread: the first call reads files and searches.
-
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            If a file is not there or a line of it is refused.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(self.run)
 
     def _candidates(self) -> tuple[dict[str, Document], Found]:

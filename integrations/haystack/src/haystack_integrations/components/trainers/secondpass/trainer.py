@@ -1,8 +1,4 @@
-"""The Haystack component that trains a reranker on labelled queries.
-
-Its YAML `type` is `haystack_integrations.components.trainers.secondpass.trainer.CrossEncoderTrainer`: the module's name
-is public API.
-"""
+"""The Haystack component that trains a reranker on labelled queries. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from haystack import Document, component, logging
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import TextLayout, deduplicated, listed
-from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent
+from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent, torch_device
 from haystack_integrations.components.evaluators.secondpass.comparison_field import ComparisonField
 
 from secondpass import CrossEncoder
@@ -26,12 +22,13 @@ from secondpass.text import checked_query
 from secondpass.training.configuration import MEASURES
 from secondpass.training.data.groups import Group, fingerprint
 from secondpass.training.losses import make_loss
-from secondpass.training.losses.loss import Loss
 from secondpass.training.measuring.before_after import AFTER, BEFORE, BeforeAfter, held_out, of_groups
 from secondpass.training.measuring.card import Card, write_card
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.trainer import TrainingReport, train
 from secondpass.training.yaml import YamlDocument, made
+
+__all__ = ["CrossEncoderTrainer"]
 
 logger = logging.getLogger(__name__)
 IDS = ComparisonField("id")
@@ -158,7 +155,7 @@ class CrossEncoderTrainer(SerializedComponent):
         """
         labelled = graded_queries(queries, ground_truth_documents, documents, query_ids, self._layout())
         self._warn(labelled)
-        return trained(labelled, self._request())
+        return self._trained(labelled)
 
     @component.output_types(model=str, report=dict[str, Any], scores=list[dict[str, Any]])
     async def run_async(
@@ -169,20 +166,7 @@ class CrossEncoderTrainer(SerializedComponent):
         documents: list[list[Document]] | None = None,
         query_ids: list[str] | None = None,
     ) -> dict[str, Any]:
-        """Do what `run` does, in a thread; the event loop goes on meanwhile.
-
-        :param queries: The texts of the queries.
-        :param ground_truth_documents: For each query the judged documents, with grades as scores.
-        :param documents: For each query the candidates of a first pass, best first.
-        :param query_ids: For each query its id, for messages.
-        :returns:
-            The same dictionary as `run`.
-
-        :raises ValueError:
-            If inputs are missing, have a wrong type or unequal lengths, or nothing can be learnt from them.
-        :raises RuntimeError:
-            If training cannot go on.
-        """
+        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
         return await asyncio.to_thread(
             self.run,
             queries=queries,
@@ -192,25 +176,7 @@ class CrossEncoderTrainer(SerializedComponent):
         )
 
     def _layout(self) -> TextLayout:
-        return TextLayout(meta_fields=self.meta_fields_to_embed, separator=self.embedding_separator)
-
-    def _request(self) -> TrainingRequest:
-        requested = ComponentDevice.from_str(self.device) if isinstance(self.device, str) else self.device
-        return TrainingRequest(
-            model=self.model,
-            output_dir=Path(self.output_dir),
-            settings=self._settings,
-            loss=self._loss,
-            dev_share=self.dev_share,
-            unjudged=self.negatives_per_query if self.unjudged_as_negatives else 0,
-            relevant_from=self.relevant_from,
-            max_length=self.max_length,
-            device=ComponentDevice.resolve_device(requested).to_torch_str(),
-            token=self.token.resolve_value() if self.token is not None else None,
-            resume=self.resume,
-            card=self.card,
-            show_progress_bar=self.show_progress_bar,
-        )
+        return TextLayout(self.meta_fields_to_embed, self.embedding_separator)
 
     def _warn(self, labelled: GradedQueries) -> None:
         if labelled.without_relevant or labelled.documents_without_text:
@@ -221,6 +187,62 @@ class CrossEncoderTrainer(SerializedComponent):
                 documents=labelled.documents_without_text,
             )
 
+    def _trained(self, labelled: GradedQueries) -> dict[str, Any]:
+        """Train, measuring the held-out queries before and after."""
+        token = None if self.token is None else self.token.resolve_value()
+        encoder = CrossEncoder(self.model, max_length=self.max_length, device=torch_device(self.device), token=token)
+        queries = {query.id: query for query in labelled.kept}
+        groups = [self._to_learn(query) for query in queries.values()]
+        dev: list[BeforeAfter] = []
+        if self.dev_share:
+            groups, share = held_out(groups, self.dev_share, self._settings.seed)
+            dev = [of_groups("dev", [self._to_rank(queries[group.query_id]) for group in share], MEASURES)]
+        for held in dev:
+            held.measure(encoder, BEFORE)
+        report = train(
+            encoder,
+            groups,
+            self._settings,
+            dev=dev[0].ranking if dev else None,
+            output_dir=self.output_dir,
+            resume=self.resume,
+            show_progress_bar=self.show_progress_bar,
+        )
+        for held in dev:
+            held.measure(encoder, AFTER)
+        if self.card:
+            write_card(Path(self.output_dir), self._card(groups, report, dev))
+        scores = [{"step": step, "score": score} for step, score in report.scores]
+        return {"model": self.output_dir, "report": _plain(report, labelled, len(groups), dev), "scores": scores}
+
+    def _to_learn(self, query: GradedQuery) -> Group:
+        """The group of a training query, its labels as the loss reads them."""
+        grades = [document.grade for document in query.judged]
+        if self._loss.labels == "relevance":
+            labels = [float(grade >= self.relevant_from) for grade in grades]
+        else:
+            labels = [float(max(grade, 0)) for grade in grades]
+        return query.group(labels, self.negatives_per_query if self.unjudged_as_negatives else 0)
+
+    def _to_rank(self, query: GradedQuery) -> Group:
+        """The group of a held-out query: grades, and all of its candidates."""
+        grades = [float(max(document.grade, 0)) for document in query.judged]
+        return query.group(grades, len(query.unjudged) if self.unjudged_as_negatives else 0)
+
+    def _card(self, groups: Sequence[Group], report: TrainingReport, dev: Sequence[BeforeAfter]) -> Card:
+        return Card(
+            name=Path(self.output_dir).name,
+            base_model=self.model,
+            num_labels=1,
+            settings=self._settings,
+            sources=(f"{len(groups):,} labelled queries from a Haystack pipeline",),
+            counts=report.counts.lines(),
+            fingerprint=fingerprint(groups),
+            report=report,
+            measured=dev,
+            command="Pipeline.run with haystack_integrations.components.trainers.secondpass.CrossEncoderTrainer",
+        )
+
 
 def _training_settings(given: object) -> TrainingSettings:
     if given is None:
@@ -228,77 +250,6 @@ def _training_settings(given: object) -> TrainingSettings:
     if not isinstance(given, dict):
         raise InvalidInput(f"settings is {type(given).__name__}, not a dictionary")
     return made(TrainingSettings, YamlDocument(given, "settings"))
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingRequest:
-    """What the component was told; `unjudged` candidates of each training query count as not relevant."""
-
-    model: str
-    output_dir: Path
-    settings: TrainingSettings
-    loss: Loss
-    dev_share: float
-    unjudged: int
-    relevant_from: int
-    max_length: int | None
-    device: str
-    token: str | None
-    resume: bool
-    card: bool
-    show_progress_bar: bool
-
-    def to_learn(self, query: GradedQuery) -> Group:
-        """The group of a training query, its labels as the loss reads them."""
-        grades = [document.grade for document in query.judged]
-        if self.loss.labels == "relevance":
-            labels = [float(grade >= self.relevant_from) for grade in grades]
-        else:
-            labels = [float(max(grade, 0)) for grade in grades]
-        return query.group(labels, self.unjudged)
-
-    def to_rank(self, query: GradedQuery) -> Group:
-        """The group of a held-out query: grades, and all of its candidates."""
-        grades = [float(max(document.grade, 0)) for document in query.judged]
-        return query.group(grades, len(query.unjudged) if self.unjudged else 0)
-
-
-def trained(labelled: GradedQueries, request: TrainingRequest) -> dict[str, Any]:
-    """Train, and return the outputs of the component.
-
-    Raises:
-        InvalidInput: nothing can be learnt from the groups, or there are too few queries to hold some out.
-        TrainingError: a loss or gradient is not finite.
-        CheckpointError: the folder is in use, cannot be written, or holds another run's checkpoints.
-    """
-    encoder = CrossEncoder(request.model, max_length=request.max_length, device=request.device, token=request.token)
-    queries = {query.id: query for query in labelled.kept}
-    groups = [request.to_learn(query) for query in queries.values()]
-    dev: list[BeforeAfter] = []
-    if request.dev_share:
-        groups, share = held_out(groups, request.dev_share, request.settings.seed)
-        dev = [of_groups("dev", [request.to_rank(queries[group.query_id]) for group in share], MEASURES)]
-    for held in dev:
-        held.measure(encoder, BEFORE)
-    report = train(
-        encoder,
-        groups,
-        request.settings,
-        dev=dev[0].ranking if dev else None,
-        output_dir=request.output_dir,
-        resume=request.resume,
-        show_progress_bar=request.show_progress_bar,
-    )
-    for held in dev:
-        held.measure(encoder, AFTER)
-    if request.card:
-        write_card(request.output_dir, _card(request, groups, report, dev))
-    scores = [{"step": step, "score": score} for step, score in report.scores]
-    return {
-        "model": str(request.output_dir),
-        "report": _plain(report, labelled, len(groups), dev),
-        "scores": scores,
-    }
 
 
 def _plain(report: TrainingReport, labelled: GradedQueries, learnt: int, dev: Sequence[BeforeAfter]) -> dict[str, Any]:
@@ -336,23 +287,6 @@ def _changes(held: BeforeAfter) -> dict[str, dict[str, float]]:
         }
         for each in gain.comparisons
     }
-
-
-def _card(
-    request: TrainingRequest, groups: Sequence[Group], report: TrainingReport, dev: Sequence[BeforeAfter]
-) -> Card:
-    return Card(
-        name=request.output_dir.name,
-        base_model=request.model,
-        num_labels=1,
-        settings=request.settings,
-        sources=(f"{len(groups):,} labelled queries from a Haystack pipeline",),
-        counts=report.counts.lines(),
-        fingerprint=fingerprint(groups),
-        report=report,
-        measured=dev,
-        command="Pipeline.run with haystack_integrations.components.trainers.secondpass.CrossEncoderTrainer",
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,12 +341,12 @@ def graded_queries(
         InvalidInput: an input is no list, they are of unequal lengths, a query is blank, an id comes twice, grades are
             mixed or no whole numbers, or no query has a relevant document with a text.
     """
-    asked = [checked_query(query, f"queries[{place}]") for place, query in enumerate(_lists("queries", queries))]
-    if not asked:
-        raise InvalidInput("queries is empty")
-    judged = _lists("ground_truth_documents", truths, len(asked))
-    found = [()] * len(asked) if candidates is None else _lists("documents", candidates, len(asked))
-    names = _ids(query_ids, len(asked))
+    given_queries = parameters.by_query("queries", queries)
+    asked = [checked_query(query, f"queries[{place}]") for place, query in enumerate(given_queries)]
+    size = len(asked)
+    judged = parameters.by_query("ground_truth_documents", truths, size, "queries")
+    found = [()] * size if candidates is None else parameters.by_query("documents", candidates, size, "queries")
+    names = parameters.query_ids(query_ids, size, "queries") or [str(place) for place in range(size)]
     kept, without_relevant, without_text = [], 0, 0
     for place, (name, query) in enumerate(zip(names, asked, strict=True)):
         truth = listed(judged[place], f"ground_truth_documents[{place}]")
@@ -445,23 +379,3 @@ def _texts(documents: Iterable[Document], layout: TextLayout) -> dict[str, str]:
         if document.id not in texts and layout.has_text(document):
             texts[document.id] = layout.document(document)
     return texts
-
-
-def _lists(name: str, given: object, size: int | None = None) -> Sequence[object]:
-    if not isinstance(given, (list, tuple)):
-        raise InvalidInput(f"{name} is {type(given).__name__}, not a list with an entry for each query")
-    if size is not None and len(given) != size:
-        raise InvalidInput(f"{name} has {len(given)} entries, queries {size}")
-    return given
-
-
-def _ids(given: object, size: int) -> list[str]:
-    if given is None:
-        return [str(place) for place in range(size)]
-    ids = parameters.field_names("query_ids", given)
-    if len(ids) != size:
-        raise InvalidInput(f"query_ids has {len(ids)} entries, queries {size}")
-    if len(set(ids)) < size:
-        again = next(name for place, name in enumerate(ids) if name in ids[:place])
-        raise InvalidInput(f"query_ids has {again!r} twice")
-    return ids
