@@ -114,8 +114,8 @@ async def read_body(receive: Receive, max_bytes: int, seconds: float) -> bytes:
                     raise too_large(max_bytes)
                 more = message.get("more_body", False)
     except TimeoutError:
-        message = f"the body did not arrive within {seconds:g} s"
-        raise Problem(408, "slow_body", message, {"Connection": "close"}) from None
+        slow = f"the body did not arrive within {seconds:g} s"
+        raise Problem(408, "slow_body", slow, {"Connection": "close"}) from None
     return bytes(body)
 
 

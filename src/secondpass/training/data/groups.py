@@ -222,24 +222,28 @@ class Counts:
 def counted(groups: Sequence[Group], kind: LabelKind, dropped: Mapping[str, int], repeated: int) -> Counts:
     """The figures of groups, at least one; `kind` says what their labels mean."""
     sizes = [len(group) for group in groups]
-    histogram: Counter[float] | None = Counter()
-    positives, label_sum = 0, 0.0
-    lowest = highest = groups[0].labels[0]
-    for group in groups:
-        label_sum += sum(group.labels)
-        lowest, highest = min(lowest, *group.labels), max(highest, *group.labels)
-        positives += sum(map(_is_positive[kind], group.labels)) if kind in _is_positive else 0
-        if histogram is not None:
-            histogram.update(group.labels)
-            histogram = histogram if len(histogram) <= FEW_VALUES else None
-    documents = sum(sizes)
-    extent = min(sizes), median_low(sizes), max(sizes)
-    sides = (positives, documents - positives) if kind in _is_positive else (None, None)
-    labels = dict(sorted(histogram.items())) if histogram else {}
-    return Counts(len(groups), documents, *extent, *sides, label_sum, lowest, highest, labels, dict(dropped), repeated)
+    labels = [label for group in groups for label in group.labels]
+    histogram: Counter[float] = Counter(labels)
+    positives = None if kind not in ("relevance", "grade") else sum(_is_positive(label, kind) for label in labels)
+    return Counts(
+        groups=len(groups),
+        documents=len(labels),
+        shortest=min(sizes),
+        median=median_low(sizes),
+        longest=max(sizes),
+        positives=positives,
+        negatives=None if positives is None else len(labels) - positives,
+        label_sum=sum(sum(group.labels) for group in groups),
+        lowest=min(labels),
+        highest=max(labels),
+        histogram=dict(sorted(histogram.items())) if len(histogram) <= FEW_VALUES else {},
+        dropped=dict(dropped),
+        repeated=repeated,
+    )
 
 
-_is_positive = {"relevance": (0.5).__le__, "grade": (0.0).__lt__}
+def _is_positive(label: float, kind: LabelKind) -> bool:
+    return label >= 0.5 if kind == "relevance" else label > 0
 
 
 # ---- A name for training data by what is in it, so that a run is not resumed on other data.

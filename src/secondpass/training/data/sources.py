@@ -275,8 +275,9 @@ def judged_groups(
     Raises:
         InvalidInput: a judged query or a document has no text; the message names the first and says how many.
     """
+    ranked = {} if run is None else run
     unjudged = {
-        query: [document for document in (run or {}).get(query, ()) if document not in grades][:unjudged_negatives]
+        query: [document for document in ranked.get(query, []) if document not in grades][:unjudged_negatives]
         for query, grades in qrels.items()
     }
     texts = corpora.read_queries(queries) if isinstance(queries, Path) else queries

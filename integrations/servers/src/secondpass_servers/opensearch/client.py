@@ -16,7 +16,7 @@ from secondpass_servers.contract import EmbeddingSink, EngineAccess, SearchedInd
 from secondpass_servers.index import ClientIndex, ClientSink, IndexLayout, indexing_error
 from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
 
-__all__ = ["Server"]
+__all__ = ["Server", "opened"]
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
