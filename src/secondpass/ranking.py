@@ -296,11 +296,7 @@ def ranked(
 
 
 def rankings(
-    scored: Scored,
-    sizes: Sequence[int],
-    activation: Activation,
-    rule: Relevance | None,
-    top_k: int | None,
+    scored: Scored, sizes: Sequence[int], activation: Activation, rule: Relevance | None, top_k: int | None
 ) -> list[Ranking]:
     """A `Ranking` of each query out of one call over `sizes` documents each.
 

@@ -429,11 +429,7 @@ class Reranker:
         return None if labels == 1 and relevance is None else checked_relevance(relevance, labels)
 
     def _score(
-        self,
-        columns: list[list[str]],
-        batch_size: int,
-        show: bool | None,
-        template: PromptTemplate | None = None,
+        self, columns: list[list[str]], batch_size: int, show: bool | None, template: PromptTemplate | None = None
     ) -> Scored:
         engine = self.engine()
         self.model.eval()

@@ -239,10 +239,7 @@ class Engine:
         return self.tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation, window.template)
 
     def score(
-        self,
-        columns: Sequence[Sequence[str]],
-        window: Window,
-        step: Callable[[int], object] = lambda remaining: None,
+        self, columns: Sequence[Sequence[str]], window: Window, step: Callable[[int], object] = lambda remaining: None
     ) -> Scored:
         """Score at least one input; `step` hears how many batches are left.
 

@@ -41,11 +41,7 @@ class QueuedJob(Job):
     """
 
     def __init__(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[str],
-        deadline_s: float | None,
-        cut: CutPolicy | None = None,
+        self, queries: Sequence[str], documents: Sequence[str], deadline_s: float | None, cut: CutPolicy | None = None
     ) -> None:
         super().__init__((queries, documents))
         self.queries = queries
