@@ -254,12 +254,7 @@ class _Fitting:
         return prepared(text, self.max_length, self.keep_tail and not from_head)
 
     def tokens(self, index: int, texts: tuple[FramedIds, ...], skipped: tuple[int, ...]) -> Tokens:
-        """The input of pair `index`, cut where it must be; `skipped` characters of each text are not in `texts`.
-
-        Raises:
-            TooLong: it would be cut and the policy refuses that.
-            InvalidInput: the operator's texts leave no room.
-        """
+        """The input of pair `index`, cut where it must be; `skipped` characters of each text are not in `texts`."""
         room = self.room - sum(text.head + text.tail for text in texts)
         # beside a template a short text may be part of a token that is the operator's too
         empty = tuple(frame.alone and not len(text) for frame, text in zip(self.frames, texts, strict=True))
@@ -296,11 +291,7 @@ class _Fitting:
         return self.template.fill(*whole)
 
     def check_room(self) -> None:
-        """Refuse a window that the template fills.
-
-        Raises:
-            InvalidInput: there is no room for a token of each text.
-        """
+        """Refuse a window that has no room for a token of each text."""
         if self.max_length - self.template.added - sum(frame.tokens for frame in self.frames) < len(self.frames):
             raise InvalidInput(f"max_length={self.max_length} leaves no room for text {self._beside()}")
 
@@ -361,12 +352,7 @@ class PairTokenizer(TextTokenizer):
         return _inputs(fitting, ((read[query], ids) for query, ids in zip(queries, found, strict=True)), skipped)
 
     def singles(self, texts: Sequence[str], max_length: int, truncation: Truncation | CutPolicy) -> list[Tokens]:
-        """Tokens of inputs with one text each (the seed takes those too).
-
-        Raises:
-            TooLong: a text is longer than `max_length` and may not be cut.
-            InvalidInput: no room for any text.
-        """
+        """Tokens of inputs with one text each (the seed takes those too); raises as `pairs`."""
         fitting = self._fitting(1, max_length, truncation, (NO_FRAME,))
         ready = [fitting.prepared(text, True) for text in texts]
         found = self._read_documents(ready, NO_FRAME)

@@ -99,11 +99,8 @@ def _release(device: torch.device) -> None:
 class TransformersForward:
     """transformers' own forward of a sequence-classification model, one batch at a time per model.
 
-    Args:
-        model: any `AutoModelForSequenceClassification`.
-        input_names: of its tokenizer.
-        padding: what it wants in unused places.
-        autocast: a type of half precision for matrix products; None computes in the type of the weights.
+    `autocast` is a type of half precision for matrix products, None computes in the type of the weights; all else is as
+    in `ModelForward`.
     """
 
     def __init__(
