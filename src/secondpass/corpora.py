@@ -185,7 +185,7 @@ def _document(line: Line) -> CorpusDocument:
 
 
 def record_id(line: Line, value: dict[str, object]) -> str:
-    """The id of a record as str, a whole number too; raises InvalidInput where it is absent, blank or of other types."""
+    """The id of a record as str, a whole number too; raises InvalidInput if it is absent, blank or of another type."""
     found = next((value[key] for key in ID_KEYS if key in value), None)
     if isinstance(found, int) and not isinstance(found, bool):
         return str(found)

@@ -158,20 +158,17 @@ class _Run:
     length: int
 
 
-def _runs(lengths: Lengths) -> list[_Run]:
-    starts = np.cumsum(lengths) - lengths
-    return [
-        _Run(int(starts[own.start]), own.start, own.stop - own.start, int(lengths[own.start]))
-        for own in alike(lengths, 1, lambda length: TOGETHER // length)
-    ]
-
-
 class Views:
     """A call of torch's attention for each run of equal sequences."""
 
     def __init__(self, packed: Packed) -> None:
-        self.spare = spare_rows(packed.lengths)
-        self._runs = _runs(packed.lengths)
+        lengths = packed.lengths
+        starts = np.cumsum(lengths) - lengths
+        self.spare = spare_rows(lengths)
+        self._runs = [
+            _Run(int(starts[own.start]), own.start, own.stop - own.start, int(lengths[own.start]))
+            for own in alike(lengths, 1, lambda length: TOGETHER // length)
+        ]
         self._tokens = len(packed.ids)
         self._masks: dict[tuple[int, ...], torch.Tensor | None] = {}
 
