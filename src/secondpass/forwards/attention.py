@@ -337,12 +337,8 @@ def laid(joint: torch.Tensor, made: Rectangle, parts: int, heads: Heads) -> tupl
 class RelativeAttention:
     """Scores of content, and of content with distance, in one call of torch's attention for each rectangle.
 
-    Args:
-        packed: the batch.
-        buckets: of the encoder.
-        share: sequences share a rectangle if the shortest has this share of the longest one's tokens; with 1 no place
-            is padding.
-        together: most places of a rectangle that has more than one sequence.
+    Sequences share a rectangle of at most `together` places if the shortest has `share` of the longest one's tokens; with
+    1 no place is padding. `buckets` are the encoder's.
     """
 
     spare = 0
