@@ -86,10 +86,7 @@ class TokenCache:
     """The token ids of the texts used last; one object serves any number of threads and tokenizers.
 
     Texts themselves are not kept: the key is a 128-bit hash. A copy of the object, also one that travels to another
-    process, starts empty.
-
-    Args:
-        max_bytes: of memory, keys and bookkeeping included.
+    process, starts empty. `max_bytes` of memory hold keys and bookkeeping too.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
@@ -303,10 +300,8 @@ class _Fitting:
 class PairTokenizer(TextTokenizer):
     """Turns pairs of texts into `Tokens`; one object serves any number of threads.
 
-    Args:
-        fast: a transformers fast tokenizer; only its rules are read, the object is left alone.
-        cache: of the ids of documents and single texts; None encodes every text anew. May be replaced:
-            calls under way keep the one they began with.
+    Only the rules of `fast`, a transformers fast tokenizer, are read. `cache` keeps the ids of documents and single
+    texts; None encodes every text anew. It may be replaced: calls under way keep the one they began with.
     """
 
     def __init__(self, fast: Any, cache: TokenCache | None = None) -> None:

@@ -45,11 +45,7 @@ class Heads:
 
 
 class Attention(Protocol):
-    """Attention for the layout of one batch.
-
-    Attributes:
-        spare: rows of zeros that it wants behind those of the tokens.
-    """
+    """Attention for the layout of one batch; wants `spare` rows of zeros behind those of the tokens."""
 
     spare: int
 
@@ -337,8 +333,8 @@ def laid(joint: torch.Tensor, made: Rectangle, parts: int, heads: Heads) -> tupl
 class RelativeAttention:
     """Scores of content, and of content with distance, in one call of torch's attention for each rectangle.
 
-    Sequences share a rectangle of at most `together` places if the shortest has `share` of the longest one's tokens; with
-    1 no place is padding. `buckets` are the encoder's.
+    `buckets` are the encoder's. Sequences share a rectangle if the shortest has `share` of the longest one's tokens; with
+    1 no place is padding. One that has more than one sequence has at most `together` places.
     """
 
     spare = 0

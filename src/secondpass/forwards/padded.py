@@ -71,11 +71,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def as_numpy(compute: Callable[[], torch.Tensor], device: torch.device) -> Logits:
-    """What `compute` gives, float32 on the CPU.
-
-    Raises:
-        MemoryError: `device` has no room; its cache was let go.
-    """
+    """What `compute` gives, float32 on the CPU; raises MemoryError if `device` has no room, its cache then let go."""
     try:
         return compute().float().cpu().numpy()
     except torch.OutOfMemoryError:

@@ -19,7 +19,7 @@ from secondpass.tokens import Tokens
 
 
 def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
-    """Texts of the pairs (queries[i], documents[i]); one str is every document's query; InvalidInput if numbers vary."""
+    """Texts of the pairs (queries[i], documents[i]), one str for all documents; InvalidInput if numbers differ."""
     texts = checked_documents(documents)
     if isinstance(queries, str):
         return [queries] * len(texts), texts
