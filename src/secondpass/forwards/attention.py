@@ -333,8 +333,8 @@ def laid(joint: torch.Tensor, made: Rectangle, parts: int, heads: Heads) -> tupl
 class RelativeAttention:
     """Scores of content, and of content with distance, in one call of torch's attention for each rectangle.
 
-    `buckets` are the encoder's. Sequences share a rectangle if the shortest has `share` of the longest one's tokens; with
-    1 no place is padding. One that has more than one sequence has at most `together` places.
+    `buckets` are the encoder's. Sequences share a rectangle if the shortest has `share` of the longest one's tokens; 1
+    leaves no place for padding. A rectangle of more than one sequence has at most `together` places.
     """
 
     spare = 0
