@@ -89,11 +89,7 @@ def stored_name(activation: Activation) -> str | None:
 
 
 def checked_activation(argument: Activation, name: str = "default_activation_function") -> Activation:
-    """Return `argument` if it can be called with logits.
-
-    Raises:
-        InvalidInput: it is a class, or not callable; the message names it by `name`.
-    """
+    """Return `argument` if it can be called with logits; a class or no callable is InvalidInput, which has `name`."""
     if isinstance(argument, type):
         raise InvalidInput(f"{name} is the class {argument.__name__}; give an instance: {argument.__name__}()")
     if not callable(argument):

@@ -31,11 +31,7 @@ class Line:
         return InvalidInput(f"{self.source}:{self.number}: {reason}")
 
     def json(self) -> object:
-        """The JSON value that the line holds.
-
-        Raises:
-            InvalidInput: it holds none.
-        """
+        """The JSON value that the line holds; raises InvalidInput where it holds none."""
         try:
             return json.loads(self.text)
         except json.JSONDecodeError as error:
@@ -44,11 +40,7 @@ class Line:
             raise self.refuse(f"not JSON that can be read: {error}") from None
 
     def json_object(self) -> dict[str, object]:
-        """The JSON object that the line holds.
-
-        Raises:
-            InvalidInput: it holds none, or another JSON value.
-        """
+        """The JSON object that the line holds; raises InvalidInput where it holds none, or another JSON value."""
         value = self.json()
         if not isinstance(value, dict):
             raise self.refuse(f"a JSON {JSON_NAMES[type(value)]}, not an object")
@@ -135,20 +127,12 @@ class Survey:
 
 
 def corpus_file(path: Path) -> Path:
-    """The JSON Lines file of a BEIR folder, or `path` itself if it is a file.
-
-    Raises:
-        InvalidInput: there is no such file.
-    """
+    """The JSON Lines file of a BEIR folder, or `path` itself if it is a file; raises InvalidInput where none is."""
     return named_file(path, "corpus.jsonl") if path.is_dir() else existing(path)
 
 
 def named_file(folder: Path, name: str) -> Path:
-    """`name` in `folder`, or the same with .gz.
-
-    Raises:
-        InvalidInput: neither is there.
-    """
+    """`name` in `folder`, or the same with .gz; raises InvalidInput where neither is there."""
     for file in (folder / name, folder / f"{name}.gz"):
         if file.is_file():
             return file
@@ -156,11 +140,7 @@ def named_file(folder: Path, name: str) -> Path:
 
 
 def existing(path: Path) -> Path:
-    """`path`, if a file (or anything else that can be read) is there.
-
-    Raises:
-        InvalidInput: there is nothing.
-    """
+    """`path`, if a file (or anything else that can be read) is there; raises InvalidInput where nothing is."""
     if not path.exists():
         raise InvalidInput(f"{path}: no such file")
     return path
@@ -205,11 +185,7 @@ def _document(line: Line) -> CorpusDocument:
 
 
 def record_id(line: Line, value: dict[str, object]) -> str:
-    """The id of a record as str; a whole number is taken too.
-
-    Raises:
-        InvalidInput: there is none, or it is of another type or blank.
-    """
+    """The id of a record as str, a whole number too; raises InvalidInput if it is absent, blank or of another type."""
     found = next((value[key] for key in ID_KEYS if key in value), None)
     if isinstance(found, int) and not isinstance(found, bool):
         return str(found)
@@ -219,18 +195,13 @@ def record_id(line: Line, value: dict[str, object]) -> str:
 
 
 def record_text(line: Line, value: dict[str, object]) -> str:
-    """The text of a record.
-
-    Raises:
-        InvalidInput: there is none, or it is no string.
-    """
+    """The text of a record; raises InvalidInput where there is none, or it is no string."""
     found = next((value[key] for key in TEXT_KEYS if key in value), None)
     if not isinstance(found, str):
         raise line.refuse('no "text"' if found is None else f'"text" is {type(found).__name__}, not a string')
     return found
 
 
-# ---- Queries as files: BEIR's JSON Lines, tables of id and text, and plain lines.
 def read_queries(path: Path) -> dict[str, str]:
     """Text by query id, in file order.
 

@@ -300,35 +300,14 @@ class CrossEncoder(Reranker, PushToHubMixin):
     ) -> list[dict[str, Any]]:
         """Order documents by their score for a query, best first; blank ones last, with the lowest score.
 
-        Args:
-            query: what is asked; texts are stripped, as in `predict`.
-            documents: any iterable of str.
-            top_k: how many to return; None returns all. All are scored in any case.
-            return_documents: add the document itself under "text".
-            relevance: for a head with several labels: the label to rank by, or "expected" (`ranking.relevance_logits`).
-            batch_size: as in `predict`.
-            show_progress_bar: as in `predict`.
-            num_workers: as in `predict`.
-            activation_fct: as in `predict`.
-            apply_softmax: without effect: documents are ranked by one number.
-            convert_to_numpy: False gives scores as tensors.
-            convert_to_tensor: True gives scores as tensors.
-            prompt: as in `predict`.
-            prompt_name: as in `predict`.
-            pool: as in `predict`.
-            chunk_size: as in `predict`.
-            device: as in `predict`.
-            records: as in `predict`.
-            newer: `activation_fn` for `activation_fct`.
+        Arguments and errors are those of `predict` where nothing is said here. Texts are stripped. All documents are
+        scored, `top_k` of them returned; None returns all. `return_documents` adds the document itself under "text".
+        For a head with several labels `relevance` is the label to rank by, or "expected" (`ranking.relevance_logits`).
+        `apply_softmax` is without effect: documents are ranked by one number.
 
         Returns:
-            Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar
-            tensor if asked for) and perhaps "text".
-
-        Raises:
-            InvalidInput: an argument is refused; the message names it.
-            NonFiniteScore: the model gave NaN or infinity.
-            OutOfMemory: a pair alone does not fit.
+            Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar tensor for
+            `convert_to_tensor` or without `convert_to_numpy`) and perhaps "text".
         """
         texts = self._checked_documents(documents, "documents")
         asked = checked_query(query).strip()
@@ -425,11 +404,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         tags: list[str] | str | None = None,
         **kwargs: Any,
     ) -> str:
-        """Upload what `save` writes; "cross-encoder" is put in front of the tags.
-
-        Returns:
-            The address of the commit.
-        """
+        """Upload what `save` writes, "cross-encoder" in front of the tags; returns the address of the commit."""
         if not safe_serialization:
             raise InvalidInput("safe_serialization=False would write pickle files: only safetensors are written")
         given = [tags] if isinstance(tags, str) else list(tags or ())

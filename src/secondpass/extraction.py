@@ -62,18 +62,14 @@ def sentences(text: str, longest: int = 1000) -> list[Span]:
     """
     if longest < 1:
         raise InvalidInput(f"longest={longest} is below 1")
+    breaks = {match.start() for match in _BREAK.finditer(text)}
+    ends = {match.end() for match in _END.finditer(text) if _is_end(text, match)}
     made: list[Span] = []
     start = 0
-    for end in [*_ends(text), len(text)]:
+    for end in [*sorted(breaks | ends), len(text)]:
         made += _pieces(text, start, end, longest)
         start = end
     return made
-
-
-def _ends(text: str) -> Iterator[int]:
-    breaks = {match.start() for match in _BREAK.finditer(text)}
-    ends = {match.end() for match in _END.finditer(text) if _is_end(text, match)}
-    yield from sorted(breaks | ends)
 
 
 def _is_end(text: str, match: re.Match[str]) -> bool:

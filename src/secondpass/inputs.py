@@ -157,15 +157,10 @@ Encode = Callable[[str, bool], Ids]
 
 
 def frame_of(prefix: str, suffix: str, specials: Mapping[str, tuple[int, AddedToken]], encode: Encode) -> Frame:
-    """Take an operator's texts apart at their special tokens.
+    """Take an operator's texts before and behind the user's apart at their special tokens.
 
-    Whether one that must be a word by itself (`single_word`) is, goes by what the operator wrote alone.
-
-    Args:
-        prefix: before the user's text.
-        suffix: behind it.
-        specials: every special token with its id, by what is written.
-        encode: of the tokenizer whose tokens these are.
+    Whether one that must be a word by itself (`single_word`) is, goes by what the operator wrote alone. `specials` has
+    every special token with its id, by what is written; `encode` is that of the tokenizer whose tokens these are.
     """
     pieces, marks = _at_specials(repaired(prefix), specials)
     before: list[Ids] = []
@@ -292,9 +287,5 @@ class CutPolicy:
 
 
 def policy_of(truncation: Truncation | CutPolicy) -> CutPolicy:
-    """A name stands for the policy that has no other wish.
-
-    Raises:
-        InvalidInput: there is none of this name.
-    """
+    """A name stands for the policy that has no other wish; raises InvalidInput where it is none."""
     return truncation if isinstance(truncation, CutPolicy) else CutPolicy(truncation)

@@ -6,7 +6,6 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
 from secondpass.errors import InvalidInput
@@ -37,7 +36,10 @@ class Journal:
         except OSError as error:
             raise InvalidInput(f"{path}: cannot be written: {error.strerror}") from None
         try:
-            self._lock(busy)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InvalidInput(f"{path}: {busy}") from None
             self.continued = self._begin(header, refuse)
         except BaseException:
             self._file.close()
@@ -46,9 +48,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -79,12 +79,6 @@ class Journal:
     def remove(self) -> None:
         """Delete the file: all is done."""
         self.path.unlink()
-
-    def _lock(self, busy: str) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InvalidInput(f"{self.path}: {busy}") from None
 
     def _begin(self, header: Mapping[str, Any], refuse: Callable[[Any], str]) -> bool:
         """Compare headers and drop what a kill cut short, or write ours; returns whether there was one."""

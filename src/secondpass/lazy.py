@@ -24,11 +24,7 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def optional(module: str, library: str, extra: str) -> Any:
-    """Import a module of a library that only an extra of ours brings.
-
-    Raises:
-        MissingExtra: it is not installed; the message names both.
-    """
+    """Import a module that only an extra of ours brings; raises MissingExtra, which names library and extra."""
     try:
         return import_module(module)
     except ImportError as error:

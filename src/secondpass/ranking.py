@@ -296,17 +296,9 @@ def ranked(
 
 
 def rankings(
-    scored: Scored,
-    sizes: Sequence[int],
-    activation: Activation,
-    rule: Relevance | None,
-    top_k: int | None,
+    scored: Scored, sizes: Sequence[int], activation: Activation, rule: Relevance | None, top_k: int | None
 ) -> list[Ranking]:
-    """A `Ranking` of each query out of one call over `sizes` documents each.
-
-    Raises:
-        InvalidInput, NonFiniteScore: as `ranked`.
-    """
+    """A `Ranking` of each query out of one call over `sizes` documents each; raises as `ranked`."""
     orders = ranked(scored.logits, activation, rule=rule, blank=scored.blank[:, -1], sizes=sizes, top_k=top_k)
     cuts = scored.record.truncated
     return [
@@ -332,11 +324,7 @@ def order(scores: npt.ArrayLike, logits: npt.ArrayLike, blank: npt.ArrayLike | N
 
 
 def checked_top_k(top_k: int | None) -> int | None:
-    """Return `top_k` if it is None or a positive int.
-
-    Raises:
-        InvalidInput: it is neither.
-    """
+    """Return `top_k` if it is None or a positive int; raises InvalidInput where it is neither."""
     return None if top_k is None else positive_int(top_k, "top_k")
 
 

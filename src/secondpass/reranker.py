@@ -331,27 +331,12 @@ class Reranker:
     ) -> list[Ranking]:
         """Order several queries' documents in shared batches; texts are taken as they are, not stripped.
 
-        A blank document (`text.is_blank`) is read as an empty text and comes last, with the lowest score.
-
-        Args:
-            queries: what is asked.
-            documents_per_query: the documents of each query.
-            top_k: how many to return of each query; None returns all. All are scored in any case.
-            batch_size: as in `predict`.
-            show_progress_bar: as in `predict`.
-            activation_fct: as in `predict`.
-            relevance: for a head with several labels: the label to rank by, or "expected" (`ranking.relevance_logits`).
-            template: what the operator writes around each query and document (an instruction, the turns of a chat);
-                special tokens in it are special, and it is never cut.
-            newer: `activation_fn` for `activation_fct`.
+        A blank document (`text.is_blank`) is read as an empty text and comes last, with the lowest score. `template` is
+        what the operator writes around each query and document (an instruction, the turns of a chat); special tokens in
+        it are special, and it is never cut. All else, errors too, is as in `CrossEncoder.rank`.
 
         Returns:
             One `Ranking` per query, in order; scores and logits are Python floats.
-
-        Raises:
-            InvalidInput: an argument is refused; the message names it.
-            NonFiniteScore: the model gave NaN or infinity.
-            OutOfMemory: a pair alone does not fit.
         """
         asked = [checked_query(query, f"queries[{i}]") for i, query in enumerate(checked_documents(queries, "queries"))]
         given = materialised(documents_per_query, "documents_per_query", "a sequence of sequences of str")
@@ -429,11 +414,7 @@ class Reranker:
         return None if labels == 1 and relevance is None else checked_relevance(relevance, labels)
 
     def _score(
-        self,
-        columns: list[list[str]],
-        batch_size: int,
-        show: bool | None,
-        template: PromptTemplate | None = None,
+        self, columns: list[list[str]], batch_size: int, show: bool | None, template: PromptTemplate | None = None
     ) -> Scored:
         engine = self.engine()
         self.model.eval()

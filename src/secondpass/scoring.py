@@ -68,10 +68,7 @@ class Job:
     """Texts of one caller on their way to logits: tokens come in pieces, rows leave for batches, logits come back.
 
     Equal inputs are scored once: the same numbers at another place of a batch may differ in the last bit, and equal
-    documents must tie.
-
-    Args:
-        columns: texts by column, queries and documents or single texts.
+    documents must tie. `columns` are texts by column, queries and documents or single texts.
     """
 
     def __init__(self, columns: Sequence[Sequence[str]]) -> None:
@@ -195,13 +192,8 @@ def score_rows(
 ) -> tuple[Logits, Spent]:
     """Logits [rows, labels] of some of the inputs, and what they took.
 
-    Args:
-        computation: of the model.
-        tokens: the inputs.
-        rows: those to score.
-        max_batch_tokens: of one batch, with padding where there is some.
-        max_pairs: of one batch where inputs are padded; None has no limit.
-        step: hears before the first batch and after each how many are left.
+    Batches have at most `max_batch_tokens` (with padding where there is some) and where inputs are padded `max_pairs`;
+    None has no limit. `step` hears before the first batch and after each how many are left.
 
     Raises:
         NonFiniteScore, OutOfMemory: as `contract.score`; indices are rows.
@@ -222,10 +214,7 @@ def score_rows(
 class Engine:
     """One tokenizer and one forward; holds no state of a call, so any number of threads may use it.
 
-    Args:
-        fast_tokenizer: a transformers fast tokenizer.
-        forward: inputs to logits; may be replaced.
-        cache: of the ids of documents; None encodes every text anew.
+    The forward may be replaced. `cache` keeps the ids of documents; None encodes every text anew.
     """
 
     def __init__(self, fast_tokenizer: Any, forward: Forward, cache: TokenCache | None = None) -> None:
@@ -239,10 +228,7 @@ class Engine:
         return self.tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation, window.template)
 
     def score(
-        self,
-        columns: Sequence[Sequence[str]],
-        window: Window,
-        step: Callable[[int], object] = lambda remaining: None,
+        self, columns: Sequence[Sequence[str]], window: Window, step: Callable[[int], object] = lambda remaining: None
     ) -> Scored:
         """Score at least one input; `step` hears how many batches are left.
 

@@ -1,7 +1,7 @@
 """What callers hand over, checked: texts, pairs of them, numbers and choices.
 
 First stage of the data path (text -> tokens -> batches -> logits -> ranking): any value in; safe text out, with broken
-Unicode repaired and enormous texts capped.
+Unicode repaired and enormous texts capped. What is refused raises InvalidInput, whose message names `argument`.
 """
 
 from __future__ import annotations
@@ -65,22 +65,14 @@ def readable(text: str) -> str:
 
 
 def checked(value: object, argument: str) -> str:
-    """Return `value` if it is a str.
-
-    Raises:
-        InvalidInput: it is anything else; the message names `argument`.
-    """
+    """Return `value` if it is a str; refuses anything else."""
     if not isinstance(value, str):
         raise InvalidInput(f"{argument} is {type(value).__name__}, not str")
     return str(value)
 
 
 def checked_query(value: object, argument: str = "query") -> str:
-    """Return `value` if it is a str that says something.
-
-    Raises:
-        InvalidInput: no str, or blank: every document would get the score of an empty question.
-    """
+    """Return `value` if it is a str that says something: all documents would get the score of an empty question."""
     query = checked(value, argument)
     if is_blank(query):
         raise InvalidInput(f"{argument} is blank")
@@ -88,11 +80,9 @@ def checked_query(value: object, argument: str = "query") -> str:
 
 
 def materialised(values: object, argument: str, wanted: str) -> list[object]:
-    """Read any ordered iterable once.
+    """Read any ordered iterable once; the message says what is `wanted`.
 
-    Raises:
-        InvalidInput: a plain str (its characters are no texts), a dict or a set (their elements have no index), or
-            nothing iterable; the message says what is `wanted`.
+    Refuses a plain str (its characters are no texts), a dict or a set (their elements have no index).
     """
     if isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping, set, frozenset)):
         return list(values)
@@ -100,11 +90,7 @@ def materialised(values: object, argument: str, wanted: str) -> list[object]:
 
 
 def checked_documents(values: object, argument: str = "documents") -> list[str]:
-    """Materialise any ordered iterable of str once.
-
-    Raises:
-        InvalidInput: no ordered iterable, or an element that is no str.
-    """
+    """Materialise any ordered iterable of str once; refuses anything else, and names an element that is no str."""
     items = materialised(values, argument, "a sequence of str")
     return [checked(item, f"{argument}[{index}]") for index, item in enumerate(items)]
 
@@ -131,10 +117,7 @@ def columns_of(sentences: object) -> tuple[list[list[str]], bool]:
     """Stripped texts by column ([queries, documents], or one column of single texts), and if it was one pair.
 
     The seed's rules: a first element that is a str makes the whole input one pair; the first pair decides how
-    many texts each has; every text is stripped.
-
-    Raises:
-        InvalidInput: no sequence of pairs, uneven pairs, or a text that is no str; the message gives the index.
+    many texts each has; every text is stripped. Refuses, with the index, uneven pairs and a text that is no str.
     """
     rows: list[Any] = materialised(sentences, "sentences", "a pair or a sequence of pairs")
     if not rows:
@@ -162,11 +145,7 @@ def _width(row: object, index: int) -> int:
 
 
 def positive_int(value: Any, argument: str) -> int:
-    """Return `value` as an int if it is a whole number above zero, numpy's included.
-
-    Raises:
-        InvalidInput: anything else, bool too; the message names `argument`.
-    """
+    """Return `value` as an int if it is a whole number above zero, numpy's included; refuses all else, bool too."""
     number = _index(value)
     if number < 1:
         raise InvalidInput(f"{argument}={value!r} is not a positive int")
@@ -174,11 +153,7 @@ def positive_int(value: Any, argument: str) -> int:
 
 
 def whole_number(value: Any, argument: str) -> int:
-    """The same from 0 on.
-
-    Raises:
-        InvalidInput: as `positive_int`.
-    """
+    """The same from 0 on."""
     number = _index(value)
     if number < 0:
         raise InvalidInput(f"{argument}={value!r} is not a whole number from 0 on")
@@ -194,11 +169,7 @@ def _index(value: Any) -> int:
 
 
 def positive_number(value: Any, argument: str) -> float:
-    """Return `value` as a float if it is a finite number above zero, numpy's included.
-
-    Raises:
-        InvalidInput: anything else, bool too; the message names `argument`.
-    """
+    """Return `value` as a float if it is a finite number above zero, numpy's included; refuses all else, bool too."""
     number = finite_number(value, argument)
     if number <= 0:
         raise InvalidInput(f"{argument}={value!r} is not above 0")
@@ -206,11 +177,7 @@ def positive_number(value: Any, argument: str) -> float:
 
 
 def finite_number(value: Any, argument: str) -> float:
-    """Return `value` as a float if it is a finite number, numpy's included.
-
-    Raises:
-        InvalidInput: anything else, bool too; the message names `argument`.
-    """
+    """Return `value` as a float if it is a finite number, numpy's included; refuses all else, bool too."""
     number = math.nan
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
@@ -223,11 +190,7 @@ def finite_number(value: Any, argument: str) -> float:
 
 
 def choice(value: object, choices: Collection[Choice], argument: str) -> Choice:
-    """Return the one of `choices` that `value` is.
-
-    Raises:
-        InvalidInput: none of them; the message names `argument` and lists them.
-    """
+    """Return the one of `choices` that `value` is; refuses all else, with a list of them."""
     for known in choices:
         if isinstance(value, str) and known == value:
             return known

@@ -86,10 +86,7 @@ class TokenCache:
     """The token ids of the texts used last; one object serves any number of threads and tokenizers.
 
     Texts themselves are not kept: the key is a 128-bit hash. A copy of the object, also one that travels to another
-    process, starts empty.
-
-    Args:
-        max_bytes: of memory, keys and bookkeeping included.
+    process, starts empty. `max_bytes` of memory hold keys and bookkeeping too.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
@@ -254,12 +251,7 @@ class _Fitting:
         return prepared(text, self.max_length, self.keep_tail and not from_head)
 
     def tokens(self, index: int, texts: tuple[FramedIds, ...], skipped: tuple[int, ...]) -> Tokens:
-        """The input of pair `index`, cut where it must be; `skipped` characters of each text are not in `texts`.
-
-        Raises:
-            TooLong: it would be cut and the policy refuses that.
-            InvalidInput: the operator's texts leave no room.
-        """
+        """The input of pair `index`, cut where it must be; `skipped` characters of each text are not in `texts`."""
         room = self.room - sum(text.head + text.tail for text in texts)
         # beside a template a short text may be part of a token that is the operator's too
         empty = tuple(frame.alone and not len(text) for frame, text in zip(self.frames, texts, strict=True))
@@ -296,11 +288,7 @@ class _Fitting:
         return self.template.fill(*whole)
 
     def check_room(self) -> None:
-        """Refuse a window that the template fills.
-
-        Raises:
-            InvalidInput: there is no room for a token of each text.
-        """
+        """Refuse a window that has no room for a token of each text."""
         if self.max_length - self.template.added - sum(frame.tokens for frame in self.frames) < len(self.frames):
             raise InvalidInput(f"max_length={self.max_length} leaves no room for text {self._beside()}")
 
@@ -312,10 +300,8 @@ class _Fitting:
 class PairTokenizer(TextTokenizer):
     """Turns pairs of texts into `Tokens`; one object serves any number of threads.
 
-    Args:
-        fast: a transformers fast tokenizer; only its rules are read, the object is left alone.
-        cache: of the ids of documents and single texts; None encodes every text anew. May be replaced:
-            calls under way keep the one they began with.
+    Only the rules of `fast`, a transformers fast tokenizer, are read. `cache` keeps the ids of documents and single
+    texts; None encodes every text anew. It may be replaced: calls under way keep the one they began with.
     """
 
     def __init__(self, fast: Any, cache: TokenCache | None = None) -> None:
@@ -361,12 +347,7 @@ class PairTokenizer(TextTokenizer):
         return _inputs(fitting, ((read[query], ids) for query, ids in zip(queries, found, strict=True)), skipped)
 
     def singles(self, texts: Sequence[str], max_length: int, truncation: Truncation | CutPolicy) -> list[Tokens]:
-        """Tokens of inputs with one text each (the seed takes those too).
-
-        Raises:
-            TooLong: a text is longer than `max_length` and may not be cut.
-            InvalidInput: no room for any text.
-        """
+        """Tokens of inputs with one text each (the seed takes those too); raises as `pairs`."""
         fitting = self._fitting(1, max_length, truncation, (NO_FRAME,))
         ready = [fitting.prepared(text, True) for text in texts]
         found = self._read_documents(ready, NO_FRAME)

@@ -45,11 +45,7 @@ class Heads:
 
 
 class Attention(Protocol):
-    """Attention for the layout of one batch.
-
-    Attributes:
-        spare: rows of zeros that it wants behind those of the tokens.
-    """
+    """Attention for the layout of one batch; wants `spare` rows of zeros behind those of the tokens."""
 
     spare: int
 
@@ -158,20 +154,17 @@ class _Run:
     length: int
 
 
-def _runs(lengths: Lengths) -> list[_Run]:
-    starts = np.cumsum(lengths) - lengths
-    return [
-        _Run(int(starts[own.start]), own.start, own.stop - own.start, int(lengths[own.start]))
-        for own in alike(lengths, 1, lambda length: TOGETHER // length)
-    ]
-
-
 class Views:
     """A call of torch's attention for each run of equal sequences."""
 
     def __init__(self, packed: Packed) -> None:
-        self.spare = spare_rows(packed.lengths)
-        self._runs = _runs(packed.lengths)
+        lengths = packed.lengths
+        starts = np.cumsum(lengths) - lengths
+        self.spare = spare_rows(lengths)
+        self._runs = [
+            _Run(int(starts[own.start]), own.start, own.stop - own.start, int(lengths[own.start]))
+            for own in alike(lengths, 1, lambda length: TOGETHER // length)
+        ]
         self._tokens = len(packed.ids)
         self._masks: dict[tuple[int, ...], torch.Tensor | None] = {}
 
@@ -340,12 +333,8 @@ def laid(joint: torch.Tensor, made: Rectangle, parts: int, heads: Heads) -> tupl
 class RelativeAttention:
     """Scores of content, and of content with distance, in one call of torch's attention for each rectangle.
 
-    Args:
-        packed: the batch.
-        buckets: of the encoder.
-        share: sequences share a rectangle if the shortest has this share of the longest one's tokens; with 1 no place
-            is padding.
-        together: most places of a rectangle that has more than one sequence.
+    `buckets` are the encoder's. Sequences share a rectangle if the shortest has `share` of the longest one's tokens; 1
+    leaves no place for padding. A rectangle of more than one sequence has at most `together` places.
     """
 
     spare = 0

@@ -111,10 +111,6 @@ class Described:
     family: Family[Any]
     weights: Description
 
-    def in_torch(self, dtype: torch.dtype | None = None) -> Compute:
-        """By torch, the layers in that type; None is that of the weights."""
-        return self.family.in_torch(self.weights, dtype)
-
     def by_kernel(self, precision: Settled) -> Compute | str:
         """By the compiled kernel, or a sentence that says why it cannot."""
         from secondpass.forwards.kernel import kernel_forward
@@ -129,7 +125,8 @@ class Described:
         compute = self.by_kernel(precision)
         if not isinstance(compute, str):
             return compute
-        return None if precision == "int8" else self.in_torch(getattr(torch, DTYPES[precision]))
+        dtype = getattr(torch, DTYPES[precision])
+        return None if precision == "int8" else self.family.in_torch(self.weights, dtype)
 
 
 def described(model: Any) -> Described | None:
@@ -201,7 +198,8 @@ class ModelForward:
         asked = self._precision or precision_of(self._model.dtype)
         kept = asked == "auto" and dtype_name(self._model.dtype) not in FULL_PRECISION
         if kept:
-            return self._computation(dtype_name(self._model.dtype), None if own is None else own.in_torch())
+            compute = None if own is None else own.family.in_torch(own.weights, None)
+            return self._computation(dtype_name(self._model.dtype), compute)
         wanted: Precision = "fp32" if self.exact else asked
         if own is not None:
             settled = self._settled(own) if wanted == "auto" else wanted

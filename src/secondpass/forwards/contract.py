@@ -44,13 +44,7 @@ def plan(lengths: Sequence[int], max_batch_tokens: int, max_pairs: int, padded: 
 
     Sorted by true length so that padding is small; longest first, so that a batch that does not fit into
     memory is met at the start. A pair longer than the budget gets a batch of its own. The queue rule is
-    text-embeddings-inference's.
-
-    Args:
-        lengths: tokens of each pair.
-        max_batch_tokens: of one batch.
-        max_pairs: of one batch.
-        padded: count the places of the rectangle that holds a batch; otherwise real tokens.
+    text-embeddings-inference's. `padded` counts the places of the rectangle that holds a batch, otherwise real tokens.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     made: list[tuple[int, ...]] = []

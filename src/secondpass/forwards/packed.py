@@ -32,7 +32,6 @@ from secondpass.forwards.padded import as_numpy
 from secondpass.tokens import Tokens
 
 
-# ---- Attention on CUDA in half precision: torch's variable-length flash kernel.
 def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch brings the variable-length flash kernel for this device and type."""
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
@@ -81,7 +80,6 @@ class Flash:
         return made.flatten(1)
 
 
-# ---- Which way of attention a device is best at.
 # Share of tokens and most places of a rectangle with relative positions. On a CPU what lies between the products should
 # stay in the cache; on a GPU it takes four numbers for each head and pair of tokens.
 CPU_RELATIVE = (1.0, 512)

@@ -71,11 +71,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def as_numpy(compute: Callable[[], torch.Tensor], device: torch.device) -> Logits:
-    """What `compute` gives, float32 on the CPU.
-
-    Raises:
-        MemoryError: `device` has no room; its cache was let go.
-    """
+    """What `compute` gives, float32 on the CPU; raises MemoryError if `device` has no room, its cache then let go."""
     try:
         return compute().float().cpu().numpy()
     except torch.OutOfMemoryError:
@@ -99,11 +95,8 @@ def _release(device: torch.device) -> None:
 class TransformersForward:
     """transformers' own forward of a sequence-classification model, one batch at a time per model.
 
-    Args:
-        model: any `AutoModelForSequenceClassification`.
-        input_names: of its tokenizer.
-        padding: what it wants in unused places.
-        autocast: a type of half precision for matrix products; None computes in the type of the weights.
+    `autocast` is a type of half precision for matrix products, None computes in the type of the weights; all else is as
+    in `ModelForward`.
     """
 
     def __init__(

@@ -41,19 +41,12 @@ SAMPLE_DOCUMENTS = _DOCUMENTS * len(_QUERIES)
 
 
 def checked_precision(value: object) -> Precision:
-    """Return `value` if it is one of `PRECISIONS`.
-
-    Raises:
-        InvalidInput: it is none.
-    """
+    """Return `value` if it is one of `PRECISIONS`; raises InvalidInput where it is none."""
     return choice(value, PRECISIONS, "precision")
 
 
 def recommended_precision(config: Any) -> Precision | None:
-    """What a model's config.json recommends; None if nothing.
-
-    Args:
-        config: the transformers config; its `secondpass` is read.
+    """What a model's config.json recommends, by the `secondpass` of its transformers config; None if nothing.
 
     Raises:
         ModelLoadError: it recommends something else than one of `RECOMMENDED`.

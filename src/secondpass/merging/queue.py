@@ -19,11 +19,7 @@ from secondpass.tokens import Tokens
 
 
 def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
-    """Texts of the pairs (queries[i], documents[i]); one str is the query of every document.
-
-    Raises:
-        InvalidInput: no str, no sequence, or as many queries as there are no documents.
-    """
+    """Texts of the pairs (queries[i], documents[i]), one str for all documents; InvalidInput if numbers differ."""
     texts = checked_documents(documents)
     if isinstance(queries, str):
         return [queries] * len(texts), texts
@@ -41,11 +37,7 @@ class QueuedJob(Job):
     """
 
     def __init__(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[str],
-        deadline_s: float | None,
-        cut: CutPolicy | None = None,
+        self, queries: Sequence[str], documents: Sequence[str], deadline_s: float | None, cut: CutPolicy | None = None
     ) -> None:
         super().__init__((queries, documents))
         self.queries = queries
@@ -249,7 +241,6 @@ def next_batch(calls: Iterable[QueuedJob], budget: int, padded: bool, seconds_pe
     return shares
 
 
-# ---- One batch for several calls: rows of them together, each alone where together fails.
 Outcome = tuple[Logits, Spent] | Exception
 """Logits [rows, labels] of one share with what its batch took, or the error that its own rows cause."""
 

@@ -33,11 +33,7 @@ CODE_KEYS = frozenset(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        ModelLoadError: the file is absent, no JSON, or holds no object.
-    """
+    """Return the object in a JSON file; raises ModelLoadError where it is absent, no JSON, or holds no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -82,13 +82,7 @@ POCKET = "secondpass/pocket"
 WANTED = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja", "model.int8.safetensors")
 
 
-def folder_of(
-    source: str | os.PathLike[str],
-    *,
-    variant: str | None = None,
-    code: bool = False,
-    **hub: Any,
-) -> Path:
+def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, code: bool = False, **hub: Any) -> Path:
     """Return the local folder of a model, downloading it when the source is a hub name.
 
     Args:

@@ -61,11 +61,7 @@ def load_tokenizer(
 
 
 def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
-    """Make sure that every token id has a row in the model's embedding table.
-
-    Raises:
-        ModelLoadError: the tokenizer has ids beyond the table; scoring would fail, or stop a GPU.
-    """
+    """Raise ModelLoadError if ids lie beyond the model's embedding table: scoring would fail, or stop a GPU."""
     embeddings = model.get_input_embeddings()
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if isinstance(embeddings, nn.Embedding) and highest >= embeddings.num_embeddings:
@@ -76,11 +72,7 @@ def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
 
 
 def token_limit(tokenizer: Any, model: Any) -> int:
-    """Return the longest input in tokens that tokenizer, position table and config all allow.
-
-    Raises:
-        ModelLoadError: none of them knows a limit.
-    """
+    """The longest input in tokens that tokenizer, position table and config allow; ModelLoadError if none knows."""
     limits = [_table_limit(model) or _config_limit(model.config), tokenizer.model_max_length]
     known = [int(limit) for limit in limits if limit is not None and 0 < limit < NO_LIMIT]
     if not known:

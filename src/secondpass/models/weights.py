@@ -62,11 +62,7 @@ def _no_weights(folder: Path, name: str) -> str:
 
 
 def read_weights(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
-    """Return all tensors of the files by name, on the CPU.
-
-    Raises:
-        ModelLoadError: a file is cut off, has a broken or huge header, or cannot be read; the message has its path.
-    """
+    """All tensors of the files by name, on the CPU; ModelLoadError has the path of one that cannot be read whole."""
     tensors: dict[str, torch.Tensor] = {}
     for path in files:
         try:
