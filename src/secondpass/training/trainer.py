@@ -189,7 +189,8 @@ class _Parts:
         resumed = storage.restore(run, hooks) if storage is not None and resume else None
         hooks.log = StepLog(self.folder if self.processes.first else None, watch, resumed or 0)
         if resumed is None:
-            run.evaluate_start()
+            # the weights before the first step may prove to be the best
+            run.evaluate(0)
         else:
             logger.info("going on from step %d of %d", resumed, self.plan.total)
         run.train(self.plan.steps, self.plan.epochs, show)

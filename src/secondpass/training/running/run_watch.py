@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 import torch
@@ -287,7 +286,8 @@ class RunLock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
         except BlockingIOError:
-            holder = _holder(descriptor)
+            pid, host = _written(descriptor)
+            holder = f"process {pid} on {host}" if pid.isdigit() and host else "another run"
             os.close(descriptor)
             raise CheckpointError(f"{self.folder} is in use by {holder}: one run at a time") from None
         except OSError as error:
@@ -297,9 +297,7 @@ class RunLock:
         _HELD.add(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let go of the lock."""
         descriptor, self._descriptor = self._descriptor, None
         _HELD.discard(self)
@@ -329,14 +327,9 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 def _lock(descriptor: int) -> None:
-    """Take the kernel's lock.
-
-    A holder that was killed right after it forked leaves a child that has not let go yet and will in a moment: only for
-    that child is it worth waiting.
-
-    Raises:
-        BlockingIOError: it is held.
-    """
+    """Take the kernel's lock, or raise BlockingIOError."""
+    # A holder that was killed right after it forked leaves a child that has not let go yet and will in a moment: only
+    # for that child is it worth waiting.
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -354,16 +347,9 @@ def _holder_has_ended(descriptor: int) -> bool:
         return False
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
-
-
-def _holder(descriptor: int) -> str:
-    pid, host = _written(descriptor)
-    return f"process {pid} on {host}" if pid.isdigit() and host else "another run"
 
 
 def _written(descriptor: int) -> tuple[str, str]:
@@ -473,11 +459,7 @@ class RunStorage:
             run.encoder.best_score = run.best.score
         run.epoch, run.step, run.total = state["epoch"], state["step"], found.step
         watch.load(state["watch"])
-        prefix = f"{rank}."
-        own = {
-            name.removeprefix(prefix): value
-            for name, value in found.tensors["random"].items()
-            if name.startswith(prefix)
-        }
+        parted = ((name.partition("."), value) for name, value in found.tensors["random"].items())
+        own = {name: value for (owner, _, name), value in parted if owner == str(rank)}
         states.restore_random_state(own, state["random"][rank], self.generators)
         return found.step
