@@ -185,13 +185,9 @@ def _kept(path: Path, text: str) -> Iterator[None]:
 
 
 def _test(test: HeldOutTest) -> BeforeAfter:
+    run = None if test.run is None else Path(test.run)
     return before_after.of_folder(
-        Path(test.path),
-        test.split,
-        measures=test.measures,
-        run=None if test.run is None else Path(test.run),
-        depth=test.depth,
-        limit=test.limit,
+        Path(test.path), test.split, measures=test.measures, run=run, depth=test.depth, limit=test.limit
     )
 
 
