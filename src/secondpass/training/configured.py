@@ -128,12 +128,8 @@ def run(
 ) -> Finished:
     """Measure, train, measure again, and write the model, its configuration and its card into the output folder.
 
-    Args:
-        prepared: by `prepare`; its model is trained in place.
-        resume: go on from the newest checkpoint in the folder.
-        watch: hears of every entry of the log.
-        show_progress_bar: show bars over epochs and steps.
-        command: that repeats the run, for the card; None: `secondpass train train.yaml`.
+    The model of `prepared` is trained in place. `command` repeats the run, for the card (None: `secondpass train
+    train.yaml`); the other arguments are as in `trainer.train`.
 
     Raises:
         TrainingError: a loss or gradient is not finite.

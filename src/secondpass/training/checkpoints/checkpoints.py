@@ -90,7 +90,9 @@ class Checkpoints:
         """
         state = _checked(checkpoint)
         with self._saving, self._named_errors(checkpoint.step):
-            self._make_folder()
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                sync(self.folder.absolute().parent)
             self._sweep()
             self._refuse_foreign(checkpoint.step)
             place = self.folder / f"step-{checkpoint.step:08d}"
@@ -157,11 +159,6 @@ class Checkpoints:
             if match and path.is_dir():
                 made[int(match[1])] = path
         return made
-
-    def _make_folder(self) -> None:
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            sync(self.folder.absolute().parent)
 
     def _sweep(self) -> None:
         """Remove what killed saves have left, and take back what one had set aside."""

@@ -161,13 +161,7 @@ def of_folder(
 ) -> BeforeAfter:
     """The judged queries of a BEIR folder with the first pass's best documents as candidates.
 
-    Args:
-        folder: with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
-        split: which judgements.
-        measures: as ir_measures names them.
-        run: the first pass; None: BM25 over the whole corpus (see `negatives.bm25`).
-        depth: candidates of each query.
-        limit: only so many queries, evenly spaced in the order of the judgements.
+    The folder has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv; the arguments are as in `configuration.HeldOutTest`.
 
     Raises:
         InvalidInput: a file is refused, the run has a document that the corpus lacks, or none for any query.

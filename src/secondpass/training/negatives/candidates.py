@@ -227,14 +227,8 @@ def encoder_candidates(
 ) -> dict[str, list[tuple[str, float | None]]]:
     """The best documents by the cosine of a bi-encoder's vectors, exactly; the rest as in `bm25_candidates`.
 
-    Args:
-        queries: text by id.
-        corpus: text by id.
-        depth: how many for each query.
-        qrels: as there.
-        encode: a `biencoder.BiEncoder`, or any function of a list of texts to vectors [texts, dim].
-        query_prefix: put in front of each query, "query: " for instance.
-        document_prefix: put in front of each document.
+    `encode` is a `biencoder.BiEncoder`, or any function of a list of texts to vectors [texts, dim]; the prefixes are
+    put in front of each query, "query: " for instance, and of each document.
 
     Raises:
         InvalidInput: an argument is refused, or `encode` gave something else.
