@@ -123,9 +123,7 @@ class Objective:
 
     Args:
         model: a transformers sequence-classification model.
-        loss_fct: None takes `BCEWithLogitsLoss` for one label, else `CrossEntropyLoss`.
-        activation_fct: applied to the logits [examples, labels] first.
-        use_amp: mixed precision: float16 on CUDA, bfloat16 elsewhere.
+        loss_fct, activation_fct, use_amp: as in `fit`; the activation gets logits [examples, labels].
 
     Raises:
         InvalidInput: `loss_fct` is a class.

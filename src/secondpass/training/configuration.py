@@ -37,18 +37,9 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSource:
-    """One source of labelled queries; all fields but `limit` are arguments of `data.sources.read_groups`.
+    """One source of labelled queries: the arguments of `data.sources.read_groups`, whose `source` is a path here.
 
     Attributes:
-        path: a table (.jsonl, .csv, .tsv, .parquet), a folder of such, a BEIR folder, or judgements.
-        split: of a folder.
-        columns: column by role where the names do not say it.
-        corpus: texts of documents, for judgements.
-        queries: texts of queries, for judgements.
-        run: a first pass's ranking, for judgements.
-        unjudged_negatives: so many documents of `run` without a judgement are negatives of each query.
-        relevant_from: labels from this number on become 1, all others 0.
-        quoted: whether quotation marks in .csv and .tsv enclose fields.
         limit: only the first so many groups.
     """
 

@@ -128,12 +128,8 @@ def run(
 ) -> Finished:
     """Measure, train, measure again, and write the model, its configuration and its card into the output folder.
 
-    Args:
-        prepared: by `prepare`; its model is trained in place.
-        resume: go on from the newest checkpoint in the folder.
-        watch: hears of every entry of the log.
-        show_progress_bar: show bars over epochs and steps.
-        command: that repeats the run, for the card; None: `secondpass train train.yaml`.
+    The model of `prepared` is trained in place. `command` repeats the run, for the card (None: `secondpass train
+    train.yaml`); the other arguments are as in `trainer.train`.
 
     Raises:
         TrainingError: a loss or gradient is not finite.
@@ -185,13 +181,9 @@ def _kept(path: Path, text: str) -> Iterator[None]:
 
 
 def _test(test: HeldOutTest) -> BeforeAfter:
+    run = None if test.run is None else Path(test.run)
     return before_after.of_folder(
-        Path(test.path),
-        test.split,
-        measures=test.measures,
-        run=None if test.run is None else Path(test.run),
-        depth=test.depth,
-        limit=test.limit,
+        Path(test.path), test.split, measures=test.measures, run=run, depth=test.depth, limit=test.limit
     )
 
 

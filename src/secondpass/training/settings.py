@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from secondpass.errors import InvalidInput
-from secondpass.text import positive_int, whole_number
+from secondpass.text import choice, positive_int, whole_number
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +107,14 @@ class TrainingSettings:
             whole_number(getattr(self, name), name)
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and low <= value <= high):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and low <= value <= high):
                 raise InvalidInput(f"{name}={value!r} is not a number from {low:g} to {high:g}")
         if self.minutes is not None and not self.minutes > 0:
             raise InvalidInput(f"minutes={self.minutes!r} is not above 0")
         if self.learning_rate <= 0 or self.max_grad_norm <= 0 or self.layer_decay <= 0:
             raise InvalidInput("learning_rate, max_grad_norm and layer_decay are above 0")
-        if self.precision not in PRECISIONS:
-            raise InvalidInput(f"precision={self.precision!r} is none of {', '.join(PRECISIONS)}")
+        choice(self.precision, get_args(Precision), "precision")
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for the manifest of a checkpoint and the card."""
@@ -137,7 +136,3 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("dropout", 0.0, 0.9),
     ("averaging", 0.0, 0.99999),
 )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -181,7 +181,7 @@ class _Parts:
         if self.folder is not None:
             identity = identity_of(self.plan, model, self.encoder.device, self.evaluator)
             checkpoints = Checkpoints(self.folder / FOLDER, settings.keep, identity)
-            storage = RunStorage(checkpoints, self.ready.generators, averages, self.processes)
+            storage = RunStorage(checkpoints, self.ready.generators)
         self.encoder.best_score = NO_SCORE
         evaluation = Evaluation(self._shared_evaluator(), settings.evaluate_every, None, None, True, twice=False)
         hooks = RunWatch(settings, self.plan, self.processes, StepLog(None, None, 0), averages, storage)
@@ -189,7 +189,8 @@ class _Parts:
         resumed = storage.restore(run, hooks) if storage is not None and resume else None
         hooks.log = StepLog(self.folder if self.processes.first else None, watch, resumed or 0)
         if resumed is None:
-            run.evaluate_start()
+            # the weights before the first step may prove to be the best
+            run.evaluate(0)
         else:
             logger.info("going on from step %d of %d", resumed, self.plan.total)
         run.train(self.plan.steps, self.plan.epochs, show)
@@ -283,11 +284,8 @@ class Ready:
     """A model ready to learn.
 
     Attributes:
-        tokenised: gives the model inputs of (query, document) pairs, cut to the encoder's window.
-        forward: model inputs to float32 logits [pairs, labels], with gradients.
-        autocast: makes the context of the forward pass.
+        tokenised, forward, autocast, micro_tokens: as of `GroupLearner`; what suits the encoder and its device.
         scaler: of the loss, for float16.
-        micro_tokens: padded tokens of one forward that suit the device.
         generators: random numbers beside torch's.
         lora: the low-rank additions, if that is what is trained.
     """

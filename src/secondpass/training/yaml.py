@@ -16,7 +16,7 @@ import yaml
 
 from secondpass.corpora import existing
 from secondpass.errors import InvalidInput
-from secondpass.training.configuration import ModelConfig, TrainingConfig, TrainSource
+from secondpass.training.configuration import TrainingConfig, TrainSource
 
 # ---- A YAML file as plain values that know on which line they stand, so that a refusal can say where.
 KeyPath = tuple[str | int, ...]
@@ -118,9 +118,14 @@ def made(kind: type[MadeT], document: YamlDocument, path: KeyPath = ()) -> MadeT
     return found
 
 
-def _dataclass(kind: Any, values: object, document: YamlDocument, path: KeyPath) -> Any:
-    if not isinstance(values, Mapping):
-        raise document.refuse(path, f"{dotted(path)} is {_named(values)}, not keys with values")
+def _keys(value: object, document: YamlDocument, path: KeyPath) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise document.refuse(path, f"{dotted(path)} is {_named(value)}, not keys with values")
+    return value
+
+
+def _dataclass(kind: Any, value: object, document: YamlDocument, path: KeyPath) -> Any:
+    values = _keys(value, document, path)
     known = {entry.name: entry for entry in fields(kind)}
     for key in values:
         if key not in known:
@@ -152,7 +157,9 @@ def _value(kind: Any, value: object, document: YamlDocument, path: KeyPath) -> A
         placed = [(path if listed is not value else (*path, index)) for index in range(len(listed))]
         return tuple(_value(item, each, document, place) for each, place in zip(listed, placed, strict=True))
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _mapping(value, document, path)
+        # plain values by name; their own types are the matter of whoever reads them
+        given = _keys(value, document, path)
+        return {key: _plain(item, document, (*path, key)) for key, item in given.items()}
     if origin is Literal:
         return _choice(get_args(kind), value, document, path)
     return _scalar(kind, value, document, path)
@@ -186,13 +193,6 @@ def _choice(choices: tuple[Any, ...], value: object, document: YamlDocument, pat
         return value
     listed = ", ".join(map(str, choices))
     raise document.refuse(path, f"{dotted(path)} is {_named(value)}, none of {listed}{_nearest(value, choices)}")
-
-
-def _mapping(value: object, document: YamlDocument, path: KeyPath) -> dict[str, Any]:
-    """Plain values by name; their own types are the matter of whoever reads them."""
-    if not isinstance(value, Mapping):
-        raise document.refuse(path, f"{dotted(path)} is {_named(value)}, not keys with values")
-    return {key: _plain(item, document, (*path, key)) for key, item in value.items()}
 
 
 def _plain(value: object, document: YamlDocument, path: KeyPath) -> Any:
@@ -332,7 +332,10 @@ def _absolute(config: TrainingConfig, folder: Path) -> TrainingConfig:
             return str(resources.files("secondpass").joinpath(packaged))
         return str(folder / Path(given).expanduser())
 
-    return replace(_moved(config, place), model=_model(config.model, folder))
+    moved, model = _moved(config, place), config.model
+    # A name is a folder if there is one, seen from the configuration's; else it is a name on the hub.
+    found = folder / Path(model.name).expanduser()
+    return replace(moved, model=replace(model, name=str(found))) if found.is_dir() else moved
 
 
 def _moved(config: TrainingConfig, place: Callable[[str], str]) -> TrainingConfig:
@@ -341,20 +344,11 @@ def _moved(config: TrainingConfig, place: Callable[[str], str]) -> TrainingConfi
         test = replace(test, path=place(test.path), run=None if test.run is None else place(test.run))
     train = tuple(_source(source, place) for source in data.train)
     dev = tuple(_source(source, place) for source in data.dev)
-    return replace(
-        config,
-        data=replace(data, train=train, dev=dev, test=test),
-        output=replace(config.output, folder=place(config.output.folder)),
-    )
+    output = replace(config.output, folder=place(config.output.folder))
+    return replace(config, data=replace(data, train=train, dev=dev, test=test), output=output)
 
 
 def _source(source: SourceT, place: Callable[[str], str]) -> SourceT:
     named = {name: getattr(source, name) for name in ("path", "corpus", "queries", "run")}
     placed: dict[str, Any] = {name: place(value) for name, value in named.items() if value is not None}
     return replace(source, **placed)
-
-
-def _model(model: ModelConfig, folder: Path) -> ModelConfig:
-    """A name is a folder if there is one, seen from the configuration's; else it is a name on the hub."""
-    found = folder / Path(model.name).expanduser()
-    return replace(model, name=str(found)) if found.is_dir() else model

@@ -90,7 +90,9 @@ class Checkpoints:
         """
         state = _checked(checkpoint)
         with self._saving, self._named_errors(checkpoint.step):
-            self._make_folder()
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                sync(self.folder.absolute().parent)
             self._sweep()
             self._refuse_foreign(checkpoint.step)
             place = self.folder / f"step-{checkpoint.step:08d}"
@@ -133,9 +135,8 @@ class Checkpoints:
                 logger.warning("%s is passed over: %s", path, " ".join(str(error).split()))
                 self._damaged.add(step)
         if found:
-            raise CheckpointError(
-                f"none of the {len(found)} checkpoints in {self.folder} is whole: to begin anew, empty the folder"
-            )
+            whole = f"none of the {len(found)} checkpoints in {self.folder} is whole"
+            raise CheckpointError(f"{whole}: to begin anew, empty the folder")
         return None
 
     @contextmanager
@@ -146,26 +147,18 @@ class Checkpoints:
             raise
         except (OSError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"the checkpoint of step {step} cannot be saved to {self.folder}: {reason}; those before it are as "
-                "they were"
-            ) from error
+            place = f"the checkpoint of step {step} cannot be saved to {self.folder}"
+            raise CheckpointError(f"{place}: {reason}; those before it are as they were") from error
 
     def _found(self) -> dict[int, Path]:
         """All checkpoints by step, damaged ones too; one that was being replaced counts until the new one is there."""
         made: dict[int, Path] = {}
-        if not self.folder.is_dir():
-            return made
-        for path in sorted(self.folder.iterdir()):  # ".replaced-" sorts before "step-"
+        paths = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        for path in paths:  # ".replaced-" sorts before "step-"
             match = STEP.fullmatch(path.name.removeprefix(REPLACED))
             if match and path.is_dir():
                 made[int(match[1])] = path
         return made
-
-    def _make_folder(self) -> None:
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            sync(self.folder.absolute().parent)
 
     def _sweep(self) -> None:
         """Remove what killed saves have left, and take back what one had set aside."""
@@ -193,10 +186,8 @@ class Checkpoints:
                 self._damaged.add(other)
                 continue
             if other > step:
-                raise CheckpointError(
-                    f"{self.folder} holds step {other} already, later than step {step}: go on from there, or empty the "
-                    "folder"
-                )
+                hint = "go on from there, or empty the folder"
+                raise CheckpointError(f"{self.folder} holds step {other} already, later than step {step}: {hint}")
 
     def _refuse_other_identity(self, path: Path, manifest: Manifest) -> None:
         found = differences(manifest.identity, self._identity)
@@ -284,14 +275,13 @@ def forget_checkpoints(folder: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{checkpoints} cannot be removed: {error.strerror or error}") from error
 
 
-# ---- The manifest: written last, it says what a checkpoint's folder holds and which run it belongs to.
 class DamagedCheckpoint(CheckpointError):
     """A checkpoint is not as it was written: cut off, changed, or files are missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a checkpoint says about itself.
+    """What a checkpoint says about itself, written last.
 
     Attributes:
         step: steps done.

@@ -94,13 +94,9 @@ def restored(tensors: Mapping[str, torch.Tensor], state: Any) -> Any:
         return [restored(tensors, entry) for entry in state]
     if not isinstance(state, dict):
         return state
-    for kind, content in state.items():
-        if kind.startswith("$"):
-            return _special(tensors, kind, content)
-    return {key: restored(tensors, entry) for key, entry in state.items()}
-
-
-def _special(tensors: Mapping[str, torch.Tensor], kind: str, content: Any) -> Any:
+    kind, content = next(iter(state.items()), ("", None))
+    if not kind.startswith("$"):
+        return {key: restored(tensors, entry) for key, entry in state.items()}
     if kind in (TENSOR, ARRAY):
         if content not in tensors:
             raise CheckpointError(f"the state has no tensor {content}")
@@ -223,15 +219,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, to
 
 def _weights(optimizer: torch.optim.Optimizer) -> list[list[list[Any]]]:
     """Name, if known, and shape of each parameter of each group: the state goes by position alone."""
-    return [
-        [
-            [name, list(weight.shape)]
-            for name, weight in zip(
-                group.get("param_names") or [""] * len(group["params"]), group["params"], strict=True
-            )
-        ]
-        for group in optimizer.param_groups
-    ]
+    made = []
+    for group in optimizer.param_groups:
+        names = group.get("param_names") or [""] * len(group["params"])
+        made.append([[name, list(weight.shape)] for name, weight in zip(names, group["params"], strict=True)])
+    return made
 
 
 def _named(weight: Sequence[Any]) -> str:
@@ -301,7 +293,6 @@ def _plain(part: Any, name: str) -> Any:
     return state
 
 
-# ---- Where all random numbers of a run stand, and back there exactly.
 Generator = random.Random | np.random.Generator | torch.Generator
 
 
@@ -366,11 +357,8 @@ def _write_all(shared: Mapping[str, Any], own: Mapping[str, Any], generators: Ma
     torch.set_rng_state(shared["torch"])
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if present != len(shared["cuda"]):
-        logger.warning(
-            "the run had %d CUDA devices and has %d: it goes on, but does not end as it would have",
-            len(shared["cuda"]),
-            present,
-        )
+        message = "the run had %d CUDA devices and has %d: it goes on, but does not end as it would have"
+        logger.warning(message, len(shared["cuda"]), present)
     for device, state in list(enumerate(shared["cuda"]))[:present]:
         torch.cuda.set_rng_state(state, device)
     for name, generator in generators.items():

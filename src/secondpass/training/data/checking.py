@@ -79,9 +79,8 @@ def sound(group: object, rule: LabelRule, name: str) -> Group:
     if not isinstance(group, Group):
         raise InvalidInput(f"{name} is {type(group).__name__}, not a Group")
     name = group.source or name
-    documents, labels, ids = (
-        _listed(getattr(group, what), f"{name}: {what}") for what in ("documents", "labels", "document_ids")
-    )
+    columns = ("documents", "labels", "document_ids")
+    documents, labels, ids = (_listed(getattr(group, column), f"{name}: {column}") for column in columns)
     if not documents:
         raise InvalidInput(f"{name}: no document")
     if len(labels) != len(documents):
@@ -277,9 +276,8 @@ def _joint_teaching(
     first = parts[0].teaching
     weights = {None if part.teaching is None else (part.teaching.weight, part.teaching.label_weight) for part in parts}
     if len(weights) > 1:
-        problems.add(
-            f"{parts[0].source or 'a group'}: groups of one query with and without a teacher, or other weights"
-        )
+        name = parts[0].source or "a group"
+        problems.add(f"{name}: groups of one query with and without a teacher, or other weights")
     if first is None or len(weights) > 1:
         return None
     opinions = ((group.teaching, index) for group, index in places.values())
@@ -324,6 +322,5 @@ def _check_contrast(counts: Counts, rule: LabelRule) -> None:
         if counts.highest <= 0:
             raise InvalidInput(f"all {counts.documents} labels are 0: no document is relevant to its query")
     elif counts.lowest == counts.highest:
-        raise InvalidInput(
-            f"all {counts.documents} labels are {counts.lowest:g}: nothing to tell apart (are negatives missing?)"
-        )
+        same = f"all {counts.documents} labels are {counts.lowest:g}"
+        raise InvalidInput(f"{same}: nothing to tell apart (are negatives missing?)")

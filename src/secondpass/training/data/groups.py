@@ -224,7 +224,9 @@ def counted(groups: Sequence[Group], kind: LabelKind, dropped: Mapping[str, int]
     sizes = [len(group) for group in groups]
     labels = [label for group in groups for label in group.labels]
     histogram: Counter[float] = Counter(labels)
-    positives = None if kind not in ("relevance", "grade") else sum(_is_positive(label, kind) for label in labels)
+    positives: int | None = None
+    if kind in ("relevance", "grade"):
+        positives = sum(label >= 0.5 if kind == "relevance" else label > 0 for label in labels)
     return Counts(
         groups=len(groups),
         documents=len(labels),
@@ -240,10 +242,6 @@ def counted(groups: Sequence[Group], kind: LabelKind, dropped: Mapping[str, int]
         dropped=dict(dropped),
         repeated=repeated,
     )
-
-
-def _is_positive(label: float, kind: LabelKind) -> bool:
-    return label >= 0.5 if kind == "relevance" else label > 0
 
 
 # ---- A name for training data by what is in it, so that a run is not resumed on other data.

@@ -131,7 +131,10 @@ def layout_of(names: Sequence[str], chosen: Mapping[str, tuple[str, ...]], sourc
     }
     layouts = [form for form in _forms(found, chosen) if form is not None]
     if not layouts:
-        raise InvalidInput(f"{source}: {_unknown(names)}")
+        raise InvalidInput(
+            f"{source}: the columns {_listed(names)} form none of the shapes that are known: {'; '.join(SHAPES)}. "
+            f"Columns of other names: columns={{{QUERY!r}: ..., {DOCUMENT!r}: ..., {LABEL!r}: ...}}"
+        )
     if len(layouts) > 1:
         raise InvalidInput(
             f"{source}: both {_listed(layouts[0])} and {_listed(layouts[1])} could be the documents; "
@@ -177,13 +180,6 @@ def _candidates(role: str, names: Iterable[str]) -> list[tuple[str, ...]]:
             # Where only one may be read, query and Query are two columns, so two stems.
             stems.setdefault(stem if role in SEVERAL else name, []).append((number, name))
     return [tuple(name for _, name in sorted(columns, key=lambda column: column[0])) for columns in stems.values()]
-
-
-def _unknown(names: Sequence[str]) -> str:
-    return (
-        f"the columns {_listed(names)} form none of the shapes that are known: {'; '.join(SHAPES)}. "
-        f"Columns of other names: columns={{{QUERY!r}: ..., {DOCUMENT!r}: ..., {LABEL!r}: ...}}"
-    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -280,12 +276,10 @@ def _documents(row: Row, column: str) -> tuple[list[_Document], bool]:
 
 def _gathered(row: Row, columns: tuple[str, ...]) -> list[_Document]:
     """The documents of several columns; of numbered ones some may be empty, for rows that have fewer."""
-    filled = [name for name in columns if len(columns) == 1 or not _is_absent(row.values[name])]
+    given = {name: row.values[name] for name in columns}
+    absent = {name for name, value in given.items() if value is None or (isinstance(value, str) and is_blank(value))}
+    filled = [name for name in columns if len(columns) == 1 or name not in absent]
     return [document for name in filled for document in _documents(row, name)[0]]
-
-
-def _is_absent(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and is_blank(value))
 
 
 def _document(row: Row, column: str, value: Any, place: str) -> _Document:

@@ -34,7 +34,6 @@ from secondpass.training.data.rows import (
     layout_of,
 )
 
-# ---- Groups one at a time out of rows: files may be larger than memory, and a bad row does not end the reading.
 logger = logging.getLogger(__name__)
 
 
@@ -73,7 +72,8 @@ class GroupStream(Iterator[Group]):
         if self._layout is None or names != self._names:
             layout = layout_of(names, self._chosen, row.source)
             if self._layout is None:
-                _announce(row.source, names, layout)
+                unread = ", ".join(sorted(set(names) - set(layout.columns))) or "none"
+                logger.info("%s: columns %s; not read: %s", row.source, ", ".join(layout.columns), unread)
             self._names, self._layout = names, layout
         return self._layout
 
@@ -98,11 +98,6 @@ def _binary(label: float, relevant_from: float) -> float:
     if math.isnan(label):
         return label
     return POSITIVE_LABEL if label >= relevant_from else NEGATIVE_LABEL
-
-
-def _announce(source: str, names: tuple[str, ...], layout: Layout) -> None:
-    unread = sorted(set(names) - set(layout.columns))
-    logger.info("%s: columns %s; not read: %s", source, ", ".join(layout.columns), ", ".join(unread) or "none")
 
 
 # ---- Rows out of files: JSON Lines, comma or tab separated, Parquet.
@@ -163,15 +158,17 @@ def read_delimited_rows(path: Path, delimiter: str, quoted: bool) -> Iterator[Ro
     if csv.field_size_limit() < LARGEST_FIELD:
         csv.field_size_limit(LARGEST_FIELD)
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    rows = _numbered(
-        csv.reader(_text_lines(corpora.existing(path)), delimiter=delimiter, quoting=quoting, strict=True), path
-    )
+    lines = _text_lines(corpora.existing(path))
+    rows = _numbered(csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), path)
     header = next(rows, None)
     if header is None:
         raise InvalidInput(f"{path}: no header in it")
     if isinstance(header, InvalidInput):
         raise header
-    names = _header(path, header[1])
+    names = [name.strip() for name in header[1]]
+    for name in names:
+        if name and names.count(name) > 1:
+            raise InvalidInput(f"{path}:1: the header names the column {name!r} twice")
     for row in rows:
         if isinstance(row, InvalidInput):
             yield row
@@ -194,14 +191,6 @@ def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]] | Inval
             continue
         if row:
             yield start, row
-
-
-def _header(path: Path, names: Sequence[str]) -> list[str]:
-    stripped = [name.strip() for name in names]
-    for name in stripped:
-        if name and stripped.count(name) > 1:
-            raise InvalidInput(f"{path}:1: the header names the column {name!r} twice")
-    return stripped
 
 
 def _text_lines(path: Path) -> Iterator[str]:
@@ -425,11 +414,10 @@ def _judgements(
 
 def _split_files(folder: Path, split: str) -> list[Path]:
     """The one table of a split in a folder, or all its shards in order."""
-    found = sorted(
-        file for file in folder.iterdir() if file.is_file() and _unpacked(file).suffix.lower() in TABLE_SUFFIXES
-    )
-    named = [file for file in found if _unpacked(file).stem == split]
-    shards = [file for file in found if _unpacked(file).stem.startswith(f"{split}-") and "-of-" in _unpacked(file).stem]
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    stems = {file: _unpacked(file).stem for file in files if _unpacked(file).suffix.lower() in TABLE_SUFFIXES}
+    named = [file for file, stem in stems.items() if stem == split]
+    shards = [file for file, stem in stems.items() if stem.startswith(f"{split}-") and "-of-" in stem]
     if len(named) == 1 and not shards:
         return named
     if shards and not named:

@@ -30,7 +30,6 @@ class Teacher(Protocol):
 
     def __call__(self, groups: Sequence[Group], /) -> Sequence[Sequence[float]]:
         """For each group a finite score for each of its documents."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +177,10 @@ def _taught(groups: Iterable[Group], teacher: Teacher, beside: bool, chunk: int,
             scores = _checked(part, teacher(part))
             bar.update(len(part))
             for group, labels in zip(part, scores, strict=True):
-                yield replace(group, teaching=_beside(group, labels)) if beside else replace(group, labels=labels)
-
-
-def _beside(group: Group, scores: tuple[float, ...]) -> Teaching:
-    return Teaching(scores) if group.teaching is None else replace(group.teaching, scores=scores)
+                if beside:
+                    yield replace(group, teaching=replace(group.teaching or Teaching(()), scores=labels))
+                else:
+                    yield replace(group, labels=labels)
 
 
 def standardised(scores: Sequence[float]) -> tuple[float, ...]:

@@ -71,11 +71,9 @@ class Merges:
         return pair[0] + pair[1].removeprefix(self._prefix)
 
     def _last_merge(self, piece: str) -> Pair | tuple[()]:
-        """The merge that makes a piece when it is read; () for a symbol.
-
-        Vocabularies that come from SentencePiece list every way to split a piece, and only one of them happens: the
-        one that always applying the first merge of the list ends in.
-        """
+        """The merge that makes a piece when it is read; () for a symbol."""
+        # Vocabularies that come from SentencePiece list every way to split a piece, and only one of them happens: the
+        # one that always applying the first merge of the list ends in.
         makers = self._makers.get(piece, [])
         if len(makers) <= 1:
             return makers[0] if makers else ()
@@ -225,7 +223,6 @@ _SPELLED: dict[str, Callable[[Mapping[str, Any], str | None], Iterator[str]]] = 
 }
 
 
-# ---- A tokenizer over a part of its vocabulary: the same normaliser, splitter and template, other ids.
 def smaller_tokenizer(tokenizer: Tokenizer, ids: Sequence[int]) -> Tokenizer:
     """The tokenizer with the tokens of `ids` alone; the new id of ids[n] is n. Truncation and padding are off.
 
@@ -279,8 +276,7 @@ def _trim_template(processor: dict[str, Any], new: Mapping[str, int]) -> None:
     """Give the special tokens of a post-processor their new ids, in each of the forms that there are."""
     for part in processor.get("processors", ()):
         _trim_template(part, new)
-    specials = processor.get("special_tokens", {})
-    for special in specials.values():
+    for special in processor.get("special_tokens", {}).values():
         special["ids"] = [new[token] for token in special["tokens"]]
     for role in ("sep", "cls"):
         if role in processor:
@@ -348,8 +344,7 @@ def with_rows(model: Any, ids: Sequence[int]) -> Any:
     padding, freeze = places.get(old.padding_idx), not old.weight.requires_grad
     made.set_input_embeddings(table.from_pretrained(old.weight.detach()[rows], freeze, padding))
     made.config.vocab_size = len(ids)
-    for name in _token_ids(model.config):
-        given = getattr(model.config, name)
+    for name, given in _token_ids(model.config).items():
         if isinstance(given, list):
             setattr(made.config, name, [places[number] for number in given if number in places] or None)
         else:
@@ -357,15 +352,14 @@ def with_rows(model: Any, ids: Sequence[int]) -> Any:
     return made
 
 
-def _token_ids(config: Any) -> list[str]:
-    return [name for name, value in vars(config).items() if name.endswith("_token_id") and value is not None]
+def _token_ids(config: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(config).items() if name.endswith("_token_id") and value is not None}
 
 
 def _fixed(model: Any, known: set[int]) -> set[int]:
     """Ids that the model itself means something by."""
     named: set[int] = set()
-    for name in _token_ids(model.config):
-        given = getattr(model.config, name)
+    for given in _token_ids(model.config).values():
         named |= set(given if isinstance(given, list) else [given])
     for name, part in model.named_modules():
         # RoBERTa and its kin count positions from the padding token's id on, so that id must stay what it is.

@@ -47,7 +47,10 @@ def make_loss(loss: str | Loss, options: Mapping[str, Any]) -> Loss:
     known = [field.name for field in fields(LOSSES[name])]
     for option in options:
         if option not in known:
-            _unknown(name, option, known)
+            if not known:
+                raise InvalidInput(f"loss_options: {name} has no option, so not {option!r}")
+            chosen(option, known, f"loss_options of {name}: option")
+            raise InvalidInput(f"loss_options: {name} has no option {option!r}: write it as one of {', '.join(known)}")
     made: Loss = LOSSES[name](**options)
     return made
 
@@ -61,10 +64,3 @@ def _given(loss: Loss, options: Mapping[str, Any]) -> Loss:
     if options:
         raise InvalidInput(f"loss_options={dict(options)!r} are for a loss given by name, not for an object")
     return loss
-
-
-def _unknown(name: str, option: object, known: list[str]) -> None:
-    if not known:
-        raise InvalidInput(f"loss_options: {name} has no option, so not {option!r}")
-    chosen(option, known, f"loss_options of {name}: option")
-    raise InvalidInput(f"loss_options: {name} has no option {option!r}: write it as one of {', '.join(known)}")

@@ -63,15 +63,12 @@ class Loss(Protocol):
         Returns:
             float32 [units], not averaged; empty if no group gives a unit. Always depends on `logits`.
         """
-        ...
 
 
 # ---- Groups of uneven size side by side: what counts, what is compared with what, and who stands where.
 #
 # Everything is quadratic in the documents of a group and needs no sort: beside the forward of as many documents that is
 # nothing, and ties are broken alike on every device.
-
-
 def cleaned(logits: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and labels with 0 where nothing stands, in the dtype of `logits`; no gradient reaches such places.
 
@@ -82,9 +79,8 @@ def cleaned(logits: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
         InvalidInput: the three are not all [groups, documents].
     """
     if logits.dim() != 2 or not logits.shape == labels.shape == mask.shape:
-        shapes = ", ".join(
-            f"{name} {list(value.shape)}" for name, value in (("logits", logits), ("labels", labels), ("mask", mask))
-        )
+        given = {"logits": logits, "labels": labels, "mask": mask}
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in given.items())
         raise InvalidInput(f"not all [groups, documents]: {shapes}")
     return torch.where(mask, logits, 0.0), torch.where(mask, labels.to(logits.dtype), 0.0)
 

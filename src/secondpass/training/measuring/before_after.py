@@ -18,6 +18,7 @@ from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.evaluation.runs import Run, read_run
 from secondpass.training.data.groups import Group
 from secondpass.training.negatives.candidates import bm25_candidates
+from secondpass.training.negatives.sifting import plain
 
 PRIMARY = "nDCG@10"
 # Queries of one call: enough pairs to sort by length.
@@ -160,13 +161,7 @@ def of_folder(
 ) -> BeforeAfter:
     """The judged queries of a BEIR folder with the first pass's best documents as candidates.
 
-    Args:
-        folder: with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv.
-        split: which judgements.
-        measures: as ir_measures names them.
-        run: the first pass; None: BM25 over the whole corpus (see `negatives.bm25`).
-        depth: candidates of each query.
-        limit: only so many queries, evenly spaced in the order of the judgements.
+    The folder has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv; the arguments are as in `configuration.HeldOutTest`.
 
     Raises:
         InvalidInput: a file is refused, the run has a document that the corpus lacks, or none for any query.
@@ -174,7 +169,9 @@ def of_folder(
     """
     judged = read_qrels(qrels_file(folder, split))
     texts = read_queries(named_file(folder, "queries.jsonl"))
-    queries = _spaced(judged.with_relevant, limit)
+    queries = list(judged.with_relevant)
+    if limit is not None and limit < len(queries):
+        queries = [queries[place] for place in np.linspace(0, len(queries) - 1, limit).round().astype(int)]
     if unknown := [query for query in queries if query not in texts]:
         raise InvalidInput(f"{folder}: {len(unknown)} judged queries have no text (the first: {unknown[0]!r})")
     corpus = {document.id: document.content for document in read_corpus(folder)}
@@ -196,12 +193,6 @@ def of_folder(
     return BeforeAfter(folder.name, DevRanking(groups, measures[0]), judged.only(set(queries)), first, measures)
 
 
-def _spaced(queries: Sequence[str], limit: int | None) -> list[str]:
-    if limit is None or limit >= len(queries):
-        return list(queries)
-    return [queries[place] for place in np.linspace(0, len(queries) - 1, limit).round().astype(int)]
-
-
 def held_out(groups: Sequence[Group], share: float, seed: int = 0) -> tuple[list[Group], list[Group]]:
     """Split groups into those to learn from and those to measure on, in order; all groups of a query go together.
 
@@ -218,24 +209,17 @@ def held_out(groups: Sequence[Group], share: float, seed: int = 0) -> tuple[list
     """
     if not 0 < share < 1:
         raise InvalidInput(f"dev_share={share!r} is not between 0 and 1")
-    queries = {_plain(group.query) for group in groups}
+    queries = {plain(group.query) for group in groups}
     if len(queries) < 2:
         raise InvalidInput(f"dev_share={share!r}: {len(queries)} query cannot be divided")
-    ordered = sorted(queries, key=lambda query: (_drawn(query, seed), query))
+    drawn = {query: hashlib.sha256(f"{seed}/{query}".encode("utf-8", "surrogatepass")).digest() for query in queries}
+    ordered = sorted(queries, key=lambda query: (drawn[query], query))
     chosen = set(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])
-    kept = [group for group in groups if _plain(group.query) not in chosen]
-    return kept, [group for group in groups if _plain(group.query) in chosen]
+    kept = [group for group in groups if plain(group.query) not in chosen]
+    return kept, [group for group in groups if plain(group.query) in chosen]
 
 
 def queries_in_both(train: Iterable[Group], other: Iterable[str]) -> int:
     """How many of the `other` query texts are learnt from too, but for case and white space."""
-    known = {_plain(group.query) for group in train}
-    return len({_plain(query) for query in other} & known)
-
-
-def _plain(query: str) -> str:
-    return " ".join(query.casefold().split())
-
-
-def _drawn(query: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{query}".encode("utf-8", "surrogatepass")).digest()
+    known = {plain(group.query) for group in train}
+    return len({plain(query) for query in other} & known)

@@ -127,18 +127,14 @@ def _base_name(card: Card) -> str:
     return Path(card.base_model).name if _is_folder(card.base_model) else card.base_model
 
 
-def _base(card: Card) -> str:
-    return f"`{_code(_base_name(card))}`" + (f" at revision `{_code(card.revision)}`" if card.revision else "")
-
-
 def _introduction(card: Card) -> str:
     report = card.report
-    trained = (
-        f"{report.steps:,} steps ({report.pairs:,} pairs, {report.tokens:,} tokens) in {_duration(report.seconds)}"
-    )
+    read = f"{report.pairs:,} pairs, {report.tokens:,} tokens"
+    trained = f"{report.steps:,} steps ({read}) in {_duration(report.seconds)}"
+    base = f"`{_code(_base_name(card))}`" + (f" at revision `{_code(card.revision)}`" if card.revision else "")
     what = "a score" if card.num_labels == 1 else f"{card.num_labels} scores"
     return (
-        f"A cross-encoder: it reads a query and a document together and gives {what}. Made from {_base(card)} by "
+        f"A cross-encoder: it reads a query and a document together and gives {what}. Made from {base} by "
         f"[secondpass](https://pypi.org/project/secondpass/) in {trained}."
     )
 

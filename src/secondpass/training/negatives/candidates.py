@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +48,12 @@ class BM25:
         if not (chosen.k1 >= 0 and 0 <= chosen.b <= 1):
             raise InvalidInput(f"k1={chosen.k1!r}, b={chosen.b!r}: k1 is not below 0 and b is from 0 to 1")
         self._library = optional("bm25s", "bm25s", "train")
-        self._stemmer = None if chosen.stemmer is None else _stemmer(chosen.stemmer)
+        self._stemmer = None
+        if chosen.stemmer is not None:
+            stemming = optional("Stemmer", "PyStemmer", "train")
+            if chosen.stemmer not in stemming.algorithms():
+                raise InvalidInput(f"stemmer={chosen.stemmer!r} is none of {', '.join(stemming.algorithms())}")
+            self._stemmer = stemming.Stemmer(chosen.stemmer)
         self._stop_words = chosen.stop_words if isinstance(chosen.stop_words, str) else list(chosen.stop_words or ())
         try:
             self._tokens([""])
@@ -77,13 +81,6 @@ class BM25:
             list(texts), stopwords=self._stop_words, stemmer=self._stemmer, return_ids=False, show_progress=False
         )
         return found
-
-
-def _stemmer(chosen: str) -> Any:
-    library = optional("Stemmer", "PyStemmer", "train")
-    if chosen not in library.algorithms():
-        raise InvalidInput(f"stemmer={chosen!r} is none of {', '.join(library.algorithms())}")
-    return library.Stemmer(chosen)
 
 
 # ---- The best of many scores, exactly: a block of documents at a time, ties in the order of the corpus.
@@ -131,8 +128,7 @@ def nearest(queries: Floats, blocks: Iterable[Floats], depth: int) -> Neighbours
         blocks: the documents in order, float32 [any, dim] each; only one is held at a time.
         depth: how many; cut to the documents that there are.
     """
-    positions = np.empty((len(queries), 0), np.int64)
-    scores = np.empty((len(queries), 0), np.float32)
+    positions, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     start = 0
     for block in blocks:
         found = [
@@ -231,14 +227,8 @@ def encoder_candidates(
 ) -> dict[str, list[tuple[str, float | None]]]:
     """The best documents by the cosine of a bi-encoder's vectors, exactly; the rest as in `bm25_candidates`.
 
-    Args:
-        queries: text by id.
-        corpus: text by id.
-        depth: how many for each query.
-        qrels: as there.
-        encode: a `biencoder.BiEncoder`, or any function of a list of texts to vectors [texts, dim].
-        query_prefix: put in front of each query, "query: " for instance.
-        document_prefix: put in front of each document.
+    `encode` is a `biencoder.BiEncoder`, or any function of a list of texts to vectors [texts, dim]; the prefixes are
+    put in front of each query, "query: " for instance, and of each document.
 
     Raises:
         InvalidInput: an argument is refused, or `encode` gave something else.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from secondpass.ranking import Relevance
     from secondpass.reranker import Reranker
 
-
-# ---- What mining gives: groups with their scores, and a report of what was dropped and why.
 SHOWN = 5
 
 
@@ -74,11 +72,9 @@ class MiningReport:
         )
         if self.short:
             made.append(f"Fewer than {self.wanted} negatives: {_named(tuple(self.short))}")
-        made.append(f"Candidates: {self.considered}; dropped: {self._reasons()}")
+        dropped = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count) or "none"
+        made.append(f"Candidates: {self.considered}; dropped: {dropped}")
         return made + [f"{name}: {count}" for name, count in counts if count]
-
-    def _reasons(self) -> str:
-        return ", ".join(f"{count} {reason}" for reason, count in self.dropped.items() if count) or "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +242,8 @@ def _report(queries: int, kept: Sequence[Choice], rule: MiningRule, counts: _Cou
     )
 
 
-# ---- Mined groups as JSON lines that the data readers read back.
 def write_mined(path: Path, mined: Mined) -> None:
-    """Write an object a group; the file is there whole or not at all.
+    """Write an object a group that the data readers read back; the file is there whole or not at all.
 
     {"query_id", "query", "documents": [...], "labels": [...], "document_ids": [...], "first_pass_scores": [...]} and,
     if a cross-encoder was asked, "cross_encoder_scores": all lists go with the documents, null where there is no
@@ -257,14 +252,8 @@ def write_mined(path: Path, mined: Mined) -> None:
     Raises:
         InvalidInput: the path is refused (see `checked_target`), or cannot be written to.
     """
-    rescored = any(score is not None for scores in mined.cross_encoder_scores for score in scores)
-    rows = zip(mined.groups, mined.first_pass_scores, mined.cross_encoder_scores, strict=True)
-    write_rows(
-        path,
-        (
-            columns_of(group)
-            | {"first_pass_scores": first_pass}
-            | ({"cross_encoder_scores": cross_encoder} if rescored else {})
-            for group, first_pass, cross_encoder in rows
-        ),
-    )
+    columns = {"first_pass_scores": mined.first_pass_scores}
+    if any(score is not None for scores in mined.cross_encoder_scores for score in scores):
+        columns["cross_encoder_scores"] = mined.cross_encoder_scores
+    rows: Any = zip(mined.groups, *columns.values(), strict=True)
+    write_rows(path, (columns_of(group) | dict(zip(columns, scores, strict=True)) for group, *scores in rows))

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from secondpass.ranking import Relevance
     from secondpass.reranker import Reranker
 
-
-# ---- What may become a negative: ranks, scores and margins, checked when they are given.
 Sampling = Literal["top", "random"]
 Against = Literal["lowest", "highest"]
 
@@ -169,19 +167,22 @@ def sift(
     for document, score in scores.items():
         rank += document not in judged.relevant
         if document not in first:
-            reason = _by_text(document, judged, corpus, texts) or _by_rank(rank, rule)
+            outside = rank < rule.first or (rule.last is not None and rank > rule.last)
+            reason = _by_text(document, judged, corpus, texts) or (OUTSIDE if outside else None)
             reasons[document] = reason or _by_score(score, rule, limit)
     left = [document for document, reason in reasons.items() if reason is None]
     if rule.sampling == "random":
         left.sort(key=lambda name: (name not in first, drawn(rule.seed, judged.query_id, name)))
-    _drop_repeated(left, corpus, reasons)
+    seen: set[str] = set()
+    for document in left:
+        text = plain(corpus[document])
+        if text in seen:
+            reasons[document] = REPEATED
+        seen.add(text)
     kept = [ScoredCandidate(document, scores.get(document)) for document in left if reasons[document] is None]
-    return Sifted(
-        positives,
-        tuple(item for item in kept if item.id in first),
-        tuple(item for item in kept if item.id not in first),
-        Counter(reason for reason in reasons.values() if reason is not None),
-    )
+    looked_at = tuple(item for item in kept if item.id in first)
+    others = tuple(item for item in kept if item.id not in first)
+    return Sifted(positives, looked_at, others, Counter(reason for reason in reasons.values() if reason is not None))
 
 
 def highest(
@@ -207,10 +208,6 @@ def _by_text(document: str, judged: JudgedQuery, corpus: Mapping[str, str], text
     return BLANK if is_blank(corpus[document]) else texts.get(plain(corpus[document]))
 
 
-def _by_rank(rank: int, rule: MiningRule) -> str | None:
-    return OUTSIDE if rank < rule.first or (rule.last is not None and rank > rule.last) else None
-
-
 def _by_score(score: float | None, rule: MiningRule, limit: float | None) -> str | None:
     if score is None:
         return None
@@ -223,15 +220,6 @@ def _by_score(score: float | None, rule: MiningRule, limit: float | None) -> str
     if limit is None:
         return UNMEASURED
     return WITHIN if score >= limit else None
-
-
-def _drop_repeated(documents: Sequence[str], corpus: Mapping[str, str], reasons: dict[str, str | None]) -> None:
-    seen: set[str] = set()
-    for document in documents:
-        text = plain(corpus[document])
-        if text in seen:
-            reasons[document] = REPEATED
-        seen.add(text)
 
 
 def _checked(

@@ -39,24 +39,19 @@ class Trainable(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        ...
 
     @property
     def padding(self) -> Padding:
         """What the model wants in the unused places of a batch."""
-        ...
 
     def tokens(self, queries: Sequence[str], documents: Sequence[str]) -> list[Tokens]:
         """Model inputs of (queries[i], documents[i]), cut to the window."""
-        ...
 
     def collate(self, texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
         """Turn [query, document] lists into padded model inputs on the device."""
-        ...
 
     def save(self, path: str) -> None:
         """Write the model to a folder."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +140,6 @@ class TrainingRun:
             self.step = 0
         self._finish()
 
-    def evaluate_start(self) -> None:
-        """Measure the weights before the first step: they may prove to be the best."""
-        self._evaluate(0)
-
     def _epoch(self, batches: Iterable[object], show: bool) -> None:
         self.encoder.model.train()
         evaluated = False
@@ -157,14 +148,14 @@ class TrainingRun:
             self._train_step(batch)
             evaluated = self.evaluation.every > 0 and self.step % self.evaluation.every == 0
             if evaluated:
-                self._evaluate(self.step)
+                self.evaluate(self.step)
             self.hooks.on_pause(self, epoch_ends=False)
             if self.hooks.stops(self):
                 break
         if not self.step:
             raise TrainingError(f"epoch {self.epoch}: train_dataloader gave no batches")
         if self.evaluation.twice or not evaluated:
-            self._evaluate(-1)
+            self.evaluate(-1)
         self.hooks.on_pause(self, epoch_ends=not self.hooks.stops(self))
 
     def _train_step(self, batch: object) -> None:
@@ -184,18 +175,16 @@ class TrainingRun:
         loss, norm = gradients.loss.detach(), gradients.norm
         if bool(torch.isfinite(loss + norm)):
             return
-        if not bool(torch.isfinite(loss)):
-            what = f"the loss is {loss.item()}"
-        elif self.optimisation.tolerates_overflow:
+        finite_loss = bool(torch.isfinite(loss))
+        if finite_loss and self.optimisation.tolerates_overflow:
             return
-        else:
-            what = f"the gradient's norm is {norm.item()}"
+        what = f"the gradient's norm is {norm.item()}" if finite_loss else f"the loss is {loss.item()}"
         named = ", ".join(repr(name) for name in gradients.names if name)
-        raise TrainingError(
-            f"epoch {self.epoch}, step {self.step + 1}: {what}" + (f" (examples {named})" if named else "")
-        )
+        examples = f" (examples {named})" if named else ""
+        raise TrainingError(f"epoch {self.epoch}, step {self.step + 1}: {what}{examples}")
 
-    def _evaluate(self, steps: int) -> None:
+    def evaluate(self, steps: int) -> None:
+        """Measure the weights that count; `steps` is what the evaluator hears: of the epoch, -1 at its end."""
         plan, encoder = self.evaluation, self.encoder
         if plan.evaluator is None:
             return

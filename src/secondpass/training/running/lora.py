@@ -15,21 +15,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from secondpass.errors import (
-    CheckpointError,
-    InvalidInput,
-    MissingExtra,
-    ModelLoadError,
-    SecondPassError,
-    TrainingError,
-)
+from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError, TrainingError
+from secondpass.lazy import optional
 from secondpass.models.config import read_json
 from secondpass.text import finite_number, positive_int, positive_number
 from secondpass.training.checkpoints.checkpoints import sync
@@ -140,9 +133,14 @@ def add_lora(model: Any, settings: LoraSettings) -> Lora:
         MissingExtra: peft is not installed.
         InvalidInput: a setting is refused, or a target is the name of no linear layer of the encoder.
     """
-    _check(settings)
+    positive_int(settings.rank, "lora.rank")
+    positive_number(settings.alpha, "lora.alpha")
+    if not 0 <= finite_number(settings.dropout, "lora.dropout") < 1:
+        raise InvalidInput(f"lora.dropout={settings.dropout!r} is not a number from 0 to below 1")
+    if isinstance(settings.targets, str):
+        raise InvalidInput(f"lora.targets={settings.targets!r} is a str, not a list of names")
     targets = lora_targets(model, settings.targets)
-    config = _peft().LoraConfig(
+    config = optional("peft", "peft", "train").LoraConfig(
         task_type="SEQ_CLS",
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -183,17 +181,14 @@ def load_lora(model: Any, folder: str | os.PathLike[str], trainable: bool = Fals
         InvalidInput: the model has an adapter already.
         ModelLoadError: the folder holds no whole LoRA adapter, or one of another model; the model is as it was.
     """
-    peft, source = _peft(), Path(folder)
+    peft, source = optional("peft", "peft", "train"), Path(folder)
     config, tensors = _read_adapter(peft, source)
     config.inference_mode = not trainable
     with _undone_on_error(model) as before:
         try:
             adapted = _adapted(model, config)
             wanted = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
-            _check_fit(
-                {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-                {name: tuple(tensor.shape) for name, tensor in wanted.items()},
-            )
+            _check_fit(tensors, wanted)
             peft.set_peft_model_state_dict(adapted, tensors)
         except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, SecondPassError):
@@ -222,15 +217,6 @@ def _fits(name: object, layers: Sequence[str]) -> bool:
     return isinstance(name, str) and bool(name) and any(f".{layer}".endswith(f".{name}") for layer in layers)
 
 
-def _check(settings: LoraSettings) -> None:
-    positive_int(settings.rank, "lora.rank")
-    positive_number(settings.alpha, "lora.alpha")
-    if not 0 <= finite_number(settings.dropout, "lora.dropout") < 1:
-        raise InvalidInput(f"lora.dropout={settings.dropout!r} is not a number from 0 to below 1")
-    if isinstance(settings.targets, str):
-        raise InvalidInput(f"lora.targets={settings.targets!r} is a str, not a list of names")
-
-
 def _read_adapter(peft: Any, source: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     from safetensors.torch import load_file
 
@@ -246,21 +232,21 @@ def _read_adapter(peft: Any, source: Path) -> tuple[Any, dict[str, torch.Tensor]
         raise ModelLoadError(f"{source} is broken: {' '.join(str(error).split())}") from error
 
 
-def _check_fit(stored: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> None:
+def _check_fit(stored: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
     for name in sorted(stored.keys() | wanted.keys()):
         if name not in stored:
             raise ValueError(f"it lacks {name}")
         if name not in wanted:
             raise ValueError(f"the model has no place for {name}")
-        if stored[name] != wanted[name]:
-            raise ValueError(f"{name} has shape {list(stored[name])}, in the model {list(wanted[name])}")
+        if stored[name].shape != wanted[name].shape:
+            raise ValueError(f"{name} has shape {list(stored[name].shape)}, in the model {list(wanted[name].shape)}")
 
 
 def _adapted(model: Any, config: Any) -> Any:
     training = model.training
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an old name
-        adapted = _peft().get_peft_model(model, config)
+        adapted = optional("peft", "peft", "train").get_peft_model(model, config)
     model.train(training)  # what peft adds begins in training mode
     return adapted
 
@@ -283,10 +269,3 @@ def _undone_on_error(model: Any) -> Iterator[frozenset[str]]:
         if hasattr(model, "peft_config"):
             del model.peft_config
         raise
-
-
-def _peft() -> Any:
-    try:
-        return import_module("peft")
-    except ImportError as error:
-        raise MissingExtra('peft is not installed: pip install "secondpass[train]"') from error

@@ -181,8 +181,8 @@ class GroupLearner:
     """Learns from steps of groups.
 
     Attributes:
-        tokenised: gives the model inputs of (query, document) pairs.
-        forward: gives their logits.
+        tokenised: gives the model inputs of (query, document) pairs, cut to the encoder's window.
+        forward: model inputs to float32 logits [pairs, labels], with gradients.
         loss: judges them.
         optimisation: what the gradients are for.
         processes: who shares a step.

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 import torch
@@ -105,11 +104,6 @@ class RunWatch(Hooks):
         return max(run.total / self.plan.total, clock)
 
     @property
-    def overdue(self) -> bool:
-        """Whether the time is up."""
-        return self.settings.minutes is not None and self.seconds >= 60 * self.settings.minutes
-
-    @property
     def exhausted(self) -> bool:
         """Whether patience is at its end."""
         return 0 < self.settings.patience <= self.misses
@@ -165,7 +159,8 @@ class RunWatch(Hooks):
 
     def stops(self, run: TrainingRun) -> bool:
         """Whether the last step has been made, the time is up, or patience is at its end."""
-        return run.total >= self.plan.total or self.overdue or self.exhausted
+        overdue = self.settings.minutes is not None and self.seconds >= 60 * self.settings.minutes
+        return run.total >= self.plan.total or overdue or self.exhausted
 
     def evaluated_weights(self) -> AbstractContextManager[object]:
         """Put the moving average into the model, if there is one."""
@@ -287,7 +282,8 @@ class RunLock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
         except BlockingIOError:
-            holder = _holder(descriptor)
+            pid, host = _written(descriptor)
+            holder = f"process {pid} on {host}" if pid.isdigit() and host else "another run"
             os.close(descriptor)
             raise CheckpointError(f"{self.folder} is in use by {holder}: one run at a time") from None
         except OSError as error:
@@ -297,9 +293,7 @@ class RunLock:
         _HELD.add(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let go of the lock."""
         descriptor, self._descriptor = self._descriptor, None
         _HELD.discard(self)
@@ -309,19 +303,16 @@ class RunLock:
             finally:
                 os.close(descriptor)
 
-    def _forget(self) -> None:
-        """In a forked child: close its copy of the descriptor, which would hold the lock after the parent's end."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
 
 _HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
+    """In a forked child: close its copies of the descriptors, which would hold the locks after the parent's end."""
     for lock in list(_HELD):
-        lock._forget()
+        if lock._descriptor is not None:
+            os.close(lock._descriptor)
+            lock._descriptor = None
     _HELD.clear()
 
 
@@ -329,14 +320,9 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 def _lock(descriptor: int) -> None:
-    """Take the kernel's lock.
-
-    A holder that was killed right after it forked leaves a child that has not let go yet and will in a moment: only for
-    that child is it worth waiting.
-
-    Raises:
-        BlockingIOError: it is held.
-    """
+    """Take the kernel's lock, or raise BlockingIOError."""
+    # A holder that was killed right after it forked leaves a child that has not let go yet and will in a moment: only
+    # for that child is it worth waiting.
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -354,16 +340,9 @@ def _holder_has_ended(descriptor: int) -> bool:
         return False
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
-
-
-def _holder(descriptor: int) -> str:
-    pid, host = _written(descriptor)
-    return f"process {pid} on {host}" if pid.isdigit() and host else "another run"
 
 
 def _written(descriptor: int) -> tuple[str, str]:
@@ -402,19 +381,15 @@ def fingerprint_of_weights(model: torch.nn.Module) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunStorage:
-    """The checkpoints of one run.
+    """The checkpoints of one run: the first process writes, all read; each has random numbers of its own.
 
     Attributes:
         checkpoints: in `FOLDER` of the run's output folder; their identity is that of `identity_of`.
         generators: random numbers beside torch's.
-        averages: the moving average of the weights, if there is one.
-        processes: the first one writes, all read; each has random numbers of its own.
     """
 
     checkpoints: Checkpoints
     generators: Mapping[str, states.Generator]
-    averages: WeightAverages | None
-    processes: Processes
 
     def save(self, run: TrainingRun, watch: RunWatch, place: tuple[int, int]) -> None:
         """Write down where the run is; `place` is the epoch and the step of it to go on with.
@@ -425,8 +400,8 @@ class RunStorage:
         optimizer, optimizer_json = states.optimizer_state(run.optimisation.optimizer)
         random, random_json = states.random_state(self.generators)
         arrays = {name: value.numpy() for name, value in random.items()}
-        everywhere = self.processes.gathered((arrays, random_json))
-        if not self.processes.first:
+        everywhere = watch.processes.gathered((arrays, random_json))
+        if not watch.processes.first:
             return
         tensors: dict[str, Mapping[str, torch.Tensor]] = {
             "model": run.encoder.model.state_dict(),
@@ -438,8 +413,8 @@ class RunStorage:
                 for name, value in made.items()
             },
         }
-        if self.averages is not None:
-            tensors["average"] = self.averages.tensors()
+        if watch.averages is not None:
+            tensors["average"] = watch.averages.tensors()
         state = {
             "epoch": place[0],
             "step": place[1],
@@ -461,23 +436,19 @@ class RunStorage:
         found = self.checkpoints.newest()
         if found is None:
             return None
-        state, rank = found.state, self.processes.rank
+        state, rank = found.state, watch.processes.rank
         run.encoder.model.load_state_dict(found.tensors["model"])
         states.restore_optimizer(run.optimisation.optimizer, found.tensors["optimizer"], state["optimizer"])
         states.restore_schedule(run.optimisation.schedule, state["schedule"])
         states.restore_scaler(run.optimisation.scaler, state["scaler"])
-        if self.averages is not None:
-            self.averages.restore(found.tensors["average"])
+        if watch.averages is not None:
+            watch.averages.restore(found.tensors["average"])
         run.best.load(state["best_score"], found.tensors["best"])
         if run.best.score is not None:
             run.encoder.best_score = run.best.score
         run.epoch, run.step, run.total = state["epoch"], state["step"], found.step
         watch.load(state["watch"])
-        prefix = f"{rank}."
-        own = {
-            name.removeprefix(prefix): value
-            for name, value in found.tensors["random"].items()
-            if name.startswith(prefix)
-        }
+        parted = ((name.partition("."), value) for name, value in found.tensors["random"].items())
+        own = {name: value for (owner, _, name), value in parted if owner == str(rank)}
         states.restore_random_state(own, state["random"][rank], self.generators)
         return found.step

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from torch import nn
@@ -115,9 +114,7 @@ class Frozen(AbstractContextManager["Frozen"]):
         for weight in self._weights.values():
             weight.requires_grad_(True)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.undo()
 
 
@@ -238,12 +235,11 @@ def drop_layers(encoder: Any, keep: Sequence[int] | int) -> tuple[int, ...]:
 def _stack(model: nn.Module) -> tuple[nn.Module, str]:
     """The module that has the layers, and what it calls them."""
     count = next((getattr(model.config, name) for name in COUNTS if hasattr(model.config, name)), None)
+    lists = {name: part for name, part in model.named_modules() if isinstance(part, nn.ModuleList)}
     found = [
         name
-        for name, part in model.named_modules()
-        if isinstance(part, nn.ModuleList)
-        and len(part) == count
-        and name.rpartition(".")[2] in ("layer", "layers", "h")
+        for name, part in lists.items()
+        if len(part) == count and name.rpartition(".")[2] in ("layer", "layers", "h")
     ]
     if len(found) != 1:
         raise InvalidInput(f"{type(model).__name__} has {len(found)} stacks of {count} layers, not one")

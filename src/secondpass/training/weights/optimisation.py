@@ -99,14 +99,24 @@ def make_schedule(scheduler: Any, optimizer: Optimizer, warmup_steps: int, total
         raise InvalidInput(f"Unknown scheduler {scheduler}: it is none of {', '.join(SCHEDULES)}")
     if name != "constantlr" and warmup_steps >= total_steps:
         reached = max(0, total_steps - 1) / max(1, warmup_steps)
-        logger.warning(
+        message = (
             "warmup_steps=%d is no less than the run's %d steps: it never leaves warm-up, and the learning rate "
-            "reaches %.2g of the one asked for",
-            warmup_steps,
-            total_steps,
-            reached,
+            "reaches %.2g of the one asked for"
         )
-    return _maker(name, warmup_steps, total_steps)(optimizer)
+        logger.warning(message, warmup_steps, total_steps, reached)
+    # transformers.optimization takes a while to import, and only training needs it
+    from transformers import optimization
+
+    if name == "constantlr":
+        return optimization.get_constant_schedule(optimizer)
+    if name == "warmupconstant":
+        return optimization.get_constant_schedule_with_warmup(optimizer, warmup_steps)
+    with_warmup: dict[str, Callable[[Optimizer, int, int], Any]] = {
+        "warmuplinear": optimization.get_linear_schedule_with_warmup,
+        "warmupcosine": optimization.get_cosine_schedule_with_warmup,
+        "warmupcosinewithhardrestarts": optimization.get_cosine_with_hard_restarts_schedule_with_warmup,
+    }
+    return with_warmup[name](optimizer, warmup_steps, total_steps)
 
 
 class StretchedSchedule:
@@ -150,22 +160,6 @@ def _given(scheduler: Any, optimizer: Optimizer) -> Any:
     return scheduler
 
 
-def _maker(name: str, warmup_steps: int, total_steps: int) -> Callable[[Optimizer], Any]:
-    # transformers.optimization takes a while to import, and only training needs it
-    from transformers import optimization
-
-    with_warmup: dict[str, Callable[[Optimizer, int, int], Any]] = {
-        "warmuplinear": optimization.get_linear_schedule_with_warmup,
-        "warmupcosine": optimization.get_cosine_schedule_with_warmup,
-        "warmupcosinewithhardrestarts": optimization.get_cosine_with_hard_restarts_schedule_with_warmup,
-    }
-    if name == "constantlr":
-        return optimization.get_constant_schedule
-    if name == "warmupconstant":
-        return lambda optimizer: optimization.get_constant_schedule_with_warmup(optimizer, warmup_steps)
-    return lambda optimizer: with_warmup[name](optimizer, warmup_steps, total_steps)
-
-
 class WeightAverages:
     """Averages of the weights that are trainable when it is made, in float32 on their device.
 
@@ -186,11 +180,8 @@ class WeightAverages:
         if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay < 1:
             raise InvalidInput(f"decay={decay!r} is not a number between 0 and 1")
         self.decay = float(decay)
-        self._weights = {
-            name: weight
-            for name, weight in model.named_parameters()
-            if weight.requires_grad and weight.is_floating_point()
-        }
+        named = model.named_parameters()
+        self._weights = {name: weight for name, weight in named if weight.requires_grad and weight.is_floating_point()}
         if not self._weights:
             raise InvalidInput("the model has no trainable weights: there is nothing to average")
         self._averages = {
@@ -266,10 +257,8 @@ class WeightAverages:
         for name, average in self._averages.items():
             given = tensors[name]
             if given.shape != average.shape or given.dtype != average.dtype:
-                raise CheckpointError(
-                    f"the average of {name} is {given.dtype} {list(given.shape)} in the checkpoint, "
-                    f"{average.dtype} {list(average.shape)} in the model"
-                )
+                there, here = (f"{tensor.dtype} {list(tensor.shape)}" for tensor in (given, average))
+                raise CheckpointError(f"the average of {name} is {there} in the checkpoint, {here} in the model")
         for name, average in self._averages.items():
             average.copy_(tensors[name])
 
@@ -322,7 +311,6 @@ class BestWeights:
             self._model.load_state_dict(self.weights)
 
 
-# ---- Weights of several runs to one set
 def mean_weights(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The mean of the weights of several runs from one start, float32: often better than any of them.
 
@@ -376,6 +364,5 @@ def _refuse_other_names(states: Sequence[Mapping[str, torch.Tensor]]) -> None:
         found = {name: tuple(weight.shape) for name, weight in state.items()}
         other = next((name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)), None)
         if other is not None:
-            raise InvalidInput(
-                f"states[{number}]: {other} is {found.get(other, 'absent')}, in states[0] {shapes.get(other, 'absent')}"
-            )
+            there, first = (known.get(other, "absent") for known in (found, shapes))
+            raise InvalidInput(f"states[{number}]: {other} is {there}, in states[0] {first}")
