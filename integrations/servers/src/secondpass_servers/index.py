@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,6 @@ from secondpass_servers.contract import (
     Entry,
     IndexingError,
     Outcome,
-    SearchedIndex,
     SearchEngine,
     ServerAway,
     TooBusy,
@@ -143,11 +142,20 @@ class OpenedIndex(ABC):
         """Turns what the client raises inside into errors of ours."""
 
 
-class ClientIndex(OpenedIndex):
-    """An index to search: a `SearchedIndex` but for `nearest`, which each engine writes in its own way."""
+class SearchedIndex(OpenedIndex):
+    """An index to search. Its methods raise no error of a client: each is a `SecondPassError`."""
+
+    @abstractmethod
+    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
+        """What a body has to have so that the `depth` documents nearest to `vector` are found."""
 
     def hits(self, body: Mapping[str, Any], index: str | None = None) -> list[dict[str, Any]]:
-        """As `SearchedIndex.hits`."""
+        """Search, `index` instead of this one if given; a shard that does not answer fails it: half is not the whole.
+
+        Raises:
+            InvalidInput: the server refuses the search (no such index, other dims).
+            SecondPassError: it cannot be reached, or does not answer as it should.
+        """
         with self._translated():
             answer = self._client.search(
                 index=index or self._index, body=dict(body), allow_partial_search_results=False
@@ -161,7 +169,7 @@ class ClientIndex(OpenedIndex):
         return {name: list(types) for name, types in known.items()}
 
     def field_mapping(self, field: str) -> Mapping[str, Any] | None:
-        """The field's mapping in each index; None if this user may not ask."""
+        """What GET /INDEX/_mapping/field/FIELD answers; None if this user may not ask."""
         with self._translated():
             try:
                 return dict(self._client.indices.get_field_mapping(index=self._index, fields=field))
@@ -172,10 +180,7 @@ class ClientIndex(OpenedIndex):
 
 
 class ClientSink(OpenedIndex):
-    """An index to write to: an `EmbeddingSink`, whose methods say what they raise.
-
-    The client's own retries are off.
-    """
+    """An index to write to: a `Sink`, whose methods say what they raise. The client's own retries are off."""
 
     def identity(self) -> str:
         """The index's UUID; a name that stands for several is refused."""
@@ -224,9 +229,30 @@ class ClientSink(OpenedIndex):
             return int(self._client.count(index=self._index)["count"])
 
     def field_mapping(self, field: str) -> Mapping[str, Any]:
-        """The field's mapping in the index."""
+        """What GET /INDEX/_mapping/field/FIELD answers."""
         with self._translated():
             return dict(self._client.indices.get_field_mapping(index=self._index, fields=field))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAccess:
+    """An engine, and an index of it opened for searching or writing: (--url or None, seconds, index) -> context."""
+
+    engine: SearchEngine
+    searched: Callable[[str | None, float, str], AbstractContextManager[SearchedIndex]]
+    sink: Callable[[str | None, float, str], AbstractContextManager[ClientSink]]
+
+
+def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
+    """A field that is not there finds nothing, and no engine says so.
+
+    Raises:
+        InvalidInput: there is no such index, or it has not got one of the fields.
+    """
+    known = index.known_fields(fields)
+    missing = [name for name in fields if name not in known]
+    if missing:
+        raise InvalidInput(f"{index.name} has no field {', '.join(missing)}: name the field that has the text")
 
 
 def indexing_error(line: str, status: object, after: float | None = None) -> IndexingError:

@@ -5,12 +5,12 @@ YAML names this module: its name is public API.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 from haystack import Document, component
 from haystack_integrations.common.secondpass import parameters
+from haystack_integrations.common.secondpass.model_lifecycle import in_thread
 from haystack_integrations.components.evaluators.secondpass.labelled_queries import LabelledSet, folder_of
 
 from secondpass.corpora import read_corpus
@@ -112,10 +112,7 @@ class LabelledCandidates(LabelledSet):
             "documents": [[_scored(contents[document], score) for document, score in found[query]] for query in texts],
         }
 
-    @component.output_types(**OUTPUTS)
-    async def run_async(self) -> dict[str, Any]:
-        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
-        return await asyncio.to_thread(self.run)
+    run_async = in_thread(run)
 
     def _candidates(self) -> tuple[dict[str, Document], Found]:
         """Every document by its id, and what is found; two threads that ask first both read, and find the same."""
