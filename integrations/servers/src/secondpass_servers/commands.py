@@ -18,9 +18,9 @@ from secondpass_servers.contract import DocumentsRefused, SearchEngine
 from secondpass_servers.index import (
     CONTENT,
     EMBEDDING,
-    ClientSink,
     EngineAccess,
     SearchedIndex,
+    Sink,
     check_vector_field,
     mappings_in,
     mappings_of,
@@ -150,7 +150,7 @@ def summary(report: IndexingReport, name: str) -> list[str]:
     return [first, *(f"  {count} {what}" for what, count in counts.items() if count)]
 
 
-def run_index(engine: SearchEngine, sink: ClientSink, request: IndexingRequest, embedder: str | None) -> None:
+def run_index(engine: SearchEngine, sink: Sink, request: IndexingRequest, embedder: str | None) -> None:
     """Index a corpus; embeddings that the index does not take are refused before the first document.
 
     Raises:

@@ -5,9 +5,9 @@ Errors of writing are `IndexingError` and its kinds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from secondpass.errors import SecondPassError
 
@@ -98,48 +98,3 @@ class Outcome:
     def indexed(self) -> bool:
         """Whether the engine acknowledged it."""
         return not self.reason
-
-
-class Sink(Protocol):
-    """One index of one engine. Every method may be called from several threads at once.
-
-    No method retries: back-off and smaller batches are the caller's. Turn the client's own retries off.
-    Each method may raise the errors of `secondpass_servers.contract` and lets no error of a client through.
-    """
-
-    @property
-    def name(self) -> str:
-        """Engine, host and index for messages, without credentials: "Elasticsearch http://127.0.0.1:9200/docs"."""
-        ...
-
-    def identity(self) -> str:
-        """What tells this index from another of the same name (its UUID): a journal goes on with the same one only.
-
-        Raises:
-            IndexingError: there is no such index, or it may not be read.
-        """
-        ...
-
-    def write(self, batch: Sequence[Entry]) -> Sequence[Outcome]:
-        """Index every entry under its id, over what may be there, with one request; no refresh.
-
-        Returns:
-            An outcome for each entry, in the order of the batch.
-
-        Raises:
-            ServerAway, TooBusy, BatchTooLarge: the request as a whole failed and may be tried again.
-            IndexingError: the request as a whole failed and will fail again.
-        """
-        ...
-
-    def present(self, ids: Sequence[str]) -> set[str]:
-        """Those of `ids` (at most 1,000) that the index holds now, without waiting for a refresh (mget, no source)."""
-        ...
-
-    def settle(self) -> None:
-        """Make what was written searchable and durable (refresh and flush)."""
-        ...
-
-    def count(self) -> int:
-        """How many documents a search finds (after `settle`: all)."""
-        ...

@@ -179,11 +179,18 @@ class SearchedIndex(OpenedIndex):
         return None
 
 
-class ClientSink(OpenedIndex):
-    """An index to write to: a `Sink`, whose methods say what they raise. The client's own retries are off."""
+class Sink(OpenedIndex):
+    """An index to write to. Every method may be called from several threads at once.
+
+    No method retries: back-off and smaller batches are the caller's, and the client's own retries are off.
+
+    Raises:
+        ServerAway, TooBusy, BatchTooLarge: the request as a whole failed and may be tried again.
+        IndexingError: it will fail again. No error of a client comes through.
+    """
 
     def identity(self) -> str:
-        """The index's UUID; a name that stands for several is refused."""
+        """The index's UUID: a journal goes on with the same one only. A name that stands for several is refused."""
         with self._translated():
             found = self._client.indices.get_settings(index=self._index, name="index.uuid", flat_settings=True)
         if len(found) != 1:
@@ -192,7 +199,7 @@ class ClientSink(OpenedIndex):
         return str(settings["settings"]["index.uuid"])
 
     def write(self, batch: Sequence[Entry]) -> list[Outcome]:
-        """Index every entry over what may be there, with one bulk request; an outcome for each, in order."""
+        """Index every entry over what may be there, in one bulk request, no refresh; an outcome for each, in order."""
         if not batch:
             return []
         lines: list[Mapping[str, Any]] = []
@@ -205,7 +212,7 @@ class ClientSink(OpenedIndex):
         return [outcome_of(entry.id, item["index"]) for entry, item in zip(batch, items, strict=True)]
 
     def present(self, ids: Sequence[str]) -> set[str]:
-        """Those of `ids` that the index holds, whether or not a search finds them yet."""
+        """Those of `ids` (at most 1,000) that the index holds, whether or not a search finds them yet."""
         if not ids:
             return set()
         with self._translated():
@@ -224,7 +231,7 @@ class ClientSink(OpenedIndex):
                     raise ServerAway(f"{self.name}: {failed} shards do not answer")
 
     def count(self) -> int:
-        """How many documents a search finds."""
+        """How many documents a search finds (after `settle`: all)."""
         with self._translated():
             return int(self._client.count(index=self._index)["count"])
 
@@ -240,7 +247,7 @@ class EngineAccess:
 
     engine: SearchEngine
     searched: Callable[[str | None, float, str], AbstractContextManager[SearchedIndex]]
-    sink: Callable[[str | None, float, str], AbstractContextManager[ClientSink]]
+    sink: Callable[[str | None, float, str], AbstractContextManager[Sink]]
 
 
 def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from secondpass.errors import DeadlineExceeded, InvalidInput, SecondPassError
 from secondpass.lazy import optional
 from secondpass_servers import answers
 from secondpass_servers.contract import IndexingError, SearchEngine, ServerAway
-from secondpass_servers.index import ClientSink, EngineAccess, IndexLayout, SearchedIndex, indexing_error
+from secondpass_servers.index import EngineAccess, IndexLayout, SearchedIndex, Sink, indexing_error
 from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ class ElasticsearchIndex(SearchedIndex):
         return spoken(self._server)
 
 
-class ElasticsearchSink(ClientSink):
+class ElasticsearchSink(Sink):
     """One index or alias to write to; `server` is an address."""
 
     engine = ELASTICSEARCH
@@ -291,7 +291,7 @@ def searched(url: str | None, timeout: float, index: str) -> Iterator[SearchedIn
 
 
 @contextmanager
-def sink(url: str | None, timeout: float, index: str) -> Iterator[ClientSink]:
+def sink(url: str | None, timeout: float, index: str) -> Iterator[Sink]:
     """An index to write to; its client is closed at the end. Raises as `session`."""
     with session(url, timeout) as (client, server):
         yield ElasticsearchSink(client, server, index)

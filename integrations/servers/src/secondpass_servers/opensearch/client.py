@@ -14,7 +14,7 @@ from secondpass.errors import DeadlineExceeded, InvalidInput, SecondPassError
 from secondpass.lazy import optional
 from secondpass_servers import answers
 from secondpass_servers.contract import SearchEngine, ServerAway
-from secondpass_servers.index import ClientSink, EngineAccess, IndexLayout, SearchedIndex, indexing_error
+from secondpass_servers.index import EngineAccess, IndexLayout, SearchedIndex, Sink, indexing_error
 from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
 
 __all__ = ["Server", "opened"]
@@ -262,7 +262,7 @@ class OpenSearchIndex(SearchedIndex):
         return speaking_to(self._server)
 
 
-class OpenSearchSink(ClientSink):
+class OpenSearchSink(Sink):
     """One index or alias to write to."""
 
     engine = OPENSEARCH
@@ -308,7 +308,7 @@ def searched(url: str | None, timeout: float, index: str) -> Iterator[SearchedIn
 
 
 @contextmanager
-def sink(url: str | None, timeout: float, index: str) -> Iterator[ClientSink]:
+def sink(url: str | None, timeout: float, index: str) -> Iterator[Sink]:
     """An index to write to; its client is closed at the end. Raises as `searched`."""
     with closing(OpenSearchSink(Server.from_environment(url=url, timeout=timeout), index)) as made:
         yield made
