@@ -58,12 +58,10 @@ class LabelledCandidates(LabelledSet):
     ) -> None:
         """Check and keep the parameters; files are read by `warm_up` or the first `run`.
 
-        :param dataset: A folder in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, gzip accepted), or
-            "secondpass/demo" for the small one that comes with the package.
+        :param dataset: A folder, as `LabelledQueries` takes it, with its corpus.jsonl.
         :param split: Which judgements of the folder.
-        :param queries: Instead of a folder, a file of queries: .jsonl (_id, text), .tsv (id, text) or .txt.
-        :param qrels: A file of judgements (BEIR, TREC or JSON Lines). Needed with `queries`; with `dataset` it is read
-            in place of the split's.
+        :param queries: Instead of a folder, a file of queries, as `LabelledQueries` takes it.
+        :param qrels: A file of judgements, as `LabelledQueries` takes it.
         :param corpus: A file of documents (JSON Lines), or a BEIR folder. Needed with `queries`; with `dataset` it is
             read in place of the folder's.
         :param top_k: How many documents BM25 finds for each query, at most.
