@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from starlette.requests import Request
@@ -21,7 +21,7 @@ from secondpass.scoring import Scored
 from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem, client_gone, invalid, late
 from secondpass.serving.settings import Settings
-from secondpass.serving.shapes import Answer, Work, indices
+from secondpass.serving.shapes import Answer, Shape, Work, indices
 from secondpass.serving.telemetry import Admission, Metrics, facts_of
 from secondpass.text import is_blank, readable
 
@@ -139,18 +139,6 @@ def _answer(served: Served, work: Work, scored: Scored) -> Answer:
 JSON = "application/json"
 # Headers are lines, and proxies refuse long ones.
 LONGEST_HEADER = 1000
-
-
-class Shape(Protocol):
-    """A body of one of the APIs."""
-
-    def work(self) -> Work:
-        """The pairs to score."""
-        ...
-
-    def render(self, answer: Answer, request_id: str) -> str:
-        """The answer as JSON."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,13 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from pathlib import Path
 
-from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import Precision, checked_precision
+from secondpass.lazy import optional
 from secondpass.text import positive_int
 
-# ---- API keys: from the environment or a file, never from the command line, compared in constant time.
 VARIABLE = "SECONDPASS_API_KEYS"
 SHORTEST = 16
 SCHEME = "bearer"
@@ -190,7 +189,4 @@ def require_libraries() -> None:
         MissingExtra: a library of the extra is not installed.
     """
     for name in ("fastapi", "prometheus_client", "uvicorn"):
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise MissingExtra(f'{name} is not installed: pip install "secondpass[serve]"') from error
+        optional(name, name, "serve")

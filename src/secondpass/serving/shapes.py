@@ -402,6 +402,9 @@ class TextsResponse(RootModel[list[TextRank]]):
     """Texts, best first."""
 
 
+Shape = RerankRequest | ScoreRequest | RankingRequest | TextsRequest
+
+
 def shape_of(body: Any) -> str:
     """Which of the two shapes a body of /rerank has."""
     return "texts-shape" if isinstance(body, dict) and "texts" in body else "documents-shape"

@@ -21,13 +21,11 @@ from secondpass_servers.contract import (
     Entry,
     IndexingError,
     Outcome,
-    SearchedIndex,
     ServerAway,
-    Sink,
     TooBusy,
 )
 from secondpass_servers.elasticsearch.client import ElasticsearchIndex, ElasticsearchSink, create_index, creation
-from secondpass_servers.index import IndexLayout
+from secondpass_servers.index import IndexLayout, SearchedIndex, Sink
 from tests.secondpass_servers.elasticsearch.conftest import invoke, only_line
 from tests.secondpass_servers.elasticsearch.live_app import serving
 from tests.small_collection import write_beir

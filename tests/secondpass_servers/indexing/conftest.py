@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from secondpass_servers.contract import Sink
+from secondpass_servers.index import Sink
 from secondpass_servers.indexing.entries import Embedding, IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingReport, IndexingRequest, index_corpus

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from secondpass.corpora import read_corpus
-from secondpass_servers.contract import ServerAway, Sink
+from secondpass_servers.contract import ServerAway
+from secondpass_servers.index import Sink
 from secondpass_servers.indexing.entries import IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingReport, IndexingRequest, index_corpus

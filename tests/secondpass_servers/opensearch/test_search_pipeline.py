@@ -22,7 +22,6 @@ from secondpass_servers.opensearch.search_pipeline import (
     NOTES,
     PRIVATE,
     TRUSTED,
-    RerankPipeline,
     Trust,
     check,
     connect,
@@ -252,7 +251,7 @@ def test_address_and_key_can_change(server: Server, live: Live, connection: str,
             check(server, first, wrong)
         assert "not-the-key" not in str(caught.value)
         right = RerankService(f"{other.url}/v1/rerank", KEY)
-        assert connect(server, connection, right, ["content"]).model_id == first.model_id
+        assert connect(server, connection, right, ["content"]) == first
         check(server, first, right)
     assert at(live).pattern not in trusted(server).trusted
     assert right.pattern in trusted(server).trusted
@@ -373,7 +372,7 @@ def test_a_dead_server() -> None:
     for call in (
         lambda: connect(server, "x", service, ["content"]),
         lambda: disconnect(server, "x"),
-        lambda: check(server, RerankPipeline("x", "y"), service),
+        lambda: check(server, "y", service),
     ):
         with pytest.raises(SecondPassError, match="cannot be reached"):
             call()
@@ -382,7 +381,7 @@ def test_a_dead_server() -> None:
 def test_the_query_survives_a_shell_and_holds_no_secret() -> None:
     """Quotes in the text are quoted; the password stays a variable."""
     server = Server.from_environment({"OPENSEARCH_URL": "https://joe:secret@h:9200"})
-    command = ready_query(server, RerankPipeline("p", "m"), "docs", 'it\'s "so"', ["title", "content"])
+    command = ready_query(server, "p", "docs", 'it\'s "so"', ["title", "content"])
     words = shlex.split(command.replace("\\\n", " "))
     body = json.loads(words[-1])
     assert body["ext"]["rerank"]["query_context"]["query_text"] == 'it\'s "so"'

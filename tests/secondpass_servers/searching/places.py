@@ -11,8 +11,8 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from secondpass.cli import app
-from secondpass_servers.contract import SearchedIndex, SearchEngine
-from secondpass_servers.index import IndexLayout
+from secondpass_servers.contract import SearchEngine
+from secondpass_servers.index import IndexLayout, SearchedIndex
 from secondpass_servers.requests import ApiRequest
 
 NOBODY = "http://127.0.0.1:1"

@@ -18,7 +18,6 @@ from secondpass.cli.output import Format
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass_servers.commands import (
-    TwoPassRequest,
     embedding_of,
     length_of,
     notes,
@@ -266,10 +265,10 @@ def test_a_search_by_words_loads_no_embedder(place: Place, tiny: CrossEncoder) -
     """And one by embeddings refuses an index without them before any model is loaded."""
     index = place.create()
     place.fill({"a": {"content": "a cat"}})
-    answer = run_search(index, TwoPassRequest(FirstPass("cat"), None, lambda: tiny, 5, 32, passages=True))
+    answer = run_search(index, FirstPass("cat"), lambda: tiny, top_k=5, passages=True)
     assert [(hit.candidate.id, hit.passage) for hit in answer.hits] == [("a", "a cat")]
     with pytest.raises(InvalidInput, match="has no field embedding"):
-        run_search(index, TwoPassRequest(FirstPass("cat", bm25=False), "no/model", never, 5, 32, passages=False))
+        run_search(index, FirstPass("cat", bm25=False), never, "no/model", top_k=5)
 
 
 FOUND = Candidate("articles", "a/ü", "line\u2028end 😀\nmore", 7, {"bm25": 1.5, "dense": 0.25})

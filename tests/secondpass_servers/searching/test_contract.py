@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass_servers.contract import EngineAccess, require_fields
-from secondpass_servers.index import LONGEST_KEYWORD, IndexLayout, check_vector_field, mappings_of
+from secondpass_servers.index import (
+    LONGEST_KEYWORD,
+    EngineAccess,
+    IndexLayout,
+    check_vector_field,
+    mappings_of,
+    require_fields,
+)
 from tests.secondpass_servers.searching.places import Place
 
 

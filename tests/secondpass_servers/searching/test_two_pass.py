@@ -10,7 +10,7 @@ import pytest
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass_servers import two_pass
-from secondpass_servers.contract import SearchedIndex
+from secondpass_servers.index import SearchedIndex
 from secondpass_servers.two_pass import (
     CHARACTERS,
     MAX_CLAUSES,

@@ -69,13 +69,9 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         missing = not_indexed(pipeline, asked.asked) if request.indexed else 0
         passes, notes = Passes(search.stages), Notes()
         progress = stack.enter_context(progress_bars())
-        partial = partial_results(asked, file, found)
-        if partial is not None:
-            stack.enter_context(partial)
+        partial = stack.enter_context(partial_results(asked, file, found))
         answers = passes.watch(notes.watch(query_results(asked, search, found, partial, progress)))
         ResultWriter(request.output, asked.form, {}).write(answers, list)
-        if partial is not None:
-            partial.remove()
     *first, second = passes.runs()
     texts = asked.asked.texts
     judged = queries.qrels or Qrels({})

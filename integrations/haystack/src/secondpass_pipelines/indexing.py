@@ -41,14 +41,7 @@ if TYPE_CHECKING:
 BATCH = 64
 TEXT_EMBEDDER = "TextEmbedder"
 DOCUMENT_EMBEDDER = "DocumentEmbedder"
-
-
-@dataclass(frozen=True, slots=True)
-class Inlet:
-    """Where documents enter a pipeline whose reader was taken out: the sockets that the reader fed, and the reader."""
-
-    sockets: tuple[tuple[str, str], ...]
-    reader: CorpusReader
+Sockets = tuple[tuple[str, str], ...]
 
 
 def run_index(pipeline_name: str, corpus: Path, index: str | None, add: bool, batch: int) -> None:
@@ -63,7 +56,7 @@ def run_index(pipeline_name: str, corpus: Path, index: str | None, add: bool, ba
     file = pipeline_file(pipeline_name)
     pipeline = load_pipeline(file, index=index)
     try:
-        inlet = without_reader(pipeline, file)
+        reader, sockets = without_reader(pipeline, file)
         stores = document_stores(pipeline)
         if not stores:
             raise InvalidInput(f"{file}: no component of the pipeline has a document store")
@@ -73,7 +66,7 @@ def run_index(pipeline_name: str, corpus: Path, index: str | None, add: bool, ba
                 refuse_filled(server_stores(pipeline))
             pipeline.warm_up()
         began = time.perf_counter()
-        _run_batches(pipeline, inlet, corpus, batch, found.documents)
+        _run_batches(pipeline, sockets, map(reader.document, read_corpus(corpus)), batch, found.documents)
         seconds = time.perf_counter() - began
         with told_in_one_line(pipeline):
             missing = max(absent(store, (document.id for document in read_corpus(corpus))) for store in stores)
@@ -87,8 +80,8 @@ def run_index(pipeline_name: str, corpus: Path, index: str | None, add: bool, ba
     console.print(f"{found.documents} documents indexed in {seconds:.1f} s, {speed:.0f} documents a second: {names}")
 
 
-def without_reader(pipeline: Pipeline, file: Path) -> Inlet:
-    """Take the CorpusReader out of a pipeline and return where it fed documents in.
+def without_reader(pipeline: Pipeline, file: Path) -> tuple[CorpusReader, Sockets]:
+    """Take the CorpusReader out of a pipeline and return it with the sockets that it fed.
 
     Raises:
         InvalidInput: there is no reader, or more than one, or another component waits for something from outside.
@@ -104,17 +97,17 @@ def without_reader(pipeline: Pipeline, file: Path) -> Inlet:
         for socket, described in inputs.items():
             if described["is_mandatory"] and (component, socket) not in sockets:
                 raise InvalidInput(f"{file}: component {component!r} needs {socket!r}, which indexing has not got")
-    return Inlet(sockets, reader)
+    return reader, sockets
 
 
-def _run_batches(pipeline: Pipeline, inlet: Inlet, corpus: Path, size: int, total: int) -> None:
+def _run_batches(pipeline: Pipeline, sockets: Sockets, documents: Iterable[Document], size: int, total: int) -> None:
     written = 0
     with progress_bars() as progress:
         bar = progress.add_task("Indexing", total=total)
-        for batch in batches(map(inlet.reader.document, read_corpus(corpus)), size):
+        for batch in batches(documents, size):
             try:
                 with told_in_one_line(pipeline):
-                    pipeline.run(inputs_to(inlet.sockets, batch))
+                    pipeline.run(inputs_to(sockets, batch))
             except SecondPassError as error:
                 raise SecondPassError(f"{error}; {written} of {total} documents were written before") from error
             written += len(batch)
@@ -170,11 +163,8 @@ def fill(
     with told_in_one_line(pipeline):
         if not (found.add or continued):
             refuse_filled(server_stores(pipeline))
-        index(
-            pipeline,
-            _with_column_ids(documents) if columns else documents,
-            lambda count: progress.advance(bar, count),
-        )
+        checked = _with_column_ids(documents) if columns else documents
+        index(pipeline, checked, lambda count: progress.advance(bar, count))
 
 
 def _with_column_ids(documents: Iterator[CorpusDocument]) -> Iterator[CorpusDocument]:

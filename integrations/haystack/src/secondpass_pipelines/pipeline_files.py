@@ -13,7 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secondpass.errors import InvalidInput, MissingExtra, SecondPassError
+from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.lazy import optional
 from secondpass_pipelines.stores import point_stores
 
 if TYPE_CHECKING:
@@ -163,7 +164,4 @@ def need_haystack() -> None:
         MissingExtra: it is not installed.
     """
     os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "false")
-    try:
-        import haystack  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtra('Haystack is not installed: pip install "secondpass[haystack]"') from error
+    optional("haystack", "Haystack", "haystack")

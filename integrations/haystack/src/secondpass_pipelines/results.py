@@ -79,11 +79,6 @@ class QueryResult:
         )
 
 
-def ids(ranking: Iterable[RankedDocument]) -> list[str]:
-    """Ids in order."""
-    return [document.id for document in ranking]
-
-
 def _plain(ranking: tuple[RankedDocument, ...], texts: bool) -> list[dict[str, Any]]:
     return [
         {
@@ -175,7 +170,7 @@ class Judge:
             self._ms.setdefault(stage, []).append(answer.ms[stage])
             top = self._runs.setdefault(stage, {})
             if answer.query_id in self._qrels:
-                top[answer.query_id] = ids(ranking[:CUTOFF])
+                top[answer.query_id] = [document.id for document in ranking[:CUTOFF]]
 
     def watch(self, answers: Iterable[QueryResult], last: str) -> Iterator[QueryResult]:
         """Pass answers on and take each into account."""

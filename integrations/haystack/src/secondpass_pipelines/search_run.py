@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -97,19 +97,14 @@ def run_search(request: PipelineSearch) -> None:
         search = searcher(pipeline, request.depth, request.top_k)
         found = collection(pipeline, request.corpus, request.add)
         progress = stack.enter_context(progress_bars())
-        partial = partial_results(request, file, found)
-        if partial is not None:
-            stack.enter_context(partial)
+        partial = stack.enter_context(partial_results(request, file, found))
         head = {"pipeline": str(file), "corpus": str(request.corpus or found.identity)}
         writer = ResultWriter(request.output, request.form, head)
-        answers = query_results(request, search, found, partial, progress)
         notes = Notes()
-        answers = notes.watch(answers)
+        answers = notes.watch(query_results(request, search, found, partial, progress))
         if judge is not None:
             answers = judge.watch(answers, search.stages.last)
         writer.write(answers, lambda: [] if judge is None else judge.figures())
-        if partial is not None:
-            partial.remove()
         shallow = search.shallow()
     notes.show()
     if shallow:
@@ -158,8 +153,9 @@ def _show(judge: Judge, last: str, asked: int, to_stderr: bool) -> None:
     console.print(f"Means over {judge.judged} judged queries of {asked}.")
 
 
-def partial_results(request: PipelineSearch, file: Path, found: Collection) -> Journal | None:
-    """Open OUTPUT.partial, which keeps results as they come; None if they go to stdout.
+@contextmanager
+def partial_results(request: PipelineSearch, file: Path, found: Collection) -> Iterator[Journal | None]:
+    """Open OUTPUT.partial, which keeps results as they come and goes when they are whole; None if they go to stdout.
 
     It is continued only if everything that decides what a result is is equal to what it was begun with.
 
@@ -167,7 +163,8 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> J
         InvalidInput: another process writes it, or it was begun with other settings or by another program.
     """
     if request.output is None:
-        return None
+        yield None
+        return
     settings = {
         "pipeline": hashlib.sha256(file.read_bytes()).hexdigest(),
         "corpus": found.identity,
@@ -185,7 +182,9 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> J
         return f"was begun {what}; delete it, or choose another output"
 
     path = request.output.with_name(request.output.name + ".partial")
-    return Journal(path, settings, "another search is writing it", refuse)
+    with Journal(path, settings, "another search is writing it", refuse) as partial:
+        yield partial
+        partial.remove()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +265,9 @@ def run_demo(queries: int | None, rows: int, quiet: bool, as_json: bool, model: 
         titles = {document.id: document.title for document in read_corpus(folder)}
         if shown:
             progress.stop()
-            _introduce(console, len(titles), len(asked.texts))
+            first = f"{len(asked.texts)} queries over {len(titles)} help-centre articles. First pass: BM25."
+            console.print(first, style="bold")
+            console.print(f"Second pass: a cross-encoder reads its top 100 again. {RELEVANT} answers the query.\n")
         answers = []
         for query_id, text in asked.texts.items():
             answer = search.answer(query_id, text)
@@ -274,24 +275,13 @@ def run_demo(queries: int | None, rows: int, quiet: bool, as_json: bool, model: 
             answers.append(answer)
             progress.advance(bar)
             if shown:
-                _show_both(console, answer, titles, qrels.get(answer.query_id, {}), rows)
+                console.print(Text(text, style="bold"))
+                console.print(side_by_side(answer, titles, qrels.get(query_id, {}), rows))
+                console.print()
     if as_json:
         sys.stdout.write(json.dumps(_summary(judge, search, load_seconds, answers), ensure_ascii=False) + "\n")
     else:
         _conclude(console, judge, search, load_seconds)
-
-
-def _introduce(console: Console, documents: int, queries: int) -> None:
-    console.print(f"{queries} queries over {documents} help-centre articles. First pass: BM25.", style="bold")
-    console.print(f"Second pass: a cross-encoder reads its top 100 again. {RELEVANT} answers the query.\n")
-
-
-def _show_both(
-    console: Console, answer: QueryResult, titles: dict[str, str], relevant: Mapping[str, int], rows: int
-) -> None:
-    console.print(Text(answer.query, style="bold"))
-    console.print(side_by_side(answer, titles, relevant, rows))
-    console.print()
 
 
 def _conclude(console: Console, judge: Judge, search: Searcher, load_seconds: float) -> None:

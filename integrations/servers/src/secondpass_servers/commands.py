@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -14,14 +14,23 @@ from rich.markup import escape
 from secondpass.cli import arguments
 from secondpass.cli.output import Format, PipeConsole, print_json_lines, print_table
 from secondpass_servers import options
-from secondpass_servers.contract import DocumentsRefused, EmbeddingSink, EngineAccess, SearchedIndex, SearchEngine
-from secondpass_servers.index import CONTENT, EMBEDDING, check_vector_field, mappings_in, mappings_of
+from secondpass_servers.contract import DocumentsRefused, SearchEngine
+from secondpass_servers.index import (
+    CONTENT,
+    EMBEDDING,
+    EngineAccess,
+    SearchedIndex,
+    Sink,
+    check_vector_field,
+    mappings_in,
+    mappings_of,
+)
 from secondpass_servers.indexing.delivery import Backoff
 from secondpass_servers.indexing.entries import Embedding, IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingCounters, IndexingReport, IndexingRequest, index_corpus
 from secondpass_servers.options import First
-from secondpass_servers.two_pass import FirstPass, Ranks, TwoPassAnswer, TwoPassHit, most_words, two_pass_search
+from secondpass_servers.two_pass import FirstPass, TwoPassAnswer, TwoPassHit, most_words, two_pass_search
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -63,12 +72,7 @@ def embedding_of(model: str, device: str | None = None) -> Embedding:
     from secondpass.biencoder import BiEncoder
 
     encoder = BiEncoder(model, device=device)
-
-    def embed(texts: Sequence[str]) -> list[list[float]]:
-        vectors: list[list[float]] = encoder(texts).tolist()
-        return vectors
-
-    return Embedding(model, embed)
+    return Embedding(model, lambda texts: encoder(texts).tolist())
 
 
 def length_of(embedding: Embedding) -> int:
@@ -146,20 +150,7 @@ def summary(report: IndexingReport, name: str) -> list[str]:
     return [first, *(f"  {count} {what}" for what, count in counts.items() if count)]
 
 
-@dataclass(frozen=True, slots=True)
-class TwoPassRequest:
-    """What the command line of `search` asked for; `embedder` None: embeddings are not searched."""
-
-    first: FirstPass
-    embedder: str | None
-    load: Callable[[], Ranks]
-    top_k: int
-    batch_size: int
-    passages: bool
-    device: str | None = None
-
-
-def run_index(engine: SearchEngine, sink: EmbeddingSink, request: IndexingRequest, embedder: str | None) -> None:
+def run_index(engine: SearchEngine, sink: Sink, request: IndexingRequest, embedder: str | None) -> None:
     """Index a corpus; embeddings that the index does not take are refused before the first document.
 
     Raises:
@@ -178,22 +169,28 @@ def run_index(engine: SearchEngine, sink: EmbeddingSink, request: IndexingReques
     run_indexing(replace(request, embedding=embedding))
 
 
-def run_search(index: SearchedIndex, request: TwoPassRequest) -> TwoPassAnswer:
-    """Search in two passes, the query embedded if embeddings are wanted.
+def run_search(
+    index: SearchedIndex,
+    first: FirstPass,
+    load: Callable[[], CrossEncoder],
+    embedder: str | None = None,
+    device: str | None = None,
+    **ranking: Any,
+) -> TwoPassAnswer:
+    """As `two_pass_search`, the query embedded by the bi-encoder `embedder`; None: embeddings are not searched.
 
     Raises:
         InvalidInput: the index has no field for embeddings of this length, or as `two_pass_search`.
         SecondPassError: as `two_pass_search`.
     """
-    first = request.first
-    if request.embedder is not None:
+    if embedder is not None:
         field = first.vector_field
         mappings = mappings_of(index, field)
         check_vector_field(index.engine, index.name, mappings, field)
-        (vector,) = embedding_of(request.embedder, request.device).embed([first.query])
+        (vector,) = embedding_of(embedder, device).embed([first.query])
         check_vector_field(index.engine, index.name, mappings, field, len(vector))
         first = replace(first, vector=list(vector))
-    return two_pass_search(index, first, request.load, request.top_k, request.batch_size, request.passages)
+    return two_pass_search(index, first, load, **ranking)
 
 
 def show_hits(answer: TwoPassAnswer, form: Format) -> None:
@@ -301,9 +298,9 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         fields = tuple(field or (CONTENT,))
         wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)
         bi_encoder = None if first is First.bm25 else embedder
+        ranking = {"top_k": top_k, "batch_size": batch_size, "passages": passages}
         with access.searched(url, timeout, index) as place:
-            request = TwoPassRequest(wanted, bi_encoder, load, top_k, batch_size, passages, device)
-            answer = run_search(place, request)
+            answer = run_search(place, wanted, load, bi_encoder, device, **ranking)
         show_hits(answer, output)
         show_notes(answer, wanted)
 

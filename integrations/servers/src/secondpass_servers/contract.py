@@ -1,23 +1,15 @@
 """What commands and passes ask of a search server, and what each of the two servers gives.
 
-Errors of writing, each a `SecondPassError`:
-
-IndexingError     also a RuntimeError: the index refuses everything (no right to write, no such index, ...)
-├── DocumentsRefused  some documents are dead letters, all others are indexed
-├── IndexChanged  the index was deleted or made anew on the way
-├── ServerAway    no answer, or one of a proxy or of a server that starts or stops: try again later
-├── TooBusy       429: the server wants less; try again later with smaller batches
-└── BatchTooLarge 413: one request held more bytes than the server takes; try again with half of them
+Errors of writing are `IndexingError` and its kinds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.errors import SecondPassError
 
 
 class IndexingError(SecondPassError, RuntimeError):
@@ -77,53 +69,6 @@ class SearchEngine:
         return f"{self.title} {address}"
 
 
-class SearchedIndex(Protocol):
-    """One index or alias of one server. Its methods raise no error of a client: each is a `SecondPassError`."""
-
-    @property
-    def engine(self) -> SearchEngine:
-        """Which engine it is."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Engine, server and index for messages, without credentials."""
-        ...
-
-    def hits(self, body: Mapping[str, Any], index: str | None = None) -> list[dict[str, Any]]:
-        """Search, `index` instead of this one if given; a shard that does not answer fails it: half is not the whole.
-
-        Raises:
-            InvalidInput: the server refuses the search (no such index, other dims).
-            SecondPassError: it cannot be reached, or does not answer as it should.
-        """
-        ...
-
-    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
-        """What a body has to have so that the `depth` documents nearest to `vector` are found."""
-        ...
-
-    def known_fields(self, fields: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        """Types of those of `fields` that the index has."""
-        ...
-
-    def field_mapping(self, field: str) -> Mapping[str, Any] | None:
-        """What GET /INDEX/_mapping/field/FIELD answers; None if this user may not ask."""
-        ...
-
-
-def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
-    """A field that is not there finds nothing, and no engine says so.
-
-    Raises:
-        InvalidInput: there is no such index, or it has not got one of the fields.
-    """
-    known = index.known_fields(fields)
-    missing = [name for name in fields if name not in known]
-    if missing:
-        raise InvalidInput(f"{index.name} has no field {', '.join(missing)}: name the field that has the text")
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A document as it goes into an index: `source` is plain JSON values, `size` its bytes as a bulk line (UTF-8)."""
@@ -153,69 +98,3 @@ class Outcome:
     def indexed(self) -> bool:
         """Whether the engine acknowledged it."""
         return not self.reason
-
-
-class Sink(Protocol):
-    """One index of one engine. Every method may be called from several threads at once.
-
-    No method retries: back-off and smaller batches are the caller's. Turn the client's own retries off.
-    Each method may raise the errors of `secondpass_servers.contract` and lets no error of a client through.
-    """
-
-    @property
-    def name(self) -> str:
-        """Engine, host and index for messages, without credentials: "Elasticsearch http://127.0.0.1:9200/docs"."""
-        ...
-
-    def identity(self) -> str:
-        """What tells this index from another of the same name (its UUID): a journal goes on with the same one only.
-
-        Raises:
-            IndexingError: there is no such index, or it may not be read.
-        """
-        ...
-
-    def write(self, batch: Sequence[Entry]) -> Sequence[Outcome]:
-        """Index every entry under its id, over what may be there, with one request; no refresh.
-
-        Returns:
-            An outcome for each entry, in the order of the batch.
-
-        Raises:
-            ServerAway, TooBusy, BatchTooLarge: the request as a whole failed and may be tried again.
-            IndexingError: the request as a whole failed and will fail again.
-        """
-        ...
-
-    def present(self, ids: Sequence[str]) -> set[str]:
-        """Those of `ids` (at most 1,000) that the index holds now, without waiting for a refresh (mget, no source)."""
-        ...
-
-    def settle(self) -> None:
-        """Make what was written searchable and durable (refresh and flush)."""
-        ...
-
-    def count(self) -> int:
-        """How many documents a search finds (after `settle`: all)."""
-        ...
-
-
-class EmbeddingSink(Sink, Protocol):
-    """A sink that can tell what a field of its index takes."""
-
-    def field_mapping(self, field: str) -> Mapping[str, Any]:
-        """What GET /INDEX/_mapping/field/FIELD answers.
-
-        Raises:
-            IndexingError: as the sink's other methods.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class EngineAccess:
-    """An engine, and an index of it opened for searching or writing: (--url or None, seconds, index) -> context."""
-
-    engine: SearchEngine
-    searched: Callable[[str | None, float, str], AbstractContextManager[SearchedIndex]]
-    sink: Callable[[str | None, float, str], AbstractContextManager[EmbeddingSink]]

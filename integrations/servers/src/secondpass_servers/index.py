@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,6 @@ from secondpass_servers.contract import (
     Entry,
     IndexingError,
     Outcome,
-    SearchedIndex,
     SearchEngine,
     ServerAway,
     TooBusy,
@@ -143,11 +142,20 @@ class OpenedIndex(ABC):
         """Turns what the client raises inside into errors of ours."""
 
 
-class ClientIndex(OpenedIndex):
-    """An index to search: a `SearchedIndex` but for `nearest`, which each engine writes in its own way."""
+class SearchedIndex(OpenedIndex):
+    """An index to search. Its methods raise no error of a client: each is a `SecondPassError`."""
+
+    @abstractmethod
+    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
+        """What a body has to have so that the `depth` documents nearest to `vector` are found."""
 
     def hits(self, body: Mapping[str, Any], index: str | None = None) -> list[dict[str, Any]]:
-        """As `SearchedIndex.hits`."""
+        """Search, `index` instead of this one if given; a shard that does not answer fails it: half is not the whole.
+
+        Raises:
+            InvalidInput: the server refuses the search (no such index, other dims).
+            SecondPassError: it cannot be reached, or does not answer as it should.
+        """
         with self._translated():
             answer = self._client.search(
                 index=index or self._index, body=dict(body), allow_partial_search_results=False
@@ -161,7 +169,7 @@ class ClientIndex(OpenedIndex):
         return {name: list(types) for name, types in known.items()}
 
     def field_mapping(self, field: str) -> Mapping[str, Any] | None:
-        """The field's mapping in each index; None if this user may not ask."""
+        """What GET /INDEX/_mapping/field/FIELD answers; None if this user may not ask."""
         with self._translated():
             try:
                 return dict(self._client.indices.get_field_mapping(index=self._index, fields=field))
@@ -171,14 +179,18 @@ class ClientIndex(OpenedIndex):
         return None
 
 
-class ClientSink(OpenedIndex):
-    """An index to write to: an `EmbeddingSink`, whose methods say what they raise.
+class Sink(OpenedIndex):
+    """An index to write to. Every method may be called from several threads at once.
 
-    The client's own retries are off.
+    No method retries: back-off and smaller batches are the caller's, and the client's own retries are off.
+
+    Raises:
+        ServerAway, TooBusy, BatchTooLarge: the request as a whole failed and may be tried again.
+        IndexingError: it will fail again. No error of a client comes through.
     """
 
     def identity(self) -> str:
-        """The index's UUID; a name that stands for several is refused."""
+        """The index's UUID: a journal goes on with the same one only. A name that stands for several is refused."""
         with self._translated():
             found = self._client.indices.get_settings(index=self._index, name="index.uuid", flat_settings=True)
         if len(found) != 1:
@@ -187,7 +199,7 @@ class ClientSink(OpenedIndex):
         return str(settings["settings"]["index.uuid"])
 
     def write(self, batch: Sequence[Entry]) -> list[Outcome]:
-        """Index every entry over what may be there, with one bulk request; an outcome for each, in order."""
+        """Index every entry over what may be there, in one bulk request, no refresh; an outcome for each, in order."""
         if not batch:
             return []
         lines: list[Mapping[str, Any]] = []
@@ -200,7 +212,7 @@ class ClientSink(OpenedIndex):
         return [outcome_of(entry.id, item["index"]) for entry, item in zip(batch, items, strict=True)]
 
     def present(self, ids: Sequence[str]) -> set[str]:
-        """Those of `ids` that the index holds, whether or not a search finds them yet."""
+        """Those of `ids` (at most 1,000) that the index holds, whether or not a search finds them yet."""
         if not ids:
             return set()
         with self._translated():
@@ -219,14 +231,35 @@ class ClientSink(OpenedIndex):
                     raise ServerAway(f"{self.name}: {failed} shards do not answer")
 
     def count(self) -> int:
-        """How many documents a search finds."""
+        """How many documents a search finds (after `settle`: all)."""
         with self._translated():
             return int(self._client.count(index=self._index)["count"])
 
     def field_mapping(self, field: str) -> Mapping[str, Any]:
-        """The field's mapping in the index."""
+        """What GET /INDEX/_mapping/field/FIELD answers."""
         with self._translated():
             return dict(self._client.indices.get_field_mapping(index=self._index, fields=field))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAccess:
+    """An engine, and an index of it opened for searching or writing: (--url or None, seconds, index) -> context."""
+
+    engine: SearchEngine
+    searched: Callable[[str | None, float, str], AbstractContextManager[SearchedIndex]]
+    sink: Callable[[str | None, float, str], AbstractContextManager[Sink]]
+
+
+def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
+    """A field that is not there finds nothing, and no engine says so.
+
+    Raises:
+        InvalidInput: there is no such index, or it has not got one of the fields.
+    """
+    known = index.known_fields(fields)
+    missing = [name for name in fields if name not in known]
+    if missing:
+        raise InvalidInput(f"{index.name} has no field {', '.join(missing)}: name the field that has the text")
 
 
 def indexing_error(line: str, status: object, after: float | None = None) -> IndexingError:

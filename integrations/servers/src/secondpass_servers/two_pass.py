@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from secondpass.errors import InvalidInput
 from secondpass.text import checked_query, is_blank, positive_int
-from secondpass_servers.contract import SearchedIndex, require_fields
-from secondpass_servers.index import CONTENT, EMBEDDING
+from secondpass_servers.index import CONTENT, EMBEDDING, SearchedIndex, require_fields
 
 __all__ = ["FirstPass", "TwoPassAnswer", "TwoPassHit", "two_pass_search"]
 
 if TYPE_CHECKING:
-    from secondpass.ranking import Ranking
+    from secondpass.cross_encoder import CrossEncoder
 
 
 MAX_CLAUSES = 1_024
@@ -211,21 +210,6 @@ def _highlight(analysed_key: str, first: FirstPass) -> dict[str, Any]:
     }
 
 
-class Ranks(Protocol):
-    """What orders candidates: a `CrossEncoder`."""
-
-    def rank_many(
-        self,
-        queries: list[str],
-        documents_per_query: list[list[str]],
-        *,
-        top_k: int | None = None,
-        batch_size: int = 32,
-    ) -> list[Ranking]:
-        """Order each query's documents."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class TwoPassHit:
     """A candidate with the score that the second pass gave it, and a passage where one was asked for and found."""
@@ -254,7 +238,7 @@ class TwoPassAnswer:
 def two_pass_search(
     index: SearchedIndex,
     first: FirstPass,
-    load: Callable[[], Ranks],
+    load: Callable[[], CrossEncoder],
     top_k: int = 10,
     batch_size: int = 32,
     passages: bool = False,

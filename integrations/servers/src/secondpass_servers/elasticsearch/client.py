@@ -18,17 +18,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from secondpass.errors import DeadlineExceeded, InvalidInput, MissingExtra, SecondPassError
+from secondpass.errors import DeadlineExceeded, InvalidInput, SecondPassError
+from secondpass.lazy import optional
 from secondpass_servers import answers
-from secondpass_servers.contract import (
-    EmbeddingSink,
-    EngineAccess,
-    IndexingError,
-    SearchedIndex,
-    SearchEngine,
-    ServerAway,
-)
-from secondpass_servers.index import ClientIndex, ClientSink, IndexLayout, indexing_error
+from secondpass_servers.contract import IndexingError, SearchEngine, ServerAway
+from secondpass_servers.index import EngineAccess, IndexLayout, SearchedIndex, Sink, indexing_error
 from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
 
 if TYPE_CHECKING:
@@ -75,11 +69,10 @@ class Connection:
         Raises:
             MissingExtra: elasticsearch-py is not installed.
         """
-        try:
-            from elastic_transport.client_utils import DEFAULT
-            from elasticsearch import Elasticsearch
-        except ModuleNotFoundError as error:
-            raise MissingExtra('elasticsearch-py is not installed: pip install "secondpass[elasticsearch]"') from error
+        optional("elasticsearch", "elasticsearch-py", "elasticsearch")
+        from elastic_transport.client_utils import DEFAULT
+        from elasticsearch import Elasticsearch
+
         return Elasticsearch(
             self.url,
             api_key=self.api_key,
@@ -241,7 +234,7 @@ def create_index(client: Elasticsearch, server: str, layout: IndexLayout, simila
             raise
 
 
-class ElasticsearchIndex(ClientIndex):
+class ElasticsearchIndex(SearchedIndex):
     """One index or alias to search; `server` is an address."""
 
     engine = ELASTICSEARCH
@@ -259,7 +252,7 @@ class ElasticsearchIndex(ClientIndex):
         return spoken(self._server)
 
 
-class ElasticsearchSink(ClientSink):
+class ElasticsearchSink(Sink):
     """One index or alias to write to; `server` is an address."""
 
     engine = ELASTICSEARCH
@@ -298,7 +291,7 @@ def searched(url: str | None, timeout: float, index: str) -> Iterator[SearchedIn
 
 
 @contextmanager
-def sink(url: str | None, timeout: float, index: str) -> Iterator[EmbeddingSink]:
+def sink(url: str | None, timeout: float, index: str) -> Iterator[Sink]:
     """An index to write to; its client is closed at the end. Raises as `session`."""
     with session(url, timeout) as (client, server):
         yield ElasticsearchSink(client, server, index)

@@ -18,9 +18,9 @@ from secondpass_servers.contract import (
     IndexingError,
     Outcome,
     ServerAway,
-    Sink,
     TooBusy,
 )
+from secondpass_servers.index import Sink
 from secondpass_servers.indexing.entries import CorpusChunk, IndexingSettings
 from secondpass_servers.indexing.journal import DeadLetter
 

@@ -127,11 +127,7 @@ class IndexingJournal(Journal):
 
 
 def _settled(line: Any) -> dict[str, Any]:
-    """The line if it is one of an indexing journal.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is none.
-    """
+    """The line if it is one of an indexing journal; else ValueError, KeyError, TypeError or AttributeError."""
     whole = all({"_id", "text", "reason"} <= letter.keys() for letter in line.get("dead", ()))
     if not (whole and type(line["from"]) is int and type(line["to"]) is int):
         raise ValueError("no range of places, or a dead letter that is none")

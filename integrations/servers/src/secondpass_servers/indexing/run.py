@@ -12,7 +12,8 @@ from typing import Protocol
 from secondpass.corpora import Survey, corpus_file, read_corpus, survey
 from secondpass.errors import InvalidInput
 from secondpass.text import is_blank
-from secondpass_servers.contract import IndexChanged, IndexingError, Sink
+from secondpass_servers.contract import IndexChanged, IndexingError
+from secondpass_servers.index import Sink
 from secondpass_servers.indexing.delivery import (
     Backoff,
     BulkSize,

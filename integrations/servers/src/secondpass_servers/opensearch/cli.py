@@ -94,13 +94,13 @@ def connect(
     server = Server.from_environment(url=url, timeout=timeout)
     fields = tuple(field or (CONTENT,))
     target = RerankService.from_environment(service, model, service_timeout)
-    done = search_pipeline.connect(server, name, target, fields, private=private_address, dry=dry_run)
+    model_id = search_pipeline.connect(server, name, target, fields, private=private_address, dry=dry_run)
     if dry_run:
         return
     if check:
-        search_pipeline.check(server, done, target)
-    typer.echo(f"{OPENSEARCH.at(server.address)} reranks through {target.endpoint}: search pipeline {done.pipeline}")
-    typer.echo(f"\n{search_pipeline.ready_query(server, done, index, 'how do I reset my password', fields)}")
+        search_pipeline.check(server, model_id, target)
+    typer.echo(f"{OPENSEARCH.at(server.address)} reranks through {target.endpoint}: search pipeline {name}")
+    typer.echo(f"\n{search_pipeline.ready_query(server, name, index, 'how do I reset my password', fields)}")
 
 
 @commands.command()

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secondpass.errors import DeadlineExceeded, InvalidInput, MissingExtra, SecondPassError
+from secondpass.errors import DeadlineExceeded, InvalidInput, SecondPassError
+from secondpass.lazy import optional
 from secondpass_servers import answers
-from secondpass_servers.contract import EmbeddingSink, EngineAccess, SearchedIndex, SearchEngine, ServerAway
-from secondpass_servers.index import ClientIndex, ClientSink, IndexLayout, indexing_error
+from secondpass_servers.contract import SearchEngine, ServerAway
+from secondpass_servers.index import EngineAccess, IndexLayout, SearchedIndex, Sink, indexing_error
 from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
 
 __all__ = ["Server", "opened"]
@@ -122,11 +123,9 @@ class Server:
         Raises:
             MissingExtra: opensearch-py is not installed.
         """
-        try:
-            from opensearchpy import OpenSearch
-        except ImportError:
-            raise MissingExtra('opensearch-py is not installed: pip install "secondpass[opensearch]"') from None
-        return OpenSearch(**(self.settings() | changed))
+        library = optional("opensearchpy", "opensearch-py", "opensearch")
+        made: OpenSearch = library.OpenSearch(**(self.settings() | changed))
+        return made
 
 
 @contextmanager
@@ -246,7 +245,7 @@ def create_index(server: Server, layout: IndexLayout) -> None:
             raise
 
 
-class OpenSearchIndex(ClientIndex):
+class OpenSearchIndex(SearchedIndex):
     """One index or alias to search."""
 
     engine = OPENSEARCH
@@ -263,7 +262,7 @@ class OpenSearchIndex(ClientIndex):
         return speaking_to(self._server)
 
 
-class OpenSearchSink(ClientSink):
+class OpenSearchSink(Sink):
     """One index or alias to write to."""
 
     engine = OPENSEARCH
@@ -309,7 +308,7 @@ def searched(url: str | None, timeout: float, index: str) -> Iterator[SearchedIn
 
 
 @contextmanager
-def sink(url: str | None, timeout: float, index: str) -> Iterator[EmbeddingSink]:
+def sink(url: str | None, timeout: float, index: str) -> Iterator[Sink]:
     """An index to write to; its client is closed at the end. Raises as `searched`."""
     with closing(OpenSearchSink(Server.from_environment(url=url, timeout=timeout), index)) as made:
         yield made

@@ -188,14 +188,6 @@ def printing_transport() -> type[Transport]:
     return PrintingTransport
 
 
-@dataclass(frozen=True, slots=True)
-class RerankPipeline:
-    """What a search needs to be reranked by OpenSearch."""
-
-    pipeline: str
-    model_id: str
-
-
 def connect(
     server: Server,
     name: str,
@@ -204,8 +196,10 @@ def connect(
     *,
     private: bool | None = None,
     dry: bool = False,
-) -> RerankPipeline:
+) -> str:
     """Make OpenSearch rerank through `service`, or change how it does; the same call again changes nothing.
+
+    Returns the model's id.
 
     Args:
         server: the OpenSearch.
@@ -229,7 +223,7 @@ def connect(
         _change_settings(client, granted(_trust(client), name, service.pattern, needs_private))
         model_id = ml_commons.connect_model(client, name, service, found)
         client.search_pipeline.put(id=name, body=pipeline_body(model_id, fields))
-    return RerankPipeline(name, model_id)
+    return model_id
 
 
 def disconnect(server: Server, name: str, *, dry: bool = False) -> bool:
@@ -251,7 +245,7 @@ def disconnect(server: Server, name: str, *, dry: bool = False) -> bool:
     return there or bool(settings or found.connectors or found.models or found.groups)
 
 
-def check(server: Server, connected: RerankPipeline, service: RerankService) -> None:
+def check(server: Server, model_id: str, service: RerankService) -> None:
     """Have OpenSearch rerank two documents through the service.
 
     Raises:
@@ -260,7 +254,7 @@ def check(server: Server, connected: RerankPipeline, service: RerankService) -> 
     from opensearchpy.exceptions import TransportError
 
     query, documents = PROBE
-    path = f"/_plugins/_ml/_predict/text_similarity/{connected.model_id}"
+    path = f"/_plugins/_ml/_predict/text_similarity/{model_id}"
     body = {"query_text": query, "text_docs": list(documents)}
     with speaking_to(server, passing=TransportError), server.client() as client:
         try:
@@ -309,11 +303,7 @@ def _change_settings(client: OpenSearch, body: dict[str, Any]) -> None:
 
 
 def _own_pipeline(client: OpenSearch, name: str) -> bool:
-    """Whether the search pipeline is there.
-
-    Raises:
-        InvalidInput: it is, and we did not make it.
-    """
+    """Whether the search pipeline is there; one that we did not make is refused."""
     from opensearchpy.exceptions import NotFoundError
 
     try:
@@ -327,10 +317,10 @@ def _own_pipeline(client: OpenSearch, name: str) -> bool:
     return True
 
 
-def ready_query(server: Server, connected: RerankPipeline, index: str, text: str, fields: Sequence[str]) -> str:
+def ready_query(server: Server, pipeline: str, index: str, text: str, fields: Sequence[str]) -> str:
     """A search with curl that OpenSearch reranks; credentials come from the environment of whoever runs it."""
     body = json.dumps(query_body(text, fields[-1], RERANKED), ensure_ascii=False)
     login = f' -u "${USERNAME}:${PASSWORD}"' if server.username else ""
     authority = f' --cacert "${CA_FILE}"' if server.ca_file is not None else ""
-    url = f'"{server.address}/{index}/_search?search_pipeline={connected.pipeline}&pretty"'
+    url = f'"{server.address}/{index}/_search?search_pipeline={pipeline}&pretty"'
     return f"curl -sS{login}{authority} {url} \\\n  -H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -5,11 +5,11 @@ YAML names this module: its name is public API.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 from haystack import Document, component
+from haystack_integrations.common.secondpass.model_lifecycle import in_thread
 
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
@@ -79,10 +79,7 @@ class CorpusReader:
                 documents.append(self.document(found))
         return {"documents": documents}
 
-    @component.output_types(documents=list[Document])
-    async def run_async(self, sources: list[str | Path]) -> dict[str, Any]:
-        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
-        return await asyncio.to_thread(self.run, sources)
+    run_async = in_thread(run)
 
     def document(self, found: CorpusDocument) -> Document:
         """Make the document of one line of a corpus, its title where `title` says."""

@@ -5,7 +5,6 @@ YAML names this module: its name is public API.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from haystack import Document, component, logging
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import listed
-from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent
+from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent, in_thread
 from haystack_integrations.components.evaluators.secondpass.comparison_field import Key, comparison_field, refuse_mixed
 
 from secondpass.errors import InvalidInput
@@ -146,21 +145,7 @@ class SecondPassEvaluator(SerializedComponent):
             )
         return {**made, "query_ids": ids or [str(position) for position in range(len(rankings))]}
 
-    @component.output_types(**OUTPUTS)
-    async def run_async(
-        self,
-        *,
-        retrieved_documents: list[list[Document]],
-        ground_truth_documents: list[list[Document]] | None = None,
-        query_ids: list[str] | None = None,
-    ) -> dict[str, Any]:
-        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
-        return await asyncio.to_thread(
-            self.run,
-            retrieved_documents=retrieved_documents,
-            ground_truth_documents=ground_truth_documents,
-            query_ids=query_ids,
-        )
+    run_async = in_thread(run)
 
     def _judged(self, ground_truth: object, ids: list[str] | None, queries: int) -> Judgements:
         if self.qrels is not None:

@@ -5,14 +5,13 @@ YAML names this module: its name is public API.
 
 from __future__ import annotations
 
-import asyncio
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from haystack import Document, component
 from haystack_integrations.common.secondpass import parameters
-from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent
+from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent, in_thread
 
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries, listed_queries
@@ -131,7 +130,4 @@ class LabelledQueries(LabelledSet):
             "ground_truth_documents": [self.ground_truth(query) for query in texts],
         }
 
-    @component.output_types(queries=list[str], query_ids=list[str], ground_truth_documents=list[list[Document]])
-    async def run_async(self) -> dict[str, Any]:
-        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
-        return await asyncio.to_thread(self.run)
+    run_async = in_thread(run)

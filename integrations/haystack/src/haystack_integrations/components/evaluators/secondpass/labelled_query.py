@@ -5,11 +5,11 @@ YAML names this module: its name is public API.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from haystack import Document, component
 from haystack_integrations.common.secondpass import parameters
+from haystack_integrations.common.secondpass.model_lifecycle import in_thread
 from haystack_integrations.components.evaluators.secondpass.labelled_queries import LabelledSet
 
 from secondpass.errors import InvalidInput
@@ -56,7 +56,4 @@ class LabelledQuery(LabelledSet):
         truth = [self.ground_truth(asked)]
         return {"query": texts[asked], "query_ids": [asked], "ground_truth_documents": truth}
 
-    @component.output_types(query=str, query_ids=list[str], ground_truth_documents=list[list[Document]])
-    async def run_async(self, *, query_id: str) -> dict[str, Any]:
-        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
-        return await asyncio.to_thread(self.run, query_id=query_id)
+    run_async = in_thread(run)

@@ -5,7 +5,6 @@ YAML names this module: its name is public API.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from haystack import Document, component, logging
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import Readable, TextLayout, deduplicated, listed
-from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel, from_dict
+from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel, from_dict, in_thread
 from haystack_integrations.common.secondpass.parameters import REMOTE_CODE, checked_arguments, engine_arguments
 from torch.nn import Identity, Sigmoid
 
@@ -253,28 +252,7 @@ class SecondPassRanker(ModelLifecycle):
             )
             return _outputs(given)
 
-    @component.output_types(documents=list[Document], truncated=list[dict[str, Any]], reranked=bool)
-    async def run_async(
-        self,
-        *,
-        query: str,
-        documents: list[Document],
-        top_k: int | None = None,
-        scale_score: bool | None = None,
-        score_threshold: float | None = None,
-    ) -> dict[str, Any]:
-        """Do what `run` does, in a thread, with the same parameters, outputs and errors.
-
-        A cancelled call stops waiting; its thread finishes unheard and disturbs no other call.
-        """
-        return await asyncio.to_thread(
-            self.run,
-            query=query,
-            documents=documents,
-            top_k=top_k,
-            scale_score=scale_score,
-            score_threshold=score_threshold,
-        )
+    run_async = in_thread(run)
 
     def _load(self) -> CrossEncoder:
         # By name: Haystack's decorator makes another class of this one, which `super()` would not know.

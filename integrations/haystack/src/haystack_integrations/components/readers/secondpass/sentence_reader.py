@@ -5,7 +5,6 @@ YAML names this module: its name is public API.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from haystack import Document, ExtractedAnswer, component
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import deduplicated, listed
-from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel
+from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel, in_thread
 from haystack_integrations.common.secondpass.parameters import checked_arguments, engine_arguments
 
 from secondpass.extraction import Extract, extract
@@ -139,10 +138,7 @@ class SentenceReader(ModelLifecycle):
         ]
         return {"answers": answers, "replies": [answer.data for answer in answers]}
 
-    @component.output_types(answers=list[ExtractedAnswer], replies=list[str])
-    async def run_async(self, *, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
-        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
-        return await asyncio.to_thread(self.run, query=query, documents=documents, top_k=top_k)
+    run_async = in_thread(run)
 
 
 def _answer(query: str, document: Document, found: Extract) -> ExtractedAnswer:

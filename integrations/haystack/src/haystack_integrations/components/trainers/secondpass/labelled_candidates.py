@@ -5,12 +5,12 @@ YAML names this module: its name is public API.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 from haystack import Document, component
 from haystack_integrations.common.secondpass import parameters
+from haystack_integrations.common.secondpass.model_lifecycle import in_thread
 from haystack_integrations.components.evaluators.secondpass.labelled_queries import LabelledSet, folder_of
 
 from secondpass.corpora import read_corpus
@@ -58,12 +58,10 @@ class LabelledCandidates(LabelledSet):
     ) -> None:
         """Check and keep the parameters; files are read by `warm_up` or the first `run`.
 
-        :param dataset: A folder in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv, gzip accepted), or
-            "secondpass/demo" for the small one that comes with the package.
+        :param dataset: A folder, as `LabelledQueries` takes it, with its corpus.jsonl.
         :param split: Which judgements of the folder.
-        :param queries: Instead of a folder, a file of queries: .jsonl (_id, text), .tsv (id, text) or .txt.
-        :param qrels: A file of judgements (BEIR, TREC or JSON Lines). Needed with `queries`; with `dataset` it is read
-            in place of the split's.
+        :param queries: Instead of a folder, a file of queries, as `LabelledQueries` takes it.
+        :param qrels: A file of judgements, as `LabelledQueries` takes it.
         :param corpus: A file of documents (JSON Lines), or a BEIR folder. Needed with `queries`; with `dataset` it is
             read in place of the folder's.
         :param top_k: How many documents BM25 finds for each query, at most.
@@ -112,10 +110,7 @@ class LabelledCandidates(LabelledSet):
             "documents": [[_scored(contents[document], score) for document, score in found[query]] for query in texts],
         }
 
-    @component.output_types(**OUTPUTS)
-    async def run_async(self) -> dict[str, Any]:
-        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
-        return await asyncio.to_thread(self.run)
+    run_async = in_thread(run)
 
     def _candidates(self) -> tuple[dict[str, Document], Found]:
         """Every document by its id, and what is found; two threads that ask first both read, and find the same."""

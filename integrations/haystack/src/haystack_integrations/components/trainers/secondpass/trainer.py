@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from haystack import Document, component, logging
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import TextLayout, deduplicated, listed
-from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent, torch_device
+from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent, in_thread, torch_device
 from haystack_integrations.components.evaluators.secondpass.comparison_field import ComparisonField
 
 from secondpass import CrossEncoder
@@ -157,23 +156,7 @@ class CrossEncoderTrainer(SerializedComponent):
         self._warn(labelled)
         return self._trained(labelled)
 
-    @component.output_types(model=str, report=dict[str, Any], scores=list[dict[str, Any]])
-    async def run_async(
-        self,
-        *,
-        queries: list[str],
-        ground_truth_documents: list[list[Document]],
-        documents: list[list[Document]] | None = None,
-        query_ids: list[str] | None = None,
-    ) -> dict[str, Any]:
-        """Do what `run` does, in a thread, with the same parameters, outputs and errors."""
-        return await asyncio.to_thread(
-            self.run,
-            queries=queries,
-            ground_truth_documents=ground_truth_documents,
-            documents=documents,
-            query_ids=query_ids,
-        )
+    run_async = in_thread(run)
 
     def _layout(self) -> TextLayout:
         return TextLayout(self.meta_fields_to_embed, self.embedding_separator)
