@@ -94,6 +94,7 @@ def restored(tensors: Mapping[str, torch.Tensor], state: Any) -> Any:
         return [restored(tensors, entry) for entry in state]
     if not isinstance(state, dict):
         return state
+    content: Any
     kind, content = next(iter(state.items()), ("", None))
     if not kind.startswith("$"):
         return {key: restored(tensors, entry) for key, entry in state.items()}
