@@ -21,7 +21,7 @@ from secondpass.evaluation.measures import (
     ScoreDistribution,
     SecondPass,
     ThresholdPoint,
-    Ties,
+    aggregate,
     evaluate,
     parsed,
     scikit_metrics,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from ir_measures import Measure
 
 
-# ---- What scores say: how they are distributed, and what a threshold keeps.
 MOST_POINTS = 100
 
 
@@ -187,7 +186,6 @@ def reliability(qrels: Qrels, run: Run, bins: int = 10) -> Reliability | None:
     )
 
 
-# ---- The queries that a second pass helped and hurt most, with their texts: what a person reads first.
 def changes(
     qrels: Qrels,
     first: Run,
@@ -283,6 +281,7 @@ def analyse(
     reports = tuple(evaluate(qrels, whole.get(run.name, run), names) for run in runs)
     # the same for every second pass: it depends on the judgements alone
     ideal = evaluate(qrels, ideal_run(qrels), names) if whole else reports[0]
+    left_out = f"is no second pass of {first.name}: half of its documents or more are not among its candidates"
     found = _Findings(qrels, first, reports[0], ideal, texts, ms or {}, seed, examples)
     return Analysis(
         primary=next(iter(names)),
@@ -301,7 +300,7 @@ def analyse(
             "seed": str(seed),
         },
         notes=(
-            *(_left_out(first, run) for run in others if run.name not in whole),
+            *(f"{run.name} {left_out}" for run in others if run.name not in whole),
             *(["one query alone: its intervals and tests say nothing"] if reports[0].coverage.measured == 1 else []),
         ),
     )
@@ -326,6 +325,7 @@ class _Findings:
         before, after = self.report.values[primary], report.values[primary]
         helped, hurt = changes(self.qrels, self.first, whole, before, after, texts=self.texts, count=self.examples)
         ceiling = evaluate(self.qrels, ceiling_run(self.qrels, self.first, whole), report.measures)
+        ties = over_ties(self.qrels, whole, report.measures, seed=self.seed, report=report)
         return SecondPass(
             system=run.name,
             headroom=headroom_of(self.report, report, ceiling, self.ideal),
@@ -336,13 +336,9 @@ class _Findings:
             distribution=distribution(self.qrels, run),
             thresholds=thresholds(self.qrels, run),
             reliability=reliability(self.qrels, run),
-            ties=self._ties(whole, report),
+            ties=ties if any(each.tied_queries for each in ties) else (),
             notes=tuple(self._notes(run, report)),
         )
-
-    def _ties(self, whole: Run, report: Report) -> tuple[Ties, ...]:
-        found = over_ties(self.qrels, whole, report.measures, seed=self.seed, report=report)
-        return found if any(ties.tied_queries for ties in found) else ()
 
     def _depth(self, run: Run, measure: str) -> DepthCurve:
         alone, both = self.ms.get(self.first.name), self.ms.get(run.name)
@@ -354,13 +350,11 @@ class _Findings:
 
     def _notes(self, run: Run, report: Report) -> Iterable[str]:
         answered = [query for query in self.report.queries if run.get(query)]
-        missing = sum(len(self.first.get(query, {}).keys() - run[query].keys()) for query in answered)
-        if missing:
+        if missing := sum(len(self.first.get(query, {}).keys() - run[query].keys()) for query in answered):
             yield f"{missing} candidates that it did not return follow the others in the first pass's order"
         if strange := outside(self.first, run):
             yield f"{strange} of its documents the first pass lacks; they keep their ranks, and the ceiling has them"
-        silent = sum(1 for query in report.coverage.unanswered if self.first.get(query))
-        if silent:
+        if silent := sum(1 for query in report.coverage.unanswered if self.first.get(query)):
             yield f"{silent} queries that the first pass answers have no ranking here and count as empty"
         if self.ms.get(run.name, 0.0) < self.ms.get(self.first.name, 0.0) and run.name in self.ms:
             yield "its milliseconds are fewer than the first pass's alone, so none are given by depth"
@@ -382,17 +376,6 @@ def _intervals(measures: Mapping[str, Measure], report: Report, level: float, se
     found = {}
     for name, measure in measures.items():
         interval = mean_interval(report.values[name].values(), level, seed=seed)
-        times = len(report.values[name]) if _sums(measure) else 1
+        times = len(report.values[name]) if aggregate(measure, [1.0, 1.0]) == 2.0 else 1
         found[name] = Interval(interval.low * times, interval.high * times, level)
     return found
-
-
-def _sums(measure: Measure) -> bool:
-    aggregator = measure.aggregator()
-    aggregator.add(1.0)
-    aggregator.add(1.0)
-    return bool(aggregator.result() == 2.0)
-
-
-def _left_out(first: Run, run: Run) -> str:
-    return f"{run.name} is no second pass of {first.name}: half of its documents or more are not among its candidates"

@@ -11,50 +11,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
+from secondpass.lazy import optional
 
 if TYPE_CHECKING:
     from ir_measures import Measure
 
 
-# ---- Libraries of the eval extra, imported when they are first needed: they take seconds.
-def ir_measures() -> Any:
-    """The module `ir_measures`.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    return _module("ir_measures", "ir_measures")
-
-
-def scikit_metrics() -> Any:
-    """The module `sklearn.metrics`.
-
-    Raises:
-        MissingExtra: scikit-learn is not installed.
-    """
-    return _module("sklearn.metrics", "scikit-learn")
-
-
-def scipy_stats() -> Any:
-    """The module `scipy.stats`.
-
-    Raises:
-        MissingExtra: scipy is not installed.
-    """
-    return _module("scipy.stats", "scipy")
-
-
-def _module(name: str, library: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingExtra(f'{library} is not installed: pip install "secondpass[eval]"') from error
+# Libraries of the eval extra, imported when they are first called for: they take seconds.
+ir_measures = partial(optional, "ir_measures", "ir_measures", "eval")
+scikit_metrics = partial(optional, "sklearn.metrics", "scikit-learn", "eval")
+scipy_stats = partial(optional, "scipy.stats", "scipy", "eval")
 
 
 # ---- What an evaluation found: values by measure and query, and which queries count.
@@ -168,7 +140,7 @@ def evaluate(
         unjudged=tuple(query for query in run if query not in qrels),
     )
     values = _values(wanted, qrels, run, queries)
-    means = {name: _aggregate(measure, values[name]) for name, measure in wanted.items()}
+    means = {name: aggregate(measure, values[name].values()) for name, measure in wanted.items()}
     return Report(run.name, values, means, coverage)
 
 
@@ -195,9 +167,10 @@ def falling(ranking: Iterable[str]) -> dict[str, float]:
     return {document: float(len(documents) - place) for place, document in enumerate(documents)}
 
 
-def _aggregate(measure: Measure, values: Mapping[str, float]) -> float:
+def aggregate(measure: Measure, values: Iterable[float]) -> float:
+    """A measure's own aggregate of its values: the mean, for counts such as NumRet the sum."""
     aggregator = measure.aggregator()
-    for value in values.values():
+    for value in values:
         aggregator.add(value)
     return float(aggregator.result())
 

@@ -131,15 +131,11 @@ def write_run(stream: TextIO, rankings: Iterable[tuple[str, Sequence[tuple[str, 
 def run_scores(scores: Sequence[float | None]) -> list[float]:
     """The scores, if trec_eval would keep their order; else the number of documents at or below each rank."""
     given = [float(score) for score in scores if score is not None]
-    if len(given) == len(scores) and all(map(_fits_float32, given)):
+    if len(given) == len(scores) and all(abs(score) < 3.4e38 for score in given):
         single = np.asarray(given, np.float32).tolist()
         if all(upper > lower for upper, lower in pairwise(single)):
             return given
     return [float(len(scores) - index) for index in range(len(scores))]
-
-
-def _fits_float32(score: float) -> bool:
-    return math.isfinite(score) and abs(score) < 3.4e38
 
 
 def _ranking(query: str, documents: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:

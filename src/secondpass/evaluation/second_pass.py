@@ -24,6 +24,7 @@ from secondpass.evaluation.measures import (
     Headroom,
     Report,
     Ties,
+    aggregate,
     evaluate,
     parsed,
 )
@@ -351,28 +352,30 @@ def over_ties(
     """
     if samples < 1:
         raise InvalidInput(f"samples={samples!r} is less than 1")
-    names = list(parsed(measures))
-    before = report if report is not None else evaluate(qrels, run, names)
+    wanted = parsed(measures)
+    before = report if report is not None else evaluate(qrels, run, wanted)
     tied = {query: found for query in before.queries if (found := _tied(run.get(query, {}), qrels[query])) is not None}
     if not tied:
-        return tuple(Ties(name, mean, mean, mean, 0) for name in names for mean in [before.means[name]])
+        return tuple(Ties(name, mean, mean, mean, 0) for name in wanted for mean in [before.means[name]])
 
     judged = qrels.only(tied)
 
     def means(order: Callable[[_Tied], NDArray[np.intp]]) -> dict[str, float]:
         changed = Run(run.name, {query: found.ranking(order(found)) for query, found in tied.items()})
-        values = evaluate(judged, changed, names, without_relevant="zero").values
-        return {name: _aggregate(name, {**before.values[name], **values[name]}) for name in names}
+        values = evaluate(judged, changed, wanted, without_relevant="zero").values
+        return {
+            name: aggregate(each, {**before.values[name], **values[name]}.values()) for name, each in wanted.items()
+        }
 
     worst, best = means(_Tied.worst), means(_Tied.best)
     generator = np.random.default_rng(seed)
     count = max(min(samples, FEWEST_SAMPLES), min(samples, MOST_DOCUMENTS // sum(len(t.worth) for t in tied.values())))
     drawn = [means(lambda found: found.shuffled(generator)) for _ in range(count)]
-    expected = {name: float(np.mean([sample[name] for sample in drawn])) for name in names}
+    expected = {name: float(np.mean([sample[name] for sample in drawn])) for name in wanted}
     # A mean of equal numbers may differ from them in its last digit.
     return tuple(
         Ties(name, worst[name], min(max(expected[name], worst[name]), best[name]), best[name], len(tied))
-        for name in names
+        for name in wanted
     )
 
 
@@ -408,10 +411,3 @@ def _tied(ranking: Ranking, grades: Mapping[str, int]) -> _Tied | None:
     if (values[1:][equal] == values[:-1][equal]).all():
         return None
     return _Tied(tuple(ranking), np.concatenate([[0], np.cumsum(~equal)]), values)
-
-
-def _aggregate(name: str, values: Mapping[str, float]) -> float:
-    aggregator = parsed([name])[name].aggregator()
-    for value in values.values():
-        aggregator.add(value)
-    return float(aggregator.result())

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.text import Text
 
-from secondpass.errors import MissingExtra
 from secondpass.evaluation.measures import (
     Analysis,
     DepthCurve,
@@ -26,7 +25,6 @@ from secondpass.evaluation.measures import (
 )
 from secondpass.evaluation.reporting import tables
 from secondpass.evaluation.reporting.files import opened
-from secondpass.evaluation.reporting.tables import Table
 from secondpass.evaluation.reporting.wording import (
     counted,
     depth_sentence,
@@ -38,6 +36,7 @@ from secondpass.evaluation.reporting.wording import (
     shortened,
     verdicts,
 )
+from secondpass.lazy import optional
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,29 +112,20 @@ def draw(
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context, rcParamsDefault
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra('matplotlib is not installed: pip install "secondpass[eval]"') from error
+    matplotlib, figures = (optional(module, "matplotlib", "eval") for module in ("matplotlib", "matplotlib.figure"))
     stream = io.StringIO()
-    with DRAWING, warnings.catch_warnings(), rc_context():
+    with DRAWING, warnings.catch_warnings(), matplotlib.rc_context():
         # Fonts that this machine lacks are the reader's browser's business.
         warnings.filterwarnings("ignore", message=r"Glyph \d+", category=UserWarning)
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support", category=UserWarning)
-        _apply(rcParamsDefault)
-        figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH), dpi=POINTS_PER_INCH)
+        # A user's matplotlibrc must not show; the backend is not ours to change.
+        defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
+        matplotlib.rcParams.update(defaults | STYLE)
+        figure = figures.Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH), dpi=POINTS_PER_INCH)
         figure.subplots_adjust(left / width, bottom / height, 1 - MARGIN / width, 1 - top / height)
         paint(figure.add_subplot())
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return _inline(stream.getvalue(), name, title)
-
-
-def _apply(defaults: Any) -> None:
-    import matplotlib
-
-    # A user's matplotlibrc must not show; the backend is not ours to change.
-    matplotlib.rcParams.update({key: value for key, value in defaults.items() if "backend" not in key} | STYLE)
 
 
 def _inline(document: str, name: str, title: str) -> str:
@@ -196,8 +186,7 @@ def means_plot(name: str, analysis: Analysis, measure: str) -> Plot:
             axes.text(0, row - 0.22, _fitting(system, PANEL - 80), **place)
             axes.text(1, row - 0.22, number(values[system]), ha="right", **place)
             axes.vlines(values[systems[0]], row - 0.17, row + 0.17, colors=FIRST, linewidth=1.5)
-        axes.set_ylim(len(systems) - 0.6, -0.85)
-        axes.set_yticks([])
+        axes.set(ylim=(len(systems) - 0.6, -0.85), yticks=[])
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.08)
         axes.locator_params(axis="x", nbins=5)
@@ -221,9 +210,7 @@ def gains_plot(name: str, differences: Mapping[str, float], measure: str) -> Plo
         for colour, kept in ((GAIN, [max(value, 0.0) for value in bars]), (LOSS, [min(value, 0.0) for value in bars])):
             axes.stairs(kept, edges, fill=True, color=colour)
         axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_xlim(0, count)
-        axes.set_xlabel("queries, most helped first")
-        axes.set_ylabel(f"change in {measure}")
+        axes.set(xlim=(0, count), xlabel="queries, most helped first", ylabel=f"change in {measure}")
 
     helped, hurt = sum(value > 0 for value in ordered), sum(value < 0 for value in ordered)
     legend = (("gain", f"{helped:,} helped"), ("loss", f"{hurt:,} hurt"))
@@ -245,8 +232,7 @@ def depth_plot(name: str, curve: DepthCurve) -> Plot:
         axes.axhline(curve.points[0].value, color=FIRST, linewidth=1, linestyle="--")
         ticks = _apart(depths, places[-1] - places[0])
         axes.set_xticks([depth**0.5 for depth in ticks], [f"{depth:,}" for depth in ticks])
-        axes.set_xlabel("candidates re-ranked")
-        axes.set_ylabel(curve.measure)
+        axes.set(xlabel="candidates re-ranked", ylabel=curve.measure)
         if timed:
             costs = {point.depth: milliseconds(point.ms) for point in timed}
             above = axes.secondary_xaxis("top")
@@ -280,8 +266,7 @@ def distribution_plot(name: str, distribution: ScoreDistribution) -> Plot:
         if distribution.edges[0] < distribution.edges[-1]:
             axes.set_xlim(distribution.edges[0], distribution.edges[-1])
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("score")
-        axes.set_ylabel("% of its group")
+        axes.set(xlabel="score", ylabel="% of its group")
 
     legend = tuple((css, f"{label} ({sum(counts):,})") for css, _, label, counts in present)
     return Plot(title, draw(name, title, paint), "", legend)
@@ -297,9 +282,7 @@ def threshold_plot(name: str, points: Sequence[ThresholdPoint]) -> Plot:
         marks: dict[str, Any] = {"drawstyle": "steps-pre", "linewidth": 1.8} if len(points) > 1 else {"marker": "o"}
         axes.plot(scores, [point.precision for point in points], color=SECOND, **marks)
         axes.plot(scores, [point.recall for point in points], color=LOSS, **marks)
-        axes.set_ylim(-0.02, 1.05)
-        axes.set_xlabel("score from which a document is kept")
-        axes.set_ylabel("share")
+        axes.set(ylim=(-0.02, 1.05), xlabel="score from which a document is kept", ylabel="share")
 
     return Plot(title, draw(name, title, paint), "", (("second", "precision"), ("loss", "recall")))
 
@@ -315,10 +298,8 @@ def reliability_plot(name: str, reliability: Reliability) -> Plot:
         axes.plot(reliability.mean_scores, reliability.shares_relevant, color=SECOND, linewidth=1.4)
         sizes = [12 + 90 * size / largest for size in reliability.sizes]
         axes.scatter(reliability.mean_scores, reliability.shares_relevant, s=sizes, color=SECOND, zorder=3)
-        axes.set_xlim(-0.04, 1.04)
-        axes.set_ylim(-0.04, 1.04)
-        axes.set_xlabel("mean score of the bin")
-        axes.set_ylabel("share relevant")
+        limits = (-0.04, 1.04)
+        axes.set(xlim=limits, ylim=limits, xlabel="mean score of the bin", ylabel="share relevant")
 
     note = f"{reliability_sentence(reliability)} Larger dots hold more pairs."
     return Plot(title, draw(name, title, paint), note, (("second", "scores"), ("first", "perfectly calibrated")))
@@ -351,27 +332,12 @@ def _fitting(name: str, room: float) -> str:
 TITLE = "Second-pass evaluation"
 CHANGES = 20
 MOST_SYSTEMS = 12
-LONGEST_TEXT = 400
 LONGEST_NAME = 80
 # A hyphen before a number is a minus sign, also after an opening bracket.
 MINUS = re.compile(r"(?<![^\s(])-(?=\d)")
 PERCENT = re.compile("(?<=[0-9]) %")
 # Characters that HTML does not allow, and halves of surrogate pairs.
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One re-ranked run on the page."""
-
-    anchor: str
-    system: str
-    headroom: Table | None
-    sentences: tuple[str, ...]
-    plots: tuple[Plot, ...]
-    details: tuple[Table, ...]
-    changes: tuple[Table, ...]
-    notes: tuple[str, ...]
 
 
 def to_html(analysis: Analysis, title: str = TITLE) -> str:
@@ -385,7 +351,6 @@ def to_html(analysis: Analysis, title: str = TITLE) -> str:
         MissingExtra: jinja2 or matplotlib is not installed.
     """
     template = _environment().from_string(_packaged("page.html.jinja"))
-    differences = tables.differences(analysis)
     facts = [counted(analysis.reports[0].coverage.measured, "query", "queries"), f"main measure: {analysis.primary}"]
     if len(analysis.reports) > 1:
         facts.append(f"first pass: {shortened(analysis.reports[0].system, LONGEST_NAME)}")
@@ -396,7 +361,7 @@ def to_html(analysis: Analysis, title: str = TITLE) -> str:
         verdicts=verdicts(analysis),
         means=tables.means_side_by_side(analysis),
         means_plots=list(_means_plots(analysis)),
-        differences=differences,
+        differences=tables.differences(analysis),
         sections=[_section(analysis, found, f"s{place}") for place, found in enumerate(analysis.second_passes)],
         notes=notes(analysis),
         settings=dict(analysis.settings or {}),
@@ -422,30 +387,26 @@ def _means_plots(analysis: Analysis) -> Iterator[Plot]:
             yield means_plot(f"m{place}", analysis, measure)
 
 
-def _section(analysis: Analysis, found: SecondPass, anchor: str) -> Section:
-    changes = (
-        tables.changes("Queries helped most", found.helped, CHANGES),
-        tables.changes("Queries hurt most", found.hurt, CHANGES),
-    )
+def _section(analysis: Analysis, found: SecondPass, anchor: str) -> dict[str, Any]:
+    """One re-ranked run as the template reads it."""
+    helped_and_hurt = (("Queries helped most", found.helped), ("Queries hurt most", found.hurt))
+    changes = (tables.changes(title, changed, CHANGES) for title, changed in helped_and_hurt)
     details = (
         tables.ties(found),
         tables.depths(found.depth) if found.depth and found.depth.points else None,
         tables.thresholds(found.thresholds) if found.thresholds else None,
     )
-    return Section(
-        anchor=anchor,
-        system=found.system,
-        headroom=tables.headroom(found) if found.headroom else None,
-        sentences=tuple(
-            headroom_sentence(shortened(found.system, LONGEST_NAME), each)
-            for each in found.headroom
-            if each.measure == analysis.primary
-        ),
-        plots=tuple(_plots(analysis, found, anchor)),
-        details=tuple(table for table in details if table),
-        changes=tuple(table for table in changes if table),
-        notes=found.notes,
-    )
+    primary = (each for each in found.headroom if each.measure == analysis.primary)
+    return {
+        "anchor": anchor,
+        "system": found.system,
+        "headroom": tables.headroom(found) if found.headroom else None,
+        "sentences": [headroom_sentence(shortened(found.system, LONGEST_NAME), each) for each in primary],
+        "plots": list(_plots(analysis, found, anchor)),
+        "details": [table for table in details if table],
+        "changes": [table for table in changes if table],
+        "notes": found.notes,
+    }
 
 
 def _plots(analysis: Analysis, found: SecondPass, anchor: str) -> Iterator[Plot]:
@@ -462,15 +423,11 @@ def _plots(analysis: Analysis, found: SecondPass, anchor: str) -> Iterator[Plot]
 
 
 def _environment() -> Any:
-    try:
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise MissingExtra('jinja2 is not installed: pip install "secondpass[eval]"') from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["drawn"] = Markup
-    environment.filters["shown"] = _shown
-    environment.filters["typeset"] = _typeset
+    jinja2, markupsafe = (optional(module, "jinja2", "eval") for module in ("jinja2", "markupsafe"))
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"drawn": markupsafe.Markup, "shown": _shown, "typeset": _typeset}
     return environment
 
 
