@@ -142,10 +142,10 @@ def columns_of(sentences: object) -> tuple[list[list[str]], bool]:
     single = isinstance(rows[0], str)
     if single:
         rows = [rows]
-    width = _width(rows[0], 0)
+    width = width_of(rows[0], "sentences", 0)
     columns: list[list[str]] = [[] for _ in range(width)]
     for index, row in enumerate(rows):
-        if _width(row, index) != width:
+        if width_of(row, "sentences", index) != width:
             raise InvalidInput(f"sentences[{index}] has {len(row)} texts where sentences[0] has {width}")
         for column, value in enumerate(row):
             name = f"sentences[{column}]" if single else f"sentences[{index}][{column}]"
@@ -153,11 +153,16 @@ def columns_of(sentences: object) -> tuple[list[list[str]], bool]:
     return columns, single
 
 
-def _width(row: object, index: int) -> int:
+def width_of(row: object, argument: str, index: int) -> int:
+    """How many texts a row has: two, or one for a model that takes one.
+
+    Raises:
+        InvalidInput: it is no list, tuple or array of so many; the message names `argument` and `index`.
+    """
     if not isinstance(row, (list, tuple, np.ndarray)):
-        raise InvalidInput(f"sentences[{index}] is {type(row).__name__}, not a pair of texts")
+        raise InvalidInput(f"{argument}[{index}] is {type(row).__name__}, not a pair of texts")
     if len(row) not in (1, 2):
-        raise InvalidInput(f"sentences[{index}] has {len(row)} texts, not one or two")
+        raise InvalidInput(f"{argument}[{index}] has {len(row)} texts, not one or two")
     return len(row)
 
 

@@ -91,9 +91,9 @@ class CEBinaryClassificationEvaluator(PairEvaluator):
         write_csv: bool = True,
     ) -> None:
         columns = ["Accuracy", "Accuracy_Threshold", "F1", "F1_Threshold", "Precision", "Recall", "Average_Precision"]
-        pairs = checked_pairs(sentence_pairs)
-        self.labels = binary_labels(labels, pairs)
-        super().__init__(pairs, name, write_csv, columns, returned="Average_Precision")
+        self.sentence_pairs = checked_pairs(sentence_pairs)
+        self.labels = binary_labels(labels, self.sentence_pairs)
+        super().__init__(name, write_csv, columns, returned="Average_Precision")
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         self.show_progress_bar = show_progress_bar
@@ -130,7 +130,6 @@ class CEBinaryClassificationEvaluator(PairEvaluator):
         ]
 
 
-# ---- Accuracy of a model with one label at a fixed threshold.
 class CEBinaryAccuracyEvaluator(PairEvaluator):
     """Share of pairs on the right side of the threshold: a label 1 is predicted where score > threshold.
 
@@ -155,9 +154,9 @@ class CEBinaryAccuracyEvaluator(PairEvaluator):
         threshold: float = 0.5,
         write_csv: bool = True,
     ) -> None:
-        pairs = checked_pairs(sentence_pairs)
-        self.labels = binary_labels(labels, pairs)
-        super().__init__(pairs, name, write_csv, ["Accuracy"])
+        self.sentence_pairs = checked_pairs(sentence_pairs)
+        self.labels = binary_labels(labels, self.sentence_pairs)
+        super().__init__(name, write_csv, ["Accuracy"])
         if not isinstance(threshold, (int, float, np.number)) or np.isnan(threshold):
             raise InvalidInput(f"threshold={threshold!r} is not a number")
         self.threshold = float(threshold)
@@ -166,9 +165,6 @@ class CEBinaryAccuracyEvaluator(PairEvaluator):
         """The figure "Accuracy"."""
         scores = single_scores(model, self.sentence_pairs, show_progress_bar=False)
         return {"Accuracy": float(scikit_metrics().accuracy_score(self.labels, scores > self.threshold))}
-
-    def _lines(self, figures: Mapping[str, float]) -> Iterable[str]:
-        return [f"Accuracy: {figures['Accuracy'] * 100:.2f}"]
 
 
 # ---- F1 of a model with two labels or more.
@@ -208,10 +204,10 @@ class CEF1Evaluator(PairEvaluator):
         name: str = "",
         write_csv: bool = True,
     ) -> None:
-        pairs = checked_pairs(sentence_pairs)
-        self.labels = class_labels(labels, pairs)
+        self.sentence_pairs = checked_pairs(sentence_pairs)
+        self.labels = class_labels(labels, self.sentence_pairs)
         self._averages = _averages(np.unique(self.labels).tolist())
-        super().__init__(pairs, name, write_csv, list(self._averages))
+        super().__init__(name, write_csv, list(self._averages))
         self.batch_size = batch_size
         self.show_progress_bar = show_progress_bar
 
@@ -241,7 +237,6 @@ def _averages(distinct: list[int]) -> dict[str, str]:
     return BINARY
 
 
-# ---- Accuracy of a model with two labels or more.
 class CESoftmaxAccuracyEvaluator(PairEvaluator):
     """Share of pairs whose label has the highest score.
 
@@ -260,14 +255,11 @@ class CESoftmaxAccuracyEvaluator(PairEvaluator):
     def __init__(
         self, sentence_pairs: Iterable[Sequence[str]], labels: Iterable[int], name: str = "", write_csv: bool = True
     ) -> None:
-        pairs = checked_pairs(sentence_pairs)
-        self.labels = class_labels(labels, pairs)
-        super().__init__(pairs, name, write_csv, ["Accuracy"])
+        self.sentence_pairs = checked_pairs(sentence_pairs)
+        self.labels = class_labels(labels, self.sentence_pairs)
+        super().__init__(name, write_csv, ["Accuracy"])
 
     def measure(self, model: Any) -> dict[str, float]:
         """The figure "Accuracy"."""
         scores = class_scores(model, self.sentence_pairs, show_progress_bar=False)
         return {"Accuracy": float(scikit_metrics().accuracy_score(self.labels, predicted_labels(scores, self.labels)))}
-
-    def _lines(self, figures: Mapping[str, float]) -> Iterable[str]:
-        return [f"Accuracy: {figures['Accuracy'] * 100:.2f}"]

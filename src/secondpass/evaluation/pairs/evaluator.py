@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from secondpass.errors import CheckpointError, InvalidInput, NonFiniteScore
 from secondpass.evaluation.measures import scipy_stats
-from secondpass.text import checked, materialised
+from secondpass.text import checked, materialised, width_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -50,9 +50,11 @@ def append_row(folder: str | os.PathLike[str], file: str, headers: Sequence[str]
     try:
         os.makedirs(folder, exist_ok=True)
         rows = [row] if _begun(path, headers) else [headers, row]
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(rows)
         # One write, so that a process that is stopped, or another that appends, leaves whole rows.
         with path.open("a", encoding="utf-8", newline="") as stream:
-            stream.write(_text(rows))
+            stream.write(text.getvalue())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -66,12 +68,6 @@ def _begun(path: Path, headers: Sequence[str]) -> bool:
     if found != list(headers):
         raise InvalidInput(f"{path} has columns {','.join(found)}, not {','.join(headers)}: move it away")
     return True
-
-
-def _text(rows: Sequence[Sequence[Value]]) -> str:
-    stream = io.StringIO(newline="")
-    csv.writer(stream).writerows(rows)
-    return stream.getvalue()
 
 
 # ---- One labelled training example, as the seed has it.
@@ -159,16 +155,7 @@ class Evaluator(ABC):
 class PairEvaluator(Evaluator):
     """An evaluator on labelled pairs of texts."""
 
-    def __init__(
-        self,
-        sentence_pairs: list[list[str]],
-        name: str,
-        write_csv: bool,
-        columns: Sequence[str],
-        returned: str | None = None,
-    ) -> None:
-        super().__init__(name, write_csv, columns, returned)
-        self.sentence_pairs = sentence_pairs
+    sentence_pairs: list[list[str]]
 
     @classmethod
     def from_input_examples(cls, examples: Iterable[InputExample], **kwargs: Any) -> Self:
@@ -177,6 +164,9 @@ class PairEvaluator(Evaluator):
         # Not `cls`: the constructors that users call take pairs and labels, this class's own does not.
         construct: Callable[..., Self] = cls
         return construct([example.texts for example in given], [example.label for example in given], **kwargs)
+
+    def _lines(self, figures: Mapping[str, float]) -> Iterable[str]:
+        return [f"{name}: {value * 100:.2f}" for name, value in figures.items()]
 
 
 def _moment(epoch: int, steps: int) -> str:
@@ -195,12 +185,13 @@ def checked_pairs(sentence_pairs: object) -> list[list[str]]:
     rows: list[Any] = materialised(sentence_pairs, "sentence_pairs", "a sequence of pairs")
     if not rows:
         raise InvalidInput("sentence_pairs is empty: there is nothing to evaluate on")
-    pairs = [_pair(row, index) for index, row in enumerate(rows)]
+    pairs = []
+    for index, row in enumerate(rows):
+        width_of(row, "sentence_pairs", index)
+        pairs.append([checked(text, f"{pair_name(index)}[{place}]") for place, text in enumerate(row)])
     for index, pair in enumerate(pairs):
         if len(pair) != len(pairs[0]):
-            raise InvalidInput(
-                f"sentence_pairs[{index}] has {len(pair)} texts where sentence_pairs[0] has {len(pairs[0])}"
-            )
+            raise InvalidInput(f"{pair_name(index)} has {len(pair)} texts where {pair_name(0)} has {len(pairs[0])}")
     return pairs
 
 
@@ -210,10 +201,7 @@ def binary_labels(labels: object, pairs: list[list[str]]) -> NDArray[np.int64]:
     Raises:
         InvalidInput: a label is anything else, or there is not one for each pair.
     """
-    numbers = _numbers(labels, "labels", pairs)
-    for index, number in enumerate(numbers):
-        if number not in (0, 1):
-            raise InvalidInput(f"labels[{index}] is {number!r}, neither 0 nor 1")
+    numbers = _numbers(labels, "labels", pairs, lambda number: number in (0, 1), "neither 0 nor 1")
     return np.asarray(numbers, np.int64)
 
 
@@ -223,11 +211,11 @@ def class_labels(labels: object, pairs: list[list[str]]) -> NDArray[np.int64]:
     Raises:
         InvalidInput: a label is no whole number from 0 on, or there is not one for each pair.
     """
-    numbers = _numbers(labels, "labels", pairs)
-    for index, number in enumerate(numbers):
-        if not 0 <= number < 2**31 or number != int(number):
-            raise InvalidInput(f"labels[{index}] is {number!r}, not the index of a class")
-    return np.asarray(numbers, np.int64)
+
+    def allowed(number: float) -> bool:
+        return 0 <= number < 2**31 and number == int(number)
+
+    return np.asarray(_numbers(labels, "labels", pairs, allowed, "not the index of a class"), np.int64)
 
 
 def gold_scores(scores: object, pairs: list[list[str]]) -> NDArray[np.float64]:
@@ -236,27 +224,20 @@ def gold_scores(scores: object, pairs: list[list[str]]) -> NDArray[np.float64]:
     Raises:
         InvalidInput: a score is no finite number, or there is not one for each pair.
     """
-    numbers = _numbers(scores, "scores", pairs)
-    for index, number in enumerate(numbers):
-        if not math.isfinite(number):
-            raise InvalidInput(f"scores[{index}] is {number!r}, not a finite number")
-    return np.asarray(numbers, np.float64)
+    return np.asarray(_numbers(scores, "scores", pairs, math.isfinite, "not a finite number"), np.float64)
 
 
-def _pair(row: object, index: int) -> list[str]:
-    name = f"sentence_pairs[{index}]"
-    if not isinstance(row, (list, tuple, np.ndarray)):
-        raise InvalidInput(f"{name} is {type(row).__name__}, not a pair of texts")
-    if len(row) not in (1, 2):
-        raise InvalidInput(f"{name} has {len(row)} texts, not one or two")
-    return [checked(text, f"{name}[{place}]") for place, text in enumerate(row)]
-
-
-def _numbers(values: object, argument: str, pairs: list[list[str]]) -> list[float]:
+def _numbers(
+    values: object, argument: str, pairs: list[list[str]], allowed: Callable[[float], bool], wanted: str
+) -> list[float]:
     items = materialised(values, argument, "a sequence of numbers")
     if len(items) != len(pairs):
         raise InvalidInput(f"{len(pairs)} sentence_pairs, but {len(items)} {argument}")
-    return [_number(item, f"{argument}[{index}]") for index, item in enumerate(items)]
+    numbers = [_number(item, f"{argument}[{index}]") for index, item in enumerate(items)]
+    for index, number in enumerate(numbers):
+        if not allowed(number):
+            raise InvalidInput(f"{argument}[{index}] is {number!r}, {wanted}")
+    return numbers
 
 
 def _number(value: Any, name: str) -> float:
@@ -339,18 +320,13 @@ def _predicted(model: Any, pairs: list[list[str]], name: Name, options: dict[str
         raise InvalidInput(f"the model gives {scores.dtype}, not numbers")
     if scores.ndim == 0 or len(scores) != len(pairs):
         raise InvalidInput(f"the model gives scores of shape {scores.shape} for {len(pairs)} pairs")
-    _refuse_non_finite(scores, name)
-    return scores
-
-
-def _refuse_non_finite(scores: NDArray[Any], name: Name) -> None:
     bad = np.flatnonzero(~np.isfinite(scores).reshape(len(scores), -1).all(axis=1)).tolist()
     if bad:
         named = ", ".join(map(name, bad[:NAMED])) + (f" and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
         raise NonFiniteScore(f"the model gives NaN or infinity for {named}", tuple(bad))
+    return scores
 
 
-# ---- Correlation of a model's scores with known scores.
 class CECorrelationEvaluator(PairEvaluator):
     """Pearson's and Spearman's correlation with known scores; a call returns Spearman's.
 
@@ -370,16 +346,12 @@ class CECorrelationEvaluator(PairEvaluator):
     title = "CECorrelationEvaluator"
 
     def __init__(
-        self,
-        sentence_pairs: Iterable[Sequence[str]],
-        scores: Iterable[float],
-        name: str = "",
-        write_csv: bool = True,
+        self, sentence_pairs: Iterable[Sequence[str]], scores: Iterable[float], name: str = "", write_csv: bool = True
     ) -> None:
-        pairs = checked_pairs(sentence_pairs)
-        self.scores = gold_scores(scores, pairs)
+        self.sentence_pairs = checked_pairs(sentence_pairs)
+        self.scores = gold_scores(scores, self.sentence_pairs)
         columns = ["Pearson_Correlation", "Spearman_Correlation"]
-        super().__init__(pairs, name, write_csv, columns, returned="Spearman_Correlation")
+        super().__init__(name, write_csv, columns, returned="Spearman_Correlation")
         if len(self.scores) < 2:
             raise InvalidInput("sentence_pairs has one pair: a correlation needs two")
 

@@ -136,10 +136,7 @@ def changes(title: str, changed: Sequence[Change], limit: int) -> Table | None:
         (each.query, signed(each.difference), f"{number(each.first)} → {number(each.second)}", _ranks(each), each.text)
         for each in changed[:limit]
     ]
-    columns: tuple[tuple[str, Kind], ...] = (
-        *_columns(("query",), ("change", "value", "rank")),
-        ("text", "text"),
-    )
+    columns: tuple[tuple[str, Kind], ...] = (*_columns(("query",), ("change", "value", "rank")), ("text", "text"))
     note = "rank: of the best-placed relevant document."
     note += f" {len(changed) - limit:,} more queries are not shown." if len(changed) > limit else ""
     return Table(title, columns, tuple(rows), note) if rows else None

@@ -63,9 +63,9 @@ def milliseconds(ms: float | None) -> str:
     return f"{ms:,.0f}" if ms >= 10 or ms == 0 else f"{ms:.1f}"
 
 
-def listed(names: Sequence[str], shown: int = SHOWN) -> str:
+def listed(names: Sequence[str]) -> str:
     """The first of many, and that there are more."""
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def shortened(text: str, longest: int) -> str:
@@ -107,20 +107,13 @@ def verdicts(analysis: Analysis) -> list[Verdict]:
 
 def headroom_sentence(system: str, headroom: Headroom) -> str:
     """What was there to gain, how much of it came, and which pass lost the rest."""
-    possible = headroom.ceiling - headroom.first
     gain = headroom.second - headroom.first
     if headroom.share is None:
         reached = f"No order of these candidates beats the first pass in {headroom.measure}: there was nothing to gain."
-    elif gain < 0:
-        reached = (
-            f"A perfect order of the candidates would bring {signed(possible)} {headroom.measure}; "
-            f"{system} loses {number(-gain)} instead."
-        )
     else:
-        reached = (
-            f"A perfect order of the candidates would bring {signed(possible)} {headroom.measure}; "
-            f"{system} reaches {percent(headroom.share)} of that."
-        )
+        came = f"loses {number(-gain)} instead" if gain < 0 else f"reaches {percent(headroom.share)} of that"
+        possible = f"{signed(headroom.ceiling - headroom.first)} {headroom.measure}"
+        reached = f"A perfect order of the candidates would bring {possible}; {system} {came}."
     return f"{reached} {_losses(headroom)}"
 
 
@@ -237,13 +230,11 @@ def _losses(headroom: Headroom) -> str:
     unfound, misplaced = headroom.ideal - headroom.ceiling, headroom.ceiling - headroom.second
     if unfound < 0.0005 and misplaced < 0.0005:
         return "Nothing is lost."
-    said = (
+    what = "more or better candidates have" if unfound > misplaced else "a better order has"
+    return (
         f"The first pass loses {number(unfound)} by not finding relevant documents, "
-        f"the second pass {number(misplaced)} by not putting them first"
+        f"the second pass {number(misplaced)} by not putting them first: {what} the most to give."
     )
-    if unfound > misplaced:
-        return f"{said}: more or better candidates have the most to give."
-    return f"{said}: a better order has the most to give."
 
 
 def _cost(ms: float | None) -> str:
