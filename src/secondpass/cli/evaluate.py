@@ -6,19 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from secondpass.cli.output import PipeConsole
 from secondpass.corpora import named_file, read_queries
 from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.evaluation.analysis import analyse
+from secondpass.evaluation.measures import DEFAULT_MEASURES, Analysis
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
+from secondpass.evaluation.reporting.files import print_analysis, write_csv, write_json
+from secondpass.evaluation.reporting.page import write_page
 from secondpass.evaluation.runs import Run, read_run
-from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
-
-if TYPE_CHECKING:
-    from secondpass.evaluation.measures import Analysis
+from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns, depth_for
 
 # Runs a pipeline over a dataset: a function of another import package of this distribution.
 RUN_DATASET = "secondpass_pipelines.dataset:run_dataset"
@@ -98,9 +99,7 @@ def evaluate(
         raise InvalidInput("--indexed, --index and --add go with --pipeline")
     if indexed and add:
         raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
-    for path in (html, json, csv, output):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
+    _check_folders(html, json, csv, output)
     if pipeline is not None and dataset is not None:
         request = DatasetRequest(pipeline, dataset, split, limit, depth, None, model, output, indexed, index, add)
         found = _piped(request)
@@ -108,9 +107,6 @@ def evaluate(
         found = _read(qrels, run, queries, split)
     else:
         raise InvalidInput("give --qrels and at least one --run, or --pipeline and --dataset")
-    from secondpass.evaluation.analysis import analyse
-    from secondpass.evaluation.measures import DEFAULT_MEASURES
-
     chosen = measure or found.measures or DEFAULT_MEASURES
     analysis = analyse(
         found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed, examples=examples
@@ -124,6 +120,12 @@ def _check_choice(qrels: Path | None, run: list[str] | None, pipeline: str | Non
         raise InvalidInput("--pipeline and --dataset go together")
     if pipeline is not None and (run or qrels):
         raise InvalidInput("give either --pipeline and --dataset, or --qrels and --run")
+
+
+def _check_folders(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
 
 
 def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Evaluated:
@@ -161,9 +163,6 @@ def _piped(request: DatasetRequest) -> Evaluated:
 
 
 def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -> None:
-    from secondpass.evaluation.reporting.files import print_analysis
-    from secondpass.evaluation.second_pass import depth_for
-
     console = PipeConsole(highlight=False, markup=False, emoji=False)
     print_analysis(console, analysis)
     for found in analysis.second_passes:
@@ -176,11 +175,7 @@ def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -
 
 
 def _write(analysis: Analysis, html: Path | None, json: Path | None, csv: Path | None) -> None:
-    from secondpass.evaluation.reporting.files import write_csv, write_json
-
     if html is not None:
-        from secondpass.evaluation.reporting.page import write_page
-
         write_page(html, analysis)
     if json is not None:
         write_json(json, analysis)

@@ -149,12 +149,8 @@ def _spread(values: NDArray[np.floating]) -> NDArray[np.int_]:
 def reliability(qrels: Qrels, run: Run, bins: int = 10) -> Reliability | None:
     """Compare scores with the share of relevant documents among those that have them.
 
-    Over all pairs of judged queries that have a score; unjudged documents count as not relevant.
-
-    Args:
-        qrels: the judgements.
-        run: the rankings with their scores.
-        bins: how many intervals of equal width [0, 1] is cut into.
+    Over all pairs of judged queries that have a score, in `bins` intervals of equal width that [0, 1] is cut into;
+    unjudged documents count as not relevant.
 
     Returns:
         None where there is no score, or one lies outside [0, 1] and so is no probability.
@@ -196,16 +192,9 @@ def changes(
     texts: Mapping[str, str] | None = None,
     count: int = 10,
 ) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
-    """Find the queries whose value rose and fell most.
+    """Find the queries whose value rose and fell most, at most `count` of each kind.
 
-    Args:
-        qrels: the judgements.
-        first: the first pass.
-        second: the second pass.
-        first_values: one measure's value of each query in the first pass.
-        second_values: the same queries' in the second.
-        texts: the queries' texts by id.
-        count: how many to give of each kind, at most.
+    The values are one measure's in each pass, by query; `texts` are the queries' by id.
 
     Returns:
         The helped, greatest rise first, and the hurt, greatest fall first; equal changes in the order of the values.

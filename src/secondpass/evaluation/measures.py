@@ -29,7 +29,6 @@ scikit_metrics = partial(optional, "sklearn.metrics", "scikit-learn", "eval")
 scipy_stats = partial(optional, "scipy.stats", "scipy", "eval")
 
 
-# ---- What an evaluation found: values by measure and query, and which queries count.
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """Queries by what they could contribute.

@@ -39,13 +39,8 @@ def headroom(qrels: Qrels, first: Run, second: Run, measures: Iterable[str] = DE
     """Where each measure's mean is lost: by the first pass, or by the second.
 
     The second pass is measured `extended`, so that both passes rank the same candidates. Documents that the first
-    pass lacks stay where the second has them, and the ceiling is over the candidates of both.
-
-    Args:
-        qrels: the judgements.
-        first: the candidates, as the first pass ranked them.
-        second: the same candidates or the best of them, re-ranked.
-        measures: names of measures.
+    pass lacks stay where the second has them, and the ceiling is over the candidates of both. Arguments as in
+    `depth_curve`, with several measures.
 
     Raises:
         InvalidInput: no query has a relevant document, or a measure is unknown.
@@ -78,8 +73,8 @@ def ceiling_run(qrels: Qrels, first: Run, second: Run | None = None) -> Run:
     Documents of one grade keep their order; judged documents that are not relevant go before unjudged ones, which
     matters to `Judged@k` alone.
     """
-    found = {query: _joined(first.get(query, {}), second.get(query, {}) if second else {})
-             for query in (*first, *(query for query in second or () if query not in first))}  # fmt: skip
+    more: Mapping[str, Ranking] = {} if second is None else second
+    found = {query: dict.fromkeys((*first.get(query, {}), *more.get(query, {}))) for query in (*first, *more)}
     return Run("ceiling", {query: _unscored(best_first(qrels.get(query, {}), documents))
                            for query, documents in found.items()})  # fmt: skip
 
@@ -137,10 +132,6 @@ def worth(grades: Mapping[str, int], document: str) -> int:
 
 def _share(first: float, second: float, ceiling: float) -> float | None:
     return (second - first) / (ceiling - first) if ceiling > first else None
-
-
-def _joined(ranking: Ranking, more: Ranking) -> list[str]:
-    return [*ranking, *(document for document in more if document not in ranking)]
 
 
 def _unscored(documents: Iterable[str]) -> list[tuple[str, None]]:

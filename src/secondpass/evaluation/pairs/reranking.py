@@ -89,8 +89,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """All that count, how many were skipped, and whether a first pass ranked the candidates."""
+    """What was given, all that count, how many were skipped, and whether a first pass ranked the candidates."""
 
+    given: list[Any]
     kept: tuple[Sample, ...]
     skipped: int
     ranked: bool
@@ -119,7 +120,7 @@ def read_samples(given: object, always_rerank_positives: bool) -> Samples:
     kept = tuple(sample for sample in samples if sample is not None)
     if not any(sample.candidates for sample in kept):
         raise InvalidInput(f"none of {len(samples)} samples has a positive text and candidates to order")
-    return Samples(kept, len(samples) - len(kept), forms[0] == "documents")
+    return Samples(items, kept, len(items) - len(kept), forms[0] == "documents")
 
 
 def _form(item: object, name: str) -> str:
@@ -232,11 +233,8 @@ class CERerankingEvaluator(Evaluator):
             at_k = mrr_at_k
         self.at_k = positive_int(at_k, "at_k")
         super().__init__(name, write_csv, [f"MRR@{self.at_k}", f"NDCG@{self.at_k}"], ending=f"_@{self.at_k}")
-        held = (
-            samples if isinstance(samples, Mapping) else materialised(samples, "samples", "a list or dict of samples")
-        )
-        self._read = read_samples(held, always_rerank_positives)
-        self.samples = list(held.values()) if isinstance(held, Mapping) else held
+        self._read = read_samples(samples, always_rerank_positives)
+        self.samples = self._read.given
         self.always_rerank_positives = always_rerank_positives
         self.batch_size = batch_size
         self.show_progress_bar = show_progress_bar

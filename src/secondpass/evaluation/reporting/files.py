@@ -150,12 +150,7 @@ STYLES = {"better": "bold green", "worse": "bold red", "unclear": "bold yellow",
 
 
 def print_analysis(console: Console, analysis: Analysis) -> None:
-    """Print the verdicts, the tables and what limits them.
-
-    Args:
-        console: where to; its width and its colours are kept to.
-        analysis: what was found.
-    """
+    """Print the verdicts, the tables and what limits them, in the console's width and colours."""
     for part in _parts(analysis):
         console.print(_drawn(part, console.width) if isinstance(part, Table) else part)
         if isinstance(part, Table) and part.note:

@@ -97,17 +97,10 @@ def draw(
     left: float = 52,
     bottom: float = 42,
 ) -> str:
-    """Draw one plot.
+    """Draw one plot with `paint`; lengths are in units of which ten and a half are the size of the text.
 
-    Args:
-        name: what the ids inside begin with; one page may hold it once.
-        title: what the plot shows, for those who do not see it.
-        paint: draws on the axes it is given.
-        height: in units of which ten and a half are the size of the text.
-        width: in the same units.
-        top: room above the axes.
-        left: room for the labels of the vertical axis.
-        bottom: room for those of the horizontal one.
+    The ids inside begin with `name`, which one page may hold once. `title` says what is shown to those who do not see
+    it. `top`, `left` and `bottom` are the room around the axes.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -341,11 +334,7 @@ FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def to_html(analysis: Analysis, title: str = TITLE) -> str:
-    """The page as text.
-
-    Args:
-        analysis: what was found; what it does not have gets no section.
-        title: the page's heading.
+    """The page as text; what the analysis does not have gets no section.
 
     Raises:
         MissingExtra: jinja2 or matplotlib is not installed.
