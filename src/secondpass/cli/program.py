@@ -61,15 +61,15 @@ class Program(TyperGroup):
             raise typer.Exit(report(error, bool(ctx.params.get("debug")))) from None
         return result
 
-    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         """Run the program; a bad global option is an error of the same form."""
         try:
-            code = super().main(*args, standalone_mode=False, **options)
+            code = super().main(*args, **options | {"standalone_mode": False})
         except typer.Abort:
             code = 1
         except Exception as error:
             code = report(error, debug=False)
-        if not standalone_mode:
+        if not options.get("standalone_mode", True):
             return code
         sys.exit(code if isinstance(code, int) else 0)
 
