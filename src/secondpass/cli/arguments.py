@@ -58,7 +58,11 @@ def read_documents(path: Path | None, form: str | None) -> list[GivenDocument]:
         InvalidInput: a line is of another form, or there is no document.
     """
     lines, form = _opened(path, form, ("txt", "jsonl", "json"), "--documents")
-    documents = list(_json_list(lines) if form == "json" else _by_line(lines, form))
+    if form == "json":
+        documents = list(_json_list(lines))
+    else:
+        values = ((line, line.text if form == "txt" else line.json()) for line in lines)
+        documents = [_document(line, line.number - 1, value) for line, value in values]
     if not documents:
         raise InvalidInput(f"{_name(path)}: no document in it")
     return documents
@@ -113,14 +117,6 @@ def _form_by_first_line(lines: Iterator[Line], plain: str) -> tuple[Iterator[Lin
     except InvalidInput:
         form = plain
     return chain((first,), lines), form
-
-
-def _by_line(lines: Iterator[Line], form: str) -> Iterator[GivenDocument]:
-    for line in lines:
-        if form == "txt":
-            yield GivenDocument(line.number - 1, None, line.text)
-        else:
-            yield _document(line, line.number - 1, line.json())
 
 
 def _json_list(lines: Iterator[Line]) -> Iterator[GivenDocument]:

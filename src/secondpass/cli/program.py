@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pkgutil import resolve_name
 from typing import Annotated, Any
@@ -61,23 +61,15 @@ class Program(TyperGroup):
             raise typer.Exit(report(error, bool(ctx.params.get("debug")))) from None
         return result
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         """Run the program; a bad global option is an error of the same form."""
         try:
-            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+            code = super().main(*args, **options | {"standalone_mode": False})
         except typer.Abort:
             code = 1
         except Exception as error:
             code = report(error, debug=False)
-        if not standalone_mode:
+        if not options.get("standalone_mode", True):
             return code
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -142,15 +142,12 @@ def _spread(values: NDArray[np.floating]) -> NDArray[np.int_]:
     return np.unique(np.concatenate([by_rank, by_value]))
 
 
-# ---- Can a score be read as a probability of relevance: reliability diagram, calibration error and Brier score.
-#
-# The expected calibration error is that of Naeini, Cooper and Hauskrecht 2015, "Obtaining Well Calibrated Probabilities
-# Using Bayesian Binning", over bins of equal width.
 def reliability(qrels: Qrels, run: Run, bins: int = 10) -> Reliability | None:
     """Compare scores with the share of relevant documents among those that have them.
 
     Over all pairs of judged queries that have a score, in `bins` intervals of equal width that [0, 1] is cut into;
-    unjudged documents count as not relevant.
+    unjudged documents count as not relevant. The expected calibration error is that of Naeini, Cooper and Hauskrecht
+    2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning".
 
     Returns:
         None where there is no score, or one lies outside [0, 1] and so is no probability.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,17 +54,12 @@ def headroom(qrels: Qrels, first: Run, second: Run, measures: Iterable[str] = DE
 
 def headroom_of(first: Report, second: Report, ceiling: Report, ideal: Report) -> tuple[Headroom, ...]:
     """The same out of four reports on the same queries."""
-    return tuple(
-        Headroom(
-            measure=measure,
-            first=before,
-            second=second.means[measure],
-            ceiling=ceiling.means[measure],
-            ideal=ideal.means[measure],
-            share=_share(before, second.means[measure], ceiling.means[measure]),
-        )
-        for measure, before in first.means.items()
-    )
+    found = []
+    for measure, before in first.means.items():
+        after, best = second.means[measure], ceiling.means[measure]
+        share = (after - before) / (best - before) if best > before else None
+        found.append(Headroom(measure, before, after, ceiling=best, ideal=ideal.means[measure], share=share))
+    return tuple(found)
 
 
 def ceiling_run(qrels: Qrels, first: Run, second: Run | None = None) -> Run:
@@ -128,10 +123,6 @@ def worth(grades: Mapping[str, int], document: str) -> int:
     """
     grade = grades.get(document)
     return 0 if grade is None else 2 * max(grade, 0) + 1
-
-
-def _share(first: float, second: float, ceiling: float) -> float | None:
-    return (second - first) / (ceiling - first) if ceiling > first else None
 
 
 def _unscored(documents: Iterable[str]) -> list[tuple[str, None]]:
@@ -351,17 +342,17 @@ def over_ties(
 
     judged = qrels.only(tied)
 
-    def means(order: Callable[[_Tied], NDArray[np.intp]]) -> dict[str, float]:
-        changed = Run(run.name, {query: found.ranking(order(found)) for query, found in tied.items()})
+    def means(key: Callable[[_Tied], NDArray[Any]]) -> dict[str, float]:
+        changed = Run(run.name, {query: found.ordered(key(found)) for query, found in tied.items()})
         values = evaluate(judged, changed, wanted, without_relevant="zero").values
         return {
             name: aggregate(each, {**before.values[name], **values[name]}.values()) for name, each in wanted.items()
         }
 
-    worst, best = means(_Tied.worst), means(_Tied.best)
+    worst, best = means(lambda found: found.worth), means(lambda found: -found.worth)
     generator = np.random.default_rng(seed)
     count = max(min(samples, FEWEST_SAMPLES), min(samples, MOST_DOCUMENTS // sum(len(t.worth) for t in tied.values())))
-    drawn = [means(lambda found: found.shuffled(generator)) for _ in range(count)]
+    drawn = [means(lambda found: generator.random(len(found.block))) for _ in range(count)]
     expected = {name: float(np.mean([sample[name] for sample in drawn])) for name in wanted}
     # A mean of equal numbers may differ from them in its last digit.
     return tuple(
@@ -378,17 +369,9 @@ class _Tied:
     block: NDArray[np.intp]
     worth: NDArray[np.intp]
 
-    def best(self) -> NDArray[np.intp]:
-        return np.lexsort((-self.worth, self.block))
-
-    def worst(self) -> NDArray[np.intp]:
-        return np.lexsort((self.worth, self.block))
-
-    def shuffled(self, generator: np.random.Generator) -> NDArray[np.intp]:
-        return np.lexsort((generator.random(len(self.block)), self.block))
-
-    def ranking(self, order: NDArray[np.intp]) -> list[tuple[str, None]]:
-        return [(self.documents[index], None) for index in order.tolist()]
+    def ordered(self, key: NDArray[Any]) -> list[tuple[str, None]]:
+        """The ranking with the documents of each block by a key, the lowest first."""
+        return [(self.documents[index], None) for index in np.lexsort((key, self.block)).tolist()]
 
 
 def _tied(ranking: Ranking, grades: Mapping[str, int]) -> _Tied | None:

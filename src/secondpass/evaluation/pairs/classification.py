@@ -134,9 +134,7 @@ class CEBinaryAccuracyEvaluator(PairEvaluator):
     """Share of pairs on the right side of the threshold: a label 1 is predicted where score > threshold.
 
     Args:
-        sentence_pairs: rows of two texts.
-        labels: 0 or 1 for each pair.
-        name: of the data; it stands in log lines and in the file's name.
+        sentence_pairs, labels, name: as in `CEBinaryClassificationEvaluator`.
         threshold: for scores as `predict` gives them, that is, after the model's activation.
         write_csv: append to CEBinaryAccuracyEvaluator[_NAME]_results.csv (epoch, steps, Accuracy).
 
@@ -241,9 +239,7 @@ class CESoftmaxAccuracyEvaluator(PairEvaluator):
     """Share of pairs whose label has the highest score.
 
     Args:
-        sentence_pairs: rows of two texts.
-        labels: the index of a class for each pair.
-        name: of the data; it stands in log lines and in the file's name.
+        sentence_pairs, labels, name: as in `CEF1Evaluator`.
         write_csv: append to CESoftmaxAccuracyEvaluator[_NAME]_results.csv (epoch, steps, Accuracy).
 
     Raises:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from secondpass.evaluation.measures import Analysis, Change, DepthCurve, SecondPass
-from secondpass.evaluation.measures import ThresholdPoint as Threshold
+from secondpass.evaluation.measures import Analysis, Change, DepthCurve, SecondPass, ThresholdPoint
 from secondpass.evaluation.reporting.wording import (
     NOTHING,
     counted,
@@ -153,7 +152,7 @@ def depths(curve: DepthCurve) -> Table:
     return Table("Quality by depth", columns, tuple(rows))
 
 
-def thresholds(points: Sequence[Threshold]) -> Table:
+def thresholds(points: Sequence[ThresholdPoint]) -> Table:
     """A few thresholds from the lowest to the highest."""
     rows = [
         (number(point.threshold), number(point.precision), number(point.recall), f"{point.kept:,}")
@@ -187,7 +186,7 @@ def _ranks(change: Change) -> str:
     return f"{first} → {second}"
 
 
-def _spread(points: Sequence[Threshold], most: int) -> list[Threshold]:
+def _spread(points: Sequence[ThresholdPoint], most: int) -> list[ThresholdPoint]:
     if len(points) <= most:
         return list(points)
     return [points[round(place * (len(points) - 1) / (most - 1))] for place in range(most)]
