@@ -96,7 +96,9 @@ def prepare(config: TrainingConfig) -> Prepared:
     """
     settings, model = config.settings, config.model
     loss = make_loss(settings.loss, settings.loss_options)
-    _refuse_same_folder(model.name, config.output.folder)
+    if Path(model.name).is_dir() and Path(model.name).resolve() == Path(config.output.folder).resolve():
+        own = f"output.folder is the model's own, {model.name}"
+        raise InvalidInput(f"{own}: a run that goes on needs the first weights")
     encoder = CrossEncoder(
         model.name,
         num_labels=model.num_labels,
@@ -202,11 +204,6 @@ def _graded(groups: Iterable[Group]) -> tuple[Group, ...]:
         return checked_groups(groups, _Graded(), join=True).groups
     except InvalidInput as error:
         raise InvalidInput(f"{DEV}: {error}") from None
-
-
-def _refuse_same_folder(model: str, output: str) -> None:
-    if Path(model).is_dir() and Path(model).resolve() == Path(output).resolve():
-        raise InvalidInput(f"output.folder is the model's own, {model}: a run that goes on needs the first weights")
 
 
 def _leaks(train_groups: Sequence[Group], held: Iterable[BeforeAfter]) -> Iterator[str]:

@@ -278,7 +278,6 @@ class _Parts:
         return shared
 
 
-# ---- A model made ready to learn, and put back as it was.
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A model ready to learn.

@@ -44,7 +44,11 @@ def _flat(value: object, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         return {TENSOR: _kept(value.detach(), name, tensors)}
     if isinstance(value, np.ndarray):
-        return {ARRAY: _kept(_from_array(value, name), name, tensors)}
+        try:
+            array = torch.from_numpy(np.array(value, order="C"))
+        except TypeError:
+            raise InvalidInput(f"{name} is an array of {value.dtype}, which cannot be stored") from None
+        return {ARRAY: _kept(array, name, tensors)}
     if isinstance(value, Mapping):
         return _flat_mapping(value, name, tensors)
     if isinstance(value, (list, tuple)):
@@ -77,13 +81,6 @@ def _kept(tensor: torch.Tensor, name: str, tensors: dict[str, torch.Tensor]) -> 
     return free
 
 
-def _from_array(value: np.ndarray[Any, Any], name: str) -> torch.Tensor:
-    try:
-        return torch.from_numpy(np.array(value, order="C"))
-    except TypeError:
-        raise InvalidInput(f"{name} is an array of {value.dtype}, which cannot be stored") from None
-
-
 def restored(tensors: Mapping[str, torch.Tensor], state: Any) -> Any:
     """Put together what `flattened` took apart; arrays are copies, tensors those given.
 
@@ -94,10 +91,10 @@ def restored(tensors: Mapping[str, torch.Tensor], state: Any) -> Any:
         return [restored(tensors, entry) for entry in state]
     if not isinstance(state, dict):
         return state
-    content: Any
-    kind, content = next(iter(state.items()), ("", None))
+    kind = next(iter(state), "")
     if not kind.startswith("$"):
         return {key: restored(tensors, entry) for key, entry in state.items()}
+    content = state[kind]
     if kind in (TENSOR, ARRAY):
         if content not in tensors:
             raise CheckpointError(f"the state has no tensor {content}")
@@ -184,7 +181,6 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors | {name: tensors[first] for name, first in aliases.items()}
 
 
-# ---- What an optimizer, its schedule and its loss scale remember.
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], Any]:
     """Read an optimizer's state and the settings of its groups.
 
@@ -343,12 +339,11 @@ def restore_random_state(
 
 def _read_global() -> dict[str, Any]:
     # numpy's and python's are not ours, but a loss, a callback or a data set of the caller's may draw from them
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": _packed(random.getstate()),
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
         "torch": torch.get_rng_state(),
-        "cuda": cuda,
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -220,15 +220,12 @@ def _read(groups: Iterable[Group], rule: LabelRule) -> list[Group]:
     return made
 
 
-def _parts(groups: Sequence[Group], join: bool) -> Iterator[list[Group]]:
+def _parts(groups: Sequence[Group], join: bool) -> Iterable[list[Group]]:
     """What makes up each group: itself, or all of the same query."""
-    if not join:
-        yield from ([group] for group in groups)
-        return
-    parts: dict[tuple[str, str], list[Group]] = defaultdict(list)
-    for group in groups:
-        parts[group.query_id, group.query].append(group)
-    yield from parts.values()
+    parts: dict[object, list[Group]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        parts[(group.query_id, group.query) if join else number].append(group)
+    return parts.values()
 
 
 def _without_repeats(parts: Iterable[list[Group]], rule: LabelRule) -> tuple[list[Group], int]:

@@ -198,9 +198,12 @@ class Counts:
     def lines(self) -> list[str]:
         """The figures for people to read."""
         size = f"{self.shortest}" if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
+        labels = f"from {self.lowest:.4g} to {self.highest:.4g}, mean {self.label_sum / self.documents:.4g}"
+        if self.histogram:
+            labels = ", ".join(f"{label:g} ({count:,})" for label, count in self.histogram.items())
         made = [
             f"{self.groups:,} groups, {self.documents:,} documents ({size} a group, median {self.median})",
-            f"labels: {self._labels()}",
+            f"labels: {labels}",
         ]
         if self.positives is not None and self.negatives is not None:
             made.append(f"positives: {self.positives:,}, negatives: {self.negatives:,}")
@@ -212,11 +215,6 @@ class Counts:
     def as_json(self) -> dict[str, Any]:
         """Plain values; labels of the histogram as text."""
         return asdict(self) | {"histogram": {f"{label:g}": count for label, count in self.histogram.items()}}
-
-    def _labels(self) -> str:
-        if self.histogram:
-            return ", ".join(f"{label:g} ({count:,})" for label, count in self.histogram.items())
-        return f"from {self.lowest:.4g} to {self.highest:.4g}, mean {self.label_sum / self.documents:.4g}"
 
 
 def counted(groups: Sequence[Group], kind: LabelKind, dropped: Mapping[str, int], repeated: int) -> Counts:

@@ -348,7 +348,6 @@ def _named(value: Any) -> str:
     return type(value).__name__
 
 
-# ---- Rows out of Python objects: datasets of Hugging Face (streamed too), any mappings, InputExamples, groups.
 Item = Row | Group | InvalidInput
 """What a source gives: a row, a group that is already one, or why a row could not be read."""
 
@@ -374,21 +373,18 @@ def _item(element: Any, name: str) -> Item:
     if isinstance(element, Mapping):
         return Row(name, element)
     if hasattr(element, "texts") and hasattr(element, "label"):
-        try:
-            return _pair(element, name)
-        except InvalidInput as error:
-            return error
+        return _pair(element, name)
     return InvalidInput(f"{name} is {type(element).__name__}, neither a mapping of columns nor an InputExample")
 
 
-def _pair(example: Any, name: str) -> Group:
+def _pair(example: Any, name: str) -> Group | InvalidInput:
     guid = getattr(example, "guid", "")
     named = f"{name} (guid {guid!r})" if guid else name
     texts, label = example.texts, example.label
     if not isinstance(texts, (list, tuple)) or len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-        raise InvalidInput(f"{named}: texts is no list of two str, the query and the document")
+        return InvalidInput(f"{named}: texts is no list of two str, the query and the document")
     if hasattr(label, "item"):
         label = label.item()
     if not isinstance(label, (int, float)):
-        raise InvalidInput(f"{named} has a label of type {type(label).__name__}, not a number")
+        return InvalidInput(f"{named} has a label of type {type(label).__name__}, not a number")
     return Group(texts[0], (texts[1],), (float(label),), named)

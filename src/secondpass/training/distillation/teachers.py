@@ -104,9 +104,8 @@ class MeanTeacher:
         made = []
         for row in range(len(groups)):
             votes = zip(*(standardised(opinion[row]) for opinion in opinions), strict=True)
-            made.append(
-                tuple(sum(weight * vote for weight, vote in zip(weights, at, strict=True)) / total for at in votes)
-            )
+            sums = (sum(weight * vote for weight, vote in zip(weights, at, strict=True)) for at in votes)
+            made.append(tuple(weighted / total for weighted in sums))
         return made
 
     def _weights(self) -> Sequence[float]:

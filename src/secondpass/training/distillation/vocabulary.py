@@ -119,8 +119,8 @@ def kept_ids(
 
     Args:
         tokenizer: WordPiece, BPE or Unigram; not changed.
-        texts: what will be read; any iterable.
-        size: tokens at most.
+        texts: queries and documents as they will come; any iterable, read once.
+        size: tokens at most, special tokens included.
         always: ids to keep in any case.
         characters: the only ones, for WordPiece and Unigram: a piece with another is kept only if the texts use it,
             and what cannot be spelled becomes unknown. None keeps all.
@@ -292,12 +292,8 @@ def trim_vocabulary(
     could be read before becomes unknown (unless `characters` says so). See `kept_ids` for what is kept.
     The new encoder is loaded from a folder, which is then removed, so it is what saving and loading gives.
 
-    Args:
-        encoder: with a WordPiece, BPE or Unigram tokenizer; its settings are taken over.
-        texts: queries and documents as they will come; any iterable, read once.
-        size: tokens at most, special tokens included.
-        always: tokens to keep in any case, as the vocabulary spells them ("##ing", "Ġthe").
-        characters: the only ones to keep in any case; None keeps all.
+    The settings of `encoder` are taken over. `always` are tokens as the vocabulary spells them ("##ing", "Ġthe"); the
+    other arguments are as in `kept_ids`.
 
     Raises:
         InvalidInput: an argument is refused, or `size` is less than what must be kept; the message says how much.

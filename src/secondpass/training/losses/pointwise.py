@@ -44,9 +44,8 @@ class BinaryCrossEntropy(Loss):
         Raises:
             InvalidInput: one of them is not above 0: there is nothing to balance.
         """
-        return replace(
-            self, pos_weight=positive_number(negatives, "negatives") / positive_number(positives, "positives")
-        )
+        weight = positive_number(negatives, "negatives") / positive_number(positives, "positives")
+        return replace(self, pos_weight=weight)
 
     def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per document.
@@ -55,9 +54,8 @@ class BinaryCrossEntropy(Loss):
             InvalidInput: pos_weight is still "balanced".
         """
         if self.pos_weight == "balanced":
-            raise InvalidInput(
-                'pos_weight="balanced" needs the counts of the labels: use the loss that balanced() gives'
-            )
+            needed = "needs the counts of the labels: use the loss that balanced() gives"
+            raise InvalidInput(f'pos_weight="balanced" {needed}')
         logits, labels = (values[mask] for values in cleaned(logits, labels, mask))
         weight = 1.0 if self.pos_weight is None else float(self.pos_weight)
         return -(weight * labels * F.logsigmoid(logits) + (1 - labels) * F.logsigmoid(-logits))

@@ -284,9 +284,8 @@ class KLDistillation(Loss):
     def __call__(self, logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """One unit per list."""
         lists = several(mask)
-        student, teacher = (
-            log_shares(values[lists] / self.temperature, mask[lists]) for values in cleaned(logits, labels, mask)
-        )
+        scores = (values[lists] / self.temperature for values in cleaned(logits, labels, mask))
+        student, teacher = (log_shares(values, mask[lists]) for values in scores)
         wanted = torch.where(mask[lists], teacher.exp(), 0.0)
         return self.temperature**2 * (wanted * (teacher - student)).sum(1)
 

@@ -197,12 +197,7 @@ def _asked(
 
 
 def _positives(
-    query: str,
-    relevant: Sequence[str],
-    corpus: Mapping[str, str],
-    qrels: Judgements,
-    rule: MiningRule,
-    counts: _Counts,
+    query: str, relevant: Sequence[str], corpus: Mapping[str, str], qrels: Judgements, rule: MiningRule, counts: _Counts
 ) -> tuple[str, ...]:
     """Relevant documents with a text, each text once."""
     there = {sifting.plain(corpus[name]): name for name in reversed(relevant) if not is_blank(corpus.get(name, ""))}

@@ -290,8 +290,7 @@ class Processes:
             return [value]
         from accelerate.utils import gather_object
 
-        made: list[Any] = gather_object([value])
-        return made
+        return list(gather_object([value]))
 
 
 ALONE = Processes()

@@ -47,12 +47,9 @@ class TrainedShare:
 
 def trained_share(model: Any) -> TrainedShare:
     """Count a model's weights, shared ones once, and not the head's that LoRA keeps beside those it trains."""
-    sizes = [
-        (weight.numel(), weight.requires_grad)
-        for name, weight in model.named_parameters()
-        if ".original_module." not in name
-    ]
-    return TrainedShare(sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes))
+    weights = [weight for name, weight in model.named_parameters() if ".original_module." not in name]
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    return TrainedShare(trained, sum(weight.numel() for weight in weights))
 
 
 class Lora:

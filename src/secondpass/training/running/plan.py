@@ -286,11 +286,10 @@ class GroupLearner:
     def _values(self, logits: torch.Tensor, part: MicroBatch) -> torch.Tensor:
         """What the loss says of flat logits, one value a unit."""
         grid, labels, mask = arranged(logits, part.labels)
+        judge: Callable[..., torch.Tensor] = self.loss
         if not getattr(self.loss, "taught", False):
-            return self.loss(grid, labels, mask)
-        taught: Any = self.loss
-        values: torch.Tensor = taught(grid, labels, mask, arranged_teachings(part.teachings, mask))
-        return values
+            return judge(grid, labels, mask)
+        return judge(grid, labels, mask, arranged_teachings(part.teachings, mask))
 
     def _with_in_batch_negatives(self, step: Sequence[Group], where: str) -> list[Group]:
         """Add documents of the step's other groups, label 0, if the loss asks for them."""
@@ -342,8 +341,7 @@ def arranged(
         values[number, : len(row)] = row
     places = torch.from_numpy(np.flatnonzero(mask)).to(logits.device)
     flat: Any = logits.float()
-    grid = flat.new_zeros((mask.size, flat.shape[1])).index_copy(0, places, flat)
-    grid = grid.view(len(sizes), width, -1)
+    grid = flat.new_zeros((mask.size, flat.shape[1])).index_copy(0, places, flat).view(len(sizes), width, -1)
     placed = torch.from_numpy(mask).to(logits.device)
     return grid[..., 0] if flat.shape[1] == 1 else grid, torch.from_numpy(values).to(logits.device), placed
 
@@ -357,5 +355,4 @@ def arranged_teachings(teachings: Sequence[Teaching | None], mask: torch.Tensor)
         if teaching is not None:
             scores[number, : len(teaching.scores)] = teaching.scores
             weights[:, number] = teaching.weight, teaching.label_weight
-    made = [torch.from_numpy(array).to(mask.device) for array in (scores, *weights)]
-    return Teachings(*made)
+    return Teachings(*(torch.from_numpy(array).to(mask.device) for array in (scores, *weights)))

@@ -121,8 +121,7 @@ class RunWatch(Hooks):
         self._read += gradients.pairs
         self.epochs = run.epoch + run.step / self.plan.sizes[run.epoch]
         if run.total % self.settings.log_every == 0 and self.processes.first:
-            here = time.monotonic() - self._began
-            speed = self._read / max(here, 1e-9)
+            speed = self._read / max(time.monotonic() - self._began, 1e-9)
             left = (1 - self.done(run)) / self.done(run) * self.seconds
             self.log.write(
                 "step",
@@ -351,14 +350,10 @@ def _written(descriptor: int) -> tuple[str, str]:
     return pid, host
 
 
-# ---- A run to a checkpoint and back: everything that makes the rest of it the same.
 def identity_of(plan: Plan, model: torch.nn.Module, device: torch.device, evaluator: Any) -> dict[str, Any]:
     """What must be the same for a run to go on: settings, data, first weights, and how it is measured."""
-    settings = {
-        name: value
-        for name, value in plan.settings.as_json().items()
-        if name not in FREE and (name not in LATER or value != LATER[name])
-    }
+    given = {name: value for name, value in plan.settings.as_json().items() if name not in FREE}
+    settings = {name: value for name, value in given.items() if name not in LATER or value != LATER[name]}
     return {
         "settings": settings,
         "groups": fingerprint(plan.groups),
@@ -374,8 +369,7 @@ def fingerprint_of_weights(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from secondpass.errors import InvalidInput
@@ -51,10 +52,10 @@ def layers_of(model: nn.Module) -> Layers:
     numbers: dict[str, int] = {}
     reached = 0
     for name, _ in model.named_parameters():
-        found = _listed(name, starts)
-        if found is not None:
-            numbers[name] = found
-            reached = max(reached, found)
+        start = next((start for start in starts if name.startswith(f"{start}.")), None)
+        if start is not None:
+            numbers[name] = starts[start] + int(name[len(start) + 1 :].partition(".")[0]) + 1
+            reached = max(reached, numbers[name])
         elif not name.startswith(prefix):
             numbers[name] = count + 1
         else:
@@ -80,13 +81,6 @@ def _starts(model: nn.Module, prefix: str) -> tuple[dict[str, int], int]:
         starts |= {name: count for name, length in beside.items() if length == longest}
         count += longest
     return starts, count
-
-
-def _listed(name: str, starts: Mapping[str, int]) -> int | None:
-    for start, number in starts.items():
-        if name.startswith(f"{start}."):
-            return number + int(name[len(start) + 1 :].partition(".")[0]) + 1
-    return None
 
 
 def _beside(owner: nn.Module, name: str, reached: int, count: int) -> int:
@@ -128,9 +122,8 @@ def freeze(model: nn.Module, layers: int) -> Frozen:
     """
     found = layers_of(model)
     if isinstance(layers, bool) or not isinstance(layers, int) or not 0 <= layers <= found.count:
-        raise InvalidInput(
-            f"frozen_layers={layers!r} is not a whole number from 0 to {found.count}, the model's layers"
-        )
+        known = f"a whole number from 0 to {found.count}, the model's layers"
+        raise InvalidInput(f"frozen_layers={layers!r} is not {known}")
     chosen = {
         name: weight
         for name, weight in model.named_parameters()
@@ -274,17 +267,14 @@ def _smaller(config: Any, kept: tuple[int, ...], count: int) -> Any:
 
 def _check_loads(model: nn.Module, config: Any, kept: tuple[int, ...]) -> None:
     """Make sure that a model made from the configuration has weights of the same names and shapes."""
-    import torch
-
     with torch.device("meta"):
         fresh = type(model)(config)
     ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     theirs = {name: tuple(value.shape) for name, value in fresh.state_dict().items()}
     wrong = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if wrong:
-        raise InvalidInput(
-            f"keep={list(kept)}: {type(model).__name__} with these layers would not load again ({wrong[0]} differs)"
-        )
+        name = type(model).__name__
+        raise InvalidInput(f"keep={list(kept)}: {name} with these layers would not load again ({wrong[0]} differs)")
 
 
 def parameter_groups(

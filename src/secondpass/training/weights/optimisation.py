@@ -93,7 +93,11 @@ def make_schedule(scheduler: Any, optimizer: Optimizer, warmup_steps: int, total
         InvalidInput: an unknown name, or an object without `step()`.
     """
     if not isinstance(scheduler, str):
-        return _given(scheduler, optimizer)
+        if not callable(getattr(scheduler, "step", None)):
+            raise InvalidInput(f"scheduler is {type(scheduler).__name__}, neither a name nor an object with step()")
+        if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+            logger.warning("the scheduler belongs to another optimizer: it does not change this run's learning rate")
+        return scheduler
     name = scheduler.lower()
     if name not in SCHEDULES:
         raise InvalidInput(f"Unknown scheduler {scheduler}: it is none of {', '.join(SCHEDULES)}")
@@ -150,14 +154,6 @@ class StretchedSchedule:
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Nothing."""
-
-
-def _given(scheduler: Any, optimizer: Optimizer) -> Any:
-    if not callable(getattr(scheduler, "step", None)):
-        raise InvalidInput(f"scheduler is {type(scheduler).__name__}, neither a name nor an object with step()")
-    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        logger.warning("the scheduler belongs to another optimizer: it does not change this run's learning rate")
-    return scheduler
 
 
 class WeightAverages:
