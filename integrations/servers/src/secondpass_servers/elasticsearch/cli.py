@@ -134,10 +134,6 @@ class Endpoint:
         """The request that reranks two documents, to see that all of it works."""
         return ApiRequest("POST", self.path, {"query": "a question", "input": ["an answer", "another text"]})
 
-    def removal(self) -> ApiRequest:
-        """The request that removes the endpoint."""
-        return removal(self.inference_id)
-
     def ready_query(self, index: str, content: str = "content") -> ApiRequest:
         """A search in two passes: `rank_window_size` documents are read by the model, `size` are shown."""
         question = "your question"
@@ -207,7 +203,7 @@ def connect_service(client: Elasticsearch, server: str, endpoint: Endpoint, repl
             )
         done = ConnectResult.replaced if replace else ConnectResult.unchanged
     if done is ConnectResult.replaced:
-        disconnect_service(client, server, endpoint.removal())
+        disconnect_service(client, server, removal(endpoint.inference_id))
     if done is not ConnectResult.unchanged:
         _create(client, server, endpoint)
     _try_out(client, server, endpoint)
