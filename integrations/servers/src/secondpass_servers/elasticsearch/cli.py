@@ -126,10 +126,6 @@ class Endpoint:
         body = {"service": self.shape.value, "service_settings": {**secret, **self.settings()}}
         return ApiRequest("PUT", self.path, body)
 
-    def look(self) -> ApiRequest:
-        """The request that asks what the endpoint is."""
-        return ApiRequest("GET", self.path)
-
     def trial(self) -> ApiRequest:
         """The request that reranks two documents, to see that all of it works."""
         return ApiRequest("POST", self.path, {"query": "a question", "input": ["an answer", "another text"]})
@@ -359,7 +355,7 @@ def connect(
     endpoint = Endpoint(inference_id, service, shape, model, service_key())
     ready = endpoint.ready_query(index, content).shown()
     if dry_run:
-        requests = (endpoint.look(), endpoint.creation(), endpoint.trial())
+        requests = (ApiRequest("GET", endpoint.path), endpoint.creation(), endpoint.trial())
         typer.echo("\n\n".join([*(request.shown() for request in requests), ready]))
         return
     with session(url, timeout) as (client, server):
