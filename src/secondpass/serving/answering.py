@@ -136,7 +136,6 @@ def _answer(served: Served, work: Work, scored: Scored) -> Answer:
     )
 
 
-JSON = "application/json"
 # Headers are lines, and proxies refuse long ones.
 LONGEST_HEADER = 1000
 
@@ -170,7 +169,7 @@ class Service:
         facts.tokens, facts.cut = answer.tokens, len(answer.cuts)
         self.metrics.scored(served.name, len(work.documents), answer.tokens, len(answer.cuts))
         answer = replace(answer, warnings=(*answer.warnings, *warnings))
-        return Response(shape.render(answer, facts.request_id), media_type=JSON, headers=_headers(answer))
+        return Response(shape.render(answer, facts.request_id), media_type="application/json", headers=_headers(answer))
 
 
 def _headers(answer: Answer) -> dict[str, str]:

@@ -239,7 +239,7 @@ def test_a_busy_server_is_waited_for_before_the_model_is_loaded(
 ) -> None:
     """As with every later request; then the corpus goes in with embeddings."""
     place.create(dims=384)
-    access = importlib.import_module(f"secondpass_{place.engine.command}.access").ACCESS
+    access = importlib.import_module(f"secondpass_servers.{place.engine.command}.client").ACCESS
     with access.sink(None, 30.0, place.name) as sink:
         ask, tries = sink.field_mapping, []
 

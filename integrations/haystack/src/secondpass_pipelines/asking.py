@@ -39,7 +39,11 @@ def run_ask(pipeline_name: str, corpus: Path | None, questions: Mapping[str, str
         console = PipeConsole(highlight=False, soft_wrap=True)
         for query_id, question in questions.items():
             began = time.perf_counter()
-            answers = _answers(pipeline, asked, query_id, question)
+            try:
+                outputs = pipeline.run(asked.inputs(question))
+            except Exception as error:
+                raise SecondPassError(f"question {query_id!r} failed: {failure_line(error, pipeline)}") from error
+            answers = list(read_answers(outputs.get(asked.component, {}).get(asked.socket, ())))
             seconds = time.perf_counter() - began
             if as_json:
                 found = [asdict(answer) for answer in answers]
@@ -49,14 +53,6 @@ def run_ask(pipeline_name: str, corpus: Path | None, questions: Mapping[str, str
                 _show(console, question, answers)
     finally:
         close(pipeline)
-
-
-def _answers(pipeline: Pipeline, asked: AnswerSockets, query_id: str, question: str) -> list[Any]:
-    try:
-        outputs = pipeline.run(asked.inputs(question))
-    except Exception as error:
-        raise SecondPassError(f"question {query_id!r} failed: {failure_line(error, pipeline)}") from error
-    return list(read_answers(outputs.get(asked.component, {}).get(asked.socket, ())))
 
 
 def _show(console: PipeConsole, question: str, answers: list[Any]) -> None:

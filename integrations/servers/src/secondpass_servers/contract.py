@@ -1,7 +1,4 @@
-"""What commands and passes ask of a search server, and what each of the two servers gives.
-
-Errors of writing are `IndexingError` and its kinds.
-"""
+"""The words of the two search servers; errors of writing are `IndexingError` and its kinds."""
 
 from __future__ import annotations
 

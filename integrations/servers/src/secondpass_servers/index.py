@@ -134,6 +134,7 @@ class OpenedIndex(ABC):
 
     def __init__(self, client: Any, address: str, index: str) -> None:
         self._client = client
+        self._address = address
         self._index = index
         self.name = self.engine.at(f"{address}/{index}")
 

@@ -126,17 +126,9 @@ class Endpoint:
         body = {"service": self.shape.value, "service_settings": {**secret, **self.settings()}}
         return ApiRequest("PUT", self.path, body)
 
-    def look(self) -> ApiRequest:
-        """The request that asks what the endpoint is."""
-        return ApiRequest("GET", self.path)
-
     def trial(self) -> ApiRequest:
         """The request that reranks two documents, to see that all of it works."""
         return ApiRequest("POST", self.path, {"query": "a question", "input": ["an answer", "another text"]})
-
-    def removal(self) -> ApiRequest:
-        """The request that removes the endpoint."""
-        return removal(self.inference_id)
 
     def ready_query(self, index: str, content: str = "content") -> ApiRequest:
         """A search in two passes: `rank_window_size` documents are read by the model, `size` are shown."""
@@ -207,7 +199,7 @@ def connect_service(client: Elasticsearch, server: str, endpoint: Endpoint, repl
             )
         done = ConnectResult.replaced if replace else ConnectResult.unchanged
     if done is ConnectResult.replaced:
-        disconnect_service(client, server, endpoint.removal())
+        disconnect_service(client, server, removal(endpoint.inference_id))
     if done is not ConnectResult.unchanged:
         _create(client, server, endpoint)
     _try_out(client, server, endpoint)
@@ -363,7 +355,7 @@ def connect(
     endpoint = Endpoint(inference_id, service, shape, model, service_key())
     ready = endpoint.ready_query(index, content).shown()
     if dry_run:
-        requests = (endpoint.look(), endpoint.creation(), endpoint.trial())
+        requests = (ApiRequest("GET", endpoint.path), endpoint.creation(), endpoint.trial())
         typer.echo("\n\n".join([*(request.shown() for request in requests), ready]))
         return
     with session(url, timeout) as (client, server):

@@ -235,13 +235,9 @@ def create_index(client: Elasticsearch, server: str, layout: IndexLayout, simila
 
 
 class ElasticsearchIndex(SearchedIndex):
-    """One index or alias to search; `server` is an address."""
+    """One index or alias to search."""
 
     engine = ELASTICSEARCH
-
-    def __init__(self, client: Elasticsearch, server: str, index: str) -> None:
-        super().__init__(client, server, index)
-        self._server = server
 
     def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
         """The part of a body that finds the nearest documents."""
@@ -249,7 +245,7 @@ class ElasticsearchIndex(SearchedIndex):
         return {"knn": {"field": field, "query_vector": list(vector), "k": depth, "num_candidates": most}}
 
     def _translated(self) -> AbstractContextManager[None]:
-        return spoken(self._server)
+        return spoken(self._address)
 
 
 class ElasticsearchSink(Sink):

@@ -14,14 +14,7 @@ from secondpass.errors import InvalidInput
 from secondpass.text import is_blank
 from secondpass_servers.contract import IndexChanged, IndexingError
 from secondpass_servers.index import Sink
-from secondpass_servers.indexing.delivery import (
-    Backoff,
-    BulkSize,
-    Delivered,
-    Delivery,
-    check_identity,
-    execute_bounded,
-)
+from secondpass_servers.indexing.delivery import Backoff, BulkSize, Delivered, Delivery, check_identity, execute_bounded
 from secondpass_servers.indexing.entries import Embedding, IndexingSettings, Placed, chunks
 from secondpass_servers.indexing.journal import IndexingJournal, RunFiles, check_free, write_dead_letters
 
@@ -174,36 +167,30 @@ def _check_start(request: IndexingRequest, backoff: Backoff) -> None:
         raise InvalidInput(f"{request.sink.name} holds {there} documents already: add to them, or choose another index")
 
 
+@dataclass
 class _Run:
     """One run over a corpus whose journal is open."""
 
-    def __init__(
-        self,
-        request: IndexingRequest,
-        journal: IndexingJournal,
-        found: Survey,
-        identity: str,
-        backoff: Backoff,
-        listener: ProgressListener,
-    ) -> None:
-        self._request = request
-        self._journal = journal
-        self._identity = identity
-        self._backoff = backoff
-        self._listener = listener
-        bulk_size = BulkSize(request.settings)
-        self._deliver = Delivery(request.sink, identity, backoff, bulk_size, request.settings.tries)
-        self._dead_here = 0
-        self.counters = IndexingCounters(
-            found.documents, already=len(journal.done) - len(journal.dead), dead=len(journal.dead)
-        )
-        self.blank = 0
+    request: IndexingRequest
+    journal: IndexingJournal
+    found: Survey
+    identity: str
+    backoff: Backoff
+    listener: ProgressListener
+
+    def __post_init__(self) -> None:
+        bulk_size = BulkSize(self.request.settings)
+        tries = self.request.settings.tries
+        self.deliver = Delivery(self.request.sink, self.identity, self.backoff, bulk_size, tries)
+        done, dead = len(self.journal.done), len(self.journal.dead)
+        self.counters = IndexingCounters(self.found.documents, already=done - dead, dead=dead)
+        self.dead_here = self.blank = 0
 
     def write(self) -> None:
         """Settle every document that no earlier run has settled."""
-        self._listener.counted(self.counters)
-        left = chunks(self._left(), self._request.settings, self._request.embedding)
-        execute_bounded(left, self._deliver, self._settled, self._request.settings.in_flight, self._backoff.stop)
+        self.listener.counted(self.counters)
+        left = chunks(self._left(), self.request.settings, self.request.embedding)
+        execute_bounded(left, self.deliver, self._settled, self.request.settings.in_flight, self.backoff.stop)
 
     def verify(self) -> None:
         """Write again what was acknowledged and is not there.
@@ -211,15 +198,15 @@ class _Run:
         Raises:
             IndexingError: the index loses documents again and again, or is another one than at the start.
         """
-        sink = self._request.sink
+        sink = self.request.sink
         for _ in range(ROUNDS):
-            self._backoff.call(sink.settle)
-            check_identity(sink, self._identity, self._backoff)
+            self.backoff.call(sink.settle)
+            check_identity(sink, self.identity, self.backoff)
             before = self.counters.mended
-            for missing in lost(self._placed(), self._journal.dead, self._present):
+            for missing in lost(self._placed(), self.journal.dead, self._present):
                 self.counters.mended += len(missing)
-                for chunk in chunks(missing, self._request.settings, self._request.embedding):
-                    self._settled(self._deliver(chunk), again=True)
+                for chunk in chunks(missing, self.request.settings, self.request.embedding):
+                    self._settled(self.deliver(chunk), again=True)
             if self.counters.mended == before:
                 return
         again = self.counters.mended - before
@@ -229,36 +216,34 @@ class _Run:
 
     def noted(self) -> str:
         """What a broken run leaves behind, for its error message."""
-        done = len(self._journal.done)
+        done = len(self.journal.done)
         return (
-            f"{done} of {self.counters.documents} documents are settled and noted in {self._journal.path}, "
+            f"{done} of {self.counters.documents} documents are settled and noted in {self.journal.path}, "
             "where the same command goes on"
         )
 
     def _present(self, ids: Sequence[str]) -> set[str]:
-        return self._backoff.call(lambda: self._request.sink.present(ids))
+        return self.backoff.call(lambda: self.request.sink.present(ids))
 
     def _placed(self) -> Iterator[Placed]:
-        return enumerate(read_corpus(self._request.corpus))
+        return enumerate(read_corpus(self.request.corpus))
 
     def _left(self) -> Iterator[Placed]:
         for place, document in self._placed():
             self.blank += is_blank(document.content)
-            if place not in self._journal.done:
+            if place not in self.journal.done:
                 yield place, document
 
     def _settled(self, done: Delivered, again: bool = False) -> None:
         dead = done.dead
-        self._journal.settle(done.chunk.start, done.chunk.end, dead)
-        self._dead_here += len(dead)
+        self.journal.settle(done.chunk.start, done.chunk.end, dead)
+        self.dead_here += len(dead)
         self.counters.dead += len(dead)
         self.counters.retries += done.retries
         if not again:
             self.counters.indexed += done.indexed
             self.counters.replaced += done.replaced
-        self._listener.counted(self.counters)
-        if self._dead_here >= self._request.settings.max_dead:
+        self.listener.counted(self.counters)
+        if self.dead_here >= self.request.settings.max_dead:
             reason = dead[-1].reason if dead else ""
-            raise IndexingError(
-                f"{self._request.sink.name} refused {self._dead_here} documents, the last one: {reason}"
-            )
+            raise IndexingError(f"{self.request.sink.name} refused {self.dead_here} documents, the last one: {reason}")

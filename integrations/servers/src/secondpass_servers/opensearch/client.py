@@ -98,14 +98,10 @@ class Server:
         username, password = login_of(found, USERNAME, PASSWORD, where.login) or ("", "")
         return cls(where.address, username, password, authority_file(found, CA_FILE), timeout, retries)
 
-    @property
-    def encrypted(self) -> bool:
-        """Whether it is spoken to over TLS."""
-        return self.address.startswith("https://")
-
     def settings(self) -> dict[str, Any]:
         """Arguments of opensearchpy's client; `http_auth` is the only one with a secret."""
-        tls = {"ca_certs": str(self.ca_file)} if self.encrypted and self.ca_file is not None else {}
+        encrypted = self.address.startswith("https://")
+        tls = {"ca_certs": str(self.ca_file)} if encrypted and self.ca_file is not None else {}
         auth = {"http_auth": (self.username, self.password)} if self.username else {}
         return {
             "hosts": [self.address],

@@ -145,17 +145,6 @@ def script(model: str) -> str:
     return _SCRIPT.replace("OPENING", opening.replace("\\", "\\\\").replace("'", "\\'"))
 
 
-def model_body(name: str, connector_id: str, group_id: str) -> dict[str, Any]:
-    """A model that is elsewhere."""
-    return {
-        "name": name,
-        "description": MARK,
-        "function_name": "remote",
-        "model_group_id": group_id,
-        "connector_id": connector_id,
-    }
-
-
 def pipeline_body(model_id: str, fields: Sequence[str]) -> dict[str, Any]:
     """A search pipeline that reranks the hits of a search by `fields` of their `_source`."""
     rerank = {"ml_opensearch": {"model_id": model_id}, "context": {"document_fields": list(fields)}}
@@ -243,7 +232,8 @@ def _register(client: OpenSearch, name: str, connector_id: str, found: Found) ->
     else:
         # OpenSearch wants every model to be in a group.
         group_id = str(ml.register_model_group(body={"name": name, "description": MARK})["model_group_id"])
-    answer = ml.register_model(body=model_body(name, connector_id, group_id))
+    elsewhere = {"function_name": "remote", "model_group_id": group_id, "connector_id": connector_id}
+    answer = ml.register_model(body={"name": name, "description": MARK, **elsewhere})
     end = time.monotonic() + DEPLOY_SECONDS
     while "model_id" not in answer:
         if answer.get("state") == "FAILED":

@@ -1,7 +1,4 @@
-"""The Haystack component that reads a corpus, for indexing pipelines.
-
-YAML names this module: its name is public API.
-"""
+"""The Haystack component that reads a corpus. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The Haystack component that measures rankings: any list of ir_measures' measures, many queries at once.
-
-YAML names this module: its name is public API.
-"""
+"""The Haystack component that measures rankings. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The Haystack component that gives all queries of a labelled set, for pipelines that take many at once.
-
-YAML names this module: its name is public API.
-"""
+"""The Haystack component that gives all queries of a labelled set. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The Haystack component that gives one labelled query by its id, for pipelines that answer a query at a time.
-
-YAML names this module: its name is public API.
-"""
+"""The Haystack component that gives one labelled query. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 

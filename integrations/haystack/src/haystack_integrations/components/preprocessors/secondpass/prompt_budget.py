@@ -1,7 +1,4 @@
-"""The Haystack component that cuts ranked documents to the tokens a prompt has room for.
-
-YAML names this module: its name is public API.
-"""
+"""The Haystack component that cuts documents to a prompt's tokens. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The Haystack component that re-orders retrieved documents with a secondpass cross-encoder.
-
-YAML names this module: its name is public API.
-"""
+"""The Haystack component that re-orders documents. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 

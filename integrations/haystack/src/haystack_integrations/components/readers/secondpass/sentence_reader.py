@@ -1,7 +1,4 @@
-"""The Haystack component that answers with sentences of the documents: nothing is generated, no key is needed.
-
-YAML names this module: its name is public API.
-"""
+"""The Haystack component that answers with sentences of documents. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 

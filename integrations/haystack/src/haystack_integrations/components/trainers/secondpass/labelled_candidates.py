@@ -1,7 +1,4 @@
-"""The Haystack component that gives all queries of a labelled set with the documents that BM25 finds for each.
-
-YAML names this module: its name is public API.
-"""
+"""The Haystack component that gives queries and candidates. YAML names this module: its name is public API."""
 
 from __future__ import annotations
 
