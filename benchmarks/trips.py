@@ -148,11 +148,12 @@ def train(model: str, folder: Path) -> Callable[[], object]:
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     settings = TrainingSettings(epochs=1, tokens_per_step=500, precision="fp32", save_every=1)
+    encoder = CrossEncoder(model, device="cpu")
     runs = iter(range(1000))
 
     def once() -> object:
         return train_model(
-            CrossEncoder(model, device="cpu"),
+            encoder,
             read_groups(folder / "train.jsonl"),
             settings,
             dev=list(read_groups(folder / "dev.jsonl")),

@@ -45,7 +45,6 @@ BLANK = {
     "lone surrogate": "\ud800",
     "not read": "\ufffd\ufffd",
     "mark alone": "\u0301\ufe0f",
-    "private": "\ue000",
     "filler": "\u3164\u2800",
 }
 FULL = ("the cat sat on the mat", "a dog", "water the tree in the garden")

@@ -23,9 +23,9 @@ from secondpass.errors import InvalidInput
 # has the same ceiling).
 CHARACTERS_PER_TOKEN = 250
 
-# Unicode's general categories of marks (which say something only on a character), separators, and others: control,
-# format, surrogates, private use, unassigned.
-SILENT_CATEGORIES = "MZC"
+# Unicode's general categories of marks (which say something only on a character), separators, control and format
+# characters and surrogates. What is private or not assigned yet may be a letter to whoever wrote it.
+SILENT_CATEGORIES = frozenset({"Mn", "Mc", "Me", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs"})
 # Letters and symbols by category that show nothing: fillers, the empty Braille pattern, and what stands for a character
 # that could not be read.
 SILENT_CHARACTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd")
@@ -56,7 +56,7 @@ def is_blank(text: str) -> bool:
 
 
 def _says(character: str) -> bool:
-    return unicodedata.category(character)[0] not in SILENT_CATEGORIES and character not in SILENT_CHARACTERS
+    return unicodedata.category(character) not in SILENT_CATEGORIES and character not in SILENT_CHARACTERS
 
 
 def readable(text: str) -> str:
