@@ -11,7 +11,7 @@ import typer
 from secondpass.corpora import read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, judged_queries, listed_queries
-from secondpass.text import checked_query, is_blank
+from secondpass.text import checked_query
 from secondpass_pipelines.pipeline_files import need_haystack
 
 
@@ -107,9 +107,7 @@ def search(
     from secondpass_pipelines.search_run import PipelineSearch, run_search
 
     if query is not None:
-        if is_blank(query):
-            raise InvalidInput("--query is blank")
-        asked = JudgedQueries({"query": query})
+        asked = JudgedQueries({"query": checked_query(query, "--query")})
     elif queries is not None:
         asked = listed_queries(queries, qrels)
     elif folder is not None:
