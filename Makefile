@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Python compiles the few modules that are imported by itself: compiling all of torch takes longer than loading them.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 DATA ?= ../shared/data
 # The tests run in so many processes, each with one thread for torch.
 WORKERS ?= 2
 COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 
-.PHONY: demo test check fix coverage wheel servers test-stacks pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-training benchmark-service clean
+.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-training benchmark-service clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -43,6 +45,10 @@ servers: $(VENV)/.test
 test-stacks: $(VENV)/.test
 	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/secondpass_servers tests/pipelines $(ARGS)
 
+# The CPU kernel compiled with the address and undefined-behaviour sanitizers, on random models; needs g++ and its libasan.
+test-kernel: $(VENV)/.test
+	$(BIN)/python -m tests.forwards.kernel.sanitized $(ARGS)
+
 # Train the embedded model again, from the data folder; stops and continues where it was. Under three hours.
 pocket: $(VENV)/.pocket
 	$(BIN)/python -m recipes.pocket train --data $(DATA)
@@ -75,13 +81,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[haystack,eval]"
+	$(INSTALL) ".[haystack,eval]"
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(INSTALL) ".[test]"
 	touch $@
 
 $(VENV)/.pocket: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[pocket]"
+	$(INSTALL) ".[pocket]"
 	touch $@

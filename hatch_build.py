@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +52,25 @@ def run(command: list[str]) -> None:
         raise CompileError(lines[0] if lines else f"{command[0]} ended with {done.returncode}")
 
 
-def compile_kernel(root: Path, library: Path) -> None:
-    """Compile every source with the instructions it is for, and put the library in place in one step."""
+def compile_kernel(root: Path, library: Path, flags: tuple[str, ...] = ()) -> None:
+    """Compile every source with the instructions it is for, and put the library in place in one step.
+
+    `flags` go to the compiler and the linker as well.
+    """
     source = root / KERNEL / "source"
     instructions = tomllib.loads((source / "instructions.toml").read_text(encoding="utf-8"))
     program = compiler()
     with tempfile.TemporaryDirectory() as folder:
-        objects = []
-        for file in sorted(source.glob("*.cpp")):
-            made = str(Path(folder) / f"{file.stem}.o")
-            run([program, *COMMON, *instructions.get(file.stem, []), "-c", str(file), "-o", made])
-            objects.append(made)
+        objects = {file: str(Path(folder) / f"{file.stem}.o") for file in sorted(source.glob("*.cpp"))}
+
+        def compile_one(file: Path) -> None:
+            run([program, *COMMON, *flags, *instructions.get(file.stem, []), "-c", str(file), "-o", objects[file]])
+
+        with ThreadPoolExecutor(os.cpu_count()) as compilers:
+            list(compilers.map(compile_one, objects))
         ready = library.with_suffix(f".{os.getpid()}.tmp")
         try:
-            run([program, *COMMON, "-shared", *objects, "-o", str(ready)])
+            run([program, *COMMON, *flags, "-shared", *objects.values(), "-o", str(ready)])
             os.replace(ready, library)
         finally:
             ready.unlink(missing_ok=True)

@@ -1,0 +1,105 @@
+"""The kernel under the compiler's sanitizers, on random models and inputs: `python -m tests.forwards.kernel.sanitized`.
+
+It is compiled with checks of addresses (beyond a buffer, after its end, on the stack) and of undefined behaviour
+(overflow, alignment, shifts, null), which end the process at the first fault, and every routine of this processor
+computes models of random widths. Float32 logits are compared with transformers' as well. Not part of pytest: a build
+takes a minute, and the sanitizer must be loaded before Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# Optimised as usual, checks of every access make the larger files take more than ten minutes.
+CHECKS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+REPOSITORY = Path(__file__).parents[3]
+
+
+def compiled(folder: Path) -> Path:
+    """The library with the checks."""
+    import hatch_build
+
+    library = folder / "secondpass_kernel.so"
+    hatch_build.compile_kernel(REPOSITORY, library, CHECKS)
+    return library
+
+
+def runtime(name: str) -> str:
+    """The file of a sanitizer's own library, as this compiler knows it."""
+    import hatch_build
+
+    command = [hatch_build.compiler(), f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def compute(library: Path, models: int, seed: int) -> None:
+    """Random models through every routine, in a process that the sanitizers watch."""
+    import numpy as np
+    import torch
+
+    from secondpass.forwards.kernel import KernelEncoder, native
+    from tests.forwards.kernel.encoders import FAMILIES, expected, made, tokens
+
+    routines = native.routines(library)
+    if isinstance(routines, str):
+        raise SystemExit(routines)
+    random = np.random.default_rng(seed)
+    for number in range(models):
+        family, heads = str(random.choice(FAMILIES)), int(random.integers(1, 7))
+        shape = {
+            # a head of 8 to 128, the inner width as it comes
+            "hidden_size": heads * 8 * int(random.integers(1, 9)),
+            "num_attention_heads": heads,
+            "intermediate_size": int(random.integers(1, 900)),
+            "num_hidden_layers": int(random.integers(1, 4)),
+            "hidden_act": str(random.choice(["gelu", "gelu_new", "relu", "silu"])),
+        }
+        model, encoder = made(family, int(random.integers(1, 4)), **shape)
+        lengths = random.integers(1, 120, int(random.integers(1, 40)))
+        inputs = tokens(*map(int, lengths), types=2 if family in {"bert", "electra"} else 1, seed=number)
+        wanted = expected(model, inputs)
+        near = 1e-4 * max(1.0, float(wanted.abs().max()))
+        for routine in routines:
+            for threads in (1, int(random.integers(2, 5))):
+                torch.set_num_threads(threads)
+                logits = torch.from_numpy(KernelEncoder(encoder, routine)(inputs))
+                if routine.precision == "fp32" and not torch.allclose(logits, wanted, rtol=0, atol=near):
+                    raise SystemExit(f"{routine.instructions}: other logits for model {number}: {family} {shape}")
+    sys.stdout.write(f"{models} models, {len(routines)} routines, seed {seed}: no fault\n")
+
+
+def main() -> int:
+    """Compile, then compute in a child that has the sanitizers loaded first."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--library", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.library is not None:
+        compute(asked.library, asked.models, asked.seed)
+        return 0
+    folder = Path(tempfile.mkdtemp())
+    try:
+        library = compiled(folder)
+        environment = {
+            **os.environ,
+            "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
+            # Python keeps what it allocated until it ends
+            "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+        }
+        command = [sys.executable, "-m", "tests.forwards.kernel.sanitized", "--library", str(library)]
+        command += ["--models", str(asked.models), "--seed", str(asked.seed)]
+        return subprocess.run(command, env=environment, cwd=REPOSITORY, check=False).returncode
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
