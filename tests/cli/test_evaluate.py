@@ -92,9 +92,69 @@ def test_the_same_order_gains_exactly_nothing(run: Run, files: Path) -> None:
     assert comparison["helped"] == comparison["hurt"] == 0
 
 
+def test_second_passes_are_compared_as_equals(run: Run, files: Path) -> None:
+    """Nothing is guessed from the order: without a first pass there is neither headroom nor a gain over it."""
+    done = _evaluated(run, files, "-m", "AP", "--first-pass", "none")
+    assert done.exit_code == 0, done.stderr
+    assert "reranked is better than bm25" in done.stdout
+    assert "first pass: none of the runs" in done.stdout
+    assert "Headroom" not in done.stdout
+    named = _evaluated(run, files, "-m", "AP", "--first-pass", "reranked").stdout
+    assert "bm25 against reranked" in named
+    assert "first pass: reranked\n" in named
+    assert "first pass: bm25, as the first run given" in _evaluated(run, files, "-m", "AP").stdout
+
+
+def test_three_runs_are_compared_in_pairs(run: Run, files: Path) -> None:
+    """Two rerankers of one first pass are compared with each other too, corrected together."""
+    done = _evaluated(run, files, "-m", "AP", "--run", str(files / "same.trec"))
+    for title in ("reranked against bm25", "same against bm25", "same against reranked"):
+        assert f"\n{title}\n" in done.stdout
+    assert "adjusted for 3 comparisons" in done.stdout
+
+
+@pytest.fixture
+def arguana(tmp_path: Path) -> Path:
+    """A BEIR folder whose queries are documents that find themselves first; one judged query has no text."""
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("a\tb\t1\nc\td\t1\nlost\ta\t1\n")
+    (tmp_path / "queries.jsonl").write_text("".join(f'{{"_id": "{name}", "text": "t"}}\n' for name in "ac"))
+    (tmp_path / "run.tsv").write_text("a\ta\t1\na\tb\t2\nc\tc\t1\nc\td\t2\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("judgements", "options", "value", "said"),
+    [
+        ("", (), 1.0, ["as BEIR does (2 of run; --keep-identical-ids)", "have no text, so they are left out (lost)"]),
+        ("", ("--keep-identical-ids",), 0.6309297535714575, ["have no text, so they are left out (lost)"]),
+        ("qrels/test.tsv", ("--queries", "queries.jsonl"), 0.6309297535714575, ["so they are left out (lost)"]),
+        ("qrels/test.tsv", ("--ignore-identical-ids",), 2 / 3, ["1 of 3 measured queries without an answer"]),
+    ],
+)
+def test_what_counts_is_beir_s_for_its_folder_and_said(
+    run: Run, arguana: Path, judgements: str, options: tuple[str, ...], value: float, said: list[str]
+) -> None:
+    """1.0 is what BEIR's EvaluateRetrieval gives; the reports in files say it as the terminal does."""
+    report = arguana / "r.json"
+    given = [str(arguana / part) if "queries" in part and not part.startswith("-") else part for part in options]
+    done = run("evaluate", "--qrels", arguana / judgements, "-r", arguana / "run.tsv", "-m", "nDCG@10", *given,
+               "--json", report)  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(report.read_text())
+    assert found["reports"][0]["means"]["nDCG@10"] == pytest.approx(value)
+    everything = " ".join(done.stdout.split())
+    for words in said:
+        assert words in everything
+    if options != ("--ignore-identical-ids",):
+        assert any(said[-1] in note for note in found["notes"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["--pipeline", "evaluate_rerank", "--dataset", "{}", "-m", "RBP"], "measure 'RBP' needs the parameter rel"),
+        (["--qrels", "{}", "--run", "{}/bm25.trec", "--first-pass", "x"], "first_pass='x' is none of the runs bm25"),
         (["--qrels", "{}/qrels/test.tsv"], "give --qrels and at least one --run"),
         (["--run", "{}/bm25.trec"], "give --qrels and at least one --run"),
         (["--pipeline", "evaluate_rerank"], "--pipeline and --dataset go together"),

@@ -76,7 +76,64 @@ def test_run_and_figures_agree(run: Run, beir: Path, tmp_path: Path, tiny_folder
     # BM25 finds each answer by its words; of q2's two it puts grade 2 first or second.
     assert printed["first pass (retriever)"][1] == 1.0
     assert "3 judged queries of 3" in result.stdout
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["beir", "run.trec"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["beir", "run.retriever.trec", "run.trec"]
+    assert f"the first pass is in {tmp_path / 'run.retriever.trec'}" in result.stderr
+    first = read_run((tmp_path / "run.retriever.trec").read_text())
+    assert {query: set(ids) for query, ids in first.items()} == {query: set(ids) for query, ids in ranked.items()}
+
+
+def test_each_first_pass_has_a_run(run: Run, beir: Path, tmp_path: Path, mock_pipeline: Path) -> None:
+    """Two retrievers: a run of each, and one of the candidates that the ranker got, each document once."""
+    result = run("search", "-p", mock_pipeline, "-c", beir, "--data-queries", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    words, vectors, both, second = (
+        read_run((tmp_path / name).read_text()) for name in ("out.words", "out.vectors", "out.words+vectors", "out")
+    )
+    for query, ids in both.items():
+        assert ids == list(dict.fromkeys((*words[query], *vectors[query])))
+        assert set(ids) == set(second[query])
+
+
+def test_one_component_is_no_second_pass(run: Run, beir: Path, tmp_path: Path) -> None:
+    """A retriever alone is the first pass, in the figures too, and a single run is written."""
+    file = tmp_path / "bm25.yaml"
+    store = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
+    retriever = "haystack.components.retrievers.in_memory.bm25_retriever.InMemoryBM25Retriever"
+    file.write_text(f"components:\n  retriever:\n    type: {retriever}\n    init_parameters:\n"
+                    f"      document_store: {{type: {store}}}\nconnections: []\n")  # fmt: skip
+    result = run("search", "-p", file, "-c", beir, "--data-queries", "-o", tmp_path / "x.trec")
+    assert result.exit_code == 0, result.output
+    assert list(figures(result.stdout)) == ["first pass (retriever)"]
+    assert "first pass is in" not in result.stderr
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["beir", "bm25.yaml", "x.trec"]
+
+
+def test_queries_that_are_documents_and_queries_without_text(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """ArguAna's kind: BEIR's figures by default for its folder, the plain ones by choice; what is left out is said."""
+    (tmp_path / "qrels").mkdir()
+    texts = {"a": "the cat sat", "b": "the cat sat on", "c": "a train to paris", "d": "a train to the capital"}
+    rows = [{"_id": name, "text": text} for name, text in texts.items()]
+    write_json_lines(tmp_path / "corpus.jsonl", rows)
+    queries = write_json_lines(tmp_path / "queries.jsonl", [rows[0], rows[2]])
+    qrels = tmp_path / "qrels" / "test.tsv"
+    qrels.write_text("a\tb\t1\nc\td\t1\nlost\ta\t1\n")
+    first = "first pass (retriever)"
+
+    def searched(*arguments: str | Path) -> tuple[float, str]:
+        result = run(*BM25, "-c", tmp_path, "-m", tiny_folder, *arguments)
+        assert result.exit_code == 0, result.output
+        assert "1 judged queries have no text, so they are left out (lost)" in result.stderr
+        assert "2 judged queries of 2" in result.stdout
+        return figures(result.stdout)[first][0], result.stderr
+
+    beir, said = searched("--data-queries")
+    assert beir == 1.0
+    assert "documents whose id is their query's are left out of the figures, as BEIR does" in said
+    for options in (("--data-queries", "--keep-identical-ids"), ("--queries", queries, "--qrels", qrels)):
+        plain, said = searched(*options)
+        assert plain == pytest.approx(0.6309, abs=5e-5)
+        assert "as BEIR does" not in said
+    assert searched("--queries", queries, "--qrels", qrels, "--ignore-identical-ids")[0] == 1.0
 
 
 def test_first_pass_is_what_the_ranker_got(run: Run, beir: Path, tiny_folder: str) -> None:

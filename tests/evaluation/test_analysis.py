@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.analysis import analyse, changes, distribution, reliability, scored_pairs, thresholds
 from secondpass.evaluation.measures import Analysis, evaluate
 from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.reporting.files import to_json
+from secondpass.evaluation.reporting.page import to_html
+from secondpass.evaluation.reporting.wording import notes, verdicts
 from secondpass.evaluation.runs import Run
 
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@30", "P@5", "nDCG", "Judged@10", "Success@1", "Bpref", "Rprec", "NumRet")
@@ -123,12 +128,77 @@ def test_another_retriever_is_no_second_pass() -> None:
     qrels, first = task()
     other = Run("other", {query: [(f"x{place}", 1.0) for place in range(9)] for query in first})
     found = analyse(qrels, [first, perfect(qrels, first), other], ["AP"])
-    assert [comparison.system for comparison in found.comparisons] == ["perfect", "other"]
+    pairs = [(comparison.system, comparison.baseline) for comparison in found.comparisons]
+    assert pairs == [("perfect", "first"), ("other", "first"), ("other", "perfect")]
     assert [second.system for second in found.second_passes] == ["perfect"]
     assert found.reports[2] == evaluate(qrels, other, ["AP"])
     assert found.notes == (
         "other is no second pass of first: half of its documents or more are not among its candidates",
     )
+
+
+@pytest.mark.parametrize("scale", [4e14, -1e30, 1e300, 1e-320])
+def test_equal_scores_of_any_size_have_a_whole_report(scale: float) -> None:
+    """No "too many bins", no warning of a cast, and a page with every plot."""
+    qrels, first = task()
+    found = analyse(qrels, [first, Run("equal", {q: [(d, scale) for d in first[q]] for q in first})], ["AP", "RR"])
+    (second_pass,) = found.second_passes
+    assert (second_pass.distribution is None) == (scale == 1e300)
+    assert all(each.tied_queries == QUERIES for each in second_pass.ties)
+    assert "<svg" in to_html(found)
+
+
+def test_two_second_passes_are_equals() -> None:
+    """Without a first pass nothing is called its gain; all pairs are compared, and the words say which is better."""
+    qrels, first = task()
+    runs = [Run("base", {q: list(first[q].items()) for q in first}), perfect(qrels, first)]
+    found = analyse(qrels, runs, ["AP"], first_pass=None)
+    assert found.second_passes == found.notes == ()
+    assert found.first_pass is None
+    assert found.settings is not None
+    assert found.settings["first pass"] == "none of the runs"
+    assert verdicts(found)[0].headline == "perfect is better than base"
+    assert "baseline: base" in to_html(found)
+    assert "first pass: base" not in to_html(found)
+
+
+def test_the_first_pass_is_named() -> None:
+    """Wherever it stands among the runs; by default it is the first, and the report says so."""
+    qrels, first = task()
+    other = replace_name(same_order("kept", first), "other")
+    found = analyse(qrels, [perfect(qrels, first), other, first], ["AP"], first_pass=first.name)
+    assert [report.system for report in found.reports] == ["first", "perfect", "other"]
+    assert [each.system for each in found.second_passes] == ["perfect", "other"]
+    assert [each.headline for each in verdicts(found)] == [
+        "perfect helps", "other changes nothing", "other is worse than perfect"
+    ]  # fmt: skip
+    named = analyse(qrels, [first, other], ["AP"])
+    assert (named.settings or {})["first pass"] == "first, as the first run given"
+    with pytest.raises(InvalidInput, match="first_pass='perfect' is none of the runs first, other"):
+        analyse(qrels, [first, other], ["AP"], first_pass=perfect(qrels, first).name)
+
+
+def replace_name(run: Run, name: str) -> Run:
+    """The same rankings by another name."""
+    return Run(name, {query: list(ranking.items()) for query, ranking in run.items()})
+
+
+def test_a_measure_that_fails_leaves_a_report_without_it() -> None:
+    """Grade 5 and lists of one kind: the next measure is the primary, the reasons are notes, the page is whole."""
+    qrels, first = task()
+    harder = Qrels({**qrels, "q0": {**qrels["q0"], "d3": 5}})
+    names = ["ERR@10", "Accuracy@9", "AP", "NumRet"]
+    found = analyse(harder, [first, perfect(harder, first)], names)
+    assert found.primary == "Accuracy@9"
+    assert {each.measure for each in found.comparisons} == set(names) - {"ERR@10"}
+    assert {each.measure for each in found.second_passes[0].headroom} == set(names) - {"ERR@10"}
+    said = "\n".join(notes(found))
+    assert "ERR@10 cannot be computed: its grades are at most 4, and document 'd3' of query 'q0' has 5" in said
+    assert "Accuracy@9 has no value for" in said
+    page = to_html(found)
+    assert "ERR@10 cannot be computed" in page
+    assert "NumRet (sum)" in page
+    assert json.loads(to_json(found))["reports"][0]["means"]["ERR@10"] is None
 
 
 def test_notes_say_what_is_not_as_it_should_be() -> None:
@@ -342,12 +412,25 @@ def test_every_score_is_in_a_bin() -> None:
     assert (sum(found.relevant), sum(found.judged_other), sum(found.unjudged)) == (1, 1, 198)
 
 
-@pytest.mark.parametrize("scores", [[1.0, 1.0], [1e16, 1e16 + 2], [-3e38, 3e38], [5e-324, 0.0]])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [1.0, 1.0],
+        [1e16, 1e16 + 2],
+        [-3e38, 3e38],
+        [5e-324, 0.0],
+        [4e14, 4e14],
+        [-1e30, -1e30],
+        [3e38, 3e38],
+        [0.0, 0.0],
+    ],
+)
 def test_scores_that_are_one_or_far_apart_have_bins_too(scores: list[float]) -> None:
     """Equal scores, neighbours in floating point, the widest range and the narrowest."""
     found = distribution(QRELS_SCORES, Run("run", {"q": list(zip("ab", scores, strict=True))}))
     assert found is not None
     assert sum(found.relevant) == sum(found.judged_other) == 1
+    assert all(low < high for low, high in pairwise(found.edges))
 
 
 def test_no_scores_have_no_distribution() -> None:

@@ -36,6 +36,39 @@ def test_reads_beir_and_trec_alike(tmp_path: Path) -> None:
     assert read_qrels(beir) == read_qrels(bare) == read_qrels(trec) == expected
 
 
+def test_whole_grades_with_a_point_are_grades(tmp_path: Path) -> None:
+    """1.0 is 1 in a table and in TREC's columns, as it is in JSON lines."""
+    for name, text in (("a.tsv", HEADER + "q\ta\t1.0\nq\tb\t-2.\nq\tc\t+3\n"),
+                       ("b.txt", "q 0 a 1.00\nq 0 b -2.0\nq 0 c 3\n")):  # fmt: skip
+        (tmp_path / name).write_text(text)
+        assert read_qrels(tmp_path / name) == {"q": {"a": 1, "b": -2, "c": 3}}
+
+
+SUBTOPICS = {"q": {"a": {"1": 1, "2": 0}, "b": {"2": 2}}}
+
+
+def test_subtopics_are_kept(tmp_path: Path) -> None:
+    """TREC's second column, where a query has several; a document's grade is the highest of its subtopics' then."""
+    lines = ["q 1 a 1", "p 1 a 1", "q 2 a 0", "q 2 b 2", "q 1 a 1"]
+    (tmp_path / "q.txt").write_text("\n".join(lines))
+    rows = [dict(zip(("query_id", "subtopic_id", "doc_id", "relevance"), line.split(), strict=True)) for line in lines]
+    (tmp_path / "q.jsonl").write_text(
+        "\n".join(json.dumps({**row, "relevance": int(row["relevance"])}) for row in rows)
+    )
+    for name in ("q.txt", "q.jsonl"):
+        found = read_qrels(tmp_path / name)
+        assert found == {"q": {"a": 1, "b": 2}, "p": {"a": 1}}
+        assert found.subtopics == found.only({"q"}).subtopics == SUBTOPICS
+        assert not found.only({"p"}).subtopics
+    stream = io.StringIO()
+    write_qrels(stream, found)
+    (tmp_path / "again.txt").write_text(stream.getvalue())
+    assert read_qrels(tmp_path / "again.txt").subtopics == SUBTOPICS
+    (tmp_path / "q.txt").write_text("q 1 a 1\nq 2 a 0\nq 2 a 1\n")
+    with pytest.raises(InvalidInput, match=r"q\.txt:3: document 'a' of query 'q' has grade 1 here and 0 before"):
+        read_qrels(tmp_path / "q.txt")
+
+
 def test_reads_gzip_and_byte_order_mark(tmp_path: Path) -> None:
     """A gzipped file with a byte order mark and Windows line ends is read as the plain one."""
     file = tmp_path / "q.tsv.gz"
@@ -49,6 +82,10 @@ def test_reads_gzip_and_byte_order_mark(tmp_path: Path) -> None:
         ("q1\td2", "2 columns"),
         ("q1 d2 1", "1 columns"),
         ("q1\td2\t1.5", "grade '1.5' is no whole number"),
+        ("q1 0 d2 1.5", "grade '1.5' is no whole number"),
+        ("q1\td2\t1_0", "grade '1_0' is no whole number"),
+        ("q1\td2\tnan", "grade 'nan' is no whole number"),
+        ("q1\td2\t3000000000", "grade 3000000000 is beyond 1,000,000"),
         ("q1\td2\thigh", "grade 'high'"),
         ("query-id\tcorpus-id\tscore", "grade 'score'"),
         ("q1\td1\t2", "has grade 2 here and 1 before"),
@@ -97,6 +134,8 @@ def test_judged_queries_have_a_relevant_document() -> None:
         ({"q": {"d": 0.5}}, "has grade 0.5, which is no whole number"),
         ({"q": {"d": True}}, "has grade True"),
         ({"q": {"d": "1"}}, "has grade '1'"),
+        ({"q": {"d": 10**400}}, "beyond 1,000,000"),
+        ({"q": {"d": -(2**31)}}, "beyond 1,000,000"),
     ],
 )
 def test_row_59_and_62_ids_are_str_and_grades_whole(grades: Any, reason: str) -> None:
@@ -222,11 +261,18 @@ def test_other_judgements_can_be_given(folder: Path) -> None:
     assert list(judged_queries(folder, "nonsense", other).texts) == ["b"]
 
 
-def test_judged_query_without_text_is_refused(folder: Path) -> None:
-    """A judged query that has no text would silently be left out of the mean; it is refused."""
+def test_a_judged_query_without_text_is_left_out_and_named(folder: Path) -> None:
+    """It was never asked: the same in a folder and in files of queries and judgements, never a silent 0."""
     with (folder / "qrels" / "test.tsv").open("a") as qrels:
         qrels.write("x\td\t1\n")
-    with pytest.raises(InvalidInput, match=r"1 judged queries have no text in .* \(first 'x'\)"):
+    for found in (judged_queries(folder, "test"),
+                  listed_queries(folder / "queries.jsonl", folder / "qrels" / "test.tsv")):  # fmt: skip
+        assert found.textless == found.limited(1).textless == ("x",)
+        assert found.qrels is not None
+        assert found.qrels.with_relevant == ["c", "a"]
+        assert found.note == "1 judged queries have no text, so they are left out (x)"
+    (folder / "qrels" / "test.tsv").write_text("x\td\t1\n")
+    with pytest.raises(InvalidInput, match="none of its 1 judged queries has a text"):
         judged_queries(folder, "test")
 
 

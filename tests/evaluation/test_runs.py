@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.runs import Run, by_score, read_run, run_scores, write_run
+from secondpass.evaluation.runs import Run, by_score, read_run, run_scores, without_query_ids, write_run
 
 
 def test_run_has_six_columns_and_the_scores() -> None:
@@ -184,3 +184,46 @@ def test_only_some_queries() -> None:
     assert run.name == "r"
     assert list(run) == ["b"]
     assert repr(run) == "Run('r', 1 queries, 1 documents)"
+
+
+def test_three_columns_are_ranks(tmp_path: Path) -> None:
+    """MS MARCO's form: query, document, rank, whatever the order of the lines."""
+    (tmp_path / "r.tsv").write_text("q\tb\t2\nq\ta\t1\nq\tc\t3\n\np\tx\t1\n")
+    assert {query: list(ranking.items()) for query, ranking in read_run(tmp_path / "r.tsv").items()} == {
+        "q": [("a", None), ("b", None), ("c", None)],
+        "p": [("x", None)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["q a 0.9", "q b 0.8"], r"r\.tsv:1: rank '0.9' is none; a run with scores has TREC's six columns"),
+        (["q a 0", "q b 1"], "rank '0' is none"),
+        (["q a 1", "q b 3"], "the ranks of query 'q' are not 1 to 2, each once"),
+        (["q a 1", "q b 1"], "the ranks of query 'q' are not 1 to 2"),
+        (["q a 2", "q b 1"], "the third column falls from line to line in every query, as scores do"),
+        (["q a 1", "q a 2"], r"r\.tsv:2: document 'a' of query 'q' was given before"),
+        (["q a 1", "q Q0 b 2 0.5 x"], r"r\.tsv:2: 6 columns; the lines before have 3"),
+        (["q Q0 b 2 0.5 x", "q a 1"], r"r\.tsv:2: 3 columns; a TREC run has 6"),
+    ],
+)
+def test_three_columns_that_are_no_ranks_are_refused(tmp_path: Path, lines: list[str], reason: str) -> None:
+    """Scores read as ranks would turn every ranking round."""
+    (tmp_path / "r.tsv").write_text("\n".join(lines))
+    with pytest.raises(InvalidInput, match=reason):
+        read_run(tmp_path / "r.tsv")
+
+
+def test_a_query_that_is_a_document_does_not_find_itself() -> None:
+    """BEIR's convention, with the number of documents that it leaves out; other runs stay as they are."""
+    run = Run("r", {"d1": [("d1", 2.0), ("d2", 1.0)], "q": [("d1", 1.0)]})
+    left, gone = without_query_ids(run)
+    assert {query: dict(ranking) for query, ranking in left.items()} == {"d1": {"d2": 1.0}, "q": {"d1": 1.0}}
+    assert (left.name, gone) == ("r", 1)
+    assert without_query_ids(left) == (left, 0)
+
+
+def test_scores_beyond_float32_are_infinite_without_a_warning() -> None:
+    """As trec_eval holds them; among each other they tie, so the id decides."""
+    assert [name for name, _ in by_score({"a": 1e300, "b": 1e200, "c": 1.0, "d": -1e300})] == ["b", "a", "c", "d"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,10 +215,36 @@ def test_a_missing_measure_is_refused_by_name() -> None:
         compare(report("a", [0.1]), [report("b", [0.1], "P@5")])
 
 
-def test_values_that_are_no_numbers_are_refused() -> None:
-    """NaN in a report never becomes a p-value."""
-    with pytest.raises(InvalidInput, match=r"AP of 'b'\[1\] is nan"):
-        compare(report("a", [0.1, 0.2]), [report("b", [0.1, float("nan")])])
+def test_a_query_without_a_value_is_in_no_comparison() -> None:
+    """NaN says that a measure has no value for a list: the other queries are compared, and none at all is left out."""
+    nan = float("nan")
+    values = ([0.0, 0.0, 0.0, nan], [0.1, 0.2, 0.3, 0.9])
+    (found,) = compare(report("a", values[0]), [report("b", values[1])])
+    assert found.difference == pytest.approx(0.2)
+    assert (found.helped, found.hurt, found.unchanged) == (3, 0, 0)
+    assert found.p_randomisation == 0.25
+    assert compare(report("a", [nan, nan]), [report("b", [0.1, 0.2])]) == ()
+    with pytest.raises(InvalidInput, match="AP of 'b' or 'a' is infinite"):
+        compare(report("a", [0.1]), [report("b", [float("inf")])])
+
+
+def test_all_pairs_are_compared_and_corrected_together() -> None:
+    """Two rerankers are compared with each other too; Holm counts all three comparisons."""
+    three = report("a", [0.0] * 20), report("b", [0.3] * 20), report("c", [0.3] * 19 + [0.9])
+    found = compare(three[0], three[1:], all_pairs=True)
+    assert [(each.baseline, each.system) for each in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [each.p_adjusted for each in found] == holm([each.p_randomisation for each in found])
+    assert found[2].difference == pytest.approx(0.03)
+
+
+def test_the_difference_of_a_sum_is_a_sum() -> None:
+    """NumRet of 9 documents against 6 is 3 more, not 1.5 a query; what queries say stays as it is."""
+    before, after = (replace(report(name, values, "NumRet"), sums=("NumRet",)) for name, values in
+                     (("a", [3.0, 3.0]), ("b", [4.0, 5.0])))  # fmt: skip
+    (found,) = compare(before, [after])
+    assert found.difference == 3.0
+    assert found.interval.low <= 3.0 <= found.interval.high <= 4.0
+    assert (found.helped, found.unchanged) == (2, 0)
 
 
 def test_nothing_to_compare_gives_nothing() -> None:

@@ -124,6 +124,8 @@ def test_row_56_queries_without_a_relevant_document() -> None:
         "without_relevant": 2,
         "nothing_retrieved": 1,
         "documents_without_key": 0,
+        "judged_without_key": 0,
+        "identical_ids": 0,
     }
     zero = SecondPassEvaluator(["RR"], without_relevant="zero").run(**inputs)
     assert (zero["individual_scores"], zero["score"]) == ([0.5, 0.0, 0.0, 0.0], 0.125)
@@ -239,7 +241,7 @@ def test_bad_inputs_are_named(inputs: dict[str, Any], reason: str) -> None:
 
 
 def test_row_62_bad_values_to_compare_are_named() -> None:
-    """Ground truth without the field, a value that is a list, and 7 beside "7" are refused: all would silently be 0."""
+    """Ground truth without the field, a list beside none, and 7 beside "7" are refused: all would silently be 0."""
     evaluator = SecondPassEvaluator(["RR"], document_comparison_field="meta.parent")
     order = [Document(content="x", meta={"parent": 7})]
 
@@ -248,13 +250,55 @@ def test_row_62_bad_values_to_compare_are_named() -> None:
             evaluator.run(ground_truth_documents=[[truth]], retrieved_documents=[ranking])
         return str(refused.value)
 
-    assert "ground_truth_documents[0][0] has no meta.parent" in refusal(Document(content="x"), order)
+    assert "none of the 1 judged documents has meta.parent to compare by" in refusal(Document(content="x"), order)
     assert "7 (int) and '7' (str)" in refusal(Document(content="x", meta={"parent": "7"}), order)
     listed = [Document(content="x", meta={"parent": ["7"]})]
-    assert "retrieved_documents[0][0] has meta.parent ['7']" in refusal(
-        Document(content="x", meta={"parent": 7}), listed
-    )
+    assert "7 (int) and ('7',) (list)" in refusal(Document(content="x", meta={"parent": 7}), listed)
+    mapped = [Document(content="x", meta={"parent": [{"a": 1}]})]
+    assert "retrieved_documents[0][0] has meta.parent [{'a': 1}]" in refusal(order[0], mapped)
     assert evaluator.run(ground_truth_documents=[order], retrieved_documents=[order])["score"] == 1.0
+
+
+def test_a_list_is_compared_as_a_whole() -> None:
+    """As Haystack's evaluators that take one compare it; of 7 and 7.0 both are the same number."""
+    truth = [Document(content="a", meta={"of": ["p", 1]}), Document(content="b", meta={"of": "q"})]
+    order = [Document(content=text, meta={"of": of}) for text, of in (("c", ["p"]), ("d", ["p", 1.0]), ("e", "q"))]
+    inputs = {"ground_truth_documents": [truth], "retrieved_documents": [order]}
+    stock = DocumentMRREvaluator("meta.of").run(**inputs)["score"]
+    assert SecondPassEvaluator(["RR"], document_comparison_field="meta.of").run(**inputs)["score"] == stock == 0.5
+
+
+def test_judged_documents_without_the_field_are_left_out_and_counted(caplog) -> None:
+    """No retrieved document could be one of them, so Haystack's nDCG leaves them out too."""
+    truth = [Document(content=text) for text in ("a", "", None)]
+    order = [Document(content="x"), Document(content="a")]
+    inputs = {"ground_truth_documents": [iter(truth)], "retrieved_documents": [order]}
+    found = SecondPassEvaluator(["nDCG"], document_comparison_field="content").run(**inputs)
+    assert found["score"] == pytest.approx(1 / math.log2(3))
+    assert found["counts"]["judged_without_key"] == 2
+    assert "2 judged documents have no content: they are left out." in caplog.text
+
+
+def test_a_fractional_grade_says_what_to_do() -> None:
+    """A retriever's scores are no grades."""
+    truth = [Document(id="a", score=0.83), Document(id="b", score=0.2)]
+    with pytest.raises(InvalidInput) as refused:
+        SecondPassEvaluator().run(ground_truth_documents=[truth], retrieved_documents=[ranked("a")])
+    assert "score=None on all of them makes each relevant; where they are a retriever's scores" in str(refused.value)
+
+
+def test_a_query_that_is_a_document_does_not_find_itself(caplog) -> None:
+    """BEIR's convention by choice, counted; a measure without a value is NaN and said."""
+    inputs = {"ground_truth_documents": [graded({"a": 1.0})], "retrieved_documents": [ranked("q", "a")]}
+    assert SecondPassEvaluator(["RR"]).run(**inputs, query_ids=["q"])["score"] == 0.5
+    evaluator = SecondPassEvaluator(["RR", "Accuracy"], ignore_identical_ids=True)
+    assert evaluator.to_dict()["init_parameters"]["ignore_identical_ids"] is True
+    found = evaluator.run(**inputs, query_ids=["q"])
+    assert (found["score"], found["counts"]["identical_ids"]) == (1.0, 1)
+    assert math.isnan(found["results"]["Accuracy"]["score"])
+    assert "Accuracy has no value for 1 of 1 queries" in caplog.text
+    with pytest.raises(InvalidInput, match="query_ids is missing: ignore_identical_ids=True"):
+        evaluator.run(**inputs)
 
 
 def test_two_sources_of_judgements_are_refused(tmp_path: Path) -> None:

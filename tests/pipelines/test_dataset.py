@@ -142,15 +142,28 @@ def test_refusals_come_before_any_work(beir: Path, tmp_path: Path, tiny_folder: 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["beir"]
 
 
-def test_output_is_the_second_pass(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
-    """The file holds the second pass's run, and nothing partial is left."""
+def test_output_is_both_passes(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """The file holds the second pass's run, one beside it the first pass's, and nothing partial is left."""
     output = tmp_path / "run.trec"
     found = run_dataset(DatasetRequest("evaluate_rerank", beir, model=tiny_folder, output=output))
     written = read_run(output)
     assert {query: list(ranking) for query, ranking in written.items()} == {
         query: list(ranking) for query, ranking in found.second.items()
     }
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["beir", "run.trec"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["beir", "run.retriever.trec", "run.trec"]
+    first = read_run(tmp_path / "run.retriever.trec")
+    assert {query: list(ranking) for query, ranking in first.items()} == {
+        query: list(ranking) for query, ranking in found.first[0].items()
+    }
+
+
+def test_a_judged_query_without_text_is_in_no_figure(beir: Path, tiny_folder: str) -> None:
+    """It was not asked, so it does not count as an empty ranking."""
+    with (beir / "qrels" / "test.tsv").open("a") as qrels:
+        qrels.write("lost\td1\t1\n")
+    found = run_dataset(DatasetRequest("rerank_bm25", beir, model=tiny_folder))
+    assert found.unasked == ("lost",)
+    assert evaluate(found.qrels, found.first[0], ["RR@10"]).coverage.measured == 3
 
 
 KILLED = """

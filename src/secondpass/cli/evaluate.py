@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated
@@ -14,11 +14,12 @@ from secondpass.cli.output import PipeConsole
 from secondpass.corpora import named_file, read_queries
 from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.evaluation.analysis import analyse
+from secondpass.evaluation.measure_names import parsed
 from secondpass.evaluation.measures import DEFAULT_MEASURES, Analysis
-from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
+from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels, textless_note, with_text
 from secondpass.evaluation.reporting.files import print_analysis, write_csv, write_json
 from secondpass.evaluation.reporting.page import write_page
-from secondpass.evaluation.runs import Run, read_run
+from secondpass.evaluation.runs import Run, read_run, without_query_ids
 from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns, depth_for
 
 # Runs a pipeline over a dataset: a function of another import package of this distribution.
@@ -27,7 +28,7 @@ RUN_DATASET = "secondpass_pipelines.dataset:run_dataset"
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What is to be analysed; the first run is the first pass."""
+    """What is to be analysed; the first run is the baseline. `beir` says that the judgements are a BEIR folder's."""
 
     qrels: Qrels
     runs: tuple[Run, ...]
@@ -35,6 +36,8 @@ class Evaluated:
     ms: Mapping[str, float] | None = None
     measures: Sequence[str] = ()
     notes: tuple[str, ...] = ()
+    beir: bool = False
+    first_pass: str = ""
 
 
 def evaluate(
@@ -54,12 +57,23 @@ def evaluate(
     ] = None,
     queries: Annotated[Path | None, typer.Option(help="Texts of the queries, to show those helped and hurt.")] = None,
     split: Annotated[str, typer.Option(help="Which judgements of a BEIR folder.")] = "test",
+    first_pass: Annotated[
+        str | None,
+        typer.Option(help="Name of the run that found the candidates, or none; by default the first run."),
+    ] = None,
+    ignore_identical_ids: Annotated[
+        bool | None,
+        typer.Option(
+            "--ignore-identical-ids/--keep-identical-ids",
+            help="Leave out documents whose id is the query's; by default as BEIR does, for a BEIR folder only.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --pipeline: ask only the first queries.")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="With --pipeline: top_k of the first pass.")] = None,
     model: Annotated[str | None, typer.Option(help="With --pipeline: cross-encoder for the ranker.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="With --pipeline: the second pass's run; a broken one continues."),
+        typer.Option("--output", "-o", help="With --pipeline: a run of each pass; a broken one continues."),
     ] = None,
     indexed: Annotated[
         bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")
@@ -80,15 +94,18 @@ def evaluate(
 ) -> None:
     """Measure runs against judgements, and what a second pass adds to a first.
 
-    Either run files with --qrels, or a pipeline over a BEIR folder, which is indexed and asked first. Every run is
-    compared with the first one, with confidence intervals and paired tests. A run that re-ranks the first one's
-    candidates is a second pass: how much of the possible gain it reaches is shown too.
+    Either run files with --qrels, or a pipeline over a BEIR folder, which is indexed and asked first. All runs are
+    compared with each other, with confidence intervals and paired tests. A run that re-ranks the candidates of the
+    first pass is a second pass: how much of the possible gain it reaches is shown too. The first pass is the first
+    run, or the one that --first-pass names; "--first-pass none" compares second passes as equals.
 
     [bold]Examples[/bold]
 
     secondpass evaluate --qrels qrels.txt --run bm25.trec --run reranked.trec --html report.html
 
     secondpass evaluate --qrels beir/scifact -r BM25=a.trec -r ours=b.trec -m nDCG@10 -m "P(rel=2)@5"
+
+    secondpass evaluate --qrels qrels.txt -r base.trec -r large.trec --first-pass none
 
     secondpass evaluate --pipeline evaluate_rerank --dataset beir/scifact --html report.html
 
@@ -100,6 +117,8 @@ def evaluate(
     if indexed and add:
         raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
     _check_folders(html, json, csv, output)
+    if measure:
+        parsed(measure)
     if pipeline is not None and dataset is not None:
         request = DatasetRequest(pipeline, dataset, split, limit, depth, None, model, output, indexed, index, add)
         found = _piped(request)
@@ -107,12 +126,21 @@ def evaluate(
         found = _read(qrels, run, queries, split)
     else:
         raise InvalidInput("give --qrels and at least one --run, or --pipeline and --dataset")
-    chosen = measure or found.measures or DEFAULT_MEASURES
+    if found.beir if ignore_identical_ids is None else ignore_identical_ids:
+        found = _without_query_ids(found)
     analysis = analyse(
-        found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed, examples=examples
+        found.qrels,
+        found.runs,
+        measure or found.measures or DEFAULT_MEASURES,
+        texts=found.texts,
+        ms=found.ms,
+        level=level,
+        seed=seed,
+        examples=examples,
+        first_pass=_first_pass(found, first_pass),
     )
     _show(analysis, found.notes, budget_ms)
-    _write(analysis, html, json, csv)
+    _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
 
 
 def _check_choice(qrels: Path | None, run: list[str] | None, pipeline: str | None, dataset: Path | None) -> None:
@@ -133,7 +161,38 @@ def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Eva
     folder = qrels if qrels.is_dir() else None
     judged = read_qrels(qrels if folder is None else qrels_file(folder, split))
     file = queries or (None if folder is None else named_file(folder, "queries.jsonl"))
-    return Evaluated(judged, tuple(_run(given) for given in runs), None if file is None else read_queries(file))
+    read = tuple(_run(given) for given in runs)
+    if file is None:
+        return Evaluated(judged, read)
+    texts = read_queries(file)
+    # What a run answers was asked, wherever its text is.
+    asked, textless = with_text(judged, texts.keys() | {query for run in read for query in run})
+    if textless and not asked.with_relevant:
+        raise InvalidInput(f"{qrels}: none of its {len(textless)} judged queries has a text in {file}")
+    return Evaluated(asked, read, texts, notes=_noted(textless), beir=folder is not None)
+
+
+def _noted(textless: Sequence[str]) -> tuple[str, ...]:
+    """The note on judged queries without a text, if there are any."""
+    return (textless_note(textless),) if textless else ()
+
+
+def _first_pass(found: Evaluated, given: str | None) -> str | None:
+    """The run that `analyse` is to take for the first pass: a run may be called "none"."""
+    if given is None:
+        return found.first_pass
+    return None if given == "none" and all(run.name != given for run in found.runs) else given
+
+
+def _without_query_ids(found: Evaluated) -> Evaluated:
+    """BEIR's convention, with a note where it changed a run."""
+    left = [without_query_ids(run) for run in found.runs]
+    gone = [f"{count:,} of {run.name}" for run, count in left if count]
+    own = sum(grades.get(query, 0) > 0 for query, grades in found.qrels.items())
+    note = f"documents whose id is their query's are left out, as BEIR does ({', '.join(gone)}; --keep-identical-ids)"
+    relevant = (f"{own:,} of these documents are judged relevant to their query; is that meant?",) if own else ()
+    notes = (*found.notes, note, *relevant) if gone else found.notes
+    return replace(found, runs=tuple(run for run, _ in left), notes=notes)
 
 
 def _run(given: str) -> Run:
@@ -159,7 +218,9 @@ def _piped(request: DatasetRequest) -> Evaluated:
     notes = tuple(f"{count} {what}" for count, what in counted if count)
     # The last component before the ranker gave it the candidates: that is the first pass it is measured against.
     first = (runs.first[-1], *runs.first[:-1])
-    return Evaluated(runs.qrels, (*first, runs.second), runs.texts, runs.ms, runs.measures, notes)
+    notes = (*notes, *_noted(runs.unasked))
+    every = (*first, runs.second)
+    return Evaluated(runs.qrels, every, runs.texts, runs.ms, runs.measures, notes, True, first[0].name)
 
 
 def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -> None:

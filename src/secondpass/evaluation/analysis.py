@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.measure_names import parsed
 from secondpass.evaluation.measures import (
     DEFAULT_MEASURES,
     Analysis,
@@ -21,9 +22,7 @@ from secondpass.evaluation.measures import (
     ScoreDistribution,
     SecondPass,
     ThresholdPoint,
-    aggregate,
     evaluate,
-    parsed,
     scikit_metrics,
 )
 from secondpass.evaluation.qrels import Qrels
@@ -39,10 +38,6 @@ from secondpass.evaluation.second_pass import (
     over_ties,
 )
 from secondpass.evaluation.statistics import RESAMPLES, compare, mean_interval
-
-if TYPE_CHECKING:
-    from ir_measures import Measure
-
 
 MOST_POINTS = 100
 
@@ -90,11 +85,7 @@ def distribution(qrels: Qrels, run: Run, bins: int = 30) -> ScoreDistribution | 
     pairs = scored_pairs(qrels, run)
     if not len(pairs.scores):
         return None
-    low, high = float(pairs.scores.min()), float(pairs.scores.max())
-    # Scores so close together that no number lies between two edges have a single bin.
-    width = (high - low) / bins
-    fits = low == high or (low + width > low and high - width < high)
-    edges = np.histogram_bin_edges(pairs.scores, bins if fits else 1)
+    edges = _edges(float(pairs.scores.min()), float(pairs.scores.max()), bins)
 
     def counts(kind: NDArray[np.bool_]) -> tuple[int, ...]:
         return tuple(np.histogram(pairs.scores[kind], edges)[0].tolist())
@@ -105,6 +96,17 @@ def distribution(qrels: Qrels, run: Run, bins: int = 30) -> ScoreDistribution | 
         judged_other=counts(pairs.judged & ~pairs.relevant),
         unjudged=counts(~pairs.judged),
     )
+
+
+def _edges(low: float, high: float, bins: int) -> NDArray[np.float64]:
+    """Rising edges of equal bins; one bin where no number lies between two edges, around a score that is the only one.
+
+    float64 has 15 digits: half a unit on either side of 4e14 is no room for thirty bins, next to 1e30 none at all.
+    """
+    if low == high:
+        low, high = min(low - 0.5, np.nextafter(low, -np.inf)), max(high + 0.5, np.nextafter(high, np.inf))
+    edges = np.linspace(low, high, bins + 1)
+    return edges if (np.diff(edges) > 0).all() else np.array([low, high])
 
 
 def thresholds(qrels: Qrels, run: Run) -> tuple[ThresholdPoint, ...]:
@@ -204,7 +206,7 @@ def changes(
     if single := sorted(first_values.keys() ^ second_values.keys()):
         raise InvalidInput(f"query {single[0]!r} has a value in one pass only")
     differences = {query: second_values[query] - value for query, value in first_values.items()}
-    order = sorted(differences, key=lambda query: -differences[query])
+    order = sorted((query for query, rise in differences.items() if not isnan(rise)), key=lambda q: -differences[q])
     helped = [query for query in order[:count] if differences[query] > 0]
     order.sort(key=lambda query: differences[query])
     hurt = [query for query in order[:count] if differences[query] < 0]
@@ -238,42 +240,48 @@ def analyse(
     level: float = 0.95,
     seed: int = 0,
     examples: int = 10,
+    first_pass: str | None = "",
 ) -> Analysis:
-    """Measure runs, compare them with the first of them, and look into those that re-rank its candidates.
+    """Measure runs, compare each with every other, and look into those that re-rank the first pass's candidates.
 
-    A run is a second pass if most of its documents, in the queries that both answer, are candidates of the first run.
+    A run is a second pass if most of its documents, in the queries that both answer, are candidates of the first pass.
     It is then measured on all of these candidates: those that it does not return follow in the first pass's order
     (`second_pass.extended`). Any other run is measured as it is, and a note says so.
 
     Args:
         qrels: the judgements.
-        runs: the first pass, then any others; their names must differ.
+        runs: the baseline, then any others; their names must differ.
         measures: names of measures; the per-query parts are about the first of them.
         texts: the queries' texts by id.
         ms: milliseconds a query by name of run, whatever happens before included: a second pass's hold the first's.
         level: of the intervals.
         seed: same seed, same analysis.
         examples: queries to show that were helped, and that were hurt.
+        first_pass: name of the run that found the candidates, which is then the baseline; "" for the first run, None
+            if none of them did: two second passes are compared as equals.
 
     Raises:
-        InvalidInput: there is no run, two have one name, ms names none of them, no query has a relevant document, or
-            a measure is unknown.
+        InvalidInput: there is no run, two have one name, ms or first_pass names none of them, no query has a relevant
+            document, or a measure is unknown.
         MissingExtra: ir_measures, scipy or scikit-learn is not installed.
     """
-    _check_names([run.name for run in runs], ms or {})
-    names = parsed(measures)
+    _check_names([run.name for run in runs], ms or {}, first_pass)
+    names = list(parsed(measures))
+    if first_pass:
+        runs = sorted(runs, key=lambda run: run.name != first_pass)
     first, others = runs[0], runs[1:]
-    whole = {run.name: extended(first, run) for run in others if is_second_pass(first, run)}
+    whole = {run.name: extended(first, run) for run in others if first_pass is not None and is_second_pass(first, run)}
     reports = tuple(evaluate(qrels, whole.get(run.name, run), names) for run in runs)
     # the same for every second pass: it depends on the judgements alone
     ideal = evaluate(qrels, ideal_run(qrels), names) if whole else reports[0]
     left_out = f"is no second pass of {first.name}: half of its documents or more are not among its candidates"
-    found = _Findings(qrels, first, reports[0], ideal, texts, ms or {}, seed, examples)
+    primary = next((name for name in names if not any(isnan(report.means[name]) for report in reports)), names[0])
+    found = _Findings(qrels, first, reports[0], ideal, primary, texts, ms or {}, seed, examples)
     return Analysis(
-        primary=next(iter(names)),
+        primary=primary,
         reports=reports,
-        intervals={report.system: _intervals(names, report, level, seed) for report in reports},
-        comparisons=compare(reports[0], reports[1:], level=level, seed=seed),
+        intervals={report.system: _intervals(report, level, seed) for report in reports},
+        comparisons=compare(reports[0], reports[1:], level=level, seed=seed, all_pairs=True),
         second_passes=tuple(
             found.second_pass(run, whole[run.name], report)
             for run, report in zip(others, reports[1:], strict=True)
@@ -284,12 +292,22 @@ def analyse(
             "intervals": f"{level:.0%} bootstrap of the mean, {RESAMPLES} resamples",
             "tests": "paired by query: sign flips and t; Holm over all comparisons",
             "seed": str(seed),
+            **({"first pass": _said_first(first.name, first_pass)} if others else {}),
         },
         notes=(
-            *(f"{run.name} {left_out}" for run in others if run.name not in whole),
+            *(f"{run.name} {left_out}" for run in others if run.name not in whole and first_pass is not None),
             *(["one query alone: its intervals and tests say nothing"] if reports[0].coverage.measured == 1 else []),
+            *(["documents judged by several subtopics have the highest of their grades, except in measures over "
+               "subtopics"] if qrels.subtopics else []),
         ),
-    )
+        first_pass=None if first_pass is None else first.name,
+    )  # fmt: skip
+
+
+def _said_first(name: str, given: str | None) -> str:
+    if given is None:
+        return "none of the runs"
+    return name if given else f"{name}, as the first run given"
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +318,7 @@ class _Findings:
     first: Run
     report: Report
     ideal: Report
+    primary: str
     texts: Mapping[str, str] | None
     ms: Mapping[str, float]
     seed: int
@@ -307,7 +326,7 @@ class _Findings:
 
     def second_pass(self, run: Run, whole: Run, report: Report) -> SecondPass:
         """Look into one run: as it came, extended by the other candidates, and measured so."""
-        primary = report.measures[0]
+        primary = self.primary
         before, after = self.report.values[primary], report.values[primary]
         helped, hurt = changes(self.qrels, self.first, whole, before, after, texts=self.texts, count=self.examples)
         ceiling = evaluate(self.qrels, ceiling_run(self.qrels, self.first, whole), report.measures)
@@ -317,7 +336,7 @@ class _Findings:
             headroom=headroom_of(self.report, report, ceiling, self.ideal),
             helped=helped,
             hurt=hurt,
-            differences={query: after[query] - value for query, value in before.items()},
+            differences={query: rise for query, value in before.items() if not isnan(rise := after[query] - value)},
             depth=self._depth(run, primary),
             distribution=distribution(self.qrels, run),
             thresholds=thresholds(self.qrels, run),
@@ -346,7 +365,7 @@ class _Findings:
             yield "its milliseconds are fewer than the first pass's alone, so none are given by depth"
 
 
-def _check_names(names: list[str], ms: Mapping[str, float]) -> None:
+def _check_names(names: list[str], ms: Mapping[str, float], first_pass: str | None) -> None:
     if not names:
         raise InvalidInput("runs is empty")
     for index, name in enumerate(names):
@@ -355,13 +374,16 @@ def _check_names(names: list[str], ms: Mapping[str, float]) -> None:
     for name in ms:
         if name not in names:
             raise InvalidInput(f"ms names {name!r}, which is none of the runs {', '.join(names)}")
+    if first_pass and first_pass not in names:
+        raise InvalidInput(f"first_pass={first_pass!r} is none of the runs {', '.join(names)}")
 
 
-def _intervals(measures: Mapping[str, Measure], report: Report, level: float, seed: int) -> dict[str, Interval]:
+def _intervals(report: Report, level: float, seed: int) -> dict[str, Interval]:
     """Intervals of what the report calls its means; that of a count such as NumRet is a sum."""
     found = {}
-    for name, measure in measures.items():
-        interval = mean_interval(report.values[name].values(), level, seed=seed)
-        times = len(report.values[name]) if aggregate(measure, [1.0, 1.0]) == 2.0 else 1
-        found[name] = Interval(interval.low * times, interval.high * times, level)
+    for name, by_query in report.values.items():
+        if values := [value for value in by_query.values() if not isnan(value)]:
+            interval = mean_interval(values, level, seed=seed)
+            times = len(values) if name in report.sums else 1
+            found[name] = Interval(interval.low * times, interval.high * times, level)
     return found

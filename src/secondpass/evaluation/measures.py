@@ -8,13 +8,15 @@ themselves one breaks ties by document id and another by what came first.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.measure_names import ir_measures, over_subtopics, parsed
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.lazy import optional
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 
 # Libraries of the eval extra, imported when they are first called for: they take seconds.
-ir_measures = partial(optional, "ir_measures", "ir_measures", "eval")
 scikit_metrics = partial(optional, "sklearn.metrics", "scikit-learn", "eval")
 scipy_stats = partial(optional, "scipy.stats", "scipy", "eval")
 
@@ -50,15 +51,20 @@ class Report:
 
     Attributes:
         system: the run's name.
-        values: by measure (named as ir_measures names it) the value of each query, in the judgements' order.
-        means: by measure its aggregate: the mean, for counts such as NumRet the sum.
+        values: by measure (named as ir_measures names it) the value of each query, in the judgements' order; NaN where
+            the measure has none.
+        means: by measure its aggregate: the mean over the queries with a value, for counts such as NumRet the sum.
         coverage: which queries count.
+        sums: the measures whose aggregate is a sum.
+        undefined: by measure why it has no value for some queries, or for none.
     """
 
     system: str
     values: Mapping[str, Mapping[str, float]]
     means: Mapping[str, float]
     coverage: Coverage
+    sums: tuple[str, ...] = ()
+    undefined: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -72,39 +78,7 @@ class Report:
 
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "AP", "R@100")
-
-
-def parsed(names: Iterable[str]) -> dict[str, Measure]:
-    """Measures by their own names, in order, each once.
-
-    Raises:
-        InvalidInput: there is none, or one is unknown, incomplete or has no provider here; the message names it.
-        MissingExtra: ir_measures is not installed.
-    """
-    library = ir_measures()
-    made: dict[str, Measure] = {}
-    for name in [names] if isinstance(names, str) else names:
-        try:
-            measure = library.parse_measure(_spelled(name, library.measures.registry))
-            supported = library.DefaultPipeline.supports(measure)
-        # ir_measures raises NameError, AssertionError, SyntaxError and more for what is no measure.
-        except Exception as error:
-            raise InvalidInput(f"measure {name!r} is unknown or incomplete: {error or 'see ir_measures'}") from None
-        if not supported:
-            raise InvalidInput(f"measure {name!r} needs a provider of ir_measures that is not installed")
-        made[str(measure)] = measure
-    if not made:
-        raise InvalidInput("measures is empty")
-    return made
-
-
-def _spelled(name: str, registry: Iterable[str]) -> str:
-    """`name` with the capitals that ir_measures wants: people write ndcg@10."""
-    found = re.match(r"\w+", name)
-    by_lower = {known.lower(): known for known in registry}
-    if found is None or found.group() in registry or found.group().lower() not in by_lower:
-        return name
-    return by_lower[found.group().lower()] + name[found.end() :]
+GDEVAL_HIGHEST = 4
 
 
 def evaluate(
@@ -120,8 +94,8 @@ def evaluate(
             count (nearly every measure is 0 there whatever the system does).
 
     Raises:
-        InvalidInput: no query counts (none is judged, or none has a relevant document), a measure is unknown, or it
-            cannot be computed for these judgements.
+        InvalidInput: no query counts (none is judged, or none has a relevant document), a measure is unknown, or none
+            of them can be computed for these judgements.
         MissingExtra: ir_measures is not installed.
     """
     if without_relevant not in ("leave out", "zero"):
@@ -138,26 +112,131 @@ def evaluate(
         without_relevant=tuple(empty),
         unjudged=tuple(query for query in run if query not in qrels),
     )
-    values = _values(wanted, qrels, run, queries)
+    lists = _Lists(qrels, run, queries)
+    values, undefined = lists.values(wanted)
     means = {name: aggregate(measure, values[name].values()) for name, measure in wanted.items()}
-    return Report(run.name, values, means, coverage)
+    sums = tuple(name for name, measure in wanted.items() if aggregate(measure, [1.0, 1.0]) == 2.0)
+    return Report(run.name, values, means, coverage, sums, undefined)
 
 
-def _values(measures: Mapping[str, Measure], qrels: Qrels, run: Run, queries: list[str]) -> dict[str, dict[str, float]]:
-    # One of the providers (gdeval) takes numbers only for ids of queries.
-    numbers = {str(number): query for number, query in enumerate(queries, start=1)}
-    judged = {number: dict(qrels[query]) for number, query in numbers.items()}
-    ranked = {number: falling(run[query]) for number, query in numbers.items() if run.get(query)}
-    names = {measure: name for name, measure in measures.items()}
-    # Every query has its place from the start, with what ir_measures gives for an empty ranking.
-    values = {name: dict.fromkeys(queries, float(measure.DEFAULT)) for name, measure in measures.items()}
-    try:
-        for found in ir_measures().iter_calc(list(measures.values()), judged, ranked):
-            values[names[found.measure]][numbers[found.query_id]] = float(found.value)
-    # Providers have limits of their own (gdeval's ERR takes grades up to 4) and fail in their own ways.
-    except Exception as error:
-        raise InvalidInput(f"ir_measures cannot compute {', '.join(measures)} for this run: {error!r}") from error
-    return values
+class _Lists:
+    """Judgements and rankings of the queries that count, by their numbers.
+
+    One of the providers (gdeval) takes numbers only for ids of queries, and has columns for those of documents.
+    """
+
+    def __init__(self, qrels: Qrels, run: Run, queries: Sequence[str]) -> None:
+        self._qrels, self._queries = qrels, queries
+        self._numbers = {str(number): query for number, query in enumerate(queries, start=1)}
+        self._judged = {number: dict(qrels[query]) for number, query in self._numbers.items()}
+        self._ranked = {number: falling(run[query]) for number, query in self._numbers.items() if run.get(query)}
+
+    def values(self, wanted: Mapping[str, Measure]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+        """By measure the value of each query, NaN where it has none, and why it has none.
+
+        Raises:
+            InvalidInput: none of the measures can be computed.
+        """
+        values = {name: dict.fromkeys(self._queries, math.nan) for name in wanted}
+        failed: dict[str, str] = {}
+        groups: dict[str, dict[str, Measure]] = {}
+        for name, measure in wanted.items():
+            groups.setdefault(_company(name, measure), {})[name] = measure
+        for group in groups.values():
+            try:
+                values |= self._computed(group)
+            # Providers have limits of their own and fail in their own ways; one must not take the others with it.
+            except Exception:
+                for name, measure in group.items():
+                    try:
+                        values |= self._computed({name: measure})
+                    except Exception as error:
+                        reason = str(error) if isinstance(error, InvalidInput) else f"ir_measures fails with {error!r}"
+                        failed[name] = f"cannot be computed: {reason}"
+        if len(failed) == len(wanted):
+            raise InvalidInput("; ".join(f"measure {name!r} {why}" for name, why in failed.items()))
+        return values, failed | _without_value({name: values[name] for name in wanted if name not in failed})
+
+    def _computed(self, group: Mapping[str, Measure]) -> dict[str, dict[str, float]]:
+        names = {measure: name for name, measure in group.items()}
+        measure = next(iter(names))
+        judged: Any = self._judged
+        ranked: Mapping[str, Mapping[str, float]] = self._ranked
+        fill = float(measure.DEFAULT)
+        if measure.NAME in ("NumQ", "NumRel"):
+            # They are about the judgements; providers ask for a ranking all the same.
+            ranked = {number: {document: 1.0 for document in grades} for number, grades in judged.items()}
+        elif measure.NAME == "Accuracy":
+            # The share of pairs in order is of nothing where all documents are alike, and its provider divides by it.
+            ranked, fill = {key: found for key, found in ranked.items() if self._mixed(key, measure)}, math.nan
+        elif over_subtopics(measure):
+            judged = self._by_subtopic()
+        elif _of_gdeval(measure):
+            judged, ranked = self._for_gdeval()
+        # Every query has its place from the start, with what ir_measures gives for an empty ranking.
+        values = {name: dict.fromkeys(self._queries, fill) for name in group}
+        for found in ir_measures().iter_calc(list(group.values()), judged, ranked):
+            values[names[found.measure]][self._numbers[found.query_id]] = float(found.value)
+        return values
+
+    def _mixed(self, number: str, measure: Measure) -> bool:
+        grades, lowest = self._judged[number], measure["rel"]
+        counted = islice(self._ranked[number], measure.params.get("cutoff"))
+        return len({grades.get(document, 0) >= lowest for document in counted}) == 2
+
+    def _by_subtopic(self) -> list[Any]:
+        several = self._qrels.subtopics
+        if not several.keys() & set(self._queries):
+            raise InvalidInput("no query is judged by several subtopics (the second column of TREC's judgements)")
+        qrel = ir_measures().Qrel
+        return [
+            qrel(number, document, grade, subtopic)
+            for number, query in self._numbers.items()
+            for document, flat in self._judged[number].items()
+            for subtopic, grade in several.get(query, {}).get(document, {"0": flat}).items()
+        ]
+
+    def _for_gdeval(self) -> tuple[Any, Any]:
+        ids: dict[str, str] = {}
+        for number, grades in self._judged.items():
+            for document, grade in grades.items():
+                if grade > GDEVAL_HIGHEST:
+                    where = f"{document!r} of query {self._numbers[number]!r} has {grade}"
+                    raise InvalidInput(f"its grades are at most {GDEVAL_HIGHEST}, and document {where}")
+        return tuple(
+            {
+                number: {ids.setdefault(document, str(len(ids))): value for document, value in found.items()}
+                for number, found in lists.items()
+            }
+            for lists in (self._judged, self._ranked)
+        )
+
+
+def _company(name: str, measure: Measure) -> str:
+    """Measures that may be computed in one call have the same; ir_measures 0.4 mixes the others up.
+
+    NumRet takes over `judged_only` of what is asked with it, Accuracy gets values for lists that it has none for, and
+    of several measures over subtopics only the first sees the run.
+    """
+    alone = over_subtopics(measure) or measure.params.get("judged_only")
+    if alone or measure.NAME in ("Accuracy", "NumRet", "NumRel", "NumQ"):
+        return name
+    return "gdeval" if _of_gdeval(measure) else ""
+
+
+def _of_gdeval(measure: Measure) -> bool:
+    return measure.NAME == "ERR" or measure.params.get("dcg") == "exp-log2"
+
+
+def _without_value(values: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """By measure which queries it has no value for, if there are any."""
+    said = {}
+    for name, found in values.items():
+        if lacking := [query for query, value in found.items() if math.isnan(value)]:
+            few = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            share = f"{len(lacking):,} of {len(found):,} queries"
+            said[name] = f"has no value for {share}, which its mean leaves out ({few})"
+    return said
 
 
 def falling(ranking: Iterable[str]) -> dict[str, float]:
@@ -167,10 +246,11 @@ def falling(ranking: Iterable[str]) -> dict[str, float]:
 
 
 def aggregate(measure: Measure, values: Iterable[float]) -> float:
-    """A measure's own aggregate of its values: the mean, for counts such as NumRet the sum."""
+    """A measure's own aggregate of its values but NaN: the mean, for counts such as NumRet the sum."""
     aggregator = measure.aggregator()
     for value in values:
-        aggregator.add(value)
+        if not math.isnan(value):
+            aggregator.add(value)
     return float(aggregator.result())
 
 
@@ -188,10 +268,11 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One system against the baseline on one measure, paired by query (`significance`).
+    """One system against another, here called baseline, on one measure, paired by query (`significance`).
 
-    `difference` is the mean of system minus baseline with its bootstrap interval; `p_randomisation` and `p_t` are
-    two-sided; `p_adjusted` is the randomisation test's after Holm's correction over all comparisons made together.
+    `difference` is the mean of system minus baseline (for a count the sum) with its bootstrap interval;
+    `p_randomisation` and `p_t` are two-sided; `p_adjusted` is the randomisation test's after Holm's correction over
+    all comparisons made together.
     """
 
     measure: str
@@ -329,12 +410,12 @@ class SecondPass:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Several systems on the same judgements; the first report is the baseline (the first pass).
+    """Several systems on the same judgements; the first report is the baseline.
 
     `intervals` holds, by system and measure, the interval of the mean (of the sum where the measure is a count);
     `primary` is the measure that the per-query parts (changes, depth) are about; `ms` is milliseconds a query by
     system, where known, a second pass's with the first pass's in them; `notes` name the systems that are no second
-    pass of the baseline.
+    pass of the first; `first_pass` is the name of the run that found the candidates, None if none of them did.
     """
 
     primary: str
@@ -345,3 +426,4 @@ class Analysis:
     ms: Mapping[str, float] | None = None
     settings: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
+    first_pass: str | None = ""

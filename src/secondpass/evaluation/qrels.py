@@ -5,8 +5,10 @@ BEIR: Thakur et al. 2021, "BEIR: A Heterogeneous Benchmark for Zero-shot Evaluat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Real
 from pathlib import Path
 from typing import Any, TextIO
@@ -43,19 +45,39 @@ def column_of(value: str) -> str:
 BEIR_HEADER = ("query-id", "corpus-id", "score")
 
 
+HIGHEST_GRADE = 1_000_000
+BEYOND = f"beyond {HIGHEST_GRADE:,}: trec_eval keeps a counter for every grade up to the highest"
+GRADE = re.compile(r"[+-]?[0-9]{1,40}(\.0*)?")
+
+
 class Qrels(Mapping[str, Mapping[str, int]]):
     """Grades by document id, by query id: 1 and up is relevant, 0 and below was judged and is not.
 
     Args:
         grades: any mapping of mappings; it is copied. A query may have no judgement: it is then as if absent.
+        subtopics: of queries that are judged by several subtopics (intents, aspects) the grade by subtopic, by
+            document. The documents' grades are then the highest of theirs, whatever `grades` has.
 
     Raises:
-        InvalidInput: an id is no str, or a grade is no whole number; the message names query and document.
+        InvalidInput: an id is no str, or a grade is no whole number from -1,000,000 to 1,000,000; the message names
+            query and document.
     """
 
-    def __init__(self, grades: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        grades: Mapping[str, Mapping[str, Any]],
+        subtopics: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self.subtopics: dict[str, dict[str, dict[str, int]]] = {
+            query: {document: {string_id(topic, "subtopic"): _whole(query, document, grade)
+                               for topic, grade in by_topic.items()}
+                    for document, by_topic in documents.items() if by_topic}
+            for query, documents in (subtopics or {}).items()
+        }  # fmt: skip
+        highest = {query: {document: max(by_topic.values()) for document, by_topic in documents.items()}
+                   for query, documents in self.subtopics.items()}  # fmt: skip
         self._grades: dict[str, dict[str, int]] = {}
-        for query, documents in grades.items():
+        for query, documents in (grades if not highest else {**grades, **highest}).items():
             string_id(query, "query")
             judged = {string_id(document, f"query {query!r}: document"): _whole(query, document, grade)
                       for document, grade in documents.items()}  # fmt: skip
@@ -81,7 +103,9 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 
     def only(self, queries: object) -> Qrels:
         """The judgements of some queries; `queries` is any container of ids."""
-        return Qrels({query: grades for query, grades in self.items() if query in queries})  # type: ignore[operator]
+        chosen = [query for query in self if query in queries]  # type: ignore[operator]
+        several = {query: self.subtopics[query] for query in chosen if query in self.subtopics}
+        return Qrels({query: self[query] for query in chosen}, several)
 
 
 def qrels_file(folder: Path, split: str) -> Path:
@@ -102,83 +126,139 @@ def qrels_file(folder: Path, split: str) -> Path:
 def read_qrels(path: Path) -> Qrels:
     """Judgements from a file, gzip accepted.
 
-    A name that ends in .jsonl holds objects with "query_id", "doc_id" and "relevance"; any other file has BEIR's
-    table (query-id, corpus-id, score, by tabs, with or without a header) or TREC's four columns (query, 0, document,
-    grade).
+    A name that ends in .jsonl holds objects with "query_id", "doc_id", "relevance" and perhaps "subtopic_id"; any
+    other file has BEIR's table (query-id, corpus-id, score, by tabs, with or without a header) or TREC's four columns
+    (query, subtopic, document, grade). A query with several subtopics keeps them; its documents' grades are then the
+    highest of theirs.
 
     Raises:
-        InvalidInput: a line has another form, a grade is no whole number, or a pair has two different grades; the
-            message names file and line.
+        InvalidInput: a line has another form, a grade is no whole number, or a document has two different grades for
+            one subtopic; the message names file and line.
     """
     parse = _json_judgement if path.name.removesuffix(".gz").endswith(".jsonl") else _judgement
     grades: dict[str, dict[str, int]] = {}
+    topics: dict[str, str] = {}
+    several: dict[str, dict[str, dict[str, int]]] = {}
     for position, line in enumerate(read_lines(existing(path))):
         if position == 0 and tuple(column.strip().lower() for column in line.text.split("\t")) == BEIR_HEADER:
             continue
-        query, document, grade = parse(line)
-        before = grades.setdefault(query, {}).setdefault(document, grade)
+        query, topic, document, grade = parse(line)
+        flat = grades.setdefault(query, {})
+        first = topics.setdefault(query, topic)
+        if topic != first and query not in several:
+            several[query] = {known: {first: before} for known, before in flat.items()}
+        if query in several:
+            before = several[query].setdefault(document, {}).setdefault(topic, grade)
+        else:
+            before = flat.setdefault(document, grade)
         if before != grade:
             raise line.refuse(f"document {document!r} of query {query!r} has grade {grade} here and {before} before")
     if not grades:
         raise InvalidInput(f"{path}: no judgement in it")
-    return Qrels(grades)
+    return Qrels(grades, several)
 
 
 def write_qrels(stream: TextIO, qrels: Qrels) -> None:
-    """Write judgements in TREC's four columns.
+    """Write judgements in TREC's four columns; the second is the subtopic, 0 where there is one alone.
 
     Raises:
         InvalidInput: an id is empty or has white space in it, which the format cannot hold.
     """
     for query, grades in qrels.items():
+        several = qrels.subtopics.get(query, {})
         for document, grade in grades.items():
-            stream.write(f"{column_of(query)} 0 {column_of(document)} {grade}\n")
+            for topic, part in several.get(document, {"0": grade}).items():
+                stream.write(f"{column_of(query)} {column_of(topic)} {column_of(document)} {part}\n")
 
 
 def _whole(query: str, document: object, grade: object) -> int:
-    if isinstance(grade, Real) and not isinstance(grade, bool) and float(grade).is_integer():
-        return int(float(grade))
+    if isinstance(grade, Real) and not isinstance(grade, bool):
+        if grade == grade // 1 and abs(grade) <= HIGHEST_GRADE:
+            return int(grade)
+        if abs(grade) > HIGHEST_GRADE:
+            raise InvalidInput(f"query {query!r}: document {document!r} has grade {grade!r}, {BEYOND}")
     raise InvalidInput(f"query {query!r}: document {document!r} has grade {grade!r}, which is no whole number")
 
 
-def _judgement(line: Line) -> tuple[str, str, int]:
+def _judgement(line: Line) -> tuple[str, str, str, int]:
     columns = line.text.split("\t")
+    topic = "0"
     if len(columns) == 3:
         query, document, grade = (column.strip() for column in columns)
     else:
         trec = line.text.split()
         if len(trec) != 4:
             raise line.refuse(f"{len(columns)} columns; BEIR's judgements have 3 (by tabs), TREC's have 4")
-        query, _, document, grade = trec
+        query, topic, document, grade = trec
     if not query or not document:
         raise line.refuse("an id is empty")
-    try:
-        return query, document, int(grade)
-    except ValueError:
-        raise line.refuse(f"grade {grade!r} is no whole number") from None
+    whole = _whole_text(grade)
+    if whole is None:
+        raise line.refuse(f"grade {grade!r} is no whole number")
+    return query, topic, document, _graded(line, whole)
 
 
-def _json_judgement(line: Line) -> tuple[str, str, int]:
+@lru_cache
+def _whole_text(text: str) -> int | None:
+    """2, 2.0 or 2. as a number; files have few different grades."""
+    return None if GRADE.fullmatch(text) is None else int(text.partition(".")[0])
+
+
+def _graded(line: Line, grade: int) -> int:
+    if abs(grade) > HIGHEST_GRADE:
+        raise line.refuse(f"grade {grade} is {BEYOND}")
+    return grade
+
+
+def _json_judgement(line: Line) -> tuple[str, str, str, int]:
     value = line.json_object()
     query, document, grade = (value.get(key) for key in ("query_id", "doc_id", "relevance"))
     if not isinstance(query, str) or not isinstance(document, str) or not query.strip() or not document.strip():
         raise line.refuse('"query_id" and "doc_id" must be strings with something in them')
-    if not isinstance(grade, (int, float)) or isinstance(grade, bool) or not float(grade).is_integer():
+    if not isinstance(grade, (int, float)) or isinstance(grade, bool) or grade != grade // 1:
         raise line.refuse(f'"relevance" is {grade!r}, no whole number')
-    return query, document, int(grade)
+    # ir_datasets writes TREC's second column under the second name.
+    topic = value.get("subtopic_id", value.get("iteration", "0"))
+    if isinstance(topic, bool) or not isinstance(topic, (str, int)) or topic == "":
+        raise line.refuse(f'"subtopic_id" is {topic!r}, not a string with something in it')
+    return query, str(topic), document, _graded(line, int(grade))
 
 
 # ---- Which queries are asked, and which of them are measured: those of a file, or the judged ones of a BEIR folder.
+#
+# One rule: a query that has a relevant document but no text was never asked. It is left out of the judgements, so of
+# every mean, and kept in `textless`, so that whoever measures can say so.
 @dataclass(frozen=True, slots=True)
 class JudgedQueries:
-    """Text by query id in the order in which they are asked, and judgements if they are to be measured."""
+    """Text by query id in the order in which they are asked, and judgements if they are to be measured.
+
+    `textless` are the queries with a relevant document that have no text; the judgements no longer have them.
+    """
 
     texts: dict[str, str]
     qrels: Qrels | None = None
+    textless: tuple[str, ...] = ()
 
     def limited(self, limit: int | None) -> JudgedQueries:
         """Only the first `limit`."""
-        return JudgedQueries(dict(list(self.texts.items())[:limit]), self.qrels)
+        return JudgedQueries(dict(list(self.texts.items())[:limit]), self.qrels, self.textless)
+
+    @property
+    def note(self) -> str:
+        """What is to be said of judged queries without a text; "" if there are none."""
+        return textless_note(self.textless)
+
+
+def textless_note(textless: Sequence[str]) -> str:
+    """What is to be said of judged queries without a text; "" if there are none."""
+    few = ", ".join(textless[:5]) + (", ..." if len(textless) > 5 else "")
+    return f"{len(textless):,} judged queries have no text, so they are left out ({few})" if textless else ""
+
+
+def with_text(qrels: Qrels, asked: Container[str]) -> tuple[Qrels, tuple[str, ...]]:
+    """The judgements without the queries that have a relevant document but are not among those asked, and these."""
+    textless = tuple(query for query in qrels.with_relevant if query not in asked)
+    return (qrels.only(qrels.keys() - set(textless)) if textless else qrels), textless
 
 
 def listed_queries(queries: Path, qrels: Path | None) -> JudgedQueries:
@@ -186,27 +266,27 @@ def listed_queries(queries: Path, qrels: Path | None) -> JudgedQueries:
     texts = read_queries(queries)
     if qrels is None:
         return JudgedQueries(texts)
-    judgements = read_qrels(qrels)
-    if not set(judgements.with_relevant) & texts.keys():
+    judgements, textless = with_text(read_qrels(qrels), texts)
+    if not judgements.with_relevant:
         raise InvalidInput(f"{qrels}: has no relevant document for any query of {queries}")
-    return JudgedQueries(texts, judgements)
+    return JudgedQueries(texts, judgements, textless)
 
 
 def judged_queries(folder: Path, split: str, qrels: Path | None = None) -> JudgedQueries:
     """Return the queries of a BEIR folder that have a relevant document in the split.
 
     Raises:
-        InvalidInput: it is no such folder, or the judgements name a query that it has not got.
+        InvalidInput: it is no such folder, no query has a relevant document, or none of those has a text.
     """
     if not folder.is_dir():
         raise InvalidInput(f"{folder}: not a BEIR folder, so it has no queries of its own; give --queries FILE")
     file = qrels or qrels_file(folder, split)
-    judgements = read_qrels(file)
+    every = read_qrels(file)
     texts = read_queries(named_file(folder, "queries.jsonl"))
+    judgements, textless = with_text(every, texts)
     judged = set(judgements.with_relevant)
-    missing = sorted(judged - texts.keys())
-    if missing:
-        raise InvalidInput(f"{file}: {len(missing)} judged queries have no text in {folder} (first {missing[0]!r})")
+    if not judged and textless:
+        raise InvalidInput(f"{file}: none of its {len(textless)} judged queries has a text in {folder}")
     if not judged:
         raise InvalidInput(f"{file}: no query has a relevant document")
-    return JudgedQueries({query_id: text for query_id, text in texts.items() if query_id in judged}, judgements)
+    return JudgedQueries({query: text for query, text in texts.items() if query in judged}, judgements, textless)

@@ -7,6 +7,7 @@ trec_eval's: by score as float32, ties by document id, descending.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -63,13 +64,27 @@ class Run(Mapping[str, Ranking]):
         return Run(self.name, kept)
 
 
+def without_query_ids(run: Run) -> tuple[Run, int]:
+    """The run without documents whose id is their query's, and how many they are.
+
+    BEIR's evaluation leaves them out: in ArguAna and Quora a query is a document itself, and finds itself first.
+    """
+    own = sum(query in ranking for query, ranking in run.items())
+    if not own:
+        return run, 0
+    left = {query: [(key, score) for key, score in ranking.items() if key != query] for query, ranking in run.items()}
+    return Run(run.name, left), own
+
+
 def by_score(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     """Documents in trec_eval's order: by score as float32, equal scores by id, both descending.
 
     Raises:
         InvalidInput: a score is NaN: it has no place in an order.
     """
-    values = np.fromiter(scores.values(), np.float32, len(scores))
+    with np.errstate(over="ignore"):
+        # What float32 does not hold is infinite there, as it is for trec_eval.
+        values = np.fromiter(scores.values(), np.float64, len(scores)).astype(np.float32)
     if np.isnan(values).any():
         document = list(scores)[int(np.isnan(values).argmax())]
         raise InvalidInput(f"document {document!r} has the score NaN")
@@ -86,18 +101,20 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
     A name that ends in .jsonl holds an object a query, {"query_id": ..., "documents": [{"id": ..., "score": ...},
     ...]}, best document first. Any other file has TREC's six columns (query, Q0, document, rank, score, tag), ordered
-    by score: rank and tag are not read, as trec_eval does not read them.
+    by score: rank and tag are not read, as trec_eval does not read them; or MS MARCO's three (query, document, rank).
 
     Raises:
-        InvalidInput: a line has another form, a score is no number, or a query or document comes twice; the message
-            names file and line.
+        InvalidInput: a line has another form, a score is no number, a query or document comes twice, or ranks are not
+            1, 2, 3, ...; the message names file and line.
     """
     given = name if name is not None else path.name.removesuffix(".gz").rsplit(".", 1)[0]
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         return Run(given, _json_rankings(path))
     scores: dict[str, dict[str, float]] = {}
+    columns = 0
     for line in read_lines(existing(path)):
-        query, document, score = _trec(line)
+        columns = columns or (3 if len(line.text.split()) == 3 else 6)
+        query, document, score = _trec(line) if columns == 6 else _ms_marco(line)
         ranking = scores.get(query)
         if ranking is None:
             ranking = scores[query] = {}
@@ -106,7 +123,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
         ranking[document] = score
     if not scores:
         raise InvalidInput(f"{path}: no ranking in it")
-    return Run.from_scores(given, scores)
+    return Run.from_scores(given, scores) if columns == 6 else Run(given, _by_rank(path, scores))
 
 
 def write_run(stream: TextIO, rankings: Iterable[tuple[str, Sequence[tuple[str, float | None]]]], tag: str) -> int:
@@ -156,7 +173,8 @@ def _ranking(query: str, documents: Iterable[tuple[str, float | None]]) -> dict[
 def _trec(line: Line) -> tuple[str, str, float]:
     columns = line.text.split()
     if len(columns) != 6:
-        raise line.refuse(f"{len(columns)} columns; a TREC run has 6 (query, Q0, document, rank, score, tag)")
+        forms = "a TREC run has 6 (query, Q0, document, rank, score, tag), MS MARCO's has 3 (query, document, rank)"
+        raise line.refuse(f"{len(columns)} columns; {forms}")
     try:
         score = float(columns[4])
     except ValueError:
@@ -164,6 +182,29 @@ def _trec(line: Line) -> tuple[str, str, float]:
     if math.isnan(score):
         raise line.refuse("the score is NaN")
     return columns[0], columns[2], score
+
+
+def _ms_marco(line: Line) -> tuple[str, str, float]:
+    columns = line.text.split()
+    if len(columns) != 3:
+        raise line.refuse(f"{len(columns)} columns; the lines before have 3 (query, document, rank)")
+    if re.fullmatch("[0-9]{1,9}", columns[2]) is None or int(columns[2]) == 0:
+        raise line.refuse(f"rank {columns[2]!r} is none; a run with scores has TREC's six columns")
+    return columns[0], columns[1], float(columns[2])
+
+
+def _by_rank(path: Path, ranks: Mapping[str, Mapping[str, float]]) -> dict[str, list[tuple[str, None]]]:
+    """Documents by their ranks, which must be 1, 2, 3, ...: scores that stand in their place would turn a run round."""
+    several = [list(found.values()) for found in ranks.values() if len(found) > 1]
+    if several and all(upper > lower for found in several for upper, lower in pairwise(found)):
+        fall = "the third column falls from line to line in every query"
+        raise InvalidInput(f"{path}: {fall}, as scores do; as a rank, 1 is the best")
+    for query, found in ranks.items():
+        if sorted(found.values()) != list(range(1, len(found) + 1)):
+            raise InvalidInput(f"{path}: the ranks of query {query!r} are not 1 to {len(found)}, each once")
+    return {
+        query: [(document, None) for document in sorted(found, key=found.__getitem__)] for query, found in ranks.items()
+    }
 
 
 def _json_rankings(path: Path) -> dict[str, list[tuple[str, float | None]]]:

@@ -6,6 +6,7 @@ of all judged documents, so that what the first pass did not find stays lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.measure_names import over_subtopics, parsed
 from secondpass.evaluation.measures import (
     DEFAULT_MEASURES,
     DepthCurve,
@@ -26,7 +28,6 @@ from secondpass.evaluation.measures import (
     Ties,
     aggregate,
     evaluate,
-    parsed,
 )
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Ranking, Run
@@ -53,13 +54,23 @@ def headroom(qrels: Qrels, first: Run, second: Run, measures: Iterable[str] = DE
 
 
 def headroom_of(first: Report, second: Report, ceiling: Report, ideal: Report) -> tuple[Headroom, ...]:
-    """The same out of four reports on the same queries."""
+    """The same out of four reports on the same queries, for the measures that all of them have a mean of."""
     found = []
-    for measure, before in first.means.items():
+    for measure in _by_grades(first.measures, first, second, ceiling, ideal):
+        before = first.means[measure]
         after, best = second.means[measure], ceiling.means[measure]
         share = (after - before) / (best - before) if best > before else None
         found.append(Headroom(measure, before, after, ceiling=best, ideal=ideal.means[measure], share=share))
     return tuple(found)
+
+
+def _by_grades(measures: Iterable[str], *reports: Report) -> list[str]:
+    """Measures for which grades say which order is best: none over subtopics, and none that a report has no mean of."""
+    return [
+        name
+        for name, measure in parsed(measures).items()
+        if not over_subtopics(measure) and not any(math.isnan(report.means[name]) for report in reports)
+    ]
 
 
 def ceiling_run(qrels: Qrels, first: Run, second: Run | None = None) -> Run:
@@ -170,6 +181,7 @@ class DatasetRuns:
         textless: how many documents were ranked without any text, over all queries.
         shortened: how many queries a server was asked with their beginning only, because they are very long.
         absent: how many relevant documents no store has, if they were indexed before.
+        unasked: judged queries that have no text.
         measures: names of the measures that the pipeline's own evaluators state; empty if it has none.
     """
 
@@ -184,6 +196,7 @@ class DatasetRuns:
     textless: int = 0
     shortened: int = 0
     absent: int = 0
+    unasked: tuple[str, ...] = ()
 
 
 # ---- Quality against depth: how many candidates are worth re-ranking, and how many a latency budget allows.
@@ -334,10 +347,11 @@ def over_ties(
     """
     if samples < 1:
         raise InvalidInput(f"samples={samples!r} is less than 1")
-    wanted = parsed(measures)
-    before = report if report is not None else evaluate(qrels, run, wanted)
+    asked = list(parsed(measures))
+    before = report if report is not None else evaluate(qrels, run, asked)
+    wanted = parsed(names) if (names := _by_grades(asked, before)) else {}
     tied = {query: found for query in before.queries if (found := _tied(run.get(query, {}), qrels[query])) is not None}
-    if not tied:
+    if not tied or not wanted:
         return tuple(Ties(name, mean, mean, mean, 0) for name in wanted for mean in [before.means[name]])
 
     judged = qrels.only(tied)

@@ -105,11 +105,13 @@ def compare(
     level: float = 0.95,
     resamples: int = RANDOMISATIONS,
     seed: int = 0,
+    all_pairs: bool = False,
 ) -> tuple[Comparison, ...]:
     """Compare systems with a baseline on every measure, query by query.
 
-    All comparisons made in one call are corrected together. The randomisation test is exact while 2 to the power of
-    the queries that change is at most `resamples`; beyond 5,000 of them fewer signs are drawn (50 million in all).
+    Queries without a value in one of the two are left out, and so is a measure that has none for both. All
+    comparisons made in one call are corrected together. The randomisation test is exact while 2 to the power of the
+    queries that change is at most `resamples`; beyond 5,000 of them fewer signs are drawn (50 million in all).
 
     Args:
         baseline: the report that differences are taken from.
@@ -118,35 +120,52 @@ def compare(
         level: of the differences' intervals.
         resamples: how often signs are drawn.
         seed: same seed, same p-values.
+        all_pairs: compare the others with each other too, each with those before it.
 
     Returns:
-        System by system, in the order of the measures.
+        System by system, in the order of the measures; the difference of a measure that is a sum is a sum.
 
     Raises:
-        InvalidInput: two reports have other queries or lack a measure; the message names them.
+        InvalidInput: two reports have other queries or lack a measure, or a value is infinite; the message names them.
         MissingExtra: scipy is not installed.
     """
     wanted = baseline.measures if measures is None else tuple(measures)
-    pairs = [(other, measure) for other in others for measure in wanted]
-    if not pairs:
+    earlier = [[baseline, *others[:place]] if all_pairs else [baseline] for place in range(len(others))]
+    pairs = [
+        (before, other, measure)
+        for other, compared in zip(others, earlier, strict=True)
+        for before in compared
+        for measure in wanted
+    ]
+    found = [(pair, row) for pair in pairs if not np.isnan(row := _differences(*pair)).all()]
+    if not found:
         return ()
-    rows = np.stack([_differences(baseline, other, measure) for other, measure in pairs])
-    randomised = _randomisation(rows, resamples, seed)
+    # No value is no difference: it moves no sum of the test.
+    randomised = _randomisation(np.nan_to_num(np.stack([row for _, row in found])), resamples, seed)
     return tuple(
-        Comparison(
-            measure=measure,
-            baseline=baseline.system,
-            system=other.system,
-            difference=float(row.mean()),
-            interval=mean_interval(row, level, seed=seed),
-            p_randomisation=p,
-            p_t=_t_test(row),
-            p_adjusted=adjusted,
-            helped=int((row > 0).sum()),
-            hurt=int((row < 0).sum()),
-            unchanged=int((row == 0).sum()),
-        )
-        for (other, measure), row, p, adjusted in zip(pairs, rows, randomised, holm(randomised), strict=True)
+        _comparison(pair, row[~np.isnan(row)], p, adjusted, level, seed)
+        for (pair, row), p, adjusted in zip(found, randomised, holm(randomised), strict=True)
+    )
+
+
+def _comparison(
+    pair: tuple[Report, Report, str], row: NDArray[np.float64], p: float, adjusted: float, level: float, seed: int
+) -> Comparison:
+    before, other, measure = pair
+    interval = mean_interval(row, level, seed=seed)
+    times = len(row) if measure in other.sums else 1
+    return Comparison(
+        measure=measure,
+        baseline=before.system,
+        system=other.system,
+        difference=float(row.mean()) * times,
+        interval=Interval(interval.low * times, interval.high * times, level),
+        p_randomisation=p,
+        p_t=_t_test(row),
+        p_adjusted=adjusted,
+        helped=int((row > 0).sum()),
+        hurt=int((row < 0).sum()),
+        unchanged=int((row == 0).sum()),
     )
 
 
@@ -174,7 +193,10 @@ def _differences(baseline: Report, other: Report, measure: str) -> NDArray[np.fl
             f"{baseline.system!r} was measured on {len(before)} queries and {other.system!r} on {len(after)}, which "
             f"are not the same (in one only: {only}, ...): a paired test needs the same"
         )
-    return finite((after[query] - value for query, value in before.items()), f"{measure} of {other.system!r}")
+    row = np.array([after[query] - value for query, value in before.items()], np.float64)
+    if np.isinf(row).any():
+        raise InvalidInput(f"{measure} of {other.system!r} or {baseline.system!r} is infinite for a query")
+    return row
 
 
 def _randomisation(rows: NDArray[np.float64], resamples: int, seed: int) -> list[float]:

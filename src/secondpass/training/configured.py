@@ -208,6 +208,8 @@ def _graded(groups: Iterable[Group]) -> tuple[Group, ...]:
 
 def _leaks(train_groups: Sequence[Group], held: Iterable[BeforeAfter]) -> Iterator[str]:
     for one in held:
+        if one.note:
+            yield f"{one.name}: {one.note}"
         both = before_after.queries_in_both(train_groups, one.queries)
         if both:
             yield f"{both} of {len(one.queries)} {one.name} queries are learnt from too: its figures promise too much"

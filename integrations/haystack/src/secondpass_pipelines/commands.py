@@ -54,6 +54,13 @@ def search(
     ] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements (BEIR or TREC) to measure both passes with.")] = None,
     split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder go with --data-queries.")] = "test",
+    ignore_identical_ids: Annotated[
+        bool | None,
+        typer.Option(
+            "--ignore-identical-ids/--keep-identical-ids",
+            help="Measure without documents whose id is the query's; by default with --data-queries, as BEIR does.",
+        ),
+    ] = None,
     depth: Annotated[
         int | None, typer.Option(min=1, help="top_k of the first pass, instead of the pipeline's own.")
     ] = None,
@@ -67,7 +74,8 @@ def search(
     index: Index = None,
     add: Add = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; a broken search continues with it.")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write, for runs one of each pass; a broken search continues."),
     ] = None,
     form: Annotated[
         Form | None, typer.Option("--format", "-f", help="By default trec, or json for a .json file; table on stdout.")
@@ -112,7 +120,10 @@ def search(
         asked = listed_queries(queries, qrels)
     elif folder is not None:
         asked = judged_queries(folder, split, qrels)
-    run_search(PipelineSearch(pipeline, corpus, asked, limit, depth, top_k, model, output, chosen, index, add))
+    ignoring = judged if ignore_identical_ids is None else ignore_identical_ids
+    run_search(
+        PipelineSearch(pipeline, corpus, asked, limit, depth, top_k, model, output, chosen, index, add, ignoring)
+    )
 
 
 def index(

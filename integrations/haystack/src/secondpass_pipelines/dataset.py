@@ -71,7 +71,7 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         progress = stack.enter_context(progress_bars())
         partial = stack.enter_context(partial_results(asked, file, found))
         answers = passes.watch(notes.watch(query_results(asked, search, found, partial, progress)))
-        ResultWriter(request.output, asked.form, {}).write(answers, list)
+        ResultWriter(request.output, asked.form, {}, search.stages).write(answers, list)
     *first, second = passes.runs()
     texts = asked.asked.texts
     judged = queries.qrels or Qrels({})
@@ -87,6 +87,7 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         textless=notes.textless,
         shortened=notes.shortened,
         absent=missing,
+        unasked=queries.textless,
     )
 
 
@@ -112,10 +113,8 @@ class Passes:
             for name, ranking in answer.first.items():
                 self._add(name, answer, ranking, answer.ms[name])
             if self._joined:
-                given = (document for name in self._joined for document in answer.first[name])
-                joined = {document.id: RankedDocument(document.id, None) for document in given}
                 ms = sum(answer.ms[name] for name in answer.first)
-                self._add(" + ".join(self._joined), answer, joined.values(), ms)
+                self._add(" + ".join(self._joined), answer, answer.given(self._joined), ms)
             self._add(self._last, answer, answer.second, answer.ms[self._last])
             yield answer
 

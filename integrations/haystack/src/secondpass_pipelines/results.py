@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from secondpass.evaluation.measures import evaluate, ir_measures
+from secondpass.evaluation.measure_names import ir_measures
+from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass_servers.two_pass import MAX_CLAUSES
@@ -48,6 +49,13 @@ class QueryResult:
     reranked: bool = True
     textless: int = 0
     shortened: bool = False
+
+    def given(self, names: tuple[str, ...]) -> tuple[RankedDocument, ...]:
+        """What components of the first pass gave; several one after the other, each document once and unscored."""
+        if len(names) == 1:
+            return self.first[names[0]]
+        ids = dict.fromkeys(document.id for name in names for document in self.first[name])
+        return tuple(RankedDocument(name, None) for name in ids)
 
     def to_json(self, texts: bool) -> dict[str, Any]:
         """Plain values; without `texts` a document is only its id and score."""
@@ -158,8 +166,10 @@ class Judge:
         MissingExtra: ir_measures is not installed.
     """
 
-    def __init__(self, qrels: Qrels) -> None:
+    def __init__(self, qrels: Qrels, ignore_identical_ids: bool = False) -> None:
         ir_measures()
+        self._ignoring = ignore_identical_ids
+        self._ignored = 0
         self._qrels = qrels.only(set(qrels.with_relevant))
         self._runs: dict[str, dict[str, list[str]]] = {}
         self._ms: dict[str, list[float]] = {}
@@ -170,7 +180,10 @@ class Judge:
             self._ms.setdefault(stage, []).append(answer.ms[stage])
             top = self._runs.setdefault(stage, {})
             if answer.query_id in self._qrels:
-                top[answer.query_id] = [document.id for document in ranking[:CUTOFF]]
+                own = [answer.query_id] if self._ignoring else []
+                kept = [document.id for document in ranking[: CUTOFF + len(own)]]
+                self._ignored += answer.query_id in kept[:CUTOFF] and bool(own)
+                top[answer.query_id] = [name for name in kept if name not in own][:CUTOFF]
 
     def watch(self, answers: Iterable[QueryResult], last: str) -> Iterator[QueryResult]:
         """Pass answers on and take each into account."""
@@ -188,6 +201,12 @@ class Judge:
             {"stage": quality.stage, NDCG: quality.mean(NDCG), MRR: quality.mean(MRR), "ms_per_query": quality.ms}
             for quality in self.qualities()
         ]
+
+    @property
+    def note(self) -> str:
+        """What was left out of the rankings before they were measured; "" if nothing was."""
+        what = "documents whose id is their query's are left out of the figures, as BEIR does (--keep-identical-ids)"
+        return f"{self._ignored:,} {what}" if self._ignored else ""
 
     @property
     def judged(self) -> int:

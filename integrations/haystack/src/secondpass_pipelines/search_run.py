@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,8 +24,8 @@ from secondpass.evaluation.runs import write_run
 from secondpass.journal import Journal
 from secondpass_pipelines.indexing import Collection, collection, fill
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
-from secondpass_pipelines.results import Judge, Notes, QueryResult, moved
-from secondpass_pipelines.searching import Searcher, searcher
+from secondpass_pipelines.results import Judge, Notes, QueryResult, RankedDocument, moved
+from secondpass_pipelines.searching import Searcher, Stages, searcher
 from secondpass_pipelines.showing import (
     RELEVANT,
     print_answer,
@@ -44,7 +45,8 @@ class PipelineSearch:
     """What the command line asked for; `form` is "trec", "json", "table" or "" for figures only.
 
     Without a corpus the pipeline's stores are searched as they are. `index` takes the place of the index of stores
-    that live in a server; `add` allows to index a corpus into one that holds documents.
+    that live in a server; `add` allows to index a corpus into one that holds documents. `ignore_identical_ids` measures
+    without documents whose id is the query's, as BEIR does; what is written has them all the same.
     """
 
     pipeline: str
@@ -58,6 +60,7 @@ class PipelineSearch:
     form: str
     index: str | None = None
     add: bool = False
+    ignore_identical_ids: bool = False
 
     @property
     def asked(self) -> JudgedQueries:
@@ -89,7 +92,9 @@ def run_search(request: PipelineSearch) -> None:
         SecondPassError: a component failed on a query; what was answered before is kept.
     """
     file = pipeline_file(request.pipeline)
-    judge = Judge(request.queries.qrels) if request.queries.qrels is not None else None
+    judge = None
+    if request.queries.qrels is not None:
+        judge = Judge(request.queries.qrels, request.ignore_identical_ids)
     request.check_columns()
     pipeline = load_pipeline(file, request.model, request.index)
     with ExitStack() as stack:
@@ -99,7 +104,7 @@ def run_search(request: PipelineSearch) -> None:
         progress = stack.enter_context(progress_bars())
         partial = stack.enter_context(partial_results(request, file, found))
         head = {"pipeline": str(file), "corpus": str(request.corpus or found.identity)}
-        writer = ResultWriter(request.output, request.form, head)
+        writer = ResultWriter(request.output, request.form, head, search.stages)
         notes = Notes()
         answers = notes.watch(query_results(request, search, found, partial, progress))
         if judge is not None:
@@ -107,8 +112,9 @@ def run_search(request: PipelineSearch) -> None:
         writer.write(answers, lambda: [] if judge is None else judge.figures())
         shallow = search.shallow()
     notes.show()
-    if shallow:
-        print(f"secondpass: {shallow}", file=sys.stderr)  # noqa: T201
+    for said in (shallow, request.queries.note, "" if judge is None else judge.note, writer.note):
+        if said:
+            print(f"secondpass: {said}", file=sys.stderr)  # noqa: T201
     if judge is not None:
         _show(judge, search.stages.last, len(request.asked.texts), to_stderr=request.printing)
 
@@ -191,42 +197,66 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
 class ResultWriter:
     """Writes answers in the form "trec", "json", "table" (stdout only) or "" (nothing at all).
 
-    A file appears under its name only when it is whole.
+    A file appears under its name only when it is whole. A TREC run holds one ranking a query, so beside OUTPUT, the
+    last pass, there is a run for each component before it and one of the candidates where several give them.
     """
 
     output: Path | None
     form: str
     head: dict[str, str]
+    stages: Stages
 
     def write(self, answers: Iterable[QueryResult], figures: Callable[[], list[dict[str, Any]]]) -> None:
         """Consume the answers; `figures` is asked for after the last."""
-        if self.form in ("trec", "json"):
-            with self._stream() as stream:
-                if self.form == "trec":
-                    write_run(stream, ((answer.query_id, _ranking(answer)) for answer in answers), TAG)
-                else:
-                    _write_json(stream, self.head, answers, figures)
-            return
+        if self.form == "json":
+            with self._stream(self.output) as stream:
+                _write_json(stream, self.head, answers, figures)
+        elif self.form == "trec":
+            with ExitStack() as stack:
+                last = stack.enter_context(self._stream(self.output))
+                before = {name: stack.enter_context(self._stream(file)) for name, file in self.first_runs.items()}
+                for answer in answers:
+                    write_run(last, [(answer.query_id, _pairs(answer.second))], TAG)
+                    for name, stream in before.items():
+                        write_run(stream, [(answer.query_id, _pairs(answer.given(name)))], TAG)
         for answer in answers:
             if self.form == "table":
                 print_answer(answer)
 
-    @contextmanager
-    def _stream(self) -> Iterator[TextIO]:
+    @property
+    def first_runs(self) -> dict[tuple[str, ...], Path]:
+        """The files of the runs before the last pass, by the components that give their documents."""
         if self.output is None:
+            return {}
+        lists = [(name,) for name in self.stages.first]
+        if len(self.stages.feeding) > 1:
+            lists.append(self.stages.feeding)
+        stem, suffix = self.output.stem, self.output.suffix
+        called = {names: re.sub(r"[^\w.+-]", "_", "+".join(names)) for names in lists}
+        return {names: self.output.with_name(f"{stem}.{name}{suffix}") for names, name in called.items()}
+
+    @property
+    def note(self) -> str:
+        """Where the runs before the last pass are; "" if there are none."""
+        files = ", ".join(map(str, self.first_runs.values())) if self.form == "trec" else ""
+        return f"the first pass is in {files}" if files else ""
+
+    @contextmanager
+    def _stream(self, output: Path | None) -> Iterator[TextIO]:
+        if output is None:
             yield sys.stdout
             return
-        unfinished = self.output.with_name(self.output.name + ".writing")
+        unfinished = output.with_name(output.name + ".writing")
         try:
             with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as stream:
                 yield stream
-            os.replace(unfinished, self.output)
+            os.replace(unfinished, output)
         finally:
             unfinished.unlink(missing_ok=True)
 
 
-def _ranking(answer: QueryResult) -> list[tuple[str, float | None]]:
-    return [(document.id, document.score) for document in answer.second]
+def _pairs(ranking: Iterable[RankedDocument]) -> list[tuple[str, float | None]]:
+    return [(document.id, document.score) for document in ranking]
 
 
 def _write_json(

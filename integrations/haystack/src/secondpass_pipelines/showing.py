@@ -79,7 +79,8 @@ def quality_table(qualities: Sequence[Quality], last: str) -> Table:
     for name in (NDCG, MRR, "ms/query"):
         table.add_column(name, justify="right", no_wrap=True)
     for quality in qualities:
-        role = "second pass" if quality.stage == last else "first pass"
+        # One component alone is the whole search: there is no second pass in it.
+        role = "second pass" if quality.stage == last and len(qualities) > 1 else "first pass"
         figures = [f"{quality.mean(name):.4f}" for name in (NDCG, MRR)]
         style = "bold" if quality.stage == last else ""
         table.add_row(f"{role} ({quality.stage})", *figures, f"{quality.ms:.1f}", style=style)

@@ -162,8 +162,8 @@ def _parts(analysis: Analysis) -> Iterator[Text | Table]:
         yield _line(verdict.headline, STYLES[verdict.direction])
         yield _line(verdict.detail)
     yield from _titled(tables.means(analysis))
-    for system in dict.fromkeys(comparison.system for comparison in analysis.comparisons):
-        yield from _titled(tables.differences(analysis, system))
+    for pair in dict.fromkeys((each.system, each.baseline) for each in analysis.comparisons):
+        yield from _titled(tables.differences(analysis, *pair))
     for second_pass in analysis.second_passes:
         yield from _second_pass(analysis, second_pass)
     yield from _listed("Notes", notes(analysis))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import threading
 import warnings
@@ -160,8 +161,12 @@ class Plot:
 
 def means_plot(name: str, analysis: Analysis, measure: str) -> Plot:
     """Every system's mean with its interval; a line marks the baseline's."""
-    systems = [report.system for report in analysis.reports if measure in report.means]
-    values = {report.system: report.means[measure] for report in analysis.reports if measure in report.means}
+    values = {
+        report.system: report.means[measure]
+        for report in analysis.reports
+        if not math.isnan(report.means.get(measure, math.nan))
+    }
+    systems = list(values)
     title = f"{measure} by system"
 
     def paint(axes: Axes) -> None:
@@ -338,7 +343,8 @@ def to_html(analysis: Analysis, title: str = TITLE) -> str:
     template = _environment().from_string(_packaged("page.html.jinja"))
     facts = [counted(analysis.reports[0].coverage.measured, "query", "queries"), f"main measure: {analysis.primary}"]
     if len(analysis.reports) > 1:
-        facts.append(f"first pass: {shortened(analysis.reports[0].system, LONGEST_NAME)}")
+        role = "baseline" if analysis.first_pass is None else "first pass"
+        facts.append(f"{role}: {shortened(analysis.reports[0].system, LONGEST_NAME)}")
     rendered: str = template.render(
         title=title,
         style=_packaged("page.css"),
@@ -369,7 +375,8 @@ def write_page(target: Path | TextIO, analysis: Analysis, title: str = TITLE) ->
 def _means_plots(analysis: Analysis) -> Iterator[Plot]:
     if 1 < len(analysis.reports) <= MOST_SYSTEMS:
         for place, measure in enumerate(tables.all_measures(analysis)):
-            yield means_plot(f"m{place}", analysis, measure)
+            if any(not math.isnan(report.means.get(measure, math.nan)) for report in analysis.reports):
+                yield means_plot(f"m{place}", analysis, measure)
 
 
 def _section(analysis: Analysis, found: SecondPass, anchor: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def means(analysis: Analysis) -> Table:
     known = analysis.ms or {}
     rows = [
         (
-            measure,
+            _named(analysis, measure),
             report.system,
             number(report.means.get(measure)),
             span(analysis.intervals.get(report.system, {}).get(measure)),
@@ -68,20 +68,24 @@ def means_side_by_side(analysis: Analysis) -> Table:
         for report in analysis.reports
         for intervals in (analysis.intervals.get(report.system, {}),)
     ]
-    columns = _columns(("system",), (*measures, *(("ms a query",) if known else ())))
+    columns = _columns(("system",), (*(_named(analysis, m) for m in measures), *(("ms a query",) if known else ())))
     note = f"Second lines: {_interval_name(analysis)} of the mean." if any(analysis.intervals.values()) else ""
     return Table(f"Means over {_queries(analysis)}", columns, tuple(rows), note)
 
 
-def differences(analysis: Analysis, system: str | None = None) -> Table | None:
-    """A row per comparison, of one system or of all (a column then says which); None where there is none."""
-    chosen = [each for each in analysis.comparisons if system in (None, each.system)]
+def differences(analysis: Analysis, system: str | None = None, baseline: str | None = None) -> Table | None:
+    """A row per comparison, of one pair or of all (columns then say which); None where there is none."""
+    chosen = [
+        each for each in analysis.comparisons if system in (None, each.system) and baseline in (None, each.baseline)
+    ]
     if not chosen:
         return None
+    names = {each.baseline: None for each in chosen}
     rows = [
         (
             *([each.system] if system is None else []),
-            each.measure,
+            *([each.baseline] if len(names) > 1 else []),
+            _named(analysis, each.measure),
             signed(each.difference),
             signed_span(each.interval),
             p_cell(each.p_adjusted),
@@ -89,13 +93,14 @@ def differences(analysis: Analysis, system: str | None = None) -> Table | None:
         )
         for each in chosen
     ]
-    names = ("measure",) if system else ("system", "measure")
+    columns = (*(["system"] if system is None else []), *(["against"] if len(names) > 1 else []), "measure")
     level = percent(chosen[0].interval.level)
     numbers = ("difference", f"{level} interval", "adjusted p", "helped", "hurt", "same")
     together = counted(len(analysis.comparisons), "comparison", "comparisons")
     note = f"p: paired randomisation test, adjusted for {together} (Holm). helped, hurt, same: queries."
-    title = f"{system or 'Differences'} against {chosen[0].baseline}"
-    return Table(title, _columns(names, numbers), tuple(rows), note)
+    title = system or "Differences"
+    title += f" against {chosen[0].baseline}" if len(names) == 1 else ""
+    return Table(title, _columns(columns, numbers), tuple(rows), note)
 
 
 def headroom(second_pass: SecondPass) -> Table:
@@ -165,6 +170,11 @@ def thresholds(points: Sequence[ThresholdPoint]) -> Table:
 def all_measures(analysis: Analysis) -> list[str]:
     """Measures of all reports, in order."""
     return list(dict.fromkeys(measure for report in analysis.reports for measure in report.measures))
+
+
+def _named(analysis: Analysis, measure: str) -> str:
+    """A measure with what its number is, where that is not a mean."""
+    return f"{measure} (sum)" if any(measure in report.sums for report in analysis.reports) else measure
 
 
 def _columns(names: Iterable[str], numbers: Iterable[str]) -> tuple[tuple[str, Kind], ...]:

@@ -93,16 +93,19 @@ class Verdict:
 
 
 def verdicts(analysis: Analysis) -> list[Verdict]:
-    """One verdict for each system but the baseline; without a comparison, what each system reaches."""
-    primary = {
-        comparison.system: comparison
-        for comparison in analysis.comparisons
-        if comparison.measure == analysis.primary and comparison.baseline == analysis.reports[0].system
-    }
-    others = [report for report in analysis.reports if report.system in primary]
-    if not others:
+    """One verdict for each system but the baseline, then for each other pair; without any, what each system reaches."""
+    systems = {report.system for report in analysis.reports}
+    primary = [
+        each
+        for each in analysis.comparisons
+        if each.measure == analysis.primary and {each.system, each.baseline} <= systems
+    ]
+    baseline = analysis.reports[0].system
+    # A comparison with the baseline stands first: sorting keeps the order otherwise.
+    primary.sort(key=lambda comparison: comparison.baseline != baseline)
+    if not primary:
         return [_alone(analysis, report) for report in analysis.reports]
-    return [_verdict(analysis, report, primary[report.system]) for report in others]
+    return [_verdict(analysis, comparison) for comparison in primary]
 
 
 def headroom_sentence(system: str, headroom: Headroom) -> str:
@@ -143,7 +146,7 @@ def notes(analysis: Analysis) -> list[str]:
     """What limits the means: the analysis's own notes, then each system's coverage, what fits all of them once."""
     noted: dict[str, list[str]] = {}
     for report in analysis.reports:
-        for note in _coverage(report):
+        for note in (*_coverage(report), *(f"{measure} {why}" for measure, why in report.undefined.items())):
             noted.setdefault(note, []).append(report.system)
     everywhere = len(analysis.reports)
     covered = [note if len(systems) == everywhere else f"{listed(systems)}: {note}" for note, systems in noted.items()]
@@ -179,19 +182,26 @@ def _alone(analysis: Analysis, report: Report) -> Verdict:
     return Verdict(report.system, "alone", report.system, detail)
 
 
-def _verdict(analysis: Analysis, report: Report, comparison: Comparison) -> Verdict:
-    system, direction = report.system, _direction(comparison)
-    before, after = (number(side.means.get(analysis.primary)) for side in (analysis.reports[0], report))
+def _verdict(analysis: Analysis, comparison: Comparison) -> Verdict:
+    system, baseline, direction = comparison.system, comparison.baseline, _direction(comparison)
+    reports = {report.system: report for report in analysis.reports}
+    report = reports[system]
+    before, after = (number(reports[name].means.get(analysis.primary)) for name in (baseline, system))
+    equals = baseline != analysis.reports[0].system or analysis.first_pass is None
     if direction == "same":
         detail = f"{analysis.primary} is {before} before and after; no query's value changes."
-        return Verdict(system, direction, f"{system} changes nothing", detail)
+        headline = f"{system} is no different from {baseline}" if equals else f"{system} changes nothing"
+        return Verdict(system, direction, headline, detail)
     verb = "rises" if comparison.difference > 0 else "falls" if comparison.difference < 0 else "goes"
     detail = f"{analysis.primary} {verb} from {before} to {after} ({_certainty(analysis, comparison)})"
-    detail += f"{_reached(analysis, system)}." if direction == "better" else "."
+    detail += f"{_reached(analysis, system)}." if direction == "better" and not equals else "."
     if direction == "unclear":
         queries = counted(report.coverage.measured, "query", "queries")
         detail += f" On {queries}, that may be chance."
     headlines = {"better": "helps", "worse": "does harm", "unclear": "shows no clear difference"}
+    if equals:
+        clear = f"is {direction} than" if direction in ("better", "worse") else "shows no clear difference from"
+        return Verdict(system, direction, f"{system} {clear} {baseline}", detail)
     return Verdict(system, direction, f"{system} {headlines[direction]}", detail)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from secondpass.corpora import named_file, read_corpus, read_queries
+from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.analysis import analyse
 from secondpass.evaluation.measures import Analysis, evaluate
-from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
+from secondpass.evaluation.qrels import Qrels, judged_queries
 from secondpass.evaluation.runs import Run, read_run
 from secondpass.training.data.groups import Group
 from secondpass.training.negatives.candidates import bm25_candidates
@@ -108,6 +108,7 @@ class BeforeAfter:
         first: the first pass, whose order the candidates have; None where their order means nothing.
         measures: as ir_measures names them.
         runs: made so far, `first` not among them.
+        note: what limits the figures, or "".
     """
 
     name: str
@@ -116,6 +117,7 @@ class BeforeAfter:
     first: Run | None
     measures: Sequence[str]
     runs: list[Run] = field(default_factory=list)
+    note: str = ""
 
     @property
     def queries(self) -> list[str]:
@@ -167,13 +169,11 @@ def of_folder(
         InvalidInput: a file is refused, the run has a document that the corpus lacks, or none for any query.
         MissingExtra: BM25 without bm25s.
     """
-    judged = read_qrels(qrels_file(folder, split))
-    texts = read_queries(named_file(folder, "queries.jsonl"))
+    found_queries = judged_queries(folder, split)
+    judged, texts = found_queries.qrels or Qrels({}), found_queries.texts
     queries = list(judged.with_relevant)
     if limit is not None and limit < len(queries):
         queries = [queries[place] for place in np.linspace(0, len(queries) - 1, limit).round().astype(int)]
-    if unknown := [query for query in queries if query not in texts]:
-        raise InvalidInput(f"{folder}: {len(unknown)} judged queries have no text (the first: {unknown[0]!r})")
     corpus = {document.id: document.content for document in read_corpus(folder)}
     asked = {query: texts[query] for query in queries}
     found = Run(BM25, bm25_candidates(asked, corpus, depth=depth)) if run is None else read_run(run).only(set(queries))
@@ -190,7 +190,8 @@ def of_folder(
             groups.append(Group(asked[query], contents, labels, f"{folder} query {query!r}", query, ids))
     if not groups:
         raise InvalidInput(f"{folder}: the first pass finds nothing for any of its {len(queries)} queries")
-    return BeforeAfter(folder.name, DevRanking(groups, measures[0]), judged.only(set(queries)), first, measures)
+    ranking = DevRanking(groups, measures[0])
+    return BeforeAfter(folder.name, ranking, judged.only(set(queries)), first, measures, note=found_queries.note)
 
 
 def held_out(groups: Sequence[Group], share: float, seed: int = 0) -> tuple[list[Group], list[Group]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -11,7 +12,7 @@ from haystack_integrations.common.secondpass import parameters
 
 from secondpass.errors import InvalidInput
 
-Key = str | int
+Key = Hashable
 META = "meta."
 
 
@@ -22,17 +23,21 @@ class ComparisonField:
     name: str
 
     def key(self, document: Document, place: str) -> Key | None:
-        """Return the field's value; None where there is none or an empty one. `place` is for the message.
+        """Return the field's value, a list as a tuple; None where there is none or an empty one.
+
+        `place` is for the message.
 
         Raises:
-            InvalidInput: the value is neither a str nor a whole number.
+            InvalidInput: the value is no str or number, nor a list of them.
         """
         value = self._value(document)
-        if value is None or value == "":
+        if value is None or value in ("", []):
             return None
-        if isinstance(value, (str, int)) and not isinstance(value, bool):
-            return value
-        raise InvalidInput(f"{place} has {self.name} {value!r}: {type(value).__name__}, not str or int")
+        key = _compared(value)
+        if key is None:
+            kinds = "not str, a number or a list of these"
+            raise InvalidInput(f"{place} has {self.name} {value!r}: {type(value).__name__}, {kinds}")
+        return key
 
     def ranking(self, documents: Iterable[Document], place: str) -> list[Key | None]:
         """Keys in order. Of the documents with one key the first place counts; those without one keep theirs."""
@@ -48,9 +53,10 @@ class ComparisonField:
     def grades(self, documents: Sequence[Document], place: str) -> dict[Key, int]:
         """Grades by key: the documents' scores, 1 where none has one; of equal keys the highest.
 
+        A document without a value to compare is left out: no retrieved document could be it.
+
         Raises:
-            InvalidInput: only some of the documents have a score, a score is no whole number, or a document has no
-                value to compare.
+            InvalidInput: only some of the documents have a score, or a score is no whole number.
         """
         if len({document.score is None for document in documents}) > 1:
             raise InvalidInput(f"{place} has documents with a score and documents without: a score is a grade here")
@@ -58,10 +64,9 @@ class ComparisonField:
         for index, document in enumerate(documents):
             here = f"{place}[{index}]"
             key = self.key(document, here)
-            if key is None:
-                raise InvalidInput(f"{here} has no {self.name} to compare documents by")
             grade = _grade(document.score, here)
-            grades[key] = max(grade, grades.get(key, grade))
+            if key is not None:
+                grades[key] = max(grade, grades.get(key, grade))
         return grades
 
     def _value(self, document: Document) -> object:
@@ -89,17 +94,34 @@ def refuse_mixed(judged: Iterable[Key], ranked: Iterable[Key | None], field: Com
     """Refuse 7 on one side and "7" on the other: they would never be equal, and every value would be 0.
 
     Raises:
-        InvalidInput: whole numbers and strings occur together.
+        InvalidInput: numbers and strings occur together, or one side has lists only and the other none.
     """
-    kinds = {type(key).__name__: key for keys in (judged, ranked) for key in keys if key is not None}
-    if len(kinds) > 1:
+    named = {str: "str", int: "int", float: "int", tuple: "list"}
+    sides = [{named[type(key)]: key for key in keys if key is not None} for keys in (judged, ranked)]
+    kinds = sides[0] | sides[1]
+    apart = all(sides) and sorted("list" in side for side in sides) == [False, True] and {"list"} in map(set, sides)
+    if apart or {"str", "int"} <= kinds.keys():
         found = " and ".join(f"{key!r} ({kind})" for kind, key in sorted(kinds.items()))
         raise InvalidInput(f"{field.name} has values of two types, {found}, which are never equal")
+
+
+def _compared(value: object) -> Key | None:
+    """A str, a number or a list of these as what can be compared; None for anything else."""
+    if isinstance(value, (list, tuple)):
+        parts = [_compared(part) for part in value]
+        return None if None in parts else tuple(parts)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        return int(value) if float(value).is_integer() else float(value)
+    return None
 
 
 def _grade(score: float | None, place: str) -> int:
     if score is None:
         return 1
     if not isinstance(score, Real) or not float(score).is_integer():
-        raise InvalidInput(f"{place} has score {score!r}: a grade is a whole number")
+        what = "in ground truth a score is a grade, a whole number (3 is better than 1, 0 is not relevant)"
+        mend = "score=None on all of them makes each relevant; where they are a retriever's scores, grade by rank"
+        raise InvalidInput(f"{place} has score {score!r}: {what}. {mend}")
     return int(score)

@@ -14,7 +14,8 @@ from haystack_integrations.common.secondpass.model_lifecycle import SerializedCo
 from haystack_integrations.components.evaluators.secondpass.comparison_field import Key, comparison_field, refuse_mixed
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate, parsed
+from secondpass.evaluation.measure_names import parsed
+from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate
 from secondpass.evaluation.qrels import Qrels, read_qrels
 from secondpass.evaluation.runs import Run
 
@@ -67,6 +68,7 @@ class SecondPassEvaluator(SerializedComponent):
         document_comparison_field: str = "id",
         qrels: str | Path | None = None,
         without_relevant: Literal["leave out", "zero"] = "leave out",
+        ignore_identical_ids: bool = False,
     ) -> None:
         """Check and keep the parameters; `qrels` is read by `warm_up` or the first `run`.
 
@@ -79,6 +81,8 @@ class SecondPassEvaluator(SerializedComponent):
         :param without_relevant: "leave out" queries that have no relevant document: their individual score is NaN, and
             the mean is that of the others. "zero" lets them count, as Haystack's own evaluators do. A query that
             `qrels` does not have is always left out.
+        :param ignore_identical_ids: If `True`, retrieved documents whose id is the query's are as if they were not
+            there, as in BEIR's evaluation (ArguAna, Quora); `run` then needs `query_ids`.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name, or a measure is unknown.
@@ -91,6 +95,7 @@ class SecondPassEvaluator(SerializedComponent):
         self.document_comparison_field = self._field.name
         self.qrels = parameters.optional_path("qrels", qrels)
         self.without_relevant = parameters.choice("without_relevant", without_relevant, WITHOUT_RELEVANT)
+        self.ignore_identical_ids = parameters.flag("ignore_identical_ids", ignore_identical_ids)
         self._judgements: Qrels | None = None
 
     def warm_up(self) -> None:
@@ -111,7 +116,7 @@ class SecondPassEvaluator(SerializedComponent):
         :param retrieved_documents: For each query the documents in the order of the ranking.
         :param ground_truth_documents: For each query the judged documents; `score` is the grade (1 and up is relevant),
             none at all means 1 for each. Not to be given with `qrels`.
-        :param query_ids: For each query its id. Needed with `qrels`, else only passed on.
+        :param query_ids: For each query its id. Needed with `qrels` and `ignore_identical_ids`, else only passed on.
         :returns:
             A dictionary with the following keys:
             - `results`: By measure its `score` (the mean) and `individual_scores` (a value for each query, in order):
@@ -119,39 +124,57 @@ class SecondPassEvaluator(SerializedComponent):
             - `score` and `individual_scores`: Those of the first measure.
             - `query_ids`: The ids that were given, else the positions as text.
             - `counts`: How many queries were `measured`, how many are `unjudged` or `without_relevant` documents,
-              for how many of those measured there was `nothing_retrieved`, and how many retrieved documents have
-              nothing to compare by (`documents_without_key`).
+              for how many of those measured there was `nothing_retrieved`, and how many retrieved and how many
+              judged documents have nothing to compare by (`documents_without_key`, `judged_without_key`), and how many
+              retrieved documents were left out for their `identical_ids`.
 
         :raises ValueError:
             If inputs are missing, have a wrong type or unequal lengths, or if no query counts.
         """
         found = parameters.by_query("retrieved_documents", retrieved_documents)
-        placed = ((f"retrieved_documents[{position}]", documents) for position, documents in enumerate(found))
-        rankings = [self._field.ranking(listed(documents, place), place) for place, documents in placed]
-        ids = parameters.query_ids(query_ids, len(rankings), "retrieved_documents")
-        judgements = self._judged(ground_truth_documents, ids, len(rankings))
+        placed = [(f"retrieved_documents[{position}]", documents) for position, documents in enumerate(found)]
+        ids = parameters.query_ids(query_ids, len(placed), "retrieved_documents")
+        lists = [listed(documents, place) for place, documents in placed]
+        kept = self._without_query_ids(lists, ids) if self.ignore_identical_ids else lists
+        rankings = [self._field.ranking(documents, place) for documents, (place, _) in zip(kept, placed, strict=True)]
+        judgements, unkeyed = self._judged(ground_truth_documents, ids, len(rankings))
         judged = (key for grades in judgements for key in grades or ())
         refuse_mixed(judged, (key for keys in rankings for key in keys), self._field)
-        made = self._measured(judgements, rankings)
-        lacking = made["counts"]["documents_without_key"]
-        if lacking:
-            logger.warning(
-                "{count} retrieved documents have no {field}: they count as not relevant.",
-                count=lacking,
-                field=self.document_comparison_field,
+        if unkeyed and not any(judgements):
+            raise InvalidInput(
+                f"none of the {unkeyed} judged documents has {self.document_comparison_field} to compare by"
             )
+        made = self._measured(judgements, rankings)
+        counts, field = made["counts"], self.document_comparison_field
+        counts["judged_without_key"] = unkeyed
+        counts["identical_ids"] = sum(map(len, lists)) - sum(map(len, kept))
+        for count, what in (
+            (counts["documents_without_key"], f"retrieved documents have no {field}: they count as not relevant"),
+            (counts["judged_without_key"], f"judged documents have no {field}: they are left out"),
+        ):
+            if count:
+                logger.warning("{count} {what}.", count=count, what=what)
         return {**made, "query_ids": ids or [str(position) for position in range(len(rankings))]}
 
     run_async = in_thread(run)
 
-    def _judged(self, ground_truth: object, ids: list[str] | None, queries: int) -> Judgements:
+    def _judged(self, ground_truth: object, ids: list[str] | None, queries: int) -> tuple[Judgements, int]:
+        """Judgements by query, and how many judged documents have nothing to compare by."""
         if self.qrels is not None:
-            return self._by_id(ground_truth, ids)
+            return self._by_id(ground_truth, ids), 0
         if ground_truth is None:
             raise InvalidInput("ground_truth_documents is missing, and the component was not given qrels")
         truths = parameters.by_query("ground_truth_documents", ground_truth, queries, "retrieved_documents")
         placed = ((f"ground_truth_documents[{position}]", documents) for position, documents in enumerate(truths))
-        return [self._field.grades(listed(documents, place), place) for place, documents in placed]
+        lists = [(place, listed(documents, place)) for place, documents in placed]
+        grades = [self._field.grades(documents, place) for place, documents in lists]
+        return grades, sum(self._field.key(document, "") is None for _, truth in lists for document in truth)
+
+    def _without_query_ids(self, lists: list[list[Document]], ids: list[str] | None) -> list[list[Document]]:
+        if ids is None:
+            raise InvalidInput("query_ids is missing: ignore_identical_ids=True compares documents' ids with them")
+        pairs = zip(lists, ids, strict=True)
+        return [[document for document in documents if document.id != query] for documents, query in pairs]
 
     def _by_id(self, ground_truth: object, ids: list[str] | None) -> Judgements:
         if ground_truth is not None:
@@ -166,6 +189,8 @@ class SecondPassEvaluator(SerializedComponent):
         """Measure query by query, except those whose judgements are None: nothing is known of them."""
         report = self._report(judgements, rankings)
         queries = [str(position) for position in range(len(rankings))]
+        for name, why in report.undefined.items():
+            logger.warning("{measure} {why}.", measure=name, why=why)
         results = {
             name: {
                 "score": report.means[name],

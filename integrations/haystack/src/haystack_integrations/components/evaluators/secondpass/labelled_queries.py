@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from haystack import Document, component
+from haystack import Document, component, logging
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent, in_thread
 
@@ -14,6 +15,8 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries, listed_queries
 
 __all__ = ["LabelledQueries"]
+
+logger = logging.getLogger(__name__)
 
 DEMO = "secondpass/demo"
 
@@ -81,10 +84,13 @@ class LabelledSet(SerializedComponent):
     def _read(self) -> JudgedQueries:
         qrels = None if self.qrels is None else Path(self.qrels)
         if self.queries is None:
-            return judged_queries(folder_of(str(self.dataset)), self.split, qrels)
-        listed = listed_queries(Path(self.queries), qrels)
-        judged = set((listed.qrels or Qrels({})).with_relevant)
-        return JudgedQueries({query: text for query, text in listed.texts.items() if query in judged}, listed.qrels)
+            found = judged_queries(folder_of(str(self.dataset)), self.split, qrels)
+        else:
+            found = listed_queries(Path(self.queries), qrels)
+        if found.note:
+            logger.warning("{note}.", note=found.note)
+        judged = set((found.qrels or Qrels({})).with_relevant)
+        return replace(found, texts={query: text for query, text in found.texts.items() if query in judged})
 
 
 def folder_of(dataset: str) -> Path:
