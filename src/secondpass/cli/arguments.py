@@ -29,6 +29,14 @@ FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"
 QUERY_KEYS = ("query",)
 DOCUMENT_KEYS = ("document", *TEXT_KEYS)
 
+IdenticalIds = Annotated[
+    bool | None,
+    typer.Option(
+        "--ignore-identical-ids/--keep-identical-ids",
+        help="Measure without documents whose id is the query's; by default for a BEIR folder only, as BEIR does.",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class GivenDocument:

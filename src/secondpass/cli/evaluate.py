@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from secondpass.cli.arguments import IdenticalIds
 from secondpass.cli.output import PipeConsole
 from secondpass.corpora import named_file, read_queries
 from secondpass.errors import InvalidInput, MissingExtra
@@ -40,41 +41,43 @@ class Evaluated:
     first_pass: str = ""
 
 
+Judgements = Annotated[
+    Path | None, typer.Option("--qrels", help="Judgements: TREC or BEIR file, JSON lines, or a BEIR folder.")
+]
+Runs = Annotated[
+    list[str] | None,
+    typer.Option("--run", "-r", help="Run file (TREC, MS MARCO, JSON lines), or NAME=FILE. The first is the baseline."),
+]
+MeasureNames = Annotated[
+    list[str] | None, typer.Option("--measure", "-m", help="As ir_measures names it; the first one is the primary.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="With --pipeline: a run of each pass; a broken one continues."),
+]
+Budget = Annotated[
+    float | None, typer.Option(min=0, help="With --pipeline: which depth to choose for so many ms a query.")
+]
+
+
 def evaluate(
-    qrels: Annotated[
-        Path | None, typer.Option("--qrels", help="Judgements: TREC or BEIR file, JSON lines, or a BEIR folder.")
-    ] = None,
-    run: Annotated[
-        list[str] | None,
-        typer.Option("--run", "-r", help="Run file (TREC or JSON lines), or NAME=FILE. The first one is the baseline."),
-    ] = None,
+    qrels: Judgements = None,
+    run: Runs = None,
     pipeline: Annotated[
         str | None, typer.Option("--pipeline", "-p", help="YAML file, or a packaged name such as evaluate_rerank.")
     ] = None,
     dataset: Annotated[Path | None, typer.Option("--dataset", "-d", help="BEIR folder for --pipeline.")] = None,
-    measure: Annotated[
-        list[str] | None, typer.Option("--measure", "-m", help="As ir_measures names it; the first one is the primary.")
-    ] = None,
+    measure: MeasureNames = None,
     queries: Annotated[Path | None, typer.Option(help="Texts of the queries, to show those helped and hurt.")] = None,
     split: Annotated[str, typer.Option(help="Which judgements of a BEIR folder.")] = "test",
     first_pass: Annotated[
-        str | None,
-        typer.Option(help="Name of the run that found the candidates, or none; by default the first run."),
+        str | None, typer.Option(help="Name of the run that found the candidates, or none; else the first run.")
     ] = None,
-    ignore_identical_ids: Annotated[
-        bool | None,
-        typer.Option(
-            "--ignore-identical-ids/--keep-identical-ids",
-            help="Leave out documents whose id is the query's; by default as BEIR does, for a BEIR folder only.",
-        ),
-    ] = None,
+    ignore_identical_ids: IdenticalIds = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --pipeline: ask only the first queries.")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="With --pipeline: top_k of the first pass.")] = None,
     model: Annotated[str | None, typer.Option(help="With --pipeline: cross-encoder for the ranker.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="With --pipeline: a run of each pass; a broken one continues."),
-    ] = None,
+    output: Output = None,
     indexed: Annotated[
         bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")
     ] = False,
@@ -82,9 +85,7 @@ def evaluate(
     add: Annotated[
         bool, typer.Option("--add", help="With --pipeline: index into one that holds documents already.")
     ] = False,
-    budget_ms: Annotated[
-        float | None, typer.Option(min=0, help="With --pipeline: which depth to choose for so many ms a query.")
-    ] = None,
+    budget_ms: Budget = None,
     html: Annotated[Path | None, typer.Option(help="Report as one HTML page.")] = None,
     json: Annotated[Path | None, typer.Option(help="Everything as one JSON object.")] = None,
     csv: Annotated[Path | None, typer.Option(help="A line per query and system.")] = None,
@@ -112,10 +113,7 @@ def evaluate(
     secondpass evaluate --pipeline rerank_elasticsearch_bm25 --index docs --dataset beir/scifact --indexed
     """
     _check_choice(qrels, run, pipeline, dataset)
-    if pipeline is None and (indexed or add or index is not None):
-        raise InvalidInput("--indexed, --index and --add go with --pipeline")
-    if indexed and add:
-        raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
+    _check_index(pipeline, indexed, index, add)
     _check_folders(html, json, csv, output)
     if measure:
         parsed(measure)
@@ -128,17 +126,9 @@ def evaluate(
         raise InvalidInput("give --qrels and at least one --run, or --pipeline and --dataset")
     if found.beir if ignore_identical_ids is None else ignore_identical_ids:
         found = _without_query_ids(found)
-    analysis = analyse(
-        found.qrels,
-        found.runs,
-        measure or found.measures or DEFAULT_MEASURES,
-        texts=found.texts,
-        ms=found.ms,
-        level=level,
-        seed=seed,
-        examples=examples,
-        first_pass=_first_pass(found, first_pass),
-    )
+    chosen, first = measure or found.measures or DEFAULT_MEASURES, _first_pass(found, first_pass)
+    settings = {"level": level, "seed": seed, "examples": examples}
+    analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, first_pass=first, **settings)
     _show(analysis, found.notes, budget_ms)
     _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
 
@@ -148,6 +138,13 @@ def _check_choice(qrels: Path | None, run: list[str] | None, pipeline: str | Non
         raise InvalidInput("--pipeline and --dataset go together")
     if pipeline is not None and (run or qrels):
         raise InvalidInput("give either --pipeline and --dataset, or --qrels and --run")
+
+
+def _check_index(pipeline: str | None, indexed: bool, index: str | None, add: bool) -> None:
+    if pipeline is None and (indexed or add or index is not None):
+        raise InvalidInput("--indexed, --index and --add go with --pipeline")
+    if indexed and add:
+        raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
 
 
 def _check_folders(*paths: Path | None) -> None:

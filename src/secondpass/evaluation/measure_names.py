@@ -77,7 +77,8 @@ def _measure(name: str, registry: Mapping[str, Measure]) -> Measure:
     given |= dict.fromkeys([known.AT_PARAM] * len(at), *at)
     floats = {key for key, info in known.SUPPORTED_PARAMS.items() if info.dtype is float}
     whole = {key: float(value) for key, value in given.items() if key in floats and type(value) is int}
-    return known(**given | whole)
+    made: Measure = known(**given | whole)
+    return made
 
 
 def _fault(measure: Measure, library: Any) -> str:

@@ -203,13 +203,14 @@ class _Lists:
                 if grade > GDEVAL_HIGHEST:
                     where = f"{document!r} of query {self._numbers[number]!r} has {grade}"
                     raise InvalidInput(f"its grades are at most {GDEVAL_HIGHEST}, and document {where}")
-        return tuple(
-            {
+
+        def numbered(lists: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+            return {
                 number: {ids.setdefault(document, str(len(ids))): value for document, value in found.items()}
                 for number, found in lists.items()
             }
-            for lists in (self._judged, self._ranked)
-        )
+
+        return numbered(self._judged), numbered(self._ranked)
 
 
 def _company(name: str, measure: Measure) -> str:

@@ -171,13 +171,16 @@ def write_qrels(stream: TextIO, qrels: Qrels) -> None:
                 stream.write(f"{column_of(query)} {column_of(topic)} {column_of(document)} {part}\n")
 
 
-def _whole(query: str, document: object, grade: object) -> int:
-    if isinstance(grade, Real) and not isinstance(grade, bool):
-        if grade == grade // 1 and abs(grade) <= HIGHEST_GRADE:
-            return int(grade)
-        if abs(grade) > HIGHEST_GRADE:
-            raise InvalidInput(f"query {query!r}: document {document!r} has grade {grade!r}, {BEYOND}")
-    raise InvalidInput(f"query {query!r}: document {document!r} has grade {grade!r}, which is no whole number")
+def _whole(query: str, document: object, grade: Any) -> int:
+    place = f"query {query!r}: document {document!r} has grade {grade!r}, which is"
+    if not isinstance(grade, Real) or isinstance(grade, bool):
+        raise InvalidInput(f"{place} no whole number")
+    number: Any = grade
+    if abs(number) > HIGHEST_GRADE:
+        raise InvalidInput(f"{place} {BEYOND}")
+    if number != number // 1:
+        raise InvalidInput(f"{place} no whole number")
+    return int(number)
 
 
 def _judgement(line: Line) -> tuple[str, str, str, int]:

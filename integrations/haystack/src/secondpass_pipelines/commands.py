@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from secondpass.cli.arguments import IdenticalIds
 from secondpass.corpora import read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, judged_queries, listed_queries
@@ -54,13 +55,7 @@ def search(
     ] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements (BEIR or TREC) to measure both passes with.")] = None,
     split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder go with --data-queries.")] = "test",
-    ignore_identical_ids: Annotated[
-        bool | None,
-        typer.Option(
-            "--ignore-identical-ids/--keep-identical-ids",
-            help="Measure without documents whose id is the query's; by default with --data-queries, as BEIR does.",
-        ),
-    ] = None,
+    ignore_identical_ids: IdenticalIds = None,
     depth: Annotated[
         int | None, typer.Option(min=1, help="top_k of the first pass, instead of the pipeline's own.")
     ] = None,
@@ -74,8 +69,7 @@ def search(
     index: Index = None,
     add: Add = False,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File to write, for runs one of each pass; a broken search continues."),
+        Path | None, typer.Option("--output", "-o", help="File to write, for runs a file of each pass; continues.")
     ] = None,
     form: Annotated[
         Form | None, typer.Option("--format", "-f", help="By default trec, or json for a .json file; table on stdout.")
@@ -120,10 +114,8 @@ def search(
         asked = listed_queries(queries, qrels)
     elif folder is not None:
         asked = judged_queries(folder, split, qrels)
-    ignoring = judged if ignore_identical_ids is None else ignore_identical_ids
-    run_search(
-        PipelineSearch(pipeline, corpus, asked, limit, depth, top_k, model, output, chosen, index, add, ignoring)
-    )
+    own = judged if ignore_identical_ids is None else ignore_identical_ids
+    run_search(PipelineSearch(pipeline, corpus, asked, limit, depth, top_k, model, output, chosen, index, add, own))
 
 
 def index(

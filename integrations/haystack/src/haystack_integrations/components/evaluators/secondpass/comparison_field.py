@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from haystack import Document
 from haystack_integrations.common.secondpass import parameters
@@ -112,9 +113,10 @@ def _compared(value: object) -> Key | None:
         return None if None in parts else tuple(parts)
     if isinstance(value, str):
         return str(value)
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
-        return int(value) if float(value).is_integer() else float(value)
-    return None
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    number: Any = value
+    return int(number) if number == number // 1 else float(number)
 
 
 def _grade(score: float | None, place: str) -> int:
