@@ -127,8 +127,8 @@ def evaluate(
     if found.beir if ignore_identical_ids is None else ignore_identical_ids:
         found = _without_query_ids(found)
     chosen, first = measure or found.measures or DEFAULT_MEASURES, _first_pass(found, first_pass)
-    settings = {"level": level, "seed": seed, "examples": examples}
-    analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, first_pass=first, **settings)
+    analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed,
+                       examples=examples, first_pass=first)  # fmt: skip
     _show(analysis, found.notes, budget_ms)
     _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
 

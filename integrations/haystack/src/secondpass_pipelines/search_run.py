@@ -228,7 +228,7 @@ class ResultWriter:
         """The files of the runs before the last pass, by the components that give their documents."""
         if self.output is None:
             return {}
-        lists = [(name,) for name in self.stages.first]
+        lists: list[tuple[str, ...]] = [(name,) for name in self.stages.first]
         if len(self.stages.feeding) > 1:
             lists.append(self.stages.feeding)
         stem, suffix = self.output.stem, self.output.suffix
