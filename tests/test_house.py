@@ -214,8 +214,8 @@ def test_no_public_class_name_twice() -> None:
 
 
 def test_no_file_name_three_times() -> None:
-    """Fronts of packages aside."""
-    names = Counter(file.name for file in sources() if file.name != "__init__.py")
+    """Fronts of packages aside, and what Hayhooks wants its wrappers to be called."""
+    names = Counter(file.name for file in sources() if file.name not in ("__init__.py", "pipeline_wrapper.py"))
     assert {name: number for name, number in names.items() if number > 2} == {}
 
 

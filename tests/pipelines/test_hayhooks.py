@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,11 @@ import pytest
 
 pytest.importorskip("hayhooks")
 
+import yaml
+from haystack import Pipeline
+
+from secondpass.errors import InvalidInput
+
 ROOT = Path(__file__).parents[2]
 TEXTS = {
     "returns": "You can send a parcel back within 30 days. The refund takes a week.",
@@ -31,13 +37,44 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hayhooks")
     pipelines = folder / "served"
     pipelines.mkdir()
-    for name in ("rerank", "rag"):
+    for name in ("rerank", "rag", "search"):
         shutil.copytree(ROOT / "integrations" / "hayhooks" / name, pipelines / name)
-    for name in ("rerank_bm25", "rag_extractive"):
+    for name in ("rerank_bm25", "rag_extractive", "rerank_elasticsearch_bm25", "index_opensearch"):
         shutil.copy(ROOT / "pipelines" / f"{name}.yaml", pipelines)
     lines = [json.dumps({"_id": key, "title": "", "text": text}) for key, text in TEXTS.items()]
     (folder / "help.jsonl").write_text("\n".join(lines))
     return folder
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_packaged_pipeline_can_be_served(file: Path) -> None:
+    """What it takes and gives is declared, and every declared socket is there, with a type."""
+    from hayhooks.server.utils.yaml_utils import get_inputs_outputs_from_yaml
+
+    found = get_inputs_outputs_from_yaml(file.read_text())
+    declared = yaml.safe_load(file.read_text())
+    pipeline = Pipeline.loads(file.read_text())
+    sockets = {f"{name}.{socket}" for name, given in pipeline.inputs().items() for socket in given}
+    named = {target for given in found["inputs"].values() for target in given.targets}
+    assert named <= sockets
+    assert set(found["outputs"]) == set(declared["outputs"])
+    assert all(given.type is not None for given in found["outputs"].values())
+    needed = {
+        f"{name}.{socket}"
+        for name, given in pipeline.inputs().items()
+        for socket, described in given.items()
+        if described["is_mandatory"]
+    }
+    assert needed <= named
+
+
+@pytest.mark.parametrize("wrapper", ["rag", "search"])
+def test_a_wrapper_without_documents_is_refused(wrapper: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty store would answer every question with nothing."""
+    monkeypatch.delenv("SECONDPASS_CORPUS", raising=False)
+    module = runpy.run_path(str(ROOT / "integrations" / "hayhooks" / wrapper / "pipeline_wrapper.py"))
+    with pytest.raises(InvalidInput, match="set SECONDPASS_CORPUS"):
+        module["PipelineWrapper"]().setup()
 
 
 @contextmanager
@@ -86,6 +123,11 @@ def test_over_http(served: Path, tmp_path: Path) -> None:
         found = client.post("/rerank/run", json={"query": "when does the shop open", "documents": [*TEXTS.values()]})
         assert found.status_code == 200, found.text
         assert [item["index"] for item in found.json()["result"]] == [1, 0]
+        hits = client.post("/search/run", json={"query": "when does the shop open", "top_k": 1})
+        assert hits.status_code == 200, hits.text
+        assert [(hit["id"], hit["text"]) for hit in hits.json()["result"]] == [("opening", TEXTS["opening"])]
+        described = client.get("/openapi.json").json()["paths"]
+        assert {"/rerank_elasticsearch_bm25/run", "/index_opensearch/run"} <= described.keys()
         asked = client.post("/rag/run", json={"query": "when does the shop open"})
         assert asked.status_code == 200, asked.text
         answers = asked.json()["result"]
@@ -103,7 +145,7 @@ def test_over_http(served: Path, tmp_path: Path) -> None:
 
 
 async def test_as_mcp_tools(served: Path, tmp_path: Path) -> None:
-    """An MCP client finds the two tools with their descriptions and calls one."""
+    """An MCP client finds the three tools with their descriptions and calls one."""
     pytest.importorskip("mcp")
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
@@ -115,7 +157,7 @@ async def test_as_mcp_tools(served: Path, tmp_path: Path) -> None:
         ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            assert {"rerank", "rag"} <= set(tools)
+            assert {"rerank", "rag", "search"} <= set(tools)
             assert "how well each answers the query" in (tools["rerank"].description or "")
             arguments = {"query": "when does the shop open", "documents": [*TEXTS.values()], "top_k": 1}
             result = await session.call_tool("rerank", arguments)

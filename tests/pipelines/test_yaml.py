@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,13 @@ pytest.importorskip("haystack_integrations.components.embedders.sentence_transfo
 
 from haystack import Document, Pipeline  # noqa: E402
 from haystack.document_stores.types import DuplicatePolicy  # noqa: E402
+from huggingface_hub import constants  # noqa: E402
 
 from secondpass.errors import InvalidInput  # noqa: E402
 from secondpass_pipelines.indexing import document_embedders, document_stores  # noqa: E402
-from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file  # noqa: E402
+from secondpass_pipelines.pipeline_files import load_pipeline, need_haystack, pipeline_file  # noqa: E402
 from secondpass_pipelines.searching import stages_of  # noqa: E402
+from tests.hub_cache import add_to_cache, commit_id  # noqa: E402
 
 NAMES = ("rerank_bm25", "rerank_embedding", "rerank_hybrid")
 FOLDER = Path(__file__).parents[2] / "pipelines"
@@ -86,6 +92,79 @@ def test_every_file_is_tested_and_described() -> None:
     assert sorted(file.stem for file in FOLDER.glob("*.y*ml")) == sorted(names)
     table = (FOLDER / "README.md").read_text()
     assert [name for name in names if f"`{name}.yaml`" not in table] == []
+
+
+EMBEDDING = sorted(file.stem for file in FOLDER.glob("*.yaml") if MINILM in file.read_text())
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No network, as far as the model hub's client can tell, and an empty cache; gives the cache's folder."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "SENTENCE_TRANSFORMERS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return tmp_path / "hub"
+
+
+@pytest.mark.parametrize("name", EMBEDDING)
+def test_without_a_network(name: str, unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Component, model and a file that needs none are named at once; the same if told to be offline."""
+    instead = name.replace("embedding", "bm25").replace("hybrid", "bm25")
+    wanted = rf"'text_embedder' needs the model {MINILM}, .*no network.*such as {instead}$"
+    with pytest.raises(InvalidInput, match=wanted):
+        need_haystack(name)
+    monkeypatch.setenv("HF_ENDPOINT", "https://huggingface.co")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InvalidInput, match=wanted):
+        need_haystack(name)
+    assert pipeline_file(instead).is_file()
+    need_haystack(instead)
+
+
+def test_a_network_that_swallows_everything(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is looked up for ever does not hold the refusal up."""
+    found = threading.Event()
+
+    def looking_up(*given: object) -> None:
+        found.wait(60)
+        raise OSError
+
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    monkeypatch.setattr("socket.create_connection", looking_up)
+    with pytest.raises(InvalidInput, match=MINILM):
+        need_haystack("rerank_hybrid")
+    found.set()
+
+
+def test_a_network_or_a_copy_is_enough(unreachable: Path, minilm: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """A hub or a proxy that listens, a model in the cache, a folder under `model:`; what is no pipeline is not ours."""
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+        need_haystack("rerank_hybrid")
+        monkeypatch.delenv("https_proxy")
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.getsockname()[1]}")
+        need_haystack("rerank_hybrid")
+    for number, text in enumerate((pipeline_file("rerank_hybrid").read_text().replace(MINILM, minilm), "[", "x", "{}")):
+        (tmp_path / f"{number}.yaml").write_text(text)
+        need_haystack(str(tmp_path / f"{number}.yaml"))
+    with pytest.raises(InvalidInput, match=MINILM):
+        need_haystack("rerank_hybrid")
+    assert not constants.HF_HUB_OFFLINE
+    add_to_cache(unreachable, MINILM, minilm, commit_id(1))
+    need_haystack("rerank_hybrid")
+    assert constants.HF_HUB_OFFLINE
+
+
+def test_before_haystack_is_loaded(unreachable: Path) -> None:
+    """Which alone takes longer than the answer."""
+    code = "import sys; from secondpass.cli import app; app(sys.argv[1:], standalone_mode=False)"
+    watch = "import atexit, sys; atexit.register(lambda: print('haystack' in sys.modules)); "
+    command = [sys.executable, "-c", watch + code, "search", "-p", "rerank_hybrid", "-c", "x", "-q", "y"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, MINILM in done.stderr) == ("False\n", True), done.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,20 +1,19 @@
 """Hayhooks: questions about your documents, over HTTP, as an MCP tool, and as an OpenAI-compatible chat.
 
-SECONDPASS_CORPUS names the BEIR folder or JSON Lines file to answer from; SECONDPASS_PIPELINE another pipeline than
-rag_extractive, for example rag_rerank with its OPENAI_BASE_URL and OPENAI_API_KEY.
+SECONDPASS_CORPUS names the BEIR folder or JSON Lines file to answer from, and without it a pipeline whose store is in
+memory is refused; SECONDPASS_PIPELINE another pipeline than rag_extractive, for example rag_rerank with its
+OPENAI_BASE_URL and OPENAI_API_KEY.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from pathlib import Path
 
 from hayhooks import BasePipelineWrapper, get_last_user_message
 
-from secondpass.corpora import read_corpus
 from secondpass_pipelines.asking import answer_sockets, read_answers
-from secondpass_pipelines.indexing import index
+from secondpass_pipelines.indexing import fill_from_environment
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
 
 
@@ -26,9 +25,7 @@ class PipelineWrapper(BasePipelineWrapper):
         file = pipeline_file(os.environ.get("SECONDPASS_PIPELINE", "rag_extractive"))
         self.pipeline = load_pipeline(file)
         self.asked = answer_sockets(self.pipeline, file)
-        corpus = os.environ.get("SECONDPASS_CORPUS")
-        if corpus:
-            index(self.pipeline, read_corpus(Path(corpus)), lambda count: None)
+        fill_from_environment(self.pipeline)
         self.pipeline.warm_up()
 
     async def run_api_async(self, query: str) -> list[dict]:

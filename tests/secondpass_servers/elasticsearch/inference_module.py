@@ -6,6 +6,7 @@ It takes and gives what Elasticsearch takes and gives, and calls the real servic
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,19 +53,44 @@ class InferenceModule:
 
     Attributes:
         endpoints: bodies of what was PUT, by id.
+        hits: what the inner retriever of every search finds, best first.
         heard: every request, as (method, path, body).
         missing: name of the error that every request gets, "" for none.
     """
 
     def __init__(self) -> None:
         self.endpoints: dict[str, dict[str, Any]] = {}
+        self.hits: list[dict[str, Any]] = []
         self.heard: list[tuple[str, str, Any]] = []
         self.missing = ""
 
     def app(self) -> Starlette:
         """The HTTP side."""
         methods = ["GET", "PUT", "POST", "DELETE"]
-        return Starlette(routes=[Route("/_inference/rerank/{id}", self._endpoint, methods=methods)])
+        return Starlette(
+            routes=[
+                Route("/_inference/rerank/{id}", self._endpoint, methods=methods),
+                Route("/{index}/_search", self._search, methods=["POST"]),
+            ]
+        )
+
+    async def _search(self, request: Request) -> JSONResponse:
+        body = await request.json()
+        recorded = contract("reranker")
+        reranker = recorded["defaults"] | body["retriever"]["text_similarity_reranker"]
+        assert set(reranker) <= set(recorded["parameters"])
+        window = self.hits[: reranker["rank_window_size"]]
+        texts = [hit["_source"][reranker["field"]] for hit in window]
+        headers = {"X-Elastic-Product": "Elasticsearch"}
+        try:
+            found = await scores(self.endpoints[reranker["inference_id"]], reranker["inference_text"], texts)
+        except (httpx.HTTPError, ValueError) as error:
+            if not reranker["allow_rerank_failures"]:
+                cause = {"type": "status_exception", "reason": str(error)}
+                return JSONResponse({"error": recorded["failure"] | {"caused_by": cause}, "status": 500}, 500, headers)
+        else:
+            window = [window[row["index"]] | {"_score": positive(row["relevance_score"])} for row in found]
+        return JSONResponse({"hits": {"hits": window[: body["size"]]}}, headers=headers)
 
     async def _endpoint(self, request: Request) -> JSONResponse:
         raw = await request.body()
@@ -150,6 +176,11 @@ async def scores(body: Mapping[str, Any], query: str, texts: list[str]) -> list[
         answer = await client.post(url, headers=headers, content=content)
     answer.raise_for_status()
     return read_answer(body["service"], answer.json())
+
+
+def positive(score: float) -> float:
+    """The score of a hit, which no engine takes below 0."""
+    return max(score, 0.0) + min(math.exp(score), 1.0)
 
 
 def read_answer(service: str, answer: Any) -> list[dict[str, Any]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import pytest
 
+from secondpass import CrossEncoder
 from secondpass_servers.elasticsearch.client import Similarity, creation
 from secondpass_servers.index import IndexLayout
 from tests.secondpass_servers.elasticsearch.conftest import invoke, only_line
@@ -87,6 +89,39 @@ def test_connect_prints_a_query_that_can_be_sent(
     assert json.loads(body)["retriever"]["text_similarity_reranker"]["inference_id"] == "secondpass"
     assert ["removed" in line for line in gone] == [True, False]
     assert key not in first.output + second.output + head
+
+
+@pytest.mark.parametrize("trouble", ["", "too many documents", "another key", "gone"])
+@pytest.mark.parametrize("choice", [(), ("--on-failure", "error"), ("--on-failure", "first-pass")], ids=str)
+def test_a_search_that_the_service_refuses(
+    no_credentials: None, monkeypatch: pytest.MonkeyPatch, tiny: CrossEncoder, choice: tuple[str, ...], trouble: str
+) -> None:
+    """The printed search, sent as it stands: our order; without us an error, or the first pass if so chosen."""
+    pytest.importorskip("fastapi")
+    from secondpass.serving.application import create_app
+    from secondpass.serving.settings import ApiKeys, Settings
+
+    module = InferenceModule()
+    texts = ["a hat", "the cat sat on the mat", "cats and dogs"]
+    module.hits = [{"_id": text, "_score": 9.0 - n, "_source": {"content": text}} for n, text in enumerate(texts)]
+    monkeypatch.setenv("SECONDPASS_API_KEY", key := "a-key-of-the-tests-0123456789")
+    settings = Settings(keys=ApiKeys([key]), max_documents=2 if trouble == "too many documents" else 10)
+    with serving(create_app(settings, {"tiny": tiny})) as service, serving(module.app()) as url:
+        monkeypatch.setenv("ELASTICSEARCH_URL", url)
+        connected = invoke("connect", service, "--index", "articles", *choice)
+        assert connected.exit_code == 0, connected.output
+        held = module.endpoints["secondpass"]["service_settings"]
+        if trouble == "another key":
+            held["secret_parameters"]["api_key"] = "one-that-the-service-forgot"
+        if trouble == "gone":
+            held["url"] = "http://127.0.0.1:9/v2/rerank"
+        search = connected.stdout.partition("POST /articles/_search\n")[2]
+        answer = httpx.post(f"{url}/articles/_search", content=search)
+    ours = [texts[row["corpus_id"]] for row in tiny.rank("your question", texts)]
+    if trouble and "first-pass" not in choice:
+        assert (answer.status_code, answer.json()["error"]["phase"]) == (500, "rank-feature")
+    else:
+        assert [hit["_id"] for hit in answer.json()["hits"]["hits"]] == (texts if trouble else ours)
 
 
 def test_the_key_of_the_service_must_fit_a_header(no_credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ machine by another name than 127.0.0.1: SECONDPASS_SERVICE_HOST names it ("host.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from secondpass_servers.elasticsearch.cli import (
     InferenceService,
     connect_service,
     disconnect_service,
+    removal,
 )
 from secondpass_servers.elasticsearch.client import create_index
 from secondpass_servers.index import IndexLayout
@@ -86,9 +88,39 @@ def test_a_search_reranks_through_the_service(
         reranker["retriever"]["standard"]["query"] = {"match_all": {}}
         hits = complete.search(index=index, body=dict(body)).body["hits"]["hits"]
     finally:
-        removed = disconnect_service(complete, "ES", endpoint.removal())
+        removed = disconnect_service(complete, "ES", removal(endpoint.inference_id))
     assert removed
-    assert not disconnect_service(complete, "ES", endpoint.removal())
+    assert not disconnect_service(complete, "ES", removal(endpoint.inference_id))
     names = list(texts)
     expected = [names[row["corpus_id"]] for row in tiny.rank(QUERY, list(texts.values()))]
     assert [hit["_id"] for hit in hits] == expected
+
+
+def test_a_search_that_cannot_be_reranked(
+    complete: Elasticsearch, index: str, service: str, own_tiny: CrossEncoder
+) -> None:
+    """An error, or the first pass's order and scores if the search says so."""
+    create_index(complete, "ES", IndexLayout(index))
+    for name, text in {"a": "cat", "b": "cat and dog", "c": "cat, dog and cow"}.items():
+        complete.index(index=index, id=name, document={"content": text}, refresh=True)
+    app = create_app(Settings(keys=ApiKeys([KEY]), max_documents=2), {"tiny": own_tiny})
+    with serving(app) as small:
+        address = small.replace("127.0.0.1", os.environ.get("SECONDPASS_SERVICE_HOST", "127.0.0.1"))
+        endpoint = Endpoint(index, address, api_key=KEY)
+        try:
+            connect_service(complete, "ES", endpoint)
+            found = complete.search(index=index, query={"match": {"content": "cat"}}).body["hits"]["hits"]
+            for first_pass in (False, True):
+                body = json.loads(json.dumps(endpoint.ready_query(index, first_pass=first_pass).body))
+                reranker = body["retriever"]["text_similarity_reranker"]
+                reranker["retriever"]["standard"]["query"] = {"match": {"content": "cat"}}
+                if first_pass:
+                    hits = complete.search(index=index, body=body).body["hits"]["hits"]
+                    assert [(hit["_id"], hit["_score"]) for hit in hits] == [
+                        (hit["_id"], hit["_score"]) for hit in found
+                    ]
+                else:
+                    with pytest.raises(ApiError):
+                        complete.search(index=index, body=body)
+        finally:
+            disconnect_service(complete, "ES", removal(index))

@@ -165,6 +165,15 @@ def test_the_ready_query() -> None:
     assert reranker["retriever"]["standard"]["query"] == {"match": {"body": reranker["inference_text"]}}
 
 
+def test_the_ready_query_that_falls_back_is_the_recorded_one() -> None:
+    """One word more than the one that fails, which has none of it."""
+    made = endpoint(InferenceService.custom)
+    wanted = contract("reranker")["search"]
+    assert made.ready_query("articles", first_pass=True).body == wanted
+    del wanted["retriever"]["text_similarity_reranker"]["allow_rerank_failures"]
+    assert made.ready_query("articles").body == wanted
+
+
 @pytest.mark.parametrize(
     ("shape", "answer"),
     [

@@ -50,7 +50,9 @@ def test_a_dry_run_hides_the_key(connection: str, monkeypatch: pytest.MonkeyPatc
     """And changes nothing: there is nothing to take back."""
     monkeypatch.setenv("SECONDPASS_API_KEY", "a-secret-key")
     shown = run("connect", NOBODY, "--name", connection, "--dry-run").stdout
-    assert "PUT /_search/pipeline" in shown
+    assert "ignore_failure" not in shown.partition("PUT /_search/pipeline")[2]
+    shown = run("connect", NOBODY, "--name", connection, "--dry-run", "--on-failure", "first-pass").stdout
+    assert shown.partition("PUT /_search/pipeline")[2].count('"ignore_failure": true') == 2
     assert "a-secret-key" not in shown
     assert run("disconnect", "--name", connection).stdout.startswith("nothing to take back")
 

@@ -123,7 +123,7 @@ def test_a_models_name_cannot_leave_its_string() -> None:
 
 def test_a_search_that_is_reranked() -> None:
     """The text twice: for BM25, and for the second pass."""
-    body = query_body('a "b"', "content", 3)
+    body = query_body('a "b"', ["content"], 3)
     assert body["query"]["match"]["content"]["query"] == body["ext"]["rerank"]["query_context"]["query_text"] == 'a "b"'
 
 

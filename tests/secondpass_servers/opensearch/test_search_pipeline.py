@@ -17,7 +17,7 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.serving.settings import ApiKeys, Settings
 from secondpass_servers.opensearch import ml_commons
 from secondpass_servers.opensearch.client import Server
-from secondpass_servers.opensearch.ml_commons import RerankService, connector_body
+from secondpass_servers.opensearch.ml_commons import RerankService, connector_body, pipeline_body
 from secondpass_servers.opensearch.search_pipeline import (
     NOTES,
     PRIVATE,
@@ -357,7 +357,27 @@ def test_a_server_without_the_plugins() -> None:
         disconnect(server, "x")
 
 
-@pytest.mark.parametrize(("name", "fields"), [(" ", ["content"]), ("x", [])])
+@pytest.mark.parametrize("version", ["2.17.1", "2.12.0", "1.3.20"])
+@pytest.mark.parametrize("fields", [["title", "content"], ["meta.title"]])
+def test_a_server_that_cannot_join_fields(version: str, fields: list[str]) -> None:
+    """Before 2.18 it would glue them, and see none inside an object: refused before anything is changed."""
+    plugins = [{"name": "opensearch-ml"}, {"name": "opensearch-neural-search"}]
+    nodes = {"new": {"version": "3.1.0", "plugins": plugins}, "old": {"version": version, "plugins": plugins}}
+    with (
+        answering(200, json.dumps({"nodes": nodes}).encode()) as server,
+        pytest.raises(InvalidInput, match=rf"version {version[: version.rindex('.')]}, .*OpenSearch 2\.18 or later"),
+    ):
+        connect(server, "x", RerankService(f"{NOBODY}/v1/rerank"), fields)
+
+
+def test_what_an_older_server_is_sent() -> None:
+    """Its own processor, which reads one field of the top level."""
+    body = pipeline_body("m", ["content"], first_pass=True, joins=False)
+    rerank = {"ml_opensearch": {"model_id": "m"}, "context": {"document_fields": ["content"]}, "ignore_failure": True}
+    assert body["response_processors"] == [{"rerank": rerank}]
+
+
+@pytest.mark.parametrize(("name", "fields"), [(" ", ["content"]), ("x", []), ("x", ["title", " "])])
 def test_what_is_refused(name: str, fields: list[str]) -> None:
     """Before anything is sent."""
     server = Server.from_environment({"OPENSEARCH_URL": NOBODY}, retries=0)
@@ -385,6 +405,6 @@ def test_the_query_survives_a_shell_and_holds_no_secret() -> None:
     words = shlex.split(command.replace("\\\n", " "))
     body = json.loads(words[-1])
     assert body["ext"]["rerank"]["query_context"]["query_text"] == 'it\'s "so"'
-    assert "content" in body["query"]["match"]
+    assert body["query"]["multi_match"]["fields"] == ["title", "content"]
     assert "secret" not in command
     assert "$OPENSEARCH_USERNAME:$OPENSEARCH_PASSWORD" in words

@@ -105,7 +105,7 @@ def search(
     if query is not None and qrels is not None:
         raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
     chosen = _form(form, output, measured=judged or qrels is not None)
-    need_haystack()
+    need_haystack(pipeline)
     from secondpass_pipelines.search_run import PipelineSearch, run_search
 
     if query is not None:
@@ -139,7 +139,7 @@ def index(
 
     secondpass index -p my_indexing.yaml -c corpus.jsonl --add
     """
-    need_haystack()
+    need_haystack(pipeline)
     from secondpass_pipelines.indexing import run_index
 
     run_index(pipeline, corpus, name, add, batch)
@@ -209,7 +209,7 @@ def ask(
     """
     if (question is None) == (queries is None):
         raise InvalidInput("give a question, or a file of them with --queries")
-    need_haystack()
+    need_haystack(pipeline)
     from secondpass_pipelines.asking import run_ask
 
     run_ask(

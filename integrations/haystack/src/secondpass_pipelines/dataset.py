@@ -36,7 +36,7 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         SecondPassError: a component failed on a query, or a server does not answer; what was answered before is kept
             in OUTPUT.partial.
     """
-    need_haystack()
+    need_haystack(request.pipeline)
     from secondpass_pipelines.indexing import collection
     from secondpass_pipelines.search_run import PipelineSearch, ResultWriter, partial_results, query_results
     from secondpass_pipelines.searching import searcher

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from haystack import Pipeline
 
 BATCH = 64
+CORPUS = "SECONDPASS_CORPUS"
 TEXT_EMBEDDER = "TextEmbedder"
 DOCUMENT_EMBEDDER = "DocumentEmbedder"
 Sockets = tuple[tuple[str, str], ...]
@@ -165,6 +167,19 @@ def fill(
             refuse_filled(server_stores(pipeline))
         checked = _with_column_ids(documents) if columns else documents
         index(pipeline, checked, lambda count: progress.advance(bar, count))
+
+
+def fill_from_environment(pipeline: Pipeline) -> None:
+    """Index the corpus that SECONDPASS_CORPUS names; a server's index without one is left as it is.
+
+    Raises:
+        InvalidInput: the corpus is refused, or there is none and a store is in memory: it would stay empty.
+    """
+    named = os.environ.get(CORPUS)
+    if named:
+        index(pipeline, read_corpus(Path(named)), lambda count: None)
+    elif len(server_stores(pipeline)) < len(document_stores(pipeline)):
+        raise InvalidInput(f"set {CORPUS} to a BEIR folder or JSON Lines file: the pipeline's store is empty without")
 
 
 def _with_column_ids(documents: Iterator[CorpusDocument]) -> Iterator[CorpusDocument]:

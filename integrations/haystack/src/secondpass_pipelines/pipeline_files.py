@@ -7,21 +7,33 @@ and nodes that say which query it is are set aside.
 from __future__ import annotations
 
 import os
+import re
+import socket
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.lazy import optional
-from secondpass_pipelines.stores import point_stores
+from secondpass_pipelines.stores import ENGINES, point_stores
 
 if TYPE_CHECKING:
     from haystack import Pipeline
 
 RANKER = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
 IN_MEMORY = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
+# In the types of components that load a model of the hub by its client's rules; ours say by themselves what they lack.
+EMBEDDING = "sentence_transformers"
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB = "https://huggingface.co"
+HUB_SECONDS = 0.8
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 # Haystack's own, ours and those of other integrations.
 PLACES = ("haystack.components.evaluators.", "haystack_integrations.components.evaluators.")
 EVALUATOR = "haystack_integrations.components.evaluators.secondpass.evaluator.SecondPassEvaluator"
@@ -152,16 +164,98 @@ def _ends(link: object) -> set[str]:
 def inputs_to(sockets: Iterable[tuple[str, str]], value: object) -> dict[str, dict[str, Any]]:
     """Inputs by component that give `value` to each (component, socket)."""
     made: dict[str, dict[str, Any]] = {}
-    for component, socket in sockets:
-        made.setdefault(component, {})[socket] = value
+    for component, name in sockets:
+        made.setdefault(component, {})[name] = value
     return made
 
 
-def need_haystack() -> None:
-    """Import Haystack, without the usage data that it would send over the network.
+def need_haystack(pipeline: str | None = None) -> None:
+    """Import Haystack, without the usage data that it would send over the network; `pipeline` is checked before that.
 
     Raises:
-        MissingExtra: it is not installed.
+        InvalidInput: there is no such pipeline, or it needs a model that is not here and cannot be downloaded.
+        MissingExtra: Haystack is not installed.
     """
+    if pipeline is not None:
+        refuse_models_out_of_reach(pipeline_file(pipeline))
     os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "false")
     optional("haystack", "Haystack", "haystack")
+
+
+def refuse_models_out_of_reach(file: Path) -> None:
+    """Refuse at once what the model hub's client would try for minutes: to download without a network.
+
+    Where all models are here, the client is told in this process not to ask.
+
+    Raises:
+        InvalidInput: a component's model is neither a folder nor in the hub's cache, and the hub does not answer
+            within `HUB_SECONDS`; the message has the component, the model and a packaged pipeline that needs none.
+    """
+    named = _hub_models(file)
+    if not named or _hub_answers():
+        return
+    for component, model in named.items():
+        if not _in_cache(model):
+            raise InvalidInput(
+                f"{file}: {component!r} needs the model {model}, which is not on this machine, and the model hub is "
+                "out of reach (no network, or HF_HUB_OFFLINE): put the folder of a copy under `model:`, or take a "
+                f"pipeline that needs no download, such as {_with_words_alone(file)}"
+            )
+    from huggingface_hub import constants
+
+    # As HF_HUB_OFFLINE does: for a model in the cache too the client would ask and wait, file by file.
+    constants.HF_HUB_OFFLINE = True
+
+
+def _hub_models(file: Path) -> dict[str, str]:
+    """Names of hub models by the component that loads them; {} for what is no pipeline, which others refuse."""
+    import yaml
+
+    named: dict[str, str] = {}
+    try:
+        for name, part in yaml.safe_load(file.read_text(encoding="utf-8"))["components"].items():
+            model = (part.get("init_parameters") or {}).get("model")
+            if EMBEDDING not in part["type"] or not isinstance(model, str) or Path(model).exists():
+                continue
+            if HUB_NAME.fullmatch(model):
+                named[name] = model if "/" in model else f"sentence-transformers/{model}"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        return {}
+    return named
+
+
+def _hub_answers() -> bool:
+    """Whether somebody listens where the hub's client would go: at the hub itself, or at a proxy on the way."""
+    if any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in OFFLINE):
+        return False
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or HUB)
+    proxy = None if proxy_bypass(hub.hostname or "") else getproxies().get(hub.scheme)
+    place = urlsplit(proxy) if proxy else hub
+    address = (place.hostname or "", place.port or (443 if place.scheme == "https" else 80))
+    reached, done = threading.Event(), threading.Event()
+
+    def knock() -> None:
+        with suppress(OSError, ValueError), socket.create_connection(address, HUB_SECONDS):
+            reached.set()
+        done.set()
+
+    # Looking a name up has no time limit of its own.
+    threading.Thread(target=knock, daemon=True).start()
+    done.wait(HUB_SECONDS)
+    return reached.is_set()
+
+
+def _in_cache(model: str) -> bool:
+    """Whether the hub's cache holds a model with its weights."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model, "config.json", cache_dir=os.environ.get("SENTENCE_TRANSFORMERS_HOME"))
+    return isinstance(config, str) and any(
+        path.suffix in (".safetensors", ".bin") for path in Path(config).parent.iterdir()
+    )
+
+
+def _with_words_alone(file: Path) -> str:
+    """The packaged pipeline that searches the same kind of store by BM25."""
+    text = file.read_text(encoding="utf-8")
+    return next((f"rerank_{name.lower()}_bm25" for kind, name in ENGINES.items() if kind in text), "rerank_bm25")

@@ -23,6 +23,20 @@ class First(StrEnum):
     hybrid = "hybrid"
 
 
+class OnFailure(StrEnum):
+    """What a search answers that the service cannot rerank."""
+
+    error = "error"
+    first_pass = "first-pass"  # noqa: S105 - no password
+
+
+OnFailureOption = Annotated[
+    OnFailure,
+    typer.Option(
+        "--on-failure",
+        help="What a search answers if the service is down, late or refuses: an error, or the first pass's order.",
+    ),
+]
 Index = Annotated[str, typer.Argument(help="Name of the index.", show_default=False)]
 Url = Annotated[
     str | None,

@@ -64,12 +64,16 @@ def joined(source: Mapping[str, Any], fields: Sequence[str]) -> str:
     return " ".join(text for text in texts if text)
 
 
-def _at(source: Mapping[str, Any], field: str) -> Any:
+def _at(source: Any, field: str) -> Any:
+    """What stands there, of every object in a list."""
+    if isinstance(source, list):
+        return [_at(inner, field) for inner in source]
+    if not isinstance(source, Mapping):
+        return None
     if field in source:
         return source[field]
     first, _, rest = field.partition(".")
-    inner = source.get(first)
-    return _at(inner, rest) if rest and isinstance(inner, Mapping) else None
+    return _at(source.get(first), rest) if rest else None
 
 
 def _text(value: Any, field: str) -> str:
@@ -78,6 +82,8 @@ def _text(value: Any, field: str) -> str:
         return ""
     if isinstance(value, str):
         return value
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, list):
         return " ".join(text for text in (_text(part, field) for part in value) if text)
     if isinstance(value, Mapping):

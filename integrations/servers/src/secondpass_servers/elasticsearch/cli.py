@@ -130,15 +130,19 @@ class Endpoint:
         """The request that reranks two documents, to see that all of it works."""
         return ApiRequest("POST", self.path, {"query": "a question", "input": ["an answer", "another text"]})
 
-    def ready_query(self, index: str, content: str = "content") -> ApiRequest:
-        """A search in two passes: `rank_window_size` documents are read by the model, `size` are shown."""
+    def ready_query(self, index: str, content: str = "content", first_pass: bool = False) -> ApiRequest:
+        """A search in two passes: `rank_window_size` documents are read by the model, `size` are shown.
+
+        With `first_pass` it answers with the inner retriever's order and scores if the service cannot rerank.
+        """
         question = "your question"
-        reranker = {
+        reranker: dict[str, Any] = {
             "retriever": {"standard": {"query": {"match": {content: question}}}},
             "field": content,
             "inference_id": self.inference_id,
             "inference_text": question,
             "rank_window_size": 100,
+            **({"allow_rerank_failures": True} if first_pass else {}),
         }
         return ApiRequest(
             "POST", f"/{index}/_search", {"retriever": {"text_similarity_reranker": reranker}, "size": 10}
@@ -336,6 +340,7 @@ def connect(
     ] = None,
     index: Annotated[str, typer.Option(help="Index of the query that is printed.")] = "INDEX",
     content: Annotated[str, typer.Option("--field", help="Text field of the query that is printed.")] = "content",
+    on_failure: options.OnFailureOption = options.OnFailure.error,
     replace: Annotated[bool, typer.Option("--replace", help="Make an endpoint of this name anew, with key.")] = False,
     dry_run: options.DryRun = False,
     url: options.Url = None,
@@ -353,7 +358,7 @@ def connect(
     secondpass elasticsearch connect http://rerank:8000 --shape hugging_face --dry-run
     """
     endpoint = Endpoint(inference_id, service, shape, model, service_key())
-    ready = endpoint.ready_query(index, content).shown()
+    ready = endpoint.ready_query(index, content, on_failure is options.OnFailure.first_pass).shown()
     if dry_run:
         requests = (ApiRequest("GET", endpoint.path), endpoint.creation(), endpoint.trial())
         typer.echo("\n\n".join([*(request.shown() for request in requests), ready]))

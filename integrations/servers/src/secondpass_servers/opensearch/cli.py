@@ -70,6 +70,7 @@ def connect(
     name: Name = NAME,
     field: options.Fields = None,
     model: Annotated[str, typer.Option(help="Name of one of the service's models; by default its own choice.")] = "",
+    on_failure: options.OnFailureOption = options.OnFailure.error,
     service_timeout: Annotated[int, typer.Option(min=1, help="Seconds that OpenSearch waits for the service.")] = 10,
     index: Annotated[str, typer.Option(help="Index in the query that is printed.")] = "INDEX",
     private_address: Annotated[
@@ -94,7 +95,10 @@ def connect(
     server = Server.from_environment(url=url, timeout=timeout)
     fields = tuple(field or (CONTENT,))
     target = RerankService.from_environment(service, model, service_timeout)
-    model_id = search_pipeline.connect(server, name, target, fields, private=private_address, dry=dry_run)
+    first_pass = on_failure is options.OnFailure.first_pass
+    model_id = search_pipeline.connect(
+        server, name, target, fields, private=private_address, first_pass=first_pass, dry=dry_run
+    )
     if dry_run:
         return
     if check:

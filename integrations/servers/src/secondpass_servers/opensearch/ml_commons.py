@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from secondpass.errors import DeadlineExceeded, InvalidInput, SecondPassError
 from secondpass.text import positive_int
 from secondpass_servers.requests import WHAT, check_model, service_address, service_key
+from secondpass_servers.two_pass import words_query
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
@@ -22,16 +23,73 @@ if TYPE_CHECKING:
 
 ROUTE = "/v1/rerank"
 TIMEOUT = 10
+# A search pipeline hands its documents over as objects, and the script gets them so.
+OBJECTS = tuple(
+    f"pre_process_function.{what}"
+    for what in ("process_remote_inference_input", "convert_remote_inference_param_to_object")
+)
+# What a document's score is called in its `_source` on the way from the service to the order, which takes it out.
+SCORE = "_secondpass"
 MARK = "made by `secondpass opensearch connect`"
 # A connector cannot be without a credential; this one is in no header.
 NO_KEY = "none"
-_SCRIPT = """
+# Two kinds of call: texts that the rerank processor made, as JSON without their quotes, and documents with the search
+# that found them, as objects. Joining them is what `two_pass.joined` does in `secondpass opensearch search`.
+_SCRIPT = r"""
 String plain(def text) { return text.replace('$' + '{parameters.', '$ ' + '{parameters.'); }
+String quoted(String text) { return plain(text.replace('\\', '\\\\').replace('"', '\\"')); }
+def at(def source, String field) {
+  if (source instanceof List) {
+    List found = new ArrayList();
+    for (def inner : source) found.add(at(inner, field));
+    return found;
+  }
+  if (!(source instanceof Map)) return null;
+  if (source.containsKey(field)) return source.get(field);
+  int dot = field.indexOf('.');
+  return dot < 0 ? null : at(source.get(field.substring(0, dot)), field.substring(dot + 1));
+}
+String joined(def value, String field) {
+  if (value == null) return '';
+  if (value instanceof Map) throw new IllegalArgumentException("the field '" + field + "' holds objects, not texts");
+  if (value instanceof List) {
+    StringBuilder made = new StringBuilder();
+    for (def inner : value) {
+      String text = joined(inner, field);
+      if (made.length() > 0 && text.length() > 0) made.append(' ');
+      made.append(text);
+    }
+    return made.toString();
+  }
+  boolean whole = value instanceof Double && value == Math.rint(value) && Math.abs(value) < 1e15;
+  return whole ? Long.toString((long) value) : value.toString();
+}
+String document(def source, def fields) {
+  List texts = new ArrayList();
+  for (def field : fields) texts.add(joined(at(source, field), field));
+  return quoted(joined(texts, ''));
+}
+String query(def search) {
+  // OpenSearch prints a search's ext.rerank without its name.
+  def context = at(search, 'ext.query_context');
+  if (context == null) throw new IllegalArgumentException('the search has no ext.rerank.query_context');
+  def found = context.query_text;
+  if (context.query_text_path != null) {
+    found = search;
+    for (String part : context.query_text_path.splitOnToken('.')) {
+      found = found instanceof List ? found[Integer.parseInt(part)] : found instanceof Map ? found[part] : null;
+    }
+  }
+  if (!(found instanceof String)) throw new IllegalArgumentException('ext.rerank.query_context leads to no text');
+  return quoted(found);
+}
+boolean whole = params.containsKey('documents');
+def given = whole ? params.documents : params.text_docs;
 StringBuilder made = new StringBuilder('OPENING');
-made.append(plain(params.query_text)).append('","documents":[');
-for (int i = 0; i < params.text_docs.size(); i++) {
+made.append(whole ? query(params.search) : plain(params.query_text)).append('","documents":[');
+for (int i = 0; i < given.size(); i++) {
   if (i > 0) made.append(',');
-  made.append('"').append(plain(params.text_docs[i])).append('"');
+  made.append('"').append(whole ? document(given[i], params.fields) : plain(given[i])).append('"');
 }
 return made.append(']}}}').toString();
 """
@@ -121,7 +179,7 @@ def connector_body(name: str, service: RerankService) -> dict[str, Any]:
         "version": "1",
         "protocol": "http",
         # An update fails on a connector that has none.
-        "parameters": {"service": "secondpass"},
+        "parameters": {"service": "secondpass", **dict.fromkeys(OBJECTS, "true")},
         "credential": {"key": service.key or NO_KEY},
         "client_config": {
             "connection_timeout": service.timeout,
@@ -145,17 +203,46 @@ def script(model: str) -> str:
     return _SCRIPT.replace("OPENING", opening.replace("\\", "\\\\").replace("'", "\\'"))
 
 
-def pipeline_body(model_id: str, fields: Sequence[str]) -> dict[str, Any]:
-    """A search pipeline that reranks the hits of a search by `fields` of their `_source`."""
-    rerank = {"ml_opensearch": {"model_id": model_id}, "context": {"document_fields": list(fields)}}
-    return {"description": MARK, "response_processors": [{"rerank": rerank}]}
+def pipeline_body(
+    model_id: str, fields: Sequence[str], *, first_pass: bool = False, joins: bool = True
+) -> dict[str, Any]:
+    """A search pipeline that reranks the hits of a search by `fields` of their `_source`.
+
+    Args:
+        model_id: the model that asks the service.
+        fields: what the service reads of a hit, in order and with a space between; a dotted name looks into objects.
+        first_pass: a search that cannot be reranked answers with the first pass instead of an error.
+        joins: the server is `JOINS` or later. Older ones have a processor that reads one field of the top level.
+    """
+    on_failure = {"ignore_failure": True} if first_pass else {}
+    if not joins:
+        rerank = {"ml_opensearch": {"model_id": model_id}, "context": {"document_fields": list(fields)}}
+        return {"description": MARK, "response_processors": [{"rerank": {**rerank, **on_failure}}]}
+    scoring = {
+        "model_id": model_id,
+        "input_map": [{"documents": _path(fields), "search": "_request.$"}],
+        "model_config": {"fields": list(fields)},
+        "output_map": [{SCORE: "$.inference_results[0].output[*].data[0]"}],
+        "full_response_path": True,
+        "override": True,
+    }
+    ordering = {"by_field": {"target_field": SCORE, "remove_target_field": True}}
+    processors = [{"ml_inference": {**scoring, **on_failure}}, {"rerank": {**ordering, **on_failure}}]
+    return {"description": MARK, "response_processors": processors}
 
 
-def query_body(text: str, field: str, size: int) -> dict[str, Any]:
-    """A search that the pipeline reranks."""
+def _path(fields: Sequence[str]) -> str:
+    """A JSON path to those parts of a document in which the fields may be; of two names or more it gives an object."""
+    names = dict.fromkeys(name for field in fields for name in (field, field.partition(".")[0]))
+    quoted = [json.dumps(name, ensure_ascii=False)[1:-1].replace("'", "\\'") for name in names]
+    return "$[" + ",".join(f"'{name}'" for name in (quoted * 2 if len(quoted) == 1 else quoted)) + "]"
+
+
+def query_body(text: str, fields: Sequence[str], size: int) -> dict[str, Any]:
+    """A search that the pipeline reranks; BM25 finds what `secondpass opensearch search` finds."""
     return {
         "size": size,
-        "query": {"match": {field: {"query": text}}},
+        "query": words_query(text, fields),
         "ext": {"rerank": {"query_context": {"query_text": text}}},
     }
 

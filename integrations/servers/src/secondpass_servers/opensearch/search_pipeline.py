@@ -39,6 +39,8 @@ ANSWER = {
 MODEL = re.compile(r"/_plugins/_ml/models/([^/]+)(?:/_(deploy|undeploy))?")
 AFTER = {"deploy": "DEPLOYED", "undeploy": "UNDEPLOYED"}
 NEEDED = {"opensearch-ml": "ML Commons", "opensearch-neural-search": "neural search"}
+# The first whose search pipelines can join fields.
+JOINS = (2, 18)
 PROBE = ("which one is a fruit", ("an apple", "a bicycle"))
 # OpenSearch reranks the hits that a search returns and no others.
 RERANKED = 100
@@ -195,6 +197,7 @@ def connect(
     fields: Sequence[str],
     *,
     private: bool | None = None,
+    first_pass: bool = False,
     dry: bool = False,
 ) -> str:
     """Make OpenSearch rerank through `service`, or change how it does; the same call again changes nothing.
@@ -205,24 +208,25 @@ def connect(
         server: the OpenSearch.
         name: of connector, model group, model and search pipeline.
         service: what reranks.
-        fields: fields of `_source` that are the document, in order.
+        fields: fields of `_source` that are the document, in order; a dotted name looks into objects.
         private: whether private addresses have to be allowed; None finds out from the address.
+        first_pass: a search that cannot be reranked answers with the first pass instead of an error.
         dry: print the requests that would change something instead of sending them.
 
     Raises:
-        InvalidInput: something of that name is there that we did not make.
+        InvalidInput: something of that name is there that we did not make, or the server is too old for the fields.
         SecondPassError: the server cannot be reached, refuses, or lacks a plugin, which is named.
     """
-    if not name.strip() or not fields:
+    if not name.strip() or not fields or not all(field.strip() for field in fields):
         raise InvalidInput("--name or --field is blank")
     needs_private = service.is_private if private is None else private
     with speaking_to(server), _client(server, dry) as client:
-        require_plugins(client, server)
+        joins = _joins(require_plugins(client, server), server, fields)
         found = ml_commons.find(client, name)
         _own_pipeline(client, name)
         _change_settings(client, granted(_trust(client), name, service.pattern, needs_private))
         model_id = ml_commons.connect_model(client, name, service, found)
-        client.search_pipeline.put(id=name, body=pipeline_body(model_id, fields))
+        client.search_pipeline.put(id=name, body=pipeline_body(model_id, fields, first_pass=first_pass, joins=joins))
     return model_id
 
 
@@ -269,8 +273,8 @@ def check(server: Server, model_id: str, service: RerankService) -> None:
         raise SecondPassError(f"{service.endpoint} gave OpenSearch {len(scores)} scores for {len(documents)} documents")
 
 
-def require_plugins(client: OpenSearch, server: Server) -> None:
-    """Refuse a server without the plugins that reranking needs.
+def require_plugins(client: OpenSearch, server: Server) -> tuple[int, ...] | None:
+    """Refuse a server without the plugins that reranking needs; returns the oldest node's version, None if not known.
 
     Raises:
         SecondPassError: a node lacks one; the message names it.
@@ -278,15 +282,31 @@ def require_plugins(client: OpenSearch, server: Server) -> None:
     from opensearchpy.exceptions import AuthorizationException
 
     try:
-        nodes = client.nodes.info(metric="plugins", filter_path="nodes.*.plugins.name")["nodes"]
+        wanted = ["nodes.*.version", "nodes.*.plugins.name"]
+        nodes = client.nodes.info(metric="plugins", filter_path=wanted)["nodes"]
     except AuthorizationException:
         # Who may not list plugins hears of a missing one when it is asked.
-        return
+        return None
     for node in nodes.values():
         there = {plugin["name"] for plugin in node.get("plugins", ())}
         for plugin, known_as in NEEDED.items():
             if plugin not in there:
                 raise SecondPassError(f"{named(server)} lacks the plugin {plugin} ({known_as}), which reranking needs")
+    return min(
+        (tuple(map(int, re.findall(r"\d+", node.get("version", ""))[:2])) for node in nodes.values()), default=()
+    )
+
+
+def _joins(version: tuple[int, ...] | None, server: Server, fields: Sequence[str]) -> bool:
+    """Whether a search pipeline can join fields; a server that is not known to be older can."""
+    if not version or version >= JOINS:
+        return True
+    if len(fields) > 1 or "." in fields[0]:
+        raise InvalidInput(
+            f"{named(server)} is version {version[0]}.{version[1]}, which reads several fields without a space between "
+            f"and none inside an object: name one --field of the top level, or take OpenSearch 2.18 or later"
+        )
+    return False
 
 
 def _client(server: Server, dry: bool) -> OpenSearch:
@@ -319,7 +339,7 @@ def _own_pipeline(client: OpenSearch, name: str) -> bool:
 
 def ready_query(server: Server, pipeline: str, index: str, text: str, fields: Sequence[str]) -> str:
     """A search with curl that OpenSearch reranks; credentials come from the environment of whoever runs it."""
-    body = json.dumps(query_body(text, fields[-1], RERANKED), ensure_ascii=False)
+    body = json.dumps(query_body(text, fields, RERANKED), ensure_ascii=False)
     login = f' -u "${USERNAME}:${PASSWORD}"' if server.username else ""
     authority = f' --cacert "${CA_FILE}"' if server.ca_file is not None else ""
     url = f'"{server.address}/{index}/_search?search_pipeline={pipeline}&pretty"'
