@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from secondpass.cli.output import PipeConsole
-from secondpass.corpora import named_file, read_queries
+from secondpass.corpora import named_file, packaged, read_queries
 from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.evaluation.analysis import analyse
 from secondpass.evaluation.measures import DEFAULT_MEASURES, Analysis
@@ -48,7 +48,9 @@ def evaluate(
     pipeline: Annotated[
         str | None, typer.Option("--pipeline", "-p", help="YAML file, or a packaged name such as evaluate_rerank.")
     ] = None,
-    dataset: Annotated[Path | None, typer.Option("--dataset", "-d", help="BEIR folder for --pipeline.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", "-d", help="BEIR folder, or secondpass/demo, for --pipeline.")
+    ] = None,
     measure: Annotated[
         list[str] | None, typer.Option("--measure", "-m", help="As ir_measures names it; the first one is the primary.")
     ] = None,
@@ -130,6 +132,7 @@ def _check_folders(*paths: Path | None) -> None:
 
 def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Evaluated:
     """Judgements and runs out of files; a BEIR folder brings the texts of its queries along."""
+    qrels = packaged(qrels)
     folder = qrels if qrels.is_dir() else None
     judged = read_qrels(qrels if folder is None else qrels_file(folder, split))
     file = queries or (None if folder is None else named_file(folder, "queries.jsonl"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries, listed_queries
 
 __all__ = ["LabelledQueries"]
-
-DEMO = "secondpass/demo"
 
 
 class LabelledSet(SerializedComponent):
@@ -81,15 +78,10 @@ class LabelledSet(SerializedComponent):
     def _read(self) -> JudgedQueries:
         qrels = None if self.qrels is None else Path(self.qrels)
         if self.queries is None:
-            return judged_queries(folder_of(str(self.dataset)), self.split, qrels)
+            return judged_queries(Path(str(self.dataset)), self.split, qrels)
         listed = listed_queries(Path(self.queries), qrels)
         judged = set((listed.qrels or Qrels({})).with_relevant)
         return JudgedQueries({query: text for query, text in listed.texts.items() if query in judged}, listed.qrels)
-
-
-def folder_of(dataset: str) -> Path:
-    """The folder that a component's `dataset` names."""
-    return Path(str(files("secondpass"))) / "demo" if dataset == DEMO else Path(dataset)
 
 
 @component
