@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from secondpass.cli import app
 from secondpass.corpora import CorpusDocument, note_kinds, read_corpus
 from secondpass.errors import InvalidInput
 from secondpass_servers.index import MetadataFields, gathered, laid_out
@@ -55,11 +57,11 @@ LINES: list[tuple[dict[str, Any], str | None, tuple[str, str, Any] | None]] = [
     ({"either": 1}, None, None),
     ({"either": {"or": 1}, "odd": [[1], [[2]]]}, "odd == 2", None),
     ({"score": 0.5}, "score == 0.5", ("meta.score", "==", 0.5)),
-    ({"score": 7, "blob": "b"}, "meta.score > 1", ("meta.score", ">", 1)),
+    ({"score": 7, "blob": "b"}, "score > 1", ("meta.score", ">", 1)),
     (FACETS, "id == 17", ("meta.meta.id", "==", 17)),
     ({"content": "of another kind", "contents": "c"}, "content == of another kind", None),
     ({"embedding": "ada", "dataframe": "x"}, "embedding == ada", ("meta.dataframe", "==", "x")),
-    ({"meta": {"score": 3, "meta": {"x": 1}}}, "meta.meta.score == 3", None),
+    ({"meta": {"score": 3, "meta": {"x": 1}}}, "meta.score == 3", None),
     ({"_private": 1, "Case Key-1": "x", "größe": 2}, "Case Key-1 == x", ("meta._private", "==", 1)),
     ({"price": 6.25, "lang": "fr", "passage": "p"}, "lang != en", None),
 ]
@@ -107,6 +109,27 @@ def haystacks(place: Place) -> Any:
         return module.ElasticsearchDocumentStore(hosts=place.url, index=place.name, api_key=None, api_key_id=None)
     module = pytest.importorskip("haystack_integrations.document_stores.opensearch")
     return module.OpenSearchDocumentStore(hosts=place.url, index=place.name)
+
+
+def test_a_pipeline_writes_the_same(place: Place, corpus: Path) -> None:
+    """An index that Haystack's store makes gets the same fields, BM25 reads the content alone, and nothing is lost."""
+    pytest.importorskip(f"haystack_integrations.document_stores.{place.engine.command}")
+    done = CliRunner().invoke(
+        app, ["index", "-p", f"index_{place.engine.command}", "--index", place.name, "-c", str(corpus)]
+    )
+    assert done.exit_code == 0, done.output
+    store = haystacks(place)
+    assert {document.id: document.meta for document in store.filter_documents()} == DOCUMENTS
+    for field, value, name in (
+        ("meta.price", 5.5, "d13"),
+        ("meta.tweet", 9007199254740993, "d9"),
+        ("meta.score", 7, "d34"),
+    ):
+        found = store.filter_documents({"field": field, "operator": "==", "value": value})
+        assert [document.id for document in found] == [name]
+    store.close()
+    answer = place.client.search(index=place.name, body={"query": {"query_string": {"query": "fr OR spring"}}})
+    assert answer["hits"]["hits"] == []
 
 
 def test_what_cannot_be_filtered_by_is_refused(place: Place) -> None:

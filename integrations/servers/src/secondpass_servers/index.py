@@ -32,6 +32,13 @@ LEGACY = ("content_type", "id_hash_keys", "dataframe")
 DOCUMENT_FIELDS = frozenset(("id", CONTENT, "blob", META, "score", EMBEDDING, "sparse_embedding", *LEGACY))
 # Those of them that hold nothing of their own in an index of texts: Haystack's filters find the metadata there too.
 FREE_FIELDS = frozenset(("score", "blob", *LEGACY))
+# The servers' own, of either: a document that has one is refused, some of them only by one server.
+SERVERS_OWN = frozenset(
+    "_data_stream_timestamp _doc_count _feature _field_names _id _ignored _ignored_source _index _inference_fields "
+    "_nested_path _primary_term _recovery_source _routing _seq_no _size _source _tier _ts_routing_hash _tsid _type "
+    "_version".split()
+)
+REFUSED_FIELDS = (DOCUMENT_FIELDS - {META}) | SERVERS_OWN
 # Of metadata; an index takes 1,000 unless its settings say otherwise, and nesting of 20.
 MOST_FIELDS = 900
 DEEPEST_FIELD = 18
@@ -163,7 +170,7 @@ class MetadataFields:
             # The server takes a dot for a step into an object too.
             place = tuple(".".join((META, *path) if path[0] in DOCUMENT_FIELDS else path).split("."))
             # Names that it does not take at all it refuses document by document, each with the reason.
-            if all(part.strip() for part in place) and (place[0] == META or place[0] not in DOCUMENT_FIELDS):
+            if all(part.strip() for part in place) and place[0] not in REFUSED_FIELDS:
                 for length in range(1, len(place)):
                     tree.setdefault(place[:length], set()).add(OBJECT)
                 tree.setdefault(place, set()).update(found)

@@ -290,7 +290,9 @@ def looked_up(
     For those that are shown, not for every candidate: cheap. A document that shares no word with the query gets its
     beginning; one without text gets none. Raises as `SearchedIndex.hits`.
     """
-    apart = (*first.fields, first.vector_field)
+    types = index.known_fields([first.vector_field]).get(first.vector_field, ())
+    # Left out with all that is inside: where it holds no vectors it is metadata.
+    apart = (*first.fields, *([first.vector_field] if index.engine.vector_type in types else []))
     details: dict[str, tuple[dict[str, Any], str | None]] = {}
     for start in range(0, len(ids), AT_ONCE):
         some = list(ids[start : start + AT_ONCE])
