@@ -48,9 +48,7 @@ def evaluate(
     pipeline: Annotated[
         str | None, typer.Option("--pipeline", "-p", help="YAML file, or a packaged name such as evaluate_rerank.")
     ] = None,
-    dataset: Annotated[
-        Path | None, typer.Option("--dataset", "-d", help="BEIR folder, or secondpass/demo, for --pipeline.")
-    ] = None,
+    dataset: Annotated[Path | None, typer.Option("--dataset", "-d", help="BEIR folder for --pipeline.")] = None,
     measure: Annotated[
         list[str] | None, typer.Option("--measure", "-m", help="As ir_measures names it; the first one is the primary.")
     ] = None,

@@ -198,14 +198,6 @@ class MetadataFields:
                     inside[place[1]]["copy_to"] = place[1]
         return cls(properties, tuple(unindexed))
 
-    def missing(self, there: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Of the properties those that an index has not got; `there` are its own, `name` is it in messages.
-
-        Raises:
-            InvalidInput: it has whole numbers where there are fractions: it would index them rounded.
-        """
-        return _missing(self.properties, there, name, ())
-
 
 def field_type(kinds: set[str]) -> dict[str, Any]:
     """The mapping of a field that holds values of these kinds."""
@@ -234,14 +226,15 @@ def _closed(tree: Mapping[tuple[str, ...], set[str]]) -> set[tuple[str, ...]]:
     return closed
 
 
-def _missing(wanted: Mapping[str, Any], there: Mapping[str, Any], name: str, path: tuple[str, ...]) -> dict[str, Any]:
+def _missing(wanted: Mapping[str, Any], there: Mapping[str, Any], name: str, *path: str) -> dict[str, Any]:
+    """Of the properties `wanted` those that an index has not got; `there` are its own."""
     absent: dict[str, Any] = {}
     for key, field in wanted.items():
         known = there.get(key)
         if known is None:
             absent[key] = field
         elif "properties" in field and "properties" in known:
-            inner = _missing(field["properties"], known["properties"], name, (*path, key))
+            inner = _missing(field["properties"], known["properties"], name, *path, key)
             if inner:
                 absent[key] = {"properties": inner}
         elif field.get("type") == "double" and known.get("type") in WHOLE:
@@ -256,12 +249,12 @@ def add_fields(client: Any, index: str, fields: MetadataFields, name: str) -> No
     """Add the fields that an index has not got to its mapping; both clients take the same calls.
 
     Raises:
-        InvalidInput: as `MetadataFields.missing`. And whatever the client raises.
+        InvalidInput: it has whole numbers where there are fractions: it would index them rounded.
     """
     if not fields.properties:
         return
     for found in dict(client.indices.get_mapping(index=index)).values():
-        absent = fields.missing(found["mappings"].get("properties", {}), name)
+        absent = _missing(fields.properties, found["mappings"].get("properties", {}), name)
         if absent:
             client.indices.put_mapping(index=index, body={"properties": absent})
 
@@ -396,7 +389,7 @@ class Sink(OpenedIndex):
             return int(self._client.count(index=self._index)["count"])
 
     def add_fields(self, fields: MetadataFields) -> None:
-        """Add those that the index has not got; raises InvalidInput as `MetadataFields.missing`."""
+        """Add those that the index has not got; raises InvalidInput where it would round fractions."""
         with self._translated():
             add_fields(self._client, self._index, fields, self.name)
 
