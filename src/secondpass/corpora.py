@@ -248,6 +248,8 @@ def survey(path: Path, keys: RecordKeys | None = None) -> Survey:
 
 
 DEEPEST = 100
+# No index has so many fields: a corpus whose keys are data would fill the memory.
+MOST_KINDS = 50_000
 # Elasticsearch's and OpenSearch's strict_date_optional_time, as far as a whole day is in it.
 DATE = re.compile(
     r"(\d{4}-\d\d-\d\d)(T([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?", re.ASCII
@@ -259,6 +261,8 @@ INT64 = 2**63
 def note_kinds(meta: Mapping[str, Any], kinds: dict[tuple[str, ...], set[str]]) -> None:
     """Add the kinds of a document's metadata: a list counts as its elements, null and an empty list as nothing.
 
+    From `MOST_KINDS` places on no new one is added.
+
     Raises:
         InvalidInput: lists and objects are nested more than `DEEPEST` deep.
     """
@@ -267,6 +271,8 @@ def note_kinds(meta: Mapping[str, Any], kinds: dict[tuple[str, ...], set[str]]) 
         path, value, depth = waiting.pop()
         if depth > DEEPEST:
             raise InvalidInput(f"metadata {shown_keys(path[:1])} is nested more than {DEEPEST} deep")
+        if len(kinds) >= MOST_KINDS and path not in kinds:
+            continue
         if isinstance(value, list):
             waiting += [(path, each, depth + 1) for each in value]
         elif isinstance(value, dict):

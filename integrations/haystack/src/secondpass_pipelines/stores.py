@@ -106,11 +106,13 @@ def map_metadata(stores: Iterable[Any], kinds: Mapping[tuple[str, ...], set[str]
             numbers where the metadata has fractions.
     """
     fields = MetadataFields.of(kinds)
-    for store in stores if fields.properties else ():
-        if any(path[0] == ROUTING for path in kinds):
+    for store in stores:
+        if (ROUTING,) in kinds:
             raise InvalidInput(
                 f"{store_name(store)}: metadata {ROUTING!r} would be the server's own routing: rename it"
             )
+        if not fields.properties:
+            continue
         # The store makes the index when it is first asked for something.
         count, index = store.count_documents(), store.to_dict()["init_parameters"]["index"]
         client = client_of(store)
