@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secondpass.corpora import TEXT_KEYS, Line, corpus_file, read_lines, stream_lines, table_document
+from secondpass.corpora import TEXT_KEYS, Line, corpus_file, packaged, read_lines, stream_lines, table_document
 from secondpass.errors import InvalidInput
 from secondpass.forwards import precision as precisions
 from secondpass.text import is_blank
@@ -95,7 +95,7 @@ def _opened(path: Path | None, form: str | None, forms: tuple[str, ...], option:
     if form is not None and form not in forms:
         raise InvalidInput(f"--input-format {form} is none of {', '.join(forms)}")
     if path is not None and str(path) != STDIN:
-        path = corpus_file(path)
+        path = corpus_file(path) if packaged(path).is_dir() else path
         return read_lines(path), form or _form_by_name(path, forms)
     if _at_terminal():
         raise InvalidInput(f"nothing to read: give {option} a file, or pipe it in")

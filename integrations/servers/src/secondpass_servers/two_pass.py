@@ -44,6 +44,7 @@ AT_ONCE = 1_000
 # The first comparison in a condition ends the name before it.
 CONDITION = re.compile(r"\s*(?P<key>\S.*?)\s*(?P<how>==|!=|>=|<=|=|>|<)\s*(?P<value>.*)", re.DOTALL)
 RANGES = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 SHOWN_FIELDS = 20
 
 
@@ -106,7 +107,7 @@ class Condition:
                 raise InvalidInput(f"{index.name}: words of the field {name} are searched, so it cannot be filtered by")
             name = f"{name}.keyword"
         if self.how in RANGES:
-            if "keyword" in known[name] and _is_number(str(self.value)):
+            if "keyword" in known[name] and NUMERAL.fullmatch(str(self.value)):
                 raise InvalidInput(f"{index.name}: the field {name} holds strings, and {self.how} compares numbers")
             return {"range": {name: {RANGES[self.how]: self.value}}}
         if self.value is None:
@@ -114,14 +115,6 @@ class Condition:
         else:
             positive = {"terms" if isinstance(self.value, list) else "term": {name: self.value}}
         return positive if self.how == "==" else {"bool": {"must_not": [positive]}}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def filter_clauses(index: SearchedIndex, given: Sequence[str]) -> tuple[Mapping[str, Any], ...]:

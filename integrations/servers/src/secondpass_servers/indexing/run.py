@@ -55,9 +55,9 @@ class IndexingReport(IndexingCounters):
     """
 
     blank: int = 0
-    unindexed: tuple[str, ...] = ()
     seconds: float = 0.0
     dead_letters: Path | None = None
+    unindexed: tuple[str, ...] = ()
 
     @property
     def per_second(self) -> float:
