@@ -63,6 +63,7 @@ LINES: list[tuple[dict[str, Any], str | None, tuple[str, str, Any] | None]] = [
     ({"embedding": "ada", "dataframe": "x"}, "embedding == ada", ("meta.dataframe", "==", "x")),
     ({"meta": {"score": 3, "meta": {"x": 1}}}, "meta.score == 3", None),
     ({"_private": 1, "Case Key-1": "x", "größe": 2}, "Case Key-1 == x", ("meta._private", "==", 1)),
+    ({"dot": 1, "dot.": 5.5}, "dot == 5.5", ("meta.dot", "==", 1)),
     ({"price": 6.25, "lang": "fr", "passage": "p"}, "lang != en", None),
 ]
 DOCUMENTS = {f"d{place}": meta for place, (meta, *_) in enumerate(LINES)}
@@ -163,7 +164,7 @@ def test_an_index_that_would_round_is_refused(place: Place, tmp_path: Path, monk
         if number == 1:
             assert "the field n holds whole numbers (long), and the corpus has fractions" in only_line(done)
     (found,) = dict(place.client.indices.get_mapping(index=f"{place.name}-x")).values()
-    assert found["mappings"]["properties"]["n"] == {"type": "long"}
+    assert found["mappings"]["properties"]["n"] == {"type": "long", "coerce": False}
     assert found["mappings"]["properties"]["new"] == {"properties": {"er": {"type": "double"}}}
 
 
@@ -178,7 +179,7 @@ def kinds_of(*metas: dict[str, Any]) -> Kinds:
 def test_more_keys_than_an_index_takes() -> None:
     """An object used as a dictionary is kept and not indexed; as many keys outside of objects are refused."""
     wide = MetadataFields.of(kinds_of({"by_user": {f"u{number}": 1 for number in range(2_000)}, "n": 1}))
-    assert wide.properties == {"by_user": {"type": "object", "enabled": False}, "n": {"type": "long"}}
+    assert wide.properties == {"by_user": {"type": "object", "enabled": False}, "n": {"type": "long", "coerce": False}}
     assert wide.unindexed == ("by_user",)
     with pytest.raises(InvalidInput, match="2000 different metadata keys are more than the 900"):
         MetadataFields.of(kinds_of({f"k{number}": 1 for number in range(2_000)}))

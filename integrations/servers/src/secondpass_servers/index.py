@@ -49,6 +49,8 @@ KEYWORD = {"type": "keyword", "ignore_above": LONGEST_KEYWORD}
 # All that is read of an answer to a bulk request: the rest is as long as the request.
 ANSWER = ["items.index.status", "items.index.result", "items.index.error"]
 AWAY = (502, 503, 504)
+# A number with a fraction is refused there rather than indexed without it.
+LONG = {"type": "long", "coerce": False}
 WHOLE = ("byte", "short", "integer", "long", "unsigned_long")
 
 
@@ -89,8 +91,7 @@ class IndexLayout:
         properties: dict[str, Any] = {"id": {"type": "keyword"}, CONTENT: {"type": "text", "analyzer": self.analyzer}}
         if vector is not None:
             properties[EMBEDDING] = dict(vector)
-        # What others write: a number that does not fit the field is refused rather than rounded.
-        kinds = {"string": KEYWORD, "long": {"type": "long", "coerce": False}, "double": {"type": "double"}}
+        kinds = {"string": KEYWORD, "long": LONG, "double": {"type": "double"}}
         templates = [{f"{kind}s": {"match_mapping_type": kind, "mapping": made}} for kind, made in kinds.items()]
         return {
             "settings": {"index": settings},
@@ -167,8 +168,8 @@ class MetadataFields:
         """
         tree: dict[tuple[str, ...], set[str]] = {}
         for path, found in kinds.items():
-            # The server takes a dot for a step into an object too.
-            place = tuple(".".join((META, *path) if path[0] in DOCUMENT_FIELDS else path).split("."))
+            # The server takes a dot for a step into an object too, and leaves out those at the end.
+            place = tuple(".".join((META, *path) if path[0] in DOCUMENT_FIELDS else path).rstrip(".").split("."))
             # Names that it does not take at all it refuses document by document, each with the reason.
             if all(part.strip() for part in place) and place[0] not in REFUSED_FIELDS:
                 for length in range(1, len(place)):
@@ -202,7 +203,7 @@ class MetadataFields:
 def field_type(kinds: set[str]) -> dict[str, Any]:
     """The mapping of a field that holds values of these kinds."""
     if kinds == {INTEGER}:
-        return {"type": "long"}
+        return dict(LONG)
     if kinds <= {INTEGER, NUMBER}:
         return {"type": "double"}
     if len(kinds) == 1 and kinds <= {BOOLEAN, DATED}:
