@@ -1,15 +1,19 @@
-"""Corpora in BEIR's layout, streamed: a folder with corpus.jsonl, or one JSON Lines file; gzip accepted."""
+"""Corpora, streamed: a folder in BEIR's layout, one JSON Lines file, or a table of ids and texts; gzip accepted."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import json
+import re
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from secondpass.errors import InvalidInput
 from secondpass.text import is_blank
@@ -97,20 +101,41 @@ def _decoded(raw: bytes, source: str, number: int) -> str:
     except UnicodeDecodeError as error:
         reason = f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start + 1}"
         raise InvalidInput(f"{source}:{number}: {reason}") from None
-    return (text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text).rstrip("\r\n")
+    # One end of a line: a carriage return before it that is not part of it belongs to the text.
+    text = text.removesuffix("\n").removesuffix("\r")
+    return text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
 
 
 ID_KEYS = ("_id", "id")
 TEXT_KEYS = ("text", "contents")
+# Of a table's first line, beside the names above.
+HEADER_KEYS = ("docid", "doc_id", "pid", "passage")
+SHOWN_KEYS = 20
+LONGEST_KEY = 40
+# A line with this key is a refused document: its keys are the usual ones, "reason" is none of it, and what the key
+# holds stood under one of those names.
+REFUSED = "_refused"
+PACKAGED = {"secondpass/demo": "demo"}
+"""Folders of the package by the names that stand for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordKeys:
+    """Which keys of a JSON record hold id, title and text; None: "_id" or "id", "title", "text" or "contents"."""
+
+    id: str | None = None
+    title: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusDocument:
-    """One document of a corpus; `title` is empty where there is none."""
+    """One document of a corpus; `title` is empty where there is none, `meta` holds every other key of its record."""
 
     id: str
     title: str
     text: str
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def content(self) -> str:
@@ -120,19 +145,37 @@ class CorpusDocument:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What one reading of a whole corpus found: its size, and a SHA-256 of its ids and contents."""
+    """What one reading of a whole corpus found.
+
+    Attributes:
+        documents: how many.
+        digest: SHA-256 of ids, contents and metadata.
+        kinds: what the metadata holds, by the keys that lead there (those of objects inside lists too).
+    """
 
     documents: int
     digest: str
+    kinds: Mapping[tuple[str, ...], set[str]] = field(default_factory=dict, hash=False)
+
+
+def packaged(path: Path, folder: Path | None = None) -> Path:
+    """The folder that comes with the package if `path` is its name and nothing lies there, else `path` itself.
+
+    A relative path starts from `folder`, by default the current one.
+    """
+    name, placed = PACKAGED.get(path.as_posix()), path if folder is None else folder / path
+    return placed if name is None or placed.exists() else Path(str(files("secondpass").joinpath(name)))
 
 
 def corpus_file(path: Path) -> Path:
     """The JSON Lines file of a BEIR folder, or `path` itself if it is a file; raises InvalidInput where none is."""
+    path = packaged(path)
     return named_file(path, "corpus.jsonl") if path.is_dir() else existing(path)
 
 
 def named_file(folder: Path, name: str) -> Path:
     """`name` in `folder`, or the same with .gz; raises InvalidInput where neither is there."""
+    folder = packaged(folder)
     for file in (folder / name, folder / f"{name}.gz"):
         if file.is_file():
             return file
@@ -141,65 +184,192 @@ def named_file(folder: Path, name: str) -> Path:
 
 def existing(path: Path) -> Path:
     """`path`, if a file (or anything else that can be read) is there; raises InvalidInput where nothing is."""
+    path = packaged(path)
     if not path.exists():
         raise InvalidInput(f"{path}: no such file")
     return path
 
 
-def read_corpus(path: Path) -> Iterator[CorpusDocument]:
-    """Documents of a BEIR folder or a JSON Lines file, one at a time.
+def read_corpus(path: Path, keys: RecordKeys | None = None) -> Iterator[CorpusDocument]:
+    """Documents of a BEIR folder or a file, one at a time.
 
-    A line is an object with "_id" (or "id"), "text" (or "contents") and perhaps "title"; other keys are ignored.
+    A file whose name ends in .tsv has id, tab and text a line, as MS MARCO's collection.tsv; a first line that names
+    its columns is no document. Any other file is JSON Lines: objects with "_id" (or "id"), "text" (or "contents") and
+    perhaps "title", or what `keys` names instead. Every other key is metadata.
 
     Raises:
-        InvalidInput: a line lacks one of them or repeats an id; the message names file and line.
+        InvalidInput: a line lacks one of them or repeats an id, or no line has the title that `keys` names; the
+            message names file and line.
     """
     file = corpus_file(path)
+    chosen = keys or RecordKeys()
+    parse: Callable[[Line], CorpusDocument | None] = partial(_document, keys=chosen)
+    if Path(file.name.removesuffix(".gz")).suffix.lower() == ".tsv":
+        if chosen != RecordKeys():
+            raise InvalidInput(f"{file}: a table of ids and texts, whose columns have no other names")
+        parse = table_document
     seen: set[str] = set()
+    titled = chosen.title is None
     for line in read_lines(file):
-        document = _document(line)
+        document = parse(line)
+        if document is None:
+            continue
         if document.id in seen:
             raise line.refuse(f"id {document.id!r} was given before")
         seen.add(document.id)
+        titled = titled or document.title != ""
         yield document
     if not seen:
         raise InvalidInput(f"{file}: no document in it")
+    if not titled:
+        raise InvalidInput(f"{file}: no line has a title under {shown_keys([str(chosen.title)])}")
 
 
-def survey(path: Path) -> Survey:
-    """Read the whole corpus once, which also finds every bad line before any work is done on it."""
+def survey(path: Path, keys: RecordKeys | None = None) -> Survey:
+    """Read the whole corpus once, which also finds every bad line before any work is done on it.
+
+    Raises:
+        InvalidInput: as `read_corpus`, or metadata is nested more than `DEEPEST` deep.
+    """
     digest = hashlib.sha256()
     count = 0
-    for document in read_corpus(path):
-        digest.update("\0".join((document.id, document.content, "")).encode("utf-8", "surrogatepass"))
+    kinds: dict[tuple[str, ...], set[str]] = {}
+    for document in read_corpus(path, keys):
+        parts = [document.id, document.content, ""]
+        if document.meta:
+            try:
+                note_kinds(document.meta, kinds)
+            except InvalidInput as error:
+                raise InvalidInput(f"{path}: document {document.id!r}: {error}") from None
+            parts.insert(2, json.dumps(document.meta, sort_keys=True))
+        digest.update("\0".join(parts).encode("utf-8", "surrogatepass"))
         count += 1
-    return Survey(count, digest.hexdigest())
+    return Survey(count, digest.hexdigest(), kinds)
 
 
-def _document(line: Line) -> CorpusDocument:
+DEEPEST = 100
+# No index has so many fields: a corpus whose keys are data would fill the memory.
+MOST_KINDS = 50_000
+# Elasticsearch's and OpenSearch's strict_date_optional_time, as far as a whole day is in it.
+DATE = re.compile(
+    r"(\d{4}-\d\d-\d\d)(T([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?)?", re.ASCII
+)
+OBJECT, BOOLEAN, INTEGER, NUMBER, DATED, STRING = "object", "boolean", "integer", "number", "date", "string"
+INT64 = 2**63
+
+
+def note_kinds(meta: Mapping[str, Any], kinds: dict[tuple[str, ...], set[str]]) -> None:
+    """Add the kinds of a document's metadata: a list counts as its elements, null and an empty list as nothing.
+
+    From `MOST_KINDS` places on no new one is added.
+
+    Raises:
+        InvalidInput: lists and objects are nested more than `DEEPEST` deep.
+    """
+    waiting: list[tuple[tuple[str, ...], Any, int]] = [((key,), value, 1) for key, value in meta.items()]
+    while waiting:
+        path, value, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise InvalidInput(f"metadata {shown_keys(path[:1])} is nested more than {DEEPEST} deep")
+        if len(kinds) >= MOST_KINDS and path not in kinds:
+            continue
+        if isinstance(value, list):
+            waiting += [(path, each, depth + 1) for each in value]
+        elif isinstance(value, dict):
+            kinds.setdefault(path, set()).add(OBJECT)
+            waiting += [((*path, key), each, depth + 1) for key, each in value.items()]
+        elif value is not None:
+            kinds.setdefault(path, set()).add(kind_of(value))
+
+
+def kind_of(value: object) -> str:
+    """The kind of a value that JSON holds; a whole number beyond 64 bits is a string, as no index counts so far."""
+    if isinstance(value, bool):
+        return BOOLEAN
+    if isinstance(value, int):
+        return INTEGER if -INT64 <= value < INT64 else STRING
+    if isinstance(value, float):
+        return NUMBER
+    return DATED if is_date(str(value)) else STRING
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is a day of the calendar in ISO 8601, perhaps with a time: 2024-02-29, 2024-02-29T12:00:00Z."""
+    found = DATE.fullmatch(text)
+    if found is None:
+        return False
+    try:
+        date.fromisoformat(found[1])
+    except ValueError:
+        return False
+    return True
+
+
+def _document(line: Line, keys: RecordKeys) -> CorpusDocument:
     value = line.json_object()
-    title = value.get("title")
+    held = value.pop(REFUSED, None)
+    if isinstance(held, dict):
+        keys = RecordKeys()
+        value.pop("reason", None)
+    title_key = keys.title or "title"
+    title = value.get(title_key)
     if title is not None and not isinstance(title, str):
-        raise line.refuse(f'"title" is {type(title).__name__}, not a string')
-    return CorpusDocument(record_id(line, value), title or "", record_text(line, value))
+        raise line.refuse(f"{shown_keys([title_key])} is {type(title).__name__}, not a string")
+    found, text = record_id(line, value, keys.id), record_text(line, value, keys.text)
+    taken = (title_key, _first(value, keys.id, ID_KEYS), _first(value, keys.text, TEXT_KEYS))
+    meta = {key: each for key, each in value.items() if key not in taken}
+    return CorpusDocument(found, title or "", text, {**meta, **held} if isinstance(held, dict) else meta)
 
 
-def record_id(line: Line, value: dict[str, object]) -> str:
+def table_document(line: Line) -> CorpusDocument | None:
+    """The document of a line with id, tab and text; None for a first line that names the columns."""
+    columns = line.text.split("\t")
+    if len(columns) != 2:
+        raise line.refuse(f"{len(columns)} columns; a corpus in .tsv has an id, a tab and a text")
+    if not columns[0].strip():
+        raise line.refuse("no id before the tab")
+    names = {name.strip().lower() for name in columns}
+    if line.number == 1 and names <= {*ID_KEYS, *TEXT_KEYS, *HEADER_KEYS}:
+        return None
+    return CorpusDocument(columns[0].strip(), "", columns[1])
+
+
+def _first(value: Mapping[str, object], named: str | None, usual: Sequence[str]) -> str | None:
+    """The key of a record that counts: the one that was named, or the first of the usual ones that is there."""
+    return next((key for key in ((named,) if named else usual) if key in value), None)
+
+
+def record_id(line: Line, value: dict[str, object], key: str | None = None) -> str:
     """The id of a record as str, a whole number too; raises InvalidInput if it is absent, blank or of another type."""
-    found = next((value[key] for key in ID_KEYS if key in value), None)
+    place, name = _first(value, key, ID_KEYS), shown_keys([key or "_id"])
+    found = None if place is None else value[place]
     if isinstance(found, int) and not isinstance(found, bool):
         return str(found)
     if isinstance(found, str) and found.strip():
         return found
-    raise line.refuse('no "_id"' if found is None else f'"_id" is {found!r}, not a string with something in it')
+    wrong = f"{name} is {found!r}, not a string with something in it"
+    raise line.refuse(_lacks(name, value) if found is None else wrong)
 
 
-def record_text(line: Line, value: dict[str, object]) -> str:
+def record_text(line: Line, value: dict[str, object], key: str | None = None) -> str:
     """The text of a record; raises InvalidInput where there is none, or it is no string."""
-    found = next((value[key] for key in TEXT_KEYS if key in value), None)
+    place, name = _first(value, key, TEXT_KEYS), shown_keys([key or "text"])
+    found = None if place is None else value[place]
     if not isinstance(found, str):
-        raise line.refuse('no "text"' if found is None else f'"text" is {type(found).__name__}, not a string')
+        raise line.refuse(_lacks(name, value) if found is None else f"{name} is {type(found).__name__}, not a string")
     return found
+
+
+def _lacks(name: str, value: Mapping[str, object]) -> str:
+    return f"no {name}; its keys are {shown_keys(value)}" if value else f"no {name}: the object is empty"
+
+
+def shown_keys(keys: Iterable[str]) -> str:
+    """Keys for a message: on one line, the first `SHOWN_KEYS`, long ones cut."""
+    known = list(keys)
+    cut = [key if len(key) <= LONGEST_KEY else f"{key[: LONGEST_KEY - 1]}…" for key in known[:SHOWN_KEYS]]
+    shown = ", ".join(json.dumps(key, ensure_ascii=not key.isprintable()) for key in cut)
+    return f"{shown}, …" if len(known) > SHOWN_KEYS else shown
 
 
 def read_queries(path: Path) -> dict[str, str]:

@@ -94,6 +94,26 @@ def test_stdin_is_told_apart(run: Run, tiny_folder: str) -> None:
     assert [row["text"] for row in forced] == ['{"text": "one"}']
 
 
+def test_a_table_of_ids_and_texts(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """MS MARCO's collection.tsv has ids, by its name and through a pipe; texts with tabs that are no table stay so."""
+    options = ("rank", QUERY, "-m", tiny_folder, "-f", "jsonl")
+    table = "0\tthe cat\rsat\n\n7\topen a bank account\n"
+    (tmp_path / "collection.tsv").write_bytes(table.encode())
+    named = rows(run(*options, "-d", tmp_path / "collection.tsv").stdout)
+    piped = rows(run(*options, input=table).stdout)
+    assert named == piped
+    assert {(row["index"], row["id"], row["text"]) for row in piped} == {
+        (0, "0", "the cat\rsat"),
+        (2, "7", "open a bank account"),
+    }
+    for texts in (["one\ttwo", "three"], ["a\tone", "a\ttwo"], ["one two\tthree"], ["a\tb\tc"]):
+        found = rows(run(*options, input="\n".join(texts)).stdout)
+        assert {row["text"] for row in found} == set(texts)
+        assert not any("id" in row for row in found)
+    forced = rows(run(*options, "--input-format", "txt", input="0\tx\n").stdout)
+    assert [row["text"] for row in forced] == ["0\tx"]
+
+
 def test_top_k(run: Run, lines_file: Path, tiny_folder: str) -> None:
     """--top-k prints the best of what would be printed without it."""
     options = ("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "-f", "jsonl")

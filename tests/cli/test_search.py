@@ -387,6 +387,29 @@ def demo_folder() -> Path:
     return Path(str(secondpass.__file__)).parent / "demo"
 
 
+def test_the_packaged_corpus_by_name(run: Run, demo_folder: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """secondpass/demo stands for the packaged folder wherever a command asks for a corpus, a dataset or judgements."""
+    demo = "secondpass/demo"
+    search = (*BM25, "--data-queries", "--limit", 1, "-m", tiny_folder, "--depth", 5)
+    for given in (demo, demo_folder):
+        run_file = tmp_path / f"{len(str(given))}.trec"
+        assert run(*search, "-c", given, "-o", run_file).exit_code == 0
+        assert run(*search, "-d", given, "-c", given, "-f", "trec").exit_code == 0
+    one, other = sorted(tmp_path.glob("*.trec"))
+    assert one.read_bytes() == other.read_bytes()
+    for options in (
+        ("evaluate", "--qrels", demo, "--run", one),
+        ("evaluate", "-p", "rerank_bm25", "-d", demo, "--limit", 1, "--depth", 5, "--model", tiny_folder),
+        ("mine", "-d", demo, "--split", "test", "-o", tmp_path / "groups.jsonl"),
+        ("mine", "--corpus", demo, "--queries", demo_folder / "queries.jsonl", "--qrels",
+         demo_folder / "qrels" / "test.tsv", "-o", tmp_path / "more.jsonl"),
+        ("ask", "how do I reset my password", "-c", demo),
+        ("rank", "password", "-d", demo, "-k", 1, "-m", tiny_folder),
+    ):  # fmt: skip
+        result = run(*options)
+        assert result.exit_code == 0, result.output
+
+
 def test_killed_search_goes_on(run: Run, demo_folder: Path, tmp_path: Path, tiny_folder: str) -> None:
     """A search killed in the middle and started again writes, byte for byte, the run of an undisturbed one."""
     options = (*BM25, "-c", demo_folder, "--data-queries", "-m", tiny_folder, "--depth", "50")

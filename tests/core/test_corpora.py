@@ -12,7 +12,11 @@ import pytest
 from secondpass.corpora import (
     CorpusDocument,
     Line,
+    RecordKeys,
     corpus_file,
+    is_date,
+    named_file,
+    packaged,
     read_corpus,
     read_lines,
     read_queries,
@@ -30,9 +34,10 @@ def write(path: Path, *lines: object) -> Path:
 
 
 def test_reads_beir_folder_and_file(tmp_path: Path) -> None:
-    """A BEIR folder and its corpus file give the same documents, other keys ignored."""
-    file = write(tmp_path / "corpus.jsonl", {"_id": "a", "title": "T", "text": "x", "metadata": {"title": "no"}})
-    assert list(read_corpus(tmp_path)) == list(read_corpus(file)) == [CorpusDocument("a", "T", "x")]
+    """A BEIR folder and its corpus file give the same documents, with every other key as metadata."""
+    meta = {"metadata": {"url": None}, "id": 7, "contents": "y", "score": [1]}
+    file = write(tmp_path / "corpus.jsonl", {"_id": "a", "title": "T", "text": "x", **meta})
+    assert list(read_corpus(tmp_path)) == list(read_corpus(file)) == [CorpusDocument("a", "T", "x", meta)]
 
 
 def test_reads_gzip(tmp_path: Path) -> None:
@@ -54,6 +59,103 @@ def test_accepts_other_names_and_whole_number_ids(tmp_path: Path) -> None:
     """The keys id and contents are read as _id and text, and a whole number is an id."""
     file = write(tmp_path / "c.jsonl", {"id": 7, "contents": "x", "title": None}, "", {"_id": "8", "text": ""})
     assert list(read_corpus(file)) == [CorpusDocument("7", "", "x"), CorpusDocument("8", "", "")]
+
+
+def test_keys_of_other_names(tmp_path: Path) -> None:
+    """Id, title and text are where they are said to be; the usual names are then metadata; a title that none has is
+    refused.
+    """
+    file = write(
+        tmp_path / "c.jsonl", {"url": "a", "h": None, "body": "x", "text": 1}, {"url": 2, "h": "T", "body": ""}
+    )
+    found = read_corpus(file, RecordKeys(id="url", title="h", text="body"))
+    assert list(found) == [CorpusDocument("a", "", "x", {"text": 1}), CorpusDocument("2", "T", "")]
+    for keys, said in (
+        (None, r'c\.jsonl:1: no "_id"; its keys are "url", "h", "body", "text"'),
+        (RecordKeys(id="url", text="b"), r'c\.jsonl:1: no "b"; its keys are'),
+        (RecordKeys(id="url", text="body", title="t"), r'c\.jsonl: no line has a title under "t"'),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            list(read_corpus(file, keys))
+    many = write(tmp_path / "many.jsonl", {f"key {number}\n" + "k" * 99: 0 for number in range(30)})
+    with pytest.raises(InvalidInput, match=r'"key 0\\n') as refused:
+        list(read_corpus(many))
+    assert len(str(refused.value)) < 1_100
+    assert "\n" not in str(refused.value)
+
+
+def test_a_table_of_ids_and_texts(tmp_path: Path) -> None:
+    """MS MARCO's collection.tsv: a carriage return inside a text stays, a header is no document, more is refused."""
+    file = tmp_path / "collection.tsv"
+    file.write_bytes(b"\xef\xbb\xbf0\tone\rtwo \r\n\nD1\tid\n")
+    expected = [CorpusDocument("0", "", "one\rtwo "), CorpusDocument("D1", "", "id")]
+    assert list(read_corpus(file)) == expected
+    (tmp_path / "c.TSV.gz").write_bytes(
+        gzip.compress(b"docid\ttext\n" + file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    )
+    assert list(read_corpus(tmp_path / "c.TSV.gz")) == expected
+    bad = {"0\ta\tb": "1: 3 columns", "0": "1: 1 columns", " \tx": "1: no id before", "0\ta\n0\tb": "2: id '0'"}
+    for line, said in bad.items():
+        with pytest.raises(InvalidInput, match=rf"c\.tsv:{said}"):
+            list(read_corpus(write(tmp_path / "c.tsv", line)))
+    with pytest.raises(InvalidInput, match="a table of ids and texts"):
+        list(read_corpus(file, RecordKeys(text="body")))
+
+
+def test_the_packaged_corpus_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """secondpass/demo is a corpus, a folder and a file's folder everywhere, unless a folder of that name is there."""
+    monkeypatch.chdir(tmp_path)
+    name = Path("secondpass/demo")
+    assert next(read_corpus(name)).text
+    assert named_file(name, "queries.jsonl") == packaged(name) / "queries.jsonl"
+    (tmp_path / name).mkdir(parents=True)
+    assert packaged(name) == name
+    with pytest.raises(InvalidInput, match=r"secondpass/demo: no corpus\.jsonl"):
+        next(read_corpus(name))
+    assert packaged(name, tmp_path / "elsewhere").is_dir()
+
+
+def test_kinds_of_metadata(tmp_path: Path) -> None:
+    """A whole reading tells what each key holds, a list as its elements, and whether it is the same corpus."""
+    rows = [
+        {"n": 1, "l": ["2024-02-29T10:00:00.5Z", None], "o": [{"b": True}, {"b": "x"}], "big": 2**63},
+        {"n": 2.5, "l": [], "o": {"d": {}}, "none": None},
+    ]
+    found = survey(write(tmp_path / "a.jsonl", *({"_id": str(at), "text": "x", **row} for at, row in enumerate(rows))))
+    assert found.kinds == {
+        ("n",): {"integer", "number"},
+        ("l",): {"date"},
+        ("o",): {"object"},
+        ("o", "b"): {"boolean", "string"},
+        ("o", "d"): {"object"},
+        ("big",): {"string"},
+    }
+    other = survey(write(tmp_path / "b.jsonl", *({"_id": str(at), "text": "x"} for at in range(2))))
+    assert other.digest != found.digest
+    assert other.kinds == {}
+    deep = '{"_id": "a", "text": "x", "k": ' + "[" * 150 + "]" * 150 + "}"
+    with pytest.raises(InvalidInput, match="document 'a': metadata \"k\" is nested more than 100 deep"):
+        survey(write(tmp_path / "c.jsonl", deep))
+
+
+@pytest.mark.parametrize(
+    ("text", "dated"),
+    [
+        ("2024-02-29", True),
+        ("2023-02-29", False),
+        ("0000-01-01", False),
+        ("2024-01-01T23:59", True),
+        ("2024-01-01T24:00", False),
+        ("2024-01-01T10:00:00.123456+05:30", True),
+        ("2024-01-01 10:00", False),
+        ("2024", False),
+        ("٢٠٢٤-01-01", False),
+        ("2024-01-01\n", False),
+    ],
+)
+def test_days(text: str, dated: bool) -> None:
+    """A day of the calendar that both servers read as one."""
+    assert is_date(text) is dated
 
 
 def test_line_separators_inside_texts_do_not_end_a_line(tmp_path: Path) -> None:

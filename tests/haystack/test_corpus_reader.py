@@ -41,6 +41,24 @@ def test_title_in_meta(folder: Path) -> None:
     assert second.meta == {}
 
 
+def test_other_keys_are_meta(tmp_path: Path) -> None:
+    """Every key but id, title and text, whatever it is called; the three may be called otherwise, in YAML too."""
+    meta = {"score": 0.5, "content": "c", "metadata": {"url": "u"}, "id": 7, "tags": ["a"], "text": None}
+    file = write_json_lines(tmp_path / "c.jsonl", [{"url": "a", "h": "T", "body": "x", **meta}])
+    keys = {"id_field": "url", "title_field": "h", "text_field": "body"}
+    pipeline = Pipeline()
+    pipeline.add_component("reader", CorpusReader(**keys))
+    reader = Pipeline.loads(pipeline.dumps()).get_component("reader")
+    assert reader.run(sources=[file])["documents"] == [Document(id="a", content="T x", meta=meta)]
+    (found,) = CorpusReader(title="meta", **keys).run(sources=[file])["documents"]
+    assert (found.content, found.meta) == ("x", {"title": "T", **meta})
+    clash = write_json_lines(tmp_path / "clash.jsonl", [{"_id": "a", "h": "T", "text": "x", "title": "own"}])
+    with pytest.raises(InvalidInput, match="document 'a' has a \"title\" beside its h"):
+        CorpusReader(title="meta", title_field="h").run(sources=[clash])
+    with pytest.raises(InvalidInput, match="text_field"):
+        CorpusReader(text_field=7)  # type: ignore[arg-type]
+
+
 def test_no_source_no_document() -> None:
     """An empty list is an answer, not an error."""
     assert CorpusReader().run(sources=[]) == {"documents": []}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secondpass.corpora import TEXT_KEYS, Line, read_lines, stream_lines
+from secondpass.corpora import TEXT_KEYS, Line, corpus_file, packaged, read_lines, stream_lines, table_document
 from secondpass.errors import InvalidInput
 from secondpass.forwards import precision as precisions
 from secondpass.text import is_blank
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
 
 
-STDIN = "-"
+STDIN, STDIN_NAME = "-", "stdin"
 FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".tsv": "tsv"}
 QUERY_KEYS = ("query",)
 DOCUMENT_KEYS = ("document", *TEXT_KEYS)
@@ -59,15 +59,22 @@ class GivenPair:
 def read_documents(path: Path | None, form: str | None) -> list[GivenDocument]:
     """Documents from a file, or from stdin if `path` is None or "-".
 
-    `form` is "txt" (one a line), "jsonl" or "json" (a list); None goes by the file's name. Blank lines are skipped
-    but counted. JSON documents are strings, or objects with "text" and perhaps "title", "_id" or "id".
+    `form` is "txt" (one a line), "jsonl", "json" (a list) or "tsv" (id, tab, text); None goes by the file's name, and
+    for stdin by what is there: texts that all have one tab, after ids without white space that all differ, are a
+    table. Blank lines are skipped but counted. JSON documents are strings, or objects with "text" and perhaps "title",
+    "_id" or "id".
 
     Raises:
         InvalidInput: a line is of another form, or there is no document.
     """
-    lines, form = _opened(path, form, ("txt", "jsonl", "json"), "--documents")
+    named = form
+    lines, form = _opened(path, form, ("txt", "jsonl", "json", "tsv"), "--documents")
+    if form == "txt" and named is None and _name(path) == STDIN_NAME:
+        lines, form = _table_or_texts(list(lines))
     if form == "json":
         documents = list(_json_list(lines))
+    elif form == "tsv":
+        documents = list(_table(lines))
     else:
         values = ((line, line.text if form == "txt" else line.json()) for line in lines)
         documents = [_document(line, line.number - 1, value) for line, value in values]
@@ -96,10 +103,11 @@ def _opened(path: Path | None, form: str | None, forms: tuple[str, ...], option:
     if form is not None and form not in forms:
         raise InvalidInput(f"--input-format {form} is none of {', '.join(forms)}")
     if path is not None and str(path) != STDIN:
+        path = corpus_file(path) if packaged(path).is_dir() else path
         return read_lines(path), form or _form_by_name(path, forms)
     if _at_terminal():
         raise InvalidInput(f"nothing to read: give {option} a file, or pipe it in")
-    lines = stream_lines(sys.stdin.buffer, "stdin")
+    lines = stream_lines(sys.stdin.buffer, STDIN_NAME)
     return (lines, form) if form else _form_by_first_line(lines, forms[0])
 
 
@@ -125,6 +133,20 @@ def _form_by_first_line(lines: Iterator[Line], plain: str) -> tuple[Iterator[Lin
     except InvalidInput:
         form = plain
     return chain((first,), lines), form
+
+
+def _table_or_texts(lines: list[Line]) -> tuple[Iterator[Line], str]:
+    """MS MARCO's collection.tsv piped in has no name that says so."""
+    columns = [line.text.split("\t") for line in lines]
+    ids = {found[0] for found in columns if len(found) == 2 and found[0].split() == [found[0]]}
+    return iter(lines), "tsv" if lines and len(ids) == len(lines) else "txt"
+
+
+def _table(lines: Iterator[Line]) -> Iterator[GivenDocument]:
+    for line in lines:
+        found = table_document(line)
+        if found is not None:
+            yield GivenDocument(line.number - 1, found.id, found.text)
 
 
 def _json_list(lines: Iterator[Line]) -> Iterator[GivenDocument]:
@@ -200,7 +222,7 @@ def _optional(line: Line, value: dict[str, object], keys: tuple[str, ...]) -> st
 
 
 def _name(path: Path | None) -> str:
-    return "stdin" if path is None or str(path) == STDIN else str(path)
+    return STDIN_NAME if path is None or str(path) == STDIN else str(path)
 
 
 # ---- Options that every scoring command has, and the model they lead to.

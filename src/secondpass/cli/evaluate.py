@@ -12,7 +12,7 @@ import typer
 
 from secondpass.cli.arguments import IdenticalIds
 from secondpass.cli.output import PipeConsole
-from secondpass.corpora import named_file, read_queries
+from secondpass.corpora import named_file, packaged, read_queries
 from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.evaluation.analysis import analyse
 from secondpass.evaluation.measure_names import parsed
@@ -155,6 +155,7 @@ def _check_folders(*paths: Path | None) -> None:
 
 def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Evaluated:
     """Judgements and runs out of files; a BEIR folder brings the texts of its queries along."""
+    qrels = packaged(qrels)
     folder = qrels if qrels.is_dir() else None
     judged = read_qrels(qrels if folder is None else qrels_file(folder, split))
     file = queries or (None if folder is None else named_file(folder, "queries.jsonl"))

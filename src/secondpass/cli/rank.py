@@ -30,7 +30,9 @@ def rank(
     ] = None,
     input_format: Annotated[
         str | None,
-        typer.Option(help="txt (one a line), jsonl or json (a list); by default what the file's name says."),
+        typer.Option(
+            help="txt (one a line), jsonl, json (a list) or tsv (id, tab, text); by default what the file's name says."
+        ),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option("--top-k", "-k", min=1, help="How many to print; all by default.")
@@ -49,7 +51,7 @@ def rank(
     """Order documents by how well each one answers the query, best first.
 
     A JSON document is a string or an object with "text" and perhaps "title" and "_id". The index is the line of the
-    document, counted from 0; blank lines are skipped.
+    document, counted from 0; blank lines are skipped. Lines on stdin that are all an id, a tab and a text are a table.
 
     [bold]Examples[/bold]
 
@@ -58,6 +60,8 @@ def rank(
     grep -h . notes/*.txt | secondpass rank "tax deadline" --top-k 3
 
     secondpass rank "tax deadline" -d corpus.jsonl --format jsonl | jq -r .text
+
+    head -1000 collection.tsv | secondpass rank "tax deadline" -k 10
     """
     checked_query(query, "the query")
     rule = _relevance(relevance)

@@ -213,7 +213,7 @@ class Dataset:
 
 def mine(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the groups go, as JSON lines.")],
-    dataset: Annotated[Path | None, typer.Option("--dataset", "-d", help="BEIR folder.")] = None,
+    dataset: Annotated[Path | None, typer.Option("--dataset", "-d", help="BEIR folder, or secondpass/demo.")] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="Documents (JSON lines or BEIR folder), without --dataset.")
     ] = None,

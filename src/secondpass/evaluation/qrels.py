@@ -13,7 +13,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TextIO
 
-from secondpass.corpora import Line, existing, named_file, read_lines, read_queries
+from secondpass.corpora import Line, existing, named_file, packaged, read_lines, read_queries
 from secondpass.errors import InvalidInput
 
 
@@ -114,7 +114,7 @@ def qrels_file(folder: Path, split: str) -> Path:
     Raises:
         InvalidInput: there are none; the message names the splits that there are.
     """
-    qrels = folder / "qrels"
+    qrels = packaged(folder) / "qrels"
     try:
         return named_file(qrels, f"{split}.tsv")
     except InvalidInput:
@@ -281,6 +281,7 @@ def judged_queries(folder: Path, split: str, qrels: Path | None = None) -> Judge
     Raises:
         InvalidInput: it is no such folder, no query has a relevant document, or none of those has a text.
     """
+    folder = packaged(folder)
     if not folder.is_dir():
         raise InvalidInput(f"{folder}: not a BEIR folder, so it has no queries of its own; give --queries FILE")
     file = qrels or qrels_file(folder, split)

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from secondpass.corpora import existing
+from secondpass.corpora import existing, packaged
 from secondpass.errors import InvalidInput
 from secondpass.training.configuration import TrainingConfig, TrainSource
 
@@ -229,8 +229,6 @@ def _named(value: object) -> str:
 
 SourceT = TypeVar("SourceT", bound=TrainSource)
 
-PACKAGED = {"secondpass/demo": "demo"}
-"""Data folders of the package by the names that stand for them."""
 LONGEST_PATH = 16
 
 
@@ -327,10 +325,7 @@ def without_folders(config: TrainingConfig) -> TrainingConfig:
 
 def _absolute(config: TrainingConfig, folder: Path) -> TrainingConfig:
     def place(given: str) -> str:
-        packaged = PACKAGED.get(given)
-        if packaged is not None and not (folder / given).exists():
-            return str(resources.files("secondpass").joinpath(packaged))
-        return str(folder / Path(given).expanduser())
+        return str(packaged(Path(given).expanduser(), folder))
 
     moved, model = _moved(config, place), config.model
     # A name is a folder if there is one, seen from the configuration's; else it is a name on the hub.

@@ -10,7 +10,7 @@ import pytest
 from elasticsearch import Elasticsearch
 
 from tests.secondpass_servers.elasticsearch.conftest import Run, invoke, only_line
-from tests.small_collection import write_beir
+from tests.small_collection import write_beir, write_json_lines
 
 NAME = f"secondpass-{uuid.uuid4().hex[:8]}"
 
@@ -85,10 +85,11 @@ def test_the_rights_that_the_docs_name_are_enough(
     """A key for each command; one that may only read says what it may not do."""
     monkeypatch.chdir(tmp_path)
     name = f"{NAME}-c"
+    corpus = write_json_lines(tmp_path / "c.jsonl", [{"_id": "a", "text": "the cat", "year": 2024}])
     commands = {
         ("create", name): ("create_index",),
-        ("index", name, write_beir(tmp_path / "beir")): ("read", "write", "view_index_metadata", "maintenance"),
-        ("search", name, "cat", "-m", tiny_folder, "--passages"): ("read",),
+        ("index", name, corpus): ("read", "write", "view_index_metadata", "maintenance"),
+        ("search", name, "cat", "-m", tiny_folder, "--passages", "--filter", "year >= 2020"): ("read",),
     }
     for arguments, privileges in commands.items():
         monkeypatch.setenv("ELASTIC_API_KEY", limited_key(secured, *privileges))

@@ -15,7 +15,6 @@ import pytest
 
 from secondpass import CrossEncoder
 from secondpass.cli.output import Format
-from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass_servers.commands import (
     embedding_of,
@@ -30,7 +29,6 @@ from secondpass_servers.contract import TooBusy
 from secondpass_servers.indexing.entries import IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingRequest
-from secondpass_servers.options import corpus_path
 from secondpass_servers.two_pass import Candidate, FirstPass, TwoPassAnswer, TwoPassHit
 from tests.secondpass_servers.searching.places import NOBODY, Place, only_line
 from tests.small_collection import CORPUS, write_beir, write_json_lines
@@ -315,15 +313,6 @@ def test_notes(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     show_notes(TwoPassAnswer(()), FirstPass(long, bm25=False))
     assert capsys.readouterr() == ("", "secondpass: no document found\n")
-
-
-def test_the_packaged_corpus_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has a name, unless a folder of that name is there."""
-    monkeypatch.chdir(tmp_path)
-    assert next(read_corpus(corpus_path(Path("secondpass/demo")))).text
-    (tmp_path / "secondpass" / "demo").mkdir(parents=True)
-    assert corpus_path(Path("secondpass/demo")) == Path("secondpass/demo")
-    assert corpus_path(tmp_path) == tmp_path
 
 
 @pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")

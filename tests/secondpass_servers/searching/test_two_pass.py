@@ -15,9 +15,9 @@ from secondpass_servers.two_pass import (
     CHARACTERS,
     MAX_CLAUSES,
     FirstPass,
-    best_passages,
     find_candidates,
     joined,
+    looked_up,
     most_words,
     shortened,
     two_pass_search,
@@ -189,7 +189,8 @@ def test_passages(place: Place, monkeypatch: pytest.MonkeyPatch, at_once: int) -
     index = place.create()
     place.fill({id_: {"content": text} for id_, text in TEXTS.items()})
     wanted = ["middle", "other", "empty", "huge", "a/ü", "absent"]
-    found = best_passages(index, place.name, wanted, FirstPass("wing stalls"))
+    details = looked_up(index, place.name, wanted, FirstPass("wing stalls"), passages=True)
+    found = {id_: passage for id_, (_, passage) in details.items() if passage is not None}
     assert set(found) == {"middle", "other", "huge", "a/ü"}
     assert "The wing stalls at low speed." in found["middle"]
     assert FILLER.startswith(found["other"].rstrip("…")[:50])
@@ -204,8 +205,8 @@ def test_a_document_that_two_fields_describe(place: Place) -> None:
     place.fill({"a": {"title": "the wing", "body": "it stalls"}, "b": {"title": "the wing"}})
     long = "wing stalls " + " ".join(f"w{number}" for number in range(5_000))
     for query in ("wing stalls", long):
-        found = best_passages(index, place.name, ["a", "b"], FirstPass(query, ("title", "body")))
-        assert found == {"a": "it stalls", "b": "the wing"}
+        found = looked_up(index, place.name, ["a", "b"], FirstPass(query, ("title", "body")), passages=True)
+        assert found == {"a": ({}, "it stalls"), "b": ({}, "the wing")}
 
 
 QUERY = "the cat and the train to Paris, second account"

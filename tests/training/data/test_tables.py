@@ -104,12 +104,18 @@ def test_bad_rows_of_a_table_stand_in_their_place(tmp_path):
     ]
 
 
-def test_a_lone_carriage_return_is_named(tmp_path):
-    """It ends a line for some readers and not for others, so it is refused, and the rows around it are read."""
-    path = written(tmp_path, "t.tsv", "q\td\na\tb\rc\nd\te\n")
-    bad, good = plain(read_delimited_rows(path, "\t", False))
-    assert bad.startswith("t.tsv:2: new-line character seen in unquoted field")
-    assert good == ("t.tsv:3", {"q": "d", "d": "e"})
+def test_a_lone_carriage_return_is_part_of_its_text(tmp_path):
+    """Only a line feed, perhaps behind a carriage return, ends a line, with and without quotation."""
+    path = written(tmp_path, "t.tsv", "q\td\r\na\tb\rc\r\n\rd\te\r\r\n")
+    assert plain(read_delimited_rows(path, "\t", False)) == [
+        ("t.tsv:2", {"q": "a", "d": "b\rc"}),
+        ("t.tsv:3", {"q": "\rd", "d": "e\r"}),
+    ]
+    path = written(tmp_path, "t.csv", 'q,d\na\rb,"c\rd\r\ne"\nf,g\n')
+    assert plain(read_delimited_rows(path, ",", True)) == [
+        ("t.csv:2", {"q": "a\rb", "d": "c\rd\r\ne"}),
+        ("t.csv:4", {"q": "f", "d": "g"}),
+    ]
 
 
 def test_a_quotation_that_never_ends(tmp_path):

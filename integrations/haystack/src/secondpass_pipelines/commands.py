@@ -29,7 +29,8 @@ Corpus = Annotated[
     typer.Option(
         "--corpus",
         "-c",
-        help="BEIR folder, or JSON Lines file (.gz too), to index first; without it the stores are as they are.",
+        help="BEIR folder, JSON Lines or .tsv file (.gz too), or secondpass/demo, to index first; without it the "
+        "stores are as they are.",
     ),
 ]
 Index = Annotated[
@@ -51,7 +52,8 @@ def search(
         bool, typer.Option("--data-queries", help="The judged queries of the BEIR folder.")
     ] = False,
     dataset: Annotated[
-        Path | None, typer.Option("--dataset", "-d", help="BEIR folder for --data-queries, where --corpus is none.")
+        Path | None,
+        typer.Option("--dataset", "-d", help="BEIR folder, or secondpass/demo, for --data-queries without --corpus."),
     ] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements (BEIR or TREC) to measure both passes with.")] = None,
     split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder go with --data-queries.")] = "test",
@@ -122,7 +124,9 @@ def index(
     pipeline: Annotated[
         str, typer.Option("--pipeline", "-p", help="Indexing pipeline: YAML file, or a name such as index_opensearch.")
     ],
-    corpus: Annotated[Path, typer.Option("--corpus", "-c", help="BEIR folder, or JSON Lines file (.gz too).")],
+    corpus: Annotated[
+        Path, typer.Option("--corpus", "-c", help="BEIR folder, JSON Lines or .tsv file (.gz too), or secondpass/demo.")
+    ],
     *,
     name: Index = None,
     add: Add = False,
@@ -187,7 +191,7 @@ def ask(
     ] = "rag_extractive",
     corpus: Annotated[
         Path | None,
-        typer.Option("--corpus", "-c", help="BEIR folder or JSON Lines file to index first (.gz too)."),
+        typer.Option("--corpus", "-c", help="BEIR folder, JSON Lines or .tsv file to index first, or secondpass/demo."),
     ] = None,
     queries: Annotated[
         Path | None, typer.Option(help="File of questions: .jsonl (_id, text), .tsv (id, text) or .txt.")

@@ -6,8 +6,8 @@ import importlib
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,11 @@ from secondpass_pipelines.showing import progress_bars
 from secondpass_pipelines.stores import (
     absent,
     batches,
+    client_of,
     close,
     document_stores,
     engine_of,
+    map_metadata,
     refuse_empty,
     refuse_filled,
     server_stores,
@@ -62,16 +64,20 @@ def run_index(pipeline_name: str, corpus: Path, index: str | None, add: bool, ba
         stores = document_stores(pipeline)
         if not stores:
             raise InvalidInput(f"{file}: no component of the pipeline has a document store")
-        found = survey(corpus)
+        found = survey(corpus, reader.keys)
         with told_in_one_line(pipeline):
             if not add:
                 refuse_filled(server_stores(pipeline))
+            map_metadata(server_stores(pipeline), found.kinds)
             pipeline.warm_up()
         began = time.perf_counter()
-        _run_batches(pipeline, sockets, map(reader.document, read_corpus(corpus)), batch, found.documents)
+        documents = map(reader.document, read_corpus(corpus, reader.keys))
+        _run_batches(pipeline, sockets, documents, batch, found.documents)
         seconds = time.perf_counter() - began
         with told_in_one_line(pipeline):
-            missing = max(absent(store, (document.id for document in read_corpus(corpus))) for store in stores)
+            missing = max(
+                absent(store, (document.id for document in read_corpus(corpus, reader.keys))) for store in stores
+            )
     finally:
         close(pipeline)
     if missing:
@@ -121,13 +127,14 @@ class Collection:
     """Documents to search; `corpus` is None if the stores hold them already.
 
     `identity` is equal only for the same corpus, or the same stores with as many documents. `add` allows to index
-    into a server's index that holds documents.
+    into a server's index that holds documents. `kinds` is what the corpus has in its metadata.
     """
 
     corpus: Path | None
     documents: int
     identity: str
     add: bool = False
+    kinds: Mapping[tuple[str, ...], set[str]] = field(default_factory=dict)
 
 
 def collection(pipeline: Pipeline, corpus: Path | None, add: bool = False) -> Collection:
@@ -141,7 +148,7 @@ def collection(pipeline: Pipeline, corpus: Path | None, add: bool = False) -> Co
         names = [store_name(store) for store in server_stores(pipeline)]
         if corpus is not None:
             found = survey(corpus)
-            return Collection(corpus, found.documents, " in ".join((found.digest, *names)), add)
+            return Collection(corpus, found.documents, " in ".join((found.digest, *names)), add, found.kinds)
         counts = refuse_empty(document_stores(pipeline))
     identity = ", ".join(f"{name}: {count} documents" for name, count in counts.items())
     return Collection(None, sum(counts.values()), identity)
@@ -165,6 +172,7 @@ def fill(
     with told_in_one_line(pipeline):
         if not (found.add or continued):
             refuse_filled(server_stores(pipeline))
+        map_metadata(server_stores(pipeline), found.kinds)
         checked = _with_column_ids(documents) if columns else documents
         index(pipeline, checked, lambda count: progress.advance(bar, count))
 
@@ -192,7 +200,7 @@ def index(pipeline: Pipeline, documents: Iterable[CorpusDocument], step: Callabl
     """Write a corpus into every document store of a pipeline; `step` hears how many documents each batch had.
 
     The content of a document is its title, a space and its text (BEIR's convention), so that every retriever and
-    ranker sees the title without being told of it; meta stays empty.
+    ranker sees the title without being told of it; meta has every other key of the corpus.
 
     Raises:
         InvalidInput: the pipeline has no document store, or a text embedder without a document embedder to match.
@@ -201,7 +209,7 @@ def index(pipeline: Pipeline, documents: Iterable[CorpusDocument], step: Callabl
     if not stores:
         raise InvalidInput("no component of the pipeline has a document store to put the corpus into")
     embedders = document_embedders(pipeline)
-    contents = (Document(id=document.id, content=document.content) for document in documents)
+    contents = (Document(id=found.id, content=found.content, meta=dict(found.meta)) for found in documents)
     for batch in batches(contents, BATCH):
         embedded = batch
         for embedder in embedders:
@@ -223,7 +231,7 @@ def _write(store: Any, documents: list[Document]) -> None:
 
 def _make_searchable(store: Any) -> None:
     """Have a server refresh its index: without documents a bulk request does not, so the store's client is asked."""
-    client = getattr(store, "client", None) or getattr(store, "_client", None)
+    client = client_of(store)
     if engine_of(store.to_dict()) is not None and client is not None:
         client.indices.refresh(index=store.to_dict()["init_parameters"]["index"])
 

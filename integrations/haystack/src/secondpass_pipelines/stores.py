@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from secondpass.errors import InvalidInput, SecondPassError
+from secondpass_servers.index import CONTENT, MetadataFields, add_fields
 
 if TYPE_CHECKING:
     from haystack import Pipeline
@@ -26,6 +27,8 @@ ELASTICSEARCH = "haystack_integrations.document_stores.elasticsearch.document_st
 OPENSEARCH = "haystack_integrations.document_stores.opensearch.document_store.OpenSearchDocumentStore"
 ENGINES = {ELASTICSEARCH: "Elasticsearch", OPENSEARCH: "OpenSearch"}
 INDEX = "SECONDPASS_INDEX"
+ROUTING = "_routing"
+DEFAULT_FIELD = "index.query.default_field"
 CLIENTS = ("elastic_transport", "elasticsearch", "opensearchpy")
 ASKED_AT_ONCE = 500
 Item = TypeVar("Item")
@@ -93,6 +96,35 @@ def refuse_empty(stores: Iterable[Any]) -> dict[str, int]:
         if not count:
             raise InvalidInput(f"{name} holds no documents: give --corpus, or index them first")
     return counts
+
+
+def map_metadata(stores: Iterable[Any], kinds: Mapping[tuple[str, ...], set[str]]) -> None:
+    """Give the indexes of stores that live in a server a field of the right type for each key of the metadata.
+
+    Raises:
+        InvalidInput: OpenSearch's store would take a key for something else and drop it, or the index has whole
+            numbers where the metadata has fractions.
+    """
+    fields = MetadataFields.of(kinds)
+    for store in stores:
+        if (ROUTING,) in kinds:
+            raise InvalidInput(
+                f"{store_name(store)}: metadata {ROUTING!r} would be the server's own routing: rename it"
+            )
+        if not fields.properties:
+            continue
+        # The store makes the index when it is first asked for something.
+        count, index = store.count_documents(), store.to_dict()["init_parameters"]["index"]
+        client = client_of(store)
+        add_fields(client, index, fields, store_name(store))
+        if not count:
+            # Haystack's BM25 names no field: without this it would search the metadata's strings too.
+            client.indices.put_settings(index=index, body={DEFAULT_FIELD: [CONTENT]})
+
+
+def client_of(store: Any) -> Any:
+    """The client of a store that lives in a server; None if it has none."""
+    return getattr(store, "client", None) or getattr(store, "_client", None)
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

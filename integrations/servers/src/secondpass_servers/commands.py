@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from secondpass.cli import arguments
 from secondpass.cli.output import Format, PipeConsole, print_json_lines, print_table
+from secondpass.corpora import RecordKeys, shown_keys
 from secondpass_servers import options
 from secondpass_servers.contract import DocumentsRefused, SearchEngine
 from secondpass_servers.index import (
@@ -30,7 +31,14 @@ from secondpass_servers.indexing.entries import Embedding, IndexingSettings
 from secondpass_servers.indexing.journal import RunFiles
 from secondpass_servers.indexing.run import IndexingCounters, IndexingReport, IndexingRequest, index_corpus
 from secondpass_servers.options import First
-from secondpass_servers.two_pass import FirstPass, TwoPassAnswer, TwoPassHit, most_words, two_pass_search
+from secondpass_servers.two_pass import (
+    FirstPass,
+    TwoPassAnswer,
+    TwoPassHit,
+    filter_clauses,
+    most_words,
+    two_pass_search,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -42,21 +50,27 @@ COLUMNS = ("rank", "was", "score", "id", "text")
 SHOWN_IDS = 5
 INDEX_HELP = """Index a corpus: every document once, or in INDEX.dead.jsonl with the reason; broken off, it is resumed.
 
+Every key of a JSON line is kept: beside id, title and text as metadata, which `search --filter` knows.
+
 [bold]Examples[/bold]
 
 secondpass ENGINE index articles beir/scifact
 
 secondpass ENGINE index articles corpus.jsonl.gz --embedder sentence-transformers/all-MiniLM-L6-v2
+
+secondpass ENGINE index articles pages.jsonl --id-field url --title-field heading --text-field body
 """
 SEARCH_HELP = """Search in two passes: the index finds candidates, a cross-encoder in this process puts them in order.
 
-"was" is the rank that the first pass gave a document.
+"was" is the rank that the first pass gave a document. JSON lines hold its metadata too.
 
 [bold]Examples[/bold]
 
 secondpass ENGINE search articles "how do wings stall"
 
 secondpass ENGINE search articles "tax deadline" --first hybrid --passages --format jsonl
+
+secondpass ENGINE search articles "tax deadline" --filter "lang == en" --filter "published >= 2024-01-01"
 """
 
 
@@ -147,7 +161,10 @@ def summary(report: IndexingReport, name: str) -> list[str]:
         "refused": report.dead,
     }
     first = f"{report.indexed} of {report.documents} documents indexed in {report.seconds:.1f} s{speed}: {name}"
-    return [first, *(f"  {count} {what}" for what, count in counts.items() if count)]
+    lines = [first, *(f"  {count} {what}" for what, count in counts.items() if count)]
+    if report.unindexed:
+        lines.append(f"  kept, but nothing can be filtered by: {shown_keys(report.unindexed)}")
+    return lines
 
 
 def run_index(engine: SearchEngine, sink: Sink, request: IndexingRequest, embedder: str | None) -> None:
@@ -230,7 +247,8 @@ def _row(rank: int, hit: TwoPassHit) -> dict[str, object]:
     found = hit.candidate
     row: dict[str, object] = {"rank": rank, "was": found.was, "score": hit.score, "index": found.index, "id": found.id}
     passage = {} if hit.passage is None else {"passage": hit.passage}
-    return {**row, "first_pass": dict(found.scores), **passage, "text": found.text}
+    meta = {"meta": dict(hit.meta)} if hit.meta else {}
+    return {**row, "first_pass": dict(found.scores), **passage, "text": found.text, **meta}
 
 
 def _cells(rank: int, hit: TwoPassHit) -> tuple[str, ...]:
@@ -251,6 +269,9 @@ def _index(access: EngineAccess) -> Callable[..., None]:
         corpus: options.Corpus,
         *,
         embedder: options.DocumentEmbedder = None,
+        id_field: options.IdKey = None,
+        title_field: options.TitleKey = None,
+        text_field: options.TextKey = None,
         add: options.Add = False,
         files: options.Files = None,
         batch_documents: options.BatchDocuments = 500,
@@ -265,7 +286,8 @@ def _index(access: EngineAccess) -> Callable[..., None]:
         )
         with access.sink(url, timeout, index) as sink:
             left_behind = RunFiles.of_index(index, files)
-            request = IndexingRequest(options.corpus_path(corpus), sink, left_behind, settings, add=add)
+            keys = RecordKeys(id_field, title_field, text_field)
+            request = IndexingRequest(corpus, sink, left_behind, settings, add=add, keys=keys)
             run_index(access.engine, sink, request, embedder)
 
     return index
@@ -280,6 +302,7 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         depth: options.Depth = 100,
         top_k: options.TopK = 10,
         field: options.Fields = None,
+        filters: options.Filters = None,
         passages: options.Passages = False,
         embedder: options.QueryEmbedder = options.EMBEDDER,
         vector_field: options.VectorField = EMBEDDING,
@@ -300,6 +323,7 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         bi_encoder = None if first is First.bm25 else embedder
         ranking = {"top_k": top_k, "batch_size": batch_size, "passages": passages}
         with access.searched(url, timeout, index) as place:
+            wanted = replace(wanted, filters=filter_clauses(place, filters or ()))
             answer = run_search(place, wanted, load, bi_encoder, device, **ranking)
         show_hits(answer, output)
         show_notes(answer, wanted)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from secondpass.corpora import BOOLEAN, DATED, INTEGER, NUMBER, OBJECT
 from secondpass.errors import InvalidInput
 from secondpass.text import positive_int
 from secondpass_servers.answers import outcome_of, told
@@ -24,11 +26,32 @@ from secondpass_servers.contract import (
 # Names that Haystack's document stores read and write.
 CONTENT = "content"
 EMBEDDING = "embedding"
+META = "meta"
+# Fields of Haystack's Document: metadata called so stands under "meta", as its stores write it, and all other beside.
+LEGACY = ("content_type", "id_hash_keys", "dataframe")
+DOCUMENT_FIELDS = frozenset(("id", CONTENT, "blob", META, "score", EMBEDDING, "sparse_embedding", *LEGACY))
+# Those of them that hold nothing of their own in an index of texts: Haystack's filters find the metadata there too.
+FREE_FIELDS = frozenset(("score", "blob", *LEGACY))
+# The servers' own, of either: a document that has one is refused, some of them only by one server.
+SERVERS_OWN = frozenset(
+    "_data_stream_timestamp _doc_count _feature _field_names _id _ignored _ignored_source _index _inference_fields "
+    "_nested_path _primary_term _recovery_source _routing _seq_no _size _source _tier _ts_routing_hash _tsid _type "
+    "_version".split()
+)
+REFUSED_FIELDS = (DOCUMENT_FIELDS - {META}) | SERVERS_OWN
+# Of metadata; an index takes 1,000 unless its settings say otherwise, and nesting of 20.
+MOST_FIELDS = 900
+DEEPEST_FIELD = 18
+UNINDEXED = {"type": "object", "enabled": False}
 # Lucene refuses a keyword of more than 32,766 bytes, and with it the document; UTF-8 has up to 4 bytes a character.
 LONGEST_KEYWORD = 8191
+KEYWORD = {"type": "keyword", "ignore_above": LONGEST_KEYWORD}
 # All that is read of an answer to a bulk request: the rest is as long as the request.
 ANSWER = ["items.index.status", "items.index.result", "items.index.error"]
 AWAY = (502, 503, 504)
+# A number with a fraction is refused there rather than indexed without it.
+LONG = {"type": "long", "coerce": False}
+WHOLE = ("byte", "short", "integer", "long", "unsigned_long")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +91,11 @@ class IndexLayout:
         properties: dict[str, Any] = {"id": {"type": "keyword"}, CONTENT: {"type": "text", "analyzer": self.analyzer}}
         if vector is not None:
             properties[EMBEDDING] = dict(vector)
-        keyword = {"type": "keyword", "ignore_above": LONGEST_KEYWORD}
-        strings = {"match_mapping_type": "string", "mapping": keyword}
+        kinds = {"string": KEYWORD, "long": LONG, "double": {"type": "double"}}
+        templates = [{f"{kind}s": {"match_mapping_type": kind, "mapping": made}} for kind, made in kinds.items()]
         return {
             "settings": {"index": settings},
-            "mappings": {"properties": properties, "dynamic_templates": [{"strings": strings}]},
+            "mappings": {"properties": properties, "dynamic_templates": templates},
         }
 
     def made(self, address: str) -> str:
@@ -107,6 +130,134 @@ def check_vector_field(
             raise InvalidInput(
                 f"{name}: the field {field} takes embeddings of {length} numbers, and those of --embedder have {dims}"
             )
+
+
+def laid_out(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as Haystack's stores write it: beside the content, and under "meta" what is called as a field is."""
+    flat = {key: value for key, value in meta.items() if key not in DOCUMENT_FIELDS}
+    nested = {key: value for key, value in meta.items() if key in DOCUMENT_FIELDS}
+    return {**flat, META: nested} if nested else flat
+
+
+def gathered(source: Mapping[str, Any], *apart: str) -> dict[str, Any]:
+    """The metadata of a stored document, as it was before `laid_out`; `apart` are fields that are none of it."""
+    nested = source.get(META)
+    inner = nested if isinstance(nested, Mapping) else {}
+    left = {key: value for key, value in source.items() if key not in apart and not (key == META and inner is nested)}
+    return {**inner, **left}
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataFields:
+    """Fields of metadata: their mapping, and the names of those that are kept and cannot be filtered by."""
+
+    properties: Mapping[str, Any]
+    unindexed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, kinds: Mapping[tuple[str, ...], set[str]]) -> MetadataFields:
+        """The fields for what a whole corpus holds (see `corpora.Survey`).
+
+        Whole numbers are long, with fractions double; days and times date; truth values boolean; everything else, and
+        a key that holds several kinds, keyword. A key that holds objects in one place and values in another, or that
+        is nested deeper than an index takes, is kept as it is and not indexed; so are objects with the most keys,
+        where there are more fields than an index takes.
+
+        Raises:
+            InvalidInput: there are more different keys outside of objects than an index takes.
+        """
+        tree: dict[tuple[str, ...], set[str]] = {}
+        for path, found in kinds.items():
+            # The server takes a dot for a step into an object too, and leaves out those at the end.
+            place = tuple(".".join((META, *path) if path[0] in DOCUMENT_FIELDS else path).rstrip(".").split("."))
+            # Names that it does not take at all it refuses document by document, each with the reason.
+            if all(part.strip() for part in place) and place[0] not in REFUSED_FIELDS:
+                for length in range(1, len(place)):
+                    tree.setdefault(place[:length], set()).add(OBJECT)
+                tree.setdefault(place, set()).update(found)
+        return cls._made(tree, _closed(tree))
+
+    @classmethod
+    def _made(cls, tree: Mapping[tuple[str, ...], set[str]], closed: set[tuple[str, ...]]) -> MetadataFields:
+        properties: dict[str, Any] = {}
+        unindexed: list[str] = []
+        for place in sorted(tree, key=len):
+            if any(place[:length] in closed for length in range(1, len(place))):
+                continue
+            inside = properties
+            for part in place[:-1]:
+                inside = inside[part]["properties"]
+            if place in closed:
+                inside[place[-1]] = dict(UNINDEXED)
+                unindexed.append(".".join(place))
+            elif OBJECT in tree[place]:
+                inside[place[-1]] = {"properties": {}}
+            else:
+                inside[place[-1]] = field_type(tree[place])
+                if len(place) == 2 and place[0] == META and place[1] in FREE_FIELDS:
+                    properties[place[1]] = dict(inside[place[1]])
+                    inside[place[1]]["copy_to"] = place[1]
+        return cls(properties, tuple(unindexed))
+
+
+def field_type(kinds: set[str]) -> dict[str, Any]:
+    """The mapping of a field that holds values of these kinds."""
+    if kinds == {INTEGER}:
+        return dict(LONG)
+    if kinds <= {INTEGER, NUMBER}:
+        return {"type": "double"}
+    if len(kinds) == 1 and kinds <= {BOOLEAN, DATED}:
+        return {"type": "boolean" if BOOLEAN in kinds else "date"}
+    return dict(KEYWORD)
+
+
+def _closed(tree: Mapping[tuple[str, ...], set[str]]) -> set[tuple[str, ...]]:
+    """Places whose mapping would not hold what is there; nothing inside them is mapped."""
+    closed = {place for place, kinds in tree.items() if OBJECT in kinds and len(kinds) > 1}
+    closed |= {place[:1] for place in tree if len(place) > DEEPEST_FIELD}
+    inside = Counter(place[:1] for place in tree if len(place) > 1)
+    count = len(tree)
+    for place, fields in inside.most_common():
+        if count <= MOST_FIELDS:
+            return closed
+        closed.add(place)
+        count -= fields
+    if count > MOST_FIELDS:
+        raise InvalidInput(f"{count} different metadata keys are more than the {MOST_FIELDS} that an index takes")
+    return closed
+
+
+def _missing(wanted: Mapping[str, Any], there: Mapping[str, Any], name: str, *path: str) -> dict[str, Any]:
+    """Of the properties `wanted` those that an index has not got; `there` are its own."""
+    absent: dict[str, Any] = {}
+    for key, field in wanted.items():
+        known = there.get(key)
+        if known is None:
+            absent[key] = field
+        elif "properties" in field and "properties" in known:
+            inner = _missing(field["properties"], known["properties"], name, *path, key)
+            if inner:
+                absent[key] = {"properties": inner}
+        elif field.get("type") == "double" and known.get("type") in WHOLE:
+            raise InvalidInput(
+                f"{name}: the field {'.'.join((*path, key))} holds whole numbers ({known['type']}), and the corpus has "
+                "fractions there: choose another index"
+            )
+    return absent
+
+
+def add_fields(client: Any, index: str, fields: MetadataFields, name: str) -> None:
+    """Add the fields that an index has not got to its mapping; both clients take the same calls.
+
+    Raises:
+        InvalidInput: it has whole numbers where there are fractions: it would index them rounded.
+    """
+    if not fields.properties:
+        return
+    for found in dict(client.indices.get_mapping(index=index)).values():
+        absent = _missing(fields.properties, found["mappings"].get("properties", {}), name)
+        if absent:
+            client.indices.put_mapping(index=index, body={"properties": absent})
 
 
 def mappings_in(answer: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
@@ -147,8 +298,10 @@ class SearchedIndex(OpenedIndex):
     """An index to search. Its methods raise no error of a client: each is a `SecondPassError`."""
 
     @abstractmethod
-    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
-        """What a body has to have so that the `depth` documents nearest to `vector` are found."""
+    def nearest(
+        self, vector: Sequence[float], field: str, depth: int, filters: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
+        """What a body has to have so that the `depth` documents nearest to `vector` are found, of those that fit."""
 
     def hits(self, body: Mapping[str, Any], index: str | None = None) -> list[dict[str, Any]]:
         """Search, `index` instead of this one if given; a shard that does not answer fails it: half is not the whole.
@@ -235,6 +388,11 @@ class Sink(OpenedIndex):
         """How many documents a search finds (after `settle`: all)."""
         with self._translated():
             return int(self._client.count(index=self._index)["count"])
+
+    def add_fields(self, fields: MetadataFields) -> None:
+        """Add those that the index has not got; raises InvalidInput where it would round fractions."""
+        with self._translated():
+            add_fields(self._client, self._index, fields, self.name)
 
     def field_mapping(self, field: str) -> Mapping[str, Any]:
         """What GET /INDEX/_mapping/field/FIELD answers."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,6 @@ import typer
 from secondpass.cli.output import Format
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
-DEMO = "secondpass/demo"
 
 
 class First(StrEnum):
@@ -57,7 +55,13 @@ Replicas = Annotated[
 ]
 
 Corpus = Annotated[
-    Path, typer.Argument(help="BEIR folder, JSON Lines file (.gz too), or secondpass/demo.", show_default=False)
+    Path,
+    typer.Argument(help="BEIR folder, JSON Lines or .tsv file (.gz too), or secondpass/demo.", show_default=False),
+]
+IdKey = Annotated[str | None, typer.Option("--id-field", help="Key of the id, if it is neither _id nor id.")]
+TitleKey = Annotated[str | None, typer.Option("--title-field", help="Key of the title, if it is not title.")]
+TextKey = Annotated[
+    str | None, typer.Option("--text-field", help="Key of the text, if it is neither text nor contents.")
 ]
 DocumentEmbedder = Annotated[
     str | None, typer.Option("--embedder", help=f"Embed documents with this model, such as {EMBEDDER}.")
@@ -79,6 +83,14 @@ Fields = Annotated[
     list[str] | None,
     typer.Option("--field", help="Text field, content by default; several are read one after another."),
 ]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        help="Only documents whose metadata fits: 'year >= 2020', 'lang == en', 'tag == [\"a\", \"b\"]' (any of them), "
+        "or a JSON object in the server's query language; several: all of them.",
+    ),
+]
 Passages = Annotated[
     bool, typer.Option("--passages", help="Show the passage of each document that shares most words with the query.")
 ]
@@ -87,8 +99,3 @@ QueryEmbedder = Annotated[
 ]
 VectorField = Annotated[str, typer.Option(help="Field of the embeddings.")]
 Output = Annotated[Format, typer.Option("--format", "-f", help="How to print them.")]
-
-
-def corpus_path(given: Path) -> Path:
-    """The path as given, or the small corpus that comes with the package."""
-    return Path(str(files("secondpass"))) / "demo" if given.as_posix() == DEMO and not given.exists() else given

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from secondpass.errors import InvalidInput
 from secondpass.text import checked_query, is_blank, positive_int
-from secondpass_servers.index import CONTENT, EMBEDDING, SearchedIndex, require_fields
+from secondpass_servers.index import (
+    CONTENT,
+    DOCUMENT_FIELDS,
+    EMBEDDING,
+    META,
+    SearchedIndex,
+    gathered,
+    require_fields,
+)
 
 __all__ = ["FirstPass", "TwoPassAnswer", "TwoPassHit", "two_pass_search"]
 
@@ -32,6 +41,96 @@ CHARACTERS = 200
 # The highlighter analyses the text anew and refuses more than a million characters (index.highlight.max_...).
 MOST_ANALYSED = 999_999
 AT_ONCE = 1_000
+# The first comparison in a condition ends the name before it.
+CONDITION = re.compile(r"\s*(?P<key>\S.*?)\s*(?P<how>==|!=|>=|<=|=|>|<)\s*(?P<value>.*)", re.DOTALL)
+RANGES = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+SHOWN_FIELDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What the metadata of a document has to be: `how` is ==, !=, >, >=, < or <=.
+
+    `value` is a text as the server compares it with the field, a list of such (any of them), or None (no value).
+    """
+
+    key: str
+    how: str
+    value: str | list[Any] | None
+
+    @classmethod
+    def of(cls, given: str) -> Condition:
+        """Read KEY OPERATOR VALUE; the value is as it stands, or JSON: a quoted string, a list of values, null.
+
+        Raises:
+            InvalidInput: it is no such condition.
+        """
+        found = CONDITION.fullmatch(given)
+        if found is None or not found["value"].strip():
+            raise InvalidInput(
+                f"--filter {given!r} is neither KEY OPERATOR VALUE (==, !=, >, >=, <, <=), such as 'year >= 2020', "
+                "nor a JSON object in the server's query language"
+            )
+        how, text = "==" if found["how"] == "=" else found["how"], found["value"].strip()
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = text
+        if isinstance(value, dict) or (how in RANGES and (value is None or isinstance(value, list | bool))):
+            raise InvalidInput(f"--filter {given!r}: {how} compares with no such value")
+        return cls(found["key"], how, value if value is None or isinstance(value, list | str) else text)
+
+    def names(self) -> list[str]:
+        """Fields that the key may mean, the best first: as it is laid out, as it stands, and in Haystack's words."""
+        first = self.key.partition(".")[0]
+        inner = [f"{META}.{self.key}"] if first in DOCUMENT_FIELDS else []
+        return [*inner, self.key, *([self.key.removeprefix(f"{META}.")] if first == META else [])]
+
+    def clause(self, index: SearchedIndex) -> dict[str, Any]:
+        """The condition in the server's query language, which gives no score.
+
+        Raises:
+            InvalidInput: the index has no such field, its words are searched and not the whole, or it has strings
+                where numbers are compared.
+        """
+        known = {name: types for name, types in index.known_fields(["*"]).items() if "object" not in types}
+        name = next((name for name in self.names() if name in known), None)
+        if name is None:
+            shown = sorted(name for name in known if not name.startswith("_"))
+            more = ", …" if len(shown) > SHOWN_FIELDS else ""
+            raise InvalidInput(
+                f"{index.name} has no field {self.key} to filter by; it has {', '.join(shown[:SHOWN_FIELDS])}{more}"
+            )
+        if "text" in known[name]:
+            if f"{name}.keyword" not in known:
+                raise InvalidInput(f"{index.name}: words of the field {name} are searched, so it cannot be filtered by")
+            name = f"{name}.keyword"
+        if self.how in RANGES:
+            if "keyword" in known[name] and NUMERAL.fullmatch(str(self.value)):
+                raise InvalidInput(f"{index.name}: the field {name} holds strings, and {self.how} compares numbers")
+            return {"range": {name: {RANGES[self.how]: self.value}}}
+        if self.value is None:
+            positive: dict[str, Any] = {"bool": {"must_not": [{"exists": {"field": name}}]}}
+        else:
+            positive = {"terms" if isinstance(self.value, list) else "term": {name: self.value}}
+        return positive if self.how == "==" else {"bool": {"must_not": [positive]}}
+
+
+def filter_clauses(index: SearchedIndex, given: Sequence[str]) -> tuple[Mapping[str, Any], ...]:
+    """Filters in the server's query language: a JSON object as it stands, anything else a `Condition`.
+
+    Raises:
+        InvalidInput: as `Condition`.
+    """
+    clauses: list[Mapping[str, Any]] = []
+    for each in given:
+        try:
+            value = json.loads(each)
+        except (ValueError, RecursionError):
+            value = None
+        clauses.append(value if isinstance(value, dict) else Condition.of(each).clause(index))
+    return tuple(clauses)
 
 
 def most_words(fields: int) -> int:
@@ -102,6 +201,7 @@ class FirstPass:
         bm25: whether words are searched.
         vector: the embedded query, float [dims]; None: embeddings are not searched.
         vector_field: where the documents' embeddings are.
+        filters: clauses of the server's query language that a document has to fit, all of them.
     """
 
     query: str
@@ -110,6 +210,7 @@ class FirstPass:
     bm25: bool = True
     vector: Sequence[float] | None = None
     vector_field: str = EMBEDDING
+    filters: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         checked_query(self.query, "the query")
@@ -154,9 +255,13 @@ def searches(index: SearchedIndex, first: FirstPass) -> dict[str, dict[str, Any]
     shared: dict[str, Any] = {"size": first.depth, "_source": list(first.fields), "track_total_hits": False}
     made: dict[str, dict[str, Any]] = {}
     if first.bm25:
-        made["bm25"] = {**shared, "query": words_query(first.words, first.fields)}
+        words = words_query(first.words, first.fields)
+        # A filter gives no score, so BM25's stays as it is.
+        filtered = {"bool": {"must": [words], "filter": list(first.filters)}}
+        made["bm25"] = {**shared, "query": filtered if first.filters else words}
     if first.vector is not None:
-        made["dense"] = {**shared, **index.nearest(first.vector, first.vector_field, first.depth)}
+        nearest = index.nearest(first.vector, first.vector_field, first.depth, first.filters)
+        made["dense"] = {**shared, **nearest}
     return made
 
 
@@ -176,29 +281,34 @@ def _both(one: Candidate, other: Candidate) -> Candidate:
     return replace(one, was=min(one.was, other.was), scores={**one.scores, **other.scores})
 
 
-def best_passages(index: SearchedIndex, concrete: str, ids: Sequence[str], first: FirstPass) -> dict[str, str]:
-    """Passages of about 200 characters by id, for documents of one concrete index.
+def looked_up(
+    index: SearchedIndex, concrete: str, ids: Sequence[str], first: FirstPass, passages: bool
+) -> dict[str, tuple[dict[str, Any], str | None]]:
+    """Metadata and, if asked, a passage of about 200 characters by id, for documents of one concrete index.
 
     For those that are shown, not for every candidate: cheap. A document that shares no word with the query gets its
     beginning; one without text gets none. Raises as `SearchedIndex.hits`.
     """
-    passages: dict[str, str] = {}
+    types = index.known_fields([first.vector_field]).get(first.vector_field, ())
+    # Left out with all that is inside: where it holds no vectors it is metadata.
+    apart = (*first.fields, *([first.vector_field] if index.engine.vector_type in types else []))
+    details: dict[str, tuple[dict[str, Any], str | None]] = {}
     for start in range(0, len(ids), AT_ONCE):
         some = list(ids[start : start + AT_ONCE])
         body = {
             "size": len(some),
             "query": {"ids": {"values": some}},
-            "highlight": _highlight(index.engine.analysed_key, first),
-            "_source": False,
+            "_source": {"excludes": list(apart)},
             "track_total_hits": False,
+            **({"highlight": _highlight(index.engine.analysed_key, first)} if passages else {}),
         }
         for hit in index.hits(body, concrete):
-            found = hit.get("highlight", {})
+            source, found = hit.get("_source") or {}, hit.get("highlight", {})
             # The last field is the body where a title comes first.
             shown = next((found[field][0] for field in reversed(first.fields) if found.get(field)), None)
-            if shown is not None:
-                passages[hit["_id"]] = shown
-    return passages
+            own = ("id",) if str(source.get("id")) == hit["_id"] else ()
+            details[hit["_id"]] = gathered(source, *own), shown
+    return details
 
 
 def _highlight(analysed_key: str, first: FirstPass) -> dict[str, Any]:
@@ -218,11 +328,17 @@ def _highlight(analysed_key: str, first: FirstPass) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class TwoPassHit:
-    """A candidate with the score that the second pass gave it, and a passage where one was asked for and found."""
+    """A candidate with the score that the second pass gave it.
+
+    Attributes:
+        passage: where one was asked for and found.
+        meta: what the index holds beside the texts and the embedding.
+    """
 
     candidate: Candidate
     score: float
     passage: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +365,7 @@ def two_pass_search(
     batch_size: int = 32,
     passages: bool = False,
 ) -> TwoPassAnswer:
-    """Search, rank, and look up the best passages of the `top_k` documents if asked.
+    """Search, rank, and look up the metadata of the `top_k` documents, and their best passages if asked.
 
     The encoder is loaded when there is something to rank: an index that is not there is known at once.
 
@@ -271,15 +387,16 @@ def two_pass_search(
     texts = [candidate.text for candidate in found]
     (ranking,) = load().rank_many([first.query], [texts], top_k=top_k, batch_size=batch_size)
     hits = [TwoPassHit(found[ranked.index], ranked.score) for ranked in ranking.documents]
-    if passages:
-        hits = _with_passages(index, first, hits)
+    hits = _with_details(index, first, hits, passages)
     return TwoPassAnswer(tuple(hits), len(found), without, tuple(found[cut.index].id for cut in ranking.truncated))
 
 
-def _with_passages(index: SearchedIndex, first: FirstPass, hits: list[TwoPassHit]) -> list[TwoPassHit]:
-    shown: dict[tuple[str, str], str] = {}
+def _with_details(index: SearchedIndex, first: FirstPass, hits: list[TwoPassHit], passages: bool) -> list[TwoPassHit]:
+    details: dict[tuple[str, str], tuple[dict[str, Any], str | None]] = {}
     for concrete in {hit.candidate.index for hit in hits}:
         ids = [hit.candidate.id for hit in hits if hit.candidate.index == concrete]
-        by_id = best_passages(index, concrete, ids, first)
-        shown |= {(concrete, found): passage for found, passage in by_id.items()}
-    return [replace(hit, passage=shown.get((hit.candidate.index, hit.candidate.id))) for hit in hits]
+        by_id = looked_up(index, concrete, ids, first, passages)
+        details |= {(concrete, found): detail for found, detail in by_id.items()}
+    # A document that was deleted since has none.
+    found = [details.get((hit.candidate.index, hit.candidate.id), ({}, None)) for hit in hits]
+    return [replace(hit, meta=meta, passage=passage) for hit, (meta, passage) in zip(hits, found, strict=True)]

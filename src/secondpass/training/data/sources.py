@@ -105,6 +105,8 @@ def _binary(label: float, relevant_from: float) -> float:
 # makes one field of the rest of the file.
 LARGEST_FIELD = 2**27
 PARQUET_ROWS = 256
+# A carriage return that ends no line, which the csv module would take for such an end; no UTF-8 decodes to this.
+LONE_RETURN = "\udc0d"
 
 
 def read_json_rows(path: Path) -> Iterator[Row | InvalidInput]:
@@ -190,7 +192,7 @@ def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]] | Inval
             yield InvalidInput(f"{path}:{start}: {error}")
             continue
         if row:
-            yield start, row
+            yield start, [column.replace(LONE_RETURN, "\r") for column in row]
 
 
 def _text_lines(path: Path) -> Iterator[str]:
@@ -201,6 +203,8 @@ def _text_lines(path: Path) -> Iterator[str]:
             for raw in stream:
                 number += 1
                 text = raw.decode("utf-8")
+                body = text.removesuffix("\n").removesuffix("\r")
+                text = body.replace("\r", LONE_RETURN) + text[len(body) :]
                 yield text.removeprefix(corpora.BYTE_ORDER_MARK) if number == 1 else text
     except UnicodeDecodeError as error:
         place = f"byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
@@ -345,7 +349,7 @@ def read_groups(
         raise InvalidInput(f"relevant_from={relevant_from!r} is not a finite number")
     if isinstance(source, str) and not source.strip():
         raise InvalidInput("source is blank")
-    place = Path(source) if isinstance(source, (str, Path)) else source
+    place = corpora.packaged(Path(source)) if isinstance(source, (str, Path)) else source
     judged = _is_judged(place, corpus, queries)
     _refuse_unused(judged, {"columns": columns, "quoted": quoted}, "a table", True)
     _refuse_unused(judged, {"run": run, "unjudged_negatives": unjudged_negatives or None}, "judgements", False)

@@ -239,10 +239,13 @@ class ElasticsearchIndex(SearchedIndex):
 
     engine = ELASTICSEARCH
 
-    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
+    def nearest(
+        self, vector: Sequence[float], field: str, depth: int, filters: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
         """The part of a body that finds the nearest documents."""
         most = min(10 * depth, MOST_CANDIDATES)
-        return {"knn": {"field": field, "query_vector": list(vector), "k": depth, "num_candidates": most}}
+        knn = {"field": field, "query_vector": list(vector), "k": depth, "num_candidates": most}
+        return {"knn": {**knn, **({"filter": list(filters)} if filters else {})}}
 
     def _translated(self) -> AbstractContextManager[None]:
         return spoken(self._address)

@@ -12,6 +12,7 @@ from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
 from secondpass.text import positive_int, repaired
 from secondpass_servers.contract import Entry, IndexingError
+from secondpass_servers.index import laid_out
 
 MAX_ID_BYTES = 512
 """Longest id that Elasticsearch and OpenSearch take, in UTF-8."""
@@ -80,15 +81,37 @@ class Item:
 
 
 def item(position: int, document: CorpusDocument, vector: Sequence[float] | None = None) -> Item:
-    """Lay a document out: "id", "content" (title, a space, text, lone surrogates replaced) and "embedding" if given."""
+    """Lay a document out: "id", "content" (title, a space, text), its metadata, and "embedding" if given.
+
+    Lone surrogates are replaced: JSON in UTF-8 has none.
+    """
     reason = id_trouble(document.id)
     if reason:
         return Item(position, document, None, reason)
-    source: dict[str, Any] = {"id": document.id, "content": repaired(document.content)}
+    source: dict[str, Any] = {"id": document.id, "content": repaired(document.content), **laid_out(document.meta)}
     if vector is not None:
         source["embedding"] = list(vector)
-    size = ACTION_BYTES + 2 * len(document.id.encode()) + len(json.dumps(source, ensure_ascii=False).encode())
-    return Item(position, document, Entry(document.id, source, size))
+    try:
+        size = len(_line(source))
+    except UnicodeEncodeError:
+        source = _repaired(source)
+        size = len(_line(source))
+    except ValueError:
+        return Item(position, document, None, "the metadata holds NaN or infinity, which JSON has not got")
+    return Item(position, document, Entry(document.id, source, ACTION_BYTES + 2 * len(document.id.encode()) + size))
+
+
+def _line(source: dict[str, Any]) -> bytes:
+    return json.dumps(source, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _repaired(value: Any) -> Any:
+    """A copy of a JSON value whose strings are all valid Unicode."""
+    if isinstance(value, dict):
+        return {repaired(key): _repaired(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_repaired(each) for each in value]
+    return repaired(value) if isinstance(value, str) else value
 
 
 def id_trouble(document_id: str) -> str:

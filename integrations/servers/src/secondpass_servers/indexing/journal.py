@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secondpass.corpora import CorpusDocument
+from secondpass.corpora import ID_KEYS, REFUSED, TEXT_KEYS, CorpusDocument
 from secondpass.errors import InvalidInput
 from secondpass.journal import Journal
 
+# Metadata called so cannot stand beside what a dead letter calls so.
+KEPT = (*ID_KEYS, "title", *TEXT_KEYS, "reason", REFUSED)
 CAUSES = {
     "version": "by another version of secondpass",
     "corpus": "with another corpus, or the corpus changed since",
@@ -72,10 +74,12 @@ class DeadLetter:
     document: CorpusDocument
     reason: str
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         """A line that `secondpass.corpora` reads as the document again."""
         found = self.document
-        return {"_id": found.id, "title": found.title, "text": found.text, "reason": self.reason}
+        line = {"_id": found.id, "title": found.title, "text": found.text, "reason": self.reason}
+        beside = {key: value for key, value in found.meta.items() if key not in KEPT}
+        return {**line, **beside, REFUSED: {key: value for key, value in found.meta.items() if key in KEPT}}
 
 
 class IndexingJournal(Journal):
@@ -107,7 +111,7 @@ class IndexingJournal(Journal):
         self.dead.update(letter.document.id for letter in dead)
         self.append({"from": start, "to": end, **({"dead": [letter.to_json() for letter in dead]} if dead else {})})
 
-    def dead_letters(self) -> Iterator[dict[str, str]]:
+    def dead_letters(self) -> Iterator[dict[str, Any]]:
         """The dead letters of all runs that wrote here, as JSON objects, each id once."""
         given: set[str] = set()
         for line in self._lines():
@@ -134,8 +138,8 @@ def _settled(line: Any) -> dict[str, Any]:
     return dict(line)
 
 
-def write_dead_letters(path: Path, letters: Iterable[Mapping[str, str]]) -> int:
-    """Write "_id", "title", "text" and "reason" a line and return how many; without any, no file is made.
+def write_dead_letters(path: Path, letters: Iterable[Mapping[str, Any]]) -> int:
+    """Write a line for each letter and return how many; without any, no file is made.
 
     The file appears under its name only when it is whole.
 

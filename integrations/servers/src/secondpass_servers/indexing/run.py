@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from secondpass.corpora import Survey, corpus_file, read_corpus, survey
+from secondpass.corpora import RecordKeys, Survey, corpus_file, read_corpus, survey
 from secondpass.errors import InvalidInput
 from secondpass.text import is_blank
 from secondpass_servers.contract import IndexChanged, IndexingError
-from secondpass_servers.index import Sink
+from secondpass_servers.index import MetadataFields, Sink
 from secondpass_servers.indexing.delivery import Backoff, BulkSize, Delivered, Delivery, check_identity, execute_bounded
 from secondpass_servers.indexing.entries import Embedding, IndexingSettings, Placed, chunks
 from secondpass_servers.indexing.journal import IndexingJournal, RunFiles, check_free, write_dead_letters
@@ -50,12 +50,14 @@ class IndexingCounters:
 class IndexingReport(IndexingCounters):
     """The counts at the end, `blank` documents without any text, and seconds of wall clock.
 
-    `dead_letters` is the file that holds the refused documents, None if there are none.
+    `dead_letters` is the file that holds the refused documents, None if there are none; `unindexed` are fields of the
+    metadata that are kept, and that nothing can be filtered by.
     """
 
     blank: int = 0
     seconds: float = 0.0
     dead_letters: Path | None = None
+    unindexed: tuple[str, ...] = ()
 
     @property
     def per_second(self) -> float:
@@ -92,9 +94,10 @@ class ProgressListener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IndexingRequest:
-    """A corpus (BEIR folder or JSON Lines file, .gz too), where it goes, and how.
+    """A corpus (BEIR folder, JSON Lines or .tsv file, .gz too), where it goes, and how.
 
-    `add` allows an index that holds documents already; documents of the same id are written over.
+    `add` allows an index that holds documents already; documents of the same id are written over. `keys` names the
+    keys of id, title and text where they are not the usual ones.
     """
 
     corpus: Path
@@ -103,6 +106,7 @@ class IndexingRequest:
     settings: IndexingSettings = field(default_factory=IndexingSettings)
     embedding: Embedding | None = None
     add: bool = False
+    keys: RecordKeys | None = None
 
 
 def index_corpus(request: IndexingRequest, listener: ProgressListener) -> IndexingReport:
@@ -121,7 +125,8 @@ def index_corpus(request: IndexingRequest, listener: ProgressListener) -> Indexi
     file = corpus_file(request.corpus)
     if not file.is_file():
         raise InvalidInput(f"{file}: not a file; a corpus is read several times, so it cannot be a pipe")
-    state, found = _state(file), survey(request.corpus)
+    state, found = _state(file), survey(request.corpus, request.keys)
+    fields = MetadataFields.of(found.kinds)
     backoff = Backoff(request.settings, listener.notice)
     about = {
         "corpus": found.digest,
@@ -129,6 +134,8 @@ def index_corpus(request: IndexingRequest, listener: ProgressListener) -> Indexi
         "embedding": "" if request.embedding is None else request.embedding.name,
     }
     _check_start(request, backoff)
+    if fields.properties:
+        backoff.call(lambda: request.sink.add_fields(fields))
     with IndexingJournal(request.files.journal, about) as journal:
         run = _Run(request, journal, found, about["index"], backoff, listener)
         try:
@@ -146,6 +153,7 @@ def index_corpus(request: IndexingRequest, listener: ProgressListener) -> Indexi
     return IndexingReport(
         **asdict(run.counters),
         blank=run.blank,
+        unindexed=fields.unindexed,
         seconds=time.monotonic() - began,
         dead_letters=request.files.dead_letters if dead else None,
     )
@@ -226,7 +234,7 @@ class _Run:
         return self.backoff.call(lambda: self.request.sink.present(ids))
 
     def _placed(self) -> Iterator[Placed]:
-        return enumerate(read_corpus(self.request.corpus))
+        return enumerate(read_corpus(self.request.corpus, self.request.keys))
 
     def _left(self) -> Iterator[Placed]:
         for place, document in self._placed():

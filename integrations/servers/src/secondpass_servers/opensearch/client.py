@@ -250,9 +250,14 @@ class OpenSearchIndex(SearchedIndex):
         super().__init__(client, server.address, index)
         self._server = server
 
-    def nearest(self, vector: Sequence[float], field: str, depth: int) -> dict[str, Any]:
+    def nearest(
+        self, vector: Sequence[float], field: str, depth: int, filters: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, Any]:
         """The part of a body that finds the nearest documents."""
-        return {"query": {"knn": {field: {"vector": list(vector), "k": depth}}}}
+        knn = {"vector": list(vector), "k": depth}
+        return {
+            "query": {"knn": {field: {**knn, **({"filter": {"bool": {"filter": list(filters)}}} if filters else {})}}}
+        }
 
     def _translated(self) -> AbstractContextManager[None]:
         return speaking_to(self._server)

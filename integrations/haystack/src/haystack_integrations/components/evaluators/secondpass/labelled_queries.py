@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries, li
 __all__ = ["LabelledQueries"]
 
 logger = logging.getLogger(__name__)
-
-DEMO = "secondpass/demo"
 
 
 class LabelledSet(SerializedComponent):
@@ -84,18 +81,13 @@ class LabelledSet(SerializedComponent):
     def _read(self) -> JudgedQueries:
         qrels = None if self.qrels is None else Path(self.qrels)
         if self.queries is None:
-            found = judged_queries(folder_of(str(self.dataset)), self.split, qrels)
+            found = judged_queries(Path(str(self.dataset)), self.split, qrels)
         else:
             found = listed_queries(Path(self.queries), qrels)
         if found.note:
             logger.warning("{note}.", note=found.note)
         judged = set((found.qrels or Qrels({})).with_relevant)
         return replace(found, texts={query: text for query, text in found.texts.items() if query in judged})
-
-
-def folder_of(dataset: str) -> Path:
-    """The folder that a component's `dataset` names."""
-    return Path(str(files("secondpass"))) / "demo" if dataset == DEMO else Path(dataset)
 
 
 @component

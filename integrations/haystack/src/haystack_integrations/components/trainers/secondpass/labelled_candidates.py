@@ -8,7 +8,7 @@ from typing import Any
 from haystack import Document, component
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.model_lifecycle import in_thread
-from haystack_integrations.components.evaluators.secondpass.labelled_queries import LabelledSet, folder_of
+from haystack_integrations.components.evaluators.secondpass.labelled_queries import LabelledSet
 
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
@@ -115,7 +115,7 @@ class LabelledCandidates(LabelledSet):
             from secondpass.training.negatives.candidates import bm25_candidates
 
             texts = self.labelled().texts
-            place = folder_of(str(self.dataset)) if self.corpus is None else Path(self.corpus)
+            place = Path(str(self.dataset if self.corpus is None else self.corpus))
             contents = {document.id: document.content for document in read_corpus(place)}
             documents = {name: Document(id=name, content=content) for name, content in contents.items()}
             self._found = documents, bm25_candidates(texts, contents, depth=self.top_k)
