@@ -372,10 +372,13 @@ class CrossEncoder(Reranker, PushToHubMixin):
             warn_once(f"training examples beyond {window.max_length} tokens are cut to it")
         return pad(tokens, self.padding).named(self.tokenizer.model_input_names, self.device)
 
-    def save(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
+    def save(
+        self, path: str, *, safe_serialization: bool = True, storage: Literal["int8"] | None = None, **kwargs: Any
+    ) -> None:
         """Write model, tokenizer and activation to a folder that every generation of the library reads.
 
-        Where evaluators left figures in `model_card_data`, README.md tells them.
+        With `storage="int8"` the weights take a quarter of float32's size and are read by secondpass alone, see
+        `models.saving.save`. Where evaluators left figures in `model_card_data`, README.md tells them.
         """
         self.engine()
         save(
@@ -387,6 +390,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             safe_serialization,
             prompts=self.prompts,
             card=self.model_card_data.text(),
+            storage=storage,
             **kwargs,
         )
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from secondpass.cli.program import Program
 from secondpass.cli.train import mine
 from tests.cli.conftest import only_line
+from tests.small_collection import write_json_lines
 
 Mine = Callable[..., Result]
 
@@ -66,6 +67,27 @@ def test_single_files_and_grades(run_mine, beir, tmp_path):
     assert "beyond the number that a query may have: 1" in done.stdout
 
 
+def test_clicks(run_mine, beir, tmp_path):
+    """Pairs of texts, whose documents are the candidates, with those of a corpus; ids with corpus and queries."""
+    clicks = tmp_path / "clicks.csv"
+    clicks.write_text("query,document\ncat food,food for a cat\ndog food,food for a dog\ncat food,cat care\n")
+    done = run_mine("--clicks", clicks)
+    assert done.exit_code == 0, done.stderr
+    made = {row["query"]: row for row in groups(tmp_path).values()}
+    assert made["cat food"]["documents"] == ["food for a cat", "cat care", "food for a dog"]
+    assert made["cat food"]["labels"] == [1.0, 1.0, 0.0]
+    write_json_lines(tmp_path / "c.jsonl", [{"_id": "1", "text": "food for a cat"}, {"_id": "2", "text": "food"}])
+    assert run_mine("--clicks", clicks, "--corpus", tmp_path / "c.jsonl").exit_code == 0
+    assert groups(tmp_path)["dog food"]["document_ids"][-2:] == ["2", "1"]
+    clicks.write_text("query,document,gold\ncat food,food for a cat,1\ndog food,food for a dog,1\n")
+    assert "--column label=NAME" in only_line(run_mine("--clicks", clicks))
+    assert run_mine("--clicks", clicks, "--column", "label=gold").exit_code == 0
+    clicks.write_text("query_id,doc_id,clicks\nq3,d5,4\nq3,d2,0\n")
+    files = ["--corpus", beir / "corpus.jsonl", "--queries", beir / "queries.jsonl"]
+    assert run_mine("--clicks", clicks, *files, "-n", "1").exit_code == 0
+    assert groups(tmp_path)["q3"]["document_ids"] == ["d5", "d2"]
+
+
 def test_a_run_with_ranks_and_margin(run_mine, beir, tmp_path):
     """A run file is known as such; the window and the margin hold."""
     run = tmp_path / "first.trec"
@@ -98,8 +120,10 @@ def test_a_bi_encoder_and_a_cross_encoder(run_mine, beir, tmp_path, tiny_folder)
         ([], "give --dataset, or --corpus, --queries and --qrels"),
         (["-d", "{}", "--corpus", "{}"], "give either --dataset"),
         (["-d", "{}"], "no qrels/train.tsv; its splits are test"),
-        (["-d", "{}", "--split", "test", "--first", "9", "--last", "3"], "last=3 is before first=9"),
+        (["-d", "{}", "--split", "test", "--first", "9", "--last", "3"], "--last 3 is before --first 9"),
         (["-d", "{}", "--split", "test", "--query-prefix", "q"], "are for a bi-encoder"),
+        (["--clicks", "{}/corpus.jsonl", "-d", "{}"], "goes without --dataset"),
+        (["--clicks", "{}/corpus.jsonl", "--queries", "{}/queries.jsonl"], "--queries with --corpus"),
         (["-d", "{}", "--split", "test", "--from", "{}/nowhere"], "there is no folder"),
         (["-d", "{}", "--split", "test", "-o", "{}/g.csv"], "end in .jsonl"),
         (["-d", "{}", "--split", "test", "-o", "{}/no/g.jsonl"], "there is no folder"),

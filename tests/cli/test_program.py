@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from secondpass.cli import output, program
+from secondpass.cli import doctor, output, program
 from secondpass.errors import InvalidInput, ModelLoadError
 from tests.cli.conftest import Run, Start, command, only_line
 
@@ -28,6 +34,122 @@ def test_help_lists_every_command(run: Run) -> None:
     assert shown.exit_code == 0
     for name in COMMANDS:
         assert re.search(rf"\b{name}\b", shown.stdout), name
+
+
+def every_command() -> list[tuple[str, ...]]:
+    """Each command as it is called."""
+    root = typer.main.get_command(program.app)
+    made: list[tuple[str, ...]] = [()]
+    for name in root.list_commands(None):
+        made += [(name,), *((name, inner) for inner in getattr(root.get_command(None, name), "commands", ()))]
+    return made
+
+
+@pytest.mark.parametrize("width", ["80", "60"])
+def test_every_help_fits(run: Run, monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    """Every option is there, uncut, in a group, whatever package the command is of."""
+    monkeypatch.setenv("COLUMNS", width)
+    for name in every_command():
+        shown = run(*name, "--help").stdout
+        assert max(map(len, shown.splitlines())) <= int(width), name
+        assert "…" not in shown
+        command: Any = typer.main.get_command(program.app)
+        for part in name:
+            command = command.get_command(None, part)
+        words = set(re.sub(r"[^\w<>/-]+", " ", shown).split())
+        for parameter in command.params:
+            assert set(parameter.opts) <= words or parameter.param_type_name == "argument", (name, parameter.opts)
+        titles = re.findall(r"^(\w+)$", shown, re.MULTILINE)
+        assert len(titles) == len(set(titles)) >= 2 or not command.params, (name, titles)
+
+
+def test_options_fall_into_groups_by_themselves() -> None:
+    """By the words of their names; what has none of them is not lost."""
+    app = typer.Typer()
+
+    @app.command()
+    def new(text_field: str = "", on_failure: str = "", max_things: int = 1, unheard_of: bool = False) -> None:
+        """Do something."""
+
+    command = typer.main.get_command(app)
+    found = {parameter.name: output.group_of(parameter) for parameter in command.params}
+    names = ("text_field", "on_failure", "max_things", "unheard_of")
+    assert [found[name] for name in names] == ["Input", "Server", "Limits", output.OTHERS]
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("tra", {"train"}),
+        ("train --st", {"--storage"}),
+        ("train --storage ", {"int8"}),
+        ("opensearch con", {"connect"}),
+    ],
+)
+def test_shell_completion(typed: str, completed: set[str]) -> None:
+    """Commands, options and choices, as the script of a shell asks the program for them."""
+    words = f"secondpass {typed}"
+    place = str(len(typed.split(" ")))
+    asked = {"_SECONDPASS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": place}
+    done = CliRunner().invoke(program.app, [], env=asked, prog_name="secondpass")
+    assert set(done.stdout.split()) == completed, done.stderr
+
+
+def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All parts are there, what is missing has the line that installs it, and nothing private is said."""
+    monkeypatch.setenv("ELASTICSEARCH_URL", "http://elastic:secret@127.0.0.1:9/private")
+    monkeypatch.setattr(doctor, "_installed", lambda name: None if name == "uvicorn" else "999")
+    shown = run("doctor")
+    assert shown.exit_code == 0, shown.stderr
+    assert re.findall(r"^(\w+):", shown.stdout, re.MULTILINE) == [
+        "machine", "kernel", "libraries", "caches", "servers", "missing",
+    ]  # fmt: skip
+    assert 'uvicorn: pip install "secondpass[serve]"' in shown.stdout
+    assert "Elasticsearch          no answer at $ELASTICSEARCH_URL" in shown.stdout
+    assert not re.search(r"secret|private|elastic:|/root|/home", shown.stdout)
+
+
+def test_doctor_survives_what_is_broken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that cannot be found out is told with the reason, without paths; the others are there."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("cannot read /home/somebody/secret/file.txt")
+
+    monkeypatch.setattr(doctor.metadata, "requires", broken)
+    monkeypatch.setattr(doctor, "_accelerators", broken)
+    shown = run("doctor", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    told = json.loads(shown.stdout)
+    assert told["libraries"] == {"cannot be told": "RuntimeError: cannot read .../file.txt"} == told["machine"]
+    assert told["kernel"]
+    assert set(told["servers"]) == {"Elasticsearch", "OpenSearch", "secondpass serve"}
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Answers as OpenSearch does at /, and wants credentials elsewhere."""
+
+    def do_GET(self) -> None:
+        body = b'{"version": {"distribution": "opensearch", "number": "2.19.1"}}'
+        self.send_response(200 if self.path == "/" else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+def test_doctor_asks_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers is told by kind and version; what wants credentials, and another product, as such."""
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OPENSEARCH_URL", f"http://user:word@127.0.0.1:{server.server_port}/")
+        place = ("OPENSEARCH_URL", "", "/")
+        assert doctor._answer(*place, "opensearch") == "2.19.1 at $OPENSEARCH_URL"
+        assert doctor._answer(*place, "elasticsearch") == "no answer at $OPENSEARCH_URL (opensearch does)"
+        locked = doctor._answer("OPENSEARCH_URL", "", "/locked", "opensearch")
+        assert locked == "answers with 401 at $OPENSEARCH_URL (wants credentials)"
+        server.shutdown()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

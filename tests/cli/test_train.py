@@ -23,6 +23,8 @@ from tests.training.toy_run import toy_groups
 SETTINGS = "settings: {epochs: 2, tokens_per_step: 300, learning_rate: 1.0e-3, precision: fp32, save_every: 2}\n"
 PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
+ONE_STEP = ("-s", "settings.max_steps=1")
+
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_folder: str) -> Path:
@@ -55,6 +57,38 @@ def test_a_whole_run(run: Run, config: Path, tmp_path: Path) -> None:
     assert f"card: {tmp_path / 'out' / 'README.md'}" in lines
     assert done.stderr == ""
     CrossEncoder(str(tmp_path / "out"), device="cpu").rank("a cat", ["the cat"])
+
+
+def test_a_run_that_changed_nothing_says_so_last(run: Run, config: Path, tmp_path: Path) -> None:
+    """Weights that no step made better are given back, and the last line and the card say it; asked again as well."""
+    for expected in ("1 steps, ", "all of them before"):
+        done = run("train", config, "--quiet", "--storage", "int8", "-s", "settings.learning_rate=1e-30", *ONE_STEP)
+        assert done.exit_code == 0, done.stderr
+        assert done.stdout.splitlines()[-1].startswith("Training changed nothing: no step was better on dev")
+        assert expected in done.stdout
+    assert "**Training changed nothing" in (tmp_path / "out" / "README.md").read_text()
+    assert [file.name for file in (tmp_path / "out").glob("*.safetensors")] == ["model.int8.safetensors"]
+    refused = run("train", config, "--quiet")
+    assert "belongs to another run" in only_line(refused)
+    assert only_line(refused).endswith("to begin anew: --no-resume")
+
+
+def test_a_fault_is_said_once(run: Run, config: Path, tmp_path: Path) -> None:
+    """In the words of the configuration: of a table that is not understood once, of what was dropped in one place."""
+    table = tmp_path / "clicks.csv"
+    table.write_text("query,document,gold\na,x,1\nb,y,0\nc,z,1\n")
+    refused = only_line(run("train", config, "-s", f"data.train.path={table}"))
+    assert refused.count("gold") == 1
+    assert 'columns: {"label": null}' in refused
+    table.write_text("query,document\na,x\nb,y\n")
+    assert 'settings.loss: "info_nce"' in only_line(run("train", config, "-s", f"data.train.path={table}"))
+    write_json_lines(tmp_path / "some.jsonl", [{"query": "a", "documents": ["b", "c"], "labels": [1, number]}
+                                               for number in (0, 1)])  # fmt: skip
+    options = ("-s", f"data.train.path={tmp_path / 'some.jsonl'}", "-s", "settings.loss=ranknet", "--dry-run")
+    done = run("train", config, *options)
+    assert done.exit_code == 0, done.stderr
+    assert done.output.count("dropped") == 1
+    assert "dropped: 1 of 2 groups, whose labels are all equal; the first: " in done.stdout
 
 
 def test_dry_run(run: Run, config: Path, tmp_path: Path) -> None:

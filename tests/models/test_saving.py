@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.models.loading import Loaded, LoadRequest, load
 from secondpass.models.saving import MARK, STALE_SECONDS, UNFINISHED, Measured, ModelCardData, save
-from secondpass.models.weights import save_compact
+from secondpass.models.weights import compressed, expanded, save_compact
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
 from tests.toy_task import same, state
 
@@ -166,6 +167,31 @@ def test_compact_weights_become_ordinary_ones(loaded: Loaded, tiny_folder: str, 
     weights = load_file(_saved(compact, tmp_path) / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert "model.int8.safetensors" not in _names(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_compact_storage(tiny_model_folder: Callable[..., str], architecture: str, tmp_path: Path) -> None:
+    """A quarter of the size in place of what was there; it loads to what was stored, and back again."""
+    encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu")
+    encoder.save(str(tmp_path), max_shard_size="20KB")
+    encoder.save(str(tmp_path), storage="int8")
+    assert [name for name in _names(tmp_path) if "safetensors" in name] == ["model.int8.safetensors"]
+    whole = sum(weight.numel() * weight.element_size() for weight in encoder.model.state_dict().values())
+    assert (tmp_path / "model.int8.safetensors").stat().st_size < 0.5 * whole
+    small = CrossEncoder(str(tmp_path), device="cpu")
+    expected = expanded(compressed(encoder.model.state_dict()))
+    assert same(state(small), {name: expected[name] for name in state(small)})
+    small.save_pretrained(str(tmp_path))
+    assert "model.int8.safetensors" not in _names(tmp_path)
+    assert same(state(CrossEncoder(str(tmp_path), device="cpu")), state(small))
+
+
+@pytest.mark.parametrize("options", [{"storage": "int4"}, {"storage": "int8", "max_shard_size": "1MB"}])
+def test_compact_storage_refuses(own_tiny: CrossEncoder, options: dict[str, Any], tmp_path: Path) -> None:
+    """Another form, or an option that has no effect on it; nothing is written."""
+    with pytest.raises(InvalidInput, match="storage"):
+        own_tiny.save(str(tmp_path / "new"), **options)
+    assert not (tmp_path / "new").exists()
 
 
 def test_other_files_stay(loaded: Loaded, tmp_path: Path) -> None:

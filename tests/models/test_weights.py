@@ -66,6 +66,18 @@ def test_zeros_stay_zeros() -> None:
     assert torch.equal(expanded(compressed({"w": weight}))["w"], weight)
 
 
+def test_what_int8_and_float16_cannot_hold() -> None:
+    """Whole numbers stay as they are, large vectors float32; what is not finite, or named as a scale, is refused."""
+    given = {"ids": torch.arange(600).reshape(1, 600), "large": torch.tensor([1e6, 1.0]), "norm.scale": torch.ones(2)}
+    back = expanded(compressed(given | {"norm": torch.ones(2)}))
+    assert all(torch.equal(back[name], value) and back[name].dtype == value.dtype for name, value in given.items())
+    for bad in ({"w": torch.tensor([[float("nan"), 1.0]])}, {"b": torch.tensor([float("inf")])}):
+        with pytest.raises(InvalidInput, match="is not finite"):
+            compressed(bad)
+    with pytest.raises(InvalidInput, match=r"w\.scale is a weight"):
+        compressed({"w": torch.ones(2, 2), "w.scale": torch.ones(2)})
+
+
 def test_the_largest_value_of_a_row_is_exact() -> None:
     """It is 127 steps, or minus 127."""
     back = expanded(compressed({"w": torch.tensor([[-8.0, 1.0], [0.5, 0.25]])}))["w"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput, TrainingError
 from secondpass.training.data.groups import Group
 from secondpass.training.losses import LOSSES
+from secondpass.training.running.run_watch import FINISHED
 from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.trainer import train
 from tests.toy_task import same, state
 from tests.training.toy_run import SETTINGS, run, toy_groups
 
 PAIRS = [("how to reset", "the password on"), ("how to reset", "big river in")]
+SHORT = replace(SETTINGS, max_steps=2)
 QUICK = replace(SETTINGS, epochs=1, save_every=0, evaluate_every=0, averaging=0.0, dropout=None)
 
 
@@ -59,6 +62,8 @@ def test_every_loss_trains(tiny_folder, loss):
     encoder, report = trained(tiny_folder, replace(QUICK, loss=loss))
     before = state(CrossEncoder(tiny_folder, device="cpu"))
     after = state(encoder)
+    assert report.changed
+    assert report.unchanged is None
     assert not same(before, after)
     assert all(bool(torch.isfinite(value).all()) for value in after.values())
     assert report.steps == report.counts.groups * 0 + report.steps > 3
@@ -145,7 +150,8 @@ def test_patience_ends_a_run(tiny_folder):
 def test_the_start_may_be_the_best(tiny_folder):
     """Training that only harms gives back the weights it was given."""
     encoder, report = trained(tiny_folder, dev=lambda encoder, **when: -float(when["steps"] != 0))
-    assert report.best_step == 0
+    assert (report.best_step, report.changed) == (0, False)
+    assert "no step was better on dev" in report.unchanged
     assert same(state(encoder), state(CrossEncoder(tiny_folder, device="cpu")))
 
 
@@ -186,15 +192,87 @@ def test_a_finished_run_is_not_repeated(tiny_folder, tmp_path):
     assert same(state(first), state(second))
 
 
+def size(folder):
+    """Bytes of all files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_only_the_model_is_left(tiny_folder, tmp_path):
+    """Of a run that is done no checkpoint stays, whatever a killed process left of removing them; asked, they stay."""
+    (tmp_path / ".removed-checkpoints").mkdir()
+    (tmp_path / ".removed-checkpoints" / "big").write_bytes(bytes(10**6))
+    run(tiny_folder, str(tmp_path), SHORT)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"model.safetensors", "training.jsonl", FINISHED} <= names
+    assert not names & {"checkpoints", ".removed-checkpoints"}
+    assert size(tmp_path) < 1.2 * size(Path(tiny_folder))
+    run(tiny_folder, str(tmp_path), replace(SHORT, keep=1), resume=False)
+    assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 1
+    assert not (tmp_path / FINISHED).exists()
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(), LoraSettings(merge=False)])
+@pytest.mark.parametrize("storage", [None, "int8"])
+def test_a_finished_run_is_loaded_as_it_was_left(tiny_folder, tmp_path, lora, storage):
+    """Without checkpoints too: the same weights as in the folder, and the same report; other weights are refused."""
+    settings = replace(QUICK, lora=lora, learning_rate=3e-2, max_steps=2)
+    if storage and lora and not lora.merge:
+        with pytest.raises(InvalidInput, match=r"lora\.merge is false"):
+            trained(tiny_folder, settings, output_dir=tmp_path, storage=storage)
+        return
+    first, report = trained(tiny_folder, settings, output_dir=tmp_path, storage=storage)
+    again, told = trained(tiny_folder, settings, output_dir=tmp_path, storage=storage)
+    assert same(state(first), state(again))
+    assert told == replace(report, resumed_from=report.steps)
+    assert report.changed
+    (file,) = tmp_path.rglob("*model*.safetensors")
+    assert (file.name == "model.int8.safetensors") is (storage is not None)
+    if not lora or lora.merge:
+        assert same(state(CrossEncoder(str(tmp_path), device="cpu")), state(again))
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match=f"{file.name} is not as the finished run left it"):
+        trained(tiny_folder, settings, output_dir=tmp_path, storage=storage)
+
+
+def test_killed_before_the_checkpoints_are_gone(tiny_folder, tmp_path, monkeypatch):
+    """The run is done all the same, and the next call takes them away."""
+    monkeypatch.setattr("secondpass.training.trainer.forget_checkpoints", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tiny_folder, str(tmp_path), SHORT)
+    monkeypatch.undo()
+    assert (tmp_path / FINISHED).exists()
+    assert (tmp_path / "checkpoints").exists()
+    _, report = run(tiny_folder, str(tmp_path), SHORT)
+    assert report.resumed_from == report.steps
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_another_run_in_the_folder_is_refused(tiny_folder, tmp_path):
-    """Other settings or other data: the message says what differs; with resume=False the checkpoints must go first."""
-    run(tiny_folder, str(tmp_path))
-    with pytest.raises(CheckpointError, match="learning_rate"):
-        run(tiny_folder, str(tmp_path), replace(SETTINGS, learning_rate=1e-4))
+    """Other settings or other data: the message says what differs, also where no checkpoint is left of the run."""
+    run(tiny_folder, str(tmp_path), SHORT)
+    with pytest.raises(CheckpointError, match=r"learning_rate.*resume=False"):
+        run(tiny_folder, str(tmp_path), replace(SHORT, learning_rate=1e-4))
     with pytest.raises(CheckpointError, match="groups"):
-        trained(tiny_folder, SETTINGS, groups=toy_groups(5, 40), dev=toy_groups(2, 12), output_dir=tmp_path)
-    shutil.rmtree(tmp_path / "checkpoints")
-    run(tiny_folder, str(tmp_path), replace(SETTINGS, learning_rate=1e-4))
+        trained(tiny_folder, SHORT, groups=toy_groups(5, 40), dev=toy_groups(2, 12), output_dir=tmp_path)
+    _, report = run(tiny_folder, str(tmp_path), replace(SHORT, learning_rate=1e-4), resume=False)
+    assert report.resumed_from is None
+
+
+def test_one_bar_with_total_loss_and_time_left(tiny_folder, tmp_path, capsys):
+    """Over all steps of all epochs; a run that goes on begins where it was."""
+
+    def stop(entry):
+        if entry["kind"] == "step" and entry["step"] == 9:
+            raise KeyboardInterrupt
+
+    settings = replace(SETTINGS, max_steps=10)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_folder, str(tmp_path), settings, watch=stop)
+    _, report = run(tiny_folder, str(tmp_path), settings, show_progress_bar=True)
+    bar = capsys.readouterr().err
+    assert f" 8/{report.steps} [" in bar
+    assert re.search(rf" {report.steps}/{report.steps} \[\d\d:\d\d<00:00, .*loss=[\d.e-]+", bar)
+    assert "Epoch" not in bar
 
 
 def test_settings_that_do_not_change_the_weights_may_change(tiny_folder, tmp_path):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from secondpass.errors import InvalidInput, SecondPassError
-from secondpass.tokens import CallRecord
+
+if TYPE_CHECKING:
+    from secondpass.tokens import CallRecord
 
 # ---- Errors: one line on stderr and an exit code, never a traceback unless asked for.
 FAILED = 1
@@ -82,6 +88,60 @@ class PipeConsole(Console):
 
 def _one_line(text: str) -> str:
     return " ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+# ---- Help: within the width of the terminal, options in groups by the words of their names.
+GROUPS = {
+    "Input": r"corpus|dataset|quer(y|ies)|data-queries|qrels|clicks|split|run|pipeline|documents|input-format|indexed"
+    r"|index|add|set|files|filter|.*fields?|resume",
+    "Model": r"model|device|precision|max-length|batch-size|embedder|rescore|.*-prefix|truncat.*|token-cache-mb",
+    "Selection": r"negatives|first|last|.*margin|max-score|against|sampling|positives|graded|from|depth|top-k|passages"
+    r"|limit|relevance|measure|level|seed|budget-ms",
+    "Limits": r"max-.*|deadline.*|.*-s|.*-ms|in-flight|batch.*|patience",
+    "Server": r"url|.*timeout|host|port|.*keys.*|open-metrics|service.*|on-failure|private-address|check|shards"
+    r"|replicas",
+    "Output": r"output|format|json|csv|html|examples?|rows|storage|dry-run|quiet",
+}
+OTHERS = "Options"
+WIDEST_OPTION = 30
+
+
+def print_help(command: Any, context: Any) -> None:
+    """Print a command's help: usage, text, commands, and parameters in groups; an unknown option has a group too."""
+    console = PipeConsole(highlight=False, emoji=False)
+    console.print(Text(command.get_usage(context), style="bold"))
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        console.print()
+        console.print(Text.from_markup(" ".join(paragraph.split())))
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name in command.list_commands(context) if hasattr(command, "list_commands") else ():
+        inner = command.get_command(context, name)
+        about = inspect.cleandoc(inner.short_help or inner.help or "").split("\n\n")[0]
+        groups.setdefault("Commands", []).append((name, re.split(r"(?<=\.)\s", " ".join(about.split()))[0]))
+    known: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *GROUPS, OTHERS)}
+    for parameter in command.get_params(context):
+        record = None if getattr(parameter, "hidden", False) else parameter.get_help_record(context)
+        if record is not None:
+            names = re.sub(r"<list\[(\w+)\]>", r"<\1>", record[0].replace(" range>", ">"))
+            known[group_of(parameter)].append((names, " ".join(record[1].split())))
+    shown = {title: rows for title, rows in (groups | known).items() if rows}
+    width = min(WIDEST_OPTION, max(cell_len(name) for rows in shown.values() for name, _ in rows))
+    for title, rows in shown.items():
+        console.print(Text(f"\n{title}", style="bold"))
+        table = Table.grid(padding=(0, PADDING, 0, 0))
+        table.add_column(width=width + PADDING, overflow="fold", style="cyan")
+        table.add_column(overflow="fold")
+        for name, about in rows:
+            table.add_row(Padding(Text(name), (0, 0, 0, PADDING)), Text(about))
+        console.print(table)
+
+
+def group_of(parameter: Any) -> str:
+    """The title under which the help shows a parameter: a new one finds its place by its name."""
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    name = max(parameter.opts, key=len).lstrip("-")
+    return next((title for title, words in GROUPS.items() if re.fullmatch(words, name)), OTHERS)
 
 
 # ---- Rows.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from secondpass.cli.output import PIPE_CLOSED, forget_stdout, report
+from secondpass.cli.output import PIPE_CLOSED, forget_stdout, print_help, report
 from secondpass.errors import MissingExtra
 
 # Each a function or an application of typer, in the order of the help, with the extra that brings what it needs where
@@ -24,6 +24,7 @@ COMMANDS = {
     "train": ("secondpass.cli.train:train", None),
     "mine": ("secondpass.cli.train:mine", None),
     "serve": ("secondpass.cli.serve:serve", None),
+    "doctor": ("secondpass.cli.doctor:doctor", None),
     "ask": ("secondpass_pipelines.commands:ask", "haystack"),
     "demo": ("secondpass_pipelines.commands:demo", "haystack"),
     "elasticsearch": ("secondpass_servers.elasticsearch.cli:commands", "elasticsearch"),
@@ -44,8 +45,12 @@ class Program(TyperGroup):
         """A command by name, imported when it is asked for; a name that is none imports all, for a suggestion."""
         for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
             if name not in self.commands:
-                self.commands[name] = _imported(name)
+                self.commands[name] = _with_our_help(_imported(name))
         return super().get_command(ctx, cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help as every command does."""
+        print_help(self, ctx)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; errors end here."""
@@ -67,6 +72,9 @@ class Program(TyperGroup):
             code = super().main(*args, **options | {"standalone_mode": False})
         except typer.Abort:
             code = 1
+        except BrokenPipeError:
+            forget_stdout()
+            code = PIPE_CLOSED
         except Exception as error:
             code = report(error, debug=False)
         if not options.get("standalone_mode", True):
@@ -78,7 +86,6 @@ app = typer.Typer(
     name="secondpass",
     cls=Program,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -125,6 +132,14 @@ def _imported(name: str) -> Any:
     return typer.main.get_command(alone)
 
 
+def _with_our_help(command: Any) -> Any:
+    """The command, its help and that of the commands in it printed by `print_help`, whatever package it is of."""
+    command.format_help = lambda ctx, formatter: print_help(command, ctx)
+    for inner in getattr(command, "commands", {}).values():
+        _with_our_help(inner)
+    return command
+
+
 def _unavailable(name: str, place: str, extra: str, reason: str) -> Callable[[], None]:
     def command() -> None:
         raise MissingExtra(
@@ -145,7 +160,7 @@ def main() -> None:
             reconfigure(encoding="utf-8", errors="backslashreplace")
     code: object = 0
     try:
-        app()
+        app(prog_name="secondpass")
     except SystemExit as ended:
         code = ended.code
     try:

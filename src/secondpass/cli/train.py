@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
 LONGEST_NAME = 14
 
 
+class Storage(StrEnum):
+    """How weights are written."""
+
+    int8 = "int8"
+
+
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML file; --example shows every key.")] = None,
     set_values: Annotated[
@@ -50,12 +58,16 @@ def train(
     example: Annotated[
         bool, typer.Option("--example", help="Print a file with every key, its default and meaning.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    storage: Annotated[
+        Storage | None, typer.Option("--storage", help="Write the weights as int8, a quarter of the size.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train a reranker as a YAML file says.
 
-    The folder gets the model, the configuration, checkpoints, a log and a model card. The same command again goes on
-    where a broken run stopped. With data.dev or data.test, the model is measured before and after.
+    The folder gets the model, the configuration, a log and a model card. The same command again goes on where a broken
+    run stopped: checkpoints stay until the run is done, with settings.keep for good. With data.dev or data.test, the
+    model is measured before and after.
 
     [bold]Examples[/bold]
 
@@ -76,6 +88,8 @@ def train(
     if output is not None:
         # JSON's strings are YAML's too, whatever is in them.
         overrides.append(f"output.folder={json.dumps(str(output.absolute()))}")
+    if storage is not None:
+        overrides.append(f"output.storage={storage.value}")
     chosen = read_config(config, overrides)
     from secondpass.training.configured import prepare
 
@@ -109,7 +123,9 @@ def _is_first() -> bool:
 
 def _introduce(prepared: Prepared) -> None:
     typer.echo("training data:")
-    for line in prepared.checked.counts.lines():
+    checked = prepared.checked
+    groups = [line for line in checked.counts.lines() if not (line.startswith("dropped") and "groups, " in line)]
+    for line in (*groups, *checked.dropped):
         typer.echo(f"  {line}")
     for held in prepared.measured:
         candidates = sum(len(group) for group in held.ranking.groups)
@@ -131,9 +147,12 @@ def _dry(prepared: Prepared) -> None:
 
 def _tell(entry: Mapping[str, Any]) -> None:
     """Say the score of each evaluation as it comes."""
+    from tqdm import tqdm
+
     if entry["kind"] == "evaluation":
         best = ", the best so far" if entry.get("best") else ""
-        typer.echo(f"step {entry['step']:,}: dev nDCG@10 {entry['score']:.4f}{best}")
+        with tqdm.external_write_mode():
+            typer.echo(f"step {entry['step']:,}: dev nDCG@10 {entry['score']:.4f}{best}")
 
 
 def _where_it_stands(folder: Path, config: Path) -> str:
@@ -148,6 +167,8 @@ def _where_it_stands(folder: Path, config: Path) -> str:
 def _conclude(done: Finished, folder: Path) -> None:
     report = done.report
     went_on = "" if report.resumed_from is None else f", gone on from step {report.resumed_from:,}"
+    if report.resumed_from == report.steps:
+        went_on = ", all of them before: the run was done"
     early = ", stopped early: no better score" if report.stopped_early else ""
     typer.echo(f"{report.steps:,} steps, {report.pairs:,} pairs in {report.seconds:,.0f} s{went_on}{early}")
     rows = [row for held in done.measured for row in _rows(held)]
@@ -160,6 +181,8 @@ def _conclude(done: Finished, folder: Path) -> None:
     typer.echo(f"model: {folder}")
     if done.card is not None:
         typer.echo(f"card: {done.card}")
+    if report.unchanged:
+        typer.echo(report.unchanged)
 
 
 def _rows(held: BeforeAfter) -> list[Sequence[str]]:
@@ -221,6 +244,12 @@ def mine(
     qrels: Annotated[
         Path | None, typer.Option(help="Judgements (TREC, BEIR or JSON lines), without --dataset.")
     ] = None,
+    clicks: Annotated[
+        Path | None, typer.Option(help="Relevant pairs (.csv, .parquet, .jsonl), texts or ids, for --qrels.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE=NAME", help="Of --clicks, where names do not say it; see docs.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder.")] = "train",
     source: Annotated[
         str, typer.Option("--from", help="bm25, a run file, or folder or hub name of a bi-encoder.")
@@ -249,7 +278,8 @@ def mine(
     """Find hard negatives: documents that a first pass ranks high and nobody judged relevant.
 
     Writes a group for each query (its relevant documents and its negatives, with labels) that training reads, and
-    prints how many candidates were dropped and why. Documents judged and not relevant are taken first.
+    prints how many candidates were dropped and why. Documents judged and not relevant are taken first. Clicks need no
+    corpus if they have texts: then the documents of all queries are the candidates.
 
     [bold]Examples[/bold]
 
@@ -257,18 +287,25 @@ def mine(
 
     secondpass mine -d beir/scifact --from sentence-transformers/all-MiniLM-L6-v2 --margin 0.05 -o groups.jsonl
 
+    secondpass mine --clicks clicks.csv --output groups.jsonl
+
     secondpass mine -d beir/scifact --from run.trec --first 10 --rescore secondpass/pocket -o groups.jsonl
     """
     from secondpass.training.data.groups import checked_target
     from secondpass.training.negatives.sifting import MiningRule
 
     checked_target(output)
-    rule = MiningRule(
-        negatives=negatives, first=first, last=last, max_score=max_score, absolute_margin=absolute_margin,
-        relative_margin=margin, rescore_margin=rescore_margin, against=against.value, sampling=sampling.value,
-        positives=positives, graded=graded, seed=seed,
-    )  # fmt: skip
-    labelled = _read(dataset, corpus, queries, qrels, split)
+    with _said_as_options():
+        rule = MiningRule(
+            negatives=negatives, first=first, last=last, max_score=max_score, absolute_margin=absolute_margin,
+            relative_margin=margin, rescore_margin=rescore_margin, against=against.value, sampling=sampling.value,
+            positives=positives, graded=graded, seed=seed,
+        )  # fmt: skip
+    if clicks is None:
+        labelled = _read(dataset, corpus, queries, qrels, split)
+    else:
+        _refuse_beside_clicks(dataset or qrels, queries, corpus)
+        labelled = _clicked(clicks, corpus, queries, column or ())
     found = _candidates(source, labelled, last, (query_prefix, document_prefix), device)
     encoder = None if rescore is None else arguments.load(rescore, None, device)
     _write(output, labelled, found, rule, encoder)
@@ -300,6 +337,48 @@ def _read(dataset: Path | None, corpus: Path | None, queries: Path | None, qrels
     judged = read_qrels(qrels)
     texts = {query: text for query, text in read_queries(queries).items() if query in judged}
     return Dataset({document.id: document.content for document in read_corpus(corpus)}, texts, judged)
+
+
+@contextmanager
+def _said_as_options() -> Iterator[None]:
+    """A rule's own words as options: "last=3 is before first=5" is about --last and --first."""
+    try:
+        yield
+    except InvalidInput as error:
+        named = re.sub(r"\b([a-z_]+)=", lambda found: f"--{found[1].replace('_', '-')} ", str(error))
+        raise InvalidInput(named.replace("--relative-margin", "--margin")) from None
+
+
+def _refuse_beside_clicks(judged: Path | None, queries: Path | None, corpus: Path | None) -> None:
+    if judged or (queries and not corpus):
+        raise InvalidInput("--clicks goes without --dataset and --qrels, and --queries with --corpus, for ids")
+
+
+def _clicked(clicks: Path, corpus: Path | None, queries: Path | None, columns: Sequence[str]) -> Dataset:
+    """Texts and judgements of relevant pairs; documents of the corpus that have their texts are the same documents."""
+    from secondpass.training.data.sources import read_groups
+    from secondpass.training.settings import words_of
+
+    parts = [column.partition("=") for column in columns]
+    if not all(role and equals for role, equals, _ in parts):
+        raise InvalidInput("--column is ROLE=NAME, such as label=clicks; label= where no column says it")
+    chosen = {role: name or None for role, _, name in parts}
+    with words_of("options"):
+        groups = list(read_groups(clicks, columns=chosen, corpus=corpus if queries else None, queries=queries))
+    contents = {} if corpus is None else {document.id: document.content for document in read_corpus(corpus)}
+    named = {text: name for name, text in contents.items()}
+    asked: dict[str, str] = {}
+    grades: dict[str, dict[str, float]] = {}
+    for group in groups:
+        query = group.query_id or group.query
+        asked[query] = group.query
+        for place, (text, label) in enumerate(zip(group.documents, group.labels, strict=True)):
+            name = group.document_ids[place] if group.document_ids else named.get(text, text)
+            contents.setdefault(name, text)
+            before = grades.setdefault(query, {}).setdefault(name, label)
+            if before != label:
+                raise InvalidInput(f"{group.source}: {text[:60]!r} has label {label:g} here and {before:g} before")
+    return Dataset(contents, asked, Qrels(grades))
 
 
 def _candidates(source: str, labelled: Dataset, last: int, prefixes: tuple[str, str], device: str | None) -> Candidates:

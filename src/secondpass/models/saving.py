@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 
@@ -26,7 +26,8 @@ from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError
 from secondpass.models.config import read_json, write_activation
 from secondpass.models.loading import quiet_transformers
 from secondpass.models.tokenizer import token_limit
-from secondpass.models.weights import COMPACT
+from secondpass.models.weights import COMPACT, save_compact
+from secondpass.text import choice
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +111,10 @@ def save(
     safe_serialization: bool = True,
     prompts: Mapping[str, str] | None = None,
     card: str | None = None,
+    storage: Literal["int8"] | None = None,
     **options: Any,
 ) -> None:
-    """Write model (in its own dtype), tokenizer and activation; other files of the folder stay.
+    """Write model, tokenizer and activation; other files of the folder stay.
 
     Args:
         path: the folder, made if needed; None does nothing.
@@ -124,6 +126,8 @@ def save(
         safe_serialization: only True: pickles are not written.
         prompts: stored by name.
         card: text of README.md; a README.md of another origin is left alone, with a warning.
+        storage: None writes weights in the model's own dtype. "int8" writes a quarter of float32's size, each row of a
+            matrix rounded to 255 steps: scores change a little, and secondpass alone reads it, as float32.
         options: further arguments of the model's `save_pretrained`, e.g. max_shard_size.
 
     Raises:
@@ -136,12 +140,21 @@ def save(
         raise InvalidInput("safe_serialization=False would write pickle files: only safetensors are written")
     if options.get("push_to_hub"):
         raise InvalidInput("push_to_hub=True is not an option of save: call push_to_hub()")
+    if storage is not None:
+        choice(storage, ("int8",), "storage")
+        if options:
+            raise InvalidInput(f"storage={storage!r} takes no {sorted(options)[0]}: it is one file")
+        _refuse_own_code(model)
     folder = Path(path)
     logger.info("Save model to %s", path)
     try:
         with _unfinished_folder(folder) as unfinished:
             with quiet_transformers():
-                model.save_pretrained(unfinished, **options)
+                if storage is None:
+                    model.save_pretrained(unfinished, **options)
+                else:
+                    model.config.save_pretrained(unfinished)
+                    save_compact(unfinished, model.state_dict())
                 tokenizer.save_pretrained(unfinished)
             _tidy_tokenizer(unfinished, _limit(max_length, tokenizer, model))
             write_activation(unfinished, stored_name(activation), prompts)
@@ -149,6 +162,12 @@ def save(
             _put_in_place(unfinished, folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"the model cannot be saved to {folder}: {' '.join(str(error).split())}") from error
+
+
+def _refuse_own_code(model: Any) -> None:
+    """What is stored compactly is built again by transformers' own classes."""
+    if not type(model).__module__.startswith("transformers."):
+        raise InvalidInput(f"storage='int8' is for architectures of transformers, not for {type(model).__name__}")
 
 
 @contextmanager
@@ -213,7 +232,7 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
 
 def _remove_superseded(folder: Path, made: set[str]) -> None:
     """Delete weights of the model before that a reader might take instead: one file, shards, compact."""
-    if made.isdisjoint({WEIGHTS, INDEX}):
+    if made.isdisjoint({WEIGHTS, INDEX, COMPACT}):
         return
     for old in folder.glob("model*.safetensors*"):
         if old.name not in made and (old.name in {WEIGHTS, INDEX, COMPACT} or SHARD.fullmatch(old.name)):

@@ -172,12 +172,21 @@ SCALE = ".scale"
 
 
 def compressed(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """float32 weights by name -> int8 matrices with "<name>.scale" [rows] beside them, float16 vectors."""
+    """Weights by name -> int8 matrices with "<name>.scale" [rows] beside them, float16 vectors, whole numbers as given.
+
+    Raises:
+        InvalidInput: a weight is not finite, or has the name that another one's scale would have.
+    """
     made = {}
     for name, weight in weights.items():
-        if weight.ndim < 2:
-            made[name] = weight.half()
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            raise InvalidInput(f"{name} is not finite: it cannot be stored as int8")
+        if not weight.is_floating_point() or weight.ndim < 2:
+            half = weight.half() if weight.is_floating_point() else weight
+            made[name] = half if bool(half.isfinite().all()) else weight.float()
             continue
+        if name + SCALE in weights:
+            raise InvalidInput(f"{name + SCALE} is a weight of the model: it cannot be stored as int8")
         scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
         made[name] = torch.round(weight.float() / scale[:, None]).to(torch.int8)
         made[name + SCALE] = scale
@@ -190,13 +199,13 @@ def expanded(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in stored.items():
         if tensor.dtype == torch.int8:
             made[name] = tensor.float() * stored[name + SCALE][:, None]
-        elif not name.endswith(SCALE):
-            made[name] = tensor.float()
+        elif not name.endswith(SCALE) or getattr(stored.get(name.removesuffix(SCALE)), "dtype", None) != torch.int8:
+            made[name] = tensor.float() if tensor.is_floating_point() else tensor
     return made
 
 
 def save_compact(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Write the weights alone; config and tokenizer are the caller's."""
+    """Write the weights alone; config and tokenizer are the caller's. InvalidInput as of `compressed`."""
     save_file({name: tensor.contiguous() for name, tensor in compressed(weights).items()}, folder / COMPACT)
 
 

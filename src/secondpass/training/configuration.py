@@ -126,12 +126,14 @@ class OutputConfig:
     """What is written.
 
     Attributes:
-        folder: for the model, its checkpoints, log and card.
+        folder: for the model, its log and card, and checkpoints meanwhile.
+        storage: "int8": a quarter of the size (see `models.saving.save`); None: the model's own numbers.
         card: write README.md.
         tensorboard: write event files for TensorBoard too, under folder/tensorboard.
     """
 
     folder: str
+    storage: Literal["int8"] | None = None
     card: bool = True
     tensorboard: bool = False
 

@@ -27,6 +27,7 @@ from secondpass.training.measuring.before_after import BeforeAfter
 from secondpass.training.measuring.card import Card, write_card
 from secondpass.training.running.plan import Plan, planned
 from secondpass.training.running.run_watch import make_folder, tensorboard_log
+from secondpass.training.settings import words_of
 from secondpass.training.trainer import TrainingReport, Watch, train
 from secondpass.training.yaml import as_yaml, without_folders
 
@@ -94,6 +95,11 @@ def prepare(config: TrainingConfig) -> Prepared:
         ModelLoadError: the model cannot be had.
         MissingExtra: a library is absent that the configuration needs.
     """
+    with words_of("configuration"):
+        return _prepared(config)
+
+
+def _prepared(config: TrainingConfig) -> Prepared:
     settings, model = config.settings, config.model
     loss = make_loss(settings.loss, settings.loss_options)
     if Path(model.name).is_dir() and Path(model.name).resolve() == Path(config.output.folder).resolve():
@@ -112,7 +118,7 @@ def prepare(config: TrainingConfig) -> Prepared:
     if config.data.dev_share:
         read, share = before_after.held_out(list(read), config.data.dev_share, settings.seed)
         dev = _graded(share)
-    checked = checked_groups(read, loss, num_labels=encoder.config.num_labels, join=config.data.join)
+    checked = checked_groups(read, loss, num_labels=encoder.config.num_labels, join=config.data.join, tell=False)
     measures = config.data.test.measures if config.data.test else MEASURES
     held = before_after.of_groups(DEV, dev, measures) if dev else None
     tested = None if config.data.test is None else _test(config.data.test)
@@ -142,6 +148,7 @@ def run(
     first = int(os.environ.get("RANK", "0")) == 0
     watches = [watch] if watch is not None else []
     with ExitStack() as stack:
+        stack.enter_context(words_of("configuration"))
         if first:
             make_folder(folder, "output.folder")
             if config.output.tensorboard:
@@ -155,6 +162,7 @@ def run(
             config.settings,
             dev=None if prepared.dev is None else prepared.dev.ranking,
             output_dir=folder,
+            storage=config.output.storage,
             resume=resume,
             watch=_told(watches),
             show_progress_bar=show_progress_bar,

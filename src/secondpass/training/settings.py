@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -63,7 +66,7 @@ class TrainingSettings:
         evaluate_every: steps between evaluations; 0 only after each epoch.
         patience: stop after so many evaluations without a better score; 0 never.
         save_every: steps between checkpoints; 0 only after each epoch.
-        keep: how many checkpoints are kept.
+        keep: how many checkpoints are kept, also when the run is done. None: two while it runs, none when it is done.
         log_every: steps between lines of the log.
         seed: of shuffling, dropout and in-batch negatives.
     """
@@ -93,14 +96,14 @@ class TrainingSettings:
     evaluate_every: int = 0
     patience: int = 0
     save_every: int = 0
-    keep: int = 2
+    keep: int | None = None
     log_every: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "tokens_per_step", "keep", "log_every"):
+        for name in ("epochs", "tokens_per_step", "log_every"):
             positive_int(getattr(self, name), name)
-        for name in ("max_steps", "groups_per_step", "micro_batch_tokens"):
+        for name in ("max_steps", "groups_per_step", "micro_batch_tokens", "keep"):
             if getattr(self, name) is not None:
                 positive_int(getattr(self, name), name)
         for name in ("evaluate_every", "patience", "save_every", "frozen_layers", "seed"):
@@ -136,3 +139,35 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("dropout", 0.0, 0.9),
     ("averaging", 0.0, 0.99999),
 )
+
+
+# ---- A fault is said in the words of the interface that was used: Python's, a configuration's, or a command's options.
+Interface = Literal["python", "configuration", "options"]
+_INTERFACE: ContextVar[Interface] = ContextVar("interface", default="python")
+_KEYS = {
+    "join": "data.join",
+    "dev_share": "data.dev_share",
+    "loss": "settings.loss",
+    "num_labels": "model.num_labels",
+    "storage": "output.storage",
+}
+
+
+@contextmanager
+def words_of(interface: Interface) -> Iterator[None]:
+    """Let `worded` speak so meanwhile."""
+    before = _INTERFACE.set(interface)
+    try:
+        yield
+    finally:
+        _INTERFACE.reset(before)
+
+
+def worded(name: str, value: object) -> str:
+    """What to write: "join=True", "data.join: true", or "--column label=NAME" for columns={"label": "NAME"}."""
+    interface = _INTERFACE.get()
+    if interface == "options" and name == "columns" and isinstance(value, Mapping):
+        return " ".join(f"--column {role}={column or ''}" for role, column in value.items())
+    if interface != "configuration":
+        return f"{name}={value!r}"
+    return "--no-resume" if name == "resume" else f"{_KEYS.get(name, name)}: {json.dumps(value, ensure_ascii=False)}"

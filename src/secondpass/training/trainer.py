@@ -10,9 +10,9 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import cheap_dropout, give_back_memory, keep_freed_memory
 from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
+from secondpass.models.weights import COMPACT
+from secondpass.text import choice
 from secondpass.training.checkpoints.checkpoints import FOLDER, Checkpoints, forget_checkpoints
 from secondpass.training.checkpoints.state import Generator, random_state, restore_random_state
 from secondpass.training.data.checking import checked_groups
@@ -30,10 +32,21 @@ from secondpass.training.losses.loss import Loss
 from secondpass.training.losses.pointwise import BinaryCrossEntropy
 from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.loop import Evaluation, Processes, Trainable, TrainingRun, claimed, joined
-from secondpass.training.running.lora import Lora, low_rank
+from secondpass.training.running.lora import WEIGHTS, Lora, load_trained, low_rank
 from secondpass.training.running.plan import GroupLearner, Plan, Tokeniser, planned
-from secondpass.training.running.run_watch import RunLock, RunStorage, RunWatch, StepLog, identity_of, make_folder
-from secondpass.training.settings import TrainingSettings
+from secondpass.training.running.run_watch import (
+    FINISHED,
+    RunLock,
+    RunStorage,
+    RunWatch,
+    StepLog,
+    fingerprint_of_weights,
+    identity_of,
+    make_folder,
+    read_finished,
+    write_finished,
+)
+from secondpass.training.settings import TrainingSettings, worded
 from secondpass.training.weights.layers import freeze, parameter_groups
 from secondpass.training.weights.optimisation import (
     NO_SCORE,
@@ -53,6 +66,8 @@ DEFAULTS = TrainingSettings()
 # As BERT and RoBERTa were trained. At torch's 1e-8 weights whose gradient is zero but for rounding (the bias of keys)
 # take whole steps, and two processes drift from one.
 EPSILON = 1e-6
+# Checkpoints of a run that keeps none when it is done: if the newest turns out damaged there is another.
+KEPT_MEANWHILE = 2
 # Where low-rank additions are saved when they are not merged.
 ADAPTER = "adapter"
 # Attributes in which attention modules of transformers keep their dropout as a number.
@@ -78,6 +93,7 @@ class TrainingReport:
         pairs: (query, document) pairs read.
         tokens: real tokens read.
         counts: of the training groups.
+        changed: whether the weights are others than before training.
     """
 
     steps: int
@@ -91,6 +107,26 @@ class TrainingReport:
     pairs: int
     tokens: int
     counts: Counts
+    changed: bool = True
+
+    @property
+    def unchanged(self) -> str | None:
+        """A sentence for a run that gave back the weights it began with."""
+        if self.changed:
+            return None
+        why = "no step was better on dev than" if self.best_step == 0 else "after the last step they are still"
+        return f"Training changed nothing: {why} the weights before it"
+
+    def kept(self) -> dict[str, Any]:
+        """What a finished run's folder keeps of it, as JSON."""
+        names = (entry.name for entry in fields(self) if entry.name not in ("counts", "resumed_from"))
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def again(cls, kept: Mapping[str, Any], counts: Counts) -> TrainingReport:
+        """The report of a run that was finished before."""
+        scores = tuple((int(step), float(score)) for step, score in kept["scores"])
+        return cls(**{**kept, "scores": scores}, resumed_from=kept["steps"], counts=counts)
 
 
 def train(
@@ -100,6 +136,7 @@ def train(
     *,
     dev: Iterable[Group] | Evaluator | None = None,
     output_dir: str | os.PathLike[str] | None = None,
+    storage: Literal["int8"] | None = None,
     loss: Loss | None = None,
     join: bool = False,
     resume: bool = True,
@@ -113,12 +150,14 @@ def train(
         groups: what to learn from; read once, and checked as a whole before the first step.
         settings: everything that decides the outcome.
         dev: held-out groups with whole grades (measured by nDCG@10), or an evaluator as `fit` takes it.
-        output_dir: gets the model, `training.jsonl` and `checkpoints/`; None keeps all in memory.
+        output_dir: gets the model, `training.jsonl` and meanwhile `checkpoints/`; None keeps all in memory.
+        storage: how the model is written, see `CrossEncoder.save`. With "int8" the encoder has the weights as they were
+            stored afterwards.
         loss: an object instead of the name in `settings`.
         join: make one group of all that have the same query: what a list of single pairs needs for a ranking loss.
         resume: go on from the newest checkpoint in `output_dir`, if there is one; False removes those that are there.
         watch: hears of every entry of the log.
-        show_progress_bar: show bars over epochs and steps.
+        show_progress_bar: show a bar over all steps, with the loss and the time left.
 
     Raises:
         InvalidInput: a setting, or groups that cannot be learnt from; the message names file and line.
@@ -138,25 +177,35 @@ def train(
         logger.info("%s", line)
     folder = None if output_dir is None else Path(output_dir)
     processes = joined(encoder.device)
+    if storage is not None and choice(storage, ("int8",), "storage") and settings.lora and not settings.lora.merge:
+        raise InvalidInput(f"{worded('storage', storage)} is for whole models: lora.merge is false")
     with ExitStack() as stack:
         if folder is not None and processes.first:
             make_folder(folder, "output_dir")
             stack.enter_context(RunLock(folder))
             if not resume:
+                (folder / FINISHED).unlink(missing_ok=True)
                 forget_checkpoints(folder)
-        stack.enter_context(claimed(encoder))
-        ready = stack.enter_context(ready_to_learn(encoder, settings, processes.rank))
-        plan = planned(checked.groups, ready.tokenised, settings)
-        if plan.cut and processes.first:
-            logger.warning("%d of %d training pairs are cut to the model's window", plan.cut, len(plan.lengths.tokens))
-        parts = _Parts(encoder, ready, plan, judge, processes, evaluator, folder)
-        report = parts.run(checked.counts, resume, watch, show_progress_bar and processes.first)
-        adapter = ready.lora if settings.lora is not None and not settings.lora.merge else None
-        if adapter is not None and folder is not None and processes.first:
-            adapter.save(folder / ADAPTER)
-    if adapter is None and folder is not None and processes.first:
-        encoder.save(str(folder))
-    return report
+        with claimed(encoder), ready_to_learn(encoder, settings, processes.rank) as ready:
+            plan = planned(checked.groups, ready.tokenised, settings)
+            if plan.cut and processes.first:
+                logger.warning("%d of %d training pairs are cut to the window", plan.cut, len(plan.lengths.tokens))
+            parts = _Parts(encoder, ready, plan, judge, processes, evaluator, folder, storage)
+            ended = parts.run(checked.counts, resume, watch, show_progress_bar and processes.first)
+            if ready.adapter and ready.lora is not None and folder is not None and processes.first and not ended.before:
+                ready.lora.save(folder / ADAPTER)
+        if folder is not None:
+            parts.leave(folder, ended)
+    return ended.report
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A run that is over: what it reports, which run it is, and whether it was over before."""
+
+    report: TrainingReport
+    identity: Mapping[str, Any]
+    before: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,23 +219,28 @@ class _Parts:
     processes: Processes
     evaluator: Evaluator | None
     folder: Path | None
+    stored: Literal["int8"] | None
 
-    def run(self, counts: Counts, resume: bool, watch: Watch | None, show: bool) -> TrainingReport:
+    def run(self, counts: Counts, resume: bool, watch: Watch | None, show: bool) -> _Ended:
         """Train to the end, from the newest checkpoint if there is one."""
         settings, model = self.plan.settings, self.encoder.model
         averages = WeightAverages(model, settings.averaging) if settings.averaging else None
         optimisation = self._optimisation()
         best = BestWeights(model, keeps=True, save=self._saver())
-        storage = None
+        storage, identity = None, identity_of(self.plan, model, self.encoder.device, self.evaluator)
         if self.folder is not None:
-            identity = identity_of(self.plan, model, self.encoder.device, self.evaluator)
-            checkpoints = Checkpoints(self.folder / FOLDER, settings.keep, identity)
+            checkpoints = Checkpoints(self.folder / FOLDER, settings.keep or KEPT_MEANWHILE, identity)
             storage = RunStorage(checkpoints, self.ready.generators)
         self.encoder.best_score = NO_SCORE
         evaluation = Evaluation(self._shared_evaluator(), settings.evaluate_every, None, None, True, twice=False)
         hooks = RunWatch(settings, self.plan, self.processes, StepLog(None, None, 0), averages, storage)
         run = TrainingRun(self.encoder, self._learner(optimisation), optimisation, evaluation, best, hooks)
         resumed = storage.restore(run, hooks) if storage is not None and resume else None
+        if self.folder is not None and resume and resumed is None:
+            done = read_finished(self.folder, identity)
+            if done is not None:
+                self.encoder.best_score = NO_SCORE if done["best_score"] is None else done["best_score"]
+                return _Ended(TrainingReport.again(done, counts), identity, before=True)
         hooks.log = StepLog(self.folder if self.processes.first else None, watch, resumed or 0)
         if resumed is None:
             # the weights before the first step may prove to be the best
@@ -199,9 +253,32 @@ class _Parts:
         if storage is not None and not hooks.finished:
             hooks.finished = True
             storage.save(run, hooks, (self.plan.epochs, 0))
-        return self._report(run, hooks, counts, resumed)
+        return _Ended(self._report(run, hooks, counts, resumed, identity["model"]), identity, before=False)
 
-    def _report(self, run: TrainingRun, hooks: RunWatch, counts: Counts, resumed: int | None) -> TrainingReport:
+    def leave(self, folder: Path, ended: _Ended) -> None:
+        """Leave the model in the folder, and nothing else where no checkpoints are to be kept."""
+        adapter, meet = self.ready.adapter, self.processes.gathered
+        if ended.before:
+            load_trained(self.encoder.model, folder, ADAPTER if adapter else None)
+            meet(None)
+        compact = (folder / COMPACT).is_file()
+        if self.processes.first and (not ended.before or compact < (self.stored is not None)):
+            if not adapter:
+                self._save(folder)
+            if self.plan.settings.keep is None:
+                weights = [folder / ADAPTER / WEIGHTS] if adapter else sorted(folder.glob("model*.safetensors"))
+                write_finished(folder, ended.identity, ended.report.kept(), weights)
+                forget_checkpoints(folder)
+        meet(None)
+        if self.stored is not None and not ended.before:
+            load_trained(self.encoder.model, folder)
+
+    def _save(self, folder: Path) -> None:
+        self.encoder.save(str(folder), **({} if self.stored is None else {"storage": self.stored}))
+
+    def _report(
+        self, run: TrainingRun, hooks: RunWatch, counts: Counts, resumed: int | None, first: str
+    ) -> TrainingReport:
         best_step = next((step for step, score in hooks.scores if score == run.best.score), None)
         report = TrainingReport(
             steps=run.total,
@@ -215,6 +292,7 @@ class _Parts:
             pairs=hooks.pairs,
             tokens=hooks.tokens,
             counts=counts,
+            changed=best_step != 0 and fingerprint_of_weights(self.encoder.model) != first,
         )
         if self.processes.first:
             ended = {"seconds": round(report.seconds, 3), "best_score": report.best_score, "best_step": best_step}
@@ -260,7 +338,7 @@ class _Parts:
         if self.folder is None or not self.processes.first or self.plan.settings.lora is not None:
             return None
         folder = self.folder
-        return lambda: self.encoder.save(str(folder))
+        return lambda: self._save(folder)
 
     def _shared_evaluator(self) -> Evaluator | None:
         """Evaluate in the first process, and let the others know."""
@@ -287,6 +365,7 @@ class Ready:
         scaler: of the loss, for float16.
         generators: random numbers beside torch's.
         lora: the low-rank additions, if that is what is trained.
+        adapter: whether they are saved by themselves instead of the model.
     """
 
     tokenised: Tokeniser
@@ -296,6 +375,7 @@ class Ready:
     micro_tokens: int
     generators: Mapping[str, Generator]
     lora: Lora | None
+    adapter: bool
 
     def rewinding(self) -> Callable[[], None]:
         """Remember where the random numbers are; the function that comes back puts them there again."""
@@ -329,6 +409,7 @@ def ready_to_learn(encoder: Trainable, settings: TrainingSettings, rank: int) ->
             micro_tokens=MICRO_TOKENS.get(device.type, MICRO_TOKENS_ELSEWHERE),
             generators={"dropout": source.generator},
             lora=lora,
+            adapter=settings.lora is not None and not settings.lora.merge,
         )
 
 

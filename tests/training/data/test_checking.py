@@ -10,13 +10,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from secondpass.errors import InvalidInput
 from secondpass.training.data.checking import LabelRule, called, checked_groups, rule_of, sound
-from secondpass.training.data.groups import Group, Teaching
+from secondpass.training.data.groups import Group, Teaching, write_groups
 from secondpass.training.data.sources import read_groups
+from secondpass.training.losses import make_loss
 from secondpass.training.losses.pointwise import MSE, BinaryCrossEntropy, CrossEntropy
 from secondpass.training.losses.ranking import InfoNCE, LabelledDistillation, ListNet, MarginMSE, RankNet
+from secondpass.training.settings import words_of
 
 BCE = BinaryCrossEntropy()
 
@@ -367,3 +370,28 @@ def test_a_group_without_source_is_named_by_position():
 def test_names_of_documents():
     """The id if there is one."""
     assert [called(GOOD, index) for index in (0, 1)] == ["document 'x'", "documents[1]"]
+
+
+def test_margins_are_for_margin_mse_alone(tmp_path):
+    """Its loss is that of the margin, as sentence-transformers has it; other losses would read it as scores."""
+    rows = [{"query": "q", "positive": "a", "negatives": ["b", "c"], "margins": [2.5, -1.0]}]
+    loss = make_loss("margin_mse", {"pairs": "first"})
+    (group,) = checked_groups(read_groups(rows), loss).groups
+    logits, labels = torch.tensor([[3.0, 1.0, 0.5]]), torch.tensor([group.labels])
+    assert loss(logits, labels, torch.ones(1, 3, dtype=torch.bool)).tolist() == [0.25, 12.25]
+    for other in ("mse", "ranknet", "info_nce"):
+        with pytest.raises(InvalidInput, match=r"2 for 3 documents, are margins, which only loss='margin_mse' reads"):
+            checked_groups(read_groups(rows), make_loss(other, {}))
+    write_groups(tmp_path / "g.jsonl", read_groups(rows))
+    assert next(read_groups(tmp_path / "g.jsonl")).margins
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "ranknet", "listnet"])
+def test_positives_only_lead_to_what_finds_negatives(loss):
+    """By the names of the command and of the loss, in the words of Python and of a configuration."""
+    groups = [Group("p", ("a",), (1.0,)), Group("q", ("b",), (1.0,))]
+    with pytest.raises(InvalidInput, match=r"`secondpass mine --clicks FILE`.* loss='info_nce'"):
+        checked_groups(groups, make_loss(loss, {}))
+    with words_of("configuration"), pytest.raises(InvalidInput, match=r'settings.loss: "info_nce"'):
+        checked_groups(groups, make_loss(loss, {}))
+    assert len(checked_groups(groups, make_loss("info_nce", {})).groups) == 2

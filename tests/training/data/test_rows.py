@@ -11,7 +11,7 @@ import torch
 
 from secondpass.errors import InvalidInput
 from secondpass.training.data.groups import Group
-from secondpass.training.data.rows import Layout, Row, chosen_columns, group_of, layout_of
+from secondpass.training.data.rows import Layout, Row, chosen_columns, group_of, group_of_ids, layout_of, layout_of_ids
 
 
 def made(values, textual=False, **columns):
@@ -134,7 +134,10 @@ def test_texts_that_are_no_numbers(text):
         ({"query": "q", "positives": [], "negatives": []}, "no document"),
         ({"query": "q", "positive": None}, "column 'positive' is None, not a text"),
         ({"query": "q", "positive": "a", "negative": None}, "column 'negative' is None, not a text"),
-        ({"query": "q", "positive": "a", "negative": "b", "score": 0.3}, r"'score' is 0.3, .* columns=\{'label': None"),
+        (
+            {"query": "q", "positive": "a", "negatives": ["b", "c"], "score": 0.3},
+            r"'score' is 0.3, .* columns=\{'label': None",
+        ),
         ({"query": "q", "document": "a", "label": 1, "query_id": 1.5}, "column 'query_id' has the id 1.5"),
         ({"query": "q", "documents": ["a"], "labels": [1], "document_ids": []}, "column 'document_ids' has 0 values"),
     ],
@@ -195,9 +198,7 @@ def test_known_shapes(names, layout):
     assert seen(names) == layout
 
 
-@pytest.mark.parametrize(
-    "names", ["query document", "document label", "query label", "a b c", "", "query negative", "positive negative"]
-)
+@pytest.mark.parametrize("names", ["document label", "query label", "a b c", "", "query negative", "positive negative"])
 def test_unknown_shapes_list_columns_and_shapes(names):
     """What was found and what would be understood, both in the message."""
     with pytest.raises(InvalidInput, match=r"^f:1: the columns .*form none of .*query, positives, negatives") as error:
@@ -273,3 +274,70 @@ def test_what_is_read():
     """Only these columns are taken out of a Parquet file."""
     layout = Layout("q", None, "s", ("p",), ("n1", "n2"), "i")
     assert sorted(layout.columns) == ["i", "n1", "n2", "p", "q", "s"]
+
+
+@pytest.mark.parametrize(
+    ("values", "columns", "documents", "labels"),
+    [
+        ({"query": "q", "document": "a", "clicked": 1}, None, ("a",), (1.0,)),
+        ({"query": "q", "document": "a", "clicks": 3, "time": 5}, None, ("a",), (3.0,)),
+        ({"query": "q", "document": "a", "label": 0, "clicks": 3}, None, ("a",), (0.0,)),
+        ({"query": "q", "answer": "a", "query_id": 1, "doc_id": 2}, None, ("a",), (1.0,)),
+        ({"query": "q", "document": "a", "time": 5}, {"label": None}, ("a",), (1.0,)),
+        ({"query": "q", "positive": "a", "clicks": 3}, None, ("a",), (1.0,)),
+    ],
+)
+def test_clicks_are_labels_and_pairs_alone_are_relevant(values, columns, documents, labels):
+    """A column of clicks counts where no other says how relevant; a pair with nothing else is a relevant pair."""
+    found = made(values, **(columns or {}))
+    assert (found.documents, found.labels) == (documents, labels)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"query": "q", "document": "a", "gold": 0},
+            r"none of the columns .*'gold' is known as a label.*'label': None",
+        ),
+        ({"query": "q", "documents": ["a", "b"]}, "is a list of documents, and no column has their labels"),
+        ({"query_id": "q", "doc_id": "a", "clicks": 1}, "have ids: corpus and queries are needed too"),
+    ],
+)
+def test_what_may_be_no_relevant_pair_is_refused(values, words):
+    """An unknown column could be the label, a list needs one each, and an id is no text."""
+    with pytest.raises(InvalidInput, match=words):
+        made(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ({"positive": "a", "negative": "b", "label": 2.5}, (0.0, -2.5)),
+        ({"document_one": "a", "document_two": "b", "margin": -0.5}, (0.0, 0.5)),
+        ({"positive": "a", "negative_1": "b", "negative_2": "c", "score": [2.5, 1]}, (0.0, -2.5, -1.0)),
+        ({"positive": "a", "negatives": ["b", "c"], "labels": [4, 1, 2]}, (4.0, 1.0, 2.0)),
+        ({"positive": "a", "negative": "b", "label": [2, 1], "margin": 7, "clicks": 9}, (2.0, 1.0)),
+    ],
+)
+def test_margins(values, labels):
+    """One number for two passages, or one fewer than documents, is how far the positive is above each negative."""
+    found = made({"query": "q", **values})
+    assert (found.labels, found.margins) == (labels, labels[0] == 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "query", "documents", "labels"),
+    [
+        ({"qid": 1, "pid": 20, "clicks": 2}, "1", ("20",), (2.0,)),
+        ({"query_id": "q", "docid": "a"}, "q", ("a",), (1.0,)),
+        ({"query_id": "q", "product_id": "a", "clicked": 0}, "q", ("a",), (0.0,)),
+        ({"query-id": "q", "positive_id": "a", "negative_ids": [7, "b"]}, "q", ("a", "7", "b"), (1.0, 0.0, 0.0)),
+        ({"query": "q", "document": "a", "label": 0.5}, "q", ("a",), (0.5,)),
+    ],
+)
+def test_rows_of_ids(values, query, documents, labels):
+    """Ids stand where texts stand otherwise; whole numbers are ids too."""
+    row = Row("f:7", values)
+    found = group_of_ids(row, layout_of_ids(list(values), {}, "f:7"))
+    assert (found.query, found.documents, found.labels) == (query, documents, labels)

@@ -11,7 +11,9 @@ from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.pairs.evaluator import InputExample
@@ -19,7 +21,8 @@ from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.training.data.groups import Group
 from secondpass.training.data.rows import Row, items_of
-from secondpass.training.data.sources import GroupStream, judged_groups, read_groups
+from secondpass.training.data.sources import GroupStream, each, judged_groups, read_groups
+from tests.small_collection import write_json_lines
 
 ROWS = [{"query": "q1", "document": "a", "label": 1}, {"query": "q2", "document": "b, c", "label": 0}]
 JSON = "\n".join(map(json.dumps, ROWS))
@@ -394,3 +397,65 @@ def test_columns_that_are_not_read_are_told(caplog):
     with caplog.at_level(logging.INFO):
         list(GroupStream(iter(rows), {}))
     assert caplog.messages == ["f:1: columns query, document, label; not read: lang"]
+
+
+CLICKED = {"query_id": ["2", "1"], "doc_id": ["c", "a"], "clicks": [0, 3]}
+
+
+def click_log(tmp_path, form: str):
+    """The same log as a file of that form."""
+    file = tmp_path / f"clicks.{form}"
+    if form == "parquet":
+        parquet.write_table(pyarrow.table(CLICKED), file)
+    elif form == "jsonl":
+        rows = [dict(zip(CLICKED, row, strict=True)) for row in zip(*CLICKED.values(), strict=True)]
+        write_json_lines(file, rows)
+    else:
+        mark = {"csv": ",", "tsv": "\t"}[form]
+        rows = [tuple(CLICKED), *zip(*CLICKED.values(), strict=True)]
+        file.write_text("".join(mark.join(map(str, row)) + "\n" for row in rows))
+    return file
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "jsonl"])
+def test_clicks_with_ids(tmp_path, form):
+    """A table of ids gets its texts from corpus and queries, and keeps the ids."""
+    queries, corpus = {"1": "one", "2": "two"}, {"a": "A", "c": "C"}
+    found = list(read_groups(click_log(tmp_path, form), queries=queries, corpus=corpus))
+    assert [(group.query, group.documents, group.labels) for group in found] == [
+        ("two", ("C",), (0.0,)),
+        ("one", ("A",), (3.0,)),
+    ]
+    assert [(group.query_id, group.document_ids) for group in found] == [("2", ("c",)), ("1", ("a",))]
+    with pytest.raises(InvalidInput, match="1 documents have no text: 'c'"):
+        list(read_groups(click_log(tmp_path, form), queries=queries, corpus={"a": "A"}))
+
+
+def test_triples_without_a_header(tmp_path):
+    """MS MARCO's triples of texts, and of ids by their file's name; a header of three names stays a header."""
+    texts = tmp_path / "triples.train.small.tsv"
+    texts.write_text('what is a cat\tA cat is an animal.\t"A dog is one too\nwhy\tpositive\tnegative\n')
+    found = list(read_groups(texts))
+    assert [(group.query, group.documents, group.labels) for group in found] == [
+        ("what is a cat", ("A cat is an animal.", '"A dog is one too'), (1.0, 0.0)),
+        ("why", ("positive", "negative"), (1.0, 0.0)),
+    ]
+    ids = tmp_path / "qidpidtriples.train.full.2.tsv.gz"
+    with gzip.open(ids, "wt") as out:
+        out.write("1\t20\t30\n")
+    (group,) = read_groups(ids, queries={"1": "one"}, corpus={"20": "twenty", "30": "thirty"})
+    assert (group.query, group.documents, group.labels) == ("one", ("twenty", "thirty"), (1.0, 0.0))
+    with pytest.raises(InvalidInput, match="triples of ids"):
+        list(read_groups(ids))
+    named = tmp_path / "named.tsv"
+    named.write_text("ask\tgood\tbad\nq\ta\tb\n")
+    with pytest.raises(InvalidInput, match="'ask', 'good', 'bad'"):
+        list(read_groups(named))
+
+
+def test_columns_that_cannot_be_understood_are_refused_once(tmp_path):
+    """However many rows have them; other rows of the file are read."""
+    rows = [{"a": 1, "b": 2}] * 3 + [{"query": "q", "document": "d", "label": 1}]
+    said = [item for item in each(read_groups(rows)) if isinstance(item, InvalidInput)]
+    assert [str(error).partition(":")[0] for error in said] == ["rows[0]"]
+    assert len(list(each(read_groups(rows)))) == 2

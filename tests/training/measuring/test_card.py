@@ -191,3 +191,10 @@ def test_a_folder_that_cannot_be_written(card: Card, tmp_path: Path) -> None:
     """The error names the file."""
     with pytest.raises(InvalidInput, match=r"README\.md: cannot be written"):
         write_card(tmp_path / "absent", card)
+
+
+def test_a_run_that_changed_nothing_says_so(card: Card) -> None:
+    """Before the figures; any other run says nothing of the kind."""
+    unchanged = replace(card, report=replace(card.report, best_step=0, changed=False))
+    assert "**Training changed nothing: no step was better on dev than the weights before it.**" in card_text(unchanged)
+    assert "changed nothing" not in card_text(card)

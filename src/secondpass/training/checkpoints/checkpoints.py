@@ -267,10 +267,12 @@ def forget_checkpoints(folder: str | os.PathLike[str]) -> None:
         CheckpointError: they cannot be removed.
     """
     checkpoints = Path(folder) / FOLDER
-    if not checkpoints.is_dir():
-        return
+    removed = checkpoints.with_name(f".removed-{FOLDER}")
     try:
-        remove_folder(checkpoints, checkpoints.with_name(f".removed-{FOLDER}"))
+        if checkpoints.is_dir():
+            remove_folder(checkpoints, removed)
+        elif removed.is_dir():  # a process was killed while it removed them
+            shutil.rmtree(removed)
     except OSError as error:
         raise CheckpointError(f"{checkpoints} cannot be removed: {error.strerror or error}") from error
 

@@ -14,6 +14,7 @@ from secondpass.errors import InvalidInput
 from secondpass.text import is_blank, positive_int
 from secondpass.training.data.groups import Counts, Group, Teaching, checked_teaching, counted
 from secondpass.training.data.sources import each
+from secondpass.training.settings import worded
 
 if TYPE_CHECKING:
     from secondpass.training.losses.loss import LabelKind, Loss
@@ -38,6 +39,7 @@ class LabelRule:
         needs_contrast: whether a group whose labels are all equal teaches nothing.
         borrows: whether documents of other groups of the step are added, as in-batch negatives.
         taught: whether a teacher's scores count beside the labels.
+        margins: whether labels may be margins, see `Group.margins`.
     """
 
     kind: LabelKind
@@ -46,6 +48,7 @@ class LabelRule:
     needs_contrast: bool
     borrows: bool
     taught: bool = False
+    margins: bool = False
 
 
 def rule_of(loss: Loss, num_labels: int) -> LabelRule:
@@ -59,10 +62,11 @@ def rule_of(loss: Loss, num_labels: int) -> LabelRule:
     if kind not in KINDS:
         raise InvalidInput(f"loss.labels is {kind!r}, none of {', '.join(KINDS)}")
     if positive_int(num_labels, "num_labels") == 1 and kind == "class":
-        raise InvalidInput(f"{type(loss).__name__} reads classes, and a model with num_labels=1 has none")
+        raise InvalidInput(f"{type(loss).__name__} reads classes, and a model with {worded('num_labels', 1)} has none")
     shortest = positive_int(loss.shortest, "loss.shortest")
-    borrows, taught = (bool(getattr(loss, name, False)) for name in ("in_batch_negatives", "taught"))
-    return LabelRule(kind, num_labels, shortest, bool(loss.needs_contrast), borrows, taught)
+    names = ("in_batch_negatives", "taught", "margins")
+    borrows, taught, margins = (bool(getattr(loss, name, False)) for name in names)
+    return LabelRule(kind, num_labels, shortest, bool(loss.needs_contrast), borrows, taught, margins)
 
 
 def sound(group: object, rule: LabelRule, name: str) -> Group:
@@ -87,6 +91,9 @@ def sound(group: object, rule: LabelRule, name: str) -> Group:
         raise InvalidInput(f"{name}: {len(documents)} documents and {len(labels)} labels")
     if ids and len(ids) != len(documents):
         raise InvalidInput(f"{name}: {len(documents)} documents and {len(ids)} document_ids")
+    if group.margins and not rule.margins:
+        few = f"{len(labels) - 1} for {len(labels)} documents"
+        raise InvalidInput(f"{name}: the labels, {few}, are margins, which only {worded('loss', 'margin_mse')} reads")
     _check_text(group.query, f"{name}: the query")
     for index, document in enumerate(documents):
         _check_text(document, f"{name}: {called(group, index)}")
@@ -142,13 +149,16 @@ SCORE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class CheckedGroups:
-    """Groups that the loss can learn from, in order, and their figures."""
+    """Groups that the loss can learn from, in order, their figures, and lines that tell what was dropped."""
 
     groups: tuple[Group, ...]
     counts: Counts
+    dropped: tuple[str, ...] = ()
 
 
-def checked_groups(groups: Iterable[Group], loss: Loss, *, num_labels: int = 1, join: bool = False) -> CheckedGroups:
+def checked_groups(
+    groups: Iterable[Group], loss: Loss, *, num_labels: int = 1, join: bool = False, tell: bool = True
+) -> CheckedGroups:
     """Read all groups and keep those that `loss` can learn from.
 
     A document that a group has twice is kept once. Groups with fewer documents than the loss needs, and under a loss
@@ -159,6 +169,7 @@ def checked_groups(groups: Iterable[Group], loss: Loss, *, num_labels: int = 1, 
         loss: says which labels it reads.
         num_labels: outputs of the model, for a loss that reads classes.
         join: make one group of all that have the same query (and id); for losses over lists when rows are pairs.
+        tell: False: the caller tells what was dropped.
 
     Raises:
         InvalidInput: a row cannot be read; a text is empty or no str; a label is not what the loss reads; a group has
@@ -173,12 +184,16 @@ def checked_groups(groups: Iterable[Group], loss: Loss, *, num_labels: int = 1, 
     kept, dropped = _useful(whole, rule)
     if not kept:
         raise InvalidInput(_nothing_left(dropped, read, join, loss))
-    for reason, names in dropped.items():
-        logger.warning("dropped: %d of %d groups, %s; the first: %s", len(names), len(whole), reason, names[0])
+    told = tuple(
+        f"dropped: {len(names)} of {len(whole)} groups, {reason}; the first: {names[0]}"
+        for reason, names in dropped.items()
+    )
+    for line in told if tell else ():
+        logger.warning("%s", line)
     counts = counted(kept, rule.kind, {reason: len(names) for reason, names in dropped.items()}, repeated)
     if not (rule.taught and any(group.teaching is not None for group in kept)):
         _check_contrast(counts, rule)
-    return CheckedGroups(tuple(kept), counts)
+    return CheckedGroups(tuple(kept), counts, told)
 
 
 @dataclass(slots=True)
@@ -309,8 +324,17 @@ def _useful(groups: Sequence[Group], rule: LabelRule) -> tuple[list[Group], dict
 def _nothing_left(dropped: dict[str, list[str]], read: Sequence[Group], join: bool, loss: Loss) -> str:
     reasons = ", ".join(f"{len(names)} {reason} (the first: {names[0]})" for reason, names in dropped.items())
     queries = Counter((group.query_id, group.query) for group in read)
-    hint = "; rows of the same query become one group by join=True" if not join and len(queries) < len(read) else ""
+    joined = f"; rows of the same query become one group by {worded('join', True)}"
+    hint = joined if not join and len(queries) < len(read) else ""
+    if all(label > 0 for group in read for label in group.labels):
+        hint += f"; {_positives_only()}"
     return f"{type(loss).__name__} can learn from no group: {reasons}{hint}"
+
+
+def _positives_only() -> str:
+    """Where the missing half of the data comes from."""
+    mined, borrowed = "`secondpass mine --clicks FILE` finds negatives for them", worded("loss", "info_nce")
+    return f"there are positives only: {mined}, and with {borrowed} the documents of other queries are the negatives"
 
 
 def _check_contrast(counts: Counts, rule: LabelRule) -> None:
@@ -319,5 +343,5 @@ def _check_contrast(counts: Counts, rule: LabelRule) -> None:
         if counts.highest <= 0:
             raise InvalidInput(f"all {counts.documents} labels are 0: no document is relevant to its query")
     elif counts.lowest == counts.highest:
-        same = f"all {counts.documents} labels are {counts.lowest:g}"
-        raise InvalidInput(f"{same}: nothing to tell apart (are negatives missing?)")
+        same = f"all {counts.documents} labels are {counts.lowest:g}: nothing to tell apart"
+        raise InvalidInput(f"{same}; {_positives_only()}" if counts.lowest > 0 else same)

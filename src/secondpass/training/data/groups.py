@@ -7,15 +7,18 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
+from secondpass import corpora
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.reporting.files import opened
+from secondpass.evaluation.runs import Run
 
 if TYPE_CHECKING:
     from secondpass.training.losses.loss import LabelKind
@@ -55,6 +58,7 @@ class Group:
         query_id: the collection's name for the query; empty if it has none.
         document_ids: one per document, or empty if they have none.
         teaching: what a teacher thinks of the documents; None: nobody was asked.
+        margins: labels are no scores but say how far the first document is above each other: 0, -margin, -margin, ...
     """
 
     query: str
@@ -64,6 +68,7 @@ class Group:
     query_id: str = ""
     document_ids: tuple[str, ...] = ()
     teaching: Teaching | None = None
+    margins: bool = False
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -125,6 +130,9 @@ def columns_of(group: Group) -> dict[str, object]:
     """A group as a row: query_id, query, documents, labels, document_ids and teaching, as far as it has them."""
     row: dict[str, object] = {"query_id": group.query_id} if group.query_id else {}
     row |= {"query": group.query, "documents": group.documents, "labels": group.labels}
+    if group.margins:
+        first, *others = group.documents
+        return {"query": group.query, "positive": first, "negatives": others, "margins": [-x for x in group.labels[1:]]}
     if group.document_ids:
         row["document_ids"] = group.document_ids
     if group.teaching is not None:
@@ -140,6 +148,96 @@ def _json_line(row: dict[str, object]) -> str:
     except UnicodeEncodeError:  # half of a surrogate pair: only its escape can be written
         return json.dumps(row, allow_nan=False)
     return line
+
+
+# ---- Judgements, a corpus and queries to groups: BEIR folders, TREC files, and tables of ids.
+Texts = Mapping[str, str]
+"""Text by id."""
+SHOWN_IDS = 5
+
+
+def judged_groups(
+    qrels: Qrels,
+    queries: Path | Texts,
+    corpus: Path | Texts,
+    *,
+    source: str,
+    run: Run | None = None,
+    unjudged_negatives: int = 0,
+) -> Iterator[Group]:
+    """A group for each judged query, in the order of the judgements: first what was judged, then what was not.
+
+    Labels are the grades; a grade below 0 (spam, in TREC's web tracks) becomes 0. Grade 0 was judged and is not
+    relevant. Only the texts that are needed are held.
+
+    Args:
+        qrels: the judgements.
+        queries: a file (see `queries.read_queries`) or texts by id.
+        corpus: a BEIR folder or file (see `corpora.read_corpus`) or contents by id.
+        source: what messages call the judgements.
+        run: whose documents are taken where a query has no judgement of them.
+        unjudged_negatives: how many of those for each query, from the top of the run, with label 0. Some will be
+            relevant: nobody has looked at them.
+
+    Raises:
+        InvalidInput: a judged query or a document has no text; the message names the first and says how many.
+    """
+    ranked = {} if run is None else run
+    unjudged = {
+        query: [document for document in ranked.get(query, []) if document not in grades][:unjudged_negatives]
+        for query, grades in qrels.items()
+    }
+    texts = _texts(qrels, queries, source)
+    contents = _contents(
+        (document for query in qrels for document in (*qrels[query], *unjudged[query])), corpus, source
+    )
+    for query, grades in qrels.items():
+        added = unjudged[query]
+        ids = (*grades, *added)
+        labels = (*(float(max(grade, 0)) for grade in grades.values()), *(0.0 for _ in added))
+        yield Group(
+            texts[query], tuple(contents[document] for document in ids), labels, f"{source} query {query!r}", query, ids
+        )
+
+
+def with_texts(
+    groups: Iterable[Group | InvalidInput], queries: Path | Texts, corpus: Path | Texts, *, source: str
+) -> Iterator[Group | InvalidInput]:
+    """Groups that have ids in place of texts to groups that have both; arguments and errors as of `judged_groups`."""
+    held = list(groups)
+    named = [group for group in held if isinstance(group, Group)]
+    texts = _texts((group.query for group in named), queries, source)
+    contents = _contents((document for group in named for document in group.documents), corpus, source)
+    for group in held:
+        if isinstance(group, InvalidInput):
+            yield group
+            continue
+        documents = tuple(contents[name] for name in group.documents)
+        yield replace(
+            group, query=texts[group.query], documents=documents, query_id=group.query, document_ids=group.documents
+        )
+
+
+def _texts(ids: Iterable[str], queries: Path | Texts, source: str) -> Texts:
+    texts = corpora.read_queries(queries) if isinstance(queries, Path) else queries
+    _all_known(dict.fromkeys(ids), texts, "queries", source)
+    return texts
+
+
+def _contents(ids: Iterable[str], corpus: Path | Texts, source: str) -> Texts:
+    wanted = dict.fromkeys(ids)
+    found = corpora.read_corpus(corpus) if isinstance(corpus, Path) else ()
+    stored = {document.id: document.content for document in found if document.id in wanted}
+    contents = stored if isinstance(corpus, Path) else corpus
+    _all_known(wanted, contents, "documents", source)
+    return contents
+
+
+def _all_known(ids: Iterable[str], texts: Texts, what: str, source: str) -> None:
+    unknown = [name for name in ids if name not in texts]
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:SHOWN_IDS])) + (", …" if len(unknown) > SHOWN_IDS else "")
+        raise InvalidInput(f"{source}: {len(unknown)} {what} have no text: {shown}")
 
 
 # ---- What there is to train on, in figures: shown before the first step, kept for the model's card.

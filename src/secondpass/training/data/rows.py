@@ -12,6 +12,7 @@ from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
 from secondpass.text import is_blank
 from secondpass.training.data.groups import Group, Teaching
+from secondpass.training.settings import worded
 
 # ---- Which column of a table holds the query, the documents and the labels: by its name, or as the caller says.
 Columns = Mapping[str, str | Sequence[str] | None]
@@ -26,7 +27,9 @@ SHAPES = (
     "query, positive",
     "query, positive, negative (or negative_1, negative_2, ...)",
     "query, positives, negatives",
-    "the last three with scores, a list: first of the positives, then of the negatives",
+    "query, document without a label and with nothing else but ids: every document is relevant",
+    "the positives and negatives with scores, a list: first of the positives, then of the negatives",
+    "query, positive, negatives with margins: one number, or one for each negative, for the loss margin_mse",
     'the first two with teaching, an object {"scores": [...], "weight": 1, "label_weight": 1}: a teacher beside labels',
 )
 
@@ -45,16 +48,20 @@ NAMES: dict[str, frozenset[str]] = {
     ),
     POSITIVE: frozenset(
         "positive positives pos positive_passage positive_passages positive_document positive_documents positive_ctxs "
-        "relevant".split()
+        "relevant document_one passage_one".split()
     ),
     NEGATIVE: frozenset(
         "negative negatives neg negative_passage negative_passages negative_document negative_documents negative_ctxs "
-        "hard_negative hard_negatives hard_negative_ctxs irrelevant".split()
+        "hard_negative hard_negatives hard_negative_ctxs irrelevant document_two passage_two".split()
     ),
     QUERY_ID: frozenset("query_id qid queryid".split()),
     DOCUMENT_ID: frozenset("document_id document_ids doc_id doc_ids docid docids passage_id passage_ids pid".split()),
     TEACHING: frozenset((TEACHING,)),
 }
+# Labels and ids only where nothing else is one: of logs of clicks, of a teacher's margins.
+MARGINS = frozenset(("margin", "margins"))
+OTHER_IDS = frozenset("pids corpus_id product_id item_id".split())
+CLICKS = frozenset("click clicks clicked is_clicked click_count".split())
 SEVERAL = (POSITIVE, NEGATIVE)
 _PLURALS = {f"{role}s": role for role in (DOCUMENT, LABEL, POSITIVE, NEGATIVE, DOCUMENT_ID)}
 _ROLES = {role: role for role in NAMES} | _PLURALS | {"score": LABEL, "scores": LABEL}
@@ -68,7 +75,8 @@ class Layout:
     Attributes:
         query: the column of the query.
         document: of a document or a list of them; None where positives are named.
-        label: of a number or a list of them; None where positives and negatives say it all.
+        label: of a number or a list of them; None where positives and negatives say it all, or every document is
+            relevant.
         positives: of relevant documents, each a text or a list.
         negatives: of documents that are not.
         query_id: of the query's name; None: it has none.
@@ -129,23 +137,74 @@ def layout_of(names: Sequence[str], chosen: Mapping[str, tuple[str, ...]], sourc
         role: [chosen[role]] if chosen.get(role) else [] if role in chosen else _candidates(role, free)
         for role in NAMES
     }
-    layouts = [form for form in _forms(found, chosen) if form is not None]
+    if LABEL not in chosen and not found[LABEL]:
+        spare = MARGINS if found[NEGATIVE] else MARGINS | CLICKS if not any(_forms(found, chosen)) else ()
+        found[LABEL] = [(name,) for name in free if _plain_name(name) in spare]
+    layouts = [form for form in _forms(found, chosen) if form is not None] or _all_relevant(found, chosen, names)
     if not layouts:
-        raise InvalidInput(
-            f"{source}: the columns {_listed(names)} form none of the shapes that are known: {'; '.join(SHAPES)}. "
-            f"Columns of other names: columns={{{QUERY!r}: ..., {DOCUMENT!r}: ..., {LABEL!r}: ...}}"
-        )
+        raise InvalidInput(f"{source}: {_no_shape(found, names)}")
     if len(layouts) > 1:
-        raise InvalidInput(
-            f"{source}: both {_listed(layouts[0])} and {_listed(layouts[1])} could be the documents; "
-            f"choose by columns={{{DOCUMENT!r}: ...}} or columns={{{POSITIVE!r}: ...}}"
-        )
+        ways = " or ".join(worded("columns", {role: "NAME"}) for role in (DOCUMENT, POSITIVE))
+        both = f"both {_listed(layouts[0])} and {_listed(layouts[1])}"
+        raise InvalidInput(f"{source}: {both} could be the documents; choose by {ways}")
     return _layout(found, layouts[0], source)
 
 
-def _forms(
-    found: Mapping[str, list[tuple[str, ...]]], chosen: Mapping[str, tuple[str, ...]]
-) -> Iterable[tuple[str, ...] | None]:
+Found = Mapping[str, list[tuple[str, ...]]]
+
+
+def _all_relevant(found: Found, chosen: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Query and document alone: a relevant pair a row, unless an unknown column may say something else."""
+    if not (found[QUERY] and found[DOCUMENT]) or any(found[role] for role in (LABEL, POSITIVE, NEGATIVE, TEACHING)):
+        return []
+    known = {name for columns in found.values() for stem in columns for name in stem}
+    return [(QUERY, DOCUMENT)] if LABEL in chosen or known >= set(names) else []
+
+
+def _no_shape(found: Found, names: Sequence[str]) -> str:
+    if found[QUERY] and found[DOCUMENT] and not found[LABEL]:
+        every = (
+            f"or, where every document is relevant to its query, that there is none: {worded('columns', {LABEL: None})}"
+        )
+        return f"none of the columns {_listed(names)} is known as a label; say which: {_example(LABEL)}, {every}"
+    if names_ids(names) and not found[QUERY]:
+        return f"the columns {_listed(names)} have ids: corpus and queries are needed too, for the texts"
+    shapes = f"form none of the shapes that are known: {'; '.join(SHAPES)}"
+    return f"the columns {_listed(names)} {shapes}. Columns of other names: {_example(QUERY, DOCUMENT, LABEL)}"
+
+
+def _example(*roles: str) -> str:
+    return worded("columns", dict.fromkeys(roles, "NAME"))
+
+
+def names_ids(names: Iterable[str]) -> bool:
+    """Whether a name says that the column has ids."""
+    return any(_plain_name(name) in NAMES[QUERY_ID] | NAMES[DOCUMENT_ID] | OTHER_IDS for name in names)
+
+
+def layout_of_ids(names: Sequence[str], chosen: Mapping[str, tuple[str, ...]], source: str) -> Layout:
+    """`layout_of` for a table with ids in place of texts: qid is the query, pid the document, positive_id the positive.
+
+    Raises:
+        InvalidInput: as `layout_of`.
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        plain = _plain_name(name)
+        stem = re.sub(r"_?(doc_?|passage_?|p)?ids?$", "", plain)
+        known = {QUERY: NAMES[QUERY_ID], DOCUMENT: NAMES[DOCUMENT_ID] | OTHER_IDS}
+        roles = [role for role, of in known.items() if plain in of]
+        for role in roles or [role for role in SEVERAL if stem in NAMES[role] and stem != plain]:
+            found.setdefault(role, []).append(name)
+    for role, columns in found.items():
+        if len(columns) > 1 and role not in chosen and role not in SEVERAL:
+            several = f"any of {_listed(columns)} could be the id of the {role}"
+            raise InvalidInput(f"{source}: {several}; choose by {_example(role)}")
+    named = {role: tuple(columns) for role, columns in found.items()}
+    return layout_of(names, {**named, QUERY_ID: (), DOCUMENT_ID: (), **chosen}, source)
+
+
+def _forms(found: Found, chosen: Mapping[str, tuple[str, ...]]) -> Iterable[tuple[str, ...] | None]:
     """The roles of each shape that the columns could be; what the caller chose excludes the other shape."""
     judged = bool(found[QUERY] and found[DOCUMENT] and found[LABEL])
     listed = bool(found[QUERY] and found[POSITIVE])
@@ -155,13 +214,13 @@ def _forms(
         yield (QUERY, POSITIVE, *((NEGATIVE,) if found[NEGATIVE] else ()), *((LABEL,) if found[LABEL] else ()))
 
 
-def _layout(found: Mapping[str, list[tuple[str, ...]]], roles: Sequence[str], source: str) -> Layout:
+def _layout(found: Found, roles: Sequence[str], source: str) -> Layout:
     identified = (QUERY_ID, DOCUMENT_ID, TEACHING) if DOCUMENT in roles else (QUERY_ID,)
     columns: dict[str, tuple[str, ...]] = {}
     for role in (*roles, *(role for role in identified if found[role])):
         if len(found[role]) > 1:
             several = _listed([name for stem in found[role] for name in stem])
-            raise InvalidInput(f"{source}: any of {several} could be the {role}; choose by columns={{{role!r}: ...}}")
+            raise InvalidInput(f"{source}: any of {several} could be the {role}; choose by {_example(role)}")
         columns[role] = found[role][0]
     first = {role: names[0] for role, names in columns.items()}
     lists = columns.get(POSITIVE, ()), columns.get(NEGATIVE, ())
@@ -173,13 +232,17 @@ def _candidates(role: str, names: Iterable[str]) -> list[tuple[str, ...]]:
     """Columns whose name says `role`, one tuple a stem: negative, negative_1 and negative_2 belong together."""
     stems: dict[str, list[tuple[int, str]]] = {}
     for name in names:
-        plain = re.sub(r"[\s\-]+", "_", name.strip().lower())
+        plain = _plain_name(name)
         numbered = _NUMBERED.fullmatch(plain) if role in SEVERAL else None
         stem, number = (numbered[1], int(numbered[2])) if numbered else (plain, -1)
         if stem in NAMES[role]:
             # Where only one may be read, query and Query are two columns, so two stems.
             stems.setdefault(stem if role in SEVERAL else name, []).append((number, name))
     return [tuple(name for _, name in sorted(columns, key=lambda column: column[0])) for columns in stems.values()]
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\s\-]+", "_", name.strip().lower())
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -231,8 +294,15 @@ def group_of(row: Row, layout: Layout) -> Group:
         labels = [POSITIVE_LABEL] * len(positives) + [NEGATIVE_LABEL] * len(negatives)
     if not documents:
         raise InvalidInput(f"{row.source}: no document")
-    if layout.label is not None:
+    margins = _margins(row, layout, len(documents))
+    if margins is not None:
+        labels = margins
+    elif layout.label is not None:
         labels = _labels(row, layout.label, len(documents), single)
+    elif layout.document is not None:
+        if not single:
+            raise row.refuse(layout.document, "is a list of documents, and no column has their labels")
+        labels = [POSITIVE_LABEL]
     ids = tuple(document.id for document in documents)
     if (names := layout.document_id) is not None:
         ids = tuple(_id(row, names, value) for value in _one_each(row, names, len(documents), single, "id"))
@@ -244,7 +314,35 @@ def group_of(row: Row, layout: Layout) -> Group:
         "" if layout.query_id is None else _id(row, layout.query_id, row.values[layout.query_id]),
         ids if any(ids) else (),
         None if layout.teaching is None else _teaching(row, layout.teaching, len(documents)),
+        margins is not None,
     )
+
+
+def group_of_ids(row: Row, layout: Layout) -> Group:
+    """`group_of` for ids in place of texts, whole numbers too; the group's texts are the ids."""
+    columns = [
+        name for name in (layout.query, layout.document, *layout.positives, *layout.negatives) if name is not None
+    ]
+    return group_of(Row(row.source, {**row.values, **{name: _ids(row, name) for name in columns}}, row.textual), layout)
+
+
+def _ids(row: Row, column: str) -> str | list[str]:
+    value = _plain(row.values[column])
+    return [_id(row, column, item) for item in value] if isinstance(value, (list, tuple)) else _id(row, column, value)
+
+
+def _margins(row: Row, layout: Layout, documents: int) -> list[float] | None:
+    """Labels of a positive and its negatives from how far it is above each: one number, or a list one shorter.
+
+    As sentence-transformers 6.2 takes them for MarginMSELoss, with any number of negatives.
+    """
+    if layout.label is None or not layout.negatives or documents < 2:
+        return None
+    value = _plain(row.values[layout.label])
+    given = value if isinstance(value, (list, tuple)) else [value]
+    if len(given) != documents - 1 or value is None or len(_gathered(row, layout.positives)) != 1:
+        return None
+    return [0.0, *(0.0 - _number(row, layout.label, _plain(item)) for item in given)]
 
 
 def _teaching(row: Row, column: str, documents: int) -> Teaching | None:
@@ -309,7 +407,7 @@ def _one_each(row: Row, column: str, documents: int, single: bool, what: str) ->
         return [_plain(item) for item in value]
     given = f"has {len(value)} values" if isinstance(value, (list, tuple)) else f"is {_named(value)}"
     wanted = f"{documents} documents need a list of {documents} {what}s" if not single else f"not one {what}"
-    hint = f"; to leave it out: columns={{{'label' if what == 'number' else 'document_id'!r}: None}}"
+    hint = f"; to leave it out: {worded('columns', {LABEL if what == 'number' else DOCUMENT_ID: None})}"
     raise row.refuse(column, f"{given}, where {wanted}{hint}")
 
 

@@ -11,16 +11,17 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 from secondpass import corpora
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
+from secondpass.evaluation.qrels import BEIR_HEADER, Qrels, qrels_file, read_qrels
 from secondpass.evaluation.runs import Run, read_run
 from secondpass.lazy import optional
 from secondpass.text import positive_int
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Group, Texts, judged_groups, with_texts
 from secondpass.training.data.rows import (
     NEGATIVE_LABEL,
     POSITIVE_LABEL,
@@ -30,8 +31,11 @@ from secondpass.training.data.rows import (
     Row,
     chosen_columns,
     group_of,
+    group_of_ids,
     items_of,
     layout_of,
+    layout_of_ids,
+    names_ids,
 )
 
 logger = logging.getLogger(__name__)
@@ -47,30 +51,48 @@ class GroupStream(Iterator[Group]):
         items: rows in order.
         chosen: see `rows.chosen_columns`.
         relevant_from: labels from this number on become 1, all others 0; None leaves them.
+        ids: the rows have ids where others have texts, see `rows.layout_of_ids`.
+
+    Columns that cannot be understood are refused once, however many rows have them.
     """
 
     def __init__(
-        self, items: Iterator[Item], chosen: Mapping[str, tuple[str, ...]], relevant_from: float | None = None
+        self,
+        items: Iterator[Item],
+        chosen: Mapping[str, tuple[str, ...]],
+        relevant_from: float | None = None,
+        ids: bool = False,
     ) -> None:
         self._items = items
         self._chosen = chosen
         self._relevant_from = relevant_from
+        self._ids = ids
+        self._refused: set[tuple[str, ...]] = set()
         self._names: tuple[str, ...] = ()
         self._layout: Layout | None = None
 
     def __next__(self) -> Group:
         item = next(self._items)
+        while isinstance(item, Row) and self._refused and tuple(item.values) in self._refused:
+            item = next(self._items)
         if isinstance(item, InvalidInput):
             raise item
-        group = item if isinstance(item, Group) else group_of(item, self._layout_of(item))
+        understood = group_of_ids if self._ids else group_of
+        group = item if isinstance(item, Group) else understood(item, self._layout_of(item))
         if self._relevant_from is None:
             return group
+        if group.margins:
+            raise InvalidInput(f"{group.source}: relevant_from is for grades, and its label is a margin")
         return replace(group, labels=tuple(_binary(label, self._relevant_from) for label in group.labels))
 
     def _layout_of(self, row: Row) -> Layout:
         names = tuple(row.values)
         if self._layout is None or names != self._names:
-            layout = layout_of(names, self._chosen, row.source)
+            try:
+                layout = (layout_of_ids if self._ids else layout_of)(names, self._chosen, row.source)
+            except InvalidInput:
+                self._refused.add(names)
+                raise
             if self._layout is None:
                 unread = ", ".join(sorted(set(names) - set(layout.columns))) or "none"
                 logger.info("%s: columns %s; not read: %s", row.source, ", ".join(layout.columns), unread)
@@ -144,14 +166,27 @@ def _json_array(path: Path) -> Iterator[Row | InvalidInput]:
         yield Row(source, value) if is_object else InvalidInput(f"{source}: {type(value).__name__}, not an object")
 
 
-def read_delimited_rows(path: Path, delimiter: str, quoted: bool) -> Iterator[Row | InvalidInput]:
+# MS MARCO's triples have no header: three texts, or (qidpidtriples) three ids.
+TRIPLE = ["query", "positive", "negative"]
+
+
+def is_triple(columns: Sequence[str]) -> bool:
+    """Whether a line is no header but one of MS MARCO's triples: two passages of a few words, or whole numbers."""
+    passages = all(len(column.split()) > 2 for column in columns[1:]) or all(map(str.isdecimal, columns))
+    return len(columns) == 3 and passages
+
+
+def read_delimited_rows(path: Path, delimiter: str, quoted: bool, ids: bool = False) -> Iterator[Row | InvalidInput]:
     """Rows of a table whose first line names the columns; gzip accepted. A row's source is the line it begins on.
+
+    By tabs, a first line that is one of MS MARCO's triples (`is_triple`) is a row like the others.
 
     Args:
         path: of the file.
         delimiter: between columns.
         quoted: True: a field between double quotation marks may hold delimiters, line ends and doubled quotation
             marks (RFC 4180). False: a quotation mark is a character like any other.
+        ids: whether triples may be of ids.
 
     Raises:
         InvalidInput: there is no header, it names a column twice, or the file cannot be read on. A row with more or
@@ -167,10 +202,11 @@ def read_delimited_rows(path: Path, delimiter: str, quoted: bool) -> Iterator[Ro
         raise InvalidInput(f"{path}: no header in it")
     if isinstance(header, InvalidInput):
         raise header
-    names = [name.strip() for name in header[1]]
-    for name in names:
-        if name and names.count(name) > 1:
-            raise InvalidInput(f"{path}:1: the header names the column {name!r} twice")
+    names = _column_names(header[1], path)
+    if delimiter == "\t" and is_triple(names):
+        if not ids and all(map(str.isdecimal, names)):
+            raise InvalidInput(f"{path}: triples of ids: corpus and queries are needed too, for the texts")
+        names, rows = TRIPLE, chain([header], rows)
     for row in rows:
         if isinstance(row, InvalidInput):
             yield row
@@ -178,6 +214,14 @@ def read_delimited_rows(path: Path, delimiter: str, quoted: bool) -> Iterator[Ro
             yield InvalidInput(f"{path}:{row[0]}: {len(row[1])} columns where the header has {len(names)}")
         else:
             yield Row(f"{path}:{row[0]}", dict(zip(names, row[1], strict=True)), textual=True)
+
+
+def _column_names(header: Sequence[str], path: Path) -> list[str]:
+    names = [name.strip() for name in header]
+    twice = next((name for name in names if name and names.count(name) > 1 and not is_triple(names)), None)
+    if twice is not None:
+        raise InvalidInput(f"{path}:1: the header names the column {twice!r} twice")
+    return names
 
 
 def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]] | InvalidInput]:
@@ -236,66 +280,7 @@ def read_parquet_rows(path: Path, wanted: Callable[[Sequence[str]], Sequence[str
         raise InvalidInput(f"{path} row {number + 1}: cannot be read: {message}") from None
 
 
-# ---- Judgements, a corpus and queries to groups: BEIR folders and TREC files.
-Texts = Mapping[str, str]
-"""Text by id."""
-SHOWN_IDS = 5
-
-
-def judged_groups(
-    qrels: Qrels,
-    queries: Path | Texts,
-    corpus: Path | Texts,
-    *,
-    source: str,
-    run: Run | None = None,
-    unjudged_negatives: int = 0,
-) -> Iterator[Group]:
-    """A group for each judged query, in the order of the judgements: first what was judged, then what was not.
-
-    Labels are the grades; a grade below 0 (spam, in TREC's web tracks) becomes 0. Grade 0 was judged and is not
-    relevant. Only the texts that are needed are held.
-
-    Args:
-        qrels: the judgements.
-        queries: a file (see `queries.read_queries`) or texts by id.
-        corpus: a BEIR folder or file (see `corpora.read_corpus`) or contents by id.
-        source: what messages call the judgements.
-        run: whose documents are taken where a query has no judgement of them.
-        unjudged_negatives: how many of those for each query, from the top of the run, with label 0. Some will be
-            relevant: nobody has looked at them.
-
-    Raises:
-        InvalidInput: a judged query or a document has no text; the message names the first and says how many.
-    """
-    ranked = {} if run is None else run
-    unjudged = {
-        query: [document for document in ranked.get(query, []) if document not in grades][:unjudged_negatives]
-        for query, grades in qrels.items()
-    }
-    texts = corpora.read_queries(queries) if isinstance(queries, Path) else queries
-    _all_known(qrels, texts, "queries", source)
-    wanted = {document: None for query in qrels for document in (*qrels[query], *unjudged[query])}
-    found = corpora.read_corpus(corpus) if isinstance(corpus, Path) else ()
-    stored = {document.id: document.content for document in found if document.id in wanted}
-    contents = stored if isinstance(corpus, Path) else corpus
-    _all_known(wanted, contents, "documents", source)
-    for query, grades in qrels.items():
-        added = unjudged[query]
-        ids = (*grades, *added)
-        labels = (*(float(max(grade, 0)) for grade in grades.values()), *(NEGATIVE_LABEL for _ in added))
-        yield Group(
-            texts[query], tuple(contents[document] for document in ids), labels, f"{source} query {query!r}", query, ids
-        )
-
-
-def _all_known(ids: Iterable[str], texts: Texts, what: str, source: str) -> None:
-    unknown = [name for name in ids if name not in texts]
-    if unknown:
-        shown = ", ".join(map(repr, unknown[:SHOWN_IDS])) + (", …" if len(unknown) > SHOWN_IDS else "")
-        raise InvalidInput(f"{source}: {len(unknown)} {what} have no text: {shown}")
-
-
+# ---- One function for all of them.
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TABLE_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
 
@@ -323,6 +308,7 @@ def read_groups(
               each judged query, its labels the grades. The texts of judged documents are held in memory;
             - a folder with one table named SPLIT, or its shards, SPLIT-00000-of-00002.parquet;
             - judgements, a file (BEIR's, TREC's or JSON Lines) or `Qrels`, together with `corpus` and `queries`;
+            - a table as above that has ids in place of texts, such as a log of clicks, together with both;
             - a `datasets.Dataset` or `IterableDataset`, any iterable of mappings, of `InputExample`s (a pair each),
               or of `Group`s; or a mapping of splits to such, as a `DatasetDict`.
 
@@ -351,6 +337,8 @@ def read_groups(
         raise InvalidInput("source is blank")
     place = corpora.packaged(Path(source)) if isinstance(source, (str, Path)) else source
     judged = _is_judged(place, corpus, queries)
+    of_ids = judged and isinstance(place, Path) and place.is_file() and _has_ids(place)
+    judged = judged and not of_ids
     _refuse_unused(judged, {"columns": columns, "quoted": quoted}, "a table", True)
     _refuse_unused(judged, {"run": run, "unjudged_negatives": unjudged_negatives or None}, "judgements", False)
     items: Iterator[Item]
@@ -358,13 +346,36 @@ def read_groups(
         items = _judgements(place, split, corpus, queries, run, unjudged_negatives)
     elif isinstance(place, Path):
         files = _split_files(place, split) if place.is_dir() else [corpora.existing(place)]
-        readers = [_table_reader(file, chosen, quoted) for file in files]
+        readers = [_table_reader(file, chosen, quoted, of_ids) for file in files]
         items = (item for read in readers for item in read())
+        if of_ids:
+            named = each(GroupStream(items, chosen, ids=True))
+            items = with_texts(named, _given(queries), _given(corpus), source=str(place))
     elif quoted is not None:
         raise InvalidInput("quoted goes with .csv and .tsv files only")
     else:
         items = items_of(_of_split(place, split))
     return GroupStream(items, chosen, relevant_from)
+
+
+def _given(texts: str | Path | Texts | None) -> Path | Texts:
+    return corpora.existing(Path(texts)) if isinstance(texts, (str, Path)) else texts or {}
+
+
+def _has_ids(file: Path) -> bool:
+    """Whether a file that comes with corpus and queries is a table of ids, and no judgements in a form of theirs."""
+    suffix = _unpacked(file).suffix.lower()
+    if suffix == ".parquet":
+        return True
+    line = next(corpora.read_lines(file), None)
+    if line is None or suffix not in TABLE_SUFFIXES:
+        return False
+    if suffix == ".csv":
+        return "," in line.text
+    if suffix == ".tsv":
+        names = tuple(line.text.lower().split("\t"))
+        return names != BEIR_HEADER and (names_ids(names) or (is_triple(names) and "triples" in file.name))
+    return line.text.lstrip().startswith("{") and "relevance" not in line.json_object()
 
 
 def _is_judged(place: Any, corpus: object, queries: object) -> bool:
@@ -408,8 +419,8 @@ def _judgements(
     corpus = corpora.corpus_file(Path(place)) if corpus is None else corpus  # type: ignore[arg-type]
     return judged_groups(
         qrels,
-        corpora.existing(Path(queries)) if isinstance(queries, (str, Path)) else queries,
-        corpora.existing(Path(corpus)) if isinstance(corpus, (str, Path)) else corpus,
+        _given(queries),
+        _given(corpus),
         source=named,
         run=read_run(Path(run)) if isinstance(run, (str, Path)) else run,
         unjudged_negatives=unjudged_negatives,
@@ -445,12 +456,12 @@ def _unpacked(file: Path) -> Path:
 
 
 def _table_reader(
-    file: Path, chosen: Mapping[str, tuple[str, ...]], quoted: bool | None
+    file: Path, chosen: Mapping[str, tuple[str, ...]], quoted: bool | None, ids: bool = False
 ) -> Callable[[], Iterator[Item]]:
     suffix = _unpacked(file).suffix.lower()
     if suffix in {".csv", ".tsv"}:
         is_csv = suffix == ".csv"
-        return partial(read_delimited_rows, file, "," if is_csv else "\t", is_csv if quoted is None else quoted)
+        return partial(read_delimited_rows, file, "," if is_csv else "\t", is_csv if quoted is None else quoted, ids)
     if quoted is not None:
         raise InvalidInput("quoted goes with .csv and .tsv files only")
     if suffix in JSON_SUFFIXES:
@@ -458,7 +469,7 @@ def _table_reader(
     if suffix == ".parquet":
 
         def wanted(names: Sequence[str]) -> Sequence[str]:
-            return layout_of(names, chosen, str(file)).columns
+            return (layout_of_ids if ids else layout_of)(names, chosen, str(file)).columns
 
         return partial(read_parquet_rows, file, wanted)
     raise InvalidInput(f"{file}: neither {', '.join(TABLE_SUFFIXES)}, nor judgements with corpus and queries")

@@ -179,7 +179,7 @@ def _taught(groups: Iterable[Group], teacher: Teacher, beside: bool, chunk: int,
                 if beside:
                     yield replace(group, teaching=replace(group.teaching or Teaching(()), scores=labels))
                 else:
-                    yield replace(group, labels=labels)
+                    yield replace(group, labels=labels, margins=False)
 
 
 def standardised(scores: Sequence[float]) -> tuple[float, ...]:

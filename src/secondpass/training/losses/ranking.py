@@ -49,6 +49,7 @@ class MarginMSE(Loss):
     pairs: str = "all"
 
     labels = "score"
+    margins: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", chosen(self.pairs, PAIRS, "pairs"))

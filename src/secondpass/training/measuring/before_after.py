@@ -19,6 +19,7 @@ from secondpass.evaluation.runs import Run, read_run
 from secondpass.training.data.groups import Group
 from secondpass.training.negatives.candidates import bm25_candidates
 from secondpass.training.negatives.sifting import plain
+from secondpass.training.settings import worded
 
 PRIMARY = "nDCG@10"
 # Queries of one call: enough pairs to sort by length.
@@ -209,10 +210,10 @@ def held_out(groups: Sequence[Group], share: float, seed: int = 0) -> tuple[list
         InvalidInput: the share is out of its range, or there are fewer than two queries.
     """
     if not 0 < share < 1:
-        raise InvalidInput(f"dev_share={share!r} is not between 0 and 1")
+        raise InvalidInput(f"{worded('dev_share', share)} is not between 0 and 1")
     queries = {plain(group.query) for group in groups}
     if len(queries) < 2:
-        raise InvalidInput(f"dev_share={share!r}: {len(queries)} query cannot be divided")
+        raise InvalidInput(f"{worded('dev_share', share)}: {len(queries)} query cannot be divided")
     drawn = {query: hashlib.sha256(f"{seed}/{query}".encode("utf-8", "surrogatepass")).digest() for query in queries}
     ordered = sorted(queries, key=lambda query: (drawn[query], query))
     chosen = set(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])

@@ -100,6 +100,7 @@ def card_text(card: Card) -> str:
         MARK,
         f"# {_text(card.name)}",
         _introduction(card),
+        *([f"**{card.report.unchanged}.**"] if card.report.unchanged else []),
         _usage(card),
         *_figures(card),
         *_data(card),

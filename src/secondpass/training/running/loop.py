@@ -50,8 +50,8 @@ class Trainable(Protocol):
     def collate(self, texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
         """Turn [query, document] lists into padded model inputs on the device."""
 
-    def save(self, path: str) -> None:
-        """Write the model to a folder."""
+    def save(self, path: str, **options: Any) -> None:
+        """Write the model to a folder; `storage` is given where it is not None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,10 @@ class Hooks:
         """Whether to end the run now."""
         return False
 
+    def expected(self, run: TrainingRun) -> int | None:
+        """How many steps the whole run will have, as far as it is known; None: a bar for each epoch."""
+        return None
+
     def evaluated_weights(self) -> AbstractContextManager[object]:
         """Put the weights that count into the model meanwhile."""
         return nullcontext()
@@ -132,20 +136,28 @@ class TrainingRun:
 
     def train(self, batches: Callable[[int, int], Iterable[object]], epochs: int, show: bool) -> None:
         """Read `batches(epoch, first step)` for the epochs left, evaluate, and leave the weights that count."""
-        bar = trange(self.epoch, epochs, initial=self.epoch, total=epochs, desc="Epoch", disable=not show)
-        for self.epoch in bar:
-            self._epoch(batches(self.epoch, self.step), show)
-            if self.hooks.stops(self):
-                break
-            self.step = 0
+        total = self.hooks.expected(self)
+        by_epoch = show and total is None
+        bar = trange(self.epoch, epochs, initial=self.epoch, total=epochs, desc="Epoch", disable=not by_epoch)
+        whole = tqdm(total=total, initial=self.total, desc="Training", unit="step", disable=not show or total is None)
+        with whole:
+            for self.epoch in bar:
+                self._epoch(batches(self.epoch, self.step), by_epoch, whole)
+                if self.hooks.stops(self):
+                    break
+                self.step = 0
         self._finish()
 
-    def _epoch(self, batches: Iterable[object], show: bool) -> None:
+    def _epoch(self, batches: Iterable[object], show: bool, whole: Any) -> None:
         self.encoder.model.train()
         evaluated = False
         bar = tqdm(batches, initial=self.step, desc="Iteration", smoothing=0.05, disable=not show)
         for batch in bar:
-            self._train_step(batch)
+            loss = self._train_step(batch)
+            if not whole.disable:
+                whole.total = self.hooks.expected(self)
+                whole.set_postfix(loss=f"{float(loss):.4g}", refresh=False)
+                whole.update()
             evaluated = self.evaluation.every > 0 and self.step % self.evaluation.every == 0
             if evaluated:
                 self.evaluate(self.step)
@@ -158,7 +170,7 @@ class TrainingRun:
             self.evaluate(-1)
         self.hooks.on_pause(self, epoch_ends=not self.hooks.stops(self))
 
-    def _train_step(self, batch: object) -> None:
+    def _train_step(self, batch: object) -> torch.Tensor:
         gradients = self.learner(batch, f"epoch {self.epoch}, step {self.step + 1}")
         self._refuse_non_finite(gradients)
         rate = self.optimisation.learning_rate
@@ -169,6 +181,7 @@ class TrainingRun:
             loss = gradients.loss.item()
             logger.debug("epoch %d, step %d: loss %.6g, learning rate %.3g", self.epoch, self.step, loss, rate)
         self.hooks.on_step(self, gradients, rate)
+        return gradients.loss
 
     def _refuse_non_finite(self, gradients: Gradients) -> None:
         # one look at the device in the ordinary case

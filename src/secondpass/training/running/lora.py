@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError, TrainingError
 from secondpass.lazy import optional
 from secondpass.models.config import read_json
+from secondpass.models.loading import quiet_transformers
+from secondpass.models.weights import COMPACT, build_model, load_compact
 from secondpass.text import finite_number, positive_int, positive_number
 from secondpass.training.checkpoints.checkpoints import sync
 from secondpass.training.settings import LoraSettings
@@ -192,6 +194,23 @@ def load_lora(model: Any, folder: str | os.PathLike[str], trainable: bool = Fals
                 raise
             raise ModelLoadError(f"{source} does not fit the model: {' '.join(str(error).split())}") from error
     return Lora(model, adapted, before)
+
+
+def load_trained(model: Any, folder: Path, adapter: str | None = None) -> None:
+    """Put the weights that a run has left in its folder into the model that it began with; `adapter`: a folder in it.
+
+    Raises:
+        ModelLoadError: they are not there, broken or of another model.
+    """
+    if adapter is not None:
+        load_lora(model, folder / adapter).merge()
+        return
+    with quiet_transformers():
+        if (folder / COMPACT).is_file():
+            made = load_compact(folder, model.config)
+        else:
+            made = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False)
+    model.load_state_dict(made.state_dict())
 
 
 def lora_targets(model: Any, names: Sequence[str] = ()) -> tuple[str, ...]:

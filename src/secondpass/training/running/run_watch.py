@@ -9,7 +9,7 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,22 @@ import torch
 from secondpass.errors import CheckpointError, MissingExtra
 from secondpass.forwards.learning.dropout import give_back_memory
 from secondpass.training.checkpoints import state as states
-from secondpass.training.checkpoints.checkpoints import Checkpoint, Checkpoints
+from secondpass.training.checkpoints.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    differences,
+    listed,
+    plain_json,
+    read_json,
+    sha256_of,
+    sync,
+    write_json,
+)
 from secondpass.training.data.groups import fingerprint
 from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.loop import Gradients, Hooks, Processes, TrainingRun
 from secondpass.training.running.plan import Plan
-from secondpass.training.settings import TrainingSettings
+from secondpass.training.settings import TrainingSettings, worded
 from secondpass.training.weights.optimisation import StretchedSchedule, WeightAverages
 
 FILE = "training.jsonl"
@@ -36,6 +46,7 @@ STEPS_PER_TRIM = 25
 # Figures of the run that a checkpoint keeps as they are.
 KEPT = ("misses", "pairs", "tokens", "epochs", "finished")
 LOCK = ".run.lock"
+FINISHED = "finished.json"
 # Seconds for the children of a holder that has ended.
 PATIENCE = 5.0
 # Settings that a run may change on its way: they decide what is written and how much memory is used, not the weights.
@@ -160,6 +171,10 @@ class RunWatch(Hooks):
         """Whether the last step has been made, the time is up, or patience is at its end."""
         overdue = self.settings.minutes is not None and self.seconds >= 60 * self.settings.minutes
         return run.total >= self.plan.total or overdue or self.exhausted
+
+    def expected(self, run: TrainingRun) -> int | None:
+        """The plan's steps, or as many as fit into the time."""
+        return max(run.total, round(run.total / self.done(run))) if run.total else self.plan.total
 
     def evaluated_weights(self) -> AbstractContextManager[object]:
         """Put the moving average into the model, if there is one."""
@@ -446,3 +461,37 @@ class RunStorage:
         own = {name: value for (owner, _, name), value in parted if owner == str(rank)}
         states.restore_random_state(own, state["random"][rank], self.generators)
         return found.step
+
+
+# ---- What stands for the checkpoints when a run is done: which run's model the folder has, and what was reported.
+def write_finished(
+    folder: Path, identity: Mapping[str, Any], report: Mapping[str, Any], weights: Sequence[Path]
+) -> None:
+    """Say in `folder` that the run of that identity is done; `weights` are the files that it left there."""
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in weights}
+    partial = folder / f"{FINISHED}.partial"
+    write_json(partial, {"version": 1, "identity": identity, "report": report, "weights": files})
+    sync(partial)
+    partial.replace(folder / FINISHED)
+
+
+def read_finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a finished run reported; None where there was none.
+
+    Raises:
+        CheckpointError: it was another run, the page cannot be read, or the weights are not those that the run left.
+    """
+    anew = f"to begin anew: {worded('resume', False)}"
+    try:
+        page = read_json(folder / FINISHED)
+        found, report, files = page["identity"], dict(page["report"]), dict(page["weights"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder / FINISHED} cannot be read: {error}; {anew}") from None
+    if differs := differences(found, plain_json(identity, "identity")):
+        raise CheckpointError(f"{folder} has a model that belongs to another run: {listed(differs)}; {anew}")
+    for name, digest in files.items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
+            raise CheckpointError(f"{folder / name} is not as the finished run left it; {anew}")
+    return report

@@ -1,0 +1,212 @@
+"""`secondpass doctor`: what this machine has for secondpass, what is missing, and the line that installs it.
+
+Nothing private is shown: no address, no path but those below the home as ~, no value of an environment variable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata, resources
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from threading import Thread
+from typing import Annotated, Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
+
+import typer
+
+SECONDS = 1.0
+FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "i8mm", "bf16", "sve")
+# The variable that says where, where it is else, the path asked for, and what answers there.
+SERVERS = {
+    "Elasticsearch": ("ELASTICSEARCH_URL", "http://localhost:9200", "/", "elasticsearch"),
+    "OpenSearch": ("OPENSEARCH_URL", "http://localhost:9200", "/", "opensearch"),
+    "secondpass serve": (None, "http://127.0.0.1:{port}", "/health", "secondpass"),
+}
+Rows = dict[str, str]
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what this machine has: processor, kernel, libraries, caches, servers that answer; and what is missing.
+
+    Nothing private is in it, so it can go into a bug report. It always ends with code 0.
+
+    [bold]Examples[/bold]
+
+    secondpass doctor
+    """
+    missing: list[str] = []
+    servers = dict.fromkeys(SERVERS, "no answer in time")
+    # Looking up a name can take longer than any timeout of a connection: nobody waits for these to end.
+    threads = [Thread(target=_ask, args=(name, servers), daemon=True) for name in SERVERS]
+    for thread in threads:
+        thread.start()
+    parts = {
+        "machine": _told(_machine),
+        "kernel": _told(lambda: _kernel(missing)),
+        "libraries": _told(lambda: _libraries(missing)),
+        "caches": _told(_caches),
+    }
+    for thread in threads:
+        thread.join(SECONDS)
+    parts["servers"] = dict(servers)
+    if as_json:
+        typer.echo(json.dumps({**parts, "missing": missing}, ensure_ascii=False, indent=1))
+        return
+    for title, rows in parts.items():
+        typer.echo(f"{title}:")
+        for name, value in rows.items():
+            typer.echo(f"  {name:<22} {value}")
+    typer.echo("missing:" if missing else "missing: nothing")
+    for line in missing:
+        typer.echo(f"  {line}")
+
+
+def _told(part: Callable[[], Rows]) -> Rows:
+    """A part; what keeps it from being found out is a row of it."""
+    try:
+        return part()
+    except Exception as error:  # broken installations fail in their own ways, and are what is looked for
+        return {"cannot be told": _private(f"{type(error).__name__}: {error}")}
+
+
+def _private(text: str) -> str:
+    """One line without paths but those of libraries' own names."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/:'\"]+/)+", ".../", " ".join(text.split()).replace(str(Path.home()), "~"))[:300]
+
+
+def _machine() -> Rows:
+    known = Path("/proc/cpuinfo")
+    text = known.read_text(encoding="utf-8", errors="replace") if known.is_file() else ""
+    found = dict(reversed([line.split(":", 1) for line in text.replace("\t", "").splitlines() if ":" in line]))
+    flags = (found.get("flags") or found.get("Features") or "").split()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "processor": (found.get("model name") or platform.processor() or platform.machine()).strip(),
+        "instructions": ", ".join(flag for flag in FLAGS if flag in flags) or "not told by the system",
+        "cores, memory": f"{cores} usable, {memory:.1f} GiB",
+        "accelerators": _accelerators(),
+    }
+
+
+def _kernel(missing: list[str]) -> Rows:
+    # The package around it imports torch, which takes seconds.
+    place = resources.files("secondpass") / "forwards" / "kernel" / "native.py"
+    spec: Any = spec_from_file_location("secondpass_kernel_library", str(place))
+    native: Any = module_from_spec(spec)
+    sys.modules[spec.name] = native
+    spec.loader.exec_module(native)
+    usable = native.routines()
+    if isinstance(usable, str):
+        missing.append("kernel: with a C++ compiler, pip install --force-reinstall --no-deps --no-cache-dir secondpass")
+        return {"kernel": _private(usable)}
+    best = {precision: native.find(precision) for precision in native.PRECISIONS}
+    rows = {name: one if isinstance(one, str) else one.instructions for name, one in best.items()}
+    return {"instruction sets": ", ".join(dict.fromkeys(one.instructions for one in usable)), **rows}
+
+
+def _accelerators() -> str:
+    """What the system and torch's build say, without loading torch."""
+    pages = Path("/proc/driver/nvidia/gpus").glob("*/information")
+    cards = [found[1].strip() for page in pages if (found := re.search(r"Model:(.*)", page.read_text()))]
+    torch = find_spec("torch")
+    build = Path(torch.origin).with_name("version.py").read_text() if torch and torch.origin else ""
+    cuda = re.search(r"cuda\b.*= ['\"]([\d.]+)", build)
+    return f"{', '.join(cards) or 'no NVIDIA card'}; torch is built {f'for CUDA {cuda[1]}' if cuda else 'without CUDA'}"
+
+
+def _libraries(missing: list[str]) -> Rows:
+    from packaging.requirements import Requirement
+
+    own = [Requirement(text) for text in metadata.requires("secondpass") or ()]
+    extras = metadata.metadata("secondpass").get_all("Provides-Extra") or []
+    rows = {"secondpass": metadata.version("secondpass")}
+    for extra in ["", *(name for name in extras if name != "test")]:
+        wanted = list(_wanted(own, extra, Requirement))
+        lacking = [str(need.name) for need in wanted if not _fits(need)]
+        if not extra:
+            rows |= {need.name: _installed(need.name) or "absent" for need in wanted}
+        else:
+            rows[f"[{extra}]"] = f"lacks {', '.join(lacking)}" if lacking else "complete"
+        if lacking:
+            place = f"secondpass[{extra}]" if extra else "secondpass"
+            missing.append(f'{", ".join(lacking)}: pip install "{place}"')
+    return rows
+
+
+def _wanted(own: list[Any], extra: str, kind: Any) -> Iterator[Any]:
+    """What an extra brings by itself and through others of ours; "" stands for what everybody has."""
+    for need in own:
+        always = need.marker is None or need.marker.evaluate({"extra": ""})
+        if always is not (not extra) or (extra and not need.marker.evaluate({"extra": extra})):
+            continue
+        if need.name == "secondpass":
+            for other in sorted(need.extras):
+                yield from _wanted(own, other, kind)
+        else:
+            yield need
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _fits(need: Any) -> bool:
+    there = _installed(need.name)
+    return there is not None and need.specifier.contains(there, prereleases=True)
+
+
+def _caches() -> Rows:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    models = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
+    below = folder.is_relative_to(Path.home())
+    shown = f"~/{folder.relative_to(Path.home())}" if below else "elsewhere than below the home"
+    writable = os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK)
+    state = f"{models} models" + ("" if writable else ", not writable")
+    return {
+        "model hub": f"{shown}, {state}",
+        "network": "off (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "allowed",
+    }
+
+
+def _ask(name: str, servers: Rows) -> None:
+    servers[name] = _answer(*SERVERS[name])
+
+
+def _answer(variable: str | None, usual: str, path: str, kind: str) -> str:
+    """What a server says of itself, asked without credentials; its address stays unsaid where it was set."""
+    given = os.environ.get(variable) if variable else None
+    place = f"${variable}" if given else usual.format(port=os.environ.get("SECONDPASS_PORT", "8000"))
+    address = re.sub(r"//[^/@]*@", "//", given or place).rstrip("/") + path
+    try:
+        # A proxy is not asked for what is on this machine.
+        opener = build_opener() if given else build_opener(ProxyHandler({}))
+        with opener.open(address, timeout=SECONDS) as answer:
+            said = json.loads(answer.read(100_000) or b"{}")
+    except HTTPError as error:
+        return f"answers with {error.code} at {place}" + (" (wants credentials)" if error.code in (401, 403) else "")
+    except Exception as error:  # whatever it is, it is no server of that kind
+        if isinstance(getattr(error, "reason", error), ssl.SSLError):
+            return f"answers at {place}, with a certificate that is not trusted here"
+        return f"no answer at {place}"
+    version = said.get("version") if isinstance(said, dict) else None
+    name = version.get("distribution", "elasticsearch") if isinstance(version, dict) else kind
+    if name != kind:
+        return f"no answer at {place} ({_private(str(name))} does)"
+    return f"{_private(str(version.get('number')))} at {place}" if isinstance(version, dict) else f"answers at {place}"
