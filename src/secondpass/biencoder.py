@@ -126,7 +126,7 @@ class BiEncoder:
         if self.pooling not in ("mean", "first"):
             raise InvalidInput(f"pooling={pooling!r} is neither 'mean' nor 'first'")
         self._model = _model(folder).to(pick_device(device)).eval()
-        fast = load_tokenizer(folder, self._model.config, {})
+        fast = load_tokenizer(folder, self._model, {})
         self._names = fast.model_input_names
         self._tokenizer = PairTokenizer(fast)
         self._padding = padding_of(fast)

@@ -19,7 +19,8 @@ from secondpass.activations import Activation, checked_activation
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.choosing import ModelForward
 from secondpass.forwards.contract import Forward
-from secondpass.forwards.padded import Padding, TransformersForward, padding_of
+from secondpass.forwards.families import family_of
+from secondpass.forwards.padded import Neighbours, Padding, TransformersForward, padding_of
 from secondpass.forwards.precision import (
     SAMPLE_DOCUMENTS,
     SAMPLE_QUERIES,
@@ -41,6 +42,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SAMPLE_TOKENS = 64
+PROBE_TOKENS = 14
 CLOSED = "this CrossEncoder is closed: load the model again"
 
 # The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
@@ -186,7 +188,11 @@ class Reranker:
         if self._precision == "auto" and self._token_limit > SAMPLE_TOKENS:
             window = Window(SAMPLE_TOKENS, "longest_first", SAMPLE_TOKENS, 1)
             samples = engine.tokens([SAMPLE_QUERIES, SAMPLE_DOCUMENTS], window)
-        engine.forward = ModelForward(self.model, names, padding, self._precision, samples)
+        # our own families are known to mask what they must, and mostly computed without padding
+        neighbours = None if family_of(self.model) else _neighbours(engine, self._token_limit)
+        engine.forward = ModelForward(self.model, names, padding, self._precision, samples, neighbours)
+        if neighbours is not None:
+            engine.forward.ready()
         return engine
 
     def __getstate__(self) -> dict[str, Any]:
@@ -435,6 +441,20 @@ class Reranker:
         if rule is None or self.config.num_labels == 1:
             return self.default_activation_function
         return nn.Identity() if rule == "expected" else nn.Sigmoid()
+
+
+def _neighbours(engine: Engine, limit: int) -> Neighbours | None:
+    """Inputs of a dozen tokens and of 1 and 17 more, less where a window of `limit` has no room, None without any."""
+    document = " ".join(SAMPLE_DOCUMENTS)
+
+    def tokens(length: int, query: str = SAMPLE_QUERIES[0]) -> Tokens:
+        return engine.tokens([[query], [document]], Window(min(length, limit), "only_document", None, 1))[0]
+
+    short = min(PROBE_TOKENS, max(limit - 17, limit // 2))
+    try:
+        return Neighbours(tokens(short), tokens(short, SAMPLE_QUERIES[-1]), (tokens(short + 1), tokens(short + 17)))
+    except InvalidInput:
+        return None
 
 
 _EMPTY = CallRecord(0, 0, 0, 0.0, (), 0.0, 0.0, 0.0, 0.0, 0, "", "")
