@@ -42,7 +42,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SAMPLE_TOKENS = 64
-PROBE_TOKENS = 14
+PROBE_TOKENS = (11, 14)
 CLOSED = "this CrossEncoder is closed: load the model again"
 
 # The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
@@ -189,9 +189,10 @@ class Reranker:
             window = Window(SAMPLE_TOKENS, "longest_first", SAMPLE_TOKENS, 1)
             samples = engine.tokens([SAMPLE_QUERIES, SAMPLE_DOCUMENTS], window)
         # our own families are known to mask what they must, and mostly computed without padding
-        neighbours = None if family_of(self.model) else _neighbours(engine, self._token_limit)
+        known = family_of(self.model) is not None
+        neighbours = () if known and not padding.left else _neighbours(engine, self._token_limit)
         engine.forward = ModelForward(self.model, names, padding, self._precision, samples, neighbours)
-        if neighbours is not None:
+        if not known:
             engine.forward.ready()
         return engine
 
@@ -443,18 +444,26 @@ class Reranker:
         return nn.Identity() if rule == "expected" else nn.Sigmoid()
 
 
-def _neighbours(engine: Engine, limit: int) -> Neighbours | None:
-    """Inputs of a dozen tokens and of 1 and 17 more, less where a window of `limit` has no room, None without any."""
-    document = " ".join(SAMPLE_DOCUMENTS)
+def _neighbours(engine: Engine, limit: int) -> list[Neighbours]:
+    """Inputs of about a dozen tokens, and of 1 and 17 more or what a window of `limit` has room for.
 
-    def tokens(length: int, query: str = SAMPLE_QUERIES[0]) -> Tokens:
-        return engine.tokens([[query], [document]], Window(min(length, limit), "only_document", None, 1))[0]
+    Of two lengths: models that pool neighbouring tokens hide at some what padding does to them.
+    """
+    queries, documents = list(SAMPLE_QUERIES[::2]), [" ".join(SAMPLE_DOCUMENTS[row:]) for row in range(0, 12, 2)]
 
-    short = min(PROBE_TOKENS, max(limit - 17, limit // 2))
+    def tokens(length: int, count: int = 1) -> list[Tokens]:
+        window = Window(min(length, limit), "only_document", None, 1)
+        return engine.tokens([queries[:count], documents[:count]], window)
+
+    lengths = [min(length, max(limit - 17, limit // 2)) for length in PROBE_TOKENS]
     try:
-        return Neighbours(tokens(short), tokens(short, SAMPLE_QUERIES[-1]), (tokens(short + 1), tokens(short + 17)))
+        made = [
+            Neighbours(tuple(tokens(length, len(queries))), (*tokens(length + 1), *tokens(length + 17)))
+            for length in lengths
+        ]
     except InvalidInput:
-        return None
+        return []
+    return [item for item in made if len({*map(len, item.pairs)}) == 1]
 
 
 _EMPTY = CallRecord(0, 0, 0, 0.0, (), 0.0, 0.0, 0.0, 0.0, 0, "", "")

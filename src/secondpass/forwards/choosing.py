@@ -155,7 +155,7 @@ class ModelForward:
         precision: of the computation; None goes by the weights as they are, see `precision.precision_of`.
         samples: model inputs by which "auto" judges; without any it is exact.
         neighbours: inputs by which it is seen whether padding changes logits, once, when transformers' own forward is
-            first needed; None trusts it.
+            first needed; without any it is trusted.
 
     Raises:
         InvalidInput: "int8" where the kernel cannot compute this model.
@@ -168,14 +168,14 @@ class ModelForward:
         padding: Padding,
         precision: Precision | None = "auto",
         samples: Sequence[Tokens] = (),
-        neighbours: Neighbours | None = None,
+        neighbours: Sequence[Neighbours] = (),
     ) -> None:
         self._model = model
         self._names = tuple(input_names)
         self._padding = padding
         self._precision = precision
         self._samples = tuple(samples)
-        self._neighbours = neighbours
+        self._neighbours = tuple(neighbours)
         self._seen: Batching | None = None
         self._lock = ForwardLock()
         self._choice: _Choice | None = None
@@ -241,16 +241,17 @@ class ModelForward:
             return "single"  # a decoder that scores at the very last place takes one pair at a time
         if switching(self._model) is not None and config.attention_type != "original_full":
             return "equal"
-        if self._seen is None and self._neighbours is not None:
+        if self._seen is None:
             own = TransformersForward(self._model, self._names, self._padding).ready()
             try:
-                self._seen = self._neighbours.batching(own.logits, self._model.dtype)
+                seen = {item.batching(own.logits, self._model.dtype) for item in self._neighbours}
             except ModelLoadError as error:
                 raise ModelLoadError(f"{type(self._model).__name__}: {error}") from None
             except Exception as error:  # model classes fail in their own ways
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise ModelLoadError(f"{type(self._model).__name__} cannot score a pair: {reason}") from error
-        return self._seen or "any"
+            self._seen = "equal" if "equal" in seen else "any"
+        return self._seen
 
     def _apart(self, compute: Compute, inputs: Sequence[Tokens]) -> Logits:
         """Logits of a batch; a pair that is not finite must not touch its neighbours, so such are computed alone."""

@@ -78,35 +78,32 @@ HALF_ROUNDING = 16
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Inputs to see by how a pair's batch changes its logits: `longer` ones have 1 and 17 tokens more than `pair`."""
+    """Inputs to see by how a batch changes logits: `pairs` are of one length, `longer` have 1 and 17 tokens more."""
 
-    pair: Tokens
-    equal: Tokens
+    pairs: tuple[Tokens, ...]
     longer: tuple[Tokens, ...]
 
     def batching(self, compute: Compute, dtype: torch.dtype) -> Batching:
         """Which inputs may share a batch of `compute`, a forward that pads and computes in `dtype`.
 
         Raises:
-            ModelLoadError: it fails, gives the same input other logits each time, or lets inputs of equal length
-                change each other's.
+            ModelLoadError: it gives the same input other logits each time, or lets inputs of equal length change each
+                other's.
         """
         tolerance = ROUNDING if dtype.itemsize >= 4 else HALF_ROUNDING * torch.finfo(dtype).eps
-        alone = compute([self.pair])[0]
-        most = tolerance * max(1.0, float(np.nan_to_num(np.abs(alone), posinf=0.0).max(initial=0.0)))
+        equal = compute(self.pairs)
+        most = tolerance * np.maximum(1.0, np.abs(equal))
 
-        def same(*neighbours: Tokens) -> bool:
-            logits = compute([*neighbours, self.pair])[-1]
-            return np.allclose(logits, alone, rtol=0.0, atol=most, equal_nan=True)
+        def same(logits: Logits) -> bool:
+            right = np.abs(logits - equal[: len(logits)]) <= most[: len(logits)]
+            return bool((right | ~np.isfinite(equal[: len(logits)])).all())
 
-        padded = all(same(item) for item in self.longer)
-        if not same():
+        padded = all(same(compute([item, *self.pairs])[1:]) for item in self.longer)
+        if not same(compute(self.pairs)):
             raise ModelLoadError("the model gives the same pair another score each time")
-        if padded:
-            return "any"
-        if not same(self.equal):
+        if not same(compute(self.pairs[:1])):
             raise ModelLoadError("the model's score of a pair depends on the other pairs of its batch")
-        return "equal"
+        return "any" if padded else "equal"
 
 
 def switching(model: Any) -> Any | None:

@@ -124,6 +124,8 @@ def check_counts(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> None:
             stack += value.items()
         elif isinstance(value, list):
             stack += [(key, item) for item in value]
+        elif isinstance(value, int) and key.endswith(("_head", "_heads")) and value < 1:
+            raise ModelLoadError(f"{path}: {key} is {value}")
         elif isinstance(value, int) and key == "num_labels" and value > largest:
             raise ModelLoadError(f"{path}: num_labels is {value}, and no stored weight has so many rows")
         elif isinstance(value, int) and LAYER_COUNTS.fullmatch(key) and value > max(MOST_LAYERS, len(sizes)):
