@@ -170,7 +170,7 @@ def _model(folder: Path) -> Any:
             sizes = stored_sizes(weight_files(folder))
             check_counts(folder / "config.json", sizes)
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
-            made = MODEL_MAPPING[type(config)]
+            made: Any = MODEL_MAPPING[type(config)]
             kind = made[0] if isinstance(made, (list, tuple)) else made
             with bounded(folder, sizes, only_meta=True):
                 model, report = kind.from_pretrained(

@@ -20,7 +20,7 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.choosing import ModelForward
 from secondpass.forwards.contract import Forward
 from secondpass.forwards.families import family_of
-from secondpass.forwards.padded import Neighbours, Padding, TransformersForward, padding_of
+from secondpass.forwards.padded import BatchProbe, Padding, TransformersForward, padding_of
 from secondpass.forwards.precision import (
     SAMPLE_DOCUMENTS,
     SAMPLE_QUERIES,
@@ -190,8 +190,8 @@ class Reranker:
             samples = engine.tokens([SAMPLE_QUERIES, SAMPLE_DOCUMENTS], window)
         # our own families are known to mask what they must, and mostly computed without padding
         known = family_of(self.model) is not None
-        neighbours = () if known and not padding.left else _neighbours(engine, self._token_limit)
-        engine.forward = ModelForward(self.model, names, padding, self._precision, samples, neighbours)
+        probes = () if known and not padding.left else _probes(engine, self._token_limit)
+        engine.forward = ModelForward(self.model, names, padding, self._precision, samples, probes)
         if not known:
             engine.forward.ready()
         return engine
@@ -444,7 +444,7 @@ class Reranker:
         return nn.Identity() if rule == "expected" else nn.Sigmoid()
 
 
-def _neighbours(engine: Engine, limit: int) -> list[Neighbours]:
+def _probes(engine: Engine, limit: int) -> list[BatchProbe]:
     """Inputs of about a dozen tokens, and of 1 and 17 more or what a window of `limit` has room for.
 
     Of two lengths: models that pool neighbouring tokens hide at some what padding does to them.
@@ -458,7 +458,7 @@ def _neighbours(engine: Engine, limit: int) -> list[Neighbours]:
     lengths = [min(length, max(limit - 17, limit // 2)) for length in PROBE_TOKENS]
     try:
         made = [
-            Neighbours(tuple(tokens(length, len(queries))), (*tokens(length + 1), *tokens(length + 17)))
+            BatchProbe(tuple(tokens(length, len(queries))), (*tokens(length + 1), *tokens(length + 17)))
             for length in lengths
         ]
     except InvalidInput:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from secondpass import CallRecord, CrossEncoder
 from secondpass.errors import ModelLoadError
 from secondpass.forwards.contract import Logits, plan
-from secondpass.forwards.padded import Neighbours
+from secondpass.forwards.padded import BatchProbe
 from secondpass.tokens import Tokens
 from tests.tiny_models import LENGTH, make_tokenizer
 
@@ -116,7 +116,7 @@ class Fake:
 
     def __call__(self, inputs: Sequence[Tokens]) -> Logits:
         self.calls += 1
-        own = np.array([[float(item.ids.sum())] for item in inputs], np.float32)
+        own: Logits = np.array([[float(item.ids.sum())] for item in inputs], np.float32)
         if self.how == "random":
             return own + self.calls
         if self.how == "across":
@@ -134,11 +134,11 @@ def _tokens(length: int, first: int = 5) -> Tokens:
 )
 def test_a_model_that_batches_of_equal_length_do_not_help_is_refused(how: str, says: str) -> None:
     """Two reasons, two sentences."""
-    neighbours = Neighbours((_tokens(6), _tokens(6, 7)), (_tokens(7), _tokens(23)))
+    probe = BatchProbe((_tokens(6), _tokens(6, 7)), (_tokens(7), _tokens(23)))
     with pytest.raises(ModelLoadError, match=says):
-        neighbours.batching(Fake(how), torch.float32)
-    assert neighbours.batching(Fake("nan"), torch.float32) == "any", "that is told when it scores"
-    assert neighbours.batching(Fake("own"), torch.float16) == "any"
+        probe.batching(Fake(how), torch.float32)
+    assert probe.batching(Fake("nan"), torch.float32) == "any", "that is told when it scores"
+    assert probe.batching(Fake("own"), torch.float16) == "any"
 
 
 def test_a_model_that_cannot_score_is_refused_at_load(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Logits
 from secondpass.forwards.description import Description, Family
 from secondpass.forwards.families import describe, family_of
-from secondpass.forwards.padded import Neighbours, Padding, TransformersForward, dtype_name, switching
+from secondpass.forwards.padded import BatchProbe, Padding, TransformersForward, dtype_name, switching
 from secondpass.forwards.precision import Precision, agrees, precision_of
 from secondpass.tokens import Tokens
 
@@ -154,7 +154,7 @@ class ModelForward:
         padding: what it wants in unused places.
         precision: of the computation; None goes by the weights as they are, see `precision.precision_of`.
         samples: model inputs by which "auto" judges; without any it is exact.
-        neighbours: inputs by which it is seen whether padding changes logits, once, when transformers' own forward is
+        probes: inputs by which it is seen whether padding changes logits, once, when transformers' own forward is
             first needed; without any it is trusted.
 
     Raises:
@@ -168,14 +168,14 @@ class ModelForward:
         padding: Padding,
         precision: Precision | None = "auto",
         samples: Sequence[Tokens] = (),
-        neighbours: Sequence[Neighbours] = (),
+        probes: Sequence[BatchProbe] = (),
     ) -> None:
         self._model = model
         self._names = tuple(input_names)
         self._padding = padding
         self._precision = precision
         self._samples = tuple(samples)
-        self._neighbours = tuple(neighbours)
+        self._probes = tuple(probes)
         self._seen: Batching | None = None
         self._lock = ForwardLock()
         self._choice: _Choice | None = None
@@ -244,7 +244,7 @@ class ModelForward:
         if self._seen is None:
             own = TransformersForward(self._model, self._names, self._padding).ready()
             try:
-                seen = {item.batching(own.logits, self._model.dtype) for item in self._neighbours}
+                seen = {item.batching(own.logits, self._model.dtype) for item in self._probes}
             except ModelLoadError as error:
                 raise ModelLoadError(f"{type(self._model).__name__}: {error}") from None
             except Exception as error:  # model classes fail in their own ways

@@ -77,7 +77,7 @@ HALF_ROUNDING = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
+class BatchProbe:
     """Inputs to see by how a batch changes logits: `pairs` are of one length, `longer` have 1 and 17 tokens more."""
 
     pairs: tuple[Tokens, ...]

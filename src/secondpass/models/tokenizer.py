@@ -64,7 +64,8 @@ def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], 
             f"{folder}: the tokenizer has no padding token; name one it knows, e.g. "
             "tokenizer_args={'pad_token': '<pad>'}"
         )
-    _check_special_tokens(folder, tokenizer)
+    if SETTINGS.isdisjoint(tokenizer_args):
+        _check_special_tokens(folder, tokenizer)
     if "model_input_names" not in {*tokenizer_args, *tokenizer.init_kwargs}:
         _add_segments(folder, model, tokenizer)
     template = str(getattr(tokenizer, "chat_template", None))

@@ -317,8 +317,13 @@ def load_compact(folder: Path, config: Any) -> Any:
     except Exception as error:  # safetensors raises its own type, KeyError or OSError: all mean a broken file
         raise ModelLoadError(f"{path} cannot be read: {error}") from error
     sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    with no_init_weights(), bounded(folder, sizes, only_meta=False):
-        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    try:
+        with no_init_weights(), bounded(folder, sizes, only_meta=False):
+            model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    except ModelLoadError:
+        raise
+    except Exception as error:  # model classes fail in their own ways
+        raise ModelLoadError(f"{folder}: the model cannot be built: {' '.join(str(error).split())}") from error
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
