@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ WITH_SEGMENTS = frozenset(
     "MobileBert Nezha PreTrained Realm RemBert Retribert RoCBert RoFormer Splinter SqueezeBert XLNet".split()
 )
 SEGMENTS = "token_type_ids"
+NO_WORDS = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
 
 
 def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], trust_remote_code: bool = False) -> Any:
@@ -122,7 +125,11 @@ def _put_stored_rules(
     by_setting = not SETTINGS.isdisjoint(tokenizer.init_kwargs)
     if not (made_anew or by_setting) or asked & parameters.keys():
         return True
-    backend, own = tokenizer.backend_tokenizer, Tokenizer.from_file(str(stored))
+    backend, text = tokenizer.backend_tokenizer, stored.read_text(encoding="utf-8")
+    rules, anew = _without_vocabulary(text), _without_vocabulary(backend.to_str())
+    # only the rules around an equal model are read: a vocabulary takes a second
+    light = rules is not None and (not made_anew or (anew is not None and rules["model"] == anew["model"]))
+    own = Tokenizer.from_str(json.dumps({**(rules or {}), "model": NO_WORDS, "added_tokens": []}) if light else text)
     wanted = by_setting and (_kind(tokenizer, settings, {}) in BY_SETTING or not SETTINGS.isdisjoint(tokenizer_args))
     if own.post_processor is None or wanted:
         own.post_processor = backend.post_processor
@@ -133,16 +140,37 @@ def _put_stored_rules(
         own.normalizer = backend.normalizer
     if isinstance(own.pre_tokenizer, ByteLevel) and isinstance(backend.pre_tokenizer, ByteLevel):
         own.pre_tokenizer.add_prefix_space = backend.pre_tokenizer.add_prefix_space
+    named = (rules or json.loads(text))["added_tokens"]
+    known = {token["content"] for token in named}
+    added = [token for _, token in sorted(backend.get_added_tokens_decoder().items()) if token.content not in known]
     defaults = [str(parameters[name].default) for name in parameters.keys() - settings.keys() - tokenizer_args.keys()]
-    known = {token.content for token in own.get_added_tokens_decoder().values()}
-    for _, token in sorted(backend.get_added_tokens_decoder().items()):
-        if token.content in known:
-            continue
-        if own.token_to_id(token.content) is None and token.content in defaults:
-            return False
+    model = backend.model if light else own.model
+    if any(model.token_to_id(token.content) is None and token.content in defaults for token in added):
+        return False
+    if light:
+        for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            setattr(backend, part, getattr(own, part))
+        return True
+    for token in added:
         (own.add_special_tokens if token.special else own.add_tokens)([token])
     tokenizer._tokenizer = own
     return True
+
+
+def _without_vocabulary(text: str) -> dict[str, Any] | None:
+    """The rules of a tokenizer.json, its "model" without words and merges; None where they stand in another order."""
+    model = re.search(r'"model"\s*:\s*\{', text)
+    words = model and text.find('"vocab"', model.end())
+    if model is None or not words or words < 0:
+        return None
+    try:
+        rules: dict[str, Any] = json.loads(text[: model.start()].rstrip().rstrip(",") + "}")
+        kind: dict[str, Any] = json.loads(text[model.end() - 1 : words].rstrip().rstrip(",") + "}")
+    except ValueError:
+        return None
+    fallback = re.search(r'"byte_fallback"\s*:\s*(true|false)[\s}]*$', text[-200:])
+    complete = {"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"} <= rules.keys()
+    return rules | {"model": {**kind, "behind": fallback and fallback[1]}} if complete else None
 
 
 def _check_special_tokens(folder: Path, tokenizer: Any) -> None:
