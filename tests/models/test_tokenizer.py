@@ -164,7 +164,7 @@ def test_the_stored_rules_count_and_not_those_of_the_models_type(
 
 
 def test_the_stored_end_of_a_pair_stays(tmp_path: Path) -> None:
-    """The setting add_bos_token, which Qwen's tokenizers have, makes transformers 5 drop the stored end token."""
+    """The setting add_bos_token, which Qwen's tokenizers have, is about the beginning; only the caller's drops both."""
     folder = _qwen2(tmp_path, "roberta")
     _edit(folder / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer", add_bos_token=False)
     made = CrossEncoder(str(folder), device="cpu").tokens([PAIR[0]], [PAIR[1]])[0]

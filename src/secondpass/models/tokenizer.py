@@ -29,10 +29,9 @@ VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "t
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
 
-# Classes of transformers 4 that put special tokens by the settings add_bos_token and add_eos_token.
-BY_SETTING = frozenset({"CodeLlama", "Cohere", "Gemma", "GPTNeoX", "Llama"})
+# Settings of the caller by which special tokens are put around texts.
 SETTINGS = frozenset({"add_bos_token", "add_eos_token"})
-# Those that handed segment ids to the model and in transformers 5 do not; "PreTrained" is the generic one.
+# Tokenizers of transformers 4 that handed segment ids to models; most do not in 5. "PreTrained" is the generic one.
 WITH_SEGMENTS = frozenset(
     "Albert Bert BlenderbotSmall ConvBert Cpm DPRReader Electra Ernie ErnieM Funnel Herbert LayoutLM Lxmert MarkupLM "
     "MobileBert Nezha PreTrained Realm RemBert Retribert RoCBert RoFormer Splinter SqueezeBert XLNet".split()
@@ -114,28 +113,22 @@ def _put_stored_rules(
 ) -> bool:
     """Read tokenizer.json as it is, and not the rules that a class of transformers 5 makes anew by the model's type.
 
-    transformers 4 read it so, but for the settings of BERT's normaliser, the blank before byte-level pieces, and the
-    special tokens of a few decoders. False where the class is another vocabulary's: it adds tokens that nobody named.
+    transformers 4 read it so, but for the settings of BERT's normaliser and the blank before byte-level pieces. False
+    where the class is another vocabulary's: it adds tokens that nobody named.
     """
     from transformers import PreTrainedTokenizerFast
 
     made, asked = type(tokenizer), {name for name in tokenizer_args if not name.endswith("_token")}
     parameters = inspect.signature(made.__init__).parameters
-    made_anew = made is not PreTrainedTokenizerFast and "__init__" in vars(made)
-    by_setting = not SETTINGS.isdisjoint(tokenizer.init_kwargs)
-    if not (made_anew or by_setting) or asked & parameters.keys():
+    if made is PreTrainedTokenizerFast or "__init__" not in vars(made) or asked & parameters.keys():
         return True
     backend, text = tokenizer.backend_tokenizer, stored.read_text(encoding="utf-8")
     rules, anew = _without_vocabulary(text), _without_vocabulary(backend.to_str())
     # only the rules around an equal model are read: a vocabulary takes a second
-    light = rules is not None and (not made_anew or (anew is not None and rules["model"] == anew["model"]))
+    light = rules is not None and anew is not None and rules["model"] == anew["model"]
     own = Tokenizer.from_str(json.dumps({**(rules or {}), "model": NO_WORDS, "added_tokens": []}) if light else text)
-    wanted = by_setting and (_kind(tokenizer, settings, {}) in BY_SETTING or not SETTINGS.isdisjoint(tokenizer_args))
-    if own.post_processor is None or wanted:
+    if own.post_processor is None or not SETTINGS.isdisjoint(tokenizer_args):
         own.post_processor = backend.post_processor
-    if not made_anew:
-        backend.post_processor = own.post_processor
-        return True
     if isinstance(own.normalizer, BertNormalizer) and isinstance(backend.normalizer, BertNormalizer):
         own.normalizer = backend.normalizer
     if isinstance(own.pre_tokenizer, ByteLevel) and isinstance(backend.pre_tokenizer, ByteLevel):
