@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -62,9 +63,28 @@ def default_activation(
         return checked_activation(argument)
     if stored_name is not None:
         made = _from_name(stored_name, trust_remote_code)
-        if made is not None:
+        if made is not None and (num_labels > 1 or _tells_apart(made)):
             return made
+        if made is not None:
+            logger.warning(
+                "Activation %r of the model's configuration does not tell pairs apart where there is one label: the "
+                "default is used instead",
+                stored_name,
+            )
     return nn.Sigmoid() if num_labels == 1 else nn.Identity()
+
+
+def _tells_apart(activation: Activation) -> bool:
+    """Whether logits [pairs, 1] have scores that differ: a softmax over one label is 1 for all, a GLU needs two."""
+    if not type(activation).__module__.startswith("torch."):
+        return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a softmax without a dimension
+        try:
+            scores = activation(torch.linspace(-3.0, 3.0, 7)[:, None])
+        except (RuntimeError, ValueError, AssertionError):
+            return False
+    return bool((scores != scores.flatten()[0]).any())
 
 
 def stored_name(activation: Activation) -> str | None:

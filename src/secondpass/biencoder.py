@@ -18,6 +18,7 @@ from secondpass.forwards.contract import plan
 from secondpass.forwards.padded import pad, padding_of
 from secondpass.models.loading import folder_of, pick_device, quiet_transformers
 from secondpass.models.tokenizer import load_tokenizer, token_limit
+from secondpass.models.weights import bounded, check_counts, read_weights, stored_sizes, weight_files
 from secondpass.scoring import batch_tokens
 from secondpass.text import positive_int
 from secondpass.tokens import PairTokenizer
@@ -126,7 +127,7 @@ class BiEncoder:
         if self.pooling not in ("mean", "first"):
             raise InvalidInput(f"pooling={pooling!r} is neither 'mean' nor 'first'")
         self._model = _model(folder).to(pick_device(device)).eval()
-        fast = load_tokenizer(folder, self._model.config, {})
+        fast = load_tokenizer(folder, self._model, {})
         self._names = fast.model_input_names
         self._tokenizer = PairTokenizer(fast)
         self._padding = padding_of(fast)
@@ -162,13 +163,23 @@ class BiEncoder:
 
 
 def _model(folder: Path) -> Any:
-    from transformers import AutoModel
+    from transformers import MODEL_MAPPING, AutoConfig
 
     try:
         with quiet_transformers():
-            model, report = AutoModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
+            sizes = stored_sizes(weight_files(folder))
+            check_counts(folder / "config.json", sizes)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            made: Any = MODEL_MAPPING[type(config)]
+            kind = made[0] if isinstance(made, (list, tuple)) else made
+            with bounded(folder, sizes, only_meta=True):
+                model, report = kind.from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=read_weights(weight_files(folder)),
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                )
     except Exception as error:  # broken files raise errors of half a dozen kinds
         raise ModelLoadError(f"{folder}: the bi-encoder cannot be read: {' '.join(str(error).split())}") from error
     if any("ForSequenceClassification" in name for name in model.config.architectures or ()):

@@ -62,9 +62,11 @@ def probe_template(tokenizer: Tokenizer, texts: int) -> Template:
     """Read the template of `texts` (1 or 2) texts off the tokenizer's own post-processor.
 
     Raises:
-        ModelLoadError: the post-processor does more than put special tokens around the texts.
+        ModelLoadError: plain words have no tokens, or the post-processor does more than put special ones around them.
     """
     encodings = [tokenizer.encode(word, add_special_tokens=False) for word in ("a b", "c")[:texts]]
+    if not all(map(len, encodings)):
+        raise ModelLoadError("the tokenizer makes no token of 'a b' or 'c': its rules and its vocabulary do not agree")
     merged = tokenizer.post_process(encodings[0], encodings[1] if texts == 2 else None, add_special_tokens=True)
     places = [place for place, special in enumerate(merged.special_tokens_mask) if not special]
     bounds = []

@@ -19,7 +19,8 @@ from secondpass.activations import Activation, checked_activation
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.choosing import ModelForward
 from secondpass.forwards.contract import Forward
-from secondpass.forwards.padded import Padding, TransformersForward, padding_of
+from secondpass.forwards.families import family_of
+from secondpass.forwards.padded import BatchProbe, Padding, TransformersForward, padding_of
 from secondpass.forwards.precision import (
     SAMPLE_DOCUMENTS,
     SAMPLE_QUERIES,
@@ -41,6 +42,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SAMPLE_TOKENS = 64
+PROBE_TOKENS = (11, 14)
 CLOSED = "this CrossEncoder is closed: load the model again"
 
 # The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
@@ -186,7 +188,12 @@ class Reranker:
         if self._precision == "auto" and self._token_limit > SAMPLE_TOKENS:
             window = Window(SAMPLE_TOKENS, "longest_first", SAMPLE_TOKENS, 1)
             samples = engine.tokens([SAMPLE_QUERIES, SAMPLE_DOCUMENTS], window)
-        engine.forward = ModelForward(self.model, names, padding, self._precision, samples)
+        # our own families are known to mask what they must, and mostly computed without padding
+        known = family_of(self.model) is not None
+        probes = () if known and not padding.left else _probes(engine, self._token_limit)
+        engine.forward = ModelForward(self.model, names, padding, self._precision, samples, probes)
+        if not known:
+            engine.forward.ready()
         return engine
 
     def __getstate__(self) -> dict[str, Any]:
@@ -435,6 +442,28 @@ class Reranker:
         if rule is None or self.config.num_labels == 1:
             return self.default_activation_function
         return nn.Identity() if rule == "expected" else nn.Sigmoid()
+
+
+def _probes(engine: Engine, limit: int) -> list[BatchProbe]:
+    """Inputs of about a dozen tokens, and of 1 and 17 more or what a window of `limit` has room for.
+
+    Of two lengths: models that pool neighbouring tokens hide at some what padding does to them.
+    """
+    queries, documents = list(SAMPLE_QUERIES[::2]), [" ".join(SAMPLE_DOCUMENTS[row:]) for row in range(0, 12, 2)]
+
+    def tokens(length: int, count: int = 1) -> list[Tokens]:
+        window = Window(min(length, limit), "only_document", None, 1)
+        return engine.tokens([queries[:count], documents[:count]], window)
+
+    lengths = [min(length, max(limit - 17, limit // 2)) for length in PROBE_TOKENS]
+    try:
+        made = [
+            BatchProbe(tuple(tokens(length, len(queries))), (*tokens(length + 1), *tokens(length + 17)))
+            for length in lengths
+        ]
+    except InvalidInput:
+        return []
+    return [item for item in made if len({*map(len, item.pairs)}) == 1]
 
 
 _EMPTY = CallRecord(0, 0, 0, 0.0, (), 0.0, 0.0, 0.0, 0.0, 0, "", "")

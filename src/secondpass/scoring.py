@@ -174,6 +174,7 @@ class Job:
             retries=sum(part.retries for part in spent),
             device=computation.device,
             dtype=computation.dtype,
+            batching=computation.batching,
         )
 
 
@@ -201,7 +202,8 @@ def score_rows(
     began = time.perf_counter()
     lengths = [len(tokens[row]) for row in rows]
     most = len(rows) if max_pairs is None or not computation.pads else max_pairs
-    places = plan(lengths, max_batch_tokens, most, padded=computation.pads)
+    most = 1 if computation.batching == "single" else most
+    places = plan(lengths, max_batch_tokens, most, computation.pads, computation.batching == "equal")
     batches = [tuple(rows[place] for place in batch) for batch in places]
     planned = time.perf_counter()
     progress = Progress()

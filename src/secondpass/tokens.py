@@ -54,7 +54,8 @@ class CallRecord:
 
     `tokens` counts what the model read, padding excluded and equal pairs once; `padding_share` is
     padding / (padding + tokens); times are milliseconds of wall clock; `retries` counts batches repeated after an
-    out-of-memory error or a non-finite half-precision logit.
+    out-of-memory error or a non-finite half-precision logit. `batching` tells which inputs shared a batch: of "any"
+    lengths, of "equal" length because this model reads padding, or "single" ones.
     """
 
     pairs: int
@@ -69,6 +70,7 @@ class CallRecord:
     retries: int
     device: str
     dtype: str
+    batching: str = "any"
 
 
 # What an entry takes beside its ids: two bytes objects and their places, a table just grown included.

@@ -207,3 +207,14 @@ def test_no_code_runs_for_a_refused_name(monkeypatch: pytest.MonkeyPatch, caplog
     default_activation(None, "this.s", 1)
     assert "this" not in sys.modules
     assert any(record.levelno == logging.WARNING for record in caplog.records)
+
+
+@pytest.mark.parametrize("name", ["Softmax", "LogSoftmax", "Softmin", "GLU", "Softmax2d"])
+def test_a_stored_activation_that_makes_all_scores_equal_is_not_used(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over one label a softmax is 1 for every pair: the default takes its place, with a warning; over several it is."""
+    stored = f"torch.nn.modules.activation.{name}"
+    assert type(default_activation(None, stored, 1)) is nn.Sigmoid
+    assert "does not tell pairs apart" in caplog.text
+    assert type(default_activation(None, stored, 3)) is getattr(nn, name)

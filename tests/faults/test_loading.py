@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.loading import LoadRequest, load
+from secondpass.models.weights import save_compact
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import make_folder
 
@@ -213,3 +214,48 @@ def test_row_46_a_token_in_a_dict_is_used(monkeypatch: pytest.MonkeyPatch, folde
     load(LoadRequest("org/private", tokenizer_args={"token": TOKEN}))
     load(LoadRequest("org/private", token=TOKEN, config_args={"token": "other"}))
     assert asked == [TOKEN] * 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_labels", 10**9),
+        ("num_hidden_layers", 10**6),
+        ("num_hidden_layers", 500),
+        ("hidden_size", 10**9),
+        ("vocab_size", 10**12),
+        ("intermediate_size", 10**10),
+        ("max_position_embeddings", 10**12),
+        ("type_vocab_size", 10**11),
+        ("num_attention_heads", 10**9),
+        ("num_attention_heads", -1),
+        ("text_config", {"num_hidden_layers": 10**9}),
+        ("architectures", 7),
+    ],
+)
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_config_that_asks_for_more_than_the_weights_have(folder: Path, key: str, value: Any, compact: bool) -> None:
+    """It is refused before anything of that size is made; what is only nonsense is refused too, or has no effect."""
+    if compact:
+        save_compact(folder, load_file(folder / "model.safetensors"))
+        (folder / "model.safetensors").unlink()
+    _edit(folder / "config.json", **{key: value})
+    if key == "architectures":
+        assert load(LoadRequest(folder)).config.num_labels == 1
+        return
+    with pytest.raises(ModelLoadError) as caught:
+        load(LoadRequest(folder))
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 10**6), ("num_hidden_groups", 10**6)])
+def test_shared_layers_are_counted_too(tmp_path: Path, key: str, value: int) -> None:
+    """ALBERT's layers have one set of weights, so their number is bounded by what no model has."""
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_size": 8, "num_attention_heads": 1, "vocab_size": 20}
+    AlbertForSequenceClassification(AlbertConfig(**sizes, intermediate_size=8)).save_pretrained(tmp_path)
+    _edit(tmp_path / "config.json", **{key: value})
+    with pytest.raises(ModelLoadError, match=f"{key} is {value}"):
+        load(LoadRequest(tmp_path))

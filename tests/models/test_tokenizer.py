@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BartConfig, BartForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    BartConfig,
+    BartForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+)
 
+from secondpass import CrossEncoder
 from secondpass.errors import ModelLoadError
 from secondpass.models.loading import LoadRequest, load
 from secondpass.models.tokenizer import token_limit
-from tests.tiny_models import ARCHITECTURES, make_folder
+from tests.tiny_models import ARCHITECTURES, make_folder, make_model, make_tokenizer
 
 UNKNOWN = {"model_max_length": 10**30}
 
@@ -118,3 +130,158 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="the tokenizer cannot be read") as caught:
         load(LoadRequest(path))
     assert "\n" not in str(caught.value)
+
+
+PAIR = ("How do I reset my password?", "the account page, then zebra 123")
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file; None as a value removes the key."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def _qwen2(path: Path, like: str) -> Path:
+    tokenizer = make_tokenizer(like)
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 1}
+    sizes |= {"num_key_value_heads": 2, "intermediate_size": 16, "vocab_size": len(tokenizer), "pad_token_id": 1}
+    model: Any = Qwen2ForSequenceClassification
+    model(Qwen2Config(**sizes)).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("stored_class", ["Qwen2Tokenizer", "PreTrainedTokenizerFast", None])
+@pytest.mark.parametrize("like", ["bert", "roberta", "xlm-roberta"])
+def test_the_stored_rules_count_and_not_those_of_the_models_type(
+    tmp_path: Path, like: str, stored_class: str | None
+) -> None:
+    """Transformers 5 makes Qwen's tokenizer of whatever lies beside a qwen2 config, and known words have no tokens."""
+    folder = _qwen2(tmp_path, like)
+    _edit(folder / "tokenizer_config.json", tokenizer_class=stored_class)
+    made = CrossEncoder(str(folder), device="cpu").tokens([PAIR[0]], [PAIR[1]])[0]
+    assert made.ids.tolist() == make_tokenizer(like)(*PAIR)["input_ids"]
+
+
+def test_the_stored_end_of_a_pair_stays(tmp_path: Path) -> None:
+    """The setting add_bos_token, which Qwen's tokenizers have, is about the beginning; only the caller's drops both."""
+    folder = _qwen2(tmp_path, "roberta")
+    _edit(folder / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer", add_bos_token=False)
+    made = CrossEncoder(str(folder), device="cpu").tokens([PAIR[0]], [PAIR[1]])[0]
+    assert made.ids.tolist() == make_tokenizer("roberta")(*PAIR)["input_ids"]
+    asked = load(LoadRequest(folder, tokenizer_args={"add_bos_token": False})).tokenizer
+    assert 2 not in asked(*PAIR)["input_ids"], "the caller decides"
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "lowers"), [(None, {}, True), (False, {}, False), (True, {"do_lower_case": False}, False)]
+)
+def test_settings_of_berts_normaliser_count(tmp_path: Path, setting: bool | None, given: Any, lowers: bool) -> None:
+    """As in transformers 4: tokenizer_config.json, or what the caller says, over what tokenizer.json has."""
+    folder = make_folder(tmp_path, "bert")
+    _edit(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer", do_lower_case=setting)
+    made = load(LoadRequest(folder, tokenizer_args=given)).tokenizer
+    assert (made.tokenize("CAT") == ["cat"]) is lowers
+
+
+def test_words_without_tokens_are_refused(tmp_path: Path) -> None:
+    """Rules that give pieces which the vocabulary lacks, and no token for unknown ones: an error at load."""
+    folder = make_folder(tmp_path, "roberta")
+    rules = json.loads((folder / "tokenizer.json").read_text())
+    rules["model"] |= {"vocab": dict(list(rules["model"]["vocab"].items())[:5]), "merges": [], "unk_token": None}
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
+    with pytest.raises(ModelLoadError, match="makes no token of 'a b'"):
+        CrossEncoder(str(folder), device="cpu")
+
+
+def test_a_missing_post_processor_is_refused_or_made_good(tmp_path: Path) -> None:
+    """Without it texts run into each other: BERT's own class brings it along, the generic one cannot."""
+    folder = make_folder(tmp_path, "bert")
+    right = CrossEncoder(str(folder), device="cpu").predict([PAIR])
+    _edit(folder / "tokenizer.json", post_processor=None)
+    with pytest.raises(ModelLoadError, match=r"no post-processor, so \[CLS\] and \[SEP\]"):
+        load(LoadRequest(folder))
+    plain = CrossEncoder(str(folder), device="cpu", tokenizer_args={"cls_token": None})
+    assert plain.tokens(*[[text] for text in PAIR])[0].ids[0] != 2, "as it was trained"
+    _edit(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    assert CrossEncoder(str(folder), device="cpu").predict([PAIR]) == right
+
+
+def _albert(folder: Path, tokenizer_class: str, version: str | None, **settings: Any) -> Path:
+    tokenizer = make_tokenizer("bert")
+    sizes: dict[str, Any] = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 32, "vocab_size": len(tokenizer), "num_labels": 1, "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = AlbertForSequenceClassification(AlbertConfig(**sizes))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, 0.0, 0.3)
+    return _as_saved_by(folder, model, tokenizer, tokenizer_class, version, **settings)
+
+
+def _as_saved_by(folder: Path, model: Any, tokenizer: Any, kind: str, version: str | None, **settings: Any) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _edit(folder / "config.json", transformers_version=version)
+    _edit(folder / "tokenizer_config.json", tokenizer_class=kind, backend=None, model_input_names=None)
+    _edit(folder / "tokenizer_config.json", **settings)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_class", "version", "settings", "given", "segments"),
+    [
+        ("AlbertTokenizerFast", "4.57.3", {}, {}, True),
+        ("PreTrainedTokenizerFast", "4.30.0.dev0", {}, {}, True),
+        ("PreTrainedTokenizerFast", None, {}, {}, True),
+        ("RemBertTokenizer", "4.57.3", {}, {}, True),
+        ("RobertaTokenizerFast", "4.57.3", {}, {}, False),
+        ("AlbertTokenizer", "5.24.0", {}, {}, False),
+        ("PreTrainedTokenizerFast", "4.57.3", {"backend": "tokenizers"}, {}, False),
+        ("PreTrainedTokenizerFast", "4.57.3", {"model_input_names": ["input_ids", "attention_mask"]}, {}, False),
+        ("AlbertTokenizer", "4.57.3", {}, {"model_input_names": ["input_ids", "attention_mask"]}, False),
+        (
+            "AlbertTokenizer",
+            "5.0.0",
+            {},
+            {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]},
+            True,
+        ),
+    ],
+)
+def test_segment_ids_are_those_of_the_version_that_wrote_the_checkpoint(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    tokenizer_class: str,
+    version: str | None,
+    settings: Any,
+    given: Any,
+    segments: bool,
+) -> None:
+    """Classes of transformers 4 gave them where those of 5 do not; a warning says so, and the caller may decide."""
+    folder = _albert(tmp_path / "a", tokenizer_class, version, **settings)
+    encoder = CrossEncoder(str(folder), device="cpu", tokenizer_args=given)
+    made = encoder.tokens(*[[text] for text in PAIR])[0]
+    types = {"token_type_ids": torch.tensor(made.type_ids[None]).long()} if segments else {}
+    with torch.inference_mode():
+        logit = encoder.model(input_ids=torch.tensor(made.ids[None]).long(), **types).logits.item()
+    score = encoder.predict([PAIR], activation_fct=torch.nn.Identity())
+    assert made.type_ids.any()
+    assert score == pytest.approx([logit], abs=1e-5)
+    assert caplog.text.count("saved by transformers 4, whose") == (segments and not given)
+    encoder.save(str(tmp_path / "b"))
+    saved = CrossEncoder(str(tmp_path / "b"), device="cpu")
+    assert saved.predict([PAIR], activation_fct=torch.nn.Identity()) == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize("like", ["bert", "roberta"])
+def test_a_generic_tokenizer_of_transformers_4_gives_segment_ids(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, like: str
+) -> None:
+    """To BERT; to RoBERTa, whose segment ids are all 0, they make no difference and nothing is said."""
+    tokenizer = make_tokenizer(like)
+    model = make_model(like, len(tokenizer))
+    right = CrossEncoder(str(make_folder(tmp_path / "right", like)), device="cpu").predict([PAIR])
+    folder = _as_saved_by(tmp_path / "old", model, tokenizer, "PreTrainedTokenizerFast", "4.57.3")
+    with caplog.at_level(logging.WARNING):
+        assert CrossEncoder(str(folder), device="cpu").predict([PAIR]) == right
+    assert ("gave segment ids" in caplog.text) is (like == "bert")

@@ -181,7 +181,7 @@ def test_a_broken_file_is_refused_with_its_path(tiny_folder: str, tmp_path: Path
     folder = compact_copy(tiny_folder, CrossEncoder(tiny_folder, device="cpu"), tmp_path)
     file = folder / COMPACT
     file.write_bytes(file.read_bytes()[:-50] if content is None else content)
-    with pytest.raises(ModelLoadError, match=f"{file} cannot be read"):
+    with pytest.raises(ModelLoadError, match=f"{file} is broken: "):
         CrossEncoder(str(folder), device="cpu")
 
 
@@ -247,7 +247,9 @@ def test_a_variant_is_read_when_asked_for(folder: Path) -> None:
     assert load(LoadRequest(folder, automodel_args={"variant": "fp16"})).config.num_labels == 1
 
 
-@pytest.mark.parametrize("shard", ["pytorch_model.bin", "../model.safetensors", "/other/x.safetensors", 3, None])
+@pytest.mark.parametrize(
+    "shard", ["pytorch_model.bin", "../model.safetensors", "/other/x.safetensors", 3, None, ["a"], {}, True]
+)
 def test_an_index_cannot_point_at_other_files(folder: Path, shard: Any) -> None:
     """An index that names a pickle or leaves the folder is refused: transformers would open what it says."""
     (folder / "model.safetensors").unlink()
@@ -354,3 +356,47 @@ def test_a_plain_encoder_of_another_class_trains_a_new_head(tmp_path: Path) -> N
     with pytest.raises(ModelLoadError, match="no classification head"):
         load(LoadRequest(path))
     assert load(LoadRequest(path, num_labels=2)).config.num_labels == 2
+
+
+def test_an_index_of_mixed_types_is_refused(folder: Path) -> None:
+    """Names beside other types cannot be sorted, lists not be counted: a ModelLoadError all the same."""
+    whole = folder / "model.safetensors"
+    whole.rename(folder / "model-00001-of-00001.safetensors")
+    named = {"a": "model-00001-of-00001.safetensors", "b": 3, "c": ["d"]}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    with pytest.raises(ModelLoadError, match="names 3, which is no safetensors file"):
+        load(LoadRequest(folder))
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("change", ["overwritten", "cut", "empty"])
+def test_a_loaded_model_does_not_depend_on_its_file(
+    tiny_folder: str, tmp_path: Path, change: str, compact: bool
+) -> None:
+    """Weights are read into memory: mapped ones would change in silence, or end the process (SIGBUS)."""
+    full = CrossEncoder(tiny_folder, device="cpu")
+    folder = (
+        compact_copy(tiny_folder, full, tmp_path) if compact else Path(shutil.copytree(tiny_folder, tmp_path / "m"))
+    )
+    file = folder / (COMPACT if compact else "model.safetensors")
+    encoder = CrossEncoder(str(folder), device="cpu", max_length=64)
+    before, size = {name: weight.clone() for name, weight in state(encoder).items()}, file.stat().st_size
+    with file.open("r+b") as opened:
+        if change == "overwritten":
+            opened.seek(size // 4)
+            opened.write(b"\x3f" * (size // 2))
+        else:
+            opened.truncate(0 if change == "empty" else size // 2)
+    assert same(state(encoder), before)
+    assert encoder.predict(PAIRS).shape == (len(PAIRS),)
+
+
+@pytest.mark.parametrize(("architecture", "key"), [("bert", "num_hidden_layers"), ("distilbert", "n_layers")])
+@pytest.mark.parametrize("layers", [0, -1])
+def test_a_config_without_layers_is_refused(tmp_path: Path, architecture: str, key: str, layers: int) -> None:
+    """What is left of the model gives every pair the same score."""
+    folder = make_folder(tmp_path, architecture)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: layers}))
+    with pytest.raises(ModelLoadError, match=r"none of the stored layers"):
+        load(LoadRequest(folder))

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from secondpass.errors import InvalidInput
-from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
+from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Logits
 from secondpass.forwards.description import Description, Family
 from secondpass.forwards.families import describe, family_of
-from secondpass.forwards.padded import Padding, TransformersForward, dtype_name
+from secondpass.forwards.padded import BatchProbe, Padding, TransformersForward, dtype_name, switching
 from secondpass.forwards.precision import Precision, agrees, precision_of
 from secondpass.tokens import Tokens
 
@@ -154,6 +154,8 @@ class ModelForward:
         padding: what it wants in unused places.
         precision: of the computation; None goes by the weights as they are, see `precision.precision_of`.
         samples: model inputs by which "auto" judges; without any it is exact.
+        probes: inputs by which it is seen whether padding changes logits, once, when transformers' own forward is
+            first needed; without any it is trusted.
 
     Raises:
         InvalidInput: "int8" where the kernel cannot compute this model.
@@ -166,12 +168,15 @@ class ModelForward:
         padding: Padding,
         precision: Precision | None = "auto",
         samples: Sequence[Tokens] = (),
+        probes: Sequence[BatchProbe] = (),
     ) -> None:
         self._model = model
         self._names = tuple(input_names)
         self._padding = padding
         self._precision = precision
         self._samples = tuple(samples)
+        self._probes = tuple(probes)
+        self._seen: Batching | None = None
         self._lock = ForwardLock()
         self._choice: _Choice | None = None
         self.exact = False
@@ -213,6 +218,7 @@ class ModelForward:
 
     def _computation(self, dtype: str, compute: Compute | None, autocast: torch.dtype | None = None) -> Computation:
         """By `compute`, or where that is None by transformers' own modules."""
+        batching = "any" if compute is not None else self._batching()
         padded = TransformersForward(self._model, self._names, self._padding, autocast).ready()
         full_precision = padded.full_precision or padded.logits
         # float32 may be asked of weights in half precision
@@ -222,10 +228,30 @@ class ModelForward:
         return Computation(
             padded.device,
             dtype,
-            pads=compute is None,
+            pads=compute is None and batching == "any",
             logits=self._lock.around(chosen),
             full_precision=None if dtype in FULL_PRECISION else self._lock.around(full_precision),
+            batching=batching,
         )
+
+    def _batching(self) -> Batching:
+        """Which inputs may share a batch of transformers' own forward."""
+        config = self._model.config
+        if config.get_text_config().pad_token_id is None:
+            return "single"  # a decoder that scores at the very last place takes one pair at a time
+        if switching(self._model) is not None and config.attention_type != "original_full":
+            return "equal"
+        if self._seen is None:
+            own = TransformersForward(self._model, self._names, self._padding).ready()
+            try:
+                seen = {item.batching(own.logits, self._model.dtype) for item in self._probes}
+            except ModelLoadError as error:
+                raise ModelLoadError(f"{type(self._model).__name__}: {error}") from None
+            except Exception as error:  # model classes fail in their own ways
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ModelLoadError(f"{type(self._model).__name__} cannot score a pair: {reason}") from error
+            self._seen = "equal" if "equal" in seen else "any"
+        return self._seen
 
     def _apart(self, compute: Compute, inputs: Sequence[Tokens]) -> Logits:
         """Logits of a batch; a pair that is not finite must not touch its neighbours, so such are computed alone."""

@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,12 +39,15 @@ class Batch:
         return len(self.inputs) * max(map(len, self.inputs))
 
 
-def plan(lengths: Sequence[int], max_batch_tokens: int, max_pairs: int, padded: bool = True) -> list[tuple[int, ...]]:
+def plan(
+    lengths: Sequence[int], max_batch_tokens: int, max_pairs: int, padded: bool = True, equal: bool = False
+) -> list[tuple[int, ...]]:
     """Positions of each batch, longest first: tokens stay under the budget, pairs under `max_pairs`.
 
     Sorted by true length so that padding is small; longest first, so that a batch that does not fit into
     memory is met at the start. A pair longer than the budget gets a batch of its own. The queue rule is
     text-embeddings-inference's. `padded` counts the places of the rectangle that holds a batch, otherwise real tokens.
+    `equal` lets only inputs of one length share a batch.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     made: list[tuple[int, ...]] = []
@@ -53,7 +56,7 @@ def plan(lengths: Sequence[int], max_batch_tokens: int, max_pairs: int, padded: 
         size, filled = 1, lengths[order[start]]
         for row in order[start + 1 : start + max_pairs]:
             filled += lengths[order[start]] if padded else lengths[row]
-            if filled > max_batch_tokens:
+            if filled > max_batch_tokens or (equal and lengths[row] != lengths[order[start]]):
                 break
             size += 1
         made.append(tuple(order[start : start + size]))
@@ -73,6 +76,9 @@ Compute = Callable[[Sequence[Tokens]], Logits]
 """Model inputs, at least one, to logits; raises `MemoryError` where they do not fit together."""
 
 FULL_PRECISION = ("float32", "float64")
+
+Batching = Literal["any", "equal", "single"]
+"""Which inputs may share a batch: of any lengths, of one length, or each by itself."""
 
 LOCKS: weakref.WeakSet[ForwardLock] = weakref.WeakSet()
 
@@ -141,6 +147,7 @@ class Computation:
         pads: a batch is computed as a padded rectangle; otherwise only real tokens cost.
         logits: of a batch.
         full_precision: the same in float32, for a batch that overflows in less; None where `logits` is as exact.
+        batching: which inputs may share a batch without changing each other's logits.
     """
 
     device: str
@@ -148,6 +155,7 @@ class Computation:
     pads: bool
     logits: Compute
     full_precision: Compute | None = None
+    batching: Batching = "any"
 
 
 class Forward(Protocol):

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from secondpass.forwards.contract import FULL_PRECISION, Computation, ForwardLock, Logits
+from secondpass.errors import ModelLoadError
+from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Logits
 from secondpass.tokens import Tokens
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
@@ -65,6 +66,51 @@ def padded_logits(model: Any, inputs: Sequence[Tokens], names: Sequence[str], pa
     return logits
 
 
+# ---- Whether padding and neighbours change a pair's logits.
+#
+# An attention mask hides padding from attention alone: convolutions, Fourier transforms, landmarks, recurrences and
+# absolute positions behind padding on the left may read it, and a pooled place may be counted from the wrong end.
+#
+# Difference of logits, for those between -1 and 1, that is rounding: in float32, and in units of a half type's own.
+ROUNDING = 1e-4
+HALF_ROUNDING = 16
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProbe:
+    """Inputs to see by how a batch changes logits: `pairs` are of one length, `longer` have 1 and 17 tokens more."""
+
+    pairs: tuple[Tokens, ...]
+    longer: tuple[Tokens, ...]
+
+    def batching(self, compute: Compute, dtype: torch.dtype) -> Batching:
+        """Which inputs may share a batch of `compute`, a forward that pads and computes in `dtype`.
+
+        Raises:
+            ModelLoadError: it gives the same input other logits each time, or lets inputs of equal length change each
+                other's.
+        """
+        tolerance = ROUNDING if dtype.itemsize >= 4 else HALF_ROUNDING * torch.finfo(dtype).eps
+        equal = compute(self.pairs)
+        most = tolerance * np.maximum(1.0, np.abs(equal))
+
+        def same(logits: Logits) -> bool:
+            right = np.abs(logits - equal[: len(logits)]) <= most[: len(logits)]
+            return bool((right | ~np.isfinite(equal[: len(logits)])).all())
+
+        padded = all(same(compute([item, *self.pairs])[1:]) for item in self.longer)
+        if not same(compute(self.pairs)):
+            raise ModelLoadError("the model gives the same pair another score each time")
+        if not same(compute(self.pairs[:1])):
+            raise ModelLoadError("the model's score of a pair depends on the other pairs of its batch")
+        return "any" if padded else "equal"
+
+
+def switching(model: Any) -> Any | None:
+    """The part of a model (BigBird's) that goes over from sparse to full attention at a short input, for good."""
+    return next((module for module in model.modules() if hasattr(module, "set_attention_type")), None)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """What a `Computation` calls a type of torch: "bfloat16"."""
     return str(dtype).removeprefix("torch.")
@@ -106,6 +152,7 @@ class TransformersForward:
         self._input_names = tuple(input_names)
         self._padding = padding
         self._autocast = autocast
+        self._switching = switching(model)
         self._lock = ForwardLock()
 
     def ready(self) -> Computation:
@@ -143,5 +190,7 @@ class TransformersForward:
 
     def _logits(self, inputs: Sequence[Tokens], autocast: torch.dtype | None) -> torch.Tensor:
         device = self._model.device.type
+        if self._switching is not None:
+            self._switching.set_attention_type(self._model.config.attention_type)
         with torch.inference_mode(), torch.autocast(device, autocast) if autocast else nullcontext():
             return padded_logits(self._model, inputs, self._input_names, self._padding)

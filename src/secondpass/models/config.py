@@ -63,7 +63,8 @@ def load_config(
     settings = read_json(folder / "config.json")
     remote = trust_remote_code and bool(settings.get("auto_map"))
     config = (_remote_config if remote else _local_config)(folder, settings, dict(config_args or {}))
-    architectures = settings.get("architectures") or ()
+    architectures = settings.get("architectures")
+    architectures = architectures if isinstance(architectures, list) else ()
     if num_labels is None and not any(str(name).endswith("ForSequenceClassification") for name in architectures):
         num_labels = 1
     if num_labels is not None:

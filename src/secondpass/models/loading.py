@@ -20,8 +20,8 @@ import torch
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.config import load_config, read_activation, read_prompts
-from secondpass.models.tokenizer import check_vocabulary, load_tokenizer, token_limit
-from secondpass.models.weights import COMPACT, build_model, load_compact
+from secondpass.models.tokenizer import check_vocabulary, ends_with_padding, load_tokenizer, token_limit
+from secondpass.models.weights import COMPACT, build_model, check_counts, load_compact, stored_sizes, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -211,6 +211,7 @@ def load(request: LoadRequest) -> Loaded:
         token=_token(request),
     )
     with quiet_transformers():
+        check_counts(folder / "config.json", stored_sizes(_files(folder, automodel_args)))
         config = load_config(
             folder,
             request.num_labels,
@@ -219,12 +220,10 @@ def load(request: LoadRequest) -> Loaded:
             request.trust_remote_code,
         )
         model = _model(folder, config, automodel_args, request)
-        tokenizer = load_tokenizer(
-            folder, model.config, _without(request.tokenizer_args, "token"), request.trust_remote_code
-        )
+        tokenizer = load_tokenizer(folder, model, _without(request.tokenizer_args, "token"), request.trust_remote_code)
     check_vocabulary(folder, tokenizer, model)
     model.config.name_or_path = str(request.source)
-    if getattr(model.config, "pad_token_id", None) is None:
+    if getattr(model.config, "pad_token_id", None) is None and not ends_with_padding(tokenizer):
         # Decoders score at the last token that is no padding, and refuse batches without this.
         model.config.pad_token_id = tokenizer.pad_token_id
     return Loaded(
@@ -238,10 +237,18 @@ def load(request: LoadRequest) -> Loaded:
     )
 
 
+def _files(folder: Path, automodel_args: Mapping[str, Any]) -> tuple[Path, ...]:
+    return (folder / COMPACT,) if _is_compact(folder) else weight_files(folder, automodel_args.get("variant"))
+
+
+def _is_compact(folder: Path) -> bool:
+    return (folder / COMPACT).is_file() and not (folder / "model.safetensors").is_file()
+
+
 def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: LoadRequest) -> Any:
     # float32 unless asked otherwise, as the seed: half precision on a CPU is slow, and overflows.
     dtype = automodel_args.pop("torch_dtype", None) or automodel_args.pop("dtype", None) or torch.float32
-    if not (folder / COMPACT).is_file() or (folder / "model.safetensors").is_file():
+    if not _is_compact(folder):
         return build_model(folder, config, {**automodel_args, "dtype": dtype}, request.num_labels is not None)
     if automodel_args:
         raise InvalidInput(f"automodel_args {sorted(automodel_args)} cannot be used with a compact model ({COMPACT})")

@@ -7,14 +7,18 @@ adapters, shards an index points at) can be opened instead.
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.config import read_json
@@ -40,10 +44,12 @@ def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
     if not index.is_file():
         raise ModelLoadError(_no_weights(folder, single.name))
     shards = read_json(index).get("weight_map")
-    names = sorted(set(shards.values())) if isinstance(shards, dict) and shards else []
-    for shard in names or [""]:
-        if not re.fullmatch(r"[\w.\-]+\.safetensors", str(shard)):
+    named = list(shards.values()) if isinstance(shards, dict) and shards else [""]
+    for shard in named:
+        if not isinstance(shard, str) or not re.fullmatch(r"[\w.\-]+\.safetensors", shard):
             raise ModelLoadError(f"{index} names {shard!r}, which is no safetensors file of its folder")
+    names = sorted(set(named))
+    for shard in names:
         if not (folder / shard).is_file():
             raise ModelLoadError(f"{folder} lacks {shard}, which its index names")
     return tuple(folder / shard for shard in names)
@@ -62,15 +68,92 @@ def _no_weights(folder: Path, name: str) -> str:
 
 
 def read_weights(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:
-    """All tensors of the files by name, on the CPU; ModelLoadError has the path of one that cannot be read whole."""
+    """All tensors of the files by name, on the CPU; ModelLoadError has the path of one that cannot be read whole.
+
+    They are copies in memory: a file that is overwritten or cut later changes nothing (a mapped one would, or end the
+    process).
+    """
     tensors: dict[str, torch.Tensor] = {}
     for path in files:
-        try:
-            tensors |= load_file(path)
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            raise ModelLoadError(f"{path} is broken: {reason}") from error
+        with _whole(path):
+            tensors |= load_file(path, backend="pread")
     return tensors
+
+
+def stored_sizes(files: tuple[Path, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name from the headers of the files, which takes milliseconds; raises as `read_weights`."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        with _whole(path), safe_open(path, framework="pt", backend="pread") as file:
+            sizes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    return sizes
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(f"{path} is broken: {reason}") from error
+
+
+# ---- A config may ask for anything: what it asks for must be in the weights.
+#
+# Numbers of layers in any config, of which lists are made before there is a model, and the most of them where layers
+# share their weights.
+LAYER_COUNTS = re.compile(r"(.*_)?n?_?layers?|num_hidden_groups|inner_group_num|block_(sizes|repeats)")
+MOST_LAYERS = 1024
+# A model may have more weights than are stored: tied ones are, an untrained head and pooler are not, and integers
+# hold up to eight.
+MORE = 8
+MORE_TENSORS, MORE_ELEMENTS = 256, 4 * 2**20
+
+
+def check_counts(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a config.json with far more layers or labels than the weights have, before anything is made of it.
+
+    Raises:
+        ModelLoadError: one is beyond what `sizes`, the shapes of the weights, allow; or the file is no JSON object.
+    """
+    largest = max((size for shape in sizes.values() for size in shape), default=0)
+    stack: list[tuple[str, Any]] = [("", read_json(path))]
+    while stack:
+        key, value = stack.pop()
+        if isinstance(value, dict):
+            stack += value.items()
+        elif isinstance(value, list):
+            stack += [(key, item) for item in value]
+        elif isinstance(value, int) and key.endswith(("_head", "_heads")) and value < 1:
+            raise ModelLoadError(f"{path}: {key} is {value}")
+        elif isinstance(value, int) and key == "num_labels" and value > largest:
+            raise ModelLoadError(f"{path}: num_labels is {value}, and no stored weight has so many rows")
+        elif isinstance(value, int) and LAYER_COUNTS.fullmatch(key) and value > max(MOST_LAYERS, len(sizes)):
+            raise ModelLoadError(f"{path}: {key} is {value}, and there are {len(sizes)} stored weights")
+
+
+@contextmanager
+def bounded(folder: Path, sizes: Mapping[str, tuple[int, ...]], only_meta: bool) -> Iterator[None]:
+    """Stop whatever this thread builds meanwhile as soon as it has far more weights than `sizes`, those stored.
+
+    `only_meta`: weights that are read are not counted, only those that take no memory yet.
+    """
+    thread, tensors, elements = threading.get_ident(), 0, 0
+    most = MORE * sum(map(math.prod, sizes.values())) + MORE_ELEMENTS
+
+    def count(module: torch.nn.Module, name: str, weight: torch.nn.Parameter | None) -> None:
+        nonlocal tensors, elements
+        if weight is None or threading.get_ident() != thread or (only_meta and not weight.is_meta):
+            return
+        tensors, elements = tensors + 1, elements + weight.numel()
+        if tensors > MORE * len(sizes) + MORE_TENSORS or elements > most:
+            raise ModelLoadError(f"{folder}: config.json asks for a far larger model than the weights are of")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def build_model(folder: Path, config: Any, automodel_args: Mapping[str, Any], new_head: bool) -> Any:
@@ -89,11 +172,20 @@ def build_model(folder: Path, config: Any, automodel_args: Mapping[str, Any], ne
     options = {key: value for key, value in automodel_args.items() if key != "ignore_mismatched_sizes"}
     files = weight_files(folder, options.pop("variant", None))
     made, weights = _class_of(config, folder), read_weights(files)
+    sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
     try:
         # Mismatches come back in `info`, which says more than transformers' own error.
-        model, info = made.from_pretrained(
-            None, config=config, state_dict=weights, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        with bounded(folder, sizes, only_meta=True):
+            model, info = made.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+    except ModelLoadError:
+        raise
     except Exception as error:  # model classes, quantisers and device maps fail in their own ways
         reason = " ".join(str(error).split())
         if isinstance(error, TypeError) and any(repr(key) in reason for key in options):
@@ -101,6 +193,7 @@ def build_model(folder: Path, config: Any, automodel_args: Mapping[str, Any], ne
         raise ModelLoadError(f"{folder}: the model cannot be built: {reason}") from error
     resize = bool(automodel_args.get("ignore_mismatched_sizes"))
     try:
+        _check_layers(folder, sizes, info)
         _check_complete(folder, model.base_model_prefix, info, new_head, resize)
     except ModelLoadError as error:
         if getattr(config, "auto_map", None) is None and read_json(folder / "config.json").get("auto_map"):
@@ -152,6 +245,15 @@ def _check_complete(folder: Path, prefix: str, info: Mapping[str, Any], new_head
     unused = sorted(key for key in info["unexpected_keys"] if not (new_head and _of_head(key, prefix)))
     if unused:
         logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), _few(unused))
+
+
+def _check_layers(folder: Path, stored: Mapping[str, object], info: Mapping[str, Any]) -> None:
+    """Refuse a config without layers: what is left is a model, and gives every pair the same score."""
+    layers = {name for name in stored if re.search(r"\.\d+\.", name)}
+    if layers and layers <= set(info["unexpected_keys"]):
+        raise ModelLoadError(
+            f"{folder}: by config.json the model has none of the stored layers ({_few(sorted(layers))})"
+        )
 
 
 def _of_head(key: str, prefix: str) -> bool:
@@ -220,11 +322,17 @@ def load_compact(folder: Path, config: Any) -> Any:
 
     path = folder / COMPACT
     try:
-        weights = expanded(load_file(path))
+        weights = expanded(load_file(path, backend="pread"))
     except Exception as error:  # safetensors raises its own type, KeyError or OSError: all mean a broken file
         raise ModelLoadError(f"{path} cannot be read: {error}") from error
-    with no_init_weights():
-        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    try:
+        with no_init_weights(), bounded(folder, sizes, only_meta=False):
+            model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    except ModelLoadError:
+        raise
+    except Exception as error:  # model classes fail in their own ways
+        raise ModelLoadError(f"{folder}: the model cannot be built: {' '.join(str(error).split())}") from error
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:

@@ -18,6 +18,8 @@ from secondpass.forwards.packed import PackedEncoder
 # Between the pooler and the classifier.
 POOLER_ACTIVATIONS: dict[str, described.HeadActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
 KINDS = {"c2p", "p2c"}
+# A table of the row of each distance is held; no model reads that far.
+MOST_DISTANCE = 2**20
 
 
 def _describe(model: Any) -> Encoder:
@@ -72,6 +74,8 @@ def buckets(config: Any) -> npt.NDArray[np.int64]:
     most = config.max_relative_positions
     if most < 1:
         most = config.max_position_embeddings
+    if most > MOST_DISTANCE:
+        raise NotDescribed
     count = getattr(config, "position_buckets", -1)
     if count <= 0:
         return np.arange(2 * most)

@@ -254,6 +254,9 @@ def claimed(encoder: Any) -> Iterator[None]:
             raise SecondPassError("this CrossEncoder is being trained already")
         encoder.training_thread = threading.get_ident()
     model = encoder.model
+    if getattr(model.config, "pad_token_id", None) is None:
+        # from now on what is scored is told by it, as by every config that is saved
+        model.config.pad_token_id = encoder.padding.token_id
     try:
         yield
     finally:
