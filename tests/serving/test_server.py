@@ -117,8 +117,9 @@ def test_a_draining_service_is_not_ready_first(serve: Serve, held: Held) -> None
     ready = live.client.get("/ready")
     assert (ready.status_code, ready.json()) == (503, {"status": "stopping"})
     assert live.client.get("/health").status_code == 200
-    refused = live.client.post("/rerank", json=BODY)
+    refused = live.client.post("/v2/rerank", json=BODY)
     assert (refused.status_code, refused.json()["error_type"]) == (503, "stopping")
+    assert live.client.post("/rerank", json=BODY).json()["error_type"] == "Unhealthy"
     time.sleep(0.3)
     assert live.client.get("/health").status_code == 200
     held.go.set()

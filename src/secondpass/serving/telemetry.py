@@ -8,7 +8,7 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -92,6 +92,9 @@ class Metrics:
         self._pairs = Counter("secondpass_pairs", "Pairs scored.", ("model",), registry=registry)
         self._tokens = Counter("secondpass_tokens", "Tokens that models read.", ("model",), registry=registry)
         self._cut = Counter("secondpass_cut_pairs", "Pairs that lost tokens.", ("model",), registry=registry)
+        self._turned_away = Counter(
+            "secondpass_connections_refused", "Connections without a file descriptor for them.", registry=registry
+        )
         self._rounds = Histogram(
             "secondpass_round_calls",
             "Requests that shared a round through the model.",
@@ -110,9 +113,18 @@ class Metrics:
         flight.set_function(lambda: admission.in_flight)
         pairs = Gauge("secondpass_waiting_pairs", "Pairs accepted, not scored.", ("model",), registry=self.registry)
         for served in models:
-            pairs.labels(served.name).set_function(lambda shared=served.shared: shared.load.pairs)  # type: ignore[misc]
+            # by name: another model may have taken its place
+            pairs.labels(served.name).set_function(lambda name=served.name: models.get(name).shared.load.pairs)  # type: ignore[misc]
         if models.token_cache is not None:
             self.registry.register(_CacheCounts(models.token_cache))
+
+    def follow_connections(self, count: Callable[[], int]) -> None:
+        """Show how many connections are open, read when asked."""
+        Gauge("secondpass_connections", "Connections open.", registry=self.registry).set_function(count)
+
+    def turned_away(self) -> None:
+        """Count a connection for which there was no file descriptor."""
+        self._turned_away.inc()
 
     def scored(self, model: str, pairs: int, tokens: int, cut: int) -> None:
         """Count an answer."""
@@ -155,7 +167,10 @@ GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass
 class Facts:
-    """What is known of a request as it goes; `path` is the route's, so that no client invents one."""
+    """What is known of a request as it goes; `path` is the route's, so that no client invents one.
+
+    `tei`: whether errors are told in text-embeddings-inference's words.
+    """
 
     request_id: str
     path: str = "other"
@@ -166,6 +181,7 @@ class Facts:
     cut: int = 0
     reason: str | None = None
     status: int = 0
+    tei: bool = False
 
 
 class RequestLog:
@@ -191,19 +207,21 @@ class RequestLog:
         try:
             await self._app(scope, receive, sent)
         finally:
-            self._note(facts, scope["method"])
+            note(facts, scope["method"], self._metrics)
 
-    def _note(self, facts: Facts, method: str) -> None:
-        seconds = time.monotonic() - facts.began
-        status = facts.status or CLIENT_GONE
-        self._metrics.answered(facts.path, status, seconds, facts.reason)
-        shown = {
-            "request_id": facts.request_id, "method": method if method.isalpha() and len(method) < 10 else "other",
-            "path": facts.path, "status": status, "ms": round(1000 * seconds, 2),
-            "model": facts.model, "pairs": facts.pairs, "tokens": facts.tokens, "cut": facts.cut,
-            "reason": facts.reason,
-        }  # fmt: skip
-        logger.info("request", extra={"fields": {name: value for name, value in shown.items() if value is not None}})
+
+def note(facts: Facts, method: str, metrics: Metrics) -> None:
+    """Count and log a request that is over."""
+    seconds = time.monotonic() - facts.began
+    status = facts.status or CLIENT_GONE
+    metrics.answered(facts.path, status, seconds, facts.reason)
+    shown = {
+        "request_id": facts.request_id, "method": method if method.isalpha() and len(method) < 10 else "other",
+        "path": facts.path, "status": status, "ms": round(1000 * seconds, 2),
+        "model": facts.model, "pairs": facts.pairs, "tokens": facts.tokens, "cut": facts.cut,
+        "reason": facts.reason,
+    }  # fmt: skip
+    logger.info("request", extra={"fields": {name: value for name, value in shown.items() if value is not None}})
 
 
 def facts_of(scope: Scope) -> Facts:
