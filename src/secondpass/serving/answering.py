@@ -23,7 +23,7 @@ from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem, client_gone, invalid, late
 from secondpass.serving.scores import ScoreRequest, TextPairsRequest
 from secondpass.serving.settings import Settings
-from secondpass.serving.shapes import Answer, RankingRequest, RerankRequest, TextsRequest, Work, indices
+from secondpass.serving.shapes import Answer, RankingRequest, RerankRequest, TextsRequest, VoyageRequest, Work, indices
 from secondpass.serving.telemetry import Admission, Metrics, facts_of
 from secondpass.text import is_blank, readable
 
@@ -142,7 +142,7 @@ def _answer(served: Served, work: Work, scored: Scored) -> Answer:
     )
 
 
-Shape = RerankRequest | RankingRequest | TextsRequest | ScoreRequest | TextPairsRequest
+Shape = RerankRequest | VoyageRequest | RankingRequest | TextsRequest | ScoreRequest | TextPairsRequest
 # Headers are lines, and proxies refuse long ones.
 LONGEST_HEADER = 1000
 

@@ -102,7 +102,8 @@ async def _through_the_gate(request: Request, facts: Facts, inner: Handler) -> R
     with service.admission.place():
         check_headers(Headers(scope=request.scope), settings.max_body_bytes)
         most = VALUES_PER_DOCUMENT * settings.max_documents + MOST_FIELDS
-        body = await read_body(request.receive, settings.max_body_bytes, settings.deadline_s, most)
+        limits = settings.max_body_bytes, settings.deadline_s, most, settings.head_s
+        body = await read_body(request.receive, *limits)
         if not body:
             raise Problem(400, "json", "the body is empty")
         value = parse(body)

@@ -158,8 +158,10 @@ def check_headers(headers: Mapping[str, str], max_bytes: int) -> None:
         raise too_large(max_bytes)
 
 
-async def read_body(receive: Receive, max_bytes: int, seconds: float, max_values: int | None = None) -> bytes:
-    """Read a body of at most `max_bytes` and `max_values` within `seconds`.
+async def read_body(
+    receive: Receive, max_bytes: int, seconds: float, max_values: int | None = None, pause_s: float | None = None
+) -> bytes:
+    """Read a body of at most `max_bytes` and `max_values` within `seconds`, without a pause of more than `pause_s`.
 
     Raises:
         Problem: 413, 408, 422 for too many values, or 499 when the client went away.
@@ -171,7 +173,8 @@ async def read_body(receive: Receive, max_bytes: int, seconds: float, max_values
     try:
         async with asyncio.timeout(seconds):
             while more:
-                message = await receive()
+                async with asyncio.timeout(pause_s) as pause:
+                    message = await receive()
                 if message["type"] == "http.disconnect":
                     raise client_gone()
                 part = message.get("body", b"")
@@ -186,6 +189,8 @@ async def read_body(receive: Receive, max_bytes: int, seconds: float, max_values
                 more = message.get("more_body", False)
     except TimeoutError:
         slow = f"the body did not arrive within {seconds:g} s"
+        if pause.expired():
+            slow = f"nothing of the body came for {pause_s:g} s"
         raise Problem(408, "slow_body", slow, {"Connection": "close"}) from None
     if count.is_over:
         raise invalid(f"the body has more than {count.most} values")
