@@ -36,9 +36,8 @@ from secondpass.serving.bodies import (
 from secondpass.serving.models import Models, load_models
 from secondpass.serving.problems import Problem, body_of, from_error, invalid, misdirected, of_validation
 from secondpass.serving.settings import Settings
-from secondpass.serving.telemetry import Admission, Facts, Metrics, RequestLog, facts_of, log_failure
+from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, RequestLog, facts_of, log_failure
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
 METRICS = "/metrics"
 TEI_PATH = "/rerank"
 
@@ -93,7 +92,7 @@ def told(problem: Problem, facts: Facts) -> Response:
 async def _through_the_gate(request: Request, facts: Facts, inner: Handler) -> Response:
     service: Service = request.app.state.service
     settings = service.settings
-    is_open = facts.path in OPEN_PATHS or (settings.open_metrics and facts.path == METRICS)
+    is_open = facts.path in PROBES or (settings.open_metrics and facts.path == METRICS)
     if not is_open and not settings.keys.allow(request.headers.get("authorization")):
         message = "give an API key: Authorization: Bearer <key>"
         raise Problem(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
@@ -104,6 +103,8 @@ async def _through_the_gate(request: Request, facts: Facts, inner: Handler) -> R
         most = VALUES_PER_DOCUMENT * settings.max_documents + MOST_FIELDS
         limits = settings.max_body_bytes, settings.deadline_s, most, settings.head_s
         body = await read_body(request.receive, *limits)
+        # hundreds of bodies may be whole at once
+        await service.admission.turns.turn()
         if not body:
             raise Problem(400, "json", "the body is empty")
         value = parse(body)

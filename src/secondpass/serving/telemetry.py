@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import time
 import traceback
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +25,43 @@ from secondpass.serving.problems import CLIENT_GONE, overloaded, stopping
 from secondpass.tokens import TokenCache
 
 
+# Requests that begin in one round of the event loop.
+AT_ONCE = 8
+PROBES = frozenset({"/health", "/ready"})
+
+
+class Turns:
+    """Lets requests begin a few at a time, in the order they came: a probe waits for a few, not for hundreds."""
+
+    def __init__(self) -> None:
+        self._left = AT_ONCE
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_counting = False
+
+    async def turn(self) -> None:
+        """Wait for this request's turn."""
+        if not self._is_counting:
+            self._is_counting = True
+            asyncio.get_running_loop().call_soon(self._next_round)
+        if self._left:
+            self._left -= 1
+            return
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(mine)
+        await mine
+
+    def _next_round(self) -> None:
+        self._left = AT_ONCE
+        while self._waiting and self._left:
+            one = self._waiting.popleft()
+            if not one.done():
+                self._left -= 1
+                one.set_result(None)
+        self._is_counting = self._left < AT_ONCE
+        if self._is_counting:
+            asyncio.get_running_loop().call_soon(self._next_round)
+
+
 class Admission:
     """Who may come in: so many requests at once, and nobody once the service is leaving.
 
@@ -33,6 +72,7 @@ class Admission:
         self.max_requests = max_requests
         self.in_flight = 0
         self.draining_since: float | None = None
+        self.turns = Turns()
 
     @property
     def draining(self) -> bool:
@@ -190,6 +230,7 @@ class RequestLog:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -205,6 +246,8 @@ class RequestLog:
             await send(message)
 
         try:
+            if scope["path"] not in PROBES:
+                await self._turns.turn()
             await self._app(scope, receive, sent)
         finally:
             note(facts, scope["method"], self._metrics)
