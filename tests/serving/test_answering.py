@@ -80,16 +80,15 @@ async def test_queries_and_pairs_are_cut_as_asked(served: Served) -> None:
     short = await answered(served, Work(None, ("where",) * len(TEXTS), TEXTS), 30)
     assert first.logits == pytest.approx(short.logits, abs=1e-5)
     assert [cut.query_tokens for cut in first.cuts] == [3] * len(TEXTS)
-    four = ("where is the cat",) * 2
-    for tail, kept in ((False, "cat dog mat"), (True, "dog mat apple")):
-        pair = Work(None, four, ("cat dog mat apple", "a dog"), max_tokens=10, keep_tail=tail)
-        cut = await answered(served, pair, 30)
-        plain = await answered(served, Work(None, four, (kept, "a dog")), 30)
+    asked, long = ("a cat",) * 2, "cat dog mat apple bank"
+    for tail, kept in ((False, "cat dog mat apple"), (True, "dog mat apple bank")):
+        cut = await answered(served, Work(None, asked, (long, "a dog"), max_tokens=9, keep_tail=tail), 30)
+        plain = await answered(served, Work(None, asked, (kept, "a dog")), 30)
         assert cut.logits == pytest.approx(plain.logits, abs=1e-5)
         assert [(one.index, one.query_tokens, one.document_tokens) for one in cut.cuts] == [(0, 0, 1)]
-        assert cut.warnings == ("cut documents: 0 (1 tokens; the window has 10)",)
-    with pytest.raises(Problem, match="longer than the model's window of 10 tokens"):
-        await answered(served, Work(None, four, ("cat dog mat apple", "a"), max_tokens=10, refuse_cuts=True), 30)
+        assert cut.warnings == ("cut documents: 0 (1 tokens; the window has 9)",)
+    with pytest.raises(Problem, match="longer than the model's window of 9 tokens"):
+        await answered(served, Work(None, asked, (long, "a"), max_tokens=9, refuse_cuts=True), 30)
     wide = await answered(served, work(max_tokens=LENGTH + 1, max_query_tokens=LENGTH), 30)
     assert wide.logits == (await answered(served, work(), 30)).logits
 

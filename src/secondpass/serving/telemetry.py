@@ -24,7 +24,6 @@ from secondpass.serving.models import Models
 from secondpass.serving.problems import CLIENT_GONE, overloaded, stopping
 from secondpass.tokens import TokenCache
 
-
 # Requests that begin in one round of the event loop.
 AT_ONCE = 8
 PROBES = frozenset({"/health", "/ready"})
