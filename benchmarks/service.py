@@ -309,6 +309,8 @@ class Crowd:
                 async with _connected(*self._address) as (reader, writer):
                     status, _ = await _answer(reader, writer, REFUSED[number % len(REFUSED)])
                     self.done.refused[status] += 1
+                    if status == 429:
+                        await asyncio.sleep(BACK_S)
 
     async def _half(self, number: int) -> None:
         while True:
@@ -344,7 +346,7 @@ def endure(
     model: Annotated[str, typer.Option(help="Folder or name.")] = "secondpass/pocket",
     clients: Annotated[int, typer.Option(min=20, help="At once, the hostile ones included.")] = 500,
     requests: Annotated[int, typer.Option(min=100, help="Questions and refused bodies, all together.")] = 50_000,
-    documents: Annotated[int, typer.Option(min=1, max=300, help="Documents of a question.")] = 5,
+    documents: Annotated[int, typer.Option(min=1, max=300, help="Documents of a question.")] = 2,
     threads: Annotated[int, typer.Option(min=1, help="Of the model.")] = 1,
     output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
 ) -> None:

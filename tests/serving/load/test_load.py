@@ -107,7 +107,7 @@ def test_hostile_clients_cost_nobody_an_answer(serve: Serve) -> None:
     asked = [Asked("where is the cat", ("the mat", "a dog", "paris")), Asked("who sat", ("the cat",) * 20)]
     done = asyncio.run(Crowd(host, int(port), asked, 300).run(40))
     assert done.lost == 0
-    assert set(done.refused) == {400, 422}
+    assert {400, 422} <= set(done.refused) <= {400, 422, 429}
     assert done.asked[200] + done.refused.total() == 300
     assert done.ended >= 6
     assert live.client.get("/health").status_code == 200
