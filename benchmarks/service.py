@@ -6,13 +6,21 @@ In process: `rank_many` over all queries at once. The service: `secondpass serve
 16 clients that each ask for one query's documents after another over a connection that stays open. Both have the same
 model and the same number of threads, are warmed up, and take turns; medians of the rounds. Clients run on the same
 cores and are part of the price; their CPU seconds are told. Texts are the demo's passages and questions.
+
+    python -m benchmarks.service endure --clients 500 --requests 50000
+
+The service under clients of whom some are hostile: most ask, some send bodies that are refused (lists without end, no
+JSON, wrong fields), some send half a request line or half a body and wait. Another process asks for /health all the
+while. Ends with 1 unless every question was answered, /health stayed quick and memory flat.
 Needs the extra serve.
 """
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -22,9 +30,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,11 +47,6 @@ DEMO = Path(__file__).parents[1] / "src" / "secondpass" / "demo"
 START_S = 180
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.callback()
-def _main() -> None:
-    """Keep `compare` a command by name: others may come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,166 @@ def compare(
     if output is not None:
         output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     show(figures)
+
+
+# ---- A service among hostile clients
+JSON_HEAD = (
+    "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+)
+REFUSED = (
+    b'{"query":"q","documents":[' + b"[]," * 60_000 + b"[]]}",
+    b"[" * 50_000,
+    json.dumps({"query": "q", "documents": [1] * 900}).encode(),
+    json.dumps({"query": "q", "documents": ["a"]} | {f"field {number}": 1 for number in range(5000)}).encode(),
+    '{"query": "q", "documents": ["a"]}'.encode("utf-16"),
+)
+HALVES = (b"GET /hea", b"POST /v2/rerank HTTP/1.1\r\nX-Long: ", JSON_HEAD.format(path="/v2/rerank", length=99).encode())
+# Of twenty clients so many send what is refused, and so many halves.
+IN_ALL, REFUSING, HALVING = 20, 4, 3
+# What a client waits that was told to come back (Retry-After).
+BACK_S = 1.0
+SETTLED = 0.2
+
+
+@dataclass(slots=True)
+class Endured:
+    """Answers to questions and to refused bodies by status, questions without their answer, halves that were ended."""
+
+    asked: Counter[int]
+    refused: Counter[int]
+    lost: int = 0
+    ended: int = 0
+
+
+@asynccontextmanager
+async def _connected(host: str, port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes]:
+    """Send a body; gives status and answer."""
+    writer.write(JSON_HEAD.format(path="/v2/rerank", length=len(body)).encode() + body)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+    return int(head.split(b" ", 2)[1]), await reader.readexactly(length)
+
+
+class Crowd:
+    """Clients that go on together until `requests` questions and refused bodies were sent; each of these is awaited."""
+
+    def __init__(self, host: str, port: int, asked: Sequence[Asked], requests: int) -> None:
+        self._address = host, port
+        self._asked = asked
+        self._numbers = iter(range(requests))
+        self.done = Endured(Counter(), Counter())
+
+    async def run(self, clients: int) -> Endured:
+        """Give what became of it all."""
+        halving = clients * HALVING // IN_ALL
+        kinds: list[Callable[[], Any]] = [self._ask] * (IN_ALL - REFUSING - HALVING) + [self._refused] * REFUSING
+        halves = [asyncio.create_task(self._half(number)) for number in range(halving)]
+        await asyncio.gather(*(kinds[number % len(kinds)]() for number in range(clients - halving)))
+        for half in halves:
+            half.cancel()
+        await asyncio.gather(*halves, return_exceptions=True)
+        return self.done
+
+    async def _ask(self) -> None:
+        async with _connected(*self._address) as (reader, writer):
+            for number in self._numbers:
+                asked = self._asked[number % len(self._asked)]
+                try:
+                    while (answer := await _answer(reader, writer, asked.body))[0] == 429:
+                        self.done.asked[429] += 1
+                        await asyncio.sleep(BACK_S)
+                except (OSError, EOFError):
+                    self.done.lost += 1
+                    return
+                self.done.asked[answer[0]] += 1
+                is_whole = answer[0] == 200 and len(json.loads(answer[1])["results"]) == len(asked.documents)
+                self.done.lost += not is_whole
+
+    async def _refused(self) -> None:
+        for number in self._numbers:
+            with suppress(OSError, EOFError):
+                async with _connected(*self._address) as (reader, writer):
+                    status, _ = await _answer(reader, writer, REFUSED[number % len(REFUSED)])
+                    self.done.refused[status] += 1
+                    if status == 429:
+                        await asyncio.sleep(BACK_S)
+
+    async def _half(self, number: int) -> None:
+        while True:
+            with suppress(OSError):
+                async with _connected(*self._address) as (reader, writer):
+                    writer.write(HALVES[number % len(HALVES)])
+                    await reader.read()
+                    self.done.ended += 1
+
+
+def _endure(host: str, port: int, asked: Sequence[Asked], clients: int, requests: int, queue: Any) -> None:
+    queue.put(asyncio.run(Crowd(host, port, asked, requests).run(clients)))
+
+
+def resident_mb(pid: int) -> float:
+    """Memory of a process in MB."""
+    return int(Path(f"/proc/{pid}/status").read_text(encoding="utf-8").split("VmRSS:")[1].split()[0]) / 1024
+
+
+def health(host: str, port: int) -> float:
+    """Seconds until /health answers on a connection of its own."""
+    began = time.perf_counter()
+    connection = http.client.HTTPConnection(host, port, timeout=60)
+    connection.request("GET", "/health")
+    if connection.getresponse().status != 200:
+        raise RuntimeError("/health is not 200")
+    connection.close()
+    return time.perf_counter() - began
+
+
+@app.command()
+def endure(
+    model: Annotated[str, typer.Option(help="Folder or name.")] = "secondpass/pocket",
+    clients: Annotated[int, typer.Option(min=20, help="At once, the hostile ones included.")] = 500,
+    requests: Annotated[int, typer.Option(min=100, help="Questions and refused bodies, all together.")] = 50_000,
+    documents: Annotated[int, typer.Option(min=1, max=300, help="Documents of a question.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Of the model.")] = 1,
+    output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
+) -> None:
+    """Ask among hostile clients, and say what became of it; ends with 1 where the service broke a promise."""
+    asked = questions(200, documents)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    seconds, megabytes = [], []
+    with service(model, threads) as (host, port, pid):
+        load = context.Process(target=_endure, args=(host, port, asked, clients, requests, queue))
+        load.start()
+        while load.is_alive() and queue.empty():
+            seconds.append(health(host, port))
+            megabytes.append(resident_mb(pid))
+            time.sleep(0.02)
+        done: Endured = queue.get(timeout=60)
+        load.join()
+    settled = max(megabytes[: max(1, int(SETTLED * len(megabytes)))])
+    seconds.sort()
+    p99, most = (round(1000 * seconds[int(share * (len(seconds) - 1))], 1) for share in (0.99, 1))
+    figures = {
+        "cpu": processor(), "model": model, "clients": clients, "asked": done.asked, "refused": done.refused,
+        "halves_ended": done.ended, "lost": done.lost, "health_asked": len(seconds),
+        "health_ms": {"p50": round(1000 * statistics.median(seconds), 1), "p99": p99, "most": most},
+        "memory_mb": {"settled": round(settled), "last": round(megabytes[-1])},
+    }  # fmt: skip
+    Console().print_json(data=figures)
+    if output is not None:
+        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    kept = done.lost == 0 and p99 < 250 and megabytes[-1] < 1.1 * settled
+    raise typer.Exit(not kept)
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -251,6 +251,8 @@ class CutPolicy:
         keep_tail: which end stays of a text that is cut; None takes the tokenizer's own (`truncation_side`).
         max_document_tokens: of a document only so many first tokens are read, whatever the window has room for; a
             number as large as the window has no effect. This cut is a wish, which "error" does not refuse.
+        max_query_tokens: the same of a query.
+        max_tokens: of a pair, special tokens included, no more is read, whatever the window has room for.
 
     Raises:
         InvalidInput: an argument is refused; the message names it.
@@ -259,16 +261,23 @@ class CutPolicy:
     truncation: Truncation = "longest_first"
     keep_tail: bool | None = None
     max_document_tokens: int | None = None
+    max_query_tokens: int | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.truncation not in TRUNCATIONS:
             raise InvalidInput(f"truncation={self.truncation!r} is none of {', '.join(TRUNCATIONS)}")
-        if self.max_document_tokens is not None:
-            positive_int(self.max_document_tokens, "max_document_tokens")
+        for name in ("max_document_tokens", "max_query_tokens", "max_tokens"):
+            if getattr(self, name) is not None:
+                positive_int(getattr(self, name), name)
 
-    def head(self, max_length: int) -> int | None:
-        """How many first tokens of a document may be read where the window has `max_length`; None is all."""
-        most = self.max_document_tokens
+    def window(self, max_length: int) -> int:
+        """How many tokens of an input are read where the model reads `max_length`."""
+        return min(max_length, self.max_tokens or max_length)
+
+    def head(self, max_length: int, is_document: bool = True) -> int | None:
+        """How many first tokens of a text may be read where the window has `max_length`; None is all."""
+        most = self.max_document_tokens if is_document else self.max_query_tokens
         return most if most is not None and most < max_length else None
 
     def parts(self, lengths: tuple[int, ...], room: int, keep_tail: bool) -> tuple[slice, ...]:

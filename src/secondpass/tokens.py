@@ -249,7 +249,7 @@ class _Fitting:
 
     def prepared(self, text: str, is_document: bool) -> Text:
         """Cap at the ceiling, at the end that loses anyway."""
-        from_head = is_document and self.policy.head(self.max_length) is not None
+        from_head = self.policy.head(self.max_length, is_document) is not None
         return prepared(text, self.max_length, self.keep_tail and not from_head)
 
     def tokens(self, index: int, texts: tuple[FramedIds, ...], skipped: tuple[int, ...]) -> Tokens:
@@ -257,11 +257,11 @@ class _Fitting:
         room = self.room - sum(text.head + text.tail for text in texts)
         # beside a template a short text may be part of a token that is the operator's too
         empty = tuple(frame.alone and not len(text) for frame, text in zip(self.frames, texts, strict=True))
-        if sum(map(len, texts)) <= room and not any(skipped) and self.policy.max_document_tokens is None:
+        # A single text is a document: nothing else is in the window.
+        heads = [self.policy.head(self.max_length, place == len(texts) - 1) for place in range(len(texts))]
+        if sum(map(len, texts)) <= room and not any(skipped) and not any(heads):
             return Tokens(*self._filled([text.ids for text in texts]), None, empty)
-        head = self.policy.head(self.max_length)
-        usable = [len(text) for text in texts]
-        usable[-1] = usable[-1] if head is None else min(usable[-1], head)
+        usable = [min(len(text), head or len(text)) for text, head in zip(texts, heads, strict=True)]
         if sum(usable) > room and room < len(texts):
             raise InvalidInput(
                 f"max_length={self.max_length} leaves no room for the texts of pair {index} {self._beside()}"
@@ -270,13 +270,12 @@ class _Fitting:
         lost = [len(text) - (part.stop - part.start) for text, part in zip(texts, parts, strict=True)]
         if self.policy.truncation == "error":
             # A head that was asked for is no loss.
-            unread = sum(skipped if head is None else skipped[:-1])
+            unread = sum(count for count, head in zip(skipped, heads, strict=True) if head is None)
             if sum(usable) > room or unread:
                 total = sum(usable) + self.max_length - room
                 beyond = f" and {unread} characters more" if unread else ""
                 over = max(0, sum(usable) - room)
                 raise TooLong(f"pair {index} has {total} tokens{beyond}, {over} more than fit", (index,))
-        # A single text is a document: nothing else is in the window.
         gone = any(lost) or any(skipped)
         cut = Cut(index, lost[0] if len(lost) == 2 else 0, lost[-1], sum(skipped)) if gone else None
         kept = [text.part(part) for text, part in zip(texts, parts, strict=True)]
@@ -359,6 +358,7 @@ class PairTokenizer(TextTokenizer):
         self, texts: int, max_length: int, truncation: Truncation | CutPolicy, frames: tuple[Frame, ...]
     ) -> _Fitting:
         policy, template = policy_of(truncation), self._templates[texts]
+        max_length = policy.window(max_length)
         keep_tail = self._keep_tail if policy.keep_tail is None else policy.keep_tail
         room = max_length - template.added - sum(frame.fixed for frame in frames)
         fitting = _Fitting(template, frames, policy, keep_tail, max_length, room)

@@ -116,7 +116,7 @@ def held(own_tiny: CrossEncoder) -> Iterator[Held]:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait until something is so; a test that waits in vain fails."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)

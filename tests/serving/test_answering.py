@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -71,6 +72,25 @@ async def test_documents_are_cut_as_asked(served: Served) -> None:
     assert (await answered(served, work(max_document_tokens=LENGTH), 30)).order == (
         await answered(served, work(), 30)
     ).order
+
+
+async def test_queries_and_pairs_are_cut_as_asked(served: Served) -> None:
+    """The first tokens of a query, and no more than so many of a pair, from the end that is asked for."""
+    first = await answered(served, work(max_query_tokens=1), 30)
+    short = await answered(served, Work(None, ("where",) * len(TEXTS), TEXTS), 30)
+    assert first.logits == pytest.approx(short.logits, abs=1e-5)
+    assert [cut.query_tokens for cut in first.cuts] == [3] * len(TEXTS)
+    asked, long = ("a cat",) * 2, "cat dog mat apple bank"
+    for tail, kept in ((False, "cat dog mat apple"), (True, "dog mat apple bank")):
+        cut = await answered(served, Work(None, asked, (long, "a dog"), max_tokens=9, keep_tail=tail), 30)
+        plain = await answered(served, Work(None, asked, (kept, "a dog")), 30)
+        assert cut.logits == pytest.approx(plain.logits, abs=1e-5)
+        assert [(one.index, one.query_tokens, one.document_tokens) for one in cut.cuts] == [(0, 0, 1)]
+        assert cut.warnings == ("cut documents: 0 (1 tokens; the window has 9)",)
+    with pytest.raises(Problem, match="longer than the model's window of 9 tokens"):
+        await answered(served, Work(None, asked, (long, "a"), max_tokens=9, refuse_cuts=True), 30)
+    wide = await answered(served, work(max_tokens=LENGTH + 1, max_query_tokens=LENGTH), 30)
+    assert wide.logits == (await answered(served, work(), 30)).logits
 
 
 async def test_a_cut_that_may_not_be_is_refused(served: Served) -> None:
@@ -168,6 +188,14 @@ def test_refusals_name_field_and_index(given: Work, said: str) -> None:
     assert said in refused.value.message
 
 
+def test_a_query_is_read_once_however_many_documents_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of blanks before a word takes its time, and a thousand times that time is a service that stands."""
+    asked = Counter[str]()
+    monkeypatch.setattr("secondpass.serving.answering.is_blank", lambda text: asked.update([text]))
+    check_texts(work_checking(["a", "b", "a"]), SETTINGS)
+    assert asked == {"cat": 1, "a": 2, "b": 1}
+
+
 def test_some_blank_documents_are_a_warning() -> None:
     """The client is told which they are."""
     assert check_texts(work_checking(["a", "", " "]), SETTINGS) == ("blank documents: 1, 2",)
@@ -191,7 +219,8 @@ def test_an_answer_that_does_not_come_in_time_is_504(serve: Serve, held: Held) -
     held.go.set()
     until(lambda: waiting(live) == 0)
     assert live.client.post("/v2/rerank", json=BODY).status_code == 200
-    for wrong in ("0", "-1", "soon", "1.5", "1e9"):
+    assert live.client.post("/v2/rerank", json=BODY, headers={"Secondpass-Deadline-Ms": "9" * 15}).status_code == 200
+    for wrong in ("0", "-1", "soon", "1.5", "1e9", "9" * 16, "9" * 400, "9" * 5000):
         refused = live.client.post("/v2/rerank", json=BODY, headers={"Secondpass-Deadline-Ms": wrong})
         assert refused.status_code == 422
         assert "Secondpass-Deadline-Ms" in refused.json()["message"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
+from secondpass.models.weights import save_compact
 from secondpass.serving.models import Models, load_models
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import ModelSource, Settings
@@ -80,3 +84,49 @@ def test_precision_is_taken_over(tiny_folder: str) -> None:
         models = Models(loaded, settings, unwatched)
         assert (loaded["a"].precision, models.get("a").dtype) == (said, dtype)
         models.close()
+
+
+@pytest.mark.parametrize("storage", ["model.safetensors", "model.int8.safetensors"])
+def test_what_is_loaded_from_a_folder_has_the_digest_of_its_weights(
+    own_tiny: CrossEncoder, storage: str, tmp_path: Path
+) -> None:
+    """That which `sha256sum` says of the file; a model that was handed over has none."""
+    own_tiny.save(str(tmp_path))
+    if storage != "model.safetensors":
+        save_compact(tmp_path, own_tiny.model.state_dict())
+        (tmp_path / "model.safetensors").unlink()
+    settings = Settings(models=(ModelSource("a", str(tmp_path)), ModelSource("b", str(tmp_path))), device="cpu")
+    models = Models(load_models(settings), settings, unwatched)
+    digest = hashlib.sha256((tmp_path / storage).read_bytes()).hexdigest()
+    assert models.digests == {"a": digest, "b": digest}
+    models.close()
+    given = Models({"a": own_tiny}, Settings(), unwatched)
+    assert given.digests == {"a": None}
+    given.close()
+
+
+def test_weights_that_change_while_they_are_read_are_refused(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the old and half of the new is no model."""
+    digests = iter("ab")
+    monkeypatch.setattr("secondpass.serving.models.digest_of", lambda source: next(digests))
+    with pytest.raises(ModelLoadError, match="were changed while they were read"):
+        load_models(Settings(models=(ModelSource("a", tiny_folder),), device="cpu"))
+
+
+async def test_a_model_that_is_replaced_finishes_what_it_began(tiny_folder: str) -> None:
+    """Requests under way keep it; then it is closed, and its name means the new one."""
+    settings = Settings(models=(ModelSource("a", tiny_folder),), device="cpu")
+    models = Models(load_models(settings), settings, unwatched)
+    with models.held("a") as held:
+        old = await models.reload()
+        retiring = asyncio.create_task(models.retire(old))
+        assert models.get("a") is not held
+        await asyncio.sleep(0.2)
+        assert not retiring.done()
+        scored = await held.shared.score("cat", ["mat"])
+        assert len(scored.logits) == 1
+    await retiring
+    with pytest.raises(SecondPassError, match="closed"):
+        held.shared.submit("cat", ["mat"])
+    assert len((await models.get("a").shared.score("cat", ["mat"])).logits) == 1
+    models.close()

@@ -61,3 +61,15 @@ def test_the_body_has_the_sentence_where_each_client_looks() -> None:
     body = body_of(Problem(422, "invalid", "no"), "id")
     assert body["message"] == body["detail"] == body["error"] == "no"
     assert (body["error_type"], body["request_id"]) == ("invalid", "id")
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("invalid", "Validation"), ("json", "Validation"), ("empty", "Empty"), ("overloaded", "Overloaded"),
+        ("stopping", "Unhealthy"), ("model", "Backend"), ("internal", "Backend"), ("deadline", "Backend"),
+    ],
+)  # fmt: skip
+def test_reasons_have_the_names_of_text_embeddings_inference(reason: str, said: str) -> None:
+    """Where its clients ask."""
+    assert body_of(Problem(500, reason, "no"), "id", tei=True)["error_type"] == said

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import hashlib
 import json
 import logging
 import os
@@ -14,9 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import torch
 import uvicorn
 
 from secondpass import CrossEncoder
@@ -24,7 +29,7 @@ from secondpass.serving.application import create_app
 from secondpass.serving.server import DrainingServer
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import logger
-from tests.serving.conftest import KEY, Held, Serve, until
+from tests.serving.conftest import KEY, Held, Live, Serve, until
 
 BODY = {"query": "where is the cat", "documents": ["the mat", "a dog", "the river in paris"] * 100}
 
@@ -117,13 +122,183 @@ def test_a_draining_service_is_not_ready_first(serve: Serve, held: Held) -> None
     ready = live.client.get("/ready")
     assert (ready.status_code, ready.json()) == (503, {"status": "stopping"})
     assert live.client.get("/health").status_code == 200
-    refused = live.client.post("/rerank", json=BODY)
+    refused = live.client.post("/v2/rerank", json=BODY)
     assert (refused.status_code, refused.json()["error_type"]) == (503, "stopping")
+    assert live.client.post("/rerank", json=BODY).json()["error_type"] == "Unhealthy"
     time.sleep(0.3)
     assert live.client.get("/health").status_code == 200
     held.go.set()
     first.join(30)
     assert answers == [200]
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_process_loads_its_models_anew_and_leaves_at_once(
+    start: Start, own_tiny: CrossEncoder, tiny_folder: str
+) -> None:
+    """SIGHUP under load: no request is lost, each has the scores of old or new weights, the log has their digests.
+
+    Weights that cannot be had leave the old ones in place. A second SIGTERM waits for nothing.
+    """
+    running = start("--shutdown-delay-s", "600")
+    weights = Path(tiny_folder) / "model.safetensors"
+    kept = weights.read_bytes()
+    body = {"query": "where is the cat", "documents": ["the mat", "a dog"]}
+    seen: list[tuple[int, int]] = []
+    stop = threading.Event()
+
+    def events(name: str) -> list[dict[str, Any]]:
+        return [line for line in running.lines() if line["event"] == name]
+
+    def ask() -> None:
+        with httpx.Client(base_url=running.url, timeout=60, trust_env=False) as client:
+            while not stop.is_set():
+                answer = client.post("/v2/rerank", json=body)
+                seen.append((answer.status_code, answer.json()["results"][0]["index"]))
+
+    with torch.no_grad():
+        own_tiny.model.classifier.weight.neg_()
+    own_tiny.save(str(running.log.parent / "new"))
+    with ThreadPoolExecutor(2) as pool:
+        clients = [pool.submit(ask) for _ in range(2)]
+        try:
+            until(lambda: len(seen) > 4)
+            os.replace(running.log.parent / "new" / weights.name, weights)
+            running.process.send_signal(signal.SIGHUP)
+            until(lambda: bool(events("reloaded")))
+            count = len(seen)
+            until(lambda: len(seen) > count + 4)
+            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+            weights.unlink()
+            running.process.send_signal(signal.SIGHUP)
+            until(lambda: bool(events("reload failed")))
+        finally:
+            stop.set()
+            weights.write_bytes(kept)
+        for client in clients:
+            client.result(60)
+    assert {status for status, _ in seen} == {200}
+    assert seen[0][1] != seen[-1][1]
+    assert events("serving")[0]["digests"] == {"tiny": hashlib.sha256(kept).hexdigest()}
+    assert events("reloaded")[0]["digests"] == events("reload failed")[0]["digests"] == {"tiny": digest}
+    assert httpx.get(f"{running.url}/info", trust_env=False).json()["models"][0]["digest"] == digest
+    running.process.terminate()
+    until(lambda: bool(events("stopping")))
+    running.process.terminate()
+    assert running.process.wait(60) == 128 + signal.SIGTERM
+    assert running.lines()[-1]["event"] == "stopped at once"
+
+
+def said(live: Live, sent: bytes) -> bytes:
+    """What a connection gets until the service closes it."""
+    host, port = live.url.removeprefix("http://").split(":")
+    got = b""
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        try:
+            connection.sendall(sent)
+            while part := connection.recv(65_536):
+                got += part
+        except OSError:
+            pass
+    return got
+
+
+GET = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        (GET + b"X: " + b"a" * 200_000, 431, "head_too_large"),
+        (GET + b"X: a\r\n" * 20_000, 431, "head_too_large"),
+        (b"GET /" + b"a" * 100_000, 431, "head_too_large"),
+        (b"a" * 100_000, 400, None),
+        (CHUNKED + b"1\r\n{\r\n0\r\nX: " + b"a" * 200_000, 431, "head_too_large"),
+        (CHUNKED + b"1;" + b"a" * 200_000, 431, "head_too_large"),
+        (b"", 408, "slow_head"),
+        (b"GET /hea", 408, "slow_head"),
+        (GET + b"X-Long: ", 408, "slow_head"),
+        (CHUNKED + b"5\r\n{", 408, "slow_body"),
+    ],
+)
+def test_a_head_ends_or_is_ended(serve: Serve, sent: bytes, status: int, reason: str | None) -> None:
+    """At 64 KiB and after a few seconds, whatever it is that does not end; it is told, counted and logged."""
+    live = serve(head_s=0.3)
+    answer = said(live, sent)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    if reason is not None:
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_type"] == reason
+        assert f'secondpass_problems_total{{reason="{reason}"}} 1.0' in live.client.get("/metrics").text
+    until(lambda: live.service.admission.in_flight == 0)
+
+
+def test_a_head_of_the_largest_size_is_read(serve: Serve) -> None:
+    """64 KiB, and on one connection again and again; a byte more is not."""
+    live = serve(head_s=0.5)
+    full = GET + b"X: " + b"a" * (65_536 - len(GET) - 7) + b"\r\n\r\n"
+    assert said(live, full * 3 + b"GET /").count(b"HTTP/1.1 200 OK") == 3
+    assert said(live, full.replace(b"X: ", b"XX: ")).startswith(b"HTTP/1.1 431")
+
+
+def test_what_comes_after_an_answer_is_ended_too(serve: Serve) -> None:
+    """Half a second request is 408; the rest of a body that was refused unread is not waited for."""
+    live = serve(head_s=0.3)
+    assert said(live, GET + b"\r\n" + b"GET").count(b"HTTP/1.1 408") == 1
+    unread = said(live, b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+    assert unread.startswith(b"HTTP/1.1 404")
+    assert b"408" not in unread
+    until(lambda: len(live.server.server_state.connections) <= 1)
+
+
+def test_a_client_that_does_not_read_is_left(serve: Serve) -> None:
+    """After the deadline its connection is ended, and what it did not read is forgotten."""
+    live = serve(deadline_s=1.0)
+    host, port = live.url.removeprefix("http://").split(":")
+    body = json.dumps({"query": "cat", "documents": ["the mat " * 100_000] * 8}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        head = b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        connection.sendall(head % len(body) + body)
+        until(lambda: 'path="/v1/rerank",status="200"' in live.client.get("/metrics").text)
+        until(lambda: len(live.server.server_state.connections) == 1)
+
+
+def test_without_file_descriptors_it_says_so_and_recovers(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """503 at once for who comes too much, a line in the log, a count; those who are in are served."""
+    live = serve()
+    assert live.client.get("/health").status_code == 200
+    live.server._door.most = 3
+    host, port = live.url.removeprefix("http://").split(":")
+    with caplog.at_level(logging.WARNING, logger="secondpass.serving"):
+        open_ones = [socket.create_connection((host, int(port)), timeout=30) for _ in range(2)]
+        assert said(live, b"").startswith(b"HTTP/1.1 503")
+        refused = httpx.get(f"{live.url}/health", trust_env=False)
+        assert (refused.status_code, refused.json()["error_type"]) == (503, "connections")
+        metrics = live.client.get("/metrics").text
+    assert "secondpass_connections_refused_total 2.0" in metrics
+    assert "secondpass_connections 3.0" in metrics
+    (line,) = [record for record in caplog.records if record.getMessage() == "connections refused"]
+    assert line.fields["open"] == 3  # type: ignore[attr-defined]
+    for connection in open_ones:
+        connection.close()
+    until(lambda: len(live.server.server_state.connections) == 1)
+    assert httpx.get(f"{live.url}/health", trust_env=False).status_code == 200
+
+
+def test_an_accept_that_fails_is_logged_as_json(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio's own loop tells of it thousands of times a second: one line in a while is enough."""
+    live = serve()
+    loop = asyncio.new_event_loop()
+    with caplog.at_level(logging.WARNING, logger="secondpass.serving"):
+        for _ in range(5):
+            live.server._failed(loop, {"message": "accept", "exception": OSError(errno.EMFILE, "too many")})
+        live.server._failed(loop, {"message": "other", "exception": KeyError("a text")})
+    loop.close()
+    assert [record.getMessage() for record in caplog.records] == ["connections refused", "event loop"]
+    assert "a text" not in caplog.text
+    assert "secondpass_connections_refused_total 5.0" in live.client.get("/metrics").text
 
 
 def test_the_log_of_a_process_is_json_without_keys(start: Start) -> None:

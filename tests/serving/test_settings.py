@@ -39,6 +39,7 @@ def test_settings_are_shown_without_keys() -> None:
         ({"deadline_s": float("nan")}, "deadline_s=nan"),
         ({"deadline_s": float("inf")}, "deadline_s=inf"),
         ({"max_wait_ms": -1}, "max_wait_ms=-1"),
+        ({"head_s": 0}, "head_s=0"),
         ({"precision": "fp16"}, "precision='fp16'"),
         ({"token_cache_mb": -1}, "token_cache_mb=-1"),
         ({"token_cache_mb": 1.5}, "token_cache_mb=1.5"),

@@ -14,6 +14,7 @@ from secondpass import CrossEncoder
 from secondpass.serving.problems import Problem
 from secondpass.serving.shapes import (
     Answer,
+    OpenRerankRequest,
     RankingRequest,
     Request,
     RerankRequest,
@@ -88,6 +89,83 @@ def test_over_the_wire(live: Live) -> None:
         wrong = live.client.post(path, json={"query": "a", "documents": ["secret", 3]})
         assert wrong.status_code == 422
         assert wrong.json()["message"] == "documents[1]: is neither a string nor an object with the string 'text'"
+
+
+def test_vllm_repeats_documents_and_sets_no_limit_by_zero(live: Live) -> None:
+    """On its own paths; Cohere's keeps silent, and there 0 is no number of results."""
+    for path in ("/v1/rerank", "/rerank"):
+        body = BODY | {"top_n": 0, "max_tokens_per_doc": 0, "max_tokens_per_query": 0, "truncate_prompt_tokens": -1}
+        results = live.client.post(path, json=body).json()["results"]
+        assert {item["index"]: item["document"]["text"] for item in results} == {0: "a", 1: 'b"\\\n🎉', 2: "c"}
+        bare = live.client.post(path, json=BODY | {"return_documents": False, "top_n": 2}).json()["results"]
+        assert [sorted(item) for item in bare] == [["index", "relevance_score"]] * 2
+    cohere = live.client.post("/v2/rerank", json=BODY).json()["results"]
+    assert [sorted(item) for item in cohere] == [["index", "relevance_score"]] * 3
+    assert live.client.post("/v2/rerank", json=BODY | {"top_n": 0}).status_code == 422
+
+
+def test_vllm_says_what_is_read_of_long_texts(live: Live, tiny: CrossEncoder) -> None:
+    """Tokens of a pair, of a query and of a document, and the end that goes; and whether scores are activated."""
+    request = OpenRerankRequest.model_validate(
+        BODY | {"truncate_prompt_tokens": 20, "truncation_side": "left", "max_tokens_per_query": 3.0}
+        | {"max_tokens_per_doc": 5}
+    )  # fmt: skip
+    work = request.work()
+    assert (work.max_tokens, work.keep_tail, work.max_query_tokens, work.max_document_tokens) == (20, True, 3, 5)
+    assert work.warnings == ()
+    body = {"query": "where is the cat", "documents": ["the mat " * 9], "truncate_prompt_tokens": 12}
+    told = live.client.post("/v1/rerank", json=body).json()
+    assert told["usage"]["prompt_tokens"] == 12
+    assert told["meta"]["warnings"] == ["cut documents: 0 (13 tokens; the window has 12)"]
+    raw = live.client.post("/v1/rerank", json={"query": "cat", "documents": ["mat"], "use_activation": False}).json()
+    (ranking,) = tiny.rank_many(["cat"], [["mat"]])
+    assert raw["results"][0]["relevance_score"] == pytest.approx(ranking.documents[0].logit, abs=1e-5)
+    for wrong in (0, 7, -2, True, "9", 2**31):
+        refused = live.client.post("/v1/rerank", json=BODY | {"truncate_prompt_tokens": wrong})
+        assert refused.json()["message"] == "truncate_prompt_tokens: is neither -1 nor a whole number from 8 up"
+
+
+def test_voyage_is_known_by_its_fields(live: Live) -> None:
+    """`top_k` and `truncation` in, `data` with texts as they are out; with `top_n` it is the other shape."""
+    body = BODY | {"model": "tiny", "top_k": 2, "truncation": True, "return_documents": True}
+    for path in ("/v1/rerank", "/rerank"):
+        answer = live.client.post(path, json=body).json()
+        whole = live.client.post(path, json=BODY).json()["results"]
+        assert answer["object"] == "list"
+        assert answer["usage"]["total_tokens"] > 0
+        assert answer["data"] == [item | {"document": item["document"]["text"]} for item in whole[:2]]
+        assert len(live.client.post(path, json=BODY | {"top_k": None}).json()["data"]) == 3
+        assert "results" in live.client.post(path, json=BODY | {"top_k": 1, "top_n": 1}).json()
+    long = {"query": "cat", "documents": ["dog " * 300], "truncation": False}
+    refused = live.client.post("/v1/rerank", json=long)
+    assert (refused.status_code, refused.json()["detail"][:17]) == (422, "documents: 0 are ")
+    assert live.client.post("/v1/rerank", json=BODY | {"top_k": 0}).json()["message"].startswith("top_k: ")
+
+
+def test_vllm_scores_one_with_many_and_each_with_its_own(live: Live, tiny: CrossEncoder) -> None:
+    """`text_1` and `text_2` under both paths; errors name them."""
+    texts = ["the mat", "a dog", "cat"]
+    for path in ("/score", "/v1/score"):
+        answer = live.client.post(path, json={"model": "other", "text_1": "where is the cat", "text_2": texts}).json()
+        assert (answer["object"], answer["model"]) == ("list", "other")
+        assert [(item["index"], item["object"]) for item in answer["data"]] == [(n, "score") for n in range(3)]
+        expected = tiny.predict([("where is the cat", text) for text in texts]).tolist()
+        assert [item["score"] for item in answer["data"]] == pytest.approx(expected, abs=1e-6)
+    each = live.client.post("/score", json={"text_1": texts, "text_2": texts[::-1]}).json()["data"]
+    pairs = live.client.post("/score", json={"pairs": list(zip(texts, texts[::-1], strict=True))}).json()["scores"]
+    assert [item["score"] for item in each] == pairs
+    one = live.client.post("/score", json={"text_1": "cat", "text_2": "mat", "use_activation": False}).json()["data"]
+    (ranking,) = tiny.rank_many(["cat"], [["mat"]])
+    assert one[0]["score"] == pytest.approx(ranking.documents[0].logit, abs=1e-5)
+    for wrong, said in (
+        ({"text_1": texts, "text_2": texts[:2]}, "text_1: 3 are neither one nor as many as text_2, which has 2"),
+        ({"text_1": ["a", " "], "text_2": ["b", "c"]}, "text_1[1] is blank"),
+        ({"text_1": "a", "text_2": ["b", 1]}, "text_2[1]: Input should be a valid string"),
+        ({"text_1": "a", "text_2": []}, "text_2: List should have at least 1 item"),
+        ({"text_1": "a", "text_2": ["", " "]}, "text_2: every document is blank"),
+        ({"text_1": "a"}, "text_2: Field required"),
+    ):
+        assert live.client.post("/score", json=wrong).json()["message"].startswith(said)
 
 
 PAIRS = [["where is the cat", "the mat"], ["who sat", "a dog"], ["where is the cat", ""]]
@@ -216,6 +294,22 @@ def test_both_shapes_at_once_are_refused() -> None:
         TextsRequest.model_validate(BODY_TEXTS | {"documents": ["a"]}).work()
     with pytest.raises(ValidationError):
         TextsRequest.model_validate(BODY_TEXTS | {"truncation_direction": "Up"})
+
+
+def test_errors_are_those_of_text_embeddings_inference(live: Live) -> None:
+    """Where the body is in its shape or was not read; no texts at all are 400 there, and 422 everywhere else."""
+    for body, status, kind in (
+        ({"query": "cat", "texts": []}, 400, "Empty"),
+        ({"query": "cat", "texts": [1]}, 422, "Validation"),
+        ({"query": " ", "texts": ["a"]}, 422, "Validation"),
+        ({"query": "cat", "documents": []}, 422, "invalid"),
+    ):
+        refused = live.client.post("/rerank", json=body)
+        assert (refused.status_code, refused.json()["error_type"]) == (status, kind)
+    assert live.client.post("/rerank", content=b"{", headers={"Content-Type": "text/plain"}).json()["error_type"] == (
+        "Validation"
+    )
+    assert live.client.post("/v1/rerank", json={"query": "q", "documents": []}).status_code == 422
 
 
 def test_over_the_wire_of_texts(live: Live) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -14,7 +15,7 @@ from secondpass.merging import MergedBatch
 from secondpass.serving.models import Models
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
-from secondpass.serving.telemetry import Admission, Facts, JsonLines, Metrics, log_failure
+from secondpass.serving.telemetry import AT_ONCE, Admission, Facts, JsonLines, Metrics, Turns, log_failure
 from tests.serving.conftest import Live, until
 
 
@@ -43,6 +44,26 @@ def test_draining_takes_nothing_new_and_waits_for_what_is_there() -> None:
         assert admission.drained(0, 0)
     assert admission.drained(0, 1000)
     assert not admission.drained(1000, 1000)
+
+
+async def test_requests_begin_a_few_in_each_round_and_in_their_order() -> None:
+    """Whatever else the event loop has to do comes between them; one that goes away is passed over."""
+    turns, begun, rounds = Turns(), list[int](), list[int]()
+
+    async def request(number: int) -> None:
+        await turns.turn()
+        begun.append(number)
+
+    tasks = [asyncio.create_task(request(number)) for number in range(100)]
+    await asyncio.sleep(0)
+    tasks[50].cancel()
+    while not all(task.done() for task in tasks):
+        before = len(begun)
+        await asyncio.sleep(0)
+        rounds.append(len(begun) - before)
+    assert begun == [number for number in range(100) if number != 50]
+    assert max(rounds) <= AT_ONCE
+    await turns.turn()
 
 
 def samples(text: str) -> dict[tuple[str, str], float]:

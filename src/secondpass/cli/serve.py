@@ -41,6 +41,7 @@ def serve(
     max_waiting_tokens: Annotated[int, _option("MAX_WAITING_TOKENS", "The same for their tokens.", min=1)] = 4_000_000,
     max_wait_ms: Annotated[float, _option("MAX_WAIT_MS", "How long an idle model waits for company.", min=0)] = 0.0,
     deadline_s: Annotated[float, _option("DEADLINE_S", "Seconds to an answer; then 504.", min=0.001)] = 30.0,
+    head_s: Annotated[float, _option("HEAD_S", "Seconds for a request line and headers; then 408.", min=0.001)] = 5.0,
     shutdown_delay_s: Annotated[
         float, _option("SHUTDOWN_DELAY_S", "After a signal, stay this long answering 503 to be noticed.", min=0)
     ] = 0.0,
@@ -52,9 +53,10 @@ def serve(
         int, _option("TOKEN_CACHE_MB", "MiB for tokens of documents seen before; 0 for none.", min=0)
     ] = 64,
 ) -> None:
-    """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM and text-embeddings-inference.
+    """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM, Voyage and text-embeddings-inference.
 
-    Logs are JSON lines on stderr and hold no texts. SIGTERM or Ctrl-C finishes what was accepted.
+    Logs are JSON lines on stderr and hold no texts. SIGTERM or Ctrl-C finishes what was accepted, SIGHUP loads the
+    models anew.
 
     [bold]Examples[/bold]
 
@@ -69,8 +71,9 @@ def serve(
         keys=read_keys(os.environ, api_keys_file), without_keys=without_keys, open_metrics=open_metrics,
         max_requests=max_requests, max_documents=max_documents, max_body_bytes=max_body_bytes,
         max_characters=max_characters, max_waiting_pairs=max_waiting_pairs, max_waiting_tokens=max_waiting_tokens,
-        max_wait_ms=max_wait_ms, deadline_s=deadline_s, shutdown_delay_s=shutdown_delay_s, keep_alive_s=keep_alive_s,
-        max_length=max_length, device=device, precision=precision, token_cache_mb=token_cache_mb,
+        max_wait_ms=max_wait_ms, deadline_s=deadline_s, head_s=head_s, shutdown_delay_s=shutdown_delay_s,
+        keep_alive_s=keep_alive_s, max_length=max_length, device=device, precision=precision,
+        token_cache_mb=token_cache_mb,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run

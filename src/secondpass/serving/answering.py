@@ -18,10 +18,12 @@ from secondpass.errors import TooLong
 from secondpass.inputs import CutPolicy
 from secondpass.ranking import activated, ranked
 from secondpass.scoring import Scored
+from secondpass.serving.bodies import too_many
 from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem, client_gone, invalid, late
+from secondpass.serving.scores import ScoreRequest, TextPairsRequest
 from secondpass.serving.settings import Settings
-from secondpass.serving.shapes import Answer, Shape, Work, indices
+from secondpass.serving.shapes import Answer, RankingRequest, RerankRequest, TextsRequest, VoyageRequest, Work, indices
 from secondpass.serving.telemetry import Admission, Metrics, facts_of
 from secondpass.text import is_blank, readable
 
@@ -40,11 +42,14 @@ def check_texts(work: Work, settings: Settings) -> tuple[str, ...]:
     """
     count = len(work.documents)
     if count > settings.max_documents:
-        raise invalid(f"{work.field}: {count} are more than the {settings.max_documents} that one request may have")
-    for name, texts in (("query", work.queries), (work.field, work.documents)):
-        for index, text in enumerate(texts):
+        raise too_many(work.field, count, settings.max_documents)
+    # One query may stand beside a thousand documents.
+    queries = {text: index for index, text in reversed(list(enumerate(work.queries)))}
+    asked = sorted((index, text) for text, index in queries.items())
+    for name, texts in (("query", asked), (work.field, enumerate(work.documents))):
+        for index, text in texts:
             if len(text) > settings.max_characters:
-                place = name if name == "query" and work.field != "pairs" else f"{name}[{index}]"
+                place = work.asked(index) if name == "query" else f"{name}[{index}]"
                 raise invalid(f"{place} has {len(text)} characters, more than {settings.max_characters}")
             if name == "query" and is_blank(text):
                 raise blank_query(work, index)
@@ -56,7 +61,7 @@ def check_texts(work: Work, settings: Settings) -> tuple[str, ...]:
 
 def blank_query(work: Work, index: int) -> Problem:
     """422: the query of that document says nothing."""
-    return invalid(f"{f'pairs[{index}][0]' if work.field == 'pairs' else 'query'} is blank")
+    return invalid(f"{work.asked(index)} is blank")
 
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -72,16 +77,16 @@ async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
         Problem: 422, something would be cut and may not be, or the tokenizer makes nothing of a query.
         SecondPassError: what scoring raises.
     """
-    cut = CutPolicy(
-        "error" if work.refuse_cuts else served.reranker.truncation, work.keep_tail, work.max_document_tokens
-    )
+    truncation = "error" if work.refuse_cuts else served.reranker.truncation
+    window = min(served.window, work.max_tokens or served.window)
+    cut = CutPolicy(truncation, work.keep_tail, work.max_document_tokens, work.max_query_tokens, work.max_tokens)
     # Blank is blank: a megabyte of line feeds need not be read.
     documents = tuple(map(readable, work.documents))
     try:
         scored = await served.shared.score(work.queries, documents, deadline_s=deadline_s, cut=cut)
     except TooLong as error:
         places = indices(error.indices)
-        message = f"{work.field}: {places} are longer than the model's window of {served.window} tokens"
+        message = f"{work.field}: {places} are longer than the model's window of {window} tokens"
         raise invalid(message) from None
     silent = scored.blank[:, 0]
     if silent.any():
@@ -123,7 +128,8 @@ def _answer(served: Served, work: Work, scored: Scored) -> Answer:
     if cuts:
         lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
         places = indices([cut.index for cut in cuts])
-        warnings = (*warnings, f"cut {work.field}: {places} ({lost} tokens; the window has {served.window})")
+        window = min(served.window, work.max_tokens or served.window)
+        warnings = (*warnings, f"cut {work.field}: {places} ({lost} tokens; the window has {window})")
     return Answer(
         model=served.name,
         scores=tuple(document.score for document in in_order),
@@ -136,6 +142,7 @@ def _answer(served: Served, work: Work, scored: Scored) -> Answer:
     )
 
 
+Shape = RerankRequest | VoyageRequest | RankingRequest | TextsRequest | ScoreRequest | TextPairsRequest
 # Headers are lines, and proxies refuse long ones.
 LONGEST_HEADER = 1000
 
@@ -158,14 +165,14 @@ class Service:
         """
         facts = facts_of(request.scope)
         work = shape.work()
-        served = self.models.get(work.model)
-        facts.model, facts.pairs = served.name, len(work.documents)
-        warnings = check_texts(work, self.settings)
-        whole = min(self.settings.deadline_s, (deadline_ms or float("inf")) / 1000)
-        left = whole - (time.monotonic() - facts.began)
-        if left <= 0:
-            raise late(whole)
-        answer = await unless_gone(request.receive, left, whole, answered(served, work, left))
+        with self.models.held(work.model) as served:
+            facts.model, facts.pairs = served.name, len(work.documents)
+            warnings = check_texts(work, self.settings)
+            whole = min(self.settings.deadline_s, (deadline_ms or float("inf")) / 1000)
+            left = whole - (time.monotonic() - facts.began)
+            if left <= 0:
+                raise late(whole)
+            answer = await unless_gone(request.receive, left, whole, answered(served, work, left))
         facts.tokens, facts.cut = answer.tokens, len(answer.cuts)
         self.metrics.scored(served.name, len(work.documents), answer.tokens, len(answer.cuts))
         answer = replace(answer, warnings=(*answer.warnings, *warnings))

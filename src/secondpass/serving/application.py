@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, FastAPI, Header, Security
 from fastapi.exceptions import RequestValidationError
@@ -20,112 +18,28 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from secondpass.reranker import Reranker
-from secondpass.serving import shapes
+from secondpass.scoring import batch_tokens
+from secondpass.serving import scores, shapes
 from secondpass.serving.answering import Service
+from secondpass.serving.bodies import (
+    MOST_FIELDS,
+    VALUES_PER_DOCUMENT,
+    check_counts,
+    check_headers,
+    is_misdirected,
+    parse,
+    read_body,
+)
 from secondpass.serving.models import Models, load_models
-from secondpass.serving.problems import Problem, body_of, client_gone, from_error, invalid, of_validation
+from secondpass.serving.problems import Problem, body_of, from_error, invalid, misdirected, of_validation
 from secondpass.serving.settings import Settings
-from secondpass.serving.telemetry import Admission, Facts, Metrics, RequestLog, facts_of, log_failure
-from secondpass.text import repaired
+from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, RequestLog, facts_of, log_failure
 
-# An escape of a surrogate: a pair of them is a character, one alone is what a client left that cut a text in half.
-SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-
-
-def parse(body: bytes) -> Any:
-    """Read a JSON body; lone surrogates become U+FFFD, as they do in process.
-
-    Raises:
-        Problem: 400, it is no JSON; the message gives the place, never the text.
-    """
-    try:
-        value = json.loads(body, parse_constant=_no_constant)
-        return _repaired(value) if SURROGATE.search(body) else value
-    except RecursionError:
-        raise _bad("it is nested too deeply") from None
-    except UnicodeDecodeError as error:
-        raise _bad(f"it is not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise _bad(f"{error.msg} at line {error.lineno} column {error.colno}") from None
-    except ValueError:
-        raise _bad("a number in it is NaN, infinite or too long") from None
-
-
-def _repaired(value: Any) -> Any:
-    if isinstance(value, str):
-        return repaired(value)
-    if isinstance(value, list):
-        return [_repaired(item) for item in value]
-    if isinstance(value, dict):
-        return {_repaired(name): _repaired(item) for name, item in value.items()}
-    return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-def _bad(why: str) -> Problem:
-    return Problem(400, "json", f"the body is not JSON: {why}")
-
-
-JSON_TYPE = re.compile(r"application/(?:json|[\w.+-]+\+json)", re.IGNORECASE)
-# Digits of a length that is certainly too much; thousands of them cannot even be read.
-LONGEST_NUMBER = 18
-
-
-def check_headers(headers: Mapping[str, str], max_bytes: int) -> None:
-    """Refuse by the headers alone what would be refused after reading.
-
-    A browser sends JSON to another site only after asking it, so insisting on the content type also keeps web pages
-    from using a service on their visitor's machine.
-
-    Raises:
-        Problem: 415 for another content type or a compressed body, 413 for too many bytes.
-    """
-    if not JSON_TYPE.fullmatch(headers.get("content-type", "").partition(";")[0].strip()):
-        raise Problem(415, "content_type", "send the body as JSON with Content-Type: application/json")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(415, "content_type", "send the body without Content-Encoding")
-    length = headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > LONGEST_NUMBER or int(length) > max_bytes):
-        raise too_large(max_bytes)
-
-
-async def read_body(receive: Receive, max_bytes: int, seconds: float) -> bytes:
-    """Read a body of at most `max_bytes` within `seconds`.
-
-    Raises:
-        Problem: 413, 408, or 499 when the client went away.
-    """
-    body = bytearray()
-    more = True
-    try:
-        async with asyncio.timeout(seconds):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise client_gone()
-                body += message.get("body", b"")
-                if len(body) > max_bytes:
-                    raise too_large(max_bytes)
-                more = message.get("more_body", False)
-    except TimeoutError:
-        slow = f"the body did not arrive within {seconds:g} s"
-        raise Problem(408, "slow_body", slow, {"Connection": "close"}) from None
-    return bytes(body)
-
-
-def too_large(max_bytes: int) -> Problem:
-    """A body above the limit: 413, and the connection closes so that nobody sends the rest."""
-    return Problem(413, "too_large", f"the body has more than {max_bytes} bytes", {"Connection": "close"})
-
-
-OPEN_PATHS = frozenset({"/health", "/ready"})
 METRICS = "/metrics"
+TEI_PATH = "/rerank"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -159,6 +73,8 @@ class GuardedRoute(APIRoute):
         async def handler(request: Request) -> Response:
             facts = facts_of(request.scope)
             facts.path = self.path
+            # until the body tells another shape
+            facts.tei = self.path == TEI_PATH
             try:
                 return await _through_the_gate(request, facts, inner)
             except Exception as error:
@@ -170,13 +86,13 @@ class GuardedRoute(APIRoute):
 def told(problem: Problem, facts: Facts) -> Response:
     """A problem as a response."""
     facts.reason = problem.reason
-    return JSONResponse(body_of(problem, facts.request_id), problem.status, problem.headers)
+    return JSONResponse(body_of(problem, facts.request_id, facts.tei), problem.status, problem.headers)
 
 
 async def _through_the_gate(request: Request, facts: Facts, inner: Handler) -> Response:
     service: Service = request.app.state.service
     settings = service.settings
-    is_open = facts.path in OPEN_PATHS or (settings.open_metrics and facts.path == METRICS)
+    is_open = facts.path in PROBES or (settings.open_metrics and facts.path == METRICS)
     if not is_open and not settings.keys.allow(request.headers.get("authorization")):
         message = "give an API key: Authorization: Bearer <key>"
         raise Problem(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
@@ -184,15 +100,25 @@ async def _through_the_gate(request: Request, facts: Facts, inner: Handler) -> R
         return await inner(request)
     with service.admission.place():
         check_headers(Headers(scope=request.scope), settings.max_body_bytes)
-        body = await read_body(request.receive, settings.max_body_bytes, settings.deadline_s)
+        most = VALUES_PER_DOCUMENT * settings.max_documents + MOST_FIELDS
+        limits = settings.max_body_bytes, settings.deadline_s, most, settings.head_s
+        body = await read_body(request.receive, *limits)
+        # hundreds of bodies may be whole at once
+        await service.admission.turns.turn()
         if not body:
             raise Problem(400, "json", "the body is empty")
-        return await inner(ReadRequest(request.scope, request.receive, body, parse(body)))
+        value = parse(body)
+        facts.tei = facts.path == TEI_PATH and shapes.shape_of(value) == "texts-shape"
+        check_counts(value, settings.max_documents)
+        return await inner(ReadRequest(request.scope, request.receive, body, value))
 
 
 def _problem(error: Exception, facts: Facts) -> Problem:
     if isinstance(error, RequestValidationError):
-        return invalid(of_validation(error.errors()))
+        errors = error.errors()
+        said = of_validation(errors)
+        is_empty = facts.tei and errors[0]["type"] == "too_short"
+        return Problem(400, "empty", said) if is_empty else invalid(said)
     problem = from_error(error)
     if problem.reason in ("internal", "model"):
         log_failure(facts, error)
@@ -200,7 +126,7 @@ def _problem(error: Exception, facts: Facts) -> Problem:
 
 
 PROBLEMS = {
-    400: "The body is not JSON.",
+    400: "The body is not JSON, or in text-embeddings-inference's shape has no texts.",
     404: "No model of this name.",
     408: "The body came too slowly.",
     413: "The body is too large.",
@@ -215,13 +141,21 @@ UNAUTHORIZED = {401: "No or another API key."}
 
 DeadlineMs = Annotated[
     int | None,
-    Header(alias="Secondpass-Deadline-Ms", ge=1, description="Milliseconds to the answer, below the service's own."),
+    Header(
+        alias="Secondpass-Deadline-Ms",
+        ge=1,
+        le=2**53 - 1,
+        description="Milliseconds to the answer, below the service's own.",
+    ),
 ]
-EitherShape = Annotated[
-    Annotated[shapes.TextsRequest, Tag("texts-shape")] | Annotated[shapes.RerankRequest, Tag("documents-shape")],
-    Discriminator(shapes.shape_of),
-    Body(),
-]
+Documents = Annotated[shapes.OpenRerankRequest, Tag("documents-shape")]
+Voyage = Annotated[shapes.VoyageRequest, Tag("voyage-shape")]
+Texts = Annotated[shapes.TextsRequest, Tag("texts-shape")]
+Pairs = Annotated[scores.ScoreRequest, Tag("pairs-shape")]
+TextPairs = Annotated[scores.TextPairsRequest, Tag("text-pairs-shape")]
+AnyShape = Annotated[Texts | Voyage | Documents, Discriminator(shapes.shape_of), Body()]
+DocumentsShape = Annotated[Voyage | Documents, Discriminator(shapes.documents_shape_of), Body()]
+PairsShape = Annotated[Pairs | TextPairs, Discriminator(scores.pairs_shape_of), Body()]
 
 
 class Status(BaseModel):
@@ -231,7 +165,7 @@ class Status(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """A served model: the precision it was asked for, and the type of its large matrix products."""
+    """A served model: the precision it was asked for, the type of its large matrix products, its weights' SHA-256."""
 
     name: str
     max_tokens: int
@@ -239,6 +173,25 @@ class ModelInfo(BaseModel):
     device: str
     precision: str
     dtype: str
+    digest: str | None
+
+
+class ListedModel(BaseModel):
+    """A served model as OpenAI's clients read it; `root` is the model that one is made of: itself."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "secondpass"
+    root: str
+    max_model_len: int
+
+
+class ListedModels(BaseModel):
+    """Served models, the default first."""
+
+    object: str = "list"
+    data: list[ListedModel]
 
 
 class RequestLimits(BaseModel):
@@ -252,13 +205,23 @@ class RequestLimits(BaseModel):
 
 
 class Info(BaseModel):
-    """The service; `model_id` and the two after it are named as text-embeddings-inference names them."""
+    """The service; the fields from `model_id` to `docker_label` are text-embeddings-inference's, of the first model."""
 
     name: str
     version: str
     model_id: str
-    max_input_length: int
+    model_sha: str | None
+    model_dtype: str
+    model_type: dict[str, dict[str, dict[str, str | int]]]
     max_concurrent_requests: int
+    max_input_length: int
+    max_batch_tokens: int
+    max_batch_requests: int | None = None
+    max_client_batch_size: int
+    auto_truncate: bool
+    tokenization_workers: int
+    sha: str | None = None
+    docker_label: str | None = None
     models: list[ModelInfo]
     limits: RequestLimits
 
@@ -287,22 +250,27 @@ def _add_scoring(made: APIRouter, service: Service) -> None:
     async def rerank(request: Request, body: shapes.RerankRequest, deadline_ms: DeadlineMs = None) -> Response:
         return await service.answer(request, body, deadline_ms)
 
-    async def rerank_either(request: Request, body: EitherShape, deadline_ms: DeadlineMs = None) -> Response:
+    async def rerank_documents(request: Request, body: DocumentsShape, deadline_ms: DeadlineMs = None) -> Response:
+        return await service.answer(request, body, deadline_ms)
+
+    async def rerank_any(request: Request, body: AnyShape, deadline_ms: DeadlineMs = None) -> Response:
         return await service.answer(request, body, deadline_ms)
 
     async def ranking(request: Request, body: shapes.RankingRequest, deadline_ms: DeadlineMs = None) -> Response:
         return await service.answer(request, body, deadline_ms)
 
-    async def score(request: Request, body: shapes.ScoreRequest, deadline_ms: DeadlineMs = None) -> Response:
+    async def score(request: Request, body: PairsShape, deadline_ms: DeadlineMs = None) -> Response:
         return await service.answer(request, body, deadline_ms)
 
-    texts = "Order texts: text-embeddings-inference's shape, or the other one when the body has documents"
+    documents = shapes.RerankResponse | shapes.VoyageResponse
+    told = scores.ScoreResponse | scores.PairScores
     for path, endpoint, model, summary in (
-        ("/v2/rerank", rerank, shapes.RerankResponse, "Order documents: Cohere's, Jina's and vLLM's shape"),
-        ("/v1/rerank", rerank, shapes.RerankResponse, "The same under the older path"),
-        ("/rerank", rerank_either, shapes.TextsResponse | shapes.RerankResponse, texts),
+        ("/v2/rerank", rerank, shapes.RerankResponse, "Order documents: Cohere's shape"),
+        ("/v1/rerank", rerank_documents, documents, "Order documents: Jina's, vLLM's and Voyage's shape"),
+        ("/rerank", rerank_any, shapes.TextsResponse | documents, "Order texts or documents: any of the shapes"),
         ("/v1/ranking", ranking, shapes.RankingResponse, "Order passages: Nvidia's shape"),
-        ("/score", score, shapes.ScoreResponse, "Score pairs"),
+        ("/score", score, told, "Score pairs: our shape and vLLM's"),
+        ("/v1/score", score, told, "The same under vLLM's other path"),
     ):
         name = path.strip("/").replace("/", "_")
         options = _options(service, model, PROBLEMS)
@@ -321,6 +289,13 @@ def _add_watching(made: APIRouter, service: Service) -> None:
     async def info() -> Response:
         return JSONResponse(_info(service).model_dump())
 
+    async def models() -> Response:
+        listed = [
+            ListedModel(id=served.name, created=served.created, root=served.name, max_model_len=served.window)
+            for served in service.models
+        ]
+        return JSONResponse(ListedModels(data=listed).model_dump())
+
     async def metrics() -> Response:
         return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -333,9 +308,11 @@ def _add_watching(made: APIRouter, service: Service) -> None:
         ("/health", health, free, "Whether the process answers"),
         ("/ready", ready, ready_options, "Whether it takes requests"),
         ("/info", info, _options(service, Info, gated), "Models and limits"),
+        ("/v1/models", models, _options(service, ListedModels, gated), "Models as OpenAI lists them"),
         ("/metrics", metrics, _options(service, None, metrics_gate), "Counters for Prometheus"),
     ):
-        made.add_api_route(path, endpoint, methods=["GET"], operation_id=path[1:], summary=summary, **options)
+        name = path.strip("/").replace("/", "_")
+        made.add_api_route(path, endpoint, methods=["GET"], operation_id=name, summary=summary, **options)
         made.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **options)
 
 
@@ -349,15 +326,30 @@ def _info(service: Service) -> Info:
             device=str(served.reranker.device),
             precision=served.reranker.precision,
             dtype=served.dtype,
+            digest=served.digest,
         )
         for served in service.models
     ]
+    first = service.models.get(None)
+    config, budget = first.reranker.config, first.reranker.max_batch_tokens
     return Info(
         name="secondpass",
         version=version("secondpass"),
-        model_id=models[0].name,
-        max_input_length=models[0].max_tokens,
+        model_id=first.name,
+        model_sha=first.digest,
+        model_dtype=first.dtype,
+        model_type={
+            "reranker": {
+                "id2label": {str(key): label for key, label in config.id2label.items()},
+                "label2id": dict(config.label2id),
+            }
+        },
         max_concurrent_requests=settings.max_requests,
+        max_input_length=first.window,
+        max_batch_tokens=budget or batch_tokens(str(first.reranker.device)),
+        max_client_batch_size=settings.max_documents,
+        auto_truncate=first.reranker.truncation != "error",
+        tokenization_workers=1,
         models=models,
         limits=RequestLimits(**{name: getattr(settings, name) for name in RequestLimits.model_fields}),
     )
@@ -401,8 +393,24 @@ def create_app(settings: Settings | None = None, models: Mapping[str, Reranker] 
     app.state.service = service
     app.include_router(router(service))
     app.add_exception_handler(HTTPException, _no_such_endpoint)
+    if not (settings.keys or settings.without_keys):
+        app.add_middleware(HostGuard)
     app.add_middleware(RequestLog, metrics=metrics)
     return app
+
+
+class HostGuard:
+    """Refuses what came over this machine's own address and was meant for another host."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] == "http" and is_misdirected(scope):
+            await told(misdirected(), facts_of(scope))(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 async def _no_such_endpoint(request: Request, error: Exception) -> Response:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from secondpass.errors import InvalidInput
+from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
+from secondpass.models.loading import folder_of
+from secondpass.models.weights import COMPACT, weight_files
 from secondpass.reranker import Reranker
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
@@ -16,19 +22,34 @@ from secondpass.tokens import TokenCache
 Watch = Callable[[str, MergedBatch], object]
 
 
-@dataclass(frozen=True, slots=True)
+class LoadedModels(dict[str, Reranker]):
+    """Loaded models by name, and the SHA-256 of the weights of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digests: dict[str, str] = {}
+
+
+@dataclass(slots=True)
 class Served:
-    """One model: its name, the engine, the queue in front of it, its window in tokens, and the type it computes in."""
+    """One model: its name, the engine, the queue in front of it, its window in tokens, and the type it computes in.
+
+    `digest` is the SHA-256 of its weights file (of several, one after the other), None for a model that was handed over
+    loaded; `created` is when it began to serve, in seconds since 1970; `users` are requests under way.
+    """
 
     name: str
     reranker: Reranker
     shared: SharedReranker
     window: int
     dtype: str
+    digest: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+    users: int = 0
 
 
 class Models:
-    """Every served model; the first is the default."""
+    """Every served model; the first is the default. Used by one event loop only."""
 
     def __init__(self, rerankers: Mapping[str, Reranker], settings: Settings, watch: Watch) -> None:
         """Put a queue in front of each model, and give a token cache to each that has none of its own.
@@ -36,21 +57,35 @@ class Models:
         Raises:
             InvalidInput: there is no model, or one has several labels, of which none is the relevance.
         """
+        self._settings = settings
+        self._watch = watch
+        size = settings.token_cache_mb * 2**20
+        self.token_cache = TokenCache(size) if size else None
+        self._served = self._queued(rerankers)
+
+    def _queued(self, rerankers: Mapping[str, Reranker]) -> dict[str, Served]:
         if not rerankers:
             raise InvalidInput("no model is given")
         for name, reranker in rerankers.items():
             labels = reranker.config.num_labels
             if labels != 1:
                 raise InvalidInput(f"model {name!r} has {labels} labels: only models with one can be served")
-        self._served = {name: _served(name, reranker, settings, watch) for name, reranker in rerankers.items()}
-        size = settings.token_cache_mb * 2**20
-        self.token_cache = TokenCache(size) if size else None
+        served = {name: _served(name, reranker, self._settings, self._watch) for name, reranker in rerankers.items()}
+        if isinstance(rerankers, LoadedModels):
+            for name, digest in rerankers.digests.items():
+                served[name].digest = digest
         for reranker in rerankers.values():
             if reranker.token_cache is None:
                 reranker.use_token_cache(self.token_cache)
+        return served
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._served.values())
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """What serves: the SHA-256 of the weights by model."""
+        return {served.name: served.digest for served in self}
 
     def get(self, name: str | None) -> Served:
         """The model of a request.
@@ -65,29 +100,97 @@ class Models:
             raise Problem(404, "unknown_model", f"model: there is none of this name; there is {there}")
         return self._served[name]
 
+    @contextmanager
+    def held(self, name: str | None) -> Iterator[Served]:
+        """The model of a request, which stays until the request is done with it.
+
+        Raises:
+            Problem: 404, as `get`.
+        """
+        served = self.get(name)
+        served.users += 1
+        try:
+            yield served
+        finally:
+            served.users -= 1
+
+    async def reload(self) -> tuple[Served, ...]:
+        """Load the models of the settings anew; new requests go to them, old ones stay where they are.
+
+        Returns:
+            The old models, to `retire`.
+
+        Raises:
+            ModelLoadError: one cannot be had; the old ones stay.
+            InvalidInput: one cannot be served; the same.
+        """
+        loaded = await asyncio.to_thread(load_models, self._settings)
+        old, self._served = tuple(self), self._queued(loaded)
+        return old
+
+    async def retire(self, old: tuple[Served, ...]) -> None:
+        """End models that were replaced, once they have finished what they began."""
+        while any(served.users for served in old):
+            await asyncio.sleep(RETIRE_EVERY_S)
+        await asyncio.to_thread(_retire, old)
+
     def close(self) -> None:
         """Finish what was accepted and end the scoring threads."""
         for served in self:
             served.shared.close(drain=True)
 
 
-def load_models(settings: Settings) -> dict[str, Reranker]:
+# How often it is asked whether a model that was replaced is done with.
+RETIRE_EVERY_S = 0.05
+
+
+def _retire(old: tuple[Served, ...]) -> None:
+    for served in old:
+        served.shared.close(drain=True)
+    for served in old:
+        served.reranker.close()
+
+
+def load_models(settings: Settings) -> LoadedModels:
     """Load every model of the settings, each source once.
 
     Raises:
-        ModelLoadError: one cannot be had.
+        ModelLoadError: one cannot be had, or its weights were changed meanwhile.
         InvalidInput: the length, the device or the precision is refused.
     """
     from secondpass.cross_encoder import CrossEncoder
 
-    loaded: dict[str, Reranker] = {}
+    loaded: dict[str, tuple[Reranker, str]] = {}
     for source in dict.fromkeys(model.source for model in settings.models):
-        loaded[source] = CrossEncoder(
+        digest = digest_of(source)
+        encoder = CrossEncoder(
             source, max_length=settings.max_length, device=settings.device, precision=settings.precision
         )
+        if digest_of(source) != digest:
+            raise ModelLoadError(f"the weights of {source} were changed while they were read")
         # What happens once a model, such as choosing its forward, happens before anybody waits for it.
-        loaded[source].rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
-    return {model.name: loaded[model.source] for model in settings.models}
+        encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
+        loaded[source] = encoder, digest
+    made = LoadedModels()
+    for model in settings.models:
+        made[model.name], made.digests[model.name] = loaded[model.source]
+    return made
+
+
+def digest_of(source: str) -> str:
+    """SHA-256 of a model's weights, as 64 hexadecimal digits; what `sha256sum model.safetensors` says.
+
+    Raises:
+        ModelLoadError: there are none.
+    """
+    folder = folder_of(source)
+    is_compact = (folder / COMPACT).is_file() and not (folder / "model.safetensors").is_file()
+    digest = hashlib.sha256()
+    for path in (folder / COMPACT,) if is_compact else weight_files(folder):
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _served(name: str, reranker: Reranker, settings: Settings, watch: Watch) -> Served:

@@ -44,6 +44,27 @@ def client_gone() -> Problem:
     return Problem(CLIENT_GONE, "client_gone", "the client went away")
 
 
+def misdirected() -> Problem:
+    """Asked under the name of another host: 421."""
+    return Problem(421, "host", "a service without keys on this machine answers to its address or localhost as Host")
+
+
+def head_too_large(most: int) -> Problem:
+    """A request line and headers, or what stands around a body, without end: 431."""
+    return Problem(431, "head_too_large", f"the headers have more than {most} bytes", {"Connection": "close"})
+
+
+def slow_head(seconds: float) -> Problem:
+    """A request line or header that does not come: 408."""
+    return Problem(408, "slow_head", f"no request came within {seconds:g} s", {"Connection": "close"})
+
+
+def no_descriptors() -> Problem:
+    """As many connections as the process may have files: 503, to be repeated."""
+    headers = {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
+    return Problem(503, "connections", "no file descriptors are left for another connection", headers)
+
+
 def late(seconds: float) -> Problem:
     """No answer within the deadline: 504."""
     return Problem(504, "deadline", f"no answer within the deadline of {seconds:g} s")
@@ -77,12 +98,23 @@ def _place(location: Iterable[object]) -> str:
     for part in location:
         if isinstance(part, int):
             place += f"[{part}]"
-        elif part not in ("body", "texts-shape", "documents-shape"):
+        elif part != "body" and not str(part).endswith("-shape"):
             place += f".{part}" if place else str(part)
     return place or "the body"
 
 
-def body_of(problem: Problem, request_id: str) -> dict[str, str]:
-    """The body of an error; Cohere's clients read `message`, Jina's and vLLM's `detail`, the others `error`."""
-    text = problem.message
-    return {"message": text, "detail": text, "error": text, "error_type": problem.reason, "request_id": request_id}
+# What text-embeddings-inference calls the reasons; everything else that a client did wrong is "Validation".
+TEI_TYPES = {
+    "empty": "Empty", "overloaded": "Overloaded", "stopping": "Unhealthy",
+    "deadline": "Backend", "model": "Backend", "internal": "Backend",
+}  # fmt: skip
+
+
+def body_of(problem: Problem, request_id: str, tei: bool = False) -> dict[str, str]:
+    """The body of an error; Cohere's clients read `message`, Jina's and vLLM's `detail`, the others `error`.
+
+    `tei`: `error_type` is one of text-embeddings-inference's.
+    """
+    text, kind = problem.message, problem.reason
+    kind = TEI_TYPES.get(kind, "Validation") if tei else kind
+    return {"message": text, "detail": text, "error": text, "error_type": kind, "request_id": request_id}

@@ -104,7 +104,8 @@ class Settings:
 
     `max_requests` are in flight at once, the body being read included; `max_characters` are of one text;
     `max_waiting_pairs` and `max_waiting_tokens` wait for a model at most; `deadline_s` is from the first byte to the
-    answer; `shutdown_delay_s` is how long a draining service stays to be seen as not ready. `max_length`, `device` and
+    answer; `head_s` is how long a request line with its headers may take, from the first byte or the connection on;
+    `shutdown_delay_s` is how long a draining service stays to be seen as not ready. `max_length`, `device` and
     `precision` are those of `CrossEncoder`, for every model that is loaded. `token_cache_mb` MiB hold the token ids of
     documents seen before, of all models together; 0 is without.
 
@@ -126,6 +127,7 @@ class Settings:
     max_waiting_tokens: int = 4_000_000
     max_wait_ms: float = 0.0
     deadline_s: float = 30.0
+    head_s: float = 5.0
     shutdown_delay_s: float = 0.0
     keep_alive_s: int = 75
     max_length: int | None = None
@@ -136,7 +138,7 @@ class Settings:
     def __post_init__(self) -> None:
         for what in ("requests", "documents", "body_bytes", "characters", "waiting_pairs", "waiting_tokens"):
             positive_int(getattr(self, f"max_{what}"), f"max_{what}")
-        for name, least in (("deadline_s", 0.001), ("max_wait_ms", 0.0), ("shutdown_delay_s", 0.0)):
+        for name, least in (("deadline_s", 0.001), ("head_s", 0.001), ("max_wait_ms", 0.0), ("shutdown_delay_s", 0.0)):
             value = getattr(self, name)
             if not least <= value < float("inf"):
                 raise InvalidInput(f"{name}={value!r} is not a number from {least:g} up")
@@ -188,5 +190,5 @@ def require_libraries() -> None:
     Raises:
         MissingExtra: a library of the extra is not installed.
     """
-    for name in ("fastapi", "prometheus_client", "uvicorn"):
+    for name in ("fastapi", "httptools", "prometheus_client", "uvicorn"):
         optional(name, name, "serve")

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers: Cohere's, Jina's and vLLM's, Nvidia's, text-embeddings-inference's and ours."""
+"""The shapes of requests that order texts, and of answers: those of Cohere, Jina, vLLM, Voyage, Nvidia and TEI."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, StringConstraints, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    RootModel,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from secondpass.serving.problems import invalid
@@ -27,8 +36,8 @@ SOMETHING = f"[^{''.join(f'{start}-{end}' for start, end in ENDS)}]"
 class Work:
     """Pairs to score for one request: queries[i] with documents[i].
 
-    `max_document_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that to the model. `refuse_cuts` makes
-    any cut an error. `field` is what the client calls the documents.
+    `max_document_tokens`, `max_query_tokens`, `max_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that
+    to the model. `refuse_cuts` makes any cut an error. `field` is what the client calls the documents.
     """
 
     model: str | None
@@ -36,9 +45,15 @@ class Work:
     documents: tuple[str, ...]
     field: str = "documents"
     max_document_tokens: int | None = None
+    max_query_tokens: int | None = None
+    max_tokens: int | None = None
     keep_tail: bool | None = None
     refuse_cuts: bool = False
     warnings: tuple[str, ...] = ()
+
+    def asked(self, index: int) -> str:
+        """What the client calls the query of pair `index`."""
+        return {"pairs": f"pairs[{index}][0]", "text_2": f"text_1[{index}]"}.get(self.field, "query")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +96,13 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _limit(value: Any) -> Any:
+    number = _whole(value)
+    if number is None or (type(number) is int and (number == -1 or number in LIMITS)):
+        return number
+    raise PydanticCustomError("limit", f"is neither -1 nor a whole number from {LIMITS.start} up")
+
+
 def _text(value: Any) -> Any:
     if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("text"), str)):
         return value if isinstance(value, str) else value["text"]
@@ -100,6 +122,22 @@ SOME_EITHER: dict[str, Any] = {"contains": {"anyOf": [dict(NOT_BLANK), _object_w
 TextOrObject = Annotated[str, BeforeValidator(_text), WithJsonSchema({"anyOf": [dict(TEXT), _object_with(TEXT)]})]
 TextObject = Annotated[str, BeforeValidator(_text), WithJsonSchema(_object_with(TEXT))]
 Count = Annotated[Annotated[int, Field(strict=True, ge=1)] | None, BeforeValidator(_whole)]
+CountOrZero = Annotated[Annotated[int, Field(strict=True, ge=0)] | None, BeforeValidator(_whole)]
+# Fewer tokens than special tokens and a word or two of each text take are no pair.
+LIMITS = range(8, 2**31)
+PairLimit = Annotated[
+    int | None,
+    BeforeValidator(_limit),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": LIMITS.start, "maximum": LIMITS.stop - 1},
+                {"const": -1},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 Query = Annotated[str, Field(description="What is asked; not blank.", json_schema_extra={"pattern": SOMETHING})]
 ModelName = Annotated[
     str | None, Field(description="One of the names that /info lists; without it the first of them answers.")
@@ -183,7 +221,7 @@ def json_text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def enveloped(answer: Answer, request_id: str, name: str, items: Iterable[str], **more: str) -> str:
+def enveloped(answer: Answer, request_id: str, name: str, items: Iterable[str], **more: Any) -> str:
     """An `Envelope` as JSON with `items`, JSON themselves, under `name`; without warnings that key is absent."""
     head = {"id": request_id, "model": answer.model, **more}
     meta: dict[str, Any] = {"tokens": {"input_tokens": answer.tokens}}
@@ -193,16 +231,48 @@ def enveloped(answer: Answer, request_id: str, name: str, items: Iterable[str], 
     return f'{json_text(head)[:-1]},"{name}":[{",".join(items)}],{json_text(rest)[1:]}'
 
 
+# What bodies of Voyage's clients have, and others have not.
+VOYAGES: Mapping[str, Any] = {"anyOf": [{"required": ["top_k"]}, {"required": ["truncation"]}]}
+
 # ---- The shape of Cohere, Jina and vLLM: `documents` in, `results` with `relevance_score` out.
 WHOLE = "max_chunks_per_doc has no effect: documents are read in one piece"
 
 
-class RerankRequest(Request):
+class CuttingRequest(Request):
+    """What vLLM's clients say of long texts and of scores."""
+
+    truncate_prompt_tokens: PairLimit = Field(
+        default=None, description="Tokens read of a pair, special ones included; -1 as many as the window has."
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        default=None, description="Which end of a text that is too long goes; the model's own habit when absent."
+    )
+    max_tokens_per_query: CountOrZero = Field(default=None, description="First tokens read of a query; 0 is all.")
+    use_activation: bool | None = Field(default=None, strict=True, description="False gives logits.")
+
+    def cuts(self, per_document: int | None) -> dict[str, Any]:
+        """The fields of `Work` that say what is read."""
+        whole = self.truncate_prompt_tokens
+        return {
+            "max_document_tokens": per_document or None,
+            "max_query_tokens": self.max_tokens_per_query or None,
+            "max_tokens": None if whole == -1 else whole,
+            "keep_tail": None if self.truncation_side is None else self.truncation_side == "left",
+        }
+
+    def scores(self, answer: Answer) -> tuple[float, ...]:
+        """The model's own scores, or logits where they are asked for."""
+        return answer.logits if self.use_activation is False else answer.scores
+
+
+class RerankRequest(CuttingRequest):
     """Documents to order for a query."""
+
+    tells_documents: ClassVar[bool] = False
 
     model: ModelName = None
     query: Query
-    documents: list[TextOrObject] = Field(
+    documents: Annotated[list[TextOrObject], FailFast()] = Field(
         min_length=1, description="Texts, or objects with `text`; not all blank.", json_schema_extra=SOME_EITHER
     )
     top_n: Count = Field(default=None, description="How many results; all when absent. All are scored anyway.")
@@ -224,19 +294,31 @@ class RerankRequest(Request):
         warnings = self.unknown()
         if self.max_chunks_per_doc not in (None, 1):
             warnings = (*warnings, WHOLE)
-        cut = self.max_tokens_per_doc
-        return self.paired(self.model, self.query, self.documents, max_document_tokens=cut, warnings=warnings)
+        cuts = self.cuts(self.max_tokens_per_doc)
+        return self.paired(self.model, self.query, self.documents, warnings=warnings, **cuts)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON, written by hand where numbers need their own form."""
-        texts = self.documents if self.return_documents else None
+        told = self.tells_documents if self.return_documents is None else self.return_documents
+        scores = self.scores(answer)
         results = (
-            f'{{"index":{index},"relevance_score":{json_number(answer.scores[index])}'
-            + (f',"document":{{"text":{json_text(texts[index])}}}' if texts else "")
+            f'{{"index":{index},"relevance_score":{json_number(scores[index])}'
+            + (f',"document":{{"text":{json_text(self.documents[index])}}}' if told else "")
             + "}"
-            for index in answer.order[: self.top_n]
+            for index in answer.order[: self.top_n or None]
         )
         return enveloped(answer, request_id, "results", results, object="list")
+
+
+class OpenRerankRequest(RerankRequest):
+    """The same as vLLM and Jina mean it: documents are repeated unless that is refused, and 0 sets no limit."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["top_n"]}, {"not": dict(VOYAGES)}]})
+    tells_documents = True
+
+    top_n: CountOrZero = Field(default=None, description="How many results; all when absent or 0.")
+    return_documents: bool | None = Field(default=None, strict=True, description="False leaves the texts out.")
+    max_tokens_per_doc: CountOrZero = Field(default=None, description="First tokens read of a document; 0 is all.")
 
 
 class Document(BaseModel):
@@ -260,48 +342,49 @@ class RerankResponse(Envelope):
     results: list[RerankResult]
 
 
-# ---- Our own shape for scores without an order: `pairs` in, `scores` out.
-def _pair(value: Any) -> Any:
-    if isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value):
-        return tuple(value)
-    raise PydanticCustomError("pair", "is not a list of two strings, query and document")
+# ---- The shape of Voyage: the same texts in, `data` out.
+class VoyageRequest(Request):
+    """Documents to order for a query; told from the shape above by `top_k` or `truncation`, without `top_n`."""
 
-
-def _pair_with(document: Mapping[str, Any]) -> dict[str, Any]:
-    two = [dict(NOT_BLANK), dict(document)]
-    return {"type": "array", "prefixItems": two, "items": dict(TEXT), "minItems": 2, "maxItems": 2}
-
-
-SOME_PAIR: dict[str, Any] = {"contains": _pair_with(NOT_BLANK)}
-Pair = Annotated[tuple[str, str], BeforeValidator(_pair), WithJsonSchema(_pair_with(TEXT))]
-
-
-class ScoreRequest(Request):
-    """Pairs of query and document to score."""
+    model_config = ConfigDict(json_schema_extra={**VOYAGES, "not": {"required": ["top_n"]}})
 
     model: ModelName = None
-    pairs: list[Pair] = Field(
-        min_length=1,
-        description="[query, document]; no query is blank, not all documents are.",
-        json_schema_extra=SOME_PAIR,
+    query: Query
+    documents: Annotated[list[TextOrObject], FailFast()] = Field(
+        min_length=1, description="Texts, or objects with `text`; not all blank.", json_schema_extra=SOME_EITHER
     )
-    raw_scores: bool | None = Field(default=None, strict=True, description="Logits instead of the model's scores.")
+    top_k: Count = Field(default=None, description="How many; all when absent. Every document is scored anyway.")
+    return_documents: bool | None = Field(default=None, strict=True, description="Repeat each document's text.")
+    truncation: bool | None = Field(default=None, strict=True, description="False refuses pairs that would be cut.")
 
     def work(self) -> Work:
         """The pairs to score."""
-        queries, documents = zip(*self.pairs, strict=True)
-        return Work(self.model, queries, documents, field="pairs", warnings=self.unknown())
+        return self.paired(self.model, self.query, self.documents, refuse_cuts=self.truncation is False)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
-        scores = answer.logits if self.raw_scores else answer.scores
-        return enveloped(answer, request_id, "scores", map(json_number, scores))
+        items = (
+            f'{{"index":{index},"relevance_score":{json_number(answer.scores[index])}'
+            + (f',"document":{json_text(self.documents[index])}' if self.return_documents else "")
+            + "}"
+            for index in answer.order[: self.top_k]
+        )
+        return enveloped(answer, request_id, "data", items, object="list")
 
 
-class ScoreResponse(Envelope):
-    """Scores in the order of the pairs."""
+class VoyageRank(BaseModel):
+    """A document by its position in the request, and its score."""
 
-    scores: list[float]
+    index: int
+    relevance_score: float
+    document: str | None = None
+
+
+class VoyageResponse(Envelope):
+    """Documents, best first."""
+
+    object: str
+    data: list[VoyageRank]
 
 
 # ---- The shape of Nvidia's rerankers: `passages` in, `rankings` with `logit` out.
@@ -316,7 +399,9 @@ class RankingRequest(Request):
 
     model: ModelName = None
     query: QueryObject
-    passages: list[TextObject] = Field(min_length=1, description="Not all blank.", json_schema_extra=SOME_OBJECT)
+    passages: Annotated[list[TextObject], FailFast()] = Field(
+        min_length=1, description="Not all blank.", json_schema_extra=SOME_OBJECT
+    )
     truncate: Literal["NONE", "END"] | None = Field(default=None, description="NONE refuses pairs that would be cut.")
 
     def work(self) -> Work:
@@ -351,7 +436,9 @@ class TextsRequest(Request):
     """Texts to order for a query."""
 
     query: Query
-    texts: list[Text] = Field(min_length=1, description="Not all blank.", json_schema_extra=SOME_TEXT)
+    texts: Annotated[list[Text], FailFast()] = Field(
+        min_length=1, description="Not all blank.", json_schema_extra=SOME_TEXT
+    )
     raw_scores: bool | None = Field(default=None, strict=True, description="Logits instead of their sigmoid.")
     truncate: bool | None = Field(default=None, strict=True, description="False refuses pairs that would be cut.")
     truncation_direction: Literal["Left", "Right", "left", "right"] | None = Field(
@@ -398,9 +485,12 @@ class TextsResponse(RootModel[list[TextRank]]):
     """Texts, best first."""
 
 
-Shape = RerankRequest | ScoreRequest | RankingRequest | TextsRequest
+def documents_shape_of(body: Any) -> str:
+    """Which of the two shapes with documents a body has."""
+    is_voyage = isinstance(body, dict) and ("top_k" in body or "truncation" in body) and "top_n" not in body
+    return "voyage-shape" if is_voyage else "documents-shape"
 
 
 def shape_of(body: Any) -> str:
-    """Which of the two shapes a body of /rerank has."""
-    return "texts-shape" if isinstance(body, dict) and "texts" in body else "documents-shape"
+    """Which of the three shapes a body of /rerank has."""
+    return "texts-shape" if isinstance(body, dict) and "texts" in body else documents_shape_of(body)

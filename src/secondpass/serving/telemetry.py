@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,6 +24,42 @@ from secondpass.serving.models import Models
 from secondpass.serving.problems import CLIENT_GONE, overloaded, stopping
 from secondpass.tokens import TokenCache
 
+# Requests that begin in one round of the event loop.
+AT_ONCE = 8
+PROBES = frozenset({"/health", "/ready"})
+
+
+class Turns:
+    """Lets requests begin a few at a time, in the order they came: a probe waits for a few, not for hundreds."""
+
+    def __init__(self) -> None:
+        self._left = AT_ONCE
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_counting = False
+
+    async def turn(self) -> None:
+        """Wait for this request's turn."""
+        if not self._is_counting:
+            self._is_counting = True
+            asyncio.get_running_loop().call_soon(self._next_round)
+        if self._left:
+            self._left -= 1
+            return
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(mine)
+        await mine
+
+    def _next_round(self) -> None:
+        self._left = AT_ONCE
+        while self._waiting and self._left:
+            one = self._waiting.popleft()
+            if not one.done():
+                self._left -= 1
+                one.set_result(None)
+        self._is_counting = self._left < AT_ONCE
+        if self._is_counting:
+            asyncio.get_running_loop().call_soon(self._next_round)
+
 
 class Admission:
     """Who may come in: so many requests at once, and nobody once the service is leaving.
@@ -33,6 +71,7 @@ class Admission:
         self.max_requests = max_requests
         self.in_flight = 0
         self.draining_since: float | None = None
+        self.turns = Turns()
 
     @property
     def draining(self) -> bool:
@@ -92,6 +131,9 @@ class Metrics:
         self._pairs = Counter("secondpass_pairs", "Pairs scored.", ("model",), registry=registry)
         self._tokens = Counter("secondpass_tokens", "Tokens that models read.", ("model",), registry=registry)
         self._cut = Counter("secondpass_cut_pairs", "Pairs that lost tokens.", ("model",), registry=registry)
+        self._turned_away = Counter(
+            "secondpass_connections_refused", "Connections without a file descriptor for them.", registry=registry
+        )
         self._rounds = Histogram(
             "secondpass_round_calls",
             "Requests that shared a round through the model.",
@@ -110,9 +152,18 @@ class Metrics:
         flight.set_function(lambda: admission.in_flight)
         pairs = Gauge("secondpass_waiting_pairs", "Pairs accepted, not scored.", ("model",), registry=self.registry)
         for served in models:
-            pairs.labels(served.name).set_function(lambda shared=served.shared: shared.load.pairs)  # type: ignore[misc]
+            # by name: another model may have taken its place
+            pairs.labels(served.name).set_function(lambda name=served.name: models.get(name).shared.load.pairs)  # type: ignore[misc]
         if models.token_cache is not None:
             self.registry.register(_CacheCounts(models.token_cache))
+
+    def follow_connections(self, count: Callable[[], int]) -> None:
+        """Show how many connections are open, read when asked."""
+        Gauge("secondpass_connections", "Connections open.", registry=self.registry).set_function(count)
+
+    def turned_away(self) -> None:
+        """Count a connection for which there was no file descriptor."""
+        self._turned_away.inc()
 
     def scored(self, model: str, pairs: int, tokens: int, cut: int) -> None:
         """Count an answer."""
@@ -155,7 +206,10 @@ GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass
 class Facts:
-    """What is known of a request as it goes; `path` is the route's, so that no client invents one."""
+    """What is known of a request as it goes; `path` is the route's, so that no client invents one.
+
+    `tei`: whether errors are told in text-embeddings-inference's words.
+    """
 
     request_id: str
     path: str = "other"
@@ -166,6 +220,7 @@ class Facts:
     cut: int = 0
     reason: str | None = None
     status: int = 0
+    tei: bool = False
 
 
 class RequestLog:
@@ -174,6 +229,7 @@ class RequestLog:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -189,21 +245,25 @@ class RequestLog:
             await send(message)
 
         try:
+            if scope["path"] not in PROBES:
+                await self._turns.turn()
             await self._app(scope, receive, sent)
         finally:
-            self._note(facts, scope["method"])
+            note(facts, scope["method"], self._metrics)
 
-    def _note(self, facts: Facts, method: str) -> None:
-        seconds = time.monotonic() - facts.began
-        status = facts.status or CLIENT_GONE
-        self._metrics.answered(facts.path, status, seconds, facts.reason)
-        shown = {
-            "request_id": facts.request_id, "method": method if method.isalpha() and len(method) < 10 else "other",
-            "path": facts.path, "status": status, "ms": round(1000 * seconds, 2),
-            "model": facts.model, "pairs": facts.pairs, "tokens": facts.tokens, "cut": facts.cut,
-            "reason": facts.reason,
-        }  # fmt: skip
-        logger.info("request", extra={"fields": {name: value for name, value in shown.items() if value is not None}})
+
+def note(facts: Facts, method: str, metrics: Metrics) -> None:
+    """Count and log a request that is over."""
+    seconds = time.monotonic() - facts.began
+    status = facts.status or CLIENT_GONE
+    metrics.answered(facts.path, status, seconds, facts.reason)
+    shown = {
+        "request_id": facts.request_id, "method": method if method.isalpha() and len(method) < 10 else "other",
+        "path": facts.path, "status": status, "ms": round(1000 * seconds, 2),
+        "model": facts.model, "pairs": facts.pairs, "tokens": facts.tokens, "cut": facts.cut,
+        "reason": facts.reason,
+    }  # fmt: skip
+    logger.info("request", extra={"fields": {name: value for name, value in shown.items() if value is not None}})
 
 
 def facts_of(scope: Scope) -> Facts:

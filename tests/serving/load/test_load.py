@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.service import Asked, Crowd
 from secondpass import CrossEncoder
+from tests.serving.conftest import Serve, until
 from tests.serving.load.asking import Requests
 from tests.serving.load.clients import Tally, ask_together
 from tests.serving.load.real_service import RealService, real_service
@@ -93,6 +95,23 @@ def test_overload_is_told_and_passes(tmp_path: Path, model: str, requests: Reque
     assert (busy.wrong, busy.without_retry_after, busy.failed) == (0, 0, {})
     assert calm.statuses == {200: 20}
     assert calm.wrong == 0
+
+
+def test_hostile_clients_cost_nobody_an_answer(serve: Serve) -> None:
+    """Lists without end, no JSON, wrong fields, half request lines and half bodies beside questions.
+
+    All questions are answered whole, what is refused is told, halves are ended. `benchmarks.service endure` has 500.
+    """
+    live = serve(head_s=0.5)
+    host, port = live.url.removeprefix("http://").split(":")
+    asked = [Asked("where is the cat", ("the mat", "a dog", "paris")), Asked("who sat", ("the cat",) * 20)]
+    done = asyncio.run(Crowd(host, int(port), asked, 300).run(40))
+    assert done.lost == 0
+    assert {400, 422} <= set(done.refused) <= {400, 422, 429}
+    assert done.asked[200] + done.refused.total() == 300
+    assert done.ended >= 6
+    assert live.client.get("/health").status_code == 200
+    until(lambda: live.service.admission.in_flight == 0)
 
 
 def test_a_request_larger_than_may_ever_wait_is_no_overload(tmp_path: Path, model: str, requests: Requests) -> None:

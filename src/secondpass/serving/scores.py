@@ -1,0 +1,138 @@
+"""The shapes of requests for scores without an order: our `pairs`, and vLLM's `text_1` and `text_2`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, FailFast, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from secondpass.serving.problems import invalid
+from secondpass.serving.shapes import (
+    NOT_BLANK,
+    SOME_TEXT,
+    TEXT,
+    Answer,
+    CountOrZero,
+    CuttingRequest,
+    Envelope,
+    ModelName,
+    Request,
+    Text,
+    Work,
+    enveloped,
+    json_number,
+)
+
+
+# ---- Our own: `pairs` in, `scores` out.
+def _pair(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value):
+        return tuple(value)
+    raise PydanticCustomError("pair", "is not a list of two strings, query and document")
+
+
+def _pair_with(document: Mapping[str, Any]) -> dict[str, Any]:
+    two = [dict(NOT_BLANK), dict(document)]
+    return {"type": "array", "prefixItems": two, "items": dict(TEXT), "minItems": 2, "maxItems": 2}
+
+
+SOME_PAIR: dict[str, Any] = {"contains": _pair_with(NOT_BLANK)}
+Pair = Annotated[tuple[str, str], BeforeValidator(_pair), WithJsonSchema(_pair_with(TEXT))]
+
+
+class ScoreRequest(Request):
+    """Pairs of query and document to score."""
+
+    model: ModelName = None
+    pairs: Annotated[list[Pair], FailFast()] = Field(
+        min_length=1,
+        description="[query, document]; no query is blank, not all documents are.",
+        json_schema_extra=SOME_PAIR,
+    )
+    raw_scores: bool | None = Field(default=None, strict=True, description="Logits instead of the model's scores.")
+
+    def work(self) -> Work:
+        """The pairs to score."""
+        queries, documents = zip(*self.pairs, strict=True)
+        return Work(self.model, queries, documents, field="pairs", warnings=self.unknown())
+
+    def render(self, answer: Answer, request_id: str) -> str:
+        """The answer as JSON."""
+        scores = answer.logits if self.raw_scores else answer.scores
+        return enveloped(answer, request_id, "scores", map(json_number, scores))
+
+
+class ScoreResponse(Envelope):
+    """Scores in the order of the pairs."""
+
+    scores: list[float]
+
+
+# ---- vLLM's: `text_1` and `text_2` in, `data` out.
+def _texts(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _one_or_some(**items: Any) -> dict[str, Any]:
+    return {"anyOf": [dict(NOT_BLANK), {"type": "array", "minItems": 1, **items}]}
+
+
+Texts = Annotated[list[Text], FailFast(), Field(min_length=1), BeforeValidator(_texts)]
+Queries = Annotated[Texts, WithJsonSchema(_one_or_some(items=dict(NOT_BLANK)))]
+Documents = Annotated[Texts, WithJsonSchema(_one_or_some(items=dict(TEXT), **SOME_TEXT))]
+
+
+class TextPairsRequest(CuttingRequest):
+    """Texts to score with one another: one with each of many, or each with the one at its place."""
+
+    model: ModelName = None
+    text_1: Annotated[Texts, WithJsonSchema(_one_or_some(items=dict(NOT_BLANK)))] = Field(
+        description="Queries, none blank."
+    )
+    text_2: Annotated[Texts, WithJsonSchema(_one_or_some(items=dict(TEXT), **SOME_TEXT))] = Field(
+        description="Documents, not all blank."
+    )
+    max_tokens_per_doc: CountOrZero = Field(default=None, description="First tokens read of a document; 0 is all.")
+
+    def work(self) -> Work:
+        """The pairs to score.
+
+        Raises:
+            Problem: there are several queries, and not as many documents.
+        """
+        queries, documents = self.text_1, self.text_2
+        if len(queries) not in (1, len(documents)):
+            raise invalid(f"text_1: {len(queries)} are neither one nor as many as text_2, which has {len(documents)}")
+        queries = queries * len(documents) if len(queries) == 1 else queries
+        cuts = self.cuts(self.max_tokens_per_doc)
+        return Work(self.model, tuple(queries), tuple(documents), "text_2", warnings=self.unknown(), **cuts)
+
+    def render(self, answer: Answer, request_id: str) -> str:
+        """The answer as JSON."""
+        scores = enumerate(self.scores(answer))
+        items = (f'{{"index":{index},"object":"score","score":{json_number(score)}}}' for index, score in scores)
+        return enveloped(answer, request_id, "data", items, object="list", created=int(time.time()))
+
+
+class PairScore(BaseModel):
+    """A pair by its position in the request, and its score."""
+
+    index: int
+    object: str
+    score: float
+
+
+class PairScores(Envelope):
+    """Scores in the order of the pairs."""
+
+    object: str
+    created: int
+    data: list[PairScore]
+
+
+def pairs_shape_of(body: Any) -> str:
+    """Which of the two shapes a body of /score has."""
+    return "text-pairs-shape" if isinstance(body, dict) and {"text_1", "text_2"} & body.keys() else "pairs-shape"
