@@ -32,8 +32,12 @@ def asked() -> bool:
     return os.environ.get(MUST, "0") not in {"", "0"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests marked `stacks` to `make test-stacks`; tell several workers what to keep together."""
+    """Leave the tests marked `stacks` to `make test-stacks`; tell several workers what to keep together.
+
+    First of all plugins: a worker of xdist reads the groups in the same hook.
+    """
     for item in items:
         if not asked() and item.get_closest_marker("stacks"):
             item.add_marker(pytest.mark.skip(reason="`make test-stacks` runs it"))

@@ -34,9 +34,6 @@ from tests.servers.settings import (
 
 _GUARD = Path(__file__).with_name("guard.py")
 LONGEST_START = 300.0
-# ML Commons makes this index by itself some seconds after a first start, and refuses work with 503 while its shard
-# recovers; where it does not come in time, nobody waits longer.
-ML_CONFIG = ".plugins-ml-config"
 _PATIENCE = 20.0
 
 
@@ -191,8 +188,6 @@ class Server:
                 raise NoServer(f"{self.kind} ended while starting: {self.last_words()}")
             with contextlib.suppress(httpx.TransportError):
                 if self._client.get("/_cluster/health?wait_for_status=yellow&timeout=5s").status_code == 200:
-                    if self.kind == "opensearch":
-                        self._client.get(f"/_cluster/health/{ML_CONFIG}?wait_for_status=yellow&timeout=12s")
                     return
             time.sleep(0.25)
         self.stop()

@@ -14,8 +14,11 @@ from tests.servers.archives import Kind
 from tests.servers.problems import NoServer
 
 HEAP = "512m"
-# The first compiler only: half the processor time of a start, and tests are over before the second one pays.
-_JAVA_OPTIONS = f"-Xms{HEAP} -Xmx{HEAP} -XX:TieredStopAtLevel=1"
+# The first compiler only: half the processor time of a start, and tests are over before the second one pays. No memory
+# is touched before it is used. The collector stays G1: with another one the breaker of real memory lets no garbage go,
+# and a server that was sent 100 MB refuses whatever comes next.
+_COMPILER = "-XX:TieredStopAtLevel=1"
+_JAVA_OPTIONS = f"-Xms{HEAP} -Xmx{HEAP} {_COMPILER} -XX:-AlwaysPreTouch"
 # Options that write into the installation, which is nobody's to write.
 _WRITING = ("-Xlog:gc", "-XX:ErrorFile", "HeapDump")
 _COMMON: Mapping[str, object] = {
@@ -28,10 +31,13 @@ _COMMON: Mapping[str, object] = {
 }
 _OWN: Mapping[Kind, Mapping[str, object]] = {
     "elasticsearch": {"xpack.license.self_generated.type": "basic"},
-    # The heap is small on purpose and the machine shared: ML Commons would refuse work on both grounds.
+    # The heap is small on purpose and the machine shared: ML Commons would refuse work on both grounds. With its round
+    # of the nodes, of which there is one, it would also make an index of its own some seconds after a first start, and
+    # refuse work with 503 while that recovers; without, the first who asks for work makes it and is served.
     "opensearch": {
         "plugins.ml_commons.native_memory_threshold": 100,
         "plugins.ml_commons.jvm_heap_memory_threshold": 100,
+        "plugins.ml_commons.sync_up_job_interval_in_seconds": 0,
     },
 }
 PLAIN: Mapping[Kind, Mapping[str, object]] = {
@@ -80,7 +86,7 @@ def environment(kind: Kind, folder: Path, java_home: Path) -> dict[str, str]:
         f"{prefix}_JAVA_OPTS": _JAVA_OPTIONS,
         f"{prefix}_PATH_CONF": str(folder / "config"),
         f"{prefix}_TMPDIR": str(folder / "tmp"),
-        "CLI_JAVA_OPTS": "-Xmx64m",
+        "CLI_JAVA_OPTS": f"-Xmx64m {_COMPILER}",
     }
 
 

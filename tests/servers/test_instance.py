@@ -20,21 +20,26 @@ from tests.servers.problems import NoServer
 from tests.servers.sources import tell
 
 
-def processes(server: Server) -> list[psutil.Process]:
-    """The launcher, where there is one, and the server."""
-    assert server.pid is not None
-    launcher = psutil.Process(server.pid)
-    return [launcher, *launcher.children(recursive=True)]
+def processes(launcher: int | None) -> list[psutil.Process]:
+    """The launcher, where there is one, and the server: of another user than root, on loopback only."""
+    assert launcher is not None
+    first = psutil.Process(launcher)
+    running = [first, *first.children(recursive=True)]
+    assert all(process.uids().effective != 0 for process in running)
+    listening = [c.laddr.ip for process in running for c in process.net_connections() if c.status == "LISTEN"]
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    return running
 
 
+@pytest.mark.stacks
 def test_a_killed_server_comes_back_with_its_documents(own_elasticsearch: OwnServer) -> None:
-    """Under another user than root, on loopback only; after a kill -9 the same address has the same documents."""
+    """After a kill -9 the same address has the same documents.
+
+    In every run `secondpass_servers/indexing/test_killed.py` does so under a run that writes.
+    """
     index = f"t-{uuid.uuid4().hex}"
     with own_elasticsearch() as server:
-        running = processes(server)
-        assert all(process.uids().effective != 0 for process in running)
-        listening = [c.laddr.ip for process in running for c in process.net_connections() if c.status == "LISTEN"]
-        assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+        running = processes(server.pid)
         document = f"{server.url}/{index}/_doc/1"
         assert httpx.put(document, json={"text": "kept"}, trust_env=False, timeout=60).status_code == 201
         server.kill()
@@ -45,7 +50,7 @@ def test_a_killed_server_comes_back_with_its_documents(own_elasticsearch: OwnSer
         server.start()
         found = httpx.get(document, trust_env=False, timeout=60).json()
         assert found["_source"] == {"text": "kept"}
-        running = processes(server)
+        running = processes(server.pid)
     assert not any(process.is_running() for process in running)
     assert not server.folder.exists()
 
@@ -133,7 +138,9 @@ def test_ctrl_c_stops_and_removes_the_server(home: Path) -> None:
             name, url = shown.stdout.readline().strip().split("=", 1)
             assert name == "export ELASTICSEARCH_URL"
             assert httpx.get(url, trust_env=False, timeout=60).status_code == 200
-            running = psutil.Process(shown.pid).children(recursive=True)
+            (guard,) = psutil.Process(shown.pid).children()
+            (launcher,) = guard.children()
+            running = [guard, *processes(launcher.pid)]
             assert len(running) >= 2
             os.killpg(shown.pid, 2)
             assert shown.wait(timeout=120) == 0

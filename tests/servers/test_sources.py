@@ -13,7 +13,7 @@ import pytest
 
 from tests.servers.archives import KINDS, Kind
 from tests.servers.containers import containered
-from tests.servers.fixtures import MUST, running
+from tests.servers.fixtures import MUST, running, together
 from tests.servers.problems import NoServer
 from tests.servers.sources import plain_server
 
@@ -39,6 +39,13 @@ def test_every_way_gives_its_reason(kind: Kind) -> None:
     told = str(raised.value)
     assert told.startswith(f"no {kind} server: {kind.upper()}_URL is not set; Docker: no engine answers; Maven: no ")
     assert "\n" not in told
+
+
+def test_workers_keep_together_what_shares_a_server(request: pytest.FixtureRequest) -> None:
+    """xdist reads groups from the end of a test's id: what has none goes to any worker, which starts its own server."""
+    if not request.config.getoption("loadgroup", default=False):
+        pytest.skip("`make test` runs it: no worker of --dist loadgroup")
+    assert request.node.nodeid.endswith(f"@{together(request.node)}")
 
 
 @pytest.mark.usefixtures("nothing")

@@ -159,6 +159,7 @@ def test_kills_of_the_server_cost_nothing(engine: Engine, tmp_path: Path) -> Non
     broken = KillAt(engine.server, 300, back=False)
     with pytest.raises(ServerAway, match=r"nothing got through for .* noted in .*killed\.journal"):
         run(IMPATIENT, broken)
+    assert engine.server.pid is None
     engine.server.start()
     patient = KillAt(engine.server, 500, back=True)
     report = run(SETTINGS, patient)

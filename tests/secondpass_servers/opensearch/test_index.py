@@ -281,8 +281,13 @@ class Killing(Silent):
             self.running.kill()
 
 
+@pytest.mark.stacks
 def test_killed_while_indexing_and_started_again(own_opensearch: OwnServer, tmp_path: Path) -> None:
-    """The run breaks with a line; a search too; the same run again ends with every document once."""
+    """The run breaks with a line; a search too; the same run again ends with every document once.
+
+    In every run `indexing/test_killed.py` kills an Elasticsearch under the same indexing, and
+    `pipelines/test_server_searches.py` an OpenSearch under a search.
+    """
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(
         "".join(json.dumps({"_id": str(i), "text": f"text {i} of many"}) + "\n" for i in range(DOCUMENTS))

@@ -82,13 +82,13 @@ def pipeline(server: Server, live: Live) -> Iterator[str]:
     disconnect(server, name)
 
 
-def test_every_query_of_cranfield(
+def test_queries_of_cranfield(
     server: Server, cranfield: str, data_folder: Path, pipeline: str, tiny: CrossEncoder
 ) -> None:
-    """All 225: what OpenSearch gives is what reranking the same hits in process gives."""
+    """Of 225 every fifth: what OpenSearch gives is what reranking the same hits in process gives."""
     queries = read_queries(data_folder / "cranfield" / "queries.jsonl")
     assert len(queries) == 225
-    for query in queries.values():
+    for query in islice(queries.values(), 0, None, 5):
         body = query_body(query, ["content"], DEPTH)
         found = search(server, cranfield, first_pass(body))
         assert_ours(search(server, cranfield, body, pipeline), found, query, tiny)

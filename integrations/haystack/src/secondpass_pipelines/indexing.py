@@ -185,7 +185,9 @@ def fill_from_environment(pipeline: Pipeline) -> None:
     """
     named = os.environ.get(CORPUS)
     if named:
-        index(pipeline, read_corpus(Path(named)), lambda count: None)
+        corpus = Path(named)
+        map_metadata(server_stores(pipeline), survey(corpus).kinds)
+        index(pipeline, read_corpus(corpus), lambda count: None)
     elif len(server_stores(pipeline)) < len(document_stores(pipeline)):
         raise InvalidInput(f"set {CORPUS} to a BEIR folder or JSON Lines file: the pipeline's store is empty without")
 
