@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import fork_server
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("SECONDPASS_KILLS", "12"))
@@ -35,7 +36,7 @@ def seen(what: str, folder: Path, number: int):
     program = str(Path(__file__).with_name("killed_runs.py"))
     command = [sys.executable, "-W", "error", program, what, str(folder), str(number)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = fork_server.run(command, env=environment, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
