@@ -33,6 +33,7 @@ LIBRARIES = (
     "scipy.optimize",
     "transformers.modeling_utils",
     "transformers.loss.loss_utils",
+    "transformers.optimization",
     "transformers.models.bert.modeling_bert",
     "haystack",
     "uvicorn",
