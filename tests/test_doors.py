@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from haystack_integrations.components.readers.secondpass import SentenceReader
 
 from secondpass_servers.contract import SearchEngine
 from secondpass_servers.two_pass import FirstPass, two_pass_search
+from tests import fork_server
 from tests.cli.conftest import command
 
 QUERY = "where is the cat"
@@ -120,7 +120,7 @@ async def command_line(folder: str, encoder: CrossEncoder, query: str, texts: Se
     arguments = ["rank", query, "--input-format", "json", "--format", "jsonl", "--model", folder]
     given = json.dumps(list(texts))
     if any("\ud800" <= letter <= "\udfff" for letter in "".join(texts)):
-        done = subprocess.run(command(*arguments), input=given.encode(), capture_output=True, timeout=300, check=True)
+        done = fork_server.run(command(*arguments), input=given.encode(), timeout=300, check=True)
         lines = done.stdout.decode().splitlines()
     else:
         result = CliRunner().invoke(app, arguments, input=given)

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from secondpass.cli import app
+from tests import fork_server
 
 Run = Callable[..., Result]
 Start = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -35,14 +36,7 @@ def start() -> Start:
     """The program as a process of its own, from its entry point."""
 
     def process(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            command(*arguments),
-            input=stdin,
-            capture_output=True,
-            timeout=300,
-            env=os.environ | environment,
-            check=False,
-        )
+        return fork_server.run(command(*arguments), input=stdin, timeout=300, env=os.environ | environment)
 
     return process
 

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from secondpass.cli import doctor, output, program
 from secondpass.errors import InvalidInput, ModelLoadError
-from tests.cli.conftest import Run, Start, command, only_line
+from tests import fork_server
+from tests.cli.conftest import Run, command, only_line
 
 COMMANDS = ("rank", "score", "search", "demo")
 
@@ -216,7 +217,7 @@ def test_closed_pipe_is_quiet(tmp_path: Path, tiny_folder: str) -> None:
     pairs.write_text("the cat\t" + "sat on the mat " * 20 + "\n")
     pairs.write_text(pairs.read_text() * 2000)
     arguments = command("score", pairs, "-m", tiny_folder, "-f", "jsonl")
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with fork_server.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith(b'{"index": 0')
@@ -245,16 +246,14 @@ def test_closed_pipe_under_a_table_is_quiet(tmp_path: Path, tiny_folder: str) ->
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = subprocess.run(
-            command("rank", "q", "-d", tmp_path / "d.txt", "-m", tiny_folder),
-            stdout=writing, stderr=subprocess.PIPE, timeout=300, check=False,
-        )  # fmt: skip
+        arguments = command("rank", "q", "-d", tmp_path / "d.txt", "-m", tiny_folder)
+        done = fork_server.run(arguments, stdout=writing, timeout=300)
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (output.PIPE_CLOSED, b"")
 
 
-def test_interrupt_is_quiet(start: Start) -> None:
+def test_interrupt_is_quiet() -> None:
     """Control-C ends the program with code 130 and without a traceback."""
     code = (
         "import secondpass.cli.rank as rank, sys\n"
@@ -264,7 +263,7 @@ def test_interrupt_is_quiet(start: Start) -> None:
         "sys.argv = ['secondpass', 'rank', 'q']\n"
         "main()\n"
     )
-    done = subprocess.run([command()[0], "-c", code], capture_output=True, timeout=300, check=False)
+    done = fork_server.run([command()[0], "-c", code], timeout=300)
     assert done.returncode == output.INTERRUPTED
     assert b"Traceback" not in done.stderr
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from secondpass import CrossEncoder
-from tests.cli.conftest import Run, Start, only_line
+from tests.cli.conftest import Run, Start, command, only_line
 from tests.small_collection import write_json_lines
 from tests.tiny_models import make_folder
 
@@ -210,12 +212,13 @@ def test_non_finite_score(run: Run, lines_file: Path, tmp_path: Path) -> None:
     assert "NaN" in only_line(result)
 
 
-def test_process_reads_stdin_and_speaks_utf8(start: Start, tiny_folder: str) -> None:
+def test_process_reads_stdin_and_speaks_utf8(tiny_folder: str) -> None:
     """As a process under a C locale, UTF-8 goes in by stdin and by argument and comes out unharmed."""
     texts = "über die Brücke\n東京の天気\n"
-    done = start(
-        "rank", "wie ist das Wetter in 東京", "-m", tiny_folder, "-f", "jsonl", stdin=texts.encode(),
-        LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0",
+    done = subprocess.run(
+        command("rank", "wie ist das Wetter in 東京", "-m", tiny_folder, "-f", "jsonl"),
+        input=texts.encode(), capture_output=True, timeout=300, check=False,
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {row["text"] for row in rows(done.stdout.decode("utf-8"))} == set(texts.split("\n")[:2])

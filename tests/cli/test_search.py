@@ -17,6 +17,7 @@ pytest.importorskip("ir_measures")
 import ir_measures
 
 from secondpass.evaluation.qrels import read_qrels
+from tests import fork_server
 from tests.cli.conftest import BM25, Run, command, figures, only_line, read_run
 from tests.small_collection import CORPUS, write_json_lines
 
@@ -415,7 +416,7 @@ def test_killed_search_goes_on(run: Run, demo_folder: Path, tmp_path: Path, tiny
     options = (*BM25, "-c", demo_folder, "--data-queries", "-m", tiny_folder, "--depth", "50")
     output = tmp_path / "killed.trec"
     partial = tmp_path / "killed.trec.partial"
-    with subprocess.Popen(command(*options, "-o", output), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with fork_server.Popen(command(*options, "-o", output), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_for_lines(partial, 4, process)
         process.kill()
     assert not output.exists()
@@ -432,7 +433,7 @@ def test_killed_search_goes_on(run: Run, demo_folder: Path, tmp_path: Path, tiny
     assert not partial.exists()
 
 
-def wait_for_lines(file: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for_lines(file: Path, count: int, process: fork_server.Popen) -> None:
     """Wait until a file has so many lines."""
     until = time.monotonic() + 240
     while time.monotonic() < until and process.poll() is None:

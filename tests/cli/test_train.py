@@ -16,6 +16,7 @@ pytest.importorskip("ir_measures")
 
 from secondpass import CrossEncoder
 from secondpass.training.yaml import example_text, read_config
+from tests import fork_server
 from tests.cli.conftest import Run, command, only_line
 from tests.small_collection import write_json_lines
 from tests.training.toy_run import toy_groups
@@ -149,7 +150,7 @@ def test_another_run_in_the_folder(run: Run, config: Path) -> None:
     assert anew.exit_code == 0, anew.stderr
 
 
-def wait_for_step(process: subprocess.Popen[str], least: int) -> int:
+def wait_for_step(process: fork_server.Popen, least: int) -> int:
     """Read what the program says until an evaluation at step `least` or later, and return that step."""
     assert process.stdout is not None
     for line in process.stdout:
@@ -159,17 +160,17 @@ def wait_for_step(process: subprocess.Popen[str], least: int) -> int:
 
 
 @pytest.fixture
-def slow(interruptible: None, config: Path) -> Iterator[subprocess.Popen[str]]:
+def slow(interruptible: None, config: Path) -> Iterator[fork_server.Popen]:
     """The program at work on more steps than it will make."""
     arguments = ("train", config, "--quiet", "--set", "settings.epochs=300", "--set", "settings.evaluate_every=5")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(*arguments), env=environment, **PIPES)
+    process = fork_server.Popen(command(*arguments), env=environment, **PIPES)
     yield process
     process.kill()
     process.communicate()
 
 
-def test_stopped_by_hand(slow: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_stopped_by_hand(slow: fork_server.Popen, tmp_path: Path) -> None:
     """Ctrl-C ends with code 130, the checkpoint and the command that goes on; that command does go on."""
     wait_for_step(slow, 10)
     slow.send_signal(signal.SIGINT)
@@ -179,6 +180,6 @@ def test_stopped_by_hand(slow: subprocess.Popen[str], tmp_path: Path) -> None:
     assert f"the last checkpoint is {tmp_path / 'out' / 'checkpoints' / 'step-'}" in line
     assert f"`secondpass train {tmp_path / 'out' / 'train.yaml'}` goes on from it" in line
     assert "Traceback" not in errors
-    with subprocess.Popen(command("train", tmp_path / "out" / "train.yaml"), **PIPES) as again:
+    with fork_server.Popen(command("train", tmp_path / "out" / "train.yaml"), **PIPES) as again:
         assert wait_for_step(again, 0) > 10
         again.kill()

@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import struct
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.loading import LoadRequest, load
 from secondpass.models.weights import save_compact
+from tests import fork_server
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import make_folder
 
@@ -153,16 +153,15 @@ def test_row_44_a_name_that_cannot_be_had_is_one_line(name: str, tmp_path: Path)
 def test_row_44_a_local_path_needs_no_network(folder: Path) -> None:
     """A process that may not open any socket loads a folder."""
     code = (
-        "import socket, sys\n"
+        "import huggingface_hub.constants, socket, sys\n"
+        "huggingface_hub.constants.HF_HUB_OFFLINE = False\n"
         "def refuse(*args, **kwargs): raise SystemExit('a socket was opened')\n"
         "from secondpass import CrossEncoder\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
         "print(CrossEncoder(sys.argv[1], device='cpu').config.num_labels)\n"
     )
-    environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "0", "HOME": str(folder.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=False, env=environment
-    )
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder.parent)}
+    done = fork_server.run([sys.executable, "-c", code, folder], text=True, timeout=60, env=environment)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 

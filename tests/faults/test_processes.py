@@ -6,7 +6,6 @@ import copy
 import os
 import pickle
 import random
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import nn
 
 from secondpass import CrossEncoder
 from secondpass.errors import SecondPassError
+from tests import fork_server
 from tests.model_spy import before_forward
 from tests.tiny_models import ROUNDING, WORDS
 from tests.toy_task import Scripted, loader
@@ -80,7 +80,7 @@ def test_row_35_a_forked_child_scores_and_never_hangs(tiny_folder: str) -> None:
     """
     command = [sys.executable, "-W", "ignore", "-c", FORKING, tiny_folder]
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = fork_server.run(command, env=environment, text=True, timeout=60)
     assert done.stdout.split() == ["four", "children", "2"], done.stderr
 
 
@@ -201,5 +201,5 @@ def test_row_37_a_copy_comes_back_in_another_process(own_tiny: CrossEncoder, tmp
         "print(float(encoder.predict(('cat', 'mat'))))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "encoder")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = fork_server.run(command, text=True, timeout=60, check=True)
     assert float(done.stdout) == pytest.approx(float(own_tiny.predict(("cat", "mat"))), abs=1e-6)

@@ -13,6 +13,7 @@ import pytest
 from secondpass import CrossEncoder
 from secondpass.errors import SecondPassError
 from secondpass.merging import SharedReranker
+from tests import fork_server
 from tests.merging.watched_forward import WAIT_S, watched
 
 LIMIT_S = 60
@@ -64,7 +65,7 @@ import asyncio, sys, threading
 from secondpass import CrossEncoder
 from secondpass.merging import SharedReranker
 shared = SharedReranker(CrossEncoder(sys.argv[1], device="cpu", max_batch_tokens=200))
-documents = [f"mat {'water ' * (number % 90)} {number}" for number in range(20_000)]
+documents = [f"mat {'water ' * (number % 90)} {number}" for number in range(6000)]
 """
 ENDINGS = {
     "work left, and a daemon that waits for it": """
@@ -86,11 +87,11 @@ threading.Thread(target=wait).start()
 }
 
 
-def started(folder: str, program: str) -> subprocess.Popen[str]:
+def started(folder: str, program: str) -> fork_server.Popen:
     """Run a program on the shared model of a folder, warnings as errors."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", "-c", PROGRAM + program, folder]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return fork_server.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -26,6 +26,7 @@ from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.models.loading import Loaded, LoadRequest, load
 from secondpass.models.saving import MARK, STALE_SECONDS, UNFINISHED, Measured, ModelCardData, save
 from secondpass.models.weights import compressed, expanded, save_compact
+from tests import fork_server
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
 from tests.toy_task import same, state
 
@@ -296,9 +297,7 @@ def test_a_full_disk_keeps_the_model_before(tiny_folder: str, tmp_path: Path) ->
         "save(sys.argv[2], loaded.model, loaded.tokenizer, nn.Tanh())\n"
     )
     target = tmp_path / "model"
-    done = subprocess.run(
-        [sys.executable, "-c", code, tiny_folder, target], capture_output=True, text=True, check=False
-    )
+    done = fork_server.run([sys.executable, "-c", code, tiny_folder, target], text=True, timeout=60)
     assert "CheckpointError: the model cannot be saved to" in done.stderr
     assert not list(target.glob(f"{UNFINISHED}*"))
     assert load(LoadRequest(target)).stored_activation == "torch.nn.modules.activation.Sigmoid"
@@ -317,7 +316,7 @@ def test_a_kill_at_any_time_leaves_a_whole_model(tiny_folder: str, tmp_path: Pat
         "    print('saved', flush=True)\n"
     )
     target = tmp_path / "model"
-    process = subprocess.Popen([sys.executable, "-c", code, tiny_folder, target], stdout=subprocess.PIPE)
+    process = fork_server.Popen([sys.executable, "-c", code, tiny_folder, target], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout:
         process.stdout.readline()

@@ -19,6 +19,7 @@ from recipes.pocket.evaluate import Scorer, evaluate
 from recipes.pocket.stages import POCKET, Recipe, is_finished
 from secondpass import CrossEncoder
 from secondpass.training import read_groups
+from tests import fork_server
 from tests.recipes.small_data import write_all
 
 SHARE = 0.0015
@@ -47,7 +48,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_folder: str) -> Recipe
     return Recipe(data, folder / "work", base, ("minilm",), SHARE, output=folder / "made")
 
 
-def _wait_for(process: subprocess.Popen[str], pattern: str, folder: Path) -> None:
+def _wait_for(process: fork_server.Popen, pattern: str, folder: Path) -> None:
     """Wait until a file of that name is there."""
     end = time.monotonic() + PATIENCE
     while not list(folder.glob(pattern)):
@@ -63,7 +64,7 @@ def killed(recipe: Recipe) -> dict[str, bytes]:
     arguments = [f"--{name}={value}" for name, value in (options | {"teachers": "minilm", "share": SHARE}).items()]
     command = [sys.executable, "-m", "recipes.pocket", "train", *arguments]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with fork_server.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         _wait_for(process, "round-1/checkpoints/step-*/manifest.json", recipe.work)
         process.send_signal(signal.SIGKILL)
         process.communicate()

@@ -72,7 +72,7 @@ def test_the_service_keeps_its_contract(contract: Any, path: str, mode: Generati
         # A deadline of a millisecond is valid and ends in 504, which is no fault.
         headers["Secondpass-Deadline-Ms"] = "60000"
 
-    @settings(max_examples=50, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def asked(case: Any) -> None:
         response = case.call(headers=headers)

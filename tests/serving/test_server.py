@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from secondpass.serving.application import create_app
 from secondpass.serving.server import DrainingServer
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import logger
+from tests import fork_server
 from tests.serving.conftest import KEY, Held, Live, Serve, until
 
 BODY = {"query": "where is the cat", "documents": ["the mat", "a dog", "the river in paris"] * 100}
@@ -43,7 +43,7 @@ class Process:
         command += ["--model", f"tiny={folder}", "--port", "0", *options]
         with log.open("wb") as file:
             known = {"OMP_NUM_THREADS": "1", "SECONDPASS_API_KEYS": ""}
-            self.process = subprocess.Popen(command, stderr=file, stdout=file, env=os.environ | known | environment)
+            self.process = fork_server.Popen(command, stderr=file, stdout=file, env=os.environ | known | environment)
         until(lambda: self.process.poll() is not None or any(line["event"] == "serving" for line in self.lines()))
         assert self.process.poll() is None, log.read_text()
         (serving,) = [line for line in self.lines() if line["event"] == "serving"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import platform
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from secondpass.forwards.learning import dropout
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import ATTENTION, cheap_dropout, give_back_memory, keep_freed_memory
 from secondpass.forwards.padded import pad
+from tests import fork_server
 from tests.tiny_models import ARCHITECTURES, make_folder
 
 QUERIES = ["what is new", "how to reset the password", "sun"]
@@ -254,7 +254,7 @@ print(json.dumps({"kept": kept, "faults": faults, "gave": gave, "saved": saved, 
 
 def measured(how):
     """Run the program in a process of its own: the setting cannot be undone."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True)
+    done = fork_server.run([sys.executable, "-c", PROGRAM, how], check=True, text=True, timeout=60)
     return json.loads(done.stdout)
 
 

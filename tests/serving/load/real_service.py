@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from tests import fork_server
+
 START_S = 180
 STOP_S = 120
 
@@ -22,7 +24,7 @@ STOP_S = 120
 class RealService:
     """A running service: its address, its process, and the JSON lines it logs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: fork_server.Popen, log: Path) -> None:
         self.process = process
         self._log = log
         self.url = self._address()
@@ -72,7 +74,7 @@ def real_service(folder: Path, model: str, *options: str) -> Iterator[RealServic
     command = [sys.executable, "-W", "error", "-m", "secondpass.cli", "serve", "--model", f"served={model}"]
     log = folder / "service.jsonl"
     with log.open("wb") as stderr:
-        process = subprocess.Popen([*command, "--port", "0", *options], env=environment, stderr=stderr)
+        process = fork_server.Popen([*command, "--port", "0", *options], env=environment, stderr=stderr)
         try:
             yield RealService(process, log)
         finally:

@@ -1,6 +1,6 @@
 """The service as it runs, under load: every answer right, none lost, memory flat.
 
-SECONDPASS_LOAD_SECONDS=120 runs the first test for as long as the release does; 8 seconds otherwise.
+SECONDPASS_LOAD_SECONDS=120 runs the first test for as long as the release does; 4 seconds otherwise.
 SECONDPASS_LOAD_MODEL names another model than the tiny one, e.g. secondpass/pocket.
 """
 
@@ -23,7 +23,7 @@ from tests.serving.load.asking import Requests
 from tests.serving.load.clients import Tally, ask_together
 from tests.serving.load.real_service import RealService, real_service
 
-SECONDS = float(os.environ.get("SECONDPASS_LOAD_SECONDS", "8"))
+SECONDS = float(os.environ.get("SECONDPASS_LOAD_SECONDS", "4"))
 CLIENTS = 50
 
 
@@ -40,11 +40,11 @@ def requests(model: str) -> Requests:
 
 
 async def memory(service: RealService, seconds: float) -> list[float]:
-    """Megabytes of the service, four times a second."""
+    """Megabytes of the service, ten times a second."""
     end, seen = time.monotonic() + seconds, []
     while time.monotonic() < end:
         seen.append(service.resident_mb())
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.1)
     return seen
 
 

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from tests import fork_server
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("SECONDPASS_KILLS", "12"))
-
-
-@pytest.fixture
-def folder(tmp_path) -> Iterator[Path]:
-    """A folder in memory if there is one: syncing a disk takes time, and a kill loses nothing that is not synced."""
-    memory = "/dev/shm"  # noqa: S108
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    made = Path(tempfile.mkdtemp(dir=memory))
-    yield made
-    shutil.rmtree(made)
 
 
 def seen(what: str, folder: Path, number: int):
@@ -35,14 +19,14 @@ def seen(what: str, folder: Path, number: int):
     program = str(Path(__file__).with_name("killed_runs.py"))
     command = [sys.executable, "-W", "error", program, what, str(folder), str(number)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = fork_server.run(command, env=environment, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_killed_runs_end_as_one_that_was_not(folder):
+def test_killed_runs_end_as_one_that_was_not(tmp_path):
     """Dropout, own and global random numbers, optimizer, schedule and averages go on: the last bits are equal."""
-    found = seen("training", folder, KILLS)
+    found = seen("training", tmp_path, KILLS)
     *killed, finished = found["lives"]
     assert [life["signal"] for life in killed] == [signal.SIGKILL] * KILLS
     assert finished["signal"] == 0
@@ -53,9 +37,9 @@ def test_killed_runs_end_as_one_that_was_not(folder):
     assert steps == sorted(steps)
 
 
-def test_kill_at_every_moment_of_a_save(folder):
+def test_kill_at_every_moment_of_a_save(tmp_path):
     """Before whichever file operation of a save it is killed, the last checkpoint or the new one is there, whole."""
-    found = seen("save", folder, 1)
+    found = seen("save", tmp_path, 1)
     for again, old, new in ((False, [3, 3.0], [4, 9.0]), (True, [3, 3.0], [3, 9.0])):
         reports = [report for report in found if report["again"] is again]
         assert len(reports) > 20
@@ -68,8 +52,8 @@ def test_kill_at_every_moment_of_a_save(folder):
         assert all(report["last"] == [5, 5.0] and report["left"] == ["step-00000005"] for report in reports)
 
 
-def test_lock_is_free_when_its_holder_is_killed(folder):
+def test_lock_is_free_when_its_holder_is_killed(tmp_path):
     """Also when a child that the holder had forked lives on; until then the message names the process."""
-    found = seen("lock", folder, 2)
+    found = seen("lock", tmp_path, 2)
     assert found[1::2] == ["free", "free"]
     assert all("is in use by process PID on " in message for message in found[::2])

@@ -18,17 +18,18 @@ import pytest
 
 from secondpass.training.checkpoints.checkpoints import FOLDER
 from secondpass.training.running.run_watch import FILE, FINISHED, LOCK, RunLock
+from tests import fork_server
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("SECONDPASS_KILLS", "3"))
 SETTINGS = {"tokens_per_step": 120, "epochs": 4, "save_every": 1}
 
 
-def started(model: str, output: Path) -> subprocess.Popen[bytes]:
+def started(model: str, output: Path) -> fork_server.Popen:
     """A run of the toy task as a process of its own."""
     program = [sys.executable, "-m", "tests.training.toy_run", model, str(output), "--settings", json.dumps(SETTINGS)]
     quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(program, cwd=ROOT, env=os.environ | quiet, stderr=subprocess.DEVNULL)
+    return fork_server.Popen(program, cwd=ROOT, env=os.environ | quiet, stderr=subprocess.DEVNULL)
 
 
 def logged(output: Path) -> list[dict[str, object]]:
@@ -43,7 +44,7 @@ def whole_checkpoints(output: Path) -> list[int]:
     return sorted(int(path.parent.name.split("-")[1]) for path in (output / FOLDER).glob("step-*/manifest.json"))
 
 
-def killed_later(process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
+def killed_later(process: fork_server.Popen, output: Path, rng: random.Random) -> bool:
     """Wait until the run makes steps and has saved one, then a random moment, and kill it; False if it ended before."""
     before = len(logged(output))
     while process.poll() is None and (len(logged(output)) <= before or not whole_checkpoints(output)):

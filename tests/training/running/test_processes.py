@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from secondpass.training.running.loop import ALONE, joined
+from tests import fork_server
 from tests.training.toy_run import SETTINGS, run
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +28,7 @@ def together(model: str, output: Path, count: int, **settings) -> None:
     program = [sys.executable, "-m", "tests.training.toy_run", model, str(output)]
     options = ["--settings", json.dumps(settings), "--store", str(output / ".store")]
     started = [
-        subprocess.Popen(
+        fork_server.Popen(
             [*program, *options],
             cwd=ROOT,
             env=os.environ | shared | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},

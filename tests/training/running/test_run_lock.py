@@ -17,6 +17,7 @@ from secondpass.training.running import run_watch
 from secondpass.training.running.loop import claimed
 from secondpass.training.running.run_watch import LOCK, RunLock, make_folder
 from secondpass.training.weights.optimisation import trainable_weights
+from tests import fork_server
 
 
 def test_one_at_a_time(own_tiny):
@@ -93,7 +94,7 @@ def test_another_process_is_refused(tmp_path):
     program = f"import sys; sys.path[:0] = {sys.path!r}; from secondpass.training.running.run_watch import RunLock; "
     program += f"RunLock({str(tmp_path)!r}).__enter__()"
     with RunLock(tmp_path):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False)
+        done = fork_server.run([sys.executable, "-c", program], text=True, timeout=90)
     assert done.returncode == 1
     assert f"in use by process {os.getpid()}" in done.stderr
 

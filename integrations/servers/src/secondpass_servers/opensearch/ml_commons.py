@@ -199,7 +199,7 @@ def script(model: str) -> str:
     as JSON strings without their quotes.
     """
     named = f'"model":{json.dumps(model)},' if model else ""
-    opening = '{"parameters":{"body":{' + named + '"query":"'
+    opening = '{"parameters":{"body":{' + named + '"return_documents":false,"query":"'
     return _SCRIPT.replace("OPENING", opening.replace("\\", "\\\\").replace("'", "\\'"))
 
 
