@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import json
@@ -25,7 +26,7 @@ import uvicorn
 
 from secondpass import CrossEncoder
 from secondpass.serving.application import create_app
-from secondpass.serving.server import DrainingServer
+from secondpass.serving.server import DrainingServer, logs_as_json
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import logger
 from tests import fork_server
@@ -187,6 +188,32 @@ def test_a_process_loads_its_models_anew_and_leaves_at_once(
     running.process.terminate()
     assert running.process.wait(60) == 128 + signal.SIGTERM
     assert running.lines()[-1]["event"] == "stopped at once"
+
+
+def test_a_signal_in_the_middle_of_a_log_line_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler logs while the line that it interrupts waits for a full pipe: both are there, whole."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writing, b"\n" * 4096):
+            pass
+    os.set_blocking(writing, True)
+
+    def handle(*_: object) -> None:
+        os.read(reading, 1 << 20)
+        logger.info("second")
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        with open(writing, "w") as stderr, open(reading) as lines, monkeypatch.context() as patched:
+            patched.setattr("sys.stderr", stderr)
+            with logs_as_json():
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+                logger.info("first")
+            stderr.close()
+            assert [json.loads(line)["event"] for line in lines if line.strip()] == ["second", "first"]
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def said(live: Live, sent: bytes) -> bytes:

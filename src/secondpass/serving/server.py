@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import io
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -338,7 +339,7 @@ def _hangups() -> Iterator[Callable[[DrainingServer], None]]:
 @contextmanager
 def logs_as_json() -> Iterator[None]:
     """Send the service's and uvicorn's records to stderr, a JSON object a line; afterwards all is as it was."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_unbuffered(sys.stderr))
     handler.setFormatter(JsonLines())
     named = {logging.getLogger("secondpass"): logging.INFO, logging.getLogger("uvicorn"): logging.WARNING}
     before = [(each, each.handlers, each.level, each.propagate) for each in named]
@@ -351,6 +352,15 @@ def logs_as_json() -> Iterator[None]:
         for each, handlers, level, propagate in before:
             each.handlers, each.propagate = handlers, propagate
             each.setLevel(level)
+
+
+def _unbuffered(stream: TextIO) -> TextIO:
+    """Another way to the same file, if it is one: a buffer refuses what a signal handler logs amid a line."""
+    try:
+        file = open(stream.fileno(), "wb", buffering=0, closefd=False)
+    except (AttributeError, OSError):
+        return stream
+    return io.TextIOWrapper(file, stream.encoding, stream.errors, write_through=True)
 
 
 def _bound(host: str, port: int) -> socket.socket:
