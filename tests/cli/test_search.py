@@ -396,7 +396,7 @@ def test_the_packaged_corpus_by_name(run: Run, demo_folder: Path, tmp_path: Path
         run_file = tmp_path / f"{len(str(given))}.trec"
         assert run(*search, "-c", given, "-o", run_file).exit_code == 0
         assert run(*search, "-d", given, "-c", given, "-f", "trec").exit_code == 0
-    one, other = sorted(tmp_path.glob("*.trec"))
+    one, other = (tmp_path / f"{len(str(given))}.trec" for given in (demo, demo_folder))
     assert one.read_bytes() == other.read_bytes()
     for options in (
         ("evaluate", "--qrels", demo, "--run", one),
