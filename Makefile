@@ -2,25 +2,26 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles the few modules that are imported by itself: compiling all of torch takes longer than loading them.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 DATA ?= ../shared/data
-# The tests run in so many processes, each with one thread for torch.
-WORKERS ?= 2
+# The tests run in so many processes, each with one thread for torch: one waits for a search server now and then.
+WORKERS ?= 3
 COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
+PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks
 
 .PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-training benchmark-service clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
 
+# Python compiles what the tests import when it is first imported, and keeps it: compiling all of torch at
+# installation takes a minute more.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src recipes benchmarks
-	$(BIN)/mypy $(addprefix -p $(COMPONENTS).,$(addsuffix .secondpass,$(KINDS))) -p haystack_integrations.common.secondpass -p secondpass_pipelines
-	$(BIN)/mypy -p secondpass_servers
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass))
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.test
@@ -85,7 +86,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) ".[test]"
+	$(INSTALL) ".[test]" --no-compile
 	touch $@
 
 $(VENV)/.pocket: pyproject.toml constraints.txt | $(BIN)/python

@@ -80,7 +80,7 @@ def test_keys_of_other_names(tmp_path: Path) -> None:
     many = write(tmp_path / "many.jsonl", {f"key {number}\n" + "k" * 99: 0 for number in range(30)})
     with pytest.raises(InvalidInput, match=r'"key 0\\n') as refused:
         list(read_corpus(many))
-    assert len(str(refused.value)) < 1_100
+    assert len(str(refused.value).removeprefix(str(many))) < 1_100
     assert "\n" not in str(refused.value)
 
 

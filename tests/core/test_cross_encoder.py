@@ -97,7 +97,7 @@ def test_positional_arguments_are_the_seeds(
         (CrossEncoder.__init__, ["truncation", "max_batch_tokens", "max_documents", "token", "precision"]),
         (CrossEncoder.predict, CALL),
         (CrossEncoder.rank, ["relevance", *CALL]),
-        (CrossEncoder.save, ["safe_serialization"]),
+        (CrossEncoder.save, ["safe_serialization", "storage"]),
         (CrossEncoder.push_to_hub, ["commit_message", "private", "safe_serialization", "tags"]),
     ],
 )

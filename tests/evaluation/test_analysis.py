@@ -14,7 +14,8 @@ import pytest
 
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.analysis import analyse, changes, distribution, reliability, scored_pairs, thresholds
-from secondpass.evaluation.measures import Analysis, evaluate
+from secondpass.evaluation.comparison import Analysis
+from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.reporting.files import to_json
 from secondpass.evaluation.reporting.page import to_html

@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from secondpass.errors import InvalidInput, MissingExtra
-from secondpass.evaluation.measure_names import ir_measures, parsed
-from secondpass.evaluation.measures import evaluate, falling, scikit_metrics, scipy_stats
+from secondpass.evaluation.measures import evaluate, falling, ir_measures, parsed, scikit_metrics, scipy_stats
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measures import DepthCurve, DepthPoint, evaluate
+from secondpass.evaluation.comparison import DepthCurve, DepthPoint
+from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import (

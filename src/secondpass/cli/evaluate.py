@@ -15,8 +15,8 @@ from secondpass.cli.output import PipeConsole
 from secondpass.corpora import named_file, packaged, read_queries
 from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.evaluation.analysis import analyse
-from secondpass.evaluation.measure_names import parsed
-from secondpass.evaluation.measures import DEFAULT_MEASURES, Analysis
+from secondpass.evaluation.comparison import Analysis
+from secondpass.evaluation.measures import DEFAULT_MEASURES, parsed
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels, textless_note, with_text
 from secondpass.evaluation.reporting.files import print_analysis, write_csv, write_json
 from secondpass.evaluation.reporting.page import write_page

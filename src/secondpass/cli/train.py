@@ -24,7 +24,7 @@ from secondpass.evaluation.runs import read_run
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
-    from secondpass.evaluation.measures import Analysis
+    from secondpass.evaluation.comparison import Analysis
     from secondpass.training.configured import Finished, Prepared
     from secondpass.training.measuring.before_after import BeforeAfter
     from secondpass.training.negatives.candidates import Candidates

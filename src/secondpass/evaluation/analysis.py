@@ -10,21 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measure_names import parsed
-from secondpass.evaluation.measures import (
-    DEFAULT_MEASURES,
+from secondpass.evaluation.comparison import (
     Analysis,
     Change,
     DepthCurve,
     Interval,
     Reliability,
-    Report,
     ScoreDistribution,
     SecondPass,
     ThresholdPoint,
-    evaluate,
-    scikit_metrics,
 )
+from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate, parsed, scikit_metrics
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Ranking, Run
 from secondpass.evaluation.second_pass import (

@@ -8,15 +8,15 @@ themselves one breaks ties by document id and another by what came first.
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measure_names import ir_measures, over_subtopics, parsed
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.lazy import optional
@@ -26,8 +26,25 @@ if TYPE_CHECKING:
 
 
 # Libraries of the eval extra, imported when they are first called for: they take seconds.
+ir_measures = partial(optional, "ir_measures", "ir_measures", "eval")
 scikit_metrics = partial(optional, "sklearn.metrics", "scikit-learn", "eval")
 scipy_stats = partial(optional, "scipy.stats", "scipy", "eval")
+
+
+# What parameters may be, ends included: what lies outside ends the process in trec_eval (nDCG@0), is another measure
+# there (a tiny beta) or no measure at all.
+HIGHEST = 1_000_000
+LIMITS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("cutoff", "rel", "max_rel"), (1, HIGHEST)),
+    **dict.fromkeys(("recall", "alpha", "p"), (0, 1)),
+    **dict.fromkeys(("beta", "T"), (0.0001, HIGHEST)),
+}
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", dict: "a mapping"}
+INSTALLED_BY = {
+    "cwl_eval": 'cwl-eval: pip install "secondpass[eval]"',
+    "pyndeval": 'pyndeval: pip install "secondpass[eval]"',
+    "gdeval": "perl on the path",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,176 +272,120 @@ def aggregate(measure: Measure, values: Iterable[float]) -> float:
     return float(aggregator.result())
 
 
-# ---- Values of an analysis: what is known about a second pass once its run is measured beside the first pass's.
-#
-# Nothing is computed here; the modules named in each docstring do that. Reports are written from these values alone.
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A bootstrap confidence interval of a mean over queries (`intervals`)."""
+# ---- Names: measures as ir_measures writes them, and what each of them needs.
+def parsed(names: Iterable[str]) -> dict[str, Measure]:
+    """Measures by their own names, in order, each once.
 
-    low: float
-    high: float
-    level: float
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One system against another, here called baseline, on one measure, paired by query (`significance`).
-
-    `difference` is the mean of system minus baseline (for a count the sum) with its bootstrap interval;
-    `p_randomisation` and `p_t` are two-sided; `p_adjusted` is the randomisation test's after Holm's correction over
-    all comparisons made together.
+    Raises:
+        InvalidInput: there is none, or one is unknown, lacks a parameter or has a wrong one, or needs a package that
+            is not installed; the message names it.
+        MissingExtra: ir_measures is not installed.
     """
+    library = ir_measures()
+    made: dict[str, Measure] = {}
+    for name in [names] if isinstance(names, str) else names:
+        if not isinstance(name, str):
+            raise InvalidInput(f"measure {name!r} is {type(name).__name__}, not str")
+        measure = _measure(name, library.measures.registry)
+        if fault := _fault(measure, library):
+            raise InvalidInput(f"measure {name!r} {fault}")
+        made[str(measure)] = measure
+    if not made:
+        raise InvalidInput("measures is empty")
+    return made
 
-    measure: str
-    baseline: str
-    system: str
-    difference: float
-    interval: Interval
-    p_randomisation: float
-    p_t: float
-    p_adjusted: float
-    helped: int
-    hurt: int
-    unchanged: int
 
+def _measure(name: str, registry: Mapping[str, Measure]) -> Measure:
+    """`NAME(parameter=value, ...)@cutoff` as ir_measures writes it, with any capitals: people write ndcg@10.
 
-@dataclass(frozen=True, slots=True)
-class Ties:
-    """One measure's mean over the orders that equal scores allow (`ties`); all three are equal without ties.
-
-    `tied_queries` counts the queries in which documents of different grades have equal scores.
+    Read here, since ir_measures 0.4 reads numbers by a part of `ast` that Python 3.14 no longer has.
     """
-
-    measure: str
-    worst: float
-    expected: float
-    best: float
-    tied_queries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Headroom:
-    """Where one measure's mean is lost (`second_pass`), on the candidates of the first pass.
-
-    `ceiling` is a perfect order of these candidates, `ideal` one of all judged documents: 1 for nDCG, but not for
-    P@10 of a query with two relevant documents. So ideal - ceiling was lost by the first pass (it did not find them),
-    ceiling - second by the second pass (it did not put them first). `share` is (second - first) / (ceiling - first),
-    None where there was nothing to gain.
-    """
-
-    measure: str
-    first: float
-    second: float
-    ceiling: float
-    ideal: float
-    share: float | None
+    by_lower = {known.lower(): known for known in registry}
+    try:
+        node: Any = ast.parse(name.strip(), mode="eval").body
+        at = []
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            at, node = [ast.literal_eval(node.right)], node.left
+        given = {}
+        if isinstance(node, ast.Call) and not node.args:
+            given = {str(part.arg): ast.literal_eval(part.value) for part in node.keywords}
+            node = node.func
+        known = registry[node.id if node.id in registry else by_lower[node.id.lower()]]
+    except (SyntaxError, ValueError, TypeError, LookupError, AttributeError, MemoryError, RecursionError):
+        form = "NAME, NAME@10 or NAME(rel=2)@10, with a name of ir_measures"
+        raise InvalidInput(f"measure {name!r} is unknown; a measure is {form}") from None
+    given |= dict.fromkeys([known.AT_PARAM] * len(at), *at)
+    floats = {key for key, info in known.SUPPORTED_PARAMS.items() if info.dtype is float}
+    whole = {key: float(value) for key, value in given.items() if key in floats and type(value) is int}
+    made: Measure = known(**given | whole)
+    return made
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One query whose value the second pass changed (`changes`); `text` is "" where it is not known.
-
-    `first_rank` and `second_rank` are the ranks of its best-placed relevant document, None where it has none.
-    """
-
-    query: str
-    text: str
-    first: float
-    second: float
-    first_rank: int | None
-    second_rank: int | None
-
-    @property
-    def difference(self) -> float:
-        """Second minus first."""
-        return self.second - self.first
-
-
-@dataclass(frozen=True, slots=True)
-class DepthPoint:
-    """The measure's mean when only the first `depth` candidates are re-ranked, and milliseconds a query if known."""
-
-    depth: int
-    value: float
-    ms: float | None = None
+def _fault(measure: Measure, library: Any) -> str:
+    """What is wrong with a measure's parameters, or what it lacks here; "" if it can be computed."""
+    known = measure.SUPPORTED_PARAMS
+    for name in measure.params:
+        if name not in known:
+            return f"has no parameter {name}; its parameters are {', '.join(known) or 'none'}"
+    required = {name for name, info in known.items() if info.required}
+    if measure.NAME in _over_subtopics() or measure.NAME == "ERR":
+        required |= {"cutoff"} & known.keys()
+    missing = [name for name in known if name in required and name not in measure.params]
+    if missing:
+        return _lacks(measure, missing)
+    for name, value in measure.params.items():
+        if why := _out_of_range(name, value, known[name]):
+            return f"has {name}={value!r}: {why}"
+    if known.keys() >= {"min_rel", "max_rel"} and measure["min_rel"] >= measure["max_rel"]:
+        return f"has max_rel={measure['max_rel']}, which is not above min_rel={measure['min_rel']}"
+    return "" if library.DefaultPipeline.supports(measure) else _unprovided(measure, library)
 
 
-@dataclass(frozen=True, slots=True)
-class DepthCurve:
-    """Quality against depth (`depths`); depth 0 is the first pass itself."""
-
-    measure: str
-    points: tuple[DepthPoint, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreDistribution:
-    """Histograms of the second pass's scores (`scores`): `edges` has one number more than each list of counts."""
-
-    edges: tuple[float, ...]
-    relevant: tuple[int, ...]
-    judged_other: tuple[int, ...]
-    unjudged: tuple[int, ...]
+def _out_of_range(name: str, value: Any, info: Any) -> str:
+    if isinstance(value, bool) is not (info.dtype is bool) or not info.validate(value):
+        choices = info.choices if isinstance(info.choices, (list, tuple)) else ()
+        return f"it is one of {', '.join(map(repr, choices))}" if choices else f"it is {KINDS[info.dtype]}"
+    if name == "recall" and round(value, 2) != value:
+        return "trec_eval knows hundredths only"
+    if isinstance(value, dict):
+        whole = all(type(part) is int and abs(part) <= HIGHEST for item in value.items() for part in item)
+        return "" if whole else f"gains are whole numbers up to {HIGHEST:,}"
+    low, high = LIMITS.get(name, (-math.inf, math.inf))
+    return "" if isinstance(value, (str, bool)) or low <= value <= high else f"it is from {low:g} to {high:,}"
 
 
-@dataclass(frozen=True, slots=True)
-class ThresholdPoint:
-    """What a score threshold keeps (score >= threshold): precision and recall over all query-document pairs."""
-
-    threshold: float
-    precision: float
-    recall: float
-    kept: int
+def _lacks(measure: Measure, names: Sequence[str]) -> str:
+    inside = ", ".join(f"{name}={3 if name == 'max_rel' else 1}" for name in names if name != measure.AT_PARAM)
+    at = {"cutoff": "@10", "recall": "@0.1"}[measure.AT_PARAM] if measure.AT_PARAM in names else ""
+    example = f"{measure.NAME}({inside}){at}" if inside else f"{measure.NAME}{at}"
+    return f"needs the parameter{'s' * (len(names) > 1)} {' and '.join(names)}, as in {example}"
 
 
-@dataclass(frozen=True, slots=True)
-class Reliability:
-    """Scores as probabilities (`calibration`): per non-empty bin the mean score, the share relevant and the size.
-
-    `error` is the expected calibration error, `brier` the mean squared error; unjudged documents count as other.
-    """
-
-    mean_scores: tuple[float, ...]
-    shares_relevant: tuple[float, ...]
-    sizes: tuple[int, ...]
-    error: float
-    brier: float
-
-
-@dataclass(frozen=True, slots=True)
-class SecondPass:
-    """All that one re-ranked run shows beside the first pass it re-ranked."""
-
-    system: str
-    headroom: tuple[Headroom, ...]
-    helped: tuple[Change, ...]
-    hurt: tuple[Change, ...]
-    differences: Mapping[str, float]
-    depth: DepthCurve | None = None
-    distribution: ScoreDistribution | None = None
-    thresholds: tuple[ThresholdPoint, ...] = ()
-    reliability: Reliability | None = None
-    ties: tuple[Ties, ...] = ()
-    notes: tuple[str, ...] = ()
+def _unprovided(measure: Measure, library: Any) -> str:
+    """Which package or parameter would make a provider of ir_measures compute it."""
+    faults: list[tuple[int, str]] = []
+    for provider in library.DefaultPipeline.providers:
+        for known in provider.SUPPORTED_MEASURES:
+            if known.NAME != measure.NAME:
+                continue
+            other = {name: spec for name, spec in known.params.items() if not spec.validate(measure[name])}
+            if not other:
+                needed = INSTALLED_BY.get(provider.NAME) or f"{provider.NAME}: {provider.install_instructions()}"
+                faults.append((0 if provider.NAME in INSTALLED_BY else 3, f"needs {needed}"))
+            elif required := [name for name, spec in other.items() if "REQUIRED" in repr(spec)]:
+                faults.append((1, _lacks(measure, required)))
+            else:
+                said = ("no {}" if "NOT_PROVIDED" in repr(spec) else f"{{}}={spec} only" for spec in other.values())
+                faults.append((2, "takes " + " and ".join(map(str.format, said, other))))
+    return min(faults)[1] if faults else "has no provider in this version of ir_measures"
 
 
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """Several systems on the same judgements; the first report is the baseline.
+@cache
+def _over_subtopics() -> frozenset[str]:
+    """Names of the measures that judge a list by the subtopics that it covers: those of pyndeval."""
+    return frozenset(measure.NAME for measure in ir_measures().providers.registry["pyndeval"].SUPPORTED_MEASURES)
 
-    `intervals` holds, by system and measure, the interval of the mean (of the sum where the measure is a count);
-    `primary` is the measure that the per-query parts (changes, depth) are about; `ms` is milliseconds a query by
-    system, where known, a second pass's with the first pass's in them; `notes` name the systems that are no second
-    pass of the first; `first_pass` is the name of the run that found the candidates, None if none of them did.
-    """
 
-    primary: str
-    reports: tuple[Report, ...]
-    intervals: Mapping[str, Mapping[str, Interval]]
-    comparisons: tuple[Comparison, ...]
-    second_passes: tuple[SecondPass, ...] = ()
-    ms: Mapping[str, float] | None = None
-    settings: Mapping[str, str] | None = None
-    notes: tuple[str, ...] = ()
-    first_pass: str | None = ""
+def over_subtopics(measure: Measure) -> bool:
+    """Whether a measure judges a list by the subtopics that it covers, so that grades alone do not order documents."""
+    return measure.NAME in _over_subtopics()

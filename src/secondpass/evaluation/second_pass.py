@@ -18,17 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measure_names import over_subtopics, parsed
-from secondpass.evaluation.measures import (
-    DEFAULT_MEASURES,
-    DepthCurve,
-    DepthPoint,
-    Headroom,
-    Report,
-    Ties,
-    aggregate,
-    evaluate,
-)
+from secondpass.evaluation.comparison import DepthCurve, DepthPoint, Headroom, Ties
+from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, aggregate, evaluate, over_subtopics, parsed
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Ranking, Run
 

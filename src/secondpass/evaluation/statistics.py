@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measures import Comparison, Interval, Report, scipy_stats
+from secondpass.evaluation.comparison import Comparison, Interval
+from secondpass.evaluation.measures import Report, scipy_stats
 
 # ---- Bootstrap confidence intervals of a mean over queries.
 #

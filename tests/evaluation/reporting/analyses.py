@@ -6,22 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from secondpass.evaluation.measures import (
+from secondpass.evaluation.comparison import (
     Analysis,
     Change,
     Comparison,
-    Coverage,
     DepthCurve,
     DepthPoint,
     Headroom,
     Interval,
     Reliability,
-    Report,
     ScoreDistribution,
     SecondPass,
     ThresholdPoint,
     Ties,
 )
+from secondpass.evaluation.measures import Coverage, Report
 
 MEASURES = {"nDCG@10": 0.08, "RR@10": 0.07, "AP": 0.06, "R@100": 0.0}
 HOSTILE = (

@@ -18,7 +18,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measures import Analysis, Coverage, Headroom, Report, SecondPass
+from secondpass.evaluation.comparison import Analysis, Headroom, SecondPass
+from secondpass.evaluation.measures import Coverage, Report
 from secondpass.evaluation.reporting.files import opened, print_analysis, to_json, write_csv, write_json
 from tests.evaluation.reporting.analyses import HOSTILE, MEASURES, bare, hostile, whole
 

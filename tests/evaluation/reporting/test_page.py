@@ -15,7 +15,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measures import (
+from secondpass.evaluation.comparison import (
     Analysis,
     DepthCurve,
     DepthPoint,

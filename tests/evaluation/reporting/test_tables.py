@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from secondpass.evaluation.measures import Change, DepthCurve, DepthPoint, Interval, SecondPass, ThresholdPoint, Ties
+from secondpass.evaluation.comparison import Change, DepthCurve, DepthPoint, Interval, SecondPass, ThresholdPoint, Ties
 from secondpass.evaluation.reporting import tables
 from secondpass.evaluation.reporting.tables import Table
 from secondpass.evaluation.reporting.wording import NOTHING

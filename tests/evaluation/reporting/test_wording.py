@@ -7,18 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from secondpass.evaluation.measures import (
+from secondpass.evaluation.comparison import (
     Analysis,
     Comparison,
-    Coverage,
     DepthCurve,
     DepthPoint,
     Headroom,
     Interval,
     Reliability,
-    Report,
     SecondPass,
 )
+from secondpass.evaluation.measures import Coverage, Report
 from secondpass.evaluation.reporting.wording import (
     NOTHING,
     counted,

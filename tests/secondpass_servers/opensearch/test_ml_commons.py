@@ -117,7 +117,8 @@ def test_a_models_name_cannot_leave_its_string() -> None:
     made = script("a'b\"c\\d")
     literal = made.split("new StringBuilder('")[1].split("');\n")[0]
     opening = literal.replace("\\'", "'").replace("\\\\", "\\")
-    assert json.loads(f'{opening}q"}}}}}}')["parameters"]["body"] == {"model": "a'b\"c\\d", "query": "q"}
+    body = json.loads(f'{opening}q"}}}}}}')["parameters"]["body"]
+    assert body == {"model": "a'b\"c\\d", "return_documents": False, "query": "q"}
     assert "model" not in script("")
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from secondpass.evaluation.measure_names import ir_measures
-from secondpass.evaluation.measures import evaluate
+from secondpass.evaluation.measures import evaluate, ir_measures
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass_servers.two_pass import MAX_CLAUSES

@@ -21,7 +21,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measures import Analysis, Change, SecondPass
+from secondpass.evaluation.comparison import Analysis, Change, SecondPass
 from secondpass.evaluation.reporting import tables
 from secondpass.evaluation.reporting.tables import Table
 from secondpass.evaluation.reporting.wording import (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.text import Text
 
-from secondpass.evaluation.measures import (
+from secondpass.evaluation.comparison import (
     Analysis,
     DepthCurve,
     Reliability,

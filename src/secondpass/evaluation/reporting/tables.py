@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from secondpass.evaluation.measures import Analysis, Change, DepthCurve, SecondPass, ThresholdPoint
+from secondpass.evaluation.comparison import Analysis, Change, DepthCurve, SecondPass, ThresholdPoint
 from secondpass.evaluation.reporting.wording import (
     NOTHING,
     counted,

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from secondpass.evaluation.measures import Analysis, Comparison, DepthCurve, Headroom, Interval, Reliability, Report
+from secondpass.evaluation.comparison import Analysis, Comparison, DepthCurve, Headroom, Interval, Reliability
+from secondpass.evaluation.measures import Report
 
 NOTHING = "\u2013"
 SHOWN = 5

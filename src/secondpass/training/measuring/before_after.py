@@ -13,7 +13,8 @@ import numpy as np
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.analysis import analyse
-from secondpass.evaluation.measures import Analysis, evaluate
+from secondpass.evaluation.comparison import Analysis
+from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels, judged_queries
 from secondpass.evaluation.runs import Run, read_run
 from secondpass.training.data.groups import Group

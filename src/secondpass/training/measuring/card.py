@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from secondpass.evaluation.measures import Analysis
+from secondpass.evaluation.comparison import Analysis
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.reporting.tables import Table, differences, means
 from secondpass.evaluation.reporting.wording import number

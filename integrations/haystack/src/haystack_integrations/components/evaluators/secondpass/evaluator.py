@@ -14,8 +14,7 @@ from haystack_integrations.common.secondpass.model_lifecycle import SerializedCo
 from haystack_integrations.components.evaluators.secondpass.comparison_field import Key, comparison_field, refuse_mixed
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measure_names import parsed
-from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate
+from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate, parsed
 from secondpass.evaluation.qrels import Qrels, read_qrels
 from secondpass.evaluation.runs import Run
 

@@ -1,0 +1,183 @@
+"""Values of an analysis: what is known about a second pass once its run is measured beside the first pass's.
+
+Nothing is computed here; the modules named in each docstring do that. Reports are written from these values alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from secondpass.evaluation.measures import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A bootstrap confidence interval of a mean over queries (`intervals`)."""
+
+    low: float
+    high: float
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One system against another, here called baseline, on one measure, paired by query (`significance`).
+
+    `difference` is the mean of system minus baseline (for a count the sum) with its bootstrap interval;
+    `p_randomisation` and `p_t` are two-sided; `p_adjusted` is the randomisation test's after Holm's correction over
+    all comparisons made together.
+    """
+
+    measure: str
+    baseline: str
+    system: str
+    difference: float
+    interval: Interval
+    p_randomisation: float
+    p_t: float
+    p_adjusted: float
+    helped: int
+    hurt: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """One measure's mean over the orders that equal scores allow (`ties`); all three are equal without ties.
+
+    `tied_queries` counts the queries in which documents of different grades have equal scores.
+    """
+
+    measure: str
+    worst: float
+    expected: float
+    best: float
+    tied_queries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """Where one measure's mean is lost (`second_pass`), on the candidates of the first pass.
+
+    `ceiling` is a perfect order of these candidates, `ideal` one of all judged documents: 1 for nDCG, but not for
+    P@10 of a query with two relevant documents. So ideal - ceiling was lost by the first pass (it did not find them),
+    ceiling - second by the second pass (it did not put them first). `share` is (second - first) / (ceiling - first),
+    None where there was nothing to gain.
+    """
+
+    measure: str
+    first: float
+    second: float
+    ceiling: float
+    ideal: float
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One query whose value the second pass changed (`changes`); `text` is "" where it is not known.
+
+    `first_rank` and `second_rank` are the ranks of its best-placed relevant document, None where it has none.
+    """
+
+    query: str
+    text: str
+    first: float
+    second: float
+    first_rank: int | None
+    second_rank: int | None
+
+    @property
+    def difference(self) -> float:
+        """Second minus first."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class DepthPoint:
+    """The measure's mean when only the first `depth` candidates are re-ranked, and milliseconds a query if known."""
+
+    depth: int
+    value: float
+    ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DepthCurve:
+    """Quality against depth (`depths`); depth 0 is the first pass itself."""
+
+    measure: str
+    points: tuple[DepthPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreDistribution:
+    """Histograms of the second pass's scores (`scores`): `edges` has one number more than each list of counts."""
+
+    edges: tuple[float, ...]
+    relevant: tuple[int, ...]
+    judged_other: tuple[int, ...]
+    unjudged: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdPoint:
+    """What a score threshold keeps (score >= threshold): precision and recall over all query-document pairs."""
+
+    threshold: float
+    precision: float
+    recall: float
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Scores as probabilities (`calibration`): per non-empty bin the mean score, the share relevant and the size.
+
+    `error` is the expected calibration error, `brier` the mean squared error; unjudged documents count as other.
+    """
+
+    mean_scores: tuple[float, ...]
+    shares_relevant: tuple[float, ...]
+    sizes: tuple[int, ...]
+    error: float
+    brier: float
+
+
+@dataclass(frozen=True, slots=True)
+class SecondPass:
+    """All that one re-ranked run shows beside the first pass it re-ranked."""
+
+    system: str
+    headroom: tuple[Headroom, ...]
+    helped: tuple[Change, ...]
+    hurt: tuple[Change, ...]
+    differences: Mapping[str, float]
+    depth: DepthCurve | None = None
+    distribution: ScoreDistribution | None = None
+    thresholds: tuple[ThresholdPoint, ...] = ()
+    reliability: Reliability | None = None
+    ties: tuple[Ties, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Several systems on the same judgements; the first report is the baseline.
+
+    `intervals` holds, by system and measure, the interval of the mean (of the sum where the measure is a count);
+    `primary` is the measure that the per-query parts (changes, depth) are about; `ms` is milliseconds a query by
+    system, where known, a second pass's with the first pass's in them; `notes` name the systems that are no second
+    pass of the first; `first_pass` is the name of the run that found the candidates, None if none of them did.
+    """
+
+    primary: str
+    reports: tuple[Report, ...]
+    intervals: Mapping[str, Mapping[str, Interval]]
+    comparisons: tuple[Comparison, ...]
+    second_passes: tuple[SecondPass, ...] = ()
+    ms: Mapping[str, float] | None = None
+    settings: Mapping[str, str] | None = None
+    notes: tuple[str, ...] = ()
+    first_pass: str | None = ""
