@@ -118,14 +118,25 @@ def prepared(value: str, max_tokens: int, keep_tail: bool = False) -> Text:
 
 
 def repaired(value: str) -> str:
-    """Replace lone surrogates by U+FFFD: tokenizers take UTF-8. A UTF-16 round trip also joins split pairs."""
+    """Replace lone surrogates by U+FFFD, for tokenizers take UTF-8, and join split pairs to the character they are.
+
+    In whole arrays: Python's codecs call a function for each surrogate, and a text may have millions.
+    """
     if value.isascii():
         return value
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return value
+        pass
+    else:
+        return value
+    codes = np.array([value]).view(np.uint32)
+    high, low = codes >> 10 == 0xD800 >> 10, codes >> 10 == 0xDC00 >> 10
+    (first,) = np.nonzero(high[:-1] & low[1:])
+    joined = 0x10000 + ((codes[first] & 0x3FF) << 10) + (codes[first + 1] & 0x3FF)
+    codes[high | low] = 0xFFFD
+    codes[first] = joined
+    return np.delete(codes, first + 1).astype("<u4").tobytes().decode("utf-32-le")
 
 
 def columns_of(sentences: object) -> tuple[list[list[str]], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -358,6 +359,7 @@ def test_nobody_comes_in_when_all_places_are_taken(serve: Serve, held: Held) -> 
         ('{"a":1}'.encode("utf-16-be"), "Expecting"),
         ('{"a":1}'.encode("utf-32"), "not UTF-8 at byte 0"),
         (b'{"a":' + b"9" * 401 + b"}", "NaN, infinite or too long"),
+        (b'{"a":0.' + b"9" * 399 + b"}", "NaN, infinite or too long"),
         (b"secret words", "Expecting value at line 1 column 1"),
         (b"", "Expecting value"),
     ],
@@ -378,6 +380,10 @@ def test_lone_surrogates_are_replaced_and_pairs_joined() -> None:
     assert value == {"a�": ["😀", {"b": "x�"}], "n": 1, "t": True}
     json.dumps(value, ensure_ascii=False).encode("utf-8")
     assert parse(b'"\\\\ud800"') == "\\ud800"
+    assert parse(rb'"\udc00\ud83d\ud83d\ude00\ude00\u0000\ud800"') == "\ufffd\ufffd😀\ufffd\0\ufffd"
+    began = time.process_time()
+    assert parse(b'"' + rb"\ud800x" * 1_400_000 + b'"') == "\ufffdx" * 1_400_000
+    assert time.process_time() - began < 0.5
 
 
 JSON = {"content-type": "application/json"}

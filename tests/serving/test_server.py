@@ -268,6 +268,38 @@ def test_a_head_of_the_largest_size_is_read(serve: Serve) -> None:
     assert said(live, full.replace(b"X: ", b"XX: ")).startswith(b"HTTP/1.1 431")
 
 
+WISH = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+
+
+def test_a_wish_for_another_protocol_loses_nothing(serve: Serve) -> None:
+    """Java's clients have it: bodies are read, in one piece, in pieces and in chunks, and the next request too."""
+    live = serve(head_s=0.3)
+    body = json.dumps({"pairs": [["a cat", "a dog"]]}).encode()
+    head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + WISH
+    whole = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunks = head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    websocket = GET + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    got = said(live, whole + websocket + chunks + GET + WISH + b"\r\n" + whole + b"GET /")
+    assert got.count(b"HTTP/1.1 200 OK") == 5
+    assert got.count(b'"scores":[') == 3
+    host, port = live.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        for start in range(0, len(whole), 50):
+            connection.sendall(whole[start : start + 50])
+            time.sleep(0.005)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+    assert said(live, b"CONNECT /score HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 4")
+
+
+def test_what_stands_behind_a_body_is_no_header(serve: Serve) -> None:
+    """Trailers name neither a host nor a type: a proxy in front has not seen them."""
+    live = serve(head_s=0.3)
+    body = b'1f\r\n{"pairs": [["a cat", "a dog"]]}\r\n0\r\n'
+    assert said(live, CHUNKED + body + b"Host: evil.example\r\n\r\nGET").startswith(b"HTTP/1.1 200")
+    bare = CHUNKED.replace(b"Content-Type: application/json\r\n", b"")
+    assert said(live, bare + body + b"Content-Type: application/json\r\n\r\nGET").startswith(b"HTTP/1.1 415")
+
+
 def test_what_comes_after_an_answer_is_ended_too(serve: Serve) -> None:
     """Half a second request is 408; the rest of a body that was refused unread is not waited for."""
     live = serve(head_s=0.3)

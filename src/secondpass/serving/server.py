@@ -23,6 +23,7 @@ from http import HTTPStatus
 from types import FrameType
 from typing import Any, TextIO
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -73,11 +74,52 @@ class Door:
             self._told, self._untold = time.monotonic(), 0
 
 
+class PlainParser:
+    """httptools' parser for a server of HTTP/1.1 alone: who would rather speak another protocol is answered in this.
+
+    Java's clients wish for HTTP/2 with their first request. httptools then stops behind the head and reads no body, so
+    the head is read again without that wish.
+    """
+
+    def __init__(self, connection: HttpToolsProtocol) -> None:
+        self._connection = connection
+        self._parser = connection.parser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether the head that was read is given up for one without the wish; a tunnel is no wish."""
+        return self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
+
+    def feed_data(self, data: bytes) -> None:
+        """Read on."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as wish:
+                if not self.reads_again:
+                    raise
+                data = self._head() + data[wish.args[0] :]
+            else:
+                return
+
+    def _head(self) -> bytes:
+        version, method = self._parser.get_http_version(), self._parser.get_method()
+        lines = [b"%s %s HTTP/%s" % (method, self._connection.url, version.encode("ascii"))]
+        lines += [b"%s: %s" % header for header in self._connection.headers if header[0] != b"upgrade"]
+        self._parser = httptools.HttpRequestParser(self._connection)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"\r\n".join([*lines, b"", b""])
+
+
 class GuardedConnection(HttpToolsProtocol):
     """uvicorn's connection where everything ends: a head is bounded in bytes and seconds, a reader is waited for."""
 
     def __init__(self, *given: Any, door: Door, **named: Any) -> None:
         super().__init__(*given, **named)
+        self.parser: PlainParser = PlainParser(self)  # type: ignore[assignment]
         self._door = door
         self._unseen = 0  # bytes since the last that were a whole head or a body
         self._in_head = True
@@ -118,8 +160,15 @@ class GuardedConnection(HttpToolsProtocol):
         self._in_head = self._in_message = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; what stands behind a body is none, or it would say there who asks and for what host."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """From here on the application's deadline counts."""
+        if self.parser.reads_again:
+            return
         self._in_head = False
         self._unseen = 0
         self._expect(None)
@@ -132,6 +181,8 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        if self.parser.reads_again:
+            return
         self._in_message = False
         self._unseen = 0
         super().on_message_complete()
