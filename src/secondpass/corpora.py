@@ -37,11 +37,21 @@ class Line:
     def json(self) -> object:
         """The JSON value that the line holds; raises InvalidInput where it holds none."""
         try:
-            return json.loads(self.text)
+            return json.loads(self.text, object_pairs_hook=self._object)
         except json.JSONDecodeError as error:
             raise self.refuse(f"not JSON: {error.msg} at column {error.colno}") from None
+        except InvalidInput:
+            raise
         except (RecursionError, ValueError) as error:
             raise self.refuse(f"not JSON that can be read: {error}") from None
+
+    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        """An object whose keys differ: of two values under one key, the first would be lost."""
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            raise self.refuse(f"{shown_keys([next(key for key in keys if keys.count(key) > 1)])} comes twice")
+        return found
 
     def json_object(self) -> dict[str, object]:
         """The JSON object that the line holds; raises InvalidInput where it holds none, or another JSON value."""
@@ -348,7 +358,7 @@ def record_id(line: Line, value: dict[str, object], key: str | None = None) -> s
     if isinstance(found, str) and found.strip():
         return found
     wrong = f"{name} is {found!r}, not a string with something in it"
-    raise line.refuse(_lacks(name, value) if found is None else wrong)
+    raise line.refuse(_lacks(name, value, place) if found is None else wrong)
 
 
 def record_text(line: Line, value: dict[str, object], key: str | None = None) -> str:
@@ -356,11 +366,15 @@ def record_text(line: Line, value: dict[str, object], key: str | None = None) ->
     place, name = _first(value, key, TEXT_KEYS), shown_keys([key or "text"])
     found = None if place is None else value[place]
     if not isinstance(found, str):
-        raise line.refuse(_lacks(name, value) if found is None else f"{name} is {type(found).__name__}, not a string")
+        raise line.refuse(
+            _lacks(name, value, place) if found is None else f"{name} is {type(found).__name__}, not a string"
+        )
     return found
 
 
-def _lacks(name: str, value: Mapping[str, object]) -> str:
+def _lacks(name: str, value: Mapping[str, object], place: str | None = None) -> str:
+    if place is not None:
+        return f"{shown_keys([place])} is null"
     return f"no {name}; its keys are {shown_keys(value)}" if value else f"no {name}: the object is empty"
 
 

@@ -174,7 +174,9 @@ def test_line_separators_inside_texts_do_not_end_a_line(tmp_path: Path) -> None:
         ('"a"', "a JSON string, not an object"),
         ("[" * 200_000, "not JSON that can be read"),
         ({"text": "x"}, 'no "_id"'),
-        ({"_id": None, "text": "x"}, 'no "_id"'),
+        ({"_id": None, "text": "x"}, '"_id" is null'),
+        ({"_id": None, "id": "a", "text": "x"}, '"_id" is null'),
+        ({"_id": "a", "text": None, "contents": "x"}, '"text" is null'),
         ({"_id": " ", "text": "x"}, "\"_id\" is ' '"),
         ({"_id": True, "text": "x"}, '"_id" is True'),
         ({"_id": "b"}, 'no "text"'),
@@ -329,3 +331,13 @@ def test_no_query_is_refused(tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("\n \n")
     with pytest.raises(InvalidInput, match="no query in it"):
         read_queries(tmp_path / "q.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"), [('"text": "y"', "text"), ('"n": 1, "n": 1', "n"), ('"meta": [{"a": {"b": 1, "b": 2}}]', "b")]
+)
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    """Of its two values the first would be lost, at whatever depth."""
+    (tmp_path / "c.jsonl").write_text(f'{{"_id": "a", "text": "x", {text}}}\n')
+    with pytest.raises(InvalidInput, match=rf'c\.jsonl:1: "{key}" comes twice'):
+        list(read_corpus(tmp_path / "c.jsonl"))

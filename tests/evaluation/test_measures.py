@@ -203,6 +203,7 @@ def test_a_value_does_not_depend_on_what_is_asked_with_it(seed: int) -> None:
         (["RR(judged_only=True)@5"], "takes judged_only=False only"),
         (["nDCG(dcg='exp')@5"], "has dcg='exp': it is one of 'log2', 'exp-log2'"),
         (["nDCG(gains={1:0.5})@5"], "gains are whole numbers"),
+        (["nDCG(gains={1:-5})"], "gains are whole numbers from 0 to"),
         ([3], "measure 3 is int, not str"),
         (["__import__('os')"], "is unknown"),
         ([], "measures is empty"),
@@ -232,6 +233,15 @@ def test_measures_are_named_as_ir_measures_names_them() -> None:
     """One of several spellings, each once; a single name may be a plain str."""
     assert list(parsed(["ndcg@10", "nDCG@10", "MRR@10"])) == ["nDCG@10", "RR@10"]
     assert list(parsed("AP")) == ["AP"]
+
+
+@pytest.mark.parametrize(("name", "grade"), [("nDCG", 1_000_000), ("nDCG(gains={1:1000000})", 1)])
+def test_ndcg_of_whole_lists_refuses_grades_that_would_take_it_minutes(name: str, grade: int) -> None:
+    """trec_eval takes the square of the highest; other measures are computed, this one with a cutoff too."""
+    with_cutoff = name + "@10"
+    report = evaluate(Qrels({"q": {"a": grade}}), Run("r", {"q": [("a", None)]}), [name, with_cutoff, "AP"])
+    assert report.means[with_cutoff] == report.means["AP"] == 1.0
+    assert "at most 10,000, and one is 1,000,000" in report.undefined[name]
 
 
 def test_a_misspelt_rule_is_refused() -> None:

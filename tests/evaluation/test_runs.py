@@ -227,3 +227,11 @@ def test_a_query_that_is_a_document_does_not_find_itself() -> None:
 def test_scores_beyond_float32_are_infinite_without_a_warning() -> None:
     """As trec_eval holds them; among each other they tie, so the id decides."""
     assert [name for name, _ in by_score({"a": 1e300, "b": 1e200, "c": 1.0, "d": -1e300})] == ["b", "a", "c", "d"]
+
+
+@pytest.mark.parametrize("score", ["1_0", "\u0661"])
+def test_scores_are_read_as_trec_eval_reads_them(tmp_path: Path, score: str) -> None:
+    """Python's float() takes both for numbers."""
+    (tmp_path / "r.trec").write_text(f"q Q0 a 1 {score} x\n", encoding="utf-8")
+    with pytest.raises(InvalidInput, match="is no number"):
+        read_run(tmp_path / "r.trec")

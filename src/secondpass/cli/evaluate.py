@@ -188,7 +188,7 @@ def _without_query_ids(found: Evaluated) -> Evaluated:
     gone = [f"{count:,} of {run.name}" for run, count in left if count]
     own = sum(grades.get(query, 0) > 0 for query, grades in found.qrels.items())
     note = f"documents whose id is their query's are left out, as BEIR does ({', '.join(gone)}; --keep-identical-ids)"
-    relevant = (f"{own:,} of these documents are judged relevant to their query; is that meant?",) if own else ()
+    relevant = (f"{own:,} of these documents are judged relevant to their query",) if own else ()
     notes = (*found.notes, note, *relevant) if gone else found.notes
     return replace(found, runs=tuple(run for run, _ in left), notes=notes)
 

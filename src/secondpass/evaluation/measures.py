@@ -96,6 +96,9 @@ class Report:
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "AP", "R@100")
 GDEVAL_HIGHEST = 4
+# trec_eval's nDCG of whole lists takes the square of the highest grade: 10 s for 100,000, a quarter of an hour for
+# 1,000,000, and nothing can interrupt it.
+HIGHEST_WITHOUT_CUTOFF = 10_000
 
 
 def evaluate(
@@ -190,11 +193,22 @@ class _Lists:
             judged = self._by_subtopic()
         elif _of_gdeval(measure):
             judged, ranked = self._for_gdeval()
+        else:
+            self._refuse_endless(group)
         # Every query has its place from the start, with what ir_measures gives for an empty ranking.
         values = {name: dict.fromkeys(self._queries, fill) for name in group}
         for found in ir_measures().iter_calc(list(group.values()), judged, ranked):
             values[names[found.measure]][self._numbers[found.query_id]] = float(found.value)
         return values
+
+    def _refuse_endless(self, group: Mapping[str, Measure]) -> None:
+        for measure in group.values():
+            if measure.NAME == "nDCG" and "cutoff" not in measure.params:
+                gains = measure.params.get("gains") or {}
+                found = (gains.get(grade, grade) for grades in self._judged.values() for grade in grades.values())
+                if (highest := max(found, default=0)) > HIGHEST_WITHOUT_CUTOFF:
+                    limit = f"without a cutoff its grades and gains are at most {HIGHEST_WITHOUT_CUTOFF:,}"
+                    raise InvalidInput(f"{limit}, and one is {highest:,}; with one, as in nDCG@1000, it is computed")
 
     def _mixed(self, number: str, measure: Measure) -> bool:
         grades, lowest = self._judged[number], measure["rel"]
@@ -349,7 +363,9 @@ def _out_of_range(name: str, value: Any, info: Any) -> str:
         return "trec_eval knows hundredths only"
     if isinstance(value, dict):
         whole = all(type(part) is int and abs(part) <= HIGHEST for item in value.items() for part in item)
-        return "" if whole else f"gains are whole numbers up to {HIGHEST:,}"
+        # A query whose gains are all negative ends the process in trec_eval.
+        fit = whole and min(value.values(), default=0) >= 0
+        return "" if fit else f"gains are whole numbers from 0 to {HIGHEST:,}"
     low, high = LIMITS.get(name, (-math.inf, math.inf))
     return "" if isinstance(value, (str, bool)) or low <= value <= high else f"it is from {low:g} to {high:,}"
 

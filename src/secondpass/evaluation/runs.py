@@ -176,7 +176,8 @@ def _trec(line: Line) -> tuple[str, str, float]:
         forms = "a TREC run has 6 (query, Q0, document, rank, score, tag), MS MARCO's has 3 (query, document, rank)"
         raise line.refuse(f"{len(columns)} columns; {forms}")
     try:
-        score = float(columns[4])
+        # float() would read 1_0 as 10, and digits of other scripts.
+        score = float(columns[4] if columns[4].isascii() and "_" not in columns[4] else "")
     except ValueError:
         raise line.refuse(f"score {columns[4]!r} is no number") from None
     if math.isnan(score):
