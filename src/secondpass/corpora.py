@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -49,8 +50,8 @@ class Line:
         """An object whose keys differ: of two values under one key, the first would be lost."""
         found = dict(pairs)
         if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise self.refuse(f"{shown_keys([next(key for key in keys if keys.count(key) > 1)])} comes twice")
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise self.refuse(f"{shown_keys([twice])} comes twice")
         return found
 
     def json_object(self) -> dict[str, object]:
