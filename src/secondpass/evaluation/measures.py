@@ -31,7 +31,7 @@ scikit_metrics = partial(optional, "sklearn.metrics", "scikit-learn", "eval")
 scipy_stats = partial(optional, "scipy.stats", "scipy", "eval")
 
 
-# What parameters may be, ends included: what lies outside ends the process in trec_eval (nDCG@0), is another measure
+# What parameters may be, ends included: some of what lies outside ends the process in trec_eval, is another measure
 # there (a tiny beta) or no measure at all.
 HIGHEST = 1_000_000
 LIMITS: Mapping[str, tuple[float, float]] = {
@@ -96,8 +96,7 @@ class Report:
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "AP", "R@100")
 GDEVAL_HIGHEST = 4
-# trec_eval's nDCG of whole lists takes the square of the highest grade: 10 s for 100,000, a quarter of an hour for
-# 1,000,000, and nothing can interrupt it.
+# The time of trec_eval's nDCG of whole lists grows with the square of the highest grade, and nothing interrupts it.
 HIGHEST_WITHOUT_CUTOFF = 10_000
 
 
@@ -363,7 +362,7 @@ def _out_of_range(name: str, value: Any, info: Any) -> str:
         return "trec_eval knows hundredths only"
     if isinstance(value, dict):
         whole = all(type(part) is int and abs(part) <= HIGHEST for item in value.items() for part in item)
-        # A query whose gains are all negative ends the process in trec_eval.
+        # trec_eval is not made for negative ones.
         fit = whole and min(value.values(), default=0) >= 0
         return "" if fit else f"gains are whole numbers from 0 to {HIGHEST:,}"
     low, high = LIMITS.get(name, (-math.inf, math.inf))
