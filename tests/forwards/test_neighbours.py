@@ -18,17 +18,10 @@ from secondpass.errors import ModelLoadError
 from secondpass.forwards.contract import Logits, plan
 from secondpass.forwards.padded import BatchProbe
 from secondpass.tokens import Tokens
-from tests.tiny_models import LENGTH, make_tokenizer
+from tests.tiny_models import LENGTH, SIZES, make_tokenizer
 
 QUERY = "how do i reset"
 DOCUMENTS = ["cat", "my password in the account page", "dog sat on the mat" * 6, "london", "the big house" * 4, "dog"]
-SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": LENGTH,
-}
 GPT2: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": LENGTH, "eos_token_id": 2}
 QWEN2 = SIZES | {"num_key_value_heads": 2}
 FUNNEL = {"d_model": 32, "block_sizes": [2, 2, 2], "n_head": 2, "d_head": 16, "d_inner": 64}

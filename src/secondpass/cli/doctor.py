@@ -133,7 +133,7 @@ def _libraries(missing: list[str]) -> Rows:
     extras = metadata.metadata("secondpass").get_all("Provides-Extra") or []
     rows = {"secondpass": metadata.version("secondpass")}
     for extra in ["", *(name for name in extras if name != "test")]:
-        wanted = list(_wanted(own, extra, Requirement))
+        wanted = list(_wanted(own, extra))
         lacking = [str(need.name) for need in wanted if not _fits(need)]
         if not extra:
             rows |= {need.name: _installed(need.name) or "absent" for need in wanted}
@@ -145,7 +145,7 @@ def _libraries(missing: list[str]) -> Rows:
     return rows
 
 
-def _wanted(own: list[Any], extra: str, kind: Any) -> Iterator[Any]:
+def _wanted(own: list[Any], extra: str) -> Iterator[Any]:
     """What an extra brings by itself and through others of ours; "" stands for what everybody has."""
     for need in own:
         always = need.marker is None or need.marker.evaluate({"extra": ""})
@@ -153,7 +153,7 @@ def _wanted(own: list[Any], extra: str, kind: Any) -> Iterator[Any]:
             continue
         if need.name == "secondpass":
             for other in sorted(need.extras):
-                yield from _wanted(own, other, kind)
+                yield from _wanted(own, other)
         else:
             yield need
 

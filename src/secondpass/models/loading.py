@@ -211,7 +211,7 @@ def load(request: LoadRequest) -> Loaded:
         token=_token(request),
     )
     with quiet_transformers():
-        check_counts(folder / "config.json", stored_sizes(_files(folder, automodel_args)))
+        check_counts(folder / "config.json", stored_sizes(stored_weights(folder, automodel_args.get("variant"))))
         config = load_config(
             folder,
             request.num_labels,
@@ -237,8 +237,9 @@ def load(request: LoadRequest) -> Loaded:
     )
 
 
-def _files(folder: Path, automodel_args: Mapping[str, Any]) -> tuple[Path, ...]:
-    return (folder / COMPACT,) if _is_compact(folder) else weight_files(folder, automodel_args.get("variant"))
+def stored_weights(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
+    """The files that a model of this folder is loaded from; raises ModelLoadError where there are none."""
+    return (folder / COMPACT,) if _is_compact(folder) else weight_files(folder, variant)
 
 
 def _is_compact(folder: Path) -> bool:

@@ -78,8 +78,8 @@ async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
         SecondPassError: what scoring raises.
     """
     truncation = "error" if work.refuse_cuts else served.reranker.truncation
-    window = min(served.window, work.max_tokens or served.window)
     cut = CutPolicy(truncation, work.keep_tail, work.max_document_tokens, work.max_query_tokens, work.max_tokens)
+    window = cut.window(served.window)
     # Blank is blank: a megabyte of line feeds need not be read.
     documents = tuple(map(readable, work.documents))
     try:
@@ -91,7 +91,7 @@ async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
     silent = scored.blank[:, 0]
     if silent.any():
         raise blank_query(work, int(silent.argmax()))
-    return _answer(served, work, scored)
+    return _answer(served, work, scored, window)
 
 
 async def unless_gone(receive: Receive, seconds: float, limit_s: float, work: Awaitable[Result]) -> Result:
@@ -119,7 +119,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _answer(served: Served, work: Work, scored: Scored) -> Answer:
+def _answer(served: Served, work: Work, scored: Scored, window: int) -> Answer:
     cuts = scored.record.truncated
     (best,) = ranked(scored.logits, served.reranker.default_activation_function, blank=scored.blank[:, 1])
     in_order = sorted(best, key=lambda document: document.index)
@@ -128,7 +128,6 @@ def _answer(served: Served, work: Work, scored: Scored) -> Answer:
     if cuts:
         lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
         places = indices([cut.index for cut in cuts])
-        window = min(served.window, work.max_tokens or served.window)
         warnings = (*warnings, f"cut {work.field}: {places} ({lost} tokens; the window has {window})")
     return Answer(
         model=served.name,

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
-from secondpass.models.loading import folder_of
-from secondpass.models.weights import COMPACT, weight_files
+from secondpass.models.loading import folder_of, stored_weights
 from secondpass.reranker import Reranker
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
@@ -183,10 +182,8 @@ def digest_of(source: str) -> str:
     Raises:
         ModelLoadError: there are none.
     """
-    folder = folder_of(source)
-    is_compact = (folder / COMPACT).is_file() and not (folder / "model.safetensors").is_file()
     digest = hashlib.sha256()
-    for path in (folder / COMPACT,) if is_compact else weight_files(folder):
+    for path in stored_weights(folder_of(source)):
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)

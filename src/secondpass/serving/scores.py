@@ -89,12 +89,8 @@ class TextPairsRequest(CuttingRequest):
     """Texts to score with one another: one with each of many, or each with the one at its place."""
 
     model: ModelName = None
-    text_1: Annotated[Texts, WithJsonSchema(_one_or_some(items=dict(NOT_BLANK)))] = Field(
-        description="Queries, none blank."
-    )
-    text_2: Annotated[Texts, WithJsonSchema(_one_or_some(items=dict(TEXT), **SOME_TEXT))] = Field(
-        description="Documents, not all blank."
-    )
+    text_1: Queries = Field(description="Queries, none blank.")
+    text_2: Documents = Field(description="Documents, not all blank.")
     max_tokens_per_doc: CountOrZero = Field(default=None, description="First tokens read of a document; 0 is all.")
 
     def work(self) -> Work:
