@@ -24,7 +24,7 @@ def test_a_description_has_every_weight_once(family: str) -> None:
     assert encoder.hidden == 32
     assert len(encoder.layers) == 2
     assert (encoder.heads, encoder.activation) == (2, "gelu")
-    assert encoder.head.out.weight.shape == (3, 32)
+    assert encoder.readout.steps[-1].linear.weight.shape == (3, 32)
     assert (encoder.embeddings.projection is not None) is (family == "electra")
     assert encoder.embeddings.first_position == {"roberta": 2, "xlm-roberta": 2}.get(family, 0)
     found = 0

@@ -29,7 +29,12 @@ def test_mapped_changes_every_tensor_and_nothing_else() -> None:
     encoder = describe(model_of("bert"))
     assert encoder is not None
     half = mapped(encoder, torch.Tensor.half)
-    assert half.layers[1].qkv.weight.dtype == half.embeddings.words.dtype == half.head.out.bias.dtype == torch.float16
+    assert (
+        half.layers[1].qkv.weight.dtype
+        == half.embeddings.words.dtype
+        == half.readout.steps[1].linear.weight.dtype
+        == torch.float16
+    )
     assert half.embeddings.projection is None
     assert (half.heads, half.activation, half.hidden) == (encoder.heads, encoder.activation, encoder.hidden)
     assert half.layers[0].output_norm.eps == encoder.layers[0].output_norm.eps

@@ -21,23 +21,24 @@ from secondpass.forwards.contract import Compute
 T = TypeVar("T")
 
 HiddenActivation = Literal["gelu", "gelu_tanh", "relu", "silu"]
-HeadActivation = Literal["tanh", "gelu", "relu", "none"]
+StepActivation = Literal[HiddenActivation, "tanh", "none"]
+Pooling = Literal["first", "mean", "max", "last"]
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """`x @ weight.T + bias`: weight [out, in], bias [out]."""
+    """`x @ weight.T + bias`: weight [out, in], bias [out] or None."""
 
     weight: torch.Tensor
-    bias: torch.Tensor
+    bias: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Layer normalisation over the last dimension: weight and bias [hidden]."""
+    """Layer normalisation over the last dimension: weight and bias [hidden], the bias may be None."""
 
     weight: torch.Tensor
-    bias: torch.Tensor
+    bias: torch.Tensor | None
     eps: float
 
 
@@ -84,12 +85,26 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """First token -> `dense` (None: none) -> `activation` -> `out` [labels, hidden]."""
+class ReadoutStep:
+    """`linear` -> `activation` -> `norm`, then with `unit` to length 1 (over the root of the sum of squares)."""
 
-    dense: Linear | None
-    activation: HeadActivation
-    out: Linear
+    linear: Linear | None
+    activation: StepActivation = "none"
+    norm: Norm | None = None
+    unit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """What becomes of the last hidden states: one row of each sequence by `pooling`, through `steps` to its logits."""
+
+    pooling: Pooling
+    steps: tuple[ReadoutStep, ...]
+
+    @property
+    def labels(self) -> int:
+        """How many logits a sequence has."""
+        return next(len(step.linear.weight) for step in reversed(self.steps) if step.linear is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +118,7 @@ class Encoder:
 
     embeddings: Embeddings
     layers: tuple[Layer, ...]
-    head: Head
+    readout: Readout
     heads: int
     activation: HiddenActivation
     buckets: npt.NDArray[np.int64] | None = None
@@ -158,24 +173,31 @@ def hidden_activation(*modules: nn.Module) -> HiddenActivation:
     return activation
 
 
-def linear(module: nn.Module) -> Linear:
-    """A linear layer with a bias."""
-    if type(module) is not nn.Linear or module.bias is None:
+def linear(module: nn.Module, bare: bool = False) -> Linear:
+    """A linear layer, with a bias unless `bare` ones are known too."""
+    if type(module) is not nn.Linear or (module.bias is None and not bare):
         raise NotDescribed
-    return Linear(module.weight.detach().contiguous(), module.bias.detach())
+    return Linear(module.weight.detach().contiguous(), _detached(module.bias))
 
 
 def joined(*modules: nn.Module) -> Linear:
-    """Linear layers of one input as one layer, outputs side by side."""
-    parts = [linear(module) for module in modules]
-    return Linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
-
-
-def norm(module: nn.Module) -> Norm:
-    """A layer normalisation with weight and bias."""
-    if type(module) is not nn.LayerNorm or module.weight is None or module.bias is None:
+    """Linear layers of one input, all with biases or all without, as one layer, outputs side by side."""
+    parts = [linear(module, bare=True) for module in modules]
+    biases = [part.bias for part in parts if part.bias is not None]
+    if biases and len(biases) < len(parts):
         raise NotDescribed
-    return Norm(module.weight.detach(), module.bias.detach(), module.eps)
+    return Linear(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None)
+
+
+def norm(module: nn.Module, bare: bool = False) -> Norm:
+    """A layer normalisation with weight and bias, or where `bare` ones are known with a weight alone."""
+    if type(module) is not nn.LayerNorm or module.weight is None or (module.bias is None and not bare):
+        raise NotDescribed
+    return Norm(module.weight.detach(), _detached(module.bias), module.eps)
+
+
+def _detached(parameter: torch.Tensor | None) -> torch.Tensor | None:
+    return None if parameter is None else parameter.detach()
 
 
 def table(module: nn.Module) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The packed forward of a BERT-like encoder: every linear layer reads one matrix [tokens, hidden].
 
-Embeddings and head are computed in float32, the layers in the type of their weights. The last layer's queries, and all
-behind them, are those of the first tokens alone, because nothing else of it is read.
+Embeddings and readout are computed in float32, the layers in the type of their weights. Where first tokens are read,
+the last layer's queries and all behind them are those of first tokens alone, because nothing else of it is read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ from secondpass.forwards.attention import (
     pack,
 )
 from secondpass.forwards.contract import Logits
-from secondpass.forwards.description import Embeddings, Encoder, Head, Layer, Linear, Norm, mapped
+from secondpass.forwards.description import (
+    Embeddings,
+    Encoder,
+    Layer,
+    Linear,
+    Norm,
+    Pooling,
+    Readout,
+    mapped,
+)
 from secondpass.forwards.padded import as_numpy
 from secondpass.tokens import Tokens
 
@@ -142,7 +151,7 @@ class PackedEncoder:
     """
 
     def __init__(self, encoder: Encoder, dtype: torch.dtype | None = None) -> None:
-        self._embeddings, self._head = encoder.embeddings, mapped(encoder.head, torch.Tensor.float)
+        self._embeddings, self._readout = encoder.embeddings, mapped(encoder.readout, torch.Tensor.float)
         self._layers = encoder.layers if dtype is None else mapped(encoder.layers, lambda part: part.to(dtype))
         self._count, self._size = encoder.heads, encoder.hidden // encoder.heads
         self._buckets = encoder.buckets
@@ -159,18 +168,18 @@ class PackedEncoder:
         packed = moved(pack(inputs, self._embeddings.first_position), self.device)
         attention = attention_for(packed, self.device, self.dtype, self._size, self._buckets)
         x = embedded(self._embeddings, packed, rows_behind(packed, attention, self.dtype)).to(self.dtype)
-        for layer in self._layers[:-1]:
+        alone = self._readout.pooling == "first"
+        for layer in self._layers[:-1] if alone else self._layers:
             context = attention.all(linear(layer.qkv, x), self._heads(layer))
             x = self._after_attention(layer, context, x)
-        x = self._last(attention, x, packed)
-        logits = headed(self._head, x.float())
+        read = self._last(attention, x, packed) if alone else pooled(self._readout.pooling, x.float(), packed)
+        logits = read_out(self._readout, read.float())
         return torch.empty_like(logits).index_copy_(0, packed.order, logits)
 
     def _last(self, attention: Attention, x: torch.Tensor, packed: Packed) -> torch.Tensor:
         layer, hidden = self._layers[-1], x.shape[1]
         firsts = x[packed.starts]
-        query = F.linear(firsts, layer.qkv.weight[:hidden], layer.qkv.bias[:hidden])
-        kv = F.linear(x, layer.qkv.weight[hidden:], layer.qkv.bias[hidden:])
+        query, kv = linear(rows_of(layer.qkv, 0, hidden), firsts), linear(rows_of(layer.qkv, hidden), x)
         return self._after_attention(layer, attention.first(query, kv, self._heads(layer)), firsts)
 
     def _heads(self, layer: Layer) -> Heads:
@@ -196,11 +205,31 @@ def embedded(own: Embeddings, packed: Packed, spare: int) -> torch.Tensor:
     return F.pad(made, (0, 0, 0, spare)) if spare else made
 
 
-def headed(own: Head, first: torch.Tensor) -> torch.Tensor:
-    """First tokens float32 [pairs, hidden] -> logits [pairs, labels]."""
-    if own.dense is not None:
-        first = linear(own.dense, first)
-    return linear(own.out, ACTIVATIONS[own.activation](first))
+def read_out(own: Readout, rows: torch.Tensor) -> torch.Tensor:
+    """What was pooled of each sequence, float32 [pairs, hidden], which is overwritten, -> logits [pairs, labels]."""
+    for step in own.steps:
+        rows = rows if step.linear is None else linear(step.linear, rows)
+        rows = ACTIVATIONS[step.activation](rows)
+        rows = rows if step.norm is None else normed(step.norm, rows)
+        rows = F.normalize(rows) if step.unit else rows
+    return rows
+
+
+def pooled(pooling: Pooling, rows: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """One row of each sequence of last hidden states: float32 [rows, hidden] -> [pairs, hidden]."""
+    lengths = torch.from_numpy(packed.lengths).to(rows.device)
+    if pooling in ("first", "last"):
+        return rows[packed.starts if pooling == "first" else packed.starts + lengths - 1]
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths)
+    real, made = rows[: len(packed.ids)], rows.new_zeros(len(lengths), rows.shape[1])
+    if pooling == "mean":
+        return made.index_add_(0, owner, real) / lengths[:, None]
+    return made.index_reduce_(0, owner, real, "amax", include_self=False)
+
+
+def rows_of(own: Linear, begin: int, end: int | None = None) -> Linear:
+    """Some outputs of a linear layer."""
+    return Linear(own.weight[begin:end], None if own.bias is None else own.bias[begin:end])
 
 
 def linear(own: Linear, x: torch.Tensor) -> torch.Tensor:

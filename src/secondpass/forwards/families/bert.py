@@ -8,14 +8,24 @@ from typing import Any
 import torch
 
 from secondpass.forwards import description as described
-from secondpass.forwards.description import Architecture, Embeddings, Encoder, Family, Head, Layer, linear, norm
+from secondpass.forwards.description import (
+    Architecture,
+    Embeddings,
+    Encoder,
+    Family,
+    Layer,
+    Readout,
+    ReadoutStep,
+    StepActivation,
+    linear,
+    norm,
+)
 from secondpass.forwards.packed import PackedEncoder
 
 
 def _bert(model: Any) -> Encoder:
     body = model.base_model
-    head = Head(linear(body.pooler.dense), "tanh", linear(model.classifier))
-    return encoder_of(model, embeddings_of(body), head)
+    return encoder_of(model, embeddings_of(body), classifier(body.pooler.dense, "tanh", model.classifier))
 
 
 def _roberta(model: Any) -> Encoder:
@@ -33,12 +43,17 @@ def _first_position(model: Any) -> int:
     return padding + 1
 
 
-def _head(head: Any, activation: described.HeadActivation) -> Head:
+def classifier(dense: Any, activation: StepActivation, out: Any) -> Readout:
+    """First tokens through a linear layer, an activation and the classifier."""
+    return Readout("first", (ReadoutStep(linear(dense), activation), ReadoutStep(linear(out))))
+
+
+def _head(head: Any, activation: StepActivation) -> Readout:
     if {name for name, _ in head.named_children()} - {"dense", "dropout", "activation", "out_proj"}:
         raise described.NotDescribed
     if activation == "gelu" and described.hidden_activation(head.activation) != "gelu":
         raise described.NotDescribed
-    return Head(linear(head.dense), activation, linear(head.out_proj))
+    return classifier(head.dense, activation, head.out_proj)
 
 
 def embeddings_of(body: Any, first_position: int = 0) -> Embeddings:
@@ -57,7 +72,7 @@ def embeddings_of(body: Any, first_position: int = 0) -> Embeddings:
 
 
 def encoder_of(
-    model: Any, embeddings: Embeddings, head: Head, names: Sequence[str] = ("query", "key", "value")
+    model: Any, embeddings: Embeddings, readout: Readout, names: Sequence[str] = ("query", "key", "value")
 ) -> Encoder:
     """A model whose layers are made and called as BERT's are, but for the `names` of the projections."""
     own = model.base_model.encoder.layer
@@ -73,7 +88,7 @@ def encoder_of(
         for layer in own
     )
     activation = described.hidden_activation(*(layer.intermediate.intermediate_act_fn for layer in own))
-    return _checked(model.config, Encoder(embeddings, layers, head, model.config.num_attention_heads, activation))
+    return _checked(model.config, Encoder(embeddings, layers, readout, model.config.num_attention_heads, activation))
 
 
 def _distilbert(model: Any) -> Encoder:
@@ -90,9 +105,8 @@ def _distilbert(model: Any) -> Encoder:
         for layer in own
     )
     activation = described.hidden_activation(*(layer.ffn.activation for layer in own))
-    head = Head(linear(model.pre_classifier), "relu", linear(model.classifier))
-    embeddings = embeddings_of(model.base_model)
-    return _checked(model.config, Encoder(embeddings, layers, head, model.config.n_heads, activation))
+    readout, embeddings = classifier(model.pre_classifier, "relu", model.classifier), embeddings_of(model.base_model)
+    return _checked(model.config, Encoder(embeddings, layers, readout, model.config.n_heads, activation))
 
 
 def _checked(config: Any, encoder: Encoder) -> Encoder:

@@ -11,12 +11,12 @@ import torch
 from torch.nn import functional as F
 
 from secondpass.forwards import description as described
-from secondpass.forwards.description import Architecture, Encoder, Family, Head, NotDescribed, Relative, linear
-from secondpass.forwards.families.bert import embeddings_of, encoder_of
+from secondpass.forwards.description import Architecture, Encoder, Family, NotDescribed, Relative, linear
+from secondpass.forwards.families.bert import classifier, embeddings_of, encoder_of
 from secondpass.forwards.packed import PackedEncoder
 
 # Between the pooler and the classifier.
-POOLER_ACTIVATIONS: dict[str, described.HeadActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
+POOLER_ACTIVATIONS: dict[str, described.StepActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
 KINDS = {"c2p", "p2c"}
 # A table of the row of each distance is held; no model reads that far.
 MOST_DISTANCE = 2**20
@@ -29,8 +29,8 @@ def _describe(model: Any) -> Encoder:
     activation = POOLER_ACTIVATIONS.get(model.config.pooler_hidden_act)
     if activation is None:
         raise NotDescribed
-    head = Head(linear(model.pooler.dense), activation, linear(model.classifier))
-    made = encoder_of(model, embeddings_of(body), head, ("query_proj", "key_proj", "value_proj"))
+    readout = classifier(model.pooler.dense, activation, model.classifier)
+    made = encoder_of(model, embeddings_of(body), readout, ("query_proj", "key_proj", "value_proj"))
     layers = zip(made.layers, _relatives(model), strict=True)
     return replace(
         made, layers=tuple(replace(layer, relative=own) for layer, own in layers), buckets=buckets(model.config)

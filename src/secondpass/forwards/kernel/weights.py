@@ -103,7 +103,7 @@ class PackedWeights:
         self.model = self._packed()
 
     def _packed(self) -> native.ModelStruct:
-        encoder, embeddings, head = self._encoder, self._encoder.embeddings, self._encoder.head
+        encoder, embeddings, steps = self._encoder, self._encoder.embeddings, self._encoder.readout.steps
         layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
         self._kept.append(layers)
         return native.ModelStruct(
@@ -113,17 +113,19 @@ class PackedWeights:
             embedding_norm=self._norm(embeddings.norm, self._embedding),
             projection=self._optional(embeddings.projection, self._hidden, self._embedding),
             layers=layers,
-            dense=self._optional(head.dense, self._hidden, self._hidden),
-            classifier=self._optional(head.out, up_to(len(head.out.weight), self._routine.panel), self._hidden),
+            dense=self._optional(steps[0].linear, self._hidden, self._hidden),
+            classifier=self._optional(
+                steps[1].linear, up_to(encoder.readout.labels, self._routine.panel), self._hidden
+            ),
             layer_count=len(encoder.layers),
             embedding=self._embedding,
             hidden=self._hidden,
             heads=encoder.heads,
             head_size=self._head_size,
             inner=self._inner,
-            labels=len(head.out.weight),
+            labels=encoder.readout.labels,
             activation=ACTIVATIONS.index(encoder.activation),
-            head_activation=ACTIVATIONS.index(head.activation),
+            head_activation=ACTIVATIONS.index(steps[0].activation),
             segment=SEGMENT,
             score_scale=1.0 / math.sqrt(self._size),
         )
@@ -136,21 +138,19 @@ class PackedWeights:
         return self._pointer(widened(rows, len(rows), self._embedding))
 
     def _norm(self, norm: described.Norm, width: int) -> native.NormStruct:
-        weight, bias = widened(norm.weight, width), widened(norm.bias, width)
+        weight, bias = widened(norm.weight, width), _bias(norm, width)
         return native.NormStruct(self._pointer(weight), self._pointer(bias), norm.eps, len(norm.weight))
 
     def _layer(self, layer: described.Layer) -> native.LayerStruct:
         heads, size, head_size, hidden = self._encoder.heads, self._size, self._head_size, self._hidden
         width, kind = heads * head_size, self._kind
         qkv = widened(layer.qkv.weight.view(3, heads, size, -1), 3, heads, head_size, hidden)
-        qkv_bias = widened(layer.qkv.bias.view(3, heads, size), 3, heads, head_size)
+        qkv_bias = widened(_bias(layer.qkv, 3 * heads * size).view(3, heads, size), 3, heads, head_size)
         out = widened(layer.attention_out.weight.view(-1, heads, size), hidden, heads, head_size).view(hidden, width)
         out_width = up_to(width, WIDTH_STEP) if self._routine.digits else width
         return native.LayerStruct(
             qkv=self._matrix(qkv.view(3 * width, hidden), qkv_bias.view(3 * width), kind),
-            out=self._matrix(
-                widened(out, hidden, out_width), widened(layer.attention_out.bias, hidden), self._out_kind
-            ),
+            out=self._matrix(widened(out, hidden, out_width), _bias(layer.attention_out, hidden), self._out_kind),
             up=self._linear(layer.up, self._inner, hidden, kind),
             down=self._linear(layer.down, hidden, self._inner, kind),
             attention_norm=self._norm(layer.attention_norm, hidden),
@@ -161,7 +161,7 @@ class PackedWeights:
         return native.MatrixStruct() if linear is None else self._linear(linear, columns, depth, "fp32")
 
     def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.MatrixStruct:
-        return self._matrix(widened(linear.weight, columns, depth), widened(linear.bias, columns), kind)
+        return self._matrix(widened(linear.weight, columns, depth), _bias(linear, columns), kind)
 
     def _matrix(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
         if kind in ("int8", "digits"):
@@ -199,6 +199,11 @@ class PackedWeights:
         )
 
 
+def _bias(part: described.Linear | described.Norm, size: int) -> torch.Tensor:
+    """float32 [size], zeros behind its end and where there is none."""
+    return torch.zeros(size) if part.bias is None else widened(part.bias, size)
+
+
 def own_positions(embeddings: described.Embeddings) -> torch.Tensor:
     """Rows for the positions of a sequence.
 
@@ -217,6 +222,10 @@ def unsupported(encoder: Encoder) -> str | None:
         return "the kernel computes on the CPU"
     if encoder.embeddings.positions is None or encoder.buckets is not None:
         return "the kernel has no relative positions"
+    steps, first = encoder.readout.steps, encoder.readout.pooling == "first"
+    plain = all(step.linear is not None and step.norm is None and not step.unit for step in steps)
+    if not first or not plain or len(steps) != 2 or steps[1].activation != "none":
+        return "the kernel has no such readout"
     if encoder.activation not in get_args(described.HiddenActivation):
         return f"the kernel has no activation {encoder.activation!r}"
     return None
