@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from secondpass.forwards import description as described
+from secondpass.forwards.description import NotDescribed, Readout, ReadoutStep, StepActivation
 
 STATES, POOLED, SCORES = "token_embeddings", "sentence_embedding", "scores"
 
@@ -199,6 +203,66 @@ class VocabularyRows(nn.Module):
         """
         finer = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return finer[:, :1] if self.false_token_id is None else finer[:, :1] - finer[:, 1:]
+
+
+# ---- The same as plain weights.
+PLAIN_POOLINGS: dict[tuple[str, ...], described.Pooling] = {
+    ("cls",): "first",
+    ("mean",): "mean",
+    ("max",): "max",
+    ("lasttoken",): "last",
+}
+STEP_ACTIVATIONS: dict[type[nn.Module], StepActivation] = {
+    nn.Identity: "none",
+    nn.ReLU: "relu",
+    nn.SiLU: "silu",
+    nn.Tanh: "tanh",
+}
+
+
+def readout_of(model: Any) -> Readout:
+    """A model's chain as its family computes it; raises `NotDescribed` where that has more than a family knows."""
+    chain = model.readout
+    if not isinstance(chain, ModuleChain) or type(chain[0]) is not Pooling or chain[0].modes not in PLAIN_POOLINGS:
+        raise NotDescribed
+    steps, name = [], POOLED
+    for module in chain[1:]:
+        if isinstance(module, Dropout):
+            continue
+        if getattr(module, "reads", POOLED) != name:
+            raise NotDescribed
+        name = getattr(module, "writes", POOLED)
+        steps.append(_step(module))
+    return Readout(PLAIN_POOLINGS[chain[0].modes], tuple(_fewer(steps)))
+
+
+def _step(module: nn.Module) -> ReadoutStep:
+    if isinstance(module, LayerNorm):
+        return ReadoutStep(None, norm=described.norm(module.norm))
+    if isinstance(module, Normalize):
+        return ReadoutStep(None, unit=True)
+    if not isinstance(module, Dense) or module.use_residual:
+        raise NotDescribed
+    own = module.activation_function
+    if type(own) is nn.GELU:
+        activation: StepActivation = "gelu" if own.approximate == "none" else "gelu_tanh"
+    elif type(own) in STEP_ACTIVATIONS:
+        activation = STEP_ACTIVATIONS[type(own)]
+    else:
+        raise NotDescribed
+    return ReadoutStep(described.linear(module.linear, bare=True), activation)
+
+
+def _fewer(steps: Sequence[ReadoutStep]) -> list[ReadoutStep]:
+    """A normalisation belongs to the linear layer in front of it."""
+    made: list[ReadoutStep] = []
+    for step in steps:
+        before = made[-1] if made else None
+        if step.linear is not None or before is None or before.unit or (step.norm and before.norm):
+            made.append(step)
+        else:
+            made[-1] = replace(before, norm=step.norm or before.norm, unit=step.unit)
+    return made
 
 
 # Language models that do nothing between their last hidden state and the logits but a soft cap, where they have one.
