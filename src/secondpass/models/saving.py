@@ -26,7 +26,7 @@ from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.models.config import read_json, write_activation
 from secondpass.models.loading import quiet_transformers
-from secondpass.models.modules import write_modules
+from secondpass.models.modules import LISTED, parts_of, write_modules
 from secondpass.models.tokenizer import token_limit
 from secondpass.models.weights import COMPACT, save_compact
 from secondpass.text import choice
