@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.inputs import ModelTemplate
 from secondpass.models.config import load_config, read_activation, read_prompts
 from secondpass.models.tokenizer import check_vocabulary, ends_with_padding, load_tokenizer, token_limit
 from secondpass.models.weights import COMPACT, build_model, check_counts, load_compact, stored_sizes, weight_files
@@ -190,6 +191,8 @@ class Loaded:
     token_limit: int
     placed: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    template: ModelTemplate | None = None
 
 
 def load(request: LoadRequest) -> Loaded:
