@@ -122,6 +122,7 @@ class Reranker:
             # as sentence-transformers stores it, so that it comes back with the saved model
             self.prompts[OWN_INSTRUCTION] = str(instruction)
             self.default_prompt_name = OWN_INSTRUCTION
+        self._transformer_settings = loaded.transformer_settings
         self.default_activation_function = default_activation_function
         self.max_length = max_length
         self.truncation = truncation

@@ -15,12 +15,21 @@ from transformers import (
     CamembertForSequenceClassification,
 )
 
-from secondpass.forwards.families import FAMILIES, describe, family_of, trainable
+from secondpass.forwards.families import FAMILIES, architecture_of, describe, family_of, trainable
 from secondpass.forwards.kernel import KernelEncoder, native
 from secondpass.forwards.kernel.weights import unsupported
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.packed import PackedForward, PaddedForward, training_forward
 from secondpass.forwards.padded import Padding
+from secondpass.forwards.readout import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    ModuleChain,
+    Normalize,
+    Pooling,
+    ReadoutModel,
+)
 from secondpass.training.weights.layers import layers_of
 from tests.forwards.models import LENGTHS, inputs_of, model_of, reference, tensors
 
@@ -34,6 +43,20 @@ def _camembert() -> Any:
     return model.eval()
 
 
+def chain_of(family: str, pooling: str = "cls") -> ReadoutModel:
+    """An encoder under pooling, a linear layer with an activation, a normalisation and a classifier."""
+    body = model_of(family).base_model
+    chain = [
+        Pooling(32, [pooling]),
+        Dense((32, 48), family != "modernbert", nn.GELU()),
+        LayerNorm(48),
+        Dropout(),
+        Normalize(),
+        Dense((48, 3), True, nn.Identity(), writes="scores"),
+    ]
+    return ReadoutModel(body, ModuleChain(chain)).eval()
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "BertForSequenceClassification": lambda: model_of("bert", 3),
     "RobertaForSequenceClassification": lambda: model_of("roberta", 3),
@@ -43,6 +66,14 @@ MODELS: dict[str, Callable[[], Any]] = {
     "DistilBertForSequenceClassification": lambda: model_of("distilbert", 3),
     "DebertaV2ForSequenceClassification": lambda: model_of("deberta-v2", 3),
     "ModernBertForSequenceClassification": lambda: model_of("modernbert", 3),
+    "BertModel": lambda: chain_of("bert"),
+    "RobertaModel": lambda: chain_of("roberta", "mean"),
+    "XLMRobertaModel": lambda: chain_of("xlm-roberta", "max"),
+    "CamembertModel": lambda: ReadoutModel(_camembert().base_model, chain_of("roberta").readout).eval(),
+    "ElectraModel": lambda: chain_of("electra", "lasttoken"),
+    "DistilBertModel": lambda: chain_of("distilbert", "mean"),
+    "DebertaV2Model": lambda: chain_of("deberta-v2"),
+    "ModernBertModel": lambda: chain_of("modernbert"),
 }
 ARCHITECTURES = [name for family in FAMILIES for name in family.architectures]
 NAMES = ("input_ids", "token_type_ids", "attention_mask")
@@ -52,7 +83,7 @@ def tiny(name: str) -> Any:
     """A tiny random model of an architecture with three labels; an architecture without one fails its tests."""
     assert name in MODELS, f"{name} is in the registry: give it a tiny model here"
     model = MODELS[name]()
-    assert type(model).__name__ == name
+    assert architecture_of(model) == name
     return model
 
 
@@ -84,9 +115,8 @@ def test_the_kernel_gives_them_or_says_why_not(name: str) -> None:
     assert weights is not None
     encoder = family.for_kernel(weights)
     missing = "no form of it" if encoder is None else unsupported(encoder)
-    assert (missing is None) == (
-        name not in {"DebertaV2ForSequenceClassification", "ModernBertForSequenceClassification"}
-    )
+    by_torch = {"DebertaV2ForSequenceClassification", "ModernBertForSequenceClassification"}
+    assert (missing is None) == (name not in by_torch and not isinstance(model, ReadoutModel))
     if encoder is None or missing is not None:
         return
     routine = native.find("fp32")
@@ -134,10 +164,8 @@ def test_every_layer_has_its_number(name: str) -> None:
     assert set(found.numbers.values()) == {0, 1, 2, 3}
     words = next(name for name, weight in model.named_parameters() if weight.shape[0] == model.config.vocab_size)
     assert found.numbers[words] == 0
-    assert (
-        found.numbers["classifier.weight" if "classifier.weight" in found.numbers else "classifier.out_proj.weight"]
-        == 3
-    )
+    heads = ("classifier.weight", "classifier.out_proj.weight", "readout.5.linear.weight")
+    assert [found.numbers[head] for head in heads if head in found.numbers] == [3]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: next(iter(family.architectures)))

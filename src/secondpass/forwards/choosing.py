@@ -22,6 +22,7 @@ from secondpass.forwards.description import Description, Family
 from secondpass.forwards.families import describe, family_of
 from secondpass.forwards.padded import BatchProbe, Padding, TransformersForward, dtype_name, switching
 from secondpass.forwards.precision import Precision, agrees, precision_of
+from secondpass.forwards.readout import ReadoutModel
 from secondpass.tokens import Tokens
 
 Settled = Literal["fp32", "bf16", "int8"]
@@ -237,8 +238,8 @@ class ModelForward:
     def _batching(self) -> Batching:
         """Which inputs may share a batch of transformers' own forward."""
         config = self._model.config
-        if config.get_text_config().pad_token_id is None:
-            return "single"  # a decoder that scores at the very last place takes one pair at a time
+        if config.get_text_config().pad_token_id is None and not isinstance(self._model, ReadoutModel):
+            return "single"  # a classifier of a decoder, which scores at the very last place takes one pair at a time
         if switching(self._model) is not None and config.attention_type != "original_full":
             return "equal"
         if self._seen is None:

@@ -211,7 +211,7 @@ def table(module: nn.Module) -> torch.Tensor:
 #
 # A packed forward computes from weights alone, so it may stand in for a model only while nobody has put anything else
 # into it: adapters, hooks, quantised layers, replaced modules. Here is where those of an unchanged one come from.
-SOURCES = ("torch.nn.modules.", "transformers.models.", "transformers.activations")
+SOURCES = ("torch.nn.modules.", "transformers.models.", "transformers.activations", "secondpass.forwards.readout")
 
 
 def is_plain(model: nn.Module) -> bool:

@@ -220,11 +220,11 @@ def pooled(pooling: Pooling, rows: torch.Tensor, packed: Packed) -> torch.Tensor
     lengths = torch.from_numpy(packed.lengths).to(rows.device)
     if pooling in ("first", "last"):
         return rows[packed.starts if pooling == "first" else packed.starts + lengths - 1]
+    real = rows[: len(packed.ids)]
+    if pooling == "max":
+        return torch.stack([part.amax(dim=0) for part in real.split(packed.lengths.tolist())])
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths)
-    real, made = rows[: len(packed.ids)], rows.new_zeros(len(lengths), rows.shape[1])
-    if pooling == "mean":
-        return made.index_add_(0, owner, real) / lengths[:, None]
-    return made.index_reduce_(0, owner, real, "amax", include_self=False)
+    return rows.new_zeros(len(lengths), rows.shape[1]).index_add_(0, owner, real) / lengths[:, None]
 
 
 def rows_of(own: Linear, begin: int, end: int | None = None) -> Linear:

@@ -13,20 +13,25 @@ from torch import nn
 
 from secondpass.forwards.description import Description, Family, NotDescribed, TrainableModules, is_plain
 from secondpass.forwards.families import bert, deberta, modernbert
+from secondpass.forwards.readout import ReadoutModel
 
 FAMILIES: tuple[Family[Any], ...] = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY)
 
 
+def architecture_of(model: nn.Module) -> str | None:
+    """The name of transformers' class that a model is of, or its body's below a readout; None for another's class."""
+    kind = type(model.body if isinstance(model, ReadoutModel) else model)
+    return kind.__name__ if kind.__module__.startswith("transformers.models.") else None
+
+
 def family_of(model: nn.Module) -> Family[Any] | None:
-    """The family of transformers' class that a model is of; None for every other class."""
-    kind = type(model)
-    if not kind.__module__.startswith("transformers.models."):
-        return None
-    return next((family for family in FAMILIES if kind.__name__ in family.architectures), None)
+    """The family of a model's architecture; None for one that we have not."""
+    name = architecture_of(model)
+    return next((family for family in FAMILIES if name in family.architectures), None)
 
 
 def describe(model: nn.Module) -> Description | None:
-    """The weights of a sequence-classification model of transformers.
+    """The weights of a sequence-classification model of transformers, or of a body and its readout.
 
     Descriptions share the model's memory where torch's layout allows it; only the joined projection of query, key and
     value is a copy. `choosing.Watch` tells when one has grown old.
@@ -46,7 +51,7 @@ def describe(model: nn.Module) -> Description | None:
         return None
     with torch.no_grad():
         try:
-            made: Description = family.architectures[type(model).__name__].describe(model)
+            made: Description = family.architectures[str(architecture_of(model))].describe(model)
         except (AttributeError, NotDescribed):
             return None
     return made
@@ -55,7 +60,7 @@ def describe(model: nn.Module) -> Description | None:
 def trainable(model: nn.Module) -> TrainableModules | None:
     """A model's modules for training without padding; None where its architecture is trained in padded rectangles."""
     family = family_of(model)
-    reads = None if family is None else family.architectures[type(model).__name__].trainable
+    reads = None if family is None else family.architectures[str(architecture_of(model))].trainable
     return None if reads is None else reads(model)
 
 

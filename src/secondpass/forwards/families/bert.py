@@ -21,6 +21,15 @@ from secondpass.forwards.description import (
     norm,
 )
 from secondpass.forwards.packed import PackedEncoder
+from secondpass.forwards.readout import readout_of
+
+
+def _body(model: Any) -> Encoder:
+    return encoder_of(model, embeddings_of(model.base_model), readout_of(model))
+
+
+def _roberta_body(model: Any) -> Encoder:
+    return encoder_of(model, embeddings_of(model.base_model, _first_position(model)), readout_of(model))
 
 
 def _bert(model: Any) -> Encoder:
@@ -92,6 +101,10 @@ def encoder_of(
 
 
 def _distilbert(model: Any) -> Encoder:
+    return _distilbert_under(model, classifier(model.pre_classifier, "relu", model.classifier))
+
+
+def _distilbert_under(model: Any, readout: Readout) -> Encoder:
     own = model.base_model.transformer.layer
     layers = tuple(
         Layer(
@@ -105,7 +118,7 @@ def _distilbert(model: Any) -> Encoder:
         for layer in own
     )
     activation = described.hidden_activation(*(layer.ffn.activation for layer in own))
-    readout, embeddings = classifier(model.pre_classifier, "relu", model.classifier), embeddings_of(model.base_model)
+    embeddings = embeddings_of(model.base_model)
     return _checked(model.config, Encoder(embeddings, layers, readout, model.config.n_heads, activation))
 
 
@@ -150,6 +163,12 @@ FAMILY = Family(
         "CamembertForSequenceClassification": Architecture(_roberta, _roberta_trainable),
         "ElectraForSequenceClassification": Architecture(_electra, _electra_trainable),
         "DistilBertForSequenceClassification": Architecture(_distilbert),
+        "BertModel": Architecture(_body),
+        "RobertaModel": Architecture(_roberta_body),
+        "XLMRobertaModel": Architecture(_roberta_body),
+        "CamembertModel": Architecture(_roberta_body),
+        "ElectraModel": Architecture(_body),
+        "DistilBertModel": Architecture(lambda model: _distilbert_under(model, readout_of(model))),
     },
     in_torch=PackedEncoder,
     for_kernel=lambda encoder: encoder,

@@ -11,9 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from secondpass.forwards import description as described
-from secondpass.forwards.description import Architecture, Encoder, Family, NotDescribed, Relative, linear
+from secondpass.forwards.description import Architecture, Encoder, Family, NotDescribed, Readout, Relative, linear
 from secondpass.forwards.families.bert import classifier, embeddings_of, encoder_of
 from secondpass.forwards.packed import PackedEncoder
+from secondpass.forwards.readout import readout_of
 
 # Between the pooler and the classifier.
 POOLER_ACTIVATIONS: dict[str, described.StepActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
@@ -23,13 +24,16 @@ MOST_DISTANCE = 2**20
 
 
 def _describe(model: Any) -> Encoder:
-    body = model.base_model
-    if getattr(body.embeddings, "embed_proj", None) is not None or body.encoder.conv is not None:
-        raise NotDescribed
     activation = POOLER_ACTIVATIONS.get(model.config.pooler_hidden_act)
     if activation is None:
         raise NotDescribed
-    readout = classifier(model.pooler.dense, activation, model.classifier)
+    return _under(model, classifier(model.pooler.dense, activation, model.classifier))
+
+
+def _under(model: Any, readout: Readout) -> Encoder:
+    body = model.base_model
+    if getattr(body.embeddings, "embed_proj", None) is not None or body.encoder.conv is not None:
+        raise NotDescribed
     made = encoder_of(model, embeddings_of(body), readout, ("query_proj", "key_proj", "value_proj"))
     layers = zip(made.layers, _relatives(model), strict=True)
     return replace(
@@ -90,7 +94,10 @@ def buckets(config: Any) -> npt.NDArray[np.int64]:
 
 
 FAMILY = Family(
-    architectures={"DebertaV2ForSequenceClassification": Architecture(_describe)},
+    architectures={
+        "DebertaV2ForSequenceClassification": Architecture(_describe),
+        "DebertaV2Model": Architecture(lambda model: _under(model, readout_of(model))),
+    },
     in_torch=PackedEncoder,
     for_kernel=lambda encoder: encoder,
     below={"deberta-v2": {"encoder.LayerNorm": 0, "encoder.conv": 1}},

@@ -26,6 +26,7 @@ from secondpass.forwards.description import (
 )
 from secondpass.forwards.packed import ACTIVATIONS, attention_for, linear, normed, pooled, read_out, rows_behind
 from secondpass.forwards.padded import as_numpy
+from secondpass.forwards.readout import readout_of
 from secondpass.tokens import Tokens
 
 POOLINGS: dict[str, Pooling] = {"cls": "first", "mean": "mean"}
@@ -192,7 +193,10 @@ def _turned(rows: torch.Tensor, turn: Turn) -> None:
 
 
 FAMILY = Family(
-    architectures={"ModernBertForSequenceClassification": Architecture(_describe)},
+    architectures={
+        "ModernBertForSequenceClassification": Architecture(_describe),
+        "ModernBertModel": Architecture(lambda model: encoder_of(model.body, readout_of(model))),
+    },
     in_torch=PackedRotaryEncoder,
     for_kernel=lambda encoder: None,
 )

@@ -1,0 +1,342 @@
+"""A transformers model and what makes logits of its hidden states, as one model: module chains and vocabulary rows.
+
+The two ways in which rerankers without a classification head give scores, as sentence-transformers 5.4 and later saves
+them. Modules compute what those of sentence-transformers 6.2 compute, and have the names of their weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from secondpass.forwards import description as described
+from secondpass.forwards.description import NotDescribed, Readout, ReadoutStep, StepActivation
+
+STATES, POOLED, SCORES = "token_embeddings", "sentence_embedding", "scores"
+
+Features = dict[str, torch.Tensor]
+"""What modules hand on by name: states [pairs, width, hidden], of which `MASK` [pairs, width] tells the real ones."""
+
+MASK = "attention_mask"
+
+
+class Pooling(nn.Module):
+    """Hidden states -> [pairs, hidden * modes], the modes' rows side by side; sums are float32 or finer.
+
+    `dimension` is that of the states, `modes` are keys of `POOLINGS`; `include_prompt` False would leave the tokens of a prompt out.
+    """
+
+    def __init__(self, dimension: int, modes: Sequence[str], include_prompt: bool = True) -> None:
+        super().__init__()
+        self.dimension, self.modes, self.include_prompt = dimension, tuple(modes), include_prompt
+
+    def forward(self, features: Features) -> Features:
+        """Put the pooled states in."""
+        states, mask = features[STATES], features[MASK]
+        pooled = [POOLINGS[mode](states, mask).to(states.dtype) for mode in self.modes]
+        return {**features, POOLED: torch.cat(pooled, dim=-1)}
+
+
+def _first(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return _at(states, mask.int().argmax(dim=1))
+
+
+def last_rows(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The states of each pair's last real token: [pairs, width, hidden] -> [pairs, hidden]."""
+    return _at(states, last_places(mask))
+
+
+def last_places(mask: torch.Tensor) -> torch.Tensor:
+    """Where each pair's last real token is, on whichever side padding stands: int64 [pairs]."""
+    return mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1)
+
+
+def _at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return states[torch.arange(len(states), device=states.device), places]
+
+
+def _largest(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return states.masked_fill(mask[:, :, None] == 0, -torch.inf).amax(dim=1)
+
+
+def _sum(states: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted sums [pairs, hidden], and of the weights alone [pairs, 1]."""
+    finer = torch.promote_types(states.dtype, torch.float32)
+    given = weights[:, :, None].to(finer)
+    # a padded state may be anything, infinite too
+    return (states.to(finer).masked_fill(given == 0, 0) * given).sum(dim=1), given.sum(dim=1)
+
+
+def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    total, count = _sum(states, mask)
+    return total / count
+
+
+def _mean_by_root(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    total, count = _sum(states, mask)
+    return total / count.sqrt()
+
+
+def _mean_by_place(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The n-th token counts n times (Muennighoff, SGPT, 2022)."""
+    total, count = _sum(states, mask.cumsum(dim=1) * mask)
+    return total / count
+
+
+POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "cls": _first,
+    "max": _largest,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_by_root,
+    "weightedmean": _mean_by_place,
+    "lasttoken": last_rows,
+}
+
+
+class Dense(nn.Module):
+    """A linear layer, an activation, and with `use_residual` the input added to it."""
+
+    def __init__(
+        self,
+        sizes: tuple[int, int],
+        bias: bool,
+        activation_function: nn.Module,
+        reads: str = POOLED,
+        writes: str = POOLED,
+        use_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(*sizes, bias=bias)
+        self.activation_function = activation_function
+        self.reads, self.writes, self.use_residual = reads, writes, use_residual
+        if use_residual and sizes[0] != sizes[1]:
+            self.residual = nn.Linear(*sizes, bias=False)
+
+    def forward(self, features: Features) -> Features:
+        """Put what it makes of `reads` in as `writes`."""
+        given = features[self.reads]
+        made = self.activation_function(self.linear(given))
+        if self.use_residual:
+            made = made + (self.residual(given) if hasattr(self, "residual") else given)
+        return {**features, self.writes: made}
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation of the pooled states."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dimension)
+
+    def forward(self, features: Features) -> Features:
+        """Replace the pooled states."""
+        return {**features, POOLED: self.norm(features[POOLED])}
+
+
+class Normalize(nn.Module):
+    """Rows of length 1."""
+
+    def __init__(self, reads: str = POOLED, writes: str = POOLED) -> None:
+        super().__init__()
+        self.reads, self.writes = reads, writes
+
+    def forward(self, features: Features) -> Features:
+        """Put what it makes of `reads` in as `writes`."""
+        return {**features, self.writes: F.normalize(features[self.reads], dim=-1)}
+
+
+class Dropout(nn.Module):
+    """Dropout of the pooled states, in training only."""
+
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.dropout_layer = nn.Dropout(dropout)
+
+    def forward(self, features: Features) -> Features:
+        """Replace the pooled states."""
+        return {**features, POOLED: self.dropout_layer(features[POOLED])}
+
+
+class ModuleChain(nn.ModuleList):
+    """Modules one behind the other, from hidden states to logits; the last is a `Dense` that writes "scores"."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__(modules)
+
+    @property
+    def labels(self) -> int:
+        """How many logits a pair gets."""
+        return int(self[-1].linear.out_features)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """States [pairs, width, hidden] and which of them are real [pairs, width] -> logits [pairs, labels]."""
+        features = {STATES: states, MASK: mask}
+        for module in self:
+            features = module(features)
+        return features[SCORES]
+
+
+class VocabularyRows(nn.Module):
+    """The logit of one token behind the last one of a pair, or with a second token the one's minus the other's."""
+
+    labels = 1
+
+    def __init__(self, true_token_id: int, false_token_id: int | None = None) -> None:
+        super().__init__()
+        self.true_token_id, self.false_token_id = true_token_id, false_token_id
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Which rows are read."""
+        return [self.true_token_id] + ([] if self.false_token_id is None else [self.false_token_id])
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        """The tokens' logits [pairs, 1 or 2] -> float32 or finer [pairs, 1].
+
+        Of a half type two large logits leave little of their difference, so it is taken in float32.
+        """
+        finer = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return finer[:, :1] if self.false_token_id is None else finer[:, :1] - finer[:, 1:]
+
+
+# ---- The same as plain weights.
+PLAIN_POOLINGS: dict[tuple[str, ...], described.Pooling] = {
+    ("cls",): "first",
+    ("mean",): "mean",
+    ("max",): "max",
+    ("lasttoken",): "last",
+}
+STEP_ACTIVATIONS: dict[type[nn.Module], StepActivation] = {
+    nn.Identity: "none",
+    nn.ReLU: "relu",
+    nn.SiLU: "silu",
+    nn.Tanh: "tanh",
+}
+
+
+def readout_of(model: Any) -> Readout:
+    """A model's chain as its family computes it; raises `NotDescribed` where that has more than a family knows."""
+    chain = model.readout
+    if not isinstance(chain, ModuleChain) or type(chain[0]) is not Pooling or chain[0].modes not in PLAIN_POOLINGS:
+        raise NotDescribed
+    steps, name = [], POOLED
+    for module in chain[1:]:
+        if isinstance(module, Dropout):
+            continue
+        if getattr(module, "reads", POOLED) != name:
+            raise NotDescribed
+        name = getattr(module, "writes", POOLED)
+        steps.append(_step(module))
+    return Readout(PLAIN_POOLINGS[chain[0].modes], tuple(_fewer(steps)))
+
+
+def _step(module: nn.Module) -> ReadoutStep:
+    if isinstance(module, LayerNorm):
+        return ReadoutStep(None, norm=described.norm(module.norm))
+    if isinstance(module, Normalize):
+        return ReadoutStep(None, unit=True)
+    if not isinstance(module, Dense) or module.use_residual:
+        raise NotDescribed
+    own = module.activation_function
+    if type(own) is nn.GELU:
+        activation: StepActivation = "gelu" if own.approximate == "none" else "gelu_tanh"
+    elif type(own) in STEP_ACTIVATIONS:
+        activation = STEP_ACTIVATIONS[type(own)]
+    else:
+        raise NotDescribed
+    return ReadoutStep(described.linear(module.linear, bare=True), activation)
+
+
+def _fewer(steps: Sequence[ReadoutStep]) -> list[ReadoutStep]:
+    """A normalisation belongs to the linear layer in front of it."""
+    made: list[ReadoutStep] = []
+    for step in steps:
+        before = made[-1] if made else None
+        if step.linear is not None or before is None or before.unit or (step.norm and before.norm):
+            made.append(step)
+        else:
+            made[-1] = replace(before, norm=step.norm or before.norm, unit=step.unit)
+    return made
+
+
+# Language models that do nothing between their last hidden state and the logits but a soft cap, where they have one.
+ROWS_ARE_ENOUGH = frozenset(
+    f"{name}ForCausalLM" for name in ("Qwen2", "Qwen3", "Llama", "Mistral", "Gemma", "Gemma2", "Gemma3")
+)
+
+
+class ReadoutModel(nn.Module):
+    """A body and its readout, which together are what a sequence classifier of transformers is; all else is the body's.
+
+    Args:
+        body: an encoder, or for `VocabularyRows` a whole causal language model.
+        readout: what makes logits of its last hidden states.
+    """
+
+    def __init__(self, body: Any, readout: ModuleChain | VocabularyRows) -> None:
+        super().__init__()
+        self.body, self.readout = body, readout
+        self.body.config.num_labels = readout.labels
+        self._takes = inspect.signature(body.forward).parameters.keys()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            body = self.__dict__.get("_modules", {}).get("body")
+            if body is None:
+                raise
+            return getattr(body, name)
+
+    @property
+    def base_model(self) -> Any:
+        """The layers without what reads them."""
+        return self.body.base_model
+
+    @property
+    def base_model_prefix(self) -> str:
+        """What stands before the names of their weights."""
+        return "body" if self.base_model is self.body else f"body.{self.body.base_model_prefix}"
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        return_dict: bool = True,
+        **options: Any,
+    ) -> Any:
+        """A padded rectangle int64 [pairs, width], on either side, -> an output with `logits` [pairs, labels]."""
+        from transformers.modeling_outputs import SequenceClassifierOutput
+
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        given = {"input_ids": input_ids, "attention_mask": mask, "return_dict": True, **options}
+        if token_type_ids is not None and "token_type_ids" in self._takes:
+            given["token_type_ids"] = token_type_ids
+        if "use_cache" in self._takes:
+            given["use_cache"] = False
+        if isinstance(self.readout, ModuleChain):
+            logits = self.readout(self.body(**given).last_hidden_state, mask)
+        else:
+            # positions are the same on whichever side padding stands
+            given["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            logits = self.readout(self._token_logits(given, mask, self.readout.token_ids))
+        return SequenceClassifierOutput(logits=logits) if return_dict else (logits,)
+
+    def _token_logits(self, given: dict[str, Any], mask: torch.Tensor, ids: list[int]) -> torch.Tensor:
+        """Logits [pairs, ids] behind each pair's last token."""
+        head = self.body.get_output_embeddings()
+        if type(self.body).__name__ not in ROWS_ARE_ENOUGH or type(head) is not nn.Linear:
+            places, each = last_places(mask).unique(return_inverse=True)
+            made = self.body(**given, logits_to_keep=places).logits
+            return made[torch.arange(len(each), device=each.device), each][:, ids]
+        states = last_rows(self.body.base_model(**given).last_hidden_state, mask)
+        made = F.linear(states, head.weight[ids], None if head.bias is None else head.bias[ids])
+        cap = getattr(self.body.config, "final_logit_softcapping", None)
+        return made if cap is None else torch.tanh(made / cap) * cap
