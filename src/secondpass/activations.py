@@ -62,13 +62,19 @@ def default_activation(
     if argument is not None:
         return checked_activation(argument)
     if stored_name is not None:
-        made = _from_name(stored_name, trust_remote_code)
+        made = named_activation(stored_name, trust_remote_code)
         if made is not None and (num_labels > 1 or _tells_apart(made)):
             return made
         if made is not None:
             logger.warning(
                 "Activation %r of the model's configuration does not tell pairs apart where there is one label: the "
                 "default is used instead",
+                stored_name,
+            )
+        else:
+            logger.warning(
+                "Activation %r of the model's configuration is no activation of torch.nn: the default is used instead "
+                "(trust_remote_code=True imports it)",
                 stored_name,
             )
     return nn.Sigmoid() if num_labels == 1 else nn.Identity()
@@ -117,18 +123,14 @@ def checked_activation(argument: Activation, name: str = "default_activation_fun
     return argument
 
 
-def _from_name(name: str, trust_remote_code: bool) -> Activation | None:
+def named_activation(name: str, trust_remote_code: bool) -> Activation | None:
+    """The activation of a dotted name, None for one that is not trusted; raises ModelLoadError as above."""
     made = _trusted_classes().get(name)
     if made is not None:
         # Randomised activations (RReLU) are fixed only in evaluation mode.
         return made().eval()
     if trust_remote_code:
         return _imported(name)
-    logger.warning(
-        "Activation %r of the model's configuration is no activation of torch.nn: the default is used instead "
-        "(trust_remote_code=True imports it)",
-        name,
-    )
     return None
 
 
@@ -167,6 +169,7 @@ def _required(function: Callable[..., object]) -> int:
 
 
 def _full_name(made: type) -> str:
+    """The dotted name under which a class is stored."""
     return f"{made.__module__}.{made.__qualname__}"
 
 
