@@ -469,6 +469,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             storage=storage,
             default_prompt=self.default_prompt_name,
             transformer_settings=self._transformer_settings,
+            template=None if self._transformer_settings else self.template,
             **kwargs,
         )
 
