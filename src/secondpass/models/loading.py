@@ -258,7 +258,7 @@ def load(request: LoadRequest) -> Loaded:
     template, *answer = template_for(
         folder,
         str(request.source),
-        architecture_in(folder),
+        "" if modules is None and request.num_labels is not None else architecture_in(folder),
         tokenizer,
         request.template,
         request.true_token,

@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from secondpass.activations import Activation, TemperedSigmoid
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
 from secondpass.models.config import NEWEST_FILE, OWN_KEY, read_if_present, read_json
@@ -40,13 +41,17 @@ STRUCTURED = re.compile(r"content\[0\]|\.type|'type'|\"type\"|message\.content\[
 
 @dataclass(frozen=True, slots=True)
 class RerankerFamily:
-    """A published family: its template, where it is known by, and the tokens of its answer (the second may be None)."""
+    """A published family: its template, where it is known by, and the tokens of its answer (the second may be None).
+
+    Where there is a `temperature`, the published score is the sigmoid of the logit over it.
+    """
 
     template: ModelTemplate
     names: re.Pattern[str]
     architectures: tuple[str, ...]
     true_token: str | None
     false_token: str | None
+    temperature: float | None = None
 
 
 @cache
@@ -60,10 +65,17 @@ def families() -> Mapping[str, RerankerFamily]:
             template = template_of(**stored["template"], query_share=share and tuple(share))
             pattern = re.compile(stored["names"], re.IGNORECASE)
             tokens = stored.get("true_token"), stored.get("false_token")
-            made[file.name.removesuffix(".toml")] = RerankerFamily(
-                template, pattern, tuple(stored["architectures"]), *tokens
+            family = RerankerFamily(
+                template, pattern, tuple(stored["architectures"]), *tokens, stored.get("temperature")
             )
+            made[file.name.removesuffix(".toml")] = family
     return made
+
+
+def published_activation(template: ModelTemplate | None) -> Activation | None:
+    """What makes the published scores of the family that a template is of; None where that is as everywhere."""
+    own = (family.temperature for family in families().values() if family.template == template)
+    return next((TemperedSigmoid(temperature) for temperature in own if temperature is not None), None)
 
 
 def template_of(
