@@ -40,7 +40,7 @@ STRUCTURED = re.compile(r"content\[0\]|\.type|'type'|\"type\"|message\.content\[
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class RerankerFamily:
     """A published family: its template, where it is known by, and the tokens of its answer (the second may be None).
 
     Where there is a `temperature`, the published score is the sigmoid of the logit over it.
@@ -55,7 +55,7 @@ class Family:
 
 
 @cache
-def families() -> Mapping[str, Family]:
+def families() -> Mapping[str, RerankerFamily]:
     """All of `templates/`, by name."""
     made = {}
     for file in sorted((resources.files("secondpass") / "models" / "templates").iterdir(), key=lambda file: file.name):
@@ -65,7 +65,9 @@ def families() -> Mapping[str, Family]:
             template = template_of(**stored["template"], query_share=share and tuple(share))
             pattern = re.compile(stored["names"], re.IGNORECASE)
             tokens = stored.get("true_token"), stored.get("false_token")
-            family = Family(template, pattern, tuple(stored["architectures"]), *tokens, stored.get("temperature"))
+            family = RerankerFamily(
+                template, pattern, tuple(stored["architectures"]), *tokens, stored.get("temperature")
+            )
             made[file.name.removesuffix(".toml")] = family
     return made
 
@@ -168,7 +170,7 @@ def template_for(
     return template, *ids
 
 
-def _family(folder: Path, source: str, architecture: str) -> Family | None:
+def _family(folder: Path, source: str, architecture: str) -> RerankerFamily | None:
     """The published family by the model's name and its architecture together."""
     stored = read_json(folder / "config.json").get("_name_or_path")
     path = Path(source).expanduser()
@@ -328,7 +330,7 @@ def _known(tokenizer: Any, token: str) -> int | None:
     return found
 
 
-def _published(tokenizer: Any, family: Family | None, architecture: str) -> tuple[int | None, int | None]:
+def _published(tokenizer: Any, family: RerankerFamily | None, architecture: str) -> tuple[int | None, int | None]:
     """The ids of a family's tokens."""
     if family is None or family.true_token is None or not architecture.endswith("ForCausalLM"):
         return None, None
