@@ -395,9 +395,10 @@ def _restored_layout(data: Any) -> PromptTemplate | None:
             return Plain(given["plain"]) if "plain" in given else Mark[given["mark"]]
         return str(given)
 
-    return PromptTemplate(
-        **{name: tuple(map(span, value)) if isinstance(value, list) else value for name, value in data.items()}
-    )
+    made: dict[str, Any] = {
+        name: tuple(map(span, value)) if isinstance(value, list) else value for name, value in data.items()
+    }
+    return PromptTemplate(**made)
 
 
 def chat_template_of(template: ModelTemplate, tokenizer: Any) -> str | None:
