@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -29,7 +31,7 @@ from secondpass.forwards.readout import (
     VocabularyRows,
 )
 from secondpass.models import saving
-from secondpass.models.loading import LoadRequest, load
+from secondpass.models.loading import LoadRequest, load, stored_weights
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import make_decoder, make_folder, make_model, make_tokenizer
 
@@ -256,6 +258,35 @@ def test_the_difference_of_two_logits_is_taken_in_float32() -> None:
     rows = VocabularyRows(1, 0)
     made = rows(torch.tensor([[20.125, 0.0078125]], dtype=torch.bfloat16))
     assert made.tolist() == [[20.1171875]]
+
+
+def test_a_copy_scores_the_same(chain_folder: Path, causal_folder: Path) -> None:
+    """Copied in memory and by pickle, as any other model."""
+    for folder in (chain_folder, causal_folder):
+        model = CrossEncoder(str(folder), device="cpu")
+        wanted = model.predict(PAIRS).tolist()
+        assert copy.deepcopy(model).predict(PAIRS).tolist() == wanted
+        copied: CrossEncoder = pickle.loads(pickle.dumps(model))  # noqa: S301
+        assert copied.predict(PAIRS).tolist() == wanted
+
+
+def test_all_weights_of_a_chain_are_its_weights(chain_folder: Path) -> None:
+    """A service that looks whether they changed looks at those of the modules too."""
+    names = [path.relative_to(chain_folder).as_posix() for path in stored_weights(chain_folder)]
+    assert names == [
+        "model.safetensors",
+        *(f"{part}/model.safetensors" for part in ("2_Dense", "3_LayerNorm", "5_Dense")),
+    ]
+
+
+def test_an_activation_of_others_is_imported_on_trust(chain_folder: Path, tmp_path: Path) -> None:
+    """And stored again by its own name."""
+    folder = Path(shutil.copytree(chain_folder, tmp_path / "model"))
+    _set(folder / DENSE, activation_function="transformers.activations.QuickGELUActivation")
+    model = CrossEncoder(str(folder), device="cpu", trust_remote_code=True)
+    model.save(str(tmp_path / "saved"))
+    stored = json.loads((tmp_path / "saved" / DENSE).read_text())["activation_function"]
+    assert stored == "transformers.activations.QuickGELUActivation"
 
 
 def test_what_leaves_the_prompt_out_takes_none(tmp_path: Path) -> None:

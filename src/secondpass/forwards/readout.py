@@ -290,14 +290,14 @@ class ReadoutModel(nn.Module):
         super().__init__()
         self.body, self.readout = body, readout
         self.body.config.num_labels = readout.labels
-        self._takes = inspect.signature(body.forward).parameters.keys()
+        self._takes = frozenset(inspect.signature(body.forward).parameters)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             body = self.__dict__.get("_modules", {}).get("body")
-            if body is None:
+            if body is None or name.startswith("__"):
                 raise
             return getattr(body, name)
 

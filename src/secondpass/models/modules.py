@@ -414,9 +414,10 @@ def _write_part(folder: Path, module: Any) -> None:
     elif isinstance(module, Dense):
         own = module.linear
         settings = {"in_features": own.in_features, "out_features": own.out_features, "bias": own.bias is not None}
-        settings |= {"activation_function": stored_name(module.activation_function)}
+        activation = getattr(module.activation_function, "function", module.activation_function)
+        settings |= {"activation_function": stored_name(activation)}
         if settings["activation_function"] is None:
-            raise InvalidInput(f"the activation {module.activation_function} of a Dense cannot be stored by its class")
+            raise InvalidInput(f"the activation {activation} of a Dense cannot be stored by its class")
         settings |= {"module_input_name": module.reads, "module_output_name": module.writes}
         settings |= {"use_residual": True} if module.use_residual else {}
     elif isinstance(module, LayerNorm):
