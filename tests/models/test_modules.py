@@ -287,6 +287,9 @@ def test_an_activation_of_others_is_imported_on_trust(chain_folder: Path, tmp_pa
     model.save(str(tmp_path / "saved"))
     stored = json.loads((tmp_path / "saved" / DENSE).read_text())["activation_function"]
     assert stored == "transformers.activations.QuickGELUActivation"
+    model.model.readout[1].activation_function = nn.GELU(approximate="tanh")
+    with pytest.raises(CheckpointError, match="GELU.*cannot be stored"):
+        model.save(str(tmp_path / "saved"))
 
 
 def test_what_leaves_the_prompt_out_takes_none(tmp_path: Path) -> None:
