@@ -288,7 +288,7 @@ def test_an_activation_of_others_is_imported_on_trust(chain_folder: Path, tmp_pa
     stored = json.loads((tmp_path / "saved" / DENSE).read_text())["activation_function"]
     assert stored == "transformers.activations.QuickGELUActivation"
     model.model.readout[1].activation_function = nn.GELU(approximate="tanh")
-    with pytest.raises(CheckpointError, match="GELU.*cannot be stored"):
+    with pytest.raises(CheckpointError, match=r"GELU.*cannot be stored"):
         model.save(str(tmp_path / "saved"))
 
 
