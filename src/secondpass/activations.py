@@ -67,9 +67,15 @@ class TemperedSigmoid(nn.Module):
 
 
 def default_activation(
-    argument: Activation | None, stored_name: str | None, num_labels: int, trust_remote_code: bool = False
+    argument: Activation | None,
+    stored_name: str | None,
+    num_labels: int,
+    trust_remote_code: bool = False,
+    published: Activation | None = None,
 ) -> Activation:
-    """Return the activation of a model: the caller's, else the stored one, else Sigmoid for 1 label, else Identity.
+    """Return the activation of a model: the caller's, else the stored one, else that `published` for its family.
+
+    Without any, Sigmoid for 1 label, else Identity.
 
     Raises:
         InvalidInput: `argument` is a class or not callable.
@@ -93,7 +99,7 @@ def default_activation(
                 "(trust_remote_code=True imports it)",
                 stored_name,
             )
-    return nn.Sigmoid() if num_labels == 1 else nn.Identity()
+    return published or (nn.Sigmoid() if num_labels == 1 else nn.Identity())
 
 
 def _tells_apart(activation: Activation) -> bool:

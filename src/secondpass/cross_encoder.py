@@ -227,12 +227,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
                 false_token=false_token,
             )
         )
+        stored, published = loaded.stored_activation, published_activation(loaded.template)
         activation = default_activation(
-            default_activation_function
-            or (None if loaded.stored_activation else published_activation(loaded.template)),
-            loaded.stored_activation,
-            loaded.config.num_labels,
-            trust_remote_code,
+            default_activation_function, stored, loaded.config.num_labels, trust_remote_code, published
         )
         if not loaded.placed:
             loaded.model.to(pick_device(device))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from secondpass.forwards.readout import (
 )
 from secondpass.models import saving
 from secondpass.models.loading import LoadRequest, load
+from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import make_decoder, make_folder, make_model, make_tokenizer
 
 PAIRS = [("what is the capital of france", "paris is the capital of france"), ("cat", "dog " * 200), ("a", "")]
@@ -370,3 +372,31 @@ def test_a_folder_with_a_head_is_read_as_before(tmp_path: Path) -> None:
     (folder / "1_Pooling/config.json").write_text("{}")
     with pytest.raises(ModelLoadError, match="does not name 1_Pooling"):
         load(LoadRequest(folder))
+
+
+def test_a_chain_is_uploaded_and_downloaded_with_its_folders(
+    chain_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hub gets is what `save` writes, and what it has is read from its cache."""
+    sent: dict[str, bytes] = {}
+
+    class FakeHub:
+        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def create_commit(self, operations: list[Any], **_: object) -> str:
+            sent.update({one.path_in_repo: Path(one.path_or_fileobj).read_bytes() for one in operations})
+            return "address"
+
+    monkeypatch.setattr("transformers.utils.hub.hf_api", FakeHub)
+    monkeypatch.setattr(
+        "transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: SimpleNamespace(save=print)
+    )
+    model = CrossEncoder(str(chain_folder), device="cpu")
+    model.push_to_hub("me/chain")
+    for name, content in sent.items():
+        (tmp_path / "sent" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sent" / name).write_bytes(content)
+    add_to_cache(tmp_path / "cache", "me/chain", tmp_path / "sent", commit_id(1))
+    again = CrossEncoder("me/chain", cache_dir=str(tmp_path / "cache"), local_files_only=True, device="cpu")
+    assert again.predict(PAIRS).tolist() == model.predict(PAIRS).tolist()
