@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -198,11 +199,60 @@ def test_a_query_is_read_once_however_many_documents_there_are(monkeypatch: pyte
 
 def test_some_blank_documents_are_a_warning() -> None:
     """The client is told which they are."""
-    assert check_texts(work_checking(["a", "", " "]), SETTINGS) == ("blank documents: 1, 2",)
-    assert check_texts(work_checking(["a"]), SETTINGS) == ()
+    assert check_texts(work_checking(["a", "", " "]), SETTINGS) == (
+        work_checking(["a", "", ""]),
+        ("blank documents: 1, 2",),
+    )
+    given = work_checking(["a"])
+    assert check_texts(given, SETTINGS) == (given, ())
 
 
 BODY = {"query": "where is the cat", "documents": ["the mat", "a dog"]}
+
+
+LONG = ["cat " + "\u0300" * 900 for _ in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v2/rerank", {"query": "cat", "documents": LONG, "return_documents": True}, 200),
+        ("/v1/rerank", {"query": "cat", "documents": LONG, "top_k": 2}, 200),
+        ("/v1/ranking", {"query": {"text": "cat"}, "passages": [{"text": text} for text in LONG]}, 200),
+        ("/rerank", {"query": "cat", "texts": LONG, "return_text": True}, 200),
+        ("/score", {"pairs": [["cat", text] for text in LONG]}, 200),
+        ("/v1/score", {"text_1": LONG, "text_2": LONG}, 200),
+        ("/v2/rerank", {"query": "cat", "documents": [], "more": LONG}, 422),
+        ("/v2/rerank", {"query": "".join(LONG)[4:][:900], "documents": LONG}, 422),
+    ],
+)
+def test_what_grows_with_a_body_is_done_beside_the_event_loop(
+    live: Live, path: str, body: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading it, looking for blank texts, writing the answer; what a small one needs is done at once."""
+    threads: dict[str, set[str]] = {}
+
+    def watch(name: str) -> None:
+        module, _, function = name.rpartition(".")
+        do = getattr(importlib.import_module(f"secondpass.{module}"), function)
+
+        def watched(*given: Any, **named: Any) -> Any:
+            threads.setdefault(function, set()).add(threading.current_thread().name)
+            return do(*given, **named)
+
+        monkeypatch.setattr(f"secondpass.{name}", watched)
+
+    doing = ("serving.bodies._read", "serving.bodies.repaired", "serving.answering.is_blank")
+    writing = ("serving.shapes.json_number", "serving.shapes.json_text", "serving.scores.json_number")
+    for name in (*doing, *writing):
+        watch(name)
+    assert live.client.post(path, json=body).status_code == status
+    assert set.union(*threads.values()) == {"secondpass-bodies_0"}
+    assert {"_read", "repaired"} <= threads.keys()
+    assert (status == 200) == ({"is_blank", "json_number"} <= threads.keys())
+    threads.clear()
+    live.client.post("/rerank", json=BODY)
+    assert "secondpass-bodies_0" not in set.union(*threads.values())
 
 
 def waiting(live: Live) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -61,6 +63,7 @@ class Models:
         size = settings.token_cache_mb * 2**20
         self.token_cache = TokenCache(size) if size else None
         self._served = self._queued(rerankers)
+        self._loading = threading.Thread()
 
     def _queued(self, rerankers: Mapping[str, Reranker]) -> dict[str, Served]:
         if not rerankers:
@@ -85,6 +88,11 @@ class Models:
     def digests(self) -> dict[str, str | None]:
         """What serves: the SHA-256 of the weights by model."""
         return {served.name: served.digest for served in self}
+
+    @property
+    def are_loading(self) -> bool:
+        """Whether a thread loads models anew, be it for nobody any more."""
+        return self._loading.is_alive()
 
     def get(self, name: str | None) -> Served:
         """The model of a request.
@@ -123,7 +131,11 @@ class Models:
             ModelLoadError: one cannot be had; the old ones stay.
             InvalidInput: one cannot be served; the same.
         """
-        loaded = await asyncio.to_thread(load_models, self._settings)
+        made: Future[LoadedModels] = Future()
+        # a thread that the end of the event loop does not wait for
+        self._loading = threading.Thread(target=_load, args=(made, self._settings), name="secondpass-load", daemon=True)
+        self._loading.start()
+        loaded = await asyncio.wrap_future(made)
         old, self._served = tuple(self), self._queued(loaded)
         return old
 
@@ -150,6 +162,14 @@ def _retire(old: tuple[Served, ...]) -> None:
         served.reranker.close()
 
 
+def _load(made: Future[LoadedModels], settings: Settings) -> None:
+    made.set_running_or_notify_cancel()
+    try:
+        made.set_result(load_models(settings))
+    except BaseException as error:
+        made.set_exception(error)
+
+
 def load_models(settings: Settings) -> LoadedModels:
     """Load every model of the settings, each source once.
 
@@ -161,11 +181,12 @@ def load_models(settings: Settings) -> LoadedModels:
 
     loaded: dict[str, tuple[Reranker, str]] = {}
     for source in dict.fromkeys(model.source for model in settings.models):
-        digest = digest_of(source)
+        before = _stamps(source)
         encoder = CrossEncoder(
             source, max_length=settings.max_length, device=settings.device, precision=settings.precision
         )
-        if digest_of(source) != digest:
+        digest = digest_of(source)
+        if _stamps(source) != before:
             raise ModelLoadError(f"the weights of {source} were changed while they were read")
         # What happens once a model, such as choosing its forward, happens before anybody waits for it.
         encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
@@ -174,6 +195,12 @@ def load_models(settings: Settings) -> LoadedModels:
     for model in settings.models:
         made[model.name], made.digests[model.name] = loaded[model.source]
     return made
+
+
+def _stamps(source: str) -> list[tuple[int, ...]]:
+    """What changes with the files of a model's weights."""
+    stats = [path.stat() for path in stored_weights(folder_of(source))]
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
 
 
 def digest_of(source: str) -> str:
