@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,20 +113,22 @@ def test_what_is_loaded_from_a_folder_has_the_digest_of_its_weights(
 def test_weights_that_change_while_they_are_read_are_refused(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the old and half of the new is no model; what is loaded is hashed once."""
     weights, settings = Path(tiny_folder) / "model.safetensors", Settings(models=(ModelSource("a", tiny_folder),))
-    rewrite: list[Callable[[bytes], object]] = [
-        weights.write_bytes,
-        lambda kept: os.replace(shutil.copy(weights, weights.with_suffix(".new")), weights),
-    ]
-    digest_of, asked = models.digest_of, Counter[str]()
+    digest_of, load, asked = models.digest_of, CrossEncoder.__init__, Counter[str]()
     monkeypatch.setattr(models, "digest_of", lambda source: asked.update([source]) or digest_of(source))
-    load = CrossEncoder.__init__
-    for change in rewrite:
 
-        def changed(self: CrossEncoder, *given: object, **named: object) -> None:
-            load(self, *given, **named)  # type: ignore[arg-type]
-            change(weights.read_bytes())  # noqa: B023
+    def write() -> None:
+        weights.write_bytes(weights.read_bytes())
 
-        monkeypatch.setattr(CrossEncoder, "__init__", changed)
+    def put_another() -> None:
+        os.replace(shutil.copy(weights, weights.with_suffix(".new")), weights)
+
+    for change in (write, put_another):
+
+        def changing(*given: Any, change: Callable[[], None] = change, **named: Any) -> None:
+            load(*given, **named)
+            change()
+
+        monkeypatch.setattr(CrossEncoder, "__init__", changing)
         with pytest.raises(ModelLoadError, match="were changed while they were read"):
             load_models(settings)
     monkeypatch.setattr(CrossEncoder, "__init__", load)

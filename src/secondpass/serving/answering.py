@@ -19,7 +19,7 @@ from secondpass.errors import TooLong
 from secondpass.inputs import CutPolicy
 from secondpass.ranking import activated, ranked
 from secondpass.scoring import Scored
-from secondpass.serving.bodies import too_many
+from secondpass.serving.bodies import SLICE, too_many
 from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem, client_gone, invalid, late
 from secondpass.serving.scores import ScoreRequest, TextPairsRequest
@@ -148,8 +148,6 @@ def _answer(served: Served, work: Work, scored: Scored, window: int) -> Answer:
 Shape = RerankRequest | VoyageRequest | RankingRequest | TextsRequest | ScoreRequest | TextPairsRequest
 # Headers are lines, and proxies refuse long ones.
 LONGEST_HEADER = 1000
-# Bytes of a body that is worth another thread.
-LARGE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ class Service:
 
     async def aside(self, facts: Facts, do: Callable[..., Result], *given: Any) -> Result:
         """Do what takes the longer the larger a body is; for a large one beside the event loop, one after the other."""
-        if facts.size < LARGE:
+        if facts.size < SLICE:
             return do(*given)
         return await asyncio.get_running_loop().run_in_executor(self.thread, do, *given)
 

@@ -14,7 +14,6 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import Any, NoReturn
 
-import numpy as np
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
@@ -29,6 +28,7 @@ MOST_FIELDS = 1000
 LONGEST_DIGITS = 400
 MOST_NESTED = 200
 VALUES_PER_DOCUMENT = 100
+# Bytes that are worth a step of their own, or another thread.
 SLICE = 65_536
 # A piece of a text, cut where no escape is.
 PIECE = re.compile(r'(?:[^"\\]{1,64}|\\u[^"\\]{4}|\\.){0,1024}', re.DOTALL)
@@ -48,6 +48,8 @@ def parse(body: bytes) -> Any:
         text = body.decode("utf-8-sig")
         is_plain = len(body) < SLICE and body.count(b"[") + body.count(b"{") <= MOST_NESTED
         return _read(text) if is_plain and not SURROGATE.search(body) else _read_in_pieces(text)
+    except RecursionError:
+        raise _bad("it is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise _bad(f"it is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -80,23 +82,12 @@ def _read_in_pieces(text: str) -> Any:
             around.append(text[at : end if end >= 0 else None])
             at += len(around[-1])
     whole = "".join(around)
-    _check_depth(whole)
     try:
         return _filled(_read(whole), texts)
     except json.JSONDecodeError as error:
         ends = [0, *accumulate(map(len, around))]
         part = min(bisect_right(ends, error.pos), len(around)) - 1
         raise json.JSONDecodeError(error.msg, text, begins[part] + error.pos - ends[part]) from None
-
-
-def _check_depth(around: str) -> None:
-    depth = 0
-    for start in range(0, len(around), SLICE):
-        codes = np.frombuffer(around[start : start + SLICE].encode(), np.uint8) | 0x20  # makes [ and ] to { and }
-        depths = depth + np.cumsum((codes == ord("{")).astype(np.int8) - (codes == ord("}")), dtype=np.int64)
-        if depths.max() > MOST_NESTED:
-            raise _bad("it is nested too deeply")
-        depth = depths[-1]
 
 
 def _text(text: str, at: int) -> tuple[str, int]:
@@ -113,14 +104,16 @@ def _text(text: str, at: int) -> tuple[str, int]:
     return repaired("".join(parts)), end + 1
 
 
-def _filled(value: Any, texts: list[str]) -> Any:
+def _filled(value: Any, texts: list[str], room: int = MOST_NESTED) -> Any:
     """A value with the texts in place of their numbers."""
     if isinstance(value, str):
         return texts[int(value)]
+    if isinstance(value, (list, dict)) and not room:
+        raise RecursionError
     if isinstance(value, list):
-        return [_filled(item, texts) for item in value]
+        return [_filled(item, texts, room - 1) for item in value]
     if isinstance(value, dict):
-        return {texts[int(name)]: _filled(item, texts) for name, item in value.items()}
+        return {texts[int(name)]: _filled(item, texts, room - 1) for name, item in value.items()}
     return value
 
 

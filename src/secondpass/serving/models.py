@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -63,7 +62,9 @@ class Models:
         size = settings.token_cache_mb * 2**20
         self.token_cache = TokenCache(size) if size else None
         self._served = self._queued(rerankers)
-        self._loading = threading.Thread()
+        # of its own, for which the end of the event loop does not wait
+        self._loader = ThreadPoolExecutor(1, "secondpass-load")
+        self._loading: Future[LoadedModels] | None = None
 
     def _queued(self, rerankers: Mapping[str, Reranker]) -> dict[str, Served]:
         if not rerankers:
@@ -92,7 +93,7 @@ class Models:
     @property
     def are_loading(self) -> bool:
         """Whether a thread loads models anew, be it for nobody any more."""
-        return self._loading.is_alive()
+        return self._loading is not None and self._loading.running()
 
     def get(self, name: str | None) -> Served:
         """The model of a request.
@@ -131,11 +132,12 @@ class Models:
             ModelLoadError: one cannot be had; the old ones stay.
             InvalidInput: one cannot be served; the same.
         """
-        made: Future[LoadedModels] = Future()
-        # a thread that the end of the event loop does not wait for
-        self._loading = threading.Thread(target=_load, args=(made, self._settings), name="secondpass-load", daemon=True)
-        self._loading.start()
-        loaded = await asyncio.wrap_future(made)
+        self._loading = self._loader.submit(load_models, self._settings)
+        try:
+            loaded = await asyncio.wrap_future(self._loading)
+        finally:
+            if self._loading.done():
+                self._loading = None
         old, self._served = tuple(self), self._queued(loaded)
         return old
 
@@ -160,14 +162,6 @@ def _retire(old: tuple[Served, ...]) -> None:
         served.shared.close(drain=True)
     for served in old:
         served.reranker.close()
-
-
-def _load(made: Future[LoadedModels], settings: Settings) -> None:
-    made.set_running_or_notify_cancel()
-    try:
-        made.set_result(load_models(settings))
-    except BaseException as error:
-        made.set_exception(error)
 
 
 def load_models(settings: Settings) -> LoadedModels:
