@@ -376,7 +376,7 @@ def test_what_is_no_json_is_refused_by_its_place(body: bytes, said: str) -> None
     assert "secret" not in refused.value.message
 
 
-@pytest.mark.parametrize("text", ["x", r"\ud800", "x" * 70_000, "[{" * 500])
+@pytest.mark.parametrize("text", ["x", r"\ud800", "x" * 70_000, "[{" * 500], ids=("short", "lone", "long", "brackets"))
 def test_nesting_has_one_bound_whatever_else_is_in_the_body(text: str) -> None:
     """200 lists or objects in one another; brackets in texts are none."""
     for opens, closes in (("[", "]"), ('{"a":', "}")):
