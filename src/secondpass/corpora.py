@@ -117,6 +117,17 @@ def _decoded(raw: bytes, source: str, number: int) -> str:
     return text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
 
 
+SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", " ": "spaces"}
+
+
+def columns_said(text: str, separator: str = "\t") -> str:
+    """How many columns a line has, for a message; without the separator, by the one that gives most."""
+    marks = [mark for mark in SEPARATORS if mark == separator or separator not in text]
+    by = {SEPARATORS[mark]: len(text.split(mark.strip(" ") or None)) for mark in marks}
+    name = max(by, key=by.__getitem__)
+    return f"{by[name]} columns by {name}" if by[name] > 1 else "1 column"
+
+
 ID_KEYS = ("_id", "id")
 TEXT_KEYS = ("text", "contents")
 # Of a table's first line, beside the names above.

@@ -364,7 +364,7 @@ def _clicked(clicks: Path, corpus: Path | None, queries: Path | None, columns: S
         raise InvalidInput("--column is ROLE=NAME, such as label=clicks; label= where no column says it")
     chosen = {role: name or None for role, _, name in parts}
     with words_of("options"):
-        groups = list(read_groups(clicks, columns=chosen, corpus=corpus if queries else None, queries=queries))
+        groups = list(read_groups(clicks, columns=chosen or None, corpus=corpus if queries else None, queries=queries))
     contents = {} if corpus is None else {document.id: document.content for document in read_corpus(corpus)}
     named = {text: name for name, text in contents.items()}
     asked: dict[str, str] = {}

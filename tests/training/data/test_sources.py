@@ -399,6 +399,25 @@ def test_columns_that_are_not_read_are_told(caplog):
     assert caplog.messages == ["f:1: columns query, document, label; not read: lang"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("s.csv", "query;document;clicked", "3 columns by semicolons; it is read as columns by commas"),
+        ("s.csv", '"query";"document";"clicked"', "3 columns by semicolons"),
+        ("s.csv", "query\tdocument", "2 columns by tabs"),
+        ("s.tsv", "query,document,clicked", "3 columns by commas; it is read as columns by tabs"),
+        ("s.tsv", "query|document|clicked", "3 columns by bars"),
+        ("ids.csv", "qid;pid;clicked", "3 columns by semicolons"),
+    ],
+)
+def test_another_separator_is_named(tmp_path, name, text, reason):
+    """A header in one piece is refused with what separates it and what should."""
+    (tmp_path / name).write_text(f"{text}\n")
+    beside = {"corpus": {"d": "x"}, "queries": {"q": "x"}} if name == "ids.csv" else {}
+    with pytest.raises(InvalidInput, match=rf"{name}:1: {reason}"):
+        list(read_groups(tmp_path / name, **beside))
+
+
 CLICKED = {"query_id": ["2", "1"], "doc_id": ["c", "a"], "clicks": [0, 3]}
 
 

@@ -196,6 +196,11 @@ def read_delimited_rows(path: Path, delimiter: str, quoted: bool, ids: bool = Fa
         csv.field_size_limit(LARGEST_FIELD)
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     lines = _text_lines(corpora.existing(path))
+    first = next(lines, "")
+    found = corpora.columns_said(first.strip(), delimiter)
+    if delimiter not in first and not found.endswith(("column", "spaces")):
+        raise InvalidInput(f"{path}:1: {found}; it is read as columns by {corpora.SEPARATORS[delimiter]}")
+    lines = chain([first], lines)
     rows = _numbered(csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), path)
     header = next(rows, None)
     if header is None:
@@ -371,7 +376,7 @@ def _has_ids(file: Path) -> bool:
     if line is None or suffix not in TABLE_SUFFIXES:
         return False
     if suffix == ".csv":
-        return "," in line.text
+        return "," in line.text or ";" in line.text
     if suffix == ".tsv":
         names = tuple(line.text.lower().split("\t"))
         return names != BEIR_HEADER and (names_ids(names) or (is_triple(names) and "triples" in file.name))
