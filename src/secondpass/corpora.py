@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import re
 import zlib
 from collections import Counter
@@ -220,8 +221,8 @@ def read_corpus(path: Path, keys: RecordKeys | None = None) -> Iterator[CorpusDo
     perhaps "title", or what `keys` names instead. Every other key is metadata.
 
     Raises:
-        InvalidInput: a line lacks one of them or repeats an id, or no line has the title that `keys` names; the
-            message names file and line.
+        InvalidInput: a line lacks one of them, repeats an id or has NaN or infinity as metadata, or no line has the
+            title that `keys` names; the message names file and line.
     """
     file = corpus_file(path)
     chosen = keys or RecordKeys()
@@ -340,7 +341,22 @@ def _document(line: Line, keys: RecordKeys) -> CorpusDocument:
     found, text = record_id(line, value, keys.id), record_text(line, value, keys.text)
     taken = (title_key, _first(value, keys.id, ID_KEYS), _first(value, keys.text, TEXT_KEYS))
     meta = {key: each for key, each in value.items() if key not in taken}
-    return CorpusDocument(found, title or "", text, {**meta, **held} if isinstance(held, dict) else meta)
+    meta |= held if isinstance(held, dict) else {}
+    _refuse_no_number(line, meta)
+    return CorpusDocument(found, title or "", text, meta)
+
+
+def _refuse_no_number(line: Line, meta: Mapping[str, object]) -> None:
+    """Refuse NaN and infinity, which Python reads and writes and which neither JSON nor an index has got."""
+    waiting: list[tuple[str, object]] = list(meta.items())
+    while waiting:
+        place, value = waiting.pop()
+        if type(value) is float and not math.isfinite(value):
+            raise line.refuse(f"{shown_keys([place])} is {value}, which JSON and every index refuse; null says nothing")
+        if type(value) is list:
+            waiting += [(place, each) for each in value]
+        elif type(value) is dict:
+            waiting += [(f"{place}.{key}", each) for key, each in value.items()]
 
 
 def table_document(line: Line) -> CorpusDocument | None:

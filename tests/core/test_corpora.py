@@ -115,6 +115,17 @@ def test_the_packaged_corpus_has_a_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert packaged(name, tmp_path / "elsewhere").is_dir()
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1.0e400"])
+@pytest.mark.parametrize("place", ['"year": {}', '"meta": {{"a": [1, {{"year": {}}}]}}', '"_refused": {{"year": {}}}'])
+def test_metadata_that_json_has_not_got_is_refused(tmp_path: Path, number: str, place: str) -> None:
+    """One rule for every reader, by file, line and key: an index would refuse it later, a store would keep it."""
+    bad = f'{{"_id": "b", "text": "x", {place.format(number)}}}'
+    (tmp_path / "c.jsonl").write_text(f'{{"_id": "a", "text": "x", "year": 1e99}}\n{bad}\n')
+    key = "meta.a.year" if "meta" in place else "year"
+    with pytest.raises(InvalidInput, match=rf'c\.jsonl:2: "{key}" is -?(nan|inf), which JSON and every index refuse'):
+        list(read_corpus(tmp_path / "c.jsonl"))
+
+
 def test_kinds_of_metadata(tmp_path: Path) -> None:
     """A whole reading tells what each key holds, a list as its elements, and whether it is the same corpus."""
     rows = [
