@@ -52,7 +52,7 @@ async def test_scores_and_order_are_those_in_process(served: Served) -> None:
         assert answer.logits[item.index] == pytest.approx(item.logit, abs=1e-5)
     assert answer.scores[1] == answer.scores[3]
     assert answer.cuts == ranking.truncated
-    assert answer.warnings == (f"cut documents: 4 ({answer.cuts[0].document_tokens} tokens; the window has 128)",)
+    assert answer.warnings == (f"cut documents: index 4 ({answer.cuts[0].document_tokens} tokens; the window has 128)",)
 
 
 async def test_a_models_own_activation_and_the_sigmoid_are_both_there(served: Served) -> None:
@@ -87,7 +87,7 @@ async def test_queries_and_pairs_are_cut_as_asked(served: Served) -> None:
         plain = await answered(served, Work(None, asked, (kept, "a dog")), 30)
         assert cut.logits == pytest.approx(plain.logits, abs=1e-5)
         assert [(one.index, one.query_tokens, one.document_tokens) for one in cut.cuts] == [(0, 0, 1)]
-        assert cut.warnings == ("cut documents: 0 (1 tokens; the window has 9)",)
+        assert cut.warnings == ("cut documents: index 0 (1 tokens; the window has 9)",)
     with pytest.raises(Problem, match="longer than the model's window of 9 tokens"):
         await answered(served, Work(None, asked, (long, "a"), max_tokens=9, refuse_cuts=True), 30)
     wide = await answered(served, work(max_tokens=LENGTH + 1, max_query_tokens=LENGTH), 30)
@@ -96,7 +96,7 @@ async def test_queries_and_pairs_are_cut_as_asked(served: Served) -> None:
 
 async def test_a_cut_that_may_not_be_is_refused(served: Served) -> None:
     """422 with the index."""
-    with pytest.raises(Problem, match="texts: 4 are longer than the model's window of 128 tokens"):
+    with pytest.raises(Problem, match="texts at index 4: longer than the model's window of 128 tokens"):
         await answered(served, work(field="texts", refuse_cuts=True), 30)
 
 
@@ -201,7 +201,7 @@ def test_some_blank_documents_are_a_warning() -> None:
     """The client is told which they are."""
     assert check_texts(work_checking(["a", "", " "]), SETTINGS) == (
         work_checking(["a", "", ""]),
-        ("blank documents: 1, 2",),
+        ("blank documents: indices 1, 2",),
     )
     given = work_checking(["a"])
     assert check_texts(given, SETTINGS) == (given, ())
@@ -345,8 +345,8 @@ def test_cuts_are_told_beside_the_answer(live: Live) -> None:
     long = "the cat " * 200
     bare = live.client.post("/rerank", json={"query": "cat", "texts": [long, "mat", ""]})
     assert bare.headers["secondpass-truncated"] == "1"
-    assert bare.headers["secondpass-warnings"].startswith("cut texts: 0 (")
-    assert bare.headers["secondpass-warnings"].endswith("; blank texts: 2")
+    assert bare.headers["secondpass-warnings"].startswith("cut texts: index 0 (")
+    assert bare.headers["secondpass-warnings"].endswith("; blank texts: index 2")
     told = live.client.post("/v2/rerank", json={"query": "cat", "documents": [long, "mat"], "frobnicate": True})
     assert told.headers["secondpass-truncated"] == "1"
     assert [warning.split(":")[0] for warning in told.json()["meta"]["warnings"]] == [
@@ -392,7 +392,7 @@ def test_a_blank_document_never_outranks_a_real_one(pocket: CrossEncoder) -> Non
         assert [item["relevance_score"] for item in results][2:] == [0.0] * 3
         assert results[0]["relevance_score"] > results[1]["relevance_score"] > 0.0
         assert [item["document"]["text"] for item in results] == [documents[item["index"]] for item in results]
-        assert "blank documents: 0, 2, 4" in answer.headers["secondpass-warnings"]
+        assert "blank documents: indices 0, 2, 4" in answer.headers["secondpass-warnings"]
         raw = {"query": body["query"], "texts": documents, "raw_scores": True}
         assert [item["score"] for item in live.client.post("/rerank", json=raw).json()][2:] == [-100.0] * 3
         pairs = {"pairs": [[body["query"], text] for text in documents]}

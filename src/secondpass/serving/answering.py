@@ -90,7 +90,7 @@ async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
         scored = await served.shared.score(work.queries, work.documents, deadline_s=deadline_s, cut=cut)
     except TooLong as error:
         places = indices(error.indices)
-        message = f"{work.field}: {places} are longer than the model's window of {window} tokens"
+        message = f"{work.field} at {places}: longer than the model's window of {window} tokens"
         raise invalid(message) from None
     silent = scored.blank[:, 0]
     if silent.any():
