@@ -119,6 +119,17 @@ def test_judgements_in_files_of_their_own(beir, tmp_path):
     assert content(replaced) == [("query 1", ("x", "y"), (2.0, 0.0))]
 
 
+def test_a_query_is_no_unjudged_negative_of_its_own(beir):
+    """A BEIR folder's document under the query's id is the query, as in evaluation; elsewhere ids say nothing."""
+    run = Run.from_scores("bm25", {"1": {"1": 2, "c": 1}})
+    texts = {"a": "aaa", "b": "bbb", "c": "ccc", "1": "query 1 whole"}
+    found = content(read_groups(beir, corpus=texts, run=run, unjudged_negatives=1))
+    assert found == [("query 1", ("aaa", "bbb", "ccc"), (2.0, 0.0, 0.0))]
+    qrels = Qrels({"1": {"a": 2}})
+    (other,) = read_groups(qrels, corpus=texts, queries={"1": "query 1"}, run=run, unjudged_negatives=1)
+    assert other.document_ids == ("a", "1")
+
+
 def test_unjudged_documents_only_when_asked(beir, tmp_path):
     """A run in a file or as an object; without a number it would do nothing, which is refused."""
     path = put(tmp_path, "bm25.trec", "1 Q0 c 1 9.5 bm25\n1 Q0 a 2 9.1 bm25\n")
