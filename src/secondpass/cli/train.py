@@ -310,7 +310,7 @@ def mine(
             negatives=negatives, first=first, last=last, max_score=max_score, absolute_margin=absolute_margin,
             relative_margin=margin, rescore_margin=rescore_margin, against=against.value, sampling=sampling.value,
             positives=positives, graded=graded, seed=seed,
-            ignore_identical_ids=dataset is not None if ignore_identical_ids is None else ignore_identical_ids,
+            ignore_identical_ids=bool(dataset) if ignore_identical_ids is None else ignore_identical_ids,
         )  # fmt: skip
     if clicks is None:
         labelled = _read(dataset, corpus, queries, qrels, split)
@@ -318,8 +318,7 @@ def mine(
         _refuse_beside_clicks(dataset or qrels, queries, corpus)
         labelled = _clicked(clicks, corpus, queries, column or ())
     found = _candidates(source, labelled, last + rule.ignore_identical_ids, (query_prefix, document_prefix), device)
-    encoder = None if rescore is None else arguments.load(rescore, None, device)
-    _write(output, labelled, found, rule, encoder)
+    _write(output, labelled, found, rule, None if rescore is None else arguments.load(rescore, None, device))
 
 
 def _write(output: Path, labelled: Dataset, found: Candidates, rule: MiningRule, encoder: CrossEncoder | None) -> None:
