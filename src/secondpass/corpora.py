@@ -22,6 +22,7 @@ from secondpass.text import is_blank
 
 # ---- Text files a line at a time: UTF-8, gzip accepted, and every refusal names the file and the line.
 BYTE_ORDER_MARK = "\ufeff"
+SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", " ": "spaces"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,13 @@ class Line:
     def refuse(self, reason: str) -> InvalidInput:
         """The error for this line, to be raised."""
         return InvalidInput(f"{self.source}:{self.number}: {reason}")
+
+    def columns_said(self, separator: str = "\t") -> str:
+        """How many columns it has, for a message; without the separator, by the one that gives most."""
+        marks = [mark for mark in SEPARATORS if mark == separator or separator not in self.text]
+        by = {SEPARATORS[mark]: len(self.text.split(mark.strip(" ") or None)) for mark in marks}
+        name = max(by, key=by.__getitem__)
+        return f"{by[name]} columns by {name}" if by[name] > 1 else "1 column"
 
     def json(self) -> object:
         """The JSON value that the line holds; raises InvalidInput where it holds none."""
@@ -116,17 +124,6 @@ def _decoded(raw: bytes, source: str, number: int) -> str:
     # One end of a line: a carriage return before it that is not part of it belongs to the text.
     text = text.removesuffix("\n").removesuffix("\r")
     return text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
-
-
-SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", " ": "spaces"}
-
-
-def columns_said(text: str, separator: str = "\t") -> str:
-    """How many columns a line has, for a message; without the separator, by the one that gives most."""
-    marks = [mark for mark in SEPARATORS if mark == separator or separator not in text]
-    by = {SEPARATORS[mark]: len(text.split(mark.strip(" ") or None)) for mark in marks}
-    name = max(by, key=by.__getitem__)
-    return f"{by[name]} columns by {name}" if by[name] > 1 else "1 column"
 
 
 ID_KEYS = ("_id", "id")
@@ -363,7 +360,7 @@ def table_document(line: Line) -> CorpusDocument | None:
     """The document of a line with id, tab and text; None for a first line that names the columns."""
     columns = line.text.split("\t")
     if len(columns) != 2:
-        raise line.refuse(f"{len(columns)} columns; a corpus in .tsv has an id, a tab and a text")
+        raise line.refuse(f"{line.columns_said()}; a corpus in .tsv has an id, a tab and a text")
     if not columns[0].strip():
         raise line.refuse("no id before the tab")
     names = {name.strip().lower() for name in columns}

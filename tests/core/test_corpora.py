@@ -94,7 +94,13 @@ def test_a_table_of_ids_and_texts(tmp_path: Path) -> None:
         gzip.compress(b"docid\ttext\n" + file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
     )
     assert list(read_corpus(tmp_path / "c.TSV.gz")) == expected
-    bad = {"0\ta\tb": "1: 3 columns", "0": "1: 1 columns", " \tx": "1: no id before", "0\ta\n0\tb": "2: id '0'"}
+    bad = {
+        "0\ta\tb": "1: 3 columns by tabs",
+        "0": "1: 1 column;",
+        "0,a": "1: 2 columns by commas",
+        " \tx": "1: no id before",
+        "0\ta\n0\tb": "2: id '0'",
+    }
     for line, said in bad.items():
         with pytest.raises(InvalidInput, match=rf"c\.tsv:{said}"):
             list(read_corpus(write(tmp_path / "c.tsv", line)))

@@ -195,7 +195,7 @@ def _document(line: Line, index: int, value: object) -> GivenDocument:
 def _tsv_pair(line: Line) -> GivenPair:
     columns = line.text.split("\t")
     if len(columns) != 2:
-        raise line.refuse(f"{len(columns)} columns; a pair is a query, a tab and a document")
+        raise line.refuse(f"{line.columns_said()}; a pair is a query, a tab and a document")
     return _pair(line, columns[0], columns[1])
 
 

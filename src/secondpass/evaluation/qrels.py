@@ -13,7 +13,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TextIO
 
-from secondpass.corpora import Line, columns_said, existing, named_file, packaged, read_lines, read_queries
+from secondpass.corpora import Line, existing, named_file, packaged, read_lines, read_queries
 from secondpass.errors import InvalidInput
 
 
@@ -191,7 +191,7 @@ def _judgement(line: Line) -> tuple[str, str, str, int]:
     else:
         trec = line.text.split()
         if len(trec) != 4:
-            raise line.refuse(f"{columns_said(line.text)}; BEIR's judgements have 3 (by tabs), TREC's have 4")
+            raise line.refuse(f"{line.columns_said()}; BEIR's judgements have 3 (by tabs), TREC's have 4")
         query, topic, document, grade = trec
     if not query or not document:
         raise line.refuse("an id is empty")

@@ -197,7 +197,7 @@ def read_delimited_rows(path: Path, delimiter: str, quoted: bool, ids: bool = Fa
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     lines = _text_lines(corpora.existing(path))
     first = next(lines, "")
-    found = corpora.columns_said(first.strip(), delimiter)
+    found = corpora.Line(str(path), 1, first.strip()).columns_said(delimiter)
     if delimiter not in first and not found.endswith(("column", "spaces")):
         raise InvalidInput(f"{path}:1: {found}; it is read as columns by {corpora.SEPARATORS[delimiter]}")
     lines = chain([first], lines)
