@@ -269,7 +269,8 @@ def make_decoder(
     )
     # a vocabulary has rows to spare, as published ones have
     settings = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer) + 10}
-    settings |= {"max_position_embeddings": length,
+    settings |= {
+        "max_position_embeddings": length,
         "pad_token_id": 0,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
