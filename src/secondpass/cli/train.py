@@ -260,9 +260,7 @@ def mine(
         list[str] | None, typer.Option(metavar="ROLE=NAME", help="Of --clicks, where names do not say it; see docs.")
     ] = None,
     split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder.")] = "train",
-    source: Annotated[
-        str, typer.Option("--from", help="bm25, a run file, or folder or hub name of a bi-encoder.")
-    ] = BM25,
+    source: Annotated[str, typer.Option("--from", help="bm25, a run file, or a bi-encoder (folder or name).")] = BM25,
     negatives: Annotated[int, typer.Option("--negatives", "-n", min=1, help="For each query, at most.")] = 5,
     first: Annotated[int, typer.Option(min=1, help="Rank of the first candidate, relevant ones not counted.")] = 1,
     last: Annotated[int, typer.Option(min=1, help="Rank of the last candidate.")] = 100,
