@@ -50,10 +50,32 @@ MODULE_OF_FUNCTION: dict[object, type[nn.Module]] = {
 }
 
 
+class TemperedSigmoid(nn.Module):
+    """The sigmoid of logits over a temperature, from 0 to 1."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits -> scores."""
+        return torch.sigmoid(logits / self.temperature)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return str(self.temperature)
+
+
 def default_activation(
-    argument: Activation | None, stored_name: str | None, num_labels: int, trust_remote_code: bool = False
+    argument: Activation | None,
+    stored_name: str | None,
+    num_labels: int,
+    trust_remote_code: bool = False,
+    published: Activation | None = None,
 ) -> Activation:
-    """Return the activation of a model: the caller's, else the stored one, else Sigmoid for 1 label, else Identity.
+    """Return the activation of a model: the caller's, else the stored one, else that `published` for its family.
+
+    Without any, Sigmoid for 1 label, else Identity.
 
     Raises:
         InvalidInput: `argument` is a class or not callable.
@@ -77,7 +99,7 @@ def default_activation(
                 "(trust_remote_code=True imports it)",
                 stored_name,
             )
-    return nn.Sigmoid() if num_labels == 1 else nn.Identity()
+    return published or (nn.Sigmoid() if num_labels == 1 else nn.Identity())
 
 
 def _tells_apart(activation: Activation) -> bool:

@@ -23,6 +23,7 @@ from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
 from secondpass.models.loading import LoadRequest, load, pick_device
 from secondpass.models.saving import ModelCardData, save
+from secondpass.models.templates import published_activation
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
 from secondpass.reranker import (
     SCORING,
@@ -227,8 +228,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
                 false_token=false_token,
             )
         )
+        stored, published = loaded.stored_activation, published_activation(loaded.template)
         activation = default_activation(
-            default_activation_function, loaded.stored_activation, loaded.config.num_labels, trust_remote_code
+            default_activation_function, stored, loaded.config.num_labels, trust_remote_code, published
         )
         if not loaded.placed:
             loaded.model.to(pick_device(device))
@@ -469,6 +471,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             storage=storage,
             default_prompt=self.default_prompt_name,
             transformer_settings=self._transformer_settings,
+            template=None if self._transformer_settings else self.template,
             **kwargs,
         )
 

@@ -118,7 +118,7 @@ class Reranker:
         self.tokenizer = loaded.tokenizer
         self.prompts = dict(loaded.prompts)
         self.default_prompt_name: str | None = loaded.default_prompt
-        if self._wish(instruction=instruction)[1]:
+        if instruction is not None and self._wish(instruction=instruction)[1]:
             # as sentence-transformers stores it, so that it comes back with the saved model
             self.prompts[OWN_INSTRUCTION] = str(instruction)
             self.default_prompt_name = OWN_INSTRUCTION
@@ -409,6 +409,8 @@ class Reranker:
             known = ", ".join(map(repr, self.prompts)) or "none"
             raise InvalidInput(f"prompt_name={name!r} is no prompt of this model; it has {known}")
         text = self.prompts[name] if name is not None else checked("" if prompt is None else prompt, "prompt")
+        if text and getattr(getattr(self.model, "readout", None), "leaves_prompt_out", False):
+            raise InvalidInput("prompt: the model's pooling leaves out a prompt's tokens, which is not done here")
         return ("", text) if has_place else (text, None)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:

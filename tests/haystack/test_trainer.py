@@ -164,6 +164,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         "resume": False,
         "card": False,
         "show_progress_bar": True,
+        "instruction": "find it",
     }
     made = CrossEncoderTrainer(**parameters)
     pipeline = Pipeline()

@@ -50,7 +50,8 @@ def test_it_loads_the_models_of_its_settings(tiny_folder: str) -> None:
 SCORING = ("/v2/rerank", "/v1/rerank", "/rerank", "/v1/ranking", "/score", "/v1/score")
 WATCHING = ("/health", "/ready", "/info", "/v1/models", "/metrics")
 # What a schema cannot tell: which texts say nothing, to Unicode or to the tokenizer, and lists of one length.
-UNTOLD = ("blank", "neither one nor as many")
+# Which models have a place for an instruction is their matter.
+UNTOLD = ("blank", "neither one nor as many", "has no place for one")
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 # /v1/score is /score
 CASES = [*((path, POSITIVE) for path in SCORING[:-1] + WATCHING), *((path, NEGATIVE) for path in SCORING[:-1])]
