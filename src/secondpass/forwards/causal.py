@@ -334,13 +334,10 @@ class PackedDecoder:
 
 def _converted(layer: DecoderLayer, dtype: torch.dtype) -> DecoderLayer:
     """Linear layers of another type; norms stay as they are."""
-    parts: dict[str, Any] = {part.name: getattr(layer, part.name) for part in fields(layer)}
-    return DecoderLayer(
-        **{
-            name: mapped(own, lambda it: it.to(dtype)) if isinstance(own, Linear) else own
-            for name, own in parts.items()
-        }
-    )
+    made: dict[str, Any] = {part.name: getattr(layer, part.name) for part in fields(layer)}
+    for name, own in made.items():
+        made[name] = mapped(own, lambda it: it.to(dtype)) if isinstance(own, Linear) else own
+    return DecoderLayer(**made)
 
 
 def _behind(begun: torch.Tensor | None, rows: torch.Tensor, count: int) -> torch.Tensor:

@@ -226,7 +226,8 @@ def pooled(pooling: Pooling, rows: torch.Tensor, packed: Packed) -> torch.Tensor
         return rows[packed.starts if pooling == "first" else packed.starts + lengths - 1]
     real = rows[: len(packed.ids)]
     if pooling == "max":
-        return torch.stack([part.amax(dim=0) for part in real.split(packed.lengths.tolist())])
+        ends = np.cumsum(packed.lengths).tolist()
+        return torch.stack([real[begin:end].amax(dim=0) for begin, end in zip([0, *ends[:-1]], ends, strict=True)])
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths)
     return rows.new_zeros(len(lengths), rows.shape[1]).index_add_(0, owner, real) / lengths[:, None]
 
