@@ -20,7 +20,7 @@ from secondpass.activations import Activation, default_activation
 from secondpass.errors import InvalidInput
 from secondpass.forwards.padded import pad
 from secondpass.forwards.precision import Precision, checked_precision
-from secondpass.inputs import Truncation
+from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
 from secondpass.models.loading import LoadRequest, load, pick_device
 from secondpass.models.saving import ModelCardData, save
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
@@ -48,7 +48,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
     which pairs lost how many tokens.
 
     Args:
-        model_name: hub name or folder of a sequence-classification model; "secondpass/pocket" is in the package.
+        model_name: hub name or folder of a sequence-classification model, of a module chain or of a causal language
+            model that reranks; "secondpass/pocket" is in the package.
         num_labels: size of the head; None takes the checkpoint's. Given explicitly, a missing head is made new.
         max_length: longest input in tokens; None takes what model and tokenizer allow.
         device: torch device or its name; None takes the best there is.
@@ -70,6 +71,11 @@ class CrossEncoder(Reranker, PushToHubMixin):
             where that is faster and the model's own scores agree with float32's; weights loaded in a half type stay so.
             None takes what the model's config.json recommends ("secondpass/pocket": "auto"), else "fp32", or "auto"
             while the weights are of a half type.
+        template: what the model was trained to read around its texts, where its folder does not say: the name of a
+            published family ("qwen3-reranker", see `models/templates`), a text with "{query}", "{document}" and perhaps
+            "{instruction}", or a template.
+        true_token: of a causal language model, the token whose logit is the score.
+        false_token: one whose logit is taken off it.
 
     Raises:
         ModelLoadError: the model cannot be had, is incomplete, or would run foreign code.
@@ -98,6 +104,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
         max_documents: int | None = None,
         token: str | None = None,
         precision: Precision | None = None,
+        template: str | PromptTemplate | ModelTemplate | None = None,
+        true_token: str | None = None,
+        false_token: str | None = None,
     ) -> None: ...
 
     @overload
@@ -125,6 +134,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
         max_documents: int | None = None,
         token: str | None = None,
         precision: Precision | None = None,
+        template: str | PromptTemplate | ModelTemplate | None = None,
+        true_token: str | None = None,
+        false_token: str | None = None,
     ) -> None:
         if precision is not None:
             checked_precision(precision)
@@ -141,6 +153,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
                 local_files_only=local_files_only,
                 token=token,
                 classifier_dropout=classifier_dropout,
+                template=template,
+                true_token=true_token,
+                false_token=false_token,
             )
         )
         activation = default_activation(
@@ -391,6 +406,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
             prompts=self.prompts,
             card=self.model_card_data.text(),
             storage=storage,
+            default_prompt=self.default_prompt_name,
+            transformer_settings=self._transformer_settings,
             **kwargs,
         )
 

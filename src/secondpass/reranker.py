@@ -29,7 +29,7 @@ from secondpass.forwards.precision import (
     precision_of,
     recommended_precision,
 )
-from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
+from secondpass.inputs import CutPolicy, ModelTemplate, PromptTemplate, Truncation
 from secondpass.models.loading import Loaded
 from secondpass.ranking import Ranking, Relevance, checked_relevance, checked_top_k, rankings
 from secondpass.scoring import Engine, Scored, Window
@@ -81,6 +81,9 @@ class Construction(TypedDict, total=False):
     max_documents: int | None
     token: str | None
     precision: Precision | None
+    template: str | PromptTemplate | ModelTemplate | None
+    true_token: str | None
+    false_token: str | None
 
 
 class Newer(TypedDict, total=False):
@@ -169,6 +172,9 @@ class Reranker:
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.prompts = dict(loaded.prompts)
+        self.default_prompt_name = loaded.default_prompt
+        self.template = loaded.template
+        self._transformer_settings = loaded.transformer_settings
         self.default_activation_function = default_activation_function
         self.max_length = max_length
         self.truncation = truncation

@@ -7,7 +7,6 @@ model.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -35,7 +34,7 @@ from secondpass.forwards.readout import (
     ReadoutModel,
     VocabularyRows,
 )
-from secondpass.models.config import NEWEST_FILE, Task, read_if_present, read_json, write_json
+from secondpass.models.config import NEWEST_FILE, Task, read_if_present, read_json, read_list, write_json
 from secondpass.models.weights import PICKLES, read_weights
 
 logger = logging.getLogger(__name__)
@@ -102,7 +101,11 @@ class Modules:
 
 
 def read_modules(folder: Path, new_head: bool = False) -> Modules | None:
-    """The chain of a folder; None for a model with a classification head of its own, or one that asks for a new one.
+    """The chain of a folder, None for a model that transformers makes whole.
+
+    Args:
+        folder: of a model.
+        new_head: the caller asked for a head of its own on an encoder.
 
     Raises:
         ModelLoadError: the folder has a chain that is not complete or gives no scores, or modules that are not known.
@@ -116,7 +119,7 @@ def read_modules(folder: Path, new_head: bool = False) -> Modules | None:
             of = f" of {', '.join(lost)}" if lost else ""
             raise ModelLoadError(f"{folder} lacks {LISTED}, which says in what order the modules{of} make a score")
         return None
-    parts = _parts(listed)
+    parts = parts_of(listed)
     if len(parts) == 0 and task in (None, "sequence-classification"):
         _refuse_unlisted(folder)
         return None
@@ -145,7 +148,7 @@ def _model_type(folder: Path) -> str | None:
 def _refuse_unlisted(folder: Path) -> None:
     for path in sorted(folder.glob("[0-9]*_*/config.json")):
         if path.parent.name.partition("_")[2] in KINDS:
-            raise ModelLoadError(f"{folder / LISTED} does not name {path.parent.name}, so what makes a score is not told")
+            raise ModelLoadError(f"{folder / LISTED} does not name {path.parent.name}, which is there")
 
 
 def _check_output(path: Path, settings: Mapping[str, Any], task: Task) -> None:
@@ -162,9 +165,9 @@ def _check_output(path: Path, settings: Mapping[str, Any], task: Task) -> None:
         raise ModelLoadError(f"{path}: do_lower_case is true; put the lower-casing into tokenizer.json")
 
 
-def _parts(listed: Path) -> tuple[Part, ...]:
+def parts_of(listed: Path) -> tuple[Part, ...]:
     """The modules behind the first, which is the transformers model of the folder itself."""
-    entries = read_json(listed, list)
+    entries = read_list(listed)
     made = []
     for place, entry in enumerate(entries):
         kind, path = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
@@ -189,8 +192,7 @@ def _part(listed: Path, kind: str, path: str) -> Part:
         raise ModelLoadError(f"{listed}: path {path!r} is no folder beside it")
     optional = kind in ("Normalize", "Dropout")  # early ones have no file
     read = read_if_present if optional else read_json
-    settings = read(folder / "config.json")
-    return Part(kind, folder, settings)
+    return Part(kind, folder, read(folder / "config.json"))
 
 
 def stored_limit(folder: Path) -> int | None:
@@ -219,7 +221,7 @@ def make_readout(modules: Modules, body: Any, trust_remote_code: bool = False) -
         ModelLoadError: a setting cannot be, weights are missing, or what a module reads is not there.
     """
     if modules.task == "text-generation":
-        return _rows(modules.parts[0], body)
+        return _stored_rows(modules.parts[0], body)
     made = []
     # width of what goes by each name, and whether it is one row for a pair
     widths = {STATES: (int(body.config.get_text_config().hidden_size), False)}
@@ -240,19 +242,26 @@ def make_readout(modules: Modules, body: Any, trust_remote_code: bool = False) -
 Widths = dict[str, tuple[int, bool]]
 
 
-def _rows(part: Part, body: Any) -> VocabularyRows:
+def vocabulary_rows(folder: Path, body: Any, true_token_id: int, false_token_id: int | None = None) -> VocabularyRows:
+    """Two rows, or one, of a causal language model's vocabulary.
+
+    Raises:
+        ModelLoadError: there is no such row, or both are one, so that every score would be 0.
+    """
     most = body.get_output_embeddings().weight.shape[0]
-    ids = [part.whole("true_token_id", 0)]
-    if part.settings.get("false_token_id") is not None:
-        ids.append(part.whole("false_token_id", 0))
-    for key, number in zip(("true_token_id", "false_token_id"), ids, strict=False):
-        if number >= most:
-            raise part.wrong(key, f"and the vocabulary has {most} rows")
-    if len(set(ids)) < len(ids):
-        raise part.wrong("false_token_id", "as true_token_id: every score would be 0")
+    for key, number in (("true_token_id", true_token_id), ("false_token_id", false_token_id)):
+        if number is not None and number >= most:
+            raise ModelLoadError(f"{folder}: {key} is {number}, and the vocabulary has {most} rows")
+    if true_token_id == false_token_id:
+        raise ModelLoadError(f"{folder}: true_token_id and false_token_id are both {true_token_id}: every score is 0")
+    return VocabularyRows(true_token_id, false_token_id)
+
+
+def _stored_rows(part: Part, body: Any) -> VocabularyRows:
+    other = None if part.settings.get("false_token_id") is None else part.whole("false_token_id", 0)
     if part.text("module_input_name", OUTPUTS["text-generation"][1]) != OUTPUTS["text-generation"][1]:
         raise part.wrong("module_input_name")
-    return VocabularyRows(*ids)
+    return vocabulary_rows(part.folder, body, part.whole("true_token_id", 0), other)
 
 
 def _width(part: Part, widths: Widths, name: str) -> tuple[int, bool]:
@@ -272,7 +281,7 @@ def _pooling(part: Part, widths: Widths, _: bool) -> tuple[nn.Module, Widths]:
     modes = [given] if isinstance(given, str) else given
     if not isinstance(modes, list) or not modes or not all(isinstance(m, str) and m in POOLINGS for m in modes):
         raise part.wrong("pooling_mode", f"not one or several of {', '.join(POOLINGS)}")
-    return Pooling(modes, part.flag("include_prompt", True)), widths | {POOLED: (hidden * len(modes), True)}
+    return Pooling(hidden, modes, part.flag("include_prompt", True)), widths | {POOLED: (hidden * len(modes), True)}
 
 
 def _dense(part: Part, widths: Widths, trust_remote_code: bool) -> tuple[nn.Module, Widths]:

@@ -23,8 +23,10 @@ from safetensors import SafetensorError
 
 from secondpass.activations import Activation, stored_name
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError
+from secondpass.forwards.readout import ReadoutModel
 from secondpass.models.config import read_json, write_activation
 from secondpass.models.loading import quiet_transformers
+from secondpass.models.modules import LISTED, parts_of, write_modules
 from secondpass.models.tokenizer import token_limit
 from secondpass.models.weights import COMPACT, save_compact
 from secondpass.text import choice
@@ -112,19 +114,23 @@ def save(
     prompts: Mapping[str, str] | None = None,
     card: str | None = None,
     storage: Literal["int8"] | None = None,
+    default_prompt: str | None = None,
+    transformer_settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> None:
     """Write model, tokenizer and activation; other files of the folder stay.
 
     Args:
         path: the folder, made if needed; None does nothing.
-        model: a transformers sequence classifier; not changed.
+        model: a transformers sequence classifier, or a body and its readout; not changed.
         tokenizer: its fast tokenizer; not changed.
         activation: stored by class name, see `activations.stored_name`.
         max_length: stored as the tokenizer's `model_max_length`, where every reader finds it; None stores what
             tokenizer and model allow.
         safe_serialization: only True: pickles are not written.
         prompts: stored by name.
+        default_prompt: the name of the one that a call gets that names none.
+        transformer_settings: of a body, what was read beside it, see `Loaded`.
         card: text of README.md; a README.md of another origin is left alone, with a warning.
         storage: None writes weights in the model's own dtype. "int8" writes a quarter of float32's size, each row of a
             matrix rounded to 255 steps: scores change a little, and secondpass alone reads it, as float32.
@@ -151,13 +157,14 @@ def save(
         with _unfinished_folder(folder) as unfinished:
             with quiet_transformers():
                 if storage is None:
-                    model.save_pretrained(unfinished, **options)
+                    (model.body if isinstance(model, ReadoutModel) else model).save_pretrained(unfinished, **options)
                 else:
                     model.config.save_pretrained(unfinished)
                     save_compact(unfinished, model.state_dict())
                 tokenizer.save_pretrained(unfinished)
             _tidy_tokenizer(unfinished, _limit(max_length, tokenizer, model))
-            write_activation(unfinished, stored_name(activation), prompts)
+            write_activation(unfinished, stored_name(activation), prompts, default_prompt)
+            write_modules(unfinished, model, transformer_settings)
             _write_card(unfinished, folder, card)
             _put_in_place(unfinished, folder)
     except (OSError, ValueError, SafetensorError) as error:
@@ -166,6 +173,8 @@ def save(
 
 def _refuse_own_code(model: Any) -> None:
     """What is stored compactly is built again by transformers' own classes."""
+    if isinstance(model, ReadoutModel):
+        raise InvalidInput("storage='int8' is for models with a classification head, not for module chains or decoders")
     if not type(model).__module__.startswith("transformers."):
         raise InvalidInput(f"storage='int8' is for architectures of transformers, not for {type(model).__name__}")
 
@@ -215,19 +224,38 @@ def _limit(max_length: int | None, tokenizer: Any, model: Any) -> int | None:
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
-    """Rename file by file, weights last; weights in one file are replaced in one step."""
-    made = sorted(unfinished.iterdir(), key=lambda file: (".safetensors" in file.name, file.name))
+    """Rename file by file, weights last; weights in one file are replaced in one step.
+
+    Those of a chain are in several: modules.json, without which none is loaded, is away for so long.
+    """
+    made = sorted(
+        (file for file in unfinished.rglob("*") if file.is_file()),
+        key=lambda file: (file.name == LISTED, ".safetensors" in file.name, len(file.parts), file.name),
+    )
     for file in made:
-        if file.is_file():
-            # safetensors makes files that only their owner can read.
-            file.chmod((unfinished / "config.json").stat().st_mode)
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-    for file in made:
-        if file.is_dir():
-            shutil.rmtree(folder / file.name, ignore_errors=True)
-        file.replace(folder / file.name)
-    _remove_superseded(folder, {file.name for file in made})
+        # safetensors makes files that only their owner can read.
+        file.chmod((unfinished / "config.json").stat().st_mode)
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    names = [file.relative_to(unfinished) for file in made]
+    before = _module_folders(folder)
+    now = {name.parts[0] for name in names if len(name.parts) > 1}
+    if before or now:
+        (folder / LISTED).unlink(missing_ok=True)
+    for old in before - now:
+        shutil.rmtree(folder / old, ignore_errors=True)
+    for file, name in zip(made, names, strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        file.replace(folder / name)
+    _remove_superseded(folder, {name.name for name in names if len(name.parts) == 1})
+
+
+def _module_folders(folder: Path) -> set[str]:
+    """Those of the chain that was there."""
+    try:
+        return {part.folder.name for part in parts_of(folder / LISTED)}
+    except ModelLoadError:  # there was none, or one that we do not know
+        return set()
 
 
 def _remove_superseded(folder: Path, made: set[str]) -> None:
