@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +150,8 @@ class PromptTemplate:
 
     def parted(self, change: Callable[[tuple[str | Plain | Mark, ...]], Spans]) -> PromptTemplate:
         """The template with each of its four parts, as a tuple, changed."""
-        return replace(self, **{name: change(_spans(getattr(self, name))) for name in NAMES})
+        parts: dict[str, Any] = {name: change(_spans(getattr(self, name))) for name in NAMES}
+        return replace(self, **parts)
 
 
 def _spans(spans: Spans) -> tuple[str | Plain | Mark, ...]:
@@ -191,14 +192,14 @@ class ModelTemplate:
             whole = self.instructed.parted(lambda spans: filled(spans, (Plain(instruction),), Mark.INSTRUCTION))
         if not inside:
             return whole
-        joined = {name: _spans(getattr(whole, name)) for name in NAMES}
+        joined: dict[str, Any] = {name: _spans(getattr(whole, name)) for name in NAMES}
         for name in NAMES:
             own = _spans(getattr(inside, name))
             joined[name] = joined[name] + own if name.endswith("prefix") else own + joined[name]
         return replace(whole, **joined)
 
 
-NO_PLACE = "instruction: this model's template has no place for one; prompt= puts a text in front of each query"
+NO_PLACE = "instruction: this model's input has no place for one; prompt= puts a text in front of each query"
 
 
 def filled(
