@@ -21,6 +21,7 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import cheap_dropout, give_back_memory, keep_freed_memory
 from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
+from secondpass.models.loading import MODULE_WEIGHTS
 from secondpass.models.weights import COMPACT
 from secondpass.text import choice
 from secondpass.training.checkpoints.checkpoints import FOLDER, Checkpoints, forget_checkpoints
@@ -226,8 +227,8 @@ class _Parts:
         settings, model = self.plan.settings, self.encoder.model
         averages = WeightAverages(model, settings.averaging) if settings.averaging else None
         optimisation = self._optimisation()
-        best = BestWeights(model, keeps=True, save=self._saver())
-        storage, identity = None, identity_of(self.plan, model, self.encoder.device, self.evaluator)
+        best = BestWeights(model, keeps=True, save=self._saver(), frozen=False)
+        storage, identity = None, identity_of(self.plan, model, self.encoder.device, self.evaluator, self._reads())
         if self.folder is not None:
             checkpoints = Checkpoints(self.folder / FOLDER, settings.keep or KEPT_MEANWHILE, identity)
             storage = RunStorage(checkpoints, self.ready.generators)
@@ -266,12 +267,19 @@ class _Parts:
             if not adapter:
                 self._save(folder)
             if self.plan.settings.keep is None:
-                weights = [folder / ADAPTER / WEIGHTS] if adapter else sorted(folder.glob("model*.safetensors"))
+                own = [*folder.glob("model*.safetensors"), *folder.glob(MODULE_WEIGHTS)]
+                weights = [folder / ADAPTER / WEIGHTS] if adapter else sorted(own)
                 write_finished(folder, ended.identity, ended.report.kept(), weights)
                 forget_checkpoints(folder)
         meet(None)
         if self.stored is not None and not ended.before:
             load_trained(self.encoder.model, folder)
+
+    def _reads(self) -> list[int]:
+        """Ids of an example in the template that the model brings along, with the instruction it is trained with."""
+        if getattr(self.encoder, "template", None) is None:
+            return []
+        return [int(number) for number in self.encoder.tokens(["query"], ["document"])[0].ids]
 
     def _save(self, folder: Path) -> None:
         self.encoder.save(str(folder), **({} if self.stored is None else {"storage": self.stored}))

@@ -27,6 +27,7 @@ from secondpass.forwards.readout import ReadoutModel, VocabularyRows
 from secondpass.lazy import optional
 from secondpass.models.config import read_json
 from secondpass.models.loading import quiet_transformers
+from secondpass.models.modules import read_modules, readout_weights
 from secondpass.models.weights import COMPACT, build_model, load_compact
 from secondpass.text import finite_number, positive_int, positive_number
 from secondpass.training.checkpoints.checkpoints import sync
@@ -214,11 +215,25 @@ def load_trained(model: Any, folder: Path, adapter: str | None = None) -> None:
         load_lora(model, folder / adapter).merge()
         return
     with quiet_transformers():
-        if (folder / COMPACT).is_file():
-            made = load_compact(folder, model.config)
+        if isinstance(model, ReadoutModel):
+            found = _readout_state(model, folder)
+        elif (folder / COMPACT).is_file():
+            found = load_compact(folder, model.config).state_dict()
         else:
-            made = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False)
-    model.load_state_dict(made.state_dict())
+            found = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False).state_dict()
+    try:
+        model.load_state_dict(found)
+    except RuntimeError as error:
+        raise ModelLoadError(f"{folder} does not fit the model: {' '.join(str(error).split())}") from error
+
+
+def _readout_state(model: ReadoutModel, folder: Path) -> dict[str, torch.Tensor]:
+    modules = read_modules(folder)
+    if modules is None:
+        raise ModelLoadError(f"{folder} holds no module chain, and no rows of a vocabulary that are read")
+    body = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False, task=modules.task)
+    named = {"body": body.state_dict(), "readout": readout_weights(modules)}
+    return {f"{part}.{name}": tensor for part, state in named.items() for name, tensor in state.items()}
 
 
 def lora_targets(model: Any, names: Sequence[str] = ()) -> tuple[str, ...]:

@@ -82,6 +82,28 @@ def trainable_weights(model: Any) -> tuple[nn.Parameter, ...]:
     return weights
 
 
+def changing(model: nn.Module, frozen: bool = False) -> dict[str, Any]:
+    """What training may change, by name: trainable weights, one that modules share once, and buffers; not copies.
+
+    With `frozen` the weights that are not trainable too, for a run that may unfreeze some of them on the way.
+    """
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    own = {name for name, weight in model.named_parameters() if frozen or weight.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name in own or name not in every}
+
+
+def put_back(model: nn.Module, weights: Mapping[str, Any], frozen: bool = False) -> None:
+    """Put what `changing` gave, or a whole model's weights, back into the model, where it is.
+
+    Raises:
+        CheckpointError: weights are missing, or there is no place for them; the model may have taken others.
+    """
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    wrong = sorted({*unknown, *(changing(model, frozen).keys() & {*missing})})
+    if wrong:
+        raise CheckpointError(f"{len(wrong)} weights are not those of the model: {wrong[0]}")
+
+
 def make_schedule(scheduler: Any, optimizer: Optimizer, warmup_steps: int, total_steps: int) -> Any:
     """Return the schedule of that name (in any case) for `optimizer`; an object with `step()` as it is.
 
@@ -266,15 +288,19 @@ class BestWeights:
         model: whose weights are kept, on the CPU.
         keeps: False remembers the score only.
         save: called when a score has won and its weights are kept.
+        frozen: keep the weights that are not trainable too, see `changing`.
 
     Attributes:
         score: the best so far; None before the first.
         weights: that gave it, on the CPU; empty before the first.
     """
 
-    def __init__(self, model: nn.Module, keeps: bool, save: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, keeps: bool, save: Callable[[], object] | None = None, frozen: bool = True
+    ) -> None:
         self.score: float | None = None
         self._model = model
+        self._frozen = frozen
         self._keeps = keeps
         self._save = save
         self.weights: dict[str, Any] = {}
@@ -290,7 +316,7 @@ class BestWeights:
         if self._keeps:
             self.weights = {
                 name: value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
-                for name, value in self._model.state_dict().items()
+                for name, value in changing(self._model, self._frozen).items()
             }
             if self._save is not None:
                 self._save()
@@ -304,7 +330,7 @@ class BestWeights:
     def restore(self) -> None:
         """Put the best weights back into the model, where it is; without any, leave it as it is."""
         if self.weights:
-            self._model.load_state_dict(self.weights)
+            put_back(self._model, self.weights, self._frozen)
 
 
 def mean_weights(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
