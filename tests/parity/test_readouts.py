@@ -83,7 +83,7 @@ CHAINS: dict[str, tuple[str, Callable[[], list[nn.Module]]]] = {
     "tokens first": (
         "deberta-v2",
         lambda: [
-            Dense(32, 32, True, nn.GELU(approximate="tanh"), module_input_name="token_embeddings"),
+            Dense(32, 32, True, nn.ELU(), module_input_name="token_embeddings"),
             *_pooling("mean"),
             _classifier(32),
         ],
