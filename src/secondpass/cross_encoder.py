@@ -464,11 +464,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
             self.default_activation_function,
             self.max_length,
             safe_serialization,
-            prompts=self.prompts,
             card=self.model_card_data.text(),
             storage=storage,
-            default_prompt=self.default_prompt_name,
-            transformer_settings=self._transformer_settings,
+            **self.stored_settings(),
             **kwargs,
         )
 

@@ -150,6 +150,11 @@ class Reranker:
             engine.forward.ready()
         return engine
 
+    def stored_settings(self) -> dict[str, Any]:
+        """Prompts, the default one's name and the first module's settings, as `models.saving.save` takes them."""
+        own = {"prompts": self.prompts, "default_prompt": self.default_prompt_name}
+        return {**own, "transformer_settings": self._transformer_settings}
+
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: nobody trains the copy."""
         return {**self.__dict__, "training_thread": None}
