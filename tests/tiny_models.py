@@ -256,13 +256,19 @@ def make_decoder(
     backend.add_tokens(["yes", "no"])
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
-        model_max_length=LENGTH,
+        model_max_length=2 * LENGTH,
         pad_token=TURNS.pad,
         eos_token=TURNS.end,
         chat_template=chat,
     )
-    settings = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
-    settings |= {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    # a vocabulary has rows to spare, as published ones have
+    settings = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer) + 10}
+    settings |= {
+        "max_position_embeddings": 2 * LENGTH,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     made = AutoConfig.for_model(architecture, **(settings | DECODERS[architecture] | config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

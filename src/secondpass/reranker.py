@@ -118,7 +118,7 @@ class Reranker:
         self.tokenizer = loaded.tokenizer
         self.prompts = dict(loaded.prompts)
         self.default_prompt_name: str | None = loaded.default_prompt
-        if self._wish(instruction=instruction)[1]:
+        if instruction is not None and self._wish(instruction=instruction)[1]:
             # as sentence-transformers stores it, so that it comes back with the saved model
             self.prompts[OWN_INSTRUCTION] = str(instruction)
             self.default_prompt_name = OWN_INSTRUCTION
@@ -151,9 +151,13 @@ class Reranker:
         return engine
 
     def stored_settings(self) -> dict[str, Any]:
-        """Prompts, the default one's name and the first module's settings, as `models.saving.save` takes them."""
-        own = {"prompts": self.prompts, "default_prompt": self.default_prompt_name}
-        return {**own, "transformer_settings": self._transformer_settings}
+        """Prompts, the first module's settings, or the template that they lack, as `models.saving.save` takes them."""
+        return {
+            "prompts": self.prompts,
+            "default_prompt": self.default_prompt_name,
+            "transformer_settings": self._transformer_settings,
+            "template": None if self._transformer_settings else self.template,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: nobody trains the copy."""
@@ -414,6 +418,10 @@ class Reranker:
             known = ", ".join(map(repr, self.prompts)) or "none"
             raise InvalidInput(f"prompt_name={name!r} is no prompt of this model; it has {known}")
         text = self.prompts[name] if name is not None else checked("" if prompt is None else prompt, "prompt")
+        if text and getattr(getattr(self.model, "readout", None), "leaves_prompt_out", False):
+            raise InvalidInput(
+                "prompt: this model's pooling leaves out a prompt's tokens (include_prompt), which is not done"
+            )
         return ("", text) if has_place else (text, None)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:

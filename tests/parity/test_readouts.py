@@ -134,3 +134,28 @@ def test_a_chain_scores_as_theirs(tiny_model_folder: Callable[..., str], name: s
     alone = np.stack([ours.predict(pair) for pair in PAIRS])
     assert np.allclose(alone, wanted, rtol=0, atol=CHAIN)
     _round_trip(ours, wanted, tmp_path / "ours", CHAIN)
+
+
+CAUSAL_MODELS: dict[str, dict[str, Any]] = {
+    "qwen3": {"prompts": {"query": "find the capital"}, "default_prompt_name": "query", "activation_fn": nn.Identity()},
+    "qwen2": {"false_token": False},
+    "llama": {"activation_fn": nn.Identity()},
+    "gemma2": {"prompts": {"other": "weigh"}, "activation_fn": nn.Tanh()},
+    "mistral": {},
+}
+
+
+@pytest.mark.parametrize("architecture", CAUSAL_MODELS)
+def test_a_causal_reranker_scores_as_theirs(architecture: str, tmp_path: Path) -> None:
+    """Alone and in a batch, with its stored, another and no prompt, saved in ours and read again by both."""
+    theirs = save_causal(tmp_path / "theirs", architecture, **CAUSAL_MODELS[architecture])
+    ours = CrossEncoder(str(tmp_path / "theirs"), device="cpu")
+    for options in ({}, {"prompt": "look closely"}, {"prompt": ""}):
+        wanted = theirs.predict(PAIRS[:4], activation_fn=nn.Identity(), **options)
+        assert np.ptp(wanted) > 100 * CAUSAL
+        made = ours.predict(PAIRS[:4], activation_fct=nn.Identity(), **options)
+        assert np.allclose(made, wanted, rtol=0, atol=CAUSAL)
+    wanted = theirs.predict(PAIRS)
+    assert np.allclose(ours.predict(PAIRS), wanted, rtol=0, atol=CAUSAL)
+    assert np.allclose([ours.predict(pair) for pair in PAIRS], wanted, rtol=0, atol=CAUSAL)
+    _round_trip(ours, wanted, tmp_path / "ours", CAUSAL)

@@ -242,6 +242,16 @@ Instruction = Annotated[
     str | None, typer.Option(help="What the model is told to look for, where its template has a place for that.")
 ]
 
+TEMPLATE_HELP = (
+    "What the model reads around its texts where its folder does not say: the name of a published family, such as "
+    '"qwen3-reranker", or a text with "{query}" and "{document}".'
+)
+Template = Annotated[str | None, typer.Option(help=TEMPLATE_HELP)]
+TRUE_HELP = "Of a causal language model, the token whose logit is the score."
+FALSE_HELP = "The token whose logit is taken off it."
+TrueToken = Annotated[str | None, typer.Option(help=TRUE_HELP)]
+FalseToken = Annotated[str | None, typer.Option(help=FALSE_HELP)]
+
 
 def load(
     model: str,
@@ -249,13 +259,25 @@ def load(
     device: str | None,
     precision: precisions.Precision | None = None,
     instruction: str | None = None,
+    template: str | None = None,
+    true_token: str | None = None,
+    false_token: str | None = None,
 ) -> CrossEncoder:
     """Load a model for a command; torch is imported only now, so that --help answers at once.
 
     Raises:
         ModelLoadError: it cannot be had.
-        InvalidInput: the length, the device, the precision or the instruction is refused.
+        InvalidInput: one of the others is refused.
     """
     from secondpass.cross_encoder import CrossEncoder
 
-    return CrossEncoder(model, max_length=max_length, device=device, precision=precision, instruction=instruction)
+    return CrossEncoder(
+        model,
+        max_length=max_length,
+        device=device,
+        precision=precision,
+        instruction=instruction,
+        template=template,
+        true_token=true_token,
+        false_token=false_token,
+    )

@@ -77,6 +77,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="With --pipeline: ask only the first queries.")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="With --pipeline: top_k of the first pass.")] = None,
     model: Annotated[str | None, typer.Option(help="With --pipeline: cross-encoder for the ranker.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="With --pipeline: what the ranker is told to look for.")
+    ] = None,
     output: Output = None,
     indexed: Annotated[
         bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")
@@ -118,7 +121,9 @@ def evaluate(
     if measure:
         parsed(measure)
     if pipeline is not None and dataset is not None:
-        request = DatasetRequest(pipeline, dataset, split, limit, depth, None, model, output, indexed, index, add)
+        request = DatasetRequest(
+            pipeline, dataset, split, limit, depth, None, model, output, indexed, index, add, instruction
+        )
         found = _piped(request)
     elif qrels is not None and run:
         found = _read(qrels, run, queries, split)

@@ -137,10 +137,11 @@ class DatasetRequest:
     """A pipeline (file or packaged name) and a BEIR folder.
 
     `depth` is the first pass's top_k instead of the pipeline's own. `top_k` is the second pass's: by default it
-    returns all that it was given, so that deep measures are taken on the same candidates. `model` takes the place of
-    the ranker's own. `output` is the TREC run of the second pass; answers are kept beside it as they come, and a
-    broken run goes on with them. `indexed` says that the pipeline's stores hold the documents already, `index` takes
-    the place of the index of stores that live in a server, and `add` allows to index into one that holds documents.
+    returns all that it was given, so that deep measures are taken on the same candidates. `model` and `instruction`
+    take the place of the ranker's own. `output` is the TREC run of the second pass; answers are kept beside it as they
+    come, and a broken run goes on with them. `indexed` says that the pipeline's stores hold the documents already,
+    `index` takes the place of the index of stores that live in a server, and `add` allows to index into one that holds
+    documents.
     """
 
     pipeline: str
@@ -154,6 +155,7 @@ class DatasetRequest:
     indexed: bool = False
     index: str | None = None
     add: bool = False
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

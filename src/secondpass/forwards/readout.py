@@ -175,6 +175,11 @@ class ModuleChain(nn.ModuleList):
         """How many logits a pair gets."""
         return int(self[-1].linear.out_features)
 
+    @property
+    def leaves_prompt_out(self) -> bool:
+        """Whether the tokens of a prompt should not be pooled, of which none are told here."""
+        return any(isinstance(module, Pooling) and not module.include_prompt for module in self)
+
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States [pairs, width, hidden] and which of them are real [pairs, width] -> logits [pairs, labels]."""
         features = {STATES: states, MASK: mask}

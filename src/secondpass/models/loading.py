@@ -206,7 +206,8 @@ class Loaded:
     `config` is `model.config`; `stored_activation` a dotted name that nobody has trusted yet; `token_limit` the
     longest input in tokens; `placed` says that a device_map put the model where it is; `prompts` are stored by name,
     `default_prompt` is the name of the one that a call gets that names none; `template` is what the model was trained
-    to read around its texts; `transformer_settings` is what the folder says of the first module of a chain.
+    to read around its texts; `transformer_settings` is what the folder says of the first of its modules, with the
+    template among it or not.
     """
 
     config: Any = field(repr=False)
@@ -303,18 +304,20 @@ def _loaded(folder: Path, model: Any, tokenizer: Any, template: ModelTemplate | 
         model.config.pad_token_id = tokenizer.pad_token_id
     prompts, default_prompt = read_prompts(folder)
     limit = token_limit(tokenizer, model)
-    is_chain = isinstance(model, ReadoutModel)
+    settings = read_if_present(folder / TRANSFORMER_FILE)
+    modalities = settings["modality_config"] if isinstance(settings.get("modality_config"), dict) else {}
+    chain = isinstance(model, ReadoutModel)
     return Loaded(
         config=model.config,
         model=model,
         tokenizer=tokenizer,
         stored_activation=read_activation(folder),
-        token_limit=min(limit, stored_limit(folder) or limit) if is_chain else limit,
+        token_limit=min(limit, stored_limit(folder) or limit) if chain else limit,
         placed=request.automodel_args.get("device_map") is not None,
         prompts=prompts,
         default_prompt=default_prompt,
         template=template,
-        transformer_settings=read_if_present(folder / TRANSFORMER_FILE) if is_chain else {},
+        transformer_settings=settings if request.template is None and "message" in modalities else {},
     )
 
 

@@ -381,10 +381,11 @@ TYPES: dict[type[nn.Module], str] = {
 TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
 
 
-def write_modules(folder: Path, model: Any, settings: Mapping[str, Any] | None = None) -> None:
+def write_modules(folder: Path, model: Any, settings: Mapping[str, Any] | None = None, chat: bool = False) -> None:
     """Write modules.json, the first module's settings and a folder for each other module.
 
-    `settings` are those that the first module's file had when the model was loaded.
+    `settings` are those that the first module's file had when the model was loaded; `chat` says that the tokenizer's
+    chat template is one for query and document.
     """
     task: Task = "sequence-classification"
     parts: list[nn.Module] = []
@@ -393,9 +394,10 @@ def write_modules(folder: Path, model: Any, settings: Mapping[str, Any] | None =
         task = "text-generation" if rows else "feature-extraction"
         parts = [model.readout] if rows else list(model.readout)
     output, name = OUTPUTS[task]
+    read = {"method": "forward", "method_output_name": output}
     first = {
         "transformer_task": task,
-        "modality_config": {"text": {"method": "forward", "method_output_name": output}},
+        "modality_config": {"text": read} | ({"message": {**read, "format": "flat"}} if chat else {}),
         "module_output_name": name,
     }
     listed = [{"idx": 0, "name": "0", "path": "", "type": TRANSFORMER}]

@@ -73,10 +73,6 @@ def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], 
         _check_special_tokens(folder, tokenizer)
     if "model_input_names" not in {*tokenizer_args, *tokenizer.init_kwargs}:
         _add_segments(folder, model, tokenizer)
-    template = str(getattr(tokenizer, "chat_template", None))
-    if "query" in template and "document" in template:
-        # Templates of the chat alone are what any instruct model brings along; these two roles are a reranker's.
-        logger.warning("%s: the chat template is not applied: query and document are read as a pair of texts", folder)
     return tokenizer
 
 

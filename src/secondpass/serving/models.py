@@ -168,6 +168,9 @@ def load_models(settings: Settings) -> LoadedModels:
             device=settings.device,
             precision=settings.precision,
             instruction=instruction,
+            template=settings.template,
+            true_token=settings.true_token,
+            false_token=settings.false_token,
         )
         if digest_of(source) != digest:
             raise ModelLoadError(f"the weights of {source} were changed while they were read")

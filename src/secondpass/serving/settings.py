@@ -106,8 +106,9 @@ class Settings:
     `max_requests` are in flight at once, the body being read included; `max_characters` are of one text;
     `max_waiting_pairs` and `max_waiting_tokens` wait for a model at most; `deadline_s` is from the first byte to the
     answer; `head_s` is how long a request line with its headers may take, from the first byte or the connection on;
-    `shutdown_delay_s` is how long a draining service stays to be seen as not ready. `max_length`, `device` and
-    `precision` are those of `CrossEncoder`, for every model that is loaded. `token_cache_mb` MiB hold the token ids of
+    `shutdown_delay_s` is how long a draining service stays to be seen as not ready. `max_length`, `device`,
+    `precision`, `template`, `true_token` and `false_token` are those of `CrossEncoder`, for every model that is loaded.
+    `token_cache_mb` MiB hold the token ids of
     documents seen before, of all models together; 0 is without.
 
     Raises:
@@ -134,6 +135,9 @@ class Settings:
     max_length: int | None = None
     device: str | None = None
     precision: Precision | None = None
+    template: str | None = None
+    true_token: str | None = None
+    false_token: str | None = None
     token_cache_mb: int = 64
 
     def __post_init__(self) -> None:
