@@ -19,6 +19,7 @@ from secondpass.errors import (
     SecondPassError,
     TrainingError,
 )
+from secondpass.forwards.learning.dropout import dropout_set_to
 from secondpass.training.running.lora import (
     Lora,
     add_lora,
@@ -31,7 +32,6 @@ from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.trainer import (
     autocast_for,
     dropout_for,
-    dropout_set_to,
     precision_for,
     ready_to_learn,
     recomputed_activations,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -36,8 +35,13 @@ from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.loop import Gradients, Hooks, Processes, TrainingRun
 from secondpass.training.running.plan import Plan
 from secondpass.training.settings import TrainingSettings, worded
-from secondpass.training.weights.layers import is_read
-from secondpass.training.weights.optimisation import StretchedSchedule, WeightAverages, changing, put_back
+from secondpass.training.weights.optimisation import (
+    StretchedSchedule,
+    WeightAverages,
+    changing,
+    fingerprint_of_weights,
+    put_back,
+)
 
 FILE = "training.jsonl"
 # What tells where an entry belongs is no curve.
@@ -384,16 +388,6 @@ def identity_of(
         "steps": plan.total,
         **({"reads": list(reads)} if reads else {}),
     }
-
-
-def fingerprint_of_weights(model: torch.nn.Module) -> str:
-    """SHA-256 of all weights and buffers that scores are made of, with their names."""
-    digest = hashlib.sha256()
-    read = {name: tensor for name, tensor in changing(model, frozen=True).items() if is_read(model, name)}
-    for name, tensor in read.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

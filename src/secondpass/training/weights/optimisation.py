@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from secondpass.errors import CheckpointError, InvalidInput, TrainingError
+from secondpass.training.weights.layers import is_read
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +104,16 @@ def put_back(model: nn.Module, weights: Mapping[str, Any], frozen: bool = False)
     wrong = sorted({*unknown, *(changing(model, frozen).keys() & {*missing})})
     if wrong:
         raise CheckpointError(f"{len(wrong)} weights are not those of the model: {wrong[0]}")
+
+
+def fingerprint_of_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of all weights and buffers that scores are made of, with their names."""
+    digest = hashlib.sha256()
+    read = {name: tensor for name, tensor in changing(model, frozen=True).items() if is_read(model, name)}
+    for name, tensor in read.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def make_schedule(scheduler: Any, optimizer: Optimizer, warmup_steps: int, total_steps: int) -> Any:
