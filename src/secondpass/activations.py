@@ -50,6 +50,22 @@ MODULE_OF_FUNCTION: dict[object, type[nn.Module]] = {
 }
 
 
+class TemperedSigmoid(nn.Module):
+    """The sigmoid of logits over a temperature, from 0 to 1."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits -> scores."""
+        return torch.sigmoid(logits / self.temperature)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return str(self.temperature)
+
+
 def default_activation(
     argument: Activation | None, stored_name: str | None, num_labels: int, trust_remote_code: bool = False
 ) -> Activation:

@@ -23,6 +23,7 @@ from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
 from secondpass.models.loading import LoadRequest, load, pick_device
 from secondpass.models.saving import ModelCardData, save
+from secondpass.models.templates import published_activation
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
 from secondpass.reranker import (
     SCORING,
@@ -228,7 +229,11 @@ class CrossEncoder(Reranker, PushToHubMixin):
             )
         )
         activation = default_activation(
-            default_activation_function, loaded.stored_activation, loaded.config.num_labels, trust_remote_code
+            default_activation_function
+            or (None if loaded.stored_activation else published_activation(loaded.template)),
+            loaded.stored_activation,
+            loaded.config.num_labels,
+            trust_remote_code,
         )
         if not loaded.placed:
             loaded.model.to(pick_device(device))

@@ -419,9 +419,7 @@ class Reranker:
             raise InvalidInput(f"prompt_name={name!r} is no prompt of this model; it has {known}")
         text = self.prompts[name] if name is not None else checked("" if prompt is None else prompt, "prompt")
         if text and getattr(getattr(self.model, "readout", None), "leaves_prompt_out", False):
-            raise InvalidInput(
-                "prompt: this model's pooling leaves out a prompt's tokens (include_prompt), which is not done"
-            )
+            raise InvalidInput("prompt: the model's pooling leaves out a prompt's tokens, which is not done here")
         return ("", text) if has_place else (text, None)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:

@@ -120,6 +120,27 @@ def test_a_prompt_by_its_name(prompted: CrossEncoder, tmp_path: Path) -> None:
     assert CrossEncoder(str(tmp_path / "again"), device="cpu").prompts == PROMPTS | {"mine": "my "}
 
 
+def test_the_stored_default_prompt_is_in_every_call(prompted: CrossEncoder, tmp_path: Path) -> None:
+    """That names none: `prompt=""` is none, and a saved copy has it too."""
+    prompted.default_prompt_name = "web"
+    prompted.save(str(tmp_path / "again"))
+    encoder = CrossEncoder(str(tmp_path / "again"), device="cpu")
+    assert encoder.default_prompt_name == "web"
+    prompted.default_prompt_name = None
+    wanted = prompted.predict(PAIRS, prompt="search: ")
+    assert encoder.predict(PAIRS).tolist() == wanted.tolist() != encoder.predict(PAIRS, prompt="").tolist()
+    assert encoder.rank(QUERY, DOCUMENTS) == prompted.rank(QUERY, DOCUMENTS, prompt="search: ")
+    many = encoder.rank_many([QUERY], [DOCUMENTS])[0], prompted.rank_many([QUERY], [DOCUMENTS], prompt_name="web")[0]
+    assert many[0].documents == many[1].documents
+    tokens = encoder.tokens([QUERY], ["a dog"])[0], prompted.tokens(["search: " + QUERY], ["a dog"])[0]
+    assert tokens[0].ids.tolist() == tokens[1].ids.tolist()
+    batch = (
+        encoder.collate([[QUERY, "a dog"]])["input_ids"],
+        prompted.collate([["search: " + QUERY, "a dog"]])["input_ids"],
+    )
+    assert batch[0].tolist() == batch[1].tolist()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

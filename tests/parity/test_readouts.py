@@ -150,7 +150,8 @@ def test_a_causal_reranker_scores_as_theirs(architecture: str, tmp_path: Path) -
     """Alone and in a batch, with its stored, another and no prompt, saved in ours and read again by both."""
     theirs = save_causal(tmp_path / "theirs", architecture, **CAUSAL_MODELS[architecture])
     ours = CrossEncoder(str(tmp_path / "theirs"), device="cpu")
-    for options in ({}, {"prompt": "look closely"}, {"prompt": ""}):
+    wishes: list[dict[str, Any]] = [{}, {"prompt": "look closely"}, {"prompt": ""}]
+    for options in wishes:
         wanted = theirs.predict(PAIRS[:4], activation_fn=nn.Identity(), **options)
         assert np.ptp(wanted) > 100 * CAUSAL
         made = ours.predict(PAIRS[:4], activation_fct=nn.Identity(), **options)

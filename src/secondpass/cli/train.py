@@ -308,10 +308,15 @@ def mine(
         _refuse_beside_clicks(dataset or qrels, queries, corpus)
         labelled = _clicked(clicks, corpus, queries, column or ())
     found = _candidates(source, labelled, last, (query_prefix, document_prefix), device)
-    if instruction is not None and rescore is None:
+    _write(output, labelled, found, rule, _second_pass(rescore, device, instruction))
+
+
+def _second_pass(rescore: str | None, device: str | None, instruction: str | None) -> CrossEncoder | None:
+    if rescore is not None:
+        return arguments.load(rescore, None, device, instruction=instruction)
+    if instruction is not None:
         raise InvalidInput("--instruction is for the cross-encoder of --rescore")
-    encoder = None if rescore is None else arguments.load(rescore, None, device, instruction=instruction)
-    _write(output, labelled, found, rule, encoder)
+    return None
 
 
 def _write(output: Path, labelled: Dataset, found: Candidates, rule: MiningRule, encoder: CrossEncoder | None) -> None:

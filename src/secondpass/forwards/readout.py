@@ -173,7 +173,8 @@ class ModuleChain(nn.ModuleList):
     @property
     def labels(self) -> int:
         """How many logits a pair gets."""
-        return int(self[-1].linear.out_features)
+        last: Any = self[-1]
+        return int(last.linear.out_features)
 
     @property
     def leaves_prompt_out(self) -> bool:
@@ -349,9 +350,10 @@ class ReadoutModel(nn.Module):
         """Logits [pairs, ids] behind each pair's last token."""
         head = self.body.get_output_embeddings()
         if type(self.body).__name__ not in ROWS_ARE_ENOUGH or type(head) is not nn.Linear:
-            places, each = last_places(mask).unique(return_inverse=True)
+            places, each = torch.unique(last_places(mask), return_inverse=True)
             made = self.body(**given, logits_to_keep=places).logits
-            return made[torch.arange(len(each), device=each.device), each][:, ids]
+            logits: torch.Tensor = made[torch.arange(len(each), device=each.device), each][:, ids]
+            return logits
         states = last_rows(self.body.base_model(**given).last_hidden_state, mask)
         made = F.linear(states, head.weight[ids], None if head.bias is None else head.bias[ids])
         cap = getattr(self.body.config, "final_logit_softcapping", None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -255,17 +255,17 @@ def load(request: LoadRequest) -> Loaded:
         model = _model(folder, config, automodel_args, request, task)
         tokenizer = load_tokenizer(folder, model, _without(request.tokenizer_args, "token"), request.trust_remote_code)
     check_vocabulary(folder, tokenizer, model)
-    template, *answer = template_for(
+    template, true_id, false_id = template_for(
         folder,
         str(request.source),
-        architecture_in(folder),
+        "" if modules is None and request.num_labels is not None else architecture_in(folder),
         tokenizer,
         request.template,
         request.true_token,
         request.false_token,
     )
     if task != "sequence-classification":
-        model = _with_readout(folder, model, modules, answer, request)
+        model = _with_readout(folder, model, modules, (true_id, false_id), request)
     elif request.true_token is not None:
         raise InvalidInput(f"true_token={request.true_token!r}: the model has a classification head")
     return _loaded(folder, model, tokenizer, template, request)
@@ -282,14 +282,17 @@ def _task(folder: Path, modules: Modules | None, request: LoadRequest) -> Task:
 
 
 def _with_readout(
-    folder: Path, body: Any, modules: Modules | None, answer: Sequence[int | None], request: LoadRequest
+    folder: Path, body: Any, modules: Modules | None, answer: tuple[int | None, int | None], request: LoadRequest
 ) -> ReadoutModel:
     """A body under what its folder, its family or the caller says makes the score."""
+    true_id, false_id = answer
     readout: ModuleChain | VocabularyRows
     if modules is not None and (modules.task == "feature-extraction" or request.true_token is None):
         readout = make_readout(modules, body, request.trust_remote_code)
+    elif true_id is not None:
+        readout = vocabulary_rows(folder, body, true_id, false_id)
     else:
-        readout = vocabulary_rows(folder, body, *answer)
+        raise ModelLoadError(f"{folder}: the token whose logit is the score is not known; true_token= says it")
     if request.true_token is not None and isinstance(readout, ModuleChain):
         raise InvalidInput(f"true_token={request.true_token!r}: the model's modules make the score, and read no token")
     if request.num_labels not in (None, readout.labels):

@@ -248,7 +248,7 @@ def readout_weights(modules: Modules) -> dict[str, torch.Tensor]:
 Widths = dict[str, tuple[int, bool]]
 
 
-def vocabulary_rows(folder: Path, body: Any, true_token_id: int, false_token_id: int | None = None) -> VocabularyRows:
+def vocabulary_rows(folder: Path, body: Any, true_token_id: int, false_token_id: int | None) -> VocabularyRows:
     """Two rows, or one, of a causal language model's vocabulary.
 
     Raises:
@@ -390,9 +390,9 @@ def write_modules(folder: Path, model: Any, settings: Mapping[str, Any] | None =
     task: Task = "sequence-classification"
     parts: list[nn.Module] = []
     if isinstance(model, ReadoutModel):
-        rows = isinstance(model.readout, VocabularyRows)
-        task = "text-generation" if rows else "feature-extraction"
-        parts = [model.readout] if rows else list(model.readout)
+        own = model.readout
+        task = "feature-extraction" if isinstance(own, ModuleChain) else "text-generation"
+        parts = list(own) if isinstance(own, ModuleChain) else [own]
     output, name = OUTPUTS[task]
     read = {"method": "forward", "method_output_name": output}
     first = {

@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from secondpass.activations import Activation, TemperedSigmoid
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
 from secondpass.models.config import NEWEST_FILE, OWN_KEY, read_if_present, read_json
@@ -39,18 +40,22 @@ STRUCTURED = re.compile(r"content\[0\]|\.type|'type'|\"type\"|message\.content\[
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """A published family: its template, where it is known by, and the tokens of its answer (the second may be None)."""
+class RerankerFamily:
+    """A published family: its template, where it is known by, and the tokens of its answer (the second may be None).
+
+    Where there is a `temperature`, the published score is the sigmoid of the logit over it.
+    """
 
     template: ModelTemplate
     names: re.Pattern[str]
     architectures: tuple[str, ...]
     true_token: str | None
     false_token: str | None
+    temperature: float | None = None
 
 
 @cache
-def families() -> Mapping[str, Family]:
+def families() -> Mapping[str, RerankerFamily]:
     """All of `templates/`, by name."""
     made = {}
     for file in sorted((resources.files("secondpass") / "models" / "templates").iterdir(), key=lambda file: file.name):
@@ -60,8 +65,17 @@ def families() -> Mapping[str, Family]:
             template = template_of(**stored["template"], query_share=share and tuple(share))
             pattern = re.compile(stored["names"], re.IGNORECASE)
             tokens = stored.get("true_token"), stored.get("false_token")
-            made[file.name.removesuffix(".toml")] = Family(template, pattern, tuple(stored["architectures"]), *tokens)
+            family = RerankerFamily(
+                template, pattern, tuple(stored["architectures"]), *tokens, stored.get("temperature")
+            )
+            made[file.name.removesuffix(".toml")] = family
     return made
+
+
+def published_activation(template: ModelTemplate | None) -> Activation | None:
+    """What makes the published scores of the family that a template is of; None where that is as everywhere."""
+    own = (family.temperature for family in families().values() if family.template == template)
+    return next((TemperedSigmoid(temperature) for temperature in own if temperature is not None), None)
 
 
 def template_of(
@@ -156,7 +170,7 @@ def template_for(
     return template, *ids
 
 
-def _family(folder: Path, source: str, architecture: str) -> Family | None:
+def _family(folder: Path, source: str, architecture: str) -> RerankerFamily | None:
     """The published family by the model's name and its architecture together."""
     stored = read_json(folder / "config.json").get("_name_or_path")
     path = Path(source).expanduser()
@@ -316,7 +330,7 @@ def _known(tokenizer: Any, token: str) -> int | None:
     return found
 
 
-def _published(tokenizer: Any, family: Family | None, architecture: str) -> tuple[int | None, int | None]:
+def _published(tokenizer: Any, family: RerankerFamily | None, architecture: str) -> tuple[int | None, int | None]:
     """The ids of a family's tokens."""
     if family is None or family.true_token is None or not architecture.endswith("ForCausalLM"):
         return None, None
@@ -381,9 +395,10 @@ def _restored_layout(data: Any) -> PromptTemplate | None:
             return Plain(given["plain"]) if "plain" in given else Mark[given["mark"]]
         return str(given)
 
-    return PromptTemplate(
-        **{name: tuple(map(span, value)) if isinstance(value, list) else value for name, value in data.items()}
-    )
+    made: dict[str, Any] = {
+        name: tuple(map(span, value)) if isinstance(value, list) else value for name, value in data.items()
+    }
+    return PromptTemplate(**made)
 
 
 def chat_template_of(template: ModelTemplate, tokenizer: Any) -> str | None:
