@@ -142,8 +142,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             "{instruction}", or a template.
         true_token: of a causal language model, the token whose logit is the score.
         false_token: one whose logit is taken off it.
-        instruction: what the model is told to look for in calls that do not say it, where its template has a place for
-            that; a prompt of the model from then on, and stored with it.
+        instruction: what the model is told to look for in calls that do not say it; stored with it as a prompt.
 
     Raises:
         ModelLoadError: the model cannot be had, is incomplete, or would run foreign code.
@@ -228,12 +227,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
                 false_token=false_token,
             )
         )
+        stored, published = loaded.stored_activation, published_activation(loaded.template)
         activation = default_activation(
-            default_activation_function
-            or (None if loaded.stored_activation else published_activation(loaded.template)),
-            loaded.stored_activation,
-            loaded.config.num_labels,
-            trust_remote_code,
+            default_activation_function, stored, loaded.config.num_labels, trust_remote_code, published
         )
         if not loaded.placed:
             loaded.model.to(pick_device(device))

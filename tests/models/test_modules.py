@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +31,8 @@ from secondpass.forwards.readout import (
     VocabularyRows,
 )
 from secondpass.models import saving
-from secondpass.models.loading import LoadRequest, load
+from secondpass.models.loading import LoadRequest, load, stored_weights
+from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import make_decoder, make_folder, make_model, make_tokenizer
 
 PAIRS = [("what is the capital of france", "paris is the capital of france"), ("cat", "dog " * 200), ("a", "")]
@@ -256,6 +260,38 @@ def test_the_difference_of_two_logits_is_taken_in_float32() -> None:
     assert made.tolist() == [[20.1171875]]
 
 
+def test_a_copy_scores_the_same(chain_folder: Path, causal_folder: Path) -> None:
+    """Copied in memory and by pickle, as any other model."""
+    for folder in (chain_folder, causal_folder):
+        model = CrossEncoder(str(folder), device="cpu")
+        wanted = model.predict(PAIRS).tolist()
+        assert copy.deepcopy(model).predict(PAIRS).tolist() == wanted
+        copied: CrossEncoder = pickle.loads(pickle.dumps(model))  # noqa: S301
+        assert copied.predict(PAIRS).tolist() == wanted
+
+
+def test_all_weights_of_a_chain_are_its_weights(chain_folder: Path) -> None:
+    """A service that looks whether they changed looks at those of the modules too."""
+    names = [path.relative_to(chain_folder).as_posix() for path in stored_weights(chain_folder)]
+    assert names == [
+        "model.safetensors",
+        *(f"{part}/model.safetensors" for part in ("2_Dense", "3_LayerNorm", "5_Dense")),
+    ]
+
+
+def test_an_activation_of_others_is_imported_on_trust(chain_folder: Path, tmp_path: Path) -> None:
+    """And stored again by its own name."""
+    folder = Path(shutil.copytree(chain_folder, tmp_path / "model"))
+    _set(folder / DENSE, activation_function="transformers.activations.QuickGELUActivation")
+    model = CrossEncoder(str(folder), device="cpu", trust_remote_code=True)
+    model.save(str(tmp_path / "saved"))
+    stored = json.loads((tmp_path / "saved" / DENSE).read_text())["activation_function"]
+    assert stored == "transformers.activations.QuickGELUActivation"
+    model.model.readout[1].activation_function = nn.GELU(approximate="tanh")
+    with pytest.raises(CheckpointError, match=r"GELU.*cannot be stored"):
+        model.save(str(tmp_path / "saved"))
+
+
 def test_what_leaves_the_prompt_out_takes_none(tmp_path: Path) -> None:
     """Pooling without a prompt's tokens is not done, so a call with one is refused, not scored another way."""
     folder = write_chain(tmp_path)
@@ -370,3 +406,31 @@ def test_a_folder_with_a_head_is_read_as_before(tmp_path: Path) -> None:
     (folder / "1_Pooling/config.json").write_text("{}")
     with pytest.raises(ModelLoadError, match="does not name 1_Pooling"):
         load(LoadRequest(folder))
+
+
+def test_a_chain_is_uploaded_and_downloaded_with_its_folders(
+    chain_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hub gets is what `save` writes, and what it has is read from its cache."""
+    sent: dict[str, bytes] = {}
+
+    class FakeHub:
+        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def create_commit(self, operations: list[Any], **_: object) -> str:
+            sent.update({one.path_in_repo: Path(one.path_or_fileobj).read_bytes() for one in operations})
+            return "address"
+
+    monkeypatch.setattr("transformers.utils.hub.hf_api", FakeHub)
+    monkeypatch.setattr(
+        "transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: SimpleNamespace(save=print)
+    )
+    model = CrossEncoder(str(chain_folder), device="cpu")
+    model.push_to_hub("me/chain")
+    for name, content in sent.items():
+        (tmp_path / "sent" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sent" / name).write_bytes(content)
+    add_to_cache(tmp_path / "cache", "me/chain", tmp_path / "sent", commit_id(1))
+    again = CrossEncoder("me/chain", cache_dir=str(tmp_path / "cache"), local_files_only=True, device="cpu")
+    assert again.predict(PAIRS).tolist() == model.predict(PAIRS).tolist()

@@ -160,3 +160,21 @@ def test_a_causal_reranker_scores_as_theirs(architecture: str, tmp_path: Path) -
     assert np.allclose(ours.predict(PAIRS), wanted, rtol=0, atol=CAUSAL)
     assert np.allclose([ours.predict(pair) for pair in PAIRS], wanted, rtol=0, atol=CAUSAL)
     _round_trip(ours, wanted, tmp_path / "ours", CAUSAL)
+
+
+@pytest.mark.parametrize("template", ["qwen3-reranker", "ctxl-rerank-v2", "zerank"])
+def test_a_template_of_ours_is_read_there(template: str, tmp_path: Path) -> None:
+    """A plain model under a published template, saved here, gives the same logits there and here again."""
+    folder = str(make_decoder(tmp_path / "plain", "qwen3", chat=None, length=512))
+    ours = CrossEncoder(folder, device="cpu", template=template, true_token="yes", false_token="no")  # noqa: S106
+    pairs = [('what is "the \\ capital"\n{{ city }}', "paris"), ("cat", "the café"), ("a", "")]
+    ours.save(str(tmp_path / "saved"))
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path / "saved"), device="cpu")
+    again = CrossEncoder(str(tmp_path / "saved"), device="cpu")
+    wishes: list[dict[str, Any]] = [{}] if template == "zerank" else [{}, {"prompt": "look {% at %} it"}]
+    for options in wishes:
+        wanted = ours.predict(pairs, activation_fct=nn.Identity(), **options)
+        assert again.predict(pairs, activation_fct=nn.Identity(), **options).tolist() == wanted.tolist()
+        made = theirs.predict(pairs, activation_fn=nn.Identity(), **options)
+        assert np.allclose(made, wanted, rtol=0, atol=CAUSAL)
+    assert again.template == ours.template

@@ -55,7 +55,8 @@ def rank(
     """Order documents by how well each one answers the query, best first.
 
     A JSON document is a string or an object with "text" and perhaps "title" and "_id". The index is the line of the
-    document, counted from 0; blank lines are skipped. Lines on stdin that are all an id, a tab and a text are a table.
+    document, counted from 0; blank lines are skipped. Lines on stdin are a table where most are an id, a tab and a
+    text: one that is not is refused, unless --input-format says what they are.
 
     [bold]Examples[/bold]
 

@@ -45,9 +45,13 @@ def headroom(qrels: Qrels, first: Run, second: Run, measures: Iterable[str] = DE
 
 
 def headroom_of(first: Report, second: Report, ceiling: Report, ideal: Report) -> tuple[Headroom, ...]:
-    """The same out of four reports on the same queries, for the measures that all of them have a mean of."""
+    """The same out of four reports on the same queries, for the measures that all of them have a mean of.
+
+    Counts such as NumRet have no ceiling: of whatever order, the ideal of all judged documents may have fewer.
+    """
     found = []
-    for measure in _by_grades(first.measures, first, second, ceiling, ideal):
+    ordered = [measure for measure in first.measures if measure not in first.sums]
+    for measure in _by_grades(ordered, first, second, ceiling, ideal) if ordered else ():
         before = first.means[measure]
         after, best = second.means[measure], ceiling.means[measure]
         share = (after - before) / (best - before) if best > before else None

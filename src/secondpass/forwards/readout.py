@@ -307,7 +307,7 @@ class ReadoutModel(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             body = self.__dict__.get("_modules", {}).get("body")
-            if body is None:
+            if body is None or name.startswith("__"):
                 raise
             return getattr(body, name)
 

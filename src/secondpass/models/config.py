@@ -74,7 +74,7 @@ def _parsed(path: Path, kind: type, wanted: str) -> Any:
     except FileNotFoundError as error:
         raise ModelLoadError(f"{path.parent} holds no {path.name}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{path} cannot be read as JSON ({type(error).__name__})") from error
+        raise ModelLoadError(f"{path} cannot be read as JSON ({type(error).__name__}: {error})") from error
     if not isinstance(content, kind):
         raise ModelLoadError(f"{path} holds a JSON {type(content).__name__}, not {wanted}")
     return content

@@ -326,7 +326,8 @@ def _loaded(folder: Path, model: Any, tokenizer: Any, template: ModelTemplate | 
 
 def stored_weights(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
     """The files that a model of this folder is loaded from; raises ModelLoadError where there are none."""
-    return (folder / COMPACT,) if _is_compact(folder) else weight_files(folder, variant)
+    body = (folder / COMPACT,) if _is_compact(folder) else weight_files(folder, variant)
+    return body + tuple(sorted(folder.glob(MODULE_WEIGHTS)))
 
 
 def _is_compact(folder: Path) -> bool:

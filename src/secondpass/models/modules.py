@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from secondpass.activations import named_activation, stored_name
+from secondpass.activations import full_name, named_activation
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.readout import (
     POOLED,
@@ -420,9 +421,7 @@ def _write_part(folder: Path, module: Any) -> None:
     elif isinstance(module, Dense):
         own = module.linear
         settings = {"in_features": own.in_features, "out_features": own.out_features, "bias": own.bias is not None}
-        settings |= {"activation_function": stored_name(module.activation_function)}
-        if settings["activation_function"] is None:
-            raise InvalidInput(f"the activation {module.activation_function} of a Dense cannot be stored by its class")
+        settings |= {"activation_function": _activation_name(module.activation_function)}
         settings |= {"module_input_name": module.reads, "module_output_name": module.writes}
         settings |= {"use_residual": True} if module.use_residual else {}
     elif isinstance(module, LayerNorm):
@@ -438,3 +437,15 @@ def _write_part(folder: Path, module: Any) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     if tensors:
         save_file(tensors, folder / WEIGHTS)
+
+
+def _activation_name(activation: nn.Module) -> str:
+    """The name that brings an activation of a Dense back; its weights, if it has some, are stored with those."""
+    given = getattr(activation, "function", activation)
+    made: Any = type(given)
+    with suppress(TypeError):
+        if repr(made()) == repr(given):
+            return full_name(made)
+    raise InvalidInput(
+        f"the activation {given!r} of a Dense cannot be stored: its class has no such settings by itself"
+    )

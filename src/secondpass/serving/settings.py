@@ -187,15 +187,17 @@ def instructed(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[Mod
     Raises:
         InvalidInput: a model gets two.
     """
-    made = {model.name: model for model in models}
+    made = list(models)
     for value in given:
         name, equals, text = value.partition("=")
-        names, text = ([name], text) if equals and name in made else (list(made), value)
-        for one in names:
-            if made[one].instruction is not None:
-                raise InvalidInput(f"--instruction is given twice for the model {one!r}")
-            made[one] = replace(made[one], instruction=text)
-    return tuple(made.values())
+        is_named = equals and name in [model.name for model in made]
+        for place, model in enumerate(made):
+            if is_named and model.name != name:
+                continue
+            if model.instruction is not None:
+                raise InvalidInput(f"--instruction is given twice for the model {model.name!r}")
+            made[place] = replace(model, instruction=text if is_named else value)
+    return tuple(made)
 
 
 def is_loopback(host: str) -> bool:

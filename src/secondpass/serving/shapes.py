@@ -186,8 +186,8 @@ class ErrorBody(BaseModel):
 
 
 def indices(numbers: Sequence[int], most: int = 20) -> str:
-    """Numbers for a sentence, the first `most` of them."""
-    shown = ", ".join(map(str, numbers[:most]))
+    """Indices for a sentence, called so, the first `most` of them: a bare 0 would read as none."""
+    shown = f"{'index' if len(numbers) == 1 else 'indices'} {', '.join(map(str, numbers[:most]))}"
     return f"{shown} and {len(numbers) - most} more" if len(numbers) > most else shown
 
 

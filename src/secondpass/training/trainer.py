@@ -275,7 +275,8 @@ class _Parts:
                 own = [*folder.glob("model*.safetensors"), *folder.glob(MODULE_WEIGHTS)]
                 weights = [folder / ADAPTER / WEIGHTS] if adapter else sorted(own)
                 write_finished(folder, ended.identity, ended.report.kept(), weights)
-                forget_checkpoints(folder)
+        if self.processes.first and self.plan.settings.keep is None:
+            forget_checkpoints(folder)
         meet(None)
         if self.stored is not None and not ended.before:
             load_trained(self.encoder.model, folder)
