@@ -109,7 +109,7 @@ def test_low_rank_additions_to_a_causal_reranker_are_killed(tmp_path):
     """Dev ranks better, the run goes on to the same bits, and sentence-transformers gives the folder its scores."""
     model, instruction = str(make_reranker(tmp_path / "model")), ("--instruction", "find the account")
     settings = {
-        "lora": {"rank": 4, "targets": ["q_proj", "v_proj", "up_proj"]}, "learning_rate": 2e-2, "averaging": 0.0,
+        "lora": {"rank": 8}, "loss": "info_nce", "learning_rate": 3e-2, "averaging": 0.0,
         "tokens_per_step": 1500, "micro_batch_tokens": None, "dropout": None, "epochs": 1, "save_every": 1,
         "evaluate_every": 0,
     }  # fmt: skip
