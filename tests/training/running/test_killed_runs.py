@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from sentence_transformers import CrossEncoder as Theirs
 
 from secondpass import CrossEncoder
@@ -124,7 +125,10 @@ def test_low_rank_additions_to_a_causal_reranker_are_killed(tmp_path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert 0 < whole_checkpoints(killed)[-1] < steps
+    reached = whole_checkpoints(killed)[-1]
+    assert 0 < reached < steps
+    with safe_open(next((killed / FOLDER).glob(f"step-*{reached}/model.safetensors")), "pt") as file:
+        assert all(".lora_" in name for name in file.keys())
     refused = started(model, killed, settings, "--instruction", "find the cat")
     assert refused.wait(timeout=240) == 1
     assert started(model, killed, settings, *instruction).wait(timeout=240) == 0
