@@ -172,21 +172,18 @@ BROKEN_ROWS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("labels", [None, 1])
 @pytest.mark.parametrize("name", BROKEN_CHAINS)
-def test_a_chain_that_is_not_whole_is_refused(
-    chain_folder: Path, name: str, labels: int | None, tmp_path: Path
-) -> None:
+def test_a_chain_that_is_not_whole_is_refused(chain_folder: Path, name: str, tmp_path: Path) -> None:
     """With the file and the key, also for a number of labels, which makes a random head on an embedding model alone."""
     change, says = BROKEN_CHAINS[name]
     folder = Path(shutil.copytree(chain_folder, tmp_path / "model"))
     change(folder)
-    if labels is not None and name == "an embedding model":
-        assert load(LoadRequest(folder, num_labels=1)).model.classifier.out_features == 1
-        return
+    labels = None if name == "an embedding model" else 1
     with pytest.raises(ModelLoadError, match=says) as caught:
         load(LoadRequest(folder, num_labels=labels))
     assert str(folder) in str(caught.value)
+    if labels is None:
+        assert load(LoadRequest(folder, num_labels=1)).model.classifier.out_features == 1
 
 
 @pytest.mark.parametrize("name", BROKEN_ROWS)

@@ -51,16 +51,18 @@ CHAINS: dict[str, tuple[str, Callable[[], list[nn.Module]]]] = {
         "bert",
         lambda: [*_pooling("mean"), Dense(32, 48, True, nn.Tanh()), modules.Dropout(), _classifier(48)],
     ),
-    "max": ("roberta", lambda: [*_pooling("max"), modules.Normalize(), _classifier(32)]),
     "last": (
         "xlm-roberta",
         lambda: [*_pooling("lasttoken"), modules.LayerNorm(32), _classifier(32)],
     ),
-    "roots": ("modernbert", lambda: [*_pooling("mean_sqrt_len_tokens"), _classifier(32)]),
-    "weighted": ("bert", lambda: [*_pooling("weightedmean"), Dense(32, 32, True, nn.Softplus()), _classifier(32)]),
     "several": (
         "electra",
-        lambda: [*_pooling(("cls", "mean")), Dense(64, 16, True, nn.PReLU()), _classifier(16)],
+        lambda: [
+            *_pooling(("cls", "mean_sqrt_len_tokens", "weightedmean", "max")),
+            Dense(128, 16, True, nn.PReLU()),
+            modules.LayerNorm(16),
+            _classifier(16),
+        ],
     ),
     "names": (
         "modernbert",
