@@ -471,6 +471,12 @@ class CrossEncoder(Reranker, PushToHubMixin):
             **kwargs,
         )
 
+    def stored_settings(self) -> dict[str, Any]:
+        """Prompts, the first module's settings, or the template that they lack, as `models.saving.save` takes them."""
+        own = {"prompts": self.prompts, "default_prompt": self.default_prompt_name}
+        settings = self._transformer_settings
+        return {**own, "transformer_settings": settings, "template": None if settings else self.template}
+
     def save_pretrained(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
         """The same as `save`."""
         self.save(path, safe_serialization=safe_serialization, **kwargs)

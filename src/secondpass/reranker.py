@@ -159,15 +159,6 @@ class Reranker:
             engine.forward.ready()
         return engine
 
-    def stored_settings(self) -> dict[str, Any]:
-        """Prompts, the first module's settings, or the template that they lack, as `models.saving.save` takes them."""
-        return {
-            "prompts": self.prompts,
-            "default_prompt": self.default_prompt_name,
-            "transformer_settings": self._transformer_settings,
-            "template": None if self._transformer_settings else self.template,
-        }
-
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: nobody trains the copy."""
         return {**self.__dict__, "training_thread": None}
