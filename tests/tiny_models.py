@@ -288,6 +288,31 @@ def make_decoder(
     return Path(path)
 
 
+def make_reranker(path: str | os.PathLike[str], architecture: str = "qwen3", **config: Any) -> Path:
+    """Write a tiny causal reranker, "yes" less "no" in the template above, as sentence-transformers 6 does."""
+    from secondpass import CrossEncoder
+
+    plain = make_decoder(Path(path) / "plain", architecture, **config)
+    answer = {"true_token": "yes", "false_token": "no"}
+    CrossEncoder(str(plain), device="cpu", **answer).save(str(path))  # type: ignore[arg-type]
+    return Path(path)
+
+
+def make_chain(path: str | os.PathLike[str], architecture: str, pooling: str = "cls", **config: Any) -> Path:
+    """Write a tiny module chain over an encoder, in the shape of Ettin's rerankers."""
+    from secondpass.forwards.readout import Dense, LayerNorm, ModuleChain, Pooling, ReadoutModel
+    from secondpass.models.saving import save
+
+    tokenizer = make_tokenizer(architecture)
+    body = make_model(architecture, len(tokenizer), **config).base_model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        last = Dense((48, 1), True, torch.nn.Identity(), writes="scores")
+        parts = [Pooling(32, [pooling]), Dense((32, 48), False, torch.nn.GELU()), LayerNorm(48), last]
+    save(path, ReadoutModel(body, ModuleChain(parts)).eval(), tokenizer, torch.nn.Identity())
+    return Path(path)
+
+
 def make_folder(
     path: str | os.PathLike[str],
     architecture: str,

@@ -465,14 +465,17 @@ class CrossEncoder(Reranker, PushToHubMixin):
             self.default_activation_function,
             self.max_length,
             safe_serialization,
-            prompts=self.prompts,
             card=self.model_card_data.text(),
             storage=storage,
-            default_prompt=self.default_prompt_name,
-            transformer_settings=self._transformer_settings,
-            template=None if self._transformer_settings else self.template,
+            **self.stored_settings(),
             **kwargs,
         )
+
+    def stored_settings(self) -> dict[str, Any]:
+        """Prompts, the first module's settings, or the template that they lack, as `models.saving.save` takes them."""
+        own = {"prompts": self.prompts, "default_prompt": self.default_prompt_name}
+        settings = self._transformer_settings
+        return {**own, "transformer_settings": settings, "template": None if settings else self.template}
 
     def save_pretrained(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
         """The same as `save`."""

@@ -363,7 +363,7 @@ class PairTokenizer(TextTokenizer):
         policy = policy_of(truncation)
         template, frames, document_first = self._templates[texts], (NO_FRAME,) * texts, False
         if around:
-            template, frames, document_first = self._around(around), self._framed(around), around.document_first
+            template, frames, document_first = self._around(around), self.framed(around), around.document_first
         max_length = policy.window(max_length)
         keep_tail = self._keep_tail if policy.keep_tail is None else policy.keep_tail
         room = max_length - template.added - sum(frame.fixed for frame in frames)
@@ -418,7 +418,7 @@ class PairTokenizer(TextTokenizer):
         (first, last), (begins, ends) = one.parts, one.special_types
         return Template((first, NO_IDS, last), (begins, NO_IDS, ends), one.text_types * 2)
 
-    def _framed(self, template: PromptTemplate) -> tuple[Frame, Frame]:
+    def framed(self, template: PromptTemplate) -> tuple[Frame, Frame]:
         """The template taken apart for queries and for documents."""
         found = self._frames.get(template)
         if found is None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    get_linear_schedule_with_warmup,
+)
 
 from secondpass import CrossEncoder, InputExample
 from secondpass.fit import fit
-from tests.tiny_models import make_folder
+from tests.tiny_models import make_chain, make_folder, make_reranker
 from tests.toy_task import OTHER, QUERY, RELEVANT, examples, loader, same, state
 
 QUIET = {"show_progress_bar": False}
@@ -105,6 +114,74 @@ def test_equals_a_plain_loop(tiny_model_folder, num_labels):
     assert not same(trained, before)
     for name, weight in expected.items():
         torch.testing.assert_close(trained[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def chain_logits(folder: str) -> tuple[nn.Module, Callable[[list[InputExample]], torch.Tensor]]:
+    """The weights of a saved chain, and what they make of pairs, written out."""
+    weights = nn.ParameterDict()
+    for place, name in enumerate(("1_Pooling", "2_Dense", "3_LayerNorm", "4_Dense")):
+        if place:
+            stored = load_file(f"{folder}/{name}/model.safetensors")
+            weights |= {f"{place}_{key.split('.')[-1]}": nn.Parameter(value) for key, value in stored.items()}
+    body, tokenizer = AutoModel.from_pretrained(folder).train(), AutoTokenizer.from_pretrained(folder)
+
+    def logits(batch: list[InputExample]) -> torch.Tensor:
+        inputs = tokenizer(*zip(*(item.texts for item in batch), strict=True), padding=True, return_tensors="pt")
+        firsts = nn.functional.gelu(body(**inputs).last_hidden_state[:, 0] @ weights["1_weight"].T)
+        rows = nn.functional.layer_norm(firsts, (48,), weights["2_weight"], weights["2_bias"])
+        return (rows @ weights["3_weight"].T + weights["3_bias"])[:, 0]
+
+    return nn.ModuleDict({"body": body, "readout": weights}), logits
+
+
+def answer_logits(folder: str) -> tuple[nn.Module, Callable[[list[InputExample]], torch.Tensor]]:
+    """The same for a causal language model that is read at "yes" and "no" behind its chat template."""
+    body, tokenizer = AutoModelForCausalLM.from_pretrained(folder).train(), AutoTokenizer.from_pretrained(folder)
+    yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
+
+    def logits(batch: list[InputExample]) -> torch.Tensor:
+        made = []
+        for item in batch:
+            messages = [
+                {"role": role, "content": text} for role, text in zip(("query", "document"), item.texts, strict=True)
+            ]
+            ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)["input_ids"]
+            made.append(body(input_ids=ids).logits[0, -1])
+        return torch.stack([row[yes] - row[no] for row in made])
+
+    return nn.ModuleDict({"body": body}), logits
+
+
+@pytest.mark.parametrize("kind", ["chain", "packed chain", "causal"])
+def test_readouts_learn_as_in_a_plain_loop(tmp_path, kind):
+    """A chain and all below it, and a causal reranker in its template: the weights of torch and transformers alone."""
+    if kind == "causal":
+        folder, made = make_reranker(tmp_path), answer_logits
+    else:
+        folder, made = make_chain(tmp_path, "modernbert" if kind == "chain" else "bert"), chain_logits
+    encoder = CrossEncoder(str(folder), device="cpu")
+    dropout = [module for module in encoder.model.modules() if isinstance(module, nn.Dropout)]
+    model, logits = made(str(folder))
+    for module in (*dropout, *(module for module in model.modules() if isinstance(module, nn.Dropout))):
+        module.p = 0.0
+    own = {"optimizer_class": torch.optim.SGD, "optimizer_params": {"lr": 0.1}, "scheduler": "constantlr"}
+    fit(encoder, loader(12), weight_decay=0.0, **own, **QUIET)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plain = loader(12, collate_fn=list)
+    for batch in plain:
+        labels = torch.tensor([float(item.label) for item in batch])
+        nn.functional.binary_cross_entropy_with_logits(logits(batch), labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    ours = dict(encoder.model.body.named_parameters())
+    wanted = dict(model["body"].named_parameters())
+    assert ours.keys() == wanted.keys()
+    assert all(torch.allclose(ours[name], weight, rtol=0, atol=1e-5) for name, weight in wanted.items())
+    if "readout" in model:
+        rows = [weight for module in encoder.model.readout for weight in module.parameters()]
+        theirs = [model["readout"][name] for name in ("1_weight", "2_weight", "2_bias", "3_weight", "3_bias")]
+        assert all(torch.allclose(*pair, rtol=0, atol=1e-5) for pair in zip(rows, theirs, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore")

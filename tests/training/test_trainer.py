@@ -20,6 +20,8 @@ from secondpass.training.losses import LOSSES
 from secondpass.training.running.run_watch import FINISHED
 from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.trainer import train
+from secondpass.training.weights.layers import layers_of
+from tests.tiny_models import make_chain, make_reranker
 from tests.toy_task import same, state
 from tests.training.toy_run import SETTINGS, run, toy_groups
 
@@ -122,6 +124,31 @@ def test_low_rank_additions(tiny_folder, tmp_path, merge):
     if merge:
         again = CrossEncoder(str(tmp_path), device="cpu")
         np.testing.assert_allclose(again.predict(PAIRS), encoder.predict(PAIRS), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["chain", "causal"])
+def test_rerankers_without_a_head(tmp_path, kind):
+    """They train as they are and load everywhere; a finished run is loaded again, and other weights are refused."""
+    folder = str(make_chain(tmp_path / "m", "modernbert") if kind == "chain" else make_reranker(tmp_path / "m"))
+    settings = replace(QUICK, epochs=2, learning_rate=3e-3, frozen_layers=1, layer_decay=0.9)
+    options = {"dev": toy_groups(2, 12), "output_dir": tmp_path / "out"}
+    encoder, report = trained(folder, settings, **options)
+    assert report.best_score > report.scores[0][1]
+    layers = layers_of(encoder.model).numbers
+    before = state(CrossEncoder(folder, device="cpu"))
+    moved = {layers.get(name, 0) for name, weight in state(encoder).items() if not torch.equal(weight, before[name])}
+    assert moved == {2, 3}
+    theirs = Theirs(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_allclose(theirs.predict(PAIRS), encoder.predict(PAIRS), atol=1e-6)
+    again, told = trained(folder, settings, **options)
+    assert told == replace(report, resumed_from=report.steps)
+    assert same(state(again), state(encoder))
+    with pytest.raises(InvalidInput, match=r"storage='int8' is for models with a classification head"):
+        trained(folder, settings, storage="int8", **options)
+    (file, *_) = [*(tmp_path / "out").glob("*_*/model.safetensors"), tmp_path / "out" / "model.safetensors"]
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(CheckpointError, match=f"{file.name} is not as the finished run left it"):
+        trained(folder, settings, **options)
 
 
 def test_averaged_weights_are_what_comes_out(tiny_folder):

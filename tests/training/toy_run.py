@@ -16,7 +16,7 @@ import torch
 
 from secondpass import CrossEncoder
 from secondpass.training.data.groups import Group
-from secondpass.training.settings import TrainingSettings
+from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.trainer import TrainingReport, train
 from tests.toy_task import QUERY, document
 
@@ -58,11 +58,11 @@ def toy_groups(seed: int, size: int) -> list[Group]:
 
 
 def run(
-    model: str, output: str | None, settings: TrainingSettings = SETTINGS, **options
+    model: str, output: str | None, settings: TrainingSettings = SETTINGS, instruction: str | None = None, **options
 ) -> tuple[CrossEncoder, TrainingReport]:
     """Train on the toy groups, single-threaded."""
     torch.set_num_threads(1)
-    encoder = CrossEncoder(model, device="cpu")
+    encoder = CrossEncoder(model, device="cpu", instruction=instruction)
     given = {"dev": toy_groups(2, 12), "output_dir": output, "show_progress_bar": False, **options}
     return encoder, train(encoder, toy_groups(1, 40), settings, **given)
 
@@ -72,7 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("output")
-    parser.add_argument("--settings", default="{}")
+    parser.add_argument("--settings", default="{}", help="With its own keys, also those of lora.")
+    parser.add_argument("--instruction")
     parser.add_argument("--store", help="File in which processes meet, instead of a port.")
     chosen = parser.parse_args()
     if chosen.store:
@@ -82,7 +83,9 @@ def main() -> None:
             rank=int(os.environ["RANK"]),
             world_size=int(os.environ["WORLD_SIZE"]),
         )
-    _, report = run(chosen.model, chosen.output, replace(SETTINGS, **json.loads(chosen.settings)))
+    given = json.loads(chosen.settings)
+    given |= {"lora": LoraSettings(**given["lora"])} if "lora" in given else {}
+    _, report = run(chosen.model, chosen.output, replace(SETTINGS, **given), chosen.instruction)
     if os.environ.get("RANK", "0") == "0":
         Path(chosen.output, "report.json").write_text(json.dumps([report.steps, report.scores]), encoding="utf-8")
     if chosen.store:

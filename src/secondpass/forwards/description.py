@@ -269,11 +269,11 @@ class Architecture(Generic[D]):
 
     Attributes:
         describe: its model as plain weights; raises `NotDescribed` or AttributeError for a part that is another.
-        trainable: its modules for training without padding; None trains in padded rectangles.
+        trainable: its modules for training without padding; None, or where it gives None, trains in padded rectangles.
     """
 
     describe: Callable[[Any], D]
-    trainable: Callable[[Any], TrainableModules] | None = None
+    trainable: Callable[[Any], TrainableModules | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,6 +243,16 @@ def readout_of(model: Any) -> Readout:
     return Readout(PLAIN_POOLINGS[chain[0].modes], tuple(_fewer(steps)))
 
 
+def first_row_head(model: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """First tokens [pairs, 1, hidden] to logits [pairs, labels]; None where a chain reads more of a pair than that."""
+    chain = model.readout
+    if not isinstance(chain, ModuleChain) or not isinstance(chain[0], Pooling) or chain[0].modes != ("cls",):
+        return None
+    if any(isinstance(module, Pooling) or getattr(module, "reads", POOLED) == STATES for module in chain[1:]):
+        return None
+    return lambda firsts: chain(firsts, torch.ones(firsts.shape[:2], dtype=torch.long, device=firsts.device))
+
+
 def _step(module: nn.Module) -> ReadoutStep:
     if isinstance(module, LayerNorm):
         return ReadoutStep(None, norm=described.norm(module.norm))

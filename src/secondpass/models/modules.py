@@ -240,6 +240,12 @@ def make_readout(modules: Modules, body: Any, trust_remote_code: bool = False) -
     return ModuleChain(made).to(body.dtype).eval()
 
 
+def readout_weights(modules: Modules) -> dict[str, torch.Tensor]:
+    """The weights in a chain's folders by their names in a `ModuleChain`; raises ModelLoadError for a broken file."""
+    held = [(place, part) for place, part in enumerate(modules.parts) if (part.folder / WEIGHTS).is_file()]
+    return {f"{place}.{name}": tensor for place, part in held for name, tensor in _stored(part).items()}
+
+
 Widths = dict[str, tuple[int, bool]]
 
 

@@ -151,10 +151,9 @@ def save(
     if options.get("push_to_hub"):
         raise InvalidInput("push_to_hub=True is not an option of save: call push_to_hub()")
     if storage is not None:
-        choice(storage, ("int8",), "storage")
+        check_storage(model, choice(storage, ("int8",), "storage"))
         if options:
             raise InvalidInput(f"storage={storage!r} takes no {sorted(options)[0]}: it is one file")
-        _refuse_own_code(model)
     folder = Path(path)
     logger.info("Save model to %s", path)
     try:
@@ -191,12 +190,16 @@ def _write_chat(folder: Path, template: ModelTemplate, tokenizer: Any) -> bool:
     return chat is not None
 
 
-def _refuse_own_code(model: Any) -> None:
-    """What is stored compactly is built again by transformers' own classes."""
+def check_storage(model: Any, storage: str) -> None:
+    """Refuse what cannot be stored compactly: that is built again by transformers' own classes, heads and all.
+
+    Raises:
+        InvalidInput: the model is below a readout, or not of a class of transformers.
+    """
     if isinstance(model, ReadoutModel):
-        raise InvalidInput("storage='int8' is for models with a classification head, not for module chains or decoders")
+        raise InvalidInput(f"storage={storage!r} is for models with a classification head, not for chains or decoders")
     if not type(model).__module__.startswith("transformers."):
-        raise InvalidInput(f"storage='int8' is for architectures of transformers, not for {type(model).__name__}")
+        raise InvalidInput(f"storage={storage!r} is for architectures of transformers, not for {type(model).__name__}")
 
 
 @contextmanager

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from secondpass.errors import InvalidInput
 from secondpass.forwards.learning.attention import DropoutSource
-from secondpass.forwards.learning.dropout import cheap_dropout, give_back_memory, keep_freed_memory
+from secondpass.forwards.learning.dropout import cheap_dropout, dropout_set_to, give_back_memory, keep_freed_memory
 from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
+from secondpass.models.loading import MODULE_WEIGHTS
+from secondpass.models.saving import check_storage
 from secondpass.models.weights import COMPACT
 from secondpass.text import choice
 from secondpass.training.checkpoints.checkpoints import FOLDER, Checkpoints, forget_checkpoints
@@ -40,7 +41,6 @@ from secondpass.training.running.run_watch import (
     RunStorage,
     RunWatch,
     StepLog,
-    fingerprint_of_weights,
     identity_of,
     make_folder,
     read_finished,
@@ -54,6 +54,7 @@ from secondpass.training.weights.optimisation import (
     Optimisation,
     StretchedSchedule,
     WeightAverages,
+    fingerprint_of_weights,
     make_schedule,
     trainable_weights,
 )
@@ -70,8 +71,6 @@ EPSILON = 1e-6
 KEPT_MEANWHILE = 2
 # Where low-rank additions are saved when they are not merged.
 ADAPTER = "adapter"
-# Attributes in which attention modules of transformers keep their dropout as a number.
-NUMBERS = ("attention_dropout", "attn_dropout", "dropout_prob", "dropout")
 # Padded tokens of one forward with its gradients.
 MICRO_TOKENS = {"cpu": 8192, "mps": 8192}
 MICRO_TOKENS_ELSEWHERE = 32768
@@ -177,8 +176,7 @@ def train(
         logger.info("%s", line)
     folder = None if output_dir is None else Path(output_dir)
     processes = joined(encoder.device)
-    if storage is not None and choice(storage, ("int8",), "storage") and settings.lora and not settings.lora.merge:
-        raise InvalidInput(f"{worded('storage', storage)} is for whole models: lora.merge is false")
+    _check_storage(encoder.model, storage, settings)
     with ExitStack() as stack:
         if folder is not None and processes.first:
             make_folder(folder, "output_dir")
@@ -197,6 +195,14 @@ def train(
         if folder is not None:
             parts.leave(folder, ended)
     return ended.report
+
+
+def _check_storage(model: Any, storage: Literal["int8"] | None, settings: TrainingSettings) -> None:
+    if storage is None:
+        return
+    check_storage(model, choice(storage, ("int8",), "storage"))
+    if settings.lora and not settings.lora.merge:
+        raise InvalidInput(f"{worded('storage', storage)} is for whole models: lora.merge is false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +232,8 @@ class _Parts:
         settings, model = self.plan.settings, self.encoder.model
         averages = WeightAverages(model, settings.averaging) if settings.averaging else None
         optimisation = self._optimisation()
-        best = BestWeights(model, keeps=True, save=self._saver())
-        storage, identity = None, identity_of(self.plan, model, self.encoder.device, self.evaluator)
+        best = BestWeights(model, keeps=True, save=self._saver(), frozen=False)
+        storage, identity = None, identity_of(self.plan, model, self.encoder.device, self.evaluator, self._reads())
         if self.folder is not None:
             checkpoints = Checkpoints(self.folder / FOLDER, settings.keep or KEPT_MEANWHILE, identity)
             storage = RunStorage(checkpoints, self.ready.generators)
@@ -266,13 +272,20 @@ class _Parts:
             if not adapter:
                 self._save(folder)
             if self.plan.settings.keep is None:
-                weights = [folder / ADAPTER / WEIGHTS] if adapter else sorted(folder.glob("model*.safetensors"))
+                own = [*folder.glob("model*.safetensors"), *folder.glob(MODULE_WEIGHTS)]
+                weights = [folder / ADAPTER / WEIGHTS] if adapter else sorted(own)
                 write_finished(folder, ended.identity, ended.report.kept(), weights)
         if self.processes.first and self.plan.settings.keep is None:
             forget_checkpoints(folder)
         meet(None)
         if self.stored is not None and not ended.before:
             load_trained(self.encoder.model, folder)
+
+    def _reads(self) -> list[int]:
+        """Ids of an example in the template that the model brings along, with the instruction it is trained with."""
+        if getattr(self.encoder, "template", None) is None:
+            return []
+        return [int(number) for number in self.encoder.tokens(["query"], ["document"])[0].ids]
 
     def _save(self, folder: Path) -> None:
         self.encoder.save(str(folder), **({} if self.stored is None else {"storage": self.stored}))
@@ -419,24 +432,6 @@ def dropout_for(settings: TrainingSettings, device: torch.device) -> float | Non
     if settings.dropout is None and device.type == "cpu":
         return 0.0
     return settings.dropout
-
-
-@contextmanager
-def dropout_set_to(model: nn.Module, share: float | None) -> Iterator[None]:
-    """Give every dropout of `model` this share, and afterwards its own again; None changes nothing."""
-    before: list[tuple[Any, str, float]] = []
-    if share is not None:
-        for module in model.modules():
-            names = ("p",) if isinstance(module, nn.Dropout) else NUMBERS
-            found = [name for name in names if isinstance(getattr(module, name, None), float)]
-            before += [(module, name, getattr(module, name)) for name in found]
-        for module, name, _ in before:
-            setattr(module, name, share)
-    try:
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import ATTENTION, cheap_dropout, give_back_memory, keep_freed_memory
 from secondpass.forwards.padded import pad
 from tests import fork_server
-from tests.tiny_models import ARCHITECTURES, make_folder
+from tests.tiny_models import ARCHITECTURES, make_folder, make_reranker
 
 QUERIES = ["what is new", "how to reset the password", "sun"]
 DOCUMENTS = ["the river in the city", "a book", "cat and dog sat on a mat in the garden where water is red"]
@@ -123,6 +123,22 @@ def test_the_mean_is_that_of_torchs_dropout(tiny_model_folder):
     error = ((theirs.var(0) + ours.var(0)) / 400).sqrt()
     assert bool(((theirs.mean(0) - ours.mean(0)).abs() < 5 * error).all())
     assert torch.allclose(theirs.std(0), ours.std(0), rtol=0.25)
+
+
+def test_scores_of_attention_keep_their_soft_cap(tmp_path):
+    """Gemma 2 caps them, which torch's own attention cannot: its own is left, and logits are the same."""
+    encoder = CrossEncoder(str(make_reranker(tmp_path, "gemma2", attn_logit_softcapping=0.5)), device="cpu")
+    model, inputs = (
+        encoder.model.train(),
+        encoder.collate([list(pair) for pair in zip(QUERIES, DOCUMENTS, strict=True)]),
+    )
+    expected = model(**inputs).logits
+    with cheap_dropout(model, DropoutSource(0)):
+        assert torch.equal(model(**inputs).logits, expected)
+    for module in model.modules():
+        if hasattr(module, "attn_logit_softcapping"):
+            module.attn_logit_softcapping = None
+    assert not torch.allclose(model(**inputs).logits, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

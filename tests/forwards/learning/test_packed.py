@@ -21,7 +21,7 @@ from secondpass.forwards.learning.packed import (
     training_forward,
 )
 from secondpass.forwards.padded import pad
-from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
+from tests.tiny_models import ARCHITECTURES, ROUNDING, make_chain, make_folder
 
 QUERIES = ["what is new", "how to reset the password", "sun"]
 DOCUMENTS = ["the river in the city", "a book", "cat and dog sat on a mat in the garden where water is red"]
@@ -52,11 +52,22 @@ def test_equals_scoring(tiny_model_folder, architecture):
         ("deberta-v2", PaddedForward),
     ],
 )
-def test_the_choice(tiny_model_folder, architecture, kind):
-    """BERT's layers are packed, others are padded."""
+def test_the_choice(tiny_model_folder, architecture, kind, tmp_path):
+    """BERT's layers are packed, others are padded; below a chain as well, where it reads first tokens alone."""
     encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu")
     names = encoder.tokenizer.model_input_names
     assert type(training_forward(encoder.model, names, encoder.padding, DropoutSource(0))) is kind
+    for pooling in ("cls", "mean"):
+        model = CrossEncoder(str(make_chain(tmp_path / pooling, architecture, pooling)), device="cpu").model
+        own = PaddedForward if pooling == "mean" else kind
+        forward = training_forward(model, names, encoder.padding, DropoutSource(0))
+        assert type(forward) is own
+        inputs = encoder.tokens(QUERIES, DOCUMENTS)
+        ours, theirs = (
+            gradients(model, made(inputs)) for made in (forward, PaddedForward(model, names, encoder.padding))
+        )
+        assert ours.keys() == theirs.keys()
+        assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-5) for name in ours)
     if kind is PackedForward:
         model = encoder.model
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()

@@ -20,8 +20,9 @@ from secondpass.training.checkpoints import checkpoints
 from secondpass.training.checkpoints.checkpoints import Checkpoint, Checkpoints, forget_checkpoints
 from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.plan import planned
-from secondpass.training.running.run_watch import FREE, LATER, RunLock, fingerprint_of_weights, identity_of
+from secondpass.training.running.run_watch import FREE, LATER, RunLock, identity_of
 from secondpass.training.settings import TrainingSettings
+from secondpass.training.weights.optimisation import fingerprint_of_weights
 from tests.training.toy_run import SETTINGS, run, toy_groups
 
 

@@ -16,6 +16,7 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.runs import read_run
 from secondpass.training.data.groups import Group, Teaching
 from secondpass.training.distillation.teachers import EncoderTeacher, MeanTeacher, RunTeacher, standardised, taught
+from tests.tiny_models import make_reranker
 
 GROUPS = [
     Group("a cat", ("the mat", "a dog in london", "the mat"), (1.0, 0.0, 1.0), "g:1", "q1", ("d1", "d2", "d3")),
@@ -45,6 +46,18 @@ def test_logits_of_a_cross_encoder(tiny, chunk):
             before.query, before.documents, before.source, before.query_id, before.document_ids,
         )  # fmt: skip
     assert made[0].labels[0] == made[0].labels[2]
+
+
+def test_a_causal_reranker_teaches_in_its_template(tmp_path):
+    """Its labels are the logits of its own template with its own instruction, which makes a difference."""
+    folder = str(make_reranker(tmp_path))
+    made = {}
+    for instruction in (None, "find a city"):
+        teacher = CrossEncoder(folder, device="cpu", instruction=instruction)
+        made[instruction] = labels(taught(GROUPS, teacher))
+        expected = teacher.predict(pairs(), activation_fct=torch.nn.Identity())
+        assert made[instruction] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert max(abs(one - other) for one, other in zip(*made.values(), strict=True)) > 1e-3
 
 
 def test_an_activation_gives_other_labels(tiny):

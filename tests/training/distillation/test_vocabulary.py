@@ -25,7 +25,7 @@ from secondpass.training.distillation.vocabulary import (
     trim_vocabulary,
     with_rows,
 )
-from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
+from tests.tiny_models import ARCHITECTURES, ROUNDING, make_chain, make_folder, make_reranker, make_tokenizer
 from tests.toy_task import same, state
 from tests.training.distillation.vocabularies import KINDS, SPECIALS, UNKNOWN, sentences, trained
 
@@ -55,6 +55,57 @@ def test_same_scores_before_and_after_saving(tiny_model_folder, tmp_path, archit
         assert getattr(tokenizer, name) == getattr(encoder.tokenizer, name)
         assert getattr(tokenizer, f"{name}_id") == tokenizer.convert_tokens_to_ids(getattr(tokenizer, name))
     assert plain.config.pad_token_id == tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize(("architecture", "tied"), [("qwen3", True), ("gemma2", False)])
+def test_a_causal_reranker_keeps_its_template_and_its_answer(tmp_path, architecture, tied):
+    """The rows that are read go on with the rest, tied or not; all is the same after saving, the instruction too."""
+    encoder = CrossEncoder(str(make_reranker(tmp_path / "m", architecture, tie_word_embeddings=tied)), device="cpu")
+    encoder.prompts["query"], encoder.default_prompt_name = "find the cat", "query"
+    framed = {number for tokens in encoder.tokens([""], [""]) for number in tokens.ids.tolist()}
+    kept = [encoder.tokenizer.convert_ids_to_tokens(number) for number in framed]
+    size = len(encoder.tokenizer) - 20
+    made = trim_vocabulary(encoder, TEXTS, size)
+    assert made.predict(KNOWN[:2]) == pytest.approx(encoder.predict(KNOWN[:2]), rel=0, abs=ROUNDING)
+    table, head, readout = (made.model.get_input_embeddings(), made.model.get_output_embeddings(), made.model.readout)
+    assert len(made.tokenizer) == made.config.vocab_size == len(table.weight) == len(head.weight) == size
+    assert (head.weight is table.weight) == tied
+    assert made.tokenizer.convert_ids_to_tokens(readout.token_ids) == ["yes", "no"]
+    assert set(kept) <= set(made.tokenizer.get_vocab())
+    assert made.model.body.generation_config.eos_token_id == made.config.eos_token_id == made.tokenizer.eos_token_id
+    made.save(str(tmp_path / "out"))
+    again = CrossEncoder(str(tmp_path / "out"), device="cpu")
+    assert again.prompts == encoder.prompts
+    assert again.predict([*KNOWN, *OTHERS]) == pytest.approx(made.predict([*KNOWN, *OTHERS]), rel=0, abs=ROUNDING)
+
+
+def test_a_chain_keeps_its_modules(tmp_path):
+    """Its scores stay, and so they do in the folder."""
+    encoder = CrossEncoder(str(make_chain(tmp_path / "m", "modernbert")), device="cpu")
+    made = trim_vocabulary(encoder, TEXTS, len(encoder.tokenizer) - 20)
+    assert made.predict(KNOWN) == pytest.approx(encoder.predict(KNOWN), rel=0, abs=ROUNDING)
+    made.save(str(tmp_path / "out"))
+    again = CrossEncoder(str(tmp_path / "out"), device="cpu")
+    assert again.predict([*KNOWN, *OTHERS]) == pytest.approx(made.predict([*KNOWN, *OTHERS]), rel=0, abs=ROUNDING)
+
+
+def test_an_answer_that_no_token_is_refuses(tmp_path):
+    """A row beyond the tokenizer's ids has no token that could be kept."""
+    encoder = CrossEncoder(str(make_reranker(tmp_path)), device="cpu")
+    encoder.model.readout.true_token_id = len(encoder.tokenizer) + 3
+    with pytest.raises(InvalidInput, match=r"read at token \d+, which the tokenizer does not have"):
+        trim_vocabulary(encoder, TEXTS, 290)
+    with pytest.raises(InvalidInput, match=r"read at token \d+, which is not among them"):
+        with_rows(encoder.model, [0, 1, 2])
+
+
+def test_what_is_always_kept_can_be_reached():
+    """Of a BPE piece its parts are kept too: without their merges no text would be cut into it."""
+    tokenizer = make_tokenizer("roberta").backend_tokenizer
+    piece = "\u0120and"
+    assert tokenizer.encode(" and", add_special_tokens=False).tokens == [piece]
+    ids = kept_ids(tokenizer, [], 275, always=[tokenizer.token_to_id(piece)])
+    assert smaller_tokenizer(tokenizer, ids).encode(" and", add_special_tokens=False).tokens == [piece]
 
 
 def test_the_given_encoder_stays_as_it_is(own_tiny):

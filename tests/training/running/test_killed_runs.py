@@ -12,22 +12,29 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors import safe_open
+from sentence_transformers import CrossEncoder as Theirs
 
+from secondpass import CrossEncoder
 from secondpass.training.checkpoints.checkpoints import FOLDER
 from secondpass.training.running.run_watch import FILE, FINISHED, LOCK, RunLock
 from tests import fork_server
+from tests.tiny_models import make_reranker
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("SECONDPASS_KILLS", "3"))
 SETTINGS = {"tokens_per_step": 120, "epochs": 4, "save_every": 1}
 
 
-def started(model: str, output: Path) -> fork_server.Popen:
+def started(model: str, output: Path, settings: Mapping[str, object] = SETTINGS, *options: str) -> fork_server.Popen:
     """A run of the toy task as a process of its own."""
-    program = [sys.executable, "-m", "tests.training.toy_run", model, str(output), "--settings", json.dumps(SETTINGS)]
+    program = [sys.executable, "-m", "tests.training.toy_run", model, str(output), "--settings", json.dumps(settings)]
+    program += options
     quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return fork_server.Popen(program, cwd=ROOT, env=os.environ | quiet, stderr=subprocess.DEVNULL)
 
@@ -97,6 +104,42 @@ def test_killed_runs_end_where_an_undisturbed_one_ends(tiny_folder, undisturbed,
         assert [comparable(entry) for entry in logged(output)] == [comparable(entry) for entry in logged(undisturbed)]
         assert {path.name for path in output.iterdir()} == {path.name for path in undisturbed.iterdir()}
         assert not (output / FOLDER).exists()
+
+
+def test_low_rank_additions_to_a_causal_reranker_are_killed(tmp_path):
+    """Dev ranks better, the run goes on to the same bits, and sentence-transformers gives the folder its scores."""
+    model, instruction = str(make_reranker(tmp_path / "model")), ("--instruction", "find the account")
+    settings = {
+        "lora": {"rank": 8}, "loss": "info_nce", "learning_rate": 3e-2, "averaging": 0.0,
+        "tokens_per_step": 1500, "micro_batch_tokens": None, "dropout": None, "epochs": 1, "save_every": 1,
+        "evaluate_every": 0,
+    }  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for output in (whole, killed):
+        output.mkdir()
+    assert started(model, whole, settings, *instruction).wait(timeout=240) == 0
+    steps, scores = json.loads((whole / "report.json").read_text())
+    assert scores[-1][1] > scores[0][1] + 0.1
+    process = started(model, killed, settings, *instruction)
+    while process.poll() is None and len(whole_checkpoints(killed)) < 2:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = whole_checkpoints(killed)[-1]
+    assert 0 < reached < steps
+    with safe_open(next((killed / FOLDER).glob(f"step-*{reached}/model.safetensors")), "pt") as file:
+        assert all(".lora_" in name for name in file.keys())
+    refused = started(model, killed, settings, "--instruction", "find the cat")
+    assert refused.wait(timeout=240) == 1
+    assert started(model, killed, settings, *instruction).wait(timeout=240) == 0
+    assert json.loads((killed / "report.json").read_text()) == [steps, scores]
+    for name in ("model.safetensors", "1_LogitScore/config.json", "config_sentence_transformers.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    ours, theirs = CrossEncoder(str(killed), device="cpu"), Theirs(str(killed), device="cpu")
+    pairs = [("how to reset", "the account on a big river"), ("how to reset", "cat in the garden"), ("a", "")]
+    assert ours.prompts == theirs.prompts == {"instruction": "find the account"}
+    np.testing.assert_allclose(theirs.predict(pairs), ours.predict(pairs), rtol=0, atol=1e-6)
+    assert not np.allclose(ours.predict(pairs, prompt=""), ours.predict(pairs), atol=1e-5)
 
 
 def test_a_run_in_use_is_left_alone(tiny_folder, tmp_path):

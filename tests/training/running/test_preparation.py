@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
+import warnings
 
 import pytest
 import torch
@@ -19,6 +21,9 @@ from secondpass.errors import (
     SecondPassError,
     TrainingError,
 )
+from secondpass.forwards.learning.dropout import dropout_set_to
+from secondpass.forwards.learning.packed import PaddedForward
+from secondpass.forwards.readout import ReadoutModel
 from secondpass.training.running.lora import (
     Lora,
     add_lora,
@@ -31,14 +36,13 @@ from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.trainer import (
     autocast_for,
     dropout_for,
-    dropout_set_to,
     precision_for,
     ready_to_learn,
     recomputed_activations,
     seeded,
 )
 from secondpass.training.weights.layers import encoder_linears, head_modules, parameter_groups
-from tests.tiny_models import ARCHITECTURES, ROUNDING, make_model
+from tests.tiny_models import ARCHITECTURES, ROUNDING, make_chain, make_model, make_reranker
 
 CPU = torch.device("cpu")
 
@@ -271,6 +275,69 @@ def test_adapter_folder_comes_back(architecture, tmp_path):
     assert not any(weight.requires_grad for weight in base.parameters())
     loaded.merge()
     assert torch.allclose(logits_lora(base), logits_lora(lora.model), atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_additions_to_a_causal_reranker(tied, tmp_path):
+    """They alone are trained, no vocabulary and no copy of one is; they come back here, and on peft's causal model."""
+    encoder = CrossEncoder(str(make_reranker(tmp_path / "m", tie_word_embeddings=tied)), device="cpu")
+    model, tokens = encoder.model, encoder.tokens(["a cat", "how"], ["the mat", "to reset a password"])
+    untouched = copy.deepcopy(model)
+
+    def logits(made: nn.Module) -> torch.Tensor:
+        return PaddedForward(made, encoder.tokenizer.model_input_names, encoder.padding)(tokens)
+
+    before, linear = logits(model), encoder_linears(model)
+    lora = add_lora(model, LoraSettings(rank=2))
+    assert torch.equal(logits(model), before)
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert {name.partition(".lora_")[0] for name in trained} == set(linear)
+    assert not any("modules_to_save" in name for name, _ in model.named_parameters())
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
+    for _ in range(3):
+        logits(model).square().sum().backward()
+        optimizer.step()
+    after = logits(model)
+    assert (after - before).abs().max() > 1e-3
+    lora.save(tmp_path / "adapter")
+    other = copy.deepcopy(untouched)
+    assert torch.equal(logits(load_lora(other, tmp_path / "adapter").model), after)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        theirs = peft.PeftModel.from_pretrained(copy.deepcopy(untouched.body), str(tmp_path / "adapter"))
+    assert torch.allclose(logits(ReadoutModel(theirs.base_model.model, model.readout)), after, rtol=0, atol=1e-5)
+    lora.merge()
+    assert torch.allclose(logits(model), after, rtol=0, atol=1e-5)
+    names = {name for name, _ in untouched.named_parameters()}
+    assert {name for name, weight in model.named_parameters() if weight.requires_grad} == names
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_additions_to_a_chain(architecture, tmp_path):
+    """Its modules are trained in full, and the folder of both comes back on the model with other modules."""
+    folder = str(make_chain(tmp_path / "m", architecture))
+    encoder, other = (CrossEncoder(folder, device="cpu") for _ in range(2))
+    lora = add_lora(encoder.model, LoraSettings(rank=2))
+    full = {name for name, weight in encoder.model.named_parameters() if weight.requires_grad and "lora_" not in name}
+    parts = {name.partition(".modules_to_save")[0] for name in full}
+    norm = {"body.final_norm"} if architecture == "modernbert" else set()
+    assert parts == {"readout.1", "readout.2", "readout.3"} | norm
+    inputs = encoder.collate([["a cat", "the mat"], ["how", "to reset a password"]])
+    optimizer = torch.optim.AdamW([w for w in encoder.model.parameters() if w.requires_grad], lr=1e-2)
+    for _ in range(3):
+        encoder.model(**inputs).logits.sum().backward()
+        optimizer.step()
+    wanted = encoder.model(**inputs).logits
+    lora.save(tmp_path / "adapter")
+    with torch.no_grad():
+        other.model.readout[1].linear.weight.zero_()
+    load_lora(other.model, tmp_path / "adapter")
+    assert torch.equal(other.model(**inputs).logits, wanted)
+    lora.merge()
+    assert torch.allclose(encoder.model(**inputs).logits, wanted, rtol=0, atol=1e-5)
+    encoder.save(str(tmp_path / "out"))
+    again = CrossEncoder(str(tmp_path / "out"), device="cpu")
+    assert torch.allclose(again.model(**inputs).logits, wanted, rtol=0, atol=1e-5)
 
 
 def test_adapter_folder_loads_in_peft(tmp_path):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
+from secondpass.forwards.readout import ReadoutModel, VocabularyRows
 from secondpass.training.weights.layers import (
     drop_layers,
     encoder_linears,
@@ -22,7 +23,15 @@ from secondpass.training.weights.layers import (
     parameter_groups,
     rates,
 )
-from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder, make_model
+from tests.tiny_models import (
+    ARCHITECTURES,
+    DECODERS,
+    ROUNDING,
+    make_chain,
+    make_folder,
+    make_model,
+    make_reranker,
+)
 from tests.toy_task import same, state
 
 EMBEDDINGS = re.compile(r"\w+\.(embeddings|embeddings_project|encoder\.rel_embeddings|encoder\.LayerNorm)\.")
@@ -109,6 +118,38 @@ def test_others(model_type, config, count, at):
     assert found.count == count
     assert {name: found.numbers[name] for name in at} == at
     assert all(number == found.head for name, number in found.numbers.items() if re.match("classifier|score", name))
+
+
+@pytest.mark.parametrize("architecture", ["bert", "deberta-v2", "modernbert", "distilbert"])
+def test_layers_below_a_chain(architecture, tmp_path):
+    """The encoder's are numbered as without one; its modules are the head, and no pooler that they pass by."""
+    model = CrossEncoder(str(make_chain(tmp_path, architecture, num_hidden_layers=3, n_layers=3)), device="cpu").model
+    found, alone = layers_of(model), layers_of(make_model(architecture, 60, num_hidden_layers=3, n_layers=3))
+    assert (found.count, found.head) == (3, 4)
+    shorter = {name.partition(".")[2]: number for name, number in alone.numbers.items()}
+    for name, number in found.numbers.items():
+        part, _, own = name.partition(".")
+        assert number == (shorter.get(own, 4) if part == "body" else 4), name
+    above = ["body.final_norm"] if architecture == "modernbert" else []
+    assert list(head_modules(model)) == [*above, "readout.1", "readout.2", "readout.3"]
+    assert all(name.startswith("body.") and "pooler" not in name for name in encoder_linears(model))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("architecture", [*DECODERS, "gemma", "gemma3_text"])
+def test_layers_of_a_causal_reranker(architecture, tied):
+    """Embeddings 0, a tied vocabulary with them, else it and the last norm are above the layers, as a head is."""
+    sizes = SIZES | {"num_hidden_layers": 3, "head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": tied}
+    body = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
+    model = ReadoutModel(body, VocabularyRows(5))
+    found = layers_of(model)
+    assert found.count == 3
+    beside = {name: number for name, number in found.numbers.items() if ".layers." not in name}
+    untied = {} if tied else {"body.lm_head.weight": 4}
+    assert beside == {"body.model.embed_tokens.weight": 0, "body.model.norm.weight": 4} | untied
+    assert {number for name, number in found.numbers.items() if ".layers.1." in name} == {2}
+    assert len(encoder_linears(model)) == 3 * 7
+    assert set(freeze(model, 1).names) == {name for name, number in found.numbers.items() if number <= 1}
 
 
 def test_model_without_lists():
@@ -307,6 +348,44 @@ def test_attention_types_go_with_their_layers(tmp_path):
     assert written["layer_types"] == encoder.config.layer_types == [kinds[number] for number in kept]
     assert [layer.attention_type for layer in encoder.model.model.layers] == [kinds[number] for number in kept]
     assert [layer.layer_idx for layer in encoder.model.model.layers] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "kinds"),
+    [
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}, "fss"),
+        ("gemma2", {"tie_word_embeddings": False}, "sff"),
+        ("llama", {}, None),
+    ],
+)
+def test_layers_of_a_causal_reranker_go(tmp_path, architecture, config, kinds):
+    """Each that is left keeps its window; the folder gives the same scores, and the answer is read as before."""
+    encoder = CrossEncoder(str(make_reranker(tmp_path, architecture, num_hidden_layers=5, **config)), device="cpu")
+    before = encoder.predict(PAIRS)
+    kept = (0, 1, 3) if architecture == "gemma2" else (0, 3, 4)
+    assert drop_layers(encoder, kept) == kept
+    scores = encoder.predict(PAIRS)
+    assert not torch.allclose(torch.from_numpy(scores), torch.from_numpy(before), atol=1e-3)
+    encoder.save(str(tmp_path / "part"))
+    again = CrossEncoder(str(tmp_path / "part"), device="cpu")
+    assert same(state(again), state(encoder))
+    assert again.predict(PAIRS) == pytest.approx(scores, rel=0, abs=ROUNDING)
+    types = json.loads((tmp_path / "part" / "config.json").read_text()).get("layer_types")
+    assert kinds == (types and "".join(kind[0] for kind in types))
+
+
+def test_layers_below_a_chain_go(tmp_path):
+    """ModernBERT's keep their kinds; where the model would not load again it is left alone."""
+    encoder = CrossEncoder(str(make_chain(tmp_path, "modernbert", num_hidden_layers=6)), device="cpu")
+    with pytest.raises(InvalidInput, match=r"keep=\[1, 2\]: ModernBertModel with these layers would not load again"):
+        drop_layers(encoder, [1, 2])
+    kinds = list(encoder.config.layer_types)
+    drop_layers(encoder, [0, 3, 5])
+    scores = encoder.predict(PAIRS)
+    encoder.save(str(tmp_path / "part"))
+    again = CrossEncoder(str(tmp_path / "part"), device="cpu")
+    assert again.predict(PAIRS) == pytest.approx(scores, rel=0, abs=ROUNDING)
+    assert again.config.layer_types == [kinds[number] for number in (0, 3, 5)]
 
 
 def test_a_model_that_would_not_load_is_left_alone(tmp_path):

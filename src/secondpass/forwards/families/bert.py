@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,12 @@ from secondpass.forwards.description import (
     Readout,
     ReadoutStep,
     StepActivation,
+    TrainableModules,
     linear,
     norm,
 )
 from secondpass.forwards.packed import PackedEncoder
-from secondpass.forwards.readout import readout_of
+from secondpass.forwards.readout import first_row_head, readout_of
 
 
 def _body(model: Any) -> Encoder:
@@ -133,26 +134,35 @@ def _checked(config: Any, encoder: Encoder) -> Encoder:
     return encoder
 
 
-def _bert_trainable(model: Any) -> described.TrainableModules:
-    body = model.base_model
-    return described.TrainableModules(
-        body.embeddings, body.encoder.layer, lambda firsts: model.classifier(model.dropout(body.pooler(firsts)))
-    )
-
-
-def _roberta_trainable(model: Any) -> described.TrainableModules:
-    body = model.base_model
-    return described.TrainableModules(body.embeddings, body.encoder.layer, model.classifier, _first_position(model))
-
-
-def _electra_trainable(model: Any) -> described.TrainableModules:
+def _trainable(model: Any, head: Callable[[torch.Tensor], torch.Tensor], first_position: int = 0) -> TrainableModules:
     body = model.base_model
 
     def embeddings(**places: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = body.embeddings(**places)
         return body.embeddings_project(made) if hasattr(body, "embeddings_project") else made
 
-    return described.TrainableModules(embeddings, body.encoder.layer, model.classifier)
+    return TrainableModules(embeddings, body.encoder.layer, head, first_position)
+
+
+def _bert_trainable(model: Any) -> TrainableModules:
+    return _trainable(model, lambda firsts: model.classifier(model.dropout(model.base_model.pooler(firsts))))
+
+
+def _body_trainable(model: Any, first_position: int = 0) -> TrainableModules | None:
+    head = first_row_head(model)
+    return None if head is None else _trainable(model, head, first_position)
+
+
+def _roberta_body_trainable(model: Any) -> TrainableModules | None:
+    return _body_trainable(model, _first_position(model))
+
+
+def _roberta_trainable(model: Any) -> TrainableModules:
+    return _trainable(model, model.classifier, _first_position(model))
+
+
+def _electra_trainable(model: Any) -> TrainableModules:
+    return _trainable(model, model.classifier)
 
 
 FAMILY = Family(
@@ -163,11 +173,11 @@ FAMILY = Family(
         "CamembertForSequenceClassification": Architecture(_roberta, _roberta_trainable),
         "ElectraForSequenceClassification": Architecture(_electra, _electra_trainable),
         "DistilBertForSequenceClassification": Architecture(_distilbert),
-        "BertModel": Architecture(_body),
-        "RobertaModel": Architecture(_roberta_body),
-        "XLMRobertaModel": Architecture(_roberta_body),
-        "CamembertModel": Architecture(_roberta_body),
-        "ElectraModel": Architecture(_body),
+        "BertModel": Architecture(_body, _body_trainable),
+        "RobertaModel": Architecture(_roberta_body, _roberta_body_trainable),
+        "XLMRobertaModel": Architecture(_roberta_body, _roberta_body_trainable),
+        "CamembertModel": Architecture(_roberta_body, _roberta_body_trainable),
+        "ElectraModel": Architecture(_body, _body_trainable),
         "DistilBertModel": Architecture(lambda model: _distilbert_under(model, readout_of(model))),
     },
     in_torch=PackedEncoder,

@@ -28,8 +28,28 @@ from secondpass.forwards.learning.packed import recomputes
 # The name of our attention function among transformers'.
 ATTENTION = "secondpass_training"
 REPLACED = ("sdpa", "eager")
+# Attributes in which attention modules of transformers keep their dropout as a number.
+NUMBERS = ("attention_dropout", "attn_dropout", "dropout_prob", "dropout")
 
 _SOURCES: WeakKeyDictionary[nn.Module, DropoutSource] = WeakKeyDictionary()
+
+
+@contextmanager
+def dropout_set_to(model: nn.Module, share: float | None) -> Iterator[None]:
+    """Give every dropout of `model` this share, and afterwards its own again; None changes nothing."""
+    before: list[tuple[Any, str, float]] = []
+    if share is not None:
+        for module in model.modules():
+            names = ("p",) if isinstance(module, nn.Dropout) else NUMBERS
+            found = [name for name in names if isinstance(getattr(module, name, None), float)]
+            before += [(module, name, getattr(module, name)) for name in found]
+        for module, name, _ in before:
+            setattr(module, name, share)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 @contextmanager
@@ -56,8 +76,10 @@ def cheap_dropout(model: Any, source: DropoutSource) -> Iterator[None]:
             module.__dict__["forward"] = partial(_forward, module, source)
         for module in modules:
             _SOURCES[module] = source
-        # whether the model calls attention functions by name, which transformers knows of its classes
-        if attention in REPLACED and getattr(model, "_can_set_attn_implementation", lambda: False)():
+        # whether the model calls attention functions by name, which transformers knows of its classes, and torch's own
+        # can stand for the one that it has: Gemma 2's scores have a soft cap
+        replaced = attention in REPLACED and (attention == "sdpa" or getattr(model, "_supports_sdpa", True))
+        if replaced and getattr(model, "_can_set_attn_implementation", lambda: False)():
             _register()
             model.config._attn_implementation = ATTENTION
         yield

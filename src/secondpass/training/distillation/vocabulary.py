@@ -17,6 +17,7 @@ from torch import nn
 
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput
+from secondpass.forwards.readout import ReadoutModel, VocabularyRows
 from secondpass.models.saving import save
 from secondpass.models.tokenizer import POSITION_TABLES
 from secondpass.text import checked, positive_int, prepared
@@ -135,24 +136,31 @@ def kept_ids(
     if characters is not None and model["type"] == "BPE":
         raise InvalidInput("characters: BPE starts from the same symbols for all texts; they are all kept")
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    needed = set(tokenizer.get_added_tokens_decoder()) | set(always)
+    token_of = {number: token for token, number in vocabulary.items()}
+    merges = Merges(model) if model["type"] == "BPE" else None
+
+    def made_of(number: int) -> set[int]:
+        """The piece with all that its merges go through: without them no text is cut into it."""
+        return {number} if merges is None else {vocabulary[part] for part in merges.parts(token_of[number])}
+
+    added = set(tokenizer.get_added_tokens_decoder())
+    needed = added | set(always)
     pieces = (piece for piece in spelled(model, characters) if piece in vocabulary and not UNUSED.fullmatch(piece))
     needed |= {vocabulary[piece] for piece in pieces}
     unknown = needed - set(vocabulary.values())
     if unknown:
         raise InvalidInput(f"always: the tokenizer has no id {min(unknown)}")
+    needed |= {part for number in set(always) - added for part in made_of(number)}
     counts = _counted(tokenizer, texts)
     if len(needed) > positive_int(size, "size"):
         raise InvalidInput(f"size={size}: special tokens and characters alone are {len(needed)}")
-    token_of = {number: token for token, number in vocabulary.items()}
     order = sorted(token_of, key=lambda number: (-counts[number], number))
-    merges = Merges(model) if model["type"] == "BPE" else None
     for number in order:
         if len(needed) >= size:
             break
         if counts[number] == 0 and not _is_spare(token_of[number], model, characters):
             continue
-        parts = {number} if merges is None else {vocabulary[part] for part in merges.parts(token_of[number])}
+        parts = made_of(number)
         if len(needed) + len(parts - needed) <= size:
             needed |= parts
     return sorted(needed)
@@ -292,6 +300,10 @@ def trim_vocabulary(
     could be read before becomes unknown (unless `characters` says so). See `kept_ids` for what is kept.
     The new encoder is loaded from a folder, which is then removed, so it is what saving and loading gives.
 
+    Covered are models with a classification head, module chains and causal rerankers. What a model's template is
+    spelled with, the default instruction included, and the tokens of its answer are kept in any case; of a causal
+    reranker the vocabulary that is read shrinks too, whether or not it is tied to the embeddings.
+
     The settings of `encoder` are taken over. `always` are tokens as the vocabulary spells them ("##ing", "Ġthe"); the
     other arguments are as in `kept_ids`.
 
@@ -306,14 +318,18 @@ def trim_vocabulary(
     if unknown:
         raise InvalidInput(f"always: the vocabulary has no token {unknown[0]!r}")
     needed = {vocabulary[token] for token in wanted} | _fixed(encoder.model, set(vocabulary.values()))
+    if encoder.template is not None:
+        needed |= _around_texts(encoder)
+        texts = _framed(encoder, texts)
     ids = kept_ids(backend, texts, size, always=needed, characters=characters)
     tokenizer = copy.deepcopy(encoder.tokenizer)
     tokenizer._tokenizer = smaller_tokenizer(backend, ids)
     model = with_rows(encoder.model, ids)
     with tempfile.TemporaryDirectory(prefix="secondpass-") as folder:
-        save(folder, model, tokenizer, nn.Identity())
+        save(folder, model, tokenizer, nn.Identity(), **encoder.stored_settings())
         made = CrossEncoder(
             folder,
+            template=encoder.template,
             max_length=encoder.max_length,
             device=encoder.device,
             automodel_args={"dtype": encoder.model.dtype},
@@ -327,25 +343,64 @@ def trim_vocabulary(
     return made
 
 
-def with_rows(model: Any, ids: Sequence[int]) -> Any:
-    """A copy of a transformers model whose word embeddings are the rows `ids` of the given one's, in that order.
+def _around_texts(encoder: CrossEncoder) -> set[int]:
+    """Ids of all that the model's template puts around texts: with its default instruction, with another, with none."""
+    around = ["", "a", "a.", "a?", "1"]
+    has_place = encoder.template is not None and encoder.template.instructed is not None
+    made = [encoder.tokens(around, around, instruction=given) for given in ((None, "", "a.") if has_place else (None,))]
+    return {int(number) for inputs in made for tokens in inputs for number in tokens.ids}
 
-    Token ids in its configuration become the rows' new places; one that has no row is forgotten.
+
+def _framed(encoder: CrossEncoder, texts: Iterable[str]) -> Iterator[str]:
+    """Each text as a query and as a document, with the plain text of the template that is encoded with it."""
+    template = encoder.template
+    frames = () if template is None else encoder.engine().tokenizer.framed(template.rendered())
+    for place, text in enumerate(texts):
+        yield from (frame.around(checked(text, f"texts[{place}]"))[0] for frame in frames)
+
+
+def with_rows(model: Any, ids: Sequence[int]) -> Any:
+    """A copy of a model whose word embeddings are the rows `ids` of the given one's, in that order.
+
+    So are the rows of a causal language model's vocabulary, tied to the embeddings or not. Token ids in the
+    configuration, and those of the rows that are read for a score, become the rows' new places; one that has no row is
+    forgotten.
+
+    Raises:
+        InvalidInput: a token that the score is read at is not among `ids`.
     """
-    old = model.get_input_embeddings()
     places = {number: place for place, number in enumerate(ids)}
     made = copy.deepcopy(model)
-    rows = torch.tensor(list(ids), device=old.weight.device)
-    table: Any = nn.Embedding
-    padding, freeze = places.get(old.padding_idx), not old.weight.requires_grad
-    made.set_input_embeddings(table.from_pretrained(old.weight.detach()[rows], freeze, padding))
+    readout = made.readout if isinstance(made, ReadoutModel) else None
+    if isinstance(readout, VocabularyRows):
+        lost = [number for number in readout.token_ids if number not in places]
+        if lost:
+            raise InvalidInput(f"ids: the score is read at token {lost[0]}, which is not among them")
+        head, tied = made.get_output_embeddings(), made.config.get_text_config().tie_word_embeddings
+        _keep_rows(head, ids)
+        readout.true_token_id, *others = [places[number] for number in readout.token_ids]
+        readout.false_token_id = others[0] if others else None
+    table = made.get_input_embeddings()
+    _keep_rows(table, ids)
+    table.num_embeddings, table.padding_idx = len(ids), places.get(table.padding_idx)
+    if isinstance(readout, VocabularyRows):
+        head.out_features = len(ids)
+        if tied:
+            head.weight = table.weight
     made.config.vocab_size = len(ids)
-    for name, given in _token_ids(model.config).items():
-        if isinstance(given, list):
-            setattr(made.config, name, [places[number] for number in given if number in places] or None)
-        else:
-            setattr(made.config, name, places.get(given))
+    for config in filter(None, (made.config, getattr(made, "generation_config", None))):
+        for name, given in _token_ids(config).items():
+            if isinstance(given, list):
+                setattr(config, name, [places[number] for number in given if number in places] or None)
+            else:
+                setattr(config, name, places.get(given))
     return made
+
+
+def _keep_rows(module: Any, ids: Sequence[int]) -> None:
+    rows = torch.tensor(list(ids), device=module.weight.device)
+    for name, weight in list(module.named_parameters(recurse=False)):
+        setattr(module, name, nn.Parameter(weight.detach()[rows].clone(), requires_grad=weight.requires_grad))
 
 
 def _token_ids(config: Any) -> dict[str, Any]:
@@ -355,6 +410,10 @@ def _token_ids(config: Any) -> dict[str, Any]:
 def _fixed(model: Any, known: set[int]) -> set[int]:
     """Ids that the model itself means something by."""
     named: set[int] = set()
+    if isinstance(model, ReadoutModel) and isinstance(model.readout, VocabularyRows):
+        named |= set(model.readout.token_ids)
+        if not named <= known:
+            raise InvalidInput(f"the score is read at token {max(named - known)}, which the tokenizer does not have")
     for given in _token_ids(model.config).values():
         named |= set(given if isinstance(given, list) else [given])
     for name, part in model.named_modules():

@@ -1,7 +1,8 @@
 """Low-rank additions to the linear layers of the encoder, through peft.
 
 Hu et al., "LoRA: Low-rank adaptation of large language models" (2021). The encoder stays as it is; the head, which
-the task makes, is trained in full.
+the task makes, is trained in full. A reranker that reads its vocabulary has no such head: nothing but additions is
+trained, and they are those of the causal language model, so that their folder is an adapter of that.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import torch
 from safetensors import SafetensorError
 
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError, TrainingError
+from secondpass.forwards.readout import ReadoutModel, VocabularyRows
 from secondpass.lazy import optional
 from secondpass.models.config import read_json
 from secondpass.models.loading import quiet_transformers
+from secondpass.models.modules import read_modules, readout_weights
 from secondpass.models.weights import COMPACT, build_model, load_compact
 from secondpass.text import finite_number, positive_int, positive_number
 from secondpass.training.checkpoints.checkpoints import sync
@@ -124,9 +127,9 @@ class Lora:
 
 
 def add_lora(model: Any, settings: LoraSettings) -> Lora:
-    """Put additions into a sequence classifier, in place, at random (torch's) but so that scores stay.
+    """Put additions into a sequence classifier or a body and its readout, in place, at random but so that scores stay.
 
-    Afterwards the additions and the head are trainable, and nothing else.
+    Random numbers are torch's. Afterwards the additions and the head are trainable, and nothing else.
 
     Raises:
         MissingExtra: peft is not installed.
@@ -138,20 +141,26 @@ def add_lora(model: Any, settings: LoraSettings) -> Lora:
         raise InvalidInput(f"lora.dropout={settings.dropout!r} is not a number from 0 to below 1")
     if isinstance(settings.targets, str):
         raise InvalidInput(f"lora.targets={settings.targets!r} is a str, not a list of names")
-    targets = lora_targets(model, settings.targets)
+    changed = _changed(model)
+    targets = lora_targets(changed, settings.targets)
     config = optional("peft", "peft", "train").LoraConfig(
-        task_type="SEQ_CLS",
+        task_type="SEQ_CLS" if changed is model else "CAUSAL_LM",
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=list(targets),
-        modules_to_save=list(head_modules(model)),
+        modules_to_save=list(head_modules(model)) if changed is model else None,
         bias="none",
     )
     with _undone_on_error(model) as trainable:
         adapted = _adapted(model, config)
     logger.info("LoRA of rank %d: %s", settings.rank, trained_share(model))
     return Lora(model, adapted, trainable)
+
+
+def _changed(model: Any) -> Any:
+    """What additions are put into: the model, or the causal language model below the rows that are read of it."""
+    return model.body if isinstance(model, ReadoutModel) and isinstance(model.readout, VocabularyRows) else model
 
 
 @contextmanager
@@ -206,11 +215,25 @@ def load_trained(model: Any, folder: Path, adapter: str | None = None) -> None:
         load_lora(model, folder / adapter).merge()
         return
     with quiet_transformers():
-        if (folder / COMPACT).is_file():
-            made = load_compact(folder, model.config)
+        if isinstance(model, ReadoutModel):
+            found = _readout_state(model, folder)
+        elif (folder / COMPACT).is_file():
+            found = load_compact(folder, model.config).state_dict()
         else:
-            made = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False)
-    model.load_state_dict(made.state_dict())
+            found = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False).state_dict()
+    try:
+        model.load_state_dict(found)
+    except RuntimeError as error:
+        raise ModelLoadError(f"{folder} does not fit the model: {' '.join(str(error).split())}") from error
+
+
+def _readout_state(model: ReadoutModel, folder: Path) -> dict[str, torch.Tensor]:
+    modules = read_modules(folder)
+    if modules is None:
+        raise ModelLoadError(f"{folder} holds no module chain, and no rows of a vocabulary that are read")
+    body = build_model(folder, model.config, {"dtype": model.dtype}, new_head=False, task=modules.task)
+    named = {"body": body.state_dict(), "readout": readout_weights(modules)}
+    return {f"{part}.{name}": tensor for part, state in named.items() for name, tensor in state.items()}
 
 
 def lora_targets(model: Any, names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -262,7 +285,7 @@ def _adapted(model: Any, config: Any) -> Any:
     training = model.training
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an old name
-        adapted = optional("peft", "peft", "train").get_peft_model(model, config)
+        adapted = optional("peft", "peft", "train").get_peft_model(_changed(model), config)
     model.train(training)  # what peft adds begins in training mode
     return adapted
 
@@ -270,7 +293,8 @@ def _adapted(model: Any, config: Any) -> Any:
 @contextmanager
 def _undone_on_error(model: Any) -> Iterator[frozenset[str]]:
     """Put the model's own modules back if the block fails; peft leaves them half replaced. Gives what is trainable."""
-    if getattr(model, "peft_config", None):
+    changed = _changed(model)
+    if getattr(changed, "peft_config", None):
         raise InvalidInput("the model has an adapter already: merge it first")
     modules = [(module, dict(module._modules)) for module in model.modules()]
     trainable = frozenset(name for name, weight in model.named_parameters() if weight.requires_grad)
@@ -282,6 +306,6 @@ def _undone_on_error(model: Any) -> Iterator[frozenset[str]]:
             module._modules.update(children)
         for name, weight in model.named_parameters():
             weight.requires_grad_(name in trainable)
-        if hasattr(model, "peft_config"):
-            del model.peft_config
+        if hasattr(changed, "peft_config"):
+            del changed.peft_config
         raise

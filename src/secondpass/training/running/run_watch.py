@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -36,7 +35,13 @@ from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.loop import Gradients, Hooks, Processes, TrainingRun
 from secondpass.training.running.plan import Plan
 from secondpass.training.settings import TrainingSettings, worded
-from secondpass.training.weights.optimisation import StretchedSchedule, WeightAverages
+from secondpass.training.weights.optimisation import (
+    StretchedSchedule,
+    WeightAverages,
+    changing,
+    fingerprint_of_weights,
+    put_back,
+)
 
 FILE = "training.jsonl"
 # What tells where an entry belongs is no curve.
@@ -365,8 +370,13 @@ def _written(descriptor: int) -> tuple[str, str]:
     return pid, host
 
 
-def identity_of(plan: Plan, model: torch.nn.Module, device: torch.device, evaluator: Any) -> dict[str, Any]:
-    """What must be the same for a run to go on: settings, data, first weights, and how it is measured."""
+def identity_of(
+    plan: Plan, model: torch.nn.Module, device: torch.device, evaluator: Any, reads: Sequence[int] = ()
+) -> dict[str, Any]:
+    """What must be the same for a run to go on: settings, data, first weights, and how it is measured.
+
+    `reads` are the token ids of an example in the model's template, with its instruction, where it has one.
+    """
     given = {name: value for name, value in plan.settings.as_json().items() if name not in FREE}
     settings = {name: value for name, value in given.items() if name not in LATER or value != LATER[name]}
     return {
@@ -376,16 +386,8 @@ def identity_of(plan: Plan, model: torch.nn.Module, device: torch.device, evalua
         "model": fingerprint_of_weights(model),
         "device": device.type,
         "steps": plan.total,
+        **({"reads": list(reads)} if reads else {}),
     }
-
-
-def fingerprint_of_weights(model: torch.nn.Module) -> str:
-    """SHA-256 of all weights and buffers with their names."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +415,7 @@ class RunStorage:
         if not watch.processes.first:
             return
         tensors: dict[str, Mapping[str, torch.Tensor]] = {
-            "model": run.encoder.model.state_dict(),
+            "model": changing(run.encoder.model),
             "optimizer": optimizer,
             "best": run.best.weights,
             "random": {
@@ -446,7 +448,7 @@ class RunStorage:
         if found is None:
             return None
         state, rank = found.state, watch.processes.rank
-        run.encoder.model.load_state_dict(found.tensors["model"])
+        put_back(run.encoder.model, found.tensors["model"])
         states.restore_optimizer(run.optimisation.optimizer, found.tensors["optimizer"], state["optimizer"])
         states.restore_schedule(run.optimisation.schedule, state["schedule"])
         states.restore_scaler(run.optimisation.scaler, state["scaler"])

@@ -17,6 +17,7 @@ from torch import nn
 
 from secondpass.errors import InvalidInput
 from secondpass.forwards.families import below
+from secondpass.forwards.readout import ReadoutModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,15 @@ class Layers:
 
 
 def layers_of(model: nn.Module) -> Layers:
-    """Number the layers of a sequence classifier of transformers.
+    """Number the layers of a sequence classifier of transformers, or of a body and its readout.
 
     Layers are the entries of the outermost `ModuleList` in the encoder; of several ones (encoder and decoder) one after
     the other; of several in the same module (XLM's attentions and norms) side by side. Embeddings, and what comes
     before the first layer, are 0; what is outside the encoder, its pooler and what comes after the last layer are the
-    head.
+    head. A vocabulary that is read with the weights of the embeddings is 0 like those.
     """
     base = str(getattr(model, "base_model_prefix", ""))
-    prefix = f"{base}." if base and hasattr(model, base) else ""
+    prefix = f"{base}." if base and any(name == base for name, _ in model.named_modules()) else ""
     starts, count = _starts(model, prefix)
     known = below(str(getattr(getattr(model, "config", None), "model_type", "")))
     numbers: dict[str, int] = {}
@@ -150,19 +151,25 @@ def rates(model: nn.Module, learning_rate: float, layer_decay: float) -> dict[st
 
 
 def head_modules(model: nn.Module) -> tuple[str, ...]:
-    """Names of the outermost modules that hold weights of the head and no others."""
+    """Names of the outermost modules, lists of them aside, that hold weights of the head and no others."""
     found = layers_of(model)
 
     def inside(name: str, module: nn.Module) -> Iterator[str]:
         start = f"{name}." if name else ""
         held = {number for weight, number in found.numbers.items() if weight.startswith(start)}
-        if held == {found.head}:
-            yield name
+        if held == {found.head} and not isinstance(module, nn.ModuleList):
+            if any(is_read(model, weight) for weight in found.numbers if weight.startswith(start)):
+                yield name
         elif found.head in held:
             for child, below in module.named_children():
                 yield from inside(f"{start}{child}", below)
 
     return tuple(inside("", model))
+
+
+def is_read(model: nn.Module, name: str) -> bool:
+    """Tell whether scores depend on a weight: a readout passes by the pooler that its encoder may have."""
+    return not (isinstance(model, ReadoutModel) and name.startswith("body.pooler."))
 
 
 def encoder_linears(model: nn.Module) -> tuple[str, ...]:
@@ -191,7 +198,8 @@ def drop_layers(encoder: Any, keep: Sequence[int] | int) -> tuple[int, ...]:
 
     Args:
         encoder: a `CrossEncoder`, or a transformers model with one stack of layers (BERT, RoBERTa, DistilBERT,
-            ELECTRA, ModernBERT, DeBERTa and the like).
+            ELECTRA, ModernBERT, DeBERTa and the like; Qwen, Llama, Mistral, Gemma and other decoders), with a head of
+            its own or below a readout.
         keep: the layers' numbers, from 0, rising; or how many, which takes them evenly spaced with the first and the
             last among them (one alone is the first).
 
@@ -267,6 +275,7 @@ def _smaller(config: Any, kept: tuple[int, ...], count: int) -> Any:
 
 def _check_loads(model: nn.Module, config: Any, kept: tuple[int, ...]) -> None:
     """Make sure that a model made from the configuration has weights of the same names and shapes."""
+    model = model.body if isinstance(model, ReadoutModel) else model
     with torch.device("meta"):
         fresh = type(model)(config)
     ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}

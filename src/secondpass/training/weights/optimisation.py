@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from secondpass.errors import CheckpointError, InvalidInput, TrainingError
+from secondpass.training.weights.layers import is_read
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,38 @@ def trainable_weights(model: Any) -> tuple[nn.Parameter, ...]:
     if torch.bfloat16 in types:
         logger.warning("the weights are bfloat16: small steps are rounded away; load them in float32, with use_amp")
     return weights
+
+
+def changing(model: nn.Module, frozen: bool = False) -> dict[str, Any]:
+    """What training may change, by name: trainable weights, one that modules share once, and buffers; not copies.
+
+    With `frozen` the weights that are not trainable too, for a run that may unfreeze some of them on the way.
+    """
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    own = {name for name, weight in model.named_parameters() if frozen or weight.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name in own or name not in every}
+
+
+def put_back(model: nn.Module, weights: Mapping[str, Any], frozen: bool = False) -> None:
+    """Put what `changing` gave, or a whole model's weights, back into the model, where it is.
+
+    Raises:
+        CheckpointError: weights are missing, or there is no place for them; the model may have taken others.
+    """
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    wrong = sorted({*unknown, *(changing(model, frozen).keys() & {*missing})})
+    if wrong:
+        raise CheckpointError(f"{len(wrong)} weights are not those of the model: {wrong[0]}")
+
+
+def fingerprint_of_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of all weights and buffers that scores are made of, with their names."""
+    digest = hashlib.sha256()
+    read = {name: tensor for name, tensor in changing(model, frozen=True).items() if is_read(model, name)}
+    for name, tensor in read.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def make_schedule(scheduler: Any, optimizer: Optimizer, warmup_steps: int, total_steps: int) -> Any:
@@ -266,15 +300,19 @@ class BestWeights:
         model: whose weights are kept, on the CPU.
         keeps: False remembers the score only.
         save: called when a score has won and its weights are kept.
+        frozen: keep the weights that are not trainable too, see `changing`.
 
     Attributes:
         score: the best so far; None before the first.
         weights: that gave it, on the CPU; empty before the first.
     """
 
-    def __init__(self, model: nn.Module, keeps: bool, save: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, keeps: bool, save: Callable[[], object] | None = None, frozen: bool = True
+    ) -> None:
         self.score: float | None = None
         self._model = model
+        self._frozen = frozen
         self._keeps = keeps
         self._save = save
         self.weights: dict[str, Any] = {}
@@ -290,7 +328,7 @@ class BestWeights:
         if self._keeps:
             self.weights = {
                 name: value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
-                for name, value in self._model.state_dict().items()
+                for name, value in changing(self._model, self._frozen).items()
             }
             if self._save is not None:
                 self._save()
@@ -304,7 +342,7 @@ class BestWeights:
     def restore(self) -> None:
         """Put the best weights back into the model, where it is; without any, leave it as it is."""
         if self.weights:
-            self._model.load_state_dict(self.weights)
+            put_back(self._model, self.weights, self._frozen)
 
 
 def mean_weights(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
