@@ -19,10 +19,10 @@ from secondpass import fit as fitting
 from secondpass.activations import Activation, default_activation
 from secondpass.errors import InvalidInput
 from secondpass.forwards.padded import pad
-from secondpass.forwards.precision import Precision, checked_precision
+from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES, Precision, checked_precision
 from secondpass.inputs import Truncation
 from secondpass.models.loading import LoadRequest, load, pick_device
-from secondpass.models.saving import ModelCardData, save
+from secondpass.models.saving import Exported, ModelCardData, export_onnx, save
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
 from secondpass.reranker import (
     CONSTRUCTOR,
@@ -397,6 +397,17 @@ class CrossEncoder(Reranker, PushToHubMixin):
     def save_pretrained(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
         """The same as `save`."""
         self.save(path, safe_serialization=safe_serialization, **kwargs)
+
+    def export_onnx(self, path: str) -> Exported:
+        """Write `model.onnx` and what runs it to a folder of its own, checked against our scores first.
+
+        See `models.saving.export_onnx`; needs the extra onnx.
+        """
+        self.engine()
+        documents = [*SAMPLE_DOCUMENTS, " ".join(SAMPLE_DOCUMENTS * 3)]  # one is longer than local attention sees
+        samples = self.tokens([*SAMPLE_QUERIES, SAMPLE_QUERIES[0]], documents)
+        own, activation = (self.model, self.tokenizer), self.default_activation_function
+        return export_onnx(path, *own, activation, samples, self.max_length, self.prompts)
 
     def push_to_hub(
         self,

@@ -283,7 +283,7 @@ class ReadoutModel(nn.Module):
         super().__init__()
         self.body, self.readout = body, readout
         self.body.config.num_labels = readout.labels
-        self._takes = inspect.signature(body.forward).parameters.keys()
+        self._takes = frozenset(inspect.signature(body.forward).parameters)
 
     def __getattr__(self, name: str) -> Any:
         try:
