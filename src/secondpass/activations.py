@@ -62,13 +62,19 @@ def default_activation(
     if argument is not None:
         return checked_activation(argument)
     if stored_name is not None:
-        made = _from_name(stored_name, trust_remote_code)
+        made = named_activation(stored_name, trust_remote_code)
         if made is not None and (num_labels > 1 or _tells_apart(made)):
             return made
         if made is not None:
             logger.warning(
                 "Activation %r of the model's configuration does not tell pairs apart where there is one label: the "
                 "default is used instead",
+                stored_name,
+            )
+        else:
+            logger.warning(
+                "Activation %r of the model's configuration is no activation of torch.nn: the default is used instead "
+                "(trust_remote_code=True imports it)",
                 stored_name,
             )
     return nn.Sigmoid() if num_labels == 1 else nn.Identity()
@@ -93,16 +99,16 @@ def stored_name(activation: Activation) -> str | None:
     if inspect.isroutine(activation):
         known = MODULE_OF_FUNCTION.get(activation)
         if known is not None:
-            return _full_name(known)
+            return full_name(known)
         reason = "a function has no class that a name could bring back"
     elif "<locals>" in made.__qualname__ or made.__module__ == "__main__":
         reason = "its class cannot be imported by name"
     elif not _is_default(activation):
         reason = "only a class name is stored, which brings back the default settings"
     else:
-        if _full_name(made) not in _trusted_classes():
-            logger.warning("Activation %s loads again only with trust_remote_code=True", _full_name(made))
-        return _full_name(made)
+        if full_name(made) not in _trusted_classes():
+            logger.warning("Activation %s loads again only with trust_remote_code=True", full_name(made))
+        return full_name(made)
     name = getattr(activation, "__qualname__", made.__qualname__)
     logger.warning("Activation %s is not stored: %s; give it again when the model is loaded", name, reason)
     return None
@@ -117,18 +123,14 @@ def checked_activation(argument: Activation, name: str = "default_activation_fun
     return argument
 
 
-def _from_name(name: str, trust_remote_code: bool) -> Activation | None:
+def named_activation(name: str, trust_remote_code: bool) -> Activation | None:
+    """The activation of a dotted name, None for one that is not trusted; raises ModelLoadError as above."""
     made = _trusted_classes().get(name)
     if made is not None:
         # Randomised activations (RReLU) are fixed only in evaluation mode.
         return made().eval()
     if trust_remote_code:
         return _imported(name)
-    logger.warning(
-        "Activation %r of the model's configuration is no activation of torch.nn: the default is used instead "
-        "(trust_remote_code=True imports it)",
-        name,
-    )
     return None
 
 
@@ -148,7 +150,7 @@ def _trusted_classes() -> dict[str, type[nn.Module]]:
     trusted: dict[str, type[nn.Module]] = {}
     for exported, made in vars(nn).items():
         if isinstance(made, type) and issubclass(made, nn.Module) and _is_plain(made):
-            names = (f"torch.nn.{exported}", f"torch.nn.modules.{exported}", _full_name(made))
+            names = (f"torch.nn.{exported}", f"torch.nn.modules.{exported}", full_name(made))
             trusted |= dict.fromkeys(names, made)
     return trusted
 
@@ -166,7 +168,8 @@ def _required(function: Callable[..., object]) -> int:
     return sum(parameter.kind in positional and parameter.default is parameter.empty for parameter in parameters)
 
 
-def _full_name(made: type) -> str:
+def full_name(made: type) -> str:
+    """The dotted name under which a class is stored."""
     return f"{made.__module__}.{made.__qualname__}"
 
 

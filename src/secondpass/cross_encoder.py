@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,26 +19,91 @@ from secondpass import fit as fitting
 from secondpass.activations import Activation, default_activation
 from secondpass.errors import InvalidInput
 from secondpass.forwards.padded import pad
-from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES, Precision, checked_precision
-from secondpass.inputs import Truncation
+from secondpass.forwards.precision import Precision, checked_precision
+from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
+from secondpass.models import saving
 from secondpass.models.loading import LoadRequest, load, pick_device
-from secondpass.models.saving import Exported, ModelCardData, export_onnx, save
+from secondpass.models.saving import ModelCardData, save
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
 from secondpass.reranker import (
-    CONSTRUCTOR,
     SCORING,
-    AnyScoring,
-    CallOptions,
-    Construction,
     Newer,
     Reranker,
-    Scoring,
     accepts_overloads,
     accepts_renamed,
     warn_once,
 )
-from secondpass.text import checked, checked_query, columns_of
+from secondpass.text import checked_query, columns_of
 from secondpass.tokens import CallRecord
+
+# The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
+CONSTRUCTOR = {
+    "model_name_or_path": "model_name",
+    "model_kwargs": "automodel_args",
+    "tokenizer_kwargs": "tokenizer_args",
+    "processor_kwargs": "tokenizer_args",
+    "config_kwargs": "config_args",
+    "cache_folder": "cache_dir",
+    "activation_fn": "default_activation_function",
+    "max_seq_length": "max_length",
+}
+
+
+class Construction(TypedDict, total=False):
+    """Keywords of `CrossEncoder` as sentence-transformers 6 names them, and our own."""
+
+    num_labels: int | None
+    max_length: int | None
+    max_seq_length: int | None
+    device: str | torch.device | None
+    model_kwargs: dict[str, Any] | None
+    tokenizer_kwargs: dict[str, Any] | None
+    processor_kwargs: dict[str, Any] | None
+    config_kwargs: dict[str, Any] | None
+    cache_folder: str | None
+    trust_remote_code: bool
+    revision: str | None
+    local_files_only: bool
+    activation_fn: Activation | None
+    classifier_dropout: float | None
+    truncation: Truncation | None
+    max_batch_tokens: int | None
+    max_documents: int | None
+    token: str | None
+    precision: Precision | None
+    template: str | PromptTemplate | ModelTemplate | None
+    true_token: str | None
+    false_token: str | None
+    instruction: str | None
+
+
+class CallOptions(TypedDict, total=False):
+    """What `predict` takes by keyword only."""
+
+    prompt: str | None
+    prompt_name: str | None
+    instruction: str | None
+    pool: None
+    chunk_size: None
+    device: str | torch.device | None
+    records: list[CallRecord] | None
+
+
+class Scoring(CallOptions, Newer, total=False):
+    """All keywords of `predict` but those that decide about the returned type."""
+
+    batch_size: int
+    show_progress_bar: bool | None
+    num_workers: int
+    activation_fct: Activation | None
+    apply_softmax: bool
+
+
+class AnyScoring(Scoring, total=False):
+    """`Scoring` with those two, where the type is not told."""
+
+    convert_to_numpy: bool
+    convert_to_tensor: bool
 
 
 class CrossEncoder(Reranker, PushToHubMixin):
@@ -48,7 +113,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
     which pairs lost how many tokens.
 
     Args:
-        model_name: hub name or folder of a sequence-classification model; "secondpass/pocket" is in the package.
+        model_name: hub name or folder of a sequence-classification model, of a module chain or of a causal language
+            model that reranks; "secondpass/pocket" is in the package.
         num_labels: size of the head; None takes the checkpoint's. Given explicitly, a missing head is made new.
         max_length: longest input in tokens; None takes what model and tokenizer allow.
         device: torch device or its name; None takes the best there is.
@@ -61,7 +127,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
         local_files_only: never touch the network.
         default_activation_function: applied to logits; None takes the stored one, else Sigmoid for one label.
         classifier_dropout: dropout in front of the head, for training.
-        truncation: "longest_first" cuts the longer text, "only_document" spares the query, "error" refuses.
+        truncation: "longest_first" cuts the longer text, "only_document" spares the query, "error" refuses; None is
+            the first, and the second for a model with a template of its own.
         max_batch_tokens: tokens of one batch (with padding where the model's forward needs it); None takes what suits
             the device.
         max_documents: refuse calls with more documents than this; None has no limit.
@@ -70,6 +137,13 @@ class CrossEncoder(Reranker, PushToHubMixin):
             where that is faster and the model's own scores agree with float32's; weights loaded in a half type stay so.
             None takes what the model's config.json recommends ("secondpass/pocket": "auto"), else "fp32", or "auto"
             while the weights are of a half type.
+        template: what the model was trained to read around its texts, where its folder does not say: the name of a
+            published family ("qwen3-reranker", see `models/templates`), a text with "{query}", "{document}" and perhaps
+            "{instruction}", or a template.
+        true_token: of a causal language model, the token whose logit is the score.
+        false_token: one whose logit is taken off it.
+        instruction: what the model is told to look for in calls that do not say it, where its template has a place for
+            that; a prompt of the model from then on, and stored with it.
 
     Raises:
         ModelLoadError: the model cannot be had, is incomplete, or would run foreign code.
@@ -93,11 +167,15 @@ class CrossEncoder(Reranker, PushToHubMixin):
         default_activation_function: Activation | None = None,
         classifier_dropout: float | None = None,
         *,
-        truncation: Truncation = "longest_first",
+        truncation: Truncation | None = None,
         max_batch_tokens: int | None = None,
         max_documents: int | None = None,
         token: str | None = None,
         precision: Precision | None = None,
+        template: str | PromptTemplate | ModelTemplate | None = None,
+        true_token: str | None = None,
+        false_token: str | None = None,
+        instruction: str | None = None,
     ) -> None: ...
 
     @overload
@@ -120,11 +198,15 @@ class CrossEncoder(Reranker, PushToHubMixin):
         default_activation_function: Activation | None = None,
         classifier_dropout: float | None = None,
         *,
-        truncation: Truncation = "longest_first",
+        truncation: Truncation | None = None,
         max_batch_tokens: int | None = None,
         max_documents: int | None = None,
         token: str | None = None,
         precision: Precision | None = None,
+        template: str | PromptTemplate | ModelTemplate | None = None,
+        true_token: str | None = None,
+        false_token: str | None = None,
+        instruction: str | None = None,
     ) -> None:
         if precision is not None:
             checked_precision(precision)
@@ -141,6 +223,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
                 local_files_only=local_files_only,
                 token=token,
                 classifier_dropout=classifier_dropout,
+                template=template,
+                true_token=true_token,
+                false_token=false_token,
             )
         )
         activation = default_activation(
@@ -148,7 +233,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
         )
         if not loaded.placed:
             loaded.model.to(pick_device(device))
-        super().__init__(loaded, activation, max_length, truncation, max_batch_tokens, max_documents, precision)
+        super().__init__(
+            loaded, activation, max_length, truncation, max_batch_tokens, max_documents, precision, instruction
+        )
         self.best_score: float | None = None
         self.model_card_data = ModelCardData()
 
@@ -226,6 +313,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        instruction: str | None = None,
         pool: None = None,
         chunk_size: None = None,
         device: str | torch.device | None = None,
@@ -243,8 +331,11 @@ class CrossEncoder(Reranker, PushToHubMixin):
             apply_softmax: after the activation, over the labels; without effect for one label.
             convert_to_numpy: return an array; else a list of tensors.
             convert_to_tensor: return one tensor on the model's device; wins over `convert_to_numpy`.
-            prompt: put in front of each query (the first text) as it is, and part of it from then on.
+            prompt: put in front of each query (the first text) as it is, and part of it from then on; the instruction
+                where the model's template has a place for one. "" is none. Without it, `prompt_name` and
+                `instruction`, that of the stored `default_prompt_name` is taken.
             prompt_name: the same, by its name in `prompts`, which the model's folder may bring along.
+            instruction: what the model is told to look for, plain text; for models with a place for it only.
             pool: only None: there are no worker processes, and the threads of this one are all used.
             chunk_size: only None, as there is no pool.
             device: move the model there first, where it stays; None leaves it where it is.
@@ -259,12 +350,13 @@ class CrossEncoder(Reranker, PushToHubMixin):
             OutOfMemory: a pair alone does not fit.
         """
         columns, single = columns_of(sentences)
-        before = self._prepared(prompt, prompt_name, pool, chunk_size, device)
+        self._prepare(pool, chunk_size, device)
+        before, wish = self._wish(prompt, prompt_name, instruction)
         columns[0] = [before + text for text in columns[0]]
         activation = self.default_activation_function if activation_fct is None else activation_fct
         num_labels = self.config.num_labels
         if columns[0]:
-            scored = self._score(columns, batch_size, show_progress_bar)
+            scored = self._score(columns, batch_size, show_progress_bar, None, wish)
             logits = scored.logits
             if records is not None:
                 records.append(scored.record)
@@ -292,6 +384,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         relevance: Relevance | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        instruction: str | None = None,
         pool: None = None,
         chunk_size: None = None,
         device: str | torch.device | None = None,
@@ -313,10 +406,11 @@ class CrossEncoder(Reranker, PushToHubMixin):
         asked = checked_query(query).strip()
         rule = self._rule(relevance)
         checked_top_k(top_k)
-        asked = self._prepared(prompt, prompt_name, pool, chunk_size, device) + asked
+        self._prepare(pool, chunk_size, device)
+        wish = self._wish(prompt, prompt_name, instruction)
         stripped = [text.strip() for text in texts]
         (ranking,) = self._ranked(
-            [asked], [stripped], ["query"], top_k, batch_size, show_progress_bar, activation_fct, rule
+            [asked], [stripped], ["query"], top_k, batch_size, show_progress_bar, activation_fct, rule, None, wish
         )
         if not texts:
             return []
@@ -330,35 +424,16 @@ class CrossEncoder(Reranker, PushToHubMixin):
             records.append(ranking.record)
         return hits
 
-    def _prepared(
-        self,
-        prompt: str | None,
-        prompt_name: str | None,
-        pool: object,
-        chunk_size: object,
-        device: str | torch.device | None,
-    ) -> str:
-        """Refuse what has no meaning here, move the model, and return what goes in front of each query."""
+    def _prepare(self, pool: object, chunk_size: object, device: str | torch.device | None) -> None:
+        """Refuse what has no meaning here, and move the model."""
         if pool is not None:
             raise InvalidInput("pool must be None: there are no worker processes, predict uses all threads of this one")
         if chunk_size is not None:
             raise InvalidInput("chunk_size must be None: it is the share of one worker of a pool, and there is no pool")
         if isinstance(device, (list, tuple)):
             raise InvalidInput("device must be one device: there is no pool of processes to use several")
-        before = self._prompt(prompt, prompt_name)
         if device is not None:
             self.to(pick_device(device))
-        return before
-
-    def _prompt(self, prompt: str | None, prompt_name: str | None) -> str:
-        if prompt is not None and prompt_name is not None:
-            raise InvalidInput("prompt and prompt_name are given, where one of them says what to put before the query")
-        if prompt_name is None:
-            return "" if prompt is None else checked(prompt, "prompt")
-        if prompt_name not in self.prompts:
-            known = ", ".join(map(repr, self.prompts)) or "none"
-            raise InvalidInput(f"prompt_name={prompt_name!r} is no prompt of this model; it has {known}")
-        return self.prompts[prompt_name]
 
     # The function's first argument is the encoder: as an attribute of the class it is a method.
     fit = fitting.fit
@@ -366,7 +441,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
     def collate(self, texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
         """Model inputs int64 [examples, width] on the device for [query, document] lists, as `predict` makes them."""
         columns, _ = columns_of(texts)
-        window = self._window(len(texts))
+        before, wish = self._wish()
+        columns[0] = [before + text for text in columns[0]]
+        window = self._window(len(texts), None, None, wish)
         tokens = self.engine().tokens(columns, window)
         if any(item.cut is not None for item in tokens):
             warn_once(f"training examples beyond {window.max_length} tokens are cut to it")
@@ -391,6 +468,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
             prompts=self.prompts,
             card=self.model_card_data.text(),
             storage=storage,
+            default_prompt=self.default_prompt_name,
+            transformer_settings=self._transformer_settings,
             **kwargs,
         )
 
@@ -398,16 +477,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
         """The same as `save`."""
         self.save(path, safe_serialization=safe_serialization, **kwargs)
 
-    def export_onnx(self, path: str) -> Exported:
-        """Write `model.onnx` and what runs it to a folder of its own, checked against our scores first.
-
-        See `models.saving.export_onnx`; needs the extra onnx.
-        """
-        self.engine()
-        documents = [*SAMPLE_DOCUMENTS, " ".join(SAMPLE_DOCUMENTS * 3)]  # one is longer than local attention sees
-        samples = self.tokens([*SAMPLE_QUERIES, SAMPLE_QUERIES[0]], documents)
-        own, activation = (self.model, self.tokenizer), self.default_activation_function
-        return export_onnx(path, *own, activation, samples, self.max_length, self.prompts)
+    # As `fit`: the encoder is the first argument.
+    export_onnx = saving.export_onnx
 
     def push_to_hub(
         self,

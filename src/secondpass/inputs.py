@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.text import checked, positive_int, repaired
+from secondpass.text import checked, choice, positive_int, repaired
 
 Ids = npt.NDArray[np.int32]
 # What a special token with `lstrip` or `rstrip` swallows: Unicode's White_Space, as Rust has it (Python's \s has more).
@@ -87,27 +88,140 @@ def probe_template(tokenizer: Tokenizer, texts: int) -> Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Plain:
+    """Part of a template that is text whatever it contains, as what a client wrote is."""
+
+    text: str
+
+
+class Mark(Enum):
+    """Part of a template that is no text.
+
+    BORDER: what stands before and behind is tokenised by itself, as if each were a text of its own.
+    INSTRUCTION: where a call's instruction stands (in a `ModelTemplate`).
+    """
+
+    BORDER = auto()
+    INSTRUCTION = auto()
+
+
+Spans = str | tuple[str | Plain | Mark, ...]
+OwnSpecials = Literal["pair", "text", "none"]
+NAMES = ("query_prefix", "query_suffix", "document_prefix", "document_suffix")
+
+
+@dataclass(frozen=True, slots=True)
 class PromptTemplate:
     """What an operator writes around every query and every document of a call.
 
     The texts are the operator's word: special tokens in them are special, and they are read whole in every input,
-    however long the texts between them are. Never put there what a user wrote.
+    however long the texts between them are. Never put there what a user wrote, unless as `Plain`.
+
+    Args:
+        query_prefix, query_suffix, document_prefix, document_suffix: texts, or tuples of texts, `Plain` and `Mark`.
+        document_first: the document and what is around it come before the query.
+        own_specials: the tokenizer's own special tokens stand around "pair", the two as two texts; around both as one
+            "text"; or there are "none" of them.
+        stripped: blanks at the ends of the users' texts are not read.
 
     Raises:
-        InvalidInput: a part is no str; the message names it.
+        InvalidInput: a part is no str and no tuple of such spans; the message names it.
     """
 
-    query_prefix: str = ""
-    query_suffix: str = ""
-    document_prefix: str = ""
-    document_suffix: str = ""
+    query_prefix: Spans = ""
+    query_suffix: Spans = ""
+    document_prefix: Spans = ""
+    document_suffix: Spans = ""
+    document_first: bool = False
+    own_specials: OwnSpecials = "pair"
+    stripped: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            checked(getattr(self, field.name), field.name)
+        for name in NAMES:
+            spans = getattr(self, name)
+            if not isinstance(spans, tuple):
+                checked(spans, name)
+            elif not all(isinstance(span, (str, Plain, Mark)) for span in spans):
+                raise InvalidInput(f"{name} has a part that is no str, Plain or Mark")
+        choice(self.own_specials, ("pair", "text", "none"), "own_specials")
 
     def __bool__(self) -> bool:
-        return any(getattr(self, field.name) for field in fields(self))
+        return any(getattr(self, name) for name in NAMES) or self != PromptTemplate()
+
+    def parted(self, change: Callable[[tuple[str | Plain | Mark, ...]], Spans]) -> PromptTemplate:
+        """The template with each of its four parts, as a tuple, changed."""
+        parts: dict[str, Any] = {name: change(_spans(getattr(self, name))) for name in NAMES}
+        return replace(self, **parts)
+
+
+def _spans(spans: Spans) -> tuple[str | Plain | Mark, ...]:
+    return (spans,) * bool(spans) if isinstance(spans, str) else spans
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTemplate:
+    """What a model was trained to read around every query and document.
+
+    Args:
+        plain: the template of a call without an instruction; a default one of the model is written in it.
+        instructed: that of a call with one, `Mark.INSTRUCTION` where it stands; None where there is no place for it.
+        default_instruction: the one that is written in `plain`.
+        window: the longest input in tokens that its publisher reads; None leaves it to model and tokenizer.
+        truncation: what is cut where a call and the model's owner say nothing.
+        query_share: numerator and denominator of the share that a long query may take of the window beside a document
+            that is long too, the plain text around both included; None is half of what is left for both.
+    """
+
+    plain: PromptTemplate
+    instructed: PromptTemplate | None = None
+    default_instruction: str | None = None
+    window: int | None = None
+    truncation: Truncation = "only_document"
+    query_share: tuple[int, int] | None = None
+
+    def rendered(self, instruction: str | None = None, inside: PromptTemplate | None = None) -> PromptTemplate:
+        """The template of a call; `instruction` is plain text, `inside` stands next to the user's texts.
+
+        Raises:
+            InvalidInput: there is an instruction and no place for one.
+        """
+        whole = self.plain
+        if instruction:
+            if self.instructed is None:
+                raise InvalidInput(NO_PLACE)
+            whole = self.instructed.parted(lambda spans: filled(spans, (Plain(instruction),), Mark.INSTRUCTION))
+        if not inside:
+            return whole
+        joined: dict[str, Any] = {name: _spans(getattr(whole, name)) for name in NAMES}
+        for name in NAMES:
+            own = _spans(getattr(inside, name))
+            joined[name] = joined[name] + own if name.endswith("prefix") else own + joined[name]
+        return replace(whole, **joined)
+
+
+NO_PLACE = "instruction: this model's input has no place for one; prompt= puts a text in front of each query"
+
+
+def filled(
+    spans: tuple[str | Plain | Mark, ...], given: tuple[str | Plain | Mark, ...], slot: str | Mark = "{instruction}"
+) -> tuple[str | Plain | Mark, ...]:
+    """`given` in place of every `slot`; texts that stand side by side are one."""
+    filled: list[str | Plain | Mark] = []
+    for span in spans:
+        if span is slot:
+            filled += given
+        elif isinstance(span, str) and isinstance(slot, str):
+            first, *rest = span.split(slot)
+            filled += [first, *(piece for text in rest for piece in (*given, text))]
+        else:
+            filled.append(span)
+    made: list[str | Plain | Mark] = []
+    for span in filled:
+        if isinstance(span, str) and made and isinstance(made[-1], str):
+            made[-1] += span
+        elif span != "":
+            made.append(span)
+    return tuple(made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +230,8 @@ class Frame:
 
     `before` and `behind` are ids and end and begin with a special token, or are empty; `prefix` and `suffix` are plain
     text that is encoded in one piece with the user's. `strips_left` and `strips_right`: the special token next to the
-    user's text swallows blanks, and there are none but the user's. `tokens` is the length of all around an empty text.
+    user's text swallows blanks, and there are none but the user's. `inner`: the piece with the user's text stands not
+    at the beginning of a text. `tokens` is the length of all around an empty text.
     """
 
     before: Ids
@@ -126,16 +241,18 @@ class Frame:
     strips_left: bool = False
     strips_right: bool = False
     tokens: int = 0
+    inner: bool = False
+    stripped: bool = False
 
     @property
     def alone(self) -> bool:
         """Whether the user's text is encoded as if nothing stood around it."""
-        return not (self.prefix or self.suffix or self.inner or self.strips_left or self.strips_right)
+        return not any(self.around_user)
 
     @property
-    def inner(self) -> bool:
-        """Whether the piece with the user's text stands behind a special token, not at the beginning."""
-        return len(self.before) > 0
+    def around_user(self) -> tuple[str | bool, ...]:
+        """All that the ids of the user's text and of the plain text next to it depend on."""
+        return (self.prefix, self.suffix, self.inner, self.strips_left, self.strips_right, self.stripped)
 
     @property
     def fixed(self) -> int:
@@ -145,6 +262,7 @@ class Frame:
     def around(self, text: str) -> tuple[str, int, int]:
         """-> the piece that is encoded, and where the user's text begins and ends in it."""
         before, behind = self.prefix, self.suffix
+        text = text.strip() if self.stripped else text
         if self.strips_left:
             text = text.lstrip(WHITE)
             behind = behind if text else behind.lstrip(WHITE)
@@ -158,46 +276,89 @@ Encode = Callable[[str, bool], Ids]
 """A piece of text, and whether it stands behind a special token, to its ids; special tokens in it are text."""
 
 
-def frame_of(prefix: str, suffix: str, specials: Mapping[str, tuple[int, AddedToken]], encode: Encode) -> Frame:
-    """Take an operator's texts before and behind the user's apart at their special tokens.
+Specials = Mapping[str, tuple[int, AddedToken]]
+"""Every special token with its id, by what is written."""
+_Border = tuple[int, AddedToken] | None
+"""A special token, or what only keeps apart."""
 
-    Whether one that must be a word by itself (`single_word`) is, goes by what the operator wrote alone. `specials` has
-    every special token with its id, by what is written; `encode` is that of the tokenizer whose tokens these are.
+
+def frames_of(template: PromptTemplate, specials: Specials, encode: Encode) -> tuple[Frame, Frame]:
+    """Take an operator's texts around the query and around the document apart at their special tokens.
+
+    Whether one that must be a word by itself (`single_word`) is, goes by what the operator wrote alone. `encode` is
+    that of the tokenizer whose tokens these are.
     """
-    pieces, marks = _at_specials(repaired(prefix), specials)
+    sides = [(template.query_prefix, template.query_suffix), (template.document_prefix, template.document_suffix)]
+    made: list[Frame] = []
+    border, touching = None, False
+    for prefix, suffix in reversed(sides) if template.document_first else sides:
+        frame, border, touching = _frame(prefix, suffix, specials, encode, border, touching)
+        made.append(replace(frame, stripped=template.stripped))
+        if template.own_specials == "pair":
+            border, touching = None, False
+    first, second = made
+    return (second, first) if template.document_first else (first, second)
+
+
+def _frame(
+    prefix: Spans, suffix: Spans, specials: Specials, encode: Encode, border: _Border, inner: bool
+) -> tuple[Frame, _Border, bool]:
+    """One side behind `border`, which is the last thing before it, or behind text (`inner`); and the same behind it."""
+    pieces, marks = _pieces(prefix, specials)
     before: list[Ids] = []
-    for place, mark in enumerate(marks):
-        before += [encode(pieces[place], place > 0), ids_of([specials[mark][0]])]
-    strips_left = bool(marks) and specials[marks[-1]][1].rstrip and not pieces[-1]
+    for piece, mark in zip(pieces, marks, strict=False):
+        before += [encode(piece, inner), ids_of(() if mark is None else (mark[0],))]
+        border, inner = mark, mark is not None
     left = pieces[-1]
-    pieces, marks = _at_specials(repaired(suffix), specials)
+    strips_left = border is not None and border[1].rstrip and not left
     behind: list[Ids] = []
-    for place, mark in enumerate(marks):
-        behind += [ids_of([specials[mark][0]]), encode(pieces[place + 1], True)]
-    strips_right = bool(marks) and specials[marks[0]][1].lstrip and not pieces[0]
+    begins_inner, (pieces, marks) = inner, _pieces(suffix, specials)
+    strips_right = bool(marks) and marks[0] is not None and marks[0][1].lstrip and not pieces[0]
+    tokens = len(encode(left + pieces[0], inner))
+    border, inner = None, True
+    for mark, piece in zip(marks, pieces[1:], strict=True):
+        border, inner = mark, mark is not None
+        behind += [ids_of(() if mark is None else (mark[0],)), encode(piece, inner)]
+    if pieces[-1]:
+        border, inner = None, True
     fixed = _joined(before), _joined(behind)
-    tokens = len(fixed[0]) + len(encode(left + pieces[0], bool(before))) + len(fixed[1])
-    return Frame(fixed[0], left, pieces[0], fixed[1], strips_left, strips_right, tokens)
+    tokens += len(fixed[0]) + len(fixed[1])
+    frame = Frame(fixed[0], left, pieces[0], fixed[1], strips_left, strips_right, tokens, begins_inner)
+    return frame, border, inner
+
+
+def _pieces(spans: Spans, specials: Specials) -> tuple[list[str], list[_Border]]:
+    """The texts between borders and special tokens, and those."""
+    pieces: list[str] = [""]
+    marks: list[_Border] = []
+    for span in _spans(spans):
+        if isinstance(span, Mark):
+            marks.append(None)
+            pieces.append("")
+            continue
+        texts, found = ([span.text], []) if isinstance(span, Plain) else _at_specials(repaired(span), specials)
+        pieces[-1] += repaired(texts[0])
+        pieces += texts[1:]
+        marks += [specials[content] for content in found]
+    for place, mark in enumerate(marks):
+        if mark is not None and mark[1].lstrip:
+            pieces[place] = pieces[place].rstrip(WHITE)
+        if mark is not None and mark[1].rstrip:
+            pieces[place + 1] = pieces[place + 1].lstrip(WHITE)
+    return pieces, marks
 
 
 def _joined(parts: Sequence[Ids]) -> Ids:
     return np.concatenate([ids_of([]), *parts])
 
 
-def _at_specials(text: str, specials: Mapping[str, tuple[int, AddedToken]]) -> tuple[list[str], list[str]]:
-    """The pieces between special tokens, and those tokens: of overlapping ones the first, of these the longest."""
+def _at_specials(text: str, specials: Specials) -> tuple[list[str], list[str]]:
+    """The texts between special tokens, and those tokens: of overlapping ones the first, of these the longest."""
     if not specials:
         return [text], []
     longest_first = sorted(specials, key=len, reverse=True)
     split = re.split(f"({'|'.join(_pattern(specials[content][1]) for content in longest_first)})", text)
-    pieces, marks = split[::2], split[1::2]
-    for place, mark in enumerate(marks):
-        token = specials[mark][1]
-        if token.lstrip:
-            pieces[place] = pieces[place].rstrip(WHITE)
-        if token.rstrip:
-            pieces[place + 1] = pieces[place + 1].lstrip(WHITE)
-    return pieces, marks
+    return split[::2], split[1::2]
 
 
 def _pattern(token: AddedToken) -> str:
@@ -225,11 +386,11 @@ def cut_longest_first(first: int, second: int, room: int) -> tuple[int, int]:
     return (long, short) if first > second else (short, long)
 
 
-def cut_only_document(query: int, document: int, room: int) -> tuple[int, int]:
-    """Lengths kept when only the document is cut; a query beyond half the window is cut to that half."""
+def cut_only_document(query: int, document: int, room: int, most: int | None = None) -> tuple[int, int]:
+    """Lengths kept when only the document is cut; a query beyond `most`, else half the window, is cut to that."""
     if query + document <= room:
         return query, document
-    kept = min(query, max(room // 2, room - document))
+    kept = min(query, max(room // 2 if most is None else most, room - document))
     return kept, min(document, room - kept)
 
 
@@ -253,6 +414,7 @@ class CutPolicy:
             number as large as the window has no effect. This cut is a wish, which "error" does not refuse.
         max_query_tokens: the same of a query.
         max_tokens: of a pair, special tokens included, no more is read, whatever the window has room for.
+        query_share: what a long query may take under "only_document", as `ModelTemplate` says; None is its model's.
 
     Raises:
         InvalidInput: an argument is refused; the message names it.
@@ -263,6 +425,7 @@ class CutPolicy:
     max_document_tokens: int | None = None
     max_query_tokens: int | None = None
     max_tokens: int | None = None
+    query_share: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.truncation not in TRUNCATIONS:
@@ -280,10 +443,13 @@ class CutPolicy:
         most = self.max_document_tokens if is_document else self.max_query_tokens
         return most if most is not None and most < max_length else None
 
-    def parts(self, lengths: tuple[int, ...], room: int, keep_tail: bool) -> tuple[slice, ...]:
+    def parts(
+        self, lengths: tuple[int, ...], room: int, keep_tail: bool, beside: tuple[int, int] = (0, 0)
+    ) -> tuple[slice, ...]:
         """Which tokens an input reads of each text: of a query and a document, or of a document alone.
 
-        `lengths` are what may be read, `keep_tail` is the end that stays where the policy names none. One tuple is one
+        `lengths` are what may be read, `keep_tail` is the end that stays where the policy names none, `beside` are the
+        tokens of a template that count for the query's share, all of them and those next to the query. One tuple is one
         input: a policy that reads a long document in windows would give several.
         """
         if len(lengths) == 1:
@@ -291,6 +457,10 @@ class CutPolicy:
         else:
             query, document = lengths
             kept = SHARINGS[self.truncation](query, document, room)
+            if self.truncation == "only_document" and self.query_share is not None:
+                share, of = self.query_share
+                most = min(room, max(1, -(-share * (room + beside[0]) // of) - beside[1]))
+                kept = cut_only_document(query, document, room, most)
         tail = keep_tail if self.keep_tail is None else self.keep_tail
         if tail:
             return tuple(slice(length - most, length) for length, most in zip(lengths, kept, strict=True))

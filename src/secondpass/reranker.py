@@ -29,14 +29,17 @@ from secondpass.forwards.precision import (
     precision_of,
     recommended_precision,
 )
-from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
+from secondpass.inputs import NO_PLACE, CutPolicy, ModelTemplate, PromptTemplate, Truncation, policy_of
 from secondpass.models.loading import Loaded
 from secondpass.ranking import Ranking, Relevance, checked_relevance, checked_top_k, rankings
 from secondpass.scoring import Engine, Scored, Window
-from secondpass.text import checked_documents, checked_query, materialised, positive_int, readable
+from secondpass.text import checked, checked_documents, checked_query, materialised, positive_int, readable
 from secondpass.tokens import CallRecord, TokenCache, Tokens
 
 logger = logging.getLogger(__name__)
+
+# The name under which the instruction that a model was loaded with is a prompt.
+OWN_INSTRUCTION = "instruction"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,75 +49,17 @@ PROBE_TOKENS = (11, 14)
 CLOSED = "this CrossEncoder is closed: load the model again"
 
 # The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
-CONSTRUCTOR = {
-    "model_name_or_path": "model_name",
-    "model_kwargs": "automodel_args",
-    "tokenizer_kwargs": "tokenizer_args",
-    "processor_kwargs": "tokenizer_args",
-    "config_kwargs": "config_args",
-    "cache_folder": "cache_dir",
-    "activation_fn": "default_activation_function",
-    "max_seq_length": "max_length",
-}
 SCORING = {"inputs": "sentences", "activation_fn": "activation_fct"}
 
 
-class Construction(TypedDict, total=False):
-    """Keywords of `CrossEncoder` as sentence-transformers 6 names them, and our own."""
-
-    num_labels: int | None
-    max_length: int | None
-    max_seq_length: int | None
-    device: str | torch.device | None
-    model_kwargs: dict[str, Any] | None
-    tokenizer_kwargs: dict[str, Any] | None
-    processor_kwargs: dict[str, Any] | None
-    config_kwargs: dict[str, Any] | None
-    cache_folder: str | None
-    trust_remote_code: bool
-    revision: str | None
-    local_files_only: bool
-    activation_fn: Activation | None
-    classifier_dropout: float | None
-    truncation: Truncation
-    max_batch_tokens: int | None
-    max_documents: int | None
-    token: str | None
-    precision: Precision | None
+Wish = tuple[str, str | None]
+"""What goes in front of each query of a call, and the instruction at its place in the model's template."""
 
 
 class Newer(TypedDict, total=False):
     """Keywords that `rank` and `rank_many` take beside their signature."""
 
     activation_fn: Activation | None
-
-
-class CallOptions(TypedDict, total=False):
-    """What `predict` takes by keyword only."""
-
-    prompt: str | None
-    prompt_name: str | None
-    pool: None
-    chunk_size: None
-    device: str | torch.device | None
-    records: list[CallRecord] | None
-
-
-class Scoring(CallOptions, Newer, total=False):
-    """All keywords of `predict` but those that decide about the returned type."""
-
-    batch_size: int
-    show_progress_bar: bool | None
-    num_workers: int
-    activation_fct: Activation | None
-    apply_softmax: bool
-
-
-class AnyScoring(Scoring, total=False):
-    """`Scoring` with those two, where the type is not told."""
-
-    convert_to_numpy: bool
-    convert_to_tensor: bool
 
 
 def accepts_renamed(names: dict[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -159,16 +104,25 @@ class Reranker:
         loaded: Loaded,
         default_activation_function: Activation,
         max_length: int | None,
-        truncation: Truncation,
+        truncation: Truncation | None,
         max_batch_tokens: int | None,
         max_documents: int | None,
         precision: Precision | None = None,
+        instruction: str | None = None,
     ) -> None:
+        self.template: ModelTemplate | None = loaded.template
+        truncation = truncation or ("longest_first" if self.template is None else self.template.truncation)
         CutPolicy(truncation)
         self.config = loaded.config
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.prompts = dict(loaded.prompts)
+        self.default_prompt_name: str | None = loaded.default_prompt
+        if self._wish(instruction=instruction)[1]:
+            # as sentence-transformers stores it, so that it comes back with the saved model
+            self.prompts[OWN_INSTRUCTION] = str(instruction)
+            self.default_prompt_name = OWN_INSTRUCTION
+        self._transformer_settings = loaded.transformer_settings
         self.default_activation_function = default_activation_function
         self.max_length = max_length
         self.truncation = truncation
@@ -280,6 +234,7 @@ class Reranker:
         *,
         cut: CutPolicy | None = None,
         template: PromptTemplate | None = None,
+        instruction: str | None = None,
     ) -> list[Tokens]:
         """Model inputs of the pairs (queries[i], documents[i]), cut to the window; texts are taken as they are.
 
@@ -288,18 +243,25 @@ class Reranker:
             documents: as many.
             cut: what is read of a pair that is too long; None takes the model's `truncation`.
             template: what the operator writes around each query and document.
+            instruction: what the model is told to look for, where its template has a place for that.
 
         Raises:
             TooLong: pairs are too long and may not be cut.
-            InvalidInput: the window has no room beside the template.
+            InvalidInput: the window has no room beside the template, or there is no place for an instruction.
         """
-        return self.engine().tokens([queries, documents], self._window(max(1, len(queries)), template, cut))
+        before, wish = self._wish(instruction=instruction)
+        asked = [before + query for query in queries] if before else queries
+        return self.engine().tokens([asked, documents], self._window(max(1, len(queries)), template, cut, wish))
 
     @property
     def window(self) -> int:
-        """The longest input in tokens: `max_length`, or what model and tokenizer allow where that is less or None."""
+        """The longest input in tokens: `max_length`, or what model and tokenizer allow where that is less or None.
+
+        For None the window that goes with the model's template is no less a limit.
+        """
         if self.max_length is None:
-            return self._token_limit
+            published = None if self.template is None else self.template.window
+            return min(self._token_limit, published or self._token_limit)
         wish = positive_int(self.max_length, "max_length")
         if wish > self._token_limit:
             warn_once(f"max_length={wish} is more than the model can read: {self._token_limit} is used")
@@ -334,13 +296,17 @@ class Reranker:
         activation_fct: Activation | None = None,
         relevance: Relevance | None = None,
         template: PromptTemplate | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        instruction: str | None = None,
         **newer: Unpack[Newer],
     ) -> list[Ranking]:
         """Order several queries' documents in shared batches; texts are taken as they are, not stripped.
 
         A blank document (`text.is_blank`) is read as an empty text and comes last, with the lowest score. `template` is
-        what the operator writes around each query and document (an instruction, the turns of a chat); special tokens in
-        it are special, and it is never cut. All else, errors too, is as in `CrossEncoder.rank`.
+        what the operator writes around each query and document (an instruction, the turns of a chat), inside the
+        model's own template where it has one; special tokens in it are special, and it is never cut. All else, errors
+        too, is as in `CrossEncoder.rank`.
 
         Returns:
             One `Ranking` per query, in order; scores and logits are Python floats.
@@ -352,7 +318,10 @@ class Reranker:
             raise InvalidInput(f"documents_per_query has {len(lists)} lists for {len(asked)} queries")
         rule = self._rule(relevance)
         names = [f"queries[{i}]" for i in range(len(asked))]
-        return self._ranked(asked, lists, names, top_k, batch_size, show_progress_bar, activation_fct, rule, template)
+        wish = self._wish(prompt, prompt_name, instruction)
+        return self._ranked(
+            asked, lists, names, top_k, batch_size, show_progress_bar, activation_fct, rule, template, wish
+        )
 
     def _ranked(
         self,
@@ -365,17 +334,18 @@ class Reranker:
         activation: Activation | None,
         rule: Relevance | None,
         template: PromptTemplate | None = None,
+        wish: Wish = ("", None),
     ) -> list[Ranking]:
         """Rank checked texts; `names` are what an error calls the queries."""
         kept = checked_top_k(top_k)
         sizes = [len(texts) for texts in lists]
         columns = [
-            [query for query, size in zip(queries, sizes, strict=True) for _ in range(size)],
+            [wish[0] + query for query, size in zip(queries, sizes, strict=True) for _ in range(size)],
             [readable(text) for texts in lists for text in texts],
         ]
         if not columns[1]:
             return [Ranking((), (), _EMPTY) for _ in queries]
-        scored = self._score(columns, batch_size, show, template)
+        scored = self._score(columns, batch_size, show, template, wish[1])
         began = time.perf_counter()
         silent = scored.blank[:, 0].nonzero()[0].tolist()
         if silent:
@@ -405,10 +375,41 @@ class Reranker:
             self._engine.forward.exact = thread is not None
         return self._engine
 
-    def _window(self, batch_size: int, template: PromptTemplate | None = None, cut: CutPolicy | None = None) -> Window:
+    def _window(
+        self,
+        batch_size: int,
+        template: PromptTemplate | None = None,
+        cut: CutPolicy | None = None,
+        instruction: str | None = None,
+    ) -> Window:
         pairs = positive_int(batch_size, "batch_size")
-        truncation = self.truncation if cut is None else cut
-        return Window(self.window, truncation, self.max_batch_tokens, pairs, template)
+        own, policy = self.template, policy_of(self.truncation if cut is None else cut)
+        if own is not None:
+            template = own.rendered(instruction, template)
+            policy = replace(policy, query_share=policy.query_share or own.query_share)
+        return Window(self.window, policy, self.max_batch_tokens, pairs, template)
+
+    def _wish(self, prompt: object = None, prompt_name: str | None = None, instruction: object = None) -> Wish:
+        """What a call puts in front of each query, and what it puts at the place of the template's instruction.
+
+        One text, from `prompt`, from the stored prompts by name, from `instruction`, else the stored default prompt.
+        """
+        given = {"prompt": prompt, "prompt_name": prompt_name, "instruction": instruction}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) > 1:
+            what = "one of them says what to put before the query"
+            raise InvalidInput(f"{' and '.join(named)} are given, where {what}")
+        has_place = self.template is not None and self.template.instructed is not None
+        if instruction is not None:
+            if checked(instruction, "instruction") and not has_place:
+                raise InvalidInput(NO_PLACE)
+            return "", str(instruction)
+        name = self.default_prompt_name if prompt is None and prompt_name is None else prompt_name
+        if name is not None and name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise InvalidInput(f"prompt_name={name!r} is no prompt of this model; it has {known}")
+        text = self.prompts[name] if name is not None else checked("" if prompt is None else prompt, "prompt")
+        return ("", text) if has_place else (text, None)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:
         texts = checked_documents(documents, argument)
@@ -421,9 +422,17 @@ class Reranker:
         return None if labels == 1 and relevance is None else checked_relevance(relevance, labels)
 
     def _score(
-        self, columns: list[list[str]], batch_size: int, show: bool | None, template: PromptTemplate | None = None
+        self,
+        columns: list[list[str]],
+        batch_size: int,
+        show: bool | None,
+        template: PromptTemplate | None = None,
+        instruction: str | None = None,
     ) -> Scored:
         engine = self.engine()
+        window = self._window(batch_size, template, None, instruction)
+        if len(columns) == 1 and self.template is not None:
+            raise InvalidInput("sentences[0] has one text, where the model's template reads a query and a document")
         self.model.eval()
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
@@ -433,7 +442,7 @@ class Reranker:
                 self.engine()  # a fit or close that began meanwhile in another thread ends this call
                 bar(remaining)
 
-            return engine.score(columns, self._window(batch_size, template), step)
+            return engine.score(columns, window, step)
 
     def _activation(self, given: Activation | None, rule: Relevance | None) -> Activation:
         """What makes scores of the numbers that documents are ranked by."""

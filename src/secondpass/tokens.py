@@ -30,7 +30,7 @@ from secondpass.inputs import (
     PromptTemplate,
     Template,
     Truncation,
-    frame_of,
+    frames_of,
     ids_of,
     policy_of,
     probe_template,
@@ -158,7 +158,8 @@ ENCODE_CHUNK = 1024
 # Templates kept taken apart; an operator has one or two, a caller who writes one for each query has many.
 MOST_FRAMES = 64
 SURROGATES = re.compile("[\ud800-\udfff]")
-NO_FRAME = Frame(ids_of([]), "", "", ids_of([]))
+NO_IDS = ids_of([])
+NO_FRAME = Frame(NO_IDS, "", "", NO_IDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,7 @@ class _Fitting:
     keep_tail: bool
     max_length: int
     room: int
+    document_first: bool = False
 
     def prepared(self, text: str, is_document: bool) -> Text:
         """Cap at the ceiling, at the end that loses anyway."""
@@ -266,7 +268,8 @@ class _Fitting:
             raise InvalidInput(
                 f"max_length={self.max_length} leaves no room for the texts of pair {index} {self._beside()}"
             )
-        parts = self.policy.parts(tuple(usable), room, self.keep_tail)
+        beside = self.room - room + len(self.frames[0].behind) + len(self.frames[-1].before)
+        parts = self.policy.parts(tuple(usable), room, self.keep_tail, (beside, texts[0].head + texts[0].tail))
         lost = [len(text) - (part.stop - part.start) for text, part in zip(texts, parts, strict=True)]
         if self.policy.truncation == "error":
             # A head that was asked for is no loss.
@@ -286,7 +289,7 @@ class _Fitting:
             np.concatenate([frame.before, ids, frame.behind]) if frame.fixed else ids
             for frame, ids in zip(self.frames, texts, strict=True)
         ]
-        return self.template.fill(*whole)
+        return self.template.fill(*(reversed(whole) if self.document_first else whole))
 
     def check_room(self) -> None:
         """Refuse a window that has no room for a token of each text."""
@@ -339,7 +342,7 @@ class PairTokenizer(TextTokenizer):
             TooLong: a pair is longer than `max_length` and may not be cut.
             InvalidInput: no room for any text.
         """
-        fitting = self._fitting(2, max_length, truncation, self._framed(template) if template else (NO_FRAME, NO_FRAME))
+        fitting = self._fitting(2, max_length, truncation, template)
         unique = {query: fitting.prepared(query, False) for query in queries}
         read = dict(zip(unique, self._read(list(unique.values()), fitting.frames[0]), strict=True))
         texts = [fitting.prepared(document, True) for document in documents]
@@ -349,19 +352,22 @@ class PairTokenizer(TextTokenizer):
 
     def singles(self, texts: Sequence[str], max_length: int, truncation: Truncation | CutPolicy) -> list[Tokens]:
         """Tokens of inputs with one text each (the seed takes those too); raises as `pairs`."""
-        fitting = self._fitting(1, max_length, truncation, (NO_FRAME,))
+        fitting = self._fitting(1, max_length, truncation)
         ready = [fitting.prepared(text, True) for text in texts]
         found = self._read_documents(ready, NO_FRAME)
         return _inputs(fitting, ((ids,) for ids in found), [(text.skipped,) for text in ready])
 
     def _fitting(
-        self, texts: int, max_length: int, truncation: Truncation | CutPolicy, frames: tuple[Frame, ...]
+        self, texts: int, max_length: int, truncation: Truncation | CutPolicy, around: PromptTemplate | None = None
     ) -> _Fitting:
-        policy, template = policy_of(truncation), self._templates[texts]
+        policy = policy_of(truncation)
+        template, frames, document_first = self._templates[texts], (NO_FRAME,) * texts, False
+        if around:
+            template, frames, document_first = self._around(around), self._framed(around), around.document_first
         max_length = policy.window(max_length)
         keep_tail = self._keep_tail if policy.keep_tail is None else policy.keep_tail
         room = max_length - template.added - sum(frame.fixed for frame in frames)
-        fitting = _Fitting(template, frames, policy, keep_tail, max_length, room)
+        fitting = _Fitting(template, frames, policy, keep_tail, max_length, room, document_first)
         fitting.check_room()
         return fitting
 
@@ -391,8 +397,7 @@ class PairTokenizer(TextTokenizer):
         if cache is None:
             yield from self._read(texts, frame)
             return
-        around = (frame.prefix, frame.suffix, frame.inner, frame.strips_left, frame.strips_right)
-        identity = self._identity if frame.alone else identity_of(f"{self._identity.hex()} {around!r}")
+        identity = self._identity if frame.alone else identity_of(f"{self._identity.hex()} {frame.around_user!r}")
         for start in range(0, len(texts), ENCODE_CHUNK):
             chunk = texts[start : start + ENCODE_CHUNK]
             keys = cache.keys(identity, (text.value for text in chunk))
@@ -403,16 +408,23 @@ class PairTokenizer(TextTokenizer):
                 cache.keep(key, _packed(ids, frame))
             yield from (read[key] if ids is None else ids for key, ids in zip(keys, found, strict=True))
 
+    def _around(self, template: PromptTemplate) -> Template:
+        """The tokenizer's own special tokens around the two sides."""
+        if template.own_specials == "pair":
+            return self._templates[2]
+        if template.own_specials == "none":
+            return Template((NO_IDS,) * 3, (NO_IDS,) * 3, (0, 0))
+        one = self._templates[1]
+        (first, last), (begins, ends) = one.parts, one.special_types
+        return Template((first, NO_IDS, last), (begins, NO_IDS, ends), one.text_types * 2)
+
     def _framed(self, template: PromptTemplate) -> tuple[Frame, Frame]:
         """The template taken apart for queries and for documents."""
         found = self._frames.get(template)
         if found is None:
             decoder: Mapping[int, AddedToken] = self._tokenizer.get_added_tokens_decoder()
             specials = {token.content: (number, token) for number, token in decoder.items() if token.special}
-            found = (
-                frame_of(template.query_prefix, template.query_suffix, specials, self._piece),
-                frame_of(template.document_prefix, template.document_suffix, specials, self._piece),
-            )
+            found = frames_of(template, specials, self._piece)
             if len(self._frames) >= MOST_FRAMES:
                 self._frames.clear()
             self._frames[template] = found

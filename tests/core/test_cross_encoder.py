@@ -94,7 +94,10 @@ def test_positional_arguments_are_the_seeds(
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (CrossEncoder.__init__, ["truncation", "max_batch_tokens", "max_documents", "token", "precision"]),
+        (
+            CrossEncoder.__init__,
+            ["truncation", "max_batch_tokens", "max_documents", "token", "precision", "instruction"],
+        ),
         (CrossEncoder.predict, CALL),
         (CrossEncoder.rank, ["relevance", *CALL]),
         (CrossEncoder.save, ["safe_serialization", "storage"]),

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from secondpass import CrossEncoder
+from secondpass.cross_encoder import CONSTRUCTOR
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.models.loading import LoadRequest, load
-from secondpass.reranker import CONSTRUCTOR, SCORING, Reranker, accepts_renamed, timed, warn_once
+from secondpass.reranker import SCORING, Reranker, accepts_renamed, timed, warn_once
 from secondpass.tokens import CallRecord, TokenCache
 
 QUERY = "how to reset the password"

@@ -33,7 +33,7 @@ from secondpass.forwards.readout import Dense, LayerNorm, ModuleChain, Pooling, 
 from secondpass.lazy import optional
 from secondpass.models import saving
 from secondpass.models.loading import Loaded, LoadRequest, load
-from secondpass.models.saving import MARK, STALE_SECONDS, UNFINISHED, Measured, ModelCardData, export_onnx, save
+from secondpass.models.saving import MARK, STALE_SECONDS, UNFINISHED, Measured, ModelCardData, save
 from secondpass.models.weights import compressed, expanded, save_compact
 from tests import fork_server
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
@@ -413,17 +413,17 @@ def test_a_module_chain_becomes_onnx_too(tmp_path: Path) -> None:
     torch.manual_seed(3)
     chain = ModuleChain(
         [
-            Pooling(("mean",)),
+            Pooling(32, ("mean",)),
             Dense((32, 32), False, nn.GELU()),
             LayerNorm(32),
             Dense((32, 1), True, nn.Identity(), writes="scores"),
         ]
     )
-    whole = ReadoutModel(model.model.model, chain).eval().bfloat16()
-    samples = model.tokens(*zip(*PAIRS, strict=True))
-    made = export_onnx(tmp_path / "onnx", whole, model.tokenizer, nn.Identity(), samples)
+    model.model = whole = ReadoutModel(model.model.model, chain).eval().bfloat16()
+    made = model.export_onnx(tmp_path / "onnx")
     assert made.difference < 1e-5
     assert whole.dtype == torch.bfloat16
+    samples = model.tokens(*zip(*PAIRS, strict=True))
     wanted = ModelForward(whole.float(), model.tokenizer.model_input_names, model.padding, "fp32").ready()
     np.testing.assert_allclose(read_elsewhere(tmp_path / "onnx", PAIRS, 128), wanted.logits(samples), atol=ROUNDING)
 
@@ -448,25 +448,26 @@ def test_an_onnx_file_with_other_scores_is_not_written(
 
 
 def test_what_cannot_become_onnx_is_refused(
-    tiny: CrossEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_tiny: CrossEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoders, folders that hold a model, a file for a folder, missing libraries: before anything is written."""
-    whole, samples = (tiny.model, tiny.tokenizer, nn.Sigmoid()), tiny.tokens(["red"], ["cat"])
-    decoder = Qwen2ForSequenceClassification(
+    own = own_tiny.model
+    own_tiny.model = Qwen2ForSequenceClassification(
         Qwen2Config(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     )
     with pytest.raises(InvalidInput, match=r"Qwen2ForSequenceClassification is not exported .* are: Bert, .*Modern"):
-        export_onnx(tmp_path / "a", decoder, *whole[1:], samples)
+        own_tiny.export_onnx(tmp_path / "a")
+    own_tiny.model = own
     with pytest.raises(InvalidInput, match=r"is to be a folder: model\.onnx is written into it"):
-        tiny.export_onnx(str(tmp_path / "a.onnx"))
-    tiny.save(str(tmp_path / "saved"))
+        own_tiny.export_onnx(str(tmp_path / "a.onnx"))
+    own_tiny.save(str(tmp_path / "saved"))
     with pytest.raises(InvalidInput, match="holds a model of its own"):
-        tiny.export_onnx(str(tmp_path / "saved"))
+        own_tiny.export_onnx(str(tmp_path / "saved"))
     for name in ("onnx", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.setattr(saving, "optional", partial(first_missing, name))
         with pytest.raises(MissingExtra, match=rf'{name} is not installed: pip install "secondpass\[onnx\]"'):
-            tiny.export_onnx(str(tmp_path / "a"))
+            own_tiny.export_onnx(str(tmp_path / "a"))
     assert not (tmp_path / "a").exists()
 
 

@@ -47,7 +47,7 @@ def chain_of(family: str, pooling: str = "cls") -> ReadoutModel:
     """An encoder under pooling, a linear layer with an activation, a normalisation and a classifier."""
     body = model_of(family).base_model
     chain = [
-        Pooling([pooling]),
+        Pooling(32, [pooling]),
         Dense((32, 48), family != "modernbert", nn.GELU()),
         LayerNorm(48),
         Dropout(),

@@ -238,17 +238,24 @@ DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1, mps; by default the best the
 Device = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
 PRECISION_HELP = "How exactly to compute: fp32, bf16, int8 or auto; by default what the model recommends, else fp32."
 Precision = Annotated[precisions.Precision | None, typer.Option(help=PRECISION_HELP)]
+Instruction = Annotated[
+    str | None, typer.Option(help="What the model is told to look for, where its template has a place for that.")
+]
 
 
 def load(
-    model: str, max_length: int | None, device: str | None, precision: precisions.Precision | None = None
+    model: str,
+    max_length: int | None,
+    device: str | None,
+    precision: precisions.Precision | None = None,
+    instruction: str | None = None,
 ) -> CrossEncoder:
     """Load a model for a command; torch is imported only now, so that --help answers at once.
 
     Raises:
         ModelLoadError: it cannot be had.
-        InvalidInput: the length, the device or the precision is refused.
+        InvalidInput: the length, the device, the precision or the instruction is refused.
     """
     from secondpass.cross_encoder import CrossEncoder
 
-    return CrossEncoder(model, max_length=max_length, device=device, precision=precision)
+    return CrossEncoder(model, max_length=max_length, device=device, precision=precision, instruction=instruction)

@@ -47,6 +47,7 @@ def rank(
     batch_size: arguments.BatchSize = 32,
     device: arguments.Device = None,
     precision: arguments.Precision = None,
+    instruction: arguments.Instruction = None,
 ) -> None:
     """Order documents by how well each one answers the query, best first.
 
@@ -66,7 +67,7 @@ def rank(
     checked_query(query, "the query")
     rule = _relevance(relevance)
     given = read_documents(documents, input_format)
-    encoder = arguments.load(model, max_length, device, precision)
+    encoder = arguments.load(model, max_length, device, precision, instruction)
     records: list[CallRecord] = []
     texts = [document.text for document in given]
     ranked = encoder.rank(query, texts, top_k=top_k, batch_size=batch_size, relevance=rule, records=records)
@@ -126,6 +127,7 @@ def score(
     batch_size: arguments.BatchSize = 32,
     device: arguments.Device = None,
     precision: arguments.Precision = None,
+    instruction: arguments.Instruction = None,
 ) -> None:
     """Score pairs of a query and a document, in the order given.
 
@@ -141,7 +143,7 @@ def score(
     paste queries.txt answers.txt | secondpass score --format jsonl
     """
     # The model is loaded once, when the first pairs are known to be readable.
-    encoder = cache(lambda: arguments.load(model, max_length, device, precision))
+    encoder = cache(lambda: arguments.load(model, max_length, device, precision, instruction))
     scored = _scored(read_pairs(pairs, input_format), encoder, batch_size)
     if output is Format.jsonl:
         print_json_lines(

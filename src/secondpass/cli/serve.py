@@ -10,7 +10,7 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.forwards.precision import Precision
-from secondpass.serving.settings import Settings, model_source, read_keys, require_libraries
+from secondpass.serving.settings import Settings, instructed, model_source, read_keys, require_libraries
 
 
 def _option(name: str, about: str, *flags: str, **bounds: Any) -> Any:
@@ -49,6 +49,10 @@ def serve(
     max_length: Annotated[int | None, _option("MAX_LENGTH", arguments.MAX_LENGTH_HELP, min=1)] = None,
     device: Annotated[str | None, _option("DEVICE", arguments.DEVICE_HELP)] = None,
     precision: Annotated[Precision | None, _option("PRECISION", arguments.PRECISION_HELP)] = None,
+    instruction: Annotated[
+        list[str] | None,
+        _option("INSTRUCTION", "What a model is told to look for: name=text, or a text for all.", "--instruction"),
+    ] = None,
     token_cache_mb: Annotated[
         int, _option("TOKEN_CACHE_MB", "MiB for tokens of documents seen before; 0 for none.", min=0)
     ] = 64,
@@ -67,7 +71,7 @@ def serve(
     SECONDPASS_API_KEYS=$(cat keys) secondpass serve --host 0.0.0.0
     """
     settings = Settings(
-        models=tuple(map(model_source, model or [arguments.POCKET])), host=host, port=port,
+        models=instructed(map(model_source, model or [arguments.POCKET]), instruction or ()), host=host, port=port,
         keys=read_keys(os.environ, api_keys_file), without_keys=without_keys, open_metrics=open_metrics,
         max_requests=max_requests, max_documents=max_documents, max_body_bytes=max_body_bytes,
         max_characters=max_characters, max_waiting_pairs=max_waiting_pairs, max_waiting_tokens=max_waiting_tokens,

@@ -266,6 +266,7 @@ def mine(
     rescore: Annotated[
         str | None, typer.Option(help="Cross-encoder that drops what it finds as relevant as the positive.")
     ] = None,
+    instruction: Annotated[str | None, typer.Option(help="What --rescore is told to look for.")] = None,
     rescore_margin: Annotated[float, typer.Option(min=0, help="By how much it has to score lower.")] = 0.0,
     sampling: Annotated[Sampling, typer.Option(help="The best candidates left, or any of them.")] = Sampling.top,
     positives: Annotated[int | None, typer.Option(min=1, help="For each query, at most; by default all.")] = None,
@@ -307,7 +308,9 @@ def mine(
         _refuse_beside_clicks(dataset or qrels, queries, corpus)
         labelled = _clicked(clicks, corpus, queries, column or ())
     found = _candidates(source, labelled, last, (query_prefix, document_prefix), device)
-    encoder = None if rescore is None else arguments.load(rescore, None, device)
+    if instruction is not None and rescore is None:
+        raise InvalidInput("--instruction is for the cross-encoder of --rescore")
+    encoder = None if rescore is None else arguments.load(rescore, None, device, instruction=instruction)
     _write(output, labelled, found, rule, encoder)
 
 

@@ -29,12 +29,12 @@ MASK = "attention_mask"
 class Pooling(nn.Module):
     """Hidden states -> [pairs, hidden * modes], the modes' rows side by side; sums are float32 or finer.
 
-    `modes` are keys of `POOLINGS`; `include_prompt` False would leave the tokens of a prompt out.
+    `dimension` is that of the states, `modes` are keys of `POOLINGS`; `include_prompt` False would leave the tokens of a prompt out.
     """
 
-    def __init__(self, modes: Sequence[str], include_prompt: bool = True) -> None:
+    def __init__(self, dimension: int, modes: Sequence[str], include_prompt: bool = True) -> None:
         super().__init__()
-        self.modes, self.include_prompt = tuple(modes), include_prompt
+        self.dimension, self.modes, self.include_prompt = dimension, tuple(modes), include_prompt
 
     def forward(self, features: Features) -> Features:
         """Put the pooled states in."""

@@ -37,7 +37,12 @@ class QueuedJob(Job):
     """
 
     def __init__(
-        self, queries: Sequence[str], documents: Sequence[str], deadline_s: float | None, cut: CutPolicy | None = None
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        deadline_s: float | None,
+        cut: CutPolicy | None = None,
+        instruction: str | None = None,
     ) -> None:
         super().__init__((queries, documents))
         self.queries = queries
@@ -45,6 +50,7 @@ class QueuedJob(Job):
         self.arrived = time.monotonic()
         self.deadline_s = deadline_s
         self.cut = cut
+        self.instruction = instruction
         self.future: Future[Scored] = Future()
         self.settled = False
         self.held_tokens = 0

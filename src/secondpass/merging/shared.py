@@ -101,6 +101,7 @@ class SharedReranker:
         *,
         deadline_s: float | None = None,
         cut: CutPolicy | None = None,
+        instruction: str | None = None,
     ) -> Future[Scored]:
         """Tokenise the pairs (queries[i], documents[i]) in this thread and queue them; texts are taken as they are.
 
@@ -109,6 +110,7 @@ class SharedReranker:
             documents: any ordered iterable of str; none gives an answer without rows.
             deadline_s: seconds from now for which the answer is wanted; pairs not begun by then are dropped.
             cut: what is read of a pair that is too long; None takes the model's `truncation`.
+            instruction: what the model is told to look for, as in `CrossEncoder.predict`.
 
         Returns:
             A future of the answer. `cancel()` succeeds until the answer is there: what is not begun is not done. Its
@@ -120,7 +122,7 @@ class SharedReranker:
             Overloaded: too much is waiting already; nothing was begun.
             SecondPassError: this object or the model is closed.
         """
-        call = self._accepted(queries, documents, deadline_s, cut)
+        call = self._accepted(queries, documents, deadline_s, cut, instruction)
         try:
             while self._advance(call):
                 pass
@@ -136,6 +138,7 @@ class SharedReranker:
         *,
         deadline_s: float | None = None,
         cut: CutPolicy | None = None,
+        instruction: str | None = None,
     ) -> Scored:
         """The same for coroutines of any event loop; a cancelled task takes its work back.
 
@@ -143,7 +146,7 @@ class SharedReranker:
             InvalidInput, Overloaded, DeadlineExceeded, NonFiniteScore, OutOfMemory, SecondPassError: as `submit` and
                 its future.
         """
-        call = self._accepted(queries, documents, deadline_s, cut)
+        call = self._accepted(queries, documents, deadline_s, cut, instruction)
         answer = asyncio.wrap_future(call.future)
         self._advance_in_pool(call)
         try:
@@ -170,11 +173,16 @@ class SharedReranker:
             pool.shutdown()
 
     def _accepted(
-        self, queries: object, documents: object, deadline_s: float | None, cut: CutPolicy | None
+        self,
+        queries: object,
+        documents: object,
+        deadline_s: float | None,
+        cut: CutPolicy | None,
+        instruction: str | None,
     ) -> QueuedJob:
         if deadline_s is not None and not deadline_s > 0:
             raise InvalidInput(f"deadline_s={deadline_s!r} is not above 0")
-        call = QueuedJob(*columns(queries, documents), deadline_s, cut)
+        call = QueuedJob(*columns(queries, documents), deadline_s, cut, instruction)
         self._queue.accept(call)
         return call
 
@@ -192,13 +200,13 @@ class SharedReranker:
         return call.untokenised > 0
 
     def _tokens(self, call: QueuedJob, start: int) -> list[Tokens]:
-        piece = slice(start, start + PIECE)
+        piece, made = slice(start, start + PIECE), self.reranker.tokens
         try:
-            return self.reranker.tokens(call.queries[piece], call.documents[piece], cut=call.cut)
+            return made(call.queries[piece], call.documents[piece], cut=call.cut, instruction=call.instruction)
         except InvalidInput:
             if len(call) > PIECE:
                 # The message counts from the piece's start: let the whole call name the pairs.
-                self.reranker.tokens(call.queries, call.documents, cut=call.cut)
+                made(call.queries, call.documents, cut=call.cut, instruction=call.instruction)
             raise
 
     def _advance_in_pool(self, call: QueuedJob) -> None:

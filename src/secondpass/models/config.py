@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from secondpass.errors import ModelLoadError
 
@@ -32,16 +32,51 @@ CODE_KEYS = frozenset(
 )
 
 
+Task = Literal["sequence-classification", "feature-extraction", "text-generation"]
+"""What of a transformers model is loaded, in sentence-transformers' words: with a head, without, with a vocabulary."""
+
+KINDS: dict[Task, tuple[str, str]] = {
+    "sequence-classification": ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", "sequence classifier"),
+    "feature-extraction": ("MODEL_MAPPING", "encoder"),
+    "text-generation": ("MODEL_FOR_CAUSAL_LM_MAPPING", "causal language model"),
+}
+
+
+def classes_of(task: Task) -> Mapping[Any, Any]:
+    """Transformers' model classes for a task by those of their configs."""
+    import transformers
+
+    found: Mapping[Any, Any] = getattr(transformers, KINDS[task][0])
+    return found
+
+
+def architecture_in(folder: Path) -> str:
+    """The class that config.json says its weights are of; empty where it says none."""
+    named = read_json(folder / "config.json").get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; raises ModelLoadError where it is absent, no JSON, or holds no object."""
+    content: dict[str, Any] = _parsed(path, dict, "an object")
+    return content
+
+
+def read_list(path: Path) -> list[Any]:
+    """The same for a list."""
+    content: list[Any] = _parsed(path, list, "a list")
+    return content
+
+
+def _parsed(path: Path, kind: type, wanted: str) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelLoadError(f"{path.parent} holds no {path.name}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path} cannot be read as JSON ({type(error).__name__})") from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(f"{path} holds a JSON {type(content).__name__}, not an object")
+    if not isinstance(content, kind):
+        raise ModelLoadError(f"{path} holds a JSON {type(content).__name__}, not {wanted}")
     return content
 
 
@@ -51,8 +86,9 @@ def load_config(
     classifier_dropout: float | None = None,
     config_args: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
+    task: Task = "sequence-classification",
 ) -> Any:
-    """Return the transformers config of a folder, with the number of labels the model shall have.
+    """Return the transformers config of a folder, with the number of labels that a sequence classifier shall have.
 
     `num_labels` wins; else a checkpoint not trained as a sequence classifier gets 1; else the config decides
     (the seed's rule, but a config without `architectures` counts as untrained, as in sentence-transformers 4).
@@ -62,7 +98,12 @@ def load_config(
     """
     settings = read_json(folder / "config.json")
     remote = trust_remote_code and bool(settings.get("auto_map"))
-    config = (_remote_config if remote else _local_config)(folder, settings, dict(config_args or {}))
+    if remote:
+        config = _remote_config(folder, dict(config_args or {}))
+    else:
+        config = _local_config(folder, settings, dict(config_args or {}), task)
+    if task != "sequence-classification":
+        return config
     architectures = settings.get("architectures")
     architectures = architectures if isinstance(architectures, list) else ()
     if num_labels is None and not any(str(name).endswith("ForSequenceClassification") for name in architectures):
@@ -74,8 +115,8 @@ def load_config(
     return config
 
 
-def _local_config(folder: Path, settings: dict[str, Any], config_args: dict[str, Any]) -> Any:
-    from transformers import CONFIG_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+def _local_config(folder: Path, settings: dict[str, Any], config_args: dict[str, Any], task: Task) -> Any:
+    from transformers import CONFIG_MAPPING
 
     model_type = settings.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
@@ -83,8 +124,8 @@ def _local_config(folder: Path, settings: dict[str, Any], config_args: dict[str,
         known = f"{folder}: transformers does not know the model type {model_type!r}"
         raise ModelLoadError(known + (own if settings.get("auto_map") else ""))
     made = CONFIG_MAPPING[model_type]
-    if made not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ModelLoadError(f"{folder}: transformers has no sequence classifier for model type {model_type!r}")
+    if made not in classes_of(task):
+        raise ModelLoadError(f"{folder}: transformers has no {KINDS[task][1]} for model type {model_type!r}")
     data = without_code(settings)
     try:
         config, unused = made.from_dict(data, return_unused_kwargs=True, **config_args)
@@ -96,7 +137,7 @@ def _local_config(folder: Path, settings: dict[str, Any], config_args: dict[str,
     return config
 
 
-def _remote_config(folder: Path, settings: dict[str, Any], config_args: dict[str, Any]) -> Any:
+def _remote_config(folder: Path, config_args: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     try:
@@ -127,26 +168,15 @@ NEWEST_FILE = "config_sentence_transformers.json"
 MIDDLE_VERSION = "4.0.0"
 NEWEST_VERSION = "5.4.0"
 
-MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
-MODULE_CONFIG = {
-    "transformer_task": "sequence-classification",
-    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
-    "module_output_name": "scores",
-}
-
 
 def read_activation(folder: Path) -> str | None:
     """Return the stored dotted name of the activation, newest way first; None if there is none.
 
-    A default prompt, which sentence-transformers would put before every query, is not applied: a warning says so.
-
     Raises:
         ModelLoadError: a file is no JSON object.
     """
-    newest = _read_if_present(folder / NEWEST_FILE)
-    config = _read_if_present(folder / "config.json")
-    if newest.get("default_prompt_name"):
-        logger.warning("%s: the model's default prompt is not applied; give its name as prompt_name", folder)
+    newest = read_if_present(folder / NEWEST_FILE)
+    config = read_if_present(folder / "config.json")
     middle = config.get(MIDDLE_KEY)
     candidates = (
         newest.get("activation_fn"),
@@ -161,21 +191,27 @@ def read_activation(folder: Path) -> str | None:
     return None
 
 
-def read_prompts(folder: Path) -> dict[str, str]:
-    """Return the stored prompts by name: texts that the model was trained to find before a query.
+def read_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
+    """Return the stored prompts by name, and the name of the one that every call gets that names none.
 
     Raises:
-        ModelLoadError: the file is no JSON object.
+        ModelLoadError: the file is no JSON object, or the default names no prompt.
     """
-    stored = _read_if_present(folder / NEWEST_FILE).get("prompts")
+    newest = read_if_present(folder / NEWEST_FILE)
+    stored, default = newest.get("prompts"), newest.get("default_prompt_name")
     found = stored if isinstance(stored, dict) else {}
-    return {name: prompt for name, prompt in found.items() if isinstance(prompt, str)}
+    prompts = {name: prompt for name, prompt in found.items() if isinstance(prompt, str)}
+    if default is not None and default not in prompts:
+        raise ModelLoadError(f"{folder / NEWEST_FILE}: default_prompt_name {default!r} is none of its prompts")
+    return prompts, default
 
 
-def write_activation(folder: Path, activation: str | None, prompts: Mapping[str, str] | None = None) -> None:
+def write_activation(
+    folder: Path, activation: str | None, prompts: Mapping[str, str] | None = None, default_prompt: str | None = None
+) -> None:
     """Write the name in all three ways into a folder that has a config.json; None removes what stood there.
 
-    Prompts are stored too, but no default one: sentence-transformers would apply it, and scores would differ from ours.
+    Prompts are stored too, and the name of the one that is the default.
     """
     import torch
     import transformers
@@ -190,20 +226,20 @@ def write_activation(folder: Path, activation: str | None, prompts: Mapping[str,
             "pytorch": str(torch.__version__),
         },
         "prompts": dict(prompts or {}),
-        "default_prompt_name": None,
+        "default_prompt_name": default_prompt,
     }
     if activation is not None:
         config |= {OLDEST_KEY: activation, MIDDLE_KEY: {"activation_fn": activation, "version": MIDDLE_VERSION}}
         newest["activation_fn"] = activation
-    _write_json(path, config)
-    _write_json(folder / NEWEST_FILE, newest)
-    _write_json(folder / "modules.json", MODULES)
-    _write_json(folder / "sentence_bert_config.json", MODULE_CONFIG)
+    write_json(path, config)
+    write_json(folder / NEWEST_FILE, newest)
 
 
-def _read_if_present(path: Path) -> dict[str, Any]:
+def read_if_present(path: Path) -> dict[str, Any]:
+    """What `read_json` returns, nothing where there is no file."""
     return read_json(path) if path.is_file() else {}
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """Write JSON as the files of a model have it."""
     path.write_text(json.dumps(content, indent=2, sort_keys=isinstance(content, dict)) + "\n", encoding="utf-8")

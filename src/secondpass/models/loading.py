@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,7 +19,25 @@ from typing import Any
 import torch
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.models.config import load_config, read_activation, read_prompts
+from secondpass.forwards.readout import ModuleChain, ReadoutModel, VocabularyRows
+from secondpass.inputs import ModelTemplate, PromptTemplate
+from secondpass.models.config import (
+    Task,
+    architecture_in,
+    load_config,
+    read_activation,
+    read_if_present,
+    read_prompts,
+)
+from secondpass.models.modules import (
+    TRANSFORMER_FILE,
+    Modules,
+    make_readout,
+    read_modules,
+    stored_limit,
+    vocabulary_rows,
+)
+from secondpass.models.templates import template_for
 from secondpass.models.tokenizer import check_vocabulary, ends_with_padding, load_tokenizer, token_limit
 from secondpass.models.weights import COMPACT, build_model, check_counts, load_compact, stored_sizes, weight_files
 
@@ -78,8 +96,11 @@ def _without_bars() -> Iterator[None]:
 # Everything after this stage reads a local folder, so that one set of checks sees every file before it is used.
 POCKET = "secondpass/pocket"
 
-# The top folder only: subfolders hold exports for other runtimes. Pickles are never read, so never downloaded.
+# The top folder, and those of modules: others hold exports for other runtimes. Pickles are never read, so never
+# downloaded.
 WANTED = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja", "model.int8.safetensors")
+# Of a chain each module has a folder, "2_Dense"; no other is opened.
+MODULE_WEIGHTS, ELSEWHERE = "[0-9]*_*/model.safetensors", ("[!0-9]*/*", "*/*/*")
 
 
 def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, code: bool = False, **hub: Any) -> Path:
@@ -104,8 +125,8 @@ def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, cod
     if isinstance(source, os.PathLike) or path.is_dir() or looks_like_path(name):
         return _existing(path, name)
     weights = f"model.{variant}" if variant else "model"
-    wanted = [*WANTED, f"{weights}.safetensors", f"{weights}-*.safetensors"] + (["*.py"] if code else [])
-    return _downloaded(name, wanted, hub)
+    wanted = [*WANTED, f"{weights}.safetensors", f"{weights}-*.safetensors", *["*.py"] * code]
+    return _downloaded(name, [*wanted, MODULE_WEIGHTS], hub)
 
 
 def looks_like_path(name: str) -> bool:
@@ -125,7 +146,7 @@ def _downloaded(name: str, wanted: list[str], hub: dict[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"], **hub))
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=[*ELSEWHERE], **hub))
     except Exception as error:  # the client lets errors of several HTTP libraries through
         wanted_one = f"{name!r} at revision {hub['revision']!r}" if hub.get("revision") else repr(name)
         raise ModelLoadError(f"{wanted_one} {_reason(error)}") from error
@@ -173,6 +194,9 @@ class LoadRequest:
     local_files_only: bool = False
     token: str | bool | None = field(default=None, repr=False)
     classifier_dropout: float | None = None
+    template: str | PromptTemplate | ModelTemplate | None = None
+    true_token: str | None = None
+    false_token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +204,9 @@ class Loaded:
     """A model ready to score.
 
     `config` is `model.config`; `stored_activation` a dotted name that nobody has trusted yet; `token_limit` the
-    longest input in tokens; `placed` says that a device_map put the model where it is; `prompts` are stored by name.
+    longest input in tokens; `placed` says that a device_map put the model where it is; `prompts` are stored by name,
+    `default_prompt` is the name of the one that a call gets that names none; `template` is what the model was trained
+    to read around its texts; `transformer_settings` is what the folder says of the first module of a chain.
     """
 
     config: Any = field(repr=False)
@@ -190,6 +216,9 @@ class Loaded:
     token_limit: int
     placed: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    template: ModelTemplate | None = None
+    transformer_settings: dict[str, Any] = field(default_factory=dict)
 
 
 def load(request: LoadRequest) -> Loaded:
@@ -210,6 +239,8 @@ def load(request: LoadRequest) -> Loaded:
         local_files_only=request.local_files_only,
         token=_token(request),
     )
+    modules = read_modules(folder, request.num_labels is not None)
+    task = _task(folder, modules, request)
     with quiet_transformers():
         check_counts(folder / "config.json", stored_sizes(stored_weights(folder, automodel_args.get("variant"))))
         config = load_config(
@@ -218,22 +249,72 @@ def load(request: LoadRequest) -> Loaded:
             request.classifier_dropout,
             _without(request.config_args, "token"),
             request.trust_remote_code,
+            task,
         )
-        model = _model(folder, config, automodel_args, request)
+        model = _model(folder, config, automodel_args, request, task)
         tokenizer = load_tokenizer(folder, model, _without(request.tokenizer_args, "token"), request.trust_remote_code)
     check_vocabulary(folder, tokenizer, model)
+    template, *answer = template_for(
+        folder,
+        str(request.source),
+        architecture_in(folder),
+        tokenizer,
+        request.template,
+        request.true_token,
+        request.false_token,
+    )
+    if task != "sequence-classification":
+        model = _with_readout(folder, model, modules, answer, request)
+    elif request.true_token is not None:
+        raise InvalidInput(f"true_token={request.true_token!r}: the model has a classification head")
+    return _loaded(folder, model, tokenizer, template, request)
+
+
+def _task(folder: Path, modules: Modules | None, request: LoadRequest) -> Task:
+    """What transformers is to make of a folder."""
+    if modules is not None:
+        if request.classifier_dropout is not None:
+            raise InvalidInput("classifier_dropout is for classification heads: a chain has its own modules")
+        return modules.task
+    causal = architecture_in(folder).endswith("ForCausalLM") and request.num_labels is None
+    return "text-generation" if causal else "sequence-classification"
+
+
+def _with_readout(
+    folder: Path, body: Any, modules: Modules | None, answer: Sequence[int | None], request: LoadRequest
+) -> ReadoutModel:
+    """A body under what its folder, its family or the caller says makes the score."""
+    readout: ModuleChain | VocabularyRows
+    if modules is not None and (modules.task == "feature-extraction" or request.true_token is None):
+        readout = make_readout(modules, body, request.trust_remote_code)
+    else:
+        readout = vocabulary_rows(folder, body, *answer)
+    if request.true_token is not None and isinstance(readout, ModuleChain):
+        raise InvalidInput(f"true_token={request.true_token!r}: the model's modules make the score, and read no token")
+    if request.num_labels not in (None, readout.labels):
+        raise InvalidInput(f"num_labels={request.num_labels}: the modules of {folder} give {readout.labels}")
+    return ReadoutModel(body, readout).eval()
+
+
+def _loaded(folder: Path, model: Any, tokenizer: Any, template: ModelTemplate | None, request: LoadRequest) -> Loaded:
     model.config.name_or_path = str(request.source)
     if getattr(model.config, "pad_token_id", None) is None and not ends_with_padding(tokenizer):
         # Decoders score at the last token that is no padding, and refuse batches without this.
         model.config.pad_token_id = tokenizer.pad_token_id
+    prompts, default_prompt = read_prompts(folder)
+    limit = token_limit(tokenizer, model)
+    is_chain = isinstance(model, ReadoutModel)
     return Loaded(
         config=model.config,
         model=model,
         tokenizer=tokenizer,
         stored_activation=read_activation(folder),
-        prompts=read_prompts(folder),
-        token_limit=token_limit(tokenizer, model),
-        placed=automodel_args.get("device_map") is not None,
+        token_limit=min(limit, stored_limit(folder) or limit) if is_chain else limit,
+        placed=request.automodel_args.get("device_map") is not None,
+        prompts=prompts,
+        default_prompt=default_prompt,
+        template=template,
+        transformer_settings=read_if_present(folder / TRANSFORMER_FILE) if is_chain else {},
     )
 
 
@@ -246,11 +327,13 @@ def _is_compact(folder: Path) -> bool:
     return (folder / COMPACT).is_file() and not (folder / "model.safetensors").is_file()
 
 
-def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: LoadRequest) -> Any:
+def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: LoadRequest, task: Task) -> Any:
     # float32 unless asked otherwise, as the seed: half precision on a CPU is slow, and overflows.
     dtype = automodel_args.pop("torch_dtype", None) or automodel_args.pop("dtype", None) or torch.float32
     if not _is_compact(folder):
-        return build_model(folder, config, {**automodel_args, "dtype": dtype}, request.num_labels is not None)
+        return build_model(folder, config, {**automodel_args, "dtype": dtype}, request.num_labels is not None, task)
+    if task != "sequence-classification":
+        raise ModelLoadError(f"{folder}: compact weights ({COMPACT}) are for models with a classification head")
     if automodel_args:
         raise InvalidInput(f"automodel_args {sorted(automodel_args)} cannot be used with a compact model ({COMPACT})")
     return load_compact(folder, config).to(_dtype(dtype))

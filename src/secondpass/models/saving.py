@@ -30,9 +30,12 @@ from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, Sec
 from secondpass.forwards.choosing import ModelForward
 from secondpass.forwards.families import architecture_of, bert, deberta, family_of, modernbert
 from secondpass.forwards.padded import pad, padding_of
+from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
+from secondpass.forwards.readout import ReadoutModel
 from secondpass.lazy import optional
-from secondpass.models.config import read_json, write_activation
+from secondpass.models.config import read_json, write_activation, write_json
 from secondpass.models.loading import quiet_transformers
+from secondpass.models.modules import LISTED, parts_of, write_modules
 from secondpass.models.tokenizer import token_limit
 from secondpass.models.weights import COMPACT, save_compact
 from secondpass.text import choice
@@ -105,6 +108,7 @@ UNFINISHED = ".unfinished-"
 STALE_SECONDS = 3600
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LAST = re.compile(r"\.(safetensors|onnx)")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 # How this process came by the tokenizer is nobody else's business, and a token among it none at all.
@@ -121,19 +125,23 @@ def save(
     prompts: Mapping[str, str] | None = None,
     card: str | None = None,
     storage: Literal["int8"] | None = None,
+    default_prompt: str | None = None,
+    transformer_settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> None:
     """Write model, tokenizer and activation; other files of the folder stay.
 
     Args:
         path: the folder, made if needed; None does nothing.
-        model: a transformers sequence classifier; not changed.
+        model: a transformers sequence classifier, or a body and its readout; not changed.
         tokenizer: its fast tokenizer; not changed.
         activation: stored by class name, see `activations.stored_name`.
         max_length: stored as the tokenizer's `model_max_length`, where every reader finds it; None stores what
             tokenizer and model allow.
         safe_serialization: only True: pickles are not written.
         prompts: stored by name.
+        default_prompt: the name of the one that a call gets that names none.
+        transformer_settings: of a body, what was read beside it, see `Loaded`.
         card: text of README.md; a README.md of another origin is left alone, with a warning.
         storage: None writes weights in the model's own dtype. "int8" writes a quarter of float32's size, each row of a
             matrix rounded to 255 steps: scores change a little, and secondpass alone reads it, as float32.
@@ -160,13 +168,14 @@ def save(
         with _unfinished_folder(folder) as unfinished:
             with quiet_transformers():
                 if storage is None:
-                    model.save_pretrained(unfinished, **options)
+                    (model.body if isinstance(model, ReadoutModel) else model).save_pretrained(unfinished, **options)
                 else:
                     model.config.save_pretrained(unfinished)
                     save_compact(unfinished, model.state_dict())
                 tokenizer.save_pretrained(unfinished)
             _tidy_tokenizer(unfinished, _limit(max_length, tokenizer, model))
-            write_activation(unfinished, stored_name(activation), prompts)
+            write_activation(unfinished, stored_name(activation), prompts, default_prompt)
+            write_modules(unfinished, model, transformer_settings)
             _write_card(unfinished, folder, card)
             _put_in_place(unfinished, folder)
     except (OSError, ValueError, SafetensorError) as error:
@@ -175,6 +184,8 @@ def save(
 
 def _refuse_own_code(model: Any) -> None:
     """What is stored compactly is built again by transformers' own classes."""
+    if isinstance(model, ReadoutModel):
+        raise InvalidInput("storage='int8' is for models with a classification head, not for module chains or decoders")
     if not type(model).__module__.startswith("transformers."):
         raise InvalidInput(f"storage='int8' is for architectures of transformers, not for {type(model).__name__}")
 
@@ -224,19 +235,38 @@ def _limit(max_length: int | None, tokenizer: Any, model: Any) -> int | None:
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
-    """Rename file by file, weights last; weights in one file are replaced in one step."""
-    made = sorted(unfinished.iterdir(), key=lambda file: (".safetensors" in file.name, ONNX in file.name, file.name))
+    """Rename file by file, weights last; weights in one file are replaced in one step.
+
+    Those of a chain are in several: modules.json, without which none is loaded, is away for so long.
+    """
+    made = sorted(
+        (file for file in unfinished.rglob("*") if file.is_file()),
+        key=lambda file: (file.name == LISTED, bool(LAST.search(file.name)), len(file.parts), file.name),
+    )
     for file in made:
-        if file.is_file():
-            # safetensors makes files that only their owner can read.
-            file.chmod((unfinished / "config.json").stat().st_mode)
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-    for file in made:
-        if file.is_dir():
-            shutil.rmtree(folder / file.name, ignore_errors=True)
-        file.replace(folder / file.name)
-    _remove_superseded(folder, {file.name for file in made})
+        # safetensors makes files that only their owner can read.
+        file.chmod((unfinished / "config.json").stat().st_mode)
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    names = [file.relative_to(unfinished) for file in made]
+    before = _module_folders(folder)
+    now = {name.parts[0] for name in names if len(name.parts) > 1}
+    if before or now:
+        (folder / LISTED).unlink(missing_ok=True)
+    for old in before - now:
+        shutil.rmtree(folder / old, ignore_errors=True)
+    for file, name in zip(made, names, strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        file.replace(folder / name)
+    _remove_superseded(folder, {name.name for name in names if len(name.parts) == 1})
+
+
+def _module_folders(folder: Path) -> set[str]:
+    """Those of the chain that was there."""
+    try:
+        return {part.folder.name for part in parts_of(folder / LISTED)}
+    except ModelLoadError:  # there was none, or one that we do not know
+        return set()
 
 
 def _remove_superseded(folder: Path, made: set[str]) -> None:
@@ -268,30 +298,17 @@ class Exported:
     pairs: int
 
 
-def export_onnx(
-    path: str | os.PathLike[str],
-    model: Any,
-    tokenizer: Any,
-    activation: Activation,
-    samples: Sequence[Tokens],
-    max_length: int | None = None,
-    prompts: Mapping[str, str] | None = None,
-) -> Exported:
+def export_onnx(encoder: Any, path: str | os.PathLike[str]) -> Exported:
     """Write a model as one ONNX file in float32 with free batch and length, and beside it what runs it.
 
     `model.onnx` takes int64 [batch, length] by the names of the tokenizer and gives `logits` float32 [batch, labels];
     tokenizer.json, its settings, config.json with the activation and the stored prompts stand beside it. Beyond 2 GB,
     the most that ONNX has in one file, the weights are in `model.onnx.data`. The file is put in place when onnxruntime
-    has computed `samples` from it, alone and in one batch, and agrees with our own forward to `MOST_DIFFERENCE`.
+    has computed sample pairs from it, alone and in one batch, and agrees with our own forward to `MOST_DIFFERENCE`.
 
     Args:
+        encoder: a `CrossEncoder` whose model is an encoder under a classification head or a module chain; not changed.
         path: a folder without a model of its own, made if needed.
-        model: an encoder under a classification head or a module chain; not changed.
-        tokenizer: its fast tokenizer.
-        activation: stored by class name, as `save` does.
-        samples: inputs of some pairs of different lengths.
-        max_length: as in `save`.
-        prompts: stored by name.
 
     Raises:
         InvalidInput: the model is none of those, or the folder holds another one.
@@ -299,18 +316,14 @@ def export_onnx(
         CheckpointError: the file cannot be written, or gives other logits; what was in the folder is still there.
     """
     folder = Path(path)
-    if family_of(model) not in ENCODERS:
-        known = sorted({name.split("For")[0].removesuffix("Model") for one in ENCODERS for name in one.architectures})
-        name = architecture_of(model) or type(model).__name__
-        raise InvalidInput(f"{name} is not exported to ONNX; encoders are: {', '.join(known)}")
-    if folder.suffix == ".onnx":
-        raise InvalidInput(f"{path} is to be a folder: {ONNX} is written into it, and what runs it beside that")
-    if any(folder.glob("model*.safetensors*")):
-        raise InvalidInput(f"{path} holds a model of its own: give a folder for the ONNX file, say {folder / 'onnx'}")
-    for library in ("onnx", "onnxruntime"):
-        optional(library, library, "onnx")
+    encoder.engine()
+    model, tokenizer = encoder.model, encoder.tokenizer
+    _refuse_to_export(model, folder)
     if model.device.type != "cpu" or model.dtype != torch.float32:
         model = copy.deepcopy(model).to("cpu", torch.float32)
+    # one pair is longer than local attention sees
+    documents = [*SAMPLE_DOCUMENTS, " ".join(SAMPLE_DOCUMENTS * 3)]
+    samples = encoder.tokens([*SAMPLE_QUERIES, SAMPLE_QUERIES[0]], documents)
     try:
         with _unfinished_folder(folder) as unfinished:
             inputs = _write_onnx(unfinished, model, samples, tokenizer)
@@ -322,11 +335,11 @@ def export_onnx(
                 )
             model.config.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
-            _tidy_tokenizer(unfinished, _limit(max_length, tokenizer, model))
+            _tidy_tokenizer(unfinished, _limit(encoder.max_length, tokenizer, model))
             # FlashRank and fastembed read it; transformers 5 writes none
-            tokens = json.dumps(tokenizer.special_tokens_map, indent=2, ensure_ascii=False)
-            (unfinished / "special_tokens_map.json").write_text(tokens + "\n", encoding="utf-8")
-            write_activation(unfinished, stored_name(activation), prompts)
+            write_json(unfinished / "special_tokens_map.json", dict(tokenizer.special_tokens_map))
+            activation = stored_name(encoder.default_activation_function)
+            write_activation(unfinished, activation, encoder.prompts, encoder.default_prompt_name)
             for name in OF_OTHERS:
                 (unfinished / name).unlink(missing_ok=True)
             _put_in_place(unfinished, folder)
@@ -335,6 +348,19 @@ def export_onnx(
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the model cannot be exported to {folder}: {' '.join(str(error).split())}") from error
     return Exported(folder / ONNX, inputs, difference, len(samples))
+
+
+def _refuse_to_export(model: Any, folder: Path) -> None:
+    if family_of(model) not in ENCODERS:
+        known = sorted({name.split("For")[0].removesuffix("Model") for one in ENCODERS for name in one.architectures})
+        name = architecture_of(model) or type(model).__name__
+        raise InvalidInput(f"{name} is not exported to ONNX; encoders are: {', '.join(known)}")
+    if folder.suffix == ".onnx":
+        raise InvalidInput(f"{folder} is to be a folder: {ONNX} is written into it, and what runs it beside that")
+    if any(folder.glob("model*.safetensors*")):
+        raise InvalidInput(f"{folder} holds a model of its own: give a folder for the ONNX file, say {folder / 'onnx'}")
+    for library in ("onnx", "onnxruntime"):
+        optional(library, library, "onnx")
 
 
 class _Logits(torch.nn.Module):

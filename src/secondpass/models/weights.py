@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.models.config import read_json
+from secondpass.models.config import KINDS, Task, classes_of, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -180,14 +180,21 @@ def bounded(folder: Path, sizes: Mapping[str, tuple[int, ...]], only_meta: bool)
         hook.remove()
 
 
-def build_model(folder: Path, config: Any, automodel_args: Mapping[str, Any], new_head: bool) -> Any:
-    """Return the sequence classifier of `config` with the folder's weights, in evaluation mode.
+def build_model(
+    folder: Path,
+    config: Any,
+    automodel_args: Mapping[str, Any],
+    new_head: bool,
+    task: Task = "sequence-classification",
+) -> Any:
+    """Return the sequence classifier (or what `task` says) of `config` with the folder's weights, in evaluation mode.
 
     Args:
         folder: holds the safetensors files.
         config: a transformers config; not changed.
         automodel_args: keyword arguments of `from_pretrained`.
         new_head: the caller asked for a number of labels, so a missing head may start at random.
+        task: what of the model is made.
 
     Raises:
         ModelLoadError: files missing or broken; weights missing or of another shape.
@@ -195,7 +202,7 @@ def build_model(folder: Path, config: Any, automodel_args: Mapping[str, Any], ne
     """
     options = {key: value for key, value in automodel_args.items() if key != "ignore_mismatched_sizes"}
     files = weight_files(folder, options.pop("variant", None))
-    made, weights = _class_of(config, folder), read_weights(files)
+    made, weights = _class_of(config, folder, task), read_weights(files)
     sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
     try:
         # Mismatches come back in `info`, which says more than transformers' own error.
@@ -218,7 +225,8 @@ def build_model(folder: Path, config: Any, automodel_args: Mapping[str, Any], ne
     resize = bool(automodel_args.get("ignore_mismatched_sizes"))
     try:
         _check_layers(folder, sizes, info)
-        _check_complete(folder, model.base_model_prefix, info, new_head, resize)
+        prefix = model.base_model_prefix if task == "sequence-classification" else None
+        _check_complete(folder, prefix, info, new_head, resize)
     except ModelLoadError as error:
         if getattr(config, "auto_map", None) is None and read_json(folder / "config.json").get("auto_map"):
             hint = "the folder brings its own code for this architecture, which runs only with trust_remote_code=True"
@@ -227,24 +235,30 @@ def build_model(folder: Path, config: Any, automodel_args: Mapping[str, Any], ne
     return model.eval()
 
 
-def _class_of(config: Any, folder: Path) -> Any:
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+REMOTE: dict[Task, str] = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "feature-extraction": "AutoModel",
+    "text-generation": "AutoModelForCausalLM",
+}
+
+
+def _class_of(config: Any, folder: Path, task: Task) -> Any:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     # Only a config that was trusted still has an auto_map.
-    remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForSequenceClassification")
+    remote = (getattr(config, "auto_map", None) or {}).get(REMOTE[task])
     if remote is not None:
         try:
             return get_class_from_dynamic_module(remote, str(folder))
         except Exception as error:  # foreign code may raise anything
             raise ModelLoadError(f"{folder}: the model's own code failed ({type(error).__name__})") from error
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ModelLoadError(f"{folder}: there is no sequence classifier for a {type(config).__name__}")
-    made = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    if type(config) not in classes_of(task):
+        raise ModelLoadError(f"{folder}: there is no {KINDS[task][1]} for a {type(config).__name__}")
+    made = classes_of(task)[type(config)]
     return made[0] if isinstance(made, (list, tuple)) else made
 
 
-def _check_complete(folder: Path, prefix: str, info: Mapping[str, Any], new_head: bool, resize: bool) -> None:
+def _check_complete(folder: Path, prefix: str | None, info: Mapping[str, Any], new_head: bool, resize: bool) -> None:
     if info.get("error_msgs"):
         raise ModelLoadError(f"{folder}: {' '.join(str(info['error_msgs'][0]).split())}")
     other_shape = {key: (tuple(stored), tuple(wanted)) for key, stored, wanted in info["mismatched_keys"]}
@@ -253,7 +267,8 @@ def _check_complete(folder: Path, prefix: str, info: Mapping[str, Any], new_head
             raise ModelLoadError(
                 f"{folder}: {key} has shape {list(stored)} in the file, {list(wanted)} by the config and num_labels"
             )
-    missing = sorted(info["missing_keys"])
+    # nothing but a head reads a pooler
+    missing = sorted(key for key in info["missing_keys"] if prefix is not None or ".pooler." not in f".{key}")
     lost = [key for key in missing if not _of_head(key, prefix)]
     if lost:
         raise ModelLoadError(f"{folder}: {len(lost)} weights are missing from the checkpoint: {_few(lost)}")
@@ -280,9 +295,9 @@ def _check_layers(folder: Path, stored: Mapping[str, object], info: Mapping[str,
         )
 
 
-def _of_head(key: str, prefix: str) -> bool:
+def _of_head(key: str, prefix: str | None) -> bool:
     """Tell the head from the encoder; a pooler is only read by heads, and encoders are published without it."""
-    return not key.startswith(f"{prefix}.") or ".pooler." in f".{key}"
+    return (prefix is not None and not key.startswith(f"{prefix}.")) or ".pooler." in f".{key}"
 
 
 def _few(keys: list[str]) -> str:

@@ -53,6 +53,8 @@ def check_texts(work: Work, settings: Settings) -> tuple[str, ...]:
                 raise invalid(f"{place} has {len(text)} characters, more than {settings.max_characters}")
             if name == "query" and is_blank(text):
                 raise blank_query(work, index)
+    if len(work.instruction or "") > settings.max_characters:
+        raise invalid(f"instruction has {len(work.instruction or '')} characters, more than {settings.max_characters}")
     blank = [index for index, text in enumerate(work.documents) if is_blank(text)]
     if len(blank) == count:
         raise invalid(f"{work.field}: {ALL_BLANK}")
@@ -83,7 +85,9 @@ async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
     # Blank is blank: a megabyte of line feeds need not be read.
     documents = tuple(map(readable, work.documents))
     try:
-        scored = await served.shared.score(work.queries, documents, deadline_s=deadline_s, cut=cut)
+        scored = await served.shared.score(
+            work.queries, documents, deadline_s=deadline_s, cut=cut, instruction=work.instruction
+        )
     except TooLong as error:
         places = indices(error.indices)
         message = f"{work.field}: {places} are longer than the model's window of {window} tokens"

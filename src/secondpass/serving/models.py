@@ -159,20 +159,24 @@ def load_models(settings: Settings) -> LoadedModels:
     """
     from secondpass.cross_encoder import CrossEncoder
 
-    loaded: dict[str, tuple[Reranker, str]] = {}
-    for source in dict.fromkeys(model.source for model in settings.models):
+    loaded: dict[tuple[str, str | None], tuple[Reranker, str]] = {}
+    for source, instruction in dict.fromkeys((model.source, model.instruction) for model in settings.models):
         digest = digest_of(source)
         encoder = CrossEncoder(
-            source, max_length=settings.max_length, device=settings.device, precision=settings.precision
+            source,
+            max_length=settings.max_length,
+            device=settings.device,
+            precision=settings.precision,
+            instruction=instruction,
         )
         if digest_of(source) != digest:
             raise ModelLoadError(f"the weights of {source} were changed while they were read")
         # What happens once a model, such as choosing its forward, happens before anybody waits for it.
         encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
-        loaded[source] = encoder, digest
+        loaded[source, instruction] = encoder, digest
     made = LoadedModels()
     for model in settings.models:
-        made[model.name], made.digests[model.name] = loaded[model.source]
+        made[model.name], made.digests[model.name] = loaded[model.source, model.instruction]
     return made
 
 

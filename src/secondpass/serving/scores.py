@@ -18,6 +18,7 @@ from secondpass.serving.shapes import (
     CountOrZero,
     CuttingRequest,
     Envelope,
+    Instruction,
     ModelName,
     Request,
     Text,
@@ -53,11 +54,13 @@ class ScoreRequest(Request):
         json_schema_extra=SOME_PAIR,
     )
     raw_scores: bool | None = Field(default=None, strict=True, description="Logits instead of the model's scores.")
+    instruction: Instruction = None
 
     def work(self) -> Work:
         """The pairs to score."""
         queries, documents = zip(*self.pairs, strict=True)
-        return Work(self.model, queries, documents, field="pairs", warnings=self.unknown())
+        warnings = self.unknown()
+        return Work(self.model, queries, documents, "pairs", warnings=warnings, instruction=self.instruction)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""

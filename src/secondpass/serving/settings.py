@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from secondpass.errors import InvalidInput
@@ -92,10 +92,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """The name that clients say and the folder or hub name behind it."""
+    """The name that clients say, the folder or hub name behind it, and the instruction of requests without one."""
 
     name: str
     source: str
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,23 @@ def model_source(value: str) -> ModelSource:
     if not NAME.fullmatch(name) or not source:
         raise InvalidInput(f"--model {value!r} is not name=folder with a name of letters, digits and ._/:- ")
     return ModelSource(name, source)
+
+
+def instructed(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[ModelSource, ...]:
+    """The models with their instructions, each given as `name=text`, or as a text for all.
+
+    Raises:
+        InvalidInput: a model gets two.
+    """
+    made = {model.name: model for model in models}
+    for value in given:
+        name, equals, text = value.partition("=")
+        names, text = ([name], text) if equals and name in made else (list(made), value)
+        for one in names:
+            if made[one].instruction is not None:
+                raise InvalidInput(f"--instruction is given twice for the model {one!r}")
+            made[one] = replace(made[one], instruction=text)
+    return tuple(made.values())
 
 
 def is_loopback(host: str) -> bool:

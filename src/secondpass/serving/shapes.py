@@ -37,7 +37,8 @@ class Work:
     """Pairs to score for one request: queries[i] with documents[i].
 
     `max_document_tokens`, `max_query_tokens`, `max_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that
-    to the model. `refuse_cuts` makes any cut an error. `field` is what the client calls the documents.
+    to the model, as of `instruction`. `refuse_cuts` makes any cut an error. `field` is what the client calls the
+    documents.
     """
 
     model: str | None
@@ -50,6 +51,7 @@ class Work:
     keep_tail: bool | None = None
     refuse_cuts: bool = False
     warnings: tuple[str, ...] = ()
+    instruction: str | None = None
 
     def asked(self, index: int) -> str:
         """What the client calls the query of pair `index`."""
@@ -141,6 +143,10 @@ PairLimit = Annotated[
 Query = Annotated[str, Field(description="What is asked; not blank.", json_schema_extra={"pattern": SOMETHING})]
 ModelName = Annotated[
     str | None, Field(description="One of the names that /info lists; without it the first of them answers.")
+]
+
+Instruction = Annotated[
+    str | None, Field(description="What the model is told to look for; the model's own setting when absent.")
 ]
 
 
@@ -249,15 +255,17 @@ class CuttingRequest(Request):
     )
     max_tokens_per_query: CountOrZero = Field(default=None, description="First tokens read of a query; 0 is all.")
     use_activation: bool | None = Field(default=None, strict=True, description="False gives logits.")
+    instruction: Instruction = None
 
     def cuts(self, per_document: int | None) -> dict[str, Any]:
-        """The fields of `Work` that say what is read."""
+        """The fields of `Work` that say what is read, and how."""
         whole = self.truncate_prompt_tokens
         return {
             "max_document_tokens": per_document or None,
             "max_query_tokens": self.max_tokens_per_query or None,
             "max_tokens": None if whole == -1 else whole,
             "keep_tail": None if self.truncation_side is None else self.truncation_side == "left",
+            "instruction": self.instruction,
         }
 
     def scores(self, answer: Answer) -> tuple[float, ...]:

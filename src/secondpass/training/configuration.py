@@ -23,16 +23,18 @@ class ModelConfig:
         num_labels: size of the head; None takes the model's own.
         max_length: longest input in tokens; None takes what the model allows.
         device: "cpu", "cuda", "cuda:1"; None takes the best there is.
-        truncation: which text is cut when both are too long together (see `CrossEncoder`).
+        truncation: which text is cut when both are too long together (see `CrossEncoder`); None is the model's rule.
         revision: of a model on the hub; pin a commit.
+        instruction: what the model is told to look for, where its template has a place for that; stored with it.
     """
 
     name: str = "secondpass/pocket"
     num_labels: int | None = None
     max_length: int | None = None
     device: str | None = None
-    truncation: Literal["longest_first", "only_document", "error"] = "longest_first"
+    truncation: Literal["longest_first", "only_document", "error"] | None = None
     revision: str | None = None
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,7 @@ def _prepared(config: TrainingConfig) -> Prepared:
         device=model.device,
         revision=model.revision,
         truncation=model.truncation,
+        instruction=model.instruction,
     )
     read: Iterable[Group] = _read(config.data.train)
     dev: Sequence[Group] = tuple(_graded(_read(config.data.dev))) if config.data.dev else ()

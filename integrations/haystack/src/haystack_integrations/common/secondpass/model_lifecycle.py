@@ -176,7 +176,8 @@ class ModelLifecycle(SerializedComponent):
     model_kwargs: dict[str, Any] | None
     tokenizer_kwargs: dict[str, Any] | None
     config_kwargs: dict[str, Any] | None
-    truncation: Truncation
+    truncation: Truncation | None
+    instruction: str | None = None
     raise_on_failure: bool
     precision: Precision | None
     _shared: SharedModel
@@ -220,6 +221,7 @@ class ModelLifecycle(SerializedComponent):
             token=None if self.token is None else self.token.resolve_value(),
             truncation=self.truncation,
             precision=self.precision,
+            instruction=self.instruction,
             **engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs),
         )
 

@@ -92,11 +92,12 @@ class SecondPassRanker(ModelLifecycle):
         config_kwargs: dict[str, Any] | None = None,
         backend: Literal["torch", "onnx", "openvino"] = "torch",
         batch_size: int = 16,
-        truncation: Literal["longest_first", "only_document", "error"] = "longest_first",
+        truncation: Literal["longest_first", "only_document", "error"] | None = None,
         max_documents: int | None = None,
         raise_on_failure: bool = True,
         precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
         relevance: int | Literal["expected"] | None = None,
+        instruction: str | None = None,
     ) -> None:
         """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
 
@@ -135,7 +136,8 @@ class SecondPassRanker(ModelLifecycle):
         :param batch_size: The most documents in one forward pass. Long documents go in smaller batches.
         :param truncation: What to do with a query and document that are together too long for the model:
             "longest_first" cuts the longer of the two, "only_document" cuts the document (the query only beyond half
-            the window), "error" refuses the call.
+            the window), "error" refuses the call. If `None`, "longest_first", and "only_document" for a model with a
+            template of its own.
         :param max_documents: Refuse calls with more documents than this. If `None`, there is no limit.
         :param raise_on_failure: If `False`, a failure of the model returns all given documents in the given order with
             the given scores, `score_threshold` and `top_k` not applied, `reranked` `False`, and logs a warning.
@@ -145,6 +147,9 @@ class SecondPassRanker(ModelLifecycle):
         :param relevance: For a model with several labels, what documents are ranked by: the index of the label that
             means "relevant" (1 for the usual two labels), or "expected" for the expected grade, labels taken as the
             grades 0, 1, 2, ... Without it, a model with several labels is refused when it is loaded.
+        :param instruction: What the model is told to look for, for models whose own template has a place for that
+            (Qwen3-Reranker, mxbai-rerank-v2); others are refused when they are loaded. Special tokens in it are text.
+            Prefixes and suffixes stand inside that template, next to the query and the documents.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
@@ -170,11 +175,12 @@ class SecondPassRanker(ModelLifecycle):
         engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs)
         self.backend = parameters.choice("backend", backend, ("torch",))
         self.batch_size = parameters.positive("batch_size", batch_size)
-        self.truncation = parameters.choice("truncation", truncation, TRUNCATIONS)
+        self.truncation = parameters.optional_choice("truncation", truncation, TRUNCATIONS)
         self.max_documents = parameters.optional_positive("max_documents", max_documents)
         self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
         self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
         self.relevance = parameters.relevance("relevance", relevance)
+        self.instruction = None if instruction is None else parameters.text("instruction", instruction)
         self._shared = SharedModel()
 
     @classmethod
@@ -201,6 +207,7 @@ class SecondPassRanker(ModelLifecycle):
         top_k: int | None = None,
         scale_score: bool | None = None,
         score_threshold: float | None = None,
+        instruction: str | None = None,
     ) -> dict[str, Any]:
         """Order the documents by their relevance to the query.
 
@@ -215,6 +222,7 @@ class SecondPassRanker(ModelLifecycle):
             value given at initialization.
         :param score_threshold: Return only documents with at least this score. `None` takes the value given at
             initialization.
+        :param instruction: What the model is told to look for. `None` takes the value given at initialization.
         :returns:
             A dictionary with the following keys:
             - `documents`: The documents, most relevant first, with their new scores.
@@ -232,12 +240,13 @@ class SecondPassRanker(ModelLifecycle):
             return _outputs([])
         limits = self._limits(top_k, scale_score, score_threshold)
         asked = parameters.text("query", query)
+        wish = None if instruction is None else parameters.text("instruction", instruction)
         unique = deduplicated(given)
         if is_blank(asked):
             logger.warning("The query is blank: {count} documents are returned unranked.", count=len(unique))
             return _outputs(unique)
         try:
-            return self._reranked(asked, unique, limits)
+            return self._reranked(asked, unique, limits, wish)
         except Exception as error:
             if self.raise_on_failure:
                 raise
@@ -268,7 +277,9 @@ class SecondPassRanker(ModelLifecycle):
             else parameters.optional_number("score_threshold", score_threshold),
         )
 
-    def _reranked(self, query: str, documents: Sequence[Document], limits: RankLimits) -> dict[str, Any]:
+    def _reranked(
+        self, query: str, documents: Sequence[Document], limits: RankLimits, instruction: str | None
+    ) -> dict[str, Any]:
         """Rank unique documents; those without text come last. A model is lent only when there is something to read."""
         if self.max_documents is not None and len(documents) > self.max_documents:
             raise InvalidInput(
@@ -283,7 +294,7 @@ class SecondPassRanker(ModelLifecycle):
             )
         if not readable.documents:
             return _outputs(_kept([], readable.blank, limits))
-        ranking = self._ranking(query, readable, limits.scale_score)
+        ranking = self._ranking(query, readable, limits.scale_score, instruction)
         ranked = [replace(readable.documents[item.index], score=item.score) for item in ranking.documents]
         truncated = []
         for cut in ranking.truncated:
@@ -291,7 +302,7 @@ class SecondPassRanker(ModelLifecycle):
             truncated.append({"id": readable.documents[lost.pop("index")].id, **lost})
         return _outputs(_kept(ranked, readable.blank, limits), truncated, reranked=True)
 
-    def _ranking(self, query: str, readable: Readable, scale_score: bool) -> Ranking:
+    def _ranking(self, query: str, readable: Readable, scale_score: bool, instruction: str | None) -> Ranking:
         try:
             with self.lent_model() as encoder:
                 (ranking,) = encoder.rank_many(
@@ -304,6 +315,7 @@ class SecondPassRanker(ModelLifecycle):
                     template=PromptTemplate(
                         self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix
                     ),
+                    instruction=instruction,
                 )
         except NonFiniteScore as error:
             ids = ", ".join(repr(readable.documents[index].id) for index in error.indices)

@@ -53,7 +53,7 @@ class SentenceReader(ModelLifecycle):
         model_kwargs: dict[str, Any] | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
         config_kwargs: dict[str, Any] | None = None,
-        truncation: Literal["longest_first", "only_document", "error"] = "longest_first",
+        truncation: Literal["longest_first", "only_document", "error"] | None = None,
         raise_on_failure: bool = True,
         precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
     ) -> None:
@@ -71,7 +71,8 @@ class SentenceReader(ModelLifecycle):
         :param model_kwargs: Arguments for loading the weights, as `SecondPassRanker` takes them.
         :param tokenizer_kwargs: Arguments for loading the tokenizer, as `SecondPassRanker` takes them.
         :param config_kwargs: Changes of the model's configuration, as `SecondPassRanker` takes them.
-        :param truncation: What to do with a query and sentence that are together too long for the model.
+        :param truncation: What to do with a query and sentence that are together too long for the model, as
+            `SecondPassRanker` takes it.
         :param raise_on_failure: If `False`, a failed load of the model in `warm_up` is logged and tried again at the
             next run. A failed run always raises: there is no answer to fall back on.
         :param precision: How exactly to compute, as `SecondPassRanker` takes it.
@@ -90,7 +91,7 @@ class SentenceReader(ModelLifecycle):
         self.tokenizer_kwargs = checked_arguments("tokenizer_kwargs", tokenizer_kwargs)
         self.config_kwargs = checked_arguments("config_kwargs", config_kwargs)
         engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs)
-        self.truncation = parameters.choice("truncation", truncation, TRUNCATIONS)
+        self.truncation = parameters.optional_choice("truncation", truncation, TRUNCATIONS)
         self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
         self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
         self._shared = SharedModel()

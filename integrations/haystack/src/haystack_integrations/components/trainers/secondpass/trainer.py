@@ -74,6 +74,7 @@ class CrossEncoderTrainer(SerializedComponent):
         resume: bool = True,
         card: bool = True,
         show_progress_bar: bool = False,
+        instruction: str | None = None,
     ) -> None:
         """Check and keep the parameters; the model is loaded by `run`.
 
@@ -96,6 +97,7 @@ class CrossEncoderTrainer(SerializedComponent):
         :param resume: If `False`, begin anew whatever checkpoints there are.
         :param card: Whether to write a model card, README.md.
         :param show_progress_bar: Whether to show progress bars.
+        :param instruction: What the model is told to look for, as `SecondPassRanker` takes it; stored with the model.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
@@ -121,6 +123,7 @@ class CrossEncoderTrainer(SerializedComponent):
         self.resume = parameters.flag("resume", resume)
         self.card = parameters.flag("card", card)
         self.show_progress_bar = parameters.flag("show_progress_bar", show_progress_bar)
+        self.instruction = None if instruction is None else parameters.text("instruction", instruction)
 
     @component.output_types(model=str, report=dict[str, Any], scores=list[dict[str, Any]])
     def run(
@@ -173,7 +176,13 @@ class CrossEncoderTrainer(SerializedComponent):
     def _trained(self, labelled: GradedQueries) -> dict[str, Any]:
         """Train, measuring the held-out queries before and after."""
         token = None if self.token is None else self.token.resolve_value()
-        encoder = CrossEncoder(self.model, max_length=self.max_length, device=torch_device(self.device), token=token)
+        encoder = CrossEncoder(
+            self.model,
+            max_length=self.max_length,
+            device=torch_device(self.device),
+            token=token,
+            instruction=self.instruction,
+        )
         queries = {query.id: query for query in labelled.kept}
         groups = [self._to_learn(query) for query in queries.values()]
         dev: list[BeforeAfter] = []
