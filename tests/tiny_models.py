@@ -16,7 +16,13 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 WORDS = tuple(
@@ -216,6 +222,64 @@ def make_model(
                     weight.normal_(0.0, 0.5 if last else 0.2)
     model.train(False)
     return model
+
+
+# A template of two roles, as rerankers have it; an instruction stands where a system message says one.
+CHAT = """<|im_start|>system
+Judge the document.<|im_end|>
+<|im_start|>user
+<Instruct>: {{ messages | selectattr("role", "eq", "system") | map(attribute="content") | first | default("find it") }}
+<Query>: {{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}
+<Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}<|im_end|>
+<|im_start|>assistant
+
+
+"""
+TURN_TOKENS = ("<|pad|>", "<unk>", "<|im_start|>", "<|im_end|>", "<mask>")
+TURNS = Specials(TURN_TOKENS, *TURN_TOKENS)
+# What decoders have of their own, beside the sizes that all models share.
+DECODERS: dict[str, dict[str, Any]] = {
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"tie_word_embeddings": True, "head_dim": 8},
+    "llama": {},
+    "mistral": {"sliding_window": 16},
+    "gemma2": {"head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 16, "query_pre_attn_scalar": 8},
+}
+
+
+def make_decoder(
+    path: str | os.PathLike[str], architecture: str, *, chat: str | None = CHAT, seed: int = 0, **config: Any
+) -> Path:
+    """Write a tiny random causal language model with its tokenizer, which has "yes" and "no", and return the path."""
+    backend = byte_level(TURNS)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in TURNS.order])
+    backend.add_tokens(["yes", "no"])
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        model_max_length=2 * LENGTH,
+        pad_token=TURNS.pad,
+        eos_token=TURNS.end,
+        chat_template=chat,
+    )
+    # a vocabulary has rows to spare, as published ones have
+    settings = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer) + 10}
+    settings |= {
+        "max_position_embeddings": 2 * LENGTH,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    made = AutoConfig.for_model(architecture, **(settings | DECODERS[architecture] | config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(made)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.dim() == 2:
+                    weight.normal_(0.0, 0.2)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return Path(path)
 
 
 def make_folder(

@@ -99,16 +99,16 @@ def stored_name(activation: Activation) -> str | None:
     if inspect.isroutine(activation):
         known = MODULE_OF_FUNCTION.get(activation)
         if known is not None:
-            return full_name(known)
+            return _full_name(known)
         reason = "a function has no class that a name could bring back"
     elif "<locals>" in made.__qualname__ or made.__module__ == "__main__":
         reason = "its class cannot be imported by name"
     elif not _is_default(activation):
         reason = "only a class name is stored, which brings back the default settings"
     else:
-        if full_name(made) not in _trusted_classes():
-            logger.warning("Activation %s loads again only with trust_remote_code=True", full_name(made))
-        return full_name(made)
+        if _full_name(made) not in _trusted_classes():
+            logger.warning("Activation %s loads again only with trust_remote_code=True", _full_name(made))
+        return _full_name(made)
     name = getattr(activation, "__qualname__", made.__qualname__)
     logger.warning("Activation %s is not stored: %s; give it again when the model is loaded", name, reason)
     return None
@@ -150,7 +150,7 @@ def _trusted_classes() -> dict[str, type[nn.Module]]:
     trusted: dict[str, type[nn.Module]] = {}
     for exported, made in vars(nn).items():
         if isinstance(made, type) and issubclass(made, nn.Module) and _is_plain(made):
-            names = (f"torch.nn.{exported}", f"torch.nn.modules.{exported}", full_name(made))
+            names = (f"torch.nn.{exported}", f"torch.nn.modules.{exported}", _full_name(made))
             trusted |= dict.fromkeys(names, made)
     return trusted
 
@@ -168,7 +168,7 @@ def _required(function: Callable[..., object]) -> int:
     return sum(parameter.kind in positional and parameter.default is parameter.empty for parameter in parameters)
 
 
-def full_name(made: type) -> str:
+def _full_name(made: type) -> str:
     """The dotted name under which a class is stored."""
     return f"{made.__module__}.{made.__qualname__}"
 

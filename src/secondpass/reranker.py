@@ -118,7 +118,7 @@ class Reranker:
         self.tokenizer = loaded.tokenizer
         self.prompts = dict(loaded.prompts)
         self.default_prompt_name: str | None = loaded.default_prompt
-        if self._wish(instruction=instruction)[1]:
+        if instruction is not None and self._wish(instruction=instruction)[1]:
             # as sentence-transformers stores it, so that it comes back with the saved model
             self.prompts[OWN_INSTRUCTION] = str(instruction)
             self.default_prompt_name = OWN_INSTRUCTION

@@ -13,7 +13,14 @@ from torch import nn
 
 from secondpass import CrossEncoder
 from secondpass.errors import ModelLoadError
-from secondpass.models.config import load_config, read_activation, read_json, without_code, write_activation
+from secondpass.models.config import (
+    load_config,
+    read_activation,
+    read_json,
+    read_prompts,
+    without_code,
+    write_activation,
+)
 
 
 @pytest.fixture
@@ -156,11 +163,14 @@ def test_a_broken_file_is_a_load_error(folder: Path, text: str) -> None:
         read_activation(folder)
 
 
-def test_a_default_prompt_is_not_dropped_silently(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """sentence-transformers would put the default prompt before the query; we do not, and say so."""
-    _edit(folder / "config_sentence_transformers.json", prompts={"web": "query: "}, default_prompt_name="web")
-    read_activation(folder)
-    assert "default prompt is not applied" in caplog.text
+def test_a_default_prompt_is_one_of_the_stored(folder: Path) -> None:
+    """The name of the prompt that every call gets comes with them; one that names none is refused."""
+    file = folder / "config_sentence_transformers.json"
+    _edit(file, prompts={"web": "query: ", "bad": 3}, default_prompt_name="web")
+    assert read_prompts(folder) == ({"web": "query: "}, "web")
+    _edit(file, default_prompt_name="bad")
+    with pytest.raises(ModelLoadError, match=r"config_sentence_transformers\.json.*'bad' is none of its prompts"):
+        read_prompts(folder)
 
 
 def test_all_three_ways_are_written(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as switches
 
@@ -416,7 +417,7 @@ def test_each_answer_of_the_hub_has_its_line(name: str, says: str, monkeypatch: 
 
 
 def test_only_what_is_read_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Pickles and exports in subfolders are not downloaded; Python files only when code is trusted."""
+    """Modules have folders of their own; pickles and exports for others are left; Python files only as trusted code."""
     asked: dict[str, Any] = {}
 
     def answered(name: str, **options: Any) -> str:
@@ -425,8 +426,12 @@ def test_only_what_is_read_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", answered)
     folder_of("org/model", token=SECRET, revision="v1")
-    assert asked["ignore_patterns"] == ["*/*"]
-    assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in asked["allow_patterns"])
+    rules = {key: asked[key] for key in ("allow_patterns", "ignore_patterns")}
+    there = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "chat_template.jinja"]
+    there += ["modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"]
+    left = ["pytorch_model.bin", "2_Dense/pytorch_model.bin", "onnx/config.json", "onnx/model.safetensors", "code.py"]
+    left += ["openvino/1_Dense/config.json", "2_Dense/old/config.json", "model.fp16.safetensors"]
+    assert list(filter_repo_objects([*there, *left], **rules)) == there
     assert (asked["token"], asked["revision"]) == (SECRET, "v1")
     folder_of("org/model", code=True, variant="fp16")
     assert {"*.py", "model.fp16.safetensors"} <= set(asked["allow_patterns"])

@@ -29,7 +29,8 @@ MASK = "attention_mask"
 class Pooling(nn.Module):
     """Hidden states -> [pairs, hidden * modes], the modes' rows side by side; sums are float32 or finer.
 
-    `dimension` is that of the states, `modes` are keys of `POOLINGS`; `include_prompt` False would leave the tokens of a prompt out.
+    `dimension` is that of the states, `modes` are keys of `POOLINGS`; `include_prompt` False stands for leaving the
+    tokens of a prompt out, of which none are told here.
     """
 
     def __init__(self, dimension: int, modes: Sequence[str], include_prompt: bool = True) -> None:

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from secondpass.activations import full_name, named_activation
-from secondpass.errors import ModelLoadError
+from secondpass.activations import named_activation, stored_name
+from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.readout import (
     POOLED,
     POOLINGS,
@@ -412,7 +412,9 @@ def _write_part(folder: Path, module: Any) -> None:
     elif isinstance(module, Dense):
         own = module.linear
         settings = {"in_features": own.in_features, "out_features": own.out_features, "bias": own.bias is not None}
-        settings |= {"activation_function": full_name(type(module.activation_function))}
+        settings |= {"activation_function": stored_name(module.activation_function)}
+        if settings["activation_function"] is None:
+            raise InvalidInput(f"the activation {module.activation_function} of a Dense cannot be stored by its class")
         settings |= {"module_input_name": module.reads, "module_output_name": module.writes}
         settings |= {"use_residual": True} if module.use_residual else {}
     elif isinstance(module, LayerNorm):

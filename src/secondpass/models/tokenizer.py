@@ -61,6 +61,9 @@ def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], 
         raise ModelLoadError(
             f"{folder}: {type(tokenizer).__name__} is a slow tokenizer; one with a tokenizer.json is needed"
         )
+    if tokenizer.pad_token_id is None and tokenizer.cls_token_id is None and tokenizer.eos_token_id is not None:
+        # of decoders, which do not read what is masked; who scores at the last token is told by `ends_with_padding`
+        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ModelLoadError(
             f"{folder}: the tokenizer has no padding token; name one it knows, e.g. "
@@ -70,10 +73,6 @@ def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], 
         _check_special_tokens(folder, tokenizer)
     if "model_input_names" not in {*tokenizer_args, *tokenizer.init_kwargs}:
         _add_segments(folder, model, tokenizer)
-    template = str(getattr(tokenizer, "chat_template", None))
-    if "query" in template and "document" in template:
-        # Templates of the chat alone are what any instruct model brings along; these two roles are a reranker's.
-        logger.warning("%s: the chat template is not applied: query and document are read as a pair of texts", folder)
     return tokenizer
 
 
