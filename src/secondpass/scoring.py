@@ -203,7 +203,11 @@ def score_rows(
     lengths = [len(tokens[row]) for row in rows]
     most = len(rows) if max_pairs is None or not computation.pads else max_pairs
     most = 1 if computation.batching == "single" else most
-    places = plan(lengths, max_batch_tokens, most, computation.pads, computation.batching == "equal")
+    order = None
+    if computation.shares_beginnings:
+        # those that begin alike side by side
+        order = sorted(range(len(rows)), key=lambda place: tokens[rows[place]].ids.tobytes())
+    places = plan(lengths, max_batch_tokens, most, computation.pads, computation.batching == "equal", order)
     batches = [tuple(rows[place] for place in batch) for batch in places]
     planned = time.perf_counter()
     progress = Progress()

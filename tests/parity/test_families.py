@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from transformers import (
     CamembertForSequenceClassification,
 )
 
-from secondpass.forwards.families import FAMILIES, architecture_of, describe, family_of, trainable
+from secondpass.forwards.families import FAMILIES, architecture_of, decoder, describe, family_of, trainable
 from secondpass.forwards.kernel import KernelEncoder, native
 from secondpass.forwards.kernel.weights import unsupported
 from secondpass.forwards.learning.attention import DropoutSource
@@ -31,7 +32,7 @@ from secondpass.forwards.readout import (
     ReadoutModel,
 )
 from secondpass.training.weights.layers import layers_of
-from tests.forwards.models import LENGTHS, inputs_of, model_of, reference, tensors
+from tests.forwards.models import DECODERS, LENGTHS, decoder_of, inputs_of, model_of, reference, tensors
 
 
 def _camembert() -> Any:
@@ -57,7 +58,23 @@ def chain_of(family: str, pooling: str = "cls") -> ReadoutModel:
     return ReadoutModel(body, ModuleChain(chain)).eval()
 
 
-MODELS: dict[str, Callable[[], Any]] = {
+def decoders() -> dict[str, Callable[[], Any]]:
+    """Every decoder as a sequence classifier, below a chain and as a language model."""
+    made: dict[str, Callable[[], Any]] = {}
+    for family in DECODERS:
+        classifier = decoder_of(family, 3)
+        name = type(classifier).__name__.removesuffix("ForSequenceClassification")
+        made[f"{name}ForSequenceClassification"] = partial(decoder_of, family, 3)
+        made[f"{name}Model"] = partial(_below_a_chain, family)
+        made[f"{name.removesuffix('Text')}ForCausalLM"] = partial(decoder_of, family)
+    return made
+
+
+def _below_a_chain(family: str) -> ReadoutModel:
+    return ReadoutModel(decoder_of(family, 3).base_model, chain_of("bert", "lasttoken").readout).eval()
+
+
+MODELS: dict[str, Callable[[], Any]] = decoders() | {
     "BertForSequenceClassification": lambda: model_of("bert", 3),
     "RobertaForSequenceClassification": lambda: model_of("roberta", 3),
     "XLMRobertaForSequenceClassification": lambda: model_of("xlm-roberta", 3),
@@ -115,7 +132,11 @@ def test_the_kernel_gives_them_or_says_why_not(name: str) -> None:
     assert weights is not None
     encoder = family.for_kernel(weights)
     missing = "no form of it" if encoder is None else unsupported(encoder)
-    by_torch = {"DebertaV2ForSequenceClassification", "ModernBertForSequenceClassification"}
+    by_torch = {
+        "DebertaV2ForSequenceClassification",
+        "ModernBertForSequenceClassification",
+        *decoder.FAMILY.architectures,
+    }
     assert (missing is None) == (name not in by_torch and not isinstance(model, ReadoutModel))
     if encoder is None or missing is not None:
         return
@@ -133,7 +154,8 @@ def _gradients(model: nn.Module, logits: torch.Tensor) -> dict[str, torch.Tensor
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# those that are trained in padded rectangles are their own reference
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in decoder.FAMILY.architectures])
 def test_training_has_the_logits_and_gradients_of_transformers(name: str) -> None:
     """Packed where the family says how, padded elsewhere."""
     model = tiny(name).train()
@@ -164,7 +186,8 @@ def test_every_layer_has_its_number(name: str) -> None:
     assert set(found.numbers.values()) == {0, 1, 2, 3}
     words = next(name for name, weight in model.named_parameters() if weight.shape[0] == model.config.vocab_size)
     assert found.numbers[words] == 0
-    heads = ("classifier.weight", "classifier.out_proj.weight", "readout.5.linear.weight")
+    heads = ("classifier.weight", "classifier.out_proj.weight", "readout.5.linear.weight", "score.weight")
+    heads = (*heads, "body.model.norm.weight")  # of language models
     assert [found.numbers[head] for head in heads if head in found.numbers] == [3]
 
 

@@ -267,10 +267,11 @@ def rectangles(packed: Packed, share: float = ALIKE, together: int | None = None
     lengths, device = packed.lengths, packed.ids.device
     starts = np.cumsum(lengths) - lengths
     groups = alike(lengths, share, lambda length: len(lengths) if together is None else together // length)
-    return [_rectangle(own, lengths[own], starts[own], device) for own in groups]
+    return [rectangle(own, lengths[own], starts[own], device) for own in groups]
 
 
-def _rectangle(numbers: slice, lengths: Lengths, starts: Lengths, device: torch.device) -> Rectangle:
+def rectangle(numbers: slice, lengths: Lengths, starts: Lengths, device: torch.device) -> Rectangle:
+    """Sequences of these lengths, longest first, that begin at these rows and may have others between them."""
     place = np.arange(lengths[0])
     real = place < lengths[:, None]
     there = torch.from_numpy(real).to(device)

@@ -233,6 +233,7 @@ class ModelForward:
             logits=self._lock.around(chosen),
             full_precision=None if dtype in FULL_PRECISION else self._lock.around(full_precision),
             batching=batching,
+            shares_beginnings=getattr(compute, "shares_beginnings", False),
         )
 
     def _batching(self) -> Batching:

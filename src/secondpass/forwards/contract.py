@@ -40,16 +40,21 @@ class Batch:
 
 
 def plan(
-    lengths: Sequence[int], max_batch_tokens: int, max_pairs: int, padded: bool = True, equal: bool = False
+    lengths: Sequence[int],
+    max_batch_tokens: int,
+    max_pairs: int,
+    padded: bool = True,
+    equal: bool = False,
+    order: Sequence[int] | None = None,
 ) -> list[tuple[int, ...]]:
-    """Positions of each batch, longest first: tokens stay under the budget, pairs under `max_pairs`.
+    """Positions of each batch, longest first or in an `order`: tokens stay under the budget, pairs under `max_pairs`.
 
     Sorted by true length so that padding is small; longest first, so that a batch that does not fit into
     memory is met at the start. A pair longer than the budget gets a batch of its own. The queue rule is
     text-embeddings-inference's. `padded` counts the places of the rectangle that holds a batch, otherwise real tokens.
     `equal` lets only inputs of one length share a batch.
     """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row]) if order is None else order
     made: list[tuple[int, ...]] = []
     start = 0
     while start < len(order):
@@ -148,6 +153,7 @@ class Computation:
         logits: of a batch.
         full_precision: the same in float32, for a batch that overflows in less; None where `logits` is as exact.
         batching: which inputs may share a batch without changing each other's logits.
+        shares_beginnings: what inputs of a batch begin with alike is computed once.
     """
 
     device: str
@@ -156,6 +162,7 @@ class Computation:
     logits: Compute
     full_precision: Compute | None = None
     batching: Batching = "any"
+    shares_beginnings: bool = False
 
 
 class Forward(Protocol):

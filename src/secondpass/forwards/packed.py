@@ -115,17 +115,21 @@ def attention_for(
 
 
 def rows_behind(packed: Packed, attention: Attention, dtype: torch.dtype) -> int:
-    """Rows of zeros behind the tokens: what attention wants, and on a CPU in half precision some more.
+    """Rows of zeros behind the tokens: what attention wants, and what makes a number that comes again."""
+    tokens = len(packed.ids)
+    return rounded_rows(tokens + attention.spare, packed.ids.device, dtype) - tokens
+
+
+def rounded_rows(rows: int, device: torch.device, dtype: torch.dtype) -> int:
+    """So many or some more, on a CPU in half precision.
 
     There torch prepares a product anew for each number of rows, which takes as long as some hundred rows do. So the
     rows are rounded up by at most a thirty-second, and few numbers come again and again.
     """
-    tokens = len(packed.ids)
-    rows = tokens + attention.spare
-    if packed.ids.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
+    if device.type == "cpu" and dtype in (torch.bfloat16, torch.float16):
         step = max(FINEST, 1 << max(0, (rows // ENOUGH).bit_length() - 1))
         rows = -(-rows // step) * step
-    return rows - tokens
+    return rows
 
 
 # In place: the inner matrix is the largest; fresh pages for a second one are a seventh of a feed-forward on a CPU.

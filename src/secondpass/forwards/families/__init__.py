@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from secondpass.forwards.description import Description, Family, NotDescribed, TrainableModules, is_plain
-from secondpass.forwards.families import bert, deberta, modernbert
+from secondpass.forwards.families import bert, deberta, decoder, modernbert
 from secondpass.forwards.readout import ReadoutModel
 
-FAMILIES: tuple[Family[Any], ...] = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY)
+FAMILIES: tuple[Family[Any], ...] = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY, decoder.FAMILY)
 
 
 def architecture_of(model: nn.Module) -> str | None:
