@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,6 @@ def flops(shape: Shape, lengths: Sequence[int], shared: int) -> dict[str, float]
     return {"linear": float(linear), "attention": attention}
 
 
-def shared_tokens(folder: Path, query: str) -> int:
-    """How many tokens of the template stand in front of the document, the query among them; 0 without one."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    if tokenizer.chat_template is None:
-        return 0
-    roles = [{"role": "query", "content": query}, {"role": "document", "content": "\u241e"}]
-    text = tokenizer.apply_chat_template(roles, tokenize=False).split("\u241e")[0]
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def profiled(name: str, text: Source, asked: Settings, say: Callable[[str], object]) -> Iterator[dict[str, Any]]:
     """Figures of a model at each precision: milliseconds a query, operations, and where samples of `perf` fell."""
     folder = asked.work / name
@@ -93,7 +82,9 @@ def profiled(name: str, text: Source, asked: Settings, say: Callable[[str], obje
     loads = Loads(text, folder)
     place = Place(str(folder), "cpu", asked.threads, str(asked.work), "")
     queries = loads.make("passage", asked.rounds + 1, asked.documents)
-    needed = [flops(RERANKERS[name], *_lengths(folder, one)) for one in queries[1:]]
+    shape = RERANKERS[name]
+    found = [lengths_of(folder, one) for one in queries[1:]]
+    needed = [flops(shape, lengths, shared if shape.template else 0) for lengths, shared in found]
     for contender in (one for one in OURS if one.precision in asked.precisions):
         with Worker(sys.executable, HERE, asked.threads, asked.work / "log") as worker:
             try:
@@ -118,13 +109,14 @@ def profiled(name: str, text: Source, asked: Settings, say: Callable[[str], obje
         }
 
 
-def _lengths(folder: Path, one: Asked) -> tuple[list[int], int]:
-    """Tokens of each pair as they are read, and how many of them all pairs share."""
+def lengths_of(folder: Path, one: Asked) -> tuple[list[int], int]:
+    """Tokens of each pair as they are read, and with how many of them all pairs begin."""
     from secondpass import CrossEncoder
 
     model = CrossEncoder(str(folder), device="cpu", precision="fp32")
-    tokens = model.tokens([one.query] * len(one.documents), list(one.documents))
-    return [len(item) for item in tokens], shared_tokens(folder, one.query)
+    tokens = [item.ids for item in model.tokens([one.query] * len(one.documents), list(one.documents))]
+    columns = zip(*tokens, strict=False)
+    return [len(ids) for ids in tokens], sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 class Sampled:
