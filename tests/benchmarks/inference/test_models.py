@@ -36,7 +36,6 @@ def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
 # Of another number of layers, heads and widths than anything published.
 TINY = {
     "ettin": Shape(2, 32, 2, 48, 2, 16, global_every=2, window=8),
-    "modernbert": Shape(2, 32, 2, 48, 2, 16, global_every=2, window=8),
     "qwen3": Shape(2, 32, 2, 64, 1, 16, template=True),
 }
 
