@@ -188,7 +188,8 @@ def _write_decoder(shape: Shape, folder: Path) -> None:
     }
     with _saved(_random(Qwen3ForCausalLM, Qwen3Config, settings, 0.03), tokenizer) as body:
         first = Transformer(str(body), transformer_task="text-generation")
-        score = LogitScore(*(int(tokenizer.convert_tokens_to_ids(letter)) for letter in "yn"))
+        true, false = (int(tokenizer.convert_tokens_to_ids(letter)) for letter in "yn")
+        score = LogitScore(true, false)
         model = CrossEncoder(modules=[first, score], device="cpu", activation_fn=torch.nn.Identity())
         _spread(model, first.model.model.norm.weight, folder)
 
@@ -254,7 +255,8 @@ def _byte_level() -> Any:
     own.train_from_iterator((f" {text}" for text in texts), learning)
     own.add_special_tokens(list(CHAT_TOKENS))
     end, turn = CHAT_TOKENS[0], CHAT_TOKENS[2]
-    made = PreTrainedTokenizerFast(tokenizer_object=own, pad_token=end, eos_token=turn, model_max_length=8192)
+    tokenizer: Any = PreTrainedTokenizerFast
+    made = tokenizer(tokenizer_object=own, pad_token=end, eos_token=turn, model_max_length=8192)
     made.chat_template = CHAT_TEMPLATE
     return made
 
@@ -263,7 +265,7 @@ def template_tokens(folder: Path) -> int:
     """How many tokens a model's chat template puts around a pair; 0 without one."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
     if tokenizer.chat_template is None:
         return 0
     empty = [{"role": "query", "content": ""}, {"role": "document", "content": ""}]

@@ -153,11 +153,12 @@ def by_part(lines: Sequence[str]) -> dict[str, float]:
     """Lines "12.3%|library|[.] function" of `perf report` to shares by part, the largest first."""
     found: dict[str, float] = {}
     for line in lines:
-        read = re.match(r"\s*([\d.]+)%\|([^|]*)\|(.*)", line)
+        read = re.match(r"\s*([\d.]+)%\s*\|([^|]*)\|(.*)", line)
         if read is None:
             continue
-        function, library = _own_name(read[3]), read[2].strip()
-        words = (function, library)
+        library = read[2].strip()
+        # torch's loops over elements are one function, made for what is done to each
+        words = (_own_name(read[3]), read[3] if "torch" in library else "", library)
         part = next((name for word in words for name, known in PARTS if re.search(known, word, re.I)), OTHER)
         found[part] = found.get(part, 0.0) + float(read[1]) / 100
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -78,12 +78,20 @@ def test_samples_go_to_the_part_that_the_function_itself_is_of() -> None:
     """Not to that of what it is called for, nor to that of a library that has several."""
     lines = [
         "# Overhead|Shared Object|Symbol",
-        " 40.00%|secondpass_kernel.so|[.] (anonymous namespace)::Encoder<X>::linear<Y, attention(int)::{lambda()#1}>",
+        " 40.00%  |secondpass_kernel.so  |[.] (anonymous namespace)::Encoder<X>::linear<Y, attention(int)::{lambda()#1}>",
         " 20.00%|secondpass_kernel.so|[.] (anonymous namespace)::Encoder<X, Y<Z> >::attention",
         "  5.00%|libgomp.so.1|[.] 0x000000000001e02a",
         "  5.00%|libpython3.11.so.1.0|[.] gc_collect_main",
+        "  2.00%|libtorch_cpu.so|[.] c10::function_ref<void (char**)>::callback_fn<at::native::gelu_kernel(int)>",
         "  1.00%|ld.so|[.] do_lookup_x",
     ]
     assert by_part(lines) == pytest.approx(
-        {"products": 0.4, "attention": 0.2, "waiting for the other thread": 0.05, "Python": 0.05, "other": 0.01}
+        {
+            "products": 0.4,
+            "attention": 0.2,
+            "waiting for the other thread": 0.05,
+            "Python": 0.05,
+            "norms, activations": 0.02,
+            "other": 0.01,
+        }
     )
