@@ -345,7 +345,7 @@ def export_onnx(encoder: Any, path: str | os.PathLike[str]) -> Exported:
             _put_in_place(unfinished, folder)
     except SecondPassError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # torch's exporter and onnxruntime have errors of their own kinds
         raise CheckpointError(f"the model cannot be exported to {folder}: {' '.join(str(error).split())}") from error
     return Exported(folder / ONNX, inputs, difference, len(samples))
 
@@ -404,7 +404,9 @@ def _difference(path: Path, model: Any, samples: Sequence[Tokens], tokenizer: An
     import onnxruntime
 
     names, padding = tokenizer.model_input_names, padding_of(tokenizer)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it would print is in its errors
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     taken = {one.name for one in session.get_inputs()}
 
     def theirs(inputs: Sequence[Tokens]) -> Any:

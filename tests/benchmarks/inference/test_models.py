@@ -78,7 +78,7 @@ def test_samples_go_to_the_part_that_the_function_itself_is_of() -> None:
     """Not to that of what it is called for, nor to that of a library that has several."""
     lines = [
         "# Overhead|Shared Object|Symbol",
-        " 40.00%  |secondpass_kernel.so  |[.] (anonymous namespace)::Encoder<X>::linear<Y, attention(int)::{lambda()#1}>",
+        " 40.00%  |secondpass_kernel.so  |[.] (anonymous namespace)::Encoder<X>::linear<attention(int)::{lambda()#1}>",
         " 20.00%|secondpass_kernel.so|[.] (anonymous namespace)::Encoder<X, Y<Z> >::attention",
         "  5.00%|libgomp.so.1|[.] 0x000000000001e02a",
         "  5.00%|libpython3.11.so.1.0|[.] gc_collect_main",
