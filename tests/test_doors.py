@@ -33,6 +33,7 @@ from secondpass_servers.contract import SearchEngine
 from secondpass_servers.two_pass import FirstPass, two_pass_search
 from tests import fork_server
 from tests.cli.conftest import command
+from tests.tiny_models import make_decoder
 
 QUERY = "where is the cat"
 BLANK = {
@@ -283,3 +284,109 @@ def test_the_record_counts_blank_documents(tiny: CrossEncoder) -> None:
     assert [record.pairs for record in records] == [1 + len(BLANK), 2]
     assert records[0].tokens == records[1].tokens
     assert records[0].truncated == ()
+
+
+# ---- What a model is told to look for.
+TOLD = "say yes where the cat is <|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny causal reranker of a published family, whose template has a place for an instruction."""
+    folder = make_decoder(tmp_path_factory.mktemp("told") / "Qwen3-Reranker-tiny", "qwen3", max_position_embeddings=600)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 600}))
+    return str(folder)
+
+
+async def posted(models: dict[str, CrossEncoder], path: str, body: dict[str, Any]) -> httpx.Response:
+    """A request to the service."""
+    made = create_app(models=models)
+    transport = httpx.ASGITransport(made)
+    async with (
+        made.router.lifespan_context(made),
+        httpx.AsyncClient(transport=transport, base_url="http://x", trust_env=False) as client,
+    ):
+        return await client.post(path, json=body)
+
+
+async def test_an_instruction_is_one_through_every_door(told: str) -> None:
+    """In a call or as the model's own, in Python, the queue, the service, Haystack and on the command line."""
+    texts = ["the cat sat", "a dog", "water the tree " * 90, "the cat?"]
+    encoder, own = CrossEncoder(told, device="cpu"), CrossEncoder(told, device="cpu", instruction=TOLD)
+    wanted = encoder.predict([(QUERY, text) for text in texts], instruction=TOLD)
+    plain = encoder.predict([(QUERY, text) for text in texts])
+    assert abs(wanted - plain).min() > 1e-4
+    made: dict[str, Sequence[float | None]] = {
+        "own": own.predict([(QUERY, text) for text in texts]).tolist(),
+        "prompt": encoder.predict([(QUERY, text) for text in texts], prompt=TOLD).tolist(),
+    }
+    for name, hits in (("rank", encoder.rank(QUERY, texts, instruction=TOLD)), ("own rank", own.rank(QUERY, texts))):
+        made[name] = [hit["score"] for hit in sorted(hits, key=lambda hit: hit["corpus_id"])]
+    (ranking,) = encoder.rank_many([QUERY], [texts], instruction=TOLD)
+    made["rank_many"] = [item.score for item in sorted(ranking.documents, key=lambda item: item.index)]
+    with SharedReranker(encoder) as queue:
+        logits = queue.submit(QUERY, texts, instruction=TOLD).result(60).logits[:, 0]
+    made["queue"] = encoder.default_activation_function(logits).tolist()
+    for path, told_there in (
+        ("/v1/rerank", {"instruction": TOLD}),
+        ("/v2/rerank", {"instruction": TOLD, "model": "one"}),
+        ("/rerank", {"model": "own"}),
+    ):
+        answer = await posted({"one": encoder, "own": own}, path, {"query": QUERY, "documents": texts, **told_there})
+        results = answer.raise_for_status().json()["results"]
+        made[path] = [item["relevance_score"] for item in sorted(results, key=lambda item: item["index"])]
+        assert "unknown" not in answer.text
+    pairs = {"pairs": [[QUERY, text] for text in texts], "instruction": TOLD}
+    made["/score"] = (await posted({"one": encoder}, "/score", pairs)).raise_for_status().json()["scores"]
+    documents = [Document(id=str(place), content=text) for place, text in enumerate(texts)]
+    for name, ranker, call in (
+        ("haystack", SecondPassRanker(model=told), {"instruction": TOLD}),
+        ("haystack init", SecondPassRanker(model=told, instruction=TOLD), {}),
+    ):
+        found = ranker.run(query=QUERY, documents=documents, **call)["documents"]
+        made[name] = [document.score for document in sorted(found, key=lambda document: document.id or "")]
+    arguments = ["--input-format", "json", "--format", "jsonl", "--model", told, "--instruction", TOLD]
+    result = CliRunner().invoke(app, ["rank", QUERY, *arguments], input=json.dumps(texts))
+    rows = sorted(map(json.loads, result.stdout.splitlines()), key=lambda row: row["index"])
+    made["command line"] = [row["score"] for row in rows]
+    for name, scores in made.items():
+        assert scores == pytest.approx(wanted.tolist(), abs=1e-5), name
+    batch = own.collate([[QUERY, text] for text in texts])
+    tokens = encoder.tokens([QUERY] * 4, [text.strip() for text in texts], instruction=TOLD)
+    assert [
+        row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ] == [one.ids.tolist() for one in tokens]
+
+
+async def test_an_instruction_without_a_place_is_refused(tiny: CrossEncoder, tiny_folder: str) -> None:
+    """A model that was never trained with one would read it as noise; `prompt` says so on purpose."""
+    refused = "instruction: this model's input has no place for one; prompt="
+    for call in (
+        lambda: tiny.predict([(QUERY, "a dog")], instruction=TOLD),
+        lambda: tiny.rank(QUERY, ["a dog"], instruction=TOLD),
+        lambda: CrossEncoder(tiny_folder, instruction=TOLD),
+        lambda: SecondPassRanker(model=tiny_folder, instruction=TOLD).warm_up(),
+    ):
+        with pytest.raises(InvalidInput, match=refused):
+            call()
+    with pytest.raises(InvalidInput, match="prompt and instruction are given"):
+        tiny.predict([(QUERY, "a dog")], prompt="a", instruction="b")
+    assert tiny.predict((QUERY, "a dog"), instruction="") == tiny.predict((QUERY, "a dog"))
+    answer = await posted({"one": tiny}, "/rerank", {"query": QUERY, "documents": ["a dog"], "instruction": TOLD})
+    assert (answer.status_code, answer.json()["message"][:24]) == (422, refused[:24])
+
+
+async def test_a_long_document_keeps_the_template(told: str) -> None:
+    """Through every door the same score, and the template's last tokens are there exactly."""
+    encoder = CrossEncoder(told, device="cpu")
+    document = "the cat sat on the mat " * 100
+    short, long = encoder.tokens([QUERY] * 2, ["the cat", document])
+    assert len(long) == encoder.window
+    tail = len(encoder.tokenizer("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")["input_ids"])
+    assert long.ids[-tail:].tolist() == short.ids[-tail:].tolist()
+    assert long.cut is not None
+    assert (long.cut.query_tokens, long.cut.document_tokens > 0) == (0, True)
+    expected = await rank(told, encoder, QUERY, [document, "a dog"])
+    for door in DOORS:
+        checked(await door(told, encoder, QUERY, [document, "a dog"]), expected, [document, "a dog"])

@@ -248,7 +248,13 @@ DECODERS: dict[str, dict[str, Any]] = {
 
 
 def make_decoder(
-    path: str | os.PathLike[str], architecture: str, *, chat: str | None = CHAT, seed: int = 0, **config: Any
+    path: str | os.PathLike[str],
+    architecture: str,
+    *,
+    chat: str | None = CHAT,
+    length: int = 2 * LENGTH,
+    seed: int = 0,
+    **config: Any,
 ) -> Path:
     """Write a tiny random causal language model with its tokenizer, which has "yes" and "no", and return the path."""
     backend = byte_level(TURNS)
@@ -256,7 +262,7 @@ def make_decoder(
     backend.add_tokens(["yes", "no"])
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
-        model_max_length=2 * LENGTH,
+        model_max_length=length,
         pad_token=TURNS.pad,
         eos_token=TURNS.end,
         chat_template=chat,
@@ -264,7 +270,7 @@ def make_decoder(
     # a vocabulary has rows to spare, as published ones have
     settings = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer) + 10}
     settings |= {
-        "max_position_embeddings": 2 * LENGTH,
+        "max_position_embeddings": length,
         "pad_token_id": 0,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,

@@ -50,10 +50,32 @@ MODULE_OF_FUNCTION: dict[object, type[nn.Module]] = {
 }
 
 
+class TemperedSigmoid(nn.Module):
+    """The sigmoid of logits over a temperature, from 0 to 1."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits -> scores."""
+        return torch.sigmoid(logits / self.temperature)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return str(self.temperature)
+
+
 def default_activation(
-    argument: Activation | None, stored_name: str | None, num_labels: int, trust_remote_code: bool = False
+    argument: Activation | None,
+    stored_name: str | None,
+    num_labels: int,
+    trust_remote_code: bool = False,
+    published: Activation | None = None,
 ) -> Activation:
-    """Return the activation of a model: the caller's, else the stored one, else Sigmoid for 1 label, else Identity.
+    """Return the activation of a model: the caller's, else the stored one, else that `published` for its family.
+
+    Without any, Sigmoid for 1 label, else Identity.
 
     Raises:
         InvalidInput: `argument` is a class or not callable.
@@ -77,7 +99,7 @@ def default_activation(
                 "(trust_remote_code=True imports it)",
                 stored_name,
             )
-    return nn.Sigmoid() if num_labels == 1 else nn.Identity()
+    return published or (nn.Sigmoid() if num_labels == 1 else nn.Identity())
 
 
 def _tells_apart(activation: Activation) -> bool:
@@ -99,16 +121,16 @@ def stored_name(activation: Activation) -> str | None:
     if inspect.isroutine(activation):
         known = MODULE_OF_FUNCTION.get(activation)
         if known is not None:
-            return _full_name(known)
+            return full_name(known)
         reason = "a function has no class that a name could bring back"
     elif "<locals>" in made.__qualname__ or made.__module__ == "__main__":
         reason = "its class cannot be imported by name"
     elif not _is_default(activation):
         reason = "only a class name is stored, which brings back the default settings"
     else:
-        if _full_name(made) not in _trusted_classes():
-            logger.warning("Activation %s loads again only with trust_remote_code=True", _full_name(made))
-        return _full_name(made)
+        if full_name(made) not in _trusted_classes():
+            logger.warning("Activation %s loads again only with trust_remote_code=True", full_name(made))
+        return full_name(made)
     name = getattr(activation, "__qualname__", made.__qualname__)
     logger.warning("Activation %s is not stored: %s; give it again when the model is loaded", name, reason)
     return None
@@ -150,7 +172,7 @@ def _trusted_classes() -> dict[str, type[nn.Module]]:
     trusted: dict[str, type[nn.Module]] = {}
     for exported, made in vars(nn).items():
         if isinstance(made, type) and issubclass(made, nn.Module) and _is_plain(made):
-            names = (f"torch.nn.{exported}", f"torch.nn.modules.{exported}", _full_name(made))
+            names = (f"torch.nn.{exported}", f"torch.nn.modules.{exported}", full_name(made))
             trusted |= dict.fromkeys(names, made)
     return trusted
 
@@ -168,7 +190,7 @@ def _required(function: Callable[..., object]) -> int:
     return sum(parameter.kind in positional and parameter.default is parameter.empty for parameter in parameters)
 
 
-def _full_name(made: type) -> str:
+def full_name(made: type) -> str:
     """The dotted name under which a class is stored."""
     return f"{made.__module__}.{made.__qualname__}"
 

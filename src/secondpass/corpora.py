@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import re
 import zlib
 from collections import Counter
@@ -21,6 +22,7 @@ from secondpass.text import is_blank
 
 # ---- Text files a line at a time: UTF-8, gzip accepted, and every refusal names the file and the line.
 BYTE_ORDER_MARK = "\ufeff"
+SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", " ": "spaces"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,13 @@ class Line:
     def refuse(self, reason: str) -> InvalidInput:
         """The error for this line, to be raised."""
         return InvalidInput(f"{self.source}:{self.number}: {reason}")
+
+    def columns_said(self, separator: str = "\t") -> str:
+        """How many columns it has, for a message; without the separator, by the one that gives most."""
+        marks = [mark for mark in SEPARATORS if mark == separator or separator not in self.text]
+        by = {SEPARATORS[mark]: len(self.text.split(mark.strip(" ") or None)) for mark in marks}
+        name = max(by, key=by.__getitem__)
+        return f"{by[name]} columns by {name}" if by[name] > 1 else "1 column"
 
     def json(self) -> object:
         """The JSON value that the line holds; raises InvalidInput where it holds none."""
@@ -209,8 +218,8 @@ def read_corpus(path: Path, keys: RecordKeys | None = None) -> Iterator[CorpusDo
     perhaps "title", or what `keys` names instead. Every other key is metadata.
 
     Raises:
-        InvalidInput: a line lacks one of them or repeats an id, or no line has the title that `keys` names; the
-            message names file and line.
+        InvalidInput: a line lacks one of them, repeats an id or has NaN or infinity as metadata, or no line has the
+            title that `keys` names; the message names file and line.
     """
     file = corpus_file(path)
     chosen = keys or RecordKeys()
@@ -329,14 +338,29 @@ def _document(line: Line, keys: RecordKeys) -> CorpusDocument:
     found, text = record_id(line, value, keys.id), record_text(line, value, keys.text)
     taken = (title_key, _first(value, keys.id, ID_KEYS), _first(value, keys.text, TEXT_KEYS))
     meta = {key: each for key, each in value.items() if key not in taken}
-    return CorpusDocument(found, title or "", text, {**meta, **held} if isinstance(held, dict) else meta)
+    meta |= held if isinstance(held, dict) else {}
+    _refuse_no_number(line, meta)
+    return CorpusDocument(found, title or "", text, meta)
+
+
+def _refuse_no_number(line: Line, meta: Mapping[str, object]) -> None:
+    """Refuse NaN and infinity, which Python reads and writes and which neither JSON nor an index has got."""
+    waiting: list[tuple[str, object]] = list(meta.items())
+    while waiting:
+        place, value = waiting.pop()
+        if type(value) is float and not math.isfinite(value):
+            raise line.refuse(f"{shown_keys([place])} is {value}, which JSON and every index refuse; null says nothing")
+        if type(value) is list:
+            waiting += [(place, each) for each in value]
+        elif type(value) is dict:
+            waiting += [(f"{place}.{key}", each) for key, each in value.items()]
 
 
 def table_document(line: Line) -> CorpusDocument | None:
     """The document of a line with id, tab and text; None for a first line that names the columns."""
     columns = line.text.split("\t")
     if len(columns) != 2:
-        raise line.refuse(f"{len(columns)} columns; a corpus in .tsv has an id, a tab and a text")
+        raise line.refuse(f"{line.columns_said()}; a corpus in .tsv has an id, a tab and a text")
     if not columns[0].strip():
         raise line.refuse("no id before the tab")
     names = {name.strip().lower() for name in columns}

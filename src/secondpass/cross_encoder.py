@@ -23,7 +23,7 @@ from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
 from secondpass.models import saving
 from secondpass.models.loading import LoadRequest, load, pick_device
-from secondpass.models.saving import ModelCardData, save
+from secondpass.models.templates import published_activation
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
 from secondpass.reranker import (
     SCORING,
@@ -142,8 +142,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             "{instruction}", or a template.
         true_token: of a causal language model, the token whose logit is the score.
         false_token: one whose logit is taken off it.
-        instruction: what the model is told to look for in calls that do not say it, where its template has a place for
-            that; a prompt of the model from then on, and stored with it.
+        instruction: what the model is told to look for in calls that do not say it; stored with it as a prompt.
 
     Raises:
         ModelLoadError: the model cannot be had, is incomplete, or would run foreign code.
@@ -228,8 +227,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
                 false_token=false_token,
             )
         )
+        stored, published = loaded.stored_activation, published_activation(loaded.template)
         activation = default_activation(
-            default_activation_function, loaded.stored_activation, loaded.config.num_labels, trust_remote_code
+            default_activation_function, stored, loaded.config.num_labels, trust_remote_code, published
         )
         if not loaded.placed:
             loaded.model.to(pick_device(device))
@@ -237,7 +237,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             loaded, activation, max_length, truncation, max_batch_tokens, max_documents, precision, instruction
         )
         self.best_score: float | None = None
-        self.model_card_data = ModelCardData()
+        self.model_card_data = saving.ModelCardData()
 
     @property
     def _target_device(self) -> torch.device:
@@ -458,7 +458,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         `models.saving.save`. Where evaluators left figures in `model_card_data`, README.md tells them.
         """
         self.engine()
-        save(
+        saving.save(
             path,
             self.model,
             self.tokenizer,
@@ -470,6 +470,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             storage=storage,
             default_prompt=self.default_prompt_name,
             transformer_settings=self._transformer_settings,
+            template=None if self._transformer_settings else self.template,
             **kwargs,
         )
 

@@ -288,47 +288,36 @@ def frames_of(template: PromptTemplate, specials: Specials, encode: Encode) -> t
     Whether one that must be a word by itself (`single_word`) is, goes by what the operator wrote alone. `encode` is
     that of the tokenizer whose tokens these are.
     """
-    sides = [(template.query_prefix, template.query_suffix), (template.document_prefix, template.document_suffix)]
-    made: list[Frame] = []
-    border, touching = None, False
-    for prefix, suffix in reversed(sides) if template.document_first else sides:
-        frame, border, touching = _frame(prefix, suffix, specials, encode, border, touching)
-        made.append(replace(frame, stripped=template.stripped))
-        if template.own_specials == "pair":
-            border, touching = None, False
-    first, second = made
+    parts = [_pieces(getattr(template, name), specials) for name in NAMES]
+    before, between, start, behind = parts[2:] + parts[:2] if template.document_first else parts
+    apart = template.own_specials == "pair"
+    if start.marks and not apart:
+        # up to its last mark the second side's beginning is the end of the first's
+        pieces = [*between.pieces[:-1], between.pieces[-1] + start.pieces[0], *start.pieces[1:-1], ""]
+        between, start = _Pieces(pieces, between.marks + start.marks), _Pieces(start.pieces[-1:], [])
+    first, border, touching = _frame(before, between, encode, None, False)
+    second, _, _ = _frame(start, behind, encode, None if apart else border, touching and not apart)
+    first, second = (replace(frame, stripped=template.stripped) for frame in (first, second))
     return (second, first) if template.document_first else (first, second)
 
 
-def _frame(
-    prefix: Spans, suffix: Spans, specials: Specials, encode: Encode, border: _Border, inner: bool
-) -> tuple[Frame, _Border, bool]:
-    """One side behind `border`, which is the last thing before it, or behind text (`inner`); and the same behind it."""
-    pieces, marks = _pieces(prefix, specials)
-    before: list[Ids] = []
-    for piece, mark in zip(pieces, marks, strict=False):
-        before += [encode(piece, inner), ids_of(() if mark is None else (mark[0],))]
-        border, inner = mark, mark is not None
-    left = pieces[-1]
-    strips_left = border is not None and border[1].rstrip and not left
-    behind: list[Ids] = []
-    begins_inner, (pieces, marks) = inner, _pieces(suffix, specials)
-    strips_right = bool(marks) and marks[0] is not None and marks[0][1].lstrip and not pieces[0]
-    tokens = len(encode(left + pieces[0], inner))
-    border, inner = None, True
-    for mark, piece in zip(marks, pieces[1:], strict=True):
-        border, inner = mark, mark is not None
-        behind += [ids_of(() if mark is None else (mark[0],)), encode(piece, inner)]
-    if pieces[-1]:
-        border, inner = None, True
-    fixed = _joined(before), _joined(behind)
-    tokens += len(fixed[0]) + len(fixed[1])
-    frame = Frame(fixed[0], left, pieces[0], fixed[1], strips_left, strips_right, tokens, begins_inner)
-    return frame, border, inner
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Texts, and the borders and special tokens between them."""
+
+    pieces: list[str]
+    marks: list[_Border]
+
+    def __post_init__(self) -> None:
+        """Take off the blanks that special tokens swallow."""
+        for place, mark in enumerate(self.marks):
+            if mark is not None and mark[1].lstrip:
+                self.pieces[place] = self.pieces[place].rstrip(WHITE)
+            if mark is not None and mark[1].rstrip:
+                self.pieces[place + 1] = self.pieces[place + 1].lstrip(WHITE)
 
 
-def _pieces(spans: Spans, specials: Specials) -> tuple[list[str], list[_Border]]:
-    """The texts between borders and special tokens, and those."""
+def _pieces(spans: Spans, specials: Specials) -> _Pieces:
     pieces: list[str] = [""]
     marks: list[_Border] = []
     for span in _spans(spans):
@@ -340,12 +329,33 @@ def _pieces(spans: Spans, specials: Specials) -> tuple[list[str], list[_Border]]
         pieces[-1] += repaired(texts[0])
         pieces += texts[1:]
         marks += [specials[content] for content in found]
-    for place, mark in enumerate(marks):
-        if mark is not None and mark[1].lstrip:
-            pieces[place] = pieces[place].rstrip(WHITE)
-        if mark is not None and mark[1].rstrip:
-            pieces[place + 1] = pieces[place + 1].lstrip(WHITE)
-    return pieces, marks
+    return _Pieces(pieces, marks)
+
+
+def _frame(
+    prefix: _Pieces, suffix: _Pieces, encode: Encode, border: _Border, inner: bool
+) -> tuple[Frame, _Border, bool]:
+    """One side behind `border`, which is the last thing before it, or behind text (`inner`); and the same behind it."""
+    before: list[Ids] = []
+    if border is not None and border[1].rstrip:
+        prefix.pieces[0] = prefix.pieces[0].lstrip(WHITE)
+    for piece, mark in zip(prefix.pieces, prefix.marks, strict=False):
+        before += [encode(piece, inner), ids_of(() if mark is None else (mark[0],))]
+        border, inner = mark, mark is not None
+    left, right, begins_inner = prefix.pieces[-1], suffix.pieces[0], inner
+    strips_left = border is not None and border[1].rstrip and not left
+    strips_right = bool(suffix.marks) and suffix.marks[0] is not None and suffix.marks[0][1].lstrip and not right
+    tokens = len(encode(left + right, inner))
+    behind: list[Ids] = []
+    border, inner = None, True
+    for mark, piece in zip(suffix.marks, suffix.pieces[1:], strict=True):
+        border, inner = mark, mark is not None
+        behind += [ids_of(() if mark is None else (mark[0],)), encode(piece, inner)]
+    if suffix.pieces[-1]:
+        border, inner = None, True
+    fixed = _joined(before), _joined(behind)
+    tokens += len(fixed[0]) + len(fixed[1])
+    return Frame(fixed[0], left, right, fixed[1], strips_left, strips_right, tokens, begins_inner), border, inner
 
 
 def _joined(parts: Sequence[Ids]) -> Ids:

@@ -33,7 +33,15 @@ from secondpass.inputs import NO_PLACE, CutPolicy, ModelTemplate, PromptTemplate
 from secondpass.models.loading import Loaded
 from secondpass.ranking import Ranking, Relevance, checked_relevance, checked_top_k, rankings
 from secondpass.scoring import Engine, Scored, Window
-from secondpass.text import checked, checked_documents, checked_query, materialised, positive_int, readable
+from secondpass.text import (
+    CHARACTERS_PER_TOKEN,
+    checked,
+    checked_documents,
+    checked_query,
+    materialised,
+    positive_int,
+    readable,
+)
 from secondpass.tokens import CallRecord, TokenCache, Tokens
 
 logger = logging.getLogger(__name__)
@@ -111,7 +119,8 @@ class Reranker:
         instruction: str | None = None,
     ) -> None:
         self.template: ModelTemplate | None = loaded.template
-        truncation = truncation or ("longest_first" if self.template is None else self.template.truncation)
+        if truncation is None:
+            truncation = "longest_first" if self.template is None else self.template.truncation
         CutPolicy(truncation)
         self.config = loaded.config
         self.model = loaded.model
@@ -384,21 +393,19 @@ class Reranker:
     ) -> Window:
         pairs = positive_int(batch_size, "batch_size")
         own, policy = self.template, policy_of(self.truncation if cut is None else cut)
+        if len(instruction or "") > CHARACTERS_PER_TOKEN * self.window:
+            raise InvalidInput(f"instruction has {len(instruction or '')} characters, which no window has room for")
         if own is not None:
             template = own.rendered(instruction, template)
             policy = replace(policy, query_share=policy.query_share or own.query_share)
         return Window(self.window, policy, self.max_batch_tokens, pairs, template)
 
     def _wish(self, prompt: object = None, prompt_name: str | None = None, instruction: object = None) -> Wish:
-        """What a call puts in front of each query, and what it puts at the place of the template's instruction.
-
-        One text, from `prompt`, from the stored prompts by name, from `instruction`, else the stored default prompt.
-        """
+        """The one of these texts that a call gives, else the stored default prompt, where the model wants it."""
         given = {"prompt": prompt, "prompt_name": prompt_name, "instruction": instruction}
         named = [name for name, value in given.items() if value is not None]
         if len(named) > 1:
-            what = "one of them says what to put before the query"
-            raise InvalidInput(f"{' and '.join(named)} are given, where {what}")
+            raise InvalidInput(f"{' and '.join(named)} are given, where one says what to put before the query")
         has_place = self.template is not None and self.template.instructed is not None
         if instruction is not None:
             if checked(instruction, "instruction") and not has_place:
@@ -409,6 +416,8 @@ class Reranker:
             known = ", ".join(map(repr, self.prompts)) or "none"
             raise InvalidInput(f"prompt_name={name!r} is no prompt of this model; it has {known}")
         text = self.prompts[name] if name is not None else checked("" if prompt is None else prompt, "prompt")
+        if text and getattr(getattr(self.model, "readout", None), "leaves_prompt_out", False):
+            raise InvalidInput("prompt: the model's pooling leaves out a prompt's tokens, which is not done here")
         return ("", text) if has_place else (text, None)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:

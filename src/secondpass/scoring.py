@@ -17,6 +17,7 @@ import torch
 
 from secondpass.errors import NonFiniteScore
 from secondpass.forwards.contract import Computation, Forward, Logits, Progress, non_finite, plan, score
+from secondpass.forwards.prefixes import side_by_side
 from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
 from secondpass.text import is_blank
 from secondpass.tokens import CallRecord, PairTokenizer, TokenCache, Tokens
@@ -203,10 +204,7 @@ def score_rows(
     lengths = [len(tokens[row]) for row in rows]
     most = len(rows) if max_pairs is None or not computation.pads else max_pairs
     most = 1 if computation.batching == "single" else most
-    order = None
-    if computation.shares_beginnings:
-        # those that begin alike side by side
-        order = sorted(range(len(rows)), key=lambda place: tokens[rows[place]].ids.tobytes())
+    order = side_by_side([tokens[row].ids for row in rows]) if computation.shares_beginnings else None
     places = plan(lengths, max_batch_tokens, most, computation.pads, computation.batching == "equal", order)
     batches = [tuple(rows[place] for place in batch) for batch in places]
     planned = time.perf_counter()

@@ -156,7 +156,7 @@ os.register_at_fork(after_in_child=_after_fork)
 # Encodings carry offsets and words: a hundred thousand documents at once would need gigabytes.
 ENCODE_CHUNK = 1024
 # Templates kept taken apart; an operator has one or two, a caller who writes one for each query has many.
-MOST_FRAMES = 64
+MOST_FRAMES, MOST_TOKENS = 64, 2**16
 SURROGATES = re.compile("[\ud800-\udfff]")
 NO_IDS = ids_of([])
 NO_FRAME = Frame(NO_IDS, "", "", NO_IDS)
@@ -427,7 +427,9 @@ class PairTokenizer(TextTokenizer):
             found = frames_of(template, specials, self._piece)
             if len(self._frames) >= MOST_FRAMES:
                 self._frames.clear()
-            self._frames[template] = found
+            # one that no window has room for is refused, not kept
+            if sum(frame.tokens for frame in found) < MOST_TOKENS:
+                self._frames[template] = found
         return found
 
     def _piece(self, text: str, inner: bool) -> Ids:

@@ -150,6 +150,16 @@ def test_what_counts_is_beir_s_for_its_folder_and_said(
         assert any(said[-1] in note for note in found["notes"])
 
 
+def test_identical_ids_are_counted_where_they_were_removed(run: Run, arguana: Path) -> None:
+    """Of two queries that are judged relevant to themselves one finds itself: one is said, whatever is judged."""
+    (arguana / "qrels" / "test.tsv").write_text("a\ta\t1\na\tb\t1\nc\tc\t1\nc\td\t1\n")
+    (arguana / "run.tsv").write_text("a\ta\t1\na\tb\t2\nc\td\t1\n")
+    done = run("evaluate", "--qrels", arguana, "-r", arguana / "run.tsv", "-m", "nDCG@10")
+    said = " ".join(done.stdout.split())
+    assert "as BEIR does (1 of run; --keep-identical-ids)" in said
+    assert "judged relevant to their query are 1 of these documents" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -67,6 +67,23 @@ def test_single_files_and_grades(run_mine, beir, tmp_path):
     assert "beyond the number that a query may have: 1" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "own"), [((), False), (("--keep-identical-ids",), True), (("--files",), True),
+                         (("--files", "--ignore-identical-ids"), False)],
+)  # fmt: skip
+def test_a_query_that_is_a_document_is_no_negative_of_its_own(run_mine, beir, tmp_path, options, own):
+    """ArguAna's: the document under the query's id has its title too. Left out by default for a BEIR folder only."""
+    with (beir / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "q1", "title": "Argument", "text": "reset my password"}\n')
+    names = ("--corpus", "corpus.jsonl", "--queries", "queries.jsonl", "--qrels", "qrels/test.tsv")
+    files = [name if name.startswith("-") else beir / name for name in names]
+    given = files if options[:1] == ("--files",) else ["--dataset", beir, "--split", "test"]
+    done = run_mine(*given, *(option for option in options if option != "--files"), "--last", "1")
+    assert done.exit_code == 0, done.stderr
+    assert groups(tmp_path).get("q1", {}).get("document_ids", ["d1"]) == ["d1", *(["q1"] if own else [])]
+    assert ("1 the query itself" in done.stdout) is not own
+
+
 def test_clicks(run_mine, beir, tmp_path):
     """Pairs of texts, whose documents are the candidates, with those of a corpus; ids with corpus and queries."""
     clicks = tmp_path / "clicks.csv"
@@ -82,6 +99,8 @@ def test_clicks(run_mine, beir, tmp_path):
     clicks.write_text("query,document,gold\ncat food,food for a cat,1\ndog food,food for a dog,1\n")
     assert "--column label=NAME" in only_line(run_mine("--clicks", clicks))
     assert run_mine("--clicks", clicks, "--column", "label=gold").exit_code == 0
+    clicks.write_text("query,document,clicked\ncat food,food for a cat,TRUE\ncat food,tax law,false\n")
+    assert "judged and not relevant: 1" in run_mine("--clicks", clicks).stdout
     clicks.write_text("query_id,doc_id,clicks\nq3,d5,4\nq3,d2,0\n")
     files = ["--corpus", beir / "corpus.jsonl", "--queries", beir / "queries.jsonl"]
     assert run_mine("--clicks", clicks, *files, "-n", "1").exit_code == 0

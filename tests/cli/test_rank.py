@@ -116,6 +116,25 @@ def test_a_table_of_ids_and_texts(run: Run, tmp_path: Path, tiny_folder: str) ->
     assert [row["text"] for row in forced] == ["0\tx"]
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("7\topen\ta bank account", "stdin:3: not an id, one tab and a text, but 2 of 3 lines are a table of ids"),
+        ("0\topen a bank account", "stdin:3: id '0' comes twice, but 2 of 3 lines"),
+        ("open a bank account", "stdin:3: not an id, one tab"),
+        ("no id\topen", "stdin:3: not an id, one tab"),
+    ],
+)
+def test_a_bad_line_does_not_make_texts_of_a_table(run: Run, tiny_folder: str, line: str, reason: str) -> None:
+    """A piped table with one other line is refused by that line; the user can say that all of them are texts."""
+    given = f"0\tthe cat\n\n{line}\n8\tthe dog\n"
+    done = run("rank", QUERY, "-m", tiny_folder, input=given)
+    assert done.exit_code == 2
+    assert reason in only_line(done)
+    texts = rows(run("rank", QUERY, "-m", tiny_folder, "-f", "jsonl", "--input-format", "txt", input=given).stdout)
+    assert {row["text"] for row in texts} == {"0\tthe cat", line, "8\tthe dog"}
+
+
 def test_top_k(run: Run, lines_file: Path, tiny_folder: str) -> None:
     """--top-k prints the best of what would be printed without it."""
     options = ("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "-f", "jsonl")

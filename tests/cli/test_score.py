@@ -82,8 +82,8 @@ def test_chunks_change_nothing(run: Run, pairs_file: Path, tiny_folder: str, mon
 @pytest.mark.parametrize(
     ("name", "line", "reason"),
     [
-        ("p.tsv", "only a query", "1 columns; a pair is a query, a tab and a document"),
-        ("p.tsv", "a\tb\tc", "3 columns"),
+        ("p.tsv", "only a query", "3 columns by spaces; a pair is a query, a tab and a document"),
+        ("p.tsv", "a\tb\tc", "3 columns by tabs"),
         ("p.tsv", " \tb", "the query is blank"),
         ("p.jsonl", '["a"]', "not a list of two strings"),
         ("p.jsonl", '["a", 1]', "not a list of two strings"),

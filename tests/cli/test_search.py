@@ -151,6 +151,16 @@ def test_first_pass_is_what_the_ranker_got(run: Run, beir: Path, tiny_folder: st
     assert set(answer["ms"]) == {"retriever", "ranker"}
 
 
+def test_metadata_is_in_the_answers(run: Run, tmp_path: Path, mock_pipeline: Path) -> None:
+    """JSON has a hit's metadata under "meta", as the servers' commands do, and none where there is none."""
+    meta = {"year": 2020, "tags": ["a", "b"], "of": {"lang": "en"}}
+    file = write_json_lines(tmp_path / "c.jsonl", [{"_id": "a", "text": "cat", **meta}, {"_id": "b", "text": "cat"}])
+    run("search", "-p", mock_pipeline, "-c", file, "-q", "cat", "-o", tmp_path / "o.json")
+    (answer,) = json.loads((tmp_path / "o.json").read_text())["queries"]
+    assert {hit["id"]: hit.get("meta") for hit in answer["second"]} == {"a": meta, "b": None}
+    assert not any("meta" in hit for ranking in answer["first"].values() for hit in ranking)
+
+
 def test_depth_and_top_k_reach_their_own_stage(run: Run, beir: Path, tiny_folder: str) -> None:
     """--depth cuts the first pass only and --top-k the second only."""
     options = (*BM25, "-c", beir, "-m", tiny_folder, "-f", "json", "-q", "the second account in paris")

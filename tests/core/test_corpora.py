@@ -94,7 +94,13 @@ def test_a_table_of_ids_and_texts(tmp_path: Path) -> None:
         gzip.compress(b"docid\ttext\n" + file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
     )
     assert list(read_corpus(tmp_path / "c.TSV.gz")) == expected
-    bad = {"0\ta\tb": "1: 3 columns", "0": "1: 1 columns", " \tx": "1: no id before", "0\ta\n0\tb": "2: id '0'"}
+    bad = {
+        "0\ta\tb": "1: 3 columns by tabs",
+        "0": "1: 1 column;",
+        "0,a": "1: 2 columns by commas",
+        " \tx": "1: no id before",
+        "0\ta\n0\tb": "2: id '0'",
+    }
     for line, said in bad.items():
         with pytest.raises(InvalidInput, match=rf"c\.tsv:{said}"):
             list(read_corpus(write(tmp_path / "c.tsv", line)))
@@ -113,6 +119,17 @@ def test_the_packaged_corpus_has_a_name(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(InvalidInput, match=r"secondpass/demo: no corpus\.jsonl"):
         next(read_corpus(name))
     assert packaged(name, tmp_path / "elsewhere").is_dir()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1.0e400"])
+@pytest.mark.parametrize("place", ['"year": {}', '"meta": {{"a": [1, {{"year": {}}}]}}', '"_refused": {{"year": {}}}'])
+def test_metadata_that_json_has_not_got_is_refused(tmp_path: Path, number: str, place: str) -> None:
+    """One rule for every reader, by file, line and key: an index would refuse it later, a store would keep it."""
+    bad = f'{{"_id": "b", "text": "x", {place.format(number)}}}'
+    (tmp_path / "c.jsonl").write_text(f'{{"_id": "a", "text": "x", "year": 1e99}}\n{bad}\n')
+    key = "meta.a.year" if "meta" in place else "year"
+    with pytest.raises(InvalidInput, match=rf'c\.jsonl:2: "{key}" is -?(nan|inf), which JSON and every index refuse'):
+        list(read_corpus(tmp_path / "c.jsonl"))
 
 
 def test_kinds_of_metadata(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ PREDICT = [
     ("convert_to_numpy", True),
     ("convert_to_tensor", False),
 ]
-CALL = ["prompt", "prompt_name", "pool", "chunk_size", "device", "records"]
+CALL = ["prompt", "prompt_name", "instruction", "pool", "chunk_size", "device", "records"]
 RANK = [("query", EMPTY), ("documents", EMPTY), ("top_k", None), ("return_documents", False), *PREDICT[1:]]
 
 
@@ -96,7 +96,17 @@ def test_positional_arguments_are_the_seeds(
     [
         (
             CrossEncoder.__init__,
-            ["truncation", "max_batch_tokens", "max_documents", "token", "precision", "instruction"],
+            [
+                "truncation",
+                "max_batch_tokens",
+                "max_documents",
+                "token",
+                "precision",
+                "template",
+                "true_token",
+                "false_token",
+                "instruction",
+            ],
         ),
         (CrossEncoder.predict, CALL),
         (CrossEncoder.rank, ["relevance", *CALL]),

@@ -120,6 +120,27 @@ def test_a_prompt_by_its_name(prompted: CrossEncoder, tmp_path: Path) -> None:
     assert CrossEncoder(str(tmp_path / "again"), device="cpu").prompts == PROMPTS | {"mine": "my "}
 
 
+def test_the_stored_default_prompt_is_in_every_call(prompted: CrossEncoder, tmp_path: Path) -> None:
+    """That names none: `prompt=""` is none, and a saved copy has it too."""
+    prompted.default_prompt_name = "web"
+    prompted.save(str(tmp_path / "again"))
+    encoder = CrossEncoder(str(tmp_path / "again"), device="cpu")
+    assert encoder.default_prompt_name == "web"
+    prompted.default_prompt_name = None
+    wanted = prompted.predict(PAIRS, prompt="search: ")
+    assert encoder.predict(PAIRS).tolist() == wanted.tolist() != encoder.predict(PAIRS, prompt="").tolist()
+    assert encoder.rank(QUERY, DOCUMENTS) == prompted.rank(QUERY, DOCUMENTS, prompt="search: ")
+    many = encoder.rank_many([QUERY], [DOCUMENTS])[0], prompted.rank_many([QUERY], [DOCUMENTS], prompt_name="web")[0]
+    assert many[0].documents == many[1].documents
+    tokens = encoder.tokens([QUERY], ["a dog"])[0], prompted.tokens(["search: " + QUERY], ["a dog"])[0]
+    assert tokens[0].ids.tolist() == tokens[1].ids.tolist()
+    batch = (
+        encoder.collate([[QUERY, "a dog"]])["input_ids"],
+        prompted.collate([["search: " + QUERY, "a dog"]])["input_ids"],
+    )
+    assert batch[0].tolist() == batch[1].tolist()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -176,14 +197,15 @@ def test_arrays_of_texts_are_pairs(tiny: CrossEncoder) -> None:
     assert tiny.predict(np.array([], dtype=str)).shape == tiny.predict([]).shape == (0,)
 
 
-def test_a_reranking_template_is_not_dropped_silently(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """sentence-transformers 6 would render it for a sequence classifier too; here pairs are read as 3.4 reads them."""
+def test_a_template_of_two_roles_is_read(tmp_path: Path) -> None:
+    """As sentence-transformers 6 renders it, for a sequence classifier too; one of the chat alone is not."""
     folder = str(make_folder(tmp_path / "model", "bert"))
     plain = CrossEncoder(folder, device="cpu")
-    assert caplog.text == ""
+    chat = CrossEncoder(folder, device="cpu", tokenizer_args={"chat_template": "{{ messages[0].content }}"})
+    assert (plain.template, chat.template) == (None, None)
     templated = CrossEncoder(folder, device="cpu", tokenizer_args={"chat_template": TEMPLATE})
-    assert "chat template is not applied" in caplog.text
-    assert templated.predict(PAIRS).tolist() == plain.predict(PAIRS).tolist()
+    made = [templated.tokenizer.convert_ids_to_tokens(item.ids) for item in templated.tokens(["a"], ["cat"])]
+    assert made == [["a", "cat"]]
 
 
 # ---- types

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 
 from secondpass import CrossEncoder, Cut
 from secondpass.errors import InvalidInput, TooLong
-from secondpass.inputs import CutPolicy, PromptTemplate, policy_of
+from secondpass.inputs import CutPolicy, Mark, Plain, PromptTemplate, policy_of
+from secondpass.text import Text
 from secondpass.tokens import PairTokenizer, TokenCache
 from tests.tiny_models import ARCHITECTURES, LENGTH, make_folder, make_tokenizer
 
@@ -213,6 +214,57 @@ def test_plain_text_around_is_read_as_in_one_text(name: str) -> None:
             "longest_first",
         )
         assert [tokens.ids.tolist() for tokens in made] == [tokens.ids.tolist() for tokens in glued]
+
+
+# Query side and document side of one text; the seam is a special token, or a border where nothing is glued.
+SEAMS = (
+    (f"{START}the ", f" now{END}", "a ", f" end{END}"),
+    (f"{START}", "?", f"{END}", ""),
+    ("the ", f"{STRIPPING}", "  ", f" {STRIPPING}"),
+    (f"a {WORD} ", "\n", f"{WORD}: ", ""),
+)
+
+
+@pytest.mark.parametrize("own", ["text", "none"])
+@pytest.mark.parametrize("document_first", [True, False])
+@pytest.mark.parametrize("name", FRAMED)
+def test_both_texts_are_one(name: str, document_first: bool, own: Any) -> None:
+    """As one text with special tokens read, the tokenizer's own around it or none, in either order."""
+    fast = fast_of(name)
+    ours = PairTokenizer(fast)
+    for parts in SEAMS:
+        sides = parts[2:] + parts[:2] if document_first else parts
+        template = PromptTemplate(*sides, document_first=document_first, own_specials=own)
+        pairs = list(itertools.product(TEXTS, TEXTS))
+        made = ours.pairs([q for q, _ in pairs], [d for _, d in pairs], 128, "error", template)
+        for (query, document), tokens in zip(pairs, made, strict=True):
+            first, second = (document, query) if document_first else (query, document)
+            whole = f"{parts[0]}{first}{parts[1]}{parts[2]}{second}{parts[3]}"
+            wanted = fast([whole], add_special_tokens=own == "text")["input_ids"][0]
+            assert tokens.ids.tolist() == wanted, whole
+
+
+@pytest.mark.parametrize("name", FRAMED)
+def test_a_border_keeps_pieces_apart(name: str) -> None:
+    """What stands on either side is tokenised as a text of its own; an instruction in between is text."""
+    fast = fast_of(name)
+    ours = PairTokenizer(fast)
+    told = f"seek {END} it"
+    template = PromptTemplate(
+        (f"{START}a", Mark.BORDER, "q", Plain(told)), (Mark.BORDER, " of"), (Mark.BORDER, "d "), " end", False, "none"
+    )
+    for query, document in itertools.product(TEXTS, TEXTS):
+        (made,) = ours.pairs([query], [document], 500, "error", template)
+        pieces = (f"{START}a", None, " of", f"d {document} end")
+        wanted = [own_ids_of(fast, piece) for piece in pieces if piece is not None]
+        asked = [int(number) for number in next(ours.encode([Text(f"q{told}{query}")]))]
+        assert made.ids.tolist() == [*wanted[0], *asked, *wanted[1], *wanted[2]]
+
+
+def own_ids_of(fast: Any, text: str) -> list[int]:
+    """Give the ids of a text without special tokens around it."""
+    ids: list[int] = fast([text], add_special_tokens=False)["input_ids"][0]
+    return ids
 
 
 @pytest.mark.parametrize("name", FRAMED)

@@ -79,8 +79,11 @@ def test_reads_gzip_and_byte_order_mark(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("q1\td2", "2 columns"),
-        ("q1 d2 1", "1 columns"),
+        ("q1\td2", "2 columns by tabs"),
+        ("q1 d2 1", "3 columns by spaces; BEIR's judgements have 3 (by tabs), TREC's have 4"),
+        ("q1,d2,1", "3 columns by commas; BEIR's"),
+        ("q1;d2;1", "3 columns by semicolons; BEIR's"),
+        ("d2", "1 column; BEIR's"),
         ("q1\td2\t1.5", "grade '1.5' is no whole number"),
         ("q1 0 d2 1.5", "grade '1.5' is no whole number"),
         ("q1\td2\t1_0", "grade '1_0' is no whole number"),

@@ -117,7 +117,8 @@ def test_reads_trec_and_gzip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("q1 Q0 d2 1 0.5", "5 columns"),
+        ("q1 Q0 d2 1 0.5", "5 columns by spaces"),
+        ("q1,Q0,d2,1,0.5,x", "6 columns by commas; a TREC run has 6"),
         ("q1 Q0 d2 1 high x", "score 'high' is no number"),
         ("q1 Q0 d2 1 nan x", "the score is NaN"),
         ("q1 Q0 d1 2 0.1 x", "document 'd1' of query 'q1' was given before"),
@@ -204,8 +205,8 @@ def test_three_columns_are_ranks(tmp_path: Path) -> None:
         (["q a 1", "q b 1"], "the ranks of query 'q' are not 1 to 2"),
         (["q a 2", "q b 1"], "the third column falls from line to line in every query, as scores do"),
         (["q a 1", "q a 2"], r"r\.tsv:2: document 'a' of query 'q' was given before"),
-        (["q a 1", "q Q0 b 2 0.5 x"], r"r\.tsv:2: 6 columns; the lines before have 3"),
-        (["q Q0 b 2 0.5 x", "q a 1"], r"r\.tsv:2: 3 columns; a TREC run has 6"),
+        (["q a 1", "q Q0 b 2 0.5 x"], r"r\.tsv:2: 6 columns by spaces; the lines before have 3"),
+        (["q Q0 b 2 0.5 x", "q a 1"], r"r\.tsv:2: 3 columns by spaces; a TREC run has 6"),
     ],
 )
 def test_three_columns_that_are_no_ranks_are_refused(tmp_path: Path, lines: list[str], reason: str) -> None:

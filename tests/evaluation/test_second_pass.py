@@ -50,6 +50,14 @@ def test_what_each_pass_lost() -> None:
     assert (recall.first, recall.second, recall.ceiling, recall.share) == (0.5, 0.5, 0.5, None)
 
 
+def test_a_count_has_no_headroom() -> None:
+    """No order changes how many documents were found, and the ideal run has fewer: only measures of order are left."""
+    qrels, first = Qrels({"q": {"d": 1}}), run("first", q="abcd")
+    counts = ["NumRet", "NumRelRet", "NumRel", "NumQ"]
+    assert [each.measure for each in headroom(qrels, first, first, [*counts, "RR"])] == ["RR"]
+    assert headroom(qrels, first, first, counts) == ()
+
+
 def test_the_ideal_is_a_perfect_order_of_all_judged_documents() -> None:
     """Two relevant documents: P@5 is 0.4 at best, whatever is found, so 0.2 is what the first pass lost, not 0.8."""
     qrels = Qrels({"q": {"d": 1, "z": 2, "a": 0}})

@@ -156,8 +156,8 @@ def test_every_parameter_of_the_stock_ranker_survives_the_swap(tiny_folder: str)
     stock = stock_pipeline(tiny_folder, meta_fields_to_embed=["title"], model_kwargs={"dtype": torch.float32})
     expected = stock.to_dict()["components"]["ranker"]["init_parameters"]
     dumped = swapped(stock).to_dict()["components"]["ranker"]["init_parameters"]
-    own = {"truncation": "longest_first", "max_documents": None, "raise_on_failure": True}
-    own |= {"precision": None, "relevance": None}
+    own = {"truncation": None, "max_documents": None, "raise_on_failure": True}
+    own |= {"precision": None, "relevance": None, "instruction": None}
     assert dumped == expected | own
     assert list(dumped) == [*sorted(expected, key=list(dumped).index), *own]
 

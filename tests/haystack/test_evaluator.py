@@ -299,6 +299,11 @@ def test_a_query_that_is_a_document_does_not_find_itself(caplog) -> None:
     assert "Accuracy has no value for 1 of 1 queries" in caplog.text
     with pytest.raises(InvalidInput, match="query_ids is missing: ignore_identical_ids=True"):
         evaluator.run(**inputs)
+    chunks = [[Document(content=name, meta={"of": name}) for name in ("q", "a")]]
+    truth = [[Document(content="a", meta={"of": "a"})]]
+    of_chunks = SecondPassEvaluator(["RR"], document_comparison_field="meta.of", ignore_identical_ids=True)
+    found = of_chunks.run(ground_truth_documents=truth, retrieved_documents=chunks, query_ids=["q"])
+    assert (found["score"], found["counts"]["identical_ids"]) == (1.0, 1)
 
 
 def test_two_sources_of_judgements_are_refused(tmp_path: Path) -> None:

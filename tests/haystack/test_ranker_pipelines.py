@@ -77,6 +77,7 @@ def test_the_async_method_has_the_sockets_of_the_sync_one(make_ranker: MakeRanke
         "top_k",
         "scale_score",
         "score_threshold",
+        "instruction",
     ]
     assert {name: socket.type for name, socket in ranker.__haystack_output__._sockets_dict.items()} == {
         "documents": list[Document],

@@ -164,6 +164,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         "resume": False,
         "card": False,
         "show_progress_bar": True,
+        "instruction": "find it",
     }
     made = CrossEncoderTrainer(**parameters)
     pipeline = Pipeline()
@@ -256,6 +257,15 @@ def test_queries_judgements_and_candidates(beir: Path) -> None:
     for query, documents in zip(found["query_ids"], found["documents"], strict=True):
         assert {document.id: document.score for document in documents} == dict(first[query])
         assert all(document.content == contents[document.id] for document in documents)
+
+
+def test_a_querys_own_document_is_no_candidate_of_a_folder(beir: Path) -> None:
+    """Where a query is a document (equal ids) it finds itself first; another one takes its place."""
+    before = LabelledCandidates(dataset=beir, split="test", top_k=2).run()["documents"][0]
+    with (beir / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "q1", "text": "reset my password"}\n')
+    after = LabelledCandidates(dataset=beir, split="test", top_k=2).run()["documents"][0]
+    assert [document.id for document in after] == [document.id for document in before]
 
 
 def test_files_give_what_the_folder_gives(beir: Path) -> None:

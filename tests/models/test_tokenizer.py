@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,47 @@ def test_an_old_folder_with_only_a_word_list_is_read(tmp_path: Path) -> None:
     assert loaded.token_limit == 128
 
 
-def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
-    """A tokenizer.json that is no tokenizer names the folder, in one line."""
-    path = make_folder(tmp_path, "bert")
-    (path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelLoadError, match="the tokenizer cannot be read") as caught:
-        load(LoadRequest(path))
+SMALL = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+NO_ACTIVATION = json.dumps({"model_type": "bert", "hidden_act": "nope", **SMALL})
+FROM_BOTH = "the tokenizer cannot be read from tokenizer.json, tokenizer_config.json: "
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("tokenizer.json", "", "tokenizer.json is not a tokenizer: EOF"),
+        ("tokenizer.json", "{}", "tokenizer.json is not a tokenizer: Model missing"),
+        ("tokenizer.json", "[]", "tokenizer.json is not a tokenizer: invalid type"),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1", "tokenizer.json is not a tokenizer: expected"),
+        ("tokenizer.json", b"\xff\xfe", "tokenizer.json is not a tokenizer: stream"),
+        ("tokenizer.json", '{"model": {"type": "Nope"}}', "tokenizer.json is not a tokenizer: data did not match"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json cannot be read as JSON (JSONDecodeError: Expecting"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json holds a JSON list"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', FROM_BOTH + "AttributeError: "),
+        ("tokenizer_config.json", '{"pad_token": 7}', FROM_BOTH + "TypeError: Special token pad_token"),
+        ("tokenizer_config.json", '{"pad_token": "[PAD]", "model_max_length": "many"}', "model_max_length of the"),
+        ("special_tokens_map.json", '{"pad', "special_tokens_map.json cannot be read as JSON"),
+        ("special_tokens_map.json", "[]", "special_tokens_map.json holds a JSON list"),
+        ("added_tokens.json", "{", "added_tokens.json cannot be read as JSON"),
+        ("config.json", "{", "config.json cannot be read as JSON (JSONDecodeError: Expecting property name"),
+        ("config.json", b"\xff", "config.json cannot be read as JSON (UnicodeDecodeError: "),
+        (
+            "config.json",
+            NO_ACTIVATION,
+            "config.json cannot be built: KeyError: 'nope'",
+        ),
+    ],
+)
+def test_a_broken_file_is_named(tiny_folder: str, tmp_path: Path, file: str, content: str | bytes, said: str) -> None:
+    """And what is wrong with it, in one line, instead of the bare words of whoever read it."""
+    for there in Path(tiny_folder).iterdir():
+        (tmp_path / there.name).symlink_to(there)
+    (tmp_path / file).unlink(missing_ok=True)
+    (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ModelLoadError, match=re.escape(said)) as caught:
+        CrossEncoder(str(tmp_path), device="cpu")
     assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 PAIR = ("How do I reset my password?", "the account page, then zebra 123")

@@ -51,16 +51,18 @@ CHAINS: dict[str, tuple[str, Callable[[], list[nn.Module]]]] = {
         "bert",
         lambda: [*_pooling("mean"), Dense(32, 48, True, nn.Tanh()), modules.Dropout(), _classifier(48)],
     ),
-    "max": ("roberta", lambda: [*_pooling("max"), modules.Normalize(), _classifier(32)]),
     "last": (
         "xlm-roberta",
         lambda: [*_pooling("lasttoken"), modules.LayerNorm(32), _classifier(32)],
     ),
-    "roots": ("modernbert", lambda: [*_pooling("mean_sqrt_len_tokens"), _classifier(32)]),
-    "weighted": ("bert", lambda: [*_pooling("weightedmean"), Dense(32, 32, True, nn.Softplus()), _classifier(32)]),
     "several": (
         "electra",
-        lambda: [*_pooling(("cls", "mean")), Dense(64, 16, True, nn.PReLU()), _classifier(16)],
+        lambda: [
+            *_pooling(("cls", "mean_sqrt_len_tokens", "weightedmean", "max")),
+            Dense(128, 16, True, nn.PReLU()),
+            modules.LayerNorm(16),
+            _classifier(16),
+        ],
     ),
     "names": (
         "modernbert",
@@ -150,7 +152,8 @@ def test_a_causal_reranker_scores_as_theirs(architecture: str, tmp_path: Path) -
     """Alone and in a batch, with its stored, another and no prompt, saved in ours and read again by both."""
     theirs = save_causal(tmp_path / "theirs", architecture, **CAUSAL_MODELS[architecture])
     ours = CrossEncoder(str(tmp_path / "theirs"), device="cpu")
-    for options in ({}, {"prompt": "look closely"}, {"prompt": ""}):
+    wishes: list[dict[str, Any]] = [{}, {"prompt": "look closely"}, {"prompt": ""}]
+    for options in wishes:
         wanted = theirs.predict(PAIRS[:4], activation_fn=nn.Identity(), **options)
         assert np.ptp(wanted) > 100 * CAUSAL
         made = ours.predict(PAIRS[:4], activation_fct=nn.Identity(), **options)
@@ -159,3 +162,21 @@ def test_a_causal_reranker_scores_as_theirs(architecture: str, tmp_path: Path) -
     assert np.allclose(ours.predict(PAIRS), wanted, rtol=0, atol=CAUSAL)
     assert np.allclose([ours.predict(pair) for pair in PAIRS], wanted, rtol=0, atol=CAUSAL)
     _round_trip(ours, wanted, tmp_path / "ours", CAUSAL)
+
+
+@pytest.mark.parametrize("template", ["qwen3-reranker", "ctxl-rerank-v2", "zerank"])
+def test_a_template_of_ours_is_read_there(template: str, tmp_path: Path) -> None:
+    """A plain model under a published template, saved here, gives the same logits there and here again."""
+    folder = str(make_decoder(tmp_path / "plain", "qwen3", chat=None, length=512))
+    ours = CrossEncoder(folder, device="cpu", template=template, true_token="yes", false_token="no")  # noqa: S106
+    pairs = [('what is "the \\ capital"\n{{ city }}', "paris"), ("cat", "the café"), ("a", "")]
+    ours.save(str(tmp_path / "saved"))
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path / "saved"), device="cpu")
+    again = CrossEncoder(str(tmp_path / "saved"), device="cpu")
+    wishes: list[dict[str, Any]] = [{}] if template == "zerank" else [{}, {"prompt": "look {% at %} it"}]
+    for options in wishes:
+        wanted = ours.predict(pairs, activation_fct=nn.Identity(), **options)
+        assert again.predict(pairs, activation_fct=nn.Identity(), **options).tolist() == wanted.tolist()
+        made = theirs.predict(pairs, activation_fn=nn.Identity(), **options)
+        assert np.allclose(made, wanted, rtol=0, atol=CAUSAL)
+    assert again.template == ours.template

@@ -38,7 +38,7 @@ OUTSIDE = {
 # By the name of the test, the first cell of the row of docs/compatibility.md that says what differs and why.
 DEPRECATED = "older names are deprecated: a warning for each"
 MODULE = "the class is an `nn.Module` and a chain of modules: `forward`, hooks, `model[0]`"
-TEMPLATES = "chat templates of the tokenizer are rendered for text pairs, or refused"
+TEMPLATES = "chat templates of the tokenizer are rendered for every text pair"
 SINGLE = "`is_singular_input`"
 NO_HEAD = "a checkpoint without a head becomes a model with one random label"
 UNKNOWN = "a stored activation that cannot be imported is `ModuleNotFoundError`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -51,7 +52,7 @@ async def test_scores_and_order_are_those_in_process(served: Served) -> None:
         assert answer.logits[item.index] == pytest.approx(item.logit, abs=1e-5)
     assert answer.scores[1] == answer.scores[3]
     assert answer.cuts == ranking.truncated
-    assert answer.warnings == (f"cut documents: 4 ({answer.cuts[0].document_tokens} tokens; the window has 128)",)
+    assert answer.warnings == (f"cut documents: index 4 ({answer.cuts[0].document_tokens} tokens; the window has 128)",)
 
 
 async def test_a_models_own_activation_and_the_sigmoid_are_both_there(served: Served) -> None:
@@ -86,7 +87,7 @@ async def test_queries_and_pairs_are_cut_as_asked(served: Served) -> None:
         plain = await answered(served, Work(None, asked, (kept, "a dog")), 30)
         assert cut.logits == pytest.approx(plain.logits, abs=1e-5)
         assert [(one.index, one.query_tokens, one.document_tokens) for one in cut.cuts] == [(0, 0, 1)]
-        assert cut.warnings == ("cut documents: 0 (1 tokens; the window has 9)",)
+        assert cut.warnings == ("cut documents: index 0 (1 tokens; the window has 9)",)
     with pytest.raises(Problem, match="longer than the model's window of 9 tokens"):
         await answered(served, Work(None, asked, (long, "a"), max_tokens=9, refuse_cuts=True), 30)
     wide = await answered(served, work(max_tokens=LENGTH + 1, max_query_tokens=LENGTH), 30)
@@ -95,7 +96,7 @@ async def test_queries_and_pairs_are_cut_as_asked(served: Served) -> None:
 
 async def test_a_cut_that_may_not_be_is_refused(served: Served) -> None:
     """422 with the index."""
-    with pytest.raises(Problem, match="texts: 4 are longer than the model's window of 128 tokens"):
+    with pytest.raises(Problem, match="texts at index 4: longer than the model's window of 128 tokens"):
         await answered(served, work(field="texts", refuse_cuts=True), 30)
 
 
@@ -198,11 +199,60 @@ def test_a_query_is_read_once_however_many_documents_there_are(monkeypatch: pyte
 
 def test_some_blank_documents_are_a_warning() -> None:
     """The client is told which they are."""
-    assert check_texts(work_checking(["a", "", " "]), SETTINGS) == ("blank documents: 1, 2",)
-    assert check_texts(work_checking(["a"]), SETTINGS) == ()
+    assert check_texts(work_checking(["a", "", " "]), SETTINGS) == (
+        work_checking(["a", "", ""]),
+        ("blank documents: indices 1, 2",),
+    )
+    given = work_checking(["a"])
+    assert check_texts(given, SETTINGS) == (given, ())
 
 
 BODY = {"query": "where is the cat", "documents": ["the mat", "a dog"]}
+
+
+LONG = ["cat " + "\u0300" * 900 for _ in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v2/rerank", {"query": "cat", "documents": LONG, "return_documents": True}, 200),
+        ("/v1/rerank", {"query": "cat", "documents": LONG, "top_k": 2}, 200),
+        ("/v1/ranking", {"query": {"text": "cat"}, "passages": [{"text": text} for text in LONG]}, 200),
+        ("/rerank", {"query": "cat", "texts": LONG, "return_text": True}, 200),
+        ("/score", {"pairs": [["cat", text] for text in LONG]}, 200),
+        ("/v1/score", {"text_1": LONG, "text_2": LONG}, 200),
+        ("/v2/rerank", {"query": "cat", "documents": [], "more": LONG}, 422),
+        ("/v2/rerank", {"query": "".join(LONG)[4:][:900], "documents": LONG}, 422),
+    ],
+)
+def test_what_grows_with_a_body_is_done_beside_the_event_loop(
+    live: Live, path: str, body: dict[str, Any], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading it, looking for blank texts, writing the answer; what a small one needs is done at once."""
+    threads: dict[str, set[str]] = {}
+
+    def watch(name: str) -> None:
+        module, _, function = name.rpartition(".")
+        do = getattr(importlib.import_module(f"secondpass.{module}"), function)
+
+        def watched(*given: Any, **named: Any) -> Any:
+            threads.setdefault(function, set()).add(threading.current_thread().name)
+            return do(*given, **named)
+
+        monkeypatch.setattr(f"secondpass.{name}", watched)
+
+    doing = ("serving.bodies._read", "serving.bodies.repaired", "serving.answering.is_blank")
+    writing = ("serving.shapes.json_number", "serving.shapes.json_text", "serving.scores.json_number")
+    for name in (*doing, *writing):
+        watch(name)
+    assert live.client.post(path, json=body).status_code == status
+    assert set.union(*threads.values()) == {"secondpass-bodies_0"}
+    assert {"_read", "repaired"} <= threads.keys()
+    assert (status == 200) == ({"is_blank", "json_number"} <= threads.keys())
+    threads.clear()
+    live.client.post("/rerank", json=BODY)
+    assert "secondpass-bodies_0" not in set.union(*threads.values())
 
 
 def waiting(live: Live) -> int:
@@ -295,8 +345,8 @@ def test_cuts_are_told_beside_the_answer(live: Live) -> None:
     long = "the cat " * 200
     bare = live.client.post("/rerank", json={"query": "cat", "texts": [long, "mat", ""]})
     assert bare.headers["secondpass-truncated"] == "1"
-    assert bare.headers["secondpass-warnings"].startswith("cut texts: 0 (")
-    assert bare.headers["secondpass-warnings"].endswith("; blank texts: 2")
+    assert bare.headers["secondpass-warnings"].startswith("cut texts: index 0 (")
+    assert bare.headers["secondpass-warnings"].endswith("; blank texts: index 2")
     told = live.client.post("/v2/rerank", json={"query": "cat", "documents": [long, "mat"], "frobnicate": True})
     assert told.headers["secondpass-truncated"] == "1"
     assert [warning.split(":")[0] for warning in told.json()["meta"]["warnings"]] == [
@@ -342,7 +392,7 @@ def test_a_blank_document_never_outranks_a_real_one(pocket: CrossEncoder) -> Non
         assert [item["relevance_score"] for item in results][2:] == [0.0] * 3
         assert results[0]["relevance_score"] > results[1]["relevance_score"] > 0.0
         assert [item["document"]["text"] for item in results] == [documents[item["index"]] for item in results]
-        assert "blank documents: 0, 2, 4" in answer.headers["secondpass-warnings"]
+        assert "blank documents: indices 0, 2, 4" in answer.headers["secondpass-warnings"]
         raw = {"query": body["query"], "texts": documents, "raw_scores": True}
         assert [item["score"] for item in live.client.post("/rerank", json=raw).json()][2:] == [-100.0] * 3
         pairs = {"pairs": [[body["query"], text] for text in documents]}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.models.weights import save_compact
+from secondpass.serving import models
 from secondpass.serving.models import Models, load_models
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import ModelSource, Settings
@@ -106,11 +111,30 @@ def test_what_is_loaded_from_a_folder_has_the_digest_of_its_weights(
 
 
 def test_weights_that_change_while_they_are_read_are_refused(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the old and half of the new is no model."""
-    digests = iter("ab")
-    monkeypatch.setattr("secondpass.serving.models.digest_of", lambda source: next(digests))
-    with pytest.raises(ModelLoadError, match="were changed while they were read"):
-        load_models(Settings(models=(ModelSource("a", tiny_folder),), device="cpu"))
+    """Half of the old and half of the new is no model; what is loaded is hashed once."""
+    weights, settings = Path(tiny_folder) / "model.safetensors", Settings(models=(ModelSource("a", tiny_folder),))
+    digest_of, load, asked = models.digest_of, CrossEncoder.__init__, Counter[str]()
+    monkeypatch.setattr(models, "digest_of", lambda source: asked.update([source]) or digest_of(source))
+
+    def write() -> None:
+        weights.write_bytes(weights.read_bytes())
+
+    def put_another() -> None:
+        os.replace(shutil.copy(weights, weights.with_suffix(".new")), weights)
+
+    for change in (write, put_another):
+
+        def changing(*given: Any, change: Callable[[], None] = change, **named: Any) -> None:
+            load(*given, **named)
+            change()
+
+        monkeypatch.setattr(CrossEncoder, "__init__", changing)
+        with pytest.raises(ModelLoadError, match="were changed while they were read"):
+            load_models(settings)
+    monkeypatch.setattr(CrossEncoder, "__init__", load)
+    asked.clear()
+    load_models(settings)
+    assert asked == {tiny_folder: 1}
 
 
 async def test_a_model_that_is_replaced_finishes_what_it_began(tiny_folder: str) -> None:

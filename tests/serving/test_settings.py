@@ -15,6 +15,7 @@ from secondpass.serving.settings import (
     ApiKeys,
     ModelSource,
     Settings,
+    instructed,
     is_loopback,
     model_source,
     read_keys,
@@ -125,6 +126,18 @@ def test_refusals_never_show_a_key(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read: FileNotFoundError"):
         read_keys({}, tmp_path / "absent")
     assert FIRST not in repr(ApiKeys([FIRST])) + repr(vars(ApiKeys([FIRST])))
+
+
+def test_a_model_has_its_instruction() -> None:
+    """By its name, or one for all; a text may have the sign too."""
+    models = [ModelSource("a", "x"), ModelSource("b", "y")]
+    told = [model.instruction for model in instructed(models, ["b=find=it"])]
+    assert told == [None, "find=it"]
+    assert [model.instruction for model in instructed(models, ["c=find"])] == ["c=find", "c=find"]
+    with pytest.raises(InvalidInput, match="--instruction is given twice for the model 'b'"):
+        instructed(models, ["b=one", "two"])
+    with pytest.raises(InvalidInput, match="two models have the name 'a'"):
+        Settings(models=instructed([ModelSource("a", "x"), ModelSource("a", "y")], ["find"]))
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

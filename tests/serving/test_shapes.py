@@ -116,7 +116,7 @@ def test_vllm_says_what_is_read_of_long_texts(live: Live, tiny: CrossEncoder) ->
     body = {"query": "where is the cat", "documents": ["the mat " * 9], "truncate_prompt_tokens": 12}
     told = live.client.post("/v1/rerank", json=body).json()
     assert told["usage"]["prompt_tokens"] == 12
-    assert told["meta"]["warnings"] == ["cut documents: 0 (13 tokens; the window has 12)"]
+    assert told["meta"]["warnings"] == ["cut documents: index 0 (13 tokens; the window has 12)"]
     raw = live.client.post("/v1/rerank", json={"query": "cat", "documents": ["mat"], "use_activation": False}).json()
     (ranking,) = tiny.rank_many(["cat"], [["mat"]])
     assert raw["results"][0]["relevance_score"] == pytest.approx(ranking.documents[0].logit, abs=1e-5)
@@ -138,7 +138,7 @@ def test_voyage_is_known_by_its_fields(live: Live) -> None:
         assert "results" in live.client.post(path, json=BODY | {"top_k": 1, "top_n": 1}).json()
     long = {"query": "cat", "documents": ["dog " * 300], "truncation": False}
     refused = live.client.post("/v1/rerank", json=long)
-    assert (refused.status_code, refused.json()["detail"][:17]) == (422, "documents: 0 are ")
+    assert (refused.status_code, refused.json()["detail"][:20]) == (422, "documents at index 0")
     assert live.client.post("/v1/rerank", json=BODY | {"top_k": 0}).json()["message"].startswith("top_k: ")
 
 
@@ -175,7 +175,7 @@ def test_scores_come_in_the_order_of_the_pairs(live: Live, tiny: CrossEncoder) -
     """Those of `predict`; logits on demand. A blank document is never relevant, whatever the model says."""
     answer = live.client.post("/score", json={"pairs": PAIRS}).json()
     assert answer["scores"] == pytest.approx([*tiny.predict(PAIRS[:2]).tolist(), 0.0], abs=1e-6)
-    assert answer["meta"]["warnings"] == ["blank pairs: 2"]
+    assert answer["meta"]["warnings"] == ["blank pairs: index 2"]
     raw = live.client.post("/score", json={"pairs": PAIRS, "raw_scores": True}).json()["scores"]
     logits = [item.logit for query, text in PAIRS[:2] for item in tiny.rank_many([query], [[text]])[0].documents]
     assert raw == pytest.approx([*logits, -100.0], abs=1e-5)
@@ -221,8 +221,8 @@ def test_unknown_fields_are_named_when_they_have_names() -> None:
 
 
 def test_numbers_are_shortened_for_a_sentence() -> None:
-    """Twenty, and how many more."""
-    assert indices([1, 2]) == "1, 2"
+    """Called what they are, twenty, and how many more."""
+    assert (indices([0]), indices([1, 2])) == ("index 0", "indices 1, 2")
     assert indices(range(23)).endswith("19 and 3 more")
 
 
@@ -318,7 +318,7 @@ def test_over_the_wire_of_texts(live: Live) -> None:
     assert live.client.post("/rerank", json=long).status_code == 200
     refused = live.client.post("/rerank", json=long | {"truncate": False})
     assert refused.status_code == 422
-    assert refused.json()["error"] == "texts: 1 are longer than the model's window of 128 tokens"
+    assert refused.json()["error"] == "texts at index 1: longer than the model's window of 128 tokens"
     short = live.client.post("/rerank", json={"query": "cat", "texts": ["mat"], "truncate": False})
     assert list(short.json()[0]) == ["index", "score"]
     right, left = (

@@ -247,6 +247,17 @@ def test_killed_before_the_checkpoints_are_gone(tiny_folder, tmp_path, monkeypat
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_killed_while_it_tidied_up(tiny_folder, tmp_path):
+    """What a kill left of checkpoints half removed, or of a model half saved, goes with the next call of a run done."""
+    run(tiny_folder, str(tmp_path), SHORT)
+    clean = sorted(path.name for path in tmp_path.iterdir())
+    for left in (".removed-checkpoints/step-00000001", ".unfinished-x1"):
+        (tmp_path / left).mkdir(parents=True)
+        (tmp_path / left / "model.safetensors").write_bytes(b"half")
+    run(tiny_folder, str(tmp_path), SHORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == clean
+
+
 def test_another_run_in_the_folder_is_refused(tiny_folder, tmp_path):
     """Other settings or other data: the message says what differs, also where no checkpoint is left of the run."""
     run(tiny_folder, str(tmp_path), SHORT)

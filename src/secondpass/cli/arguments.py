@@ -60,12 +60,12 @@ def read_documents(path: Path | None, form: str | None) -> list[GivenDocument]:
     """Documents from a file, or from stdin if `path` is None or "-".
 
     `form` is "txt" (one a line), "jsonl", "json" (a list) or "tsv" (id, tab, text); None goes by the file's name, and
-    for stdin by what is there: texts that all have one tab, after ids without white space that all differ, are a
-    table. Blank lines are skipped but counted. JSON documents are strings, or objects with "text" and perhaps "title",
-    "_id" or "id".
+    for stdin by what is there: where more than half of the lines are an id without white space that no other has, one
+    tab and a text, they are a table. Blank lines are skipped but counted. JSON documents are strings, or objects with
+    "text" and perhaps "title", "_id" or "id".
 
     Raises:
-        InvalidInput: a line is of another form, or there is no document.
+        InvalidInput: a line is of another form than the others, or there is no document.
     """
     named = form
     lines, form = _opened(path, form, ("txt", "jsonl", "json", "tsv"), "--documents")
@@ -136,10 +136,22 @@ def _form_by_first_line(lines: Iterator[Line], plain: str) -> tuple[Iterator[Lin
 
 
 def _table_or_texts(lines: list[Line]) -> tuple[Iterator[Line], str]:
-    """MS MARCO's collection.tsv piped in has no name that says so."""
-    columns = [line.text.split("\t") for line in lines]
-    ids = {found[0] for found in columns if len(found) == 2 and found[0].split() == [found[0]]}
-    return iter(lines), "tsv" if lines and len(ids) == len(lines) else "txt"
+    """MS MARCO's collection.tsv piped in has no name that says so; one bad line does not make texts of a table."""
+    seen: set[str] = set()
+    strange: list[tuple[Line, str]] = []
+    for line in lines:
+        name, *texts = line.text.split("\t")
+        if len(texts) == 1 and name.split() == [name] and name not in seen:
+            seen.add(name)
+        else:
+            twice = len(texts) == 1 and name in seen
+            strange.append((line, f"id {name!r} comes twice" if twice else "not an id, one tab and a text"))
+    if 2 * len(seen) <= len(lines):
+        return iter(lines), "txt"
+    for line, why in strange:
+        most = f"{len(seen)} of {len(lines)} lines are a table of ids and texts"
+        raise line.refuse(f"{why}, but {most}; say what all are: --input-format tsv or txt")
+    return iter(lines), "tsv"
 
 
 def _table(lines: Iterator[Line]) -> Iterator[GivenDocument]:
@@ -183,7 +195,7 @@ def _document(line: Line, index: int, value: object) -> GivenDocument:
 def _tsv_pair(line: Line) -> GivenPair:
     columns = line.text.split("\t")
     if len(columns) != 2:
-        raise line.refuse(f"{len(columns)} columns; a pair is a query, a tab and a document")
+        raise line.refuse(f"{line.columns_said()}; a pair is a query, a tab and a document")
     return _pair(line, columns[0], columns[1])
 
 
@@ -242,6 +254,16 @@ Instruction = Annotated[
     str | None, typer.Option(help="What the model is told to look for, where its template has a place for that.")
 ]
 
+TEMPLATE_HELP = (
+    "What the model reads around its texts where its folder does not say: the name of a published family, such as "
+    '"qwen3-reranker", or a text with "{query}" and "{document}".'
+)
+Template = Annotated[str | None, typer.Option(help=TEMPLATE_HELP)]
+TRUE_HELP = "Of a causal language model, the token whose logit is the score."
+FALSE_HELP = "The token whose logit is taken off it."
+TrueToken = Annotated[str | None, typer.Option(help=TRUE_HELP)]
+FalseToken = Annotated[str | None, typer.Option(help=FALSE_HELP)]
+
 
 def load(
     model: str,
@@ -249,13 +271,25 @@ def load(
     device: str | None,
     precision: precisions.Precision | None = None,
     instruction: str | None = None,
+    template: str | None = None,
+    true_token: str | None = None,
+    false_token: str | None = None,
 ) -> CrossEncoder:
     """Load a model for a command; torch is imported only now, so that --help answers at once.
 
     Raises:
         ModelLoadError: it cannot be had.
-        InvalidInput: the length, the device, the precision or the instruction is refused.
+        InvalidInput: one of the others is refused.
     """
     from secondpass.cross_encoder import CrossEncoder
 
-    return CrossEncoder(model, max_length=max_length, device=device, precision=precision, instruction=instruction)
+    return CrossEncoder(
+        model,
+        max_length=max_length,
+        device=device,
+        precision=precision,
+        instruction=instruction,
+        template=template,
+        true_token=true_token,
+        false_token=false_token,
+    )

@@ -77,6 +77,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="With --pipeline: ask only the first queries.")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="With --pipeline: top_k of the first pass.")] = None,
     model: Annotated[str | None, typer.Option(help="With --pipeline: cross-encoder for the ranker.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="With --pipeline: what the ranker is told to look for.")
+    ] = None,
     output: Output = None,
     indexed: Annotated[
         bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")
@@ -118,7 +121,9 @@ def evaluate(
     if measure:
         parsed(measure)
     if pipeline is not None and dataset is not None:
-        request = DatasetRequest(pipeline, dataset, split, limit, depth, None, model, output, indexed, index, add)
+        request = DatasetRequest(
+            pipeline, dataset, split, limit, depth, None, model, output, indexed, index, add, instruction
+        )
         found = _piped(request)
     elif qrels is not None and run:
         found = _read(qrels, run, queries, split)
@@ -186,9 +191,10 @@ def _without_query_ids(found: Evaluated) -> Evaluated:
     """BEIR's convention, with a note where it changed a run."""
     left = [without_query_ids(run) for run in found.runs]
     gone = [f"{count:,} of {run.name}" for run, count in left if count]
-    own = sum(grades.get(query, 0) > 0 for query, grades in found.qrels.items())
+    asked = {query for run in found.runs for query in run if query in run[query]}
+    own = sum(found.qrels.get(query, {}).get(query, 0) > 0 for query in asked)
     note = f"documents whose id is their query's are left out, as BEIR does ({', '.join(gone)}; --keep-identical-ids)"
-    relevant = (f"{own:,} of these documents are judged relevant to their query",) if own else ()
+    relevant = (f"judged relevant to their query are {own:,} of these documents",) if own else ()
     notes = (*found.notes, note, *relevant) if gone else found.notes
     return replace(found, runs=tuple(run for run, _ in left), notes=notes)
 

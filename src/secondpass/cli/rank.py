@@ -48,11 +48,15 @@ def rank(
     device: arguments.Device = None,
     precision: arguments.Precision = None,
     instruction: arguments.Instruction = None,
+    template: arguments.Template = None,
+    true_token: arguments.TrueToken = None,
+    false_token: arguments.FalseToken = None,
 ) -> None:
     """Order documents by how well each one answers the query, best first.
 
     A JSON document is a string or an object with "text" and perhaps "title" and "_id". The index is the line of the
-    document, counted from 0; blank lines are skipped. Lines on stdin that are all an id, a tab and a text are a table.
+    document, counted from 0; blank lines are skipped. Lines on stdin are a table where most are an id, a tab and a
+    text: one that is not is refused, unless --input-format says what they are.
 
     [bold]Examples[/bold]
 
@@ -67,7 +71,7 @@ def rank(
     checked_query(query, "the query")
     rule = _relevance(relevance)
     given = read_documents(documents, input_format)
-    encoder = arguments.load(model, max_length, device, precision, instruction)
+    encoder = arguments.load(model, max_length, device, precision, instruction, template, true_token, false_token)
     records: list[CallRecord] = []
     texts = [document.text for document in given]
     ranked = encoder.rank(query, texts, top_k=top_k, batch_size=batch_size, relevance=rule, records=records)
@@ -128,6 +132,9 @@ def score(
     device: arguments.Device = None,
     precision: arguments.Precision = None,
     instruction: arguments.Instruction = None,
+    template: arguments.Template = None,
+    true_token: arguments.TrueToken = None,
+    false_token: arguments.FalseToken = None,
 ) -> None:
     """Score pairs of a query and a document, in the order given.
 
@@ -143,7 +150,9 @@ def score(
     paste queries.txt answers.txt | secondpass score --format jsonl
     """
     # The model is loaded once, when the first pairs are known to be readable.
-    encoder = cache(lambda: arguments.load(model, max_length, device, precision, instruction))
+    encoder = cache(
+        lambda: arguments.load(model, max_length, device, precision, instruction, template, true_token, false_token)
+    )
     scored = _scored(read_pairs(pairs, input_format), encoder, batch_size)
     if output is Format.jsonl:
         print_json_lines(

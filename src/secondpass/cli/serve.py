@@ -53,6 +53,9 @@ def serve(
         list[str] | None,
         _option("INSTRUCTION", "What a model is told to look for: name=text, or a text for all.", "--instruction"),
     ] = None,
+    template: Annotated[str | None, _option("TEMPLATE", arguments.TEMPLATE_HELP)] = None,
+    true_token: Annotated[str | None, _option("TRUE_TOKEN", arguments.TRUE_HELP)] = None,
+    false_token: Annotated[str | None, _option("FALSE_TOKEN", arguments.FALSE_HELP)] = None,
     token_cache_mb: Annotated[
         int, _option("TOKEN_CACHE_MB", "MiB for tokens of documents seen before; 0 for none.", min=0)
     ] = 64,
@@ -77,7 +80,7 @@ def serve(
         max_characters=max_characters, max_waiting_pairs=max_waiting_pairs, max_waiting_tokens=max_waiting_tokens,
         max_wait_ms=max_wait_ms, deadline_s=deadline_s, head_s=head_s, shutdown_delay_s=shutdown_delay_s,
         keep_alive_s=keep_alive_s, max_length=max_length, device=device, precision=precision,
-        token_cache_mb=token_cache_mb,
+        token_cache_mb=token_cache_mb, template=template, true_token=true_token, false_token=false_token,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run

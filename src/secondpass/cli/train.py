@@ -234,6 +234,15 @@ class Dataset:
     qrels: Qrels
 
 
+OwnDocuments = Annotated[
+    bool | None,
+    typer.Option(
+        "--ignore-identical-ids/--keep-identical-ids",
+        help="Take no document whose id is the query's; by default with --dataset only, as BEIR's evaluation does.",
+    ),
+]
+
+
 def mine(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the groups go, as JSON lines.")],
     dataset: Annotated[Path | None, typer.Option("--dataset", "-d", help="BEIR folder, or secondpass/demo.")] = None,
@@ -251,9 +260,7 @@ def mine(
         list[str] | None, typer.Option(metavar="ROLE=NAME", help="Of --clicks, where names do not say it; see docs.")
     ] = None,
     split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder.")] = "train",
-    source: Annotated[
-        str, typer.Option("--from", help="bm25, a run file, or folder or hub name of a bi-encoder.")
-    ] = BM25,
+    source: Annotated[str, typer.Option("--from", help="bm25, a run file, or a bi-encoder (folder or name).")] = BM25,
     negatives: Annotated[int, typer.Option("--negatives", "-n", min=1, help="For each query, at most.")] = 5,
     first: Annotated[int, typer.Option(min=1, help="Rank of the first candidate, relevant ones not counted.")] = 1,
     last: Annotated[int, typer.Option(min=1, help="Rank of the last candidate.")] = 100,
@@ -274,6 +281,7 @@ def mine(
     query_prefix: Annotated[str, typer.Option(help="What the bi-encoder wants before queries, 'query: '.")] = "",
     document_prefix: Annotated[str, typer.Option(help="What it wants before documents, 'passage: '.")] = "",
     device: arguments.Device = None,
+    ignore_identical_ids: OwnDocuments = None,
     seed: Annotated[int, typer.Option(help="Of random sampling.")] = 0,
 ) -> None:
     """Find hard negatives: documents that a first pass ranks high and nobody judged relevant.
@@ -301,17 +309,23 @@ def mine(
             negatives=negatives, first=first, last=last, max_score=max_score, absolute_margin=absolute_margin,
             relative_margin=margin, rescore_margin=rescore_margin, against=against.value, sampling=sampling.value,
             positives=positives, graded=graded, seed=seed,
+            ignore_identical_ids=bool(dataset) if ignore_identical_ids is None else ignore_identical_ids,
         )  # fmt: skip
     if clicks is None:
         labelled = _read(dataset, corpus, queries, qrels, split)
     else:
         _refuse_beside_clicks(dataset or qrels, queries, corpus)
         labelled = _clicked(clicks, corpus, queries, column or ())
-    found = _candidates(source, labelled, last, (query_prefix, document_prefix), device)
-    if instruction is not None and rescore is None:
+    found = _candidates(source, labelled, last + rule.ignore_identical_ids, (query_prefix, document_prefix), device)
+    _write(output, labelled, found, rule, _second_pass(rescore, device, instruction))
+
+
+def _second_pass(rescore: str | None, device: str | None, instruction: str | None) -> CrossEncoder | None:
+    if rescore is not None:
+        return arguments.load(rescore, None, device, instruction=instruction)
+    if instruction is not None:
         raise InvalidInput("--instruction is for the cross-encoder of --rescore")
-    encoder = None if rescore is None else arguments.load(rescore, None, device, instruction=instruction)
-    _write(output, labelled, found, rule, encoder)
+    return None
 
 
 def _write(output: Path, labelled: Dataset, found: Candidates, rule: MiningRule, encoder: CrossEncoder | None) -> None:
@@ -367,7 +381,7 @@ def _clicked(clicks: Path, corpus: Path | None, queries: Path | None, columns: S
         raise InvalidInput("--column is ROLE=NAME, such as label=clicks; label= where no column says it")
     chosen = {role: name or None for role, _, name in parts}
     with words_of("options"):
-        groups = list(read_groups(clicks, columns=chosen, corpus=corpus if queries else None, queries=queries))
+        groups = list(read_groups(clicks, columns=chosen or None, corpus=corpus if queries else None, queries=queries))
     contents = {} if corpus is None else {document.id: document.content for document in read_corpus(corpus)}
     named = {text: name for name, text in contents.items()}
     asked: dict[str, str] = {}

@@ -191,7 +191,7 @@ def _judgement(line: Line) -> tuple[str, str, str, int]:
     else:
         trec = line.text.split()
         if len(trec) != 4:
-            raise line.refuse(f"{len(columns)} columns; BEIR's judgements have 3 (by tabs), TREC's have 4")
+            raise line.refuse(f"{line.columns_said()}; BEIR's judgements have 3 (by tabs), TREC's have 4")
         query, topic, document, grade = trec
     if not query or not document:
         raise line.refuse("an id is empty")

@@ -174,7 +174,7 @@ def _trec(line: Line) -> tuple[str, str, float]:
     columns = line.text.split()
     if len(columns) != 6:
         forms = "a TREC run has 6 (query, Q0, document, rank, score, tag), MS MARCO's has 3 (query, document, rank)"
-        raise line.refuse(f"{len(columns)} columns; {forms}")
+        raise line.refuse(f"{line.columns_said(' ')}; {forms}")
     try:
         # float() would read 1_0 as 10, and digits of other scripts.
         score = float(columns[4] if columns[4].isascii() and "_" not in columns[4] else "")
@@ -188,7 +188,7 @@ def _trec(line: Line) -> tuple[str, str, float]:
 def _ms_marco(line: Line) -> tuple[str, str, float]:
     columns = line.text.split()
     if len(columns) != 3:
-        raise line.refuse(f"{len(columns)} columns; the lines before have 3 (query, document, rank)")
+        raise line.refuse(f"{line.columns_said(' ')}; the lines before have 3 (query, document, rank)")
     if re.fullmatch("[0-9]{1,9}", columns[2]) is None or int(columns[2]) == 0:
         raise line.refuse(f"rank {columns[2]!r} is none; a run with scores has TREC's six columns")
     return columns[0], columns[1], float(columns[2])

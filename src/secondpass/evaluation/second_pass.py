@@ -45,9 +45,13 @@ def headroom(qrels: Qrels, first: Run, second: Run, measures: Iterable[str] = DE
 
 
 def headroom_of(first: Report, second: Report, ceiling: Report, ideal: Report) -> tuple[Headroom, ...]:
-    """The same out of four reports on the same queries, for the measures that all of them have a mean of."""
+    """The same out of four reports on the same queries, for the measures that all of them have a mean of.
+
+    Counts such as NumRet have no ceiling: of whatever order, the ideal of all judged documents may have fewer.
+    """
     found = []
-    for measure in _by_grades(first.measures, first, second, ceiling, ideal):
+    ordered = [measure for measure in first.measures if measure not in first.sums]
+    for measure in _by_grades(ordered, first, second, ceiling, ideal) if ordered else ():
         before = first.means[measure]
         after, best = second.means[measure], ceiling.means[measure]
         share = (after - before) / (best - before) if best > before else None
@@ -137,10 +141,11 @@ class DatasetRequest:
     """A pipeline (file or packaged name) and a BEIR folder.
 
     `depth` is the first pass's top_k instead of the pipeline's own. `top_k` is the second pass's: by default it
-    returns all that it was given, so that deep measures are taken on the same candidates. `model` takes the place of
-    the ranker's own. `output` is the TREC run of the second pass; answers are kept beside it as they come, and a
-    broken run goes on with them. `indexed` says that the pipeline's stores hold the documents already, `index` takes
-    the place of the index of stores that live in a server, and `add` allows to index into one that holds documents.
+    returns all that it was given, so that deep measures are taken on the same candidates. `model` and `instruction`
+    take the place of the ranker's own. `output` is the TREC run of the second pass; answers are kept beside it as they
+    come, and a broken run goes on with them. `indexed` says that the pipeline's stores hold the documents already,
+    `index` takes the place of the index of stores that live in a server, and `add` allows to index into one that holds
+    documents.
     """
 
     pipeline: str
@@ -154,6 +159,7 @@ class DatasetRequest:
     indexed: bool = False
     index: str | None = None
     add: bool = False
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ linear layers read. Of the last layer only the last tokens' rows are computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,6 +120,10 @@ class _Group:
         return 0 if self.begun is None else len(self.begun)
 
 
+_Block = tuple[slice, slice, torch.Tensor]
+"""Queries, the keys that some of them see, and what hides the others: [inputs or 1, 1, queries of a key head, keys]."""
+
+
 class _Layout:
     """Tails of inputs end to end, those behind one beginning side by side, longest first.
 
@@ -149,33 +154,40 @@ class _Layout:
                 own = slice(begin + part.start, begin + part.stop)
                 made = rectangle(own, lengths[own], (ends - lengths)[own], device)
                 self.groups.append(_Group(begun[order[begin]], made, lengths[own]))
+        self.dtype = dtype
         self._masks: dict[tuple[int, ...], torch.Tensor] = {}
         self._room = MASKS
 
-    def mask(
-        self, group: _Group, asking: tuple[int, int], keys: tuple[int, int], window: int | None, each: int
-    ) -> torch.Tensor:
-        """Bool [inputs or 1, 1, asking * each, keys]: which keys the queries see; a query comes `each` times.
+    def blocks(self, group: _Group, ends: bool, window: int | None, each: int) -> Iterator[_Block]:
+        """Queries of a group that are worked on together; with `ends` it is the last token of each input that asks."""
+        before, length = group.before, group.places.real.shape[1]
+        width = -(-(before + length) // BLOCK) * BLOCK
+        step = 1 if ends else max(BLOCK, min(QUERIES, SCORES // (each * width)))
+        for begin in range(0, 1 if ends else length, step):
+            end = begin + 1 if ends else min(length, begin + step)
+            low = 0 if ends or window is None else max(0, before + begin - window + 1) // BLOCK * BLOCK
+            high = width if ends else -(-(before + end) // BLOCK) * BLOCK
+            place = (before, begin, end, low, high, window or 0)
+            mask = None if ends else self._masks.get(place)
+            if mask is None:
+                asking = torch.arange(before + begin, before + end, device=self.ids.device)[None]
+                if ends:
+                    asking = torch.from_numpy(before + group.lengths - 1).to(self.ids.device)[:, None]
+                mask = _mask(asking, torch.arange(low, high, device=self.ids.device), window, each).to(self.dtype)
+                if not ends and mask.numel() <= self._room:
+                    self._room -= mask.numel()
+                    self._masks[place] = mask
+            yield slice(begin, end), slice(low, high), mask
 
-        Places are counted from the first token of the inputs' beginning; `asking` (-1, 0) are the last tokens.
-        """
-        place = (*asking, *keys, window or 0, group.before, each)
-        if place in self._masks:
-            return self._masks[place]
-        device = self.ids.device
-        if asking == (-1, 0):
-            row = torch.from_numpy(group.before + group.lengths - 1).to(device)[:, None]
-        else:
-            row = torch.arange(*asking, device=device)[None]
-        column = torch.arange(*keys, device=device)
-        seen = column <= row[:, :, None]
-        if window is not None:
-            seen &= column > row[:, :, None] - window
-        made = seen[:, None].repeat_interleave(each, dim=2)
-        if asking != (-1, 0) and made.numel() <= self._room:
-            self._room -= made.numel()
-            self._masks[place] = made
-        return made
+
+def _mask(asking: torch.Tensor, keys: torch.Tensor, window: int | None, each: int) -> torch.Tensor:
+    """What is added to the scores of keys [keys] from places [inputs or 1, asking]: 0 where a key is seen."""
+    seen = keys <= asking[:, :, None]
+    if window is not None:
+        seen &= keys > asking[:, :, None] - window
+    return (
+        torch.zeros(seen.shape, device=keys.device).masked_fill_(~seen, -torch.inf)[:, None].repeat_interleave(each, 2)
+    )
 
 
 # ---- The forward.
@@ -274,8 +286,8 @@ class PackedDecoder:
             last = number == len(self._layers) - 1
             turn = turns[layer.rotation]
             given = _normed(layer.attention_norm, x, self.dtype)
-            key = _turned(linear(layer.key, given).unflatten(1, (own.key_heads, -1)), layer.key_norm, turn)
-            value = linear(layer.value, given).unflatten(1, (own.key_heads, -1))
+            key = _turned(linear(layer.key, given).view(len(given), own.key_heads, -1), layer.key_norm, turn)
+            value = linear(layer.value, given).view(len(given), own.key_heads, -1)
             if states is not None:
                 states.append(torch.stack([key[: layout.tokens], value[: layout.tokens]]))
                 if last:
@@ -283,7 +295,7 @@ class PackedDecoder:
             if last:
                 given, x = given[layout.lasts], x[layout.lasts]
                 turn = turn[0][layout.lasts], turn[1][layout.lasts]
-            query = _turned(linear(layer.query, given).unflatten(1, (own.heads, -1)), layer.query_norm, turn)
+            query = _turned(linear(layer.query, given).view(len(given), own.heads, -1), layer.query_norm, turn)
             context = self._attended(layout, number, query, key, value)
             x = _added(layer.attention_out, layer.attention_out_norm, context, x)
             given = _normed(layer.feed_norm, x, self.dtype)
@@ -295,65 +307,39 @@ class PackedDecoder:
         self, layout: _Layout, number: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         """Queries [rows or inputs, heads, size] to contexts [rows or inputs, hidden]."""
-        window, out = self._layers[number].window, query.new_empty(len(query), query.shape[1] * query.shape[2])
-        ends = number == len(self._layers) - 1
-        if not ends:
-            out[layout.tokens :].zero_()
+        own, ends = self._own, number == len(self._layers) - 1
+        out = query.new_empty(len(query), own.heads * own.head_size)
+        out[layout.tokens :] = 0
         for group in layout.groups:
-            count, length = group.places.real.shape
-            states = None if group.begun is None else group.begun.states[number]
+            places, count = group.places, len(group.lengths)
+            states = (None, None) if group.begun is None else group.begun.states[number]
             keys, values = (
-                _behind(None if states is None else states[part], rows[group.places.rows], count)
-                for part, rows in enumerate((key, value))
+                _behind(begun, rows[places.rows], count) for begun, rows in zip(states, (key, value), strict=True)
             )
-            asking = query[group.places.numbers if ends else group.places.rows]
-            asking = asking.view(count, -1, self._own.key_heads, self._each, self._own.head_size).transpose(1, 2)
-            whole = out[group.places.numbers if ends else group.places.lies]
-            made = whole if ends or not group.places.pads else whole.new_empty(count * length, out.shape[1])
-            made = made.view(count, -1, self._own.key_heads, self._each, self._own.head_size).transpose(1, 2)
-            if ends:
-                made.copy_(self._context(layout, group, asking, (-1, 0), keys, values, window))
-                continue
-            step = max(BLOCK, min(QUERIES, SCORES // (self._each * keys.shape[2])))
-            for begin in range(0, length, step):
-                end = min(length, begin + step)
-                places = (group.before + begin, group.before + end)
-                made[:, :, begin:end] = self._context(
-                    layout, group, asking[:, :, begin:end], places, keys, values, window
+            rows = query[places.numbers if ends else places.rows]
+            scattered = places.pads and not ends
+            made = torch.empty_like(rows) if scattered else out[places.numbers if ends else places.rows]
+            shape = (count, -1, own.key_heads, self._each, own.head_size)
+            asking, contexts = rows.view(shape).transpose(1, 2), made.view(shape).transpose(1, 2)
+            for asked, seen, mask in layout.blocks(group, ends, self._layers[number].window, self._each):
+                part = asking[:, :, asked]
+                context = _attention(
+                    part.flatten(2, 3), keys[:, :, seen], values[:, :, seen], mask, own.score_scale, own.soft_cap
                 )
-            if group.places.pads:
-                out[group.places.lies] = made.transpose(1, 2).reshape(count * length, -1)[group.places.kept]
+                contexts[:, :, asked] = context.view(part.shape)
+            if scattered:
+                out[places.lies] = made.flatten(1)[places.kept]
         return out
-
-    def _context(
-        self,
-        layout: _Layout,
-        group: _Group,
-        query: torch.Tensor,
-        places: tuple[int, int],
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        window: int | None,
-    ) -> torch.Tensor:
-        """Queries [inputs, key heads, asking, each, size] at these places -> contexts of that shape."""
-        low, high = 0, keys.shape[2]
-        if places != (-1, 0):
-            low = 0 if window is None else max(0, places[0] - window + 1) // BLOCK * BLOCK
-            high = -(-places[1] // BLOCK) * BLOCK
-        mask = layout.mask(group, places, (low, high), window, self._each)
-        made = _attention(
-            query.flatten(2, 3), keys[:, :, low:high], values[:, :, low:high], mask, self._own.score_scale,
-            self._own.soft_cap,
-        )  # fmt: skip
-        return made.view(query.shape)
 
 
 def _converted(layer: DecoderLayer, dtype: torch.dtype) -> DecoderLayer:
     """Linear layers of another type; norms stay as they are."""
-    parts = {part.name: getattr(layer, part.name) for part in fields(layer)}
-    return replace(
-        layer,
-        **{name: mapped(own, lambda it: it.to(dtype)) for name, own in parts.items() if isinstance(own, Linear)},
+    parts: dict[str, Any] = {part.name: getattr(layer, part.name) for part in fields(layer)}
+    return DecoderLayer(
+        **{
+            name: mapped(own, lambda it: it.to(dtype)) if isinstance(own, Linear) else own
+            for name, own in parts.items()
+        }
     )
 
 
@@ -375,21 +361,27 @@ def _behind(begun: torch.Tensor | None, rows: torch.Tensor, count: int) -> torch
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float, cap: float | None
 ) -> torch.Tensor:
-    """[inputs, heads, queries or keys, size] and which keys are seen -> contexts like the queries."""
+    """[inputs, heads, queries or keys, size] and what is added to scores -> contexts like the queries."""
     if cap is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     scores = (query @ key.transpose(2, 3)).float().mul_(scale / cap).tanh_().mul_(cap)
-    return scores.masked_fill_(~mask, -torch.inf).softmax(dim=-1).to(value.dtype) @ value
+    return scores.add_(mask).softmax(dim=-1).to(value.dtype) @ value
 
 
 def _normed(own: RootNorm, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """float32 [rows, hidden] -> the same in `dtype`."""
-    return (x * _over_root(x, own.eps)).mul_(own.weight).to(dtype)
+    return _times(x * _over_root(x, own.eps), own.weight, dtype)
+
+
+def _times(x: torch.Tensor, factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Overwrites `x` where that has the type asked for."""
+    return torch.mul(x, factor, out=x if x.dtype == dtype else torch.empty_like(x, dtype=dtype))
 
 
 def _over_root(x: torch.Tensor, eps: float) -> torch.Tensor:
     """1 / root of the mean square, over the last dimension."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    lengths: torch.Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return lengths.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 def _added(own: Linear, norm: RootNorm | None, rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -407,10 +399,15 @@ def _turn(positions: torch.Tensor, own: Rotation) -> Turn:
 
 
 def _turned(rows: torch.Tensor, norm: RootNorm | None, turn: Turn) -> torch.Tensor:
-    """Normalise each head of rows [rows, heads, size] and turn it by its place (Su et al. 2021, halves as pairs)."""
-    cos, sin = turn
+    """Normalise each head of rows [rows, heads, size] and turn it by its place (Su et al. 2021, halves as pairs).
+
+    The norm's weights go into the cosines and sines, which all heads share.
+    """
+    weights = (1.0, 1.0) if norm is None else norm.weight.chunk(2)
+    cosines, sines = ([part * weight for weight in weights] for part in turn)
     x = rows.float()
-    if norm is not None:
-        x = (x * _over_root(x, norm.eps)).mul_(norm.weight)
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(rows.dtype)
+    made = torch.empty_like(x)
+    (left, right), (made_left, made_right) = x.chunk(2, dim=-1), made.chunk(2, dim=-1)
+    torch.mul(left, cosines[0], out=made_left).addcmul_(right, sines[1], value=-1)
+    torch.mul(right, cosines[1], out=made_right).addcmul_(left, sines[0])
+    return made.to(rows.dtype) if norm is None else _times(made, _over_root(x, norm.eps), rows.dtype)

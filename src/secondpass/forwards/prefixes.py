@@ -24,13 +24,18 @@ SPARES = 64
 RECENT = 16
 
 
+def side_by_side(inputs: Sequence[Ids]) -> list[int]:
+    """The places of inputs in an order in which those that begin alike are neighbours."""
+    return sorted(range(len(inputs)), key=lambda place: inputs[place].tobytes())
+
+
 def shared_beginnings(inputs: Sequence[Ids], longest: int, spares: int = SPARES) -> list[tuple[int, ...]]:
     """The lengths of the beginnings of each input that it shares with others, rising.
 
     A beginning is told where computing it once spares `spares` tokens, above those that are told already. It leaves the
     last token of every input out, and has at most `longest` tokens.
     """
-    order = sorted(range(len(inputs)), key=lambda place: inputs[place].tobytes())
+    order = side_by_side(inputs)
     common = [min(_common(inputs[a], inputs[b]), longest) for a, b in itertools.pairwise(order)]
     found: list[tuple[int, ...]] = [()] * len(inputs)
     todo = [(0, len(order))]

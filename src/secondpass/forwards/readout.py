@@ -174,7 +174,13 @@ class ModuleChain(nn.ModuleList):
     @property
     def labels(self) -> int:
         """How many logits a pair gets."""
-        return int(self[-1].linear.out_features)
+        last: Any = self[-1]
+        return int(last.linear.out_features)
+
+    @property
+    def leaves_prompt_out(self) -> bool:
+        """Whether the tokens of a prompt should not be pooled, of which none are told here."""
+        return any(isinstance(module, Pooling) and not module.include_prompt for module in self)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States [pairs, width, hidden] and which of them are real [pairs, width] -> logits [pairs, labels]."""
@@ -292,7 +298,7 @@ class ReadoutModel(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             body = self.__dict__.get("_modules", {}).get("body")
-            if body is None:
+            if body is None or name.startswith("__"):
                 raise
             return getattr(body, name)
 
@@ -335,9 +341,10 @@ class ReadoutModel(nn.Module):
         """Logits [pairs, ids] behind each pair's last token."""
         head = self.body.get_output_embeddings()
         if type(self.body).__name__ not in ROWS_ARE_ENOUGH or type(head) is not nn.Linear:
-            places, each = last_places(mask).unique(return_inverse=True)
+            places, each = torch.unique(last_places(mask), return_inverse=True)
             made = self.body(**given, logits_to_keep=places).logits
-            return made[torch.arange(len(each), device=each.device), each][:, ids]
+            logits: torch.Tensor = made[torch.arange(len(each), device=each.device), each][:, ids]
+            return logits
         states = last_rows(self.body.base_model(**given).last_hidden_state, mask)
         made = F.linear(states, head.weight[ids], None if head.bias is None else head.bias[ids])
         cap = getattr(self.body.config, "final_logit_softcapping", None)

@@ -74,7 +74,7 @@ def _parsed(path: Path, kind: type, wanted: str) -> Any:
     except FileNotFoundError as error:
         raise ModelLoadError(f"{path.parent} holds no {path.name}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{path} cannot be read as JSON ({type(error).__name__})") from error
+        raise ModelLoadError(f"{path} cannot be read as JSON ({type(error).__name__}: {error})") from error
     if not isinstance(content, kind):
         raise ModelLoadError(f"{path} holds a JSON {type(content).__name__}, not {wanted}")
     return content
@@ -163,6 +163,8 @@ def without_code(value: Any) -> Any:
 OLDEST_KEY = "sbert_ce_default_activation_function"
 MIDDLE_KEY = "sentence_transformers"
 NEWEST_FILE = "config_sentence_transformers.json"
+# What other readers of that file pass over.
+OWN_KEY = "secondpass"
 
 # Versions of the formats, not of this program: readers warn about anything newer than themselves.
 MIDDLE_VERSION = "4.0.0"
@@ -207,11 +209,15 @@ def read_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
 
 
 def write_activation(
-    folder: Path, activation: str | None, prompts: Mapping[str, str] | None = None, default_prompt: str | None = None
+    folder: Path,
+    activation: str | None,
+    prompts: Mapping[str, str] | None = None,
+    default_prompt: str | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the name in all three ways into a folder that has a config.json; None removes what stood there.
 
-    Prompts are stored too, and the name of the one that is the default.
+    Prompts are stored too, the name of the one that is the default, and what is `own` to us.
     """
     import torch
     import transformers
@@ -228,6 +234,8 @@ def write_activation(
         "prompts": dict(prompts or {}),
         "default_prompt_name": default_prompt,
     }
+    if own:
+        newest[OWN_KEY] = dict(own)
     if activation is not None:
         config |= {OLDEST_KEY: activation, MIDDLE_KEY: {"activation_fn": activation, "version": MIDDLE_VERSION}}
         newest["activation_fn"] = activation

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -206,7 +206,8 @@ class Loaded:
     `config` is `model.config`; `stored_activation` a dotted name that nobody has trusted yet; `token_limit` the
     longest input in tokens; `placed` says that a device_map put the model where it is; `prompts` are stored by name,
     `default_prompt` is the name of the one that a call gets that names none; `template` is what the model was trained
-    to read around its texts; `transformer_settings` is what the folder says of the first module of a chain.
+    to read around its texts; `transformer_settings` is what the folder says of the first of its modules, with the
+    template among it or not.
     """
 
     config: Any = field(repr=False)
@@ -254,17 +255,17 @@ def load(request: LoadRequest) -> Loaded:
         model = _model(folder, config, automodel_args, request, task)
         tokenizer = load_tokenizer(folder, model, _without(request.tokenizer_args, "token"), request.trust_remote_code)
     check_vocabulary(folder, tokenizer, model)
-    template, *answer = template_for(
+    template, true_id, false_id = template_for(
         folder,
         str(request.source),
-        architecture_in(folder),
+        "" if modules is None and request.num_labels is not None else architecture_in(folder),
         tokenizer,
         request.template,
         request.true_token,
         request.false_token,
     )
     if task != "sequence-classification":
-        model = _with_readout(folder, model, modules, answer, request)
+        model = _with_readout(folder, model, modules, (true_id, false_id), request)
     elif request.true_token is not None:
         raise InvalidInput(f"true_token={request.true_token!r}: the model has a classification head")
     return _loaded(folder, model, tokenizer, template, request)
@@ -281,14 +282,17 @@ def _task(folder: Path, modules: Modules | None, request: LoadRequest) -> Task:
 
 
 def _with_readout(
-    folder: Path, body: Any, modules: Modules | None, answer: Sequence[int | None], request: LoadRequest
+    folder: Path, body: Any, modules: Modules | None, answer: tuple[int | None, int | None], request: LoadRequest
 ) -> ReadoutModel:
     """A body under what its folder, its family or the caller says makes the score."""
+    true_id, false_id = answer
     readout: ModuleChain | VocabularyRows
     if modules is not None and (modules.task == "feature-extraction" or request.true_token is None):
         readout = make_readout(modules, body, request.trust_remote_code)
+    elif true_id is not None:
+        readout = vocabulary_rows(folder, body, true_id, false_id)
     else:
-        readout = vocabulary_rows(folder, body, *answer)
+        raise ModelLoadError(f"{folder}: the token whose logit is the score is not known; true_token= says it")
     if request.true_token is not None and isinstance(readout, ModuleChain):
         raise InvalidInput(f"true_token={request.true_token!r}: the model's modules make the score, and read no token")
     if request.num_labels not in (None, readout.labels):
@@ -303,24 +307,27 @@ def _loaded(folder: Path, model: Any, tokenizer: Any, template: ModelTemplate | 
         model.config.pad_token_id = tokenizer.pad_token_id
     prompts, default_prompt = read_prompts(folder)
     limit = token_limit(tokenizer, model)
-    is_chain = isinstance(model, ReadoutModel)
+    settings = read_if_present(folder / TRANSFORMER_FILE)
+    modalities = settings["modality_config"] if isinstance(settings.get("modality_config"), dict) else {}
+    chain = isinstance(model, ReadoutModel)
     return Loaded(
         config=model.config,
         model=model,
         tokenizer=tokenizer,
         stored_activation=read_activation(folder),
-        token_limit=min(limit, stored_limit(folder) or limit) if is_chain else limit,
+        token_limit=min(limit, stored_limit(folder) or limit) if chain else limit,
         placed=request.automodel_args.get("device_map") is not None,
         prompts=prompts,
         default_prompt=default_prompt,
         template=template,
-        transformer_settings=read_if_present(folder / TRANSFORMER_FILE) if is_chain else {},
+        transformer_settings=settings if request.template is None and "message" in modalities else {},
     )
 
 
 def stored_weights(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
     """The files that a model of this folder is loaded from; raises ModelLoadError where there are none."""
-    return (folder / COMPACT,) if _is_compact(folder) else weight_files(folder, variant)
+    body = (folder / COMPACT,) if _is_compact(folder) else weight_files(folder, variant)
+    return body + tuple(sorted(folder.glob(MODULE_WEIGHTS)))
 
 
 def _is_compact(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from secondpass.activations import named_activation, stored_name
+from secondpass.activations import full_name, named_activation
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.readout import (
     POOLED,
@@ -242,7 +243,7 @@ def make_readout(modules: Modules, body: Any, trust_remote_code: bool = False) -
 Widths = dict[str, tuple[int, bool]]
 
 
-def vocabulary_rows(folder: Path, body: Any, true_token_id: int, false_token_id: int | None = None) -> VocabularyRows:
+def vocabulary_rows(folder: Path, body: Any, true_token_id: int, false_token_id: int | None) -> VocabularyRows:
     """Two rows, or one, of a causal language model's vocabulary.
 
     Raises:
@@ -375,21 +376,23 @@ TYPES: dict[type[nn.Module], str] = {
 TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
 
 
-def write_modules(folder: Path, model: Any, settings: Mapping[str, Any] | None = None) -> None:
+def write_modules(folder: Path, model: Any, settings: Mapping[str, Any] | None = None, chat: bool = False) -> None:
     """Write modules.json, the first module's settings and a folder for each other module.
 
-    `settings` are those that the first module's file had when the model was loaded.
+    `settings` are those that the first module's file had when the model was loaded; `chat` says that the tokenizer's
+    chat template is one for query and document.
     """
     task: Task = "sequence-classification"
     parts: list[nn.Module] = []
     if isinstance(model, ReadoutModel):
-        rows = isinstance(model.readout, VocabularyRows)
-        task = "text-generation" if rows else "feature-extraction"
-        parts = [model.readout] if rows else list(model.readout)
+        own = model.readout
+        task = "feature-extraction" if isinstance(own, ModuleChain) else "text-generation"
+        parts = list(own) if isinstance(own, ModuleChain) else [own]
     output, name = OUTPUTS[task]
+    read = {"method": "forward", "method_output_name": output}
     first = {
         "transformer_task": task,
-        "modality_config": {"text": {"method": "forward", "method_output_name": output}},
+        "modality_config": {"text": read} | ({"message": {**read, "format": "flat"}} if chat else {}),
         "module_output_name": name,
     }
     listed = [{"idx": 0, "name": "0", "path": "", "type": TRANSFORMER}]
@@ -412,9 +415,7 @@ def _write_part(folder: Path, module: Any) -> None:
     elif isinstance(module, Dense):
         own = module.linear
         settings = {"in_features": own.in_features, "out_features": own.out_features, "bias": own.bias is not None}
-        settings |= {"activation_function": stored_name(module.activation_function)}
-        if settings["activation_function"] is None:
-            raise InvalidInput(f"the activation {module.activation_function} of a Dense cannot be stored by its class")
+        settings |= {"activation_function": _activation_name(module.activation_function)}
         settings |= {"module_input_name": module.reads, "module_output_name": module.writes}
         settings |= {"use_residual": True} if module.use_residual else {}
     elif isinstance(module, LayerNorm):
@@ -430,3 +431,15 @@ def _write_part(folder: Path, module: Any) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     if tensors:
         save_file(tensors, folder / WEIGHTS)
+
+
+def _activation_name(activation: nn.Module) -> str:
+    """The name that brings an activation of a Dense back; its weights, if it has some, are stored with those."""
+    given = getattr(activation, "function", activation)
+    made: Any = type(given)
+    with suppress(TypeError):
+        if repr(made()) == repr(given):
+            return full_name(made)
+    raise InvalidInput(
+        f"the activation {given!r} of a Dense cannot be stored: its class has no such settings by itself"
+    )

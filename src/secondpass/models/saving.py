@@ -32,10 +32,12 @@ from secondpass.forwards.families import architecture_of, bert, deberta, family_
 from secondpass.forwards.padded import pad, padding_of
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 from secondpass.forwards.readout import ReadoutModel
+from secondpass.inputs import NAMES, Mark, ModelTemplate
 from secondpass.lazy import optional
 from secondpass.models.config import read_json, write_activation, write_json
 from secondpass.models.loading import quiet_transformers
 from secondpass.models.modules import LISTED, parts_of, write_modules
+from secondpass.models.templates import chat_template_of, stored
 from secondpass.models.tokenizer import token_limit
 from secondpass.models.weights import COMPACT, save_compact
 from secondpass.text import choice
@@ -127,6 +129,7 @@ def save(
     storage: Literal["int8"] | None = None,
     default_prompt: str | None = None,
     transformer_settings: Mapping[str, Any] | None = None,
+    template: ModelTemplate | None = None,
     **options: Any,
 ) -> None:
     """Write model, tokenizer and activation; other files of the folder stay.
@@ -141,7 +144,8 @@ def save(
         safe_serialization: only True: pickles are not written.
         prompts: stored by name.
         default_prompt: the name of the one that a call gets that names none.
-        transformer_settings: of a body, what was read beside it, see `Loaded`.
+        transformer_settings: what was read beside the model, see `Loaded`.
+        template: what the model reads around its texts, where the folder that it came from did not say it.
         card: text of README.md; a README.md of another origin is left alone, with a warning.
         storage: None writes weights in the model's own dtype. "int8" writes a quarter of float32's size, each row of a
             matrix rounded to 255 steps: scores change a little, and secondpass alone reads it, as float32.
@@ -174,12 +178,28 @@ def save(
                     save_compact(unfinished, model.state_dict())
                 tokenizer.save_pretrained(unfinished)
             _tidy_tokenizer(unfinished, _limit(max_length, tokenizer, model))
-            write_activation(unfinished, stored_name(activation), prompts, default_prompt)
-            write_modules(unfinished, model, transformer_settings)
+            own = {} if template is None else {"template": stored(template)}
+            write_activation(unfinished, stored_name(activation), prompts, default_prompt, own)
+            chat = template is not None and _write_chat(unfinished, template, tokenizer)
+            write_modules(unfinished, model, transformer_settings, chat)
             _write_card(unfinished, folder, card)
             _put_in_place(unfinished, folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"the model cannot be saved to {folder}: {' '.join(str(error).split())}") from error
+
+
+def _write_chat(folder: Path, template: ModelTemplate, tokenizer: Any) -> bool:
+    """Write a template for sentence-transformers, in place of one for chats; whether it reads such."""
+    chat = chat_template_of(template, tokenizer)
+    borders = Mark.BORDER in (span for name in NAMES for span in getattr(template.plain, name))
+    if chat is None or borders:
+        logger.warning(
+            "the model's template is stored whole for secondpass; sentence-transformers %s",
+            "has none like it" if chat is None else "reads its parts in one piece, as a few other tokens",
+        )
+    if chat is not None:
+        (folder / "chat_template.jinja").write_text(chat, encoding="utf-8")
+    return chat is not None
 
 
 def _refuse_own_code(model: Any) -> None:

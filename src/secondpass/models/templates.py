@@ -7,19 +7,21 @@ chat template, which is rendered once, with marks for the texts, and taken apart
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from secondpass.activations import Activation, TemperedSigmoid
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.inputs import Mark, ModelTemplate, Plain, PromptTemplate, filled
-from secondpass.models.config import read_json
+from secondpass.inputs import NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
+from secondpass.models.config import NEWEST_FILE, OWN_KEY, read_if_present, read_json
 from secondpass.tokens import PairTokenizer
 
 logger = logging.getLogger(__name__)
@@ -38,18 +40,22 @@ STRUCTURED = re.compile(r"content\[0\]|\.type|'type'|\"type\"|message\.content\[
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """A published family: its template, where it is known by, and the tokens of its answer (the second may be None)."""
+class RerankerFamily:
+    """A published family: its template, where it is known by, and the tokens of its answer (the second may be None).
+
+    Where there is a `temperature`, the published score is the sigmoid of the logit over it.
+    """
 
     template: ModelTemplate
     names: re.Pattern[str]
     architectures: tuple[str, ...]
     true_token: str | None
     false_token: str | None
+    temperature: float | None = None
 
 
 @cache
-def families() -> Mapping[str, Family]:
+def families() -> Mapping[str, RerankerFamily]:
     """All of `templates/`, by name."""
     made = {}
     for file in sorted((resources.files("secondpass") / "models" / "templates").iterdir(), key=lambda file: file.name):
@@ -59,8 +65,17 @@ def families() -> Mapping[str, Family]:
             template = template_of(**stored["template"], query_share=share and tuple(share))
             pattern = re.compile(stored["names"], re.IGNORECASE)
             tokens = stored.get("true_token"), stored.get("false_token")
-            made[file.name.removesuffix(".toml")] = Family(template, pattern, tuple(stored["architectures"]), *tokens)
+            family = RerankerFamily(
+                template, pattern, tuple(stored["architectures"]), *tokens, stored.get("temperature")
+            )
+            made[file.name.removesuffix(".toml")] = family
     return made
+
+
+def published_activation(template: ModelTemplate | None) -> Activation | None:
+    """What makes the published scores of the family that a template is of; None where that is as everywhere."""
+    own = (family.temperature for family in families().values() if family.template == template)
+    return next((TemperedSigmoid(temperature) for temperature in own if temperature is not None), None)
 
 
 def template_of(
@@ -155,7 +170,7 @@ def template_for(
     return template, *ids
 
 
-def _family(folder: Path, source: str, architecture: str) -> Family | None:
+def _family(folder: Path, source: str, architecture: str) -> RerankerFamily | None:
     """The published family by the model's name and its architecture together."""
     stored = read_json(folder / "config.json").get("_name_or_path")
     path = Path(source).expanduser()
@@ -177,6 +192,9 @@ def _template(given: object, folder: Path, saved: bool, tokenizer: Any) -> Model
         return _slotted(given, given if INSTRUCTION in given else None, tokenizer)
     if given is not None:
         raise InvalidInput(f"template={given!r} is none of {', '.join(families())}, no text with {QUERY}, no template")
+    kept = read_if_present(folder / NEWEST_FILE).get(OWN_KEY) if saved else None
+    if isinstance(kept, dict) and "template" in kept:
+        return restored(kept["template"], folder / NEWEST_FILE)
     settings = folder / "sentence_bert_config.json"
     stored = read_json(settings) if saved and settings.is_file() else {}
     modalities = stored.get("modality_config")
@@ -312,7 +330,7 @@ def _known(tokenizer: Any, token: str) -> int | None:
     return found
 
 
-def _published(tokenizer: Any, family: Family | None, architecture: str) -> tuple[int | None, int | None]:
+def _published(tokenizer: Any, family: RerankerFamily | None, architecture: str) -> tuple[int | None, int | None]:
     """The ids of a family's tokens."""
     if family is None or family.true_token is None or not architecture.endswith("ForCausalLM"):
         return None, None
@@ -323,3 +341,98 @@ def _published(tokenizer: Any, family: Family | None, architecture: str) -> tupl
             raise ModelLoadError(f"the answer of this family is read at the token {token!r}, which the tokenizer lacks")
         made.append(number)
     return made[0], made[1]
+
+
+# ---- A template that no folder brought, into the folder of the saved model: whole for us, and as a chat template with
+# the roles "system", "query" and "document", which is how sentence-transformers reads one.
+CHAT = (
+    '{%% set n = namespace(system="", query="", document="") %%}{%% for m in messages %%}'
+    '{%% if m.role == "system" %%}{%% set n.system = m.content %%}{%% elif m.role == "query" %%}'
+    '{%% set n.query = m.content%s %%}{%% elif m.role == "document" %%}{%% set n.document = m.content%s %%}'
+    "{%% endif %%}{%% endfor %%}{%% if n.system %%}{{ %s }}{%% else %%}{{ %s }}{%% endif %%}"
+)
+
+
+def stored(template: ModelTemplate) -> dict[str, Any]:
+    """A template as JSON data."""
+    made = {field.name: getattr(template, field.name) for field in fields(template)}
+    return made | {name: _stored_layout(made[name]) for name in ("plain", "instructed")}
+
+
+def _stored_layout(layout: PromptTemplate | None) -> dict[str, Any] | None:
+    if layout is None:
+        return None
+    made = {field.name: getattr(layout, field.name) for field in fields(layout)}
+    for name in NAMES:
+        made[name] = [_stored_span(span) for span in ((made[name],) if isinstance(made[name], str) else made[name])]
+    return made
+
+
+def _stored_span(span: str | Plain | Mark) -> Any:
+    if isinstance(span, Mark):
+        return {"mark": span.name}
+    return {"plain": span.text} if isinstance(span, Plain) else span
+
+
+def restored(data: Any, path: Path) -> ModelTemplate:
+    """The inverse of `stored`; raises ModelLoadError, which has `path`, where that wrote something else."""
+    try:
+        layouts = {name: _restored_layout(data[name]) for name in ("plain", "instructed")}
+        if layouts["plain"] is None or not isinstance(data["window"], (int, type(None))):
+            raise TypeError("plain is null, or window no number")
+        share = data["query_share"] and tuple(int(number) for number in data["query_share"])
+        return ModelTemplate(**{**data, **layouts, "query_share": share})
+    except (KeyError, TypeError, ValueError, InvalidInput) as error:
+        raise ModelLoadError(f"{path}: {OWN_KEY}.template cannot be read: {error}") from error
+
+
+def _restored_layout(data: Any) -> PromptTemplate | None:
+    if data is None:
+        return None
+
+    def span(given: Any) -> str | Plain | Mark:
+        if isinstance(given, dict):
+            return Plain(given["plain"]) if "plain" in given else Mark[given["mark"]]
+        return str(given)
+
+    made: dict[str, Any] = {
+        name: tuple(map(span, value)) if isinstance(value, list) else value for name, value in data.items()
+    }
+    return PromptTemplate(**made)
+
+
+def chat_template_of(template: ModelTemplate, tokenizer: Any) -> str | None:
+    """A template as sentence-transformers reads one, None where it has none such: two texts with tokens between."""
+    if template.plain.own_specials == "pair":
+        return None
+    around = ("", "")
+    if template.plain.own_specials == "text":
+        backend = tokenizer.backend_tokenizer
+        before, behind = probe_template(backend, 1).parts
+        around = "".join(map(backend.id_to_token, before)), "".join(map(backend.id_to_token, behind))
+    strip = " | trim" if template.plain.stripped else ""
+    plain = _expression(template.plain, around)
+    instructed = plain if template.instructed is None else _expression(template.instructed, around)
+    return CHAT % (strip, strip, instructed, plain)
+
+
+def _expression(layout: PromptTemplate, around: tuple[str, str]) -> str:
+    """A layout as the terms that a chat template adds up."""
+    texts = {"query": [layout.query_prefix, "query", layout.query_suffix]}
+    texts["document"] = [layout.document_prefix, "document", layout.document_suffix]
+    order = ["document", "query"] if layout.document_first else ["query", "document"]
+    terms = [json.dumps(around[0], ensure_ascii=False)]
+    for role in order:
+        before, _, behind = texts[role]
+        terms += [*_terms(before), f"n.{role}", *_terms(behind)]
+    return " + ".join([*terms, json.dumps(around[1], ensure_ascii=False)])
+
+
+def _terms(spans: Any) -> list[str]:
+    made = []
+    for span in (spans,) if isinstance(spans, str) else spans:
+        if span is Mark.INSTRUCTION:
+            made.append("n.system")
+        elif not isinstance(span, Mark):
+            made.append(json.dumps(span.text if isinstance(span, Plain) else span, ensure_ascii=False))
+    return made

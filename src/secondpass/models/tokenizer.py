@@ -25,6 +25,7 @@ NO_LIMIT = 10**9
 
 # Without any of these transformers 5 makes a tokenizer of special tokens alone, which reads every text as unknown.
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json")
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
@@ -53,10 +54,14 @@ def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], 
         tokenizer = _made(folder, model.config, tokenizer_args, trust_remote_code)
     except Exception as error:  # readers of half a dozen formats, with errors of their own kinds
         if "trust_remote_code" in str(error):
-            reason = "it brings its own code, which runs only with trust_remote_code=True"
+            reason = ": it brings its own code, which runs only with trust_remote_code=True"
         else:
-            reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelLoadError(f"{folder}: the tokenizer cannot be read: {reason}") from error
+            reason = f" from {_files(folder)}: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise ModelLoadError(f"{folder}: the tokenizer cannot be read{reason}") from error
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise ModelLoadError(
+            f"{folder}: model_max_length of the tokenizer is {tokenizer.model_max_length!r}, no number"
+        )
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelLoadError(
             f"{folder}: {type(tokenizer).__name__} is a slow tokenizer; one with a tokenizer.json is needed"
@@ -74,6 +79,24 @@ def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], 
     if "model_input_names" not in {*tokenizer_args, *tokenizer.init_kwargs}:
         _add_segments(folder, model, tokenizer)
     return tokenizer
+
+
+def _files(folder: Path) -> str:
+    """The files that no tokenizer could be made of: readers say what they met, and not where.
+
+    Raises:
+        ModelLoadError: one of them alone is at fault.
+    """
+    found = sorted({path for pattern in (*VOCABULARIES, *SETTINGS_FILES) for path in folder.glob(pattern)})
+    for path in found:
+        if path.name in SETTINGS_FILES:
+            read_json(path)
+        elif path.name == "tokenizer.json":
+            try:
+                Tokenizer.from_file(str(path))
+            except Exception as error:  # of no type of its own
+                raise ModelLoadError(f"{path} is not a tokenizer: {error}") from error
+    return ", ".join(path.name for path in found)
 
 
 def _made(folder: Path, config: Any, tokenizer_args: Mapping[str, Any], trust_remote_code: bool) -> Any:

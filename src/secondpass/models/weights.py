@@ -221,7 +221,8 @@ def build_model(
         reason = " ".join(str(error).split())
         if isinstance(error, TypeError) and any(repr(key) in reason for key in options):
             raise InvalidInput(f"automodel_args: {reason}") from error
-        raise ModelLoadError(f"{folder}: the model cannot be built: {reason}") from error
+        what = f"{folder}: the model of config.json cannot be built: {type(error).__name__}: {reason}"
+        raise ModelLoadError(what) from error
     resize = bool(automodel_args.get("ignore_mismatched_sizes"))
     try:
         _check_layers(folder, sizes, info)
@@ -371,7 +372,8 @@ def load_compact(folder: Path, config: Any) -> Any:
     except ModelLoadError:
         raise
     except Exception as error:  # model classes fail in their own ways
-        raise ModelLoadError(f"{folder}: the model cannot be built: {' '.join(str(error).split())}") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ModelLoadError(f"{folder}: the model of config.json cannot be built: {reason}") from error
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:

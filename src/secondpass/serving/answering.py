@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,14 +19,14 @@ from secondpass.errors import TooLong
 from secondpass.inputs import CutPolicy
 from secondpass.ranking import activated, ranked
 from secondpass.scoring import Scored
-from secondpass.serving.bodies import too_many
+from secondpass.serving.bodies import SLICE, too_many
 from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem, client_gone, invalid, late
 from secondpass.serving.scores import ScoreRequest, TextPairsRequest
 from secondpass.serving.settings import Settings
 from secondpass.serving.shapes import Answer, RankingRequest, RerankRequest, TextsRequest, VoyageRequest, Work, indices
-from secondpass.serving.telemetry import Admission, Metrics, facts_of
-from secondpass.text import is_blank, readable
+from secondpass.serving.telemetry import Admission, Facts, Metrics, facts_of
+from secondpass.text import is_blank
 
 # OpenSearch hands over an empty string for a field that a hit lacks or that a `_source` filter dropped.
 ALL_BLANK = (
@@ -34,8 +35,8 @@ ALL_BLANK = (
 )
 
 
-def check_texts(work: Work, settings: Settings) -> tuple[str, ...]:
-    """Refuse what no ranking can come of; returns warnings about the rest.
+def check_texts(work: Work, settings: Settings) -> tuple[Work, tuple[str, ...]]:
+    """Refuse what no ranking can come of; returns the work with blank documents empty, and a warning about them.
 
     Raises:
         Problem: 422, naming the field and the index.
@@ -58,7 +59,12 @@ def check_texts(work: Work, settings: Settings) -> tuple[str, ...]:
     blank = [index for index, text in enumerate(work.documents) if is_blank(text)]
     if len(blank) == count:
         raise invalid(f"{work.field}: {ALL_BLANK}")
-    return (f"blank {work.field}: {indices(blank)}",) if blank else ()
+    if not blank:
+        return work, ()
+    # Blank is blank: a megabyte of line feeds need not be read.
+    none = set(blank)
+    documents = tuple("" if index in none else text for index, text in enumerate(work.documents))
+    return replace(work, documents=documents), (f"blank {work.field}: {indices(blank)}",)
 
 
 def blank_query(work: Work, index: int) -> Problem:
@@ -82,15 +88,13 @@ async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
     truncation = "error" if work.refuse_cuts else served.reranker.truncation
     cut = CutPolicy(truncation, work.keep_tail, work.max_document_tokens, work.max_query_tokens, work.max_tokens)
     window = cut.window(served.window)
-    # Blank is blank: a megabyte of line feeds need not be read.
-    documents = tuple(map(readable, work.documents))
     try:
         scored = await served.shared.score(
-            work.queries, documents, deadline_s=deadline_s, cut=cut, instruction=work.instruction
+            work.queries, work.documents, deadline_s=deadline_s, cut=cut, instruction=work.instruction
         )
     except TooLong as error:
         places = indices(error.indices)
-        message = f"{work.field}: {places} are longer than the model's window of {window} tokens"
+        message = f"{work.field} at {places}: longer than the model's window of {window} tokens"
         raise invalid(message) from None
     silent = scored.blank[:, 0]
     if silent.any():
@@ -158,6 +162,13 @@ class Service:
     models: Models
     metrics: Metrics
     admission: Admission
+    thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "secondpass-bodies"))
+
+    async def aside(self, facts: Facts, do: Callable[..., Result], *given: Any) -> Result:
+        """Do what takes the longer the larger a body is; for a large one beside the event loop, one after the other."""
+        if facts.size < SLICE:
+            return do(*given)
+        return await asyncio.get_running_loop().run_in_executor(self.thread, do, *given)
 
     async def answer(self, request: Request, shape: Shape, deadline_ms: int | None) -> Response:
         """Score a request's pairs within its deadline, and as long as its client is there.
@@ -170,7 +181,7 @@ class Service:
         work = shape.work()
         with self.models.held(work.model) as served:
             facts.model, facts.pairs = served.name, len(work.documents)
-            warnings = check_texts(work, self.settings)
+            work, warnings = await self.aside(facts, check_texts, work, self.settings)
             whole = min(self.settings.deadline_s, (deadline_ms or float("inf")) / 1000)
             left = whole - (time.monotonic() - facts.began)
             if left <= 0:
@@ -179,7 +190,8 @@ class Service:
         facts.tokens, facts.cut = answer.tokens, len(answer.cuts)
         self.metrics.scored(served.name, len(work.documents), answer.tokens, len(answer.cuts))
         answer = replace(answer, warnings=(*answer.warnings, *warnings))
-        return Response(shape.render(answer, facts.request_id), media_type="application/json", headers=_headers(answer))
+        body = await self.aside(facts, lambda: shape.render(answer, facts.request_id).encode())
+        return Response(body, media_type="application/json", headers=_headers(answer))
 
 
 def _headers(answer: Answer) -> dict[str, str]:

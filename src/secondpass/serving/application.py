@@ -107,7 +107,8 @@ async def _through_the_gate(request: Request, facts: Facts, inner: Handler) -> R
         await service.admission.turns.turn()
         if not body:
             raise Problem(400, "json", "the body is empty")
-        value = parse(body)
+        facts.size = len(body)
+        value = await service.aside(facts, parse, body)
         facts.tei = facts.path == TEI_PATH and shapes.shape_of(value) == "texts-shape"
         check_counts(value, settings.max_documents)
         return await inner(ReadRequest(request.scope, request.receive, body, value))
@@ -379,6 +380,7 @@ def create_app(settings: Settings | None = None, models: Mapping[str, Reranker] 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(served.close)
+        service.thread.shutdown(wait=False)
 
     # The pages that FastAPI offers would load scripts of others into the browser of whoever opens them.
     app = FastAPI(

@@ -10,9 +10,11 @@ import asyncio
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any, NoReturn
 
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 from secondpass.serving.problems import Problem, client_gone, invalid
@@ -24,8 +26,12 @@ SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # Fields of a body, digits of a number, and what a body may have of values for each document: far beyond any use.
 MOST_FIELDS = 1000
 LONGEST_DIGITS = 400
+MOST_NESTED = 200
 VALUES_PER_DOCUMENT = 100
+# Bytes that are worth a step of their own, or another thread.
 SLICE = 65_536
+# A piece of a text, cut where no escape is.
+PIECE = re.compile(r'(?:[^"\\]{1,64}|\\u[^"\\]{4}|\\.){0,1024}', re.DOTALL)
 PORT = re.compile(r":\d*$")
 # The names under which a body has lists.
 LISTS = ("documents", "texts", "passages", "pairs", "text_1", "text_2", "rank_fields")
@@ -39,8 +45,9 @@ def parse(body: bytes) -> Any:
     """
     try:
         # A leading U+FEFF is no part of the text; UTF-16 and UTF-32, which JSON may not be in, are no UTF-8.
-        value = json.loads(body.decode("utf-8-sig"), parse_constant=_no_constant, parse_int=_int, parse_float=_float)
-        return _repaired(value) if SURROGATE.search(body) else value
+        text = body.decode("utf-8-sig")
+        is_plain = len(body) < SLICE and body.count(b"[") + body.count(b"{") <= MOST_NESTED
+        return _read(text) if is_plain and not SURROGATE.search(body) else _read_in_pieces(text)
     except RecursionError:
         raise _bad("it is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -51,13 +58,62 @@ def parse(body: bytes) -> Any:
         raise _bad("a number in it is NaN, infinite or too long") from None
 
 
-def _repaired(value: Any) -> Any:
+def _read(text: str) -> Any:
+    return json.loads(text, parse_constant=_no_constant, parse_int=_int, parse_float=_float)
+
+
+def _read_in_pieces(text: str) -> Any:
+    """The same for megabytes and lone surrogates: while C code reads, no other thread runs, the event loop's neither.
+
+    Texts are read by themselves; in what is around them their numbers stand for them.
+    """
+    texts: list[str] = []
+    around: list[str] = []
+    begins: list[int] = []
+    at = 0
+    while at < len(text):
+        begins.append(at)
+        if text[at] == '"':
+            around.append(f'"{len(texts)}"')
+            value, at = _text(text, at)
+            texts.append(value)
+        else:
+            end = text.find('"', at)
+            around.append(text[at : end if end >= 0 else None])
+            at += len(around[-1])
+    whole = "".join(around)
+    try:
+        return _filled(_read(whole), texts)
+    except json.JSONDecodeError as error:
+        ends = [0, *accumulate(map(len, around))]
+        part = min(bisect_right(ends, error.pos), len(around)) - 1
+        raise json.JSONDecodeError(error.msg, text, begins[part] + error.pos - ends[part]) from None
+
+
+def _text(text: str, at: int) -> tuple[str, int]:
+    """The text whose quote is at `at`, and where it ends."""
+    parts, end = [], at + 1
+    while text[end : end + 1] != '"':
+        begin, end = end, PIECE.match(text, end).end()  # type: ignore[union-attr]
+        if begin == end:
+            raise json.JSONDecodeError("Unterminated string starting at", text, at)
+        try:
+            parts.append(json.loads(f'"{text[begin:end]}"'))
+        except json.JSONDecodeError as error:
+            raise json.JSONDecodeError(error.msg, text, begin + error.pos - 1) from None
+    return repaired("".join(parts)), end + 1
+
+
+def _filled(value: Any, texts: list[str], room: int = MOST_NESTED) -> Any:
+    """A value with the texts in place of their numbers."""
     if isinstance(value, str):
-        return repaired(value)
+        return texts[int(value)]
+    if isinstance(value, (list, dict)) and not room:
+        raise RecursionError
     if isinstance(value, list):
-        return [_repaired(item) for item in value]
+        return [_filled(item, texts, room - 1) for item in value]
     if isinstance(value, dict):
-        return {_repaired(name): _repaired(item) for name, item in value.items()}
+        return {texts[int(name)]: _filled(item, texts, room - 1) for name, item in value.items()}
     return value
 
 
@@ -147,7 +203,7 @@ JSON_TYPE = re.compile(r"application/(?:json|[\w.+-]+\+json)", re.IGNORECASE)
 LONGEST_NUMBER = 18
 
 
-def check_headers(headers: Mapping[str, str], max_bytes: int) -> None:
+def check_headers(headers: Headers, max_bytes: int) -> None:
     """Refuse by the headers alone what would be refused after reading.
 
     A browser sends JSON to another site only after asking it, so insisting on the content type also keeps web pages
@@ -158,7 +214,8 @@ def check_headers(headers: Mapping[str, str], max_bytes: int) -> None:
     """
     if not JSON_TYPE.fullmatch(headers.get("content-type", "").partition(";")[0].strip()):
         raise Problem(415, "content_type", "send the body as JSON with Content-Type: application/json")
-    if headers.get("content-encoding", "identity").lower() != "identity":
+    codings = ",".join(headers.getlist("content-encoding")).lower().split(",")
+    if not {coding.strip() for coding in codings} <= {"", "identity"}:
         raise Problem(415, "content_type", "send the body without Content-Encoding")
     length = headers.get("content-length", "")
     if length.isdecimal() and (len(length) > LONGEST_NUMBER or int(length) > max_bytes):

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -61,6 +62,9 @@ class Models:
         size = settings.token_cache_mb * 2**20
         self.token_cache = TokenCache(size) if size else None
         self._served = self._queued(rerankers)
+        # of its own, for which the end of the event loop does not wait
+        self._loader = ThreadPoolExecutor(1, "secondpass-load")
+        self._loading: Future[LoadedModels] | None = None
 
     def _queued(self, rerankers: Mapping[str, Reranker]) -> dict[str, Served]:
         if not rerankers:
@@ -85,6 +89,11 @@ class Models:
     def digests(self) -> dict[str, str | None]:
         """What serves: the SHA-256 of the weights by model."""
         return {served.name: served.digest for served in self}
+
+    @property
+    def are_loading(self) -> bool:
+        """Whether a thread loads models anew, be it for nobody any more."""
+        return self._loading is not None and self._loading.running()
 
     def get(self, name: str | None) -> Served:
         """The model of a request.
@@ -123,7 +132,12 @@ class Models:
             ModelLoadError: one cannot be had; the old ones stay.
             InvalidInput: one cannot be served; the same.
         """
-        loaded = await asyncio.to_thread(load_models, self._settings)
+        self._loading = self._loader.submit(load_models, self._settings)
+        try:
+            loaded = await asyncio.wrap_future(self._loading)
+        finally:
+            if self._loading.done():
+                self._loading = None
         old, self._served = tuple(self), self._queued(loaded)
         return old
 
@@ -161,15 +175,19 @@ def load_models(settings: Settings) -> LoadedModels:
 
     loaded: dict[tuple[str, str | None], tuple[Reranker, str]] = {}
     for source, instruction in dict.fromkeys((model.source, model.instruction) for model in settings.models):
-        digest = digest_of(source)
+        before = _stamps(source)
         encoder = CrossEncoder(
             source,
             max_length=settings.max_length,
             device=settings.device,
             precision=settings.precision,
             instruction=instruction,
+            template=settings.template,
+            true_token=settings.true_token,
+            false_token=settings.false_token,
         )
-        if digest_of(source) != digest:
+        digest = digest_of(source)
+        if _stamps(source) != before:
             raise ModelLoadError(f"the weights of {source} were changed while they were read")
         # What happens once a model, such as choosing its forward, happens before anybody waits for it.
         encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
@@ -178,6 +196,12 @@ def load_models(settings: Settings) -> LoadedModels:
     for model in settings.models:
         made[model.name], made.digests[model.name] = loaded[model.source, model.instruction]
     return made
+
+
+def _stamps(source: str) -> list[tuple[int, ...]]:
+    """What changes with the files of a model's weights."""
+    stats = [path.stat() for path in stored_weights(folder_of(source))]
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
 
 
 def digest_of(source: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import gc
 import io
 import json
 import logging
@@ -298,6 +299,7 @@ class DrainingServer(uvicorn.Server):
         asyncio.get_running_loop().set_exception_handler(self._failed)
         await super().startup(sockets)
         self._door.measure()
+        self._settle()
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -318,11 +320,19 @@ class DrainingServer(uvicorn.Server):
             old = await self._models.reload()
             logger.info("reloaded", extra={"fields": {"digests": self._models.digests}})
             await self._models.retire(old)
+            self._settle()
         except Exception as error:
             fields = {"error": type(error).__name__, "why": str(error), "digests": self._models.digests}
             logger.error("reload failed", extra={"fields": fields})
         finally:
             self._reloading = None
+
+    def _settle(self) -> None:
+        """What is there now stays: garbage collection, for which every thread waits, need not go through it again."""
+        if self._has_process:
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What the event loop met outside of requests: a connection that could not be accepted, mostly."""
@@ -360,6 +370,8 @@ def serve(settings: Settings) -> None:
         hangups(server)
         server.run([listener])
         logger.info("stopped")
+        if service.models.are_loading:
+            os._exit(0)  # models that nobody will ask are not waited for
 
 
 @contextmanager

@@ -106,8 +106,9 @@ class Settings:
     `max_requests` are in flight at once, the body being read included; `max_characters` are of one text;
     `max_waiting_pairs` and `max_waiting_tokens` wait for a model at most; `deadline_s` is from the first byte to the
     answer; `head_s` is how long a request line with its headers may take, from the first byte or the connection on;
-    `shutdown_delay_s` is how long a draining service stays to be seen as not ready. `max_length`, `device` and
-    `precision` are those of `CrossEncoder`, for every model that is loaded. `token_cache_mb` MiB hold the token ids of
+    `shutdown_delay_s` is how long a draining service stays to be seen as not ready. `max_length`, `device`,
+    `precision`, `template`, `true_token` and `false_token` are those of `CrossEncoder`, for every model that is loaded.
+    `token_cache_mb` MiB hold the token ids of
     documents seen before, of all models together; 0 is without.
 
     Raises:
@@ -134,6 +135,9 @@ class Settings:
     max_length: int | None = None
     device: str | None = None
     precision: Precision | None = None
+    template: str | None = None
+    true_token: str | None = None
+    false_token: str | None = None
     token_cache_mb: int = 64
 
     def __post_init__(self) -> None:
@@ -183,15 +187,17 @@ def instructed(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[Mod
     Raises:
         InvalidInput: a model gets two.
     """
-    made = {model.name: model for model in models}
+    made = list(models)
     for value in given:
         name, equals, text = value.partition("=")
-        names, text = ([name], text) if equals and name in made else (list(made), value)
-        for one in names:
-            if made[one].instruction is not None:
-                raise InvalidInput(f"--instruction is given twice for the model {one!r}")
-            made[one] = replace(made[one], instruction=text)
-    return tuple(made.values())
+        is_named = equals and name in [model.name for model in made]
+        for place, model in enumerate(made):
+            if is_named and model.name != name:
+                continue
+            if model.instruction is not None:
+                raise InvalidInput(f"--instruction is given twice for the model {model.name!r}")
+            made[place] = replace(model, instruction=text if is_named else value)
+    return tuple(made)
 
 
 def is_loopback(host: str) -> bool:

@@ -37,8 +37,7 @@ class Work:
     """Pairs to score for one request: queries[i] with documents[i].
 
     `max_document_tokens`, `max_query_tokens`, `max_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that
-    to the model, as of `instruction`. `refuse_cuts` makes any cut an error. `field` is what the client calls the
-    documents.
+    and the `instruction` to the model. `refuse_cuts` makes any cut an error. `field`: the client's word for documents.
     """
 
     model: str | None
@@ -144,10 +143,7 @@ Query = Annotated[str, Field(description="What is asked; not blank.", json_schem
 ModelName = Annotated[
     str | None, Field(description="One of the names that /info lists; without it the first of them answers.")
 ]
-
-Instruction = Annotated[
-    str | None, Field(description="What the model is told to look for; the model's own setting when absent.")
-]
+Instruction = Annotated[str | None, Field(description="What the model is told to look for; else its own setting.")]
 
 
 class TokensRead(BaseModel):
@@ -190,8 +186,8 @@ class ErrorBody(BaseModel):
 
 
 def indices(numbers: Sequence[int], most: int = 20) -> str:
-    """Numbers for a sentence, the first `most` of them."""
-    shown = ", ".join(map(str, numbers[:most]))
+    """Indices for a sentence, called so, the first `most` of them: a bare 0 would read as none."""
+    shown = f"{'index' if len(numbers) == 1 else 'indices'} {', '.join(map(str, numbers[:most]))}"
     return f"{shown} and {len(numbers) - most} more" if len(numbers) > most else shown
 
 

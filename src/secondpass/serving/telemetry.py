@@ -208,7 +208,7 @@ GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Facts:
     """What is known of a request as it goes; `path` is the route's, so that no client invents one.
 
-    `tei`: whether errors are told in text-embeddings-inference's words.
+    `size`: bytes of the body; `tei`: whether errors are told in text-embeddings-inference's words.
     """
 
     request_id: str
@@ -220,6 +220,7 @@ class Facts:
     cut: int = 0
     reason: str | None = None
     status: int = 0
+    size: int = 0
     tei: bool = False
 
 

@@ -26,6 +26,7 @@ class ModelConfig:
         truncation: which text is cut when both are too long together (see `CrossEncoder`); None is the model's rule.
         revision: of a model on the hub; pin a commit.
         instruction: what the model is told to look for, where its template has a place for that; stored with it.
+        template: of a model whose folder brings none, as `true_token` and `false_token` are: see `CrossEncoder`.
     """
 
     name: str = "secondpass/pocket"
@@ -35,6 +36,9 @@ class ModelConfig:
     truncation: Literal["longest_first", "only_document", "error"] | None = None
     revision: str | None = None
     instruction: str | None = None
+    template: str | None = None
+    true_token: str | None = None
+    false_token: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

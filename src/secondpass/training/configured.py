@@ -113,6 +113,9 @@ def _prepared(config: TrainingConfig) -> Prepared:
         revision=model.revision,
         truncation=model.truncation,
         instruction=model.instruction,
+        template=model.template,
+        true_token=model.true_token,
+        false_token=model.false_token,
     )
     read: Iterable[Group] = _read(config.data.train)
     dev: Sequence[Group] = tuple(_graded(_read(config.data.dev))) if config.data.dev else ()

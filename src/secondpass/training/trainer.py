@@ -268,7 +268,8 @@ class _Parts:
             if self.plan.settings.keep is None:
                 weights = [folder / ADAPTER / WEIGHTS] if adapter else sorted(folder.glob("model*.safetensors"))
                 write_finished(folder, ended.identity, ended.report.kept(), weights)
-                forget_checkpoints(folder)
+        if self.processes.first and self.plan.settings.keep is None:
+            forget_checkpoints(folder)
         meet(None)
         if self.stored is not None and not ended.before:
             load_trained(self.encoder.model, folder)

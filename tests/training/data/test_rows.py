@@ -94,7 +94,17 @@ def test_arrays_are_lists():
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("1", 1.0), ("0.25", 0.25), ("-1e-3", -0.001), (" 2 ", 2.0), ("nan", None), ("inf", None)]
+    ("text", "number"),
+    [
+        ("1", 1.0),
+        ("0.25", 0.25),
+        ("-1e-3", -0.001),
+        (" 2 ", 2.0),
+        ("true", 1.0),
+        (" FALSE", 0.0),
+        ("nan", None),
+        ("inf", None),
+    ],
 )
 def test_numbers_written_as_text(text, number):
     """In a table of texts, and only there, a text is a number; NaN is left for the check to refuse by name."""

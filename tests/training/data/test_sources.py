@@ -119,6 +119,17 @@ def test_judgements_in_files_of_their_own(beir, tmp_path):
     assert content(replaced) == [("query 1", ("x", "y"), (2.0, 0.0))]
 
 
+def test_a_query_is_no_unjudged_negative_of_its_own(beir):
+    """A BEIR folder's document under the query's id is the query, as in evaluation; elsewhere ids say nothing."""
+    run = Run.from_scores("bm25", {"1": {"1": 2, "c": 1}})
+    texts = {"a": "aaa", "b": "bbb", "c": "ccc", "1": "query 1 whole"}
+    found = content(read_groups(beir, corpus=texts, run=run, unjudged_negatives=1))
+    assert found == [("query 1", ("aaa", "bbb", "ccc"), (2.0, 0.0, 0.0))]
+    qrels = Qrels({"1": {"a": 2}})
+    (other,) = read_groups(qrels, corpus=texts, queries={"1": "query 1"}, run=run, unjudged_negatives=1)
+    assert other.document_ids == ("a", "1")
+
+
 def test_unjudged_documents_only_when_asked(beir, tmp_path):
     """A run in a file or as an object; without a number it would do nothing, which is refused."""
     path = put(tmp_path, "bm25.trec", "1 Q0 c 1 9.5 bm25\n1 Q0 a 2 9.1 bm25\n")
@@ -397,6 +408,25 @@ def test_columns_that_are_not_read_are_told(caplog):
     with caplog.at_level(logging.INFO):
         list(GroupStream(iter(rows), {}))
     assert caplog.messages == ["f:1: columns query, document, label; not read: lang"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("s.csv", "query;document;clicked", "3 columns by semicolons; it is read as columns by commas"),
+        ("s.csv", '"query";"document";"clicked"', "3 columns by semicolons"),
+        ("s.csv", "query\tdocument", "2 columns by tabs"),
+        ("s.tsv", "query,document,clicked", "3 columns by commas; it is read as columns by tabs"),
+        ("s.tsv", "query|document|clicked", "3 columns by bars"),
+        ("ids.csv", "qid;pid;clicked", "3 columns by semicolons"),
+    ],
+)
+def test_another_separator_is_named(tmp_path, name, text, reason):
+    """A header in one piece is refused with what separates it and what should."""
+    (tmp_path / name).write_text(f"{text}\n")
+    beside = {"corpus": {"d": "x"}, "queries": {"q": "x"}} if name == "ids.csv" else {}
+    with pytest.raises(InvalidInput, match=rf"{name}:1: {reason}"):
+        list(read_groups(tmp_path / name, **beside))
 
 
 CLICKED = {"query_id": ["2", "1"], "doc_id": ["c", "a"], "clicks": [0, 3]}

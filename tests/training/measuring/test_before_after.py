@@ -44,6 +44,20 @@ def test_a_folder_with_bm25(beir: Path, tiny: CrossEncoder) -> None:
     assert analysis.reports[0].values["nDCG@10"]["q2"] < 1.0
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_a_querys_own_document_is_no_candidate(beir: Path, tmp_path: Path, given: bool) -> None:
+    """Measured as `secondpass evaluate` measures a BEIR folder: without documents whose id is the query's, and said."""
+    pytest.importorskip("bm25s")
+    with (beir / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "q1", "text": "reset my password"}\n')
+    run = tmp_path / "own.trec"
+    run.write_text("q1 Q0 q1 1 2 x\nq1 Q0 d1 2 1 x\n")
+    held = of_folder(beir, measures=MEASURES, depth=1, run=run if given else None)
+    assert held.first is not None
+    assert list(held.first["q1"]) == ["d1"]
+    assert held.note == "1 documents whose id is their query's are left out, as BEIR does"
+
+
 def test_a_folder_with_a_run(beir: Path, tiny: CrossEncoder, tmp_path: Path) -> None:
     """A first pass from a file keeps its order and name; before and after are measured on the same candidates."""
     run = tmp_path / "mine.trec"

@@ -66,6 +66,18 @@ def test_texts_that_are_no_other_document():
     }
 
 
+def test_a_querys_own_document_is_no_negative_where_ids_are_shared():
+    """Neither as a candidate nor judged, nor a copy of it, and it has no rank; else ids of queries say nothing."""
+    corpus = CORPUS | {"q": "its title and the query", "d5": "Its title and the query"}
+    found = [("q", 11.0), *CANDIDATES]
+    given = judged("d0", not_relevant=("q", "d3"))
+    assert left(given, corpus, found, first=2, last=5) == ["q", "d3", "d1", "d2", "d4"]
+    assert left(given, corpus, found, first=2, last=5, ignore_identical_ids=True) == ["d3", "d2", "d4"]
+    dropped = sift(given, corpus, found, MiningRule(ignore_identical_ids=True)).dropped
+    assert dropped[sifting.QUERY] == 2
+    assert left(judged("d0"), ignore_identical_ids=True) == left(judged("d0"))
+
+
 def test_a_copy_of_a_dropped_candidate_may_stay():
     """Only what is taken is repeated: the copy below max_score stands for the one above it."""
     corpus = CORPUS | {"d5": "text 1"}

@@ -64,8 +64,10 @@ def _packaged() -> dict[str, Path]:
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
 
 
-def load_pipeline(file: Path, model: str | None = None, index: str | None = None) -> Pipeline:
-    """Load the searching part of a pipeline; `model` takes the place of what its SecondPassRanker names.
+def load_pipeline(
+    file: Path, model: str | None = None, index: str | None = None, instruction: str | None = None
+) -> Pipeline:
+    """Load the searching part of a pipeline; `model` and `instruction` take the place of what its SecondPassRanker has.
 
     Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
 
@@ -79,8 +81,9 @@ def load_pipeline(file: Path, model: str | None = None, index: str | None = None
     from haystack import Pipeline
 
     data = without_evaluation(read_pipeline(file))
-    if model is not None:
-        _set_model(data["components"], model, file)
+    for name, value in (("model", model), ("instruction", instruction)):
+        if value is not None:
+            _set(data["components"], name, value, file)
     point_stores(data["components"], index)
     _own_indexes(data["components"])
     try:
@@ -108,12 +111,12 @@ def read_pipeline(file: Path) -> dict[str, Any]:
     return data
 
 
-def _set_model(components: dict[str, Any], model: str, file: Path) -> None:
+def _set(components: dict[str, Any], name: str, value: str, file: Path) -> None:
     rankers = [component for component in components.values() if _type_of(component) == RANKER]
     if not rankers:
-        raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the model {model}")
+        raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the {name} {value}")
     for ranker in rankers:
-        ranker["init_parameters"] = {**(ranker.get("init_parameters") or {}), "model": model}
+        ranker["init_parameters"] = {**(ranker.get("init_parameters") or {}), name: value}
 
 
 def _own_indexes(components: dict[str, Any]) -> None:

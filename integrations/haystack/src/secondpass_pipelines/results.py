@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -22,11 +22,12 @@ MEASURES = {NDCG: f"nDCG@{CUTOFF}", MRR: f"RR@{CUTOFF}"}
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
-    """A document in a ranking; `text` is kept only for the last pass."""
+    """A document in a ranking; `text` and `meta` (in JSON's types) are kept only for the last pass."""
 
     id: str
     score: float | None
     text: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +93,15 @@ def _plain(ranking: tuple[RankedDocument, ...], texts: bool) -> list[dict[str, A
             "id": document.id,
             "score": document.score,
             **({"text": document.text} if texts and document.text is not None else {}),
+            **({"meta": dict(document.meta)} if texts and document.meta else {}),
         }
         for document in ranking
     ]
 
 
 def _ranking_of(values: list[dict[str, Any]]) -> tuple[RankedDocument, ...]:
-    return tuple(RankedDocument(value["id"], value["score"], value.get("text")) for value in values)
+    found = ((value["id"], value["score"], value.get("text"), value.get("meta", {})) for value in values)
+    return tuple(RankedDocument(*each) for each in found)
 
 
 @dataclass(slots=True)

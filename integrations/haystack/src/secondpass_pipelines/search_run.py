@@ -61,6 +61,7 @@ class PipelineSearch:
     index: str | None = None
     add: bool = False
     ignore_identical_ids: bool = False
+    instruction: str | None = None
 
     @property
     def asked(self) -> JudgedQueries:
@@ -179,6 +180,7 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
         "top-k": request.top_k,
         "model": request.model,
         "format": request.form,
+        **({} if request.instruction is None else {"instruction": request.instruction}),
     }
 
     def refuse(begun: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,8 +114,15 @@ def _ranking_of(outputs: dict[str, Any], stage: str, texts: bool) -> tuple[Ranke
     for document in documents:
         # A run lists a document once: its first place counts.
         score = None if document.score is None else float(document.score)
-        ranking.setdefault(document.id, RankedDocument(document.id, score, document.content if texts else None))
+        kept = (document.content, _in_json(document.meta)) if texts else ()
+        ranking.setdefault(document.id, RankedDocument(document.id, score, *kept))
     return tuple(ranking.values())
+
+
+def _in_json(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata in JSON's types; a value that it has not got, such as a date, is its text."""
+    found: dict[str, Any] = json.loads(json.dumps(meta, default=str))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,10 +96,11 @@ def _checked(made: Decoder, attentions: Sequence[Any], config: Any) -> Decoder:
     return made
 
 
-def _words(module: nn.Module) -> torch.Tensor:
-    if type(module).__name__.endswith("TextScaledWordEmbedding"):
-        return module.weight.detach().contiguous()  # type: ignore[operator, union-attr]
-    return described.table(module)
+def _words(module: Any) -> torch.Tensor:
+    if not type(module).__name__.endswith("TextScaledWordEmbedding"):
+        return described.table(module)
+    weight: torch.Tensor = module.weight.detach()
+    return weight.contiguous()
 
 
 def _scale(module: Any) -> float:

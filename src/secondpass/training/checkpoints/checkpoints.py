@@ -261,7 +261,8 @@ def _read(path: Path, manifest: Manifest) -> Checkpoint:
 def forget_checkpoints(folder: str | os.PathLike[str]) -> None:
     """Remove the checkpoints of earlier runs in an output folder; the model, log and card in it stay until replaced.
 
-    The caller holds the folder's `RunLock`.
+    What a process left that was killed while it saved the model or removed checkpoints goes too. The caller holds the
+    folder's `RunLock`.
 
     Raises:
         CheckpointError: they cannot be removed.
@@ -271,8 +272,9 @@ def forget_checkpoints(folder: str | os.PathLike[str]) -> None:
     try:
         if checkpoints.is_dir():
             remove_folder(checkpoints, removed)
-        elif removed.is_dir():  # a process was killed while it removed them
-            shutil.rmtree(removed)
+        for left in (removed, *Path(folder).glob(f"{UNFINISHED}*")):
+            if left.is_dir():
+                shutil.rmtree(left)
     except OSError as error:
         raise CheckpointError(f"{checkpoints} cannot be removed: {error.strerror or error}") from error
 

@@ -62,6 +62,8 @@ NAMES: dict[str, frozenset[str]] = {
 MARGINS = frozenset(("margin", "margins"))
 OTHER_IDS = frozenset("pids corpus_id product_id item_id".split())
 CLICKS = frozenset("click clicks clicked is_clicked click_count".split())
+# As tables write what is a boolean elsewhere.
+TRUTH = {"true": 1, "false": 0}
 SEVERAL = (POSITIVE, NEGATIVE)
 _PLURALS = {f"{role}s": role for role in (DOCUMENT, LABEL, POSITIVE, NEGATIVE, DOCUMENT_ID)}
 _ROLES = {role: role for role in NAMES} | _PLURALS | {"score": LABEL, "scores": LABEL}
@@ -416,7 +418,7 @@ def _number(row: Row, column: str, value: Any) -> float:
     readable = isinstance(value, str) and row.textual and value.isascii() and "_" not in value
     if readable or isinstance(value, (int, float, Decimal)):
         try:
-            return float(value)
+            return float(TRUTH.get(value.strip().lower(), value) if readable else value)
         except (ValueError, OverflowError):
             pass
     raise row.refuse(column, f"is {_named(value)}, not a number")

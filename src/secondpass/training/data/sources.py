@@ -18,7 +18,7 @@ from typing import Any, cast
 from secondpass import corpora
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import BEIR_HEADER, Qrels, qrels_file, read_qrels
-from secondpass.evaluation.runs import Run, read_run
+from secondpass.evaluation.runs import Run, read_run, without_query_ids
 from secondpass.lazy import optional
 from secondpass.text import positive_int
 from secondpass.training.data.groups import Group, Texts, judged_groups, with_texts
@@ -196,6 +196,11 @@ def read_delimited_rows(path: Path, delimiter: str, quoted: bool, ids: bool = Fa
         csv.field_size_limit(LARGEST_FIELD)
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     lines = _text_lines(corpora.existing(path))
+    first = next(lines, "")
+    found = corpora.Line(str(path), 1, first.strip()).columns_said(delimiter)
+    if delimiter not in first and not found.endswith(("column", "spaces")):
+        raise InvalidInput(f"{path}:1: {found}; it is read as columns by {corpora.SEPARATORS[delimiter]}")
+    lines = chain([first], lines)
     rows = _numbered(csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), path)
     header = next(rows, None)
     if header is None:
@@ -318,7 +323,8 @@ def read_groups(
         corpus: contents by id for judgements: a file, a BEIR folder, or a mapping.
         queries: texts by id for judgements: a file or a mapping.
         run: a ranking of documents for judgements, with `unjudged_negatives`.
-        unjudged_negatives: so many documents of the run that were not judged become negatives of each query.
+        unjudged_negatives: so many documents of the run that were not judged become negatives of each query; with a
+            BEIR folder none whose id is the query's.
         relevant_from: labels from this number on become 1, all others 0; for grades under a loss that wants [0, 1].
         quoted: whether quotation marks in a .csv or .tsv file enclose fields; by default in .csv only.
 
@@ -371,7 +377,7 @@ def _has_ids(file: Path) -> bool:
     if line is None or suffix not in TABLE_SUFFIXES:
         return False
     if suffix == ".csv":
-        return "," in line.text
+        return "," in line.text or ";" in line.text
     if suffix == ".tsv":
         names = tuple(line.text.lower().split("\t"))
         return names != BEIR_HEADER and (names_ids(names) or (is_triple(names) and "triples" in file.name))
@@ -409,10 +415,12 @@ def _judgements(
         raise InvalidInput("run and unjudged_negatives go together: how many of the run's documents become negatives")
     if run is not None:
         positive_int(unjudged_negatives, "unjudged_negatives")
+    of_folder = isinstance(place, Path) and place.is_dir()
+    ranked = read_run(Path(run)) if isinstance(run, (str, Path)) else run
     if isinstance(place, Qrels):
         qrels, named = place, "judgements"
     else:
-        file = qrels_file(place, split) if place.is_dir() else corpora.existing(place)
+        file = qrels_file(place, split) if of_folder else corpora.existing(place)
         qrels, named = read_qrels(file), str(file)
     # Only a folder brings them itself: anything else was refused without.
     queries = corpora.named_file(Path(place), "queries.jsonl") if queries is None else queries  # type: ignore[arg-type]
@@ -422,7 +430,8 @@ def _judgements(
         _given(queries),
         _given(corpus),
         source=named,
-        run=read_run(Path(run)) if isinstance(run, (str, Path)) else run,
+        # BEIR's convention: in its folders a document under the query's id is the query.
+        run=ranked if ranked is None or not of_folder else without_query_ids(ranked)[0],
         unjudged_negatives=unjudged_negatives,
     )
 

@@ -16,7 +16,7 @@ from secondpass.evaluation.analysis import analyse
 from secondpass.evaluation.comparison import Analysis
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels, judged_queries
-from secondpass.evaluation.runs import Run, read_run
+from secondpass.evaluation.runs import Run, read_run, without_query_ids
 from secondpass.training.data.groups import Group
 from secondpass.training.negatives.candidates import bm25_candidates
 from secondpass.training.negatives.sifting import plain
@@ -166,6 +166,7 @@ def of_folder(
     """The judged queries of a BEIR folder with the first pass's best documents as candidates.
 
     The folder has corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv; the arguments are as in `configuration.HeldOutTest`.
+    Candidates whose id is the query's are left out, and the note says so: there they are the query (BEIR's convention).
 
     Raises:
         InvalidInput: a file is refused, the run has a document that the corpus lacks, or none for any query.
@@ -178,7 +179,9 @@ def of_folder(
         queries = [queries[place] for place in np.linspace(0, len(queries) - 1, limit).round().astype(int)]
     corpus = {document.id: document.content for document in read_corpus(folder)}
     asked = {query: texts[query] for query in queries}
-    found = Run(BM25, bm25_candidates(asked, corpus, depth=depth)) if run is None else read_run(run).only(set(queries))
+    found = Run(BM25, bm25_candidates(asked, corpus, depth=depth + 1)) if run is None else read_run(run)
+    found, own = without_query_ids(found.only(set(queries)))
+    notes = found_queries.note, f"{own:,} documents whose id is their query's are left out, as BEIR does" if own else ""
     first = Run(found.name, {query: list(ranking.items())[:depth] for query, ranking in found.items()})
     groups = []
     for query in queries:
@@ -193,7 +196,9 @@ def of_folder(
     if not groups:
         raise InvalidInput(f"{folder}: the first pass finds nothing for any of its {len(queries)} queries")
     ranking = DevRanking(groups, measures[0])
-    return BeforeAfter(folder.name, ranking, judged.only(set(queries)), first, measures, note=found_queries.note)
+    return BeforeAfter(
+        folder.name, ranking, judged.only(set(queries)), first, measures, note="; ".join(filter(None, notes))
+    )
 
 
 def held_out(groups: Sequence[Group], share: float, seed: int = 0) -> tuple[list[Group], list[Group]]:

@@ -43,6 +43,8 @@ class MiningRule:
             them, whatever their rank and score. False: they are candidates like all others.
         positives: for each query, at most, of the best grade first; None takes all.
         graded: labels are the grades; False: 1 for the positives. Negatives have 0.
+        ignore_identical_ids: no document is a negative whose id is the query's, nor one with its text: where ids are
+            shared (ArguAna, Quora) it is the query itself. It has no rank.
         seed: of "random" and of the choice among positives. Each query is sampled by itself.
     """
 
@@ -59,6 +61,7 @@ class MiningRule:
     judged_first: bool = True
     positives: int | None = None
     graded: bool = False
+    ignore_identical_ids: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -157,7 +160,8 @@ def sift(
     """
     scores = _checked(judged.query_id, corpus, candidates, rule)
     positives = tuple(ScoredCandidate(document, scores.get(document)) for document in judged.positives)
-    texts = {plain(judged.text): QUERY}
+    own = judged.query_id if rule.ignore_identical_ids and judged.query_id in corpus else None
+    texts = {plain(text): QUERY for text in (judged.text, *([] if own is None else [corpus[own]]))}
     texts |= {plain(corpus[document]): LIKE_RELEVANT for document in judged.relevant if document in corpus}
     limit = highest([item.score for item in positives], rule.absolute_margin, rule.relative_margin, rule.against)
     first = _judged_first(judged, corpus, scores) if rule.judged_first else {}
@@ -165,7 +169,7 @@ def sift(
     reasons = {document: _by_text(document, judged, corpus, texts) for document in first}
     rank = 0
     for document, score in scores.items():
-        rank += document not in judged.relevant
+        rank += document != own and document not in judged.relevant
         if document not in first:
             outside = rank < rule.first or (rule.last is not None and rank > rule.last)
             reason = _by_text(document, judged, corpus, texts) or (OUTSIDE if outside else None)

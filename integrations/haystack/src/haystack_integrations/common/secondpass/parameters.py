@@ -233,6 +233,8 @@ def _device_map(value: object) -> bool:
 
 _text, _flag, _side = _kind(str), _kind(bool), _among("left", "right")
 _SOURCE: Mapping[str, Check] = {"revision": _text, "local_files_only": _flag, "cache_dir": _text}
+# Of a causal language model whose folder does not say it: arguments of `CrossEncoder` itself.
+ANSWER = ("template", "true_token", "false_token")
 ALLOWED: Mapping[str, Mapping[str, Check]] = {
     "model_kwargs": {
         **_SOURCE,
@@ -240,6 +242,7 @@ ALLOWED: Mapping[str, Mapping[str, Check]] = {
         "device_map": _device_map,
         "dtype": _dtype,
         "torch_dtype": _dtype,
+        **dict.fromkeys(ANSWER, _text),
         "use_safetensors": _true,
         "variant": _text,
     },
@@ -312,7 +315,9 @@ def engine_arguments(
         for key, value in (arguments or {}).items():
             if value is None or key == "num_labels":
                 continue
-            if key not in _SOURCE:
+            if key in ANSWER:
+                made[key] = value
+            elif key not in _SOURCE:
                 made[name][key] = _torch_dtype(value) if key in ("dtype", "torch_dtype") else value
             elif made.setdefault(key, value) != value:
                 raise InvalidInput(f"{key} is {made[key]!r} and {value!r}: a model has one source")

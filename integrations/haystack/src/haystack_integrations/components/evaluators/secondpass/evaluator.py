@@ -80,8 +80,9 @@ class SecondPassEvaluator(SerializedComponent):
         :param without_relevant: "leave out" queries that have no relevant document: their individual score is NaN, and
             the mean is that of the others. "zero" lets them count, as Haystack's own evaluators do. A query that
             `qrels` does not have is always left out.
-        :param ignore_identical_ids: If `True`, retrieved documents whose id is the query's are as if they were not
-            there, as in BEIR's evaluation (ArguAna, Quora); `run` then needs `query_ids`.
+        :param ignore_identical_ids: If `True`, retrieved documents whose id is the query's (or what they are compared
+            by: chunks of it) are as if they were not there, as in BEIR's evaluation (ArguAna, Quora); `run` then needs
+            `query_ids`.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name, or a measure is unknown.
@@ -173,7 +174,8 @@ class SecondPassEvaluator(SerializedComponent):
         if ids is None:
             raise InvalidInput("query_ids is missing: ignore_identical_ids=True compares documents' ids with them")
         pairs = zip(lists, ids, strict=True)
-        return [[document for document in documents if document.id != query] for documents, query in pairs]
+        key = self._field.key
+        return [[each for each in documents if query not in (each.id, key(each, ""))] for documents, query in pairs]
 
     def _by_id(self, ground_truth: object, ids: list[str] | None) -> Judgements:
         if ground_truth is not None:

@@ -88,7 +88,7 @@ class LabelledCandidates(LabelledSet):
             - `query_ids`: The ids.
             - `ground_truth_documents`: The judged documents with their contents, and grades as scores. One that the
               corpus lacks has no content.
-            - `documents`: What BM25 finds, best first, with its scores.
+            - `documents`: What BM25 finds, best first, with its scores; of a folder none whose id is the query's.
 
         :raises ValueError:
             If a file is not there or a line of it is refused.
@@ -118,7 +118,11 @@ class LabelledCandidates(LabelledSet):
             place = Path(str(self.dataset if self.corpus is None else self.corpus))
             contents = {document.id: document.content for document in read_corpus(place)}
             documents = {name: Document(id=name, content=content) for name, content in contents.items()}
-            self._found = documents, bm25_candidates(texts, contents, depth=self.top_k)
+            found = bm25_candidates(texts, contents, depth=self.top_k + 1)
+            # A folder's document under a query's id is the query itself, as for BEIR.
+            beir = self.dataset is not None
+            left = {key: [each for each in best if not beir or each[0] != key] for key, best in found.items()}
+            self._found = documents, {query: best[: self.top_k] for query, best in left.items()}
         return self._found
 
 
