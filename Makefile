@@ -67,8 +67,9 @@ benchmark-training: $(VENV)/.test
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.training compare --data $(DATA)/medquad --steps 30 --dev 150
 
 # Ranking speed beside sentence-transformers and Haystack; BACKENDS=path/to/python adds its ONNX and OpenVINO backends.
+# ARGS="--model ettin --model modernbert --model qwen3" takes the open rerankers' shapes and prints a verdict.
 benchmark-inference: $(VENV)/.test
-	$(BIN)/python -m benchmarks.inference compare --data $(DATA) --output-dir figures $(if $(BACKENDS),--backends-python $(BACKENDS))
+	$(BIN)/python -m benchmarks.inference compare --data $(DATA) --output-dir figures $(if $(BACKENDS),--backends-python $(BACKENDS)) $(ARGS)
 
 # The service with 16 clients beside scoring the same pairs in process, on the same cores.
 benchmark-service: $(VENV)/.test

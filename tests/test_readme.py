@@ -8,6 +8,9 @@ import io
 import re
 from pathlib import Path
 
+from secondpass.forwards.families import FAMILIES
+from secondpass.models.templates import families
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -49,3 +52,29 @@ def test_pages_name_tests_that_are_there() -> None:
             if (named and not known) or (name and not any(map(wanted.fullmatch, known))):
                 missing.append(f"{page.name}: {file}::{name}")
     assert missing == []
+
+
+def rows(page: str, title: str) -> list[list[str]]:
+    """The cells of the first table below a title of a page in docs/."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_which_model_names_the_templates_that_there_are() -> None:
+    """Each file of the registry is the template of a model of the table whose name it fits, and of no other."""
+    found = {row[0]: row[4].strip("`") for row in rows("models.md", "The table")}
+    assert {template for template in found.values() if template != "none"} == set(families())
+    for model, template in found.items():
+        fitting = [name for name, family in families().items() if family.names.search(model)]
+        assert fitting == ([] if template == "none" else [template]), model
+
+
+def test_which_model_names_the_architectures_that_there_are() -> None:
+    """The table of paths has each architecture of the registry of forwards, a family a row or two."""
+    known = {re.sub(r"(Text)?(For\w+|Model)$", "", name) for family in FAMILIES for name in family.architectures}
+    named = [name for row in rows("models.md", "What runs on which path") for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(named) == sorted(known)
+    for family in FAMILIES:
+        own = {re.sub(r"(Text)?(For\w+|Model)$", "", name) for name in family.architectures}
+        assert any(own & set(re.findall(r"`(\w+)`", row[0])) for row in rows("models.md", "What runs on which path"))

@@ -2,6 +2,8 @@
 
     python -m benchmarks.inference compare --backends-python backends/bin/python --output-dir figures
     python -m benchmarks.inference scaling --output-dir figures
+    python -m benchmarks.inference --model ettin --model modernbert --model qwen3
+    python -m benchmarks.inference profile
 
 Contenders rank the same queries in turns, in one process (the backends, which need older libraries, in one of their
 own: see `backends.py`); printed are medians, and medians of the ratios within a turn. Needs the extra test.
@@ -54,7 +56,8 @@ def write(found: dict[str, Any], text: str, name: str, folder: Path | None) -> N
 @app.command()
 def compare(
     model: Annotated[
-        list[str] | None, typer.Option(help="pocket, minilm, l2, l6, l12, base, deberta; may be repeated.")
+        list[str] | None,
+        typer.Option(help="pocket, minilm, l2, l6, l12, base, deberta, ettin, modernbert, qwen3; may be repeated."),
     ] = None,
     backends_python: Annotated[str | None, typer.Option(help="Interpreter with ONNX and OpenVINO.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Queries with passages.")] = 8,
@@ -75,7 +78,7 @@ def compare(
     """Compare the contenders."""
     quiet()
     from benchmarks.inference import machine, report
-    from benchmarks.inference.compare import Settings, measure
+    from benchmarks.inference.compare import Settings, measure, verdict
     from benchmarks.inference.loads import source
 
     before = machine.cores_given(threads)
@@ -107,6 +110,7 @@ def compare(
         "cores_after": after,
         "warning": machine.warning(before, after, threads),
         "models": models,
+        "verdict": [line for name, figures in models.items() for line in verdict(name, figures, device)],
     }
     write(found, report.markdown(found), "inference", output_dir)
     if output_dir is not None:
@@ -146,5 +150,38 @@ def scaling(
         sweeps.plot(points, output_dir / "scaling.svg")
 
 
+@app.command()
+def profile(
+    model: Annotated[list[str] | None, typer.Option(help="ettin, modernbert, qwen3; may be repeated; all.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, int8; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Queries.")] = 5,
+    documents: Annotated[int, typer.Option(min=1, help="Passages of a query.")] = 100,
+    threads: Threads = CORES,
+    data: Data = Path("../shared/data"),
+    output_dir: Output = None,
+) -> None:
+    """Where the time goes on the CPU, and its share of the machine's limit of float32 multiply-adds."""
+    quiet()
+    from benchmarks.inference import machine, profiles
+    from benchmarks.inference.loads import source
+    from benchmarks.inference.models import RERANKERS
+
+    before = machine.cores_given(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        asked = profiles.Settings(
+            tuple(precision or ("fp32", "bf16", "int8")), rounds, documents, threads, Path(folder)
+        )
+        rows = [row for name in model or RERANKERS for row in profiles.profiled(name, source(data), asked, say)]
+    found = {
+        "machine": machine.facts(threads, "cpu"),
+        "limit": machine.multiply_add_limit(threads),
+        "warning": machine.warning(before, machine.cores_given(threads), threads),
+        "rows": rows,
+    }
+    write(found, profiles.markdown(found), "profile", output_dir)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] != "--help" and sys.argv[1].startswith("-"):
+        sys.argv.insert(1, "compare")  # without a command it compares
     app()

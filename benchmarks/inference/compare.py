@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.inference.callers import callers
 from benchmarks.inference.judged import judge
 from benchmarks.inference.loads import Asked, Loads, Source
-from benchmarks.inference.models import write_model
+from benchmarks.inference.models import NOTES, RERANKERS, template_tokens, write_model
 from benchmarks.inference.turns import Lineup, Measured, agreement, best_batch, quantile, ratio, scratch, take_turns
 from benchmarks.inference.worker import Contender, Place, Unavailable
 
@@ -39,6 +39,8 @@ HAYSTACK_DEFAULT = Contender(
 HAYSTACK = tuple(
     Contender(f"Haystack SecondPassRanker {p}", "haystack secondpass", p, 16) for p in ("fp32", "bf16", "int8", "auto")
 )
+# Who takes part where a model is large: sentence-transformers' own settings, and what it compiles.
+LEAN = ("sentence-transformers fp32", "sentence-transformers bf16", "sentence-transformers OpenVINO")
 SIZES = {"cpu": (4, 8, 16, 32), "cuda": (32, 64, 128, 256)}
 TUNING_DOCUMENTS = 64
 FRESH_QUERIES = 3
@@ -68,6 +70,14 @@ class Settings:
     callers: int
     data: Path
     log: Path
+    lean: bool = False
+
+    def for_model(self, name: str) -> Settings:
+        """The same with fewer contenders and loads for the shapes of the open rerankers, which take long."""
+        if name not in RERANKERS:
+            return self
+        passages = {"passage": self.rounds.get("passage", 0)}
+        return replace(self, rounds=passages, fallback=False, haystack=False, callers=0, lean=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,7 @@ def enter(lineup: Lineup, settings: Settings, loads: Loads, say: Say) -> Entered
     absent: dict[str, str] = {}
     entered: list[Contender] = [DEFAULT]
     lineup.load(DEFAULT)
-    for like in TUNED if settings.device == "cpu" else TUNED[:2]:
+    for like in tuned(settings):
         asked = loads.make("passage", 2, TUNING_DOCUMENTS)
         try:
             taken = best_batch(lineup, like, SIZES[settings.device.partition(":")[0]], asked)
@@ -100,7 +110,7 @@ def enter(lineup: Lineup, settings: Settings, loads: Loads, say: Say) -> Entered
         say(f"{like.name}: batch {batch} of " + ", ".join(f"{n}: {s:.2f} s" for n, s in taken.items()))
         if (like.way, like.precision, batch) != (DEFAULT.way, DEFAULT.precision, DEFAULT.batch):
             entered.append(Contender(f"{like.name}, batch {batch}", like.way, like.precision, batch))
-    others = [*(AS_THEY_ARE if settings.device == "cpu" else ()), *OURS]
+    others = [*(AS_THEY_ARE if settings.device == "cpu" and not settings.lean else ()), *OURS]
     others += FALLBACK if settings.fallback and settings.device == "cpu" else ()
     others += (HAYSTACK_DEFAULT, *HAYSTACK) if settings.haystack else ()
     for contender in [*entered[1:], *others]:
@@ -112,6 +122,12 @@ def enter(lineup: Lineup, settings: Settings, loads: Loads, say: Say) -> Entered
         if contender not in entered:
             entered.append(contender)
     return Entered(tuple(entered), tuning, absent)
+
+
+def tuned(settings: Settings) -> tuple[Contender, ...]:
+    """Their settings that get the batch size which is fastest here."""
+    entered = TUNED if settings.device == "cpu" else TUNED[:2]
+    return tuple(one for one in entered if not settings.lean or one.name.startswith(LEAN))
 
 
 def their_best(ours: Measured, measured: Sequence[Measured]) -> tuple[str, float] | None:
@@ -170,13 +186,14 @@ def start_fresh(lineup: Lineup, entered: Sequence[Contender], asked: Sequence[As
 def measure(name: str, work: Path, text: Source, settings: Settings, say: Say) -> dict[str, Any]:
     """Everything about one model."""
     folder = work / name
+    settings = settings.for_model(name)
     write_model(name, folder)
     loads = Loads(text, folder)
     calibration = work / f"{name}-calibration.json"
     pairs = [(one.query, document) for one in loads.make("passage", 16, 8) for document in one.documents]
     calibration.write_text(json.dumps(pairs), encoding="utf-8")
     place = Place(str(folder), settings.device, settings.threads, scratch(work), str(calibration))
-    found: dict[str, Any] = {"loads": {}}
+    found: dict[str, Any] = {"loads": {}, "note": NOTES.get(name), "template_tokens": template_tokens(folder)}
     with Lineup(place, settings.backends_python, settings.log) as lineup:
         entered = enter(lineup, settings, loads, say)
         found["tuning"], found["absent"] = entered.tuning, entered.absent
@@ -204,3 +221,42 @@ def judged_contenders(entered: Sequence[Contender]) -> list[Contender]:
     """Those whose numbers differ: float32 of one library speaks for all."""
     theirs = [one for one in entered if one.precision == "int8" and one.way in ("onnx", "openvino")]
     return [*(one for one in entered if one in OURS), *theirs]
+
+
+# ---- What the rerankers' shapes have to reach: times sentence-transformers' default, and memory not above it.
+#
+# In float32, and at the better of bfloat16 and int8. On a GPU no figures have been shown yet: not to be slower.
+BARS = {"ettin": (3.0, 6.0), "modernbert": (1.8, 4.0), "qwen3": (2.0, 3.5)}
+BARS_ON_GPU = (1.0, 1.0)
+# Of float32 logits, as a share of their spread.
+MOST_DIFFERENCE = 1e-3
+
+
+def verdict(name: str, found: dict[str, Any], device: str) -> list[tuple[str, bool | None]]:
+    """-> what is asked of a model, with the figure, and whether that is so; None where it was not measured."""
+    if name not in BARS or "passage" not in found["loads"]:
+        return []
+    rows = {row["name"]: row for row in found["loads"]["passage"]["rows"]}
+    bars = BARS[name] if device == "cpu" else BARS_ON_GPU
+    exact, others = rows.get(OURS[0].name), [rows[one.name] for one in OURS[1:3] if one.name in rows]
+    made: list[tuple[str, bool | None]] = []
+    for row, bar in ((exact, bars[0]), (max(others, key=lambda row: row["ratio"], default=None), bars[1])):
+        if row is None:
+            made.append((f"{name}: {bar}x the default: not measured", None))
+            continue
+        made.append((f"{name}: {row['name']} {row['ratio']:.2f}x the default (bar {bar}x)", row["ratio"] >= bar))
+        made.append(_memory(name, row["name"], found.get("fresh", {})))
+    if exact is not None:
+        off = exact["difference_of_spread"]
+        said = f"{name}: {exact['name']} logits differ by {off:.1e} of their spread (bar {MOST_DIFFERENCE:.0e})"
+        made.append((said, off <= MOST_DIFFERENCE))
+    return made
+
+
+def _memory(model: str, name: str, fresh: dict[str, dict[str, float]]) -> tuple[str, bool | None]:
+    ours, theirs = (fresh.get(one, {}) for one in (name, DEFAULT.name))
+    kind = "device_peak_mb" if ours.get("device_peak_mb") else "peak_mb"
+    if kind not in ours or kind not in theirs:
+        return f"{model}: peak memory of {name}: not measured", None
+    said = f"{model}: {name} peak {ours[kind]:,.0f} MB (the default's {theirs[kind]:,.0f} MB)"
+    return said, ours[kind] <= theirs[kind]

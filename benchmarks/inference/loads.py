@@ -65,6 +65,7 @@ class Loads:
         self.source = text
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()  # sentence-transformers stores it
         sample = " ".join(text.words[:5000])
         self._rate = 5000 / len(self._tokenizer.encode(sample, add_special_tokens=False).ids)
         self._cuts = 0

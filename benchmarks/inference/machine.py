@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,38 @@ while time.perf_counter() - began < 1.0:
     a @ a
     count += 1
 print(count * 2 * 768**3 / (time.perf_counter() - began) / 1e9, flush=True)
+"""
+
+
+# Twelve sums that do not wait for each other, in registers: nothing but multiply-adds of the widest vectors there are.
+MULTIPLY_ADD = """
+#include <chrono>
+#include <cstdio>
+#ifdef __AVX512F__
+constexpr int WIDTH = 16;
+#else
+constexpr int WIDTH = 8;
+#endif
+#define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#define START(i) Vector sum##i = term;
+#define ADD(i) sum##i = sum##i * factor + term;
+#define KEEP(i) asm volatile("" : "+v"(sum##i));
+typedef float Vector __attribute__((vector_size(WIDTH * 4)));
+int main() {
+    Vector factor = Vector{} + 0.999f, term = Vector{} + 0.001f;
+    EACH(START)
+    std::printf("ready\\n"); std::fflush(stdout); std::getchar();
+    double best = 0;
+    for (int turn = 0; turn < 8; ++turn) {
+        const long rounds = 20000000;
+        auto began = std::chrono::steady_clock::now();
+        for (long round = 0; round < rounds; ++round) { EACH(ADD) EACH(KEEP) }
+        std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;
+        double speed = 2.0 * 12 * WIDTH * rounds / taken.count() / 1e9;
+        if (speed > best) best = speed;
+    }
+    std::printf("%f\\n", best);
+}
 """
 
 
@@ -88,10 +123,9 @@ def facts(threads: int, device: str) -> dict[str, Any]:
     }
 
 
-def gflops(processes: int) -> float:
+def gflops(processes: int, command: Sequence[str] = (sys.executable, "-c", MULTIPLY)) -> float:
     """What so many processes of one thread reach together, multiplying float32 matrices for a second."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", MULTIPLY]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(processes)
@@ -104,6 +138,20 @@ def gflops(processes: int) -> float:
             process.stdin.write("\n")
             process.stdin.flush()
     return sum(float(process.communicate()[0]) for process in started)
+
+
+def multiply_add_limit(threads: int) -> float | None:
+    """GFLOP/s of float32 multiply-adds in registers, on `threads` cores together; None without a C++ compiler."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder) / "limit.cpp", Path(folder) / "limit"
+        source.write_text(MULTIPLY_ADD, encoding="utf-8")
+        # -mprefer-vector-width: gcc splits vectors of 512 bits on some processors
+        flags = ["-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=fast"]
+        subprocess.run([compiler, *flags, str(source), "-o", str(program)], check=True)
+        return gflops(threads, [str(program)])
 
 
 def cores_given(threads: int) -> dict[str, Any]:

@@ -88,11 +88,12 @@ def judged_table(found: dict[str, Any]) -> str:
 def model_part(name: str, found: dict[str, Any]) -> Iterator[str]:
     """Paragraphs about one model."""
     for kind, load in found["loads"].items():
+        around = f" and {found['template_tokens']} of the template" if found.get("template_tokens") else ""
         setting = (
             f"{load['queries']} queries of {load['documents']} documents, "
-            f"{load['tokens']:.0f} ± {load['tokens_spread']:.0f} tokens a pair"
+            f"{load['tokens']:.0f} ± {load['tokens_spread']:.0f} tokens a pair{around}"
         )
-        yield f"**{name}, {kind}**: {setting}"
+        yield f"**{name}, {kind}**: {setting}" + (f"; random weights: {found['note']}" if found.get("note") else "")
         yield table(COLUMNS, library_lines(load["rows"], found.get("fresh", {})))
         yield "\n".join(summary(load["rows"]))
         lines = haystack_lines(load["rows"])
@@ -130,7 +131,20 @@ def markdown(found: dict[str, Any]) -> str:
         parts.insert(0, found["warning"])
     for name, model in found["models"].items():
         parts += model_part(name, model)
+    parts.append("\n".join(verdict_lines(found)))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def verdict_lines(found: dict[str, Any]) -> Iterator[str]:
+    """Every bar with its figure, then one line for all; nothing where no model has bars."""
+    asked = found.get("verdict", [])
+    for said, met in asked:
+        yield f"- {said}: {'not measured' if met is None else 'met' if met else 'MISSED'}"
+    if asked:
+        met = sum(met is True for _, met in asked)
+        missed = sum(met is False for _, met in asked)
+        rest = f"{len(asked) - met - missed} not measured" + ("; NOT VALID, see above" if found["warning"] else "")
+        yield f"\n**Verdict: {met} of {len(asked)} met, {missed} missed, {rest}.**"
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

@@ -127,6 +127,11 @@ class Worker:
         self._process.kill()
         self._process.communicate()
 
+    @property
+    def process_id(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def ask(self, **question: Any) -> dict[str, Any]:
         """Give the answer.
 

@@ -21,8 +21,8 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards.padded import pad
 from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
+from secondpass.models import saving
 from secondpass.models.loading import LoadRequest, load, pick_device
-from secondpass.models.saving import ModelCardData, save
 from secondpass.models.templates import published_activation
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
 from secondpass.reranker import (
@@ -237,7 +237,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             loaded, activation, max_length, truncation, max_batch_tokens, max_documents, precision, instruction
         )
         self.best_score: float | None = None
-        self.model_card_data = ModelCardData()
+        self.model_card_data = saving.ModelCardData()
 
     @property
     def _target_device(self) -> torch.device:
@@ -458,7 +458,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
         `models.saving.save`. Where evaluators left figures in `model_card_data`, README.md tells them.
         """
         self.engine()
-        save(
+        saving.save(
             path,
             self.model,
             self.tokenizer,
@@ -480,6 +480,9 @@ class CrossEncoder(Reranker, PushToHubMixin):
     def save_pretrained(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
         """The same as `save`."""
         self.save(path, safe_serialization=safe_serialization, **kwargs)
+
+    # As `fit`: the encoder is the first argument.
+    export_onnx = saving.export_onnx
 
     def push_to_hub(
         self,

@@ -110,6 +110,26 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert not re.search(r"secret|private|elastic:|/root|/home", shown.stdout)
 
 
+def test_doctor_counts_models_that_are_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those in the hub's cache without safetensors, as fastembed's are."""
+    for name, file in (("Xenova--ms-marco-MiniLM-L-6-v2", "onnx/model.onnx"), ("a--b", "model.safetensors")):
+        (tmp_path / f"models--{name}" / "snapshots" / "1" / file).parent.mkdir(parents=True)
+        (tmp_path / f"models--{name}" / "snapshots" / "1" / file).touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert "2 models, 1 of them not read: no safetensors (ONNX" in doctor._caches()["model hub"]
+
+
+def test_export(run: Run, tiny_folder: str, tmp_path: Path) -> None:
+    """The line tells the file, its size, what it takes and how near its logits are; a refusal is one line."""
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    shown = run("export", tiny_folder, str(tmp_path / "out"))
+    assert shown.exit_code == 0, shown.stderr
+    said = "model.onnx: 0.2 MB, inputs input_ids, attention_mask, token_type_ids; logits of 13 sample pairs differ from"
+    assert said in shown.stdout
+    refused = run("export", tiny_folder, tiny_folder)
+    assert (refused.exit_code, "holds a model of its own" in only_line(refused)) == (2, True)
+
+
 def test_doctor_survives_what_is_broken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part that cannot be found out is told with the reason, without paths; the others are there."""
 

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import nn
+from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from secondpass import CrossEncoder
-from secondpass.errors import CheckpointError, InvalidInput
+from secondpass.errors import CheckpointError, InvalidInput, MissingExtra, ModelLoadError
+from secondpass.forwards.choosing import ModelForward
+from secondpass.forwards.contract import Computation
+from secondpass.forwards.readout import POOLINGS, Dense, LayerNorm, ModuleChain, Pooling, ReadoutModel
+from secondpass.lazy import optional
+from secondpass.models import saving
 from secondpass.models.loading import Loaded, LoadRequest, load
 from secondpass.models.saving import MARK, STALE_SECONDS, UNFINISHED, Measured, ModelCardData, save
 from secondpass.models.weights import compressed, expanded, save_compact
@@ -357,3 +366,115 @@ def test_a_wider_head_comes_back(tmp_path: Path) -> None:
     """The number of labels travels with the model."""
     wide = load(LoadRequest(make_folder(tmp_path / "wide", "distilbert", num_labels=4)))
     assert load(LoadRequest(_saved(wide, tmp_path / "again"))).config.num_labels == 4
+
+
+# ---- One ONNX file.
+PAIRS = [("where is the house", "cold water"), ("red", "the small cat sat on the mat and " * 9), ("open", "")]
+
+
+def read_elsewhere(folder: Path, pairs: list[tuple[str, str]], limit: int) -> np.ndarray:
+    """Logits of onnxruntime, from what the folder holds alone, as somebody without torch reads it."""
+    session = pytest.importorskip("onnxruntime", reason="needs the extra onnx").InferenceSession(folder / "model.onnx")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tokenizer.enable_truncation(limit)
+    tokenizer.enable_padding(pad_id=config["pad_token_id"])
+    found = tokenizer.encode_batch(pairs)
+    columns = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}
+    named = {one.name: np.array([getattr(item, columns[one.name]) for item in found]) for one in session.get_inputs()}
+    return np.asarray(session.run(["logits"], named)[0])
+
+
+@pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])
+def test_an_onnx_file_gives_our_scores(architecture: str, tmp_path: Path) -> None:
+    """Of any number of pairs of any length, with one label and several; what runs it stands beside it."""
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    labels = 3 if architecture == "bert" else 1
+    make_folder(tmp_path / "model", architecture, num_labels=labels)
+    model = CrossEncoder(str(tmp_path / "model"), device="cpu", max_length=64)
+    made = model.export_onnx(str(tmp_path / "onnx"))
+    assert (made.difference <= 1e-5, made.pairs) == (True, 13)
+    assert made.path == tmp_path / "onnx" / "model.onnx"
+    for pairs in (PAIRS[:2], PAIRS[:1], PAIRS[1:2] * 5):
+        ours = model.predict(pairs, activation_fct=nn.Identity()).reshape(len(pairs), labels)
+        np.testing.assert_allclose(read_elsewhere(made.path.parent, pairs, 64), ours, atol=ROUNDING)
+    settings = json.loads((tmp_path / "onnx" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["model_max_length"] == 64
+    assert {"special_tokens_map.json", "config_sentence_transformers.json"} <= set(os.listdir(tmp_path / "onnx"))
+    with pytest.raises(ModelLoadError, match="holds an ONNX model"):
+        CrossEncoder(str(tmp_path / "onnx"), device="cpu")
+
+
+def test_a_module_chain_becomes_onnx_too(tmp_path: Path) -> None:
+    """With its readout, however it pools; a model in half precision is written in float32, and stays as it is."""
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    make_folder(tmp_path / "model", "modernbert")
+    model = CrossEncoder(str(tmp_path / "model"), device="cpu")
+    torch.manual_seed(3)
+    chain = ModuleChain(
+        [
+            Pooling(32, tuple(POOLINGS)),
+            Dense((32 * len(POOLINGS), 32), False, nn.GELU()),
+            LayerNorm(32),
+            Dense((32, 1), True, nn.Identity(), writes="scores"),
+        ]
+    )
+    model.model = whole = ReadoutModel(model.model.model, chain).eval().bfloat16()
+    made = model.export_onnx(tmp_path / "onnx")
+    assert made.difference < 1e-5
+    assert whole.dtype == torch.bfloat16
+    samples = model.tokens(*zip(*PAIRS, strict=True))
+    wanted = ModelForward(whole.float(), model.tokenizer.model_input_names, model.padding, "fp32").ready()
+    np.testing.assert_allclose(read_elsewhere(tmp_path / "onnx", PAIRS, 128), wanted.logits(samples), atol=ROUNDING)
+
+
+def test_an_onnx_file_with_other_scores_is_not_written(
+    tiny: CrossEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error has the difference; the file of before stays, and nothing else is left."""
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    folder = tmp_path / "onnx"
+    tiny.export_onnx(str(folder))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    computed = ModelForward.ready
+
+    def wrong(self: ModelForward) -> Computation:
+        return replace(computed(self), logits=lambda inputs: computed(self).logits(inputs) + np.float32(2e-4))
+
+    monkeypatch.setattr(ModelForward, "ready", wrong)
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.onnx.export", lambda *_, **__: {}["operator"])
+        with pytest.raises(CheckpointError, match=f"cannot be exported to {folder}: 'operator'"):
+            tiny.export_onnx(str(folder))
+    with pytest.raises(CheckpointError, match=r"differ from ours by up to 2\.0e-04 on 13 sample pairs, more than 1e-0"):
+        tiny.export_onnx(str(folder))
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_what_cannot_become_onnx_is_refused(
+    own_tiny: CrossEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoders, folders that hold a model, a file for a folder, missing libraries: before anything is written."""
+    own = own_tiny.model
+    own_tiny.model = Qwen2ForSequenceClassification(
+        Qwen2Config(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    )
+    with pytest.raises(InvalidInput, match=r"Qwen2ForSequenceClassification is not exported .* are: Bert, .*Modern"):
+        own_tiny.export_onnx(tmp_path / "a")
+    own_tiny.model = own
+    with pytest.raises(InvalidInput, match=r"is to be a folder: model\.onnx is written into it"):
+        own_tiny.export_onnx(str(tmp_path / "a.onnx"))
+    own_tiny.save(str(tmp_path / "saved"))
+    with pytest.raises(InvalidInput, match="holds a model of its own"):
+        own_tiny.export_onnx(str(tmp_path / "saved"))
+    for name in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setattr(saving, "optional", partial(first_missing, name))
+        with pytest.raises(MissingExtra, match=rf'{name} is not installed: pip install "secondpass\[onnx\]"'):
+            own_tiny.export_onnx(str(tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+
+
+def first_missing(name: str, module: str, library: str, extra: str) -> object:
+    """`lazy.optional` where all but one library is there."""
+    return optional(module, library, extra) if module == name else None

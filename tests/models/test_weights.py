@@ -29,6 +29,8 @@ from secondpass.models.weights import (
     save_compact,
     weight_files,
 )
+from secondpass.serving.models import load_models
+from secondpass.serving.settings import ModelSource, Settings
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
 from tests.toy_task import same, state
 
@@ -400,3 +402,35 @@ def test_a_config_without_layers_is_refused(tmp_path: Path, architecture: str, k
     (folder / "config.json").write_text(json.dumps(config | {key: layers}))
     with pytest.raises(ModelLoadError, match=r"none of the stored layers"):
         load(LoadRequest(folder))
+
+
+@pytest.mark.parametrize(
+    ("place", "file", "original"),
+    [
+        ("ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx", "'cross-encoder/ms-marco-MiniLM-L12-v2'"),
+        (
+            "models--Xenova--ms-marco-MiniLM-L-6-v2/snapshots/09a2/",
+            "onnx/model.onnx",
+            "'cross-encoder/ms-marco-MiniLM-L6-v2'",
+        ),
+        ("models--BAAI--bge-reranker-base/snapshots/2cfc/onnx", "model.onnx", "'BAAI/bge-reranker-base'"),
+        ("ms-marco-MultiBERT-L-12", "flashrank-MultiBERT-L12_Q.onnx", "with model.safetensors and config.json"),
+    ],
+)
+def test_an_onnx_folder_names_its_original(place: str, file: str, original: str, tmp_path: Path) -> None:
+    """FlashRank's and fastembed's folders are refused by every door with what to load instead, where that is known."""
+    folder = tmp_path / place
+    (folder / file).parent.mkdir(parents=True)
+    (folder / file).write_bytes(b"any")
+    (folder / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    doors: list[Callable[[], object]] = [
+        lambda: CrossEncoder(str(folder), device="cpu"),
+        lambda: load_models(Settings(models=(ModelSource("onnx", str(folder)),))),
+    ]
+    for door in doors:
+        with pytest.raises(
+            ModelLoadError, match=r"holds an ONNX model, and only safetensors are read: load "
+        ) as caught:
+            door()
+        assert original in str(caught.value)
+        assert "\n" not in str(caught.value)

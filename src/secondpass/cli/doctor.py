@@ -174,11 +174,13 @@ def _caches() -> Rows:
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
-    models = len(list(folder.glob("models--*"))) if folder.is_dir() else 0
+    models = list(folder.glob("models--*")) if folder.is_dir() else []
+    others = sum(next(model.glob("snapshots/*/*.safetensors"), None) is None for model in models)
     below = folder.is_relative_to(Path.home())
     shown = f"~/{folder.relative_to(Path.home())}" if below else "elsewhere than below the home"
     writable = os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK)
-    state = f"{models} models" + ("" if writable else ", not writable")
+    unread = f", {others} of them not read: no safetensors (ONNX, pickles or unfinished)" if others else ""
+    state = f"{len(models)} models{unread}" + ("" if writable else ", not writable")
     return {
         "model hub": f"{shown}, {state}",
         "network": "off (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "allowed",

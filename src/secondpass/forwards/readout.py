@@ -59,7 +59,8 @@ def last_places(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    return states[torch.arange(len(states), device=states.device), places]
+    # by `shape`, not `len`: a trace for ONNX keeps the number free
+    return states[torch.arange(states.shape[0], device=states.device), places]
 
 
 def _largest(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

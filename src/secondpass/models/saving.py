@@ -1,4 +1,4 @@
-"""A model to a folder that secondpass and sentence-transformers 3 to 6 read alike.
+"""A model to a folder that secondpass and sentence-transformers 3 to 6 read alike, or to one ONNX file.
 
 Everything is written beside the old files first and put in place by renaming: a save that stops half-way,
 whatever the reason, leaves the model that was there.
@@ -6,6 +6,7 @@ whatever the reason, leaves the model that was there.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -13,25 +14,34 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 
 from secondpass.activations import Activation, stored_name
-from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError
+from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError
+from secondpass.forwards.choosing import ModelForward
+from secondpass.forwards.families import architecture_of, bert, deberta, family_of, modernbert
+from secondpass.forwards.padded import pad, padding_of
+from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.inputs import NAMES, Mark, ModelTemplate
-from secondpass.models.config import read_json, write_activation
+from secondpass.lazy import optional
+from secondpass.models.config import read_json, write_activation, write_json
 from secondpass.models.loading import quiet_transformers
 from secondpass.models.modules import LISTED, parts_of, write_modules
 from secondpass.models.templates import chat_template_of, stored
 from secondpass.models.tokenizer import token_limit
 from secondpass.models.weights import COMPACT, save_compact
 from secondpass.text import choice
+from secondpass.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +110,7 @@ UNFINISHED = ".unfinished-"
 STALE_SECONDS = 3600
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LAST = re.compile(r"\.(safetensors|onnx)")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 # How this process came by the tokenizer is nobody else's business, and a token among it none at all.
@@ -253,7 +264,7 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
     """
     made = sorted(
         (file for file in unfinished.rglob("*") if file.is_file()),
-        key=lambda file: (file.name == LISTED, ".safetensors" in file.name, len(file.parts), file.name),
+        key=lambda file: (file.name == LISTED, bool(LAST.search(file.name)), len(file.parts), file.name),
     )
     for file in made:
         # safetensors makes files that only their owner can read.
@@ -288,3 +299,143 @@ def _remove_superseded(folder: Path, made: set[str]) -> None:
     for old in folder.glob("model*.safetensors*"):
         if old.name not in made and (old.name in {WEIGHTS, INDEX, COMPACT} or SHARD.fullmatch(old.name)):
             old.unlink()
+
+
+# ---- One ONNX file, for runtimes that have no torch.
+ONNX, ONNX_WEIGHTS = "model.onnx", "model.onnx.data"
+OPSET = 17  # the first with layer normalisation
+# Of logits, ours and those of onnxruntime.
+MOST_DIFFERENCE = 1e-4
+ENCODERS = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY)
+# Written for sentence-transformers, which would look for weights beside them.
+OF_OTHERS = ("modules.json", "sentence_bert_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An ONNX file, its inputs by name, and how far its logits are from ours at most, over `pairs` sample pairs."""
+
+    path: Path
+    inputs: tuple[str, ...]
+    difference: float
+    pairs: int
+
+
+def export_onnx(encoder: Any, path: str | os.PathLike[str]) -> Exported:
+    """Write a model as one ONNX file in float32 with free batch and length, and beside it what runs it.
+
+    `model.onnx` takes int64 [batch, length] by the names of the tokenizer and gives `logits` float32 [batch, labels];
+    tokenizer.json, its settings, config.json with the activation and the stored prompts stand beside it. Beyond 2 GB,
+    the most that ONNX has in one file, the weights are in `model.onnx.data`. The file is put in place when onnxruntime
+    has computed sample pairs from it, alone and in one batch, and agrees with our own forward to `MOST_DIFFERENCE`.
+
+    Args:
+        encoder: a `CrossEncoder` whose model is an encoder under a classification head or a module chain; not changed.
+        path: a folder without a model of its own, made if needed.
+
+    Raises:
+        InvalidInput: the model is none of those, or the folder holds another one.
+        MissingExtra: onnx or onnxruntime is absent.
+        CheckpointError: the file cannot be written, or gives other logits; what was in the folder is still there.
+    """
+    folder = Path(path)
+    encoder.engine()
+    model, tokenizer = encoder.model, encoder.tokenizer
+    _refuse_to_export(model, folder)
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        model = copy.deepcopy(model).to("cpu", torch.float32)
+    # one pair is longer than local attention sees
+    documents = [*SAMPLE_DOCUMENTS, " ".join(SAMPLE_DOCUMENTS * 3)]
+    samples = encoder.tokens([*SAMPLE_QUERIES, SAMPLE_QUERIES[0]], documents)
+    try:
+        with _unfinished_folder(folder) as unfinished:
+            inputs = _write_onnx(unfinished, model, samples, tokenizer)
+            difference = _difference(unfinished / ONNX, model, samples, tokenizer)
+            if not difference <= MOST_DIFFERENCE:
+                raise CheckpointError(
+                    f"the ONNX file gives logits that differ from ours by up to {difference:.1e} on {len(samples)} "
+                    f"sample pairs, more than {MOST_DIFFERENCE:.0e}: nothing was written to {folder}"
+                )
+            model.config.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+            _tidy_tokenizer(unfinished, _limit(encoder.max_length, tokenizer, model))
+            # FlashRank and fastembed read it; transformers 5 writes none
+            write_json(unfinished / "special_tokens_map.json", dict(tokenizer.special_tokens_map))
+            activation = stored_name(encoder.default_activation_function)
+            write_activation(unfinished, activation, encoder.prompts, encoder.default_prompt_name)
+            for name in OF_OTHERS:
+                (unfinished / name).unlink(missing_ok=True)
+            _put_in_place(unfinished, folder)
+    except SecondPassError:
+        raise
+    except Exception as error:  # torch's exporter and onnxruntime have errors of their own kinds
+        raise CheckpointError(f"the model cannot be exported to {folder}: {' '.join(str(error).split())}") from error
+    return Exported(folder / ONNX, inputs, difference, len(samples))
+
+
+def _refuse_to_export(model: Any, folder: Path) -> None:
+    if family_of(model) not in ENCODERS:
+        known = sorted({name.split("For")[0].removesuffix("Model") for one in ENCODERS for name in one.architectures})
+        name = architecture_of(model) or type(model).__name__
+        raise InvalidInput(f"{name} is not exported to ONNX; encoders are: {', '.join(known)}")
+    if folder.suffix == ".onnx":
+        raise InvalidInput(f"{folder} is to be a folder: {ONNX} is written into it, and what runs it beside that")
+    if any(folder.glob("model*.safetensors*")):
+        raise InvalidInput(f"{folder} holds a model of its own: give a folder for the ONNX file, say {folder / 'onnx'}")
+    for library in ("onnx", "onnxruntime"):
+        optional(library, library, "onnx")
+
+
+class _Logits(torch.nn.Module):
+    """A model with its inputs by position and logits alone as its output, which is what is traced."""
+
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
+        super().__init__()
+        self._model, self._names = model, tuple(names)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._model(**dict(zip(self._names, tensors, strict=True)), return_dict=True).logits
+        return logits
+
+
+def _write_onnx(folder: Path, model: Any, samples: Sequence[Tokens], tokenizer: Any) -> tuple[str, ...]:
+    """Trace the model over a padded batch; -> the inputs that the file has."""
+    import onnx
+
+    given = pad(samples, padding_of(tokenizer)).named(tokenizer.model_input_names, torch.device("cpu"))
+    names = list(given)
+    axes = {name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}}
+    path = folder / ONNX
+    # torch's other exporter is five to twenty times slower, needs one more library and gives the same
+    with torch.no_grad(), warnings.catch_warnings(), quiet_transformers():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Logits(model, names).eval(), tuple(given.values()), str(path), input_names=names, output_names=["logits"],
+            dynamic_axes=axes, opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+    parts = [file for file in folder.iterdir() if file != path]
+    made = onnx.load(path)
+    if parts:  # torch writes a file for each weight where they do not fit into one
+        for file in (*parts, path):
+            file.unlink()
+        onnx.save_model(made, path, save_as_external_data=True, location=ONNX_WEIGHTS)
+    return tuple(one.name for one in made.graph.input)
+
+
+def _difference(path: Path, model: Any, samples: Sequence[Tokens], tokenizer: Any) -> float:
+    """The largest difference of a logit, onnxruntime's from ours, of each sample alone and of all in one batch."""
+    import onnxruntime
+
+    names, padding = tokenizer.model_input_names, padding_of(tokenizer)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it would print is in its errors
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    taken = {one.name for one in session.get_inputs()}
+
+    def theirs(inputs: Sequence[Tokens]) -> Any:
+        tensors = pad(inputs, padding).named(names, torch.device("cpu"))
+        return session.run(None, {name: rows.numpy() for name, rows in tensors.items() if name in taken})[0]
+
+    ours = ModelForward(model, names, padding, "fp32").ready().logits(samples)
+    alone = np.concatenate([theirs([item]) for item in samples])
+    return float(np.abs(np.stack([theirs(samples), alone]) - ours).max())

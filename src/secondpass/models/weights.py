@@ -27,6 +27,19 @@ logger = logging.getLogger(__name__)
 
 COMPACT = "model.int8.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", ".metadata", "*.distcp")
+# What the ONNX models of FlashRank (flashrank/Config.py and README, November 2024) and fastembed (supported_onnx_models
+# of its cross-encoders, August 2026) were exported from, by the name that their folders have.
+ONNX_ORIGINALS = {
+    "ms-marco-TinyBERT-L-2-v2": "cross-encoder/ms-marco-TinyBERT-L2-v2",
+    "ms-marco-MiniLM-L-6-v2": "cross-encoder/ms-marco-MiniLM-L6-v2",
+    "ms-marco-MiniLM-L-12-v2": "cross-encoder/ms-marco-MiniLM-L12-v2",
+    "ce-esci-MiniLM-L12-v2": "metarank/ce-esci-MiniLM-L12-v2",
+    "miniReranker_arabic_v1": "prithivida/miniReranker_arabic_v1",
+    "bge-reranker-base": "BAAI/bge-reranker-base",
+    "jina-reranker-v1-tiny-en": "jinaai/jina-reranker-v1-tiny-en",
+    "jina-reranker-v1-turbo-en": "jinaai/jina-reranker-v1-turbo-en",
+    "jina-reranker-v2-base-multilingual": "jinaai/jina-reranker-v2-base-multilingual",
+}
 
 
 def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
@@ -56,6 +69,8 @@ def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
 
 
 def _no_weights(folder: Path, name: str) -> str:
+    if next(folder.glob("*.onnx"), None) or next(folder.glob("onnx/*.onnx"), None):
+        return f"{folder} holds an ONNX model, and only safetensors are read: {_onnx_original(folder)}"
     if any(next(folder.glob(pattern), None) for pattern in PICKLES):
         return (
             f"{folder} holds no {name} but pickle files, which can run code and are not read; convert once, where you "
@@ -65,6 +80,15 @@ def _no_weights(folder: Path, name: str) -> str:
         f"{folder} holds no {name} (only safetensors are read; a checkpoint of pickles such as pytorch_model.bin is "
         "converted with AutoModelForSequenceClassification.from_pretrained(NAME).save_pretrained(FOLDER))"
     )
+
+
+def _onnx_original(folder: Path) -> str:
+    """What to load instead of an ONNX model, by the folders that it is in ("models--NAME--NAME" in a hub's cache)."""
+    names = (part.split("--")[-1] for part in reversed(folder.absolute().parts))
+    original = next((ONNX_ORIGINALS[name] for name in names if name in ONNX_ORIGINALS), None)
+    if original is not None:
+        return f"load {original!r}, from which it was made"
+    return "load the model from which it was made, a folder or hub name with model.safetensors and config.json"
 
 
 def read_weights(files: tuple[Path, ...]) -> dict[str, torch.Tensor]:

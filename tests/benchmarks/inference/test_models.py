@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sentence_transformers import CrossEncoder
+from torch import nn
 
-from benchmarks.inference.models import SPREAD, write_model
+import secondpass
+from benchmarks.inference.loads import Asked
+from benchmarks.inference.models import RERANKERS, SPREAD, Shape, template_tokens, write_model
+from benchmarks.inference.profiles import by_part, flops, lengths_of
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 
 
@@ -26,3 +31,67 @@ def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     """With the names there are."""
     with pytest.raises(ValueError, match="l2, l6, l12, base, deberta"):
         write_model("l3", tmp_path)
+
+
+# Of another number of layers, heads and widths than anything published.
+TINY = {
+    "ettin": Shape(2, 32, 2, 48, 2, 16, global_every=2, window=8),
+    "qwen3": Shape(2, 32, 2, 64, 1, 16, template=True),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_an_open_reranker_has_one_score_in_both_libraries(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders are sentence-transformers' own, chat template and all; what pairs share is counted in their ids."""
+    monkeypatch.setitem(RERANKERS, name, TINY[name])
+    write_model(name, tmp_path / name)
+    pairs = list(zip(SAMPLE_QUERIES[:6], SAMPLE_DOCUMENTS[:6], strict=True))
+    theirs = CrossEncoder(str(tmp_path / name), device="cpu").predict(pairs, activation_fn=lambda logits: logits)
+    ours = secondpass.CrossEncoder(str(tmp_path / name), device="cpu", default_activation_function=nn.Identity())
+    np.testing.assert_allclose(ours.predict(pairs), theirs, atol=1e-4)
+    asked = Asked(SAMPLE_QUERIES[0], SAMPLE_DOCUMENTS[:4])
+    lengths, shared = lengths_of(tmp_path / name, asked)
+    ids = [item.ids for item in ours.tokens([asked.query] * 4, asked.documents)]
+    assert lengths == [len(item) for item in ids]
+    assert len({tuple(item[:shared]) for item in ids}) == 1
+    assert len({item[shared] for item in ids}) > 1
+    assert (template_tokens(tmp_path / name) > 40) == (name == "qwen3")
+
+
+def test_operations_are_counted_once() -> None:
+    """By hand for two layers: the second computes keys and values of all tokens, and one row of each pair besides."""
+    chain = Shape(layers=2, hidden=4, heads=2, inner=6, key_heads=2, head=2, global_every=2, window=4)
+    keys, rest = 2 * 2 * 4 * 4, 2 * (2 * 4 * 4 + 3 * 4 * 6)
+    found = flops(chain, [3, 10], 0)
+    assert found["linear"] == 13 * (keys + rest) + 13 * keys + 2 * rest
+    assert found["attention"] == 4 * 4 * (3 * 3 + 10 * 10 + 3 + 3)
+    causal = Shape(layers=2, hidden=4, heads=2, inner=6, key_heads=1, head=2, template=True)
+    keys = 2 * 2 * 4 * 2
+    found = flops(causal, [5, 7], 4)
+    assert found["linear"] == (4 + 1 + 3) * (keys + rest) + 8 * keys + 2 * rest
+    assert found["attention"] == 4 * 4 * ((5 * 6 + 7 * 8 - 4 * 5) / 2 + 5 + 7)
+
+
+def test_samples_go_to_the_part_that_the_function_itself_is_of() -> None:
+    """Not to that of what it is called for, nor to that of a library that has several."""
+    lines = [
+        "# Overhead|Shared Object|Symbol",
+        " 40.00%  |secondpass_kernel.so  |[.] (anonymous namespace)::Encoder<X>::linear<attention(int)::{lambda()#1}>",
+        " 20.00%|secondpass_kernel.so|[.] (anonymous namespace)::Encoder<X, Y<Z> >::attention",
+        "  5.00%|libgomp.so.1|[.] 0x000000000001e02a",
+        "  5.00%|libpython3.11.so.1.0|[.] gc_collect_main",
+        "  2.00%|libtorch_cpu.so|[.] c10::function_ref<void (char**)>::callback_fn<at::native::gelu_kernel(int)>",
+        "  1.00%|ld.so|[.] do_lookup_x",
+    ]
+    assert by_part(lines) == pytest.approx(
+        {
+            "products": 0.4,
+            "attention": 0.2,
+            "waiting for the other thread": 0.05,
+            "Python": 0.05,
+            "norms, activations": 0.02,
+            "other": 0.01,
+        }
+    )

@@ -8,9 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.inference.compare import DEFAULT, FALLBACK, HAYSTACK, HAYSTACK_DEFAULT, OURS, TUNED, rows, their_best
+from benchmarks.inference.compare import (
+    DEFAULT,
+    FALLBACK,
+    HAYSTACK,
+    HAYSTACK_DEFAULT,
+    OURS,
+    TUNED,
+    Settings,
+    rows,
+    their_best,
+    tuned,
+    verdict,
+)
 from benchmarks.inference.loads import Asked
-from benchmarks.inference.report import COLUMNS, library_lines, table
+from benchmarks.inference.report import COLUMNS, library_lines, table, verdict_lines
 from benchmarks.inference.sweeps import thread_counts
 from benchmarks.inference.turns import HERE, Lineup, Measured, agreement, quantile, ratio, take_turns
 from benchmarks.inference.worker import Contender, Place, Unavailable, Worker
@@ -111,3 +123,27 @@ def test_a_table_is_markdown_and_threads_double() -> None:
     """Numbers to the right."""
     assert table(["", "a"], [["x", "1"]]) == "|  | a |\n| --- | ---: |\n| x | 1 |"
     assert [thread_counts(n) for n in (1, 2, 3, 8)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8]]
+
+
+def test_a_verdict_names_each_bar_with_its_figure() -> None:
+    """The better of bfloat16 and int8 counts, memory beside the default's, what was not measured is no success."""
+    ratios = {"fp32": 3.2, "bf16": 5.0, "int8": 5.9}
+    figures = [{"name": one.name, "ratio": ratios[one.precision], "difference_of_spread": 1e-6} for one in OURS[:3]]
+    fresh = {DEFAULT.name: {"peak_mb": 900.0}, OURS[0].name: {"peak_mb": 800.0}, OURS[2].name: {"peak_mb": 950.0}}
+    found = {"loads": {"passage": {"rows": figures}}, "fresh": fresh}
+    told = verdict("ettin", found, "cpu")
+    assert [met for _, met in told] == [True, True, False, False, True]
+    assert [said for said, _ in told][2] == "ettin: secondpass int8 5.90x the default (bar 6.0x)"
+    lines = list(verdict_lines({"verdict": told, "warning": None}))
+    assert lines[-1] == "\n**Verdict: 3 of 5 met, 2 missed, 0 not measured.**"
+    assert [met for _, met in verdict("ettin", found | {"fresh": {}}, "cuda")] == [True, None, True, None, True]
+    assert verdict("pocket", found, "cpu") == []
+    lean = settings_of(rounds={"passage": 3, "long": 2}).for_model("qwen3")
+    assert (lean.rounds, lean.haystack, {one.way for one in tuned(lean)}) == (
+        {"passage": 3}, False, {"sentence-transformers", "openvino"},
+    )  # fmt: skip
+
+
+def settings_of(rounds: dict[str, int]) -> Settings:
+    """What `compare` asks for by default."""
+    return Settings(rounds, {"passage": 100}, "cpu", 2, None, True, True, 1, 12, 8, Path("data"), Path("log"))
