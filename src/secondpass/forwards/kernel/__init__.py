@@ -63,7 +63,7 @@ class KernelEncoder:
         embeddings = encoder.embeddings
         self._vocabulary = len(embeddings.words)
         self._types = None if embeddings.types is None else len(embeddings.types)
-        self._positions = len(own_positions(embeddings))
+        self._positions = None if embeddings.positions is None else len(own_positions(embeddings))
         # Memory of calls that ended; popping and appending are atomic.
         self._spare: list[Bytes] = []
 
@@ -88,6 +88,8 @@ class KernelEncoder:
         rows = aligned((pairs + ROWS_BEHIND) * model.hidden * 4)
         context = aligned((pairs + ROWS_BEHIND) * width * self._routine.side_bytes)
         logits = np.empty((pairs, model.labels), np.float32)
+        turns = self._packed.turns(int(lengths.max()))
+        rotations = np.array([table.ctypes.data for table in turns], np.uintp)
         call = native.CallStruct(
             ids=ids.ctypes.data,
             types=types.ctypes.data,
@@ -98,6 +100,7 @@ class KernelEncoder:
             threads=threads,
             together=together,
             capacity=int(np.diff(starts[ends]).max()),
+            rotations=rotations.ctypes.data,
             rows=rows.ctypes.data,
             context=context.ctypes.data,
             logits=logits.ctypes.data,
@@ -113,7 +116,7 @@ class KernelEncoder:
     def _check(self, lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], types: npt.NDArray[np.int32]) -> None:
         if lengths.min() < 1:
             raise InvalidInput(f"input {int(lengths.argmin())} has no tokens")
-        if lengths.max() > self._positions:
+        if self._positions is not None and lengths.max() > self._positions:
             row = int(lengths.argmax())
             raise InvalidInput(f"input {row} has {lengths[row]} tokens, the model has {self._positions} positions")
         if len(types) != len(ids):

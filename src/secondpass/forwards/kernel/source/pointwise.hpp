@@ -161,9 +161,21 @@ inline void normalise(const Norm& norm, const float* x, float* out, int width) {
     }
 }
 
+// x [width] to a length of 1 in place.
+inline void to_unit_length(float* x, int width) {
+    Vec squares = zero();
+    for (int i = 0; i < width; i += LANES) squares = fma(load(x + i), load(x + i), squares);
+    const float length = __builtin_sqrtf(sum(squares));
+    const Vec divisor = all(length < 1e-12f ? 1e-12f : length);
+    for (int i = 0; i < width; i += LANES) store(x + i, load(x + i) / divisor);
+}
+
+constexpr int MOST_ROWS = 384;  // that are multiplied at a time: their values stay in the second cache
+
 // y[row][column] = a[row] @ matrix over a part of its depth, `a` beginning there; the bias is added where the part is
-// the first one. `use(row, column, vector)` gets the values. A block is used while the next one is multiplied.
-template <class Unit, class Use>
+// the first one. `use(column)(row, vector)` gets the values, or where `Pairs` `use(column)(row, left, right)` those of
+// neighbouring registers. A block is used while the next one is multiplied.
+template <class Unit, bool Pairs, class Use>
 class Linear {
     using Sum = typename Unit::Sum;
     struct Block {
@@ -178,6 +190,9 @@ class Linear {
     Use use;
     alignas(64) Sum sums[2][SIZE * Unit::ORDERS];
     alignas(64) float partial[SIZE];
+    // Left ones, where a block is but one register wide: those of all rows come before the first right one.
+    static constexpr bool KEEPS = Pairs && WIDTH == LANES;
+    alignas(64) float left[KEEPS ? MOST_ROWS * LANES : 1];
 
     void multiply_block(const Block& block, Sum* c) const {
         const size_t element = sizeof(typename Unit::Element), panel_group = PANEL * 4 * Unit::PLANES;
@@ -187,29 +202,64 @@ class Linear {
         multiply<Unit>(rows, a.width * element, panel, (block.end - block.begin) / Unit::GROUP, block.count, c, WIDTH);
     }
 
+    // What one column of registers is multiplied with and added to.
+    struct Factors {
+        Vec bias, scale, low_sums;
+    };
+
+    Factors factors(int part, int column) const {
+        Factors made{depth.begin ? zero() : load(matrix.bias + column), zero(), zero()};
+        const size_t place = static_cast<size_t>(part) * matrix.columns + column;
+        if constexpr (Unit::SCALED) made.scale = load(matrix.scale + place);
+        if constexpr (Unit::SCALED && Unit::PLANES == 1) made.low_sums = load(matrix.sums + place);
+        return made;
+    }
+
+    // Values of a block's row, with those of the depth before it; no bias yet.
+    Vec value(const Block& block, const Sum* c, int row, int half, const Factors& by) const {
+        Vec x = Unit::value(c + row * WIDTH + half);
+        if constexpr (Unit::SCALED) {
+            const int place = (block.row + row) * a.segments + (block.begin - depth.begin) / segment;
+            x = x * (all(a.scale[place]) * by.scale);
+            if constexpr (Unit::PLANES == 1) x = fma(all(a.low[place]), by.low_sums, x);
+            if (block.begin != depth.begin) x = x + load(partial + row * WIDTH + half);
+        }
+        return x;
+    }
+
     void use_block(const Block& block, const Sum* c) {
-        const bool first = block.begin == depth.begin, last = block.end == depth.end;
-        const int part = block.begin / segment, own_part = (block.begin - depth.begin) / segment;
+        const int part = block.begin / segment;
+        const bool last = block.end == depth.end;
+        if constexpr (Pairs && !KEEPS) {
+            if (last) {
+                const Factors first = factors(part, block.column), second = factors(part, block.column + LANES);
+                auto used = use(block.column);
+                for (int row = 0; row < block.count; row++)
+                    used(block.row + row, value(block, c, row, 0, first) + first.bias,
+                         value(block, c, row, LANES, second) + second.bias);
+                return;
+            }
+        }
         for (int half = 0; half < WIDTH; half += LANES) {
             const int column = block.column + half;
-            [[maybe_unused]] Vec scale, low_sums;
-            if constexpr (Unit::SCALED) {
-                scale = load(matrix.scale + static_cast<size_t>(part) * matrix.columns + column);
-                if (Unit::PLANES == 1) low_sums = load(matrix.sums + static_cast<size_t>(part) * matrix.columns + column);
-            }
-            const Vec bias = depth.begin ? zero() : load(matrix.bias + column);
-            for (int row = 0; row < block.count; row++) {
-                Vec x = Unit::value(c + row * WIDTH + half);
-                if constexpr (Unit::SCALED) {
-                    const int place = (block.row + row) * a.segments + own_part;
-                    x = x * (all(a.scale[place]) * scale);
-                    if (Unit::PLANES == 1) x = fma(all(a.low[place]), low_sums, x);
-                    if (!first) x = x + load(partial + row * WIDTH + half);
+            const Factors by = factors(part, column);
+            if (!last) {
+                for (int row = 0; row < block.count; row++)
+                    store(partial + row * WIDTH + half, value(block, c, row, half, by));
+            } else if constexpr (!Pairs) {
+                auto used = use(column);
+                for (int row = 0; row < block.count; row++)
+                    used(block.row + row, value(block, c, row, half, by) + by.bias);
+            } else if constexpr (KEEPS) {
+                float* kept = left + block.row * LANES;
+                if (column % PANEL == 0) {
+                    for (int row = 0; row < block.count; row++)
+                        store(kept + row * LANES, value(block, c, row, half, by) + by.bias);
+                } else {
+                    auto used = use(column - LANES);
+                    for (int row = 0; row < block.count; row++)
+                        used(block.row + row, load(kept + row * LANES), value(block, c, row, half, by) + by.bias);
                 }
-                if (last)
-                    use(block.row + row, column, x + bias);
-                else
-                    store(partial + row * WIDTH + half, x);
             }
         }
     }

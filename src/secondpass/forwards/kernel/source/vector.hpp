@@ -79,6 +79,8 @@ inline void store_bytes(uint8_t* p, Vec x) {
 #endif
 
 inline Vec zero() { return all(0.0f); }
+// Not a number where either is.
+inline Vec larger_or_nan(Vec a, Vec b) { return fma(a + b, zero(), maximum(a, b)); }
 
 // 1 / x for x from 1 to 1e30, to the last bit but one.
 inline Vec inverse(Vec x) {
