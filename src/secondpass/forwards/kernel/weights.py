@@ -261,8 +261,8 @@ class PackedWeights:
         sums = (whole.sum(dim=2) * steps[:, :, 0]).T.contiguous()
         whole = whole.view(columns, -1)[:, :depth].to(torch.int32)
         if kind == "digits":
-            # [3, columns / panel, 16s of groups, 16, panel, 4] -> the digits of 16 groups one after another
-            size = self._routine.panel
+            # [3, columns / size, 16s of groups, 16, size, 4] -> the digits of 16 groups one after another
+            size = self._lanes
             apart = [panels(digit, size, 4).view(columns // size, depth // 64, -1) for digit in digits_of(whole)]
             made = torch.stack(apart, dim=2)
             steps = steps * 65536.0

@@ -83,12 +83,12 @@ void pack_values(const typename Unit::Element* values, size_t stride, int length
     }
 }
 
-// scores [padded], in place, to exp(score - largest) as elements of the unit; returns the sum's inverse. `band` may be
-// null.
+// scores [padded], in place, to exp(score - largest) as elements of the unit; returns the sum's inverse. Keys outside of
+// `seen` get 0; so do those that `mask` and `band`, which may be null, hide.
 template <class Unit>
-float exponentials(float* scores, const float* mask, const float* band, int padded, float scale) {
+float exponentials(float* scores, const float* mask, const float* band, Span seen, int padded, float scale) {
     Vec high = all(-3e38f);
-    for (int key = 0; key < padded; key += LANES) {
+    for (int key = seen.begin; key < seen.end; key += LANES) {
         Vec x = fma(load(scores + key), all(scale), load(mask + key));
         if (band) x = x + load(band + key);
         store(scores + key, x);
@@ -97,11 +97,13 @@ float exponentials(float* scores, const float* mask, const float* band, int padd
     const Vec most = all(largest(high));
     Vec total = zero();
     typename Unit::Element* out = reinterpret_cast<typename Unit::Element*>(scores);
-    for (int key = 0; key < padded; key += LANES) {
-        const Vec x = exp2<Unit::EXACT>(load(scores + key) - most);
+    for (int key = 0; key < seen.begin; key += LANES) Unit::put(out + key, zero());
+    for (int key = seen.begin; key < seen.end; key += LANES) {
+        const Vec x = exp2_or_zero<Unit::EXACT>(load(scores + key) - most);
         total = total + x;
         Unit::put(out + key, x);
     }
+    for (int key = seen.end; key < padded; key += LANES) Unit::put(out + key, zero());
     return 1.0f / sum(total);
 }
 
@@ -139,9 +141,12 @@ void attend(const typename Unit::Element* query, const typename Unit::Element* k
                            rows, scratch.scores + panel, width);
         float inverse[Unit::BLOCK];
         for (int row = 0; row < rows; row++) {
-            const float* band = asking.windowed() ? scratch.band + BAND_EDGE + window + start + low - from - row : nullptr;
-            inverse[row] =
-                exponentials<Unit>(scratch.scores + row * width, scratch.mask + low, band, keys, scale * LOG2_E);
+            const int place = from + row - start - low;
+            const Span seen{larger(0, place - window) / LANES * LANES, smaller(keys, rounded_up(place + window + 1, LANES))};
+            const bool windowed = asking.windowed();
+            inverse[row] = exponentials<Unit>(scratch.scores + row * width, scratch.mask + low,
+                                              windowed ? scratch.band + BAND_EDGE + window - place : nullptr,
+                                              windowed ? seen : Span{0, keys}, keys, scale * LOG2_E);
         }
         for (int column = 0; column < size; column += PANEL) {
             alignas(64) float mixed[Unit::BLOCK * PANEL];

@@ -76,11 +76,12 @@ class Encoder {
             const int segments = rounded_up(width, model.segment) / model.segment;
             const Rows<Unit> to{room.values, width, room.scale, room.low, segments};
             const float* smoothing = Unit::SCALED ? matrix.smoothing + depth.begin : nullptr;
-            for (int row = 0; row < rows; row++) {
-                if (Unit::SCALED && width > from.width)
-                    memset(static_cast<void*>(to.at(row)), 0, width * sizeof(typename Unit::Element));
-                write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), smoothing, model.segment);
+            if (Unit::SCALED && width > from.width) {
+                const size_t values = static_cast<size_t>(rounded_up(rows, 16)) * width;
+                memset(static_cast<void*>(to.values), 0, values * sizeof(typename Unit::Element));
             }
+            for (int row = 0; row < rows; row++)
+                write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), smoothing, model.segment);
             return to;
         }
     }

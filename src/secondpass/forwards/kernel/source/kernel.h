@@ -14,8 +14,8 @@ enum Activation : int32_t { GELU, GELU_TANH, RELU, SILU, TANH, NONE };
 enum Pooling : int32_t { FIRST, MEAN, MAX, LAST };
 
 // y = x @ weight.T + bias. Panels: [columns / panel][groups][panel] dwords, a dword being one float32, two bfloat16 or
-// four int8 neighbours along the depth; three such panels of digits, in turn for every 16 groups, where a routine has
-// digits. Integers only: `scale` and `sums` (scale * sum of the integers) [segments of the depth][columns], and
+// four int8 neighbours along the depth. Where a routine has digits, panels are of half as many columns, and there are three
+// of them, in turn for every 16 groups. Integers only: `scale` and `sums` (scale * sum of the integers) [segments of the depth][columns], and
 // `smoothing` [depth], by which rows are multiplied and weights were divided.
 struct Matrix {
     const void* panels;
