@@ -185,7 +185,10 @@ class PackedEncoder:
     def _last(self, attention: Attention, x: torch.Tensor, packed: Packed, turns: Turns) -> torch.Tensor:
         layer, hidden = self._layers[-1], x.shape[1]
         given = self._given(layer, x)
-        query, kv = linear(rows_of(layer.qkv, 0, hidden), given[packed.starts]), linear(rows_of(layer.qkv, hidden), given)
+        query, kv = (
+            linear(rows_of(layer.qkv, 0, hidden), given[packed.starts]),
+            linear(rows_of(layer.qkv, hidden), given),
+        )
         # a query at the first position is not turned
         turns.turn(layer, kv[:, :hidden], self._size)
         return self._after_attention(layer, attention.first(query, kv, self._heads(layer)), x[packed.starts])
@@ -213,7 +216,7 @@ class PackedEncoder:
 
 
 class Turns:
-    """Queries and keys turned by their positions; angles are computed once a batch for layers of the same frequencies."""
+    """Queries and keys turned by their positions; layers of the same frequencies share a batch's angles."""
 
     def __init__(self, packed: Packed) -> None:
         self._positions = packed.positions

@@ -60,8 +60,8 @@ def alternating(halves: torch.Tensor, lanes: int) -> torch.Tensor:
 def angles(frequencies: npt.NDArray[np.float32], positions: int, width: int) -> npt.NDArray[np.float32]:
     """Cosines and sines [positions, 2, width] of positions times frequencies; zeros behind those.
 
-    Angles are rounded to float32 as the model rounds them; their cosines are computed in float64, so that a table's size
-    does not show in its numbers.
+    Angles are rounded to float32 as the model rounds them; their cosines are computed in float64, so that the size of a
+    table does not show in its numbers.
     """
     exact = (np.arange(positions, dtype=np.float32)[:, None] * frequencies).astype(np.float64)
     made = np.zeros((positions, 2, width), np.float32)
@@ -195,7 +195,9 @@ class PackedWeights:
             attention_norm=self._norm(layer.attention_norm, hidden),
             output_norm=self._norm(layer.output_norm, hidden),
             window=-1 if layer.window is None else layer.window,
-            rotation=-1 if turned is None else [turned.tobytes() == own.tobytes() for own in self._frequencies].index(True),
+            rotation=-1
+            if turned is None
+            else [turned.tobytes() == own.tobytes() for own in self._frequencies].index(True),
         )
 
     def _by_heads(self, qkv: described.Linear, turned: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -305,6 +307,8 @@ def unsupported(encoder: Encoder) -> str | None:
         return "the kernel has no relative positions"
     if turned and encoder.hidden // encoder.heads % 2:
         return "the kernel turns heads of even sizes only"
+    if all(step.linear is None for step in encoder.readout.steps):
+        return "the kernel reads out through a linear layer"
     for activation in (encoder.activation, *(step.activation for step in encoder.readout.steps)):
         if activation not in ACTIVATIONS:
             return f"the kernel has no activation {activation!r}"
