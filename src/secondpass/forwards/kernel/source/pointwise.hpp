@@ -199,7 +199,9 @@ class Linear {
     void multiply_block(const Block& block, const Block& before, Sum* c) {
         constexpr int COLUMNS = Unit::COLUMNS;
         const size_t element = sizeof(typename Unit::Element), panel_group = COLUMNS * 4 * Unit::PLANES;
-        const char* rows = reinterpret_cast<const char*>(a.at(block.row)) + (block.begin - depth.begin) * element;
+        // digits of a block's rows lie together
+        const int skipped = (block.begin - depth.begin) * (Unit::PLANES > 1 ? Unit::BLOCK : 1);
+        const char* rows = reinterpret_cast<const char*>(a.at(block.row)) + skipped * element;
         const size_t group = static_cast<size_t>(block.column / COLUMNS) * matrix.groups + block.begin / Unit::GROUP;
         const char* panel = static_cast<const char*>(matrix.panels) + group * panel_group + block.column % COLUMNS * 4;
         const int groups = (block.end - block.begin) / Unit::GROUP;
