@@ -83,6 +83,16 @@ class CallStruct(ctypes.Structure):
     )
 
 
+class ProductStruct(ctypes.Structure):
+    """`Product` of source/kernel.h."""
+
+    _fields_ = (
+        ("matrix", ctypes.POINTER(MatrixStruct)),
+        *_fields(ctypes.c_void_p, "rows out memory"),
+        *_fields(ctypes.c_int32, "count width segment threads"),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Routine:
     """One precision on one instruction set.
@@ -111,7 +121,8 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
     loaded.secondpass_memory.restype = ctypes.c_size_t
-    loaded.secondpass_run.restype = None
+    loaded.secondpass_product_memory.restype = ctypes.c_size_t
+    loaded.secondpass_run.restype = loaded.secondpass_multiply.restype = None
     found: list[Routine] = []
     precision, panel, side_bytes, digits, runs_here = (ctypes.c_int() for _ in range(5))
     answers = tuple(ctypes.byref(value) for value in (precision, panel, side_bytes, digits, runs_here))
