@@ -227,7 +227,7 @@ class Turns:
         if layer.frequencies is None:
             return
         cos, sin = self._angles(layer.frequencies)
-        heads = rows[: len(cos)].unflatten(1, (-1, size))
+        heads = rows[: len(cos)].view(len(cos), -1, size)
         left, right = heads.float().chunk(2, dim=-1)
         heads.copy_(torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1))
 

@@ -54,7 +54,9 @@ def panels(values: torch.Tensor, panel: int, group: int) -> torch.Tensor:
 
 def alternating(halves: torch.Tensor, lanes: int) -> torch.Tensor:
     """[..., 2, rows, depth] -> [..., 2 * rows, depth]: `lanes` rows of each half in turn."""
-    return halves.unflatten(-2, (-1, lanes)).transpose(-4, -3).flatten(-4, -2)
+    *outer, _, rows, depth = halves.shape
+    registers = halves.reshape(*outer, 2, rows // lanes, lanes, depth)
+    return registers.transpose(-4, -3).reshape(*outer, 2 * rows, depth)
 
 
 def angles(frequencies: npt.NDArray[np.float32], positions: int, width: int) -> npt.NDArray[np.float32]:
