@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from secondpass.forwards.description import Encoder
 from secondpass.forwards.families import describe
-from secondpass.forwards.families.modernbert import RotaryEncoder
 from tests.forwards.models import model_of
 
 
@@ -13,10 +13,10 @@ def test_layers_take_turns_between_local_and_global() -> None:
     """The window is the half of what the configuration calls local attention; weights are shared."""
     model = model_of("modernbert", num_hidden_layers=3, global_attn_every_n_layers=2, local_attention=10)
     encoder = describe(model)
-    assert isinstance(encoder, RotaryEncoder)
+    assert isinstance(encoder, Encoder)
     assert [layer.window for layer in encoder.layers] == [None, 5, None]
-    assert encoder.layers[0].norm is None
-    assert encoder.layers[1].norm is not None
+    assert encoder.layers[0].attention_norm is None
+    assert encoder.layers[1].attention_norm is not None
     assert encoder.hidden == 32
     assert encoder.layers[1].qkv.weight.data_ptr() == model.model.layers[1].attn.Wqkv.weight.data_ptr()
 

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from secondpass.forwards.description import Encoder
 from secondpass.forwards.families import describe
-from secondpass.forwards.families.modernbert import PackedRotaryEncoder, RotaryEncoder
+from secondpass.forwards.packed import PackedEncoder
 from secondpass.tokens import Tokens
 from tests.forwards.models import LENGTHS, inputs_of, model_of, reference, tensors
 
 
 def _computation(model: Any, dtype: torch.dtype | None = None) -> Callable[[Sequence[Tokens]], torch.Tensor]:
     encoder = describe(model)
-    assert isinstance(encoder, RotaryEncoder)
-    return tensors(PackedRotaryEncoder(encoder, dtype))
+    assert isinstance(encoder, Encoder)
+    return tensors(PackedEncoder(encoder, dtype))
 
 
 CONFIGS: dict[str, dict[str, Any]] = {

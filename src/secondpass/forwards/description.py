@@ -1,8 +1,9 @@
-"""A BERT-like cross-encoder as plain weights: what packed forwards compute from, whatever class it came from.
+"""An encoder under a readout as plain weights: what packed forwards compute from, whatever class it came from.
 
 Covers encoders with normalisation behind each block, of absolute positions (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
-DistilBERT) or of relative ones (DeBERTa-v2 and v3). Every tensor is contiguous, on one device, of one floating type,
-and in torch's [out, in] layout. What any family says of its architectures stands at the end.
+DistilBERT) or of relative ones (DeBERTa-v2 and v3), and those with normalisation in front and rotary positions
+(ModernBERT). Every tensor is contiguous, on one device, of one floating type, and in torch's [out, in] layout. What any
+family says of its architectures stands at the end.
 """
 
 from __future__ import annotations
@@ -73,15 +74,23 @@ class Relative:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Attention and feed-forward, each added to its input and normalised; `qkv` has [3 * hidden, hidden]."""
+    """Attention and feed-forward, each added to its input; `qkv` has [3 * hidden, hidden].
+
+    The norms are for the sums, or where the encoder has them in front for what attention and feed-forward are given
+    (`attention_norm` None there takes it as it is). A gated feed-forward has inner values and then gates in `up`.
+    `frequencies` float32 [head size / 2] turn queries and keys by their positions (Su et al. 2021, halves instead of
+    neighbours); `window` is how far a token sees to either side, None for all of its sequence.
+    """
 
     qkv: Linear
     attention_out: Linear
-    attention_norm: Norm
+    attention_norm: Norm | None
     up: Linear
     down: Linear
     output_norm: Norm
     relative: Relative | None = None
+    frequencies: npt.NDArray[np.float32] | None = None
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,8 @@ class Encoder:
 
     Scores are divided by the root of that, times the number of parts a score has where layers have a `relative`.
     `buckets` int64 [2 * span] then is the row of each distance (query's place minus key's) from -span to span - 1;
-    tokens further apart are as those.
+    tokens further apart are as those. `final_norm` is that of an encoder whose layers have their norms in front; None
+    for those that have them behind. `gated` multiplies activated inner values by gates.
     """
 
     embeddings: Embeddings
@@ -122,6 +132,8 @@ class Encoder:
     heads: int
     activation: HiddenActivation
     buckets: npt.NDArray[np.int64] | None = None
+    final_norm: Norm | None = None
+    gated: bool = False
 
     @property
     def hidden(self) -> int:

@@ -157,9 +157,10 @@ class PackedEncoder:
     def __init__(self, encoder: Encoder, dtype: torch.dtype | None = None) -> None:
         self._embeddings, self._readout = encoder.embeddings, mapped(encoder.readout, torch.Tensor.float)
         self._layers = encoder.layers if dtype is None else mapped(encoder.layers, lambda part: part.to(dtype))
+        self._final_norm = mapped(encoder.final_norm, torch.Tensor.float)
         self._count, self._size = encoder.heads, encoder.hidden // encoder.heads
         self._buckets = encoder.buckets
-        self._activation = ACTIVATIONS[encoder.activation]
+        self._activation, self._gated = ACTIVATIONS[encoder.activation], encoder.gated
         weight = self._layers[0].qkv.weight
         self.dtype, self.device = weight.dtype, weight.device
 
@@ -172,27 +173,72 @@ class PackedEncoder:
         packed = moved(pack(inputs, self._embeddings.first_position), self.device)
         attention = attention_for(packed, self.device, self.dtype, self._size, self._buckets)
         x = embedded(self._embeddings, packed, rows_behind(packed, attention, self.dtype)).to(self.dtype)
-        alone = self._readout.pooling == "first"
+        alone, turns = self._readout.pooling == "first", Turns(packed)
         for layer in self._layers[:-1] if alone else self._layers:
-            context = attention.all(linear(layer.qkv, x), self._heads(layer))
-            x = self._after_attention(layer, context, x)
-        read = self._last(attention, x, packed) if alone else pooled(self._readout.pooling, x.float(), packed)
-        logits = read_out(self._readout, read.float())
+            qkv = linear(layer.qkv, self._given(layer, x))
+            turns.turn(layer, qkv[:, : 2 * x.shape[1]], self._size)
+            x = self._after_attention(layer, attention.all(qkv, self._heads(layer)), x)
+        x = normed(self._final_norm, (self._last(attention, x, packed, turns) if alone else x).float())
+        logits = read_out(self._readout, x if alone else pooled(self._readout.pooling, x, packed))
         return torch.empty_like(logits).index_copy_(0, packed.order, logits)
 
-    def _last(self, attention: Attention, x: torch.Tensor, packed: Packed) -> torch.Tensor:
+    def _last(self, attention: Attention, x: torch.Tensor, packed: Packed, turns: Turns) -> torch.Tensor:
         layer, hidden = self._layers[-1], x.shape[1]
-        firsts = x[packed.starts]
-        query, kv = linear(rows_of(layer.qkv, 0, hidden), firsts), linear(rows_of(layer.qkv, hidden), x)
-        return self._after_attention(layer, attention.first(query, kv, self._heads(layer)), firsts)
+        given = self._given(layer, x)
+        query, kv = (
+            linear(rows_of(layer.qkv, 0, hidden), given[packed.starts]),
+            linear(rows_of(layer.qkv, hidden), given),
+        )
+        # a query at the first position is not turned
+        turns.turn(layer, kv[:, :hidden], self._size)
+        return self._after_attention(layer, attention.first(query, kv, self._heads(layer)), x[packed.starts])
 
     def _heads(self, layer: Layer) -> Heads:
-        return Heads(self._count, self._size, relative=layer.relative)
+        return Heads(self._count, self._size, layer.window, layer.relative)
+
+    def _given(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        """What attention reads."""
+        return normed(None if self._final_norm is None else layer.attention_norm, x)
 
     def _after_attention(self, layer: Layer, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        x = normed(layer.attention_norm, linear(layer.attention_out, context).add_(x))
-        inner = self._activation(linear(layer.up, x))
-        return normed(layer.output_norm, linear(layer.down, inner).add_(x))
+        x = linear(layer.attention_out, context).add_(x)
+        if self._final_norm is not None:
+            return linear(layer.down, self._inner(layer, normed(layer.output_norm, x))).add_(x)
+        x = normed(layer.attention_norm, x)
+        return normed(layer.output_norm, linear(layer.down, self._inner(layer, x)).add_(x))
+
+    def _inner(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
+        inner = linear(layer.up, x)
+        if not self._gated:
+            return self._activation(inner)
+        inner, gate = inner.chunk(2, dim=-1)
+        return self._activation(inner).mul_(gate)
+
+
+class Turns:
+    """Queries and keys turned by their positions; layers of the same frequencies share a batch's angles."""
+
+    def __init__(self, packed: Packed) -> None:
+        self._positions = packed.positions
+        self._made: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def turn(self, layer: Layer, rows: torch.Tensor, size: int) -> None:
+        """Turn rows [tokens and more, heads side by side] in place, where the layer has frequencies."""
+        if layer.frequencies is None:
+            return
+        cos, sin = self._angles(layer.frequencies)
+        heads = rows[: len(cos)].view(len(cos), -1, size)
+        left, right = heads.float().chunk(2, dim=-1)
+        heads.copy_(torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1))
+
+    def _angles(self, frequencies: npt.NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine float32 [tokens, 1, head size / 2]."""
+        key = frequencies.tobytes()
+        if key not in self._made:
+            turning = torch.from_numpy(frequencies).to(self._positions.device)
+            angles = self._positions[:, None, None].float() * turning
+            self._made[key] = angles.cos(), angles.sin()
+        return self._made[key]
 
 
 def embedded(own: Embeddings, packed: Packed, spare: int) -> torch.Tensor:
@@ -242,6 +288,6 @@ def linear(own: Linear, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, own.weight, own.bias)
 
 
-def normed(own: Norm, x: torch.Tensor) -> torch.Tensor:
-    """[rows, hidden] -> the same."""
-    return F.layer_norm(x, own.weight.shape, own.weight, own.bias, own.eps)
+def normed(own: Norm | None, x: torch.Tensor) -> torch.Tensor:
+    """[rows, hidden] -> the same, as they are without a norm."""
+    return x if own is None else F.layer_norm(x, own.weight.shape, own.weight, own.bias, own.eps)

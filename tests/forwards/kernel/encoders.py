@@ -14,7 +14,7 @@ from secondpass.tokens import Tokens
 from tests.tiny_models import make_model
 
 VOCABULARY = 200
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "modernbert")
 
 
 def made(architecture: str = "bert", labels: int = 1, **config: Any) -> tuple[PreTrainedModel, Encoder]:
@@ -25,9 +25,11 @@ def made(architecture: str = "bert", labels: int = 1, **config: Any) -> tuple[Pr
     return model, encoder
 
 
-def sized(hidden: int, heads: int, inner: int, **config: Any) -> tuple[PreTrainedModel, Encoder]:
-    """A BERT of other widths, its weights small enough that wide layers do not saturate."""
-    model, _ = made(hidden_size=hidden, num_attention_heads=heads, intermediate_size=inner, **config)
+def sized(
+    hidden: int, heads: int, inner: int, architecture: str = "bert", **config: Any
+) -> tuple[PreTrainedModel, Encoder]:
+    """A model of other widths, its weights small enough that wide layers do not saturate."""
+    model, _ = made(architecture, hidden_size=hidden, num_attention_heads=heads, intermediate_size=inner, **config)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:

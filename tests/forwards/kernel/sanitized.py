@@ -38,7 +38,7 @@ def runtime(name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def compute(library: Path, models: int, seed: int) -> None:
+def compute(library: Path, models: int, seed: int, asked: str | None) -> None:
     """Random models through every routine, in a process that the sanitizers watch."""
     import numpy as np
     import torch
@@ -51,7 +51,7 @@ def compute(library: Path, models: int, seed: int) -> None:
         raise SystemExit(routines)
     random = np.random.default_rng(seed)
     for number in range(models):
-        family, heads = str(random.choice(FAMILIES)), int(random.integers(1, 7))
+        family, heads = asked or str(random.choice(FAMILIES)), int(random.integers(1, 7))
         shape = {
             # a head of 8 to 128, the inner width as it comes
             "hidden_size": heads * 8 * int(random.integers(1, 9)),
@@ -60,6 +60,10 @@ def compute(library: Path, models: int, seed: int) -> None:
             "num_hidden_layers": int(random.integers(1, 4)),
             "hidden_act": str(random.choice(["gelu", "gelu_new", "relu", "silu"])),
         }
+        if family == "modernbert":
+            pooling, width = random.choice(["cls", "mean"]), int(random.integers(1, 60))
+            shape |= {"classifier_pooling": str(pooling), "local_attention": 2 * width}
+            shape["hidden_activation"] = shape.pop("hidden_act")
         model, encoder = made(family, int(random.integers(1, 4)), **shape)
         lengths = random.integers(1, 120, int(random.integers(1, 40)))
         inputs = tokens(*map(int, lengths), types=2 if family in {"bert", "electra"} else 1, seed=number)
@@ -79,10 +83,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", help="of all models; by default each has one of its own")
     parser.add_argument("--library", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.library is not None:
-        compute(asked.library, asked.models, asked.seed)
+        compute(asked.library, asked.models, asked.seed, asked.family)
         return 0
     folder = Path(tempfile.mkdtemp())
     try:
@@ -96,6 +101,7 @@ def main() -> int:
         }
         command = [sys.executable, "-m", "tests.forwards.kernel.sanitized", "--library", str(library)]
         command += ["--models", str(asked.models), "--seed", str(asked.seed)]
+        command += ["--family", asked.family] if asked.family else []
         return subprocess.run(command, env=environment, cwd=REPOSITORY, check=False).returncode
     finally:
         shutil.rmtree(folder)

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 import torch
 
 from secondpass.errors import InvalidInput
-from secondpass.forwards.description import Encoder, Linear
+from secondpass.forwards.description import Encoder, Linear, Norm, Pooling, Readout, ReadoutStep
 from secondpass.forwards.families import describe
-from secondpass.forwards.kernel import KernelEncoder, chunk_ends, kernel_forward, native
+from secondpass.forwards.kernel import KernelEncoder, KernelLinear, chunk_ends, kernel_forward, native
 from secondpass.forwards.kernel.native import Routine
+from secondpass.forwards.packed import PackedEncoder
 from secondpass.tokens import Tokens
 from tests.forwards.kernel.encoders import FAMILIES, expected, made, sized, tokens
 from tests.forwards.models import tensors
@@ -62,6 +64,82 @@ def test_float32_gives_the_logits_of_transformers(family: str, labels: int, full
     torch.testing.assert_close(kernel(encoder, full)(inputs), wanted, rtol=1e-5, atol=1e-5)
 
 
+ROTARY: dict[str, dict[str, Any]] = {
+    "mean": {"classifier_pooling": "mean"},
+    "biases": {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True},
+    "narrow windows": {"local_attention": 4, "num_hidden_layers": 3, "classifier_pooling": "mean"},
+    "local last": {"global_attn_every_n_layers": 3, "num_hidden_layers": 2, "local_attention": 8},
+    "one layer": {"num_hidden_layers": 1, "hidden_activation": "silu", "classifier_activation": "relu"},
+    "odd widths": {"hidden_size": 120, "num_attention_heads": 5, "intermediate_size": 300, "local_attention": 70},
+}
+
+
+@pytest.mark.parametrize("config", ROTARY)
+def test_rotary_models_are_those_of_transformers(config: str, routine: Routine) -> None:
+    """Poolings, biases, both kinds of attention, inputs beyond a window and a block; in each precision, bit for bit
+    alone as together, whatever the longest input so far was and however many threads there are.
+    """
+    model, encoder = made("modernbert", 2, **ROTARY[config])
+    inputs = tokens(1, 17, 32, 33, 65, 128, 200)
+    wanted, forward = expected(model, inputs), kernel(encoder, routine)
+    alone = torch.cat([forward([item]) for item in inputs])
+    near = {"fp32": 1e-5, "bf16": 0.1, "int8": 0.3}[routine.precision] * max(1.0, float(wanted.abs().max()))
+    assert bool(((alone - wanted).abs() < near).all())
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert torch.equal(forward(inputs), alone)
+
+
+STEPS: dict[str, Callable[[Callable[[int, int], Linear], Norm], tuple[ReadoutStep, ...]]] = {
+    "as Ettin": lambda linear, norm: (
+        ReadoutStep(replace(linear(48, 32), bias=None), "gelu", norm),
+        ReadoutStep(linear(1, 48)),
+    ),
+    "wider": lambda linear, norm: (ReadoutStep(linear(200, 32), "relu"), ReadoutStep(linear(3, 200), "tanh")),
+    "a norm first": lambda linear, norm: (
+        ReadoutStep(None, "silu"),
+        ReadoutStep(linear(48, 32), "gelu_tanh", norm, unit=True),
+        ReadoutStep(None, unit=True),
+        ReadoutStep(linear(40, 48)),
+        ReadoutStep(None, "relu"),
+    ),
+}
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("pooling", ["first", "mean", "max", "last"])
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_readouts_are_those_of_torch(family: str, pooling: Pooling, steps: str, full: Routine) -> None:
+    """Every pooling through linear layers of other widths, activations, norms and lengths of 1."""
+    torch.manual_seed(0)
+    _, encoder = made(family)
+    chain = STEPS[steps](
+        lambda out, width: Linear(torch.randn(out, width) * 0.3, torch.randn(out)),
+        Norm(torch.randn(48), torch.randn(48), 1e-5),
+    )
+    encoder = dataclasses.replace(encoder, readout=Readout(pooling, chain))
+    inputs = tokens(*LENGTHS)
+    wanted = tensors(PackedEncoder(encoder))(inputs)
+    found = kernel(encoder, full)(inputs)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_what_is_no_number_is_pooled_as_none(pooling: Pooling, full: Routine) -> None:
+    """In the pair of that token alone."""
+    _, encoder = made("modernbert")
+    words = encoder.embeddings.words.clone()
+    words[7] = float("nan")
+    encoder = dataclasses.replace(
+        encoder,
+        embeddings=dataclasses.replace(encoder.embeddings, words=words),
+        readout=dataclasses.replace(encoder.readout, pooling=pooling),
+    )
+    spoiled, whole = tokens(9, 20)
+    spoiled.ids[4] = 7
+    assert torch.isfinite(kernel(encoder, full)([spoiled, whole])).flatten().tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     ("hidden", "heads", "inner"),
     [(32, 1, 40), (48, 3, 100), (120, 5, 300), (312, 12, 1200), (384, 12, 1536), (768, 12, 1024), (1024, 8, 256)],
@@ -83,10 +161,11 @@ def test_activations_are_those_of_the_model(activation: str, routine: Routine) -
     torch.testing.assert_close(kernel(encoder, routine)(inputs), expected(model, inputs), rtol=near, atol=near)
 
 
-def test_float32_is_as_near_to_the_truth_as_torch(full: Routine) -> None:
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_float32_is_as_near_to_the_truth_as_torch(family: str, full: Routine) -> None:
     """Against float64, whatever float32 is multiplied as: no more than four times torch's own rounding error."""
-    model, encoder = sized(384, 12, 1536, num_hidden_layers=4)
-    inputs = tokens(*range(30, 60), types=2)
+    model, encoder = sized(384, 12, 1536, family, num_hidden_layers=4 if family == "bert" else 2)
+    inputs = tokens(*range(30, 60), types=2) if family == "bert" else tokens(*range(30, 80, 5))
     rounded, found = expected(model, inputs), kernel(encoder, full)(inputs)
     truth = expected(model.double(), inputs)
     assert (found - truth).square().mean().sqrt() < 4 * (rounded - truth).square().mean().sqrt()
@@ -109,11 +188,12 @@ def test_short_precisions_are_near(routine: Routine) -> None:
     assert error < allowed * wanted.std()
 
 
-def test_neighbours_and_threads_change_nothing(routine: Routine) -> None:
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_neighbours_and_threads_change_nothing(family: str, routine: Routine) -> None:
     """Bit for bit: alone, in a batch, in another order, on one thread, two or five."""
-    _, encoder = made(labels=3)
+    _, encoder = made(family, labels=3)
     forward = kernel(encoder, routine)
-    inputs = tokens(*LENGTHS * 3, types=2)
+    inputs = tokens(*LENGTHS * 3, types=2 if family == "bert" else 1)
     together = forward(inputs)
     order = np.random.default_rng(1).permutation(len(inputs))
     assert torch.equal(forward([inputs[place] for place in order]), together[order])
@@ -217,6 +297,23 @@ def test_inputs_beyond_the_tables_are_refused(ids: list[int], types: list[int], 
     wrong = Tokens(np.array(ids, np.int32), np.array(types, np.int32))
     with pytest.raises(InvalidInput):
         kernel(encoder, routine)([*tokens(4), wrong])
+
+
+@pytest.mark.parametrize(("out", "width", "biased"), [(40, 100, True), (1000, 448, False)])
+def test_a_linear_layer_by_itself_is_torchs(out: int, width: int, biased: bool, routine: Routine) -> None:
+    """To the rounding of its precision; a row has the same bits alone, among many, and on any number of threads."""
+    torch.manual_seed(0)
+    rows = torch.randn(900, width) * torch.linspace(0.01, 100, 900)[:, None]
+    linear = Linear(torch.randn(out, width), torch.randn(out) if biased else None)
+    product = KernelLinear(linear, routine)
+    wanted = torch.nn.functional.linear(rows, linear.weight, linear.bias)
+    found = product(rows)
+    near = {"fp32": 1e-6, "bf16": 0.01, "int8": 0.02}[routine.precision]
+    assert bool(((found - wanted).norm(dim=1) < near * wanted.norm(dim=1)).all())
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(torch.cat([product(part) for part in rows.split([1, 17, 400, 482])]), found)
+    assert product(rows[:0]).shape == (0, out)
 
 
 def test_no_inputs_give_no_logits(routine: Routine) -> None:

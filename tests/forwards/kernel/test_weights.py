@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.weights import (
     PackedWeights,
+    alternating,
+    angles,
     digits_of,
     own_positions,
     panels,
@@ -64,6 +67,23 @@ def test_digits_make_the_number_again() -> None:
     whole = torch.cat([torch.arange(-most, most, 991), torch.tensor([-most, -32769, -129, -1, 0, 127, 128, most])])
     high, middle, low = digits_of(whole.to(torch.int32)).to(torch.int64)
     assert torch.equal(high * 65536 + middle * 256 + low, whole)
+
+
+def test_halves_lie_in_turn_by_registers() -> None:
+    """Rows of the first half, then as many of the second."""
+    halves = torch.arange(16).view(2, 8, 1)
+    assert alternating(halves, 4).flatten().tolist() == [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
+
+
+def test_angles_do_not_depend_on_how_many_there_are() -> None:
+    """A longer table begins with the shorter one; numbers are those of float32 angles."""
+    frequencies = (1.0 / 160000.0 ** (np.arange(0, 64, 2, dtype=np.float32) / 64)).astype(np.float32)
+    short, long = angles(frequencies, 16, 48), angles(frequencies, 8192, 48)
+    assert np.array_equal(short, long[:16])
+    assert not short[:, :, 32:].any()
+    turned = torch.arange(8192)[:, None].float() * torch.from_numpy(frequencies)
+    assert np.abs(long[:, 0, :32] - turned.cos().numpy()).max() < 1e-7
+    assert np.abs(long[:, 1, :32] - turned.sin().numpy()).max() < 1e-7
 
 
 def test_smoothing_is_exact_and_leaves_out_what_is_no_number() -> None:

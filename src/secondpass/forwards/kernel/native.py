@@ -44,7 +44,17 @@ class NormStruct(ctypes.Structure):
 class LayerStruct(ctypes.Structure):
     """`Layer` of source/kernel.h."""
 
-    _fields_ = (*_fields(MatrixStruct, "qkv out up down"), *_fields(NormStruct, "attention_norm output_norm"))
+    _fields_ = (
+        *_fields(MatrixStruct, "qkv out up down"),
+        *_fields(NormStruct, "attention_norm output_norm"),
+        *_fields(ctypes.c_int32, "window rotation"),
+    )
+
+
+class StepStruct(ctypes.Structure):
+    """`Step` of source/kernel.h."""
+
+    _fields_ = (("linear", MatrixStruct), ("norm", NormStruct), *_fields(ctypes.c_int32, "width activation normalise"))
 
 
 class ModelStruct(ctypes.Structure):
@@ -55,9 +65,10 @@ class ModelStruct(ctypes.Structure):
         ("embedding_norm", NormStruct),
         ("projection", MatrixStruct),
         ("layers", ctypes.POINTER(LayerStruct)),
-        *_fields(MatrixStruct, "dense classifier"),
-        *_fields(ctypes.c_int32, "layer_count embedding hidden heads head_size inner"),
-        *_fields(ctypes.c_int32, "labels activation head_activation segment"),
+        ("final_norm", NormStruct),
+        ("steps", ctypes.POINTER(StepStruct)),
+        *_fields(ctypes.c_int32, "layer_count step_count embedding hidden heads head_size inner labels widest"),
+        *_fields(ctypes.c_int32, "activation norm_first gated pooling segment"),
         ("score_scale", ctypes.c_float),
     )
 
@@ -68,7 +79,17 @@ class CallStruct(ctypes.Structure):
     _fields_ = (
         *_fields(ctypes.c_void_p, "ids types starts chunks"),
         *_fields(ctypes.c_int32, "pairs chunk_count threads together capacity"),
-        *_fields(ctypes.c_void_p, "memory rows context logits"),
+        *_fields(ctypes.c_void_p, "rotations memory rows context logits"),
+    )
+
+
+class ProductStruct(ctypes.Structure):
+    """`Product` of source/kernel.h."""
+
+    _fields_ = (
+        ("matrix", ctypes.POINTER(MatrixStruct)),
+        *_fields(ctypes.c_void_p, "rows out memory"),
+        *_fields(ctypes.c_int32, "count width segment threads"),
     )
 
 
@@ -100,7 +121,8 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
     loaded.secondpass_memory.restype = ctypes.c_size_t
-    loaded.secondpass_run.restype = None
+    loaded.secondpass_product_memory.restype = ctypes.c_size_t
+    loaded.secondpass_run.restype = loaded.secondpass_multiply.restype = None
     found: list[Routine] = []
     precision, panel, side_bytes, digits, runs_here = (ctypes.c_int() for _ in range(5))
     answers = tuple(ctypes.byref(value) for value in (precision, panel, side_bytes, digits, runs_here))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Iterator
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from secondpass.forwards import description as described
@@ -16,6 +19,7 @@ Kind = Literal["fp32", "bf16", "int8", "digits"]
 """What a matrix is multiplied as."""
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "none")
+POOLINGS = ("first", "mean", "max", "last")
 WIDTH_STEP = 64
 HEAD_STEP = 32
 # Depth of weights and activations that shares a scale where they are integers. Also the part of the feed-forward's
@@ -46,6 +50,25 @@ def panels(values: torch.Tensor, panel: int, group: int) -> torch.Tensor:
     """[columns, depth] -> [columns / panel, depth / group, panel, group], contiguous."""
     columns, depth = values.shape
     return values.view(columns // panel, panel, depth // group, group).permute(0, 2, 1, 3).contiguous()
+
+
+def alternating(halves: torch.Tensor, lanes: int) -> torch.Tensor:
+    """[..., 2, rows, depth] -> [..., 2 * rows, depth]: `lanes` rows of each half in turn."""
+    *outer, _, rows, depth = halves.shape
+    registers = halves.reshape(*outer, 2, rows // lanes, lanes, depth)
+    return registers.transpose(-4, -3).reshape(*outer, 2 * rows, depth)
+
+
+def angles(frequencies: npt.NDArray[np.float32], positions: int, width: int) -> npt.NDArray[np.float32]:
+    """Cosines and sines [positions, 2, width] of positions times frequencies; zeros behind those.
+
+    Angles are rounded to float32 as the model rounds them; their cosines are computed in float64, so that the size of a
+    table does not show in its numbers.
+    """
+    exact = (np.arange(positions, dtype=np.float32)[:, None] * frequencies).astype(np.float64)
+    made = np.zeros((positions, 2, width), np.float32)
+    made[:, 0, : len(frequencies)], made[:, 1, : len(frequencies)] = np.cos(exact), np.sin(exact)
+    return made
 
 
 def smoothing(weight: torch.Tensor) -> torch.Tensor:
@@ -80,96 +103,34 @@ def digits_of(whole: torch.Tensor) -> torch.Tensor:
     return torch.stack([(bits >> shift).to(torch.int8) for shift in (16, 8, 0)])
 
 
-class PackedWeights:
-    """An encoder's weights, copied into the order of a routine; float32 tables of words are shared.
+class Matrices:
+    """Weights in the order of a routine.
 
     Attributes:
-        model: for the library; its pointers point into tensors that are kept here.
+        kind: what the routine multiplies them as.
+        kept: what the pointers of structures point to.
     """
 
-    def __init__(self, encoder: Encoder, routine: Routine) -> None:
-        self._encoder = encoder
+    def __init__(self, routine: Routine) -> None:
         self._routine = routine
-        self._kept: list[object] = []
-        self._hidden = up_to(encoder.hidden, WIDTH_STEP)
-        self._inner = up_to(encoder.layers[0].up.weight.shape[0], WIDTH_STEP)
-        self._embedding = up_to(encoder.embeddings.words.shape[1], WIDTH_STEP)
-        self._size = encoder.hidden // encoder.heads
-        self._head_size = up_to(self._size, HEAD_STEP)
-        # attention is float32 where nothing shorter is at hand
-        self._kind: Kind = "digits" if routine.digits else routine.precision
-        side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
-        self._out_kind: Kind = "digits" if routine.digits else side
-        self.model = self._packed()
+        self.kind: Kind = "digits" if routine.digits else routine.precision
+        # half a panel: a register
+        self.lanes = routine.panel // 2
+        self.kept: list[object] = []
 
-    def _packed(self) -> native.ModelStruct:
-        encoder, embeddings, steps = self._encoder, self._encoder.embeddings, self._encoder.readout.steps
-        layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
-        self._kept.append(layers)
-        return native.ModelStruct(
-            words=self._table(embeddings.words),
-            positions=self._table(own_positions(embeddings)),
-            types=None if embeddings.types is None else self._table(embeddings.types),
-            embedding_norm=self._norm(embeddings.norm, self._embedding),
-            projection=self._optional(embeddings.projection, self._hidden, self._embedding),
-            layers=layers,
-            dense=self._optional(steps[0].linear, self._hidden, self._hidden),
-            classifier=self._optional(
-                steps[1].linear, up_to(encoder.readout.labels, self._routine.panel), self._hidden
-            ),
-            layer_count=len(encoder.layers),
-            embedding=self._embedding,
-            hidden=self._hidden,
-            heads=encoder.heads,
-            head_size=self._head_size,
-            inner=self._inner,
-            labels=encoder.readout.labels,
-            activation=ACTIVATIONS.index(encoder.activation),
-            head_activation=ACTIVATIONS.index(steps[0].activation),
-            segment=SEGMENT,
-            score_scale=1.0 / math.sqrt(self._size),
-        )
-
-    def _pointer(self, tensor: torch.Tensor) -> int:
-        self._kept.append(tensor)
+    def pointer(self, tensor: torch.Tensor) -> int:
+        """Where a tensor is, for as long as these matrices are kept."""
+        self.kept.append(tensor)
         return tensor.data_ptr()
 
-    def _table(self, rows: torch.Tensor) -> int:
-        return self._pointer(widened(rows, len(rows), self._embedding))
-
-    def _norm(self, norm: described.Norm, width: int) -> native.NormStruct:
-        weight, bias = widened(norm.weight, width), _bias(norm, width)
-        return native.NormStruct(self._pointer(weight), self._pointer(bias), norm.eps, len(norm.weight))
-
-    def _layer(self, layer: described.Layer) -> native.LayerStruct:
-        heads, size, head_size, hidden = self._encoder.heads, self._size, self._head_size, self._hidden
-        width, kind = heads * head_size, self._kind
-        qkv = widened(layer.qkv.weight.view(3, heads, size, -1), 3, heads, head_size, hidden)
-        qkv_bias = widened(_bias(layer.qkv, 3 * heads * size).view(3, heads, size), 3, heads, head_size)
-        out = widened(layer.attention_out.weight.view(-1, heads, size), hidden, heads, head_size).view(hidden, width)
-        out_width = up_to(width, WIDTH_STEP) if self._routine.digits else width
-        return native.LayerStruct(
-            qkv=self._matrix(qkv.view(3 * width, hidden), qkv_bias.view(3 * width), kind),
-            out=self._matrix(widened(out, hidden, out_width), _bias(layer.attention_out, hidden), self._out_kind),
-            up=self._linear(layer.up, self._inner, hidden, kind),
-            down=self._linear(layer.down, hidden, self._inner, kind),
-            attention_norm=self._norm(layer.attention_norm, hidden),
-            output_norm=self._norm(layer.output_norm, hidden),
-        )
-
-    def _optional(self, linear: described.Linear | None, columns: int, depth: int) -> native.MatrixStruct:
-        return native.MatrixStruct() if linear is None else self._linear(linear, columns, depth, "fp32")
-
-    def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.MatrixStruct:
-        return self._matrix(widened(linear.weight, columns, depth), _bias(linear, columns), kind)
-
-    def _matrix(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
+    def packed(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
+        """Float32 weight [columns, depth] and bias [columns], of whole panels and whole steps of depth."""
         if kind in ("int8", "digits"):
             return self._integers(weight, bias, kind)
         made = panels(weight.to(torch.bfloat16) if kind == "bf16" else weight, self._routine.panel, GROUP[kind])
         columns, depth = weight.shape
         return native.MatrixStruct(
-            panels=self._pointer(made), bias=self._pointer(bias), columns=columns, groups=depth // GROUP[kind]
+            panels=self.pointer(made), bias=self.pointer(bias), columns=columns, groups=depth // GROUP[kind]
         )
 
     def _integers(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
@@ -181,22 +142,164 @@ class PackedWeights:
         sums = (whole.sum(dim=2) * steps[:, :, 0]).T.contiguous()
         whole = whole.view(columns, -1)[:, :depth].to(torch.int32)
         if kind == "digits":
-            # [3, columns / panel, 16s of groups, 16, panel, 4] -> the digits of 16 groups one after another
-            size = self._routine.panel
+            # [3, columns / size, 16s of groups, 16, size, 4] -> the digits of 16 groups one after another
+            size = self.lanes
             apart = [panels(digit, size, 4).view(columns // size, depth // 64, -1) for digit in digits_of(whole)]
             made = torch.stack(apart, dim=2)
             steps = steps * 65536.0
         else:
             made = panels(whole.to(torch.int8), self._routine.panel, 4)
         return native.MatrixStruct(
-            panels=self._pointer(made),
-            bias=self._pointer(bias),
-            scale=self._pointer(steps[:, :, 0].T.contiguous()),
-            sums=self._pointer(sums),
-            smoothing=self._pointer(smooth),
+            panels=self.pointer(made),
+            bias=self.pointer(bias),
+            scale=self.pointer(steps[:, :, 0].T.contiguous()),
+            sums=self.pointer(sums),
+            smoothing=self.pointer(smooth),
             columns=columns,
             groups=depth // 4,
         )
+
+
+class PackedWeights:
+    """An encoder's weights, copied into the order of a routine; float32 tables of words are shared.
+
+    Attributes:
+        model: for the library; its pointers point into tensors that are kept here.
+    """
+
+    def __init__(self, encoder: Encoder, routine: Routine) -> None:
+        self._encoder = encoder
+        self._routine = routine
+        self._matrices = Matrices(routine)
+        self._hidden = up_to(encoder.hidden, WIDTH_STEP)
+        self._inner = up_to(encoder.layers[0].down.weight.shape[1], WIDTH_STEP)
+        self._embedding = up_to(encoder.embeddings.words.shape[1], WIDTH_STEP)
+        self._size = encoder.hidden // encoder.heads
+        self._head_size = up_to(self._size, HEAD_STEP)
+        # attention is float32 where nothing shorter is at hand
+        side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
+        self._out_kind: Kind = "digits" if routine.digits else side
+        found = {turned.tobytes(): turned for layer in encoder.layers if (turned := layer.frequencies) is not None}
+        self._frequencies, self._turns = list(found.values()), list[npt.NDArray[np.float32]]()
+        self.model = self._packed()
+
+    def turns(self, longest: int) -> list[npt.NDArray[np.float32]]:
+        """Angles of at least as many positions, for each kind of layer that turns queries and keys."""
+        made = self._turns
+        if self._frequencies and (not made or len(made[0]) < longest):
+            positions = 1 << (longest - 1).bit_length()
+            made = self._turns = [angles(own, positions, self._head_size // 2) for own in self._frequencies]
+        return made
+
+    def _packed(self) -> native.ModelStruct:
+        encoder, embeddings, readout = self._encoder, self._encoder.embeddings, self._encoder.readout
+        layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
+        steps = (native.StepStruct * len(readout.steps))(*self._steps(readout))
+        self._matrices.kept += [layers, steps]
+        return native.ModelStruct(
+            words=self._table(embeddings.words),
+            positions=None if embeddings.positions is None else self._table(own_positions(embeddings)),
+            types=None if embeddings.types is None else self._table(embeddings.types),
+            embedding_norm=self._norm(embeddings.norm, self._embedding),
+            projection=self._optional(embeddings.projection, self._hidden, self._embedding),
+            layers=layers,
+            final_norm=self._norm(encoder.final_norm, self._hidden),
+            steps=steps,
+            layer_count=len(encoder.layers),
+            step_count=len(steps),
+            embedding=self._embedding,
+            hidden=self._hidden,
+            heads=encoder.heads,
+            head_size=self._head_size,
+            inner=self._inner,
+            labels=readout.labels,
+            widest=max(step.width for step in steps),
+            activation=ACTIVATIONS.index(encoder.activation),
+            norm_first=encoder.final_norm is not None,
+            gated=encoder.gated,
+            pooling=POOLINGS.index(readout.pooling),
+            segment=SEGMENT,
+            score_scale=1.0 / math.sqrt(self._size),
+        )
+
+    def _table(self, rows: torch.Tensor) -> int:
+        return self._matrices.pointer(widened(rows, len(rows), self._embedding))
+
+    def _norm(self, norm: described.Norm | None, width: int) -> native.NormStruct:
+        if norm is None:
+            return native.NormStruct()
+        weight, bias = widened(norm.weight, width), _bias(norm, width)
+        return native.NormStruct(
+            self._matrices.pointer(weight), self._matrices.pointer(bias), norm.eps, len(norm.weight)
+        )
+
+    def _layer(self, layer: described.Layer) -> native.LayerStruct:
+        heads, size, head_size, hidden = self._encoder.heads, self._size, self._head_size, self._hidden
+        width, kind = heads * head_size, self._matrices.kind
+        turned = layer.frequencies
+        qkv, qkv_bias = self._by_heads(layer.qkv, turned is not None)
+        up, up_bias = self._inner_rows(layer.up)
+        out = widened(layer.attention_out.weight.view(-1, heads, size), hidden, heads, head_size).view(hidden, width)
+        out_width = up_to(width, WIDTH_STEP) if self._routine.digits else width
+        return native.LayerStruct(
+            qkv=self._matrices.packed(qkv, qkv_bias, kind),
+            out=self._matrices.packed(
+                widened(out, hidden, out_width), _bias(layer.attention_out, hidden), self._out_kind
+            ),
+            up=self._matrices.packed(up, up_bias, kind),
+            down=self._linear(layer.down, hidden, self._inner, kind),
+            attention_norm=self._norm(layer.attention_norm, hidden),
+            output_norm=self._norm(layer.output_norm, hidden),
+            window=-1 if layer.window is None else layer.window,
+            rotation=-1
+            if turned is None
+            else [turned.tobytes() == own.tobytes() for own in self._frequencies].index(True),
+        )
+
+    def _by_heads(self, qkv: described.Linear, turned: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of queries, keys and values, each head widened; halves alternate where they are turned."""
+        heads, size, wide = self._encoder.heads, self._size, self._head_size
+
+        def placed(rows: torch.Tensor, depth: int) -> torch.Tensor:
+            values = widened(rows[2 * heads * size :].view(heads, size, -1), heads, wide, depth).view(-1, depth)
+            if not turned:
+                asked = widened(rows[: 2 * heads * size].view(2 * heads, size, -1), 2 * heads, wide, depth)
+            else:
+                halves = rows[: 2 * heads * size].view(2 * heads, 2, size // 2, -1)
+                asked = alternating(widened(halves, 2 * heads, 2, wide // 2, depth), self._matrices.lanes)
+            return torch.cat([asked.reshape(-1, depth), values])
+
+        bias = placed(_bias(qkv, 3 * heads * size)[:, None], 1)[:, 0]
+        return placed(qkv.weight, self._hidden), bias.contiguous()
+
+    def _inner_rows(self, up: described.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of inner values; gates alternate with them."""
+        parts = 2 if self._encoder.gated else 1
+
+        def placed(rows: torch.Tensor, depth: int) -> torch.Tensor:
+            wide = widened(rows.view(parts, -1, rows.shape[1]), parts, self._inner, depth)
+            return wide[0] if parts == 1 else alternating(wide, self._matrices.lanes)
+
+        bias = placed(_bias(up, len(up.weight))[:, None], 1)[:, 0]
+        return placed(up.weight, self._hidden), bias.contiguous()
+
+    def _steps(self, readout: described.Readout) -> Iterator[native.StepStruct]:
+        width = self._hidden
+        for step in readout.steps:
+            depth, width = width, width if step.linear is None else up_to(len(step.linear.weight), WIDTH_STEP)
+            yield native.StepStruct(
+                linear=self._optional(step.linear, width, depth),
+                norm=self._norm(step.norm, width),
+                width=width,
+                activation=ACTIVATIONS.index(step.activation),
+                normalise=step.unit,
+            )
+
+    def _optional(self, linear: described.Linear | None, columns: int, depth: int) -> native.MatrixStruct:
+        return native.MatrixStruct() if linear is None else self._linear(linear, columns, depth, "fp32")
+
+    def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.MatrixStruct:
+        return self._matrices.packed(widened(linear.weight, columns, depth), _bias(linear, columns), kind)
 
 
 def _bias(part: described.Linear | described.Norm, size: int) -> torch.Tensor:
@@ -220,12 +323,14 @@ def unsupported(encoder: Encoder) -> str | None:
     tensors = (encoder.embeddings.words, encoder.layers[0].qkv.weight)
     if any(tensor.device.type != "cpu" for tensor in tensors):
         return "the kernel computes on the CPU"
-    if encoder.embeddings.positions is None or encoder.buckets is not None:
+    turned = all(layer.frequencies is not None for layer in encoder.layers)
+    if encoder.buckets is not None or (encoder.embeddings.positions is None and not turned):
         return "the kernel has no relative positions"
-    steps, first = encoder.readout.steps, encoder.readout.pooling == "first"
-    plain = all(step.linear is not None and step.norm is None and not step.unit for step in steps)
-    if not first or not plain or len(steps) != 2 or steps[1].activation != "none":
-        return "the kernel has no such readout"
-    if encoder.activation not in get_args(described.HiddenActivation):
-        return f"the kernel has no activation {encoder.activation!r}"
+    if turned and encoder.hidden // encoder.heads % 2:
+        return "the kernel turns heads of even sizes only"
+    if all(step.linear is None for step in encoder.readout.steps):
+        return "the kernel reads out through a linear layer"
+    for activation in (encoder.activation, *(step.activation for step in encoder.readout.steps)):
+        if activation not in ACTIVATIONS:
+            return f"the kernel has no activation {activation!r}"
     return None

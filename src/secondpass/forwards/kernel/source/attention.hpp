@@ -5,16 +5,20 @@
 
 namespace {
 
-// Room for one head: keys and values as panels, scores of a block of queries, what is added to them.
+// Room for one head: keys and values as panels, scores of a block of queries, what is added to them by a key's place in
+// the sequence and by its distance from the query.
 struct HeadScratch {
     char* keys;
     char* values;
     float* scores;
     float* mask;
+    float* band;
 };
 
 constexpr int KEY_STEP = 32;       // keys are padded to whole panels and whole tiles
 constexpr int SCORE_PADDING = 16;  // keeps rows of scores from falling on the same cache lines
+constexpr int BAND_EDGE = 64;      // as far as a block of queries may look beyond a window, rounded up to whole steps
+constexpr float HIDDEN = -1e30f;   // added to scores of keys that are not seen
 
 #if defined(__AVX512F__)
 
@@ -79,49 +83,75 @@ void pack_values(const typename Unit::Element* values, size_t stride, int length
     }
 }
 
-// scores [padded], in place, to exp(score - largest) as elements of the unit; returns the sum's inverse.
+// scores [padded], in place, to exp(score - largest) as elements of the unit; returns the sum's inverse. Keys outside of
+// `seen` get 0; so do those that `mask` and `band`, which may be null, hide.
 template <class Unit>
-float exponentials(float* scores, const float* mask, int padded, float scale) {
+float exponentials(float* scores, const float* mask, const float* band, Span seen, int padded, float scale) {
     Vec high = all(-3e38f);
-    for (int key = 0; key < padded; key += LANES) {
-        const Vec x = fma(load(scores + key), all(scale), load(mask + key));
+    for (int key = seen.begin; key < seen.end; key += LANES) {
+        Vec x = fma(load(scores + key), all(scale), load(mask + key));
+        if (band) x = x + load(band + key);
         store(scores + key, x);
         high = maximum(high, x);
     }
     const Vec most = all(largest(high));
     Vec total = zero();
     typename Unit::Element* out = reinterpret_cast<typename Unit::Element*>(scores);
-    for (int key = 0; key < padded; key += LANES) {
-        const Vec x = exp2<Unit::EXACT>(load(scores + key) - most);
+    for (int key = 0; key < seen.begin; key += LANES) Unit::put(out + key, zero());
+    for (int key = seen.begin; key < seen.end; key += LANES) {
+        const Vec x = exp2_or_zero<Unit::EXACT>(load(scores + key) - most);
         total = total + x;
         Unit::put(out + key, x);
     }
+    for (int key = seen.end; key < padded; key += LANES) Unit::put(out + key, zero());
     return 1.0f / sum(total);
 }
 
-// The first `asking` tokens of a sequence of `length` over all of it; `qkv` rows are `stride` elements apart.
+// Who asks in a sequence of `length`: `count` tokens from `first` on; each sees `window` to either side, all if negative.
+struct Asking {
+    int first, count, length, window;
+    bool windowed() const { return window >= 0 && window < length - 1; }
+    // Keys that some of these see, in whole steps; what is behind the sequence is masked.
+    int low(int from) const { return windowed() ? larger(0, from - window) / KEY_STEP * KEY_STEP : 0; }
+    int high(int to) const { return rounded_up(windowed() ? smaller(length, to + window) : length, KEY_STEP); }
+};
+
+// Rows of `query`, `key` and `value` are the sequence's, `stride` elements apart; `out` has one for each who asks.
 template <class Unit>
 void attend(const typename Unit::Element* query, const typename Unit::Element* key,
-            const typename Unit::Element* value, int stride, int asking, int length, int size, float scale,
+            const typename Unit::Element* value, int stride, const Asking& asking, int size, float scale,
             const HeadScratch& scratch, typename Unit::Element* out, int out_stride) {
     constexpr int BYTES = sizeof(typename Unit::Element);
-    const int padded = rounded_up(length, KEY_STEP), dwords = size / Unit::GROUP, width = padded + SCORE_PADDING;
-    pack_keys(reinterpret_cast<const char*>(key), stride * BYTES, length, padded, dwords, scratch.keys);
-    pack_values<Unit>(value, stride, length, padded, size, scratch.values);
-    for (int i = 0; i < padded; i++) scratch.mask[i] = i < length ? 0.0f : -1e30f;
-    for (int begin = 0; begin < asking; begin += Unit::BLOCK) {
-        const int rows = smaller(Unit::BLOCK, asking - begin);
-        const char* asked = reinterpret_cast<const char*>(query + static_cast<size_t>(begin) * stride);
-        for (int panel = 0; panel < padded; panel += PANEL)
-            multiply<Unit>(asked, stride * BYTES, scratch.keys + static_cast<size_t>(panel) * dwords * 4, dwords, rows,
-                           scratch.scores + panel, width);
+    const int start = asking.low(asking.first), length = asking.length - start;
+    const int padded = asking.high(asking.first + asking.count) - start, dwords = size / Unit::GROUP;
+    const int width = padded + SCORE_PADDING, window = asking.window;
+    const size_t skipped = static_cast<size_t>(start) * stride;
+    pack_keys(reinterpret_cast<const char*>(key + skipped), stride * BYTES, length, padded, dwords, scratch.keys);
+    pack_values<Unit>(value + skipped, stride, length, padded, size, scratch.values);
+    for (int i = 0; i < padded; i++) scratch.mask[i] = i < length ? 0.0f : HIDDEN;
+    if (asking.windowed())
+        for (int i = 0; i <= 2 * (window + BAND_EDGE); i++)
+            scratch.band[i] = i < BAND_EDGE || i > BAND_EDGE + 2 * window ? HIDDEN : 0.0f;
+    for (int begin = 0; begin < asking.count; begin += Unit::BLOCK) {
+        const int rows = smaller(Unit::BLOCK, asking.count - begin), from = asking.first + begin;
+        const int low = asking.low(from) - start, keys = asking.high(from + rows) - start - low;
+        const char* asked = reinterpret_cast<const char*>(query + static_cast<size_t>(from) * stride);
+        for (int panel = 0; panel < keys; panel += PANEL)
+            multiply<Unit>(asked, stride * BYTES, scratch.keys + static_cast<size_t>(low + panel) * dwords * 4, dwords,
+                           rows, scratch.scores + panel, width);
         float inverse[Unit::BLOCK];
-        for (int row = 0; row < rows; row++)
-            inverse[row] = exponentials<Unit>(scratch.scores + row * width, scratch.mask, padded, scale * LOG2_E);
+        for (int row = 0; row < rows; row++) {
+            const int place = from + row - start - low;
+            const Span seen{larger(0, place - window) / LANES * LANES, smaller(keys, rounded_up(place + window + 1, LANES))};
+            const bool windowed = asking.windowed();
+            inverse[row] = exponentials<Unit>(scratch.scores + row * width, scratch.mask + low,
+                                              windowed ? scratch.band + BAND_EDGE + window - place : nullptr,
+                                              windowed ? seen : Span{0, keys}, keys, scale * LOG2_E);
+        }
         for (int column = 0; column < size; column += PANEL) {
             alignas(64) float mixed[Unit::BLOCK * PANEL];
-            const char* panel = scratch.values + static_cast<size_t>(column) * padded / Unit::GROUP * 4;
-            multiply<Unit>(reinterpret_cast<const char*>(scratch.scores), width * 4, panel, padded / Unit::GROUP, rows,
+            const char* panel = scratch.values + (static_cast<size_t>(column) * padded + low * PANEL) / Unit::GROUP * 4;
+            multiply<Unit>(reinterpret_cast<const char*>(scratch.scores), width * 4, panel, keys / Unit::GROUP, rows,
                            mixed, PANEL);
             for (int row = 0; row < rows; row++)
                 for (int half = 0; half < PANEL; half += LANES)

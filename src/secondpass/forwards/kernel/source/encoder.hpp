@@ -27,11 +27,81 @@ struct Pieces {
     }
 };
 
+// The first `rows` of `from` as `Unit` multiplies them with a part of the matrix's depth: themselves or in `room`.
+template <class Unit, class Room, class Source>
+Rows<Unit> ready(Rows<Source> from, int rows, const Matrix& matrix, Span depth, const Rows<Room>& room, int segment) {
+    if constexpr (!Unit::SCALED && sizeof(typename Unit::Element) == sizeof(typename Source::Element)) {
+        return {from.values, from.width, nullptr, nullptr, 0};
+    } else {
+        const int width = rounded_up(depth.size(), 64);
+        const int segments = rounded_up(width, segment) / segment;
+        const Rows<Unit> to{room.values, width, room.scale, room.low, segments};
+        const float* smoothing = Unit::SCALED ? matrix.smoothing + depth.begin : nullptr;
+        if (Unit::SCALED && width > from.width) {
+            const size_t values = static_cast<size_t>(rounded_up(rows, 16)) * width;
+            memset(static_cast<void*>(to.values), 0, values * sizeof(typename Unit::Element));
+        }
+        for (int row = 0; row < rows; row++)
+            write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), smoothing, segment);
+        return to;
+    }
+}
+
+// To be called with a column: stores values, or adds them to what is there.
+inline auto stored(Rows<Float32> to) {
+    return [=](int column) { return [=](int row, Vec v) { store(to.at(row) + column, v); }; };
+}
+inline auto added(Rows<Float32> to, Rows<Float32> from) {
+    return [=](int column) {
+        return [=](int row, Vec v) { store(to.at(row) + column, v + load(from.at(row) + column)); };
+    };
+}
+
+// A product in items of so many rows, and where these are few of a part of the columns.
+template <class Unit>
+class Apart {
+    const Product& own;
+    const int blocks, parts, step;
+    Rows<Unit> operand;
+
+    void lay_out(Pieces& pieces) { operand = pieces.rows<Unit>(MOST_ROWS, own.width, own.segment); }
+
+   public:
+    Apart(const Product& own, char* memory)
+        : own(own),
+          blocks((own.count + MOST_ROWS - 1) / MOST_ROWS),
+          parts(blocks >= 4 * own.threads ? 1 : own.threads),
+          step(rounded_up((own.matrix->columns + parts - 1) / parts, PANEL)) {
+        Pieces pieces{memory};
+        lay_out(pieces);
+    }
+
+    static size_t memory(const Product& own) {
+        Apart counted(own, nullptr);
+        Pieces pieces{nullptr};
+        counted.lay_out(pieces);
+        return pieces.used;
+    }
+
+    int items() const { return blocks * parts; }
+
+    void run(int item) {
+        [[maybe_unused]] typename Unit::Scope scope;
+        const int first = item / parts * MOST_ROWS, count = smaller(MOST_ROWS, own.count - first);
+        const Span columns{item % parts * step, smaller((item % parts + 1) * step, own.matrix->columns)};
+        if (columns.size() <= 0) return;
+        const Rows<Float32> all{const_cast<float*>(own.rows), own.width, nullptr, nullptr, 0};
+        const Rows<Float32> out{own.out, own.matrix->columns, nullptr, nullptr, 0};
+        const auto use = stored(out.from(first));
+        const Span depth{0, own.width};
+        const Rows<Unit> rows = ready<Unit>(all.from(first), count, *own.matrix, depth, operand, own.segment);
+        Linear<Unit, false, decltype(use)>(rows, *own.matrix, depth, own.segment, use).run(count, columns);
+    }
+};
+
 template <class Main, class Side, class Out>
 class Encoder {
     using Value = typename Side::Element;
-    static constexpr int MOST_ROWS = 384;  // of a feed-forward block: its values stay in the second cache
-
     const Model& model;
     const Call& call;
     Team team;
@@ -39,8 +109,9 @@ class Encoder {
     Rows<Float32> x;
     Rows<Side> qkv, context;
     // of this thread
-    Rows<Float32> sums;
-    Rows<Side> inner;    // a segment of the feed-forward's
+    int32_t* places;          // of the chunk's tokens in their sequences
+    Rows<Float32> sums, read;  // `read` and `sums` by turns in the readout
+    Rows<Side> inner;          // a segment of the feed-forward's
     Rows<Main> operand, inner_operand;  // what is multiplied, where it is not taken as it lies
     HeadScratch head;
 
@@ -53,8 +124,10 @@ class Encoder {
         qkv = shared.rows<Side>(capacity, 3 * attention_width(), segment);
         context = shared.rows<Side>(capacity, attention_width(), segment);
         const int keys = rounded_up(capacity, KEY_STEP);
-        sums = own.rows<Float32>(MOST_ROWS, larger(model.hidden, model.embedding), segment);
+        places = own.take<int32_t>(capacity);
+        sums = own.rows<Float32>(MOST_ROWS, larger(larger(model.hidden, model.embedding), model.widest), segment);
         sums.width = model.hidden;
+        read = own.rows<Float32>(MOST_ROWS, model.widest, segment);
         inner = own.rows<Side>(MOST_ROWS, segment, segment);
         operand = own.rows<Main>(MOST_ROWS, widest, segment);
         inner_operand = own.rows<Main>(MOST_ROWS, segment, segment);
@@ -62,30 +135,24 @@ class Encoder {
         head.values = own.take<char>(static_cast<size_t>(keys) * model.head_size * sizeof(Value));
         head.scores = own.take<float>(static_cast<size_t>(32) * (keys + SCORE_PADDING));
         head.mask = own.take<float>(keys);
+        head.band = own.take<float>(2 * (keys + BAND_EDGE) + 1);
     }
 
-    // The first `rows` of `from` as `Unit` multiplies them with a part of the matrix's depth: themselves or in `room`.
     template <class Unit, class Source>
     Rows<Unit> ready(Rows<Source> from, int rows, const Matrix& matrix, Span depth, const Rows<Main>& room) {
-        if constexpr (!Unit::SCALED && sizeof(typename Unit::Element) == sizeof(typename Source::Element)) {
-            return {from.values, from.width, nullptr, nullptr, 0};
-        } else {
-            const int width = rounded_up(depth.size(), 64);
-            const int segments = rounded_up(width, model.segment) / model.segment;
-            const Rows<Unit> to{room.values, width, room.scale, room.low, segments};
-            const float* smoothing = Unit::SCALED ? matrix.smoothing + depth.begin : nullptr;
-            for (int row = 0; row < rows; row++) {
-                if (Unit::SCALED && width > from.width)
-                    memset(static_cast<void*>(to.at(row)), 0, width * sizeof(typename Unit::Element));
-                write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), smoothing, model.segment);
-            }
-            return to;
-        }
+        return ::ready<Unit>(from, rows, matrix, depth, room, model.segment);
     }
 
-    template <class Unit, class Use>
+    template <bool Pairs = false, class Unit, class Use>
     void linear(Rows<Unit> a, int rows, const Matrix& matrix, Span columns, Span depth, Use use) {
-        Linear<Unit, Use>(a, matrix, depth, model.segment, use).run(rows, columns);
+        Linear<Unit, Pairs, Use>(a, matrix, depth, model.segment, use).run(rows, columns);
+    }
+
+    // Rows in `sums`, or as they are where there is no norm.
+    Rows<Float32> normalised(const Norm& norm, Rows<Float32> rows, int count) {
+        if (!norm.weight) return rows;
+        for (int row = 0; row < count; row++) normalise(norm, rows.at(row), sums.at(row), model.hidden);
+        return sums;
     }
 
     static Span whole(const Matrix& matrix, int group) { return {0, matrix.groups * group}; }
@@ -102,70 +169,148 @@ class Encoder {
     void embed(int token, int position, float* out) {
         const int width = model.embedding;
         const float* word = model.words + static_cast<size_t>(call.ids[token]) * width;
-        const float* place = model.positions + static_cast<size_t>(position) * width;
+        const float* place = model.positions ? model.positions + static_cast<size_t>(position) * width : nullptr;
         const float* type = model.types ? model.types + static_cast<size_t>(call.types[token]) * width : nullptr;
         for (int i = 0; i < width; i += LANES) {
-            const Vec both = load(word + i) + load(place + i);
+            const Vec both = place ? load(word + i) + load(place + i) : load(word + i);
             store(out + i, type ? both + load(type + i) : both);
         }
         normalise(model.embedding_norm, out, out, width);
     }
 
-    void embed_block(int first_sequence, int last_sequence, int first, int count) {
-        const int* starts = call.starts;
-        const int begin = starts[first_sequence];
+    void find_places(int first_sequence, int last_sequence) {
+        const int begin = call.starts[first_sequence];
+        for (int sequence = first_sequence; sequence < last_sequence; sequence++)
+            for (int token = call.starts[sequence]; token < call.starts[sequence + 1]; token++)
+                places[token - begin] = token - call.starts[sequence];
+    }
+
+    void embed_block(int begin, int first, int count) {
         Rows<Float32> narrow = sums;
         narrow.width = model.embedding;
-        int sequence = first_sequence;
-        for (int row = 0; row < count; row++) {
-            const int token = begin + first + row;
-            while (sequence + 1 < last_sequence && token >= starts[sequence + 1]) sequence++;
-            embed(token, token - starts[sequence], narrow.at(row));
-        }
+        for (int row = 0; row < count; row++) embed(begin + first + row, places[first + row], narrow.at(row));
         if (model.projection.panels) {
-            linear<Float32>(narrow, count, model.projection, {0, model.hidden}, {0, model.embedding},
-                            [&](int row, int column, Vec v) { store(x.at(first + row) + column, v); });
+            linear(narrow, count, model.projection, {0, model.hidden}, {0, model.embedding}, stored(x.from(first)));
         } else {
             memcpy(x.at(first), narrow.at(0), sizeof(float) * count * model.hidden);
         }
     }
 
-    // After attention: its output projection, feed-forward, both residual sums and norms, in place. The feed-forward's
-    // inner values are computed and used a segment at a time.
+    // After attention: its output projection, feed-forward, both residual sums and norms, in place.
     void feed_forward(const Layer& layer, Rows<Float32> x, Rows<Side> context, int rows) {
         const int hidden = model.hidden;
-        const Span out_depth = whole(layer.out, Out::GROUP), up_depth{0, hidden};
-        linear(ready<Out>(context, rows, layer.out, out_depth, operand), rows, layer.out, {0, hidden}, out_depth,
-               [&](int row, int column, Vec v) { store(sums.at(row) + column, v + load(x.at(row) + column)); });
+        const Span depth = whole(layer.out, Out::GROUP);
+        const Rows<Float32> total = model.norm_first ? x : sums;
+        linear(ready<Out>(context, rows, layer.out, depth, operand), rows, layer.out, {0, hidden}, depth,
+               added(total, x));
+        if (model.norm_first) {
+            inside(layer, normalised(layer.output_norm, x, rows), total, rows);
+            return;
+        }
         for (int row = 0; row < rows; row++) {
             normalise(layer.attention_norm, sums.at(row), x.at(row), hidden);
             memcpy(sums.at(row), x.at(row), sizeof(float) * hidden);
         }
-        const Rows<Main> input = ready<Main>(x, rows, layer.up, up_depth, operand);
-        for (int begin = 0; begin < model.inner; begin += model.segment) {
-            const Span part{begin, smaller(begin + model.segment, model.inner)};
-            linear(input, rows, layer.up, part, up_depth, [&](int row, int column, Vec v) {
-                Side::put(inner.at(row) + column - begin, activated<Side::EXACT>(model.activation, v));
-            });
-            linear(ready<Main>(inner, rows, layer.down, part, inner_operand), rows, layer.down, {0, hidden}, part,
-                   [&](int row, int column, Vec v) {
-                       store(sums.at(row) + column, v + load(sums.at(row) + column));
-                   });
-        }
+        inside(layer, x, total, rows);
         for (int row = 0; row < rows; row++) normalise(layer.output_norm, sums.at(row), x.at(row), hidden);
     }
 
-    void project(const Layer& layer, int first, int count, Span columns) {
+    // The feed-forward of `x`, added to `total`. Inner values are computed and used a segment at a time.
+    void inside(const Layer& layer, Rows<Float32> x, Rows<Float32> total, int rows) {
         const Span depth{0, model.hidden};
-        linear(ready<Main>(x.from(first), count, layer.qkv, depth, operand), count, layer.qkv, columns, depth,
-               [&](int row, int column, Vec v) { Side::put(qkv.at(first + row) + column, v); });
+        const Rows<Main> input = ready<Main>(x, rows, layer.up, depth, operand);
+        const int activation = model.activation;
+        for (int begin = 0; begin < model.inner; begin += model.segment) {
+            const Span part{begin, smaller(begin + model.segment, model.inner)};
+            const Rows<Side> inner = this->inner;
+            if (model.gated)
+                linear<true>(input, rows, layer.up, {2 * part.begin, 2 * part.end}, depth, [=](int column) {
+                    return [=](int row, Vec v, Vec gate) {
+                        Side::put(inner.at(row) + column / 2 - begin, activated<Side::EXACT>(activation, v) * gate);
+                    };
+                });
+            else
+                linear(input, rows, layer.up, part, depth, [=](int column) {
+                    return [=](int row, Vec v) {
+                        Side::put(inner.at(row) + column - begin, activated<Side::EXACT>(activation, v));
+                    };
+                });
+            linear(ready<Main>(inner, rows, layer.down, part, inner_operand), rows, layer.down, {0, model.hidden}, part,
+                   added(total, total));
+        }
     }
 
-    void attend_head(int start, int length, int head_number, int asking, Value* out) {
+    // Queries, keys and values of a block; of queries and keys both halves are turned by the angles of their places (Su
+    // et al. 2021) where the layer has them.
+    void project(const Layer& layer, int first, int count) {
+        const Span depth{0, model.hidden};
+        Rows<Float32> from = x.from(first);
+        if (model.norm_first) from = normalised(layer.attention_norm, from, count);
+        const Rows<Main> input = ready<Main>(from, count, layer.qkv, depth, operand);
+        const Rows<Side> to = qkv.from(first);
+        const int turned = layer.rotation < 0 ? 0 : 2 * attention_width();
+        if (turned) {
+            const int size = model.head_size;
+            const float* angles = call.rotations[layer.rotation];
+            const int32_t* place = places + first;
+            linear<true>(input, count, layer.qkv, {0, turned}, depth, [=](int column) {
+                const float* own = angles + column % size / 2;
+                return [=](int row, Vec left, Vec right) {
+                    const float* cosine = own + static_cast<size_t>(place[row]) * size;
+                    const Vec c = load(cosine), s = load(cosine + size / 2);
+                    Side::put(to.at(row) + column, left * c - right * s);
+                    Side::put(to.at(row) + column + LANES, right * c + left * s);
+                };
+            });
+        }
+        linear(input, count, layer.qkv, {turned, 3 * attention_width()}, depth, [=](int column) {
+            return [=](int row, Vec v) { Side::put(to.at(row) + column, v); };
+        });
+    }
+
+    void attend_head(const Layer& layer, int start, Asking asking, int head_number, Value* out) {
         const int size = model.head_size;
         const Value* query = qkv.at(start) + head_number * size;
-        attend<Side>(query, query + attention_width(), query + 2 * attention_width(), qkv.width, asking, length, size,
+        asking.window = layer.window;
+        attend<Side>(query, query + attention_width(), query + 2 * attention_width(), qkv.width, asking, size,
                      model.score_scale, head, out + head_number * size, attention_width());
+    }
+
+    bool pools_one() const { return model.pooling == FIRST || model.pooling == LAST; }
+
+    // Rows of a sequence of `length` from `start` on, the last layer done, become one.
+    void pool(int start, int length, float* out) {
+        const int width = model.hidden;
+        for (int token = 0; token < length; token++) {
+            const float* row = normalised(model.final_norm, x.from(start + token), 1).at(0);
+            for (int i = 0; i < width; i += LANES) {
+                const Vec v = load(row + i), before = token ? load(out + i) : v;
+                store(out + i, token == 0 ? v : model.pooling == MAX ? larger_or_nan(before, v) : before + v);
+            }
+        }
+        if (model.pooling == MEAN)
+            for (int i = 0; i < width; i += LANES) store(out + i, load(out + i) / all(static_cast<float>(length)));
+    }
+
+    // What is pooled [count, hidden] through the readout's steps; returns where the last one left it.
+    Rows<Float32> read_out(Rows<Float32> rows, int count) {
+        for (const Step* step = model.steps; step < model.steps + model.step_count; step++) {
+            const Rows<Float32> from = rows;
+            rows = from.values == sums.values ? read : sums;
+            rows.width = step->width;
+            if (step->linear.panels)
+                linear(from, count, step->linear, {0, step->width}, {0, from.width}, stored(rows));
+            else
+                for (int row = 0; row < count; row++) memcpy(rows.at(row), from.at(row), sizeof(float) * step->width);
+            for (int row = 0; row < count; row++) {
+                float* own = rows.at(row);
+                for (int i = 0; i < step->width; i += LANES)
+                    store(own + i, activated<true>(step->activation, load(own + i)));
+                if (step->norm.weight) normalise(step->norm, own, own, step->width);
+                if (step->normalise) to_unit_length(own, step->width);
+            }
+        }
+        return rows;
     }
 
    public:
@@ -181,24 +326,26 @@ class Encoder {
         return {shared.used, own.used};
     }
 
-    // All layers but the last one's feed-forward, which `finish` does for first tokens.
+    // All layers, and pooling; where one token is pooled, all but the last layer's feed-forward, which `finish` does.
     void run(int first_sequence, int last_sequence) {
         [[maybe_unused]] typename Main::Scope scope;
         const int* starts = call.starts;
         const int begin = starts[first_sequence], tokens = starts[last_sequence] - begin;
         const int sequences = last_sequence - first_sequence;
-        for_blocks(tokens, [&](int first, int count) { embed_block(first_sequence, last_sequence, first, count); });
+        find_places(first_sequence, last_sequence);
+        for_blocks(tokens, [&](int first, int count) { embed_block(begin, first, count); });
         for (int number = 0; number < model.layer_count; number++) {
             const Layer& layer = model.layers[number];
-            const bool last = number + 1 == model.layer_count;
-            for_blocks(tokens, [&](int first, int count) { project(layer, first, count, {0, 3 * attention_width()}); });
+            const bool last = pools_one() && number + 1 == model.layer_count;
+            for_blocks(tokens, [&](int first, int count) { project(layer, first, count); });
             team.wait();
             for (int item = team.rank; item < sequences * model.heads; item += team.size) {
                 const int sequence = first_sequence + item / model.heads, head_number = item % model.heads;
                 const int start = starts[sequence] - begin, length = starts[sequence + 1] - starts[sequence];
                 Value* out = last ? reinterpret_cast<Value*>(call.context) + static_cast<size_t>(sequence) * attention_width()
                                   : context.at(start);
-                attend_head(start, length, head_number, last ? 1 : length, out);
+                const Asking one{model.pooling == LAST ? length - 1 : 0, 1, length, -1}, every{0, length, length, -1};
+                attend_head(layer, start, last ? one : every, head_number, out);
             }
             team.wait();
             if (last) break;
@@ -206,13 +353,19 @@ class Encoder {
                 feed_forward(layer, x.from(first), context.from(first), count);
             });
         }
-        for (int sequence = first_sequence + team.rank; sequence < last_sequence; sequence += team.size)
-            memcpy(call.rows + static_cast<size_t>(sequence) * model.hidden, x.at(starts[sequence] - begin),
-                   sizeof(float) * model.hidden);
+        if (!pools_one()) team.wait();
+        for (int sequence = first_sequence + team.rank; sequence < last_sequence; sequence += team.size) {
+            float* row = call.rows + static_cast<size_t>(sequence) * model.hidden;
+            const int start = starts[sequence] - begin, length = starts[sequence + 1] - starts[sequence];
+            if (pools_one())
+                memcpy(row, x.at(model.pooling == LAST ? start + length - 1 : start), sizeof(float) * model.hidden);
+            else
+                pool(start, length, row);
+        }
         team.wait();
     }
 
-    // The last layer's feed-forward and the head for the first tokens of all pairs.
+    // The last layer's feed-forward where one token is pooled, and the readout of all pairs.
     void finish(int pairs) {
         [[maybe_unused]] typename Main::Scope scope;
         const int hidden = model.hidden, labels = model.labels;
@@ -220,19 +373,13 @@ class Encoder {
         const Rows<Side> all_context{reinterpret_cast<Value*>(call.context), attention_width(), nullptr, nullptr, 0};
         for_blocks(pairs, [&](int first, int count) {
             Rows<Float32> rows = all_rows.from(first);
-            feed_forward(model.layers[model.layer_count - 1], rows, all_context.from(first), count);
-            if (model.dense.panels) {
-                linear<Float32>(rows, count, model.dense, {0, hidden}, {0, hidden}, [&](int row, int column, Vec v) {
-                    store(sums.at(row) + column, activated<true>(model.head_activation, v));
-                });
-                rows = sums;
+            if (pools_one()) {
+                feed_forward(model.layers[model.layer_count - 1], rows, all_context.from(first), count);
+                rows = normalised(model.final_norm, rows, count);
             }
-            linear<Float32>(rows, count, model.classifier, {0, labels}, {0, hidden}, [&](int row, int column, Vec v) {
-                float some[LANES];
-                store(some, v);
-                float* out = call.logits + static_cast<size_t>(first + row) * labels;
-                for (int i = 0; i < LANES && column + i < labels; i++) out[column + i] = some[i];
-            });
+            rows = read_out(rows, count);
+            for (int row = 0; row < count; row++)
+                memcpy(call.logits + static_cast<size_t>(first + row) * labels, rows.at(row), sizeof(float) * labels);
         });
     }
 };
@@ -251,7 +398,10 @@ constexpr Routine routine(const char* name, Precision precision) {
             },
             [](const Model& model, const Call& call, int pairs, Team team, Memory memory) {
                 Made(model, call, team, memory).finish(pairs);
-            }};
+            },
+            Apart<Main>::memory,
+            [](const Product& own) { return Apart<Main>(own, nullptr).items(); },
+            [](const Product& own, int item, char* memory) { Apart<Main>(own, memory).run(item); }};
 }
 
 }  // namespace

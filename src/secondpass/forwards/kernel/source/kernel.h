@@ -11,10 +11,11 @@ namespace secondpass {
 
 enum Precision : int32_t { FLOAT32, BFLOAT16, INT8 };
 enum Activation : int32_t { GELU, GELU_TANH, RELU, SILU, TANH, NONE };
+enum Pooling : int32_t { FIRST, MEAN, MAX, LAST };
 
 // y = x @ weight.T + bias. Panels: [columns / panel][groups][panel] dwords, a dword being one float32, two bfloat16 or
-// four int8 neighbours along the depth; three such panels of digits, in turn for every 16 groups, where a routine has
-// digits. Integers only: `scale` and `sums` (scale * sum of the integers) [segments of the depth][columns], and
+// four int8 neighbours along the depth. Where a routine has digits, panels are of half as many columns, and there are three
+// of them, in turn for every 16 groups. Integers only: `scale` and `sums` (scale * sum of the integers) [segments of the depth][columns], and
 // `smoothing` [depth], by which rows are multiplied and weights were divided.
 struct Matrix {
     const void* panels;
@@ -26,7 +27,7 @@ struct Matrix {
     int32_t groups;
 };
 
-// Layer normalisation of `count` values; weight and bias are zero where the width is padded.
+// Layer normalisation of `count` values; weight and bias are zero where the width is padded. A null weight: none.
 struct Norm {
     const float* weight;
     const float* bias;
@@ -34,22 +35,36 @@ struct Norm {
     int32_t count;
 };
 
+// Norms stand behind attention and feed-forward, or in front of them (`norm_first`). Where queries and keys are turned,
+// both halves of a head lie in turn, a register of each; where a feed-forward is gated, so do inner values and gates.
 struct Layer {
     Matrix qkv, out, up, down;  // out in bfloat16 or float32 where a routine is int8
     Norm attention_norm, output_norm;
+    int32_t window;    // tokens that one sees to either side; negative: all
+    int32_t rotation;  // which of the call's; negative: none
+};
+
+// A part of the readout: each of these that is there, in this order. `width` is that of what comes out, padded.
+struct Step {
+    Matrix linear;  // null panels: none
+    Norm norm;
+    int32_t width;
+    int32_t activation;
+    int32_t normalise;  // to a length of 1
 };
 
 struct Model {
     const float* words;      // [vocabulary, embedding]
-    const float* positions;  // [positions, embedding], from the first position on
+    const float* positions;  // [positions, embedding], from the first position on, or null
     const float* types;      // [types, embedding] or null
     Norm embedding_norm;
     Matrix projection;  // embedding to hidden; null panels: none
     const Layer* layers;
-    Matrix dense;  // of the head; null panels: none
-    Matrix classifier;
-    int32_t layer_count, embedding, hidden, heads, head_size, inner, labels;
-    int32_t activation, head_activation;
+    Norm final_norm;
+    const Step* steps;
+    int32_t layer_count, step_count, embedding, hidden, heads, head_size, inner, labels;
+    int32_t widest;  // of the steps
+    int32_t activation, norm_first, gated, pooling;
     int32_t segment;  // values of depth that share a scale, a multiple of 64
     float score_scale;
 };
@@ -63,10 +78,21 @@ struct Call {
     int32_t pairs, chunk_count, threads;
     int32_t together;  // threads share each chunk instead of taking one each
     int32_t capacity;  // tokens of the largest chunk
+    // for each kind of layer [positions, 2, head_size / 2]: cosines and sines of a position's angles
+    const float* const* rotations;
     char* memory;      // threads * secondpass_memory(), aligned to 64
-    float* rows;       // [pairs + 32, hidden]: first tokens before the last layer's feed-forward
+    float* rows;       // [pairs + 32, hidden]: what is pooled; one token's before the last layer's feed-forward
     char* context;     // [pairs + 32, heads * head_size] elements: their attention there
     float* logits;     // [pairs, labels]
+};
+
+// One product by itself: out [count, matrix.columns] = rows [count, width] @ matrix; the width is a multiple of 64.
+struct Product {
+    const Matrix* matrix;
+    const float* rows;
+    float* out;
+    char* memory;  // threads * secondpass_product_memory(), aligned to 64
+    int32_t count, width, segment, threads;
 };
 
 // The threads that work on one chunk together, seen by one of them.
@@ -96,6 +122,9 @@ struct Routine {
     Sizes (*sizes)(const Model&, const Call&);
     void (*chunk)(const Model&, const Call&, int first_sequence, int last_sequence, Team, Memory);
     void (*finish)(const Model&, const Call&, int pairs, Team, Memory);
+    size_t (*product_memory)(const Product&);
+    int (*product_items)(const Product&);
+    void (*product)(const Product&, int item, char* memory);
 };
 
 extern const Routine avx2_float32, avx_vnni_int8, avx512_float32, avx512_vnni_int8, avx512_bf16_bfloat16,

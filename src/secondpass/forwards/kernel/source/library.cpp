@@ -92,32 +92,42 @@ const Choice CHOICES[] = {
 };
 constexpr int CHOICE_COUNT = sizeof(CHOICES) / sizeof(*CHOICES);
 
+// Calls work(rank, threads) on so many threads, or as many as start; how many is known only when they have: they wait for
+// the number.
+template <class Work>
+void together(int wanted, const Work& work) {
+    std::atomic<int> size{0};
+    const auto wait = [&](int rank) {
+        while (size.load() == 0) std::this_thread::yield();
+        work(rank, size.load());
+    };
+    std::thread* threads = new (std::nothrow) std::thread[wanted];
+    int started = 1;
+    for (; threads && started < wanted; started++) {
+        try {
+            threads[started] = std::thread(wait, started);
+        } catch (const std::system_error&) {
+            break;
+        }
+    }
+    size.store(started);
+    wait(0);
+    for (int rank = 1; rank < started; rank++) threads[rank].join();
+    delete[] threads;
+}
+
 class Run {
    public:
     Run(const Routine& routine, const Model& model, const Call& call)
         : routine_(routine), model_(model), call_(call), sizes_(routine.sizes(model, call)) {}
 
-    // How many threads start is known only when they have; they wait for the number.
     void all() {
-        std::thread* threads = new (std::nothrow) std::thread[call_.threads];
-        int started = 1;
-        for (; threads && started < call_.threads; started++) {
-            try {
-                threads[started] = std::thread(&Run::work, this, started);
-            } catch (const std::system_error&) {
-                break;
-            }
-        }
-        size_.store(started);
-        work(0);
-        for (int rank = 1; rank < started; rank++) threads[rank].join();
-        delete[] threads;
+        together(call_.threads, [this](int rank, int size) { work(rank, size); });
     }
 
    private:
-    void work(int rank) {
-        while (size_.load() == 0) std::this_thread::yield();
-        const Team team{rank, size_.load(), &barrier_};
+    void work(int rank, int size) {
+        const Team team{rank, size, &barrier_};
         const Memory mine = memory(rank);
         if (call_.together) {
             const Memory ours{memory(0).shared, mine.own};
@@ -141,7 +151,7 @@ class Run {
     const Call& call_;
     const Sizes sizes_;
     Barrier barrier_;
-    std::atomic<int> size_{0}, next_{0};
+    std::atomic<int> next_{0};
 };
 
 }  // namespace
@@ -173,5 +183,20 @@ size_t secondpass_memory(int index, const Model* model, const Call* call) {
 
 void secondpass_run(int index, const Model* model, const Call* call) {
     Run(*CHOICES[index].routine, *model, *call).all();
+}
+
+// Bytes that one thread needs for a product.
+size_t secondpass_product_memory(int index, const Product* product) {
+    return CHOICES[index].routine->product_memory(*product);
+}
+
+void secondpass_multiply(int index, const Product* product) {
+    const Routine& routine = *CHOICES[index].routine;
+    const int items = routine.product_items(*product);
+    const size_t memory = routine.product_memory(*product);
+    std::atomic<int> next{0};
+    together(product->threads < items ? product->threads : items, [&](int rank, int) {
+        for (int item; (item = next.fetch_add(1)) < items;) routine.product(*product, item, product->memory + rank * memory);
+    });
 }
 }

@@ -66,11 +66,6 @@ struct Rows {
     Rows from(int row) const { return {at(row), width, scale + row * segments, low + row * segments, segments}; }
 };
 
-struct Span {
-    int begin, end;
-    int size() const { return end - begin; }
-};
-
 // One segment of a row of bytes.
 template <class Source>
 void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename Source::Element* x,
@@ -91,7 +86,7 @@ void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename 
         store_bytes(out + i, fma(Source::get(x + i) * load(smoothing + i), inverse, shift));
 }
 
-// One segment of a row of digits.
+// One segment of a row of digits, in its tiles.
 template <class Source>
 void write_digits(char* out, float* scale_out, const typename Source::Element* x, const float* smoothing, int count);
 
@@ -111,13 +106,18 @@ void write_digits(char* out, float* scale_out, const typename Source::Element* x
     *scale_out = scale + sum(odd);
     const Vec inverse = all(65536.0f / scale);
     const __m512i middle = _mm512_set1_epi32(0x808080);
+    // bytes of a dword to places apart, the highest digit first: in each 128 bits, then for all of them
+    const __m512i apart = _mm512_broadcast_i32x4(_mm_setr_epi8(2, 6, 10, 14, 1, 5, 9, 13, 0, 4, 8, 12, 3, 7, 11, 15));
+    const __m512i together = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     for (int i = 0; i < count; i += LANES) {
         const __m512i whole = _mm512_cvtps_epi32(Source::get(x + i) * load(smoothing + i) * inverse);
         const __m512i digits = _mm512_xor_si512(_mm512_add_epi32(whole, middle), middle);
-        char* place = out + i / 64 * 192 + i % 64;
-        for (int digit = 0; digit < 3; digit++)
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(place + digit * 64),
-                             _mm512_cvtepi32_epi8(_mm512_srli_epi32(digits, 16 - 8 * digit)));
+        char* place = out + i / 64 * 3 * 1024 + i % 64;
+        const __m512i planes = _mm512_permutexvar_epi32(together, _mm512_shuffle_epi8(digits, apart));
+        __m128i* places = reinterpret_cast<__m128i*>(place);
+        _mm_storeu_si128(places, _mm512_castsi512_si128(planes));
+        _mm_storeu_si128(places + 64, _mm512_extracti32x4_epi32(planes, 1));
+        _mm_storeu_si128(places + 128, _mm512_extracti32x4_epi32(planes, 2));
     }
 }
 
@@ -137,8 +137,8 @@ void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int 
             if constexpr (Unit::PLANES == 1)
                 write_bytes<Source>(out + begin, rows.scale + place, rows.low + place, x + begin, smoothing + begin, size);
             else
-                write_digits<Source>(reinterpret_cast<char*>(out + begin), rows.scale + place, x + begin,
-                                     smoothing + begin, size);
+                write_digits<Source>(reinterpret_cast<char*>(rows.at(row / 16 * 16) + begin * 16) + row % 16 * 64,
+                                     rows.scale + place, x + begin, smoothing + begin, size);
         }
     }
 }
@@ -161,9 +161,21 @@ inline void normalise(const Norm& norm, const float* x, float* out, int width) {
     }
 }
 
+// x [width] to a length of 1 in place.
+inline void to_unit_length(float* x, int width) {
+    Vec squares = zero();
+    for (int i = 0; i < width; i += LANES) squares = fma(load(x + i), load(x + i), squares);
+    const float length = __builtin_sqrtf(sum(squares));
+    const Vec divisor = all(length < 1e-12f ? 1e-12f : length);
+    for (int i = 0; i < width; i += LANES) store(x + i, load(x + i) / divisor);
+}
+
+constexpr int MOST_ROWS = 384;  // that are multiplied at a time: their values stay in the second cache
+
 // y[row][column] = a[row] @ matrix over a part of its depth, `a` beginning there; the bias is added where the part is
-// the first one. `use(row, column, vector)` gets the values. A block is used while the next one is multiplied.
-template <class Unit, class Use>
+// the first one. `use(column)(row, vector)` gets the values, or where `Pairs` `use(column)(row, left, right)` those of
+// neighbouring registers. A block is used while the next one is multiplied.
+template <class Unit, bool Pairs, class Use>
 class Linear {
     using Sum = typename Unit::Sum;
     struct Block {
@@ -176,40 +188,97 @@ class Linear {
     const Span depth;
     const int segment;
     Use use;
-    alignas(64) Sum sums[2][SIZE * Unit::ORDERS];
-    alignas(64) float partial[SIZE];
+    alignas(64) Sum sums[Unit::TILED ? 1 : 2][SIZE * Unit::ORDERS];
+    // Of all rows, the sums over the depth so far, where it goes by segments.
+    alignas(64) float partial[Unit::SCALED ? MOST_ROWS * WIDTH : 1];
+    // Left ones, where a block is but one register wide: those of all rows come before the first right one.
+    static constexpr bool KEEPS = Pairs && WIDTH == LANES;
+    alignas(64) float left[KEEPS ? MOST_ROWS * LANES : 1];
 
-    void multiply_block(const Block& block, Sum* c) const {
-        const size_t element = sizeof(typename Unit::Element), panel_group = PANEL * 4 * Unit::PLANES;
-        const char* rows = reinterpret_cast<const char*>(a.at(block.row)) + (block.begin - depth.begin) * element;
-        const size_t group = static_cast<size_t>(block.column / PANEL) * matrix.groups + block.begin / Unit::GROUP;
-        const char* panel = static_cast<const char*>(matrix.panels) + group * panel_group + block.column % PANEL * 4;
-        multiply<Unit>(rows, a.width * element, panel, (block.end - block.begin) / Unit::GROUP, block.count, c, WIDTH);
+    // Multiplies a block into c, or while its products stay in tiles uses the one before it, which was there.
+    void multiply_block(const Block& block, const Block& before, Sum* c) {
+        constexpr int COLUMNS = Unit::COLUMNS;
+        const size_t element = sizeof(typename Unit::Element), panel_group = COLUMNS * 4 * Unit::PLANES;
+        // digits of a block's rows lie together
+        const int skipped = (block.begin - depth.begin) * (Unit::PLANES > 1 ? Unit::BLOCK : 1);
+        const char* rows = reinterpret_cast<const char*>(a.at(block.row)) + skipped * element;
+        const size_t group = static_cast<size_t>(block.column / COLUMNS) * matrix.groups + block.begin / Unit::GROUP;
+        const char* panel = static_cast<const char*>(matrix.panels) + group * panel_group + block.column % COLUMNS * 4;
+        const int groups = (block.end - block.begin) / Unit::GROUP;
+        if constexpr (Unit::TILED) {
+            const int steps = groups / 16, each = (before.count + steps - 1) / steps;
+            int used = 0;
+            products(Unit{}, rows, a.width * element, panel, groups, block.count, [&] {
+                const int until = smaller(before.count, used + each);
+                if (used < until) use_rows(before, c, used, until);
+                used = until;
+            });
+            if (used < before.count) use_rows(before, c, used, before.count);
+            keep<Unit>(c, WIDTH, block.count);
+        } else {
+            multiply<Unit>(rows, a.width * element, panel, groups, block.count, c, WIDTH);
+        }
     }
 
-    void use_block(const Block& block, const Sum* c) {
-        const bool first = block.begin == depth.begin, last = block.end == depth.end;
-        const int part = block.begin / segment, own_part = (block.begin - depth.begin) / segment;
+    // What one column of registers is multiplied with and added to.
+    struct Factors {
+        Vec bias, scale, low_sums;
+    };
+
+    Factors factors(int part, int column) const {
+        Factors made{depth.begin ? zero() : load(matrix.bias + column), zero(), zero()};
+        const size_t place = static_cast<size_t>(part) * matrix.columns + column;
+        if constexpr (Unit::SCALED) made.scale = load(matrix.scale + place);
+        if constexpr (Unit::SCALED && Unit::PLANES == 1) made.low_sums = load(matrix.sums + place);
+        return made;
+    }
+
+    // Values of a block's row, with those of the depth before it; no bias yet.
+    Vec value(const Block& block, const Sum* c, int row, int half, const Factors& by) const {
+        Vec x = Unit::value(c + row * WIDTH + half);
+        if constexpr (Unit::SCALED) {
+            const int place = (block.row + row) * a.segments + (block.begin - depth.begin) / segment;
+            x = x * (all(a.scale[place]) * by.scale);
+            if constexpr (Unit::PLANES == 1) x = fma(all(a.low[place]), by.low_sums, x);
+            if (block.begin != depth.begin) x = x + load(partial + (block.row + row) * WIDTH + half);
+        }
+        return x;
+    }
+
+    // Rows from `begin` to `end` of a block.
+    void use_rows(const Block& block, const Sum* c, int begin, int end) {
+        const int part = block.begin / segment;
+        const bool last = block.end == depth.end;
+        if constexpr (Pairs && !KEEPS) {
+            if (last) {
+                const Factors first = factors(part, block.column), second = factors(part, block.column + LANES);
+                auto used = use(block.column);
+                for (int row = begin; row < end; row++)
+                    used(block.row + row, value(block, c, row, 0, first) + first.bias,
+                         value(block, c, row, LANES, second) + second.bias);
+                return;
+            }
+        }
         for (int half = 0; half < WIDTH; half += LANES) {
             const int column = block.column + half;
-            [[maybe_unused]] Vec scale, low_sums;
-            if constexpr (Unit::SCALED) {
-                scale = load(matrix.scale + static_cast<size_t>(part) * matrix.columns + column);
-                if (Unit::PLANES == 1) low_sums = load(matrix.sums + static_cast<size_t>(part) * matrix.columns + column);
-            }
-            const Vec bias = depth.begin ? zero() : load(matrix.bias + column);
-            for (int row = 0; row < block.count; row++) {
-                Vec x = Unit::value(c + row * WIDTH + half);
-                if constexpr (Unit::SCALED) {
-                    const int place = (block.row + row) * a.segments + own_part;
-                    x = x * (all(a.scale[place]) * scale);
-                    if (Unit::PLANES == 1) x = fma(all(a.low[place]), low_sums, x);
-                    if (!first) x = x + load(partial + row * WIDTH + half);
+            const Factors by = factors(part, column);
+            if (!last) {
+                for (int row = begin; row < end; row++)
+                    store(partial + (block.row + row) * WIDTH + half, value(block, c, row, half, by));
+            } else if constexpr (!Pairs) {
+                auto used = use(column);
+                for (int row = begin; row < end; row++)
+                    used(block.row + row, value(block, c, row, half, by) + by.bias);
+            } else if constexpr (KEEPS) {
+                float* kept = left + block.row * LANES;
+                if (column % PANEL == 0) {
+                    for (int row = begin; row < end; row++)
+                        store(kept + row * LANES, value(block, c, row, half, by) + by.bias);
+                } else {
+                    auto used = use(column - LANES);
+                    for (int row = begin; row < end; row++)
+                        used(block.row + row, load(kept + row * LANES), value(block, c, row, half, by) + by.bias);
                 }
-                if (last)
-                    use(block.row + row, column, x + bias);
-                else
-                    store(partial + row * WIDTH + half, x);
             }
         }
     }
@@ -223,14 +292,17 @@ class Linear {
         Block waiting{};
         int turn = 0;
         for (int column = columns.begin; column < columns.end; column += WIDTH)
-            for (int row = 0; row < rows; row += Unit::BLOCK)
-                for (int begin = depth.begin; begin < depth.end; begin += step, turn ^= 1) {
+            for (int begin = depth.begin; begin < depth.end; begin += step)
+                for (int row = 0; row < rows; row += Unit::BLOCK) {
                     const Block block{column, row, smaller(Unit::BLOCK, rows - row), begin, smaller(depth.end, begin + step)};
-                    multiply_block(block, sums[turn]);
-                    if (waiting.count) use_block(waiting, sums[turn ^ 1]);
+                    multiply_block(block, waiting, sums[turn]);
+                    if constexpr (!Unit::TILED) {
+                        use_rows(waiting, sums[turn ^ 1], 0, waiting.count);
+                        turn ^= 1;
+                    }
                     waiting = block;
                 }
-        if (waiting.count) use_block(waiting, sums[turn ^ 1]);
+        use_rows(waiting, sums[Unit::TILED ? turn : turn ^ 1], 0, waiting.count);
     }
 };
 

@@ -12,11 +12,16 @@ namespace {
 
 constexpr int PANEL = 2 * LANES;  // columns of a panel: two registers
 
+struct Span {
+    int begin, end;
+    int size() const { return end - begin; }
+};
+
 struct Float32 {
     using Element = float;
     using Sum = float;
-    static constexpr bool EXACT = true, SCALED = false;
-    static constexpr int GROUP = 1, BLOCK = 24, WIDTH = PANEL, PLANES = 1, ORDERS = 1;
+    static constexpr bool EXACT = true, SCALED = false, TILED = false, LONG = false;
+    static constexpr int GROUP = 1, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
         float x;
@@ -33,8 +38,8 @@ struct Float32 {
 struct BFloat16 {
     using Element = uint16_t;
     using Sum = float;
-    static constexpr bool EXACT = false, SCALED = false;
-    static constexpr int GROUP = 2, BLOCK = 24, WIDTH = PANEL, PLANES = 1, ORDERS = 1;
+    static constexpr bool EXACT = false, SCALED = false, TILED = false, LONG = false;
+    static constexpr int GROUP = 2, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
         int32_t pair;
@@ -63,8 +68,8 @@ struct BFloat16 {
 struct Int8 {
     using Element = uint8_t;
     using Sum = int32_t;
-    static constexpr bool EXACT = false, SCALED = true;
-    static constexpr int GROUP = 4, BLOCK = 24, WIDTH = PANEL, PLANES = 1, ORDERS = 1;
+    static constexpr bool EXACT = false, SCALED = true, TILED = false, LONG = false;
+    static constexpr int GROUP = 4, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
         int32_t four;
@@ -117,6 +122,11 @@ void multiply(const char* a, size_t stride, const char* panel, int groups, int r
                                    width);
 }
 
+// multiply in two parts, for tiles: products(Unit{}, a, stride, panel, groups, rows, between) and writing them to c.
+// Where a unit is LONG, between() is called at each of its groups / 16 steps.
+template <class Unit>
+void keep(typename Unit::Sum* c, int width, int rows);
+
 #if defined(__AMX_TILE__)
 
 // Eight tiles of 16 rows of 64 bytes; the process has asked for them before any of this runs.
@@ -134,19 +144,19 @@ struct Tiles {
 
 struct TiledBFloat16 : BFloat16 {
     static constexpr int BLOCK = 32;
+    static constexpr bool TILED = true;
     using Scope = Tiles;
 };
 struct TiledInt8 : Int8 {
     static constexpr int BLOCK = 32;
+    static constexpr bool TILED = true;
     using Scope = Tiles;
 };
 
 // Whole tiles: reads and writes 16 or 32 rows, so both buffers have that many. Groups come by 16.
 #define SECONDPASS_TILED(UNIT, DOT)                                                                                \
-    template <>                                                                                                    \
-    void multiply<UNIT>(const char* a, size_t stride, const char* panel, int groups, int rows, UNIT::Sum* c,       \
-                        int width) {                                                                               \
-        const size_t bytes = width * 4;                                                                            \
+    template <class Between>                                                                                       \
+    void products(UNIT, const char* a, size_t stride, const char* panel, int groups, int rows, Between) {          \
         _tile_zero(0);                                                                                             \
         _tile_zero(1);                                                                                             \
         if (rows <= 16) {                                                                                          \
@@ -170,11 +180,22 @@ struct TiledInt8 : Int8 {
                 DOT(2, 5, 6);                                                                                      \
                 DOT(3, 5, 7);                                                                                      \
             }                                                                                                      \
-            _tile_stored(2, c + 16 * width, bytes);                                                                \
-            _tile_stored(3, c + 16 * width + 16, bytes);                                                           \
         }                                                                                                          \
+    }                                                                                                              \
+    template <>                                                                                                    \
+    void keep<UNIT>(UNIT::Sum* c, int width, int rows) {                                                           \
+        const size_t bytes = width * 4;                                                                            \
         _tile_stored(0, c, bytes);                                                                                 \
         _tile_stored(1, c + 16, bytes);                                                                            \
+        if (rows <= 16) return;                                                                                    \
+        _tile_stored(2, c + 16 * width, bytes);                                                                    \
+        _tile_stored(3, c + 16 * width + 16, bytes);                                                               \
+    }                                                                                                              \
+    template <>                                                                                                    \
+    void multiply<UNIT>(const char* a, size_t stride, const char* panel, int groups, int rows, UNIT::Sum* c,       \
+                        int width) {                                                                               \
+        products(UNIT{}, a, stride, panel, groups, rows, [] {});                                                   \
+        keep<UNIT>(c, width, rows);                                                                                \
     }
 SECONDPASS_TILED(TiledBFloat16, _tile_dpbf16ps)
 SECONDPASS_TILED(TiledInt8, _tile_dpbusd)
@@ -182,52 +203,63 @@ SECONDPASS_TILED(TiledInt8, _tile_dpbusd)
 
 // float32 as whole numbers of 24 bits, cut into three signed digits of 8: value = d0 + d1 / 2^8 + d2 / 2^16, times a
 // scale of the row or column (the scheme of Ozaki et al., 2012). Products of digits are exact, and so are their sums; of
-// the nine products only d2 * d2 is left out. Digits lie one after another for every 64 values of depth, in rows and in
-// panels; sums of one order (the digits' places added up) share a tile.
+// the nine products only d2 * d2 is left out. Rows and columns lie by 16, for every 64 values of depth a tile of each
+// digit: apart, half of the first cache would be out of reach. Sums of one order (the digits' places added up) share a tile, but for
+// one product of order 2: its three, one after another, would take longer than all eight.
 struct TiledDigits {
     struct Element {
         int8_t digits[3];
     };
     using Sum = int32_t;
-    static constexpr bool EXACT = true, SCALED = true;
-    static constexpr int GROUP = 4, BLOCK = 16, WIDTH = 16, PLANES = 3, ORDERS = 4;
+    static constexpr bool EXACT = true, SCALED = true, TILED = true, LONG = true;
+    static constexpr int GROUP = 4, BLOCK = 16, WIDTH = 16, COLUMNS = 16, PLANES = 3, ORDERS = 5;
     using Scope = Tiles;
     static Vec value(const int32_t* c) {
         constexpr int ORDER = BLOCK * WIDTH;
         const Vec down = all(1.0f / 256.0f);
-        return fma(fma(fma(load(c + 3 * ORDER), down, load(c + 2 * ORDER)), down, load(c + ORDER)), down, load(c));
+        const Ints second = _mm512_add_epi32(_mm512_loadu_si512(c + 2 * ORDER), _mm512_loadu_si512(c + 4 * ORDER));
+        return fma(fma(fma(load(c + 3 * ORDER), down, _mm512_cvtepi32_ps(second)), down, load(c + ORDER)), down, load(c));
     }
 };
 
-template <>
-void multiply<TiledDigits>(const char* a, size_t stride, const char* panel, int groups, int, int32_t* c, int width) {
-    constexpr int ORDER = TiledDigits::BLOCK * TiledDigits::WIDTH;
-    constexpr size_t PLANE = 16 * PANEL * 4;
-    const size_t bytes = width * 4;
+template <class Between>
+void products(TiledDigits, const char* a, size_t, const char* panel, int groups, int, Between between) {
+    constexpr size_t TILE = 16 * 64;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int group = 0; group < groups; group += 16, a += 3 * 64, panel += 3 * PLANE) {
-        _tile_loadd(4, a, stride);
-        _tile_loadd(7, panel, PANEL * 4);
-        _tile_dpbssd(0, 4, 7);
-        _tile_loadd(5, a + 64, stride);
-        _tile_dpbssd(1, 5, 7);
-        _tile_loadd(6, a + 128, stride);
+    _tile_zero(4);
+    for (int group = 0; group < groups; group += 16, a += 3 * TILE, panel += 3 * TILE) {
+        _tile_loadd(7, panel, 64);
+        _tile_loadd(5, a, 64);
+        _tile_dpbssd(0, 5, 7);
+        _tile_loadd(6, a + TILE, 64);
+        _tile_dpbssd(1, 6, 7);
+        _tile_loadd(7, panel + TILE, 64);
         _tile_dpbssd(2, 6, 7);
-        _tile_loadd(7, panel + PLANE, PANEL * 4);
+        _tile_dpbssd(1, 5, 7);
+        _tile_loadd(7, panel + 2 * TILE, 64);
+        _tile_dpbssd(4, 5, 7);
         _tile_dpbssd(3, 6, 7);
-        _tile_dpbssd(1, 4, 7);
-        _tile_dpbssd(2, 5, 7);
-        _tile_loadd(7, panel + 2 * PLANE, PANEL * 4);
-        _tile_dpbssd(3, 5, 7);
-        _tile_dpbssd(2, 4, 7);
+        _tile_loadd(6, a + 2 * TILE, 64);
+        _tile_loadd(7, panel, 64);
+        _tile_dpbssd(2, 6, 7);
+        _tile_loadd(7, panel + TILE, 64);
+        _tile_dpbssd(3, 6, 7);
+        between();
     }
+}
+
+template <>
+void keep<TiledDigits>(int32_t* c, int width, int) {
+    constexpr int ORDER = TiledDigits::BLOCK * TiledDigits::WIDTH;
+    const size_t bytes = width * 4;
     _tile_stored(0, c, bytes);
     _tile_stored(1, c + ORDER, bytes);
     _tile_stored(2, c + 2 * ORDER, bytes);
     _tile_stored(3, c + 3 * ORDER, bytes);
+    _tile_stored(4, c + 4 * ORDER, bytes);
 }
 
 #endif

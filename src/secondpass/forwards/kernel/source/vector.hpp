@@ -32,6 +32,9 @@ inline Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec magnitude(Vec x) { return _mm512_abs_ps(x); }
 inline Vec near_inverse(Vec x) { return _mm512_rcp14_ps(x); }
+inline Vec zero_below(Vec x, float least, Vec y) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, all(least), _CMP_NLT_UQ), y);
+}
 inline Vec rounded(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec times_power_of_two(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
 inline float sum(Vec x) { return _mm512_reduce_add_ps(x); }
@@ -58,6 +61,7 @@ inline Vec maximum(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline Vec minimum(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec magnitude(Vec x) { return _mm256_andnot_ps(all(-0.0f), x); }
 inline Vec near_inverse(Vec x) { return _mm256_rcp_ps(x); }
+inline Vec zero_below(Vec x, float least, Vec y) { return _mm256_and_ps(_mm256_cmp_ps(x, all(least), _CMP_NLT_UQ), y); }
 inline Vec rounded(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec times_power_of_two(Vec x, Vec n) {  // n whole, -126..127
     return x * _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
@@ -79,6 +83,8 @@ inline void store_bytes(uint8_t* p, Vec x) {
 #endif
 
 inline Vec zero() { return all(0.0f); }
+// Not a number where either is.
+inline Vec larger_or_nan(Vec a, Vec b) { return fma(a + b, zero(), maximum(a, b)); }
 
 // 1 / x for x from 1 to 1e30, to the last bit but one.
 inline Vec inverse(Vec x) {
@@ -106,6 +112,13 @@ inline Vec exp2(Vec x) {
         p = fma(p, f, all(0.9999280571937561f));
     }
     return times_power_of_two(p, n);
+}
+
+// The same, but 0 below -100. Products with anything smaller may be no normal numbers, and where a sum begins with such
+// ones each of them costs a hundred cycles.
+template <bool Exact>
+inline Vec exp2_or_zero(Vec x) {
+    return zero_below(x, -100.0f, exp2<Exact>(x));
 }
 
 constexpr float LOG2_E = 1.44269504088896341f;
