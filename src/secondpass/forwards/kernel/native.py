@@ -118,11 +118,10 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     try:
         loaded = ctypes.CDLL(str(library))
         loaded.secondpass_routine.restype = ctypes.c_char_p
+        loaded.secondpass_memory.restype = loaded.secondpass_product_memory.restype = ctypes.c_size_t
+        loaded.secondpass_run.restype = loaded.secondpass_multiply.restype = None
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
-    loaded.secondpass_memory.restype = ctypes.c_size_t
-    loaded.secondpass_product_memory.restype = ctypes.c_size_t
-    loaded.secondpass_run.restype = loaded.secondpass_multiply.restype = None
     found: list[Routine] = []
     precision, panel, side_bytes, digits, runs_here = (ctypes.c_int() for _ in range(5))
     answers = tuple(ctypes.byref(value) for value in (precision, panel, side_bytes, digits, runs_here))
