@@ -173,7 +173,7 @@ class PackedEncoder:
         packed = moved(pack(inputs, self._embeddings.first_position), self.device)
         attention = attention_for(packed, self.device, self.dtype, self._size, self._buckets)
         x = embedded(self._embeddings, packed, rows_behind(packed, attention, self.dtype)).to(self.dtype)
-        alone, turns = self._readout.pooling == "first", Turns(packed)
+        alone, turns = self._readout.pooling == "first", Rotations(packed)
         for layer in self._layers[:-1] if alone else self._layers:
             qkv = linear(layer.qkv, self._given(layer, x))
             turns.turn(layer, qkv[:, : 2 * x.shape[1]], self._size)
@@ -182,7 +182,7 @@ class PackedEncoder:
         logits = read_out(self._readout, x if alone else pooled(self._readout.pooling, x, packed))
         return torch.empty_like(logits).index_copy_(0, packed.order, logits)
 
-    def _last(self, attention: Attention, x: torch.Tensor, packed: Packed, turns: Turns) -> torch.Tensor:
+    def _last(self, attention: Attention, x: torch.Tensor, packed: Packed, turns: Rotations) -> torch.Tensor:
         layer, hidden = self._layers[-1], x.shape[1]
         given = self._given(layer, x)
         query, kv = (
@@ -215,7 +215,7 @@ class PackedEncoder:
         return self._activation(inner).mul_(gate)
 
 
-class Turns:
+class Rotations:
     """Queries and keys turned by their positions; layers of the same frequencies share a batch's angles."""
 
     def __init__(self, packed: Packed) -> None:
