@@ -25,14 +25,7 @@ from secondpass.models import saving
 from secondpass.models.loading import LoadRequest, load, pick_device
 from secondpass.models.templates import published_activation
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
-from secondpass.reranker import (
-    SCORING,
-    Newer,
-    Reranker,
-    accepts_overloads,
-    accepts_renamed,
-    warn_once,
-)
+from secondpass.reranker import SCORING, Newer, Reranker, accepts_overloads, accepts_renamed, warn_once
 from secondpass.text import checked_query, columns_of
 from secondpass.tokens import CallRecord
 

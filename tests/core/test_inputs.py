@@ -300,7 +300,7 @@ def test_long_texts_are_cut_and_the_template_is_whole(name: str, policy: CutPoli
     (both,) = ours.pairs([document], [document], 250, policy, CHAT)
     tail = len(ours.pairs(["a"], [""], 250, policy, PromptTemplate("", "", "", CHAT.document_suffix))[0])
     tail -= len(ours.pairs(["a"], [""], 250, policy)[0])
-    head = len(ours._framed(CHAT)[0].before)
+    head = len(ours.framed(CHAT)[0].before)
     assert tail > 3
     for tokens in (long, both):
         assert tokens.ids[-tail:].tolist() == short.ids[-tail:].tolist()
@@ -323,7 +323,7 @@ def test_only_the_users_tokens_count_for_the_wish() -> None:
 def test_a_template_that_fills_the_window_is_refused() -> None:
     """Before anything is read, whatever the texts are; the message counts its tokens."""
     ours = PairTokenizer(fast_of("bert"))
-    own = sum(frame.tokens for frame in ours._framed(CHAT))
+    own = sum(frame.tokens for frame in ours.framed(CHAT))
     with pytest.raises(
         InvalidInput, match=f"max_length={own + 4} leaves no room .* {own} tokens of the prompt template"
     ):
@@ -355,7 +355,7 @@ def test_any_text_fits_between(name: str, text: str, length: int) -> None:
     ours = _OURS.setdefault(name, PairTokenizer(fast_of(name)))
     template = PromptTemplate(f"{START}the ", f" a{END}", "b", f"c{END}d")
     (made,) = ours.pairs([text * 3], [text * 5], length, "longest_first", template)
-    behind = ours._framed(template)[1].behind
+    behind = ours.framed(template)[1].behind
     assert len(made) <= length
     assert made.ids[-len(behind) - 1 : -1].tolist() == behind.tolist()
 

@@ -23,7 +23,7 @@ from tests.tiny_models import LENGTH, SIZES, make_tokenizer
 QUERY = "how do i reset"
 DOCUMENTS = ["cat", "my password in the account page", "dog sat on the mat" * 6, "london", "the big house" * 4, "dog"]
 GPT2: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": LENGTH, "eos_token_id": 2}
-QWEN2 = SIZES | {"num_key_value_heads": 2}
+STARCODER2 = SIZES | {"num_key_value_heads": 2}
 FUNNEL = {"d_model": 32, "block_sizes": [2, 2, 2], "n_head": 2, "d_head": 16, "d_inner": 64}
 SPARSE = SIZES | {"block_size": 4, "num_random_blocks": 1, "attention_type": "block_sparse"}
 LEFT = {"padding_side": "left"}
@@ -65,8 +65,8 @@ def _logits(encoder: CrossEncoder, documents: Sequence[str], records: list[CallR
         ("gpt2", GPT2, 1, "roberta", LEFT, "equal"),
         ("gpt2", GPT2, None, "roberta", END, "single"),
         ("gpt2", GPT2, 2, "roberta", END, "any"),
-        ("qwen2", QWEN2, 3, "roberta", {}, "equal"),
-        ("qwen2", QWEN2, None, "roberta", {}, "any"),
+        ("starcoder2", STARCODER2, 3, "roberta", {}, "equal"),
+        ("starcoder2", STARCODER2, None, "roberta", {}, "any"),
     ],
 )
 def test_scores_are_those_of_each_pair_alone(

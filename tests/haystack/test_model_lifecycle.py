@@ -18,7 +18,9 @@ from haystack_integrations.common.secondpass.model_lifecycle import SharedModel
 from haystack_integrations.common.secondpass.parameters import ALLOWED, engine_arguments
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 
-from secondpass.errors import InvalidInput
+from secondpass import CrossEncoder
+from secondpass.errors import InvalidInput, SecondPassError
+from tests.tiny_models import make_decoder
 
 
 class Weights:
@@ -174,11 +176,13 @@ EXAMPLES: dict[str, Any] = {
     "use_fast": True,
     "use_safetensors": True,
 }
+# for folders of other kinds, below
+OTHERS = {"variant", "template", "true_token", "false_token"}
 
 
 @pytest.mark.parametrize(
     ("parameter", "key"),
-    [(parameter, key) for parameter, keys in ALLOWED.items() for key in keys if key != "variant"],
+    [(parameter, key) for parameter, keys in ALLOWED.items() for key in keys if key not in OTHERS],
 )
 def test_an_allowed_free_argument_loads(
     make_ranker: Callable[..., SecondPassRanker], documents: list[Document], parameter: str, key: str
@@ -189,6 +193,21 @@ def test_an_allowed_free_argument_loads(
     pipeline.add_component("ranker", ranker)
     loaded = Pipeline.loads(pipeline.dumps()).get_component("ranker")
     assert loaded.run(query="apple", documents=documents)["reranked"] is True
+
+
+def test_a_plain_language_model_is_told_its_template(tmp_path: Path, documents: list[Document]) -> None:
+    """`template`, `true_token` and `false_token` make a reranker of it, through YAML too; without it is refused."""
+    folder = make_decoder(tmp_path / "qwen3", "qwen3", chat=None, length=512)
+    told: dict[str, Any] = {"template": "qwen3-reranker", "true_token": "yes", "false_token": "no"}
+    pipeline = Pipeline()
+    pipeline.add_component("ranker", SecondPassRanker(model=folder, device="cpu", model_kwargs=told))
+    loaded = Pipeline.loads(pipeline.dumps()).get_component("ranker")
+    ranked = loaded.run(query="apple", documents=documents)["documents"]
+    encoder = CrossEncoder(str(folder), device="cpu", **told)
+    expected = encoder.rank("apple", [document.content for document in documents])
+    assert [document.score for document in ranked] == pytest.approx([hit["score"] for hit in expected], abs=1e-6)
+    with pytest.raises(SecondPassError, match="template"):
+        SecondPassRanker(model=folder, device="cpu").warm_up()
 
 
 def test_a_variant_names_other_weights(tiny_folder: str, tmp_path: Path, documents: list[Document]) -> None:

@@ -124,9 +124,9 @@ class SecondPassRanker(ModelLifecycle):
         :param trust_remote_code: Must be `False`: a pipeline file cannot switch on code from a model's repository. In
             Python, `secondpass.CrossEncoder(..., trust_remote_code=True)` can.
         :param model_kwargs: Arguments for loading the weights. Allowed: attn_implementation, cache_dir, device_map,
-            dtype, local_files_only, revision, torch_dtype, use_safetensors (only `True`), variant, and template,
-            true_token and false_token, which `secondpass.CrossEncoder` explains. A revision, cache directory or
-            local_files_only stated in one of the three dictionaries holds for all files of the model.
+            dtype, false_token, local_files_only, revision, template, torch_dtype, true_token, use_safetensors (only
+            `True`), variant. `secondpass.CrossEncoder` explains template, true_token and false_token. A revision, cache
+            directory or local_files_only stated in one of the three dictionaries holds for all files of the model.
         :param tokenizer_kwargs: Arguments for loading the tokenizer. Allowed: add_prefix_space, cache_dir,
             do_lower_case, local_files_only, model_max_length, pad_token, padding_side, revision, strip_accents,
             tokenize_chinese_chars, truncation_side, use_fast (only `True`).
