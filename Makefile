@@ -16,13 +16,14 @@ demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
 
 # Python compiles what the tests import when it is first imported, and keeps it: compiling all of torch at
-# installation takes a minute more.
+# installation takes a minute more. The types are checked beside the tests, which wait for servers now and then.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass))
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass)) & types=$$!; \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS); tests=$$?; \
+	wait $$types || { echo "mypy: its errors stand before the tests"; exit 1; }; exit $$tests
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
