@@ -9,12 +9,26 @@ takes a minute, and the sanitizer must be loaded before Python.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from secondpass.forwards.contract import Logits
+from secondpass.forwards.description import Encoder, Linear, Pooling, Readout, ReadoutStep
+from secondpass.forwards.kernel import KernelEncoder, native
+from secondpass.forwards.packed import PackedEncoder
+from secondpass.tokens import Tokens
+from tests.forwards.kernel.encoders import FAMILIES, expected, made, tokens
 
 # Optimised as usual, checks of every access make the larger files take more than ten minutes.
 CHECKS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
@@ -38,43 +52,70 @@ def runtime(name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def drawn(random: np.random.Generator, family: str, seed: int) -> tuple[Encoder, list[Tokens], torch.Tensor]:
+    """A random model, inputs for it and their logits."""
+    torch.manual_seed(seed)
+    heads = int(random.integers(1, 7))
+    shape: dict[str, Any] = {
+        # a head of 8 to 128, the inner width as it comes
+        "hidden_size": heads * 8 * int(random.integers(1, 9)),
+        "num_attention_heads": heads,
+        "intermediate_size": int(random.integers(1, 900)),
+        "num_hidden_layers": int(random.integers(1, 4)),
+        "hidden_act": str(random.choice(["gelu", "gelu_new", "relu", "silu"])),
+    }
+    if family == "modernbert":
+        shape |= {"classifier_pooling": str(random.choice(["cls", "mean"]))}
+        shape |= {"local_attention": 2 * int(random.integers(1, 60))}
+        shape["hidden_activation"] = shape.pop("hidden_act")
+    model, encoder = made(family, int(random.choice([1, 3, 70])), **shape)
+    lengths = random.integers(1, 120, int(random.integers(1, 40)))
+    inputs = tokens(*map(int, lengths), types=2 if family in {"bert", "electra"} else 1, seed=seed)
+    if random.random() < 0.5:
+        return encoder, inputs, expected(model, inputs)
+    wide = int(random.integers(1, 300))
+    scale, labels = 1 / encoder.hidden**0.5, int(random.choice([1, 40]))
+    steps = (
+        ReadoutStep(Linear(torch.randn(wide, encoder.hidden) * scale, None), "silu", unit=bool(random.random() < 0.5)),
+        ReadoutStep(Linear(torch.randn(labels, wide) / wide**0.5, torch.randn(labels))),
+        ReadoutStep(None, "tanh"),
+    )
+    pooling = get_args(Pooling)[int(random.integers(4))]
+    encoder = dataclasses.replace(encoder, readout=Readout(pooling, steps))
+    return encoder, inputs, torch.from_numpy(PackedEncoder(encoder)(inputs))
+
+
+def part_is_same(forward: KernelEncoder, inputs: list[Tokens], whole: Logits, part: slice) -> bool:
+    """Whether some of the inputs have the logits, bit for bit, that they have among all."""
+    return np.array_equal(forward(inputs[part]), whole[part])
+
+
 def compute(library: Path, models: int, seed: int, asked: str | None) -> None:
-    """Random models through every routine, in a process that the sanitizers watch."""
-    import numpy as np
-    import torch
+    """Random models through every routine, in a process that the sanitizers watch.
 
-    from secondpass.forwards.kernel import KernelEncoder, native
-    from tests.forwards.kernel.encoders import FAMILIES, expected, made, tokens
-
+    Batches fall and rise, so that memory of earlier calls is used again; several Python threads call at once.
+    """
     routines = native.routines(library)
     if isinstance(routines, str):
         raise SystemExit(routines)
     random = np.random.default_rng(seed)
     for number in range(models):
-        family, heads = asked or str(random.choice(FAMILIES)), int(random.integers(1, 7))
-        shape = {
-            # a head of 8 to 128, the inner width as it comes
-            "hidden_size": heads * 8 * int(random.integers(1, 9)),
-            "num_attention_heads": heads,
-            "intermediate_size": int(random.integers(1, 900)),
-            "num_hidden_layers": int(random.integers(1, 4)),
-            "hidden_act": str(random.choice(["gelu", "gelu_new", "relu", "silu"])),
-        }
-        if family == "modernbert":
-            pooling, width = random.choice(["cls", "mean"]), int(random.integers(1, 60))
-            shape |= {"classifier_pooling": str(pooling), "local_attention": 2 * width}
-            shape["hidden_activation"] = shape.pop("hidden_act")
-        model, encoder = made(family, int(random.integers(1, 4)), **shape)
-        lengths = random.integers(1, 120, int(random.integers(1, 40)))
-        inputs = tokens(*map(int, lengths), types=2 if family in {"bert", "electra"} else 1, seed=number)
-        wanted = expected(model, inputs)
+        family = asked or str(random.choice(FAMILIES))
+        encoder, inputs, wanted = drawn(random, family, number)
         near = 1e-4 * max(1.0, float(wanted.abs().max()))
+        few = int(random.integers(1, 4))
+        parts = [slice(0, few), slice(None), slice(len(inputs) // 2, None), slice(0, 1), slice(None)]
         for routine in routines:
-            for threads in (1, int(random.integers(2, 5))):
-                torch.set_num_threads(threads)
-                logits = torch.from_numpy(KernelEncoder(encoder, routine)(inputs))
-                if routine.precision == "fp32" and not torch.allclose(logits, wanted, rtol=0, atol=near):
-                    raise SystemExit(f"{routine.instructions}: other logits for model {number}: {family} {shape}")
+            forward = KernelEncoder(encoder, routine)
+            torch.set_num_threads(1)
+            whole = forward(inputs)
+            if routine.precision == "fp32" and not torch.allclose(torch.from_numpy(whole), wanted, rtol=0, atol=near):
+                raise SystemExit(f"{routine.instructions}: other logits for model {number}: {family}")
+            torch.set_num_threads(int(random.integers(2, 5)))
+            same = partial(part_is_same, forward, inputs, whole)
+            with ThreadPoolExecutor(3) as callers:
+                if not all([*map(same, parts), *callers.map(same, parts)]):
+                    raise SystemExit(f"{routine.instructions}: other bits for model {number}: {family}")
     sys.stdout.write(f"{models} models, {len(routines)} routines, seed {seed}: no fault\n")
 
 

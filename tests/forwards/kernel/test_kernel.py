@@ -17,7 +17,7 @@ import torch
 from secondpass.errors import InvalidInput
 from secondpass.forwards.description import Encoder, Linear, Norm, Pooling, Readout, ReadoutStep
 from secondpass.forwards.families import describe
-from secondpass.forwards.kernel import KernelEncoder, KernelLinear, chunk_ends, kernel_forward, native
+from secondpass.forwards.kernel import KernelEncoder, chunk_ends, kernel_forward, native
 from secondpass.forwards.kernel.native import Routine
 from secondpass.forwards.packed import PackedEncoder
 from secondpass.tokens import Tokens
@@ -297,23 +297,6 @@ def test_inputs_beyond_the_tables_are_refused(ids: list[int], types: list[int], 
     wrong = Tokens(np.array(ids, np.int32), np.array(types, np.int32))
     with pytest.raises(InvalidInput):
         kernel(encoder, routine)([*tokens(4), wrong])
-
-
-@pytest.mark.parametrize(("out", "width", "biased"), [(40, 100, True), (1000, 448, False)])
-def test_a_linear_layer_by_itself_is_torchs(out: int, width: int, biased: bool, routine: Routine) -> None:
-    """To the rounding of its precision; a row has the same bits alone, among many, and on any number of threads."""
-    torch.manual_seed(0)
-    rows = torch.randn(900, width) * torch.linspace(0.01, 100, 900)[:, None]
-    linear = Linear(torch.randn(out, width), torch.randn(out) if biased else None)
-    product = KernelLinear(linear, routine)
-    wanted = torch.nn.functional.linear(rows, linear.weight, linear.bias)
-    found = product(rows)
-    near = {"fp32": 1e-6, "bf16": 0.01, "int8": 0.02}[routine.precision]
-    assert bool(((found - wanted).norm(dim=1) < near * wanted.norm(dim=1)).all())
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        assert torch.equal(torch.cat([product(part) for part in rows.split([1, 17, 400, 482])]), found)
-    assert product(rows[:0]).shape == (0, out)
 
 
 def test_no_inputs_give_no_logits(routine: Routine) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+import hatch_build
 from secondpass.forwards.kernel import native
 
 
@@ -22,6 +24,27 @@ def test_a_broken_library_is_said(tmp_path: Path, content: bytes) -> None:
     found = native.routines(broken)
     assert isinstance(found, str)
     assert "broken.so" in found
+
+
+def test_a_library_of_another_version_is_said(tmp_path: Path) -> None:
+    """Its structures have other sizes, or it is so old that it cannot say: it would read what it was not given."""
+    if isinstance(native.routines(), str):
+        pytest.skip("no compiler")
+    source = """
+        #include <stddef.h>
+        const char* secondpass_routine(int index) { return 0; }
+        size_t secondpass_memory(void) { return 0; }
+        void secondpass_run(void) {}
+        FITS
+    """
+    for name, fits, said in (
+        ("sizes", "int secondpass_fits(size_t model) { return model == 8; }", "another version"),
+        ("old", "", "secondpass_fits"),
+    ):
+        made = tmp_path / f"{name}.so"
+        command = [hatch_build.compiler(), "-x", "c", "-shared", "-fPIC", "-o", str(made), "-"]
+        subprocess.run(command, input=source.replace("FITS", fits), text=True, check=True)
+        assert said in str(native.routines(made))
 
 
 def test_instructions_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

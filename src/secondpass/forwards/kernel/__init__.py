@@ -7,7 +7,7 @@ in the batch and however many threads compute.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import byref, pointer
+from ctypes import byref
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +15,10 @@ import torch
 
 from secondpass.errors import InvalidInput
 from secondpass.forwards.contract import Logits
-from secondpass.forwards.description import Encoder, Linear, mapped
+from secondpass.forwards.description import Encoder, mapped
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.native import Precision, Routine
-from secondpass.forwards.kernel.weights import (
-    SEGMENT,
-    WIDTH_STEP,
-    Matrices,
-    PackedWeights,
-    own_positions,
-    unsupported,
-    up_to,
-    widened,
-)
+from secondpass.forwards.kernel.weights import PackedWeights, own_positions, unsupported
 from secondpass.tokens import Tokens
 
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
@@ -149,44 +140,6 @@ class KernelEncoder:
         except IndexError:
             return aligned(size)
         return memory if len(memory) >= size else aligned(size)
-
-
-class KernelLinear:
-    """One linear layer at one precision, for models whose other parts are computed elsewhere.
-
-    A row's result is the same bits whatever other rows there are and however many threads compute.
-
-    Args:
-        linear: on the CPU; it is copied.
-        routine: of `native.find`.
-    """
-
-    def __init__(self, linear: Linear, routine: Routine) -> None:
-        self._routine, self._matrices = routine, Matrices(routine)
-        self._out, depth = linear.weight.shape
-        self._depth, columns = up_to(depth, WIDTH_STEP), up_to(self._out, routine.panel)
-        bias = torch.zeros(columns) if linear.bias is None else widened(linear.bias, columns)
-        self._matrix = self._matrices.packed(widened(linear.weight, columns, self._depth), bias, self._matrices.kind)
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Float32 [rows, in] -> float32 [rows, out]."""
-        given = widened(rows, len(rows), self._depth)
-        out = torch.empty(len(rows), self._matrix.columns)
-        product = native.ProductStruct(
-            matrix=pointer(self._matrix),
-            rows=given.data_ptr(),
-            out=out.data_ptr(),
-            count=len(rows),
-            width=self._depth,
-            segment=SEGMENT,
-            threads=torch.get_num_threads(),
-        )
-        library, arguments = self._routine.library, (self._routine.index, byref(product))
-        memory = aligned(product.threads * library.secondpass_product_memory(*arguments))
-        product.memory = memory.ctypes.data
-        if len(rows):
-            library.secondpass_multiply(*arguments)
-        return out[:, : self._out]
 
 
 def kernel_forward(encoder: Encoder, precision: Precision) -> KernelEncoder | str:

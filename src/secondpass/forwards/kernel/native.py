@@ -83,16 +83,6 @@ class CallStruct(ctypes.Structure):
     )
 
 
-class ProductStruct(ctypes.Structure):
-    """`Product` of source/kernel.h."""
-
-    _fields_ = (
-        ("matrix", ctypes.POINTER(MatrixStruct)),
-        *_fields(ctypes.c_void_p, "rows out memory"),
-        *_fields(ctypes.c_int32, "count width segment threads"),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Routine:
     """One precision on one instruction set.
@@ -118,8 +108,11 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     try:
         loaded = ctypes.CDLL(str(library))
         loaded.secondpass_routine.restype = ctypes.c_char_p
-        loaded.secondpass_memory.restype = loaded.secondpass_product_memory.restype = ctypes.c_size_t
-        loaded.secondpass_run.restype = loaded.secondpass_multiply.restype = None
+        loaded.secondpass_memory.restype = ctypes.c_size_t
+        loaded.secondpass_run.restype = None
+        structures = (ModelStruct, LayerStruct, StepStruct, CallStruct)
+        if not loaded.secondpass_fits(*(ctypes.c_size_t(ctypes.sizeof(kind)) for kind in structures)):
+            return "the compiled kernel is of another version: install again"
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
     found: list[Routine] = []

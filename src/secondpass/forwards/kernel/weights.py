@@ -103,63 +103,6 @@ def digits_of(whole: torch.Tensor) -> torch.Tensor:
     return torch.stack([(bits >> shift).to(torch.int8) for shift in (16, 8, 0)])
 
 
-class Matrices:
-    """Weights in the order of a routine.
-
-    Attributes:
-        kind: what the routine multiplies them as.
-        kept: what the pointers of structures point to.
-    """
-
-    def __init__(self, routine: Routine) -> None:
-        self._routine = routine
-        self.kind: Kind = "digits" if routine.digits else routine.precision
-        # half a panel: a register
-        self.lanes = routine.panel // 2
-        self.kept: list[object] = []
-
-    def pointer(self, tensor: torch.Tensor) -> int:
-        """Where a tensor is, for as long as these matrices are kept."""
-        self.kept.append(tensor)
-        return tensor.data_ptr()
-
-    def packed(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
-        """Float32 weight [columns, depth] and bias [columns], of whole panels and whole steps of depth."""
-        if kind in ("int8", "digits"):
-            return self._integers(weight, bias, kind)
-        made = panels(weight.to(torch.bfloat16) if kind == "bf16" else weight, self._routine.panel, GROUP[kind])
-        columns, depth = weight.shape
-        return native.MatrixStruct(
-            panels=self.pointer(made), bias=self.pointer(bias), columns=columns, groups=depth // GROUP[kind]
-        )
-
-    def _integers(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
-        columns, depth = weight.shape
-        smooth = smoothing(weight) if kind == "digits" else torch.ones(depth)
-        parts = segments(weight / smooth)
-        steps = steps_of(parts, LARGEST[kind])
-        whole = (parts / steps).nan_to_num(0.0, 0.0, 0.0).round()
-        sums = (whole.sum(dim=2) * steps[:, :, 0]).T.contiguous()
-        whole = whole.view(columns, -1)[:, :depth].to(torch.int32)
-        if kind == "digits":
-            # [3, columns / size, 16s of groups, 16, size, 4] -> the digits of 16 groups one after another
-            size = self.lanes
-            apart = [panels(digit, size, 4).view(columns // size, depth // 64, -1) for digit in digits_of(whole)]
-            made = torch.stack(apart, dim=2)
-            steps = steps * 65536.0
-        else:
-            made = panels(whole.to(torch.int8), self._routine.panel, 4)
-        return native.MatrixStruct(
-            panels=self.pointer(made),
-            bias=self.pointer(bias),
-            scale=self.pointer(steps[:, :, 0].T.contiguous()),
-            sums=self.pointer(sums),
-            smoothing=self.pointer(smooth),
-            columns=columns,
-            groups=depth // 4,
-        )
-
-
 class PackedWeights:
     """An encoder's weights, copied into the order of a routine; float32 tables of words are shared.
 
@@ -170,13 +113,16 @@ class PackedWeights:
     def __init__(self, encoder: Encoder, routine: Routine) -> None:
         self._encoder = encoder
         self._routine = routine
-        self._matrices = Matrices(routine)
+        self._kept: list[object] = []
         self._hidden = up_to(encoder.hidden, WIDTH_STEP)
         self._inner = up_to(encoder.layers[0].down.weight.shape[1], WIDTH_STEP)
         self._embedding = up_to(encoder.embeddings.words.shape[1], WIDTH_STEP)
         self._size = encoder.hidden // encoder.heads
         self._head_size = up_to(self._size, HEAD_STEP)
+        # half a panel: a register
+        self._lanes = routine.panel // 2
         # attention is float32 where nothing shorter is at hand
+        self._kind: Kind = "digits" if routine.digits else routine.precision
         side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
         self._out_kind: Kind = "digits" if routine.digits else side
         found = {turned.tobytes(): turned for layer in encoder.layers if (turned := layer.frequencies) is not None}
@@ -195,7 +141,7 @@ class PackedWeights:
         encoder, embeddings, readout = self._encoder, self._encoder.embeddings, self._encoder.readout
         layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
         steps = (native.StepStruct * len(readout.steps))(*self._steps(readout))
-        self._matrices.kept += [layers, steps]
+        self._kept += [layers, steps]
         return native.ModelStruct(
             words=self._table(embeddings.words),
             positions=None if embeddings.positions is None else self._table(own_positions(embeddings)),
@@ -222,31 +168,31 @@ class PackedWeights:
             score_scale=1.0 / math.sqrt(self._size),
         )
 
+    def _pointer(self, tensor: torch.Tensor) -> int:
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
     def _table(self, rows: torch.Tensor) -> int:
-        return self._matrices.pointer(widened(rows, len(rows), self._embedding))
+        return self._pointer(widened(rows, len(rows), self._embedding))
 
     def _norm(self, norm: described.Norm | None, width: int) -> native.NormStruct:
         if norm is None:
             return native.NormStruct()
         weight, bias = widened(norm.weight, width), _bias(norm, width)
-        return native.NormStruct(
-            self._matrices.pointer(weight), self._matrices.pointer(bias), norm.eps, len(norm.weight)
-        )
+        return native.NormStruct(self._pointer(weight), self._pointer(bias), norm.eps, len(norm.weight))
 
     def _layer(self, layer: described.Layer) -> native.LayerStruct:
         heads, size, head_size, hidden = self._encoder.heads, self._size, self._head_size, self._hidden
-        width, kind = heads * head_size, self._matrices.kind
+        width, kind = heads * head_size, self._kind
         turned = layer.frequencies
         qkv, qkv_bias = self._by_heads(layer.qkv, turned is not None)
         up, up_bias = self._inner_rows(layer.up)
         out = widened(layer.attention_out.weight.view(-1, heads, size), hidden, heads, head_size).view(hidden, width)
         out_width = up_to(width, WIDTH_STEP) if self._routine.digits else width
         return native.LayerStruct(
-            qkv=self._matrices.packed(qkv, qkv_bias, kind),
-            out=self._matrices.packed(
-                widened(out, hidden, out_width), _bias(layer.attention_out, hidden), self._out_kind
-            ),
-            up=self._matrices.packed(up, up_bias, kind),
+            qkv=self._matrix(qkv, qkv_bias, kind),
+            out=self._matrix(widened(out, hidden, out_width), _bias(layer.attention_out, hidden), self._out_kind),
+            up=self._matrix(up, up_bias, kind),
             down=self._linear(layer.down, hidden, self._inner, kind),
             attention_norm=self._norm(layer.attention_norm, hidden),
             output_norm=self._norm(layer.output_norm, hidden),
@@ -266,7 +212,7 @@ class PackedWeights:
                 asked = widened(rows[: 2 * heads * size].view(2 * heads, size, -1), 2 * heads, wide, depth)
             else:
                 halves = rows[: 2 * heads * size].view(2 * heads, 2, size // 2, -1)
-                asked = alternating(widened(halves, 2 * heads, 2, wide // 2, depth), self._matrices.lanes)
+                asked = alternating(widened(halves, 2 * heads, 2, wide // 2, depth), self._lanes)
             return torch.cat([asked.reshape(-1, depth), values])
 
         bias = placed(_bias(qkv, 3 * heads * size)[:, None], 1)[:, 0]
@@ -278,7 +224,7 @@ class PackedWeights:
 
         def placed(rows: torch.Tensor, depth: int) -> torch.Tensor:
             wide = widened(rows.view(parts, -1, rows.shape[1]), parts, self._inner, depth)
-            return wide[0] if parts == 1 else alternating(wide, self._matrices.lanes)
+            return wide[0] if parts == 1 else alternating(wide, self._lanes)
 
         bias = placed(_bias(up, len(up.weight))[:, None], 1)[:, 0]
         return placed(up.weight, self._hidden), bias.contiguous()
@@ -299,7 +245,42 @@ class PackedWeights:
         return native.MatrixStruct() if linear is None else self._linear(linear, columns, depth, "fp32")
 
     def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.MatrixStruct:
-        return self._matrices.packed(widened(linear.weight, columns, depth), _bias(linear, columns), kind)
+        return self._matrix(widened(linear.weight, columns, depth), _bias(linear, columns), kind)
+
+    def _matrix(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
+        if kind in ("int8", "digits"):
+            return self._integers(weight, bias, kind)
+        made = panels(weight.to(torch.bfloat16) if kind == "bf16" else weight, self._routine.panel, GROUP[kind])
+        columns, depth = weight.shape
+        return native.MatrixStruct(
+            panels=self._pointer(made), bias=self._pointer(bias), columns=columns, groups=depth // GROUP[kind]
+        )
+
+    def _integers(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
+        columns, depth = weight.shape
+        smooth = smoothing(weight) if kind == "digits" else torch.ones(depth)
+        parts = segments(weight / smooth)
+        steps = steps_of(parts, LARGEST[kind])
+        whole = (parts / steps).nan_to_num(0.0, 0.0, 0.0).round()
+        sums = (whole.sum(dim=2) * steps[:, :, 0]).T.contiguous()
+        whole = whole.view(columns, -1)[:, :depth].to(torch.int32)
+        if kind == "digits":
+            # [3, columns / size, 16s of groups, 16, size, 4] -> the digits of 16 groups one after another
+            size = self._lanes
+            apart = [panels(digit, size, 4).view(columns // size, depth // 64, -1) for digit in digits_of(whole)]
+            made = torch.stack(apart, dim=2)
+            steps = steps * 65536.0
+        else:
+            made = panels(whole.to(torch.int8), self._routine.panel, 4)
+        return native.MatrixStruct(
+            panels=self._pointer(made),
+            bias=self._pointer(bias),
+            scale=self._pointer(steps[:, :, 0].T.contiguous()),
+            sums=self._pointer(sums),
+            smoothing=self._pointer(smooth),
+            columns=columns,
+            groups=depth // 4,
+        )
 
 
 def _bias(part: described.Linear | described.Norm, size: int) -> torch.Tensor:

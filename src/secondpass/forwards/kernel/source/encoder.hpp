@@ -6,6 +6,10 @@
 
 #include "attention.hpp"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace {
 
 // Hands out aligned pieces of one block of memory; with a null block it only counts.
@@ -16,6 +20,14 @@ struct Pieces {
     T* take(size_t count) {
         T* piece = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(memory) + used);
         used += (count * sizeof(T) + 63) / 64 * 64;
+#if defined(__SANITIZE_ADDRESS__)
+        // what lies between pieces may not be touched; the memory may be that of an earlier call
+        used += 64;
+        if (memory) {
+            ASAN_UNPOISON_MEMORY_REGION(piece, count * sizeof(T));
+            ASAN_POISON_MEMORY_REGION(piece + count, memory + used - reinterpret_cast<char*>(piece + count));
+        }
+#endif
         return piece;
     }
     template <class Unit>
@@ -24,78 +36,6 @@ struct Pieces {
         typename Unit::Element* values = take<typename Unit::Element>(static_cast<size_t>(all_rows + 32) * width);
         float* scale = take<float>(Unit::SCALED ? all_rows * segments : 0);
         return {values, width, scale, take<float>(Unit::SCALED ? all_rows * segments : 0), segments};
-    }
-};
-
-// The first `rows` of `from` as `Unit` multiplies them with a part of the matrix's depth: themselves or in `room`.
-template <class Unit, class Room, class Source>
-Rows<Unit> ready(Rows<Source> from, int rows, const Matrix& matrix, Span depth, const Rows<Room>& room, int segment) {
-    if constexpr (!Unit::SCALED && sizeof(typename Unit::Element) == sizeof(typename Source::Element)) {
-        return {from.values, from.width, nullptr, nullptr, 0};
-    } else {
-        const int width = rounded_up(depth.size(), 64);
-        const int segments = rounded_up(width, segment) / segment;
-        const Rows<Unit> to{room.values, width, room.scale, room.low, segments};
-        const float* smoothing = Unit::SCALED ? matrix.smoothing + depth.begin : nullptr;
-        if (Unit::SCALED && width > from.width) {
-            const size_t values = static_cast<size_t>(rounded_up(rows, 16)) * width;
-            memset(static_cast<void*>(to.values), 0, values * sizeof(typename Unit::Element));
-        }
-        for (int row = 0; row < rows; row++)
-            write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), smoothing, segment);
-        return to;
-    }
-}
-
-// To be called with a column: stores values, or adds them to what is there.
-inline auto stored(Rows<Float32> to) {
-    return [=](int column) { return [=](int row, Vec v) { store(to.at(row) + column, v); }; };
-}
-inline auto added(Rows<Float32> to, Rows<Float32> from) {
-    return [=](int column) {
-        return [=](int row, Vec v) { store(to.at(row) + column, v + load(from.at(row) + column)); };
-    };
-}
-
-// A product in items of so many rows, and where these are few of a part of the columns.
-template <class Unit>
-class Apart {
-    const Product& own;
-    const int blocks, parts, step;
-    Rows<Unit> operand;
-
-    void lay_out(Pieces& pieces) { operand = pieces.rows<Unit>(MOST_ROWS, own.width, own.segment); }
-
-   public:
-    Apart(const Product& own, char* memory)
-        : own(own),
-          blocks((own.count + MOST_ROWS - 1) / MOST_ROWS),
-          parts(blocks >= 4 * own.threads ? 1 : own.threads),
-          step(rounded_up((own.matrix->columns + parts - 1) / parts, PANEL)) {
-        Pieces pieces{memory};
-        lay_out(pieces);
-    }
-
-    static size_t memory(const Product& own) {
-        Apart counted(own, nullptr);
-        Pieces pieces{nullptr};
-        counted.lay_out(pieces);
-        return pieces.used;
-    }
-
-    int items() const { return blocks * parts; }
-
-    void run(int item) {
-        [[maybe_unused]] typename Unit::Scope scope;
-        const int first = item / parts * MOST_ROWS, count = smaller(MOST_ROWS, own.count - first);
-        const Span columns{item % parts * step, smaller((item % parts + 1) * step, own.matrix->columns)};
-        if (columns.size() <= 0) return;
-        const Rows<Float32> all{const_cast<float*>(own.rows), own.width, nullptr, nullptr, 0};
-        const Rows<Float32> out{own.out, own.matrix->columns, nullptr, nullptr, 0};
-        const auto use = stored(out.from(first));
-        const Span depth{0, own.width};
-        const Rows<Unit> rows = ready<Unit>(all.from(first), count, *own.matrix, depth, operand, own.segment);
-        Linear<Unit, false, decltype(use)>(rows, *own.matrix, depth, own.segment, use).run(count, columns);
     }
 };
 
@@ -138,14 +78,39 @@ class Encoder {
         head.band = own.take<float>(2 * (keys + BAND_EDGE) + 1);
     }
 
+    // The first `rows` of `from` as `Unit` multiplies them with a part of the matrix's depth: themselves or in `room`.
     template <class Unit, class Source>
     Rows<Unit> ready(Rows<Source> from, int rows, const Matrix& matrix, Span depth, const Rows<Main>& room) {
-        return ::ready<Unit>(from, rows, matrix, depth, room, model.segment);
+        if constexpr (!Unit::SCALED && sizeof(typename Unit::Element) == sizeof(typename Source::Element)) {
+            return {from.values, from.width, nullptr, nullptr, 0};
+        } else {
+            const int width = rounded_up(depth.size(), 64);
+            const int segments = rounded_up(width, model.segment) / model.segment;
+            const Rows<Unit> to{room.values, width, room.scale, room.low, segments};
+            const float* smoothing = Unit::SCALED ? matrix.smoothing + depth.begin : nullptr;
+            if (Unit::SCALED && width > from.width) {
+                const size_t values = static_cast<size_t>(rounded_up(rows, 16)) * width;
+                memset(static_cast<void*>(to.values), 0, values * sizeof(typename Unit::Element));
+            }
+            for (int row = 0; row < rows; row++)
+                write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), smoothing, model.segment);
+            return to;
+        }
     }
 
     template <bool Pairs = false, class Unit, class Use>
     void linear(Rows<Unit> a, int rows, const Matrix& matrix, Span columns, Span depth, Use use) {
         Linear<Unit, Pairs, Use>(a, matrix, depth, model.segment, use).run(rows, columns);
+    }
+
+    // To be called with a column: stores values, or adds them to what is there.
+    static auto stored(Rows<Float32> to) {
+        return [=](int column) { return [=](int row, Vec v) { store(to.at(row) + column, v); }; };
+    }
+    static auto added(Rows<Float32> to, Rows<Float32> from) {
+        return [=](int column) {
+            return [=](int row, Vec v) { store(to.at(row) + column, v + load(from.at(row) + column)); };
+        };
     }
 
     // Rows in `sums`, or as they are where there is no norm.
@@ -398,10 +363,7 @@ constexpr Routine routine(const char* name, Precision precision) {
             },
             [](const Model& model, const Call& call, int pairs, Team team, Memory memory) {
                 Made(model, call, team, memory).finish(pairs);
-            },
-            Apart<Main>::memory,
-            [](const Product& own) { return Apart<Main>(own, nullptr).items(); },
-            [](const Product& own, int item, char* memory) { Apart<Main>(own, memory).run(item); }};
+            }};
 }
 
 }  // namespace

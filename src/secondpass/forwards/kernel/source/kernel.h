@@ -86,15 +86,6 @@ struct Call {
     float* logits;     // [pairs, labels]
 };
 
-// One product by itself: out [count, matrix.columns] = rows [count, width] @ matrix; the width is a multiple of 64.
-struct Product {
-    const Matrix* matrix;
-    const float* rows;
-    float* out;
-    char* memory;  // threads * secondpass_product_memory(), aligned to 64
-    int32_t count, width, segment, threads;
-};
-
 // The threads that work on one chunk together, seen by one of them.
 class Barrier;
 struct Team {
@@ -122,9 +113,6 @@ struct Routine {
     Sizes (*sizes)(const Model&, const Call&);
     void (*chunk)(const Model&, const Call&, int first_sequence, int last_sequence, Team, Memory);
     void (*finish)(const Model&, const Call&, int pairs, Team, Memory);
-    size_t (*product_memory)(const Product&);
-    int (*product_items)(const Product&);
-    void (*product)(const Product&, int item, char* memory);
 };
 
 extern const Routine avx2_float32, avx_vnni_int8, avx512_float32, avx512_vnni_int8, avx512_bf16_bfloat16,

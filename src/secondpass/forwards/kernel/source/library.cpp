@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <exception>
 #include <new>
-#include <system_error>
 #include <thread>
 
 #include "kernel.h"
@@ -106,7 +106,7 @@ void together(int wanted, const Work& work) {
     for (; threads && started < wanted; started++) {
         try {
             threads[started] = std::thread(wait, started);
-        } catch (const std::system_error&) {
+        } catch (const std::exception&) {
             break;
         }
     }
@@ -175,6 +175,11 @@ const char* secondpass_routine(int index, int* precision, int* panel, int* side_
     return routine.name;
 }
 
+// Whether the caller's structures are as large as these: else it was made for another version.
+int secondpass_fits(size_t model, size_t layer, size_t step, size_t call) {
+    return model == sizeof(Model) && layer == sizeof(Layer) && step == sizeof(Step) && call == sizeof(Call);
+}
+
 // Bytes that one thread of the call needs.
 size_t secondpass_memory(int index, const Model* model, const Call* call) {
     const Sizes sizes = CHOICES[index].routine->sizes(*model, *call);
@@ -183,20 +188,5 @@ size_t secondpass_memory(int index, const Model* model, const Call* call) {
 
 void secondpass_run(int index, const Model* model, const Call* call) {
     Run(*CHOICES[index].routine, *model, *call).all();
-}
-
-// Bytes that one thread needs for a product.
-size_t secondpass_product_memory(int index, const Product* product) {
-    return CHOICES[index].routine->product_memory(*product);
-}
-
-void secondpass_multiply(int index, const Product* product) {
-    const Routine& routine = *CHOICES[index].routine;
-    const int items = routine.product_items(*product);
-    const size_t memory = routine.product_memory(*product);
-    std::atomic<int> next{0};
-    together(product->threads < items ? product->threads : items, [&](int rank, int) {
-        for (int item; (item = next.fetch_add(1)) < items;) routine.product(*product, item, product->memory + rank * memory);
-    });
 }
 }
