@@ -310,7 +310,7 @@ async def posted(models: dict[str, CrossEncoder], path: str, body: dict[str, Any
         return await client.post(path, json=body)
 
 
-async def test_an_instruction_is_one_through_every_door(told: str) -> None:
+async def test_an_instruction_is_one_through_every_door(told: str, tmp_path: Path) -> None:
     """In a call or as the model's own, in Python, the queue, the service, Haystack and on the command line."""
     texts = ["the cat sat", "a dog", "water the tree " * 90, "the cat?"]
     encoder, own = CrossEncoder(told, device="cpu"), CrossEncoder(told, device="cpu", instruction=TOLD)
@@ -352,6 +352,9 @@ async def test_an_instruction_is_one_through_every_door(told: str) -> None:
     made["command line"] = [row["score"] for row in rows]
     for name, scores in made.items():
         assert scores == pytest.approx(wanted.tolist(), abs=1e-5), name
+    own.save(str(tmp_path))
+    without = CrossEncoder(str(tmp_path), device="cpu", instruction="")
+    assert without.predict([(QUERY, text) for text in texts]) == pytest.approx(plain, abs=1e-5)
     batch = own.collate([[QUERY, text] for text in texts])
     tokens = encoder.tokens([QUERY] * 4, [text.strip() for text in texts], instruction=TOLD)
     assert [

@@ -127,10 +127,10 @@ class Reranker:
         self.tokenizer = loaded.tokenizer
         self.prompts = dict(loaded.prompts)
         self.default_prompt_name: str | None = loaded.default_prompt
-        if instruction is not None and self._wish(instruction=instruction)[1]:
-            # as sentence-transformers stores it, so that it comes back with the saved model
-            self.prompts[OWN_INSTRUCTION] = str(instruction)
-            self.default_prompt_name = OWN_INSTRUCTION
+        if instruction is not None:
+            # as sentence-transformers stores it, so that it comes back with the saved model; "" leaves a stored one out
+            self.default_prompt_name = OWN_INSTRUCTION if self._wish(instruction=instruction)[1] else None
+            self.prompts |= {OWN_INSTRUCTION: str(instruction)} if instruction else {}
         self._transformer_settings = loaded.transformer_settings
         self.default_activation_function = default_activation_function
         self.max_length = max_length

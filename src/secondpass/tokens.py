@@ -205,6 +205,11 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Special tokens in texts are text in a copy too: `tokenizers` leaves that switch behind."""
+        self.__dict__.update(state, _behind_special=None)
+        self._tokenizer.encode_special_tokens = True
+
     def encodings(self, texts: Sequence[Text]) -> Iterator[Encoding]:
         """One for each text, without offsets; encoded in parallel a bounded chunk at a time."""
         for start in range(0, len(texts), ENCODE_CHUNK):

@@ -171,6 +171,16 @@ def test_row_37_a_copy_scores_alike_and_is_independent(
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, pickled])
+def test_row_37_a_copy_reads_special_tokens_in_texts_as_text(
+    own_tiny: CrossEncoder, way: Callable[[CrossEncoder], CrossEncoder]
+) -> None:
+    """What looks like a special token has the same ids in a copy."""
+    for document in ("cat [SEP] mat", "[MASK][CLS]", "a [UNK] b"):
+        (own,), (copied,) = (encoder.tokens([QUERY], [document]) for encoder in (own_tiny, way(own_tiny)))
+        assert own.ids.tolist() == copied.ids.tolist()
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, pickled])
 def test_row_37_a_copy_made_in_a_call_does_not_wait_for_it(
     own_tiny: CrossEncoder, way: Callable[[CrossEncoder], CrossEncoder]
 ) -> None:

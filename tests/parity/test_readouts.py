@@ -90,6 +90,10 @@ CHAINS: dict[str, tuple[str, Callable[[], list[nn.Module]]]] = {
             _classifier(32),
         ],
     ),
+    "halved": (
+        "bert",
+        lambda: [*_pooling("cls"), Dense(32, 24, True, nn.GLU()), modules.LayerNorm(12), _classifier(12)],
+    ),
     "labels": ("bert", lambda: [*_pooling("cls"), Dense(32, 32, True, nn.SiLU()), _classifier(32, 3)]),
 }
 

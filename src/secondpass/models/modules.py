@@ -306,8 +306,18 @@ def _dense(part: Part, widths: Widths, trust_remote_code: bool) -> tuple[nn.Modu
         raise part.wrong("activation_function", "no activation of torch.nn (trust_remote_code=True imports others)")
     own = activation if isinstance(activation, nn.Module) else _Called(activation)
     residual = part.flag("use_residual", False)
+    behind = _width_behind(own, sizes[1])
+    if behind < 1 or (behind != sizes[1] and (residual or writes == SCORES)):
+        raise part.wrong("activation_function", f"which makes {behind} of {sizes[1]}")
     made = Dense(sizes, part.flag("bias", True), own, reads, writes, residual)
-    return made, widths | {writes: (sizes[1], pooled)}
+    return made, widths | {writes: (behind, pooled)}
+
+
+def _width_behind(activation: nn.Module, width: int) -> int:
+    """What an activation makes of rows so wide: GLU halves them, and gives 0 here where it cannot."""
+    if type(activation) is not nn.GLU:
+        return width
+    return 0 if width % 2 else width // 2
 
 
 class _Called(nn.Module):
