@@ -433,3 +433,16 @@ def test_a_chain_is_uploaded_and_downloaded_with_its_folders(
     add_to_cache(tmp_path / "cache", "me/chain", tmp_path / "sent", commit_id(1))
     again = CrossEncoder("me/chain", cache_dir=str(tmp_path / "cache"), local_files_only=True, device="cpu")
     assert again.predict(PAIRS).tolist() == model.predict(PAIRS).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_a_body_with_adapters_is_not_saved_in_part(chain_folder: Path, tmp_path: Path) -> None:
+    """Their own `save_pretrained` writes the adapters alone."""
+    model = CrossEncoder(str(chain_folder), device="cpu")
+    peft = pytest.importorskip("peft")
+    model.model.body = peft.get_peft_model(model.model.body, peft.LoraConfig(target_modules="all-linear"))
+    with pytest.raises(InvalidInput, match="merge_and_unload"):
+        model.save(str(tmp_path))
+    model.model.body = model.model.body.merge_and_unload()
+    model.save(str(tmp_path))
+    assert CrossEncoder(str(tmp_path), device="cpu").predict(PAIRS) == pytest.approx(model.predict(PAIRS), abs=1e-5)

@@ -165,6 +165,8 @@ def save(
         check_storage(model, choice(storage, ("int8",), "storage"))
         if options:
             raise InvalidInput(f"storage={storage!r} takes no {sorted(options)[0]}: it is one file")
+    if hasattr(getattr(model, "body", model), "peft_config"):
+        raise InvalidInput("the model has adapters of peft: merge them into it first (`merge_and_unload`)")
     folder = Path(path)
     logger.info("Save model to %s", path)
     try:
