@@ -303,7 +303,8 @@ class _Fitting:
 
     def _beside(self) -> str:
         own = sum(frame.tokens for frame in self.frames)
-        return "beside the special tokens" + (f" and the {own} tokens of the prompt template" if own else "")
+        template = f" and the {own} tokens of the prompt template, an instruction included" if own else ""
+        return f"beside the special tokens{template}"
 
 
 class PairTokenizer(TextTokenizer):
