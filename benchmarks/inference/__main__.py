@@ -103,12 +103,8 @@ def compare(
         )
         settings.log.parent.mkdir(parents=True, exist_ok=True)
         models = {name: measure(name, work, source(data), settings, say) for name in model or ["pocket"]}
-    after = machine.cores_given(threads)
     found = {
-        "machine": machine.facts(threads, device),
-        "cores_before": before,
-        "cores_after": after,
-        "warning": machine.warning(before, after, threads),
+        **machine.seen(before, threads, device),
         "models": models,
         "verdict": [line for name, figures in models.items() for line in verdict(name, figures, device)],
     }
@@ -137,12 +133,8 @@ def scaling(
         work = Path(folder)
         asked = sweeps.Settings(model, rounds, smaller, device, threads, work)
         points = sweeps.sweep(asked, source(data), say)
-    after = machine.cores_given(threads)
     found = {
-        "machine": machine.facts(threads, device),
-        "cores_before": before,
-        "cores_after": after,
-        "warning": machine.warning(before, after, threads),
+        **machine.seen(before, threads, device),
         "points": points,
     }
     write(found, sweeps.markdown(found), "scaling", output_dir)
@@ -171,11 +163,11 @@ def profile(
         asked = profiles.Settings(
             tuple(precision or ("fp32", "bf16", "int8")), rounds, documents, threads, Path(folder)
         )
-        rows = [row for name in model or RERANKERS for row in profiles.profiled(name, source(data), asked, say)]
+        text = source(data)
+        rows = [row for name in model or RERANKERS for row in profiles.profiled(name, text, asked, say)]
     found = {
-        "machine": machine.facts(threads, "cpu"),
         "limit": machine.multiply_add_limit(threads),
-        "warning": machine.warning(before, machine.cores_given(threads), threads),
+        **machine.seen(before, threads, "cpu"),
         "rows": rows,
     }
     write(found, profiles.markdown(found), "profile", output_dir)

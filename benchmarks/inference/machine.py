@@ -123,6 +123,17 @@ def facts(threads: int, device: str) -> dict[str, Any]:
     }
 
 
+def seen(before: dict[str, Any], threads: int, device: str) -> dict[str, Any]:
+    """The same behind a run, with what the cores gave `before` it and give now, and a warning where they did not."""
+    after = cores_given(threads)
+    return {
+        "machine": facts(threads, device),
+        "cores_before": before,
+        "cores_after": after,
+        "warning": warning(before, after, threads),
+    }
+
+
 def gflops(processes: int, command: Sequence[str] = (sys.executable, "-c", MULTIPLY)) -> float:
     """What so many processes of one thread reach together, multiplying float32 matrices for a second."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

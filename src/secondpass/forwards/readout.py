@@ -289,6 +289,11 @@ ROWS_ARE_ENOUGH = frozenset(
 )
 
 
+def reads_vocabulary(model: Any) -> bool:
+    """Whether a score is a logit of the vocabulary, whose model is a whole language model below its readout."""
+    return isinstance(model, ReadoutModel) and isinstance(model.readout, VocabularyRows)
+
+
 class ReadoutModel(nn.Module):
     """A body and its readout, which together are what a sequence classifier of transformers is; all else is the body's.
 

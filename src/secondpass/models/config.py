@@ -163,6 +163,8 @@ def without_code(value: Any) -> Any:
 OLDEST_KEY = "sbert_ce_default_activation_function"
 MIDDLE_KEY = "sentence_transformers"
 NEWEST_FILE = "config_sentence_transformers.json"
+# Beside it: the modules in order, and how the first of them is used.
+LISTED, TRANSFORMER_FILE = "modules.json", "sentence_bert_config.json"
 # What other readers of that file pass over.
 OWN_KEY = "secondpass"
 

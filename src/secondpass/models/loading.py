@@ -22,6 +22,7 @@ from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.readout import ModuleChain, ReadoutModel, VocabularyRows
 from secondpass.inputs import ModelTemplate, PromptTemplate
 from secondpass.models.config import (
+    TRANSFORMER_FILE,
     Task,
     architecture_in,
     load_config,
@@ -30,7 +31,6 @@ from secondpass.models.config import (
     read_prompts,
 )
 from secondpass.models.modules import (
-    TRANSFORMER_FILE,
     Modules,
     make_readout,
     read_modules,

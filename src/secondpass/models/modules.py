@@ -35,12 +35,21 @@ from secondpass.forwards.readout import (
     ReadoutModel,
     VocabularyRows,
 )
-from secondpass.models.config import NEWEST_FILE, Task, read_if_present, read_json, read_list, write_json
+from secondpass.models.config import (
+    LISTED,
+    NEWEST_FILE,
+    TRANSFORMER_FILE,
+    Task,
+    read_if_present,
+    read_json,
+    read_list,
+    write_json,
+)
 from secondpass.models.weights import PICKLES, read_weights
 
 logger = logging.getLogger(__name__)
 
-LISTED, TRANSFORMER_FILE, WEIGHTS = "modules.json", "sentence_bert_config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 FOLDER = re.compile(r"[\w\-][\w.\-]*")
 LEGACY_MODES = {
     "pooling_mode_cls_token": "cls",

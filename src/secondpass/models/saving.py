@@ -28,15 +28,15 @@ from safetensors import SafetensorError
 from secondpass.activations import Activation, stored_name
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError
 from secondpass.forwards.choosing import ModelForward
-from secondpass.forwards.families import architecture_of, bert, deberta, family_of, modernbert
+from secondpass.forwards.families import architecture_of, bert, body_of, deberta, family_of, modernbert
 from secondpass.forwards.padded import pad, padding_of
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.inputs import NAMES, Mark, ModelTemplate
 from secondpass.lazy import optional
-from secondpass.models.config import read_json, write_activation, write_json
+from secondpass.models.config import LISTED, TRANSFORMER_FILE, read_json, write_activation, write_json
 from secondpass.models.loading import quiet_transformers
-from secondpass.models.modules import LISTED, parts_of, write_modules
+from secondpass.models.modules import parts_of, write_modules
 from secondpass.models.templates import chat_template_of, stored
 from secondpass.models.tokenizer import token_limit
 from secondpass.models.weights import COMPACT, save_compact
@@ -165,7 +165,7 @@ def save(
         check_storage(model, choice(storage, ("int8",), "storage"))
         if options:
             raise InvalidInput(f"storage={storage!r} takes no {sorted(options)[0]}: it is one file")
-    if hasattr(getattr(model, "body", model), "peft_config"):
+    if hasattr(body_of(model), "peft_config"):
         raise InvalidInput("the model has adapters of peft: merge them into it first (`merge_and_unload`)")
     folder = Path(path)
     logger.info("Save model to %s", path)
@@ -173,7 +173,7 @@ def save(
         with _unfinished_folder(folder) as unfinished:
             with quiet_transformers():
                 if storage is None:
-                    (model.body if isinstance(model, ReadoutModel) else model).save_pretrained(unfinished, **options)
+                    body_of(model).save_pretrained(unfinished, **options)
                 else:
                     model.config.save_pretrained(unfinished)
                     save_compact(unfinished, model.state_dict())
@@ -310,7 +310,7 @@ OPSET = 17  # the first with layer normalisation
 MOST_DIFFERENCE = 1e-4
 ENCODERS = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY)
 # Written for sentence-transformers, which would look for weights beside them.
-OF_OTHERS = ("modules.json", "sentence_bert_config.json")
+OF_OTHERS = (LISTED, TRANSFORMER_FILE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Any
 from secondpass.activations import Activation, TemperedSigmoid
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
-from secondpass.models.config import NEWEST_FILE, OWN_KEY, read_if_present, read_json
+from secondpass.models.config import LISTED, NEWEST_FILE, OWN_KEY, TRANSFORMER_FILE, read_if_present, read_json
 from secondpass.tokens import PairTokenizer
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def template_for(
     """
     if false_token is not None and true_token is None:
         raise InvalidInput("false_token is given without true_token")
-    saved, plainly_causal = (folder / "modules.json").is_file(), architecture.endswith("ForCausalLM")
+    saved, plainly_causal = (folder / LISTED).is_file(), architecture.endswith("ForCausalLM")
     plainly_causal = plainly_causal and not saved
     family = None if given is not None or saved else _family(folder, source, architecture)
     if isinstance(given, str) and given in families():
@@ -195,8 +195,7 @@ def _template(given: object, folder: Path, saved: bool, tokenizer: Any) -> Model
     kept = read_if_present(folder / NEWEST_FILE).get(OWN_KEY) if saved else None
     if isinstance(kept, dict) and "template" in kept:
         return restored(kept["template"], folder / NEWEST_FILE)
-    settings = folder / "sentence_bert_config.json"
-    stored = read_json(settings) if saved and settings.is_file() else {}
+    stored = read_if_present(folder / TRANSFORMER_FILE) if saved else {}
     modalities = stored.get("modality_config")
     message = modalities.get("message") if isinstance(modalities, dict) else None
     if getattr(tokenizer, "chat_template", None) is None or (saved and message is None):

@@ -18,9 +18,14 @@ from secondpass.forwards.readout import ReadoutModel
 FAMILIES: tuple[Family[Any], ...] = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY, decoder.FAMILY)
 
 
+def body_of(model: Any) -> Any:
+    """What transformers made of a model: what stands below a readout, or the model itself."""
+    return model.body if isinstance(model, ReadoutModel) else model
+
+
 def architecture_of(model: nn.Module) -> str | None:
     """The name of transformers' class that a model is of, or its body's below a readout; None for another's class."""
-    kind = type(model.body if isinstance(model, ReadoutModel) else model)
+    kind = type(body_of(model))
     return kind.__name__ if kind.__module__.startswith("transformers.models.") else None
 
 

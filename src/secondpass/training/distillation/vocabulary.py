@@ -17,7 +17,7 @@ from torch import nn
 
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput
-from secondpass.forwards.readout import ReadoutModel, VocabularyRows
+from secondpass.forwards.readout import ReadoutModel, VocabularyRows, reads_vocabulary
 from secondpass.models.saving import save
 from secondpass.models.tokenizer import POSITION_TABLES
 from secondpass.text import checked, positive_int, prepared
@@ -410,7 +410,7 @@ def _token_ids(config: Any) -> dict[str, Any]:
 def _fixed(model: Any, known: set[int]) -> set[int]:
     """Ids that the model itself means something by."""
     named: set[int] = set()
-    if isinstance(model, ReadoutModel) and isinstance(model.readout, VocabularyRows):
+    if reads_vocabulary(model):
         named |= set(model.readout.token_ids)
         if not named <= known:
             raise InvalidInput(f"the score is read at token {max(named - known)}, which the tokenizer does not have")

@@ -23,7 +23,8 @@ import torch
 from safetensors import SafetensorError
 
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError, TrainingError
-from secondpass.forwards.readout import ReadoutModel, VocabularyRows
+from secondpass.forwards.families import body_of
+from secondpass.forwards.readout import ReadoutModel, reads_vocabulary
 from secondpass.lazy import optional
 from secondpass.models.config import read_json
 from secondpass.models.loading import quiet_transformers
@@ -160,7 +161,7 @@ def add_lora(model: Any, settings: LoraSettings) -> Lora:
 
 def _changed(model: Any) -> Any:
     """What additions are put into: the model, or the causal language model below the rows that are read of it."""
-    return model.body if isinstance(model, ReadoutModel) and isinstance(model.readout, VocabularyRows) else model
+    return body_of(model) if reads_vocabulary(model) else model
 
 
 @contextmanager

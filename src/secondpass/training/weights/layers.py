@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from secondpass.errors import InvalidInput
-from secondpass.forwards.families import below
+from secondpass.forwards.families import below, body_of
 from secondpass.forwards.readout import ReadoutModel
 
 
@@ -275,7 +275,7 @@ def _smaller(config: Any, kept: tuple[int, ...], count: int) -> Any:
 
 def _check_loads(model: nn.Module, config: Any, kept: tuple[int, ...]) -> None:
     """Make sure that a model made from the configuration has weights of the same names and shapes."""
-    model = model.body if isinstance(model, ReadoutModel) else model
+    model = body_of(model)
     with torch.device("meta"):
         fresh = type(model)(config)
     ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
