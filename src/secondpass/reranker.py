@@ -213,6 +213,16 @@ class Reranker:
         return device
 
     @property
+    def device_name(self) -> str:
+        """Where the model is, such as "cpu"."""
+        return str(self.device)
+
+    @property
+    def dtype_name(self) -> str:
+        """`dtype` by its name: "float32", "bfloat16", "float16" or "int8"."""
+        return self.engine().forward.ready().dtype
+
+    @property
     def precision(self) -> Precision:
         """What was asked for, else what the model's config.json recommends, else what suits the weights as they are."""
         return self._precision or precision_of(self._open_model().dtype)
