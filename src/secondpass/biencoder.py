@@ -7,21 +7,22 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.contract import plan
-from secondpass.forwards.padded import pad, padding_of
+from secondpass.lazy import optional
 from secondpass.models.loading import folder_of, pick_device, quiet_transformers
 from secondpass.models.tokenizer import load_tokenizer, token_limit
-from secondpass.models.weights import bounded, check_counts, read_weights, stored_sizes, weight_files
 from secondpass.scoring import batch_tokens
 from secondpass.text import positive_int
 from secondpass.tokens import PairTokenizer
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class BiEncoder:
     Raises:
         InvalidInput: an argument is refused.
         ModelLoadError: the model cannot be had, is no bi-encoder, or does more than pooling.
+        MissingExtra: torch is not installed.
     """
 
     def __init__(
@@ -122,6 +124,9 @@ class BiEncoder:
         device: str | torch.device | None = None,
         **hub: Any,
     ) -> None:
+        optional("torch", "torch, which computes bi-encoders,", "torch")
+        from secondpass.forwards.padded import padding_of
+
         folder = folder_of(source, **hub)
         self.pooling = pooling_of(folder, source, hub) if pooling is None else pooling
         if self.pooling not in ("mean", "first"):
@@ -136,6 +141,8 @@ class BiEncoder:
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """-> float32 [texts, dim], each of length 1."""
+        from secondpass.forwards.padded import pad
+
         made = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
         cut = 0
         for start in range(0, len(texts), CHUNK):
@@ -150,20 +157,25 @@ class BiEncoder:
             logger.warning("%d of %d texts were cut to %d tokens for the bi-encoder", cut, len(texts), self.max_length)
         return made
 
-    @torch.inference_mode()
     def _vectors(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        hidden = self._model(**inputs).last_hidden_state.float()
-        mask = inputs["attention_mask"]
-        if self.pooling == "first":
-            pooled = hidden[torch.arange(len(hidden)), mask.argmax(dim=1)]
-        else:
-            weights = mask[:, :, None].float()
-            pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
-        return torch.nn.functional.normalize(pooled, dim=1)
+        import torch
+
+        with torch.inference_mode():
+            hidden = self._model(**inputs).last_hidden_state.float()
+            mask = inputs["attention_mask"]
+            if self.pooling == "first":
+                pooled = hidden[torch.arange(len(hidden)), mask.argmax(dim=1)]
+            else:
+                weights = mask[:, :, None].float()
+                pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+            return torch.nn.functional.normalize(pooled, dim=1)
 
 
 def _model(folder: Path) -> Any:
+    import torch
     from transformers import MODEL_MAPPING, AutoConfig
+
+    from secondpass.models.weights import bounded, check_counts, read_weights, stored_sizes, weight_files
 
     try:
         with quiet_transformers():

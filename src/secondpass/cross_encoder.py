@@ -13,7 +13,6 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers.utils.hub import PushToHubMixin
 
 from secondpass import fit as fitting
 from secondpass.activations import Activation, default_activation
@@ -21,6 +20,7 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards.padded import pad
 from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
+from secondpass.lazy import optional
 from secondpass.models import saving
 from secondpass.models.loading import LoadRequest, load, pick_device
 from secondpass.models.templates import published_activation
@@ -99,7 +99,7 @@ class AnyScoring(Scoring, total=False):
     convert_to_tensor: bool
 
 
-class CrossEncoder(Reranker, PushToHubMixin):
+class CrossEncoder(Reranker):
     """A cross-encoder: reads each (query, document) pair together and gives it a score.
 
     One object may be used by any number of threads. Texts are never cut silently: `records` of a call tell
@@ -492,5 +492,8 @@ class CrossEncoder(Reranker, PushToHubMixin):
             raise InvalidInput("safe_serialization=False would write pickle files: only safetensors are written")
         given = [tags] if isinstance(tags, str) else list(tags or ())
         tags = ["cross-encoder", *(tag for tag in given if tag != "cross-encoder")]
-        address: str = super().push_to_hub(repo_id, commit_message=commit_message, private=private, tags=tags, **kwargs)
+        mixin = optional("transformers.utils.hub", "transformers", "torch").PushToHubMixin
+        # made here, since a class of ours that inherits it would import transformers at every start
+        hub = type(type(self).__name__, (mixin,), {"save_pretrained": self.save_pretrained})()
+        address: str = hub.push_to_hub(repo_id, commit_message=commit_message, private=private, tags=tags, **kwargs)
         return address

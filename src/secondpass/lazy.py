@@ -9,6 +9,9 @@ from typing import Any
 
 from secondpass.errors import MissingExtra
 
+# What the extra `torch` brings.
+TORCH = ("torch", "transformers")
+
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Make the `__getattr__` of a package: `homes` names the module inside it that each public name is in."""
@@ -16,7 +19,13 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def load(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{homes[name]}"), name)
+        try:
+            value = getattr(import_module(f"{package}.{homes[name]}"), name)
+        except ModuleNotFoundError as error:
+            lacking = without_torch(f"{package}.{name}", error)
+            if lacking is None:
+                raise
+            raise lacking from error
         setattr(sys.modules[package], name, value)
         return value
 
@@ -24,8 +33,18 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def optional(module: str, library: str, extra: str) -> Any:
-    """Import a module that only an extra of ours brings; raises MissingExtra, which names library and extra."""
+    """Import a module that only an extra of ours brings; raises MissingExtra, which names library and extra.
+
+    `library` may say what it is needed for, between commas: "torch, which has tensors,".
+    """
     try:
         return import_module(module)
     except ImportError as error:
         raise MissingExtra(f'{library} is not installed: pip install "secondpass[{extra}]"') from error
+
+
+def without_torch(what: str, error: ImportError) -> MissingExtra | None:
+    """The error for `what` where `error` came of torch not being installed, else None."""
+    if (error.name or "").partition(".")[0] not in TORCH:
+        return None
+    return MissingExtra(f'{what} needs {error.name}, which is not installed: pip install "secondpass[torch]"')

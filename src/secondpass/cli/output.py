@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.lazy import without_torch
 
 if TYPE_CHECKING:
     from secondpass.tokens import CallRecord
@@ -66,7 +67,8 @@ def ours(error: BaseException) -> SecondPassError | None:
     """Return the first secondpass error in the chain of causes: a pipeline wraps what its components raise."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, SecondPassError):
-        seen = seen.__cause__
+        lacking = without_torch("this command", seen) if isinstance(seen, ImportError) else None
+        seen = lacking or seen.__cause__
     return seen
 
 

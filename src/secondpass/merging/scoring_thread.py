@@ -101,7 +101,7 @@ class ScoringThread:
         """One batch, unless everything was taken back; a model that refuses to score fails what waits for it."""
         try:
             engine = self._reranker.engine()
-            self._gather(self._budget(str(self._reranker.device)))
+            self._gather(self._budget(self._reranker.device_name))
             asked = time.monotonic()
             # may wait for a batch of others: never under the lock of the queue
             computation = engine.forward.ready()
@@ -169,4 +169,4 @@ class ScoringThread:
             self._queue.settle(call, too_late(call))
             return
         engine = self._reranker.engine()
-        self._queue.settle(call, call.scored(computation or engine.forward.ready(), self._reranker.config.num_labels))
+        self._queue.settle(call, call.scored(computation or engine.forward.ready(), self._reranker.num_labels))

@@ -70,7 +70,7 @@ class Models:
         if not rerankers:
             raise InvalidInput("no model is given")
         for name, reranker in rerankers.items():
-            labels = reranker.config.num_labels
+            labels = reranker.num_labels
             if labels != 1:
                 raise InvalidInput(f"model {name!r} has {labels} labels: only models with one can be served")
         served = {name: _served(name, reranker, self._settings, self._watch) for name, reranker in rerankers.items()}
@@ -227,5 +227,4 @@ def _served(name: str, reranker: Reranker, settings: Settings, watch: Watch) -> 
         watch=lambda batch: watch(name, batch),
     )
     # Read once: while a batch runs, the forward has no time for questions.
-    dtype = str(reranker.dtype).removeprefix("torch.")
-    return Served(name, reranker, shared, reranker.window, dtype)
+    return Served(name, reranker, shared, reranker.window, reranker.dtype_name)

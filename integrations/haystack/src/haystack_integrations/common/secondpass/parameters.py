@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -220,9 +221,8 @@ def _share(value: object) -> bool:
 
 
 def _dtype(value: object) -> bool:
-    import torch
-
-    return isinstance(value, torch.dtype) or value in DTYPES
+    torch = sys.modules.get("torch")
+    return value in DTYPES if isinstance(value, str) else torch is not None and isinstance(value, torch.dtype)
 
 
 def _device_map(value: object) -> bool:
@@ -325,6 +325,6 @@ def engine_arguments(
 
 
 def _torch_dtype(value: str | torch.dtype) -> Any:
-    import torch
-
-    return getattr(torch, value) if isinstance(value, str) and value != "auto" else value
+    """A dtype by its name; where Haystack found no torch to import, the engine says what it needs it for."""
+    torch = sys.modules.get("torch")
+    return getattr(torch, value) if torch and isinstance(value, str) and value != "auto" else value
