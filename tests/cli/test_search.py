@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -16,7 +17,10 @@ pytest.importorskip("ir_measures")
 
 import ir_measures
 
+from secondpass.evaluation import Qrels, evaluate
+from secondpass.evaluation import Run as TrecRun
 from secondpass.evaluation.qrels import read_qrels
+from secondpass_pipelines.results import Judge, QueryResult, RankedDocument
 from tests import fork_server
 from tests.cli.conftest import BM25, Run, command, figures, only_line, read_run
 from tests.small_collection import CORPUS, write_json_lines
@@ -331,12 +335,25 @@ def test_missing_haystack_is_one_line(run: Run, beir: Path, monkeypatch: pytest.
         assert only_line(result).endswith('pip install "secondpass[haystack]"')
 
 
-def test_missing_ir_measures_is_one_line(run: Run, beir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without ir_measures a measured search says what to install before it begins; an unmeasured one runs."""
+def test_figures_are_trec_evals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nDCG@10 and MRR@10 of a search are ir_measures' own to the last digits, though it need not be installed."""
+    draw = random.Random(7)
+    grades = {
+        str(query): {f"d{place}": draw.choice((-1, 0, 0, 1, 2, 30)) for place in range(draw.randint(1, 30))} | {"x": 1}
+        for query in range(60)
+    }
+    orders = {query: draw.sample([*judged, *"abc"], draw.randint(0, len(judged))) for query, judged in grades.items()}
+    names = {"nDCG@10": "nDCG@10", "MRR@10": "RR@10"}
+    rankings = {query: [(document, None) for document in order] for query, order in orders.items()}
+    wanted = evaluate(Qrels(grades), TrecRun("", rankings), names.values()).values
     monkeypatch.setitem(sys.modules, "ir_measures", None)
-    result = run(*BM25, "-c", beir, "--data-queries")
-    assert result.exit_code == 1
-    assert only_line(result).endswith('pip install "secondpass[eval]"')
+    judge = Judge(Qrels(grades))
+    for query, order in orders.items():
+        ranked = tuple(RankedDocument(name, None) for name in order)
+        judge.add(QueryResult(query, "", {}, ranked, {"last": 1.0}), "last")
+    (quality,) = judge.qualities()
+    for name, theirs in names.items():
+        assert quality.values[name] == pytest.approx(wanted[theirs], rel=0, abs=1e-12)
 
 
 def test_commands_are_light() -> None:

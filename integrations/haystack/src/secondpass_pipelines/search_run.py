@@ -89,7 +89,6 @@ def run_search(request: PipelineSearch) -> None:
 
     Raises:
         InvalidInput: a file is refused.
-        MissingExtra: there are judgements and ir_measures is not installed.
         SecondPassError: a component failed on a query; what was answered before is kept.
     """
     file = pipeline_file(request.pipeline)
@@ -278,7 +277,6 @@ def run_demo(queries: int | None, rows: int, quiet: bool, as_json: bool, model: 
     """Answer the queries of the packaged corpus and show, first pass beside second, what the second changed.
 
     Raises:
-        MissingExtra: ir_measures is not installed.
         SecondPassError: the model cannot be loaded, or a query failed.
     """
     folder = Path(str(files("secondpass"))) / "demo"
