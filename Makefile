@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SMALL := .venv-small
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 DATA ?= ../shared/data
 # The tests run in so many processes, each with one thread for torch: one waits for a search server now and then.
@@ -10,13 +11,14 @@ COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks
 
-.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-training benchmark-service clean
+.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-startup benchmark-training benchmark-service clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
 
-# Python compiles what the tests import when it is first imported, and keeps it: compiling all of torch at
-# installation takes a minute more. The types are checked beside the tests, which wait for servers now and then.
+# Python compiles what is imported when it is first imported, and keeps it: compiling all of torch at installation
+# takes a minute more. The types are checked beside the tests, which wait for servers now and then. At the end come those
+# of an environment that has no torch.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -24,6 +26,7 @@ test: $(VENV)/.test
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass)) & types=$$!; \
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS); tests=$$?; \
 	wait $$types || { echo "mypy: its errors stand before the tests"; exit 1; }; exit $$tests
+	$(if $(ARGS),,$(BIN)/python -m tests.without_torch.environment $(SMALL))
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -72,19 +75,23 @@ benchmark-training: $(VENV)/.test
 benchmark-inference: $(VENV)/.test
 	$(BIN)/python -m benchmarks.inference compare --data $(DATA) --output-dir figures $(if $(BACKENDS),--backends-python $(BACKENDS)) $(ARGS)
 
+# Size on disk, cold start and memory of whole processes beside sentence-transformers and onnxruntime on the same weights.
+benchmark-startup: $(VENV)/.test
+	$(BIN)/python -m benchmarks.startup compare --output-dir figures $(ARGS)
+
 # The service with 16 clients beside scoring the same pairs in process, on the same cores.
 benchmark-service: $(VENV)/.test
 	$(BIN)/python -m benchmarks.service compare
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(SMALL) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 # Some distributions ship Python without ensurepip: then the outer pip fills the environment.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) ".[haystack,eval]"
+	$(INSTALL) ".[haystack]" --no-compile
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python

@@ -33,7 +33,6 @@ from secondpass_servers.contract import SearchEngine
 from secondpass_servers.two_pass import FirstPass, two_pass_search
 from tests import fork_server
 from tests.cli.conftest import command
-from tests.tiny_models import make_decoder
 
 QUERY = "where is the cat"
 BLANK = {
@@ -293,6 +292,8 @@ TOLD = "say yes where the cat is <|im_end|>"
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny causal reranker of a published family, whose template has a place for an instruction."""
+    from tests.tiny_models import make_decoder
+
     folder = make_decoder(tmp_path_factory.mktemp("told") / "Qwen3-Reranker-tiny", "qwen3", max_position_embeddings=600)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 600}))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -333,21 +333,113 @@ def test_importing_and_using_the_engine_brings_no_framework(tiny_folder: str) ->
     assert done.stdout.split() == []
 
 
-LIGHT = (
-    "secondpass.cli",
-    "secondpass.cli.serve",
-    "secondpass.serving",
-    "secondpass.evaluation.analysis",
-    "secondpass.evaluation.reporting.page",
+# ---- what needs no torch imports none: not at its top, and not on the way to a score
+
+# Everything that computes with torch or reads and writes its models; all else does so when somebody asks for it.
+WITH_TORCH = (
+    "haystack_integrations.components.trainers",
+    "secondpass.fit",
+    "secondpass.forwards.attention",
+    "secondpass.forwards.causal",
+    "secondpass.forwards.families.decoder",
+    "secondpass.forwards.learning",
+    "secondpass.forwards.module",
+    "secondpass.forwards.packed",
+    "secondpass.forwards.padded",
+    "secondpass.forwards.prefixes",
+    "secondpass.forwards.readout",
+    "secondpass.models.modules",
+    "secondpass.models.saving",
+    "secondpass.models.weights",
     "secondpass.training",
-    "secondpass.training.data.sources",
-    "secondpass.training.negatives.mining",
 )
+TORCH = {"torch", "transformers"}
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_help_and_evaluation_load_no_torch(module: str) -> None:
-    """Whoever asks for help, or measures runs, does not wait for torch: it is imported when a model is loaded."""
-    program = f"import sys, {module}; print('torch' in sys.modules or 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=True)
-    assert done.stdout.split() == ["False"]
+def at_the_top(nodes: Sequence[ast.stmt]) -> Iterator[str]:
+    """The dotted name of everything that is imported with a module, type checking aside."""
+    for node in nodes:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from imported(ast.Module([node], []))
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            for inner in ("body", "orelse", "finalbody"):
+                if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    yield from at_the_top(getattr(node, inner, []))
+
+
+def way_to_torch(module: str) -> list[str]:
+    """The modules of ours through which the import of one comes to torch, the last of which names it; [] if none."""
+    came: dict[str, str] = {module: ""}
+    left = [module]
+    for one in left:
+        names = set(at_the_top(parsed(modules()[one]).body))
+        if any(name.split(".")[0] in TORCH for name in names):
+            way = [one]
+            while came[way[-1]]:
+                way.append(came[way[-1]])
+            return way[::-1]
+        for name in names | {one}:
+            parts = name.split(".")
+            for known in (".".join(parts[:end]) for end in range(1, len(parts) + 1)):
+                if known in modules() and known not in came:
+                    came[known] = one
+                    left.append(known)
+    return []
+
+
+def without_torch() -> list[str]:
+    """Modules that are not said to need it."""
+    return [name for name in modules() if not f"{name}.".startswith(tuple(f"{part}." for part in WITH_TORCH))]
+
+
+@pytest.mark.parametrize("module", without_torch())
+def test_importing_needs_no_torch(module: str) -> None:
+    """Nor transformers: they take seconds, and are not there without an extra."""
+    assert way_to_torch(module) == []
+
+
+SCORING = r"""
+import sys
+from importlib import import_module
+for name in sys.argv[1:]:
+    import_module(name)
+import asyncio, httpx
+from typer.testing import CliRunner
+from secondpass import CrossEncoder
+from secondpass.cli import app
+from secondpass.extraction import extract
+from secondpass.merging import SharedReranker
+from secondpass.serving import create_app
+
+encoder, texts = CrossEncoder("secondpass/pocket"), ["Reset a password.", "A dog."]
+wanted = encoder.predict([("new password", text) for text in texts]).tolist()
+assert encoder.rank("new password", texts)[0]["score"] == wanted[0]
+assert encoder.rank_many(["new password"], [texts])[0].documents[0].score == wanted[0]
+assert extract(encoder, "new password", texts).extracts[0].score == wanted[0]
+with SharedReranker(encoder) as queue:
+    assert len(queue.submit("new password", texts).result(60).logits) == 2
+told = CliRunner().invoke(app, ["rank", "new password", "--format", "jsonl"], input="\n".join(texts))
+assert told.exit_code == 0 and str(wanted[0])[:6] in told.stdout, told.output
+
+async def asked():
+    made = create_app(models={"one": encoder})
+    transport = httpx.ASGITransport(made)
+    client = httpx.AsyncClient(transport=transport, base_url="http://x", trust_env=False)
+    async with made.router.lifespan_context(made), client:
+        answers = [await client.get("/info"), await client.get("/metrics")]
+        body = {"query": "new password", "documents": texts}
+        return [*answers, await client.post("/v1/rerank", json=body)]
+
+assert [answer.status_code for answer in asyncio.run(asked())] == [200, 200, 200]
+print(*{name.split(".")[0] for name in sys.modules} & {"torch", "transformers", "scipy", "sklearn", "haystack"})
+"""
+
+
+def test_a_score_needs_no_torch() -> None:
+    """In Python, the queue, the service and on the command line; though it is installed, nothing imports it."""
+    names = [name for name in without_torch() if name.startswith(("secondpass.", "secondpass_servers."))]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", SCORING, *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []

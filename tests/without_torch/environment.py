@@ -1,0 +1,109 @@
+"""An environment that has what `pip install "secondpass[EXTRAS]"` brings and nothing else, and pytest to run in it.
+
+`python -m tests.without_torch.environment FOLDER [pytest's arguments]` makes it of the distributions that are installed
+here, by links: those that pyproject.toml and the metadata of the others ask for, so that what is not declared is not
+there. It takes no network and no time, and ends with pytest's code.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from importlib.metadata import Distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("src", "integrations/haystack/src", "integrations/servers/src")
+EXTRAS = ("elasticsearch", "eval", "haystack", "opensearch", "serve")
+# Of the tests themselves.
+TESTING = ("pytest", "pytest-asyncio")
+# Those of this folder, and of others that need nothing but the embedded model.
+TESTS = ("tests/without_torch", "tests/test_readme.py", "tests/test_doors.py::test_nothing_is_no_answer")
+
+
+def declared(extras: Iterable[str]) -> list[str]:
+    """What pyproject.toml asks for, extras of our own taken apart."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"]]
+    for extra in extras:
+        for text in project["optional-dependencies"][extra]:
+            need = Requirement(text)
+            asked += declared(need.extras) if need.name == "secondpass" else [text]
+    return asked
+
+
+def installed(asked: Iterable[str]) -> dict[str, Distribution]:
+    """Distributions by name that pip would install here for these requirements.
+
+    Raises:
+        metadata.PackageNotFoundError: one of them is not installed here.
+    """
+    found: dict[str, Distribution] = {}
+    seen: set[tuple[str, str]] = set()
+    left = [Requirement(text) for text in asked]
+    while left:
+        need = left.pop()
+        name = canonicalize_name(need.name)
+        found[name] = metadata.distribution(need.name)
+        for extra in {"", *need.extras}:
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                further = map(Requirement, found[name].requires or ())
+                left += [one for one in further if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return found
+
+
+def contents(distribution: Distribution) -> Iterator[tuple[Path, Path]]:
+    """Files that it put into site-packages, and where they are below it; no bytecode."""
+    for file in distribution.files or ():
+        if ".." not in file.parts and file.suffix != ".pyc":
+            yield Path(str(distribution.locate_file(file))), Path(file)
+
+
+def size(distributions: Iterable[Distribution]) -> int:
+    """Bytes that their files take on disk, in blocks as the system gives them; without bytecode."""
+    files = {file for distribution in distributions for file, _ in contents(distribution)}
+    return sum(file.stat().st_blocks * 512 for file in files if file.is_file())
+
+
+def link(distributions: Iterable[Distribution], site: Path) -> None:
+    """Link the files into `site`: a folder as a whole where it is of one distribution, else file by file."""
+    parts = [list(contents(distribution)) for distribution in distributions]
+    owners = Counter(top for files in parts for top in {place.parts[0] for _, place in files})
+    for files in parts:
+        for file, place in files:
+            whole = owners[place.parts[0]] == 1
+            made = site / (place.parts[0] if whole else place)
+            if not made.exists():
+                made.parent.mkdir(parents=True, exist_ok=True)
+                made.symlink_to(file.parents[len(place.parts) - 2] if whole and len(place.parts) > 1 else file)
+
+
+def make(folder: Path, extras: Iterable[str] = EXTRAS, more: Iterable[str] = TESTING) -> Path:
+    """Make the environment anew; returns its interpreter, which finds the sources of this checkout."""
+    venv.EnvBuilder(clear=True, symlinks=True, with_pip=False).create(folder)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    link(installed([*declared(extras), *more]).values(), site)
+    (site / "secondpass.pth").write_text("".join(f"{ROOT / source}\n" for source in SOURCES), encoding="utf-8")
+    ours = f"secondpass-{metadata.version('secondpass')}.dist-info"
+    (site / ours).symlink_to(Path(str(metadata.distribution("secondpass").locate_file(ours))))
+    return folder / "bin" / "python"
+
+
+if __name__ == "__main__":
+    interpreter = make(Path(sys.argv[1]))
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # the fixtures of the folder above are made with torch
+    options = ["-p", "no:cacheprovider", "--confcutdir", "tests/without_torch"]
+    command = [interpreter, "-m", "pytest", *options, *(sys.argv[2:] or TESTS)]
+    sys.exit(subprocess.run(command, cwd=ROOT, env=surroundings, check=False).returncode)

@@ -1,0 +1,105 @@
+"""What needs torch says so where it is not installed: for what, and the line that installs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secondpass import CrossEncoder, InputExample
+from secondpass.biencoder import BiEncoder
+from secondpass.cli.output import message
+from secondpass.errors import MissingExtra
+from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from tests.without_torch.conftest import Run
+
+INSTALL = 'pip install "secondpass[torch]"'
+POCKET = "secondpass/pocket"
+PAIR = [("cat", "a cat"), ("cat", "a dog")]
+EXAMPLES = [[InputExample(texts=["cat", "a cat"], label=1.0)]]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> CrossEncoder:
+    """The embedded model, which needs no torch by itself."""
+    return CrossEncoder(POCKET)
+
+
+CALLS: dict[str, Callable[[CrossEncoder], object]] = {
+    "the model of transformers": lambda encoder: encoder.model,
+    "its config": lambda encoder: encoder.config,
+    "tensors": lambda encoder: encoder.predict(PAIR, convert_to_tensor=True),
+    "a list of tensors": lambda encoder: encoder.predict(PAIR, convert_to_numpy=False),
+    "a ranking in tensors": lambda encoder: encoder.rank("cat", ["a cat"], convert_to_tensor=True),
+    "another device": lambda encoder: encoder.to("cuda"),
+    "training": lambda encoder: encoder.fit(EXAMPLES),  # type: ignore[arg-type]
+    "inputs as tensors": lambda encoder: encoder.collate([["cat", "a cat"]]),
+    "upload": lambda encoder: encoder.push_to_hub("me/mine"),
+    "ONNX": lambda encoder: encoder.export_onnx("out"),
+    "loading for another device": lambda encoder: CrossEncoder(POCKET, device="cuda"),
+    "arguments of transformers": lambda encoder: CrossEncoder(POCKET, automodel_args={"dtype": "bfloat16"}),
+    "a bi-encoder": lambda encoder: BiEncoder(POCKET),
+    "a run of training": lambda encoder: import_module("secondpass.training").train,
+}
+
+
+def said(error: BaseException) -> str:
+    """The one line of an error, which names what is needed and for what."""
+    line = message(error)
+    assert line.endswith(INSTALL), line
+    assert "torch" in line.removesuffix(INSTALL) or "transformers" in line.removesuffix(INSTALL), line
+    assert len(line.removesuffix(INSTALL).split()) > 5, line
+    return line
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_needs_torch_says_so(
+    call: str, encoder: CrossEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ImportError of ours, and the model goes on as before."""
+    monkeypatch.chdir(tmp_path)
+    before = encoder.predict(PAIR).tolist()
+    with pytest.raises(MissingExtra) as raised:
+        CALLS[call](encoder)
+    said(raised.value)
+    assert isinstance(raised.value, ImportError)
+    assert list(tmp_path.iterdir()) == []
+    assert encoder.predict(PAIR).tolist() == before
+
+
+@pytest.mark.parametrize(
+    "architecture", ["Qwen3ForCausalLM", "GPT2ForSequenceClassification", "XLNetForSequenceClassification"]
+)
+def test_another_architecture_says_so(architecture: str, tmp_path: Path) -> None:
+    """Decoders, and what transformers alone computes."""
+    pocket = Path(str(resources.files("secondpass"))) / "pocket"
+    config = json.loads((pocket / "config.json").read_text())
+    kind = architecture.partition("For")[0].lower()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": [architecture], "model_type": kind}))
+    for name in ("model.int8.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(pocket / name)
+    with pytest.raises(MissingExtra) as raised:
+        CrossEncoder(str(tmp_path))
+    assert architecture in said(raised.value) or kind in said(raised.value)
+
+
+@pytest.mark.parametrize("line", ["secondpass train train.yaml", "secondpass export secondpass/pocket out"])
+def test_a_command_that_needs_torch_says_so(line: str, run: Run, here: Path) -> None:
+    """In one line, with the code of a failed run."""
+    done: Any = run("secondpass train --example")
+    (here / "train.yaml").write_text(done.stdout)
+    result: Any = run(line)
+    assert result.exit_code == 1, result.output
+    (printed,) = result.stderr.strip().splitlines()
+    assert printed.endswith(INSTALL)
+
+
+def test_a_pipeline_that_trains_says_so() -> None:
+    """Haystack wraps the error of the component that it cannot import."""
+    with pytest.raises(Exception, match="Trainer") as raised:
+        load_pipeline(pipeline_file("train_reranker"))
+    said(raised.value)

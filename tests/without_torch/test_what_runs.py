@@ -1,0 +1,102 @@
+"""What README and the pages of docs/ show runs without torch, but for what trains or says that it needs it."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.without_torch import environment
+from tests.without_torch.conftest import Run
+
+ROOT = environment.ROOT
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What a command of README does not do here: ask a server that is not there, serve for ever, train, change a shell.
+ELSEWHERE = ("elasticsearch", "opensearch", "serve", "train", "export", "--install-completion")
+LINES = [
+    line
+    for line in re.search(r"## Command line\n\n```\n(.*?)```", README, re.DOTALL)[1].splitlines()  # type: ignore[index]
+    if line.split()[1] not in ELSEWHERE
+]
+HELP = ("", "rank", "score", "evaluate", "train", "mine", "export", "serve", "doctor", "ask", "demo", "index", "search",
+        "elasticsearch", "elasticsearch search", "opensearch", "opensearch connect")  # fmt: skip
+
+
+def blocks(page: str) -> list[str]:
+    """The Python of a page, a block each."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def executed(code: str, **names: object) -> dict[str, object]:
+    """The names that a block of a page leaves."""
+    exec(code, names)  # noqa: S102 - our own pages
+    return names
+
+
+def test_there_is_no_torch() -> None:
+    """Nor transformers; what is declared is all there is, and less than half of what is allowed comes of us."""
+    assert find_spec("torch") is None
+    assert find_spec("transformers") is None
+
+
+@pytest.mark.parametrize(("extras", "most"), [((), 140e6), (("haystack",), 260e6)], ids=["base", "haystack"])
+def test_an_installation_is_small(extras: tuple[str, ...], most: float) -> None:
+    """What pip brings for these extras, and our own package with its model, without bytecode."""
+    ours = sum(
+        file.stat().st_blocks * 512
+        for source in environment.SOURCES
+        for file in (ROOT / source).rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
+    )
+    assert ours + environment.size(environment.installed(environment.declared(extras)).values()) < most
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_of_the_readme_runs(line: str, run: Run, here: Path) -> None:
+    """As it stands there, in a folder with the files that it names."""
+    result = run(line)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_every_command_tells_what_it_does(command: str, run: Run) -> None:
+    """Its help needs nothing that it does not print."""
+    result = run(f"secondpass {command} --help")
+    assert result.exit_code == 0, result.output
+    assert "Usage" in result.stdout
+
+
+def test_runs_are_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/evaluation.md."""
+    (code,) = blocks("docs/evaluation.md")
+    analysis = executed(code)["analysis"]
+    assert analysis.comparisons  # type: ignore[attr-defined]
+    assert len(capsys.readouterr().out.splitlines()) == len(analysis.comparisons)  # type: ignore[attr-defined]
+
+
+def test_sentences_are_extracted(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/rag.md."""
+    (code,) = blocks("docs/rag.md")
+    executed(code)
+    assert capsys.readouterr().out.splitlines()[0].endswith("It had 3.7 million inhabitants in 2023.")
+
+
+def test_a_pipeline_of_haystack_is_loaded_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pipelines/README.md: from its YAML, with the embedded model behind BM25, and measured by the evaluators."""
+    monkeypatch.chdir(ROOT)
+    one, measured = sorted(blocks("pipelines/README.md"), key=lambda code: "evaluate_rerank" in code)
+    found = executed(one)["found"]
+    assert [document.id for document in found["ranker"]["documents"]] == ["a"]  # type: ignore[index]
+    executed(measured.replace("Document(id=..., content=...)", "Document(id='a', content='To reset a password')"))
+
+
+def test_the_evaluator_of_haystack_measures() -> None:
+    """integrations/haystack/README.md."""
+    from haystack import Document
+
+    *_, code = blocks("integrations/haystack/README.md")
+    documents = [[Document(id="a", content="x", meta={"grade": 1}), Document(id="b", content="y", meta={"grade": 0})]]
+    executed(code, queries=["q"], judged=documents, retrieved=documents)
