@@ -26,7 +26,7 @@ test: $(VENV)/.test
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass)) & types=$$!; \
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS); tests=$$?; \
 	wait $$types || { echo "mypy: its errors stand before the tests"; exit 1; }; exit $$tests
-	$(if $(ARGS),,$(BIN)/python -m tests.without_torch.environment $(SMALL))
+	$(if $(ARGS),,$(BIN)/python -m tests.without_torch $(SMALL))
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -72,10 +72,12 @@ def questions(count: int, documents: int) -> list[Asked]:
 
 
 @contextmanager
-def service(model: str, threads: int) -> Iterator[tuple[str, int, int]]:
-    """Start `secondpass serve`; gives host, port and process id, and ends it."""
+def service(model: str, threads: int, python: str = sys.executable) -> Iterator[tuple[str, int, int]]:
+    """Start `secondpass serve`, perhaps by another interpreter; gives host, port and process id, and ends it."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "secondpass.cli", "serve", "--model", f"model={model}", "--port", "0"]
+    if python != sys.executable:
+        environment.pop("PYTHONPATH", None)
+    command = [python, "-m", "secondpass.cli", "serve", "--model", f"model={model}", "--port", "0"]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         with log.open("wb") as stderr:

@@ -1,4 +1,4 @@
-"""Tests of an environment without torch: `python -m tests.without_torch.environment FOLDER` makes it and runs them."""
+"""Tests of an environment without torch: `python -m tests.without_torch FOLDER` makes it and runs them."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.without_torch import environment
+from benchmarks import environments
 from tests.without_torch.conftest import Run
 
-ROOT = environment.ROOT
+ROOT = environments.ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What a command of README does not do here: ask a server that is not there, serve for ever, train, change a shell.
 ELSEWHERE = ("elasticsearch", "opensearch", "serve", "train", "export", "--install-completion")
@@ -44,13 +44,7 @@ def test_there_is_no_torch() -> None:
 @pytest.mark.parametrize(("extras", "most"), [((), 140e6), (("haystack",), 260e6)], ids=["base", "haystack"])
 def test_an_installation_is_small(extras: tuple[str, ...], most: float) -> None:
     """What pip brings for these extras, and our own package with its model, without bytecode."""
-    ours = sum(
-        file.stat().st_blocks * 512
-        for source in environment.SOURCES
-        for file in (ROOT / source).rglob("*")
-        if file.is_file() and file.suffix != ".pyc"
-    )
-    assert ours + environment.size(environment.installed(environment.declared(extras)).values()) < most
+    assert environments.own_size() + environments.size(environments.declared(extras)) < most
 
 
 @pytest.mark.parametrize("line", LINES)

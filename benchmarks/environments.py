@@ -1,15 +1,11 @@
-"""An environment that has what `pip install "secondpass[EXTRAS]"` brings and nothing else, and pytest to run in it.
+"""Environments that have what `pip install "secondpass[EXTRAS]"` brings and nothing else, and what they take on disk.
 
-`python -m tests.without_torch.environment FOLDER [pytest's arguments]` makes it of the distributions that are installed
-here, by links: those that pyproject.toml and the metadata of the others ask for, so that what is not declared is not
-there. It takes no network and no time, and ends with pytest's code.
+They are made of the distributions that are installed here, by links: those that pyproject.toml and the metadata of the
+others ask for, so that what is not declared is not there. That takes no network and no time.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import sysconfig
 import tomllib
 import venv
@@ -22,13 +18,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SOURCES = ("src", "integrations/haystack/src", "integrations/servers/src")
-EXTRAS = ("elasticsearch", "eval", "haystack", "opensearch", "serve")
-# Of the tests themselves.
-TESTING = ("pytest", "pytest-asyncio")
-# Those of this folder, and of others that need nothing but the embedded model.
-TESTS = ("tests/without_torch", "tests/test_readme.py", "tests/test_doors.py::test_nothing_is_no_answer")
 
 
 def declared(extras: Iterable[str]) -> list[str]:
@@ -70,10 +61,19 @@ def contents(distribution: Distribution) -> Iterator[tuple[Path, Path]]:
             yield Path(str(distribution.locate_file(file))), Path(file)
 
 
-def size(distributions: Iterable[Distribution]) -> int:
-    """Bytes that their files take on disk, in blocks as the system gives them; without bytecode."""
-    files = {file for distribution in distributions for file, _ in contents(distribution)}
-    return sum(file.stat().st_blocks * 512 for file in files if file.is_file())
+def on_disk(files: Iterable[Path]) -> int:
+    """Bytes that files take, in blocks as the system gives them; without bytecode."""
+    return sum(file.stat().st_blocks * 512 for file in set(files) if file.is_file() and file.suffix != ".pyc")
+
+
+def size(asked: Iterable[str]) -> int:
+    """Bytes on disk of what pip brings for requirements."""
+    return on_disk(file for distribution in installed(asked).values() for file, _ in contents(distribution))
+
+
+def own_size() -> int:
+    """Bytes on disk of this distribution itself, with its model and the compiled kernel."""
+    return on_disk(file for source in SOURCES for file in (ROOT / source).rglob("*"))
 
 
 def link(distributions: Iterable[Distribution], site: Path) -> None:
@@ -89,21 +89,14 @@ def link(distributions: Iterable[Distribution], site: Path) -> None:
                 made.symlink_to(file.parents[len(place.parts) - 2] if whole and len(place.parts) > 1 else file)
 
 
-def make(folder: Path, extras: Iterable[str] = EXTRAS, more: Iterable[str] = TESTING) -> Path:
-    """Make the environment anew; returns its interpreter, which finds the sources of this checkout."""
+def make(folder: Path, asked: Iterable[str], sources: bool = True) -> Path:
+    """Make the environment anew; returns its interpreter, which finds the `sources` of this checkout too."""
     venv.EnvBuilder(clear=True, symlinks=True, with_pip=False).create(folder)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-    link(installed([*declared(extras), *more]).values(), site)
+    link(installed(asked).values(), site)
+    if not sources:
+        return folder / "bin" / "python"
     (site / "secondpass.pth").write_text("".join(f"{ROOT / source}\n" for source in SOURCES), encoding="utf-8")
     ours = f"secondpass-{metadata.version('secondpass')}.dist-info"
     (site / ours).symlink_to(Path(str(metadata.distribution("secondpass").locate_file(ours))))
     return folder / "bin" / "python"
-
-
-if __name__ == "__main__":
-    interpreter = make(Path(sys.argv[1]))
-    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    # the fixtures of the folder above are made with torch
-    options = ["-p", "no:cacheprovider", "--confcutdir", "tests/without_torch"]
-    command = [interpreter, "-m", "pytest", *options, *(sys.argv[2:] or TESTS)]
-    sys.exit(subprocess.run(command, cwd=ROOT, env=surroundings, check=False).returncode)
