@@ -245,6 +245,11 @@ def export(work: Path) -> tuple[str, str]:
     return str(work / "copy"), str(work / "onnx")
 
 
+@app.callback()
+def commands() -> None:
+    """What a start costs."""
+
+
 @app.command()
 def compare(
     before: Annotated[str | None, typer.Option(help="Interpreter that has an older build of secondpass.")] = None,
