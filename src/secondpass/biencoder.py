@@ -16,7 +16,8 @@ import torch
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.contract import plan
 from secondpass.forwards.padded import pad, padding_of
-from secondpass.models.loading import folder_of, pick_device, quiet_transformers
+from secondpass.models.folders import folder_of
+from secondpass.models.loading import pick_device, quiet_transformers
 from secondpass.models.tokenizer import load_tokenizer, token_limit
 from secondpass.models.weights import bounded, check_counts, read_weights, stored_sizes, weight_files
 from secondpass.scoring import batch_tokens
