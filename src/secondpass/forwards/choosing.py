@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 
-
 from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
 from secondpass.forwards.description import Encoder, mapped
 from secondpass.forwards.kernel import kernel_forward, native, thread_count, unsupported

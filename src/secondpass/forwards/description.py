@@ -3,21 +3,18 @@
 Covers encoders with normalisation behind each block, of absolute positions (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
 DistilBERT) or of relative ones (DeBERTa-v2 and v3), and those with normalisation in front and rotary positions
 (ModernBERT). Every array is contiguous, on one device, of one floating type, and in torch's [out, in] layout. They are
-torch's tensors where a model of torch is described, and float32 numbers of a file where a folder is. What any family says of its
-architectures stands at the end.
+torch's tensors where a model of torch is described, and float32 numbers of a file where a folder is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
-from secondpass.forwards.contract import Compute
 
 if TYPE_CHECKING:
     import torch
@@ -199,6 +196,28 @@ ACTIVATION_NAMES: dict[str, HiddenActivation] = {
 }
 
 
+# What modules of a chain hand on, by sentence-transformers' names; and its poolings that families compute.
+STATES, POOLED, SCORES = "token_embeddings", "sentence_embedding", "scores"
+PLAIN_POOLINGS: dict[tuple[str, ...], Pooling] = {
+    ("cls",): "first",
+    ("mean",): "mean",
+    ("max",): "max",
+    ("lasttoken",): "last",
+}
+
+
+def fewer(steps: Sequence[ReadoutStep]) -> list[ReadoutStep]:
+    """A normalisation belongs to the linear layer in front of it."""
+    made: list[ReadoutStep] = []
+    for step in steps:
+        before = made[-1] if made else None
+        if step.linear is not None or before is None or before.unit or (step.norm and before.norm):
+            made.append(step)
+        else:
+            made[-1] = replace(before, norm=step.norm or before.norm, unit=step.unit)
+    return made
+
+
 class NotDescribed(Exception):
     """A part is not what its family has; the message says which, where one is known."""
 
@@ -275,9 +294,7 @@ class StoredModule:
         functions: names of activations, which have no weights, by the last two parts of their place ("mlp.act").
     """
 
-    def __init__(
-        self, weights: StoredWeights, config: StoredConfig, prefix: str, functions: Mapping[str, str]
-    ) -> None:
+    def __init__(self, weights: StoredWeights, config: StoredConfig, prefix: str, functions: Mapping[str, str]) -> None:
         self.weights, self.config, self.prefix, self.functions = weights, config, prefix, functions
 
     def below(self, name: str) -> StoredModule:
@@ -419,93 +436,3 @@ def _is_hooked(module: nn.Module) -> bool:
     # training puts other random numbers into dropout, which does nothing here
     replaced = "forward" in module.__dict__ and not isinstance(module, nn.Dropout)
     return bool(module._forward_hooks or module._forward_pre_hooks or replaced)
-
-
-# ---- What is asked of an architecture: how it is described, computed and trained.
-class Description(Protocol):
-    """A model as plain weights, on one device and of one type."""
-
-    @property
-    def hidden(self) -> int:
-        """Width of a token between layers."""
-        ...
-
-    @property
-    def device(self) -> Any:
-        """Where the weights are."""
-        ...
-
-
-D = TypeVar("D", bound=Description)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainableModules:
-    """A model's own modules, as the training forward without padding calls them: dropout and adapters stay in.
-
-    Attributes:
-        embeddings: int64 [1, tokens] as `input_ids`, `token_type_ids` and `position_ids` to [1, tokens, hidden].
-        layers: each with BERT's `attention.self`, `attention.output`, `intermediate` and `output`.
-        head: first tokens [pairs, 1, hidden] to logits [pairs, labels].
-        first_position: of every sequence.
-    """
-
-    embeddings: Callable[..., torch.Tensor]
-    layers: Sequence[nn.Module]
-    head: Callable[[torch.Tensor], torch.Tensor]
-    first_position: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredKind:
-    """How a model type is read from its folder's config.json and arrays.
-
-    Attributes:
-        defaults: what transformers' config class has where the file says nothing.
-        prefix: of the names of the weights below a head.
-        functions: keys of the config that name an activation, or names themselves behind "=", by the last two parts
-            of the activation's place.
-        aliases: other names of keys, by those that we ask for.
-    """
-
-    defaults: Mapping[str, Any]
-    prefix: str
-    functions: Mapping[str, str]
-    aliases: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture(Generic[D]):
-    """One class of transformers.
-
-    Attributes:
-        describe: its model as plain weights, of torch or stored; raises `NotDescribed` or AttributeError for a part
-            that is another.
-        trainable: its modules for training without padding; None, or where it gives None, trains in padded rectangles.
-        model_type: of its configs, where folders of it are read without torch.
-    """
-
-    describe: Callable[[Any], D]
-    trainable: Callable[[Any], TrainableModules | None] | None = None
-    model_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Family(Generic[D]):
-    """Architectures that are described by the same kind of weights.
-
-    Attributes:
-        architectures: by the name of transformers' class.
-        in_torch: a description to its forward in torch; the type is that of its layers, None is that of the weights.
-        for_kernel: a description as the compiled kernel reads it, None where it has no such form; what it can compute
-            of that the kernel says, see `kernel.weights.unsupported`.
-        below: by model type the weights that are registered above the layers and work below one of them: the number of
-            the layer that they are counted to, see `training/weights/layers.py`.
-        stored: by model type how folders are read without torch.
-    """
-
-    architectures: Mapping[str, Architecture[D]]
-    in_torch: Callable[[D, torch.dtype | None], Compute]
-    for_kernel: Callable[[D], Encoder | None]
-    below: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    stored: Mapping[str, StoredKind] = field(default_factory=dict)

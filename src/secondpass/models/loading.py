@@ -13,12 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.forwards.readout import ModuleChain, ReadoutModel, VocabularyRows
 from secondpass.inputs import ModelTemplate, PromptTemplate
 from secondpass.models.config import (
     TRANSFORMER_FILE,
@@ -29,17 +26,16 @@ from secondpass.models.config import (
     read_if_present,
     read_prompts,
 )
-from secondpass.models.folders import MODULE_WEIGHTS, folder_of
-from secondpass.models.modules import (
-    Modules,
-    make_readout,
-    read_modules,
-    stored_limit,
-    vocabulary_rows,
-)
+from secondpass.models.folders import folder_of
+from secondpass.models.modules import Modules, read_modules, stored_limit
 from secondpass.models.templates import template_for
 from secondpass.models.tokenizer import check_vocabulary, ends_with_padding, load_tokenizer, token_limit
-from secondpass.models.weights import COMPACT, build_model, check_counts, load_compact, stored_sizes, weight_files
+from secondpass.models.weights import COMPACT, check_counts, is_compact, stored_sizes, stored_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from secondpass.forwards.readout import ModuleChain, ReadoutModel, VocabularyRows
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +113,7 @@ class LoadRequest:
     template: str | PromptTemplate | ModelTemplate | None = None
     true_token: str | None = None
     false_token: str | None = None
+    device: str | torch.device | None = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +121,9 @@ class Loaded:
     """A model ready to score.
 
     `config` is `model.config`; `stored_activation` a dotted name that nobody has trusted yet; `token_limit` the
-    longest input in tokens; `placed` says that a device_map put the model where it is; `prompts` are stored by name,
-    `default_prompt` is the name of the one that a call gets that names none; `template` is what the model was trained
-    to read around its texts; `transformer_settings` is what the folder says of the first of its modules, with the
-    template among it or not.
+    longest input in tokens; `prompts` are stored by name, `default_prompt` is the name of the one that a call gets that
+    names none; `template` is what the model was trained to read around its texts; `transformer_settings` is what the
+    folder says of the first of its modules, with the template among it or not.
     """
 
     config: Any = field(repr=False)
@@ -135,33 +131,41 @@ class Loaded:
     tokenizer: Any = field(repr=False)
     stored_activation: str | None
     token_limit: int
-    placed: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     template: ModelTemplate | None = None
     transformer_settings: dict[str, Any] = field(default_factory=dict)
 
 
-def load(request: LoadRequest) -> Loaded:
-    """Load a model.
-
-    Raises:
-        InvalidInput: an argument is refused; the message names it.
-        ModelLoadError: the model cannot be had, is broken or incomplete, or would run foreign code.
-    """
+def folder_for(request: LoadRequest) -> Path:
+    """Where the model asked for is on this machine, when the arguments are checked; raises as `load`."""
     _check_arguments(request)
-    automodel_args = _without(request.automodel_args, "token", "use_safetensors", "weights_only")
-    folder = folder_of(
+    return folder_of(
         request.source,
-        variant=automodel_args.get("variant"),
+        variant=request.automodel_args.get("variant"),
         code=request.trust_remote_code,
         cache_dir=request.cache_dir,
         revision=request.revision,
         local_files_only=request.local_files_only,
         token=_token(request),
     )
+
+
+def load(request: LoadRequest, folder: Path | None = None) -> Loaded:
+    """Load a model of torch.
+
+    Args:
+        request: what, and how.
+        folder: where it is; None finds it.
+
+    Raises:
+        InvalidInput: an argument is refused; the message names it.
+        ModelLoadError: the model cannot be had, is broken or incomplete, or would run foreign code.
+    """
+    folder = folder_for(request) if folder is None else folder
+    automodel_args = _without(request.automodel_args, "token", "use_safetensors", "weights_only")
     modules = read_modules(folder, request.num_labels is not None)
-    task = _task(folder, modules, request)
+    task = task_of(folder, modules, request)
     with quiet_transformers():
         check_counts(folder / "config.json", stored_sizes(stored_weights(folder, automodel_args.get("variant"))))
         config = load_config(
@@ -188,10 +192,12 @@ def load(request: LoadRequest) -> Loaded:
         model = _with_readout(folder, model, modules, (true_id, false_id), request)
     elif request.true_token is not None:
         raise InvalidInput(f"true_token={request.true_token!r}: the model has a classification head")
+    if request.automodel_args.get("device_map") is None:
+        model.to(pick_device(request.device))
     return _loaded(folder, model, tokenizer, template, request)
 
 
-def _task(folder: Path, modules: Modules | None, request: LoadRequest) -> Task:
+def task_of(folder: Path, modules: Modules | None, request: LoadRequest) -> Task:
     """What transformers is to make of a folder."""
     if modules is not None:
         if request.classifier_dropout is not None:
@@ -205,6 +211,9 @@ def _with_readout(
     folder: Path, body: Any, modules: Modules | None, answer: tuple[int | None, int | None], request: LoadRequest
 ) -> ReadoutModel:
     """A body under what its folder, its family or the caller says makes the score."""
+    from secondpass.forwards.readout import ModuleChain, ReadoutModel
+    from secondpass.models.chains import make_readout, vocabulary_rows
+
     true_id, false_id = answer
     readout: ModuleChain | VocabularyRows
     if modules is not None and (modules.task == "feature-extraction" or request.true_token is None):
@@ -225,39 +234,40 @@ def _loaded(folder: Path, model: Any, tokenizer: Any, template: ModelTemplate | 
     if getattr(model.config, "pad_token_id", None) is None and not ends_with_padding(tokenizer):
         # Decoders score at the last token that is no padding, and refuse batches without this.
         model.config.pad_token_id = tokenizer.pad_token_id
-    prompts, default_prompt = read_prompts(folder)
     limit = token_limit(tokenizer, model)
-    settings = read_if_present(folder / TRANSFORMER_FILE)
-    modalities = settings["modality_config"] if isinstance(settings.get("modality_config"), dict) else {}
-    chain = isinstance(model, ReadoutModel)
+    if getattr(model, "readout", None) is not None:
+        limit = min(limit, stored_limit(folder) or limit)
     return Loaded(
         config=model.config,
         model=model,
         tokenizer=tokenizer,
-        stored_activation=read_activation(folder),
-        token_limit=min(limit, stored_limit(folder) or limit) if chain else limit,
-        placed=request.automodel_args.get("device_map") is not None,
-        prompts=prompts,
-        default_prompt=default_prompt,
+        token_limit=limit,
         template=template,
-        transformer_settings=settings if request.template is None and "message" in modalities else {},
+        **saved_beside(folder, request),
     )
 
 
-def stored_weights(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
-    """The files that a model of this folder is loaded from; raises ModelLoadError where there are none."""
-    body = (folder / COMPACT,) if _is_compact(folder) else weight_files(folder, variant)
-    return body + tuple(sorted(folder.glob(MODULE_WEIGHTS)))
-
-
-def _is_compact(folder: Path) -> bool:
-    return (folder / COMPACT).is_file() and not (folder / "model.safetensors").is_file()
+def saved_beside(folder: Path, request: LoadRequest) -> dict[str, Any]:
+    """What a folder keeps beside model and tokenizer, by the fields of `Loaded`."""
+    prompts, default_prompt = read_prompts(folder)
+    settings = read_if_present(folder / TRANSFORMER_FILE)
+    modalities = settings["modality_config"] if isinstance(settings.get("modality_config"), dict) else {}
+    return {
+        "stored_activation": read_activation(folder),
+        "prompts": prompts,
+        "default_prompt": default_prompt,
+        "transformer_settings": settings if request.template is None and "message" in modalities else {},
+    }
 
 
 def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: LoadRequest, task: Task) -> Any:
+    import torch
+
+    from secondpass.models.building import build_model, load_compact
+
     # float32 unless asked otherwise, as the seed: half precision on a CPU is slow, and overflows.
     dtype = automodel_args.pop("torch_dtype", None) or automodel_args.pop("dtype", None) or torch.float32
-    if not _is_compact(folder):
+    if not is_compact(folder):
         return build_model(folder, config, {**automodel_args, "dtype": dtype}, request.num_labels is not None, task)
     if task != "sequence-classification":
         raise ModelLoadError(f"{folder}: compact weights ({COMPACT}) are for models with a classification head")
@@ -268,6 +278,8 @@ def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: L
 
 def _dtype(given: object) -> torch.dtype:
     """A dtype or its name; "auto" is what compact weights expand to."""
+    import torch
+
     named = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
     if given == "auto":
         return torch.float32
@@ -329,6 +341,8 @@ def pick_device(requested: str | torch.device | None) -> torch.device:
     Raises:
         InvalidInput: the name is no device, or names one that this machine lacks.
     """
+    import torch
+
     if requested is None:
         device = torch.device(_best())
         logger.info("Use pytorch device: %s", device)
@@ -345,6 +359,8 @@ def pick_device(requested: str | torch.device | None) -> torch.device:
 
 
 def _best() -> str:
+    import torch
+
     if torch.cuda.is_available():
         return "cuda"
     if torch.backends.mps.is_available():
@@ -358,6 +374,8 @@ def _best() -> str:
 
 
 def _present(device: torch.device) -> bool:
+    import torch
+
     if device.type == "cuda":
         # A wrong index would fail as late as the first batch, as an assertion on the device.
         return (device.index or 0) < torch.cuda.device_count()

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from secondpass.forwards.description import (
     Array,
-    Description,
     Encoder,
-    Family,
     NotDescribed,
     Readout,
     StoredConfig,
     StoredEncoder,
     StoredWeights,
-    TrainableModules,
     is_plain,
 )
 from secondpass.forwards.families import bert, deberta, modernbert
+from secondpass.forwards.family import Description, Family, TrainableModules
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from secondpass.forwards import description as described
 from secondpass.forwards.description import (
-    Architecture,
     Embeddings,
     Encoder,
-    Family,
     Layer,
     Readout,
     ReadoutStep,
     StepActivation,
     StoredEncoder,
-    StoredKind,
-    TrainableModules,
     linear,
     norm,
 )
+from secondpass.forwards.family import Architecture, Family, StoredKind, TrainableModules
 
 if TYPE_CHECKING:
     import torch
@@ -142,9 +139,7 @@ def _distilbert_under(model: Any, readout: Readout) -> Encoder:
     )
     activation = described.hidden_activation(*(layer.ffn.activation for layer in own))
     embeddings = embeddings_of(model.base_model)
-    return _checked(
-        model.config, Encoder(embeddings, layers, readout, model.config.num_attention_heads, activation)
-    )
+    return _checked(model.config, Encoder(embeddings, layers, readout, model.config.num_attention_heads, activation))
 
 
 def _checked(config: Any, encoder: Encoder) -> Encoder:

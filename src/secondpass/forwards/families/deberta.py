@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.forwards import description as described
-from secondpass.forwards.description import Architecture, Encoder, Family, NotDescribed, Readout, Relative, linear
+from secondpass.forwards.description import Encoder, NotDescribed, Readout, Relative, linear
 from secondpass.forwards.families.bert import chain_of, classifier, embeddings_of, encoder_of, packed_encoder
+from secondpass.forwards.family import Architecture, Family
 
 if TYPE_CHECKING:
     import torch

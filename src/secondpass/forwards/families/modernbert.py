@@ -8,16 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.forwards.description import (
-    Architecture,
     Embeddings,
     Encoder,
-    Family,
     Layer,
     NotDescribed,
     Pooling,
     Readout,
     ReadoutStep,
-    StoredKind,
     StoredModule,
     hidden_activation,
     linear,
@@ -25,6 +22,7 @@ from secondpass.forwards.description import (
     table,
 )
 from secondpass.forwards.families.bert import chain_of, packed_encoder
+from secondpass.forwards.family import Architecture, Family, StoredKind
 
 POOLINGS: dict[str, Pooling] = {"cls": "first", "mean": "mean"}
 
