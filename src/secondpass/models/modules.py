@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from secondpass.activations import full_name, named_activation
+from secondpass.activations import as_torch, full_name, named_activation
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.readout import (
     POOLED,
@@ -310,7 +310,7 @@ def _dense(part: Part, widths: Widths, trust_remote_code: bool) -> tuple[nn.Modu
     if _shape(part, "linear.weight") != (sizes[1], sizes[0]):
         raise part.wrong("out_features", f"and linear.weight has shape {list(_shape(part, 'linear.weight') or ())}")
     name = part.text("activation_function", "torch.nn.modules.activation.Tanh")
-    activation = named_activation(name, trust_remote_code)
+    activation = as_torch(named_activation(name, trust_remote_code))
     if activation is None:
         raise part.wrong("activation_function", "no activation of torch.nn (trust_remote_code=True imports others)")
     own = activation if isinstance(activation, nn.Module) else _Called(activation)
