@@ -354,7 +354,7 @@ class CrossEncoder(Reranker, PushToHubMixin):
             if records is not None:
                 records.append(scored.record)
         else:
-            logits = torch.empty((0, num_labels))
+            logits = np.empty((0, num_labels), np.float32)
         scores = by_label(activated(logits, activation, apply_softmax), num_labels)
         result = converted(scores, self.device, convert_to_numpy, convert_to_tensor)
         return result[0] if single else result

@@ -12,10 +12,9 @@ from dataclasses import replace
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import torch
-from torch import nn
 
 from secondpass import ranking
-from secondpass.activations import Activation, checked_activation
+from secondpass.activations import IDENTITY, SIGMOID, Activation, as_torch, checked_activation
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.choosing import ModelForward
 from secondpass.forwards.contract import Forward
@@ -132,7 +131,7 @@ class Reranker:
             self.default_prompt_name = OWN_INSTRUCTION if self._wish(instruction=instruction)[1] else None
             self.prompts |= {OWN_INSTRUCTION: str(instruction)} if instruction else {}
         self._transformer_settings = loaded.transformer_settings
-        self.default_activation_function = default_activation_function
+        self.default_activation_function = as_torch(default_activation_function)
         self.max_length = max_length
         self.truncation = truncation
         self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
@@ -459,7 +458,7 @@ class Reranker:
             return given
         if rule is None or self.config.num_labels == 1:
             return self.default_activation_function
-        return nn.Identity() if rule == "expected" else nn.Sigmoid()
+        return IDENTITY if rule == "expected" else SIGMOID
 
 
 def _probes(engine: Engine, limit: int) -> list[BatchProbe]:
