@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from secondpass.forwards.choosing import Watch
+from secondpass.forwards.module import Watch
 from secondpass.forwards.description import (
     NotDescribed,
     hidden_activation,

@@ -11,7 +11,8 @@ import torch
 
 from secondpass import CrossEncoder
 from secondpass.forwards.contract import LOCKS
-from secondpass.forwards.padded import Padding, TransformersForward, as_numpy, dtype_name, pad
+from secondpass.forwards.padded import TransformersForward, as_numpy, dtype_name, pad
+from secondpass.forwards.contract import Padding
 from secondpass.tokens import Tokens
 
 

@@ -19,7 +19,8 @@ from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, 
 from secondpass.forwards.description import Array, mapped
 from secondpass.forwards.families import describe, family_of
 from secondpass.forwards.family import Description, Family
-from secondpass.forwards.padded import BatchProbe, Padding, TransformersForward, dtype_name, switching
+from secondpass.forwards.padded import BatchProbe, TransformersForward, dtype_name, switching
+from secondpass.forwards.contract import Padding
 from secondpass.forwards.precision import Precision, precision_of
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.tokens import Tokens

@@ -136,6 +136,22 @@ class Loaded:
     template: ModelTemplate | None = None
     transformer_settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def num_labels(self) -> int:
+        """How many logits a pair gets."""
+        labels: int = self.config.num_labels
+        return labels
+
+    @property
+    def name(self) -> str:
+        """What was asked for."""
+        return str(self.config.name_or_path)
+
+    @property
+    def leaves_prompt_out(self) -> bool:
+        """Whether the tokens of a prompt should not be pooled, of which none are told here."""
+        return bool(getattr(getattr(self.model, "readout", None), "leaves_prompt_out", False))
+
 
 def folder_for(request: LoadRequest) -> Path:
     """Where the model asked for is on this machine, when the arguments are checked; raises as `load`."""

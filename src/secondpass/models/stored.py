@@ -25,6 +25,7 @@ from secondpass.errors import MissingExtra, ModelLoadError
 from secondpass.forwards.choosing import has_torch
 from secondpass.forwards.description import Encoder, NotDescribed, StoredArray
 from secondpass.forwards.families import describe_stored, stored_family
+from secondpass.forwards.families.modernbert import DEFAULTS as MODERNBERT
 from secondpass.forwards.family import Family
 from secondpass.forwards.kernel.cache import digest_of
 from secondpass.inputs import ModelTemplate
@@ -32,7 +33,7 @@ from secondpass.models.config import architecture_in, read_json
 from secondpass.models.loading import Loaded, LoadRequest, folder_for, load, saved_beside, task_of
 from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_limit, stored_readout
 from secondpass.models.templates import template_for
-from secondpass.models.tokenizer import StoredTokenizer, ends_with_padding, read_tokenizer
+from secondpass.models.tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, stored_weights
 
 logger = logging.getLogger(__name__)
@@ -222,6 +223,11 @@ class StoredModel:
         """How many logits a pair gets."""
         return self.encoder.readout.labels
 
+    @property
+    def name(self) -> str:
+        """What was asked for."""
+        return str(self.request.source)
+
     def build(self, reason: str) -> Loaded:
         """The same model of torch, for a `reason`; raises MissingExtra where torch is not installed."""
         if not has_torch():
@@ -273,7 +279,9 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     family, architecture = _family(folder, settings, modules)
     names = [path.relative_to(folder).as_posix() for path in weights]
     small = {path.name for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()}
-    parts = [(part.folder / "config.json").relative_to(folder).as_posix() for part in (modules.parts if modules else ())]
+    parts = [
+        (part.folder / "config.json").relative_to(folder).as_posix() for part in (modules.parts if modules else ())
+    ]
     held = HeldFiles(folder, [*names, *sorted(small), *(name for name in parts if (folder / name).is_file())])
     encoder, unused = _described(held, names, family, architecture, settings, modules)
     _check_labels(encoder, settings, modules, request)
@@ -290,7 +298,7 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     )
     if unused:
         logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), ", ".join(unused))
-    limit = tokenizer.limit(_positions(encoder, settings))
+    limit = token_limit(tokenizer.model_max_length, _positions(encoder, settings))
     if modules is not None:
         limit = min(limit, stored_limit(folder) or limit)
     return StoredModel(
@@ -355,9 +363,7 @@ def _hidden(settings: Mapping[str, Any]) -> int:
     return hidden
 
 
-def _check_labels(
-    encoder: Encoder, settings: Mapping[str, Any], modules: Modules | None, request: LoadRequest
-) -> None:
+def _check_labels(encoder: Encoder, settings: Mapping[str, Any], modules: Modules | None, request: LoadRequest) -> None:
     """The head has as many labels as transformers makes of the config, and as the caller asks for."""
     labels = encoder.readout.labels
     if modules is None:
@@ -373,5 +379,7 @@ def _check_labels(
 def _identity(held: HeldFiles) -> str | None:
     """What stands for weights and settings: of the files themselves, whatever stands in the folder by now."""
     with suppress(OSError):
-        return digest_of([held.path_of(name) for name in held.names() if name.endswith((".safetensors", "config.json"))])
+        return digest_of(
+            [held.path_of(name) for name in held.names() if name.endswith((".safetensors", "config.json"))]
+        )
     return None
