@@ -32,6 +32,7 @@ from secondpass.forwards.readout import (
     ReadoutModel,
 )
 from secondpass.training.weights.layers import layers_of
+from tests.forwards.kernel.encoders import arrays
 from tests.forwards.models import DECODERS, LENGTHS, decoder_of, inputs_of, model_of, reference, tensors
 
 
@@ -140,7 +141,7 @@ def test_the_kernel_gives_them_or_says_why_not(name: str) -> None:
     if isinstance(routine, str):
         pytest.skip(routine)
     inputs = inputs_of(LENGTHS, model)
-    made = tensors(KernelEncoder(encoder, routine))(inputs)
+    made = tensors(KernelEncoder(arrays(encoder), routine))(inputs)
     assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
 
 

@@ -6,19 +6,18 @@ in the batch and however many threads compute.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import byref
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from secondpass.errors import InvalidInput
 from secondpass.forwards.contract import Logits
-from secondpass.forwards.description import Encoder, mapped
+from secondpass.forwards.description import Encoder
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.native import Precision, Routine
-from secondpass.forwards.kernel.weights import PackedWeights, own_positions, unsupported
+from secondpass.forwards.kernel.weights import PackedWeights, aligned, own_positions, unsupported
 from secondpass.tokens import Tokens
 
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
@@ -27,17 +26,8 @@ CHUNK_TOKENS = 384
 # With fewer sequences for each thread, threads share a chunk instead.
 ENOUGH_EACH = 4
 ROWS_BEHIND = 32
-# What addresses are a multiple of: the widest register's bytes, and a line of the cache.
-ALIGNED = 64
 
 Bytes = npt.NDArray[np.uint8]
-
-
-def aligned(size: int) -> Bytes:
-    """Memory of that many bytes, not filled, at a multiple of `ALIGNED`."""
-    made = np.empty(size + ALIGNED, np.uint8)
-    start = -made.ctypes.data % ALIGNED
-    return made[start : start + size]
 
 
 def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int32]:
@@ -81,7 +71,7 @@ class KernelEncoder:
         types = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
         self._check(lengths, ids, types)
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        threads = torch.get_num_threads()
+        threads = native.thread_count()
         together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
         ends = self._chunks(lengths, threads, together)
         pairs, width = len(inputs), model.heads * model.head_size
@@ -142,13 +132,18 @@ class KernelEncoder:
         return memory if len(memory) >= size else aligned(size)
 
 
-def kernel_forward(encoder: Encoder, precision: Precision) -> KernelEncoder | str:
-    """The kernel's forward of this encoder, or a sentence that says why it cannot be had."""
-    missing = unsupported(encoder)
+def kernel_forward(
+    encoder: Callable[[], Encoder], precision: Precision, identity: str | None = None
+) -> KernelEncoder | str:
+    """The kernel's forward of an encoder, or a sentence that says why it cannot be had.
+
+    Args:
+        encoder: gives it as float32 arrays.
+        precision: of the computation.
+        identity: stands for the encoder's weights.
+    """
+    routine, found = native.find(precision), encoder()
+    missing = unsupported(found)
     if missing is not None:
         return missing
-    routine = native.find(precision)
-    if isinstance(routine, str):
-        return routine
-    # not before: the copy of a half type is large
-    return KernelEncoder(mapped(encoder, torch.Tensor.float), routine)
+    return routine if isinstance(routine, str) else KernelEncoder(found, routine)

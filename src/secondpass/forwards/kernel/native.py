@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -139,3 +142,48 @@ def find(precision: Precision) -> Routine | str:
             return routine
     among = "" if chosen is None else f" among {chosen}"
     return f"the kernel has no {precision} for this processor{among}"
+
+
+def thread_count() -> int:
+    """How many threads a call may have: torch's number where torch is imported, else what torch's would be."""
+    asked = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    return own_thread_count() if asked is None else int(asked())
+
+
+@cache
+def own_thread_count() -> int:
+    """OMP_NUM_THREADS, else the cores that this process may use: a core counts once however many threads it runs."""
+    asked = re.match(r"\s*([1-9]\d{0,3})\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
+    if asked:
+        return int(asked[1])
+    return max(1, min([len(_cores()), *(-(-quota // period) for quota, period in _shares() if quota > 0 < period)]))
+
+
+def _cores() -> set[str]:
+    """A name for each core, by the processors that it runs as."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    place = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    return {_read(place.format(processor)) or str(processor) for processor in allowed}
+
+
+def _shares() -> Iterator[tuple[int, int]]:
+    """Quota and period, microseconds, of control groups that limit this process, of either version."""
+    groups = dict(re.findall(r"^\d+:(.*):(.*)$", _read("/proc/self/cgroup"), re.MULTILINE))
+    root = "/sys/fs/cgroup"
+    for folder in (root, root + groups.get("", "")):
+        yield _pair(_read(f"{folder}/cpu.max"))
+    for own in ("", next((path for kinds, path in groups.items() if "cpu" in kinds.split(",")), "")):
+        folder = f"{root}/cpu{own}"
+        yield _pair(f"{_read(f'{folder}/cpu.cfs_quota_us')} {_read(f'{folder}/cpu.cfs_period_us')}")
+
+
+def _pair(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+) (\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
