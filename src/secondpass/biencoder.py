@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.forwards.contract import plan
+from secondpass.forwards.contract import padding_of, plan
 from secondpass.forwards.padded import pad
-from secondpass.forwards.contract import padding_of
-from secondpass.models.folders import folder_of
-from secondpass.models.loading import pick_device, quiet_transformers
-from secondpass.models.tokenizer import load_tokenizer, token_limit
-from secondpass.models.weights import check_counts, stored_sizes, weight_files
 from secondpass.models.building import bounded, read_weights
+from secondpass.models.folders import folder_of
+from secondpass.models.limits import token_limit
+from secondpass.models.loading import pick_device, quiet_transformers
+from secondpass.models.tokenizer import load_tokenizer
+from secondpass.models.weights import check_counts, stored_sizes, weight_files
 from secondpass.scoring import batch_tokens
 from secondpass.text import positive_int
 from secondpass.tokens import PairTokenizer

@@ -16,13 +16,12 @@ import torch
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.forwards import choosing, kernel
-from secondpass.forwards.module import ModelForward, Watch, described
-from secondpass.forwards.contract import Computation, Logits
+from secondpass.forwards.contract import Computation, Logits, Padding
 from secondpass.forwards.description import mapped
 from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import native
+from secondpass.forwards.module import ModelForward, Watch, described
 from secondpass.forwards.packed import PackedEncoder
-from secondpass.forwards.contract import Padding
 from secondpass.forwards.precision import Precision
 from secondpass.merging import SharedReranker
 from secondpass.tokens import Tokens

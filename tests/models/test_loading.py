@@ -21,9 +21,9 @@ from transformers.utils import logging as switches
 import secondpass
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.models.building import save_compact
 from secondpass.models.folders import POCKET, folder_of, looks_like_path
 from secondpass.models.loading import LoadRequest, load, pick_device, quiet_transformers
-from secondpass.models.building import save_compact
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import ARCHITECTURES
 

@@ -23,8 +23,8 @@ from transformers import (
 
 from secondpass import CrossEncoder
 from secondpass.errors import ModelLoadError
+from secondpass.models.limits import token_limit
 from secondpass.models.loading import LoadRequest, load
-from secondpass.models.tokenizer import token_limit
 from tests.tiny_models import ARCHITECTURES, make_folder, make_model, make_tokenizer
 
 UNKNOWN = {"model_max_length": 10**30}

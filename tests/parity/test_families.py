@@ -16,12 +16,12 @@ from transformers import (
     CamembertForSequenceClassification,
 )
 
+from secondpass.forwards.contract import Padding
 from secondpass.forwards.families import architecture_of, decoder, describe, families, family_of, trainable
 from secondpass.forwards.kernel import KernelEncoder, native
 from secondpass.forwards.kernel.weights import unsupported
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.packed import PackedForward, PaddedForward, training_forward
-from secondpass.forwards.contract import Padding
 from secondpass.forwards.readout import (
     Dense,
     Dropout,

@@ -15,7 +15,7 @@ import numpy as np
 
 from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
 from secondpass.forwards.description import Encoder, mapped
-from secondpass.forwards.kernel import kernel_forward, native, thread_count, unsupported
+from secondpass.forwards.kernel import kernel_forward, native, unsupported
 from secondpass.forwards.kernel.cache import remember, remembered
 from secondpass.forwards.precision import Precision, agrees
 from secondpass.tokens import Tokens
@@ -117,7 +117,7 @@ def stored_forward(
     missing = unsupported(encoder)
 
     def ways(wanted: Settled) -> Compute | str:
-        return kernel_forward(lambda: encoder, wanted, identity) if missing is None else missing
+        return kernel_forward(lambda: mapped(encoder, np.asarray), wanted, identity) if missing is None else missing
 
     choice = _remembered(ways, encoder.hidden, identity, samples) if precision == "auto" else precision
     compute = ways(choice)
@@ -136,7 +136,7 @@ def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable
     rounded, exact = native.find("bf16"), native.find("fp32")
     if isinstance(rounded, str) or isinstance(exact, str):
         return "fp32"
-    place = f"{rounded.instructions} or {exact.instructions} on {thread_count()} threads"
+    place = f"{rounded.instructions} or {exact.instructions} on {native.thread_count()} threads"
     key = None if identity is None else f"precision auto of {identity}: {place}"
     known = None if key is None else remembered(key)
     choice: Settled = "bf16" if known == "bf16" else "fp32"

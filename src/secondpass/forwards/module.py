@@ -15,12 +15,11 @@ from torch import nn
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.choosing import DTYPES, Settled, apart, settled
-from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock
+from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Padding
 from secondpass.forwards.description import Array, mapped
 from secondpass.forwards.families import describe, family_of
 from secondpass.forwards.family import Description, Family
 from secondpass.forwards.padded import BatchProbe, TransformersForward, dtype_name, switching
-from secondpass.forwards.contract import Padding
 from secondpass.forwards.precision import Precision, precision_of
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.tokens import Tokens

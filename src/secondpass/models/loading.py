@@ -27,9 +27,10 @@ from secondpass.models.config import (
     read_prompts,
 )
 from secondpass.models.folders import folder_of
+from secondpass.models.limits import check_vocabulary, token_limit
 from secondpass.models.modules import Modules, read_modules, stored_limit
 from secondpass.models.templates import template_for
-from secondpass.models.tokenizer import check_vocabulary, ends_with_padding, load_tokenizer, token_limit
+from secondpass.models.tokenizer import ends_with_padding, load_tokenizer
 from secondpass.models.weights import COMPACT, check_counts, is_compact, stored_sizes, stored_weights
 
 if TYPE_CHECKING:

@@ -40,10 +40,10 @@ from secondpass.models.building import save_compact
 from secondpass.models.card import MARK
 from secondpass.models.chains import write_modules
 from secondpass.models.config import LISTED, TRANSFORMER_FILE, read_json, write_activation, write_json
+from secondpass.models.limits import token_limit
 from secondpass.models.loading import quiet_transformers
 from secondpass.models.modules import parts_of
 from secondpass.models.templates import chat_template_of, stored
-from secondpass.models.tokenizer import token_limit
 from secondpass.models.weights import COMPACT
 from secondpass.text import choice
 from secondpass.tokens import Tokens

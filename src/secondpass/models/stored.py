@@ -30,6 +30,7 @@ from secondpass.forwards.family import Family
 from secondpass.forwards.kernel.cache import digest_of
 from secondpass.inputs import ModelTemplate
 from secondpass.models.config import architecture_in, read_json
+from secondpass.models.limits import check_ids, limit_of
 from secondpass.models.loading import Loaded, LoadRequest, folder_for, load, saved_beside, task_of
 from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_limit, stored_readout
 from secondpass.models.templates import template_for
@@ -288,7 +289,7 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     tokenizer = read_tokenizer(folder, settings)
     if isinstance(tokenizer, str):
         raise NotDescribed(tokenizer)
-    tokenizer.check_vocabulary(folder, len(encoder.embeddings.words))
+    check_ids(folder, tokenizer, len(encoder.embeddings.words))
     template, _, _ = template_for(
         folder,
         str(request.source),
@@ -298,7 +299,7 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     )
     if unused:
         logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), ", ".join(unused))
-    limit = token_limit(tokenizer.model_max_length, _positions(encoder, settings))
+    limit = limit_of(tokenizer, _positions(encoder, settings))
     if modules is not None:
         limit = min(limit, stored_limit(folder) or limit)
     return StoredModel(
@@ -383,3 +384,12 @@ def _identity(held: HeldFiles) -> str | None:
             [held.path_of(name) for name in held.names() if name.endswith((".safetensors", "config.json"))]
         )
     return None
+
+
+def _positions(encoder: Encoder, settings: Mapping[str, Any]) -> int | None:
+    """Tokens that the model's positions are enough for."""
+    own = encoder.embeddings
+    if own.positions is not None:
+        return len(own.positions) - own.first_position
+    limit = settings.get("max_position_embeddings", MODERNBERT["max_position_embeddings"])
+    return limit if isinstance(limit, int) else None
