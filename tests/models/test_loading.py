@@ -99,7 +99,7 @@ def test_every_part_is_there(tiny_model_folder: Any, architecture: str) -> None:
     assert loaded.config.name_or_path == path
     assert loaded.token_limit == 128
     assert loaded.stored_activation is None
-    assert not loaded.placed
+    assert loaded.num_labels == 2
     assert len(loaded.tokenizer) == loaded.config.vocab_size
 
 
@@ -109,7 +109,7 @@ def test_the_values_are_frozen(tiny_folder: str) -> None:
     with pytest.raises(FrozenInstanceError):
         request.source = "other"  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
-        load(request).placed = True  # type: ignore[misc]
+        load(request).token_limit = 1  # type: ignore[misc]
 
 
 def test_a_path_object_is_taken(folder: Path) -> None:
@@ -154,10 +154,9 @@ def test_a_compact_head_of_another_size_is_refused(compact_folder: Path) -> None
 
 
 def test_a_device_map_is_left_alone(tiny_folder: str) -> None:
-    """A model placed by device_map says so, and the device argument does not move it."""
+    """A model placed by device_map is not moved by the device argument."""
     pytest.importorskip("accelerate")
     asked: dict[str, Any] = {"device_map": {"": "cpu"}}
-    assert load(LoadRequest(tiny_folder, automodel_args=asked)).placed
     assert CrossEncoder(tiny_folder, automodel_args=asked, device="meta").device.type == "cpu"
 
 

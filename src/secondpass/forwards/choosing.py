@@ -92,6 +92,7 @@ class StoredForward:
     """The forward of a model that stands in a folder: what it computes never changes."""
 
     computation: Computation
+    _lock: ForwardLock
 
     def ready(self) -> Computation:
         """The same each time."""
@@ -122,13 +123,13 @@ def stored_forward(
     choice = _remembered(ways, encoder.hidden, identity, samples) if precision == "auto" else precision
     compute = ways(choice)
     if not isinstance(compute, str):
-        return StoredForward(_computation(choice, compute, lambda: ways("fp32"), types))
+        return _forward(choice, compute, lambda: ways("fp32"), types)
     if has_torch() or choice != "fp32":
         return compute
     from secondpass.forwards.plain import PlainEncoder
 
     own = PlainEncoder(mapped(encoder, np.asarray))
-    return StoredForward(_computation("fp32", own, lambda: own, types))
+    return _forward("fp32", own, lambda: own, types)
 
 
 def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable[[], Sequence[Tokens]]) -> Settled:
@@ -147,17 +148,18 @@ def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable
     return choice
 
 
-def _computation(choice: Settled, compute: Compute, exact: Callable[[], Compute | str], types: bool) -> Computation:
+def _forward(choice: Settled, compute: Compute, exact: Callable[[], Compute | str], types: bool) -> StoredForward:
     lock, dtype = ForwardLock(), DTYPES[choice]
 
     def in_float32(inputs: Sequence[Tokens]) -> Logits:
         again = exact()
         return apart(compute if isinstance(again, str) else again, types)(inputs)
 
-    return Computation(
+    computation = Computation(
         "cpu",
         dtype,
         pads=False,
         logits=lock.around(apart(compute, types)),
         full_precision=None if dtype in FULL_PRECISION else lock.around(in_float32),
     )
+    return StoredForward(computation, lock)

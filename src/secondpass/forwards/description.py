@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -381,10 +382,14 @@ def side_by_side(parts: Sequence[Array]) -> Array:
     """One array of the rows of several."""
     if isinstance(parts[0], StoredArray):
         shape = (sum(map(len, parts)), *parts[0].shape[1:])
-        return StoredArray(shape, lambda: np.concatenate([np.asarray(part) for part in parts]))
+        return StoredArray(shape, partial(_concatenated, parts))
     import torch
 
     return torch.cat(list(parts))
+
+
+def _concatenated(parts: Sequence[StoredArray]) -> npt.NDArray[np.float32]:
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def norm(module: Any, bare: bool = False) -> Norm:

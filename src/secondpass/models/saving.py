@@ -395,7 +395,8 @@ class _Upload(PushToHubMixin):
         self.save_pretrained = encoder.save_pretrained
 
 
-def upload(encoder: Any, repo_id: str, **options: Any) -> str:
+def upload(encoder: Any, repo_id: str, commit_message: str | None, **options: Any) -> str:
     """Save a model and upload that to the hub; `options` are transformers' own. Returns the commit's address."""
-    address: str = _Upload(encoder).push_to_hub(repo_id, **options)
+    message = commit_message or f"Upload {type(encoder).__name__}"
+    address: str = _Upload(encoder).push_to_hub(repo_id, commit_message=message, **options)
     return address

@@ -285,6 +285,8 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     ]
     held = HeldFiles(folder, [*names, *sorted(small), *(name for name in parts if (folder / name).is_file())])
     encoder, unused = _described(held, names, family, architecture, settings, modules)
+    if unused and COMPACT in names:
+        raise NotDescribed(f"{COMPACT} has {unused[0]}, which has no place in the model")
     _check_labels(encoder, settings, modules, request)
     tokenizer = read_tokenizer(folder, settings)
     if isinstance(tokenizer, str):
