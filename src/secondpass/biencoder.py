@@ -17,8 +17,9 @@ from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.contract import plan
 from secondpass.forwards.padded import pad, padding_of
 from secondpass.models.folders import folder_of
+from secondpass.models.limits import token_limit
 from secondpass.models.loading import pick_device, quiet_transformers
-from secondpass.models.tokenizer import load_tokenizer, token_limit
+from secondpass.models.tokenizer import load_tokenizer
 from secondpass.models.weights import bounded, check_counts, read_weights, stored_sizes, weight_files
 from secondpass.scoring import batch_tokens
 from secondpass.text import positive_int

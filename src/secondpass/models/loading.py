@@ -30,6 +30,7 @@ from secondpass.models.config import (
     read_prompts,
 )
 from secondpass.models.folders import MODULE_WEIGHTS, folder_of
+from secondpass.models.limits import check_vocabulary, token_limit
 from secondpass.models.modules import (
     Modules,
     make_readout,
@@ -38,7 +39,7 @@ from secondpass.models.modules import (
     vocabulary_rows,
 )
 from secondpass.models.templates import template_for
-from secondpass.models.tokenizer import check_vocabulary, ends_with_padding, load_tokenizer, token_limit
+from secondpass.models.tokenizer import ends_with_padding, load_tokenizer
 from secondpass.models.weights import COMPACT, build_model, check_counts, load_compact, stored_sizes, weight_files
 
 logger = logging.getLogger(__name__)

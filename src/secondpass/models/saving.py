@@ -35,10 +35,10 @@ from secondpass.forwards.readout import ReadoutModel
 from secondpass.inputs import NAMES, Mark, ModelTemplate
 from secondpass.lazy import optional
 from secondpass.models.config import LISTED, TRANSFORMER_FILE, read_json, write_activation, write_json
+from secondpass.models.limits import token_limit
 from secondpass.models.loading import quiet_transformers
 from secondpass.models.modules import parts_of, write_modules
 from secondpass.models.templates import chat_template_of, stored
-from secondpass.models.tokenizer import token_limit
 from secondpass.models.weights import COMPACT, save_compact
 from secondpass.text import choice
 from secondpass.tokens import Tokens
