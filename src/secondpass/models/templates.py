@@ -322,7 +322,7 @@ def _token(tokenizer: Any, token: str | None, argument: str) -> int | None:
 
 
 def _known(tokenizer: Any, token: str) -> int | None:
-    found: int | None = tokenizer.get_vocab().get(token)
+    found: int | None = tokenizer.backend_tokenizer.token_to_id(token)
     if found is None:
         ids = tokenizer.encode(token, add_special_tokens=False)
         found = ids[0] if len(ids) == 1 else None

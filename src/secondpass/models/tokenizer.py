@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import logging
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.processors import TemplateProcessing
 
 from secondpass.errors import ModelLoadError
-from secondpass.models.config import LISTED, NEWEST_FILE, OWN_KEY, read_if_present, read_json
+from secondpass.models.config import read_if_present, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -45,34 +42,35 @@ def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], 
             puts no special tokens around texts though it has them.
     """
     if not trust_remote_code:
-        _check_present(folder)
+        check_present(folder)
     try:
         tokenizer = _made(folder, model.config, tokenizer_args, trust_remote_code)
     except Exception as error:  # readers of half a dozen formats, with errors of their own kinds
         if "trust_remote_code" in str(error):
             reason = ": it brings its own code, which runs only with trust_remote_code=True"
         else:
-            reason = f" from {_files(folder)}: {type(error).__name__}: {' '.join(str(error).split())}"
+            reason = f" from {files_of(folder)}: {type(error).__name__}: {' '.join(str(error).split())}"
         raise ModelLoadError(f"{folder}: the tokenizer cannot be read{reason}") from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelLoadError(
             f"{folder}: {type(tokenizer).__name__} is a slow tokenizer; one with a tokenizer.json is needed"
         )
-    _check(folder, tokenizer, SETTINGS.isdisjoint(tokenizer_args))
+    check_tokenizer(folder, tokenizer, SETTINGS.isdisjoint(tokenizer_args))
     if "model_input_names" not in {*tokenizer_args, *tokenizer.init_kwargs}:
         reads, name = SEGMENTS in inspect.signature(model.forward).parameters, type(tokenizer).__name__
-        if reads and _lacks_segments(folder, tokenizer, name, hasattr(model.config, "type_vocab_size")):
+        if reads and lacks_segments(folder, tokenizer, name, hasattr(model.config, "type_vocab_size")):
             tokenizer.model_input_names = [*tokenizer.model_input_names, SEGMENTS]
             tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     return tokenizer
 
 
-def _check_present(folder: Path) -> None:
+def check_present(folder: Path) -> None:
+    """Raise ModelLoadError where a folder has no vocabulary of any kind."""
     if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):
         raise ModelLoadError(f"{folder} holds no tokenizer (tokenizer.json or a vocabulary)")
 
 
-def _check(folder: Path, tokenizer: Any, whole: bool = True) -> None:
+def check_tokenizer(folder: Path, tokenizer: Any, whole: bool = True) -> None:
     """Refuse a tokenizer that says no limit in numbers, does not pad, or (as a `whole`) lets texts run into each other.
 
     Raises:
@@ -94,7 +92,7 @@ def _check(folder: Path, tokenizer: Any, whole: bool = True) -> None:
         _check_special_tokens(folder, tokenizer)
 
 
-def _files(folder: Path) -> str:
+def files_of(folder: Path) -> str:
     """The files that no tokenizer could be made of: readers say what they met, and not where.
 
     Raises:
@@ -115,8 +113,8 @@ def _files(folder: Path) -> str:
 def _made(folder: Path, config: Any, tokenizer_args: Mapping[str, Any], trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    stored, settings = folder / "tokenizer.json", _read_settings(folder)
-    options = {"local_files_only": True, **tokenizer_args}
+    stored, settings = folder / "tokenizer.json", read_if_present(folder / SETTINGS_FILES[0])
+    options = {"localfiles_only": True, **tokenizer_args}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=trust_remote_code, **options)
     except Exception as error:
@@ -137,7 +135,7 @@ def _made(folder: Path, config: Any, tokenizer_args: Mapping[str, Any], trust_re
     return tokenizer
 
 
-def _kind(settings: Mapping[str, Any], config: Mapping[str, Any], made: str) -> str:
+def kind_of(settings: Mapping[str, Any], config: Mapping[str, Any], made: str) -> str:
     """The class by which transformers 4 read a folder, without "Tokenizer" and "Fast"; `made` is that of 5."""
     name = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or made)
     return name.removesuffix("Fast").removesuffix("Tokenizer").replace("TokenizersBackend", "PreTrained")
@@ -212,7 +210,7 @@ def _check_special_tokens(folder: Path, tokenizer: Any) -> None:
     )
 
 
-def _lacks_segments(folder: Path, tokenizer: Any, made: str, typed: bool) -> bool:
+def lacks_segments(folder: Path, tokenizer: Any, made: str, typed: bool) -> bool:
     """Whether segment ids must be handed to a model that was trained on them: transformers 5 took them from some.
 
     What was saved by transformers 4 was trained on what its classes gave, what was saved by 5 on what those give.
@@ -220,8 +218,8 @@ def _lacks_segments(folder: Path, tokenizer: Any, made: str, typed: bool) -> boo
     """
     if SEGMENTS in tokenizer.model_input_names:
         return False
-    config, settings = read_json(folder / "config.json"), _read_settings(folder)
-    writer, kind = str(config.get("transformers_version") or "4").partition(".")[0], _kind(settings, config, made)
+    config, settings = read_json(folder / "config.json"), read_if_present(folder / SETTINGS_FILES[0])
+    writer, kind = str(config.get("transformers_version") or "4").partition(".")[0], kind_of(settings, config, made)
     newer = "backend" in settings or (writer.isdecimal() and int(writer) >= 5)
     # where all are 0 a table of types adds the same to every token, ids or not
     equal = typed and not any(tokenizer.backend_tokenizer.encode("a", "b").type_ids)
@@ -240,288 +238,3 @@ def ends_with_padding(tokenizer: Any) -> bool:
     """Whether the padding token also stands behind every text: where the last real token is could not be told by it."""
     own = tokenizer.backend_tokenizer
     return any(tokenizer.pad_token_id in own.encode(*texts).ids[1:] for texts in (("a",), ("a", "b")))
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return read_json(path) if path.is_file() else {}
-
-
-# ---- The same without transformers, for the classes of our own families.
-#
-# The tokens that those of transformers 5 bring along where no file names others.
-BRACKETS = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
-ANGLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>"}
-ANGLES |= {"cls_token": "<s>", "mask_token": "<mask>"}
-ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-EXTRA = "extra_special_tokens"
-# Settings by which a tokenizer is made in a way of its own.
-PECULIAR = frozenset(
-    "auto_map fast_tokenizer_files fix_mistral_regex gguf_file init_inputs merges model_specific_special_tokens "
-    "post_processor split_special_tokens tokenizer_object tokenizer_padding tokenizer_truncation vocab".split()
-)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerClass:
-    """A class of transformers: its vocabulary's kind, None for any; the inputs it makes; its tokens by role."""
-
-    vocabulary: str | None
-    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
-    tokens: Mapping[str, str] = field(default_factory=dict)
-    extra: tuple[str, ...] = ()
-
-
-_BERT = TokenizerClass("WordPiece", ("input_ids", SEGMENTS, "attention_mask"), BRACKETS)
-CLASSES = {
-    "PreTrained": TokenizerClass(None),
-    "Bert": _BERT,
-    "Electra": _BERT,
-    "DistilBert": TokenizerClass("WordPiece", tokens=BRACKETS),
-    "Roberta": TokenizerClass("BPE", tokens=ANGLES),
-    "XLMRoberta": TokenizerClass("Unigram", tokens=ANGLES),
-    "Camembert": TokenizerClass("Unigram", tokens=ANGLES, extra=("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")),
-    "DebertaV2": TokenizerClass(
-        "Unigram", ("input_ids", "attention_mask", SEGMENTS), {"bos_token": "[CLS]", "eos_token": "[SEP]", **BRACKETS}
-    ),
-}
-# The class of a model's type, and whether such models read segment ids.
-OF_TYPE = {
-    "bert": ("Bert", True),
-    "electra": ("Bert", True),
-    "distilbert": ("Bert", False),
-    "roberta": ("Roberta", True),
-    "xlm-roberta": ("XLMRoberta", True),
-    "camembert": ("Camembert", True),
-    "deberta-v2": ("DebertaV2", True),
-    "modernbert": ("PreTrained", False),
-}
-
-
-class _Unsure(Exception):
-    """Why transformers might make another tokenizer of a folder."""
-
-
-class StoredTokenizer:
-    """What the engine reads of a tokenizer, under the names of transformers; `read_tokenizer` makes it.
-
-    `cls_token`, `cls_token_id` and so on are there for each of `ROLES`, None where the tokenizer has no such token.
-    Those with one `identity` make the same ids of every text. The backend is nobody else's.
-    """
-
-    pad_token_type_id = 0
-
-    def __init__(
-        self, backend: Tokenizer, identity: bytes, tokens: Mapping[str, str], settings: Mapping[str, Any]
-    ) -> None:
-        limit = settings.get("model_max_length", settings.get("max_len"))
-        self.backend_tokenizer = backend
-        self.identity = identity
-        self.special_tokens_map = dict(tokens)
-        self.name_or_path: str = settings["name_or_path"]
-        self.model_max_length: float = int(1e30) if limit is None else limit
-        self.model_input_names: list[str] = settings["model_input_names"]
-        self.padding_side: str = settings["padding_side"]
-        self.truncation_side: str = settings["truncation_side"]
-        self.chat_template: Any = settings.get("chat_template")
-
-    def __getattr__(self, name: str) -> Any:
-        role = name.removesuffix("_id")
-        if role not in ROLES:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name}")
-        token = self.special_tokens_map.get(role)
-        return token if token is None or role == name else self.backend_tokenizer.token_to_id(token)
-
-    def __len__(self) -> int:
-        return self.backend_tokenizer.get_vocab_size(True)
-
-    def get_vocab(self) -> dict[str, int]:
-        """All tokens with their ids, added ones too."""
-        return self.backend_tokenizer.get_vocab(True)
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of one text, without padding."""
-        made = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return [number for number, real in zip(made.ids, made.attention_mask, strict=True) if real]
-
-
-def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> StoredTokenizer | str:
-    """What `load_tokenizer` makes of a folder, without transformers; a text says why it might be another.
-
-    Args:
-        folder: with tokenizer.json, tokenizer_config.json and what stands beside them.
-        config: the content of its config.json.
-
-    Raises:
-        ModelLoadError: as of `load_tokenizer`.
-    """
-    _check_present(folder)
-    stored = folder / "tokenizer.json"
-    if not stored.is_file():
-        return "only transformers reads a vocabulary that is no tokenizer.json"
-    settings, content = _read_settings(folder), stored.read_bytes()
-    try:
-        name = _class_name(settings, config)
-        backend = Tokenizer.from_str(content.decode("utf-8"))
-    except _Unsure as reason:
-        return f"only transformers reads {reason}"
-    except Exception as error:  # of no type of its own
-        return f"it cannot be read from {_files(folder)}: {type(error).__name__}: {error}"
-    try:
-        made, name = _stored(folder, settings, content, backend, name)
-    except _Unsure as reason:
-        return f"only transformers reads {reason}"
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # settings are what they like
-        return f"it cannot be read from {_files(folder)}: {type(error).__name__}: {error}"
-    _check(folder, made)
-    reads = OF_TYPE[config["model_type"]][1] and "model_input_names" not in settings
-    if reads and _lacks_segments(folder, made, f"{name}Tokenizer", True):
-        made.model_input_names.append(SEGMENTS)
-    return made
-
-
-def _class_name(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Which of `CLASSES` transformers takes."""
-    model_type, given = config.get("model_type"), settings.get("tokenizer_class") or config.get("tokenizer_class")
-    if model_type not in OF_TYPE or "model_name" in config:
-        raise _Unsure(f"the tokenizer of a {model_type} model")
-    peculiar = sorted(key for key in PECULIAR & settings.keys() if settings[key])
-    if peculiar:
-        raise _Unsure(f"{peculiar[0]} in tokenizer_config.json")
-    registered = OF_TYPE[model_type][0]
-    name = registered if given is None else _kind({"tokenizer_class": given}, {}, "")
-    if name not in CLASSES or given == "PreTrainedTokenizer":
-        raise _Unsure(f"a {given} of a {model_type} model")
-    return registered if registered == "PreTrained" else name
-
-
-def _stored(
-    folder: Path, settings: dict[str, Any], content: bytes, backend: Tokenizer, name: str
-) -> tuple[StoredTokenizer, str]:
-    """The tokenizer, and the one of `CLASSES` that it is of."""
-    kind, known = CLASSES[name], {token.content for token in backend.get_added_tokens_decoder().values()}
-    initial, decoder = _initial(folder, settings, content, backend)
-    padding, truncation = backend.padding or {}, backend.truncation or {}
-    inputs = [*initial.setdefault("model_input_names", kind.inputs)]
-    tokens, added, rules = _tokens(kind, initial), list[AddedToken](), ""
-    if kind.vocabulary is not None:
-        if type(backend.model).__name__ != kind.vocabulary:
-            raise _Unsure(f"a {type(backend.model).__name__} vocabulary of a {name}Tokenizer")
-        added = _wanted(tokens, initial.get(EXTRA, kind.extra) or (), decoder, known)
-        added = [token for token in added if token.content not in known]
-        lacking = {token.content for token in added if backend.model.token_to_id(token.content) is None}
-        if not lacking:
-            rules = _put_settings(name, initial, decoder, backend)
-        elif name == "DistilBert" or not lacking & {kind.tokens[role] for role in kind.tokens.keys() - settings.keys()}:
-            raise _Unsure(f"the token {min(lacking)}, which is not in the vocabulary")
-        else:
-            name = "PreTrained"  # the class is another vocabulary's
-    if name == "PreTrained":
-        tokens = _tokens(CLASSES[name], {**({"pad_token": padding["pad_token"]} if padding else {}), **initial})
-        added = _wanted(tokens, initial.get(EXTRA) or (), decoder, known)
-        if backend.post_processor is None:
-            backend.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
-    backend.add_tokens(added)
-    ours = {role: str(token) for role, token in tokens.items()}
-    sides = {"padding_side": padding, "truncation_side": truncation}
-    final = {side: rule.get("direction", "right") for side, rule in sides.items()} | initial
-    final |= {"model_input_names": inputs, "name_or_path": str(folder)}
-    if not {final["padding_side"], final["truncation_side"]} <= {"left", "right"}:
-        raise _Unsure("a side in tokenizer_config.json that is neither left nor right")
-    unknown = ours.get("unk_token")
-    settled = repr((name, rules, *map(repr, added), unknown and backend.token_to_id(unknown)))
-    identity = hashlib.blake2b(content + settled.encode(), digest_size=16).digest()
-    return StoredTokenizer(backend, identity, ours, final), name
-
-
-def _initial(
-    folder: Path, settings: dict[str, Any], content: bytes, backend: Tokenizer
-) -> tuple[dict[str, Any], dict[int, AddedToken]]:
-    """What all files say a tokenizer is made with, and the added tokens that they name by id."""
-    if b'"added_tokens"' not in content:
-        raise _Unsure("a tokenizer.json without added_tokens")
-    initial, decoder = dict(settings), dict[int, AddedToken]()
-    if "additional_special_tokens" in initial and not initial.get(EXTRA):
-        initial[EXTRA] = initial.pop("additional_special_tokens")
-    if "added_tokens_decoder" in initial:
-        decoder = {int(number): AddedToken(**token) for number, token in initial["added_tokens_decoder"].items()}
-    else:
-        for key, value in read_if_present(folder / "special_tokens_map.json").items():
-            single = isinstance(value, dict) and key != EXTRA
-            initial[key] = AddedToken(**{**value, "special": True}) if single else value
-        special = {str(initial[role]) for role in ROLES if initial.get(role)} | {*map(str, initial.get(EXTRA) or ())}
-        for token, number in read_if_present(folder / "added_tokens.json").items():
-            decoder[int(number)] = AddedToken(token, normalized=token not in special, special=token in special)
-        decoder |= backend.get_added_tokens_decoder()
-    if initial.get(EXTRA) == {}:
-        del initial[EXTRA]
-    if "additional_special_tokens" in initial:
-        initial.setdefault(EXTRA, initial["additional_special_tokens"])
-    own = [key for key in initial if key.endswith("_token") and key not in ROLES and not isinstance(initial[key], bool)]
-    if own or isinstance(initial.get(EXTRA), dict):
-        raise _Unsure(f"the token {own[0] if own else min(initial[EXTRA])} of the tokenizer's own")
-    _check_chat(folder, initial)
-    return initial, decoder
-
-
-def _check_chat(folder: Path, initial: Mapping[str, Any]) -> None:
-    """A chat template is rendered by transformers, where no template of ours is stored with the model."""
-    files = any((folder / name).exists() for name in ("chat_template.jinja", "additional_chat_templates"))
-    if files or initial.get("chat_template") is not None:
-        own = read_if_present(folder / NEWEST_FILE).get(OWN_KEY) if (folder / LISTED).is_file() else None
-        if not isinstance(own, dict) or "template" not in own:
-            raise _Unsure("a chat template")
-
-
-def _token(value: Any) -> str | AddedToken:
-    if isinstance(value, dict) and value.get("__type") == "AddedToken":
-        return AddedToken(**{name: own for name, own in value.items() if name != "__type"})
-    if not isinstance(value, (str, AddedToken)):
-        raise TypeError(f"{value!r} is no token")
-    return value
-
-
-def _tokens(kind: TokenizerClass, initial: Mapping[str, Any]) -> dict[str, str | AddedToken]:
-    """Special tokens by role, in transformers' order."""
-    made = {**kind.tokens, **{role: initial[role] for role in ROLES if role in initial}}
-    if any(made[role] is None for role in kind.tokens):
-        raise _Unsure("null for a token that the tokenizer's class needs")
-    return {role: _token(made[role]) for role in ROLES if made.get(role) is not None}
-
-
-def _wanted(
-    tokens: Mapping[str, str | AddedToken], extra: Any, decoder: Mapping[int, AddedToken], known: Collection[str]
-) -> list[AddedToken]:
-    """The tokens that transformers adds, in its order; of two with one content the later one's flags count."""
-    made: list[str | AddedToken] = [token for _, token in sorted(decoder.items())]
-    named, seen = {str(token) for token in tokens.values()}, {*known, *map(str, made)}
-    for token in [*tokens.values(), *map(_token, extra)]:
-        if str(token) not in seen and token not in made:
-            made.append(token)
-    added = [AddedToken(token, special=True) if isinstance(token, str) else token for token in made]
-    for token in added:
-        token.special = token.special or token.content in named
-    return added
-
-
-def _put_settings(name: str, initial: Mapping[str, Any], decoder: Mapping[int, AddedToken], backend: Tokenizer) -> str:
-    """Change the rules of a tokenizer.json where a class of transformers takes settings for them; says to what."""
-    kind, ours = CLASSES[name], backend.get_added_tokens_decoder()
-    if backend.post_processor is None:
-        raise _Unsure(f"a {name}Tokenizer without a post-processor")
-    differs = any(repr(decoder.get(number)) != repr(token) for number, token in ours.items())
-    if differs or len({token.content for token in decoder.values()}) != len(decoder):
-        raise _Unsure("added tokens of which tokenizer.json and the files beside it say different things")
-    settings = ()
-    if isinstance(backend.normalizer, BertNormalizer) and kind.vocabulary == "WordPiece":
-        lower, chinese = (initial.get(key, True) for key in ("do_lower_case", "tokenize_chinese_chars"))
-        settings = (True, chinese, initial.get("strip_accents"), lower)
-        if not {*map(type, settings)} <= {bool, type(None)} or None in (lower, chinese):
-            raise _Unsure("settings of BERT's normaliser that are neither true nor false")
-        backend.normalizer = BertNormalizer(*settings)
-    if isinstance(backend.pre_tokenizer, ByteLevel) and name == "Roberta":
-        settings = (initial.get("add_prefix_space", False),)
-        if not isinstance(settings[0], bool):
-            raise _Unsure("an add_prefix_space that is neither true nor false")
-        backend.pre_tokenizer.add_prefix_space = settings[0]
-    return repr(settings)
