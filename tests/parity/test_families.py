@@ -19,7 +19,7 @@ from transformers import (
 from secondpass.forwards.contract import Padding
 from secondpass.forwards.families import architecture_of, decoder, describe, families, family_of, trainable
 from secondpass.forwards.kernel import KernelEncoder, native
-from secondpass.forwards.kernel.weights import unsupported
+from secondpass.forwards.kernel.weights import packed, unsupported
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.packed import PackedForward, PaddedForward, training_forward
 from secondpass.forwards.readout import (
@@ -141,7 +141,7 @@ def test_the_kernel_gives_them_or_says_why_not(name: str) -> None:
     if isinstance(routine, str):
         pytest.skip(routine)
     inputs = inputs_of(LENGTHS, model)
-    made = tensors(KernelEncoder(arrays(encoder), routine))(inputs)
+    made = tensors(KernelEncoder(packed(arrays(encoder), routine)))(inputs)
     assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
 
 

@@ -19,6 +19,7 @@ from secondpass.forwards.description import Encoder, Linear, Norm, Pooling, Read
 from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import KernelEncoder, chunk_ends, kernel_forward, native
 from secondpass.forwards.kernel.native import Routine
+from secondpass.forwards.kernel.weights import packed
 from secondpass.forwards.packed import PackedEncoder
 from secondpass.tokens import Tokens
 from tests.forwards.kernel.encoders import FAMILIES, arrays, expected, made, sized, tokens
@@ -51,7 +52,7 @@ def full(request: pytest.FixtureRequest) -> Routine:
 
 def kernel(encoder: Encoder, routine: Routine) -> Callable[[Sequence[Tokens]], torch.Tensor]:
     """The forward of a routine, whose logits are compared with torch's."""
-    return tensors(KernelEncoder(arrays(encoder), routine))
+    return tensors(KernelEncoder(packed(arrays(encoder), routine)))
 
 
 @pytest.mark.parametrize("labels", [1, 3])

@@ -13,12 +13,12 @@ from secondpass.forwards.description import Encoder
 from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.weights import (
-    PackedWeights,
     alternating,
     angles,
     bfloat16,
     digits_of,
     own_positions,
+    packed,
     put,
     smoothing,
     unsupported,
@@ -61,7 +61,7 @@ def test_the_table_of_words_is_shared() -> None:
     if isinstance(found, str):
         pytest.skip(found)
     _, encoder = sized(64, 2, 64)
-    assert PackedWeights(arrays(encoder), found).model.words == encoder.embeddings.words.data_ptr()
+    assert packed(arrays(encoder), found).model.words == encoder.embeddings.words.data_ptr()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -74,11 +74,11 @@ def test_packing_holds_no_second_copy_of_the_weights(precision: native.Precision
     given = arrays(encoder)
     tracemalloc.start()
     try:
-        packed = PackedWeights(given, found)
+        weights = packed(given, found)
         kept, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert packed.model.layer_count == 3
+    assert weights.model.layer_count == 3
     assert most - kept < 4 * 4 * 384 * 1536
 
 

@@ -10,7 +10,7 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -86,6 +86,38 @@ class CallStruct(ctypes.Structure):
     )
 
 
+# How many of them a pointer to structures points to.
+COUNTS = {"layers": "layer_count", "steps": "step_count"}
+
+
+def listed(structure: ctypes.Structure, place: Callable[[int], int]) -> list[Any]:
+    """A structure's values, those of structures in it and behind its pointers as lists; `place` changes addresses."""
+    values: list[Any] = []
+    for name, kind in structure._fields_:  # type: ignore[misc]
+        value = getattr(structure, name)
+        if name in COUNTS:
+            value = [listed(value[number], place) for number in range(getattr(structure, COUNTS[name]))]
+        elif isinstance(value, ctypes.Structure):
+            value = listed(value, place)
+        elif kind is ctypes.c_void_p:
+            value = place(value) if value else None
+        values.append(value)
+    return values
+
+
+def restored(kind: Any, values: list[Any], address: Callable[[int], int]) -> Any:
+    """The structure of which `listed` made the values; `address` turns each place into where it is now."""
+
+    def value_of(name: str, own: Any, value: Any) -> Any:
+        if name in COUNTS:
+            return (own._type_ * len(value))(*(restored(own._type_, item, address) for item in value))
+        if isinstance(value, list):
+            return restored(own, value, address)
+        return address(value) if own is ctypes.c_void_p and value is not None else value
+
+    return kind(*(value_of(name, own, value) for (name, own), value in zip(kind._fields_, values, strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class Routine:
     """One precision on one instruction set.
@@ -142,6 +174,19 @@ def find(precision: Precision) -> Routine | str:
             return routine
     among = "" if chosen is None else f" among {chosen}"
     return f"the kernel has no {precision} for this processor{among}"
+
+
+def named(precision: Precision, instructions: str) -> Routine:
+    """One routine of this processor.
+
+    Raises:
+        LookupError: it has no such one.
+    """
+    found = routines()
+    for routine in () if isinstance(found, str) else found:
+        if (routine.precision, routine.instructions) == (precision, instructions):
+            return routine
+    raise LookupError(f"the kernel has no {precision} by {instructions} for this processor")
 
 
 def thread_count() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -144,17 +145,36 @@ def digits_of(whole: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
     return np.stack([digits[..., place] for place in (2, 1, 0)])
 
 
+@dataclass(frozen=True, slots=True)
 class PackedWeights:
-    """An encoder's weights, copied into the order of a routine; float32 tables of words are shared.
+    """An encoder's weights in the order of a routine: all that a forward is computed from.
 
     Attributes:
-        model: for the library; its pointers point into arrays that are kept here.
+        model: for the library; its pointers point into `arrays`.
+        arrays: never written to; others may share them.
+        frequencies: of each kind of layer that turns queries and keys.
+        rows: of the tables of words, positions and types; None where there is no such table.
     """
+
+    routine: Routine
+    model: native.ModelStruct
+    arrays: tuple[Array, ...]
+    frequencies: tuple[Floats, ...]
+    rows: tuple[int, int | None, int | None]
+
+
+def packed(encoder: Encoder, routine: Routine) -> PackedWeights:
+    """An encoder of float32 arrays; tables are shared where their width is a multiple of 64, the rest is copied."""
+    return _Packing(encoder, routine).done()
+
+
+class _Packing:
+    """One encoder on its way into the order of one routine."""
 
     def __init__(self, encoder: Encoder, routine: Routine) -> None:
         self._encoder = encoder
         self._routine = routine
-        self._kept: list[object] = []
+        self._kept: list[Array] = []
         self._hidden = up_to(encoder.hidden, WIDTH_STEP)
         self._inner = up_to(encoder.layers[0].down.weight.shape[1], WIDTH_STEP)
         self._embedding = up_to(encoder.embeddings.words.shape[1], WIDTH_STEP)
@@ -167,22 +187,20 @@ class PackedWeights:
         side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
         self._out_kind: Kind = "digits" if routine.digits else side
         found = {turned.tobytes(): turned for layer in encoder.layers if (turned := layer.frequencies) is not None}
-        self._frequencies, self._turns = list(found.values()), list[Floats]()
-        self.model = self._packed()
+        self._frequencies = tuple(found.values())
 
-    def turns(self, longest: int) -> list[Floats]:
-        """Angles of at least as many positions, for each kind of layer that turns queries and keys."""
-        made = self._turns
-        if self._frequencies and (not made or len(made[0]) < longest):
-            positions = 1 << (longest - 1).bit_length()
-            made = self._turns = [angles(own, positions, self._head_size // 2) for own in self._frequencies]
-        return made
+    def done(self) -> PackedWeights:
+        """All of it."""
+        embeddings = self._encoder.embeddings
+        positions = None if embeddings.positions is None else len(own_positions(embeddings))
+        rows = len(embeddings.words), positions, None if embeddings.types is None else len(embeddings.types)
+        model = self._model()
+        return PackedWeights(self._routine, model, tuple(self._kept), self._frequencies, rows)
 
-    def _packed(self) -> native.ModelStruct:
+    def _model(self) -> native.ModelStruct:
         encoder, embeddings, readout = self._encoder, self._encoder.embeddings, self._encoder.readout
         layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
         steps = (native.StepStruct * len(readout.steps))(*self._steps(readout))
-        self._kept += [layers, steps]
         return native.ModelStruct(
             words=self._table(embeddings.words),
             positions=None if embeddings.positions is None else self._table(own_positions(embeddings)),
