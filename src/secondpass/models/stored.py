@@ -33,8 +33,8 @@ from secondpass.models.config import architecture_in, read_json
 from secondpass.models.limits import check_ids, limit_of
 from secondpass.models.loading import Loaded, LoadRequest, folder_for, load, saved_beside, task_of
 from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_limit, stored_readout
+from secondpass.models.stored_tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
-from secondpass.models.tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, stored_weights
 
 logger = logging.getLogger(__name__)
