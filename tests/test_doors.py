@@ -18,7 +18,7 @@ from secondpass import CrossEncoder
 from secondpass.cli import app
 from secondpass.errors import InvalidInput
 from secondpass.merging import SharedReranker
-from secondpass.ranking import ranked
+from secondpass.ranking import activated, ranked
 from secondpass.serving import create_app
 from secondpass.text import is_blank
 
@@ -328,7 +328,7 @@ async def test_an_instruction_is_one_through_every_door(told: str, tmp_path: Pat
     made["rank_many"] = [item.score for item in sorted(ranking.documents, key=lambda item: item.index)]
     with SharedReranker(encoder) as queue:
         logits = queue.submit(QUERY, texts, instruction=TOLD).result(60).logits[:, 0]
-    made["queue"] = encoder.default_activation_function(logits).tolist()
+    made["queue"] = activated(logits[:, None], encoder.default_activation_function, False)[:, 0].tolist()
     for path, told_there in (
         ("/v1/rerank", {"instruction": TOLD}),
         ("/v2/rerank", {"instruction": TOLD, "model": "one"}),

@@ -17,7 +17,7 @@ from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.evaluate import Scorer, evaluate, runs_folder
 from recipes.pocket.stages import POCKET, Recipe
 from recipes.pocket.teachers import TEACHERS, minilm_folder
-from secondpass.models.loading import folder_of
+from secondpass.models.folders import folder_of
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 WORK = Path("build/pocket")

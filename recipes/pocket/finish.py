@@ -15,7 +15,7 @@ from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
 from recipes.pocket.groups import FirstPass
 from secondpass import CrossEncoder
 from secondpass.forwards.precision import CONFIG_KEY
-from secondpass.models.weights import save_compact
+from secondpass.models.building import save_compact
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.forwards.contract import plan
+from secondpass.forwards.contract import padding_of, plan
 from secondpass.lazy import optional
-from secondpass.models.loading import folder_of, pick_device, quiet_transformers
-from secondpass.models.tokenizer import load_tokenizer, token_limit
+from secondpass.models.folders import folder_of
+from secondpass.models.limits import token_limit
+from secondpass.models.loading import pick_device, quiet_transformers
+from secondpass.models.tokenizer import load_tokenizer
+from secondpass.models.weights import check_counts, stored_sizes, weight_files
 from secondpass.scoring import batch_tokens
 from secondpass.text import positive_int
 from secondpass.tokens import PairTokenizer
@@ -125,8 +128,6 @@ class BiEncoder:
         **hub: Any,
     ) -> None:
         optional("torch", "torch, which computes bi-encoders,", "torch")
-        from secondpass.forwards.padded import padding_of
-
         folder = folder_of(source, **hub)
         self.pooling = pooling_of(folder, source, hub) if pooling is None else pooling
         if self.pooling not in ("mean", "first"):
@@ -175,7 +176,7 @@ def _model(folder: Path) -> Any:
     import torch
     from transformers import MODEL_MAPPING, AutoConfig
 
-    from secondpass.models.weights import bounded, check_counts, read_weights, stored_sizes, weight_files
+    from secondpass.models.building import bounded, read_weights
 
     try:
         with quiet_transformers():

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from secondpass import fit as fitting
 from secondpass.activations import Activation, default_activation
 from secondpass.errors import InvalidInput
-from secondpass.forwards.padded import pad
 from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
-from secondpass.lazy import optional
-from secondpass.models import saving
-from secondpass.models.loading import LoadRequest, load, pick_device
+from secondpass.lazy import Later, optional
+from secondpass.models.card import ModelCardData
+from secondpass.models.loading import LoadRequest, pick_device
+from secondpass.models.stored import open_model
 from secondpass.models.templates import published_activation
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
 from secondpass.reranker import SCORING, Newer, Reranker, accepts_overloads, accepts_renamed, warn_once
 from secondpass.text import checked_query, columns_of
 from secondpass.tokens import CallRecord
+
+if TYPE_CHECKING:
+    import torch
+
+    from secondpass import fit as fitting
+    from secondpass.models import saving
 
 # The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
 CONSTRUCTOR = {
@@ -202,7 +206,7 @@ class CrossEncoder(Reranker):
     ) -> None:
         if precision is not None:
             checked_precision(precision)
-        loaded = load(
+        loaded = open_model(
             LoadRequest(
                 source=str(model_name),
                 num_labels=num_labels,
@@ -218,19 +222,18 @@ class CrossEncoder(Reranker):
                 template=template,
                 true_token=true_token,
                 false_token=false_token,
+                device=device,
             )
         )
         stored, published = loaded.stored_activation, published_activation(loaded.template)
         activation = default_activation(
-            default_activation_function, stored, loaded.config.num_labels, trust_remote_code, published
+            default_activation_function, stored, loaded.num_labels, trust_remote_code, published
         )
-        if not loaded.placed:
-            loaded.model.to(pick_device(device))
         super().__init__(
             loaded, activation, max_length, truncation, max_batch_tokens, max_documents, precision, instruction
         )
         self.best_score: float | None = None
-        self.model_card_data = saving.ModelCardData()
+        self.model_card_data = ModelCardData()
 
     @property
     def _target_device(self) -> torch.device:
@@ -346,17 +349,17 @@ class CrossEncoder(Reranker):
         self._prepare(pool, chunk_size, device)
         before, wish = self._wish(prompt, prompt_name, instruction)
         columns[0] = [before + text for text in columns[0]]
-        activation = self.default_activation_function if activation_fct is None else activation_fct
-        num_labels = self.config.num_labels
+        activation = self._own_activation if activation_fct is None else activation_fct
+        num_labels = self.num_labels
         if columns[0]:
             scored = self._score(columns, batch_size, show_progress_bar, None, wish)
             logits = scored.logits
             if records is not None:
                 records.append(scored.record)
         else:
-            logits = torch.empty((0, num_labels))
+            logits = np.empty((0, num_labels), np.float32)
         scores = by_label(activated(logits, activation, apply_softmax), num_labels)
-        result = converted(scores, self.device, convert_to_numpy, convert_to_tensor)
+        result = converted(scores, self.device_name, convert_to_numpy, convert_to_tensor)
         return result[0] if single else result
 
     @accepts_renamed(SCORING)
@@ -409,6 +412,7 @@ class CrossEncoder(Reranker):
             return []
         values: list[Any] = [one.score for one in ranking.documents]
         if convert_to_tensor or not convert_to_numpy:
+            torch = optional("torch", "torch, which scores as tensors need,", "torch")
             values = list(torch.tensor(values).to(self.device))
         hits = [{"corpus_id": one.index, "score": value} for one, value in zip(ranking.documents, values, strict=True)]
         if return_documents:
@@ -425,14 +429,21 @@ class CrossEncoder(Reranker):
             raise InvalidInput("chunk_size must be None: it is the share of one worker of a pool, and there is no pool")
         if isinstance(device, (list, tuple)):
             raise InvalidInput("device must be one device: there is no pool of processes to use several")
-        if device is not None:
+        if device is not None and str(device) != self.device_name:
             self.to(pick_device(device))
 
-    # The function's first argument is the encoder: as an attribute of the class it is a method.
-    fit = fitting.fit
+    # The functions' first argument is the encoder: as attributes of the class they are methods.
+    if TYPE_CHECKING:
+        fit = fitting.fit
+        export_onnx = saving.export_onnx
+    else:
+        fit = Later("secondpass.fit", "fit", "training", "train")
+        export_onnx = Later("secondpass.models.saving", "export_onnx", "writing ONNX", "onnx")
 
     def collate(self, texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
         """Model inputs int64 [examples, width] on the device for [query, document] lists, as `predict` makes them."""
+        from secondpass.forwards.padded import pad
+
         columns, _ = columns_of(texts)
         before, wish = self._wish()
         columns[0] = [before + text for text in columns[0]]
@@ -451,6 +462,9 @@ class CrossEncoder(Reranker):
         `models.saving.save`. Where evaluators left figures in `model_card_data`, README.md tells them.
         """
         self.engine()
+        self._built("saving a model")
+        from secondpass.models import saving
+
         saving.save(
             path,
             self.model,
@@ -474,9 +488,6 @@ class CrossEncoder(Reranker):
         """The same as `save`."""
         self.save(path, safe_serialization=safe_serialization, **kwargs)
 
-    # As `fit`: the encoder is the first argument.
-    export_onnx = saving.export_onnx
-
     def push_to_hub(
         self,
         repo_id: str,
@@ -492,8 +503,7 @@ class CrossEncoder(Reranker):
             raise InvalidInput("safe_serialization=False would write pickle files: only safetensors are written")
         given = [tags] if isinstance(tags, str) else list(tags or ())
         tags = ["cross-encoder", *(tag for tag in given if tag != "cross-encoder")]
-        mixin = optional("transformers.utils.hub", "transformers", "torch").PushToHubMixin
-        # made here, since a class of ours that inherits it would import transformers at every start
-        hub = type(type(self).__name__, (mixin,), {"save_pretrained": self.save_pretrained})()
-        address: str = hub.push_to_hub(repo_id, commit_message=commit_message, private=private, tags=tags, **kwargs)
-        return address
+        self._built("saving a model")
+        from secondpass.models import saving
+
+        return saving.upload(self, repo_id, commit_message=commit_message, private=private, tags=tags, **kwargs)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from secondpass.activations import Activation
 from secondpass.errors import InvalidInput
@@ -175,10 +175,10 @@ def extract(
         return Extraction((), None)
     read = [candidate.alone for candidate in candidates] + [candidate.in_context for candidate in candidates]
     (ranking,) = reranker.rank_many([query], [read], show_progress_bar=False)
-    logits = torch.empty(len(read))
+    logits = np.empty(len(read), np.float32)
     for read_one in ranking.documents:
         logits[read_one.index] = read_one.logit
-    means = logits.view(2, -1).mean(0)
+    means = logits.reshape(2, -1).mean(axis=0)
     activation = reranker.default_activation_function if activation_fct is None else activation_fct
     (best,) = ranked(means[:, None], activation)
     kept: list[Extract] = []

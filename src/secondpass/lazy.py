@@ -48,3 +48,25 @@ def without_torch(what: str, error: ImportError) -> MissingExtra | None:
     if (error.name or "").partition(".")[0] not in TORCH:
         return None
     return MissingExtra(f'{what} needs {error.name}, which is not installed: pip install "secondpass[torch]"')
+
+
+class Later:
+    """A method of a class whose function stands in a module that is imported when somebody first asks for it.
+
+    Args:
+        module: where it stands.
+        name: under which.
+        purpose: what needs the module, for the message where a library is absent.
+        extra: of ours, which brings that.
+    """
+
+    def __init__(self, module: str, name: str, purpose: str, extra: str) -> None:
+        self._module, self._name, self._purpose, self._extra = module, name, purpose, extra
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner, self._attribute = owner, name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        function = optional(self._module, f"what {self._purpose} needs", self._extra).__dict__[self._name]
+        setattr(self._owner, self._attribute, function)
+        return function.__get__(instance, owner)

@@ -6,99 +6,85 @@ What ties keeps the caller's order. Documents that say nothing come last, with t
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
-from secondpass.activations import MODULE_OF_FUNCTION, Activation
+from secondpass.activations import Activation, Elementwise, known_steps
 from secondpass.errors import InvalidInput, NonFiniteScore
+from secondpass.lazy import optional
 from secondpass.text import positive_int
 from secondpass.tokens import CallRecord, Cut
 
 if TYPE_CHECKING:
+    import torch
+
     from secondpass.scoring import Scored
 
 
-Scores = npt.NDArray[np.float32] | torch.Tensor | list[torch.Tensor]
+Numbers = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+Scores: TypeAlias = "Numbers | torch.Tensor | list[torch.Tensor]"
 
-# Numbers a function gets at a time. Libraries compute whole vectors in one way and what is left over in another, and
-# share out long arrays among threads: in pieces of one size no number is at a place where it comes out otherwise.
+# Numbers a function gets at a time, or a multiple. Libraries compute whole vectors in one way and what is left over in
+# another: in pieces of one size no number is at a place where it comes out otherwise.
 BLOCK = 256
 
-# Applied to each number by itself, whatever their settings.
-ELEMENTWISE: frozenset[type[nn.Module]] = frozenset({nn.Identity, *MODULE_OF_FUNCTION.values()})
 # Never falling; those below only with some settings.
-RISING: frozenset[type[nn.Module]] = frozenset(
-    {nn.Identity, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink}
-    | {nn.SELU, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid}
+RISING = frozenset(
+    {"Identity", "Sigmoid", "Tanh", "LogSigmoid", "Softsign", "Tanhshrink"}
+    | {"SELU", "ReLU", "ReLU6", "Hardtanh", "Hardsigmoid"}
 )
 # From here on torch's Softplus is a straight line, which must not lie below the curve by more than rounding.
 SOFTPLUS_LINE = 20.0
 
 
-def is_elementwise(activation: Activation) -> bool:
-    """Whether this is a function of torch that treats every number by itself (also several in a row, or none)."""
-    return all(type(step) in ELEMENTWISE or _module_of(step) is not None for step in _steps(activation))
-
-
 def rises(activation: Activation) -> bool:
     """Whether a higher logit is known to have no lower score, so that documents can be ordered by their logits."""
-    return all(_module_of(step) in RISING or type(step) in RISING or _rises_so_set(step) for step in _steps(activation))
+    steps = known_steps(activation)
+    return steps is not None and all(step.name in RISING or _rises_so_set(step) for step in steps)
 
 
-def _steps(activation: Activation) -> list[Activation]:
-    if type(activation) is nn.Sequential:
-        return [inner for step in activation for inner in _steps(step)]
-    return [activation]
+def _rises_so_set(step: Elementwise) -> bool:
+    own = step.arguments()
+    if step.name == "LeakyReLU":
+        return bool(own["negative_slope"] >= 0)
+    if step.name in ("ELU", "CELU"):
+        return bool(own["alpha"] > 0)
+    return step.name == "Softplus" and bool(own["beta"] > 0 and own["threshold"] >= SOFTPLUS_LINE)
 
 
-def _module_of(activation: Activation) -> type[nn.Module] | None:
-    return MODULE_OF_FUNCTION.get(activation) if inspect.isroutine(activation) else None
-
-
-def _rises_so_set(activation: Activation) -> bool:
-    if type(activation) is nn.LeakyReLU:
-        return activation.negative_slope >= 0
-    if type(activation) is nn.ELU or type(activation) is nn.CELU:
-        return activation.alpha > 0
-    if type(activation) is nn.Softplus:
-        return activation.beta > 0 and activation.threshold >= SOFTPLUS_LINE
-    return False
-
-
-def in_blocks(function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+def in_blocks(function: Callable[[Doubles], Doubles], values: Numbers) -> Numbers:
     """Apply a function of columns, so that a column's result depends neither on its place nor on their number.
 
     It is computed in float64 and rounded once: what rises in real numbers does so in float32.
 
     Args:
-        function: float64 [rows, BLOCK] -> [any rows, BLOCK], each column by itself.
+        function: float64 [rows, a multiple of BLOCK] -> [any rows, as many], each column by itself.
         values: float32 [rows, columns].
 
     Returns:
         float32 [any rows, columns].
     """
     rows, columns = values.shape
-    padded = torch.zeros((max(1, -(-columns // BLOCK)), rows, BLOCK), dtype=torch.float64)
-    for number, block in enumerate(padded):
-        part = values[:, number * BLOCK : (number + 1) * BLOCK]
-        block[:, : part.shape[1]] = part
-    return torch.cat([function(block) for block in padded], dim=1)[:, :columns].float()
+    padded = np.zeros((rows, max(1, -(-columns // BLOCK)) * BLOCK))
+    padded[:, :columns] = values
+    with np.errstate(all="ignore"):
+        return function(padded)[:, :columns].astype(np.float32)
 
 
 def activated(
-    logits: torch.Tensor, activation: Activation, softmax: bool, rows: Sequence[int] | None = None
-) -> torch.Tensor:
+    logits: Numbers, activation: Activation, softmax: bool, rows: Sequence[int] | None = None
+) -> npt.NDArray[Any]:
     """float32 [pairs, labels] -> scores [pairs, labels]; softmax after the activation, for several labels only.
 
-    Equal logits have equal scores. For elementwise activations of torch a score depends on nothing but its logit; any
-    other callable is called once with all logits.
+    Equal logits have equal scores. For elementwise activations of torch, which are computed without it, a score is
+    float32 and depends on nothing but its logit. Any other callable is called once with all logits: a tensor, or where
+    torch is not installed an array.
 
     Args:
         logits: left as they are.
@@ -110,44 +96,75 @@ def activated(
         InvalidInput: the activation does not give one row per pair.
         NonFiniteScore: it gives NaN, which has no place in an order.
     """
-    with torch.inference_mode():
-        if is_elementwise(activation):
-            scores = in_blocks(activation, logits.reshape(1, -1)).reshape(logits.shape)
-        else:
-            scores = _called(activation, logits)
-        if softmax and logits.shape[1] > 1:
-            scores = in_blocks(lambda block: torch.softmax(block, dim=0), scores.T).T
-        if bool(torch.isnan(scores).any()):
-            found = torch.isnan(scores).reshape(len(scores), -1).any(1).nonzero()[:, 0].tolist()
-            wrong = tuple(found if rows is None else [rows[row] for row in found])
-            raise NonFiniteScore(f"the activation {activation!r} gave NaN for pairs {list(wrong)}", wrong)
-    # inference tensors cannot enter autograd later; a caller may do what it likes with a clone
-    return scores.clone()
+    steps = known_steps(activation)
+    if steps is None:
+        scores = _called(activation, logits)
+    else:
+        scores = in_blocks(lambda block: _through(steps, block), logits.reshape(1, -1)).reshape(logits.shape)
+    if softmax and logits.shape[1] > 1:
+        scores = in_blocks(_softmax, scores.T).T
+    wrong = np.isnan(scores)
+    if wrong.any():
+        found = wrong.reshape(len(scores), -1).any(1).nonzero()[0].tolist()
+        named = tuple(found if rows is None else [rows[row] for row in found])
+        raise NonFiniteScore(f"the activation {activation!r} gave NaN for pairs {list(named)}", named)
+    return np.ascontiguousarray(scores)
 
 
-def _called(activation: Activation, logits: torch.Tensor) -> torch.Tensor:
+def _through(steps: Sequence[Elementwise], block: Doubles) -> Doubles:
+    for step in steps:
+        block = step(block)
+    return block
+
+
+def _called(activation: Activation, logits: Numbers) -> npt.NDArray[Any]:
     """Scores by a callable of which nothing is known; of equal logits the first one's."""
     # it may work in place, and the ranking still needs the logits
-    scores = activation(logits.clone())
-    if not isinstance(scores, torch.Tensor) or scores.shape[:1] != logits.shape[:1]:
+    scores = _by_torch(activation, logits.copy())
+    if not isinstance(scores, np.ndarray) or scores.shape[:1] != logits.shape[:1]:
         raise InvalidInput(f"the activation {activation!r} does not give one row for each of {len(logits)} pairs")
-    _, first, places = np.unique(logits.numpy(), axis=0, return_index=True, return_inverse=True)
-    return scores if len(first) == len(logits) else scores[first[places.reshape(-1)].tolist()]
+    _, first, places = np.unique(logits, axis=0, return_index=True, return_inverse=True)
+    return scores.copy() if len(first) == len(logits) else scores[first[places.reshape(-1)]]
 
 
-def by_label(scores: torch.Tensor, num_labels: int) -> torch.Tensor:
+def _by_torch(activation: Activation, logits: Numbers) -> object:
+    """What a callable makes of a tensor, as an array where it is one; of the array where there is no torch."""
+    try:
+        import torch
+    except ImportError:
+        return activation(logits)
+    with torch.inference_mode():
+        scores: object = activation(torch.from_numpy(logits))
+        if not isinstance(scores, torch.Tensor):
+            return scores
+        # numpy has no bfloat16
+        return (scores.float() if scores.dtype == torch.bfloat16 else scores).detach().cpu().numpy()
+
+
+def _softmax(labels: Doubles) -> Doubles:
+    """[labels, pairs] -> the same."""
+    made = np.exp(labels - labels.max(axis=0))
+    shares: Doubles = made / made.sum(axis=0)
+    return shares
+
+
+def by_label(scores: npt.NDArray[Any], num_labels: int) -> npt.NDArray[Any]:
     """One number per pair for a head with one label, else the row of all labels."""
     return scores[:, 0] if num_labels == 1 and scores.ndim > 1 else scores
 
 
-def converted(scores: torch.Tensor, device: torch.device, to_numpy: bool, to_tensor: bool) -> Scores:
-    """The seed's precedence: a tensor on the device wins, then a float32 array, else a list of tensors."""
-    if to_tensor:
-        return scores.to(device)
-    if to_numpy:
-        array: npt.NDArray[np.float32] = scores.float().numpy()
+def converted(scores: npt.NDArray[Any], device: torch.device | str, to_numpy: bool, to_tensor: bool) -> Scores:
+    """The seed's precedence: a tensor on the device wins, then a float32 array, else a list of tensors.
+
+    Raises:
+        MissingExtra: torch, which has tensors, is not installed.
+    """
+    if to_numpy and not to_tensor:
+        array: Numbers = scores.astype(np.float32, copy=False)
         return array
-    return list(scores.to(device))
+    library = optional("torch", "torch, which scores as tensors need,", "torch")
+    made: torch.Tensor = library.from_numpy(scores).to(device)
+    return made if to_tensor else list(made)
 
 
 class Bar:
@@ -196,28 +213,28 @@ def checked_relevance(rule: object, num_labels: int) -> Relevance:
     raise InvalidInput(f"relevance={rule!r} is neither 'expected' nor a label index below {num_labels}")
 
 
-def relevance_logits(logits: torch.Tensor, rule: Relevance) -> torch.Tensor:
+def relevance_logits(logits: Numbers, rule: Relevance) -> Numbers:
     """float32 [documents, labels] -> [documents].
 
     A label index gives the log-odds of that label against all others, so that the sigmoid of the result is the
     softmax probability of the label (for two labels: the difference of the logits, as monoBERT ranks).
     "expected" gives the expected grade, labels taken as grades 0, 1, 2, ...
     """
-    return in_blocks(_expected if rule == "expected" else lambda labels: _log_odds(labels, rule), logits.T)[0]
+    made: Numbers = in_blocks(_expected if rule == "expected" else lambda labels: _log_odds(labels, rule), logits.T)[0]
+    return made
 
 
-def _expected(labels: torch.Tensor) -> torch.Tensor:
-    grades = torch.arange(len(labels), dtype=labels.dtype)
-    return (torch.softmax(labels, dim=0) * grades[:, None]).sum(0, keepdim=True)
+def _expected(labels: Doubles) -> Doubles:
+    grades: Doubles = (_softmax(labels) * np.arange(len(labels))[:, None]).sum(axis=0, keepdims=True)
+    return grades
 
 
-def _log_odds(labels: torch.Tensor, label: int) -> torch.Tensor:
-    others = torch.cat([labels[:label], labels[label + 1 :]])
-    return labels[label : label + 1] - torch.logsumexp(others, dim=0, keepdim=True)
+def _log_odds(labels: Doubles, label: int) -> Doubles:
+    others = np.delete(labels, label, axis=0)
+    highest = others.max(axis=0)
+    odds: Doubles = labels[label : label + 1] - (highest + np.log(np.exp(others - highest).sum(axis=0)))
+    return odds
 
-
-Numbers = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
 
 # The log-odds of a document that says nothing; models for ranking stay far above it. The lowest grade is 0.
 BLANK_LOGIT = -100.0
@@ -254,7 +271,7 @@ class Ranking:
 
 
 def ranked(
-    logits: torch.Tensor,
+    logits: Numbers,
     activation: Activation,
     *,
     rule: Relevance | None = None,
@@ -328,11 +345,9 @@ def checked_top_k(top_k: int | None) -> int | None:
     return None if top_k is None else positive_int(top_k, "top_k")
 
 
-def _relevant(logits: torch.Tensor, rule: Relevance | None) -> Numbers:
+def _relevant(logits: Numbers, rule: Relevance | None) -> Numbers:
     """The numbers to rank by, a copy."""
-    several = rule is not None and logits.shape[1] > 1
-    raw: Numbers = (relevance_logits(logits, rule) if rule is not None and several else logits[:, 0]).numpy().copy()
-    return raw
+    return logits[:, 0].copy() if rule is None or logits.shape[1] == 1 else relevance_logits(logits, rule)
 
 
 def _activated(raw: Numbers, activation: Activation, silent: Flags) -> Numbers:
@@ -340,8 +355,7 @@ def _activated(raw: Numbers, activation: Activation, silent: Flags) -> Numbers:
     scores = np.zeros_like(raw)
     rows = np.flatnonzero(~silent)
     if len(rows):
-        made = activated(torch.from_numpy(raw[rows])[:, None], activation, False, rows.tolist())
-        scores[rows] = by_label(made, 1).float().numpy()
+        scores[rows] = by_label(activated(raw[rows][:, None], activation, False, rows.tolist()), 1)
     return scores
 
 
@@ -351,8 +365,7 @@ def _lower(score: Numbers, logit: Numbers, silent: Flags, activation: Activation
     logit[silent] = min([least, *logit[others].tolist()])
     candidates = score[others].tolist()
     try:
-        made = activated(torch.from_numpy(logit[silent][:1])[:, None], activation, False)
-        candidates += by_label(made, 1).tolist()
+        candidates += by_label(activated(logit[silent][:1, None], activation, False), 1).tolist()
     except NonFiniteScore:
         candidates = candidates or [least]
     score[silent] = min(candidates)

@@ -5,34 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 from secondpass import ranking
-from secondpass.activations import Activation, checked_activation
-from secondpass.errors import InvalidInput, SecondPassError
-from secondpass.forwards.choosing import ModelForward
-from secondpass.forwards.contract import Forward
-from secondpass.forwards.families import family_of
-from secondpass.forwards.padded import BatchProbe, Padding, TransformersForward, padding_of
-from secondpass.forwards.precision import (
-    SAMPLE_DOCUMENTS,
-    SAMPLE_QUERIES,
-    Precision,
-    checked_precision,
-    precision_of,
-    recommended_precision,
-)
+from secondpass.activations import IDENTITY, SIGMOID, Activation, Elementwise, as_torch, checked_activation
+from secondpass.errors import InvalidInput
+from secondpass.forwards.choosing import has_torch
+from secondpass.forwards.precision import Precision
 from secondpass.inputs import NO_PLACE, CutPolicy, ModelTemplate, PromptTemplate, Truncation, policy_of
 from secondpass.models.loading import Loaded
+from secondpass.models.opened import OpenModel
+from secondpass.models.stored import StoredModel
 from secondpass.ranking import Ranking, Relevance, checked_relevance, checked_top_k, rankings
-from secondpass.scoring import Engine, Scored, Window
+from secondpass.scoring import Scored, Window
 from secondpass.text import (
     CHARACTERS_PER_TOKEN,
     checked,
@@ -44,6 +32,9 @@ from secondpass.text import (
 )
 from secondpass.tokens import CallRecord, TokenCache, Tokens
 
+if TYPE_CHECKING:
+    pass
+
 logger = logging.getLogger(__name__)
 
 # The name under which the instruction that a model was loaded with is a prompt.
@@ -51,10 +42,6 @@ OWN_INSTRUCTION = "instruction"
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-SAMPLE_TOKENS = 64
-PROBE_TOKENS = (11, 14)
-CLOSED = "this CrossEncoder is closed: load the model again"
 
 # The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
 SCORING = {"inputs": "sentences", "activation_fn": "activation_fct"}
@@ -104,12 +91,12 @@ def accepts_overloads(names: dict[str, str]) -> Callable[[Callable[..., R]], Cal
     return accepts_renamed(names)
 
 
-class Reranker:
+class Reranker(OpenModel):
     """A loaded model with its stages and limits; any number of threads may use one."""
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: Loaded | StoredModel,
         default_activation_function: Activation,
         max_length: int | None,
         truncation: Truncation | None,
@@ -122,66 +109,44 @@ class Reranker:
         if truncation is None:
             truncation = "longest_first" if self.template is None else self.template.truncation
         CutPolicy(truncation)
-        self.config = loaded.config
-        self.model = loaded.model
-        self.tokenizer = loaded.tokenizer
         self.prompts = dict(loaded.prompts)
         self.default_prompt_name: str | None = loaded.default_prompt
+        self._leaves_prompt_out = loaded.leaves_prompt_out
         if instruction is not None:
             # as sentence-transformers stores it, so that it comes back with the saved model; "" leaves a stored one out
             self.default_prompt_name = OWN_INSTRUCTION if self._wish(instruction=instruction)[1] else None
             self.prompts |= {OWN_INSTRUCTION: str(instruction)} if instruction else {}
         self._transformer_settings = loaded.transformer_settings
-        self.default_activation_function = default_activation_function
+        self._own_activation = default_activation_function
         self.max_length = max_length
         self.truncation = truncation
         self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
         self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
-        self.training_thread: int | None = None
         self._token_limit = loaded.token_limit
-        self._precision = recommended_precision(self.config) if precision is None else checked_precision(precision)
-        self.model.eval()
         _ = self.window
-        self._engine: Engine | None = self._made_engine()
-
-    def _made_engine(self) -> Engine:
-        names, padding = self.tokenizer.model_input_names, padding_of(self.tokenizer)
-        engine = Engine(self.tokenizer, TransformersForward(self.model, names, padding))
-        samples: Sequence[Tokens] = ()
-        if self._precision == "auto" and self._token_limit > SAMPLE_TOKENS:
-            window = Window(SAMPLE_TOKENS, "longest_first", SAMPLE_TOKENS, 1)
-            samples = engine.tokens([SAMPLE_QUERIES, SAMPLE_DOCUMENTS], window)
-        # our own families are known to mask what they must, and mostly computed without padding
-        known = family_of(self.model) is not None
-        probes = () if known and not padding.left else _probes(engine, self._token_limit)
-        engine.forward = ModelForward(self.model, names, padding, self._precision, samples, probes)
-        if not known:
-            engine.forward.ready()
-        return engine
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: nobody trains the copy."""
-        return {**self.__dict__, "training_thread": None}
+        super().__init__(loaded, precision)
 
     def __repr__(self) -> str:
         """Say what is loaded and how it computes; never fails, and never shows an access token."""
-        name = type(self).__name__
-        if self.model is None:
+        name, loaded = type(self).__name__, self._loaded
+        if loaded is None:
             return f"{name}(closed)"
         try:
             window: object = self.window
         except InvalidInput:
             window = f"refused max_length={self.max_length!r}"
-        return (
-            f"{name}({self.config.name_or_path!r}, device={str(self.device)!r}, precision={self.precision!r}, "
-            f"window={window})"
-        )
+        return f"{name}({loaded.name!r}, device={self.device_name!r}, precision={self.precision!r}, window={window})"
 
     @property
-    def num_labels(self) -> int:
-        """How many logits the head gives for a pair."""
-        labels: int = self.config.num_labels
-        return labels
+    def default_activation_function(self) -> Activation:
+        """What makes scores of logits: a module of torch, or without torch our own value that computes the same."""
+        if isinstance(self._own_activation, Elementwise) and has_torch():
+            self._own_activation = as_torch(self._own_activation)
+        return self._own_activation
+
+    @default_activation_function.setter
+    def default_activation_function(self, activation: Activation) -> None:
+        self._own_activation = activation
 
     @property
     def processor(self) -> Any:
@@ -205,46 +170,6 @@ class Reranker:
     @max_seq_length.setter
     def max_seq_length(self, tokens: int | None) -> None:
         self.max_length = None if tokens is None else positive_int(tokens, "max_seq_length")
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        device: torch.device = self._open_model().device
-        return device
-
-    @property
-    def device_name(self) -> str:
-        """Where the model is, such as "cpu"."""
-        return str(self.device)
-
-    @property
-    def dtype_name(self) -> str:
-        """`dtype` by its name: "float32", "bfloat16", "float16" or "int8"."""
-        return self.engine().forward.ready().dtype
-
-    @property
-    def precision(self) -> Precision:
-        """What was asked for, else what the model's config.json recommends, else what suits the weights as they are."""
-        return self._precision or precision_of(self._open_model().dtype)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the large matrix products now; int8 where the compiled kernel computes with that."""
-        dtype: torch.dtype = getattr(torch, self.engine().forward.ready().dtype)
-        return dtype
-
-    def to(self, device: str | torch.device) -> Any:
-        """Move the model; returns the transformers model, as the seed does."""
-        return self._open_model().to(device)
-
-    def use_forward(self, forward: Forward) -> None:
-        """Put another forward behind the stages; it must give the logits of this model on the same inputs."""
-        self.engine().forward = forward
-
-    @property
-    def padding(self) -> Padding:
-        """What the model wants in the unused places of a batch."""
-        return padding_of(self.tokenizer)
 
     def tokens(
         self,
@@ -297,11 +222,6 @@ class Reranker:
         Scores are the same. One cache may serve any number of models; a copy of this object starts with an empty one.
         """
         self.engine().tokenizer.cache = cache
-
-    def close(self) -> None:
-        """Let go of the weights; later calls raise `SecondPassError`."""
-        self._engine = None
-        self.model = None
 
     @accepts_renamed(SCORING)
     def rank_many(
@@ -374,26 +294,6 @@ class Reranker:
         record = timed(scored.record, began)
         return [replace(ranking, record=record) for ranking in made]
 
-    def _open_model(self) -> Any:
-        if self.model is None:
-            raise SecondPassError(CLOSED)
-        return self.model
-
-    def engine(self) -> Engine:
-        """The stages, for whoever has a job; asked again when it is done, this tells whether the model still stands.
-
-        Raises:
-            SecondPassError: the model is closed, or is being trained in another thread.
-        """
-        if self._engine is None:
-            raise SecondPassError(CLOSED)
-        thread = self.training_thread
-        if thread is not None and thread != threading.get_ident():
-            raise SecondPassError("this CrossEncoder is being trained in another thread: score when fit has returned")
-        if isinstance(self._engine.forward, ModelForward):
-            self._engine.forward.exact = thread is not None
-        return self._engine
-
     def _window(
         self,
         batch_size: int,
@@ -426,7 +326,7 @@ class Reranker:
             known = ", ".join(map(repr, self.prompts)) or "none"
             raise InvalidInput(f"prompt_name={name!r} is no prompt of this model; it has {known}")
         text = self.prompts[name] if name is not None else checked("" if prompt is None else prompt, "prompt")
-        if text and getattr(getattr(self.model, "readout", None), "leaves_prompt_out", False):
+        if text and self._leaves_prompt_out:
             raise InvalidInput("prompt: the model's pooling leaves out a prompt's tokens, which is not done here")
         return ("", text) if has_place else (text, None)
 
@@ -437,7 +337,7 @@ class Reranker:
         return texts
 
     def _rule(self, relevance: Relevance | None) -> Relevance | None:
-        labels = self.config.num_labels
+        labels = self.num_labels
         return None if labels == 1 and relevance is None else checked_relevance(relevance, labels)
 
     def _score(
@@ -452,7 +352,8 @@ class Reranker:
         window = self._window(batch_size, template, None, instruction)
         if len(columns) == 1 and self.template is not None:
             raise InvalidInput("sentences[0] has one text, where the model's template reads a query and a document")
-        self.model.eval()
+        if isinstance(self._loaded, Loaded):
+            self._loaded.model.eval()
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         with ranking.Bar(show) as bar:
@@ -467,31 +368,9 @@ class Reranker:
         """What makes scores of the numbers that documents are ranked by."""
         if given is not None:
             return given
-        if rule is None or self.config.num_labels == 1:
-            return self.default_activation_function
-        return nn.Identity() if rule == "expected" else nn.Sigmoid()
-
-
-def _probes(engine: Engine, limit: int) -> list[BatchProbe]:
-    """Inputs of about a dozen tokens, and of 1 and 17 more or what a window of `limit` has room for.
-
-    Of two lengths: models that pool neighbouring tokens hide at some what padding does to them.
-    """
-    queries, documents = list(SAMPLE_QUERIES[::2]), [" ".join(SAMPLE_DOCUMENTS[row:]) for row in range(0, 12, 2)]
-
-    def tokens(length: int, count: int = 1) -> list[Tokens]:
-        window = Window(min(length, limit), "only_document", None, 1)
-        return engine.tokens([queries[:count], documents[:count]], window)
-
-    lengths = [min(length, max(limit - 17, limit // 2)) for length in PROBE_TOKENS]
-    try:
-        made = [
-            BatchProbe(tuple(tokens(length, len(queries))), (*tokens(length + 1), *tokens(length + 17)))
-            for length in lengths
-        ]
-    except InvalidInput:
-        return []
-    return [item for item in made if len({*map(len, item.pairs)}) == 1]
+        if rule is None or self.num_labels == 1:
+            return self._own_activation
+        return IDENTITY if rule == "expected" else SIGMOID
 
 
 _EMPTY = CallRecord(0, 0, 0, 0.0, (), 0.0, 0.0, 0.0, 0.0, 0, "", "")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from secondpass.errors import NonFiniteScore
 from secondpass.forwards.contract import Computation, Forward, Logits, Progress, non_finite, plan, score
@@ -40,14 +39,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """float32 logits [pairs, labels] on the CPU, in the order of the job, and what it alone took.
+    """float32 logits [pairs, labels], in the order of the job, and what it alone took.
 
     `blank` bool [pairs, texts] tells which texts say nothing: by `text.is_blank`, or to the tokenizer. Of shared
     batches `record.score_ms` counts those that held some of the job's pairs, and `record.padding_share` and
     `record.batches` are theirs; `waited_ms` is the time from tokens ready to the first of them.
     """
 
-    logits: torch.Tensor
+    logits: Logits
     blank: npt.NDArray[np.bool_]
     record: CallRecord
     waited_ms: float = 0.0
@@ -150,7 +149,7 @@ class Job:
         for rows, part in self._parts:
             logits[list(rows)] = part
         firsts = [self._rows[place] for place in self._places]
-        return Scored(torch.from_numpy(logits[firsts]), self._blank(), self._record(computation))
+        return Scored(logits[firsts], self._blank(), self._record(computation))
 
     def _blank(self) -> npt.NDArray[np.bool_]:
         silent = [{text: is_blank(text) for text in set(column)} for column in self.columns]

@@ -196,11 +196,12 @@ class TextTokenizer:
     """A private tokenizer of texts alone: no special tokens, nothing cut, nothing padded; for any number of threads.
 
     Args:
-        rules: the tokenizer as JSON (`tokenizers.Tokenizer.to_str`, the content of a tokenizer.json).
+        rules: the tokenizer as JSON (`tokenizers.Tokenizer.to_str`, the content of a tokenizer.json), or one that
+            nobody else has.
     """
 
-    def __init__(self, rules: str) -> None:
-        self._tokenizer = Tokenizer.from_str(rules)
+    def __init__(self, rules: str | Tokenizer) -> None:
+        self._tokenizer = Tokenizer.from_str(rules) if isinstance(rules, str) else rules
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
@@ -310,21 +311,24 @@ class _Fitting:
 class PairTokenizer(TextTokenizer):
     """Turns pairs of texts into `Tokens`; one object serves any number of threads.
 
-    Only the rules of `fast`, a transformers fast tokenizer, are read. `cache` keeps the ids of documents and single
-    texts; None encodes every text anew. It may be replaced: calls under way keep the one they began with.
+    Only the rules of `fast`, a transformers fast tokenizer, are read; one with an `identity` is nobody else's and is
+    used as it is. `cache` keeps the ids of documents and single texts; None encodes every text anew. It may be
+    replaced: calls under way keep the one they began with.
     """
 
     def __init__(self, fast: Any, cache: TokenCache | None = None) -> None:
-        rules = fast.backend_tokenizer.to_str()
+        identity: bytes | None = getattr(fast, "identity", None)
+        rules = fast.backend_tokenizer if identity else fast.backend_tokenizer.to_str()
         super().__init__(rules)
         self.cache = cache
-        self._identity = identity_of(f"{fast.unk_token_id} {rules}")
+        self._identity = identity or identity_of(f"{fast.unk_token_id} {rules}")
         self._templates = {count: probe_template(self._tokenizer, count) for count in (1, 2)}
         self._keep_tail = fast.truncation_side == "left"
         # Unknown characters are honest: their token is no forgery.
         self._spelled = spelled_specials(self._tokenizer)
         self._spelled.pop(fast.unk_token_id, None)
-        self._is_special = np.zeros(max(self._tokenizer.get_vocab(True).values()) + 1, bool)
+        # no place for the ids above: the vocabulary as a dict of 250,000 pieces takes half a second
+        self._is_special = np.zeros(max(self._spelled, default=-1) + 2, bool)
         self._is_special[list(self._spelled)] = True
         self._frames: dict[PromptTemplate, tuple[Frame, Frame]] = {}
         self._behind_special: Tokenizer | None = None
@@ -454,7 +458,7 @@ class PairTokenizer(TextTokenizer):
 
     def _as_text(self, ids: Ids) -> Ids:
         """Spell out special tokens: whatever a user wrote is text."""
-        if not self._is_special[ids].any():
+        if not self._is_special.take(ids, mode="clip").any():
             return ids
         return np.concatenate([self._spelled.get(int(number), ids_of([number])) for number in ids])
 

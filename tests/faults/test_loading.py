@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.models.building import save_compact
 from secondpass.models.loading import LoadRequest, load
-from secondpass.models.weights import save_compact
 from tests import fork_server
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import make_folder

@@ -13,9 +13,10 @@ from torch import nn
 
 from secondpass.forwards import causal
 from secondpass.forwards.causal import Decoder, PackedDecoder
-from secondpass.forwards.choosing import ModelForward
+from secondpass.forwards.contract import Padding
 from secondpass.forwards.families import describe
-from secondpass.forwards.padded import Padding, as_numpy, padded_logits
+from secondpass.forwards.module import ModelForward
+from secondpass.forwards.padded import as_numpy, padded_logits
 from secondpass.forwards.prefixes import Prefix, PrefixCache, shared_beginnings
 from secondpass.scoring import score_rows
 from secondpass.tokens import Tokens

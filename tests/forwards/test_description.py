@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from secondpass.forwards.choosing import Watch
 from secondpass.forwards.description import (
     NotDescribed,
     hidden_activation,
@@ -21,6 +20,7 @@ from secondpass.forwards.description import (
     table,
 )
 from secondpass.forwards.families import describe
+from secondpass.forwards.module import Watch
 from tests.forwards.models import inputs_of, model_of, reference
 
 

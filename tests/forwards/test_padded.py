@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from secondpass import CrossEncoder
-from secondpass.forwards.contract import LOCKS
-from secondpass.forwards.padded import Padding, TransformersForward, as_numpy, dtype_name, pad
+from secondpass.forwards.contract import LOCKS, Padding
+from secondpass.forwards.padded import TransformersForward, as_numpy, dtype_name, pad
 from secondpass.tokens import Tokens
 
 

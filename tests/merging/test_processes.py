@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from secondpass import CrossEncoder
@@ -53,7 +54,7 @@ def test_a_forked_child_has_an_empty_queue_of_its_own(own_tiny: CrossEncoder) ->
                         return False
             mine = shared.submit("cat", ["mat", "dog"]).result(WAIT_S).logits
             shared.close()
-            return bool((mine - expected).abs().max() < 1e-5)
+            return bool(np.abs(mine - expected).max() < 1e-5)
 
         assert outcome_of_child(child) == 0
         forward.gate.set()

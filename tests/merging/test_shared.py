@@ -37,7 +37,7 @@ def logits(encoder: CrossEncoder, documents: list[str], query: str = QUERY) -> n
 
 def numbers(answer: Scored) -> np.ndarray:
     """The logits of the one label."""
-    return answer.logits[:, 0].numpy()
+    return answer.logits[:, 0]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Rules of `secondpass.models.loading`: names to folders, folders to models, and the device they run on."""
+"""Rules of `secondpass.models.loading` and `folders`: names to folders, folders to models, and their device."""
 
 from __future__ import annotations
 
@@ -21,16 +21,9 @@ from transformers.utils import logging as switches
 import secondpass
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.models.loading import (
-    POCKET,
-    LoadRequest,
-    folder_of,
-    load,
-    looks_like_path,
-    pick_device,
-    quiet_transformers,
-)
-from secondpass.models.weights import save_compact
+from secondpass.models.building import save_compact
+from secondpass.models.folders import POCKET, folder_of, looks_like_path
+from secondpass.models.loading import LoadRequest, load, pick_device, quiet_transformers
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import ARCHITECTURES
 
@@ -106,7 +99,7 @@ def test_every_part_is_there(tiny_model_folder: Any, architecture: str) -> None:
     assert loaded.config.name_or_path == path
     assert loaded.token_limit == 128
     assert loaded.stored_activation is None
-    assert not loaded.placed
+    assert loaded.num_labels == 2
     assert len(loaded.tokenizer) == loaded.config.vocab_size
 
 
@@ -116,7 +109,7 @@ def test_the_values_are_frozen(tiny_folder: str) -> None:
     with pytest.raises(FrozenInstanceError):
         request.source = "other"  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
-        load(request).placed = True  # type: ignore[misc]
+        load(request).token_limit = 1  # type: ignore[misc]
 
 
 def test_a_path_object_is_taken(folder: Path) -> None:
@@ -161,10 +154,9 @@ def test_a_compact_head_of_another_size_is_refused(compact_folder: Path) -> None
 
 
 def test_a_device_map_is_left_alone(tiny_folder: str) -> None:
-    """A model placed by device_map says so, and the device argument does not move it."""
+    """A model placed by device_map is not moved by the device argument."""
     pytest.importorskip("accelerate")
     asked: dict[str, Any] = {"device_map": {"": "cpu"}}
-    assert load(LoadRequest(tiny_folder, automodel_args=asked)).placed
     assert CrossEncoder(tiny_folder, automodel_args=asked, device="meta").device.type == "cpu"
 
 
@@ -435,3 +427,39 @@ def test_only_what_is_read_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert (asked["token"], asked["revision"]) == (SECRET, "v1")
     folder_of("org/model", code=True, variant="fp16")
     assert {"*.py", "model.fp16.safetensors"} <= set(asked["allow_patterns"])
+
+
+@pytest.mark.parametrize(
+    ("listed", "answer", "asks"),
+    [
+        (True, "RevisionNotFoundError", []),
+        (False, "OfflineModeIsEnabled", ["info"]),
+        (False, "HfHubHTTPError", ["info", "download"]),
+        (False, None, ["info", "download"]),
+    ],
+)
+def test_a_commit_is_looked_for_here_first(
+    tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool, answer: str | None, asks: list[str]
+) -> None:
+    """Where the client can say that no file of it is missing nobody is asked; else the hub once, without retries."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    commit, asked = commit_id(7), []
+    add_to_cache(tmp_path, "org/tiny", tiny_folder, commit, None)
+    if listed:
+        (tmp_path / "models--org--tiny" / "trees").mkdir()
+        (tmp_path / "models--org--tiny" / "trees" / f"{commit}.json").write_text("{}")
+
+    def info(self: Any, name: str, **options: Any) -> None:
+        asked.append("info")
+        if answer is not None:
+            raise _hub_error(answer)
+
+    def download(name: str, **options: Any) -> str:
+        asked.extend(["download"] * (not options.get("local_files_only")))
+        return str(snapshot_download(name, **{**options, "local_files_only": True}))
+
+    monkeypatch.setattr(HfApi, "model_info", info)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert folder_of("org/tiny", cache_dir=tmp_path, revision=commit).name == commit
+    assert asked == asks

@@ -31,7 +31,8 @@ from secondpass.forwards.readout import (
     VocabularyRows,
 )
 from secondpass.models import saving
-from secondpass.models.loading import LoadRequest, load, stored_weights
+from secondpass.models.loading import LoadRequest, load
+from secondpass.models.weights import stored_weights
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import make_decoder, make_folder, make_model, make_tokenizer
 

@@ -27,14 +27,15 @@ from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput, MissingExtra, ModelLoadError
-from secondpass.forwards.choosing import ModelForward
 from secondpass.forwards.contract import Computation
+from secondpass.forwards.module import ModelForward
 from secondpass.forwards.readout import POOLINGS, Dense, LayerNorm, ModuleChain, Pooling, ReadoutModel
 from secondpass.lazy import optional
 from secondpass.models import saving
+from secondpass.models.building import compressed, expanded, save_compact
+from secondpass.models.card import MARK, Measured, ModelCardData
 from secondpass.models.loading import Loaded, LoadRequest, load
-from secondpass.models.saving import MARK, STALE_SECONDS, UNFINISHED, Measured, ModelCardData, save
-from secondpass.models.weights import compressed, expanded, save_compact
+from secondpass.models.saving import STALE_SECONDS, UNFINISHED, save
 from tests import fork_server
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
 from tests.toy_task import same, state

@@ -23,8 +23,9 @@ from transformers import (
 
 from secondpass import CrossEncoder
 from secondpass.errors import ModelLoadError
+from secondpass.models.limits import token_limit
 from secondpass.models.loading import LoadRequest, load
-from secondpass.models.tokenizer import token_limit
+from secondpass.models.stored_tokenizer import read_tokenizer
 from tests.tiny_models import ARCHITECTURES, make_folder, make_model, make_tokenizer
 
 UNKNOWN = {"model_max_length": 10**30}
@@ -165,6 +166,14 @@ def test_a_broken_file_is_named(tiny_folder: str, tmp_path: Path, file: str, con
         CrossEncoder(str(tmp_path), device="cpu")
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+    if file == "config.json":
+        return
+    refused = None
+    try:
+        ours = read_tokenizer(tmp_path, json.loads((tmp_path / "config.json").read_text()))
+    except ModelLoadError as error:
+        refused = str(error)
+    assert isinstance(ours, str) if refused is None else refused == str(caught.value)
 
 
 PAIR = ("How do I reset my password?", "the account page, then zebra 123")

@@ -18,17 +18,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.models.building import compressed, expanded, load_compact, read_weights, save_compact
 from secondpass.models.loading import LoadRequest, load
-from secondpass.models.weights import (
-    COMPACT,
-    SCALE,
-    compressed,
-    expanded,
-    load_compact,
-    read_weights,
-    save_compact,
-    weight_files,
-)
+from secondpass.models.weights import COMPACT, SCALE, weight_files
 from secondpass.serving.models import load_models
 from secondpass.serving.settings import ModelSource, Settings
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder

@@ -16,12 +16,12 @@ from transformers import (
     CamembertForSequenceClassification,
 )
 
-from secondpass.forwards.families import FAMILIES, architecture_of, decoder, describe, family_of, trainable
+from secondpass.forwards.contract import Padding
+from secondpass.forwards.families import architecture_of, decoder, describe, families, family_of, trainable
 from secondpass.forwards.kernel import KernelEncoder, native
-from secondpass.forwards.kernel.weights import unsupported
+from secondpass.forwards.kernel.weights import packed, unsupported
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.packed import PackedForward, PaddedForward, training_forward
-from secondpass.forwards.padded import Padding
 from secondpass.forwards.readout import (
     Dense,
     Dropout,
@@ -32,6 +32,7 @@ from secondpass.forwards.readout import (
     ReadoutModel,
 )
 from secondpass.training.weights.layers import layers_of
+from tests.forwards.kernel.encoders import arrays
 from tests.forwards.models import DECODERS, LENGTHS, decoder_of, inputs_of, model_of, reference, tensors
 
 
@@ -92,7 +93,7 @@ MODELS: dict[str, Callable[[], Any]] = decoders() | {
     "DebertaV2Model": lambda: chain_of("deberta-v2"),
     "ModernBertModel": lambda: chain_of("modernbert"),
 }
-ARCHITECTURES = [name for family in FAMILIES for name in family.architectures]
+ARCHITECTURES = [name for family in families() for name in family.architectures]
 NAMES = ("input_ids", "token_type_ids", "attention_mask")
 
 
@@ -140,7 +141,7 @@ def test_the_kernel_gives_them_or_says_why_not(name: str) -> None:
     if isinstance(routine, str):
         pytest.skip(routine)
     inputs = inputs_of(LENGTHS, model)
-    made = tensors(KernelEncoder(encoder, routine))(inputs)
+    made = tensors(KernelEncoder(packed(arrays(encoder), routine)))(inputs)
     assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
 
 
@@ -187,7 +188,7 @@ def test_every_layer_has_its_number(name: str) -> None:
     assert [found.numbers[head] for head in heads if head in found.numbers] == [3]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: next(iter(family.architectures)))
+@pytest.mark.parametrize("family", families(), ids=lambda family: next(iter(family.architectures)))
 def test_weights_that_work_below_the_layers_are_there(family: Any) -> None:
     """Names that a model type tells are weights of its encoder, and are counted as told."""
     for model_type, told in family.below.items():

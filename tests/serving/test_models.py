@@ -15,7 +15,7 @@ import pytest
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
-from secondpass.models.weights import save_compact
+from secondpass.models.building import save_compact
 from secondpass.serving import models
 from secondpass.serving.models import Models, load_models
 from secondpass.serving.problems import Problem

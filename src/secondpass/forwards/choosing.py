@@ -1,28 +1,23 @@
-"""Which forward computes a model: the compiled kernel, torch without padding, or transformers' own.
+"""How a model of a folder is computed without torch: by the compiled kernel, or where there is none by numpy.
 
-The first that covers the model is taken, for the precision that was asked for. The model stays what it is: it may be
-trained, moved, or given other weights, and the next call is computed from what it is then.
+What "auto" means is decided here for every model; one that torch holds is computed by `forwards.module`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal
+from importlib.util import find_spec
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import nn
 
-from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Logits
-from secondpass.forwards.description import Description, Family
-from secondpass.forwards.families import describe, family_of
-from secondpass.forwards.padded import BatchProbe, Padding, TransformersForward, dtype_name, switching
-from secondpass.forwards.precision import Precision, agrees, precision_of
-from secondpass.forwards.readout import ReadoutModel
+from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
+from secondpass.forwards.description import Encoder, mapped
+from secondpass.forwards.kernel import kernel_forward, native, unsupported
+from secondpass.forwards.kernel.cache import remember, remembered
+from secondpass.forwards.precision import Precision, agrees
 from secondpass.tokens import Tokens
 
 Settled = Literal["fp32", "bf16", "int8"]
@@ -30,8 +25,6 @@ DTYPES: dict[Settled, str] = {"fp32": "float32", "bf16": "bfloat16", "int8": "in
 
 # bfloat16 must save this share of the time before "auto" looks at its scores.
 SAVING = 0.2
-# Elements of each weight that `Watch` looks at.
-PROBES = 16
 # Samples that are timed, and how often.
 FEW = 4
 TURNS = 4
@@ -40,246 +33,21 @@ SMALLEST_HIDDEN = 128
 # Whether bfloat16 saves that: measured once a process, so that one model is computed in one way.
 _SAVES: dict[tuple[str, str, int], bool] = {}
 
-
-class Watch:
-    """Tells whether a model changed since `Watch(model)`: weights, modules or hooks.
-
-    Weights are compared by place in memory, by torch's count of in-place changes, and by a few elements of each: fused
-    optimizers and changes through `weight.data` are not counted. It takes about a tenth of a millisecond for a model of
-    six layers. A change through `weight.data` that spares all of these elements is not seen.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._modules = tuple(model.modules())
-        # Held, so that no other tensor can come to lie where one of these was.
-        self._weights = tuple(model.parameters())
-        self._probes = _probes(self._weights)
-        self._marks = self._look()
-        self._elements = self._read()
-
-    def unchanged(self) -> bool:
-        """Whether all is as it was."""
-        return self._look() == self._marks and all(map(torch.equal, self._read(), self._elements))
-
-    def _read(self) -> list[torch.Tensor]:
-        """The bits of the probed elements, uint8: NaN is equal to itself there."""
-        with torch.inference_mode():
-            return [torch.cat(probes).view(torch.uint8) for probes in self._probes]
-
-    def _look(self) -> list[Any]:
-        marks: list[Any] = []
-        for module in self._modules:
-            marks += [
-                len(module._forward_hooks),
-                len(module._forward_pre_hooks),
-                # training puts other random numbers into dropout, which does nothing here
-                None if isinstance(module, nn.Dropout) else id(module.__dict__.get("forward")),
-                *map(id, module._modules.values()),
-                *(
-                    # tensors made in inference mode have no count, and cannot be changed outside of it
-                    (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-                    for weight in module._parameters.values()
-                    if weight is not None
-                ),
-            ]
-        return marks
+Ways = Callable[[Settled], Compute | str | None]
+"""What computes a model in a precision; None or a sentence that says why nothing does."""
 
 
-def _probes(weights: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Views of evenly spaced elements of each weight, together by device and type."""
-    groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
-    for weight in weights:
-        if weight.is_contiguous() and weight.numel():
-            flat = weight.detach().view(-1)
-            probe = flat[:: max(1, len(flat) // PROBES)]
-            groups.setdefault((weight.device, weight.dtype), []).append(probe)
-    return list(groups.values())
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """What computes the model as `watch` saw it."""
-
-    watch: Watch
-    exact: bool
-    computation: Computation
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A model's weights and what its family makes of them."""
-
-    family: Family[Any]
-    weights: Description
-
-    def by_kernel(self, precision: Settled) -> Compute | str:
-        """By the compiled kernel, or a sentence that says why it cannot."""
-        from secondpass.forwards.kernel import kernel_forward
-
-        encoder = self.family.for_kernel(self.weights)
-        if encoder is None:
-            return "the kernel cannot compute this family of models"
-        return kernel_forward(encoder, precision)
-
-    def fastest(self, precision: Settled) -> Compute | None:
-        """The fastest way there is, or None: int8 without the kernel."""
-        compute = self.by_kernel(precision)
-        if not isinstance(compute, str):
-            return compute
-        dtype = getattr(torch, DTYPES[precision])
-        return None if precision == "int8" else self.family.in_torch(self.weights, dtype)
-
-
-def described(model: Any) -> Described | None:
-    """A model's weights, where a family of ours covers it as it is now."""
-    family, weights = family_of(model), describe(model)
-    return None if family is None or weights is None else Described(family, weights)
-
-
-class ModelForward:
-    """The fastest forward of a model in the precision asked for, one batch at a time.
-
-    "fp32" is always exact. "auto" computes in the type of the weights if that is a half one; else in float32, or in
-    bfloat16 where that is faster and the model's own scores for `samples` agree with those of float32 (see
-    `precision.agrees`). "bf16" computes the layers in bfloat16, embeddings and head in float32; the model's own weights
-    stay as they are. "int8" needs the compiled kernel; a model that later turns into one which that cannot compute is
-    computed in float32.
-
-    Attributes:
-        exact: compute in float32 for now, whatever `precision` says: scores of a model in training are compared with
-            each other.
-
-    Args:
-        model: any `AutoModelForSequenceClassification`.
-        input_names: of its tokenizer.
-        padding: what it wants in unused places.
-        precision: of the computation; None goes by the weights as they are, see `precision.precision_of`.
-        samples: model inputs by which "auto" judges; without any it is exact.
-        probes: inputs by which it is seen whether padding changes logits, once, when transformers' own forward is
-            first needed; without any it is trusted.
-
-    Raises:
-        InvalidInput: "int8" where the kernel cannot compute this model.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        input_names: Sequence[str],
-        padding: Padding,
-        precision: Precision | None = "auto",
-        samples: Sequence[Tokens] = (),
-        probes: Sequence[BatchProbe] = (),
-    ) -> None:
-        self._model = model
-        self._names = tuple(input_names)
-        self._padding = padding
-        self._precision = precision
-        self._samples = tuple(samples)
-        self._probes = tuple(probes)
-        self._seen: Batching | None = None
-        self._lock = ForwardLock()
-        self._choice: _Choice | None = None
-        self.exact = False
-        if precision == "int8" and self.ready().dtype != DTYPES["int8"]:
-            kind, own = type(model).__name__, described(model)
-            missing = "the kernel does not know it, or it was changed" if own is None else own.by_kernel("int8")
-            raise InvalidInput(f"precision='int8' for {kind}: {missing}; choose 'auto', 'bf16' or 'fp32'")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: what computes is made anew from the copy's model."""
-        return {**self.__dict__, "_choice": None, "exact": False}
-
-    def ready(self) -> Computation:
-        """What computes the model as it is now; its dtype is int8 where the kernel computes with that."""
-        with self._lock:
-            choice = self._choice
-            if choice is None or choice.exact != self.exact or not choice.watch.unchanged():
-                self._choice = None  # lets go of copies of the weights before new ones are made
-                choice = self._choice = _Choice(Watch(self._model), self.exact, self._chosen())
-            return choice.computation
-
-    def _chosen(self) -> Computation:
-        own = described(self._model)
-        asked = self._precision or precision_of(self._model.dtype)
-        kept = asked == "auto" and dtype_name(self._model.dtype) not in FULL_PRECISION
-        if kept:
-            compute = None if own is None else own.family.in_torch(own.weights, None)
-            return self._computation(dtype_name(self._model.dtype), compute)
-        wanted: Precision = "fp32" if self.exact else asked
-        if own is not None:
-            settled = self._settled(own) if wanted == "auto" else wanted
-            compute = own.fastest(settled)
-            if compute is not None:
-                return self._computation(DTYPES[settled], compute)
-            return self._computation(DTYPES["fp32"], own.fastest("fp32"))
-        if wanted == "bf16":
-            return self._computation(DTYPES["bf16"], None, torch.bfloat16)
-        return self._computation(DTYPES["fp32"], None)
-
-    def _computation(self, dtype: str, compute: Compute | None, autocast: torch.dtype | None = None) -> Computation:
-        """By `compute`, or where that is None by transformers' own modules."""
-        batching = "any" if compute is not None else self._batching()
-        padded = TransformersForward(self._model, self._names, self._padding, autocast).ready()
-        full_precision = padded.full_precision or padded.logits
-        # float32 may be asked of weights in half precision
-        chosen = full_precision if dtype in FULL_PRECISION else padded.logits
-        if compute is not None:
-            chosen = partial(self._apart, compute)
-        return Computation(
-            padded.device,
-            dtype,
-            pads=compute is None and batching == "any",
-            logits=self._lock.around(chosen),
-            full_precision=None if dtype in FULL_PRECISION else self._lock.around(full_precision),
-            batching=batching,
-            shares_beginnings=getattr(compute, "shares_beginnings", False),
-        )
-
-    def _batching(self) -> Batching:
-        """Which inputs may share a batch of transformers' own forward."""
-        config = self._model.config
-        if config.get_text_config().pad_token_id is None and not isinstance(self._model, ReadoutModel):
-            return "single"  # a classifier of a decoder, which scores at the very last place takes one pair at a time
-        if switching(self._model) is not None and config.attention_type != "original_full":
-            return "equal"
-        if self._seen is None:
-            own = TransformersForward(self._model, self._names, self._padding).ready()
-            try:
-                seen = {item.batching(own.logits, self._model.dtype) for item in self._probes}
-            except ModelLoadError as error:
-                raise ModelLoadError(f"{type(self._model).__name__}: {error}") from None
-            except Exception as error:  # model classes fail in their own ways
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise ModelLoadError(f"{type(self._model).__name__} cannot score a pair: {reason}") from error
-            self._seen = "equal" if "equal" in seen else "any"
-        return self._seen
-
-    def _apart(self, compute: Compute, inputs: Sequence[Tokens]) -> Logits:
-        """Logits of a batch; a pair that is not finite must not touch its neighbours, so such are computed alone."""
-        if "token_type_ids" not in self._names:
-            inputs = tuple(replace(item, type_ids=np.zeros_like(item.type_ids)) for item in inputs)
-        logits = compute(inputs)
-        wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
-        if len(inputs) > 1:
-            for row in wrong:
-                logits[row] = compute(inputs[row : row + 1])[0]
-        return logits
-
-    def _settled(self, own: Described) -> Settled:
-        """What "auto" means for these weights."""
-        device, hidden = own.weights.device.type, own.weights.hidden
-        if not self._samples or device not in ("cpu", "cuda") or hidden < SMALLEST_HIDDEN:
-            return "fp32"
-        exact, rounded = own.fastest("fp32"), own.fastest("bf16")
-        if exact is None or rounded is None:
-            return "fp32"
-        place = (device, type(rounded).__name__, hidden)
-        if place not in _SAVES:
-            _SAVES[place] = _saved(rounded, exact, self._samples) > SAVING
-        if _SAVES[place] and agrees(rounded(self._samples), exact(self._samples)):
-            return "bf16"
+def settled(ways: Ways, device: str, hidden: int, samples: Sequence[Tokens]) -> Settled:
+    """What "auto" means for a model: "fp32", or "bf16" where that is faster and agrees on `samples`."""
+    if not samples or device not in ("cpu", "cuda") or hidden < SMALLEST_HIDDEN:
         return "fp32"
+    exact, rounded = ways("fp32"), ways("bf16")
+    if exact is None or rounded is None or isinstance(exact, str) or isinstance(rounded, str):
+        return "fp32"
+    place = (device, type(rounded).__name__, hidden)
+    if place not in _SAVES:
+        _SAVES[place] = _saved(rounded, exact, samples) > SAVING
+    return "bf16" if _SAVES[place] and agrees(rounded(samples), exact(samples)) else "fp32"
 
 
 def _saved(rounded: Compute, exact: Compute, samples: Sequence[Tokens]) -> float:
@@ -296,3 +64,102 @@ def _saved(rounded: Compute, exact: Compute, samples: Sequence[Tokens]) -> float
             seconds.append(time.perf_counter() - began)
     # the first time warms up
     return 1 - min(taken[rounded][1:]) / min(taken[exact][1:])
+
+
+def apart(compute: Compute, types: bool) -> Compute:
+    """The same, but a pair that is not finite does not touch its neighbours; without `types` those of tokens are 0."""
+
+    def computed(inputs: Sequence[Tokens]) -> Logits:
+        if not types:
+            inputs = tuple(replace(item, type_ids=np.zeros_like(item.type_ids)) for item in inputs)
+        logits = compute(inputs)
+        wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
+        if len(inputs) > 1:
+            for row in wrong:
+                logits[row] = compute(inputs[row : row + 1])[0]
+        return logits
+
+    return computed
+
+
+def has_torch() -> bool:
+    """Whether torch and transformers are installed; neither is imported."""
+    return find_spec("torch") is not None and find_spec("transformers") is not None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredForward:
+    """The forward of a model that stands in a folder: what it computes never changes."""
+
+    computation: Computation
+    _lock: ForwardLock
+
+    def ready(self) -> Computation:
+        """The same each time."""
+        return self.computation
+
+
+def stored_forward(
+    encoder: Encoder,
+    identity: str | None,
+    precision: Precision,
+    samples: Callable[[], Sequence[Tokens]],
+    types: bool,
+) -> StoredForward | str:
+    """The fastest forward of a described folder, or a sentence that says why torch has to compute it.
+
+    Args:
+        encoder: of `families.describe_stored`.
+        identity: stands for its weights and its config in the cache of packed weights; None keeps nothing.
+        precision: as of `module.ModelForward`; "auto" is decided once for an identity, instructions and threads.
+        samples: makes the inputs by which "auto" judges; without any it is exact.
+        types: whether the model reads the types of tokens.
+    """
+    missing = unsupported(encoder)
+
+    def ways(wanted: Settled) -> Compute | str:
+        return kernel_forward(lambda: mapped(encoder, np.asarray), wanted, identity) if missing is None else missing
+
+    choice = _remembered(ways, encoder.hidden, identity, samples) if precision == "auto" else precision
+    compute = ways(choice)
+    if not isinstance(compute, str):
+        return _forward(choice, compute, lambda: ways("fp32"), types)
+    if has_torch() or choice != "fp32":
+        return compute
+    from secondpass.forwards.plain import PlainEncoder
+
+    own = PlainEncoder(mapped(encoder, np.asarray))
+    return _forward("fp32", own, lambda: own, types)
+
+
+def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable[[], Sequence[Tokens]]) -> Settled:
+    """What "auto" means here, by what was found at an earlier start where that is known."""
+    rounded, exact = native.find("bf16"), native.find("fp32")
+    if isinstance(rounded, str) or isinstance(exact, str):
+        return "fp32"
+    place = f"{rounded.instructions} or {exact.instructions} on {native.thread_count()} threads"
+    key = None if identity is None else f"precision auto of {identity}: {place}"
+    known = None if key is None else remembered(key)
+    choice: Settled = "bf16" if known == "bf16" else "fp32"
+    if known != choice:
+        choice = settled(ways, "cpu", hidden, samples())
+        if key is not None:
+            remember(key, choice)
+    return choice
+
+
+def _forward(choice: Settled, compute: Compute, exact: Callable[[], Compute | str], types: bool) -> StoredForward:
+    lock, dtype = ForwardLock(), DTYPES[choice]
+
+    def in_float32(inputs: Sequence[Tokens]) -> Logits:
+        again = exact()
+        return apart(compute if isinstance(again, str) else again, types)(inputs)
+
+    computation = Computation(
+        "cpu",
+        dtype,
+        pads=False,
+        logits=lock.around(apart(compute, types)),
+        full_precision=None if dtype in FULL_PRECISION else lock.around(in_float32),
+    )
+    return StoredForward(computation, lock)

@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,21 @@ def plan(
 def batch_of(tokens: Sequence[Tokens], rows: Sequence[int]) -> Batch:
     """The batch of `tokens[row]` for every row."""
     return Batch(tuple(rows), tuple(tokens[row] for row in rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """What a model wants in the unused places, and on which side."""
+
+    token_id: int
+    type_id: int = 0
+    left: bool = False
+
+
+def padding_of(fast_tokenizer: Any) -> Padding:
+    """What a transformers tokenizer puts into the unused places of a batch."""
+    left = fast_tokenizer.padding_side == "left"
+    return Padding(fast_tokenizer.pad_token_id, fast_tokenizer.pad_token_type_id, left)
 
 
 Logits = npt.NDArray[np.float32]

@@ -2,24 +2,29 @@
 
 Covers encoders with normalisation behind each block, of absolute positions (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA,
 DistilBERT) or of relative ones (DeBERTa-v2 and v3), and those with normalisation in front and rotary positions
-(ModernBERT). Every tensor is contiguous, on one device, of one floating type, and in torch's [out, in] layout. What any
-family says of its architectures stands at the end.
+(ModernBERT). Every array is contiguous, on one device, of one floating type, and in torch's [out, in] layout. They are
+torch's tensors where a model of torch is described, and float32 numbers of a file where a folder is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
-from secondpass.forwards.contract import Compute
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 T = TypeVar("T")
+
+Array = Any
+"""A tensor of torch, a float32 array of numpy or a `StoredArray`; all of a description are of one kind."""
 
 HiddenActivation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 StepActivation = Literal[HiddenActivation, "tanh", "none"]
@@ -30,16 +35,16 @@ Pooling = Literal["first", "mean", "max", "last"]
 class Linear:
     """`x @ weight.T + bias`: weight [out, in], bias [out] or None."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor | None
+    weight: Array
+    bias: Array | None
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
     """Layer normalisation over the last dimension: weight and bias [hidden], the bias may be None."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor | None
+    weight: Array
+    bias: Array | None
     eps: float
 
 
@@ -51,9 +56,9 @@ class Embeddings:
     Position i of a sequence is row `first_position + i`.
     """
 
-    words: torch.Tensor
-    positions: torch.Tensor | None
-    types: torch.Tensor | None
+    words: Array
+    positions: Array | None
+    types: Array | None
     norm: Norm
     first_position: int
     projection: Linear | None
@@ -68,8 +73,8 @@ class Relative:
     weights are.
     """
 
-    keys: torch.Tensor | None
-    queries: torch.Tensor | None
+    keys: Array | None
+    queries: Array | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +147,35 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.layers[0].qkv.weight.device
+        """Where the weights are, for those of torch."""
+        device: torch.device = self.layers[0].qkv.weight.device
+        return device
 
 
-def mapped(value: T, change: Callable[[torch.Tensor], torch.Tensor]) -> T:
-    """A copy of a description (or a part of one) with every tensor changed, say to another type."""
+# What has weights; rotations and buckets are numpy's whatever these are.
+WEIGHTED = (Linear, Norm, Embeddings, Relative)
+
+
+def mapped(value: T, change: Callable[[Array], Array]) -> T:
+    """A copy of a description (or a part of one) with every weight changed, say to another type."""
     made: object = value
-    if isinstance(value, torch.Tensor):
-        made = change(value)
-    elif isinstance(value, tuple):
+    if isinstance(value, tuple):
         made = tuple(mapped(item, change) for item in value)
     elif is_dataclass(value) and not isinstance(value, type):
-        made = type(value)(**{part.name: mapped(getattr(value, part.name), change) for part in fields(value)})
+        parts = {part.name: getattr(value, part.name) for part in fields(value)}
+        holds = isinstance(value, WEIGHTED)
+        made = type(value)(
+            **{
+                name: change(part) if holds and hasattr(part, "shape") else mapped(part, change)
+                for name, part in parts.items()
+            }
+        )
     return made  # type: ignore[return-value]
 
 
-# ---- Single modules of torch and transformers as plain weights.
+# ---- Single modules as plain weights: of torch, or of a folder's arrays with the face of torch's.
 #
-# transformers' classes by the function they compute.
+# transformers' classes by the function they compute, and what a config.json calls them.
 ACTIVATIONS: dict[str, HiddenActivation] = {
     "GELUActivation": "gelu",
     "NewGELUActivation": "gelu_tanh",
@@ -170,39 +185,219 @@ ACTIVATIONS: dict[str, HiddenActivation] = {
     "SiLU": "silu",
     "SiLUActivation": "silu",
 }
+ACTIVATION_NAMES: dict[str, HiddenActivation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+# What modules of a chain hand on, by sentence-transformers' names; and its poolings that families compute.
+STATES, POOLED, SCORES = "token_embeddings", "sentence_embedding", "scores"
+PLAIN_POOLINGS: dict[tuple[str, ...], Pooling] = {
+    ("cls",): "first",
+    ("mean",): "mean",
+    ("max",): "max",
+    ("lasttoken",): "last",
+}
+
+
+def fewer(steps: Sequence[ReadoutStep]) -> list[ReadoutStep]:
+    """A normalisation belongs to the linear layer in front of it."""
+    made: list[ReadoutStep] = []
+    for step in steps:
+        before = made[-1] if made else None
+        if step.linear is not None or before is None or before.unit or (step.norm and before.norm):
+            made.append(step)
+        else:
+            made[-1] = replace(before, norm=step.norm or before.norm, unit=step.unit)
+    return made
 
 
 class NotDescribed(Exception):
-    """A part is not what its family has."""
+    """A part is not what its family has; the message says which, where one is known."""
 
 
-def hidden_activation(*modules: nn.Module) -> HiddenActivation:
-    """Which function modules compute, all of them the same."""
-    found = {ACTIVATIONS.get(type(module).__name__) for module in modules}
+class StoredConfig:
+    """A config.json as transformers reads it: with the defaults of its kind, and keys by any of their names."""
+
+    def __init__(self, settings: Mapping[str, Any], defaults: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
+        self._values = {**defaults, **settings}
+        for name, other in aliases.items():
+            given = next((settings[key] for key in (other, name) if key in settings), defaults.get(name))
+            self._values[name] = given
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._values:
+            raise AttributeError(name)
+        return self._values[name]
+
+    def count(self, name: str) -> int:
+        """A positive whole number."""
+        value = self._values.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise NotDescribed(f"{name} of config.json is {value!r}")
+        return value
+
+
+class StoredArray:
+    """float32 numbers of a file, which are read each time that somebody asks for them (`numpy.asarray`).
+
+    So a model is described by the heads of its files alone, and nobody has to hold all of it at once.
+    """
+
+    def __init__(self, shape: tuple[int, ...], read: Callable[[], npt.NDArray[np.float32]]) -> None:
+        self.shape, self._read = shape, read
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        made = self._read()
+        return made if dtype is None else made.astype(dtype, copy=False)
+
+
+class StoredWeights(Mapping[str, Array]):
+    """Arrays float32 by name, which remember which of them were asked for."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = arrays
+        self.read: set[str] = set()
+        self.prefixes = {name[: found.end()] for name in arrays for found in re.finditer(r"\.", name)}
+
+    def __getitem__(self, name: str) -> Array:
+        found = self._arrays[name]
+        self.read.add(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+class StoredModule:
+    """Arrays below a prefix of their names, with the attributes of the module that they are the weights of.
+
+    So one description reads a model of torch and a folder without torch. A list of modules has as many as the config
+    has layers, whatever is stored.
+
+    Args:
+        weights: all of the folder.
+        config: what the model's config.json says, with the defaults of its kind.
+        prefix: of the names, with a full stop at its end; empty for all.
+        functions: names of activations, which have no weights, by the last two parts of their place ("mlp.act").
+    """
+
+    def __init__(self, weights: StoredWeights, config: StoredConfig, prefix: str, functions: Mapping[str, str]) -> None:
+        self.weights, self.config, self.prefix, self.functions = weights, config, prefix, functions
+
+    def below(self, name: str) -> StoredModule:
+        """What is stored of a child, which may be nothing."""
+        return StoredModule(self.weights, self.config, f"{self.prefix}{name}.", self.functions)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        function = self.functions.get(".".join(f"{self.prefix}{name}".split(".")[-2:]))
+        if function is not None:
+            return function
+        made = self.below(name)
+        if made.prefix in self.weights.prefixes:
+            return made
+        raise AttributeError(f"there is no weight {made.prefix.removesuffix('.')}")
+
+    def __iter__(self) -> Iterator[StoredModule]:
+        return (self.below(str(place)) for place in range(self.config.count("num_hidden_layers")))
+
+    def named_children(self) -> Iterator[tuple[str, StoredModule]]:
+        """The first parts of what stands behind the prefix."""
+        own = [key[len(self.prefix) :].partition(".")[0] for key in self.weights if key.startswith(self.prefix)]
+        return ((name, self.below(name)) for name in dict.fromkeys(own))
+
+    def array(self, name: str, axes: int, optional: bool = False) -> Array | None:
+        """A weight of this module."""
+        found = self.weights.get(f"{self.prefix}{name}")
+        if found is None and optional:
+            return None
+        if found is None or len(found.shape) != axes:
+            wanted = "is missing" if found is None else f"has shape {list(found.shape)}"
+            raise NotDescribed(f"the weight {self.prefix}{name} {wanted}")
+        return found
+
+
+class StoredEncoder(StoredModule):
+    """The whole of a folder's model, with the head below it or the `readout` of its chain."""
+
+    def __init__(
+        self,
+        weights: StoredWeights,
+        config: StoredConfig,
+        functions: Mapping[str, str],
+        prefix: str,
+        readout: Readout | None = None,
+    ) -> None:
+        super().__init__(weights, config, "", functions)
+        self.base_model = self.below(prefix) if prefix else self
+        self.body, self.readout = self, readout
+
+
+def hidden_activation(*modules: Any) -> HiddenActivation:
+    """Which function modules compute, all of them the same; or which one a config names."""
+    kinds = (ACTIVATION_NAMES.get(m) if isinstance(m, str) else ACTIVATIONS.get(type(m).__name__) for m in modules)
+    found = set(kinds)
     activation = found.pop() if len(found) == 1 else None
     if activation is None:
-        raise NotDescribed
+        raise NotDescribed("an activation is another than those that are known")
     return activation
 
 
-def linear(module: nn.Module, bare: bool = False) -> Linear:
+def linear(module: Any, bare: bool = False) -> Linear:
     """A linear layer, with a bias unless `bare` ones are known too."""
+    if isinstance(module, StoredModule):
+        return Linear(module.array("weight", 2), module.array("bias", 1, bare))
+    from torch import nn
+
     if type(module) is not nn.Linear or (module.bias is None and not bare):
         raise NotDescribed
     return Linear(module.weight.detach().contiguous(), _detached(module.bias))
 
 
-def joined(*modules: nn.Module) -> Linear:
+def joined(*modules: Any) -> Linear:
     """Linear layers of one input, all with biases or all without, as one layer, outputs side by side."""
     parts = [linear(module, bare=True) for module in modules]
     biases = [part.bias for part in parts if part.bias is not None]
-    if biases and len(biases) < len(parts):
-        raise NotDescribed
-    return Linear(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None)
+    if len({tuple(part.weight.shape) for part in parts}) > 1 or len(biases) not in (0, len(parts)):
+        raise NotDescribed("query, key and value have projections of other shapes, or not all of them a bias")
+    return Linear(side_by_side([part.weight for part in parts]), side_by_side(biases) if biases else None)
 
 
-def norm(module: nn.Module, bare: bool = False) -> Norm:
+def side_by_side(parts: Sequence[Array]) -> Array:
+    """One array of the rows of several."""
+    if isinstance(parts[0], StoredArray):
+        shape = (sum(map(len, parts)), *parts[0].shape[1:])
+        return StoredArray(shape, partial(_concatenated, parts))
+    import torch
+
+    return torch.cat(list(parts))
+
+
+def _concatenated(parts: Sequence[StoredArray]) -> npt.NDArray[np.float32]:
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def norm(module: Any, bare: bool = False) -> Norm:
     """A layer normalisation with weight and bias, or where `bare` ones are known with a weight alone."""
+    if isinstance(module, StoredModule):
+        return Norm(module.array("weight", 1), module.array("bias", 1, bare), module.config.layer_norm_eps)
+    from torch import nn
+
     if type(module) is not nn.LayerNorm or module.weight is None or (module.bias is None and not bare):
         raise NotDescribed
     return Norm(module.weight.detach(), _detached(module.bias), module.eps)
@@ -212,8 +407,12 @@ def _detached(parameter: torch.Tensor | None) -> torch.Tensor | None:
     return None if parameter is None else parameter.detach()
 
 
-def table(module: nn.Module) -> torch.Tensor:
+def table(module: Any) -> Array:
     """The rows of an embedding."""
+    if isinstance(module, StoredModule):
+        return module.array("weight", 2)
+    from torch import nn
+
     if type(module) is not nn.Embedding or module.max_norm is not None:
         raise NotDescribed
     return module.weight.detach().contiguous()
@@ -228,6 +427,8 @@ SOURCES = ("torch.nn.modules.", "transformers.models.", "transformers.activation
 
 def is_plain(model: nn.Module) -> bool:
     """Whether every module is one of torch's or transformers' own, with nothing attached that changes its result."""
+    from torch import nn
+
     return all(
         (type(module).__module__.startswith(SOURCES) or isinstance(module, nn.Dropout)) and not _is_hooked(module)
         for module in model.modules()
@@ -235,73 +436,8 @@ def is_plain(model: nn.Module) -> bool:
 
 
 def _is_hooked(module: nn.Module) -> bool:
+    from torch import nn
+
     # training puts other random numbers into dropout, which does nothing here
     replaced = "forward" in module.__dict__ and not isinstance(module, nn.Dropout)
     return bool(module._forward_hooks or module._forward_pre_hooks or replaced)
-
-
-# ---- What is asked of an architecture: how it is described, computed and trained.
-class Description(Protocol):
-    """A model as plain weights, on one device and of one type."""
-
-    @property
-    def hidden(self) -> int:
-        """Width of a token between layers."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        ...
-
-
-D = TypeVar("D", bound=Description)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainableModules:
-    """A model's own modules, as the training forward without padding calls them: dropout and adapters stay in.
-
-    Attributes:
-        embeddings: int64 [1, tokens] as `input_ids`, `token_type_ids` and `position_ids` to [1, tokens, hidden].
-        layers: each with BERT's `attention.self`, `attention.output`, `intermediate` and `output`.
-        head: first tokens [pairs, 1, hidden] to logits [pairs, labels].
-        first_position: of every sequence.
-    """
-
-    embeddings: Callable[..., torch.Tensor]
-    layers: Sequence[nn.Module]
-    head: Callable[[torch.Tensor], torch.Tensor]
-    first_position: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture(Generic[D]):
-    """One class of transformers.
-
-    Attributes:
-        describe: its model as plain weights; raises `NotDescribed` or AttributeError for a part that is another.
-        trainable: its modules for training without padding; None, or where it gives None, trains in padded rectangles.
-    """
-
-    describe: Callable[[Any], D]
-    trainable: Callable[[Any], TrainableModules | None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Family(Generic[D]):
-    """Architectures that are described by the same kind of weights.
-
-    Attributes:
-        architectures: by the name of transformers' class.
-        in_torch: a description to its forward in torch; the type is that of its layers, None is that of the weights.
-        for_kernel: a description as the compiled kernel reads it, None where it has no such form; what it can compute
-            of that the kernel says, see `kernel.weights.unsupported`.
-        below: by model type the weights that are registered above the layers and work below one of them: the number of
-            the layer that they are counted to, see `training/weights/layers.py`.
-    """
-
-    architectures: Mapping[str, Architecture[D]]
-    in_torch: Callable[[D, torch.dtype | None], Compute]
-    for_kernel: Callable[[D], Encoder | None]
-    below: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

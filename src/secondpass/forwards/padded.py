@@ -11,25 +11,10 @@ import numpy as np
 import torch
 
 from secondpass.errors import ModelLoadError
-from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Logits
+from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Logits, Padding
 from secondpass.tokens import Tokens
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
-
-
-@dataclass(frozen=True, slots=True)
-class Padding:
-    """What a model wants in the unused places, and on which side."""
-
-    token_id: int
-    type_id: int = 0
-    left: bool = False
-
-
-def padding_of(fast_tokenizer: Any) -> Padding:
-    """What a transformers tokenizer puts into the unused places of a batch."""
-    left = fast_tokenizer.padding_side == "left"
-    return Padding(fast_tokenizer.pad_token_id, fast_tokenizer.pad_token_type_id, left)
 
 
 @dataclass(frozen=True, slots=True)

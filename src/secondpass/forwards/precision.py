@@ -46,12 +46,12 @@ def checked_precision(value: object) -> Precision:
 
 
 def recommended_precision(config: Any) -> Precision | None:
-    """What a model's config.json recommends, by the `secondpass` of its transformers config; None if nothing.
+    """What a model's config.json recommends, by its `secondpass`, as read or in a transformers config; None if nothing.
 
     Raises:
         ModelLoadError: it recommends something else than one of `RECOMMENDED`.
     """
-    stored = getattr(config, CONFIG_KEY, None)
+    stored = config.get(CONFIG_KEY) if isinstance(config, dict) else getattr(config, CONFIG_KEY, None)
     if stored is not None and not isinstance(stored, dict):
         raise ModelLoadError(f"config.json: {CONFIG_KEY!r} is {type(stored).__name__}, not an object")
     recommended = (stored or {}).get("precision")

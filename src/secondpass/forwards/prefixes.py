@@ -11,12 +11,15 @@ import itertools
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from secondpass.forwards.contract import ForwardLock
 from secondpass.inputs import Ids
+
+if TYPE_CHECKING:
+    import torch
 
 # Tokens that a beginning must spare: a run of its own takes as long as some rows more in the run of the others.
 SPARES = 64

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +15,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from secondpass.forwards import description as described
-from secondpass.forwards.description import NotDescribed, Readout, ReadoutStep, StepActivation
-
-STATES, POOLED, SCORES = "token_embeddings", "sentence_embedding", "scores"
+from secondpass.forwards.description import (
+    PLAIN_POOLINGS,
+    POOLED,
+    SCORES,
+    STATES,
+    NotDescribed,
+    Readout,
+    ReadoutStep,
+    StepActivation,
+    fewer,
+)
 
 Features = dict[str, torch.Tensor]
 """What modules hand on by name: states [pairs, width, hidden], of which `MASK` [pairs, width] tells the real ones."""
@@ -214,12 +221,6 @@ class VocabularyRows(nn.Module):
 
 
 # ---- The same as plain weights.
-PLAIN_POOLINGS: dict[tuple[str, ...], described.Pooling] = {
-    ("cls",): "first",
-    ("mean",): "mean",
-    ("max",): "max",
-    ("lasttoken",): "last",
-}
 STEP_ACTIVATIONS: dict[type[nn.Module], StepActivation] = {
     nn.Identity: "none",
     nn.ReLU: "relu",
@@ -241,7 +242,7 @@ def readout_of(model: Any) -> Readout:
             raise NotDescribed
         name = getattr(module, "writes", POOLED)
         steps.append(_step(module))
-    return Readout(PLAIN_POOLINGS[chain[0].modes], tuple(_fewer(steps)))
+    return Readout(PLAIN_POOLINGS[chain[0].modes], tuple(fewer(steps)))
 
 
 def first_row_head(model: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -269,18 +270,6 @@ def _step(module: nn.Module) -> ReadoutStep:
     else:
         raise NotDescribed
     return ReadoutStep(described.linear(module.linear, bare=True), activation)
-
-
-def _fewer(steps: Sequence[ReadoutStep]) -> list[ReadoutStep]:
-    """A normalisation belongs to the linear layer in front of it."""
-    made: list[ReadoutStep] = []
-    for step in steps:
-        before = made[-1] if made else None
-        if step.linear is not None or before is None or before.unit or (step.norm and before.norm):
-            made.append(step)
-        else:
-            made[-1] = replace(before, norm=step.norm or before.norm, unit=step.unit)
-    return made
 
 
 # Language models that do nothing between their last hidden state and the logits but a soft cap, where they have one.

@@ -12,14 +12,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.forwards.readout import ModuleChain, ReadoutModel, VocabularyRows
 from secondpass.inputs import ModelTemplate, PromptTemplate
 from secondpass.models.config import (
     TRANSFORMER_FILE,
@@ -30,16 +26,17 @@ from secondpass.models.config import (
     read_if_present,
     read_prompts,
 )
-from secondpass.models.modules import (
-    Modules,
-    make_readout,
-    read_modules,
-    stored_limit,
-    vocabulary_rows,
-)
+from secondpass.models.folders import folder_of
+from secondpass.models.limits import check_vocabulary, token_limit
+from secondpass.models.modules import Modules, read_modules, stored_limit
 from secondpass.models.templates import template_for
-from secondpass.models.tokenizer import check_vocabulary, ends_with_padding, load_tokenizer, token_limit
-from secondpass.models.weights import COMPACT, build_model, check_counts, load_compact, stored_sizes, weight_files
+from secondpass.models.tokenizer import ends_with_padding, load_tokenizer
+from secondpass.models.weights import COMPACT, check_counts, is_compact, stored_sizes, stored_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from secondpass.forwards.readout import ModuleChain, ReadoutModel, VocabularyRows
 
 logger = logging.getLogger(__name__)
 
@@ -91,86 +88,6 @@ def _without_bars() -> Iterator[None]:
             disable_progress_bars()
 
 
-# ---- Where a model's files are: a folder, the package itself, or the model hub.
-#
-# Everything after this stage reads a local folder, so that one set of checks sees every file before it is used.
-POCKET = "secondpass/pocket"
-
-# The top folder, and those of modules: others hold exports for other runtimes. Pickles are never read, so never
-# downloaded.
-WANTED = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja", "model.int8.safetensors")
-# Of a chain each module has a folder, "2_Dense"; no other is opened.
-MODULE_WEIGHTS, ELSEWHERE = "[0-9]*_*/model.safetensors", ("[!0-9]*/*", "*/*/*")
-
-
-def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, code: bool = False, **hub: Any) -> Path:
-    """Return the local folder of a model, downloading it when the source is a hub name.
-
-    Args:
-        source: "secondpass/pocket" (in the package), a folder, or a name on the model hub.
-        variant: "fp16" means model.fp16.safetensors.
-        code: fetch Python files too.
-        hub: `snapshot_download`'s cache_dir, revision, local_files_only and token.
-
-    Raises:
-        InvalidInput: the source is empty or no path.
-        ModelLoadError: there is no such folder, or the name cannot be had.
-    """
-    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
-        raise InvalidInput(f"model_name is {source!r}, not a folder or a name")
-    name = os.fspath(source)
-    if name == POCKET:
-        return _existing(Path(str(resources.files("secondpass") / "pocket")), "pocket, inside the package")
-    path = Path(name).expanduser()
-    if isinstance(source, os.PathLike) or path.is_dir() or looks_like_path(name):
-        return _existing(path, name)
-    weights = f"model.{variant}" if variant else "model"
-    wanted = [*WANTED, f"{weights}.safetensors", f"{weights}-*.safetensors", *["*.py"] * code]
-    return _downloaded(name, [*wanted, MODULE_WEIGHTS], hub)
-
-
-def looks_like_path(name: str) -> bool:
-    """Tell whether a name can only be meant as a path: hub names have one slash at most."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.count(os.sep) > 1 or "\\" in name
-
-
-def _existing(path: Path, name: str) -> Path:
-    if path.is_file():
-        raise ModelLoadError(f"{name!r} is a file; a model is a folder with config.json and model.safetensors")
-    if not path.is_dir():
-        raise ModelLoadError(f"there is no folder {name!r} (a path is never looked up on the model hub)")
-    return path
-
-
-def _downloaded(name: str, wanted: list[str], hub: dict[str, Any]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=[*ELSEWHERE], **hub))
-    except Exception as error:  # the client lets errors of several HTTP libraries through
-        wanted_one = f"{name!r} at revision {hub['revision']!r}" if hub.get("revision") else repr(name)
-        raise ModelLoadError(f"{wanted_one} {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return "is gated: accept its terms on the model hub and give token="
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "is no folder here, and the model hub does not know it (or it is private and needs token=)"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "does not exist on the model hub; the model itself does"
-    if isinstance(error, errors.HFValidationError):
-        return "is no folder here, and no name the model hub could have"
-    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
-        return (
-            "is no folder here and not in the cache, and the model hub was not asked or not reached; check the name, "
-            "the network, local_files_only and cache_dir, or give a folder"
-        )
-    return f"cannot be had from the model hub ({type(error).__name__}); a downloaded folder works without it"
-
-
 # ---- What is loaded, and how.
 #
 # Arguments that have a parameter of their own, and those that would open other files or run other code.
@@ -197,6 +114,7 @@ class LoadRequest:
     template: str | PromptTemplate | ModelTemplate | None = None
     true_token: str | None = None
     false_token: str | None = None
+    device: str | torch.device | None = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +122,9 @@ class Loaded:
     """A model ready to score.
 
     `config` is `model.config`; `stored_activation` a dotted name that nobody has trusted yet; `token_limit` the
-    longest input in tokens; `placed` says that a device_map put the model where it is; `prompts` are stored by name,
-    `default_prompt` is the name of the one that a call gets that names none; `template` is what the model was trained
-    to read around its texts; `transformer_settings` is what the folder says of the first of its modules, with the
-    template among it or not.
+    longest input in tokens; `prompts` are stored by name, `default_prompt` is the name of the one that a call gets that
+    names none; `template` is what the model was trained to read around its texts; `transformer_settings` is what the
+    folder says of the first of its modules, with the template among it or not.
     """
 
     config: Any = field(repr=False)
@@ -215,33 +132,57 @@ class Loaded:
     tokenizer: Any = field(repr=False)
     stored_activation: str | None
     token_limit: int
-    placed: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     template: ModelTemplate | None = None
     transformer_settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def num_labels(self) -> int:
+        """How many logits a pair gets."""
+        labels: int = self.config.num_labels
+        return labels
 
-def load(request: LoadRequest) -> Loaded:
-    """Load a model.
+    @property
+    def name(self) -> str:
+        """What was asked for."""
+        return str(self.config.name_or_path)
 
-    Raises:
-        InvalidInput: an argument is refused; the message names it.
-        ModelLoadError: the model cannot be had, is broken or incomplete, or would run foreign code.
-    """
+    @property
+    def leaves_prompt_out(self) -> bool:
+        """Whether the tokens of a prompt should not be pooled, of which none are told here."""
+        return bool(getattr(getattr(self.model, "readout", None), "leaves_prompt_out", False))
+
+
+def folder_for(request: LoadRequest) -> Path:
+    """Where the model asked for is on this machine, when the arguments are checked; raises as `load`."""
     _check_arguments(request)
-    automodel_args = _without(request.automodel_args, "token", "use_safetensors", "weights_only")
-    folder = folder_of(
+    return folder_of(
         request.source,
-        variant=automodel_args.get("variant"),
+        variant=request.automodel_args.get("variant"),
         code=request.trust_remote_code,
         cache_dir=request.cache_dir,
         revision=request.revision,
         local_files_only=request.local_files_only,
         token=_token(request),
     )
+
+
+def load(request: LoadRequest, folder: Path | None = None) -> Loaded:
+    """Load a model of torch.
+
+    Args:
+        request: what, and how.
+        folder: where it is; None finds it.
+
+    Raises:
+        InvalidInput: an argument is refused; the message names it.
+        ModelLoadError: the model cannot be had, is broken or incomplete, or would run foreign code.
+    """
+    folder = folder_for(request) if folder is None else folder
+    automodel_args = _without(request.automodel_args, "token", "use_safetensors", "weights_only")
     modules = read_modules(folder, request.num_labels is not None)
-    task = _task(folder, modules, request)
+    task = task_of(folder, modules, request)
     with quiet_transformers():
         check_counts(folder / "config.json", stored_sizes(stored_weights(folder, automodel_args.get("variant"))))
         config = load_config(
@@ -268,10 +209,12 @@ def load(request: LoadRequest) -> Loaded:
         model = _with_readout(folder, model, modules, (true_id, false_id), request)
     elif request.true_token is not None:
         raise InvalidInput(f"true_token={request.true_token!r}: the model has a classification head")
+    if request.automodel_args.get("device_map") is None:
+        model.to(pick_device(request.device))
     return _loaded(folder, model, tokenizer, template, request)
 
 
-def _task(folder: Path, modules: Modules | None, request: LoadRequest) -> Task:
+def task_of(folder: Path, modules: Modules | None, request: LoadRequest) -> Task:
     """What transformers is to make of a folder."""
     if modules is not None:
         if request.classifier_dropout is not None:
@@ -285,6 +228,9 @@ def _with_readout(
     folder: Path, body: Any, modules: Modules | None, answer: tuple[int | None, int | None], request: LoadRequest
 ) -> ReadoutModel:
     """A body under what its folder, its family or the caller says makes the score."""
+    from secondpass.forwards.readout import ModuleChain, ReadoutModel
+    from secondpass.models.chains import make_readout, vocabulary_rows
+
     true_id, false_id = answer
     readout: ModuleChain | VocabularyRows
     if modules is not None and (modules.task == "feature-extraction" or request.true_token is None):
@@ -305,39 +251,40 @@ def _loaded(folder: Path, model: Any, tokenizer: Any, template: ModelTemplate | 
     if getattr(model.config, "pad_token_id", None) is None and not ends_with_padding(tokenizer):
         # Decoders score at the last token that is no padding, and refuse batches without this.
         model.config.pad_token_id = tokenizer.pad_token_id
-    prompts, default_prompt = read_prompts(folder)
     limit = token_limit(tokenizer, model)
-    settings = read_if_present(folder / TRANSFORMER_FILE)
-    modalities = settings["modality_config"] if isinstance(settings.get("modality_config"), dict) else {}
-    chain = isinstance(model, ReadoutModel)
+    if getattr(model, "readout", None) is not None:
+        limit = min(limit, stored_limit(folder) or limit)
     return Loaded(
         config=model.config,
         model=model,
         tokenizer=tokenizer,
-        stored_activation=read_activation(folder),
-        token_limit=min(limit, stored_limit(folder) or limit) if chain else limit,
-        placed=request.automodel_args.get("device_map") is not None,
-        prompts=prompts,
-        default_prompt=default_prompt,
+        token_limit=limit,
         template=template,
-        transformer_settings=settings if request.template is None and "message" in modalities else {},
+        **saved_beside(folder, request),
     )
 
 
-def stored_weights(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
-    """The files that a model of this folder is loaded from; raises ModelLoadError where there are none."""
-    body = (folder / COMPACT,) if _is_compact(folder) else weight_files(folder, variant)
-    return body + tuple(sorted(folder.glob(MODULE_WEIGHTS)))
-
-
-def _is_compact(folder: Path) -> bool:
-    return (folder / COMPACT).is_file() and not (folder / "model.safetensors").is_file()
+def saved_beside(folder: Path, request: LoadRequest) -> dict[str, Any]:
+    """What a folder keeps beside model and tokenizer, by the fields of `Loaded`."""
+    prompts, default_prompt = read_prompts(folder)
+    settings = read_if_present(folder / TRANSFORMER_FILE)
+    modalities = settings["modality_config"] if isinstance(settings.get("modality_config"), dict) else {}
+    return {
+        "stored_activation": read_activation(folder),
+        "prompts": prompts,
+        "default_prompt": default_prompt,
+        "transformer_settings": settings if request.template is None and "message" in modalities else {},
+    }
 
 
 def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: LoadRequest, task: Task) -> Any:
+    import torch
+
+    from secondpass.models.building import build_model, load_compact
+
     # float32 unless asked otherwise, as the seed: half precision on a CPU is slow, and overflows.
     dtype = automodel_args.pop("torch_dtype", None) or automodel_args.pop("dtype", None) or torch.float32
-    if not _is_compact(folder):
+    if not is_compact(folder):
         return build_model(folder, config, {**automodel_args, "dtype": dtype}, request.num_labels is not None, task)
     if task != "sequence-classification":
         raise ModelLoadError(f"{folder}: compact weights ({COMPACT}) are for models with a classification head")
@@ -348,6 +295,8 @@ def _model(folder: Path, config: Any, automodel_args: dict[str, Any], request: L
 
 def _dtype(given: object) -> torch.dtype:
     """A dtype or its name; "auto" is what compact weights expand to."""
+    import torch
+
     named = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
     if given == "auto":
         return torch.float32
@@ -409,6 +358,8 @@ def pick_device(requested: str | torch.device | None) -> torch.device:
     Raises:
         InvalidInput: the name is no device, or names one that this machine lacks.
     """
+    import torch
+
     if requested is None:
         device = torch.device(_best())
         logger.info("Use pytorch device: %s", device)
@@ -425,6 +376,8 @@ def pick_device(requested: str | torch.device | None) -> torch.device:
 
 
 def _best() -> str:
+    import torch
+
     if torch.cuda.is_available():
         return "cuda"
     if torch.backends.mps.is_available():
@@ -438,6 +391,8 @@ def _best() -> str:
 
 
 def _present(device: torch.device) -> bool:
+    import torch
+
     if device.type == "cuda":
         # A wrong index would fail as late as the first batch, as an assertion on the device.
         return (device.index or 0) < torch.cuda.device_count()

@@ -9,31 +9,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors.torch import save_file
-from torch import nn
-
-from secondpass.activations import full_name, named_activation
-from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.forwards.readout import (
+from secondpass.errors import ModelLoadError
+from secondpass.forwards.description import (
+    PLAIN_POOLINGS,
     POOLED,
-    POOLINGS,
     SCORES,
     STATES,
-    Dense,
-    Dropout,
-    LayerNorm,
-    ModuleChain,
-    Normalize,
-    Pooling,
-    ReadoutModel,
-    VocabularyRows,
+    Array,
+    Linear,
+    Norm,
+    NotDescribed,
+    Readout,
+    ReadoutStep,
+    StepActivation,
+    fewer,
 )
 from secondpass.models.config import (
     LISTED,
@@ -43,9 +37,8 @@ from secondpass.models.config import (
     read_if_present,
     read_json,
     read_list,
-    write_json,
 )
-from secondpass.models.weights import PICKLES, read_weights
+from secondpass.models.weights import PICKLES, stored_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -223,61 +216,119 @@ def stored_limit(folder: Path) -> int | None:
     return None
 
 
-# ---- Parts to modules of torch.
-def make_readout(modules: Modules, body: Any, trust_remote_code: bool = False) -> ModuleChain | VocabularyRows:
-    """What makes logits of a body's states, with the weights of its folders, in the type of the body.
+# ---- Parts, checked one behind the other: each reads what one in front of it writes.
+Widths = dict[str, tuple[int, bool]]
+"""Width of what goes by each name, and whether it is one row for a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingPart:
+    """Rows of `dimension` numbers, by each of the modes."""
+
+    dimension: int
+    modes: tuple[str, ...]
+    include_prompt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DensePart:
+    """A linear layer [in, out] and the activation of that dotted name."""
+
+    sizes: tuple[int, int]
+    bias: bool
+    activation: str
+    reads: str
+    writes: str
+    residual: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNormPart:
+    """Layer normalisation of rows so wide."""
+
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizePart:
+    """To length 1."""
+
+    reads: str
+    writes: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropoutPart:
+    """Of that share, in training."""
+
+    share: float
+
+
+CheckedPart = PoolingPart | DensePart | LayerNormPart | NormalizePart | DropoutPart
+
+
+def checked_parts(modules: Modules, hidden: int) -> list[CheckedPart]:
+    """The settings of a chain's parts behind states of `hidden` numbers.
 
     Raises:
         ModelLoadError: a setting cannot be, weights are missing, or what a module reads is not there.
     """
-    if modules.task == "text-generation":
-        return _stored_rows(modules.parts[0], body)
-    made = []
-    # width of what goes by each name, and whether it is one row for a pair
-    widths = {STATES: (int(body.config.get_text_config().hidden_size), False)}
+    widths, made = {STATES: (hidden, False)}, list[CheckedPart]()
     for part in modules.parts:
-        module, widths = MAKERS[part.kind](part, widths, trust_remote_code)
-        tensors = _tensors(part, module)
-        try:
-            module.load_state_dict(tensors)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ModelLoadError(f"{part.folder}: {reason}") from error
-        made.append(module)
-    if not isinstance(made[-1], Dense) or not widths[SCORES][1]:
+        own, widths = CHECKS[part.kind](part, widths)
+        made.append(own)
+    if not isinstance(made[-1], DensePart) or not widths[SCORES][1]:
         raise ModelLoadError(f"{modules.parts[-1].folder}: the last module is no Dense that writes one row for a pair")
-    return ModuleChain(made).to(body.dtype).eval()
+    return made
 
 
-def readout_weights(modules: Modules) -> dict[str, torch.Tensor]:
-    """The weights in a chain's folders by their names in a `ModuleChain`; raises ModelLoadError for a broken file."""
-    held = [(place, part) for place, part in enumerate(modules.parts) if (part.folder / WEIGHTS).is_file()]
-    return {f"{place}.{name}": tensor for place, part in held for name, tensor in _stored(part).items()}
-
-
-Widths = dict[str, tuple[int, bool]]
-
-
-def vocabulary_rows(folder: Path, body: Any, true_token_id: int, false_token_id: int | None) -> VocabularyRows:
-    """Two rows, or one, of a causal language model's vocabulary.
+def stored_readout(modules: Modules, hidden: int, weights: Sequence[Mapping[str, Array]]) -> Readout:
+    """What a chain computes, with the weights of each part by name.
 
     Raises:
-        ModelLoadError: there is no such row, or both are one, so that every score would be 0.
+        ModelLoadError: as `checked_parts`.
+        NotDescribed: a part is another than those that families compute.
     """
-    most = body.get_output_embeddings().weight.shape[0]
-    for key, number in (("true_token_id", true_token_id), ("false_token_id", false_token_id)):
-        if number is not None and number >= most:
-            raise ModelLoadError(f"{folder}: {key} is {number}, and the vocabulary has {most} rows")
-    if true_token_id == false_token_id:
-        raise ModelLoadError(f"{folder}: true_token_id and false_token_id are both {true_token_id}: every score is 0")
-    return VocabularyRows(true_token_id, false_token_id)
+    parts = checked_parts(modules, hidden)
+    first = parts[0]
+    if not isinstance(first, PoolingPart) or first.modes not in PLAIN_POOLINGS:
+        raise NotDescribed("the pooling is computed by torch")
+    steps, name = list[ReadoutStep](), POOLED
+    for part, own in zip(parts[1:], weights[1:], strict=True):
+        if isinstance(part, DropoutPart):
+            continue
+        if getattr(part, "reads", POOLED) != name:
+            raise NotDescribed(f"a module reads {getattr(part, 'reads', POOLED)!r} behind one that writes {name!r}")
+        name = getattr(part, "writes", POOLED)
+        steps.append(_step(part, own))
+    return Readout(PLAIN_POOLINGS[first.modes], tuple(fewer(steps)))
 
 
-def _stored_rows(part: Part, body: Any) -> VocabularyRows:
-    other = None if part.settings.get("false_token_id") is None else part.whole("false_token_id", 0)
-    if part.text("module_input_name", OUTPUTS["text-generation"][1]) != OUTPUTS["text-generation"][1]:
-        raise part.wrong("module_input_name")
-    return vocabulary_rows(part.folder, body, part.whole("true_token_id", 0), other)
+STEP_ACTIVATIONS: dict[str, StepActivation] = {
+    "Identity": "none",
+    "ReLU": "relu",
+    "SiLU": "silu",
+    "Tanh": "tanh",
+    "GELU": "gelu",
+}
+
+
+def _step(part: CheckedPart, weights: Mapping[str, Array]) -> ReadoutStep:
+    if isinstance(part, NormalizePart):
+        return ReadoutStep(None, unit=True)
+    # torch's class has no other epsilon without arguments
+    if isinstance(part, LayerNormPart) and set(weights) == {"norm.weight", "norm.bias"}:
+        weight, bias = weights["norm.weight"], weights["norm.bias"]
+        if weight.shape == bias.shape == (part.width,):
+            return ReadoutStep(None, norm=Norm(weight, bias, 1e-5))
+    if isinstance(part, DensePart) and not part.residual:
+        package, _, kind = part.activation.rpartition(".")
+        wanted = {"linear.weight", "linear.bias"} if part.bias else {"linear.weight"}
+        if package.startswith("torch.nn") and kind in STEP_ACTIVATIONS and set(weights) == wanted:
+            linear = Linear(weights["linear.weight"], weights.get("linear.bias"))
+            if linear.bias is None or linear.bias.shape == (part.sizes[1],):
+                return ReadoutStep(linear, STEP_ACTIVATIONS[kind])
+    raise NotDescribed(f"a module with the weights {', '.join(weights) or 'of none'} is computed by torch")
 
 
 def _width(part: Part, widths: Widths, name: str) -> tuple[int, bool]:
@@ -286,7 +337,7 @@ def _width(part: Part, widths: Widths, name: str) -> tuple[int, bool]:
     return widths[name]
 
 
-def _pooling(part: Part, widths: Widths, _: bool) -> tuple[nn.Module, Widths]:
+def _pooling(part: Part, widths: Widths) -> tuple[CheckedPart, Widths]:
     hidden, _pooled = _width(part, widths, STATES)
     size = "embedding_dimension" if "embedding_dimension" in part.settings else "word_embedding_dimension"
     if part.whole(size) != hidden:
@@ -295,176 +346,79 @@ def _pooling(part: Part, widths: Widths, _: bool) -> tuple[nn.Module, Widths]:
     if given is None:
         given = [mode for key, mode in LEGACY_MODES.items() if part.flag(key, False)] or "mean"
     modes = [given] if isinstance(given, str) else given
-    if not isinstance(modes, list) or not modes or not all(isinstance(m, str) and m in POOLINGS for m in modes):
-        raise part.wrong("pooling_mode", f"not one or several of {', '.join(POOLINGS)}")
-    return Pooling(hidden, modes, part.flag("include_prompt", True)), widths | {POOLED: (hidden * len(modes), True)}
+    known = tuple(LEGACY_MODES.values())
+    if not isinstance(modes, list) or not modes or not all(isinstance(mode, str) and mode in known for mode in modes):
+        raise part.wrong("pooling_mode", f"not one or several of {', '.join(known)}")
+    made = PoolingPart(hidden, tuple(modes), part.flag("include_prompt", True))
+    return made, widths | {POOLED: (hidden * len(modes), True)}
 
 
-def _dense(part: Part, widths: Widths, trust_remote_code: bool) -> tuple[nn.Module, Widths]:
+def _dense(part: Part, widths: Widths) -> tuple[CheckedPart, Widths]:
     sizes = part.whole("in_features"), part.whole("out_features")
     reads = part.text("module_input_name", POOLED)
     writes = part.text("module_output_name", reads)
     width, pooled = _width(part, widths, reads)
     if sizes[0] != width:
         raise part.wrong("in_features", f"and what it reads has {width}")
-    if _shape(part, "linear.weight") != (sizes[1], sizes[0]):
-        raise part.wrong("out_features", f"and linear.weight has shape {list(_shape(part, 'linear.weight') or ())}")
+    shape = _shape(part, "linear.weight")
+    if shape != (sizes[1], sizes[0]):
+        raise part.wrong("out_features", f"and linear.weight has shape {list(shape or ())}")
     name = part.text("activation_function", "torch.nn.modules.activation.Tanh")
-    activation = named_activation(name, trust_remote_code)
-    if activation is None:
-        raise part.wrong("activation_function", "no activation of torch.nn (trust_remote_code=True imports others)")
-    own = activation if isinstance(activation, nn.Module) else _Called(activation)
     residual = part.flag("use_residual", False)
-    behind = _width_behind(own, sizes[1])
+    behind = _width_behind(name, sizes[1])
     if behind < 1 or (behind != sizes[1] and (residual or writes == SCORES)):
         raise part.wrong("activation_function", f"which makes {behind} of {sizes[1]}")
-    made = Dense(sizes, part.flag("bias", True), own, reads, writes, residual)
+    made = DensePart(sizes, part.flag("bias", True), name, reads, writes, residual)
     return made, widths | {writes: (behind, pooled)}
 
 
-def _width_behind(activation: nn.Module, width: int) -> int:
+def _width_behind(activation: str, width: int) -> int:
     """What an activation makes of rows so wide: GLU halves them, and gives 0 here where it cannot."""
-    if type(activation) is not nn.GLU:
+    if not (activation.startswith("torch.nn.") and activation.endswith(".GLU")):
         return width
     return 0 if width % 2 else width // 2
 
 
-class _Called(nn.Module):
-    """An activation that is no module of torch."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
-
-
-def _layer_norm(part: Part, widths: Widths, _: bool) -> tuple[nn.Module, Widths]:
+def _layer_norm(part: Part, widths: Widths) -> tuple[CheckedPart, Widths]:
     width, _pooled = _width(part, widths, POOLED)
     if part.whole("dimension") != width:
         raise part.wrong("dimension", f"and what it reads has {width}")
-    return LayerNorm(width), widths
+    return LayerNormPart(width), widths
 
 
-def _normalize(part: Part, widths: Widths, _: bool) -> tuple[nn.Module, Widths]:
+def _normalize(part: Part, widths: Widths) -> tuple[CheckedPart, Widths]:
     reads = part.text("module_input_name", POOLED)
     writes = part.text("module_output_name", reads)
-    return Normalize(reads, writes), widths | {writes: _width(part, widths, reads)}
+    return NormalizePart(reads, writes), widths | {writes: _width(part, widths, reads)}
 
 
-def _dropout(part: Part, widths: Widths, _: bool) -> tuple[nn.Module, Widths]:
+def _dropout(part: Part, widths: Widths) -> tuple[CheckedPart, Widths]:
     _width(part, widths, POOLED)
     share = part.settings.get("dropout", 0.2)
     if not isinstance(share, (int, float)) or not 0 <= share <= 1:
         raise part.wrong("dropout")
-    return Dropout(float(share)), widths
+    return DropoutPart(float(share)), widths
 
 
-MAKERS: dict[str, Callable[[Part, Widths, bool], tuple[nn.Module, Widths]]] = {
+CHECKS: dict[str, Callable[[Part, Widths], tuple[CheckedPart, Widths]]] = {
     "Pooling": _pooling,
     "Dense": _dense,
     "LayerNorm": _layer_norm,
     "Normalize": _normalize,
     "Dropout": _dropout,
 }
-KINDS = (*MAKERS, "LogitScore")
+KINDS = (*CHECKS, "LogitScore")
 
 
 def _shape(part: Part, name: str) -> tuple[int, ...] | None:
-    tensor = _stored(part).get(name)
-    return None if tensor is None else tuple(tensor.shape)
+    return stored_sizes((part_weights(part),)).get(name)
 
 
-def _tensors(part: Part, module: nn.Module) -> dict[str, torch.Tensor]:
-    return _stored(part) if module.state_dict() else {}
-
-
-def _stored(part: Part) -> dict[str, torch.Tensor]:
+def part_weights(part: Part) -> Path:
+    """The file of a part's weights; raises ModelLoadError where there is none."""
     path = part.folder / WEIGHTS
     if not path.is_file():
         pickles = any(next(part.folder.glob(pattern), None) for pattern in PICKLES)
         reason = "but pickle files, which can run code and are not read" if pickles else "and its weights are nowhere"
         raise ModelLoadError(f"{part.folder} holds no {WEIGHTS} {reason}")
-    return read_weights((path,))
-
-
-# ---- And back: what sentence-transformers 6 reads.
-TYPES: dict[type[nn.Module], str] = {
-    Pooling: "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
-    Dense: "sentence_transformers.base.modules.dense.Dense",
-    LayerNorm: "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm",
-    Normalize: "sentence_transformers.base.modules.normalize.Normalize",
-    Dropout: "sentence_transformers.sentence_transformer.modules.dropout.Dropout",
-    VocabularyRows: "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
-}
-TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
-
-
-def write_modules(folder: Path, model: Any, settings: Mapping[str, Any] | None = None, chat: bool = False) -> None:
-    """Write modules.json, the first module's settings and a folder for each other module.
-
-    `settings` are those that the first module's file had when the model was loaded; `chat` says that the tokenizer's
-    chat template is one for query and document.
-    """
-    task: Task = "sequence-classification"
-    parts: list[nn.Module] = []
-    if isinstance(model, ReadoutModel):
-        own = model.readout
-        task = "feature-extraction" if isinstance(own, ModuleChain) else "text-generation"
-        parts = list(own) if isinstance(own, ModuleChain) else [own]
-    output, name = OUTPUTS[task]
-    read = {"method": "forward", "method_output_name": output}
-    first = {
-        "transformer_task": task,
-        "modality_config": {"text": read} | ({"message": {**read, "format": "flat"}} if chat else {}),
-        "module_output_name": name,
-    }
-    listed = [{"idx": 0, "name": "0", "path": "", "type": TRANSFORMER}]
-    for place, module in enumerate(parts, 1):
-        kind = TYPES[type(module)]
-        path = f"{place}_{kind.rpartition('.')[2]}"
-        listed.append({"idx": place, "name": str(place), "path": path, "type": kind})
-        _write_part(folder / path, module)
-    write_json(folder / LISTED, listed)
-    write_json(folder / TRANSFORMER_FILE, first | dict(settings or {}))
-
-
-def _write_part(folder: Path, module: Any) -> None:
-    folder.mkdir()
-    settings: dict[str, Any] = {}
-    if isinstance(module, Pooling):
-        modes = module.modes[0] if len(module.modes) == 1 else list(module.modes)
-        settings = {"embedding_dimension": module.dimension, "pooling_mode": modes}
-        settings |= {"include_prompt": module.include_prompt}
-    elif isinstance(module, Dense):
-        own = module.linear
-        settings = {"in_features": own.in_features, "out_features": own.out_features, "bias": own.bias is not None}
-        settings |= {"activation_function": _activation_name(module.activation_function)}
-        settings |= {"module_input_name": module.reads, "module_output_name": module.writes}
-        settings |= {"use_residual": True} if module.use_residual else {}
-    elif isinstance(module, LayerNorm):
-        settings = {"dimension": module.norm.normalized_shape[0]}
-    elif isinstance(module, Normalize):
-        settings = {"module_input_name": module.reads, "module_output_name": module.writes}
-    elif isinstance(module, Dropout):
-        settings = {"dropout": module.dropout_layer.p}
-    else:
-        settings = {"true_token_id": module.true_token_id, "false_token_id": module.false_token_id}
-        settings |= {"module_input_name": OUTPUTS["text-generation"][1]}
-    write_json(folder / "config.json", settings)
-    tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    if tensors:
-        save_file(tensors, folder / WEIGHTS)
-
-
-def _activation_name(activation: nn.Module) -> str:
-    """The name that brings an activation of a Dense back; its weights, if it has some, are stored with those."""
-    given = getattr(activation, "function", activation)
-    made: Any = type(given)
-    with suppress(TypeError):
-        if repr(made()) == repr(given):
-            return full_name(made)
-    raise InvalidInput(
-        f"the activation {given!r} of a Dense cannot be stored: its class has no such settings by itself"
-    )
+    return path

@@ -17,93 +17,38 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from transformers.utils.hub import PushToHubMixin
 
 from secondpass.activations import Activation, stored_name
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError
-from secondpass.forwards.choosing import ModelForward
+from secondpass.forwards.contract import padding_of
 from secondpass.forwards.families import architecture_of, bert, body_of, deberta, family_of, modernbert
-from secondpass.forwards.padded import pad, padding_of
+from secondpass.forwards.module import ModelForward
+from secondpass.forwards.padded import pad
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.inputs import NAMES, Mark, ModelTemplate
 from secondpass.lazy import optional
+from secondpass.models.building import save_compact
+from secondpass.models.card import MARK
+from secondpass.models.chains import write_modules
 from secondpass.models.config import LISTED, TRANSFORMER_FILE, read_json, write_activation, write_json
+from secondpass.models.limits import token_limit
 from secondpass.models.loading import quiet_transformers
-from secondpass.models.modules import parts_of, write_modules
+from secondpass.models.modules import parts_of
 from secondpass.models.templates import chat_template_of, stored
-from secondpass.models.tokenizer import token_limit
-from secondpass.models.weights import COMPACT, save_compact
+from secondpass.models.weights import COMPACT
 from secondpass.text import choice
 from secondpass.tokens import Tokens
 
 logger = logging.getLogger(__name__)
-
-# ---- What a model's README.md tells of measurements: figures that evaluators hand over, kept until the model is saved.
-#
-# sentence-transformers' evaluators (4.0 and later) talk to a model's `model_card_data`; this is what they find here.
-#
-# Tells our own card from one that somebody wrote.
-MARK = "<!-- written by secondpass from model_card_data -->"
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Figures of one evaluation: `metrics` by their names, as numbers or as text; epoch and step -1 are "not said"."""
-
-    evaluator: str
-    metrics: Mapping[str, float | str]
-    epoch: int = -1
-    step: int = -1
-
-
-@dataclass(slots=True)
-class ModelCardData:
-    """The latest figures of each evaluator, in the order in which they were first measured.
-
-    Attributes:
-        measured: what `CrossEncoder.save` writes as a table into README.md; nothing is written without figures.
-        generate_widget_examples: set by users of sentence-transformers; there are no such examples, so no effect.
-    """
-
-    measured: list[Measured] = field(default_factory=list)
-    generate_widget_examples: bool = False
-
-    def set_evaluation_metrics(
-        self, evaluator: object, metrics: Mapping[str, float | str], epoch: int = -1, step: int = -1
-    ) -> None:
-        """Keep a copy of `metrics`, in place of what an evaluator of that class and `name` measured before."""
-        label = " ".join(filter(None, (type(evaluator).__name__, str(getattr(evaluator, "name", "") or ""))))
-        figures = {name: value if isinstance(value, str) else float(value) for name, value in metrics.items()}
-        made = Measured(label, figures, epoch, step)
-        places = [place for place, before in enumerate(self.measured) if before.evaluator == label]
-        place = places[0] if places else len(self.measured)
-        self.measured[place : place + 1] = [made]
-
-    def text(self) -> str | None:
-        """The card as Markdown with front matter; None without figures."""
-        if not self.measured:
-            return None
-        rows = [
-            f"| {_cell(one.evaluator)} | {one.epoch} | {one.step} | {_cell(name)} | {_cell(value)} |"
-            for one in self.measured
-            for name, value in one.metrics.items()
-        ]
-        head = "---\nlibrary_name: sentence-transformers\ntags:\n- cross-encoder\n---"
-        table = ["| Evaluator | Epoch | Step | Measure | Value |", "|---|---|---|---|---|", *rows]
-        return "\n\n".join([head, MARK, "# Measured", "\n".join(table)]) + "\n"
-
-
-def _cell(value: float | str) -> str:
-    shown = value if isinstance(value, str) else f"{value:.6g}"
-    return " ".join(shown.replace("|", "\\|").split())
-
 
 # ---- The folder itself.
 UNFINISHED = ".unfinished-"
@@ -441,3 +386,17 @@ def _difference(path: Path, model: Any, samples: Sequence[Tokens], tokenizer: An
     ours = ModelForward(model, names, padding, "fp32").ready().logits(samples)
     alone = np.concatenate([theirs([item]) for item in samples])
     return float(np.abs(np.stack([theirs(samples), alone]) - ours).max())
+
+
+class _Upload(PushToHubMixin):
+    """Gives transformers' uploading what a model saves."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.save_pretrained = encoder.save_pretrained
+
+
+def upload(encoder: Any, repo_id: str, commit_message: str | None, **options: Any) -> str:
+    """Save a model and upload that to the hub; `options` are transformers' own. Returns the commit's address."""
+    message = commit_message or f"Upload {type(encoder).__name__}"
+    address: str = _Upload(encoder).push_to_hub(repo_id, commit_message=message, **options)
+    return address

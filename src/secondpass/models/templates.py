@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from secondpass.activations import Activation, TemperedSigmoid
+from secondpass.activations import Activation, tempered_sigmoid
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
 from secondpass.models.config import LISTED, NEWEST_FILE, OWN_KEY, TRANSFORMER_FILE, read_if_present, read_json
@@ -75,7 +75,7 @@ def families() -> Mapping[str, RerankerFamily]:
 def published_activation(template: ModelTemplate | None) -> Activation | None:
     """What makes the published scores of the family that a template is of; None where that is as everywhere."""
     own = (family.temperature for family in families().values() if family.template == template)
-    return next((TemperedSigmoid(temperature) for temperature in own if temperature is not None), None)
+    return next((tempered_sigmoid()(temperature) for temperature in own if temperature is not None), None)
 
 
 def template_of(
@@ -322,7 +322,7 @@ def _token(tokenizer: Any, token: str | None, argument: str) -> int | None:
 
 
 def _known(tokenizer: Any, token: str) -> int | None:
-    found: int | None = tokenizer.get_vocab().get(token)
+    found: int | None = tokenizer.backend_tokenizer.token_to_id(token)
     if found is None:
         ids = tokenizer.encode(token, add_special_tokens=False)
         found = ids[0] if len(ids) == 1 else None

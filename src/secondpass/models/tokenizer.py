@@ -13,22 +13,15 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import ByteLevel
-from torch import nn
 
 from secondpass.errors import ModelLoadError
-from secondpass.models.config import read_json
+from secondpass.models.config import read_if_present, read_json
 
 logger = logging.getLogger(__name__)
-
-# transformers writes 1e30 for "no limit known".
-NO_LIMIT = 10**9
 
 # Without any of these transformers 5 makes a tokenizer of special tokens alone, which reads every text as unknown.
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-
-POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
-
 
 # Settings of the caller by which special tokens are put around texts.
 SETTINGS = frozenset({"add_bos_token", "add_eos_token"})
@@ -48,23 +41,44 @@ def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], 
         ModelLoadError: it is absent, cannot be read, needs foreign code, has no fast backend or no padding token, or
             puts no special tokens around texts though it has them.
     """
-    if not trust_remote_code and not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):
-        raise ModelLoadError(f"{folder} holds no tokenizer (tokenizer.json or a vocabulary)")
+    if not trust_remote_code:
+        check_present(folder)
     try:
         tokenizer = _made(folder, model.config, tokenizer_args, trust_remote_code)
     except Exception as error:  # readers of half a dozen formats, with errors of their own kinds
         if "trust_remote_code" in str(error):
             reason = ": it brings its own code, which runs only with trust_remote_code=True"
         else:
-            reason = f" from {_files(folder)}: {type(error).__name__}: {' '.join(str(error).split())}"
+            reason = f" from {files_of(folder)}: {type(error).__name__}: {' '.join(str(error).split())}"
         raise ModelLoadError(f"{folder}: the tokenizer cannot be read{reason}") from error
-    if not isinstance(tokenizer.model_max_length, (int, float)):
-        raise ModelLoadError(
-            f"{folder}: model_max_length of the tokenizer is {tokenizer.model_max_length!r}, no number"
-        )
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelLoadError(
             f"{folder}: {type(tokenizer).__name__} is a slow tokenizer; one with a tokenizer.json is needed"
+        )
+    check_tokenizer(folder, tokenizer, SETTINGS.isdisjoint(tokenizer_args))
+    if "model_input_names" not in {*tokenizer_args, *tokenizer.init_kwargs}:
+        reads, name = SEGMENTS in inspect.signature(model.forward).parameters, type(tokenizer).__name__
+        if reads and lacks_segments(folder, tokenizer, name, hasattr(model.config, "type_vocab_size")):
+            tokenizer.model_input_names = [*tokenizer.model_input_names, SEGMENTS]
+            tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+    return tokenizer
+
+
+def check_present(folder: Path) -> None:
+    """Raise ModelLoadError where a folder has no vocabulary of any kind."""
+    if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):
+        raise ModelLoadError(f"{folder} holds no tokenizer (tokenizer.json or a vocabulary)")
+
+
+def check_tokenizer(folder: Path, tokenizer: Any, whole: bool = True) -> None:
+    """Refuse a tokenizer that says no limit in numbers, does not pad, or (as a `whole`) lets texts run into each other.
+
+    Raises:
+        ModelLoadError: it does.
+    """
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise ModelLoadError(
+            f"{folder}: model_max_length of the tokenizer is {tokenizer.model_max_length!r}, no number"
         )
     if tokenizer.pad_token_id is None and tokenizer.cls_token_id is None and tokenizer.eos_token_id is not None:
         # of decoders, which do not read what is masked; who scores at the last token is told by `ends_with_padding`
@@ -74,14 +88,11 @@ def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], 
             f"{folder}: the tokenizer has no padding token; name one it knows, e.g. "
             "tokenizer_args={'pad_token': '<pad>'}"
         )
-    if SETTINGS.isdisjoint(tokenizer_args):
+    if whole:
         _check_special_tokens(folder, tokenizer)
-    if "model_input_names" not in {*tokenizer_args, *tokenizer.init_kwargs}:
-        _add_segments(folder, model, tokenizer)
-    return tokenizer
 
 
-def _files(folder: Path) -> str:
+def files_of(folder: Path) -> str:
     """The files that no tokenizer could be made of: readers say what they met, and not where.
 
     Raises:
@@ -102,8 +113,8 @@ def _files(folder: Path) -> str:
 def _made(folder: Path, config: Any, tokenizer_args: Mapping[str, Any], trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    stored, settings = folder / "tokenizer.json", _read_settings(folder)
-    options = {"local_files_only": True, **tokenizer_args}
+    stored, settings = folder / "tokenizer.json", read_if_present(folder / SETTINGS_FILES[0])
+    options = {"localfiles_only": True, **tokenizer_args}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=trust_remote_code, **options)
     except Exception as error:
@@ -124,9 +135,9 @@ def _made(folder: Path, config: Any, tokenizer_args: Mapping[str, Any], trust_re
     return tokenizer
 
 
-def _kind(tokenizer: Any, settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The class by which transformers 4 read a folder, without "Tokenizer" and "Fast"."""
-    name = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or type(tokenizer).__name__)
+def kind_of(settings: Mapping[str, Any], config: Mapping[str, Any], made: str) -> str:
+    """The class by which transformers 4 read a folder, without "Tokenizer" and "Fast"; `made` is that of 5."""
+    name = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or made)
     return name.removesuffix("Fast").removesuffix("Tokenizer").replace("TokenizersBackend", "PreTrained")
 
 
@@ -199,73 +210,31 @@ def _check_special_tokens(folder: Path, tokenizer: Any) -> None:
     )
 
 
-def _add_segments(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Hand segment ids to a model that was trained on them: transformers 5 took them from the tokenizers of some.
+def lacks_segments(folder: Path, tokenizer: Any, made: str, typed: bool) -> bool:
+    """Whether segment ids must be handed to a model that was trained on them: transformers 5 took them from some.
 
     What was saved by transformers 4 was trained on what its classes gave, what was saved by 5 on what those give.
+    `made` names the class that 5 takes; `typed` are models with a table of types.
     """
-    if SEGMENTS in tokenizer.model_input_names or SEGMENTS not in inspect.signature(model.forward).parameters:
-        return
-    config, settings = read_json(folder / "config.json"), _read_settings(folder)
-    writer, kind = str(config.get("transformers_version") or "4").partition(".")[0], _kind(tokenizer, settings, config)
+    if SEGMENTS in tokenizer.model_input_names:
+        return False
+    config, settings = read_json(folder / "config.json"), read_if_present(folder / SETTINGS_FILES[0])
+    writer, kind = str(config.get("transformers_version") or "4").partition(".")[0], kind_of(settings, config, made)
     newer = "backend" in settings or (writer.isdecimal() and int(writer) >= 5)
     # where all are 0 a table of types adds the same to every token, ids or not
-    equal = not any(tokenizer.backend_tokenizer.encode("a", "b").type_ids) and hasattr(model.config, "type_vocab_size")
+    equal = typed and not any(tokenizer.backend_tokenizer.encode("a", "b").type_ids)
     if newer or equal or kind not in WITH_SEGMENTS:
-        return
-    tokenizer.model_input_names = [*tokenizer.model_input_names, SEGMENTS]
-    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+        return False
     logger.warning(
         "%s was saved by transformers 4, whose %sTokenizer gave segment ids to the model, so they are given; "
         "tokenizer_args={'model_input_names': ['input_ids', 'attention_mask']} leaves them out",
         folder,
         kind,
     )
+    return True
 
 
 def ends_with_padding(tokenizer: Any) -> bool:
     """Whether the padding token also stands behind every text: where the last real token is could not be told by it."""
     own = tokenizer.backend_tokenizer
     return any(tokenizer.pad_token_id in own.encode(*texts).ids[1:] for texts in (("a",), ("a", "b")))
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return read_json(path) if path.is_file() else {}
-
-
-def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
-    """Raise ModelLoadError if ids lie beyond the model's embedding table: scoring would fail, or stop a GPU."""
-    embeddings = model.get_input_embeddings()
-    highest = max(tokenizer.get_vocab().values(), default=-1)
-    if isinstance(embeddings, nn.Embedding) and highest >= embeddings.num_embeddings:
-        raise ModelLoadError(
-            f"{folder}: the tokenizer has ids up to {highest}, the model's embedding table only "
-            f"{embeddings.num_embeddings} rows; they do not belong together"
-        )
-
-
-def token_limit(tokenizer: Any, model: Any) -> int:
-    """The longest input in tokens that tokenizer, position table and config allow; ModelLoadError if none knows."""
-    limits = [_table_limit(model) or _config_limit(model.config), tokenizer.model_max_length]
-    known = [int(limit) for limit in limits if limit is not None and 0 < limit < NO_LIMIT]
-    if not known:
-        raise ModelLoadError(
-            "neither the tokenizer nor the model says how long an input may be; give "
-            "tokenizer_args={'model_max_length': 512} or what is right for it"
-        )
-    return min(known)
-
-
-def _table_limit(model: Any) -> int | None:
-    """Rows of the position table that texts can use; RoBERTa's first position is padding_idx + 1."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
-            skipped = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
-            return module.num_embeddings - int(skipped)
-    return None
-
-
-def _config_limit(config: Any) -> int | None:
-    limit = getattr(config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None

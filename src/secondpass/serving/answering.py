@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import torch
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
-from torch.nn import Sigmoid
 
+from secondpass.activations import SIGMOID
 from secondpass.errors import TooLong
 from secondpass.inputs import CutPolicy
 from secondpass.ranking import activated, ranked
@@ -131,7 +131,7 @@ def _answer(served: Served, work: Work, scored: Scored, window: int) -> Answer:
     cuts = scored.record.truncated
     (best,) = ranked(scored.logits, served.reranker.default_activation_function, blank=scored.blank[:, 1])
     in_order = sorted(best, key=lambda document: document.index)
-    logits = torch.tensor([document.logit for document in in_order])
+    logits = np.array([document.logit for document in in_order], np.float32)
     warnings = work.warnings
     if cuts:
         lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
@@ -140,7 +140,7 @@ def _answer(served: Served, work: Work, scored: Scored, window: int) -> Answer:
     return Answer(
         model=served.name,
         scores=tuple(document.score for document in in_order),
-        probabilities=tuple(activated(logits, Sigmoid(), False).tolist()),
+        probabilities=tuple(activated(logits, SIGMOID, False).tolist()),
         logits=tuple(document.logit for document in in_order),
         order=tuple(document.index for document in best),
         tokens=scored.record.tokens,

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
-from secondpass.models.loading import folder_of, stored_weights
+from secondpass.models.folders import folder_of
+from secondpass.models.weights import stored_weights
 from secondpass.reranker import Reranker
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings

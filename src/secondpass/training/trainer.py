@@ -20,7 +20,7 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import cheap_dropout, dropout_set_to, give_back_memory, keep_freed_memory
 from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
-from secondpass.models.loading import MODULE_WEIGHTS
+from secondpass.models.folders import MODULE_WEIGHTS
 from secondpass.models.saving import check_storage
 from secondpass.models.weights import COMPACT
 from secondpass.text import choice

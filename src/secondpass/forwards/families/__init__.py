@@ -1,25 +1,47 @@
 """The architectures that are computed by our own forwards, a family a file; all others are transformers' own.
 
-A new architecture is a line in its family's file, a new family one file and one line here.
+A new architecture is a line in its family's file, a new family one file and one line here. Decoders are computed by
+torch alone, so their file is read when a model of torch is asked about.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from secondpass.forwards.description import (
+    Array,
+    Encoder,
+    NotDescribed,
+    Readout,
+    StoredConfig,
+    StoredEncoder,
+    StoredWeights,
+    is_plain,
+)
+from secondpass.forwards.families import bert, deberta, modernbert
+from secondpass.forwards.family import Description, Family, TrainableModules
 
-from secondpass.forwards.description import Description, Family, NotDescribed, TrainableModules, is_plain
-from secondpass.forwards.families import bert, deberta, decoder, modernbert
-from secondpass.forwards.readout import ReadoutModel
+if TYPE_CHECKING:
+    from torch import nn
 
-FAMILIES: tuple[Family[Any], ...] = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY, decoder.FAMILY)
+ENCODERS: tuple[Family[Any], ...] = (bert.FAMILY, deberta.FAMILY, modernbert.FAMILY)
+
+
+@cache
+def families() -> tuple[Family[Any], ...]:
+    """Every family there is."""
+    from secondpass.forwards.families import decoder
+
+    return (*ENCODERS, decoder.FAMILY)
 
 
 def body_of(model: Any) -> Any:
     """What transformers made of a model: what stands below a readout, or the model itself."""
+    from secondpass.forwards.readout import ReadoutModel
+
     return model.body if isinstance(model, ReadoutModel) else model
 
 
@@ -32,14 +54,14 @@ def architecture_of(model: nn.Module) -> str | None:
 def family_of(model: nn.Module) -> Family[Any] | None:
     """The family of a model's architecture; None for one that we have not."""
     name = architecture_of(model)
-    return next((family for family in FAMILIES if name in family.architectures), None)
+    return next((family for family in families() if name in family.architectures), None)
 
 
 def describe(model: nn.Module) -> Description | None:
     """The weights of a sequence-classification model of transformers, or of a body and its readout.
 
     Descriptions share the model's memory where torch's layout allows it; only the joined projection of query, key and
-    value is a copy. `choosing.Watch` tells when one has grown old.
+    value is a copy. `module.Watch` tells when one has grown old.
 
     Args:
         model: of any class.
@@ -48,6 +70,8 @@ def describe(model: nn.Module) -> Description | None:
         What its family has; None for one that is not covered, and for a model that was changed: adapters, hooks,
         quantised layers, a head of its own, weights of several types or on several devices.
     """
+    import torch
+
     family = family_of(model)
     if family is None or not is_plain(model):
         return None
@@ -62,6 +86,110 @@ def describe(model: nn.Module) -> Description | None:
     return made
 
 
+# ---- A folder's arrays, without torch.
+#
+# What classes kept beside their weights once, and transformers passes over.
+BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
+
+
+def stored_family(architecture: str, model_type: object) -> Family[Any] | None:
+    """The family whose folders are read without torch by these two names of a config.json; None where torch reads."""
+    for family in ENCODERS:
+        known = family.architectures.get(architecture)
+        if known is not None and known.model_type is not None and known.model_type == model_type:
+            return family
+    return None
+
+
+def describe_stored(
+    family: Family[Any],
+    architecture: str,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Array],
+    readout: Readout | None = None,
+) -> tuple[Encoder, list[str]]:
+    """A folder's model as plain weights, as `describe` has it of the model that transformers makes of the folder.
+
+    Args:
+        family: of `stored_family`.
+        architecture: the class that config.json says the weights are of.
+        settings: the content of config.json.
+        weights: arrays float32 by name.
+        readout: what a chain's modules compute of the last hidden states; None for a classification head.
+
+    Returns:
+        The description, and the names of weights that have no place in it.
+
+    Raises:
+        NotDescribed: it is not exactly what the class makes of such a config; the message says what is other.
+    """
+    own = family.architectures[architecture]
+    kind = family.stored[str(own.model_type)]
+    config = StoredConfig(settings, kind.defaults, kind.aliases)
+    functions = {
+        place: name.removeprefix("=") if name.startswith("=") else str(getattr(config, name))
+        for place, name in kind.functions.items()
+    }
+    read = StoredWeights(weights)
+    model = StoredEncoder(read, config, functions, "" if readout is not None else kind.prefix, readout)
+    try:
+        encoder: Encoder = own.describe(model)
+    except AttributeError as error:
+        raise NotDescribed(str(error)) from None
+    _check_sizes(encoder, config)
+    return encoder, sorted(name for name in weights if name not in read.read and not BUFFERS.search(name))
+
+
+def _check_sizes(encoder: Encoder, config: StoredConfig) -> None:
+    """Every weight has the shape that the config gives it."""
+    hidden, inner = config.count("hidden_size"), config.count("intermediate_size")
+    own = encoder.embeddings
+    width = hidden if own.projection is None else config.count("embedding_size")
+    up = inner * (2 if encoder.gated else 1)
+    wanted = [
+        ("the embeddings", own.words, (config.count("vocab_size"), width)),
+        ("their norm", own.norm.weight, (width,)),
+    ]
+    if own.positions is not None:
+        wanted.append(("the positions", own.positions, (config.count("max_position_embeddings"), width)))
+    if own.types is not None:
+        wanted.append(("the token types", own.types, (config.count("type_vocab_size"), width)))
+    if own.projection is not None:
+        wanted.append(("their projection", own.projection.weight, (hidden, width)))
+    for layer in encoder.layers:
+        wanted += [
+            ("query, key and value", layer.qkv.weight, (3 * hidden, hidden)),
+            ("the attention's output", layer.attention_out.weight, (hidden, hidden)),
+            ("the inner layer", layer.up.weight, (up, hidden)),
+            ("the outer layer", layer.down.weight, (hidden, inner)),
+            ("the outer norm", layer.output_norm.weight, (hidden,)),
+        ]
+    for name, array, shape in wanted:
+        if tuple(array.shape) != shape:
+            raise NotDescribed(f"{name} have shape {list(array.shape)}, where config.json says {list(shape)}")
+    _check_chain(encoder, hidden)
+    if not isinstance(config.layer_norm_eps, float) or hidden % encoder.heads or encoder.heads < 1:
+        raise NotDescribed("config.json has heads or an epsilon that cannot be")
+
+
+def _check_chain(encoder: Encoder, hidden: int) -> None:
+    """Biases and norms go with what they stand behind, and each step reads what the one before it gives."""
+    width = hidden
+    for step in encoder.readout.steps:
+        if step.linear is not None:
+            if step.linear.weight.shape[1] != width:
+                raise NotDescribed(f"the head reads {step.linear.weight.shape[1]} numbers of {width}")
+            width = step.linear.weight.shape[0]
+    parts = [part for layer in encoder.layers for part in (layer.qkv, layer.attention_out, layer.up, layer.down)]
+    parts += [step.linear for step in encoder.readout.steps if step.linear is not None]
+    norms = [layer.attention_norm for layer in encoder.layers] + [layer.output_norm for layer in encoder.layers]
+    short = [part for part in parts if part.bias is not None and part.bias.shape != part.weight.shape[:1]]
+    norms += [encoder.final_norm, encoder.embeddings.norm]
+    uneven = [one for one in norms if one is not None and one.bias is not None and one.bias.shape != one.weight.shape]
+    if short or uneven:
+        raise NotDescribed("a bias has another length than what it is added to")
+
+
 def trainable(model: nn.Module) -> TrainableModules | None:
     """A model's modules for training without padding; None where its architecture is trained in padded rectangles."""
     family = family_of(model)
@@ -71,4 +199,4 @@ def trainable(model: nn.Module) -> TrainableModules | None:
 
 def below(model_type: str) -> Mapping[str, int]:
     """Weights that are registered above the layers and work below them, by their name in the encoder."""
-    return next((family.below[model_type] for family in FAMILIES if model_type in family.below), {})
+    return next((family.below[model_type] for family in families() if model_type in family.below), {})

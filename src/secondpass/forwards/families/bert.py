@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from secondpass.forwards import description as described
 from secondpass.forwards.description import (
-    Architecture,
     Embeddings,
     Encoder,
-    Family,
     Layer,
     Readout,
     ReadoutStep,
     StepActivation,
-    TrainableModules,
+    StoredEncoder,
     linear,
     norm,
 )
-from secondpass.forwards.packed import PackedEncoder
-from secondpass.forwards.readout import first_row_head, readout_of
+from secondpass.forwards.family import Architecture, Family, StoredKind, TrainableModules
+
+if TYPE_CHECKING:
+    import torch
+
+    from secondpass.forwards.packed import PackedEncoder
+
+
+def packed_encoder(encoder: Encoder, dtype: torch.dtype | None) -> PackedEncoder:
+    """An encoder's forward in torch, which is imported now."""
+    from secondpass.forwards.packed import PackedEncoder
+
+    return PackedEncoder(encoder, dtype)
+
+
+def chain_of(model: Any) -> Readout:
+    """What a chain's modules compute; raises `NotDescribed` where no family knows it."""
+    if isinstance(model, StoredEncoder):
+        if model.readout is None:
+            raise described.NotDescribed("there is no readout")
+        return model.readout
+    from secondpass.forwards.readout import readout_of
+
+    return readout_of(model)
 
 
 def _body(model: Any) -> Encoder:
-    return encoder_of(model, embeddings_of(model.base_model), readout_of(model))
+    return encoder_of(model, embeddings_of(model.base_model), chain_of(model))
 
 
 def _roberta_body(model: Any) -> Encoder:
-    return encoder_of(model, embeddings_of(model.base_model, _first_position(model)), readout_of(model))
+    return encoder_of(model, embeddings_of(model.base_model, _first_position(model)), chain_of(model))
 
 
 def _bert(model: Any) -> Encoder:
@@ -49,7 +67,8 @@ def _electra(model: Any) -> Encoder:
 
 def _first_position(model: Any) -> int:
     """RoBERTa's comes behind that of padding."""
-    padding: int = model.base_model.embeddings.padding_idx
+    stored = isinstance(model, StoredEncoder)
+    padding: int = model.config.pad_token_id if stored else model.base_model.embeddings.padding_idx
     return padding + 1
 
 
@@ -120,7 +139,7 @@ def _distilbert_under(model: Any, readout: Readout) -> Encoder:
     )
     activation = described.hidden_activation(*(layer.ffn.activation for layer in own))
     embeddings = embeddings_of(model.base_model)
-    return _checked(model.config, Encoder(embeddings, layers, readout, model.config.n_heads, activation))
+    return _checked(model.config, Encoder(embeddings, layers, readout, model.config.num_attention_heads, activation))
 
 
 def _checked(config: Any, encoder: Encoder) -> Encoder:
@@ -149,6 +168,8 @@ def _bert_trainable(model: Any) -> TrainableModules:
 
 
 def _body_trainable(model: Any, first_position: int = 0) -> TrainableModules | None:
+    from secondpass.forwards.readout import first_row_head
+
     head = first_row_head(model)
     return None if head is None else _trainable(model, head, first_position)
 
@@ -165,21 +186,63 @@ def _electra_trainable(model: Any) -> TrainableModules:
     return _trainable(model, model.classifier)
 
 
+DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+    "is_decoder": False,
+}
+FUNCTIONS = {"intermediate.intermediate_act_fn": "hidden_act"}
+ROBERTA = {**DEFAULTS, "pad_token_id": 1}
+ELECTRA = {**DEFAULTS, "embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
+DISTILBERT = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "activation": "gelu",
+    "max_position_embeddings": 512,
+    "layer_norm_eps": 1e-12,  # no setting: the class has it in its code
+    "pad_token_id": 0,
+}
+ALIASES = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+}
+
 FAMILY = Family(
     architectures={
-        "BertForSequenceClassification": Architecture(_bert, _bert_trainable),
-        "RobertaForSequenceClassification": Architecture(_roberta, _roberta_trainable),
-        "XLMRobertaForSequenceClassification": Architecture(_roberta, _roberta_trainable),
-        "CamembertForSequenceClassification": Architecture(_roberta, _roberta_trainable),
-        "ElectraForSequenceClassification": Architecture(_electra, _electra_trainable),
-        "DistilBertForSequenceClassification": Architecture(_distilbert),
-        "BertModel": Architecture(_body, _body_trainable),
-        "RobertaModel": Architecture(_roberta_body, _roberta_body_trainable),
-        "XLMRobertaModel": Architecture(_roberta_body, _roberta_body_trainable),
-        "CamembertModel": Architecture(_roberta_body, _roberta_body_trainable),
-        "ElectraModel": Architecture(_body, _body_trainable),
-        "DistilBertModel": Architecture(lambda model: _distilbert_under(model, readout_of(model))),
+        "BertForSequenceClassification": Architecture(_bert, _bert_trainable, "bert"),
+        "RobertaForSequenceClassification": Architecture(_roberta, _roberta_trainable, "roberta"),
+        "XLMRobertaForSequenceClassification": Architecture(_roberta, _roberta_trainable, "xlm-roberta"),
+        "CamembertForSequenceClassification": Architecture(_roberta, _roberta_trainable, "camembert"),
+        "ElectraForSequenceClassification": Architecture(_electra, _electra_trainable, "electra"),
+        "DistilBertForSequenceClassification": Architecture(_distilbert, None, "distilbert"),
+        "BertModel": Architecture(_body, _body_trainable, "bert"),
+        "RobertaModel": Architecture(_roberta_body, _roberta_body_trainable, "roberta"),
+        "XLMRobertaModel": Architecture(_roberta_body, _roberta_body_trainable, "xlm-roberta"),
+        "CamembertModel": Architecture(_roberta_body, _roberta_body_trainable, "camembert"),
+        "ElectraModel": Architecture(_body, _body_trainable, "electra"),
+        "DistilBertModel": Architecture(lambda model: _distilbert_under(model, chain_of(model)), None, "distilbert"),
     },
-    in_torch=PackedEncoder,
+    in_torch=packed_encoder,
     for_kernel=lambda encoder: encoder,
+    stored={
+        "bert": StoredKind(DEFAULTS, "bert", FUNCTIONS),
+        "roberta": StoredKind({**ROBERTA, "vocab_size": 50265}, "roberta", FUNCTIONS),
+        "xlm-roberta": StoredKind(ROBERTA, "roberta", FUNCTIONS),
+        "camembert": StoredKind(ROBERTA, "roberta", FUNCTIONS),
+        "electra": StoredKind(ELECTRA, "electra", {**FUNCTIONS, "classifier.activation": "=gelu"}),
+        "distilbert": StoredKind(DISTILBERT, "distilbert", {"ffn.activation": "activation"}, ALIASES),
+    },
 )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import functional as F
 
 from secondpass.forwards import description as described
-from secondpass.forwards.description import Architecture, Encoder, Family, NotDescribed, Readout, Relative, linear
-from secondpass.forwards.families.bert import classifier, embeddings_of, encoder_of
-from secondpass.forwards.packed import PackedEncoder
-from secondpass.forwards.readout import readout_of
+from secondpass.forwards.description import Encoder, NotDescribed, Readout, Relative, linear
+from secondpass.forwards.families.bert import chain_of, classifier, embeddings_of, encoder_of, packed_encoder
+from secondpass.forwards.family import Architecture, Family
+
+if TYPE_CHECKING:
+    import torch
 
 # Between the pooler and the classifier.
 POOLER_ACTIVATIONS: dict[str, described.StepActivation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh"}
@@ -43,6 +43,8 @@ def _under(model: Any, readout: Readout) -> Encoder:
 
 def _relatives(model: Any) -> list[Relative]:
     """What distances add to the scores of each layer, computed in float32 from weights of half a type."""
+    from torch.nn import functional as F
+
     encoder = model.base_model.encoder
     if not encoder.relative_attention:
         raise NotDescribed
@@ -54,6 +56,8 @@ def _relatives(model: Any) -> list[Relative]:
 
 
 def _relative(attention: Any, distances: torch.Tensor) -> Relative:
+    from torch.nn import functional as F
+
     kinds = set(attention.pos_att_type)
     if not kinds <= KINDS:
         raise NotDescribed
@@ -66,6 +70,8 @@ def _relative(attention: Any, distances: torch.Tensor) -> Relative:
 
 
 def _finer(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -83,6 +89,8 @@ def buckets(config: Any) -> npt.NDArray[np.int64]:
     count = getattr(config, "position_buckets", -1)
     if count <= 0:
         return np.arange(2 * most)
+    import torch
+
     distance = torch.arange(-most, most)
     middle = count // 2
     far = distance.abs().clamp(min=middle)
@@ -96,9 +104,9 @@ def buckets(config: Any) -> npt.NDArray[np.int64]:
 FAMILY = Family(
     architectures={
         "DebertaV2ForSequenceClassification": Architecture(_describe),
-        "DebertaV2Model": Architecture(lambda model: _under(model, readout_of(model))),
+        "DebertaV2Model": Architecture(lambda model: _under(model, chain_of(model))),
     },
-    in_torch=PackedEncoder,
+    in_torch=packed_encoder,
     for_kernel=lambda encoder: encoder,
     below={"deberta-v2": {"encoder.LayerNorm": 0, "encoder.conv": 1}},
 )

@@ -10,7 +10,8 @@ from torch import nn
 
 from secondpass.forwards import description as described
 from secondpass.forwards.causal import Decoder, DecoderLayer, PackedDecoder, RootNorm, Rotation
-from secondpass.forwards.description import Architecture, Family, Linear, NotDescribed, Readout, ReadoutStep
+from secondpass.forwards.description import Linear, NotDescribed, Readout, ReadoutStep
+from secondpass.forwards.family import Architecture, Family
 from secondpass.forwards.readout import VocabularyRows, readout_of
 
 # Rotations that do not change with the length of the input.

@@ -14,9 +14,10 @@ import torch
 
 from secondpass.errors import InvalidInput
 from secondpass.forwards.attention import ALIKE, Lengths, alike, pack
+from secondpass.forwards.contract import Padding
 from secondpass.forwards.families import trainable
 from secondpass.forwards.learning.attention import CHUNK_BYTES, Chunk, DropoutSource, Dropping, attend, levels_dropped
-from secondpass.forwards.padded import Padding, padded_logits
+from secondpass.forwards.padded import padded_logits
 from secondpass.tokens import Tokens
 
 

@@ -18,8 +18,8 @@ from torch import nn
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.forwards.readout import ReadoutModel, VocabularyRows, reads_vocabulary
+from secondpass.models.limits import POSITION_TABLES
 from secondpass.models.saving import save
-from secondpass.models.tokenizer import POSITION_TABLES
 from secondpass.text import checked, positive_int, prepared
 from secondpass.tokens import TextTokenizer
 

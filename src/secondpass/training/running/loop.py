@@ -18,7 +18,7 @@ import torch
 from tqdm.autonotebook import tqdm, trange
 
 from secondpass.errors import InvalidInput, MissingExtra, SecondPassError, TrainingError
-from secondpass.forwards.padded import Padding
+from secondpass.forwards.contract import Padding
 from secondpass.tokens import Tokens
 from secondpass.training.weights.optimisation import BestWeights, Optimisation
 

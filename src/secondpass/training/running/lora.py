@@ -26,10 +26,12 @@ from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, Sec
 from secondpass.forwards.families import body_of
 from secondpass.forwards.readout import ReadoutModel, reads_vocabulary
 from secondpass.lazy import optional
+from secondpass.models.building import build_model, load_compact
+from secondpass.models.chains import readout_weights
 from secondpass.models.config import read_json
 from secondpass.models.loading import quiet_transformers
-from secondpass.models.modules import read_modules, readout_weights
-from secondpass.models.weights import COMPACT, build_model, load_compact
+from secondpass.models.modules import read_modules
+from secondpass.models.weights import COMPACT
 from secondpass.text import finite_number, positive_int, positive_number
 from secondpass.training.checkpoints.checkpoints import sync
 from secondpass.training.settings import LoraSettings

@@ -16,7 +16,7 @@ from haystack_integrations.common.secondpass.model_lifecycle import SerializedCo
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.extraction import sentences
-from secondpass.models.loading import folder_of
+from secondpass.models.folders import folder_of
 from secondpass.text import checked_documents, positive_int, whole_number
 from secondpass.tokens import TextTokenizer
 

@@ -13,10 +13,9 @@ from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import Readable, TextLayout, deduplicated, listed
 from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel, from_dict, in_thread
 from haystack_integrations.common.secondpass.parameters import REMOTE_CODE, checked_arguments, engine_arguments
-from torch.nn import Identity, Sigmoid
 
 from secondpass import CrossEncoder
-from secondpass.activations import Activation
+from secondpass.activations import IDENTITY, SIGMOID, Activation
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.forwards.precision import PRECISIONS
 from secondpass.inputs import TRUNCATIONS, PromptTemplate
@@ -311,7 +310,7 @@ class SecondPassRanker(ModelLifecycle):
                     [readable.texts],
                     batch_size=self.batch_size,
                     show_progress_bar=False,
-                    activation_fct=self._activation(encoder.num_labels) if scale_score else Identity(),
+                    activation_fct=self._activation(encoder.num_labels) if scale_score else IDENTITY,
                     relevance=self.relevance,
                     template=PromptTemplate(
                         self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix
@@ -329,7 +328,7 @@ class SecondPassRanker(ModelLifecycle):
         """What makes scores between 0 and 1 of the logits, or of the expected grades from 0 to the last label's."""
         if self.relevance == "expected" and num_labels > 1:
             return lambda grades: grades / (num_labels - 1)
-        return Sigmoid()
+        return SIGMOID
 
 
 def _outputs(

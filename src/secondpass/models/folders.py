@@ -1,0 +1,118 @@
+"""Where a model's files are: a folder, the package itself, or the model hub.
+
+Everything after this stage reads a local folder, so that one set of checks sees every file before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from secondpass.errors import InvalidInput, ModelLoadError
+
+POCKET = "secondpass/pocket"
+
+# The top folder, and those of modules: others hold exports for other runtimes. Pickles are never read, so never
+# downloaded.
+WANTED = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja", "model.int8.safetensors")
+# Of a chain each module has a folder, "2_Dense"; no other is opened.
+MODULE_WEIGHTS, ELSEWHERE = "[0-9]*_*/model.safetensors", ("[!0-9]*/*", "*/*/*")
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, code: bool = False, **hub: Any) -> Path:
+    """Return the local folder of a model, downloading it when the source is a hub name.
+
+    Args:
+        source: "secondpass/pocket" (in the package), a folder, or a name on the model hub.
+        variant: "fp16" means model.fp16.safetensors.
+        code: fetch Python files too.
+        hub: `snapshot_download`'s cache_dir, revision, local_files_only and token.
+
+    Raises:
+        InvalidInput: the source is empty or no path.
+        ModelLoadError: there is no such folder, or the name cannot be had.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
+        raise InvalidInput(f"model_name is {source!r}, not a folder or a name")
+    name = os.fspath(source)
+    if name == POCKET:
+        return _existing(Path(str(resources.files("secondpass") / "pocket")), "pocket, inside the package")
+    path = Path(name).expanduser()
+    if isinstance(source, os.PathLike) or path.is_dir() or looks_like_path(name):
+        return _existing(path, name)
+    weights = f"model.{variant}" if variant else "model"
+    wanted = [*WANTED, f"{weights}.safetensors", f"{weights}-*.safetensors", *["*.py"] * code, MODULE_WEIGHTS]
+    try:
+        return _downloaded(name, {**hub, "allow_patterns": wanted, "ignore_patterns": [*ELSEWHERE]})
+    except Exception as error:  # the client lets errors of several HTTP libraries through
+        wanted_one = f"{name!r} at revision {hub['revision']!r}" if hub.get("revision") else repr(name)
+        raise ModelLoadError(f"{wanted_one} {_reason(error)}") from error
+
+
+def looks_like_path(name: str) -> bool:
+    """Tell whether a name can only be meant as a path: hub names have one slash at most."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.count(os.sep) > 1 or "\\" in name
+
+
+def _existing(path: Path, name: str) -> Path:
+    if path.is_file():
+        raise ModelLoadError(f"{name!r} is a file; a model is a folder with config.json and model.safetensors")
+    if not path.is_dir():
+        raise ModelLoadError(f"there is no folder {name!r} (a path is never looked up on the model hub)")
+    return path
+
+
+def _downloaded(name: str, options: dict[str, Any]) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    revision = options.get("revision")
+    if isinstance(revision, str) and COMMIT.fullmatch(revision) and not options.get("local_files_only"):
+        # A commit never changes. The client asks for its list of files all the same where it keeps none, and where the
+        # hub cannot be reached that is 23 s of retries.
+        with suppress(errors.LocalEntryNotFoundError):
+            kept = Path(snapshot_download(name, **{**options, "local_files_only": True}))
+            if _is_listed(kept) or not _is_reached(name, options):
+                return kept
+    return Path(snapshot_download(name, **options))
+
+
+def _is_listed(snapshot: Path) -> bool:
+    """Whether the client had the list of the commit's files, by which it says that none is missing."""
+    return (snapshot.parents[1] / "trees" / f"{snapshot.name}.json").is_file()
+
+
+def _is_reached(name: str, options: dict[str, Any]) -> bool:
+    """Whether the hub answers, be it with a refusal; asked once."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().model_info(name, revision=options["revision"], token=options.get("token"), timeout=10)
+    except errors.HfHubHTTPError:
+        return True
+    except Exception:  # of several HTTP libraries
+        return False
+    return True
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "is gated: accept its terms on the model hub and give token="
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "is no folder here, and the model hub does not know it (or it is private and needs token=)"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "does not exist on the model hub; the model itself does"
+    if isinstance(error, errors.HFValidationError):
+        return "is no folder here, and no name the model hub could have"
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+        return (
+            "is no folder here and not in the cache, and the model hub was not asked or not reached; check the name, "
+            "the network, local_files_only and cache_dir, or give a folder"
+        )
+    return f"cannot be had from the model hub ({type(error).__name__}); a downloaded folder works without it"

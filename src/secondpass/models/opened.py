@@ -1,0 +1,189 @@
+"""A loaded model while it is open: how it computes now, and transformers' objects for whoever asks for them."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from secondpass.errors import SecondPassError
+from secondpass.forwards.choosing import StoredForward
+from secondpass.forwards.contract import Forward, Padding, padding_of
+from secondpass.forwards.precision import Precision, checked_precision, precision_of, recommended_precision
+from secondpass.lazy import optional
+from secondpass.models.engines import stored_engine, torch_engine
+from secondpass.models.loading import Loaded
+from secondpass.models.stored import StoredModel
+from secondpass.scoring import Engine
+
+if TYPE_CHECKING:
+    import torch
+
+# One model of torch is made at a time.
+_BUILDING = threading.RLock()
+
+CLOSED = "this CrossEncoder is closed: load the model again"
+
+
+class OpenModel:
+    """A model and its stages until it is closed.
+
+    `model`, `config` and `tokenizer` are transformers' own. Of a model that is computed without torch they are made
+    when somebody asks for one of them, and from then on what is changed in them is noticed.
+
+    Attributes:
+        training_thread: the thread that trains the model now, which alone may score with it; None while none does.
+    """
+
+    def __init__(self, loaded: Loaded | StoredModel, precision: Precision | None) -> None:
+        self._loaded: Loaded | StoredModel | None = loaded
+        self.training_thread: int | None = None
+        stored = loaded.settings if isinstance(loaded, StoredModel) else loaded.config
+        self._precision = recommended_precision(stored) if precision is None else checked_precision(precision)
+        self._engine: Engine | None = self._made_engine()
+
+    def _open(self) -> Loaded | StoredModel:
+        if self._loaded is None:
+            raise SecondPassError(CLOSED)
+        return self._loaded
+
+    @property
+    def num_labels(self) -> int:
+        """How many logits the head gives for a pair."""
+        return self._open().num_labels
+
+    def _made_engine(self) -> Engine:
+        if isinstance(self._loaded, StoredModel):
+            engine = stored_engine(self._loaded, self._precision)
+            if not isinstance(engine, str):
+                return engine
+            self._loaded = self._loaded.build(engine)
+        loaded = self._built()
+        loaded.model.eval()
+        return torch_engine(loaded, self._precision)
+
+    def _built(self, reason: str = "it") -> Loaded:
+        """The model of torch, made now where nobody has asked for it before.
+
+        Raises:
+            SecondPassError: the model is closed.
+            MissingExtra: torch is not installed; the message begins with the `reason` why it is needed.
+        """
+        with _BUILDING:
+            loaded = self._open()
+            if isinstance(loaded, Loaded):
+                return loaded
+            made = loaded.build(reason)
+            made.model.eval()
+            engine = self._engine
+            if engine is not None and isinstance(engine.forward, StoredForward):
+                known = engine.forward.computation
+                engine.forward = torch_engine(made, self._precision, known).forward
+            self._loaded = made
+            return made
+
+    @property
+    def model(self) -> Any:
+        """The transformers model; None when this is closed."""
+        return None if self._loaded is None else self._built("model is an object of transformers").model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._loaded = replace(self._built("model is an object of transformers"), model=model)
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self._built("config is an object of transformers").config
+
+    @config.setter
+    def config(self, config: Any) -> None:
+        self._loaded = replace(self._built("config is an object of transformers"), config=config)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer; what is changed in it is not read by the stages."""
+        return self._built("tokenizer is an object of transformers").tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._loaded = replace(self._built("tokenizer is an object of transformers"), tokenizer=tokenizer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: nobody trains the copy, and what computes a folder's model is made anew."""
+        state = {**self.__dict__, "training_thread": None}
+        engine = self._engine
+        if engine is not None and isinstance(engine.forward, StoredForward):
+            state["_engine"] = engine.tokenizer.cache
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._loaded is not None and not isinstance(self._engine, Engine):
+            cache: Any = self._engine
+            self._engine = self._made_engine()
+            self._engine.tokenizer.cache = cache
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, for torch."""
+        made: torch.device = optional("torch", "torch, which device is an object of,", "torch").device(self.device_name)
+        return made
+
+    @property
+    def device_name(self) -> str:
+        """Where the model is, as torch names it: "cpu", "cuda:0"."""
+        loaded = self._open()
+        return "cpu" if isinstance(loaded, StoredModel) else str(loaded.model.device)
+
+    @property
+    def precision(self) -> Precision:
+        """What was asked for, else what the model's config.json recommends, else what suits the weights as they are."""
+        loaded = self._open()
+        own: Precision = "fp32" if isinstance(loaded, StoredModel) else precision_of(loaded.model.dtype)
+        return self._precision or own
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the large matrix products now; int8 where the compiled kernel computes with that."""
+        torch = optional("torch", "torch, which dtype is an object of,", "torch")
+        made: torch.dtype = getattr(torch, self.dtype_name)
+        return made
+
+    @property
+    def dtype_name(self) -> str:
+        """The same by its name: "float32", "bfloat16", "int8"."""
+        return self.engine().forward.ready().dtype
+
+    def to(self, device: str | torch.device) -> Any:
+        """Move the model; returns the transformers model, as the seed does."""
+        return self._built("moving a model").model.to(device)
+
+    def use_forward(self, forward: Forward) -> None:
+        """Put another forward behind the stages; it must give the logits of this model on the same inputs."""
+        self.engine().forward = forward
+
+    @property
+    def padding(self) -> Padding:
+        """What the model wants in the unused places of a batch."""
+        return padding_of(self.tokenizer)
+
+    def engine(self) -> Engine:
+        """The stages, for whoever has a job; asked again when it is done, this tells whether the model still stands.
+
+        Raises:
+            SecondPassError: the model is closed, or is being trained in another thread.
+        """
+        if self._engine is None:
+            raise SecondPassError(CLOSED)
+        thread = self.training_thread
+        if thread is not None and thread != threading.get_ident():
+            raise SecondPassError("this CrossEncoder is being trained in another thread: score when fit has returned")
+        if hasattr(self._engine.forward, "exact"):
+            self._engine.forward.exact = thread is not None
+        return self._engine
+
+    def close(self) -> None:
+        """Let go of the weights; later calls raise `SecondPassError`."""
+        self._engine = None
+        self._loaded = None

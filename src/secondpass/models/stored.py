@@ -1,0 +1,397 @@
+"""A folder to a model without torch: its files held open, its weights as arrays that are read when they are asked for.
+
+What is read here is what `models.loading` would make of the same folder; wherever that is not certain torch reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secondpass.errors import MissingExtra, ModelLoadError
+from secondpass.forwards.choosing import has_torch
+from secondpass.forwards.description import Encoder, NotDescribed, StoredArray
+from secondpass.forwards.families import describe_stored, stored_family
+from secondpass.forwards.families.modernbert import DEFAULTS as MODERNBERT
+from secondpass.forwards.family import Family
+from secondpass.forwards.kernel.cache import digest_of
+from secondpass.inputs import ModelTemplate
+from secondpass.models.config import architecture_in, read_json
+from secondpass.models.limits import check_ids, limit_of
+from secondpass.models.loading import Loaded, LoadRequest, folder_for, load, saved_beside, task_of
+from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_limit, stored_readout
+from secondpass.models.stored_tokenizer import StoredTokenizer, read_tokenizer
+from secondpass.models.templates import template_for
+from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, stored_weights
+
+logger = logging.getLogger(__name__)
+
+NEEDS_TORCH = 'that needs torch and transformers: pip install "secondpass[torch]"'
+# What a tokenizer and a config may be read from, beside weights and the folders of a chain.
+SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "*.spm", "*.jinja")
+# Numbers by their names in the head of a file; those of bfloat16 are the upper halves of float32's.
+TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "|i1"}
+# Arguments of transformers' loaders: whoever gives one wants what transformers makes of it.
+PASSED_ON = ("automodel_args", "tokenizer_args", "config_args")
+# Settings of a config.json that change a model beyond its weights.
+UNUSUAL = ("quantization_config", "pruned_heads", "auto_map")
+# Where accelerators show themselves on Linux; whether torch can use one only torch knows.
+ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "davinci*", "accel*", "hl[0-9]*")
+
+
+class HeldFiles:
+    """Files of a folder that stay open, so that they can be read after the folder has gone or has got others.
+
+    Raises:
+        ModelLoadError: one cannot be opened, or when it is read: was written to meanwhile.
+    """
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder = folder
+        self._open: dict[str, tuple[int, os.stat_result]] = {}
+        self._copies: dict[str, bytes] = {}
+        for name in names:
+            try:
+                place = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise ModelLoadError(f"{folder / name} cannot be read: {error.strerror}") from error
+            self._open[name] = place, os.fstat(place)
+
+    def __del__(self) -> None:
+        for place, _ in getattr(self, "_open", {}).values():
+            with suppress(OSError):
+                os.close(place)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the files' contents with it."""
+        copies = {name: bytes(self.bytes_of(name, 0, self.size(name))) for name in self.names()}
+        return {"folder": self.folder, "_open": {}, "_copies": copies}
+
+    def names(self) -> list[str]:
+        """Of all files, as they stand below the folder."""
+        return [*self._open, *self._copies]
+
+    def size(self, name: str) -> int:
+        """In bytes."""
+        return self._open[name][1].st_size if name in self._open else len(self._copies[name])
+
+    def path_of(self, name: str) -> Path:
+        """By which the open file is found, whatever has its name by now."""
+        return Path(f"/proc/self/fd/{self._open[name][0]}")
+
+    def bytes_of(self, name: str, begin: int, size: int) -> memoryview:
+        """Part of a file; a copy that is its caller's."""
+        if name in self._copies:
+            return memoryview(bytearray(self._copies[name][begin : begin + size]))
+        place, before = self._open[name]
+        made = memoryview(bytearray(size))
+        read = 0
+        while read < size:
+            step = os.preadv(place, [made[read : read + 2**30]], begin + read)
+            if step == 0:
+                break
+            read += step
+        now = os.fstat(place)
+        if read < size or (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise ModelLoadError(f"{self.folder / name} was written to after it was opened: load the model again")
+        return made
+
+    @contextmanager
+    def restored(self) -> Iterator[Path]:
+        """The folder, or where it is no longer the one that was opened, another with the same files."""
+        if self._open and all(self._stands(name) for name in self._open):
+            yield self.folder
+            return
+        with tempfile.TemporaryDirectory(prefix="secondpass-") as folder:
+            for name in self.names():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self.bytes_of(name, 0, self.size(name)))
+            yield Path(folder)
+
+    def _stands(self, name: str) -> bool:
+        before = self._open[name][1]
+        try:
+            now = os.stat(self.folder / name)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == (
+            before.st_dev,
+            before.st_ino,
+            before.st_size,
+            before.st_mtime_ns,
+        )
+
+
+def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, StoredArray]:
+    """The weights of a safetensors file by name, float32 whatever they are stored as.
+
+    `compact` ones are int8 matrices with a scale for each row, see `building.compressed`. Types that no weight of ours
+    has are left out.
+
+    Raises:
+        ModelLoadError: the head of the file does not say what is in it.
+    """
+    path = files.folder / name
+    try:
+        size = int.from_bytes(files.bytes_of(name, 0, 8), "little")
+        if size > files.size(name) - 8:
+            raise ValueError("its head is longer than the file")
+        head = json.loads(bytes(files.bytes_of(name, 8, size)))
+        found = {key: _Place.of(entry, 8 + size, files.size(name)) for key, entry in head.items() if key[:2] != "__"}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelLoadError(f"{path} is broken: {error}") from error
+    made = {}
+    for key, place in found.items():
+        if place.kind == "I8" and not (compact and found.get(key + SCALE) is not None):
+            continue
+        if compact and key.endswith(SCALE) and getattr(found.get(key.removesuffix(SCALE)), "kind", None) == "I8":
+            continue
+        if place.kind in TYPES:
+            scale = found[key + SCALE] if place.kind == "I8" else None
+            made[key] = StoredArray(place.shape, partial(_numbers, files, name, place, scale))
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the numbers of one array are in a file."""
+
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+    size: int
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], start: int, end: int) -> _Place:
+        begin, behind = (start + int(offset) for offset in entry["data_offsets"])
+        shape = tuple(int(size) for size in entry["shape"])
+        kind = str(entry["dtype"])
+        if not start <= begin <= behind <= end or min(shape, default=1) < 0:
+            raise ValueError("an array lies outside of it")
+        if kind in TYPES and behind - begin != math.prod(shape) * np.dtype(TYPES[kind]).itemsize:
+            raise ValueError("an array has another size than its shape")
+        return cls(kind, shape, begin, behind - begin)
+
+
+def _numbers(files: HeldFiles, name: str, place: _Place, scale: _Place | None) -> npt.NDArray[np.float32]:
+    raw = np.frombuffer(files.bytes_of(name, place.begin, place.size), TYPES[place.kind]).reshape(place.shape)
+    if place.kind == "BF16":
+        return (raw.astype("<u4") << 16).view(np.float32)
+    made = raw.astype(np.float32, copy=False)
+    if scale is not None:
+        steps = _numbers(files, name, scale, None)
+        made *= steps.reshape(-1, 1)
+    return made
+
+
+@dataclass(slots=True)
+class StoredModel:
+    """A folder's model that nobody has asked torch for.
+
+    The fields that `loading.Loaded` has are the same; `request` says how torch would load it.
+    """
+
+    request: LoadRequest
+    files: HeldFiles
+    settings: dict[str, Any]
+    encoder: Encoder
+    tokenizer: StoredTokenizer
+    identity: str | None
+    token_limit: int
+    leaves_prompt_out: bool = False
+    template: ModelTemplate | None = None
+    stored_activation: str | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    transformer_settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_labels(self) -> int:
+        """How many logits a pair gets."""
+        return self.encoder.readout.labels
+
+    @property
+    def name(self) -> str:
+        """What was asked for."""
+        return str(self.request.source)
+
+    def build(self, reason: str) -> Loaded:
+        """The same model of torch, for a `reason`; raises MissingExtra where torch is not installed."""
+        if not has_torch():
+            raise MissingExtra(f"{reason}: {NEEDS_TORCH}")
+        with self.files.restored() as folder:
+            return load(self.request, folder)
+
+
+def open_model(request: LoadRequest) -> StoredModel | Loaded:
+    """A model without torch where it is one of the kernel's families on the CPU, else as `load` has it.
+
+    Raises:
+        InvalidInput: an argument is refused; the message names it.
+        ModelLoadError: the model cannot be had, is broken or incomplete, or would run foreign code.
+        MissingExtra: it needs torch, which is not installed.
+    """
+    folder = folder_for(request)
+    try:
+        _check_usual(request)
+        return _read(folder, request)
+    except NotDescribed as error:
+        if not has_torch():
+            raise MissingExtra(f"{folder}: {error}; {NEEDS_TORCH}") from None
+    return load(request, folder)
+
+
+def _check_usual(request: LoadRequest) -> None:
+    """Refuse what only torch or transformers can do."""
+    for name in PASSED_ON:
+        # a token is for the hub alone
+        if {*getattr(request, name)} - {"token", "use_safetensors", "weights_only"}:
+            raise NotDescribed(f"{name} are arguments of transformers")
+    if request.true_token is not None or request.false_token is not None:
+        raise NotDescribed("true_token and false_token are of language models")
+    if request.device is None:
+        if has_torch() and (sys.platform != "linux" or any(next(Path("/dev").glob(a), None) for a in ACCELERATORS)):
+            raise NotDescribed("there may be an accelerator")
+        logger.info("Use pytorch device: %s", "cpu")
+    elif str(request.device) != "cpu":
+        raise NotDescribed(f"device={request.device!r} is not the CPU")
+
+
+def _read(folder: Path, request: LoadRequest) -> StoredModel:
+    modules = read_modules(folder, request.num_labels is not None)
+    task_of(folder, modules, request)
+    weights = stored_weights(folder)
+    check_counts(folder / "config.json", stored_sizes(weights))
+    settings = read_json(folder / "config.json")
+    family, architecture = _family(folder, settings, modules)
+    names = [path.relative_to(folder).as_posix() for path in weights]
+    small = {path.name for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()}
+    parts = [
+        (part.folder / "config.json").relative_to(folder).as_posix() for part in (modules.parts if modules else ())
+    ]
+    held = HeldFiles(folder, [*names, *sorted(small), *(name for name in parts if (folder / name).is_file())])
+    encoder, unused = _described(held, names, family, architecture, settings, modules)
+    if unused and COMPACT in names:
+        raise NotDescribed(f"{COMPACT} has {unused[0]}, which has no place in the model")
+    _check_labels(encoder, settings, modules, request)
+    tokenizer = read_tokenizer(folder, settings)
+    if isinstance(tokenizer, str):
+        raise NotDescribed(tokenizer)
+    check_ids(folder, tokenizer, len(encoder.embeddings.words))
+    template, _, _ = template_for(
+        folder,
+        str(request.source),
+        "" if modules is None and request.num_labels is not None else architecture_in(folder),
+        tokenizer,
+        request.template,
+    )
+    if unused:
+        logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), ", ".join(unused))
+    limit = limit_of(tokenizer, _positions(encoder, settings))
+    if modules is not None:
+        limit = min(limit, stored_limit(folder) or limit)
+    return StoredModel(
+        request,
+        held,
+        settings,
+        encoder,
+        tokenizer,
+        _identity(held),
+        limit,
+        modules is not None and any(part.settings.get("include_prompt") is False for part in modules.parts),
+        template,
+        **saved_beside(folder, request),
+    )
+
+
+def _family(folder: Path, settings: Mapping[str, Any], modules: Modules | None) -> tuple[Family[Any], str]:
+    """The family of a folder and the class that its weights are of: with a head, or below a chain without one."""
+    unusual = [key for key in UNUSUAL if settings.get(key)]
+    if unusual:
+        raise NotDescribed(f"config.json has {unusual[0]}")
+    named, kind = architecture_in(folder), settings.get("model_type")
+    if modules is None and not named.endswith("ForSequenceClassification"):
+        raise NotDescribed(f"config.json says that its weights are of {named or 'no class'}, which has no head")
+    if modules is not None and not named.endswith("Model"):
+        raise NotDescribed(f"config.json says that the weights below the modules are of {named or 'no class'}")
+    family = stored_family(named, kind)
+    if family is None:
+        raise NotDescribed(f"{named} of type {kind!r} is computed by torch")
+    return family, named
+
+
+def _described(
+    held: HeldFiles,
+    names: Sequence[str],
+    family: Family[Any],
+    architecture: str,
+    settings: Mapping[str, Any],
+    modules: Modules | None,
+) -> tuple[Encoder, list[str]]:
+    """Of the files' heads alone: no number is read."""
+    inside = {f"{part.folder.name}/{WEIGHTS}" for part in modules.parts} if modules is not None else set()
+    arrays: dict[str, StoredArray] = {}
+    for name in names:
+        if name not in inside:
+            arrays |= arrays_of(held, name, name == COMPACT)
+    readout = None
+    if modules is not None:
+        own = [arrays_of(held, name) if name in names else {} for name in _weights_of(modules)]
+        readout = stored_readout(modules, _hidden(settings), own)
+    return describe_stored(family, architecture, settings, arrays, readout)
+
+
+def _weights_of(modules: Modules) -> list[str]:
+    return [f"{part.folder.name}/{WEIGHTS}" for part in modules.parts]
+
+
+def _hidden(settings: Mapping[str, Any]) -> int:
+    hidden = settings.get("hidden_size", settings.get("dim"))
+    if not isinstance(hidden, int):
+        raise NotDescribed("config.json does not say how wide the states are")
+    return hidden
+
+
+def _check_labels(encoder: Encoder, settings: Mapping[str, Any], modules: Modules | None, request: LoadRequest) -> None:
+    """The head has as many labels as transformers makes of the config, and as the caller asks for."""
+    labels = encoder.readout.labels
+    if modules is None:
+        named, counted = settings.get("id2label"), settings.get("num_labels")
+        found = {len(named)} if isinstance(named, dict) else set[object]()
+        found |= {counted} if counted is not None else set()
+        if (found or {2}) != {labels}:
+            raise NotDescribed(f"the head has {labels} labels, and config.json says {found or 2}")
+    if request.num_labels not in (None, labels):
+        raise NotDescribed(f"the head has {labels} labels, and num_labels={request.num_labels}")
+
+
+def _identity(held: HeldFiles) -> str | None:
+    """What stands for weights and settings: of the files themselves, whatever stands in the folder by now."""
+    with suppress(OSError):
+        return digest_of(
+            [held.path_of(name) for name in held.names() if name.endswith((".safetensors", "config.json"))]
+        )
+    return None
+
+
+def _positions(encoder: Encoder, settings: Mapping[str, Any]) -> int | None:
+    """Tokens that the model's positions are enough for."""
+    own = encoder.embeddings
+    if own.positions is not None:
+        return len(own.positions) - own.first_position
+    limit = settings.get("max_position_embeddings", MODERNBERT["max_position_embeddings"])
+    return limit if isinstance(limit, int) else None
