@@ -23,7 +23,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
 from secondpass.corpora import read_corpus
 from secondpass.errors import ModelLoadError
-from secondpass.forwards.padded import padding_of
+from secondpass.forwards.contract import padding_of
 from secondpass.inputs import PromptTemplate
 from secondpass.models.folders import POCKET, folder_of
 from secondpass.models.limits import check_ids, limit_of, usable

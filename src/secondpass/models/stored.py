@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -68,12 +69,9 @@ class HeldFiles:
                 place = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise ModelLoadError(f"{folder / name} cannot be read: {error.strerror}") from error
+            # not at the end of the interpreter, which closes them itself
+            weakref.finalize(self, os.close, place).atexit = False
             self._open[name] = place, os.fstat(place)
-
-    def __del__(self) -> None:
-        for place, _ in getattr(self, "_open", {}).values():
-            with suppress(OSError):
-                os.close(place)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the files' contents with it."""
