@@ -333,7 +333,7 @@ def test_importing_and_using_the_engine_brings_no_framework(tiny_folder: str) ->
     assert done.stdout.split() == []
 
 
-# ---- what needs no torch imports none: not at its top, and not on the way to a score
+# ---- 8. what needs no torch imports none: not at its top, and not on the way to a score
 
 # Everything that computes with torch or reads and writes its models; all else does so when somebody asks for it.
 WITH_TORCH = (
