@@ -295,6 +295,7 @@ def _changed(folder: Path, file: str, changes: dict[str, Any]) -> None:
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
+PLAIN = {"content": "[SEP]", "special": False}
 ZEBRA, CAT = {"content": "zebra", "special": False}, {"content": "cat", "special": False}
 SETTINGS, RULES, MAP = "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"
 MINI, XLM, ROBERTA, NEWER = "ms-marco-MiniLM", "bge-reranker-base", "stsb-roberta", "ms-marco-MiniLM, newer"
@@ -344,6 +345,9 @@ CUT = {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride
         (NEWER, SETTINGS, {"added_tokens_decoder": {**_decoder(_wordpiece()), "9": CAT}}, SAME),
         (NEWER, SETTINGS, {"added_tokens_decoder": {"0": CAT}}, "say different things"),
         ("generic of 4", SETTINGS, {"added_tokens_decoder": {"9": CAT, "4000": ZEBRA}}, SAME),
+        ("generic of 4", SETTINGS, {"added_tokens_decoder": {"3": {"content": "[SEP]", "normalized": True}}}, SAME),
+        ("generic of 4", SETTINGS, {"sep_token": None, "added_tokens_decoder": {"3": PLAIN}}, "a special token that"),
+        ("generic of 4", SETTINGS, {"pad_token": None, "cls_token": None, "eos_token": "[SEP]"}, SAME),
         (MINI, SETTINGS, {"added_tokens_decoder": [1]}, "AttributeError"),
         (MINI, "added_tokens.json", {"cat": 3}, SAME),
         (MINI, "added_tokens.json", {"zebra": 4000}, "the token zebra, which is not in the vocabulary"),
