@@ -44,7 +44,7 @@ HOSTILE = (
     "", " ", "\n\t ", "[SEP] [CLS][MASK] [PAD] [UNK]", "</s><s> <mask> <pad><unk>", "[ SEP ]", "\u2581the \u0120cat",
     "<s>NOTUSED</s>NOTUSED", "a\x00b\x07\x1bc\u200d\u200b\ufeffd\u00a0\u3000e", "CAF\u00c9 na\u00efve \u00dcn\u0130",
     "e\u0301 n\u0303 \ufb01 \u2460", "\u4e2d\u6587\u306e\u30c6\u30b9\u30c8 cat", "\U0001f600\u200d\U0001f468 the",
-    "x" * 101, "cat" * 4000, "don't they've ###a ##b", "the  cat\r\nsat\ton", "\u0627\u0644 \u05d0 \u0915", "123.45,67",
+    "x" * 101, "cat" * 1000, "don't they've ###a ##b", "the  cat\r\nsat\ton", "\u0627\u0644 \u05d0 \u0915", "123.45,67",
     "lone \udfff surrogate \ud800", "...!!!???", "trailing   ",
 )  # fmt: skip
 
@@ -282,7 +282,7 @@ def test_texts_of_collections_have_the_same_ids(shaped: Callable[[str], Path], d
     folder = shaped(name)
     ours, theirs = _stored(folder), _theirs(folder)
     sources = [data_folder / source for source in ("cranfield", "medquad", "open/wiki-intro")]
-    texts = [document.text[:700] for source in sources for document in islice(read_corpus(source), 80)]
+    texts = [document.text[:400] for source in sources for document in islice(read_corpus(source), 70)]
     read = [PairTokenizer(made).pairs(texts, texts[::-1], 512, "longest_first") for made in (ours, theirs)]
     assert len(texts) > 200
     assert _lists(read[0]) == _lists(read[1])
