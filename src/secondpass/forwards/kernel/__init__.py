@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from secondpass.errors import InvalidInput
-from secondpass.forwards.contract import Logits
+from secondpass.forwards.contract import Logits, checked_inputs
 from secondpass.forwards.description import Encoder, mapped
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.native import Precision, Routine
@@ -61,9 +60,9 @@ class KernelEncoder:
         self._routine = routine
         self._packed = PackedWeights(encoder, routine)
         embeddings = encoder.embeddings
-        self._vocabulary = len(embeddings.words)
-        self._types = None if embeddings.types is None else len(embeddings.types)
-        self._positions = None if embeddings.positions is None else len(own_positions(embeddings))
+        positions = None if embeddings.positions is None else len(own_positions(embeddings))
+        types = None if embeddings.types is None else len(embeddings.types)
+        self._rows = len(embeddings.words), positions, types
         # Memory of calls that ended; popping and appending are atomic.
         self._spare: list[Bytes] = []
 
@@ -76,10 +75,7 @@ class KernelEncoder:
         model = self._packed.model
         if not inputs:
             return np.empty((0, model.labels), np.float32)
-        lengths = np.array([len(item) for item in inputs])
-        ids = np.ascontiguousarray(np.concatenate([item.ids for item in inputs]), dtype=np.int32)
-        types = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
-        self._check(lengths, ids, types)
+        lengths, ids, types = checked_inputs(inputs, *self._rows)
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         threads = torch.get_num_threads()
         together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
@@ -112,19 +108,6 @@ class KernelEncoder:
         library.secondpass_run(*arguments)
         self._spare.append(memory)
         return logits
-
-    def _check(self, lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], types: npt.NDArray[np.int32]) -> None:
-        if lengths.min() < 1:
-            raise InvalidInput(f"input {int(lengths.argmin())} has no tokens")
-        if self._positions is not None and lengths.max() > self._positions:
-            row = int(lengths.argmax())
-            raise InvalidInput(f"input {row} has {lengths[row]} tokens, the model has {self._positions} positions")
-        if len(types) != len(ids):
-            raise InvalidInput(f"{len(ids)} token ids but {len(types)} types")
-        if ids.min() < 0 or ids.max() >= self._vocabulary:
-            raise InvalidInput(f"a token id is outside 0..{self._vocabulary - 1}")
-        if self._types is not None and (types.min() < 0 or types.max() >= self._types):
-            raise InvalidInput(f"a token type is outside 0..{self._types - 1}")
 
     @staticmethod
     def _chunks(lengths: npt.NDArray[np.int64], threads: int, together: bool) -> npt.NDArray[np.int32]:
