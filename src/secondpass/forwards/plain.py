@@ -37,8 +37,8 @@ GELU_SLOPE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 def tail(u: Floats) -> Floats:
     """Half of erfc(u / sqrt 2) for u >= 0, float32 -> the same, to 2e-7."""
-    t = 1 / (1 + np.float32(TAIL_RATE) * u)
-    made = np.full_like(t, TAIL[-1])
+    t = np.reciprocal(1 + np.float32(TAIL_RATE) * u)
+    made: Floats = np.full_like(t, TAIL[-1], np.float32)
     for factor in reversed(TAIL[:-1]):
         made *= t
         made += np.float32(factor)
@@ -54,7 +54,8 @@ def _gelu(x: Floats) -> Floats:
 
 def _gelu_tanh(x: Floats) -> Floats:
     inner = np.float32(GELU_SLOPE) * (x + np.float32(GELU_CUBIC) * (x * x * x))
-    return np.float32(0.5) * x * (1 + np.tanh(inner))
+    made: Floats = np.float32(0.5) * x * (1 + np.tanh(inner))
+    return made
 
 
 ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
@@ -111,7 +112,8 @@ class PlainEncoder:
             asking = 1 if number == last and own.readout.pooling == "first" else len(x)
             turn = None if layer.frequencies is None else turns[layer.frequencies.tobytes()]
             x = self._through(layer, x, asking, turn)
-        return read_out(own.readout, pooled(own.readout.pooling, normed(own.final_norm, x)))[0]
+        made: Floats = read_out(own.readout, pooled(own.readout.pooling, normed(own.final_norm, x)))[0]
+        return made
 
     def _through(self, layer: Layer, x: Floats, asking: int, turn: Turns | None) -> Floats:
         """One layer: [tokens, hidden] -> [asking, hidden]."""
@@ -140,7 +142,7 @@ class PlainEncoder:
         if layer.window is not None:
             low, high = max(0, begin - layer.window), min(high, begin + len(query) + layer.window)
         asks, key, value = (part.transpose(1, 0, 2) for part in (query, key[low:high], value[low:high]))
-        scores = asks @ key.transpose(0, 2, 1)
+        scores: Floats = asks @ key.transpose(0, 2, 1)
         parts = 1
         buckets = self._encoder.buckets
         if layer.relative is not None and buckets is not None:
@@ -154,8 +156,8 @@ class PlainEncoder:
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)
-        context: Floats = (scores @ value).transpose(1, 0, 2)
-        return context.reshape(len(query), -1)
+        context: Floats = np.matmul(scores, value).transpose(1, 0, 2).reshape(len(query), -1)
+        return context
 
     def _fed(self, layer: Layer, x: Floats) -> Floats:
         inner = linear(layer.up, x)

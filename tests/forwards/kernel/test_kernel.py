@@ -298,7 +298,7 @@ def test_inputs_beyond_the_tables_are_refused(ids: list[int], types: list[int], 
     """Nothing reaches the library that would read outside its memory."""
     _, encoder = made()
     wrong = Tokens(np.array(ids, np.int32), np.array(types, np.int32))
-    for forward in (KernelEncoder(encoder, routine), PlainEncoder(encoder)):
+    for forward in (kernel(encoder, routine), PlainEncoder(encoder)):
         with pytest.raises(InvalidInput):
             forward([*tokens(4), wrong])
 
