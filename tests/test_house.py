@@ -346,11 +346,10 @@ WITH_TORCH = (
     "secondpass.forwards.module",
     "secondpass.forwards.packed",
     "secondpass.forwards.padded",
-    "secondpass.forwards.prefixes",
     "secondpass.forwards.readout",
-    "secondpass.models.modules",
+    "secondpass.models.building",
+    "secondpass.models.chains",
     "secondpass.models.saving",
-    "secondpass.models.weights",
     "secondpass.training",
 )
 TORCH = {"torch", "transformers"}

@@ -349,7 +349,7 @@ class CrossEncoder(Reranker):
         self._prepare(pool, chunk_size, device)
         before, wish = self._wish(prompt, prompt_name, instruction)
         columns[0] = [before + text for text in columns[0]]
-        activation = self._own_activation if activation_fct is None else activation_fct
+        activation = self.own_activation if activation_fct is None else activation_fct
         num_labels = self.num_labels
         if columns[0]:
             scored = self._score(columns, batch_size, show_progress_bar, None, wish)
@@ -442,6 +442,7 @@ class CrossEncoder(Reranker):
 
     def collate(self, texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
         """Model inputs int64 [examples, width] on the device for [query, document] lists, as `predict` makes them."""
+        self._built("inputs are tensors")
         from secondpass.forwards.padded import pad
 
         columns, _ = columns_of(texts)

@@ -179,7 +179,7 @@ def extract(
     for read_one in ranking.documents:
         logits[read_one.index] = read_one.logit
     means = logits.reshape(2, -1).mean(axis=0)
-    activation = reranker.default_activation_function if activation_fct is None else activation_fct
+    activation = reranker.own_activation if activation_fct is None else activation_fct
     (best,) = ranked(means[:, None], activation)
     kept: list[Extract] = []
     taken = [0] * len(texts)

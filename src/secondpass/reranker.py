@@ -117,7 +117,7 @@ class Reranker(OpenModel):
             self.default_prompt_name = OWN_INSTRUCTION if self._wish(instruction=instruction)[1] else None
             self.prompts |= {OWN_INSTRUCTION: str(instruction)} if instruction else {}
         self._transformer_settings = loaded.transformer_settings
-        self._own_activation = default_activation_function
+        self.own_activation = default_activation_function
         self.max_length = max_length
         self.truncation = truncation
         self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
@@ -140,13 +140,13 @@ class Reranker(OpenModel):
     @property
     def default_activation_function(self) -> Activation:
         """What makes scores of logits: a module of torch, or without torch our own value that computes the same."""
-        if isinstance(self._own_activation, Elementwise) and has_torch():
-            self._own_activation = as_torch(self._own_activation)
-        return self._own_activation
+        if isinstance(self.own_activation, Elementwise) and has_torch():
+            self.own_activation = as_torch(self.own_activation)
+        return self.own_activation
 
     @default_activation_function.setter
     def default_activation_function(self, activation: Activation) -> None:
-        self._own_activation = activation
+        self.own_activation = activation
 
     @property
     def processor(self) -> Any:
@@ -369,7 +369,7 @@ class Reranker(OpenModel):
         if given is not None:
             return given
         if rule is None or self.num_labels == 1:
-            return self._own_activation
+            return self.own_activation
         return IDENTITY if rule == "expected" else SIGMOID
 
 

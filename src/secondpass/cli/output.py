@@ -67,7 +67,7 @@ def ours(error: BaseException) -> SecondPassError | None:
     """Return the first secondpass error in the chain of causes: a pipeline wraps what its components raise."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, SecondPassError):
-        lacking = without_torch("this command", seen) if isinstance(seen, ImportError) else None
+        lacking = without_torch("this", seen) if isinstance(seen, ImportError) else None
         seen = lacking or seen.__cause__
     return seen
 

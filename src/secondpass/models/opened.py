@@ -52,6 +52,14 @@ class OpenModel:
         """How many logits the head gives for a pair."""
         return self._open().num_labels
 
+    @property
+    def label_names(self) -> dict[int, str]:
+        """What config.json calls the labels, by their number; as transformers does where it has no names."""
+        loaded = self._open()
+        stored = loaded.settings.get("id2label") if isinstance(loaded, StoredModel) else loaded.config.id2label
+        named = {int(number): str(name) for number, name in (stored or {}).items()}
+        return named if len(named) == loaded.num_labels else {n: f"LABEL_{n}" for n in range(loaded.num_labels)}
+
     def _made_engine(self) -> Engine:
         if isinstance(self._loaded, StoredModel):
             engine = stored_engine(self._loaded, self._precision)

@@ -129,7 +129,7 @@ async def _disconnected(receive: Receive) -> None:
 
 def _answer(served: Served, work: Work, scored: Scored, window: int) -> Answer:
     cuts = scored.record.truncated
-    (best,) = ranked(scored.logits, served.reranker.default_activation_function, blank=scored.blank[:, 1])
+    (best,) = ranked(scored.logits, served.reranker.own_activation, blank=scored.blank[:, 1])
     in_order = sorted(best, key=lambda document: document.index)
     logits = np.array([document.logit for document in in_order], np.float32)
     warnings = work.warnings

@@ -332,7 +332,7 @@ def _info(service: Service) -> Info:
         for served in service.models
     ]
     first = service.models.get(None)
-    config, budget = first.reranker.config, first.reranker.max_batch_tokens
+    labels, budget = first.reranker.label_names, first.reranker.max_batch_tokens
     return Info(
         name="secondpass",
         version=version("secondpass"),
@@ -341,8 +341,8 @@ def _info(service: Service) -> Info:
         model_dtype=first.dtype,
         model_type={
             "reranker": {
-                "id2label": {str(key): label for key, label in config.id2label.items()},
-                "label2id": dict(config.label2id),
+                "id2label": {str(key): label for key, label in labels.items()},
+                "label2id": {label: key for key, label in labels.items()},
             }
         },
         max_concurrent_requests=settings.max_requests,

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.cli.output import ours
+from secondpass.errors import InvalidInput, MissingExtra, SecondPassError
 from secondpass.lazy import optional
 from secondpass_pipelines.stores import ENGINES, point_stores
 
@@ -77,6 +78,7 @@ def load_pipeline(
 
     Raises:
         InvalidInput: the file is no pipeline, or names a component that is not installed or not allowed.
+        MissingExtra: it has a component that needs torch.
     """
     from haystack import Pipeline
 
@@ -91,6 +93,8 @@ def load_pipeline(
     except SecondPassError as error:
         raise InvalidInput(f"{file}: {error}") from error
     except Exception as error:
+        if isinstance(lacking := ours(error), MissingExtra):
+            raise MissingExtra(f"{file}: {lacking}") from error
         raise InvalidInput(f"{file}: cannot be loaded: {error}") from error
 
 
