@@ -15,8 +15,9 @@ import numpy as np
 
 from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
 from secondpass.forwards.description import Encoder, mapped
-from secondpass.forwards.kernel import kernel_forward, native, unsupported
+from secondpass.forwards.kernel import kernel_forward, native
 from secondpass.forwards.kernel.cache import remember, remembered
+from secondpass.forwards.kernel.weights import unsupported
 from secondpass.forwards.precision import Precision, agrees
 from secondpass.tokens import Tokens
 
