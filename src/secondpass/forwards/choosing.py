@@ -129,7 +129,7 @@ def stored_forward(
         return compute
     from secondpass.forwards.plain import PlainEncoder
 
-    own = PlainEncoder(mapped(encoder, np.asarray))
+    own = PlainEncoder(encoder)
     return _forward("fp32", own, lambda: own, types)
 
 
