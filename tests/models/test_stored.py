@@ -243,10 +243,12 @@ def test_a_copy_needs_neither_torch_nor_the_folder(
     """It scores alike, and gives transformers' objects when asked."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder("roberta"), folder)
+    source = tiny_model_folder("roberta")
     own = CrossEncoder(str(folder), max_length=40)
     first, copied = own.predict(PAIRS), way(own)
     shutil.rmtree(folder)
     assert isinstance(copied._loaded, StoredModel)
+    assert b"hf_secret" not in pickle.dumps(CrossEncoder(str(source), token="hf_secret"))
     assert (copied.predict(PAIRS) == first).all()
     assert way(copied).model.config.model_type == "roberta"
 

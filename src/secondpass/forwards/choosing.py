@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -83,6 +84,7 @@ def apart(compute: Compute, types: bool) -> Compute:
     return computed
 
 
+@cache
 def has_torch() -> bool:
     """Whether torch and transformers are installed; neither is imported."""
     return find_spec("torch") is not None and find_spec("transformers") is not None
