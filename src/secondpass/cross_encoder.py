@@ -23,7 +23,17 @@ from secondpass.models.loading import LoadRequest, pick_device
 from secondpass.models.stored import open_model
 from secondpass.models.templates import published_activation
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
-from secondpass.reranker import SCORING, Newer, Reranker, accepts_overloads, accepts_renamed, warn_once
+from secondpass.reranker import (
+    SCORING,
+    AnyScoring,
+    CallOptions,
+    Newer,
+    Reranker,
+    Scoring,
+    accepts_overloads,
+    accepts_renamed,
+    warn_once,
+)
 from secondpass.text import checked_query, columns_of
 from secondpass.tokens import CallRecord
 
@@ -72,35 +82,6 @@ class Construction(TypedDict, total=False):
     true_token: str | None
     false_token: str | None
     instruction: str | None
-
-
-class CallOptions(TypedDict, total=False):
-    """What `predict` takes by keyword only."""
-
-    prompt: str | None
-    prompt_name: str | None
-    instruction: str | None
-    pool: None
-    chunk_size: None
-    device: str | torch.device | None
-    records: list[CallRecord] | None
-
-
-class Scoring(CallOptions, Newer, total=False):
-    """All keywords of `predict` but those that decide about the returned type."""
-
-    batch_size: int
-    show_progress_bar: bool | None
-    num_workers: int
-    activation_fct: Activation | None
-    apply_softmax: bool
-
-
-class AnyScoring(Scoring, total=False):
-    """`Scoring` with those two, where the type is not told."""
-
-    convert_to_numpy: bool
-    convert_to_tensor: bool
 
 
 class CrossEncoder(Reranker):

@@ -171,18 +171,23 @@ class Bar:
     """A progress bar over batches that hears only how many are left: halved batches make it longer."""
 
     def __init__(self, shown: bool) -> None:
-        from tqdm.autonotebook import tqdm
+        self._bar: Any = None
+        if shown:  # imported only then
+            from tqdm.autonotebook import tqdm
 
-        self._bar: Any = tqdm(desc="Batches", disable=not shown)
+            self._bar = tqdm(desc="Batches")
 
     def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def __call__(self, remaining: int) -> None:
         """Move on: called once before the first batch, then after each."""
+        if self._bar is None:
+            return
         if self._bar.total is None:
             self._bar.reset(total=remaining)
         else:

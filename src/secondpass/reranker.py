@@ -33,7 +33,7 @@ from secondpass.text import (
 from secondpass.tokens import CallRecord, TokenCache, Tokens
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,35 @@ class Newer(TypedDict, total=False):
     """Keywords that `rank` and `rank_many` take beside their signature."""
 
     activation_fn: Activation | None
+
+
+class CallOptions(TypedDict, total=False):
+    """What `predict` takes by keyword only."""
+
+    prompt: str | None
+    prompt_name: str | None
+    instruction: str | None
+    pool: None
+    chunk_size: None
+    device: str | torch.device | None
+    records: list[CallRecord] | None
+
+
+class Scoring(CallOptions, Newer, total=False):
+    """All keywords of `predict` but those that decide about the returned type."""
+
+    batch_size: int
+    show_progress_bar: bool | None
+    num_workers: int
+    activation_fct: Activation | None
+    apply_softmax: bool
+
+
+class AnyScoring(Scoring, total=False):
+    """`Scoring` with those two, where the type is not told."""
+
+    convert_to_numpy: bool
+    convert_to_tensor: bool
 
 
 def accepts_renamed(names: dict[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -20,7 +20,7 @@ from secondpass.forwards.contract import Computation, Logits, Padding
 from secondpass.forwards.description import mapped
 from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import native
-from secondpass.forwards.module import ModelForward, Watch, described
+from secondpass.forwards.module import Described, ModelForward, Watch, described
 from secondpass.forwards.packed import PackedEncoder
 from secondpass.forwards.precision import Precision
 from secondpass.merging import SharedReranker
@@ -237,9 +237,9 @@ def test_int8_without_the_kernel_is_refused_and_says_what_is_missing() -> None:
 
 def test_a_model_elsewhere_is_not_for_the_kernel() -> None:
     """The library reads memory of the processor."""
-    own = choosing.described(model_of("bert"))
+    own = described(model_of("bert"))
     assert own is not None
-    moved = choosing.Described(own.family, mapped(own.weights, lambda tensor: tensor.to("meta")))
+    moved = Described(own.family, mapped(own.weights, lambda tensor: tensor.to("meta")))
     assert moved.by_kernel("fp32") == "the kernel computes on the CPU"
 
 

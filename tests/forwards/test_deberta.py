@@ -14,6 +14,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_po
 from secondpass.forwards.families import describe
 from secondpass.forwards.families.deberta import buckets
 from secondpass.forwards.packed import PackedEncoder
+from secondpass.forwards.plain import PlainEncoder
 from tests.forwards.models import LENGTHS, inputs_of, model_of, reference, tensors
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -36,12 +37,14 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_equals_transformers(kind: str) -> None:
-    """Sequences of one token to the longest, some longer than distances go."""
+    """Sequences of one token to the longest, some longer than distances go; in torch, and in numpy."""
     model = model_of("deberta-v2", 3, **KINDS[kind])
     encoder = describe(model)
     assert encoder is not None
     inputs = inputs_of(LENGTHS, model)
-    assert torch.allclose(tensors(PackedEncoder(encoder))(inputs), reference(model, inputs), rtol=0, atol=1e-5)
+    wanted = reference(model, inputs)
+    for forward in (PackedEncoder(encoder), PlainEncoder(encoder)):
+        assert torch.allclose(tensors(forward)(inputs), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "most"), [(256, 512), (16, 128), (32, 40), (4, 7), (-1, 30), (0, 512)])

@@ -44,7 +44,7 @@ HOSTILE = (
     "", " ", "\n\t ", "[SEP] [CLS][MASK] [PAD] [UNK]", "</s><s> <mask> <pad><unk>", "[ SEP ]", "\u2581the \u0120cat",
     "<s>NOTUSED</s>NOTUSED", "a\x00b\x07\x1bc\u200d\u200b\ufeffd\u00a0\u3000e", "CAF\u00c9 na\u00efve \u00dcn\u0130",
     "e\u0301 n\u0303 \ufb01 \u2460", "\u4e2d\u6587\u306e\u30c6\u30b9\u30c8 cat", "\U0001f600\u200d\U0001f468 the",
-    "x" * 101, "cat" * 4000, "don't they've ###a ##b", "the  cat\r\nsat\ton", "\u0627\u0644 \u05d0 \u0915", "123.45,67",
+    "x" * 101, "cat" * 1000, "don't they've ###a ##b", "the  cat\r\nsat\ton", "\u0627\u0644 \u05d0 \u0915", "123.45,67",
     "lone \udfff surrogate \ud800", "...!!!???", "trailing   ",
 )  # fmt: skip
 
@@ -282,7 +282,7 @@ def test_texts_of_collections_have_the_same_ids(shaped: Callable[[str], Path], d
     folder = shaped(name)
     ours, theirs = _stored(folder), _theirs(folder)
     sources = [data_folder / source for source in ("cranfield", "medquad", "open/wiki-intro")]
-    texts = [document.text[:700] for source in sources for document in islice(read_corpus(source), 80)]
+    texts = [document.text[:400] for source in sources for document in islice(read_corpus(source), 70)]
     read = [PairTokenizer(made).pairs(texts, texts[::-1], 512, "longest_first") for made in (ours, theirs)]
     assert len(texts) > 200
     assert _lists(read[0]) == _lists(read[1])
@@ -295,6 +295,7 @@ def _changed(folder: Path, file: str, changes: dict[str, Any]) -> None:
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
+PLAIN = {"content": "[SEP]", "special": False}
 ZEBRA, CAT = {"content": "zebra", "special": False}, {"content": "cat", "special": False}
 SETTINGS, RULES, MAP = "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"
 MINI, XLM, ROBERTA, NEWER = "ms-marco-MiniLM", "bge-reranker-base", "stsb-roberta", "ms-marco-MiniLM, newer"
@@ -344,6 +345,9 @@ CUT = {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride
         (NEWER, SETTINGS, {"added_tokens_decoder": {**_decoder(_wordpiece()), "9": CAT}}, SAME),
         (NEWER, SETTINGS, {"added_tokens_decoder": {"0": CAT}}, "say different things"),
         ("generic of 4", SETTINGS, {"added_tokens_decoder": {"9": CAT, "4000": ZEBRA}}, SAME),
+        ("generic of 4", SETTINGS, {"added_tokens_decoder": {"3": {"content": "[SEP]", "normalized": True}}}, SAME),
+        ("generic of 4", SETTINGS, {"sep_token": None, "added_tokens_decoder": {"3": PLAIN}}, "a special token that"),
+        ("generic of 4", SETTINGS, {"pad_token": None, "cls_token": None, "eos_token": "[SEP]"}, SAME),
         (MINI, SETTINGS, {"added_tokens_decoder": [1]}, "AttributeError"),
         (MINI, "added_tokens.json", {"cat": 3}, SAME),
         (MINI, "added_tokens.json", {"zebra": 4000}, "the token zebra, which is not in the vocabulary"),

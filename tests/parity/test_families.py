@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from secondpass.forwards.kernel import KernelEncoder, native
 from secondpass.forwards.kernel.weights import packed, unsupported
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.packed import PackedForward, PaddedForward, training_forward
+from secondpass.forwards.plain import PlainEncoder
 from secondpass.forwards.readout import (
     Dense,
     Dropout,
@@ -122,6 +124,20 @@ def test_torch_gives_the_logits_of_transformers(name: str) -> None:
     inputs = inputs_of(LENGTHS, model)
     made = tensors(family.in_torch(weights, None))(inputs)
     assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in decoder.FAMILY.architectures])
+def test_numpy_gives_the_logits_of_transformers(name: str) -> None:
+    """To 1e-5, and bit for bit those that each input has alone."""
+    model = tiny(name)
+    family, weights = family_of(model), describe(model)
+    encoder = None if family is None or weights is None else family.for_kernel(weights)
+    assert encoder is not None
+    forward, inputs = PlainEncoder(encoder), inputs_of(LENGTHS, model)
+    made = forward(inputs)
+    assert made.dtype == np.float32
+    assert np.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
+    assert all(np.array_equal(forward([item])[0], row) for item, row in zip(inputs, made, strict=True))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

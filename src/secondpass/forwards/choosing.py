@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -15,8 +16,9 @@ import numpy as np
 
 from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
 from secondpass.forwards.description import Encoder, mapped
-from secondpass.forwards.kernel import kernel_forward, native, unsupported
+from secondpass.forwards.kernel import kernel_forward, native
 from secondpass.forwards.kernel.cache import remember, remembered
+from secondpass.forwards.kernel.weights import unsupported
 from secondpass.forwards.precision import Precision, agrees
 from secondpass.tokens import Tokens
 
@@ -82,6 +84,7 @@ def apart(compute: Compute, types: bool) -> Compute:
     return computed
 
 
+@cache
 def has_torch() -> bool:
     """Whether torch and transformers are installed; neither is imported."""
     return find_spec("torch") is not None and find_spec("transformers") is not None
@@ -128,7 +131,7 @@ def stored_forward(
         return compute
     from secondpass.forwards.plain import PlainEncoder
 
-    own = PlainEncoder(mapped(encoder, np.asarray))
+    own = PlainEncoder(encoder)
     return _forward("fp32", own, lambda: own, types)
 
 

@@ -271,6 +271,40 @@ def _finite(computation: Computation, batch: Batch, part: Logits, progress: Prog
     return part
 
 
+Integers = npt.NDArray[np.int32]
+
+
+def checked_inputs(
+    inputs: Sequence[Tokens], vocabulary: int, positions: int | None, types: int | None
+) -> tuple[npt.NDArray[np.int64], Integers, Integers]:
+    """Lengths [inputs], and ids and token types [tokens] end to end, which a model's tables have rows for.
+
+    Args:
+        inputs: at least one.
+        vocabulary: how many rows the table of ids has.
+        positions: the same, None for a model without such a table.
+        types: the same.
+
+    Raises:
+        InvalidInput: an input is empty, longer than the positions, or has an id or type beyond its table.
+    """
+    lengths = np.array([len(item) for item in inputs])
+    ids = np.ascontiguousarray(np.concatenate([item.ids for item in inputs]), dtype=np.int32)
+    kinds = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
+    if lengths.min() < 1:
+        raise InvalidInput(f"input {int(lengths.argmin())} has no tokens")
+    if positions is not None and lengths.max() > positions:
+        row = int(lengths.argmax())
+        raise InvalidInput(f"input {row} has {lengths[row]} tokens, the model has {positions} positions")
+    if len(kinds) != len(ids):
+        raise InvalidInput(f"{len(ids)} token ids but {len(kinds)} types")
+    if ids.min() < 0 or ids.max() >= vocabulary:
+        raise InvalidInput(f"a token id is outside 0..{vocabulary - 1}")
+    if types is not None and (kinds.min() < 0 or kinds.max() >= types):
+        raise InvalidInput(f"a token type is outside 0..{types - 1}")
+    return lengths, ids, kinds
+
+
 def non_finite(rows: tuple[int, ...]) -> NonFiniteScore:
     """Make the error that names these pairs."""
     return NonFiniteScore(f"the model gave NaN or infinity for pairs {list(rows)}", rows)

@@ -373,14 +373,16 @@ def joined(*modules: Any) -> Linear:
     """Linear layers of one input, all with biases or all without, as one layer, outputs side by side."""
     parts = [linear(module, bare=True) for module in modules]
     biases = [part.bias for part in parts if part.bias is not None]
-    if len({tuple(part.weight.shape) for part in parts}) > 1 or len(biases) not in (0, len(parts)):
-        raise NotDescribed("query, key and value have projections of other shapes, or not all of them a bias")
+    if len(biases) not in (0, len(parts)):
+        raise NotDescribed("not all of the projections of query, key and value have a bias")
     return Linear(side_by_side([part.weight for part in parts]), side_by_side(biases) if biases else None)
 
 
 def side_by_side(parts: Sequence[Array]) -> Array:
     """One array of the rows of several."""
     if isinstance(parts[0], StoredArray):
+        if len({part.shape for part in parts}) > 1:
+            raise NotDescribed("query, key and value have projections of several shapes")
         shape = (sum(map(len, parts)), *parts[0].shape[1:])
         return StoredArray(shape, partial(_concatenated, parts))
     import torch

@@ -101,7 +101,8 @@ class Described:
 
     def by_kernel(self, precision: Settled) -> Compute | str:
         """By the compiled kernel, or a sentence that says why it cannot."""
-        from secondpass.forwards.kernel import kernel_forward, unsupported
+        from secondpass.forwards.kernel import kernel_forward
+        from secondpass.forwards.kernel.weights import unsupported
 
         encoder = self.family.for_kernel(self.weights)
         if encoder is None:

@@ -154,8 +154,8 @@ class OpenModel:
     @property
     def dtype(self) -> torch.dtype:
         """The type of the large matrix products now; int8 where the compiled kernel computes with that."""
-        torch = optional("torch", "torch, which dtype is an object of,", "torch")
-        made: torch.dtype = getattr(torch, self.dtype_name)
+        library = optional("torch", "torch, which dtype is an object of,", "torch")
+        made: torch.dtype = getattr(library, self.dtype_name)
         return made
 
     @property

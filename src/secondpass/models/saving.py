@@ -392,7 +392,11 @@ class _Upload(PushToHubMixin):
     """Gives transformers' uploading what a model saves."""
 
     def __init__(self, encoder: Any) -> None:
-        self.save_pretrained = encoder.save_pretrained
+        self._encoder = encoder
+
+    def save_pretrained(self, *where: Any, **options: Any) -> None:
+        """As the model's own."""
+        self._encoder.save_pretrained(*where, **options)
 
 
 def upload(encoder: Any, repo_id: str, commit_message: str | None, **options: Any) -> str:

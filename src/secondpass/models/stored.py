@@ -14,7 +14,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -302,8 +302,9 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     limit = limit_of(tokenizer, _positions(encoder, settings))
     if modules is not None:
         limit = min(limit, stored_limit(folder) or limit)
+    # an access token is for the hub, and nothing that a copy should carry
     return StoredModel(
-        request,
+        replace(request, token=None, automodel_args={}, tokenizer_args={}, config_args={}),
         held,
         settings,
         encoder,

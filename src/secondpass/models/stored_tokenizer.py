@@ -111,6 +111,15 @@ class StoredTokenizer:
         self.truncation_side: str = settings["truncation_side"]
         self.chat_template: Any = settings.get("chat_template")
 
+    @property
+    def pad_token(self) -> str | None:
+        """What fills the unused places of a batch."""
+        return self.special_tokens_map.get("pad_token")
+
+    @pad_token.setter
+    def pad_token(self, token: str) -> None:
+        self.special_tokens_map["pad_token"] = token
+
     def __getattr__(self, name: str) -> Any:
         role = name.removesuffix("_id")
         if role not in ROLES:
@@ -205,6 +214,10 @@ def _stored(
     if name == "PreTrained":
         tokens = _tokens(CLASSES[name], {**({"pad_token": padding["pad_token"]} if padding else {}), **initial})
         added = _wanted(tokens, initial.get(EXTRA) or (), decoder, known)
+        special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        if any(token.content in special and not token.special for token in added):
+            # named again it stays special until the tokenizer is saved and loaded
+            raise _Unsure("a special token that tokenizer_config.json calls plain")
         if backend.post_processor is None:
             backend.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     backend.add_tokens(added)

@@ -21,6 +21,7 @@ from secondpass.forwards.kernel import KernelEncoder, chunk_ends, kernel_forward
 from secondpass.forwards.kernel.native import Routine
 from secondpass.forwards.kernel.weights import packed
 from secondpass.forwards.packed import PackedEncoder
+from secondpass.forwards.plain import PlainEncoder
 from secondpass.tokens import Tokens
 from tests.forwards.kernel.encoders import FAMILIES, arrays, expected, made, sized, tokens
 from tests.forwards.models import tensors
@@ -123,6 +124,8 @@ def test_readouts_are_those_of_torch(family: str, pooling: Pooling, steps: str, 
     wanted = tensors(PackedEncoder(encoder))(inputs)
     found = kernel(encoder, full)(inputs)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
+    if full is FULL[0]:
+        torch.testing.assert_close(tensors(PlainEncoder(encoder))(inputs), wanted, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
@@ -296,14 +299,15 @@ def test_inputs_beyond_the_tables_are_refused(ids: list[int], types: list[int], 
     """Nothing reaches the library that would read outside its memory."""
     _, encoder = made()
     wrong = Tokens(np.array(ids, np.int32), np.array(types, np.int32))
-    with pytest.raises(InvalidInput):
-        kernel(encoder, routine)([*tokens(4), wrong])
+    for forward in (kernel(encoder, routine), PlainEncoder(encoder)):
+        with pytest.raises(InvalidInput):
+            forward([*tokens(4), wrong])
 
 
 def test_no_inputs_give_no_logits(routine: Routine) -> None:
     """Zero rows, not a crash."""
     _, encoder = made(labels=3)
-    assert kernel(encoder, routine)([]).shape == (0, 3)
+    assert kernel(encoder, routine)([]).shape == PlainEncoder(encoder)([]).shape == (0, 3)
 
 
 def test_chunks_hold_every_sequence_once() -> None:

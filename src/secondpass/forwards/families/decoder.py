@@ -99,7 +99,8 @@ def _checked(made: Decoder, attentions: Sequence[Any], config: Any) -> Decoder:
 
 def _words(module: Any) -> torch.Tensor:
     if not type(module).__name__.endswith("TextScaledWordEmbedding"):
-        return described.table(module)
+        rows: torch.Tensor = described.table(module)
+        return rows
     weight: torch.Tensor = module.weight.detach()
     return weight.contiguous()
 

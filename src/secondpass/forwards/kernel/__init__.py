@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.errors import InvalidInput
-from secondpass.forwards.contract import Logits
+from secondpass.forwards.contract import Logits, checked_inputs
 from secondpass.forwards.description import Encoder
 from secondpass.forwards.kernel import cache, native
 from secondpass.forwards.kernel.native import Precision, thread_count
@@ -72,10 +71,7 @@ class KernelEncoder:
         model = self._weights.model
         if not inputs:
             return np.empty((0, model.labels), np.float32)
-        lengths = np.array([len(item) for item in inputs])
-        ids = np.ascontiguousarray(np.concatenate([item.ids for item in inputs]), dtype=np.int32)
-        types = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
-        self._check(lengths, ids, types)
+        lengths, ids, types = checked_inputs(inputs, *self._weights.rows)
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         threads = thread_count()
         together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
@@ -108,20 +104,6 @@ class KernelEncoder:
         library.secondpass_run(*arguments)
         self._spare.append(memory)
         return logits
-
-    def _check(self, lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], types: npt.NDArray[np.int32]) -> None:
-        vocabulary, positions, type_count = self._weights.rows
-        if lengths.min() < 1:
-            raise InvalidInput(f"input {int(lengths.argmin())} has no tokens")
-        if positions is not None and lengths.max() > positions:
-            row = int(lengths.argmax())
-            raise InvalidInput(f"input {row} has {lengths[row]} tokens, the model has {positions} positions")
-        if len(types) != len(ids):
-            raise InvalidInput(f"{len(ids)} token ids but {len(types)} types")
-        if ids.min() < 0 or ids.max() >= vocabulary:
-            raise InvalidInput(f"a token id is outside 0..{vocabulary - 1}")
-        if type_count is not None and (types.min() < 0 or types.max() >= type_count):
-            raise InvalidInput(f"a token type is outside 0..{type_count - 1}")
 
     def _angles(self, longest: int) -> list[Floats]:
         """Of at least as many positions, for each kind of layer that turns queries and keys."""

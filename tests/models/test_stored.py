@@ -1,0 +1,302 @@
+"""Rules of `secondpass.models.stored`: a folder without torch is what torch makes of it, or torch reads it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING
+
+from secondpass import CrossEncoder
+from secondpass.errors import ModelLoadError
+from secondpass.forwards.description import NotDescribed, StoredArray
+from secondpass.forwards.families import ENCODERS, describe, describe_stored, stored_family
+from secondpass.forwards.readout import ReadoutModel
+from secondpass.models.loading import Loaded, LoadRequest, load
+from secondpass.models.stored import HeldFiles, StoredModel, arrays_of, open_model
+from tests.parity.test_families import ARCHITECTURES, tiny
+from tests.tiny_models import make_chain, make_folder
+
+STORED = [
+    (family, name) for family in ENCODERS for name, own in family.architectures.items() if own.model_type is not None
+]
+PAIRS = [("cat", "a cat sat on the mat"), ("cold river", ""), ("how", "how to reset " * 30), ("a", "[SEP] cat")]
+
+
+def opened(folder: Any, **asked: Any) -> StoredModel:
+    """A folder that needs no torch."""
+    made = open_model(LoadRequest(str(folder), **asked))
+    assert isinstance(made, StoredModel)
+    return made
+
+
+def same(own: Any, theirs: Any) -> None:
+    """Two descriptions have the same parts and the same numbers."""
+    assert type(own) is type(theirs) or isinstance(own, (StoredArray, np.ndarray))
+    if isinstance(own, tuple):
+        for one, other in zip(own, theirs, strict=True):
+            same(one, other)
+    elif is_dataclass(own):
+        for part in fields(own):
+            same(getattr(own, part.name), getattr(theirs, part.name))
+    elif hasattr(own, "shape"):
+        numbers = theirs.numpy() if isinstance(theirs, torch.Tensor) else theirs
+        assert tuple(own.shape) == np.asarray(own).shape
+        # frequencies are powers, which torch rounds otherwise
+        assert np.allclose(np.asarray(own), numbers, rtol=2e-7 if own is not theirs else 0, atol=0)
+    else:
+        assert own == theirs
+
+
+@pytest.mark.parametrize(("family", "name"), STORED, ids=lambda given: given if isinstance(given, str) else "")
+def test_a_folder_is_described_as_its_model_of_torch(family: Any, name: str, tmp_path: Path) -> None:
+    """Every architecture that is read without torch, with every weight at its place and none left over."""
+    model = tiny(name)
+    body = model.body if isinstance(model, ReadoutModel) else model
+    body.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert stored_family(settings["architectures"][0], settings["model_type"]) is family
+    arrays = arrays_of(HeldFiles(tmp_path, ["model.safetensors"]), "model.safetensors")
+    theirs: Any = describe(model)
+    readout = theirs.readout if isinstance(model, ReadoutModel) else None
+    own, unused = describe_stored(family, name, settings, arrays, readout)
+    same(own, theirs)
+    assert [name for name in unused if "pooler" not in name] == []
+
+
+def test_architectures_without_a_type_need_torch() -> None:
+    """What nobody can read without torch is named here: distances and decoders."""
+    left = {*ARCHITECTURES} - {name for _, name in STORED}
+    assert {name for name in left if not name.startswith(("Qwen", "Llama", "Mistral", "Gemma"))} == {
+        "DebertaV2ForSequenceClassification",
+        "DebertaV2Model",
+    }
+
+
+@pytest.mark.parametrize("kind", sorted({kind for family in ENCODERS for kind in family.stored}))
+def test_what_a_config_does_not_say_is_what_transformers_has(kind: str) -> None:
+    """Each default of each model type."""
+    config = CONFIG_MAPPING[kind]()
+    own = next(family.stored[kind] for family in ENCODERS if kind in family.stored)
+    ours_alone = {"global_attn_every_n_layers", "rope_scaling", "global_rope_theta", "local_rope_theta"}
+    made_of_others = {"layer_types", "rope_parameters"}
+    for key, value in own.defaults.items():
+        theirs = own.aliases.get(key, key)
+        if key in ours_alone | made_of_others or (kind == "distilbert" and key == "layer_norm_eps"):
+            continue
+        assert getattr(config, theirs) == value, key
+    if kind == "modernbert":
+        thetas = [config.rope_parameters[layer]["rope_theta"] for layer in ("full_attention", "sliding_attention")]
+        assert thetas == [own.defaults["global_rope_theta"], own.defaults["local_rope_theta"]]
+        assert config.layer_types[:4] == ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "electra", "distilbert", "roberta", "modernbert", "xlm-roberta"])
+@pytest.mark.parametrize("labels", [1, 2, 3])
+def test_scores_are_those_of_the_model_of_torch(tiny_model_folder: Any, architecture: str, labels: int) -> None:
+    """Before somebody asks for the model and afterwards, bit for bit; what is changed in it then is noticed."""
+    folder = tiny_model_folder(architecture, labels)
+    own, theirs = CrossEncoder(folder), CrossEncoder(folder, automodel_args={"dtype": "float32"})
+    assert isinstance(own._loaded, StoredModel)
+    assert isinstance(theirs._loaded, Loaded)
+    exact = 0 if architecture != "modernbert" else 1e-5
+    first = own.predict(PAIRS)
+    assert np.allclose(first, theirs.predict(PAIRS), rtol=0, atol=exact)
+    assert [own.window, own.num_labels, own.precision, repr(own)] == [
+        theirs.window,
+        theirs.num_labels,
+        theirs.precision,
+        repr(theirs),
+    ]
+    assert own.config.to_dict() == theirs.config.to_dict()
+    assert (own.predict(PAIRS) == first).all()
+    with torch.no_grad():
+        own.model.base_model.embeddings.get_parameter(
+            "tok_embeddings.weight" if architecture == "modernbert" else "word_embeddings.weight"
+        ).mul_(2)
+    assert (own.predict(PAIRS) != first).any()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("architecture", ["modernbert", "bert"])
+def test_a_chain_needs_no_torch(tmp_path: Path, architecture: str, pooling: str) -> None:
+    """Its modules are read from their folders; saved again it is the same."""
+    folder = make_chain(tmp_path / "chain", architecture, pooling)
+    own, theirs = CrossEncoder(str(folder)), CrossEncoder(str(folder), automodel_args={"dtype": "float32"})
+    assert isinstance(own._loaded, StoredModel)
+    assert np.allclose(own.predict(PAIRS), theirs.predict(PAIRS), rtol=0, atol=1e-5)
+    own.save(str(tmp_path / "again"))
+    assert np.allclose(CrossEncoder(str(tmp_path / "again")).predict(PAIRS), own.predict(PAIRS), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16", "bfloat16", "int8", "shards"])
+def test_every_form_of_weights_is_read(tiny_model_folder: Any, tmp_path: Path, kind: str) -> None:
+    """As float32, whatever the file has, to the bit that torch has."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("bert"), folder)
+    if kind == "int8":
+        CrossEncoder(str(folder)).save(str(folder), storage="int8")
+    elif kind == "shards":
+        model = CrossEncoder(str(folder)).model
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder, max_shard_size="20KB")
+        assert len([*folder.glob("model-*.safetensors")]) > 1
+    else:
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: one.to(getattr(torch, kind)) for name, one in weights.items()}, folder / "model.safetensors")
+    own, theirs = (
+        CrossEncoder(str(folder)),
+        CrossEncoder(str(folder), automodel_args={"dtype": "float32"})
+        if (kind != "int8")
+        else load(LoadRequest(folder)),
+    )
+    assert isinstance(own._loaded, StoredModel)
+    first = own.predict(PAIRS)
+    if isinstance(theirs, CrossEncoder):
+        assert (first == theirs.predict(PAIRS)).all()
+    assert own.model.dtype == torch.float32
+    assert (own.predict(PAIRS) == first).all()
+
+
+def _config(change: dict[str, Any]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        path = folder / "config.json"
+        content = {**json.loads(path.read_text()), **change}
+        path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+    return write
+
+
+UNUSUAL: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
+    "arguments of transformers": ({"tokenizer_args": {"model_max_length": 64}}, lambda folder: None, "arguments"),
+    "an activation": ({}, _config({"hidden_act": "mish"}), "activation"),
+    "a decoder": ({}, _config({"is_decoder": True}), ""),
+    "a quantised model": ({}, _config({"quantization_config": {"quant_method": "none"}}), "quantization_config"),
+    "no class": ({"num_labels": 1}, _config({"architectures": ...}), "no class"),
+    "a class without a head": ({"num_labels": 1}, _config({"architectures": ["BertModel"]}), "BertModel"),
+    "a type of another": ({}, _config({"model_type": "albert"}), "albert"),
+    "fewer positions": ({}, _config({"max_position_embeddings": 64}), "positions"),
+    "labels by name": ({}, _config({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}), "labels"),
+    "another device": ({"device": "meta"}, lambda folder: None, "meta"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_what_is_unusual_is_left_to_torch(tiny_model_folder: Any, tmp_path: Path, case: str) -> None:
+    """It loads as it always did, or is refused in the same words."""
+    asked, change, _ = UNUSUAL[case]
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("bert"), folder)
+    change(folder)
+    results: list[object] = []
+    for way in (open_model, load):
+        try:
+            results.append(type(way(LoadRequest(str(folder), **asked))))
+        except Exception as error:  # whatever today's is
+            results.append(str(error))
+    assert results[0] == results[1]
+    assert results[0] is Loaded or isinstance(results[0], str)
+
+
+def test_a_model_outlives_its_folder(tiny_model_folder: Any, tmp_path: Path) -> None:
+    """Asked for later, model, config and tokenizer are those of the files that were opened."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("bert"), folder)
+    own = CrossEncoder(str(folder))
+    first = own.predict(PAIRS)
+    shutil.rmtree(folder)
+    assert (own.predict(PAIRS) == first).all()
+    assert own.config.name_or_path == str(folder)
+    assert (own.predict(PAIRS) == first).all()
+    own.save(str(tmp_path / "again"))
+    assert (CrossEncoder(str(tmp_path / "again")).predict(PAIRS) == first).all()
+
+
+def test_files_that_were_written_to_are_no_longer_the_models(tiny_model_folder: Any, tmp_path: Path) -> None:
+    """An old model is not mixed with new weights."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("bert"), folder)
+    own = CrossEncoder(str(folder))
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\0\0\1\0")
+    with pytest.raises(ModelLoadError, match=r"model\.safetensors was written to after it was opened"):
+        _ = own.model
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])  # noqa: S301
+def test_a_copy_needs_neither_torch_nor_the_folder(
+    tiny_model_folder: Any, tmp_path: Path, way: Callable[[CrossEncoder], CrossEncoder]
+) -> None:
+    """It scores alike, and gives transformers' objects when asked."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("roberta"), folder)
+    source = tiny_model_folder("roberta")
+    own = CrossEncoder(str(folder), max_length=40)
+    first, copied = own.predict(PAIRS), way(own)
+    shutil.rmtree(folder)
+    assert isinstance(copied._loaded, StoredModel)
+    assert b"hf_secret" not in pickle.dumps(CrossEncoder(str(source), token="hf_secret"))  # noqa: S106
+    assert (copied.predict(PAIRS) == first).all()
+    assert way(copied).model.config.model_type == "roberta"
+
+
+@pytest.mark.parametrize("door", ["predict", "rank", "repr", "pickle"])
+def test_no_door_of_a_score_imports_torch(tiny_folder: str, door: str) -> None:
+    """In a process that has it installed."""
+    ask = {
+        "predict": "encoder.predict(['a', 'b'])",
+        "rank": "encoder.rank('cat', ['a cat', 'a mat', ''])",
+        "repr": "repr(encoder), encoder.num_labels, encoder.window, encoder.precision, encoder.max_seq_length",
+        "pickle": "pickle.loads(pickle.dumps(encoder)).predict(['a', 'b'])",
+    }[door]
+    code = (
+        "import pickle, sys\nfrom secondpass import CrossEncoder\n"
+        f"encoder = CrossEncoder({tiny_folder!r})\n{ask}\n"
+        "print({'torch', 'transformers'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_weight_without_a_place_is_told(
+    tiny_model_folder: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As torch tells it; buffers that old checkpoints have are no such."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("bert"), folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.embeddings.position_ids"] = torch.arange(128)[None]
+    save_file({**weights, "left.over": torch.ones(2)}, folder / "model.safetensors")
+    opened(folder)
+    (own,) = [record.message for record in caplog.records if "no place" in record.message]
+    caplog.clear()
+    load(LoadRequest(str(folder)))
+    (theirs,) = [record.message for record in caplog.records if "no place" in record.message]
+    assert own == theirs
+
+
+def test_a_missing_weight_is_named(tiny_model_folder: Any, tmp_path: Path) -> None:
+    """What is not described says which part is not there."""
+    folder = make_folder(tmp_path / "model", "bert")
+    arrays = arrays_of(HeldFiles(Path(folder), ["model.safetensors"]), "model.safetensors")
+    settings = json.loads((Path(folder) / "config.json").read_text())
+    family = stored_family("BertForSequenceClassification", "bert")
+    assert family is not None
+    for name in ("bert.encoder.layer.1.output.dense.bias", "classifier.weight", "bert.pooler.dense.weight"):
+        with pytest.raises(NotDescribed, match=name.rpartition(".")[0].replace(".", r"\.")):
+            describe_stored(
+                family, settings["architectures"][0], settings, {k: v for k, v in arrays.items() if k != name}
+            )
