@@ -107,7 +107,7 @@ def _kernel(missing: list[str]) -> Rows:
         missing.append("kernel: with a C++ compiler, pip install --force-reinstall --no-deps --no-cache-dir secondpass")
         return {"kernel": _private(usable)}
     best = {precision: native.find(precision) for precision in native.PRECISIONS}
-    rows = {name: one if isinstance(one, str) else one.instructions for name, one in best.items()}
+    rows: Rows = {name: one if isinstance(one, str) else one.instructions for name, one in best.items()}
     return {"instruction sets": ", ".join(dict.fromkeys(one.instructions for one in usable)), **rows}
 
 
