@@ -118,7 +118,7 @@ def remember(key: str, value: Any) -> None:
 def to_bytes(packed: PackedWeights) -> bytes:
     """Packed weights as one file has them."""
     header, parts = _laid_out(packed)
-    return b"".join((header, *(memoryview(part) for part in parts)))
+    return b"".join((header, *parts))
 
 
 def from_bytes(content: bytes | Array, routine: Routine) -> PackedWeights:
@@ -146,15 +146,15 @@ def from_bytes(content: bytes | Array, routine: Routine) -> PackedWeights:
     return PackedWeights(routine, model, (given,), frequencies, tuple(said["rows"]))
 
 
-def _laid_out(packed: PackedWeights) -> tuple[bytes, list[Array]]:
+def _laid_out(packed: PackedWeights) -> tuple[bytes, list[memoryview]]:
     """The header, and arrays of bytes that follow it; places of arrays are counted from behind the header."""
     found: list[tuple[int, int]] = []
-    parts: list[Array] = []
+    parts: list[memoryview] = []
     size = 0
     for array in sorted(packed.arrays, key=lambda array: array.ctypes.data):
         content = array.reshape(-1).view(np.uint8)
         found.append((array.ctypes.data, size))
-        parts += [content, np.zeros(-len(content) % ALIGNED, np.uint8)]
+        parts += [content.data, memoryview(bytes(-len(content) % ALIGNED))]
         size += up_to(len(content), ALIGNED)
 
     def place(address: int) -> int:
@@ -261,7 +261,7 @@ def _opened(path: str, flags: int, folder: int | None = None) -> Iterator[int]:
         os.close(file)
 
 
-def _write(name: str, parts: Sequence[bytes | Array], lasting: bool = False) -> None:
+def _write(name: str, parts: Sequence[bytes | memoryview], lasting: bool = False) -> None:
     """A file in place at once; `lasting` ones are whole after a loss of power too."""
     with _folder(made=True) as folder:
         aside = f".{os.urandom(8).hex()}"
