@@ -36,6 +36,8 @@ Bytes = npt.NDArray[np.uint8]
 
 def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int32]:
     """Split sequences into at most `parts` neighbouring groups of about as many tokens: -> [0, ..., sequences]."""
+    if parts == 1:
+        return np.array([0, len(lengths)], np.int32)
     ends = np.cumsum(lengths)
     middles = ends - lengths / 2
     group = np.minimum((middles * parts / ends[-1]).astype(np.int64), parts - 1)
