@@ -99,7 +99,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
             if not is_current(root, library):
                 compile_kernel(root, library)
         except CompileError as error:
-            sys.stderr.write(f"secondpass: the CPU kernel is left out ({error}); torch computes instead\n")
+            sys.stderr.write(f"secondpass: the CPU kernel is left out ({error}); torch or numpy computes instead\n")
             library.unlink(missing_ok=True)
             return
         build_data["pure_python"] = False

@@ -177,7 +177,7 @@ def serving(pythons: dict[str, str], rounds: int, threads: int, clients: int) ->
                 time.sleep(1.0)
                 rest[name].append(resident_mb(pid) * 2**20 / MB)
                 by_service(host, port, asked[:clients], clients)
-                seconds = min(by_service(host, port, asked, clients)[0] for _ in range(3))
+                seconds = min(by_service(host, port, asked, clients)[0] for _ in range(2))
                 rates[name].append(sum(len(one.documents) for one in asked) / seconds)
     return {
         name: {"rest_mb": statistics.median(rest[name]), "pairs_per_second": statistics.median(rates[name])}

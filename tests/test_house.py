@@ -333,7 +333,7 @@ def test_importing_and_using_the_engine_brings_no_framework(tiny_folder: str) ->
     assert done.stdout.split() == []
 
 
-# ---- what needs no torch imports none: not at its top, and not on the way to a score
+# ---- 8. what needs no torch imports none: not at its top, and not on the way to a score
 
 # Everything that computes with torch or reads and writes its models; all else does so when somebody asks for it.
 WITH_TORCH = (
@@ -350,7 +350,18 @@ WITH_TORCH = (
     "secondpass.models.building",
     "secondpass.models.chains",
     "secondpass.models.saving",
-    "secondpass.training",
+    "secondpass.training.checkpoints.checkpoints",
+    "secondpass.training.checkpoints.state",
+    "secondpass.training.configured",
+    "secondpass.training.distillation.vocabulary",
+    "secondpass.training.losses",
+    "secondpass.training.running.loop",
+    "secondpass.training.running.lora",
+    "secondpass.training.running.plan",
+    "secondpass.training.running.run_watch",
+    "secondpass.training.trainer",
+    "secondpass.training.weights.layers",
+    "secondpass.training.weights.optimisation",
 )
 TORCH = {"torch", "transformers"}
 
@@ -395,6 +406,12 @@ def without_torch() -> list[str]:
 def test_importing_needs_no_torch(module: str) -> None:
     """Nor transformers: they take seconds, and are not there without an extra."""
     assert way_to_torch(module) == []
+
+
+@pytest.mark.parametrize("part", WITH_TORCH)
+def test_what_is_said_to_need_torch_needs_it(part: str) -> None:
+    """A module that needs it no more leaves the list."""
+    assert any(way_to_torch(module) for module in modules() if f"{module}.".startswith(f"{part}."))
 
 
 SCORING = r"""

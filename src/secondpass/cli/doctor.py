@@ -10,10 +10,9 @@ import os
 import platform
 import re
 import ssl
-import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata, resources
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import Annotated, Any
@@ -101,12 +100,8 @@ def _machine() -> Rows:
 
 
 def _kernel(missing: list[str]) -> Rows:
-    # The package around it imports torch, which takes seconds.
-    place = resources.files("secondpass") / "forwards" / "kernel" / "native.py"
-    spec: Any = spec_from_file_location("secondpass_kernel_library", str(place))
-    native: Any = module_from_spec(spec)
-    sys.modules[spec.name] = native
-    spec.loader.exec_module(native)
+    from secondpass.forwards.kernel import native
+
     usable = native.routines()
     if isinstance(usable, str):
         missing.append("kernel: with a C++ compiler, pip install --force-reinstall --no-deps --no-cache-dir secondpass")
@@ -117,13 +112,14 @@ def _kernel(missing: list[str]) -> Rows:
 
 
 def _accelerators() -> str:
-    """What the system and torch's build say, without loading torch."""
+    """What the system and torch's build say, without loading torch, which only some models need."""
     pages = Path("/proc/driver/nvidia/gpus").glob("*/information")
     cards = [found[1].strip() for page in pages if (found := re.search(r"Model:(.*)", page.read_text()))]
     torch = find_spec("torch")
     build = Path(torch.origin).with_name("version.py").read_text() if torch and torch.origin else ""
     cuda = re.search(r"cuda\b.*= ['\"]([\d.]+)", build)
-    return f"{', '.join(cards) or 'no NVIDIA card'}; torch is built {f'for CUDA {cuda[1]}' if cuda else 'without CUDA'}"
+    built = f"torch is built {f'for CUDA {cuda[1]}' if cuda else 'without CUDA'}" if torch else "torch is not installed"
+    return f"{', '.join(cards) or 'no NVIDIA card'}; {built}"
 
 
 def _libraries(missing: list[str]) -> Rows:
