@@ -53,10 +53,7 @@ def weights(identity: str, routine: Routine) -> PackedWeights | None:
     """
     with suppress(*FAILURES), _folder() as folder, _own(_name(identity, routine), folder) as file:
         mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
-        found = from_bytes(np.frombuffer(mapped, np.uint8), routine)
-        with suppress(OSError):
-            os.utime(file)  # used now
-        return found
+        return from_bytes(np.frombuffer(mapped, np.uint8), routine)
     return None
 
 
@@ -241,10 +238,12 @@ def _folder(made: bool = False) -> Iterator[int]:
 
 @contextmanager
 def _own(name: str, folder: int) -> Iterator[int]:
-    """An open file of this user's."""
+    """An open file of this user's, marked as used now."""
     with _opened(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, folder) as file:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise PermissionError(f"{name} is no file")
+        with suppress(OSError):
+            os.utime(file)  # used now
         yield file
 
 
