@@ -159,7 +159,7 @@ def test_what_belongs_to_another_user_is_neither_read_nor_written_to(
     assert (encoder.asked, remembered("a"), sorted(place.iterdir())) == (3, None, before)
 
 
-def _no_room(*given: Any) -> None:
+def _no_room(*given: Any, **named: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -207,13 +207,32 @@ def test_a_file_that_may_not_be_marked_as_used_is_used(monkeypatch: pytest.Monke
 
 
 @compiled
+def test_weights_that_were_written_to_are_packed_again(place: Path) -> None:
+    """A single bit of them, wherever it is: nobody reads all of a file to see it."""
+    encoder = Described()
+    wanted = start(encoder)
+    for turn in range(2, 12):
+        (kept,) = place.glob("*.weights")
+        at = kept.stat().st_size * turn // 12
+        with kept.open("r+b") as content:
+            content.seek(at)
+            (byte,) = content.read(1)
+            content.seek(at)
+            content.write(bytes([byte ^ 64]))
+        assert np.array_equal(start(encoder), wanted)
+        assert encoder.asked == turn
+    start(encoder)
+    assert encoder.asked == turn
+
+
+@compiled
 def test_what_was_used_least_lately_goes(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     """There is room for two: a start counts as use; what a killed writer left goes as well."""
     encoder = Described()
     for number, identity in enumerate("ab"):
         start(encoder, identity)
         for file in place.iterdir():
-            os.utime(file, (number, number))
+            os.utime(file, ns=(number, file.stat().st_mtime_ns))
     size = max(file.stat().st_size for file in place.iterdir())
     monkeypatch.setenv(cache.SIZE, str(2.5 * size / 1e9))
     start(encoder, "a")
