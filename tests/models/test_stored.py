@@ -131,14 +131,33 @@ def test_scores_are_those_of_the_model_of_torch(tiny_model_folder: Any, architec
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("architecture", ["modernbert", "bert"])
-def test_a_chain_needs_no_torch(tmp_path: Path, architecture: str, pooling: str) -> None:
-    """Its modules are read from their folders; saved again it is the same."""
+def test_a_chain_needs_no_torch(
+    tmp_path: Path, architecture: str, pooling: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its modules are read from their folders; saved again it is the same. A pooler below them is no odd weight."""
     folder = make_chain(tmp_path / "chain", architecture, pooling)
     own, theirs = CrossEncoder(str(folder)), CrossEncoder(str(folder), automodel_args={"dtype": "float32"})
     assert isinstance(own._loaded, StoredModel)
     assert np.allclose(own.predict(PAIRS), theirs.predict(PAIRS), rtol=0, atol=1e-5)
     own.save(str(tmp_path / "again"))
     assert np.allclose(CrossEncoder(str(tmp_path / "again")).predict(PAIRS), own.predict(PAIRS), rtol=0, atol=1e-5)
+    assert caplog.messages == []
+
+
+def test_chains_of_the_same_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the list of their modules, some of which have no file: none gets what the cache keeps of another."""
+    monkeypatch.setenv("SECONDPASS_CACHE", str(tmp_path / "cache"))
+    plain, other = make_chain(tmp_path / "plain", "bert"), tmp_path / "other"
+    shutil.copytree(plain, other)
+    modules = json.loads((other / "modules.json").read_text())
+    kind = "sentence_transformers.models.Normalize"
+    modules.insert(2, {"idx": 2, "name": "n", "path": "9_Normalize", "type": kind})
+    (other / "modules.json").write_text(json.dumps(modules))
+    first, second = (CrossEncoder(str(folder)).predict(PAIRS) for folder in (plain, other))
+    assert len([*(tmp_path / "cache" / "kernel").glob("*.weights")]) == 2
+    monkeypatch.setenv("SECONDPASS_CACHE", "off")
+    assert (CrossEncoder(str(other)).predict(PAIRS) == second).all()
+    assert (first != second).all()
 
 
 @pytest.mark.parametrize("kind", ["float64", "float16", "bfloat16", "int8", "shards"])
@@ -279,7 +298,8 @@ def test_a_weight_without_a_place_is_told(
     shutil.copytree(tiny_model_folder("bert"), folder)
     weights = load_file(folder / "model.safetensors")
     weights["bert.embeddings.position_ids"] = torch.arange(128)[None]
-    save_file({**weights, "left.over": torch.ones(2)}, folder / "model.safetensors")
+    weights |= {f"left.over{number}": torch.ones(2) for number in range(5)}
+    save_file(weights, folder / "model.safetensors")
     opened(folder)
     (own,) = [record.message for record in caplog.records if "no place" in record.message]
     caplog.clear()

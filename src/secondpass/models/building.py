@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.config import KINDS, Task, classes_of, read_json
-from secondpass.models.weights import COMPACT, SCALE, weight_files, whole
+from secondpass.models.weights import COMPACT, SCALE, few, weight_files, whole
 
 logger = logging.getLogger(__name__)
 
@@ -160,19 +160,19 @@ def _check_complete(folder: Path, prefix: str | None, info: Mapping[str, Any], n
     missing = sorted(key for key in info["missing_keys"] if prefix is not None or ".pooler." not in f".{key}")
     lost = [key for key in missing if not _of_head(key, prefix)]
     if lost:
-        raise ModelLoadError(f"{folder}: {len(lost)} weights are missing from the checkpoint: {_few(lost)}")
+        raise ModelLoadError(f"{folder}: {len(lost)} weights are missing from the checkpoint: {few(lost)}")
     fresh = sorted({*missing, *other_shape})
     if fresh and not new_head:
         raise ModelLoadError(
-            f"{folder}: the checkpoint has no classification head ({_few(fresh)} missing), its scores would be random; "
+            f"{folder}: the checkpoint has no classification head ({few(fresh)} missing), its scores would be random; "
             "num_labels= makes a new head to train"
         )
     if fresh:
-        logger.warning("%s: new, untrained head (%s); scores are random until it is trained", folder, _few(fresh))
+        logger.warning("%s: new, untrained head (%s); scores are random until it is trained", folder, few(fresh))
     # The head of another task is expected to be left over when a new one is made; anything else is not.
     unused = sorted(key for key in info["unexpected_keys"] if not (new_head and _of_head(key, prefix)))
     if unused:
-        logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), _few(unused))
+        logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), few(unused))
 
 
 def _check_layers(folder: Path, stored: Mapping[str, object], info: Mapping[str, Any]) -> None:
@@ -180,17 +180,13 @@ def _check_layers(folder: Path, stored: Mapping[str, object], info: Mapping[str,
     layers = {name for name in stored if re.search(r"\.\d+\.", name)}
     if layers and layers <= set(info["unexpected_keys"]):
         raise ModelLoadError(
-            f"{folder}: by config.json the model has none of the stored layers ({_few(sorted(layers))})"
+            f"{folder}: by config.json the model has none of the stored layers ({few(sorted(layers))})"
         )
 
 
 def _of_head(key: str, prefix: str | None) -> bool:
     """Tell the head from the encoder; a pooler is only read by heads, and encoders are published without it."""
     return (prefix is not None and not key.startswith(f"{prefix}.")) or ".pooler." in f".{key}"
-
-
-def _few(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (" and others" if len(keys) > 3 else "")
 
 
 # ---- Weights kept as int8 with one scale per row: a quarter of the size, for models that travel in a package.

@@ -310,6 +310,9 @@ def _check_arguments(request: LoadRequest) -> None:
     labels = request.num_labels
     if labels is not None and (not isinstance(labels, int) or isinstance(labels, bool) or labels < 1):
         raise InvalidInput(f"num_labels={labels!r} is not a positive int")
+    share = request.classifier_dropout
+    if share is not None and not (isinstance(share, (int, float)) and 0 <= share <= 1):
+        raise InvalidInput(f"classifier_dropout={share!r} is no share from 0 to 1")
     for name in ("automodel_args", "tokenizer_args", "config_args"):
         given: object = getattr(request, name)
         if not isinstance(given, Mapping):

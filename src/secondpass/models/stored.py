@@ -28,15 +28,16 @@ from secondpass.forwards.description import Encoder, NotDescribed, StoredArray
 from secondpass.forwards.families import describe_stored, stored_family
 from secondpass.forwards.families.modernbert import DEFAULTS as MODERNBERT
 from secondpass.forwards.family import Family
-from secondpass.forwards.kernel.cache import digest_of
+from secondpass.forwards.kernel.cache import digest_of, keeps
 from secondpass.inputs import ModelTemplate
 from secondpass.models.config import architecture_in, read_json
 from secondpass.models.limits import check_ids, limit_of
 from secondpass.models.loading import Loaded, LoadRequest, folder_for, load, saved_beside, task_of
 from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_limit, stored_readout
+from secondpass.models.modules import __file__ as modules_source
 from secondpass.models.stored_tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
-from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, stored_weights
+from secondpass.models.weights import COMPACT, SCALE, check_counts, few, stored_sizes, stored_weights
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "|i1"}
 PASSED_ON = ("automodel_args", "tokenizer_args", "config_args")
 # Settings of a config.json that change a model beyond its weights.
 UNUSUAL = ("quantization_config", "pruned_heads", "auto_map")
+# The code by which files become a description, beside that of `forwards`, which the cache of weights knows.
+READERS = (Path(__file__), Path(modules_source))
 # Where accelerators show themselves on Linux; whether torch can use one only torch knows.
 ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "davinci*", "accel*", "hl[0-9]*")
 
@@ -298,7 +301,7 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
         request.template,
     )
     if unused:
-        logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), ", ".join(unused))
+        logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), few(unused))
     limit = limit_of(tokenizer, _positions(encoder, settings))
     if modules is not None:
         limit = min(limit, stored_limit(folder) or limit)
@@ -379,11 +382,15 @@ def _check_labels(encoder: Encoder, settings: Mapping[str, Any], modules: Module
 
 
 def _identity(held: HeldFiles) -> str | None:
-    """What stands for weights and settings: of the files themselves, whatever stands in the folder by now."""
+    """What stands for all that a model is made of: names and contents of the files that are held, and how we read them.
+
+    Contents are those of the open files, whatever stands in the folder by now.
+    """
+    names = held.names()
+    if not keeps():
+        return None
     with suppress(OSError):
-        return digest_of(
-            [held.path_of(name) for name in held.names() if name.endswith((".safetensors", "config.json"))]
-        )
+        return f"{digest_of([*READERS, *map(held.path_of, names)])} of {', '.join(names)}"
     return None
 
 

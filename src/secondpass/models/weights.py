@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,11 @@ def whole(path: Path) -> Iterator[None]:
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ModelLoadError(f"{path} is broken: {reason}") from error
+
+
+def few(keys: Sequence[str]) -> str:
+    """The first of many names, for a message."""
+    return ", ".join(keys[:3]) + (" and others" if len(keys) > 3 else "")
 
 
 # ---- A config may ask for anything: what it asks for must be in the weights.

@@ -90,6 +90,7 @@ def describe(model: nn.Module) -> Description | None:
 #
 # What classes kept beside their weights once, and transformers passes over.
 BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
+POOLER = re.compile(rf"{BUFFERS.pattern}|^pooler\.")
 
 
 def stored_family(architecture: str, model_type: object) -> Family[Any] | None:
@@ -137,7 +138,9 @@ def describe_stored(
     except AttributeError as error:
         raise NotDescribed(str(error)) from None
     _check_sizes(encoder, config)
-    return encoder, sorted(name for name in weights if name not in read.read and not BUFFERS.search(name))
+    # a body below a readout has a pooler that nobody reads
+    over = BUFFERS if readout is None else POOLER
+    return encoder, sorted(name for name in weights if name not in read.read and not over.search(name))
 
 
 def _check_sizes(encoder: Encoder, config: StoredConfig) -> None:

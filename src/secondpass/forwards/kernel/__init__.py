@@ -25,6 +25,9 @@ from secondpass.tokens import Tokens
 CHUNK_TOKENS = 384
 # With fewer sequences for each thread, threads share a chunk instead.
 ENOUGH_EACH = 4
+# Rows of a block. Threads that share a chunk take whole ones: none is started that would have none, and where tiles
+# take twice as many at once, two blocks are for one thread.
+BLOCK_ROWS = 16
 ROWS_BEHIND = 32
 
 Bytes = npt.NDArray[np.uint8]
@@ -32,11 +35,30 @@ Bytes = npt.NDArray[np.uint8]
 
 def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int32]:
     """Split sequences into at most `parts` neighbouring groups of about as many tokens: -> [0, ..., sequences]."""
+    if parts == 1:
+        return np.array([0, len(lengths)], np.int32)
     ends = np.cumsum(lengths)
     middles = ends - lengths / 2
     group = np.minimum((middles * parts / ends[-1]).astype(np.int64), parts - 1)
     changes = np.flatnonzero(np.diff(group)) + 1
     return np.concatenate([[0], changes, [len(lengths)]]).astype(np.int32)
+
+
+def evenly(lengths: npt.NDArray[np.int64], parts: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Split sequences into groups of as even numbers of tokens as it goes, wherever they stand.
+
+    The longest first, each to the group that has the fewest tokens so far (Graham 1969).
+
+    Returns:
+        The order in which groups follow each other, and where they end in it: [0, ..., sequences].
+    """
+    sums, groups = [0] * parts, [list[int]() for _ in range(parts)]
+    for place in np.argsort(-lengths, kind="stable").tolist():
+        fewest = sums.index(min(sums))
+        sums[fewest] += int(lengths[place])
+        groups[fewest].append(place)
+    ends = np.cumsum([0, *map(len, filter(None, groups))])
+    return np.concatenate(groups).astype(np.int64), ends.astype(np.int32)
 
 
 class KernelEncoder:
@@ -72,10 +94,12 @@ class KernelEncoder:
         if not inputs:
             return np.empty((0, model.labels), np.float32)
         lengths, ids, types = checked_inputs(inputs, *self._weights.rows)
-        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        threads = thread_count()
+        threads = self._threads(int(lengths.sum()))
         together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
-        ends = self._chunks(lengths, threads, together)
+        order, ends = self._chunks(lengths, threads, together)
+        if order is not None:
+            lengths, ids, types = checked_inputs([inputs[place] for place in order], *self._weights.rows)
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         pairs, width = len(inputs), model.heads * model.head_size
         rows = aligned((pairs + ROWS_BEHIND) * model.hidden * 4)
         context = aligned((pairs + ROWS_BEHIND) * width * self._routine.side_bytes)
@@ -103,7 +127,11 @@ class KernelEncoder:
         # other Python threads go on meanwhile
         library.secondpass_run(*arguments)
         self._spare.append(memory)
-        return logits
+        if order is None:
+            return logits
+        given = np.empty_like(logits)
+        given[order] = logits
+        return given
 
     def _angles(self, longest: int) -> list[Floats]:
         """Of at least as many positions, for each kind of layer that turns queries and keys."""
@@ -113,13 +141,22 @@ class KernelEncoder:
             made = self._turns = [angles(own, positions, width) for own in frequencies]
         return made
 
+    def _threads(self, tokens: int) -> int:
+        """No more than have work; one where a second would win nothing."""
+        at_once = 2 * BLOCK_ROWS if self._routine.instructions == "amx" and not self._routine.digits else BLOCK_ROWS
+        return 1 if tokens <= at_once else min(thread_count(), -(-tokens // BLOCK_ROWS))
+
     @staticmethod
-    def _chunks(lengths: npt.NDArray[np.int64], threads: int, together: bool) -> npt.NDArray[np.int32]:
-        total = int(lengths.sum())
+    def _chunks(
+        lengths: npt.NDArray[np.int64], threads: int, together: bool
+    ) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int32]]:
+        """The order of sequences, None: as they are, and where chunks end in it."""
+        parts = -(-int(lengths.sum()) // CHUNK_TOKENS)
         if together:
-            return chunk_ends(lengths, -(-total // (CHUNK_TOKENS * threads)))
-        parts = -(-total // CHUNK_TOKENS)
-        return chunk_ends(lengths, -(-parts // threads) * threads)
+            return None, chunk_ends(lengths, -(-parts // threads))
+        if 1 < threads >= parts:
+            return evenly(lengths, threads)  # a chunk for each thread: none can take another's
+        return None, chunk_ends(lengths, -(-parts // threads) * threads)
 
     def _memory(self, size: int) -> Bytes:
         try:

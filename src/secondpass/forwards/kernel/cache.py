@@ -36,6 +36,9 @@ MOST_FILES = 2000
 MARK = b"2ndpass\n"
 # The mark, the header's length, its checksum.
 START = len(MARK) + 8 + 32
+# When files of weights were written to last, as they say, in nanoseconds: one that says another time was written to
+# since, which costs nothing to see, where a checksum of a large model would cost what the cache saves.
+WRITTEN = 10**18
 # A file that was changed so lately may change again within one tick of its clock.
 SETTLED_SECONDS = 2.0
 # Of a file or folder that is absent, broken, full or another's.
@@ -52,11 +55,10 @@ def weights(identity: str, routine: Routine) -> PackedWeights | None:
         routine: that they were packed for.
     """
     with suppress(*FAILURES), _folder() as folder, _own(_name(identity, routine), folder) as file:
+        if os.fstat(file).st_mtime_ns != WRITTEN:
+            raise ValueError("packed weights were written to")
         mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
-        found = from_bytes(np.frombuffer(mapped, np.uint8), routine)
-        with suppress(OSError):
-            os.utime(file)  # used now
-        return found
+        return from_bytes(np.frombuffer(mapped, np.uint8), routine)
     return None
 
 
@@ -70,6 +72,13 @@ def kept(identity: str, packed: PackedWeights) -> PackedWeights:
                 _write(_name(identity, packed.routine), (header, *parts), lasting=True)
             found = weights(identity, packed.routine)
     return found or packed
+
+
+def keeps() -> bool:
+    """Whether there is a folder of the cache, made now where it can be: without one nobody need compute a digest."""
+    with suppress(*FAILURES), _folder(made=True):
+        return True
+    return False
 
 
 def digest_of(paths: Iterable[str | os.PathLike[str]]) -> str:
@@ -118,7 +127,7 @@ def remember(key: str, value: Any) -> None:
 def to_bytes(packed: PackedWeights) -> bytes:
     """Packed weights as one file has them."""
     header, parts = _laid_out(packed)
-    return b"".join((header, *(memoryview(part) for part in parts)))
+    return b"".join((header, *parts))
 
 
 def from_bytes(content: bytes | Array, routine: Routine) -> PackedWeights:
@@ -146,15 +155,15 @@ def from_bytes(content: bytes | Array, routine: Routine) -> PackedWeights:
     return PackedWeights(routine, model, (given,), frequencies, tuple(said["rows"]))
 
 
-def _laid_out(packed: PackedWeights) -> tuple[bytes, list[Array]]:
+def _laid_out(packed: PackedWeights) -> tuple[bytes, list[memoryview]]:
     """The header, and arrays of bytes that follow it; places of arrays are counted from behind the header."""
     found: list[tuple[int, int]] = []
-    parts: list[Array] = []
+    parts: list[memoryview] = []
     size = 0
     for array in sorted(packed.arrays, key=lambda array: array.ctypes.data):
         content = array.reshape(-1).view(np.uint8)
         found.append((array.ctypes.data, size))
-        parts += [content, np.zeros(-len(content) % ALIGNED, np.uint8)]
+        parts += [content.data, memoryview(bytes(-len(content) % ALIGNED))]
         size += up_to(len(content), ALIGNED)
 
     def place(address: int) -> int:
@@ -241,10 +250,12 @@ def _folder(made: bool = False) -> Iterator[int]:
 
 @contextmanager
 def _own(name: str, folder: int) -> Iterator[int]:
-    """An open file of this user's."""
+    """An open file of this user's, marked as used now."""
     with _opened(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, folder) as file:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise PermissionError(f"{name} is no file")
+        with suppress(OSError):
+            os.utime(file, ns=(time.time_ns(), os.fstat(file).st_mtime_ns))  # used now
         yield file
 
 
@@ -261,7 +272,7 @@ def _opened(path: str, flags: int, folder: int | None = None) -> Iterator[int]:
         os.close(file)
 
 
-def _write(name: str, parts: Sequence[bytes | Array], lasting: bool = False) -> None:
+def _write(name: str, parts: Sequence[bytes | memoryview], lasting: bool = False) -> None:
     """A file in place at once; `lasting` ones are whole after a loss of power too."""
     with _folder(made=True) as folder:
         aside = f".{os.urandom(8).hex()}"
@@ -272,6 +283,7 @@ def _write(name: str, parts: Sequence[bytes | Array], lasting: bool = False) -> 
                     content.write(part)
                 content.flush()
                 if lasting:
+                    os.utime(file, ns=(time.time_ns(), WRITTEN))
                     os.fsync(file)
             os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
@@ -289,7 +301,7 @@ def _prune(folder: int) -> None:
         for entry in entries:
             with suppress(OSError):
                 seen = entry.stat(follow_symlinks=False)
-                found.append((seen.st_mtime, seen.st_size, entry.name))
+                found.append((seen.st_atime, seen.st_size, entry.name))
     for number, (used, own, name) in enumerate(sorted(found, reverse=True)):
         size += own
         gone = now - used > ABANDONED_SECONDS if name.startswith(".") else size > bound or number >= MOST_FILES
