@@ -243,6 +243,19 @@ def test_a_model_outlives_its_folder(tiny_model_folder: Any, tmp_path: Path) -> 
     assert (CrossEncoder(str(tmp_path / "again")).predict(PAIRS) == first).all()
 
 
+def test_a_file_that_came_later_is_not_read(tiny_model_folder: Any, tmp_path: Path) -> None:
+    """An adapter, or weights that would go before those that were opened."""
+    folder = tmp_path / "model"
+    CrossEncoder(tiny_model_folder("bert")).save(str(folder), storage="int8")
+    own = CrossEncoder(str(folder))
+    first = own.predict(PAIRS)
+    shutil.copy(Path(tiny_model_folder("electra"), "model.safetensors"), folder)
+    (folder / "adapter_config.json").write_text("{}")
+    assert own.model.config.model_type == "bert"
+    assert own.tokenizer.name_or_path == own.config.name_or_path == str(folder)
+    assert (own.predict(PAIRS) == first).all()
+
+
 def test_files_that_were_written_to_are_no_longer_the_models(tiny_model_folder: Any, tmp_path: Path) -> None:
     """An old model is not mixed with new weights."""
     folder = tmp_path / "model"

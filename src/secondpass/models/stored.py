@@ -65,6 +65,7 @@ class HeldFiles:
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder = folder
+        self._beside = {*os.listdir(folder)}
         self._open: dict[str, tuple[int, os.stat_result]] = {}
         self._copies: dict[str, bytes] = {}
         for name in names:
@@ -79,7 +80,7 @@ class HeldFiles:
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the files' contents with it."""
         copies = {name: bytes(self.bytes_of(name, 0, self.size(name))) for name in self.names()}
-        return {"folder": self.folder, "_open": {}, "_copies": copies}
+        return {"folder": self.folder, "_beside": set(), "_open": {}, "_copies": copies}
 
     def names(self) -> list[str]:
         """Of all files, as they stand below the folder."""
@@ -113,7 +114,7 @@ class HeldFiles:
     @contextmanager
     def restored(self) -> Iterator[Path]:
         """The folder, or where it is no longer the one that was opened, another with the same files."""
-        if self._open and all(self._stands(name) for name in self._open):
+        if self._open and self._is_same():
             yield self.folder
             return
         with tempfile.TemporaryDirectory(prefix="secondpass-") as folder:
@@ -123,18 +124,18 @@ class HeldFiles:
                 path.write_bytes(self.bytes_of(name, 0, self.size(name)))
             yield Path(folder)
 
-    def _stands(self, name: str) -> bool:
-        before = self._open[name][1]
+    def _is_same(self) -> bool:
+        """Whether the files are where they were, and no other has come beside them, which torch might read."""
         try:
-            now = os.stat(self.folder / name)
+            now = [os.stat(self.folder / name) for name in self._open]
+            added = {*os.listdir(self.folder)} - self._beside
         except OSError:
             return False
-        return (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == (
-            before.st_dev,
-            before.st_ino,
-            before.st_size,
-            before.st_mtime_ns,
-        )
+        return not added and [*map(_mark, now)] == [_mark(before) for _, before in self._open.values()]
+
+
+def _mark(seen: os.stat_result) -> tuple[int, ...]:
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
 
 
 def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, StoredArray]:
@@ -235,7 +236,9 @@ class StoredModel:
         if not has_torch():
             raise MissingExtra(f"{reason}: {NEEDS_TORCH}")
         with self.files.restored() as folder:
-            return load(self.request, folder)
+            made = load(self.request, folder)
+        made.tokenizer.name_or_path = self.tokenizer.name_or_path
+        return made
 
 
 def open_model(request: LoadRequest) -> StoredModel | Loaded:
