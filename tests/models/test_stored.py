@@ -25,7 +25,7 @@ from secondpass.forwards.description import NotDescribed, StoredArray
 from secondpass.forwards.families import ENCODERS, describe, describe_stored, stored_family
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.models.loading import Loaded, LoadRequest, load
-from secondpass.models.stored import HeldFiles, StoredModel, arrays_of, open_model
+from secondpass.models.stored import HeldFiles, StoredModel, _read, arrays_of, open_model
 from tests.parity.test_families import ARCHITECTURES, tiny
 from tests.tiny_models import make_chain, make_folder
 
@@ -227,6 +227,37 @@ def test_what_is_unusual_is_left_to_torch(tiny_model_folder: Any, tmp_path: Path
             results.append(str(error))
     assert results[0] == results[1]
     assert results[0] is Loaded or isinstance(results[0], str)
+
+
+ODD: dict[str, dict[str, list[Any]]] = {
+    "bert": {
+        "num_attention_heads": [None, 3, "2", 2.0, True, []],
+        "num_labels": [[1], {}],
+        "is_decoder": [True],
+    },
+    "roberta": {"pad_token_id": [None, "1", 1.0, [1], -5]},
+    "modernbert": {
+        "layer_types": [3, "x", ["full_attention"]],
+        "local_attention": [None, "8", 8.5],
+        "classifier_pooling": [["cls"], "max"],
+        "num_attention_heads": [None, 3, float("nan")],
+        "rope_parameters": [{"full_attention": {"rope_type": "yarn"}}, 5],
+        "hidden_size": ["32", None],
+    },
+}
+
+
+@pytest.mark.parametrize("architecture", ODD)
+def test_odd_values_of_a_config_have_a_reason(tiny_model_folder: Any, tmp_path: Path, architecture: str) -> None:
+    """Of whatever kind they are, nothing but a sentence about them comes of it, for torch to say better."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder(architecture), folder)
+    for key, values in ODD[architecture].items():
+        for value in values:
+            _config({key: value})(folder)
+            with pytest.raises(NotDescribed, match=r"\w+ \w+"):
+                _read(folder, LoadRequest(str(folder)))
+        shutil.copy(Path(tiny_model_folder(architecture), "config.json"), folder)
 
 
 def test_a_model_outlives_its_folder(tiny_model_folder: Any, tmp_path: Path) -> None:

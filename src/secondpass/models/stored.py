@@ -376,9 +376,9 @@ def _check_labels(encoder: Encoder, settings: Mapping[str, Any], modules: Module
     labels = encoder.readout.labels
     if modules is None:
         named, counted = settings.get("id2label"), settings.get("num_labels")
-        found = {len(named)} if isinstance(named, dict) else set[object]()
-        found |= {counted} if counted is not None else set()
-        if (found or {2}) != {labels}:
+        found = [len(named)] if isinstance(named, dict) else list[object]()
+        found += [] if counted is None else [counted]
+        if any(one != labels for one in found or [2]):
             raise NotDescribed(f"the head has {labels} labels, and config.json says {found or 2}")
     if request.num_labels not in (None, labels):
         raise NotDescribed(f"the head has {labels} labels, and num_labels={request.num_labels}")
