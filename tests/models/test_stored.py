@@ -274,6 +274,19 @@ def test_a_model_outlives_its_folder(tiny_model_folder: Any, tmp_path: Path) -> 
     assert (CrossEncoder(str(tmp_path / "again")).predict(PAIRS) == first).all()
 
 
+def test_what_is_closed_while_its_model_is_made_stays_closed(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing holds on to the weights afterwards."""
+    own, build = CrossEncoder(tiny_folder), StoredModel.build
+
+    def closing(stored: StoredModel, reason: str) -> Loaded:
+        own.close()
+        return build(stored, reason)
+
+    monkeypatch.setattr(StoredModel, "build", closing)
+    assert own.model is not None
+    assert own.model is None
+
+
 def test_a_file_that_came_later_is_not_read(tiny_model_folder: Any, tmp_path: Path) -> None:
     """An adapter, or weights that would go before those that were opened."""
     folder = tmp_path / "model"
