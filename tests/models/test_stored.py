@@ -90,7 +90,13 @@ def test_what_a_config_does_not_say_is_what_transformers_has(kind: str) -> None:
     """Each default of each model type."""
     config = CONFIG_MAPPING[kind]()
     own = next(family.stored[kind] for family in ENCODERS if kind in family.stored)
-    ours_alone = {"global_attn_every_n_layers", "rope_scaling", "global_rope_theta", "local_rope_theta"}
+    ours_alone = {
+        "global_attn_every_n_layers",
+        "rope_scaling",
+        "global_rope_theta",
+        "local_rope_theta",
+        "sliding_window",
+    }
     made_of_others = {"layer_types", "rope_parameters"}
     for key, value in own.defaults.items():
         theirs = own.aliases.get(key, key)
@@ -243,7 +249,15 @@ ODD: dict[str, dict[str, list[Any]]] = {
         "num_attention_heads": [None, 3, float("nan")],
         "rope_parameters": [{"full_attention": {"rope_type": "yarn"}}, 5],
         "hidden_size": ["32", None],
+        # what transformers goes by, and we would not see
+        "sliding_window": [1, 0, True],
+        "num_hidden_layers": [1],
+        "attention_bias": [True],
+        "mlp_bias": [True],
+        "norm_bias": [True],
+        "classifier_bias": [True],
     },
+    "distilbert": {"num_hidden_layers": [1], "id2label": [{"x": "a"}]},
 }
 
 

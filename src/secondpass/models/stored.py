@@ -378,7 +378,7 @@ def _check_labels(encoder: Encoder, settings: Mapping[str, Any], modules: Module
         named, counted = settings.get("id2label"), settings.get("num_labels")
         found = [len(named)] if isinstance(named, dict) else list[object]()
         found += [] if counted is None else [counted]
-        if any(one != labels for one in found or [2]):
+        if any(one != labels for one in found or [2]) or not all(str(key).isdecimal() for key in named or ()):
             raise NotDescribed(f"the head has {labels} labels, and config.json says {found or 2}")
     if request.num_labels not in (None, labels):
         raise NotDescribed(f"the head has {labels} labels, and num_labels={request.num_labels}")
