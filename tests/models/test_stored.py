@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -377,6 +378,46 @@ def test_a_weight_without_a_place_is_told(
     load(LoadRequest(str(folder)))
     (theirs,) = [record.message for record in caplog.records if "no place" in record.message]
     assert own == theirs
+
+
+@pytest.mark.parametrize(
+    ("architecture", "lost", "added"),
+    [
+        ("bert", r"token_type_embeddings", ()),
+        ("bert", r"(query|key|value)\.bias", ()),
+        ("electra", r"embeddings_project", ()),
+        ("distilbert", "", ("distilbert.embeddings.token_type_embeddings.weight",)),
+        ("modernbert", r"^classifier\.bias", ()),
+        ("modernbert", "", ("model.final_norm.bias",)),
+    ],
+)
+def test_what_a_class_has_is_there_and_nothing_else(
+    tiny_model_folder: Any, architecture: str, lost: str, added: tuple[str, ...]
+) -> None:
+    """A part that some classes have is no part of the others, nor can a file leave it out."""
+    folder = Path(tiny_model_folder(architecture))
+    arrays = arrays_of(HeldFiles(folder, ["model.safetensors"]), "model.safetensors")
+    settings = json.loads((folder / "config.json").read_text())
+    name = settings["architectures"][0]
+    family = stored_family(name, settings["model_type"])
+    assert family is not None
+    assert describe_stored(family, name, settings, arrays)[1] == []
+    kept = {key: array for key, array in arrays.items() if not (lost and re.search(lost, key))}
+    kept |= {key: StoredArray((2, 32) if "token_type" in key else (32,), dict) for key in added}  # type: ignore[arg-type]
+    with pytest.raises(NotDescribed, match=r"\w+ \w+"):
+        describe_stored(family, name, settings, kept)
+
+
+def test_scales_of_another_kind_are_left_to_torch(tiny_model_folder: Any, tmp_path: Path) -> None:
+    """Which takes whole numbers for scales, and refuses a column of them."""
+    CrossEncoder(tiny_model_folder("bert")).save(str(tmp_path), storage="int8")
+    file = tmp_path / "model.int8.safetensors"
+    weights = load_file(file)
+    scale = next(name for name in weights if name.endswith(".scale"))
+    for odd in (weights[scale].to(torch.int32), weights[scale][:, None]):
+        save_file({**weights, scale: odd}, file)
+        with pytest.raises(NotDescribed, match=scale):
+            arrays_of(HeldFiles(tmp_path, [file.name]), file.name, compact=True)
 
 
 def test_a_missing_weight_is_named(tiny_model_folder: Any, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ NEEDS_TORCH = 'that needs torch and transformers: pip install "secondpass[torch]
 # What a tokenizer and a config may be read from, beside weights and the folders of a chain.
 SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "*.spm", "*.jinja")
 # Numbers by their names in the head of a file; those of bfloat16 are the upper halves of float32's.
-TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "|i1"}
+FLOATING = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+TYPES = {**FLOATING, "I8": "|i1"}
 # Arguments of transformers' loaders: whoever gives one wants what transformers makes of it.
 PASSED_ON = ("automodel_args", "tokenizer_args", "config_args")
 # Settings of a config.json that change a model beyond its weights.
@@ -146,6 +147,7 @@ def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, S
 
     Raises:
         ModelLoadError: the head of the file does not say what is in it.
+        NotDescribed: scales are of another kind than those that we write.
     """
     path = files.folder / name
     try:
@@ -164,6 +166,8 @@ def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, S
             continue
         if place.kind in TYPES:
             scale = found[key + SCALE] if place.kind == "I8" else None
+            if scale is not None and (scale.kind not in FLOATING or scale.shape != place.shape[:1]):
+                raise NotDescribed(f"{key + SCALE} of {name} are not a number for each row")
             made[key] = StoredArray(place.shape, partial(_numbers, files, name, place, scale))
     return made
 

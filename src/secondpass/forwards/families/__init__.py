@@ -137,6 +137,7 @@ def describe_stored(
         }
         model = StoredEncoder(read, config, functions, "" if readout is not None else kind.prefix, readout)
         encoder: Encoder = own.describe(model)
+        _check_parts(encoder, config, kind.defaults)
         _check_sizes(encoder, config)
     except (AttributeError, NotDescribed, *ODD) as error:
         reason = str(error) if isinstance(error, (AttributeError, NotDescribed)) else ""
@@ -144,6 +145,15 @@ def describe_stored(
     # a body below a readout has a pooler that nobody reads
     over = BUFFERS if readout is None else POOLER
     return encoder, sorted(name for name in weights if name not in read.read and not over.search(name))
+
+
+def _check_parts(encoder: Encoder, config: StoredConfig, defaults: Mapping[str, Any]) -> None:
+    """What one class has and another has not is there where the class has it, and nowhere else."""
+    own = encoder.embeddings
+    narrower = "embedding_size" in defaults and config.embedding_size != encoder.hidden
+    biased = encoder.gated or all(layer.qkv.bias is not None for layer in encoder.layers)
+    if (own.types is not None, own.projection is not None, biased) != ("type_vocab_size" in defaults, narrower, True):
+        raise NotDescribed("token types, a projection of the embeddings or biases are missing, or nobody reads them")
 
 
 def _check_sizes(encoder: Encoder, config: StoredConfig) -> None:
