@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.activations import Activation, Elementwise, known_steps
-from secondpass.errors import InvalidInput, NonFiniteScore
+from secondpass.errors import InvalidInput, MissingExtra, NonFiniteScore
 from secondpass.lazy import optional
 from secondpass.text import positive_int
 from secondpass.tokens import CallRecord, Cut
@@ -132,7 +132,13 @@ def _by_torch(activation: Activation, logits: Numbers) -> object:
     try:
         import torch
     except ImportError:
-        return activation(logits)
+        try:
+            return activation(logits)
+        except (AttributeError, TypeError) as error:
+            raise MissingExtra(
+                f"the activation {activation!r} takes no array ({error}), and a tensor needs torch: "
+                'pip install "secondpass[torch]"'
+            ) from error
     with torch.inference_mode():
         scores: object = activation(torch.from_numpy(logits))
         if not isinstance(scores, torch.Tensor):

@@ -381,8 +381,9 @@ class Reranker(OpenModel):
         window = self._window(batch_size, template, None, instruction)
         if len(columns) == 1 and self.template is not None:
             raise InvalidInput("sentences[0] has one text, where the model's template reads a query and a document")
-        if isinstance(self._loaded, Loaded):
-            self._loaded.model.eval()
+        loaded = self._loaded
+        if isinstance(loaded, Loaded):
+            loaded.model.eval()
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
         with ranking.Bar(show) as bar:

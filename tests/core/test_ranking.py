@@ -377,7 +377,11 @@ def test_without_torch_scores_are_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     kinds: list[type] = []
     activated(sizes, lambda logits: (kinds.append(type(logits)), logits)[1], False)
     assert kinds == [np.ndarray]
-    for ask in (lambda: converted(sizes, "cpu", True, True), lambda: as_torch(SIGMOID)):
+    for ask in (
+        lambda: converted(sizes, "cpu", True, True),
+        lambda: as_torch(SIGMOID),
+        lambda: activated(sizes, lambda logits: logits.sigmoid(), False),
+    ):
         with pytest.raises(MissingExtra, match=r'pip install "secondpass\[torch\]"'):
             ask()
     assert default_activation(None, "torch.nn.Softmax", 1) == SIGMOID

@@ -24,6 +24,7 @@ from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.building import save_compact
 from secondpass.models.folders import POCKET, folder_of, looks_like_path
 from secondpass.models.loading import LoadRequest, load, pick_device, quiet_transformers
+from secondpass.models.stored import open_model
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import ARCHITECTURES
 
@@ -173,6 +174,15 @@ def test_arguments_that_read_other_files_are_refused(tiny_folder: str, key: str)
     """No argument makes transformers open a file that the checks have not seen."""
     with pytest.raises(InvalidInput, match=rf"automodel_args\['{key}'\] is not supported"):
         load(LoadRequest(tiny_folder, automodel_args={key: "x"}))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), "0.1"])
+def test_a_wrong_dropout_is_refused(tiny_folder: str, share: Any) -> None:
+    """Also by a model that nothing has been made of yet, which would be trained with it later."""
+    ways: tuple[Callable[[LoadRequest], object], ...] = (load, open_model)
+    for way in ways:
+        with pytest.raises(InvalidInput, match=r"^classifier_dropout="):
+            way(LoadRequest(tiny_folder, classifier_dropout=share))
 
 
 @pytest.mark.parametrize("labels", [0, -1, True, 1.0, "2"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from secondpass.forwards.description import NotDescribed, StoredArray
 from secondpass.forwards.families import ENCODERS, describe, describe_stored, stored_family
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.models.loading import Loaded, LoadRequest, load
-from secondpass.models.stored import HeldFiles, StoredModel, arrays_of, open_model
+from secondpass.models.stored import HeldFiles, StoredModel, _read, arrays_of, open_model
 from tests.parity.test_families import ARCHITECTURES, tiny
 from tests.tiny_models import make_chain, make_folder
 
@@ -90,7 +91,13 @@ def test_what_a_config_does_not_say_is_what_transformers_has(kind: str) -> None:
     """Each default of each model type."""
     config = CONFIG_MAPPING[kind]()
     own = next(family.stored[kind] for family in ENCODERS if kind in family.stored)
-    ours_alone = {"global_attn_every_n_layers", "rope_scaling", "global_rope_theta", "local_rope_theta"}
+    ours_alone = {
+        "global_attn_every_n_layers",
+        "rope_scaling",
+        "global_rope_theta",
+        "local_rope_theta",
+        "sliding_window",
+    }
     made_of_others = {"layer_types", "rope_parameters"}
     for key, value in own.defaults.items():
         theirs = own.aliases.get(key, key)
@@ -229,6 +236,45 @@ def test_what_is_unusual_is_left_to_torch(tiny_model_folder: Any, tmp_path: Path
     assert results[0] is Loaded or isinstance(results[0], str)
 
 
+ODD: dict[str, dict[str, list[Any]]] = {
+    "bert": {
+        "num_attention_heads": [None, 3, "2", 2.0, True, []],
+        "num_labels": [[1], {}],
+        "is_decoder": [True],
+    },
+    "roberta": {"pad_token_id": [None, "1", 1.0, [1], -5]},
+    "modernbert": {
+        "layer_types": [3, "x", ["full_attention"]],
+        "local_attention": [None, "8", 8.5],
+        "classifier_pooling": [["cls"], "max"],
+        "num_attention_heads": [None, 3, float("nan")],
+        "rope_parameters": [{"full_attention": {"rope_type": "yarn"}}, 5],
+        "hidden_size": ["32", None],
+        # what transformers goes by, and we would not see
+        "sliding_window": [1, 0, True],
+        "num_hidden_layers": [1],
+        "attention_bias": [True],
+        "mlp_bias": [True],
+        "norm_bias": [True],
+        "classifier_bias": [True],
+    },
+    "distilbert": {"num_hidden_layers": [1], "id2label": [{"x": "a"}]},
+}
+
+
+@pytest.mark.parametrize("architecture", ODD)
+def test_odd_values_of_a_config_have_a_reason(tiny_model_folder: Any, tmp_path: Path, architecture: str) -> None:
+    """Of whatever kind they are, nothing but a sentence about them comes of it, for torch to say better."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder(architecture), folder)
+    for key, values in ODD[architecture].items():
+        for value in values:
+            _config({key: value})(folder)
+            with pytest.raises(NotDescribed, match=r"\w+ \w+"):
+                _read(folder, LoadRequest(str(folder)))
+        shutil.copy(Path(tiny_model_folder(architecture), "config.json"), folder)
+
+
 def test_a_model_outlives_its_folder(tiny_model_folder: Any, tmp_path: Path) -> None:
     """Asked for later, model, config and tokenizer are those of the files that were opened."""
     folder = tmp_path / "model"
@@ -241,6 +287,32 @@ def test_a_model_outlives_its_folder(tiny_model_folder: Any, tmp_path: Path) -> 
     assert (own.predict(PAIRS) == first).all()
     own.save(str(tmp_path / "again"))
     assert (CrossEncoder(str(tmp_path / "again")).predict(PAIRS) == first).all()
+
+
+def test_what_is_closed_while_its_model_is_made_stays_closed(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing holds on to the weights afterwards."""
+    own, build = CrossEncoder(tiny_folder), StoredModel.build
+
+    def closing(stored: StoredModel, reason: str) -> Loaded:
+        own.close()
+        return build(stored, reason)
+
+    monkeypatch.setattr(StoredModel, "build", closing)
+    assert own.model is not None
+    assert own.model is None
+
+
+def test_a_file_that_came_later_is_not_read(tiny_model_folder: Any, tmp_path: Path) -> None:
+    """An adapter, or weights that would go before those that were opened."""
+    folder = tmp_path / "model"
+    CrossEncoder(tiny_model_folder("bert")).save(str(folder), storage="int8")
+    own = CrossEncoder(str(folder))
+    first = own.predict(PAIRS)
+    shutil.copy(Path(tiny_model_folder("electra"), "model.safetensors"), folder)
+    (folder / "adapter_config.json").write_text("{}")
+    assert own.model.config.model_type == "bert"
+    assert own.tokenizer.name_or_path == own.config.name_or_path == str(folder)
+    assert (own.predict(PAIRS) == first).all()
 
 
 def test_files_that_were_written_to_are_no_longer_the_models(tiny_model_folder: Any, tmp_path: Path) -> None:
@@ -306,6 +378,46 @@ def test_a_weight_without_a_place_is_told(
     load(LoadRequest(str(folder)))
     (theirs,) = [record.message for record in caplog.records if "no place" in record.message]
     assert own == theirs
+
+
+@pytest.mark.parametrize(
+    ("architecture", "lost", "added"),
+    [
+        ("bert", r"token_type_embeddings", ()),
+        ("bert", r"(query|key|value)\.bias", ()),
+        ("electra", r"embeddings_project", ()),
+        ("distilbert", "", ("distilbert.embeddings.token_type_embeddings.weight",)),
+        ("modernbert", r"^classifier\.bias", ()),
+        ("modernbert", "", ("model.final_norm.bias",)),
+    ],
+)
+def test_what_a_class_has_is_there_and_nothing_else(
+    tiny_model_folder: Any, architecture: str, lost: str, added: tuple[str, ...]
+) -> None:
+    """A part that some classes have is no part of the others, nor can a file leave it out."""
+    folder = Path(tiny_model_folder(architecture))
+    arrays = arrays_of(HeldFiles(folder, ["model.safetensors"]), "model.safetensors")
+    settings = json.loads((folder / "config.json").read_text())
+    name = settings["architectures"][0]
+    family = stored_family(name, settings["model_type"])
+    assert family is not None
+    assert describe_stored(family, name, settings, arrays)[1] == []
+    kept = {key: array for key, array in arrays.items() if not (lost and re.search(lost, key))}
+    kept |= {key: StoredArray((2, 32) if "token_type" in key else (32,), dict) for key in added}  # type: ignore[arg-type]
+    with pytest.raises(NotDescribed, match=r"\w+ \w+"):
+        describe_stored(family, name, settings, kept)
+
+
+def test_scales_of_another_kind_are_left_to_torch(tiny_model_folder: Any, tmp_path: Path) -> None:
+    """Which takes whole numbers for scales, and refuses a column of them."""
+    CrossEncoder(tiny_model_folder("bert")).save(str(tmp_path), storage="int8")
+    file = tmp_path / "model.int8.safetensors"
+    weights = load_file(file)
+    scale = next(name for name in weights if name.endswith(".scale"))
+    for odd in (weights[scale].to(torch.int32), weights[scale][:, None]):
+        save_file({**weights, scale: odd}, file)
+        with pytest.raises(NotDescribed, match=scale):
+            arrays_of(HeldFiles(tmp_path, [file.name]), file.name, compact=True)
 
 
 def test_a_missing_weight_is_named(tiny_model_folder: Any, tmp_path: Path) -> None:

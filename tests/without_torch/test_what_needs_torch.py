@@ -38,6 +38,9 @@ CALLS: dict[str, Callable[[CrossEncoder], object]] = {
     "a list of tensors": lambda encoder: encoder.predict(PAIR, convert_to_numpy=False),
     "a ranking in tensors": lambda encoder: encoder.rank("cat", ["a cat"], convert_to_tensor=True),
     "another device": lambda encoder: encoder.to("cuda"),
+    "another device for a call": lambda encoder: encoder.predict(PAIR, device="cuda"),
+    "another device for a ranking": lambda encoder: encoder.rank("cat", ["a cat"], device="cuda:1"),
+    "an activation of torch's way": lambda encoder: encoder.predict(PAIR, activation_fct=lambda x: x.sigmoid()),
     "training": lambda encoder: encoder.fit(EXAMPLES),  # type: ignore[arg-type]
     "inputs as tensors": lambda encoder: encoder.collate([["cat", "a cat"]]),
     "upload": lambda encoder: encoder.push_to_hub("me/mine"),

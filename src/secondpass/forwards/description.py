@@ -229,8 +229,10 @@ class StoredConfig:
     def __init__(self, settings: Mapping[str, Any], defaults: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
         self._values = {**defaults, **settings}
         for name, other in aliases.items():
-            given = next((settings[key] for key in (other, name) if key in settings), defaults.get(name))
-            self._values[name] = given
+            given = [settings[key] for key in (other, name) if key in settings] or [defaults.get(name)]
+            if given[0] != given[-1]:
+                raise NotDescribed(f"config.json has {other} {given[0]!r} and {name} {given[-1]!r}")
+            self._values[name] = given[0]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._values:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import ModelTemplate, PromptTemplate
+from secondpass.lazy import optional
 from secondpass.models.config import (
     TRANSFORMER_FILE,
     Task,
@@ -360,9 +361,9 @@ def pick_device(requested: str | torch.device | None) -> torch.device:
 
     Raises:
         InvalidInput: the name is no device, or names one that this machine lacks.
+        MissingExtra: torch is not installed.
     """
-    import torch
-
+    torch = optional("torch", f"torch, which knows of device={requested!r},", "torch")
     if requested is None:
         device = torch.device(_best())
         logger.info("Use pytorch device: %s", device)

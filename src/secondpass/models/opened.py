@@ -177,7 +177,8 @@ class OpenModel:
             if engine is not None and isinstance(engine.forward, StoredForward):
                 known = engine.forward.computation
                 engine.forward = torch_engine(made, self._precision, known).forward
-            self._loaded = made
+            if self._loaded is loaded:  # nobody closed it meanwhile
+                self._loaded = made
             return made
 
     @property
@@ -272,14 +273,15 @@ class OpenModel:
         Raises:
             SecondPassError: the model is closed, or is being trained in another thread.
         """
-        if self._engine is None:
+        engine = self._engine
+        if engine is None:
             raise SecondPassError(CLOSED)
         thread = self.training_thread
         if thread is not None and thread != threading.get_ident():
             raise SecondPassError("this CrossEncoder is being trained in another thread: score when fit has returned")
-        if hasattr(self._engine.forward, "exact"):
-            self._engine.forward.exact = thread is not None
-        return self._engine
+        if hasattr(engine.forward, "exact"):
+            engine.forward.exact = thread is not None
+        return engine
 
     def close(self) -> None:
         """Let go of the weights; later calls raise `SecondPassError`."""

@@ -45,7 +45,8 @@ NEEDS_TORCH = 'that needs torch and transformers: pip install "secondpass[torch]
 # What a tokenizer and a config may be read from, beside weights and the folders of a chain.
 SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "*.spm", "*.jinja")
 # Numbers by their names in the head of a file; those of bfloat16 are the upper halves of float32's.
-TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "|i1"}
+FLOATING = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+TYPES = {**FLOATING, "I8": "|i1"}
 # Arguments of transformers' loaders: whoever gives one wants what transformers makes of it.
 PASSED_ON = ("automodel_args", "tokenizer_args", "config_args")
 # Settings of a config.json that change a model beyond its weights.
@@ -65,6 +66,7 @@ class HeldFiles:
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder = folder
+        self._beside = {*os.listdir(folder)}
         self._open: dict[str, tuple[int, os.stat_result]] = {}
         self._copies: dict[str, bytes] = {}
         for name in names:
@@ -79,7 +81,7 @@ class HeldFiles:
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the files' contents with it."""
         copies = {name: bytes(self.bytes_of(name, 0, self.size(name))) for name in self.names()}
-        return {"folder": self.folder, "_open": {}, "_copies": copies}
+        return {"folder": self.folder, "_beside": set(), "_open": {}, "_copies": copies}
 
     def names(self) -> list[str]:
         """Of all files, as they stand below the folder."""
@@ -113,7 +115,7 @@ class HeldFiles:
     @contextmanager
     def restored(self) -> Iterator[Path]:
         """The folder, or where it is no longer the one that was opened, another with the same files."""
-        if self._open and all(self._stands(name) for name in self._open):
+        if self._open and self._is_same():
             yield self.folder
             return
         with tempfile.TemporaryDirectory(prefix="secondpass-") as folder:
@@ -123,18 +125,18 @@ class HeldFiles:
                 path.write_bytes(self.bytes_of(name, 0, self.size(name)))
             yield Path(folder)
 
-    def _stands(self, name: str) -> bool:
-        before = self._open[name][1]
+    def _is_same(self) -> bool:
+        """Whether the files are where they were, and no other has come beside them, which torch might read."""
         try:
-            now = os.stat(self.folder / name)
+            now = [os.stat(self.folder / name) for name in self._open]
+            added = {*os.listdir(self.folder)} - self._beside
         except OSError:
             return False
-        return (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == (
-            before.st_dev,
-            before.st_ino,
-            before.st_size,
-            before.st_mtime_ns,
-        )
+        return not added and [*map(_mark, now)] == [_mark(before) for _, before in self._open.values()]
+
+
+def _mark(seen: os.stat_result) -> tuple[int, ...]:
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
 
 
 def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, StoredArray]:
@@ -145,6 +147,7 @@ def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, S
 
     Raises:
         ModelLoadError: the head of the file does not say what is in it.
+        NotDescribed: scales are of another kind than those that we write.
     """
     path = files.folder / name
     try:
@@ -163,6 +166,8 @@ def arrays_of(files: HeldFiles, name: str, compact: bool = False) -> dict[str, S
             continue
         if place.kind in TYPES:
             scale = found[key + SCALE] if place.kind == "I8" else None
+            if scale is not None and (scale.kind not in FLOATING or scale.shape != place.shape[:1]):
+                raise NotDescribed(f"{key + SCALE} of {name} are not a number for each row")
             made[key] = StoredArray(place.shape, partial(_numbers, files, name, place, scale))
     return made
 
@@ -235,7 +240,9 @@ class StoredModel:
         if not has_torch():
             raise MissingExtra(f"{reason}: {NEEDS_TORCH}")
         with self.files.restored() as folder:
-            return load(self.request, folder)
+            made = load(self.request, folder)
+        made.tokenizer.name_or_path = self.tokenizer.name_or_path
+        return made
 
 
 def open_model(request: LoadRequest) -> StoredModel | Loaded:
@@ -373,9 +380,9 @@ def _check_labels(encoder: Encoder, settings: Mapping[str, Any], modules: Module
     labels = encoder.readout.labels
     if modules is None:
         named, counted = settings.get("id2label"), settings.get("num_labels")
-        found = {len(named)} if isinstance(named, dict) else set[object]()
-        found |= {counted} if counted is not None else set()
-        if (found or {2}) != {labels}:
+        found = [len(named)] if isinstance(named, dict) else list[object]()
+        found += [] if counted is None else [counted]
+        if any(one != labels for one in found or [2]) or not all(str(key).isdecimal() for key in named or ()):
             raise NotDescribed(f"the head has {labels} labels, and config.json says {found or 2}")
     if request.num_labels not in (None, labels):
         raise NotDescribed(f"the head has {labels} labels, and num_labels={request.num_labels}")

@@ -90,6 +90,8 @@ def describe(model: nn.Module) -> Description | None:
 #
 # What classes kept beside their weights once, and transformers passes over.
 BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids)$")
+# What values of a config.json that are of another kind than they should be end in.
+ODD = (TypeError, ValueError, LookupError, ArithmeticError)
 POOLER = re.compile(rf"{BUFFERS.pattern}|^pooler\.")
 
 
@@ -127,20 +129,31 @@ def describe_stored(
     own = family.architectures[architecture]
     kind = family.stored[str(own.model_type)]
     config = StoredConfig(settings, kind.defaults, kind.aliases)
-    functions = {
-        place: name.removeprefix("=") if name.startswith("=") else str(getattr(config, name))
-        for place, name in kind.functions.items()
-    }
     read = StoredWeights(weights)
-    model = StoredEncoder(read, config, functions, "" if readout is not None else kind.prefix, readout)
     try:
+        functions = {
+            place: name.removeprefix("=") if name.startswith("=") else str(getattr(config, name))
+            for place, name in kind.functions.items()
+        }
+        model = StoredEncoder(read, config, functions, "" if readout is not None else kind.prefix, readout)
         encoder: Encoder = own.describe(model)
-    except AttributeError as error:
-        raise NotDescribed(str(error)) from None
-    _check_sizes(encoder, config)
+        _check_parts(encoder, config, kind.defaults)
+        _check_sizes(encoder, config)
+    except (AttributeError, NotDescribed, *ODD) as error:
+        reason = str(error) if isinstance(error, (AttributeError, NotDescribed)) else ""
+        raise NotDescribed(reason or f"config.json says something of {architecture} that is not known") from None
     # a body below a readout has a pooler that nobody reads
     over = BUFFERS if readout is None else POOLER
     return encoder, sorted(name for name in weights if name not in read.read and not over.search(name))
+
+
+def _check_parts(encoder: Encoder, config: StoredConfig, defaults: Mapping[str, Any]) -> None:
+    """What one class has and another has not is there where the class has it, and nowhere else."""
+    own = encoder.embeddings
+    narrower = "embedding_size" in defaults and config.embedding_size != encoder.hidden
+    biased = encoder.gated or all(layer.qkv.bias is not None for layer in encoder.layers)
+    if (own.types is not None, own.projection is not None, biased) != ("type_vocab_size" in defaults, narrower, True):
+        raise NotDescribed("token types, a projection of the embeddings or biases are missing, or nobody reads them")
 
 
 def _check_sizes(encoder: Encoder, config: StoredConfig) -> None:
@@ -171,8 +184,10 @@ def _check_sizes(encoder: Encoder, config: StoredConfig) -> None:
         if tuple(array.shape) != shape:
             raise NotDescribed(f"{name} have shape {list(array.shape)}, where config.json says {list(shape)}")
     _check_chain(encoder, hidden)
-    if not isinstance(config.layer_norm_eps, float) or hidden % encoder.heads or encoder.heads < 1:
-        raise NotDescribed("config.json has heads or an epsilon that cannot be")
+    whole = [encoder.heads, own.first_position, *(layer.window or 0 for layer in encoder.layers)]
+    odd = not isinstance(config.layer_norm_eps, float) or any(type(one) is not int or one < 0 for one in whole)
+    if odd or encoder.heads < 1 or hidden % encoder.heads:
+        raise NotDescribed("config.json has heads, a window or an epsilon that cannot be")
 
 
 def _check_chain(encoder: Encoder, hidden: int) -> None:

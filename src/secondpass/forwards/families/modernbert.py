@@ -11,6 +11,8 @@ from secondpass.forwards.description import (
     Embeddings,
     Encoder,
     Layer,
+    Linear,
+    Norm,
     NotDescribed,
     Pooling,
     Readout,
@@ -32,20 +34,22 @@ def _describe(model: Any) -> Encoder:
     if pooling is None:
         raise NotDescribed
     own = model.head
-    step = ReadoutStep(linear(own.dense, bare=True), hidden_activation(own.act), norm(own.norm, bare=True))
-    return encoder_of(model.model, Readout(pooling, (step, ReadoutStep(linear(model.classifier, bare=True)))))
+    dense = _linear(own.dense, "classifier_bias")
+    step = ReadoutStep(dense, hidden_activation(own.act), _norm(own.norm))
+    bare = not isinstance(own, StoredModule)
+    return encoder_of(model.model, Readout(pooling, (step, ReadoutStep(linear(model.classifier, bare)))))
 
 
 def encoder_of(body: Any, readout: Readout) -> Encoder:
     """A `ModernBertModel` under any readout."""
     own, rotations = body.embeddings, _rotations(body)
     return Encoder(
-        embeddings=Embeddings(table(own.tok_embeddings), None, None, norm(own.norm, bare=True), 0, None),
+        embeddings=Embeddings(table(own.tok_embeddings), None, None, _norm(own.norm), 0, None),
         layers=tuple(_layer(layer, place, body.config, rotations) for place, layer in enumerate(body.layers)),
         readout=readout,
         heads=body.config.num_attention_heads,
         activation=hidden_activation(*(layer.mlp.act for layer in body.layers)),
-        final_norm=norm(body.final_norm, bare=True),
+        final_norm=_norm(body.final_norm),
         gated=True,
     )
 
@@ -56,12 +60,41 @@ Rotations = dict[str, npt.NDArray[np.float32]]
 
 def _rotations(body: Any) -> Rotations:
     if isinstance(body, StoredModule):
+        _check_config(body.config)
         return {kind: _frequencies(body.config, kind) for kind in set(kinds_of(body.config))}
     if any(kind != "default" for kind in body.rotary_emb.rope_type.values()):
         raise NotDescribed
     return {
         kind: getattr(body.rotary_emb, f"{kind}_inv_freq").float().cpu().numpy() for kind in body.rotary_emb.rope_type
     }
+
+
+def _check_config(config: Any) -> None:
+    """There is a kind for each layer, and the window has one size by both of its names."""
+    if len(kinds_of(config)) != config.num_hidden_layers:
+        raise NotDescribed(f"layer_types of config.json are not {config.num_hidden_layers}")
+    half, given = config.local_attention // 2, config.sliding_window
+    if given is not None and (given != half or isinstance(given, bool)):
+        raise NotDescribed(f"sliding_window of config.json is {given!r}, and local_attention says {half}")
+
+
+def _linear(module: Any, key: str) -> Linear:
+    """With a bias where that key of the config says so."""
+    made = linear(module, bare=True)
+    _check_bias(made, module, key)
+    return made
+
+
+def _norm(module: Any) -> Norm:
+    made = norm(module, bare=True)
+    _check_bias(made, module, "norm_bias")
+    return made
+
+
+def _check_bias(made: Linear | Norm, module: Any, key: str) -> None:
+    """The class has no place for a bias of a folder that its config does not speak of."""
+    if isinstance(module, StoredModule) and getattr(module.config, key) is not (made.bias is not None):
+        raise NotDescribed(f"{key} of config.json is {getattr(module.config, key)!r}, and the weights are other")
 
 
 def kinds_of(config: Any) -> list[str]:
@@ -93,12 +126,12 @@ def _layer(layer: Any, place: int, config: Any, rotations: Rotations) -> Layer:
     # the first layer reads what the embeddings' norm gives
     first = place == 0 if stored else type(layer.attn_norm).__name__ == "Identity"
     return Layer(
-        qkv=linear(layer.attn.Wqkv, bare=True),
-        attention_out=linear(layer.attn.Wo, bare=True),
-        attention_norm=None if first else norm(layer.attn_norm, bare=True),
-        up=linear(layer.mlp.Wi, bare=True),
-        down=linear(layer.mlp.Wo, bare=True),
-        output_norm=norm(layer.mlp_norm, bare=True),
+        qkv=_linear(layer.attn.Wqkv, "attention_bias"),
+        attention_out=_linear(layer.attn.Wo, "attention_bias"),
+        attention_norm=None if first else _norm(layer.attn_norm),
+        up=_linear(layer.mlp.Wi, "mlp_bias"),
+        down=_linear(layer.mlp.Wo, "mlp_bias"),
+        output_norm=_norm(layer.mlp_norm),
         frequencies=rotations[kind],
         window=config.local_attention // 2 if kind == "sliding_attention" else None,
     )
@@ -117,6 +150,11 @@ DEFAULTS = {
     "layer_types": None,
     "global_attn_every_n_layers": 3,
     "local_attention": 128,
+    "sliding_window": None,  # another name of half of that
+    "attention_bias": False,
+    "mlp_bias": False,
+    "norm_bias": False,
+    "classifier_bias": False,
     "rope_parameters": None,
     "rope_scaling": None,
     "global_rope_theta": 160_000.0,
