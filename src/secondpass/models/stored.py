@@ -217,6 +217,7 @@ class StoredModel:
     encoder: Encoder
     tokenizer: StoredTokenizer
     identity: str | None
+    num_labels: int
     token_limit: int
     leaves_prompt_out: bool = False
     template: ModelTemplate | None = None
@@ -224,11 +225,6 @@ class StoredModel:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     transformer_settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_labels(self) -> int:
-        """How many logits a pair gets."""
-        return self.encoder.readout.labels
 
     @property
     def name(self) -> str:
@@ -320,6 +316,7 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
         encoder,
         tokenizer,
         _identity(held),
+        encoder.readout.labels,
         limit,
         modules is not None and any(part.settings.get("include_prompt") is False for part in modules.parts),
         template,
