@@ -87,19 +87,24 @@ struct Int8 {
 };
 #endif
 
+// One group of depth of all rows from `Row` on. A recursion, not a loop: indices that are constants from the beginning are
+// what lets the compiler keep sums in registers; in a loop that it unrolls later it stores them at every step.
+template <class Unit, int Row, int Rows>
+[[gnu::always_inline]] inline void step(Vec (&acc)[Rows][2], const char* a, size_t stride, Vec left, Vec right) {
+    acc[Row][0] = Unit::dot(acc[Row][0], a + Row * stride, left);
+    acc[Row][1] = Unit::dot(acc[Row][1], a + Row * stride, right);
+    if constexpr (Row + 1 < Rows) step<Unit, Row + 1>(acc, a, stride, left, right);
+}
+
 template <class Unit, int Rows>
 void registers(const char* a, size_t stride, const char* panel, int groups, typename Unit::Sum* c, int width) {
     Vec acc[Rows][2];
-    for (int row = 0; row < Rows; row++) acc[row][0] = acc[row][1] = zero();
-    for (int group = 0; group < groups; group++, a += 4, panel += PANEL * 4) {
-        const Vec left = load(reinterpret_cast<const float*>(panel));
-        const Vec right = load(reinterpret_cast<const float*>(panel) + LANES);
 #pragma GCC unroll 16
-        for (int row = 0; row < Rows; row++) {
-            acc[row][0] = Unit::dot(acc[row][0], a + row * stride, left);
-            acc[row][1] = Unit::dot(acc[row][1], a + row * stride, right);
-        }
-    }
+    for (int row = 0; row < Rows; row++) acc[row][0] = acc[row][1] = zero();
+    for (int group = 0; group < groups; group++, a += 4, panel += PANEL * 4)
+        step<Unit, 0>(acc, a, stride, load(reinterpret_cast<const float*>(panel)),
+                      load(reinterpret_cast<const float*>(panel) + LANES));
+#pragma GCC unroll 16
     for (int row = 0; row < Rows; row++)
         for (int half = 0; half < 2; half++) Unit::keep(c + row * width + half * LANES, acc[row][half]);
 }
