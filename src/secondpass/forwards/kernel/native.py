@@ -87,7 +87,8 @@ class CallStruct(ctypes.Structure):
 class Routine:
     """One precision on one instruction set.
 
-    `panel` columns of weights lie together; `side_bytes` is the size of a value between attention and its output;
+    `panel` columns of weights lie together; `side_bytes` is the size of a value between attention and its output,
+    `out_bytes` that of one as the output's projection multiplies it;
     `digits` says whether the routine multiplies float32 as three digits of 8 bits.
     """
 
@@ -97,6 +98,7 @@ class Routine:
     precision: Precision
     panel: int
     side_bytes: int
+    out_bytes: int
     digits: bool
 
 
@@ -116,13 +118,13 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
     found: list[Routine] = []
-    precision, panel, side_bytes, digits, runs_here = (ctypes.c_int() for _ in range(5))
-    answers = tuple(ctypes.byref(value) for value in (precision, panel, side_bytes, digits, runs_here))
+    precision, panel, side_bytes, out_bytes, digits, runs_here = told = tuple(ctypes.c_int() for _ in range(6))
+    answers = tuple(map(ctypes.byref, told))
     index = 0
     while (name := loaded.secondpass_routine(index, *answers)) is not None:
         if runs_here.value:
-            given, cut = PRECISIONS[precision.value], bool(digits.value)
-            found.append(Routine(loaded, index, name.decode(), given, panel.value, side_bytes.value, cut))
+            given, sizes = PRECISIONS[precision.value], (panel.value, side_bytes.value, out_bytes.value)
+            found.append(Routine(loaded, index, name.decode(), given, *sizes, bool(digits.value)))
         index += 1
     return tuple(found)
 

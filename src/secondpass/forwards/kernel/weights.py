@@ -27,6 +27,8 @@ HEAD_STEP = 32
 SEGMENT = 384
 # The largest weight as an integer; 24 bits whose first digit stays below 128.
 LARGEST: dict[Kind, float] = {"int8": 127, "digits": 127.4 * 65536}
+# by the bytes of a value
+OF_SIZE: dict[int, Kind] = {4: "fp32", 2: "bf16", 1: "int8", 3: "digits"}
 # values of one dword
 GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4, "digits": 4}
 
@@ -121,10 +123,8 @@ class PackedWeights:
         self._head_size = up_to(self._size, HEAD_STEP)
         # half a panel: a register
         self._lanes = routine.panel // 2
-        # attention is float32 where nothing shorter is at hand
         self._kind: Kind = "digits" if routine.digits else routine.precision
-        side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
-        self._out_kind: Kind = "digits" if routine.digits else side
+        self._out_kind = OF_SIZE[routine.out_bytes]
         found = {turned.tobytes(): turned for layer in encoder.layers if (turned := layer.frequencies) is not None}
         self._frequencies, self._turns = list(found.values()), list[npt.NDArray[np.float32]]()
         self.model = self._packed()

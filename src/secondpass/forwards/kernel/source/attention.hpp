@@ -128,7 +128,8 @@ void attend(const typename Unit::Element* query, const typename Unit::Element* k
     const size_t skipped = static_cast<size_t>(start) * stride;
     pack_keys(reinterpret_cast<const char*>(key + skipped), stride * BYTES, length, padded, dwords, scratch.keys);
     pack_values<Unit>(value + skipped, stride, length, padded, size, scratch.values);
-    for (int i = 0; i < padded; i++) scratch.mask[i] = i < length ? 0.0f : HIDDEN;
+    memset(scratch.mask, 0, sizeof(float) * smaller(length, padded));
+    for (int i = length; i < padded; i++) scratch.mask[i] = HIDDEN;
     if (asking.windowed())
         for (int i = 0; i <= 2 * (window + BAND_EDGE); i++)
             scratch.band[i] = i < BAND_EDGE || i > BAND_EDGE + 2 * window ? HIDDEN : 0.0f;

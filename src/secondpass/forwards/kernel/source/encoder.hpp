@@ -55,6 +55,8 @@ class Encoder {
     Rows<Main> operand, inner_operand;  // what is multiplied, where it is not taken as it lies
     HeadScratch head;
 
+    static constexpr bool WHOLE = Main::SCALED && !Main::TILED;  // the feed-forward's width as one depth
+
     int attention_width() const { return model.heads * model.head_size; }
 
     void lay_out(Pieces& shared, Pieces& own) {
@@ -70,7 +72,7 @@ class Encoder {
         read = own.rows<Float32>(MOST_ROWS, model.widest, segment);
         inner = own.rows<Side>(MOST_ROWS, segment, segment);
         operand = own.rows<Main>(MOST_ROWS, widest, segment);
-        inner_operand = own.rows<Main>(MOST_ROWS, segment, segment);
+        inner_operand = own.rows<Main>(MOST_ROWS, WHOLE ? model.inner : segment, segment);
         head.keys = own.take<char>(static_cast<size_t>(keys) * model.head_size * sizeof(Value));
         head.values = own.take<char>(static_cast<size_t>(keys) * model.head_size * sizeof(Value));
         head.scores = own.take<float>(static_cast<size_t>(32) * (keys + SCORE_PADDING));
@@ -87,7 +89,7 @@ class Encoder {
             const int width = rounded_up(depth.size(), 64);
             const int segments = rounded_up(width, model.segment) / model.segment;
             const Rows<Unit> to{room.values, width, room.scale, room.low, segments};
-            const float* smoothing = Unit::SCALED ? matrix.smoothing + depth.begin : nullptr;
+            const float* smoothing = Unit::PLANES > 1 ? matrix.smoothing + depth.begin : nullptr;
             if (Unit::SCALED && width > from.width) {
                 const size_t values = static_cast<size_t>(rounded_up(rows, 16)) * width;
                 memset(static_cast<void*>(to.values), 0, values * sizeof(typename Unit::Element));
@@ -180,29 +182,47 @@ class Encoder {
         for (int row = 0; row < rows; row++) normalise(layer.output_norm, sums.at(row), x.at(row), hidden);
     }
 
-    // The feed-forward of `x`, added to `total`. Inner values are computed and used a segment at a time.
+    // The feed-forward of `x`, added to `total`. Inner values are computed and used a segment at a time; where bytes are
+    // multiplied in registers, all of them become bytes first, a block of rows at a time in the first cache.
     void inside(const Layer& layer, Rows<Float32> x, Rows<Float32> total, int rows) {
-        const Span depth{0, model.hidden};
-        const Rows<Main> input = ready<Main>(x, rows, layer.up, depth, operand);
-        const int activation = model.activation;
+        const Rows<Main> input = ready<Main>(x, rows, layer.up, {0, model.hidden}, operand);
         for (int begin = 0; begin < model.inner; begin += model.segment) {
             const Span part{begin, smaller(begin + model.segment, model.inner)};
-            const Rows<Side> inner = this->inner;
-            if (model.gated)
-                linear<true>(input, rows, layer.up, {2 * part.begin, 2 * part.end}, depth, [=](int column) {
-                    return [=](int row, Vec v, Vec gate) {
-                        Side::put(inner.at(row) + column / 2 - begin, activated<Side::EXACT>(activation, v) * gate);
-                    };
-                });
-            else
-                linear(input, rows, layer.up, part, depth, [=](int column) {
-                    return [=](int row, Vec v) {
-                        Side::put(inner.at(row) + column - begin, activated<Side::EXACT>(activation, v));
-                    };
-                });
-            linear(ready<Main>(inner, rows, layer.down, part, inner_operand), rows, layer.down, {0, model.hidden}, part,
-                   added(total, total));
+            if constexpr (WHOLE) {
+                for (int first = 0; first < rows; first += Main::BLOCK) {
+                    const int count = smaller(Main::BLOCK, rows - first);
+                    const Rows<Main> to = inner_operand.from(first).behind(begin, model.segment);
+                    activate(layer, input.from(first), count, part);
+                    for (int row = 0; row < count; row++)
+                        write_row<Main, Side>(to, row, inner.at(row), part.size(), nullptr, model.segment);
+                }
+            } else {
+                activate(layer, input, rows, part);
+                linear(ready<Main>(inner, rows, layer.down, part, inner_operand), rows, layer.down, {0, model.hidden},
+                       part, added(total, total));
+            }
         }
+        if constexpr (WHOLE)
+            linear(inner_operand, rows, layer.down, {0, model.hidden}, {0, model.inner}, added(total, total));
+    }
+
+    // A part of the inner values into `inner`.
+    void activate(const Layer& layer, Rows<Main> input, int rows, Span part) {
+        const Span depth{0, model.hidden};
+        const int activation = model.activation, begin = part.begin;
+        const Rows<Side> inner = this->inner;
+        if (model.gated)
+            linear<true>(input, rows, layer.up, {2 * part.begin, 2 * part.end}, depth, [=](int column) {
+                return [=](int row, Vec v, Vec gate) {
+                    Side::put(inner.at(row) + column / 2 - begin, activated<Side::EXACT>(activation, v) * gate);
+                };
+            });
+        else
+            linear(input, rows, layer.up, part, depth, [=](int column) {
+                return [=](int row, Vec v) {
+                    Side::put(inner.at(row) + column - begin, activated<Side::EXACT>(activation, v));
+                };
+            });
     }
 
     // Queries, keys and values of a block; of queries and keys both halves are turned by the angles of their places (Su
@@ -356,6 +376,7 @@ constexpr Routine routine(const char* name, Precision precision) {
             precision,
             PANEL,
             sizeof(typename Side::Element),
+            sizeof(typename Out::Element),
             Main::PLANES > 1,
             Made::sizes,
             [](const Model& model, const Call& call, int first, int last, Team team, Memory memory) {

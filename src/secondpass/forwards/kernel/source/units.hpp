@@ -34,6 +34,11 @@ struct Float32 {
     static void put(Element* p, Vec x) { store(p, x); }
 };
 
+// What lies between integer products: functions of it need not be more exact than those are.
+struct NearFloat32 : Float32 {
+    static constexpr bool EXACT = false;
+};
+
 #if defined(__AVX512BF16__)
 struct BFloat16 {
     using Element = uint16_t;
