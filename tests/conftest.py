@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["SECONDPASS_CACHE"] = "off"
 
 import pytest
 import torch

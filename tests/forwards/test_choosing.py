@@ -18,6 +18,7 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards import choosing, kernel
 from secondpass.forwards.choosing import ModelForward, Watch, described
 from secondpass.forwards.contract import Computation, Logits
+from secondpass.forwards.description import mapped
 from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import native
 from secondpass.forwards.packed import PackedEncoder
@@ -200,7 +201,7 @@ def test_auto_takes_bfloat16_only_where_it_is_faster_and_agrees(
     """The model's own scores decide; float32 otherwise."""
     model = model_of("bert", hidden_size=128)
     speeds = {"bf16": (error, seconds), "fp32": (0.0, 0.1)}
-    monkeypatch.setattr(kernel, "kernel_forward", lambda encoder, precision: _Kernel(encoder, *speeds[precision]))
+    monkeypatch.setattr(kernel, "kernel_forward", lambda _, precision: _Kernel(describe(model), *speeds[precision]))
     inputs = inputs_of((9, 20, 30), model)
     forward = _forward(model, "auto", inputs)
     assert forward.ready().dtype == settled
@@ -235,10 +236,18 @@ def test_int8_without_the_kernel_is_refused_and_says_what_is_missing() -> None:
         _forward(changed, "int8")
 
 
+def test_a_model_elsewhere_is_not_for_the_kernel() -> None:
+    """The library reads memory of the processor."""
+    own = choosing.described(model_of("bert"))
+    assert own is not None
+    moved = choosing.Described(own.family, mapped(own.weights, lambda tensor: tensor.to("meta")))
+    assert moved.by_kernel("fp32") == "the kernel computes on the CPU"
+
+
 def test_int8_by_the_kernel_and_exact_where_the_model_turns_into_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """The record says int8; a batch repeated in full precision is float32."""
     model = model_of("bert")
-    monkeypatch.setattr(kernel, "kernel_forward", lambda encoder, precision: _Kernel(encoder, 0.1, 0.0))
+    monkeypatch.setattr(kernel, "kernel_forward", lambda *asked: _Kernel(describe(model), 0.1, 0.0))
     forward, inputs = _forward(model, "int8"), inputs_of(LENGTHS, model)
     exact = reference(model, inputs)
     assert forward.ready().dtype == "int8"

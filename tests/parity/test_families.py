@@ -18,7 +18,7 @@ from transformers import (
 
 from secondpass.forwards.families import FAMILIES, architecture_of, decoder, describe, family_of, trainable
 from secondpass.forwards.kernel import KernelEncoder, native
-from secondpass.forwards.kernel.weights import unsupported
+from secondpass.forwards.kernel.weights import packed, unsupported
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.packed import PackedForward, PaddedForward, training_forward
 from secondpass.forwards.padded import Padding
@@ -32,6 +32,7 @@ from secondpass.forwards.readout import (
     ReadoutModel,
 )
 from secondpass.training.weights.layers import layers_of
+from tests.forwards.kernel.encoders import arrays
 from tests.forwards.models import DECODERS, LENGTHS, decoder_of, inputs_of, model_of, reference, tensors
 
 
@@ -140,7 +141,7 @@ def test_the_kernel_gives_them_or_says_why_not(name: str) -> None:
     if isinstance(routine, str):
         pytest.skip(routine)
     inputs = inputs_of(LENGTHS, model)
-    made = tensors(KernelEncoder(encoder, routine))(inputs)
+    made = tensors(KernelEncoder(packed(arrays(encoder), routine)))(inputs)
     assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
 
 

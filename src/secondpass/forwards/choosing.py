@@ -18,7 +18,7 @@ from torch import nn
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Logits
-from secondpass.forwards.description import Description, Family
+from secondpass.forwards.description import Description, Family, mapped
 from secondpass.forwards.families import describe, family_of
 from secondpass.forwards.padded import BatchProbe, Padding, TransformersForward, dtype_name, switching
 from secondpass.forwards.precision import Precision, agrees, precision_of
@@ -119,7 +119,9 @@ class Described:
         encoder = self.family.for_kernel(self.weights)
         if encoder is None:
             return "the kernel cannot compute this family of models"
-        return kernel_forward(encoder, precision)
+        if {weights.device.type for weights in (encoder, encoder.embeddings.words)} != {"cpu"}:
+            return "the kernel computes on the CPU"
+        return kernel_forward(lambda: mapped(encoder, _array), precision)
 
     def fastest(self, precision: Settled) -> Compute | None:
         """The fastest way there is, or None: int8 without the kernel."""
@@ -128,6 +130,10 @@ class Described:
             return compute
         dtype = getattr(torch, DTYPES[precision])
         return None if precision == "int8" else self.family.in_torch(self.weights, dtype)
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    return tensor.detach().float().cpu().numpy()
 
 
 def described(model: Any) -> Described | None:

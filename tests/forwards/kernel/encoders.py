@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from secondpass.forwards.description import Encoder
+from secondpass.forwards.description import Encoder, mapped
 from secondpass.forwards.families import describe
 from secondpass.tokens import Tokens
 from tests.tiny_models import make_model
@@ -37,6 +37,11 @@ def sized(
     encoder = describe(model)
     assert isinstance(encoder, Encoder)
     return model, encoder
+
+
+def arrays(encoder: Encoder) -> Encoder:
+    """A description as the kernel reads it: of float32 arrays, which share the memory of float32 tensors."""
+    return mapped(encoder, lambda tensor: tensor.detach().float().numpy())
 
 
 def tokens(*lengths: int, types: int = 1, seed: int = 0) -> list[Tokens]:

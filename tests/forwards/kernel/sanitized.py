@@ -26,9 +26,10 @@ import torch
 from secondpass.forwards.contract import Logits
 from secondpass.forwards.description import Encoder, Linear, Pooling, Readout, ReadoutStep
 from secondpass.forwards.kernel import KernelEncoder, native
+from secondpass.forwards.kernel.weights import packed
 from secondpass.forwards.packed import PackedEncoder
 from secondpass.tokens import Tokens
-from tests.forwards.kernel.encoders import FAMILIES, expected, made, tokens
+from tests.forwards.kernel.encoders import FAMILIES, arrays, expected, made, tokens
 
 # Optimised as usual, checks of every access make the larger files take more than ten minutes.
 CHECKS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
@@ -106,7 +107,7 @@ def compute(library: Path, models: int, seed: int, asked: str | None) -> None:
         few = int(random.integers(1, 4))
         parts = [slice(0, few), slice(None), slice(len(inputs) // 2, None), slice(0, 1), slice(None)]
         for routine in routines:
-            forward = KernelEncoder(encoder, routine)
+            forward = KernelEncoder(packed(arrays(encoder), routine))
             torch.set_num_threads(1)
             whole = forward(inputs)
             if routine.precision == "fp32" and not torch.allclose(torch.from_numpy(whole), wanted, rtol=0, atol=near):

@@ -19,9 +19,10 @@ from secondpass.forwards.description import Encoder, Linear, Norm, Pooling, Read
 from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import KernelEncoder, chunk_ends, kernel_forward, native
 from secondpass.forwards.kernel.native import Routine
+from secondpass.forwards.kernel.weights import packed
 from secondpass.forwards.packed import PackedEncoder
 from secondpass.tokens import Tokens
-from tests.forwards.kernel.encoders import FAMILIES, expected, made, sized, tokens
+from tests.forwards.kernel.encoders import FAMILIES, arrays, expected, made, sized, tokens
 from tests.forwards.models import tensors
 
 FOUND = native.routines()
@@ -51,7 +52,7 @@ def full(request: pytest.FixtureRequest) -> Routine:
 
 def kernel(encoder: Encoder, routine: Routine) -> Callable[[Sequence[Tokens]], torch.Tensor]:
     """The forward of a routine, whose logits are compared with torch's."""
-    return tensors(KernelEncoder(encoder, routine))
+    return tensors(KernelEncoder(packed(arrays(encoder), routine)))
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -318,6 +319,7 @@ def test_chunks_hold_every_sequence_once() -> None:
 def test_without_a_library_there_is_no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     """The owner computes with torch then, and hears why."""
     _, encoder = made()
-    assert isinstance(kernel_forward(encoder, "fp32"), KernelEncoder)
+    given = arrays(encoder)
+    assert isinstance(kernel_forward(lambda: given, "fp32"), KernelEncoder)
     monkeypatch.setenv(native.CHOSEN, "none such")
-    assert kernel_forward(encoder, "fp32") == "the kernel has no fp32 for this processor among none such"
+    assert kernel_forward(lambda: given, "fp32") == "the kernel has no fp32 for this processor among none such"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import hatch_build
 from secondpass.forwards.kernel import native
@@ -59,3 +62,41 @@ def test_instructions_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = native.find("fp32")
     assert isinstance(refused, str)
     assert "neon" in refused
+
+
+def test_threads_are_torchs_or_what_torchs_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number where it is imported; else OMP_NUM_THREADS, else cores, not their halves, within the group's share."""
+    assert native.thread_count() == torch.get_num_threads()
+    monkeypatch.delitem(sys.modules, "torch")
+    count = native.own_thread_count.__wrapped__
+    monkeypatch.setattr(native, "own_thread_count", count)
+    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    cores = {siblings.format(number): f"{number % 6},{number % 6 + 6}" for number in range(12)}
+    files: dict[str, str] = {}
+    monkeypatch.setattr(native, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 6, 7, 8, 9})
+    for asked, given, wanted in (
+        ("3", {}, 3),
+        ("4,2", {}, 4),
+        ("0", {}, 7),
+        ("many", {}, 7),
+        ("", {}, 7),
+        ("", cores, 4),
+        ("", {**cores, "/sys/fs/cgroup/cpu.max": "max 100000"}, 4),
+        ("", {**cores, "/sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
+        ("", {"/proc/self/cgroup": "0::/a/b", "/sys/fs/cgroup/a/b/cpu.max": "50000 100000"}, 1),
+        ("", {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 7),
+        (
+            "",
+            {
+                "/proc/self/cgroup": "5:cpu,cpuacct:/job\n0::/",
+                "/sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "300000",
+                "/sys/fs/cgroup/cpu/job/cpu.cfs_period_us": "100000",
+            },
+            3,
+        ),
+    ):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        files.clear()
+        files.update(given)
+        assert native.thread_count() == wanted, (asked, given)

@@ -6,19 +6,19 @@ in the batch and however many threads compute.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import byref
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from secondpass.errors import InvalidInput
 from secondpass.forwards.contract import Logits
-from secondpass.forwards.description import Encoder, mapped
-from secondpass.forwards.kernel import native
-from secondpass.forwards.kernel.native import Precision, Routine
-from secondpass.forwards.kernel.weights import PackedWeights, own_positions, unsupported
+from secondpass.forwards.description import Encoder
+from secondpass.forwards.kernel import cache, native
+from secondpass.forwards.kernel.native import Precision, thread_count
+from secondpass.forwards.kernel.weights import Floats, PackedWeights, aligned, angles, packed, unsupported
 from secondpass.tokens import Tokens
 
 # Tokens that one thread takes through all layers at a time: weights are read once for them, and their activations
@@ -27,17 +27,8 @@ CHUNK_TOKENS = 384
 # With fewer sequences for each thread, threads share a chunk instead.
 ENOUGH_EACH = 4
 ROWS_BEHIND = 32
-# What addresses are a multiple of: the widest register's bytes, and a line of the cache.
-ALIGNED = 64
 
 Bytes = npt.NDArray[np.uint8]
-
-
-def aligned(size: int) -> Bytes:
-    """Memory of that many bytes, not filled, at a multiple of `ALIGNED`."""
-    made = np.empty(size + ALIGNED, np.uint8)
-    start = -made.ctypes.data % ALIGNED
-    return made[start : start + size]
 
 
 def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int32]:
@@ -52,20 +43,25 @@ def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int
 class KernelEncoder:
     """The forward of one encoder at one precision.
 
-    Args:
-        encoder: on the CPU; its word table is shared where it is float32, everything else is copied.
-        routine: of `native.find`.
+    Copies share its weights.
     """
 
-    def __init__(self, encoder: Encoder, routine: Routine) -> None:
-        self._routine = routine
-        self._packed = PackedWeights(encoder, routine)
-        embeddings = encoder.embeddings
-        self._vocabulary = len(embeddings.words)
-        self._types = None if embeddings.types is None else len(embeddings.types)
-        self._positions = None if embeddings.positions is None else len(own_positions(embeddings))
+    def __init__(self, weights: PackedWeights) -> None:
+        self._weights = weights
+        self._routine = weights.routine
+        self._turns: list[Floats] = []
         # Memory of calls that ended; popping and appending are atomic.
         self._spare: list[Bytes] = []
+
+    def __copy__(self) -> KernelEncoder:
+        return KernelEncoder(self._weights)
+
+    def __deepcopy__(self, memo: object) -> KernelEncoder:
+        return KernelEncoder(self._weights)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        routine = self._routine
+        return _unpickled, (cache.to_bytes(self._weights), routine.precision, routine.instructions)
 
     def __call__(self, inputs: Sequence[Tokens]) -> Logits:
         """-> logits float32 [pairs, labels].
@@ -73,7 +69,7 @@ class KernelEncoder:
         Raises:
             InvalidInput: an input is empty, longer than the positions, or has an id or type beyond its table.
         """
-        model = self._packed.model
+        model = self._weights.model
         if not inputs:
             return np.empty((0, model.labels), np.float32)
         lengths = np.array([len(item) for item in inputs])
@@ -81,14 +77,14 @@ class KernelEncoder:
         types = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
         self._check(lengths, ids, types)
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        threads = torch.get_num_threads()
+        threads = thread_count()
         together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
         ends = self._chunks(lengths, threads, together)
         pairs, width = len(inputs), model.heads * model.head_size
         rows = aligned((pairs + ROWS_BEHIND) * model.hidden * 4)
         context = aligned((pairs + ROWS_BEHIND) * width * self._routine.side_bytes)
         logits = np.empty((pairs, model.labels), np.float32)
-        turns = self._packed.turns(int(lengths.max()))
+        turns = self._angles(int(lengths.max()))
         rotations = np.array([table.ctypes.data for table in turns], np.uintp)
         call = native.CallStruct(
             ids=ids.ctypes.data,
@@ -114,17 +110,26 @@ class KernelEncoder:
         return logits
 
     def _check(self, lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], types: npt.NDArray[np.int32]) -> None:
+        vocabulary, positions, type_count = self._weights.rows
         if lengths.min() < 1:
             raise InvalidInput(f"input {int(lengths.argmin())} has no tokens")
-        if self._positions is not None and lengths.max() > self._positions:
+        if positions is not None and lengths.max() > positions:
             row = int(lengths.argmax())
-            raise InvalidInput(f"input {row} has {lengths[row]} tokens, the model has {self._positions} positions")
+            raise InvalidInput(f"input {row} has {lengths[row]} tokens, the model has {positions} positions")
         if len(types) != len(ids):
             raise InvalidInput(f"{len(ids)} token ids but {len(types)} types")
-        if ids.min() < 0 or ids.max() >= self._vocabulary:
-            raise InvalidInput(f"a token id is outside 0..{self._vocabulary - 1}")
-        if self._types is not None and (types.min() < 0 or types.max() >= self._types):
-            raise InvalidInput(f"a token type is outside 0..{self._types - 1}")
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            raise InvalidInput(f"a token id is outside 0..{vocabulary - 1}")
+        if type_count is not None and (types.min() < 0 or types.max() >= type_count):
+            raise InvalidInput(f"a token type is outside 0..{type_count - 1}")
+
+    def _angles(self, longest: int) -> list[Floats]:
+        """Of at least as many positions, for each kind of layer that turns queries and keys."""
+        made, frequencies = self._turns, self._weights.frequencies
+        if frequencies and (not made or len(made[0]) < longest):
+            positions, width = 1 << (longest - 1).bit_length(), self._weights.model.head_size // 2
+            made = self._turns = [angles(own, positions, width) for own in frequencies]
+        return made
 
     @staticmethod
     def _chunks(lengths: npt.NDArray[np.int64], threads: int, together: bool) -> npt.NDArray[np.int32]:
@@ -142,13 +147,30 @@ class KernelEncoder:
         return memory if len(memory) >= size else aligned(size)
 
 
-def kernel_forward(encoder: Encoder, precision: Precision) -> KernelEncoder | str:
-    """The kernel's forward of this encoder, or a sentence that says why it cannot be had."""
-    missing = unsupported(encoder)
+def _unpickled(content: bytes, precision: Precision, instructions: str) -> KernelEncoder:
+    return KernelEncoder(cache.from_bytes(content, native.named(precision, instructions)))
+
+
+def kernel_forward(
+    encoder: Callable[[], Encoder], precision: Precision, identity: str | None = None
+) -> KernelEncoder | str:
+    """The kernel's forward of an encoder, or a sentence that says why it cannot be had.
+
+    Args:
+        encoder: gives it as float32 arrays; not called where packed weights of that identity lie in the user's cache.
+        precision: of the computation.
+        identity: stands for all that `encoder` is made from, weights and config; None keeps nothing.
+    """
+    routine = native.find(precision)
+    if identity is not None and not isinstance(routine, str):
+        weights = cache.weights(identity, routine)
+        if weights is not None:
+            return KernelEncoder(weights)
+    found = encoder()
+    missing = unsupported(found)
     if missing is not None:
         return missing
-    routine = native.find(precision)
     if isinstance(routine, str):
         return routine
-    # not before: the copy of a half type is large
-    return KernelEncoder(mapped(encoder, torch.Tensor.float), routine)
+    weights = packed(found, routine)
+    return KernelEncoder(weights if identity is None else cache.kept(identity, weights))

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,6 +86,38 @@ class CallStruct(ctypes.Structure):
     )
 
 
+# How many of them a pointer to structures points to.
+COUNTS = {"layers": "layer_count", "steps": "step_count"}
+
+
+def listed(structure: ctypes.Structure, place: Callable[[int], int]) -> list[Any]:
+    """A structure's values, those of structures in it and behind its pointers as lists; `place` changes addresses."""
+    values: list[Any] = []
+    for name, kind in structure._fields_:  # type: ignore[misc]
+        value = getattr(structure, name)
+        if name in COUNTS:
+            value = [listed(value[number], place) for number in range(getattr(structure, COUNTS[name]))]
+        elif isinstance(value, ctypes.Structure):
+            value = listed(value, place)
+        elif kind is ctypes.c_void_p:
+            value = place(value) if value else None
+        values.append(value)
+    return values
+
+
+def restored(kind: Any, values: list[Any], address: Callable[[int], int]) -> Any:
+    """The structure of which `listed` made the values; `address` turns each place into where it is now."""
+
+    def value_of(name: str, own: Any, value: Any) -> Any:
+        if name in COUNTS:
+            return (own._type_ * len(value))(*(restored(own._type_, item, address) for item in value))
+        if isinstance(value, list):
+            return restored(own, value, address)
+        return address(value) if own is ctypes.c_void_p and value is not None else value
+
+    return kind(*(value_of(name, own, value) for (name, own), value in zip(kind._fields_, values, strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class Routine:
     """One precision on one instruction set.
@@ -141,3 +176,61 @@ def find(precision: Precision) -> Routine | str:
             return routine
     among = "" if chosen is None else f" among {chosen}"
     return f"the kernel has no {precision} for this processor{among}"
+
+
+def named(precision: Precision, instructions: str) -> Routine:
+    """One routine of this processor.
+
+    Raises:
+        LookupError: it has no such one.
+    """
+    found = routines()
+    for routine in () if isinstance(found, str) else found:
+        if (routine.precision, routine.instructions) == (precision, instructions):
+            return routine
+    raise LookupError(f"the kernel has no {precision} by {instructions} for this processor")
+
+
+def thread_count() -> int:
+    """How many threads a call may have: torch's number where torch is imported, else what torch's would be."""
+    asked = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    return own_thread_count() if asked is None else int(asked())
+
+
+@cache
+def own_thread_count() -> int:
+    """OMP_NUM_THREADS, else the cores that this process may use: a core counts once however many threads it runs."""
+    asked = re.match(r"\s*([1-9]\d{0,3})\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
+    if asked:
+        return int(asked[1])
+    return max(1, min([len(_cores()), *(-(-quota // period) for quota, period in _shares() if quota > 0 < period)]))
+
+
+def _cores() -> set[str]:
+    """A name for each core, by the processors that it runs as."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    place = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    return {_read(place.format(processor)) or str(processor) for processor in allowed}
+
+
+def _shares() -> Iterator[tuple[int, int]]:
+    """Quota and period, microseconds, of control groups that limit this process, of either version."""
+    groups = dict(re.findall(r"^\d+:(.*):(.*)$", _read("/proc/self/cgroup"), re.MULTILINE))
+    root = "/sys/fs/cgroup"
+    for folder in (root, root + groups.get("", "")):
+        yield _pair(_read(f"{folder}/cpu.max"))
+    for own in ("", next((path for kinds, path in groups.items() if "cpu" in kinds.split(",")), "")):
+        folder = f"{root}/cpu{own}"
+        yield _pair(f"{_read(f'{folder}/cpu.cfs_quota_us')} {_read(f'{folder}/cpu.cfs_period_us')}")
+
+
+def _pair(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+) (\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from secondpass.forwards import description as described
 from secondpass.forwards.description import Encoder
@@ -17,6 +17,8 @@ from secondpass.forwards.kernel.native import Routine
 
 Kind = Literal["fp32", "bf16", "int8", "digits"]
 """What a matrix is multiplied as."""
+Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh", "none")
 POOLINGS = ("first", "mean", "max", "last")
@@ -31,6 +33,10 @@ LARGEST: dict[Kind, float] = {"int8": 127, "digits": 127.4 * 65536}
 OF_SIZE: dict[int, Kind] = {4: "fp32", 2: "bf16", 1: "int8", 3: "digits"}
 # values of one dword
 GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4, "digits": 4}
+# What addresses are a multiple of: the widest register's bytes, and a line of the cache.
+ALIGNED = 64
+# Weights that are brought into order at a time: what is made of them on the way stays in the core's own cache.
+BLOCK = 1 << 16
 
 
 def up_to(size: int, step: int) -> int:
@@ -38,30 +44,51 @@ def up_to(size: int, step: int) -> int:
     return -(-size // step) * step
 
 
-def widened(tensor: torch.Tensor, *sizes: int) -> torch.Tensor:
-    """A float32 contiguous tensor with zeros behind the end of each dimension; itself if it is one already."""
-    tensor = tensor.detach().to(torch.float32)
-    if tensor.shape == sizes:
-        return tensor.contiguous()
-    made = tensor.new_zeros(sizes)
-    made[tuple(map(slice, tensor.shape))] = tensor
+def aligned(size: int) -> npt.NDArray[np.uint8]:
+    """Memory of that many bytes, not filled, at a multiple of `ALIGNED`."""
+    made = np.empty(size + ALIGNED, np.uint8)
+    start = -made.ctypes.data % ALIGNED
+    return made[start : start + size]
+
+
+def widened(values: Floats, *sizes: int) -> Floats:
+    """A contiguous array with zeros behind the end of each dimension; itself if it is one already."""
+    if values.shape == sizes:
+        return np.require(values, requirements=("C", "A"))
+    made = np.zeros(sizes, np.float32)
+    made[tuple(map(slice, values.shape))] = values
     return made
 
 
-def panels(values: torch.Tensor, panel: int, group: int) -> torch.Tensor:
-    """[columns, depth] -> [columns / panel, depth / group, panel, group], contiguous."""
-    columns, depth = values.shape
-    return values.view(columns // panel, panel, depth // group, group).permute(0, 2, 1, 3).contiguous()
+def bfloat16(values: Floats) -> npt.NDArray[np.uint16]:
+    """The bits of the nearest bfloat16, ties to the even one; what is no number stays none."""
+    bits = values.view(np.uint32)
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    made = rounded.astype(np.uint16)
+    odd = np.isnan(values)
+    if odd.any():
+        made[odd] = 0xFFFF
+    return made
 
 
-def alternating(halves: torch.Tensor, lanes: int) -> torch.Tensor:
+def put(values: Array, panels: npt.NDArray[np.uint32]) -> None:
+    """Values [columns, depth] as dwords of neighbours along the depth into [columns / panel, ..., panel]."""
+    dwords = np.ascontiguousarray(values).view(np.uint32)
+    panels[...] = np.moveaxis(dwords.reshape(panels.shape[0], panels.shape[-1], *panels.shape[1:-1]), 1, -1)
+
+
+def alternating(halves: Floats, lanes: int) -> Floats:
     """[..., 2, rows, depth] -> [..., 2 * rows, depth]: `lanes` rows of each half in turn."""
     *outer, _, rows, depth = halves.shape
     registers = halves.reshape(*outer, 2, rows // lanes, lanes, depth)
-    return registers.transpose(-4, -3).reshape(*outer, 2 * rows, depth)
+    return registers.swapaxes(-4, -3).reshape(*outer, 2 * rows, depth)
 
 
-def angles(frequencies: npt.NDArray[np.float32], positions: int, width: int) -> npt.NDArray[np.float32]:
+def angles(frequencies: Floats, positions: int, width: int) -> Floats:
     """Cosines and sines [positions, 2, width] of positions times frequencies; zeros behind those.
 
     Angles are rounded to float32 as the model rounds them; their cosines are computed in float64, so that the size of a
@@ -73,49 +100,83 @@ def angles(frequencies: npt.NDArray[np.float32], positions: int, width: int) -> 
     return made
 
 
-def smoothing(weight: torch.Tensor) -> torch.Tensor:
+def largest_along(values: Floats, axis: int) -> Floats:
+    """The largest size along an axis, without a copy of all sizes; NaN where one is NaN."""
+    return np.maximum(values.max(axis), -values.min(axis))
+
+
+def smoothing(weight: Floats) -> Floats:
     """Powers of two [depth] near the root of the largest weight of each depth; 1 where all are 0.
 
     Weights divided by them and activations multiplied by them give the same products: a channel of large activations
     with small weights then sets the scale of its row less. For digits alone: int8 was less faithful with it.
     """
-    largest = weight.abs().amax(dim=0)
-    usable = torch.isfinite(largest) & (largest > 0)
-    exponents = (torch.where(usable, largest, torch.ones_like(largest)).log2() / 2).round()
-    return torch.where(usable, exponents.clamp(-60, 60).exp2(), torch.ones_like(largest))
+    largest = largest_along(weight, 0)
+    usable = np.isfinite(largest) & (largest > 0)
+    # in float64: float32's logarithm is rounded in more than one way
+    halves = np.log2(np.where(usable, largest, 1).astype(np.float64)).astype(np.float32) / np.float32(2)
+    return np.ldexp(np.float32(1), np.rint(halves).clip(-60, 60).astype(np.int32))
 
 
-def segments(weight: torch.Tensor) -> torch.Tensor:
+def segments(weight: Floats) -> Floats:
     """[columns, depth] -> [columns, segments, SEGMENT], zeros behind the end."""
     columns, depth = weight.shape
-    return widened(weight, columns, up_to(depth, SEGMENT)).view(columns, -1, SEGMENT)
+    return widened(weight, columns, up_to(depth, SEGMENT)).reshape(columns, -1, SEGMENT)
 
 
-def steps_of(parts: torch.Tensor, largest: float) -> torch.Tensor:
-    """Scales [columns, segments, 1] that make `largest` of the largest weight; NaN where a weight is not finite."""
-    most = parts.abs().amax(dim=2, keepdim=True)
-    steps = most / largest + (parts * 0).sum(dim=2, keepdim=True)
-    return torch.where(most == 0, torch.ones_like(steps), steps)
+def steps_of(parts: Floats, largest: float) -> Floats:
+    """Scales [columns, segments] that make `largest` of the largest weight; NaN where a weight is not finite."""
+    most = largest_along(parts, 2)
+    steps = np.where(np.isfinite(most), most / np.float32(largest), np.float32(np.nan))
+    return np.where(most == 0, np.float32(1), steps)
 
 
-def digits_of(whole: torch.Tensor) -> torch.Tensor:
+def whole_numbers(parts: Floats, steps: Floats) -> Floats:
+    """[columns, segments, depth] in steps of each segment, rounded; 0 for all of one whose step is no number."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        whole = parts / steps[:, :, None]
+    if not (np.isfinite(steps) & (steps > 0)).all():
+        whole[~np.isfinite(whole)] = 0
+    return np.rint(whole, out=whole)
+
+
+def digits_of(whole: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
     """int32 of 24 bits -> three signed digits int8 [3, ...], the highest first."""
     middle = 0x808080
-    bits = (whole + middle) ^ middle
-    return torch.stack([(bits >> shift).to(torch.int8) for shift in (16, 8, 0)])
+    digits = ((whole + middle) ^ middle)[..., None].view(np.int8)  # as bytes lie on these processors, the lowest first
+    return np.stack([digits[..., place] for place in (2, 1, 0)])
 
 
+@dataclass(frozen=True, slots=True)
 class PackedWeights:
-    """An encoder's weights, copied into the order of a routine; float32 tables of words are shared.
+    """An encoder's weights in the order of a routine: all that a forward is computed from.
 
     Attributes:
-        model: for the library; its pointers point into tensors that are kept here.
+        model: for the library; its pointers point into `arrays`.
+        arrays: never written to; others may share them.
+        frequencies: of each kind of layer that turns queries and keys.
+        rows: of the tables of words, positions and types; None where there is no such table.
     """
+
+    routine: Routine
+    model: native.ModelStruct
+    arrays: tuple[Array, ...]
+    frequencies: tuple[Floats, ...]
+    rows: tuple[int, int | None, int | None]
+
+
+def packed(encoder: Encoder, routine: Routine) -> PackedWeights:
+    """An encoder of float32 arrays; tables are shared where their width is a multiple of 64, the rest is copied."""
+    return _Packing(encoder, routine).done()
+
+
+class _Packing:
+    """One encoder on its way into the order of one routine."""
 
     def __init__(self, encoder: Encoder, routine: Routine) -> None:
         self._encoder = encoder
         self._routine = routine
-        self._kept: list[object] = []
+        self._kept: list[Array] = []
         self._hidden = up_to(encoder.hidden, WIDTH_STEP)
         self._inner = up_to(encoder.layers[0].down.weight.shape[1], WIDTH_STEP)
         self._embedding = up_to(encoder.embeddings.words.shape[1], WIDTH_STEP)
@@ -126,22 +187,20 @@ class PackedWeights:
         self._kind: Kind = "digits" if routine.digits else routine.precision
         self._out_kind = OF_SIZE[routine.out_bytes]
         found = {turned.tobytes(): turned for layer in encoder.layers if (turned := layer.frequencies) is not None}
-        self._frequencies, self._turns = list(found.values()), list[npt.NDArray[np.float32]]()
-        self.model = self._packed()
+        self._frequencies = tuple(found.values())
 
-    def turns(self, longest: int) -> list[npt.NDArray[np.float32]]:
-        """Angles of at least as many positions, for each kind of layer that turns queries and keys."""
-        made = self._turns
-        if self._frequencies and (not made or len(made[0]) < longest):
-            positions = 1 << (longest - 1).bit_length()
-            made = self._turns = [angles(own, positions, self._head_size // 2) for own in self._frequencies]
-        return made
+    def done(self) -> PackedWeights:
+        """All of it."""
+        embeddings = self._encoder.embeddings
+        positions = None if embeddings.positions is None else len(own_positions(embeddings))
+        rows = len(embeddings.words), positions, None if embeddings.types is None else len(embeddings.types)
+        model = self._model()
+        return PackedWeights(self._routine, model, tuple(self._kept), self._frequencies, rows)
 
-    def _packed(self) -> native.ModelStruct:
+    def _model(self) -> native.ModelStruct:
         encoder, embeddings, readout = self._encoder, self._encoder.embeddings, self._encoder.readout
         layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
         steps = (native.StepStruct * len(readout.steps))(*self._steps(readout))
-        self._kept += [layers, steps]
         return native.ModelStruct(
             words=self._table(embeddings.words),
             positions=None if embeddings.positions is None else self._table(own_positions(embeddings)),
@@ -168,11 +227,11 @@ class PackedWeights:
             score_scale=1.0 / math.sqrt(self._size),
         )
 
-    def _pointer(self, tensor: torch.Tensor) -> int:
-        self._kept.append(tensor)
-        return tensor.data_ptr()
+    def _pointer(self, array: Array) -> int:
+        self._kept.append(array)
+        return int(array.ctypes.data)
 
-    def _table(self, rows: torch.Tensor) -> int:
+    def _table(self, rows: Floats) -> int:
         return self._pointer(widened(rows, len(rows), self._embedding))
 
     def _norm(self, norm: described.Norm | None, width: int) -> native.NormStruct:
@@ -187,11 +246,16 @@ class PackedWeights:
         turned = layer.frequencies
         qkv, qkv_bias = self._by_heads(layer.qkv, turned is not None)
         up, up_bias = self._inner_rows(layer.up)
-        out = widened(layer.attention_out.weight.view(-1, heads, size), hidden, heads, head_size).view(hidden, width)
+        out = widened(layer.attention_out.weight.reshape(-1, heads, size), hidden, heads, head_size)
+        out = out.reshape(hidden, width)
         out_width = up_to(width, WIDTH_STEP) if self._routine.digits else width
         return native.LayerStruct(
             qkv=self._matrix(qkv, qkv_bias, kind),
-            out=self._matrix(widened(out, hidden, out_width), _bias(layer.attention_out, hidden), self._out_kind),
+            out=self._matrix(
+                widened(out, hidden, out_width),
+                _bias(layer.attention_out, hidden),
+                self._out_kind,
+            ),
             up=self._matrix(up, up_bias, kind),
             down=self._linear(layer.down, hidden, self._inner, kind),
             attention_norm=self._norm(layer.attention_norm, hidden),
@@ -202,32 +266,31 @@ class PackedWeights:
             else [turned.tobytes() == own.tobytes() for own in self._frequencies].index(True),
         )
 
-    def _by_heads(self, qkv: described.Linear, turned: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _by_heads(self, qkv: described.Linear, turned: bool) -> tuple[Floats, Floats]:
         """Weight and bias of queries, keys and values, each head widened; halves alternate where they are turned."""
         heads, size, wide = self._encoder.heads, self._size, self._head_size
 
-        def placed(rows: torch.Tensor, depth: int) -> torch.Tensor:
-            values = widened(rows[2 * heads * size :].view(heads, size, -1), heads, wide, depth).view(-1, depth)
+        def placed(rows: Floats, depth: int) -> Floats:
             if not turned:
-                asked = widened(rows[: 2 * heads * size].view(2 * heads, size, -1), 2 * heads, wide, depth)
-            else:
-                halves = rows[: 2 * heads * size].view(2 * heads, 2, size // 2, -1)
-                asked = alternating(widened(halves, 2 * heads, 2, wide // 2, depth), self._lanes)
-            return torch.cat([asked.reshape(-1, depth), values])
+                return widened(rows.reshape(3 * heads, size, -1), 3 * heads, wide, depth).reshape(-1, depth)
+            values = widened(rows[2 * heads * size :].reshape(heads, size, -1), heads, wide, depth)
+            halves = rows[: 2 * heads * size].reshape(2 * heads, 2, size // 2, -1)
+            asked = alternating(widened(halves, 2 * heads, 2, wide // 2, depth), self._lanes)
+            return np.concatenate([asked.reshape(-1, depth), values.reshape(-1, depth)])
 
         bias = placed(_bias(qkv, 3 * heads * size)[:, None], 1)[:, 0]
-        return placed(qkv.weight, self._hidden), bias.contiguous()
+        return placed(qkv.weight, self._hidden), np.ascontiguousarray(bias)
 
-    def _inner_rows(self, up: described.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    def _inner_rows(self, up: described.Linear) -> tuple[Floats, Floats]:
         """Weight and bias of inner values; gates alternate with them."""
         parts = 2 if self._encoder.gated else 1
 
-        def placed(rows: torch.Tensor, depth: int) -> torch.Tensor:
-            wide = widened(rows.view(parts, -1, rows.shape[1]), parts, self._inner, depth)
+        def placed(rows: Floats, depth: int) -> Floats:
+            wide = widened(rows.reshape(parts, -1, rows.shape[1]), parts, self._inner, depth)
             return wide[0] if parts == 1 else alternating(wide, self._lanes)
 
         bias = placed(_bias(up, len(up.weight))[:, None], 1)[:, 0]
-        return placed(up.weight, self._hidden), bias.contiguous()
+        return placed(up.weight, self._hidden), np.ascontiguousarray(bias)
 
     def _steps(self, readout: described.Readout) -> Iterator[native.StepStruct]:
         width = self._hidden
@@ -247,48 +310,62 @@ class PackedWeights:
     def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.MatrixStruct:
         return self._matrix(widened(linear.weight, columns, depth), _bias(linear, columns), kind)
 
-    def _matrix(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
+    def _matrix(self, weight: Floats, bias: Floats, kind: Kind) -> native.MatrixStruct:
+        columns, depth = weight.shape
+        # half a panel of each digit lies together
+        panel = self._lanes if kind == "digits" else self._routine.panel
+        made = aligned(columns * depth * {"fp32": 4, "bf16": 2, "int8": 1, "digits": 3}[kind]).view(np.uint32)
+        scales: dict[str, int] = {}
         if kind in ("int8", "digits"):
-            return self._integers(weight, bias, kind)
-        made = panels(weight.to(torch.bfloat16) if kind == "bf16" else weight, self._routine.panel, GROUP[kind])
-        columns, depth = weight.shape
-        return native.MatrixStruct(
-            panels=self._pointer(made), bias=self._pointer(bias), columns=columns, groups=depth // GROUP[kind]
-        )
-
-    def _integers(self, weight: torch.Tensor, bias: torch.Tensor, kind: Kind) -> native.MatrixStruct:
-        columns, depth = weight.shape
-        smooth = smoothing(weight) if kind == "digits" else torch.ones(depth)
-        parts = segments(weight / smooth)
-        steps = steps_of(parts, LARGEST[kind])
-        whole = (parts / steps).nan_to_num(0.0, 0.0, 0.0).round()
-        sums = (whole.sum(dim=2) * steps[:, :, 0]).T.contiguous()
-        whole = whole.view(columns, -1)[:, :depth].to(torch.int32)
-        if kind == "digits":
-            # [3, columns / size, 16s of groups, 16, size, 4] -> the digits of 16 groups one after another
-            size = self._lanes
-            apart = [panels(digit, size, 4).view(columns // size, depth // 64, -1) for digit in digits_of(whole)]
-            made = torch.stack(apart, dim=2)
-            steps = steps * 65536.0
+            scales = self._integers(weight, made, panel, kind)
         else:
-            made = panels(whole.to(torch.int8), self._routine.panel, 4)
+            ordered = made.reshape(columns // panel, -1, panel)
+            for part in blocks(weight, panel):
+                values = bfloat16(weight[part]) if kind == "bf16" else weight[part]
+                put(values, ordered[part.start // panel : part.stop // panel])
         return native.MatrixStruct(
-            panels=self._pointer(made),
-            bias=self._pointer(bias),
-            scale=self._pointer(steps[:, :, 0].T.contiguous()),
-            sums=self._pointer(sums),
-            smoothing=self._pointer(smooth),
-            columns=columns,
-            groups=depth // 4,
+            panels=self._pointer(made), bias=self._pointer(bias), columns=columns, groups=depth // GROUP[kind], **scales
         )
 
+    def _integers(self, weight: Floats, made: npt.NDArray[np.uint32], panel: int, kind: Kind) -> dict[str, int]:
+        """Put a weight into `made` as integers or digits; gives what else the library must know of them."""
+        columns, depth = weight.shape
+        digits = kind == "digits"
+        smooth = smoothing(weight) if digits else np.ones(depth, np.float32)
+        # the digits of 16 groups one after another
+        ordered = made.reshape(columns // panel, -1, *((3, 16) if digits else ()), panel)
+        steps = np.empty((up_to(depth, SEGMENT) // SEGMENT, columns), np.float32)
+        sums = np.empty_like(steps)
+        for part in blocks(weight, panel):
+            parts = segments(weight[part] / smooth if digits else weight[part])
+            own = steps_of(parts, LARGEST[kind])
+            whole = whole_numbers(parts, own)
+            steps[:, part], sums[:, part] = own.T, (whole.sum(2) * own).T
+            numbers = whole.reshape(len(whole), -1)[:, :depth]
+            panels = ordered[part.start // panel : part.stop // panel]
+            if digits:
+                for place, digit in enumerate(digits_of(numbers.astype(np.int32))):
+                    put(digit, panels[:, :, place])
+            else:
+                put(numbers.astype(np.int8), panels)
+        scales = {"scale": steps * np.float32(65536) if digits else steps, "smoothing": smooth}
+        # digits have no offsets
+        return {name: self._pointer(array) for name, array in (scales if digits else {**scales, "sums": sums}).items()}
 
-def _bias(part: described.Linear | described.Norm, size: int) -> torch.Tensor:
+
+def blocks(weight: Floats, panel: int) -> Iterator[slice]:
+    """Whole panels of columns, about `BLOCK` weights at a time."""
+    columns, depth = weight.shape
+    step = up_to(max(1, BLOCK // depth), panel)
+    return (slice(first, min(first + step, columns)) for first in range(0, columns, step))
+
+
+def _bias(part: described.Linear | described.Norm, size: int) -> Floats:
     """float32 [size], zeros behind its end and where there is none."""
-    return torch.zeros(size) if part.bias is None else widened(part.bias, size)
+    return np.zeros(size, np.float32) if part.bias is None else widened(part.bias, size)
 
 
-def own_positions(embeddings: described.Embeddings) -> torch.Tensor:
+def own_positions(embeddings: described.Embeddings) -> Floats:
     """Rows for the positions of a sequence.
 
     Raises:
@@ -296,14 +373,12 @@ def own_positions(embeddings: described.Embeddings) -> torch.Tensor:
     """
     if embeddings.positions is None:
         raise ValueError("an encoder without absolute positions")
-    return embeddings.positions[embeddings.first_position :]
+    rows: Floats = embeddings.positions[embeddings.first_position :]
+    return rows
 
 
 def unsupported(encoder: Encoder) -> str | None:
     """Say why the kernel cannot compute this encoder; None if it can."""
-    tensors = (encoder.embeddings.words, encoder.layers[0].qkv.weight)
-    if any(tensor.device.type != "cpu" for tensor in tensors):
-        return "the kernel computes on the CPU"
     turned = all(layer.frequencies is not None for layer in encoder.layers)
     if encoder.buckets is not None or (encoder.embeddings.positions is None and not turned):
         return "the kernel has no relative positions"

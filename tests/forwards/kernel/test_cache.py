@@ -1,0 +1,336 @@
+"""The user's cache: what was packed once is mapped by later starts, and whatever is wrong with it breaks no start."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from secondpass.forwards.contract import Logits
+from secondpass.forwards.description import Encoder
+from secondpass.forwards.kernel import KernelEncoder, cache, kernel_forward, native
+from secondpass.forwards.kernel.cache import digest_of, remember, remembered
+from tests.forwards.kernel.encoders import arrays, made, tokens
+
+FOUND = native.routines()
+compiled = pytest.mark.skipif(isinstance(FOUND, str), reason=str(FOUND))
+ROUTINES = () if isinstance(FOUND, str) else FOUND
+INPUTS = tokens(3, 17, 40)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of the cache's files."""
+    monkeypatch.setenv(cache.PLACE, str(tmp_path / "kept"))
+    return tmp_path / "kept" / "kernel"
+
+
+class Described:
+    """Gives an encoder and counts how often."""
+
+    def __init__(self, family: str = "bert") -> None:
+        self.asked = 0
+        self._encoder = arrays(made(family)[1])
+
+    def __call__(self) -> Encoder:
+        self.asked += 1
+        return self._encoder
+
+
+def start(encoder: Callable[[], Encoder], identity: str | None = "one", precision: native.Precision = "fp32") -> Logits:
+    """What a process computes first."""
+    forward = kernel_forward(encoder, precision, identity)
+    assert isinstance(forward, KernelEncoder)
+    return forward(INPUTS)
+
+
+@compiled
+@pytest.mark.parametrize("routine", ROUTINES, ids=lambda routine: f"{routine.instructions}-{routine.precision}")
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_a_second_start_reads_and_packs_nothing(
+    family: str, routine: native.Routine, monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    """Its logits are the same bits, from pages that it cannot write to; nobody else can read the file."""
+    monkeypatch.setenv(native.CHOSEN, routine.instructions)
+    encoder = Described(family)
+    wanted = start(encoder, None, routine.precision)
+    for _ in range(2):
+        assert np.array_equal(start(encoder, "one", routine.precision), wanted)
+    assert encoder.asked == 2
+    (kept,) = place.iterdir()
+    assert (kept.stat().st_mode & 0o777, place.stat().st_mode & 0o777) == (0o600, 0o700)
+    found = cache.weights("one", routine)
+    assert found is not None
+    assert not found.arrays[0].flags.writeable
+
+
+@compiled
+def test_other_weights_routines_and_layouts_have_files_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another kernel packed is never read."""
+    encoder = Described()
+    start(encoder)
+    start(encoder, "another")
+    assert encoder.asked == 2
+    monkeypatch.setattr(cache, "layout", lambda: "a later one")
+    start(encoder)
+    assert encoder.asked == 3
+    for number, routine in enumerate(ROUTINES):
+        monkeypatch.setenv(native.CHOSEN, routine.instructions)
+        start(encoder, "of routines", routine.precision)
+        assert encoder.asked == 4 + number
+
+
+def _cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 64)
+
+
+def _empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def _spoil(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[cache.START + 20] ^= 1
+    file.write_bytes(content)
+
+
+def _lengthen(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(cache.MARK) + 7] = 255
+    file.write_bytes(content)
+
+
+def _open_up(file: Path) -> None:
+    file.chmod(0o666)
+
+
+def _open_folder(file: Path) -> None:
+    file.parent.chmod(0o777)
+
+
+def _link(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+    file.symlink_to(file.with_name("elsewhere"))
+
+
+def _folder_instead(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@compiled
+@pytest.mark.parametrize(
+    "change",
+    [_cut, _empty, _spoil, _lengthen, _open_up, _open_folder, _link, _folder_instead],
+    ids=lambda f: f.__name__,
+)
+def test_what_is_broken_or_open_to_others_is_not_used(change: Callable[[Path], None], place: Path) -> None:
+    """It is packed again, and the model computes."""
+    encoder = Described()
+    wanted = start(encoder)
+    change(next(place.iterdir()))
+    assert np.array_equal(start(encoder), wanted)
+    assert encoder.asked == 2
+
+
+@compiled
+def test_what_belongs_to_another_user_is_neither_read_nor_written_to(
+    monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    """Weights of theirs would be scores of theirs."""
+    encoder = Described()
+    start(encoder)
+    remember("a", 1)
+    before = sorted(place.iterdir())
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    start(encoder)
+    start(encoder, "another")
+    remember("b", 1)
+    assert (encoder.asked, remembered("a"), sorted(place.iterdir())) == (3, None, before)
+
+
+def _no_room(*given: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _no_home(*given: Any) -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+@compiled
+@pytest.mark.parametrize("trouble", ["off", "a file", "full", "no room allowed", "no home", "no sources", "read-only"])
+def test_without_a_cache_all_is_computed(trouble: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever the reason; nothing half written is left."""
+    (tmp_path / "file").touch()
+    if trouble in ("off", "a file"):
+        monkeypatch.setenv(cache.PLACE, "off" if trouble == "off" else str(tmp_path / "file"))
+    elif trouble == "full":
+        monkeypatch.setattr(os, "fsync", _no_room)
+    elif trouble == "no room allowed":
+        monkeypatch.setenv(cache.SIZE, "0.00001")
+    elif trouble == "no home":
+        monkeypatch.delenv(cache.PLACE)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", _no_home)
+    elif trouble == "no sources":
+        monkeypatch.setattr(cache, "layout", _no_room)
+    else:
+        monkeypatch.setattr(os, "replace", _no_room)
+    encoder = Described()
+    assert np.array_equal(start(encoder), start(encoder))
+    assert encoder.asked == 2
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [tmp_path / "file"]
+    if trouble in ("off", "a file", "no home", "read-only"):
+        remember("a", 1)
+        assert remembered("a") is None
+
+
+@compiled
+def test_a_file_that_may_not_be_marked_as_used_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that was made read-only later."""
+    encoder = Described()
+    start(encoder)
+    monkeypatch.setattr(os, "utime", _no_room)
+    start(encoder)
+    assert encoder.asked == 1
+
+
+@compiled
+def test_what_was_used_least_lately_goes(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """There is room for two: a start counts as use; what a killed writer left goes as well."""
+    encoder = Described()
+    for number, identity in enumerate("ab"):
+        start(encoder, identity)
+        for file in place.iterdir():
+            os.utime(file, (number, number))
+    size = max(file.stat().st_size for file in place.iterdir())
+    monkeypatch.setenv(cache.SIZE, str(2.5 * size / 1e9))
+    start(encoder, "a")
+    (place / ".left").touch()
+    os.utime(place / ".left", (1, 1))
+    (place / ".written now").touch()
+    start(encoder, "c")
+    assert encoder.asked == 3
+    names = {cache._name(identity, ROUTINES[0]) for identity in "ac"}
+    assert {file.name for file in place.iterdir()} == {*names, ".written now"}
+
+
+@compiled
+def test_what_is_mapped_stays_whole(place: Path) -> None:
+    """Others may replace or remove its file meanwhile."""
+    encoder = Described()
+    start(encoder)
+    forward = kernel_forward(encoder, "fp32", "one")
+    assert isinstance(forward, KernelEncoder)
+    wanted = forward(INPUTS)
+    (kept,) = place.iterdir()
+    (place / "new").write_bytes(bytes(kept.stat().st_size))
+    os.replace(place / "new", kept)
+    kept.unlink()
+    assert np.array_equal(forward(INPUTS), wanted)
+
+
+@compiled
+def test_many_may_start_at_once(place: Path) -> None:
+    """One file is left, and all compute the same."""
+    encoder, wanted = Described(), start(Described(), None)
+    found: list[Logits] = []
+    starts = [threading.Thread(target=lambda: found.append(start(encoder))) for _ in range(8)]
+    for one in starts:
+        one.start()
+    for one in starts:
+        one.join()
+    assert len(found) == 8
+    assert all(np.array_equal(logits, wanted) for logits in found)
+    assert [file.suffix for file in place.iterdir()] == [".weights"]
+
+
+def _pickled(forward: KernelEncoder) -> Any:
+    return pickle.loads(pickle.dumps(forward))  # noqa: S301
+
+
+@compiled
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, _pickled])
+@pytest.mark.parametrize("identity", [None, "one"])
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_a_copy_computes_the_same(family: str, identity: str | None, copied: Callable[[Any], Any]) -> None:
+    """Also in a process that never saw the weights; it does not depend on the original."""
+    forward = kernel_forward(Described(family), "fp32", identity)
+    assert isinstance(forward, KernelEncoder)
+    wanted, made_again = forward(INPUTS), copied(forward)
+    del forward
+    assert np.array_equal(made_again(INPUTS), wanted)
+
+
+def test_digests_are_of_contents_and_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read once while nothing was written; a change that keeps size and time is seen; order counts, names do not."""
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", -60.0)
+    reads: list[int] = []
+    digest = cache.hashlib.file_digest
+    monkeypatch.setattr(cache.hashlib, "file_digest", lambda *given: (reads.append(1), digest(*given))[1])
+    first, second, same = (tmp_path / name for name in ("first", "second", "same"))
+    for file, content in ((first, b"abc"), (second, b"xyz"), (same, b"abc")):
+        file.write_bytes(content)
+    one = digest_of([first, second])
+    assert (digest_of([first, second]), len(reads)) == (one, 2)
+    assert digest_of([same, second]) == one
+    assert len({one, digest_of([second, first]), digest_of([first]), digest_of([])}) == 4
+    seen = first.stat()
+    first.write_bytes(b"abd")
+    os.utime(first, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert digest_of([first, second]) != one
+    with pytest.raises(FileNotFoundError):
+        digest_of([tmp_path / "none"])
+
+
+def test_what_was_just_written_is_read_again(tmp_path: Path, place: Path) -> None:
+    """It may be written to once more within one tick of the clock."""
+    file = tmp_path / "file"
+    file.write_bytes(b"abc")
+    digest_of([file])
+    assert not place.exists()
+
+
+def test_facts_are_remembered(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their whole key; a file that is broken says nothing."""
+    assert remembered("a") is None
+    remember("a", {"precision": "bf16", "share": 0.1})
+    assert remembered("a") == {"precision": "bf16", "share": 0.1}
+    assert remembered("b") is None
+    remember("a", "fp32")
+    assert remembered("a") == "fp32"
+    (kept,) = place.iterdir()
+    for broken in (b"", b"[1]", b"\xff", b'{"key": "b", "value": 1}', b'{"key": "a"}'):
+        kept.write_bytes(broken)
+        assert remembered("a") is None
+    monkeypatch.setattr(cache, "MOST_FILES", 3)
+    for number in range(6):
+        remember(f"many {number}", number)
+        time.sleep(0.01)
+    assert len(list(place.iterdir())) == 3
+    assert remembered("many 5") == 5
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own variable, the desktop's, the home; a relative one of the desktop's does not count, as its rules say."""
+    home = Path.home()
+    for own, desktop, wanted in (
+        ("/own", "/desktop", Path("/own/kernel")),
+        ("~/own", "", home / "own" / "kernel"),
+        ("", "/desktop", Path("/desktop/secondpass/kernel")),
+        ("", "relative", home / ".cache" / "secondpass" / "kernel"),
+        ("", "", home / ".cache" / "secondpass" / "kernel"),
+        ("off", "/desktop", None),
+    ):
+        monkeypatch.setenv(cache.PLACE, own)
+        monkeypatch.setenv("XDG_CACHE_HOME", desktop)
+        assert cache._path() == wanted
