@@ -33,7 +33,7 @@ class MatrixStruct(ctypes.Structure):
     """`Matrix` of source/kernel.h."""
 
     _fields_ = (
-        *_fields(ctypes.c_void_p, "panels bias scale sums smoothing"),
+        *_fields(ctypes.c_void_p, "panels bias scale sums change"),
         *_fields(ctypes.c_int32, "columns groups"),
     )
 
@@ -122,8 +122,7 @@ def restored(kind: Any, values: list[Any], address: Callable[[int], int]) -> Any
 class Routine:
     """One precision on one instruction set.
 
-    `panel` columns of weights lie together; `side_bytes` is the size of a value between attention and its output,
-    `out_bytes` that of one as the output's projection multiplies it;
+    `panel` columns of weights lie together; `side_bytes` is the size of a value between attention and its output;
     `digits` says whether the routine multiplies float32 as three digits of 8 bits.
     """
 
@@ -133,7 +132,6 @@ class Routine:
     precision: Precision
     panel: int
     side_bytes: int
-    out_bytes: int
     digits: bool
 
 
@@ -153,12 +151,12 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
     found: list[Routine] = []
-    precision, panel, side_bytes, out_bytes, digits, runs_here = told = tuple(ctypes.c_int() for _ in range(6))
+    precision, panel, side_bytes, digits, runs_here = told = tuple(ctypes.c_int() for _ in range(5))
     answers = tuple(map(ctypes.byref, told))
     index = 0
     while (name := loaded.secondpass_routine(index, *answers)) is not None:
         if runs_here.value:
-            given, sizes = PRECISIONS[precision.value], (panel.value, side_bytes.value, out_bytes.value)
+            given, sizes = PRECISIONS[precision.value], (panel.value, side_bytes.value)
             found.append(Routine(loaded, index, name.decode(), given, *sizes, bool(digits.value)))
         index += 1
     return tuple(found)

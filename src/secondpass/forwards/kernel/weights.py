@@ -29,8 +29,6 @@ HEAD_STEP = 32
 SEGMENT = 384
 # The largest weight as an integer; 24 bits whose first digit stays below 128.
 LARGEST: dict[Kind, float] = {"int8": 127, "digits": 127.4 * 65536}
-# by the bytes of a value
-OF_SIZE: dict[int, Kind] = {4: "fp32", 2: "bf16", 1: "int8", 3: "digits"}
 # values of one dword
 GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4, "digits": 4}
 # What addresses are a multiple of: the widest register's bytes, and a line of the cache.
@@ -185,7 +183,9 @@ class _Packing:
         # half a panel: a register
         self._lanes = routine.panel // 2
         self._kind: Kind = "digits" if routine.digits else routine.precision
-        self._out_kind = OF_SIZE[routine.out_bytes]
+        # attention is float32 where nothing shorter is at hand
+        side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
+        self._out_kind: Kind = "digits" if routine.digits else side
         found = {turned.tobytes(): turned for layer in encoder.layers if (turned := layer.frequencies) is not None}
         self._frequencies = tuple(found.values())
 
@@ -199,7 +199,7 @@ class _Packing:
 
     def _model(self) -> native.ModelStruct:
         encoder, embeddings, readout = self._encoder, self._encoder.embeddings, self._encoder.readout
-        layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
+        layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers, self._below()))
         steps = (native.StepStruct * len(readout.steps))(*self._steps(readout))
         return native.ModelStruct(
             words=self._table(embeddings.words),
@@ -240,7 +240,21 @@ class _Packing:
         weight, bias = widened(norm.weight, width), _bias(norm, width)
         return native.NormStruct(self._pointer(weight), self._pointer(bias), norm.eps, len(norm.weight))
 
-    def _layer(self, layer: described.Layer) -> native.LayerStruct:
+    def _below(self) -> Iterator[tuple[described.Norm | None, described.Norm | None]]:
+        """Of each layer, the norms whose values its queries, keys and values, and its inner values are products of."""
+        embeddings = self._encoder.embeddings
+        before = embeddings.norm if embeddings.projection is None else None
+        for layer in self._encoder.layers:
+            if self._encoder.final_norm is None:
+                yield before, layer.attention_norm
+                before = layer.output_norm
+            else:
+                yield before if layer.attention_norm is None else layer.attention_norm, layer.output_norm
+                before = None
+
+    def _layer(
+        self, layer: described.Layer, below: tuple[described.Norm | None, described.Norm | None]
+    ) -> native.LayerStruct:
         heads, size, head_size, hidden = self._encoder.heads, self._size, self._head_size, self._hidden
         width, kind = heads * head_size, self._kind
         turned = layer.frequencies
@@ -250,13 +264,13 @@ class _Packing:
         out = out.reshape(hidden, width)
         out_width = up_to(width, WIDTH_STEP) if self._routine.digits else width
         return native.LayerStruct(
-            qkv=self._matrix(qkv, qkv_bias, kind),
+            qkv=self._matrix(qkv, qkv_bias, kind, below[0]),
             out=self._matrix(
                 widened(out, hidden, out_width),
                 _bias(layer.attention_out, hidden),
                 self._out_kind,
             ),
-            up=self._matrix(up, up_bias, kind),
+            up=self._matrix(up, up_bias, kind, below[1]),
             down=self._linear(layer.down, hidden, self._inner, kind),
             attention_norm=self._norm(layer.attention_norm, hidden),
             output_norm=self._norm(layer.output_norm, hidden),
@@ -310,7 +324,9 @@ class _Packing:
     def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.MatrixStruct:
         return self._matrix(widened(linear.weight, columns, depth), _bias(linear, columns), kind)
 
-    def _matrix(self, weight: Floats, bias: Floats, kind: Kind) -> native.MatrixStruct:
+    def _matrix(
+        self, weight: Floats, bias: Floats, kind: Kind, below: described.Norm | None = None
+    ) -> native.MatrixStruct:
         columns, depth = weight.shape
         # half a panel of each digit lies together
         panel = self._lanes if kind == "digits" else self._routine.panel
@@ -318,6 +334,13 @@ class _Packing:
         scales: dict[str, int] = {}
         if kind in ("int8", "digits"):
             scales = self._integers(weight, made, panel, kind)
+            if kind == "int8" and below is not None and below.bias is not None:
+                # A norm's bias is the same in every row: without it rows have shorter ranges, and what it adds is exact.
+                change = widened(below.bias, depth)
+                with np.errstate(invalid="ignore", over="ignore"):
+                    exact = [(weight[part] * change).sum(1, dtype=np.float64) for part in blocks(weight, panel)]
+                    bias = (bias + np.concatenate(exact)).astype(np.float32)
+                scales["change"] = self._pointer(change)
         else:
             ordered = made.reshape(columns // panel, -1, panel)
             for part in blocks(weight, panel):
@@ -331,13 +354,13 @@ class _Packing:
         """Put a weight into `made` as integers or digits; gives what else the library must know of them."""
         columns, depth = weight.shape
         digits = kind == "digits"
-        smooth = smoothing(weight) if digits else np.ones(depth, np.float32)
+        smooth = smoothing(weight) if digits else None
         # the digits of 16 groups one after another
         ordered = made.reshape(columns // panel, -1, *((3, 16) if digits else ()), panel)
         steps = np.empty((up_to(depth, SEGMENT) // SEGMENT, columns), np.float32)
         sums = np.empty_like(steps)
         for part in blocks(weight, panel):
-            parts = segments(weight[part] / smooth if digits else weight[part])
+            parts = segments(weight[part] if smooth is None else weight[part] / smooth)
             own = steps_of(parts, LARGEST[kind])
             whole = whole_numbers(parts, own)
             steps[:, part], sums[:, part] = own.T, (whole.sum(2) * own).T
@@ -348,9 +371,9 @@ class _Packing:
                     put(digit, panels[:, :, place])
             else:
                 put(numbers.astype(np.int8), panels)
-        scales = {"scale": steps * np.float32(65536) if digits else steps, "smoothing": smooth}
         # digits have no offsets
-        return {name: self._pointer(array) for name, array in (scales if digits else {**scales, "sums": sums}).items()}
+        found = {"scale": steps, "sums": sums} if smooth is None else {"scale": steps * np.float32(65536), "change": smooth}
+        return {name: self._pointer(array) for name, array in found.items()}
 
 
 def blocks(weight: Floats, panel: int) -> Iterator[slice]:

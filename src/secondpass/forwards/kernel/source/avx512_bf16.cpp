@@ -3,6 +3,6 @@
 namespace secondpass {
 
 const Routine avx512_bf16_bfloat16 = routine<BFloat16, BFloat16, BFloat16>("avx512_bf16", BFLOAT16);
-const Routine avx512_bf16_int8 = routine<Int8, BFloat16, Int8>("avx512_bf16", INT8);
+const Routine avx512_bf16_int8 = routine<Int8, BFloat16, BFloat16>("avx512_bf16", INT8);
 
 }  // namespace secondpass

@@ -89,13 +89,13 @@ class Encoder {
             const int width = rounded_up(depth.size(), 64);
             const int segments = rounded_up(width, model.segment) / model.segment;
             const Rows<Unit> to{room.values, width, room.scale, room.low, segments};
-            const float* smoothing = Unit::PLANES > 1 ? matrix.smoothing + depth.begin : nullptr;
+            const float* change = Unit::SCALED && matrix.change ? matrix.change + depth.begin : nullptr;
             if (Unit::SCALED && width > from.width) {
                 const size_t values = static_cast<size_t>(rounded_up(rows, 16)) * width;
                 memset(static_cast<void*>(to.values), 0, values * sizeof(typename Unit::Element));
             }
             for (int row = 0; row < rows; row++)
-                write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), smoothing, model.segment);
+                write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), change, model.segment);
             return to;
         }
     }
@@ -376,7 +376,6 @@ constexpr Routine routine(const char* name, Precision precision) {
             precision,
             PANEL,
             sizeof(typename Side::Element),
-            sizeof(typename Out::Element),
             Main::PLANES > 1,
             Made::sizes,
             [](const Model& model, const Call& call, int first, int last, Team team, Memory memory) {

@@ -163,14 +163,13 @@ using namespace secondpass;
 extern "C" {
 
 // The routine at `index`: its name, or null behind the last one, and what Python must know of it.
-const char* secondpass_routine(int index, int* precision, int* panel, int* side_bytes, int* out_bytes, int* digits,
-                               int* runs_here) {
+const char* secondpass_routine(int index, int* precision, int* panel, int* side_bytes, int* digits,
+                                int* runs_here) {
     if (index < 0 || index >= CHOICE_COUNT) return nullptr;
     const Routine& routine = *CHOICES[index].routine;
     *precision = routine.precision;
     *panel = routine.panel;
     *side_bytes = routine.side_bytes;
-    *out_bytes = routine.out_bytes;
     *digits = routine.digits;
     *runs_here = processor().*CHOICES[index].needed;
     return routine.name;

@@ -70,12 +70,17 @@ struct Rows {
     }
 };
 
-// One segment of a row of bytes, by four registers whose largest and smallest values do not wait for each other.
-template <class Source>
-void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename Source::Element* x, int count) {
+// One segment of a row of bytes, by four registers whose largest and smallest values do not wait for each other. Where
+// `Less`, values become less by `change` first.
+template <class Source, bool Less>
+void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename Source::Element* x, const float* change,
+                 int count) {
     constexpr int STEP = 4 * LANES;
     // of the four at i, the last that is there in place of those that are not
-    const auto get = [=](int i, int part) { return Source::get(x + smaller(i + part * LANES, count - LANES)); };
+    const auto get = [=](int i, int part) {
+        const int place = smaller(i + part * LANES, count - LANES);
+        return Less ? Source::get(x + place) - load(change + place) : Source::get(x + place);
+    };
     Vec high[4], low[4];
     for (int part = 0; part < 4; part++) high[part] = low[part] = get(0, part);
     for (int i = STEP; i < count; i += STEP)
@@ -147,19 +152,20 @@ void write_digits(char* out, float* scale_out, const typename Source::Element* x
 // x [count] into a row of at least as many; what is behind becomes 0. Not a number or infinite anywhere in a segment
 // makes its scale, and with it all that follows, not a number.
 template <class Unit, class Source>
-void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int count, const float* smoothing,
-               int segment) {
+void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int count, const float* change, int segment) {
     typename Unit::Element* out = rows.at(row);
     if constexpr (!Unit::SCALED) {
         for (int i = 0; i < count; i += LANES) Unit::put(out + i, Source::get(x + i));
     } else {
         for (int begin = 0, place = row * rows.segments; begin < count; begin += segment, place++) {
             const int size = smaller(segment, count - begin);
-            if constexpr (Unit::PLANES == 1)
-                write_bytes<Source>(out + begin, rows.scale + place, rows.low + place, x + begin, size);
-            else
+            if constexpr (Unit::PLANES > 1)
                 write_digits<Source>(reinterpret_cast<char*>(rows.at(row / 16 * 16) + begin * 16) + row % 16 * 64,
-                                     rows.scale + place, x + begin, smoothing + begin, size);
+                                     rows.scale + place, x + begin, change + begin, size);
+            else if (change)
+                write_bytes<Source, true>(out + begin, rows.scale + place, rows.low + place, x + begin, change + begin, size);
+            else
+                write_bytes<Source, false>(out + begin, rows.scale + place, rows.low + place, x + begin, nullptr, size);
         }
     }
 }
