@@ -77,6 +77,12 @@ UNITS: dict[tuple[str, str], tuple[str, str, int]] = {
     ("avx_vnni", "int8"): ("REGISTERS(_mm256_set1_epi8(3))", "(i) sum##i = _mm256_dpbusd_avx_epi32(sum##i, a, a);", 64),
     ("avx512", "fp32"): ("REGISTERS(_mm512_set1_ps(0.5f))", "(i) sum##i = _mm512_fmadd_ps(a, a, sum##i);", 32),
     ("avx512_vnni", "int8"): ("REGISTERS(_mm512_set1_epi8(3))", "(i) sum##i = _mm512_dpbusd_epi32(sum##i, a, a);", 128),
+    ("avx_vnni", "int16"): (
+        "REGISTERS(_mm256_set1_epi8(3))",
+        "(i) sum##i = _mm256_dpwssd_avx_epi32(sum##i, a, a);",
+        32,
+    ),
+    ("avx512_vnni", "int16"): ("REGISTERS(_mm512_set1_epi8(3))", "(i) sum##i = _mm512_dpwssd_epi32(sum##i, a, a);", 64),
     ("avx512_bf16", "bf16"): (
         "REGISTERS(_mm512_set1_ps(0.5f))",
         "(i) sum##i = _mm512_dpbf16_ps(sum##i, (__m512bh)a, (__m512bh)a);",

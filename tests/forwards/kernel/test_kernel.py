@@ -180,13 +180,18 @@ def test_the_longest_input_is_as_good(full: Routine) -> None:
 
 
 def test_short_precisions_are_near(routine: Routine) -> None:
-    """bfloat16 keeps 8 bits and int8 little less: the error is a small part of the spread of logits."""
-    model, encoder = sized(128, 4, 512, num_hidden_layers=4)
-    inputs = tokens(*range(20, 60), types=2)
-    wanted = expected(model, inputs)
-    error = (kernel(encoder, routine)(inputs) - wanted).square().mean().sqrt()
-    allowed = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[routine.precision]
-    assert error < allowed * wanted.std()
+    """bfloat16 keeps 8 bits and int8 little less: the error is a small part of the spread of logits, in the mean of two
+    models, because that of one is larger or smaller by a tenth as chance rounds.
+    """
+    errors = []
+    for layers in (3, 4):
+        model, encoder = sized(128, 4, 512, num_hidden_layers=layers)
+        inputs = tokens(*range(20, 60), types=2)
+        wanted = expected(model, inputs)
+        error = (kernel(encoder, routine)(inputs) - wanted).square().mean().sqrt()
+        errors.append(float(error / wanted.std()))
+    allowed = {"fp32": 1e-5, "bf16": 0.04, "int8": 0.08}[routine.precision]
+    assert sum(errors) / len(errors) < allowed
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])

@@ -15,7 +15,7 @@ from secondpass.forwards.description import Encoder
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.native import Routine
 
-Kind = Literal["fp32", "bf16", "int8", "digits"]
+Kind = Literal["fp32", "bf16", "int16", "int8", "digits"]
 """What a matrix is multiplied as."""
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -27,10 +27,11 @@ HEAD_STEP = 32
 # Depth of weights and activations that shares a scale where they are integers. Also the part of the feed-forward's
 # width that is computed at a time, so that operands of both products stay in the first cache.
 SEGMENT = 384
-# The largest weight as an integer; 24 bits whose first digit stays below 128.
-LARGEST: dict[Kind, float] = {"int8": 127, "digits": 127.4 * 65536}
+# The largest weight as an integer: 24 bits whose first digit stays below 128; 16 whose products with rows of 12 bits and
+# a sign add up over a segment to 31.
+LARGEST: dict[Kind, float] = {"int8": 127, "int16": 1365, "digits": 127.4 * 65536}
 # values of one dword
-GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4, "digits": 4}
+GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4, "digits": 4}
 # What addresses are a multiple of: the widest register's bytes, and a line of the cache.
 ALIGNED = 64
 # Weights that are brought into order at a time: what is made of them on the way stays in the core's own cache.
@@ -183,9 +184,9 @@ class _Packing:
         # half a panel: a register
         self._lanes = routine.panel // 2
         self._kind: Kind = "digits" if routine.digits else routine.precision
-        # attention is float32 where nothing shorter is at hand
-        side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
-        self._out_kind: Kind = "digits" if routine.digits else side
+        # attention's output, too: where int8 has no bfloat16 beside it, words
+        side: Kind = "int16" if routine.precision == "int8" else "fp32"
+        self._out_kind: Kind = "bf16" if routine.side_bytes == 2 else self._kind if routine.digits else side
         found = {turned.tobytes(): turned for layer in encoder.layers if (turned := layer.frequencies) is not None}
         self._frequencies = tuple(found.values())
 
@@ -330,12 +331,14 @@ class _Packing:
         columns, depth = weight.shape
         # half a panel of each digit lies together
         panel = self._lanes if kind == "digits" else self._routine.panel
-        made = aligned(columns * depth * {"fp32": 4, "bf16": 2, "int8": 1, "digits": 3}[kind]).view(np.uint32)
+        made = aligned(columns * depth * {"fp32": 4, "bf16": 2, "int16": 2, "int8": 1, "digits": 3}[kind]).view(
+            np.uint32
+        )
         scales: dict[str, int] = {}
-        if kind in ("int8", "digits"):
+        if kind in LARGEST:
             scales = self._integers(weight, made, panel, kind)
             if kind == "int8" and below is not None and below.bias is not None:
-                # A norm's bias is the same in every row: without it rows have shorter ranges, and what it adds is exact.
+                # a norm's bias is the same in every row: without it their ranges are shorter, and what it adds is exact
                 change = widened(below.bias, depth)
                 with np.errstate(invalid="ignore", over="ignore"):
                     exact = [(weight[part] * change).sum(1, dtype=np.float64) for part in blocks(weight, panel)]
@@ -370,9 +373,11 @@ class _Packing:
                 for place, digit in enumerate(digits_of(numbers.astype(np.int32))):
                     put(digit, panels[:, :, place])
             else:
-                put(numbers.astype(np.int8), panels)
-        # digits have no offsets
-        found = {"scale": steps, "sums": sums} if smooth is None else {"scale": steps * np.float32(65536), "change": smooth}
+                put(numbers.astype(kind), panels)
+        # only bytes have offsets
+        found = {"scale": steps, "sums": sums} if kind == "int8" else {"scale": steps}
+        if smooth is not None:
+            found = {"scale": steps * np.float32(65536), "change": smooth}
         return {name: self._pointer(array) for name, array in found.items()}
 
 

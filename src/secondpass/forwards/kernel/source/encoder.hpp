@@ -71,13 +71,16 @@ class Encoder {
         sums.width = model.hidden;
         read = own.rows<Float32>(MOST_ROWS, model.widest, segment);
         inner = own.rows<Side>(MOST_ROWS, segment, segment);
-        operand = own.rows<Main>(MOST_ROWS, widest, segment);
+        // attention's output may be wider values
+        constexpr int TIMES = Out::SCALED && sizeof(typename Out::Element) > sizeof(typename Main::Element) ? 2 : 1;
+        operand = own.rows<Main>(MOST_ROWS, TIMES * widest, segment);
         inner_operand = own.rows<Main>(MOST_ROWS, WHOLE ? model.inner : segment, segment);
         head.keys = own.take<char>(static_cast<size_t>(keys) * model.head_size * sizeof(Value));
         head.values = own.take<char>(static_cast<size_t>(keys) * model.head_size * sizeof(Value));
         head.scores = own.take<float>(static_cast<size_t>(32) * (keys + SCORE_PADDING));
         head.mask = own.take<float>(keys);
         head.band = own.take<float>(2 * (keys + BAND_EDGE) + 1);
+        head.words = own.take<int16_t>(Side::Products::SCALED ? static_cast<size_t>(3) * keys * model.head_size : 0);
     }
 
     // The first `rows` of `from` as `Unit` multiplies them with a part of the matrix's depth: themselves or in `room`.
@@ -88,7 +91,7 @@ class Encoder {
         } else {
             const int width = rounded_up(depth.size(), 64);
             const int segments = rounded_up(width, model.segment) / model.segment;
-            const Rows<Unit> to{room.values, width, room.scale, room.low, segments};
+            const Rows<Unit> to{reinterpret_cast<typename Unit::Element*>(room.values), width, room.scale, room.low, segments};
             const float* change = Unit::SCALED && matrix.change ? matrix.change + depth.begin : nullptr;
             if (Unit::SCALED && width > from.width) {
                 const size_t values = static_cast<size_t>(rounded_up(rows, 16)) * width;
@@ -257,8 +260,13 @@ class Encoder {
         const int size = model.head_size;
         const Value* query = qkv.at(start) + head_number * size;
         asking.window = layer.window;
-        attend<Side>(query, query + attention_width(), query + 2 * attention_width(), qkv.width, asking, size,
-                     model.score_scale, head, out + head_number * size, attention_width());
+        const Value *const key = query + attention_width(), *const value = key + attention_width();
+        Value* const to = out + head_number * size;
+        if constexpr (Side::Products::SCALED)
+            attend_in_words<Side>(query, key, value, qkv.width, asking, size, model.score_scale, head, to, attention_width());
+        else
+            attend<Side, Side>(query, key, value, qkv.width, asking, size, model.score_scale, head, 1.0f, to,
+                               attention_width());
     }
 
     bool pools_one() const { return model.pooling == FIRST || model.pooling == LAST; }

@@ -54,7 +54,7 @@ inline Vec activated(int kind, Vec x) {
 }
 
 // Rows as a matrix unit reads them: of a scaled unit a value is low + scale * number, for each row and each segment of
-// its depth; digits have no low.
+// its depth; words and digits have no low.
 template <class Unit>
 struct Rows {
     typename Unit::Element* values;
@@ -112,6 +112,26 @@ void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename 
     *low_out = least;
 }
 
+// Rows of words from -most to most, end to end, that share a step, which is returned; it is not a number where one of them
+// is none. `width` is a multiple of 32.
+template <class Source>
+float write_words(int16_t* out, const typename Source::Element* x, int stride, int rows, int width, float most) {
+    Vec high = zero();
+    for (int row = 0; row < rows; row++)
+        for (int i = 0; i < width; i += LANES)
+            high = maximum(high, magnitude(Source::get(x + static_cast<size_t>(row) * stride + i)));
+    const float largest_one = largest(high), times = largest_one > 1e-30f ? most / largest_one : 0.0f;
+    Ints lowest = whole(zero());
+    for (int row = 0; row < rows; row++, out += width)
+        for (int i = 0; i < width; i += 2 * LANES) {
+            const typename Source::Element* from = x + static_cast<size_t>(row) * stride + i;
+            const Ints first = whole(Source::get(from) * all(times)), second = whole(Source::get(from + LANES) * all(times));
+            lowest = minimum(lowest, minimum(first, second));
+            store_words(out + i, first, second);
+        }
+    return has_no_number(lowest) ? __builtin_nanf("") : largest_one / most;
+}
+
 // One segment of a row of digits, in its tiles.
 template <class Source>
 void write_digits(char* out, float* scale_out, const typename Source::Element* x, const float* smoothing, int count);
@@ -159,7 +179,9 @@ void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int 
     } else {
         for (int begin = 0, place = row * rows.segments; begin < count; begin += segment, place++) {
             const int size = smaller(segment, count - begin);
-            if constexpr (Unit::PLANES > 1)
+            if constexpr (Unit::GROUP == 2)
+                rows.scale[place] = write_words<Source>(out + begin, x + begin, 0, 1, size, Unit::MOST);
+            else if constexpr (Unit::PLANES > 1)
                 write_digits<Source>(reinterpret_cast<char*>(rows.at(row / 16 * 16) + begin * 16) + row % 16 * 64,
                                      rows.scale + place, x + begin, change + begin, size);
             else if (change)
@@ -256,7 +278,7 @@ class Linear {
         Factors made{depth.begin ? zero() : load(matrix.bias + column), zero(), zero()};
         const size_t place = static_cast<size_t>(part) * matrix.columns + column;
         if constexpr (Unit::SCALED) made.scale = load(matrix.scale + place);
-        if constexpr (Unit::SCALED && Unit::PLANES == 1) made.low_sums = load(matrix.sums + place);
+        if constexpr (Unit::OFFSET) made.low_sums = load(matrix.sums + place);
         return made;
     }
 
@@ -273,7 +295,7 @@ class Linear {
             Vec x = Unit::value(c + row * WIDTH + half);
             if constexpr (Unit::SCALED) {
                 x = x * (all(scale[row * segments]) * by.scale);
-                if constexpr (Unit::PLANES == 1) x = fma(all(low[row * segments]), by.low_sums, x);
+                if constexpr (Unit::OFFSET) x = fma(all(low[row * segments]), by.low_sums, x);
                 if (before) x = x + load(before + row * WIDTH + half);
             }
             return x;

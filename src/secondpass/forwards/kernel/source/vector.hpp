@@ -3,7 +3,8 @@
 // Everything in the headers below is in an unnamed namespace: each unit has its own copy, and the linker can never
 // take one unit's code for another's. For the same reason nothing here instantiates templates of the library.
 // maximum(a, b) and minimum(a, b) give b where either is NaN, so a running value comes first only if NaN may be lost.
-// whole(x) is the nearest integer, NO_NUMBER where there is none; store_bytes cuts such to 0..255.
+// whole(x) is the nearest integer, NO_NUMBER where there is none; store_bytes cuts such to 0..255, store_words to 16 bits.
+// words(p) are words as integers of 32 bits, words_of their low halves as words again, side by side.
 #pragma once
 
 #include <immintrin.h>
@@ -45,6 +46,15 @@ inline float smallest(Vec x) { return _mm512_reduce_min_ps(x); }
 inline Ints whole(Vec x) { return _mm512_cvtps_epi32(x); }
 inline Ints minimum(Ints a, Ints b) { return _mm512_min_epi32(a, b); }
 inline bool has_no_number(Ints wholes) { return _mm512_cmpeq_epi32_mask(wholes, _mm512_set1_epi32(NO_NUMBER)); }
+inline void store_words(int16_t* p, Ints x, Ints y) {
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packs_epi32(x, y)));
+}
+inline Vec words(const int16_t* p) {
+    return _mm512_castsi512_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+inline Vec words_of(Vec low, Vec high) {
+    return _mm512_castsi512_ps(_mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_castps_si512(low), _mm512_slli_epi32(_mm512_castps_si512(high), 16)));
+}
 inline void store_bytes(uint8_t* p, const Ints (&x)[4]) {
     // packing goes by 128 bits
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -86,6 +96,15 @@ inline Ints whole(Vec x) { return _mm256_cvtps_epi32(x); }
 inline Ints minimum(Ints a, Ints b) { return _mm256_min_epi32(a, b); }
 inline bool has_no_number(Ints wholes) {
     return _mm256_movemask_epi8(_mm256_cmpeq_epi32(wholes, _mm256_set1_epi32(NO_NUMBER)));
+}
+inline void store_words(int16_t* p, Ints x, Ints y) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(_mm256_packs_epi32(x, y), 0xD8));
+}
+inline Vec words(const int16_t* p) {
+    return _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline Vec words_of(Vec low, Vec high) {
+    return _mm256_castsi256_ps(_mm256_blend_epi16(_mm256_castps_si256(low), _mm256_slli_epi32(_mm256_castps_si256(high), 16), 0xAA));
 }
 inline void store_bytes(uint8_t* p, const Ints (&x)[4]) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing goes by 128 bits
@@ -133,6 +152,16 @@ template <bool Exact>
 inline Vec exp2_or_zero(Vec x) {
     return zero_below(x, -100.0f, exp2<Exact>(x));
 }
+
+// The first type, or the second one.
+template <bool First, class A, class B>
+struct Chosen {
+    using Type = A;
+};
+template <class A, class B>
+struct Chosen<false, A, B> {
+    using Type = B;
+};
 
 constexpr float LOG2_E = 1.44269504088896341f;
 
