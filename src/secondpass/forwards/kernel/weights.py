@@ -27,8 +27,8 @@ HEAD_STEP = 32
 # Depth of weights and activations that shares a scale where they are integers. Also the part of the feed-forward's
 # width that is computed at a time, so that operands of both products stay in the first cache.
 SEGMENT = 384
-# The largest weight as an integer: 24 bits whose first digit stays below 128; 16 whose products with rows of 12 bits and
-# a sign add up over a segment to 31.
+# The largest weight as an integer: of 24 bits the first digit stays below 128; of words, the products with rows up to
+# 4095 add up over a segment to less than 2^31.
 LARGEST: dict[Kind, float] = {"int8": 127, "int16": 1365, "digits": 127.4 * 65536}
 # values of one dword
 GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4, "digits": 4}
