@@ -91,11 +91,12 @@ class Encoder {
         } else {
             const int width = rounded_up(depth.size(), 64);
             const int segments = rounded_up(width, model.segment) / model.segment;
-            const Rows<Unit> to{reinterpret_cast<typename Unit::Element*>(room.values), width, room.scale, room.low, segments};
+            auto* const values = reinterpret_cast<typename Unit::Element*>(room.values);
+            const Rows<Unit> to{values, width, room.scale, room.low, segments};
             const float* change = Unit::SCALED && matrix.change ? matrix.change + depth.begin : nullptr;
             if (Unit::SCALED && width > from.width) {
-                const size_t values = static_cast<size_t>(rounded_up(rows, 16)) * width;
-                memset(static_cast<void*>(to.values), 0, values * sizeof(typename Unit::Element));
+                const size_t size = static_cast<size_t>(rounded_up(rows, 16)) * width;
+                memset(static_cast<void*>(values), 0, size * sizeof(typename Unit::Element));
             }
             for (int row = 0; row < rows; row++)
                 write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), change, model.segment);
@@ -263,7 +264,8 @@ class Encoder {
         const Value *const key = query + attention_width(), *const value = key + attention_width();
         Value* const to = out + head_number * size;
         if constexpr (Side::Products::SCALED)
-            attend_in_words<Side>(query, key, value, qkv.width, asking, size, model.score_scale, head, to, attention_width());
+            attend_in_words<Side>(query, key, value, qkv.width, asking, size, model.score_scale, head, to,
+                                  attention_width());
         else
             attend<Side, Side>(query, key, value, qkv.width, asking, size, model.score_scale, head, 1.0f, to,
                                attention_width());

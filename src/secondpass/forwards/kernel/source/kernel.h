@@ -15,9 +15,9 @@ enum Pooling : int32_t { FIRST, MEAN, MAX, LAST };
 
 // y = x @ weight.T + bias. Panels: [columns / panel][groups][panel] dwords, a dword being one float32, two bfloat16 or int16 or
 // four int8 neighbours along the depth. Where a routine has digits, panels are of half as many columns, and there are three
-// of them, in turn for every 16 groups. Integers only: `scale` and `sums` (scale * sum of the integers) [segments of the depth][columns], and
-// `change` [depth] of rows before they become integers: digits are multiplied by it (weights were divided), bytes, where it
-// is not null, become less by it (its products are in the bias).
+// of them, in turn for every 16 groups. Integers only: `scale` [segments of the depth][columns]. Bytes only: `sums`, scale *
+// sum of the integers, as many. `change` [depth] is what happens to rows before they become integers: for digits they are
+// multiplied by it (weights were divided); for bytes, where it is not null, they become less by it (the bias has its products).
 struct Matrix {
     const void* panels;
     const float* bias;

@@ -172,7 +172,8 @@ void write_digits(char* out, float* scale_out, const typename Source::Element* x
 // x [count] into a row of at least as many; what is behind becomes 0. Not a number or infinite anywhere in a segment
 // makes its scale, and with it all that follows, not a number.
 template <class Unit, class Source>
-void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int count, const float* change, int segment) {
+void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int count, const float* change,
+               int segment) {
     typename Unit::Element* out = rows.at(row);
     if constexpr (!Unit::SCALED) {
         for (int i = 0; i < count; i += LANES) Unit::put(out + i, Source::get(x + i));
@@ -185,7 +186,8 @@ void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int 
                 write_digits<Source>(reinterpret_cast<char*>(rows.at(row / 16 * 16) + begin * 16) + row % 16 * 64,
                                      rows.scale + place, x + begin, change + begin, size);
             else if (change)
-                write_bytes<Source, true>(out + begin, rows.scale + place, rows.low + place, x + begin, change + begin, size);
+                write_bytes<Source, true>(out + begin, rows.scale + place, rows.low + place, x + begin, change + begin,
+                                          size);
             else
                 write_bytes<Source, false>(out + begin, rows.scale + place, rows.low + place, x + begin, nullptr, size);
         }

@@ -53,7 +53,8 @@ inline Vec words(const int16_t* p) {
     return _mm512_castsi512_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 }
 inline Vec words_of(Vec low, Vec high) {
-    return _mm512_castsi512_ps(_mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_castps_si512(low), _mm512_slli_epi32(_mm512_castps_si512(high), 16)));
+    const __m512i above = _mm512_slli_epi32(_mm512_castps_si512(high), 16);
+    return _mm512_castsi512_ps(_mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_castps_si512(low), above));
 }
 inline void store_bytes(uint8_t* p, const Ints (&x)[4]) {
     // packing goes by 128 bits
@@ -104,7 +105,8 @@ inline Vec words(const int16_t* p) {
     return _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 inline Vec words_of(Vec low, Vec high) {
-    return _mm256_castsi256_ps(_mm256_blend_epi16(_mm256_castps_si256(low), _mm256_slli_epi32(_mm256_castps_si256(high), 16), 0xAA));
+    const __m256i above = _mm256_slli_epi32(_mm256_castps_si256(high), 16);
+    return _mm256_castsi256_ps(_mm256_blend_epi16(_mm256_castps_si256(low), above, 0xAA));
 }
 inline void store_bytes(uint8_t* p, const Ints (&x)[4]) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing goes by 128 bits
