@@ -41,7 +41,11 @@ def sized(
 
 def arrays(encoder: Encoder) -> Encoder:
     """A description as the kernel reads it: of float32 arrays, which share the memory of float32 tensors."""
-    return mapped(encoder, lambda tensor: tensor.detach().float().numpy())
+    return mapped(encoder, _array)
+
+
+def _array(tensor: torch.Tensor) -> Any:
+    return tensor.detach().float().numpy()
 
 
 def tokens(*lengths: int, types: int = 1, seed: int = 0) -> list[Tokens]:

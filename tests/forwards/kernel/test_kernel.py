@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from secondpass.errors import InvalidInput
+from secondpass.forwards import kernel as kernel_package
 from secondpass.forwards.description import Encoder, Linear, Norm, Pooling, Readout, ReadoutStep
 from secondpass.forwards.families import describe
-from secondpass.forwards.kernel import KernelEncoder, chunk_ends, kernel_forward, native
+from secondpass.forwards.kernel import KernelEncoder, chunk_ends, evenly, kernel_forward, native
 from secondpass.forwards.kernel.native import Routine
 from secondpass.forwards.kernel.weights import packed
 from secondpass.forwards.packed import PackedEncoder
@@ -359,6 +360,24 @@ def test_chunks_hold_every_sequence_once() -> None:
     assert ends[-1] == 100
     assert (np.diff(ends) > 0).all()
     assert np.add.reduceat(lengths, ends[:-1]).max() < lengths.sum() / 12 + 200
+
+
+def test_a_chunk_for_each_thread_is_as_long_as_the_others() -> None:
+    """Ten documents on two threads: the slower one is waited for; every sequence is in one chunk."""
+    lengths = np.array([96, 96, 96, 67, 67, 67, 38, 38, 38, 38])
+    order, ends = evenly(lengths, 2)
+    assert sorted(order.tolist()) == list(range(10))
+    assert np.add.reduceat(lengths[order], ends[:-1]).tolist() == [335, 306]
+    order, ends = evenly(np.array([5, 7]), 3)
+    assert (order.tolist(), ends.tolist()) == ([1, 0], [0, 1, 2])
+
+
+def test_no_thread_is_started_that_would_have_no_work(monkeypatch: pytest.MonkeyPatch, routine: Routine) -> None:
+    """A short pair is for one thread, one of three blocks for three at most, whatever is allowed."""
+    forward = KernelEncoder(packed(arrays(made()[1]), routine))
+    monkeypatch.setattr(kernel_package, "thread_count", lambda: 8)
+    one = 32 if routine.instructions == "amx" and routine.precision != "fp32" else 16
+    assert [forward._threads(tokens) for tokens in (1, one, 48, 200)] == [1, 1, 3, 8]
 
 
 def test_without_a_library_there_is_no_forward(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from tests.tiny_models import make_model
 
 
 @pytest.mark.parametrize(("kind", "group"), [(np.float32, 1), (np.uint16, 2), (np.int8, 4)])
-def test_panels_hold_each_weight_in_its_place(kind: type, group: int) -> None:
+def test_panels_hold_each_weight_in_its_place(kind: Any, group: int) -> None:
     """[columns, depth] -> [panel number, group of depth, column in the panel, place in the group]."""
     values = np.arange(64 * 8).reshape(64, 8).astype(kind)
     panels = np.empty((2, 8 // group, 32), np.uint32)

@@ -26,6 +26,9 @@ from secondpass.tokens import Tokens
 CHUNK_TOKENS = 384
 # With fewer sequences for each thread, threads share a chunk instead.
 ENOUGH_EACH = 4
+# Rows of a block. Threads that share a chunk take whole ones: none is started that would have none, and where tiles
+# take twice as many at once, two blocks are for one thread.
+BLOCK_ROWS = 16
 ROWS_BEHIND = 32
 
 Bytes = npt.NDArray[np.uint8]
@@ -33,11 +36,30 @@ Bytes = npt.NDArray[np.uint8]
 
 def chunk_ends(lengths: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int32]:
     """Split sequences into at most `parts` neighbouring groups of about as many tokens: -> [0, ..., sequences]."""
+    if parts == 1:
+        return np.array([0, len(lengths)], np.int32)
     ends = np.cumsum(lengths)
     middles = ends - lengths / 2
     group = np.minimum((middles * parts / ends[-1]).astype(np.int64), parts - 1)
     changes = np.flatnonzero(np.diff(group)) + 1
     return np.concatenate([[0], changes, [len(lengths)]]).astype(np.int32)
+
+
+def evenly(lengths: npt.NDArray[np.int64], parts: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Split sequences into groups of as even numbers of tokens as it goes, wherever they stand.
+
+    The longest first, each to the group that has the fewest tokens so far (Graham 1969).
+
+    Returns:
+        The order in which groups follow each other, and where they end in it: [0, ..., sequences].
+    """
+    sums, groups = [0] * parts, [list[int]() for _ in range(parts)]
+    for place in np.argsort(-lengths, kind="stable").tolist():
+        fewest = sums.index(min(sums))
+        sums[fewest] += int(lengths[place])
+        groups[fewest].append(place)
+    ends = np.cumsum([0, *map(len, filter(None, groups))])
+    return np.concatenate(groups).astype(np.int64), ends.astype(np.int32)
 
 
 class KernelEncoder:
@@ -73,13 +95,16 @@ class KernelEncoder:
         if not inputs:
             return np.empty((0, model.labels), np.float32)
         lengths = np.array([len(item) for item in inputs])
+        self._check_lengths(lengths)
+        threads = self._threads(int(lengths.sum()))
+        together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
+        order, ends = self._chunks(lengths, threads, together)
+        if order is not None:
+            inputs, lengths = [inputs[place] for place in order], lengths[order]
         ids = np.ascontiguousarray(np.concatenate([item.ids for item in inputs]), dtype=np.int32)
         types = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
-        self._check(lengths, ids, types)
+        self._check(ids, types)
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        threads = thread_count()
-        together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
-        ends = self._chunks(lengths, threads, together)
         pairs, width = len(inputs), model.heads * model.head_size
         rows = aligned((pairs + ROWS_BEHIND) * model.hidden * 4)
         context = aligned((pairs + ROWS_BEHIND) * width * self._routine.side_bytes)
@@ -107,20 +132,28 @@ class KernelEncoder:
         # other Python threads go on meanwhile
         library.secondpass_run(*arguments)
         self._spare.append(memory)
-        return logits
+        if order is None:
+            return logits
+        given = np.empty_like(logits)
+        given[order] = logits
+        return given
 
-    def _check(self, lengths: npt.NDArray[np.int64], ids: npt.NDArray[np.int32], types: npt.NDArray[np.int32]) -> None:
-        vocabulary, positions, type_count = self._weights.rows
+    def _check_lengths(self, lengths: npt.NDArray[np.int64]) -> None:
+        positions = self._weights.rows[1]
         if lengths.min() < 1:
             raise InvalidInput(f"input {int(lengths.argmin())} has no tokens")
         if positions is not None and lengths.max() > positions:
             row = int(lengths.argmax())
             raise InvalidInput(f"input {row} has {lengths[row]} tokens, the model has {positions} positions")
+
+    def _check(self, ids: npt.NDArray[np.int32], types: npt.NDArray[np.int32]) -> None:
+        vocabulary, _, type_count = self._weights.rows
         if len(types) != len(ids):
             raise InvalidInput(f"{len(ids)} token ids but {len(types)} types")
-        if ids.min() < 0 or ids.max() >= vocabulary:
+        # what is negative is large as a number without sign
+        if ids.view(np.uint32).max() >= vocabulary:
             raise InvalidInput(f"a token id is outside 0..{vocabulary - 1}")
-        if type_count is not None and (types.min() < 0 or types.max() >= type_count):
+        if type_count is not None and types.view(np.uint32).max() >= type_count:
             raise InvalidInput(f"a token type is outside 0..{type_count - 1}")
 
     def _angles(self, longest: int) -> list[Floats]:
@@ -131,13 +164,22 @@ class KernelEncoder:
             made = self._turns = [angles(own, positions, width) for own in frequencies]
         return made
 
+    def _threads(self, tokens: int) -> int:
+        """No more than have work; one where a second would win nothing."""
+        at_once = 2 * BLOCK_ROWS if self._routine.instructions == "amx" and not self._routine.digits else BLOCK_ROWS
+        return 1 if tokens <= at_once else min(thread_count(), -(-tokens // BLOCK_ROWS))
+
     @staticmethod
-    def _chunks(lengths: npt.NDArray[np.int64], threads: int, together: bool) -> npt.NDArray[np.int32]:
-        total = int(lengths.sum())
+    def _chunks(
+        lengths: npt.NDArray[np.int64], threads: int, together: bool
+    ) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int32]]:
+        """The order of sequences, None: as they are, and where chunks end in it."""
+        parts = -(-int(lengths.sum()) // CHUNK_TOKENS)
         if together:
-            return chunk_ends(lengths, -(-total // (CHUNK_TOKENS * threads)))
-        parts = -(-total // CHUNK_TOKENS)
-        return chunk_ends(lengths, -(-parts // threads) * threads)
+            return None, chunk_ends(lengths, -(-parts // threads))
+        if 1 < threads >= parts:
+            return evenly(lengths, threads)  # a chunk for each thread: none can take another's
+        return None, chunk_ends(lengths, -(-parts // threads) * threads)
 
     def _memory(self, size: int) -> Bytes:
         try:

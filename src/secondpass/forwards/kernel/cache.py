@@ -53,10 +53,7 @@ def weights(identity: str, routine: Routine) -> PackedWeights | None:
     """
     with suppress(*FAILURES), _folder() as folder, _own(_name(identity, routine), folder) as file:
         mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
-        found = from_bytes(np.frombuffer(mapped, np.uint8), routine)
-        with suppress(OSError):
-            os.utime(file)  # used now
-        return found
+        return from_bytes(np.frombuffer(mapped, np.uint8), routine)
     return None
 
 
@@ -118,7 +115,7 @@ def remember(key: str, value: Any) -> None:
 def to_bytes(packed: PackedWeights) -> bytes:
     """Packed weights as one file has them."""
     header, parts = _laid_out(packed)
-    return b"".join((header, *(memoryview(part) for part in parts)))
+    return b"".join((header, *parts))
 
 
 def from_bytes(content: bytes | Array, routine: Routine) -> PackedWeights:
@@ -146,15 +143,15 @@ def from_bytes(content: bytes | Array, routine: Routine) -> PackedWeights:
     return PackedWeights(routine, model, (given,), frequencies, tuple(said["rows"]))
 
 
-def _laid_out(packed: PackedWeights) -> tuple[bytes, list[Array]]:
+def _laid_out(packed: PackedWeights) -> tuple[bytes, list[memoryview]]:
     """The header, and arrays of bytes that follow it; places of arrays are counted from behind the header."""
     found: list[tuple[int, int]] = []
-    parts: list[Array] = []
+    parts: list[memoryview] = []
     size = 0
     for array in sorted(packed.arrays, key=lambda array: array.ctypes.data):
         content = array.reshape(-1).view(np.uint8)
         found.append((array.ctypes.data, size))
-        parts += [content, np.zeros(-len(content) % ALIGNED, np.uint8)]
+        parts += [content.data, memoryview(bytes(-len(content) % ALIGNED))]
         size += up_to(len(content), ALIGNED)
 
     def place(address: int) -> int:
@@ -241,10 +238,12 @@ def _folder(made: bool = False) -> Iterator[int]:
 
 @contextmanager
 def _own(name: str, folder: int) -> Iterator[int]:
-    """An open file of this user's."""
+    """An open file of this user's, marked as used now."""
     with _opened(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, folder) as file:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise PermissionError(f"{name} is no file")
+        with suppress(OSError):
+            os.utime(file)  # used now
         yield file
 
 
@@ -261,7 +260,7 @@ def _opened(path: str, flags: int, folder: int | None = None) -> Iterator[int]:
         os.close(file)
 
 
-def _write(name: str, parts: Sequence[bytes | Array], lasting: bool = False) -> None:
+def _write(name: str, parts: Sequence[bytes | memoryview], lasting: bool = False) -> None:
     """A file in place at once; `lasting` ones are whole after a loss of power too."""
     with _folder(made=True) as folder:
         aside = f".{os.urandom(8).hex()}"

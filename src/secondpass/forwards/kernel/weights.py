@@ -101,7 +101,8 @@ def angles(frequencies: Floats, positions: int, width: int) -> Floats:
 
 def largest_along(values: Floats, axis: int) -> Floats:
     """The largest size along an axis, without a copy of all sizes; NaN where one is NaN."""
-    return np.maximum(values.max(axis), -values.min(axis))
+    largest: Floats = np.maximum(values.max(axis), -values.min(axis))
+    return largest
 
 
 def smoothing(weight: Floats) -> Floats:
@@ -114,7 +115,8 @@ def smoothing(weight: Floats) -> Floats:
     usable = np.isfinite(largest) & (largest > 0)
     # in float64: float32's logarithm is rounded in more than one way
     halves = np.log2(np.where(usable, largest, 1).astype(np.float64)).astype(np.float32) / np.float32(2)
-    return np.ldexp(np.float32(1), np.rint(halves).clip(-60, 60).astype(np.int32))
+    powers: Floats = np.ldexp(np.float32(1), np.rint(halves).clip(-60, 60).astype(np.int32))
+    return powers
 
 
 def segments(weight: Floats) -> Floats:
@@ -133,10 +135,11 @@ def steps_of(parts: Floats, largest: float) -> Floats:
 def whole_numbers(parts: Floats, steps: Floats) -> Floats:
     """[columns, segments, depth] in steps of each segment, rounded; 0 for all of one whose step is no number."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        whole = parts / steps[:, :, None]
+        whole: Floats = parts / steps[:, :, None]
     if not (np.isfinite(steps) & (steps > 0)).all():
         whole[~np.isfinite(whole)] = 0
-    return np.rint(whole, out=whole)
+    np.rint(whole, out=whole)
+    return whole
 
 
 def digits_of(whole: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
