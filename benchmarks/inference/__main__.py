@@ -4,6 +4,7 @@
     python -m benchmarks.inference scaling --output-dir figures
     python -m benchmarks.inference --model ettin --model modernbert --model qwen3
     python -m benchmarks.inference profile
+    python -m benchmarks.inference routines
 
 Contenders rank the same queries in turns, in one process (the backends, which need older libraries, in one of their
 own: see `backends.py`); printed are medians, and medians of the ratios within a turn. Needs the extra test.
@@ -171,6 +172,24 @@ def profile(
         "rows": rows,
     }
     write(found, profiles.markdown(found), "profile", output_dir)
+
+
+@app.command()
+def routines(
+    rounds: Annotated[int, typer.Option(min=1, help="Of each routine.")] = 12,
+    documents: Annotated[int, typer.Option(min=1, help="Passages of the query.")] = 24,
+    data: Data = Path("../shared/data"),
+    output_dir: Output = None,
+) -> None:
+    """Each routine of the kernel beside the limit of its units, on one thread with the embedded model."""
+    quiet()
+    from benchmarks.inference import machine, routines
+    from benchmarks.inference.loads import source
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = list(routines.measured(source(data), routines.Settings(rounds, documents, Path(folder)), say))
+    found = {"machine": machine.facts(1, "cpu"), "rows": rows}
+    write(found, routines.markdown(found), "routines", output_dir)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+SOURCES = Path(__file__).parents[2] / "src/secondpass/forwards/kernel/source"
 FLAGS = (
     "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8",
 )  # fmt: skip
@@ -36,36 +38,59 @@ print(count * 2 * 768**3 / (time.perf_counter() - began) / 1e9, flush=True)
 """
 
 
-# Twelve sums that do not wait for each other, in registers: nothing but multiply-adds of the widest vectors there are.
-MULTIPLY_ADD = """
-#include <chrono>
+# Sums that do not wait for each other, in registers: nothing but one instruction, in processor time.
+INSTRUCTION = """
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <cstdio>
-#ifdef __AVX512F__
-constexpr int WIDTH = 16;
-#else
-constexpr int WIDTH = 8;
-#endif
-#define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-#define START(i) Vector sum##i = term;
-#define ADD(i) sum##i = sum##i * factor + term;
+#include <ctime>
+#define TWELVE(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#define REGISTERS(VALUE) const auto a = VALUE; TWELVE(START) const auto work = [&] { TWELVE(STEP) TWELVE(KEEP) };
+#define START(i) auto sum##i = a;
 #define KEEP(i) asm volatile("" : "+v"(sum##i));
-typedef float Vector __attribute__((vector_size(WIDTH * 4)));
 int main() {
-    Vector factor = Vector{} + 0.999f, term = Vector{} + 0.001f;
-    EACH(START)
+    @WORK@
     std::printf("ready\\n"); std::fflush(stdout); std::getchar();
     double best = 0;
-    for (int turn = 0; turn < 8; ++turn) {
-        const long rounds = 20000000;
-        auto began = std::chrono::steady_clock::now();
-        for (long round = 0; round < rounds; ++round) { EACH(ADD) EACH(KEEP) }
-        std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;
-        double speed = 2.0 * 12 * WIDTH * rounds / taken.count() / 1e9;
+    for (int turn = 0; turn < 12; ++turn) {
+        const long rounds = @ROUNDS@;
+        const std::clock_t began = std::clock();
+        for (long round = 0; round < rounds; ++round) work();
+        const double speed = @OPERATIONS@ * rounds * CLOCKS_PER_SEC / (std::clock() - began) / 1e9;
         if (speed > best) best = speed;
     }
     std::printf("%f\\n", best);
 }
 """
+TILES = """
+    syscall(SYS_arch_prctl, 0x1023, 18);
+    struct alignas(64) { unsigned char palette = 1, start = 0, none[14] = {}; unsigned short bytes[16] = {};
+                         unsigned char rows[16] = {}; } shape;
+    for (int tile = 0; tile < 8; tile++) shape.bytes[tile] = 64, shape.rows[tile] = 16;
+    _tile_loadconfig(&shape);
+    const auto work = [] { STEP(0, 4, 6); STEP(1, 4, 7); STEP(2, 5, 6); STEP(3, 5, 7); };
+"""
+# By instructions and type: how work is set up, an instruction on sum i, and its multiplications and additions.
+UNITS: dict[tuple[str, str], tuple[str, str, int]] = {
+    ("avx2", "fp32"): ("REGISTERS(_mm256_set1_ps(0.5f))", "(i) sum##i = _mm256_fmadd_ps(a, a, sum##i);", 16),
+    ("avx_vnni", "int8"): ("REGISTERS(_mm256_set1_epi8(3))", "(i) sum##i = _mm256_dpbusd_avx_epi32(sum##i, a, a);", 64),
+    ("avx512", "fp32"): ("REGISTERS(_mm512_set1_ps(0.5f))", "(i) sum##i = _mm512_fmadd_ps(a, a, sum##i);", 32),
+    ("avx512_vnni", "int8"): ("REGISTERS(_mm512_set1_epi8(3))", "(i) sum##i = _mm512_dpbusd_epi32(sum##i, a, a);", 128),
+    ("avx_vnni", "int16"): (
+        "REGISTERS(_mm256_set1_epi8(3))",
+        "(i) sum##i = _mm256_dpwssd_avx_epi32(sum##i, a, a);",
+        32,
+    ),
+    ("avx512_vnni", "int16"): ("REGISTERS(_mm512_set1_epi8(3))", "(i) sum##i = _mm512_dpwssd_epi32(sum##i, a, a);", 64),
+    ("avx512_bf16", "bf16"): (
+        "REGISTERS(_mm512_set1_ps(0.5f))",
+        "(i) sum##i = _mm512_dpbf16_ps(sum##i, (__m512bh)a, (__m512bh)a);",
+        64,
+    ),
+    ("amx", "bf16"): (TILES, " _tile_dpbf16ps", 16 * 16 * 64),
+    ("amx", "int8"): (TILES, " _tile_dpbusd", 16 * 16 * 128),
+}
 
 
 def processor() -> dict[str, Any]:
@@ -151,18 +176,29 @@ def gflops(processes: int, command: Sequence[str] = (sys.executable, "-c", MULTI
     return sum(float(process.communicate()[0]) for process in started)
 
 
-def multiply_add_limit(threads: int) -> float | None:
-    """GFLOP/s of float32 multiply-adds in registers, on `threads` cores together; None without a C++ compiler."""
+def unit_limit(instructions: str, precision: str, threads: int) -> float | None:
+    """Billions of multiplications and additions a second, on `threads` cores together; None without a C++ compiler.
+
+    Those of one instruction that works in registers alone; of `UNITS`.
+    """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         return None
+    work, step, operations = UNITS[instructions, precision]
+    each, rounds = (4, 200_000) if instructions == "amx" else (12, 2_000_000)
+    text = INSTRUCTION.replace("@WORK@", f"\n#define STEP{step}\n{work}\n")
+    text = text.replace("@ROUNDS@", str(rounds)).replace("@OPERATIONS@", f"{each * operations}.0")
+    flags = tomllib.loads((SOURCES / "instructions.toml").read_text(encoding="utf-8"))[instructions]
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "limit.cpp", Path(folder) / "limit"
-        source.write_text(MULTIPLY_ADD, encoding="utf-8")
-        # -mprefer-vector-width: gcc splits vectors of 512 bits on some processors
-        flags = ["-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=fast"]
-        subprocess.run([compiler, *flags, str(source), "-o", str(program)], check=True)
+        source.write_text(text, encoding="utf-8")
+        subprocess.run([compiler, "-std=c++17", "-O3", *flags, str(source), "-o", str(program)], check=True)
         return gflops(threads, [str(program)])
+
+
+def multiply_add_limit(threads: int) -> float | None:
+    """The same of float32, in the widest registers there are."""
+    return unit_limit("avx512" if "avx512f" in processor()["flags"] else "avx2", "fp32", threads)
 
 
 def cores_given(threads: int) -> dict[str, Any]:

@@ -142,29 +142,37 @@ class Sampled:
 
     def parts(self) -> dict[str, float]:
         """Share of the samples by part, the largest first; empty where there are none."""
+        return by_part(self.lines())
+
+    def lines(self) -> list[str]:
+        """Lines "12.3%|library|[.] function" of `perf report`; none where there are no samples."""
         if self._perf is None or not self._path.exists():
-            return {}
+            return []
         command = [self._perf, "report", "-i", str(self._path), "--stdio", "-F", "overhead,dso,sym", "-t", "|"]
         shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        return by_part(shown.splitlines())
+        return shown.splitlines()
+
+
+def functions(lines: Sequence[str]) -> Iterator[tuple[float, str, str]]:
+    """Share, library and function of lines of `perf report`."""
+    for line in lines:
+        read = re.match(r"\s*([\d.]+)%\s*\|([^|]*)\|(.*)", line)
+        if read is not None:
+            yield float(read[1]) / 100, read[2].strip(), read[3]
 
 
 def by_part(lines: Sequence[str]) -> dict[str, float]:
-    """Lines "12.3%|library|[.] function" of `perf report` to shares by part, the largest first."""
+    """Lines of `perf report` to shares by part, the largest first."""
     found: dict[str, float] = {}
-    for line in lines:
-        read = re.match(r"\s*([\d.]+)%\s*\|([^|]*)\|(.*)", line)
-        if read is None:
-            continue
-        library = read[2].strip()
+    for share, library, function in functions(lines):
         # torch's loops over elements are one function, made for what is done to each
-        words = (_own_name(read[3]), read[3] if "torch" in library else "", library)
+        words = (own_name(function), function if "torch" in library else "", library)
         part = next((name for word in words for name, known in PARTS if re.search(known, word, re.I)), OTHER)
-        found[part] = found.get(part, 0.0) + float(read[1]) / 100
+        found[part] = found.get(part, 0.0) + share
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _own_name(function: str) -> str:
+def own_name(function: str) -> str:
     """A function's name without what it is a template of: `linear` is called for the feed-forward and for others."""
     bare = re.sub(r"\(anonymous namespace\)::|secondpass::", "", function)
     while (shorter := re.sub(r"<[^<>]*>", "", bare)) != bare:

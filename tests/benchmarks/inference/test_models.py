@@ -10,6 +10,7 @@ from sentence_transformers import CrossEncoder
 from torch import nn
 
 import secondpass
+from benchmarks.inference import routines
 from benchmarks.inference.loads import Asked
 from benchmarks.inference.models import RERANKERS, SPREAD, Shape, template_tokens, write_model
 from benchmarks.inference.profiles import by_part, flops, lengths_of
@@ -95,3 +96,24 @@ def test_samples_go_to_the_part_that_the_function_itself_is_of() -> None:
             "other": 0.01,
         }
     )
+
+
+def test_a_kernel_routines_time_is_split_by_function_and_measured_against_its_units() -> None:
+    """Attention's products are told apart where another unit computes them; digits multiply eight times."""
+    own = "secondpass_kernel.so|[.] void (anonymous namespace)::"
+    lines = [
+        f"  30.00%|{own}registers<(anonymous namespace)::Int8, 12>(int)",
+        f"  10.00%|{own}registers<(anonymous namespace)::Float32, 12>(int)",
+        f"   5.00%|{own}write_bytes<(anonymous namespace)::Float32>(int)",
+        f"   5.00%|{own}normalise(float const*)",
+        "  50.00%|libtorch_cpu.so|[.] mkl_gemm",
+    ]
+    parts = {"products": 0.6, "attention": 0.2, "quantising": 0.1, routines.REST: 0.1}
+    found = routines.by_part(lines, "int8")
+    assert {name: share for name, share in found.items() if share} == pytest.approx(parts)
+    assert routines.by_part(lines, "fp32")["products"] == pytest.approx(0.8)
+    needed = {"linear": 12e9, "attention": 3e9}
+    limits = {("amx", "int8"): 800.0, ("avx512", "fp32"): 100.0, ("avx512_vnni", "int8"): 400.0}
+    limits["avx512_vnni", "int16"] = 200.0
+    assert routines.at_the_limit(("amx", "fp32"), needed, limits) == pytest.approx(0.12 + 0.03)
+    assert routines.at_the_limit(("avx512_vnni", "int8"), needed, limits) == pytest.approx(11 / 400 + 1 / 200 + 3 / 200)

@@ -176,21 +176,66 @@ def test_float32_is_as_near_to_the_truth_as_torch(family: str, full: Routine) ->
     assert (found - truth).square().mean().sqrt() < 4 * (rounded - truth).square().mean().sqrt()
 
 
-def test_the_longest_input_is_as_good(full: Routine) -> None:
+def test_the_longest_input_is_as_good(routine: Routine) -> None:
     """512 tokens, more than any block."""
     model, encoder = made(max_position_embeddings=512)
     inputs = tokens(512, 300, 511, types=2)
-    torch.testing.assert_close(kernel(encoder, full)(inputs), expected(model, inputs), rtol=1e-5, atol=1e-5)
+    near = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[routine.precision]
+    torch.testing.assert_close(kernel(encoder, routine)(inputs), expected(model, inputs), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_attention_that_is_certain_or_spread_is_near(heads: int, routine: Routine) -> None:
+    """Scores that leave a few keys, and such that leave all 1,000 of them equal; heads of 32 to 128."""
+    _, encoder = sized(128, heads, 64, "modernbert", num_hidden_layers=1, classifier_pooling="mean")
+    inputs = tokens(1000, 40)
+    for times in (0.0, 4.0):
+        weight = encoder.layers[0].qkv.weight.clone()
+        weight[:256] *= times
+        layer = replace(encoder.layers[0], qkv=replace(encoder.layers[0].qkv, weight=weight), window=None)
+        own = replace(encoder, layers=(layer,))
+        wanted = tensors(PackedEncoder(own))(inputs)
+        near = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.1}[routine.precision] * float(wanted.abs().max())
+        torch.testing.assert_close(kernel(own, routine)(inputs), wanted, rtol=0, atol=near)
 
 
 def test_short_precisions_are_near(routine: Routine) -> None:
-    """bfloat16 keeps 8 bits and int8 little less: the error is a small part of the spread of logits."""
-    model, encoder = sized(128, 4, 512, num_hidden_layers=4)
-    inputs = tokens(*range(20, 60), types=2)
-    wanted = expected(model, inputs)
+    """bfloat16 keeps 8 bits and int8 little less: the error is a small part of the spread of logits, in the mean of two
+    models, because that of one is larger or smaller by a tenth as chance rounds.
+    """
+    errors = []
+    for layers in (3, 4):
+        model, encoder = sized(128, 4, 512, num_hidden_layers=layers)
+        inputs = tokens(*range(20, 60), types=2)
+        wanted = expected(model, inputs)
+        error = (kernel(encoder, routine)(inputs) - wanted).square().mean().sqrt()
+        errors.append(float(error / wanted.std()))
+    allowed = {"fp32": 1e-5, "bf16": 0.04, "int8": 0.08}[routine.precision]
+    assert sum(errors) / len(errors) < allowed
+
+
+def test_the_bias_of_a_norm_costs_int8_nothing(routine: Routine) -> None:
+    """A channel at 1000 in every row, its weights small: beside it a step of bytes leaves nothing of the others."""
+    _, encoder = made("modernbert", norm_bias=True)
+
+    def spoiled(norm: Norm | None, linear: Linear) -> tuple[Norm | None, Linear]:
+        if norm is None or norm.bias is None:
+            return norm, linear
+        bias, weight = norm.bias.clone(), linear.weight.clone()
+        bias[5] += 1000
+        weight[:, 5] *= 1e-3
+        return replace(norm, bias=bias), replace(linear, weight=weight)
+
+    layers = []
+    for layer in encoder.layers:
+        attention_norm, qkv = spoiled(layer.attention_norm, layer.qkv)
+        output_norm, up = spoiled(layer.output_norm, layer.up)
+        layers.append(replace(layer, attention_norm=attention_norm, qkv=qkv, output_norm=output_norm, up=up))
+    encoder = replace(encoder, layers=tuple(layers))
+    inputs = tokens(*range(20, 40))
+    wanted = tensors(PackedEncoder(encoder))(inputs)
     error = (kernel(encoder, routine)(inputs) - wanted).square().mean().sqrt()
-    allowed = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}[routine.precision]
-    assert error < allowed * wanted.std()
+    assert error < {"fp32": 1e-3, "bf16": 0.5, "int8": 0.1}[routine.precision] * wanted.std()
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])

@@ -25,7 +25,7 @@ from secondpass.forwards.kernel.weights import (
     unsupported,
     widened,
 )
-from tests.forwards.kernel.encoders import arrays, sized
+from tests.forwards.kernel.encoders import arrays, made, sized
 from tests.tiny_models import make_model
 
 
@@ -121,3 +121,16 @@ def test_an_encoder_with_relative_positions_is_refused() -> None:
     assert unsupported(encoder) == "the kernel has no relative positions"
     with pytest.raises(ValueError, match="absolute positions"):
         own_positions(dataclasses.replace(encoder.embeddings, positions=None))
+
+
+def test_rows_of_bytes_are_freed_of_the_bias_of_the_norm_below_alone() -> None:
+    """In each layer what queries and inner values are made of; not where embeddings are widened in between."""
+    found = native.find("int8")
+    if isinstance(found, str):
+        pytest.skip(found)
+    for family, config in (("bert", {}), ("electra", {"embedding_size": 16})):
+        _, encoder = made(family, **config)
+        layers = packed(arrays(encoder), found).model.layers
+        assert bool(layers[0].qkv.change) == (encoder.embeddings.projection is None)
+        assert all(bool(matrix.change) for matrix in (layers[1].qkv, layers[0].up, layers[1].up))
+        assert not layers[0].down.change

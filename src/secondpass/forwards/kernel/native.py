@@ -33,7 +33,7 @@ class MatrixStruct(ctypes.Structure):
     """`Matrix` of source/kernel.h."""
 
     _fields_ = (
-        *_fields(ctypes.c_void_p, "panels bias scale sums smoothing"),
+        *_fields(ctypes.c_void_p, "panels bias scale sums change"),
         *_fields(ctypes.c_int32, "columns groups"),
     )
 
@@ -151,13 +151,13 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
     found: list[Routine] = []
-    precision, panel, side_bytes, digits, runs_here = (ctypes.c_int() for _ in range(5))
-    answers = tuple(ctypes.byref(value) for value in (precision, panel, side_bytes, digits, runs_here))
+    precision, panel, side_bytes, digits, runs_here = told = tuple(ctypes.c_int() for _ in range(5))
+    answers = tuple(map(ctypes.byref, told))
     index = 0
     while (name := loaded.secondpass_routine(index, *answers)) is not None:
         if runs_here.value:
-            given, cut = PRECISIONS[precision.value], bool(digits.value)
-            found.append(Routine(loaded, index, name.decode(), given, panel.value, side_bytes.value, cut))
+            given, sizes = PRECISIONS[precision.value], (panel.value, side_bytes.value)
+            found.append(Routine(loaded, index, name.decode(), given, *sizes, bool(digits.value)))
         index += 1
     return tuple(found)
 

@@ -15,7 +15,7 @@ from secondpass.forwards.description import Encoder
 from secondpass.forwards.kernel import native
 from secondpass.forwards.kernel.native import Routine
 
-Kind = Literal["fp32", "bf16", "int8", "digits"]
+Kind = Literal["fp32", "bf16", "int16", "int8", "digits"]
 """What a matrix is multiplied as."""
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -27,10 +27,11 @@ HEAD_STEP = 32
 # Depth of weights and activations that shares a scale where they are integers. Also the part of the feed-forward's
 # width that is computed at a time, so that operands of both products stay in the first cache.
 SEGMENT = 384
-# The largest weight as an integer; 24 bits whose first digit stays below 128.
-LARGEST: dict[Kind, float] = {"int8": 127, "digits": 127.4 * 65536}
+# The largest weight as an integer: of 24 bits the first digit stays below 128; of words, the products with rows up to
+# 4095 add up over a segment to less than 2^31.
+LARGEST: dict[Kind, float] = {"int8": 127, "int16": 1365, "digits": 127.4 * 65536}
 # values of one dword
-GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int8": 4, "digits": 4}
+GROUP: dict[Kind, int] = {"fp32": 1, "bf16": 2, "int16": 2, "int8": 4, "digits": 4}
 # What addresses are a multiple of: the widest register's bytes, and a line of the cache.
 ALIGNED = 64
 # Weights that are brought into order at a time: what is made of them on the way stays in the core's own cache.
@@ -185,10 +186,10 @@ class _Packing:
         self._head_size = up_to(self._size, HEAD_STEP)
         # half a panel: a register
         self._lanes = routine.panel // 2
-        # attention is float32 where nothing shorter is at hand
         self._kind: Kind = "digits" if routine.digits else routine.precision
-        side: Kind = "fp32" if routine.side_bytes == 4 else "bf16"
-        self._out_kind: Kind = "digits" if routine.digits else side
+        # attention's output, too: where int8 has no bfloat16 beside it, words
+        side: Kind = "int16" if routine.precision == "int8" else "fp32"
+        self._out_kind: Kind = "bf16" if routine.side_bytes == 2 else self._kind if routine.digits else side
         found = {turned.tobytes(): turned for layer in encoder.layers if (turned := layer.frequencies) is not None}
         self._frequencies = tuple(found.values())
 
@@ -202,7 +203,7 @@ class _Packing:
 
     def _model(self) -> native.ModelStruct:
         encoder, embeddings, readout = self._encoder, self._encoder.embeddings, self._encoder.readout
-        layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers))
+        layers = (native.LayerStruct * len(encoder.layers))(*map(self._layer, encoder.layers, self._below()))
         steps = (native.StepStruct * len(readout.steps))(*self._steps(readout))
         return native.ModelStruct(
             words=self._table(embeddings.words),
@@ -243,7 +244,21 @@ class _Packing:
         weight, bias = widened(norm.weight, width), _bias(norm, width)
         return native.NormStruct(self._pointer(weight), self._pointer(bias), norm.eps, len(norm.weight))
 
-    def _layer(self, layer: described.Layer) -> native.LayerStruct:
+    def _below(self) -> Iterator[tuple[described.Norm | None, described.Norm | None]]:
+        """Of each layer, the norms whose values its queries, keys and values, and its inner values are products of."""
+        embeddings = self._encoder.embeddings
+        before = embeddings.norm if embeddings.projection is None else None
+        for layer in self._encoder.layers:
+            if self._encoder.final_norm is None:
+                yield before, layer.attention_norm
+                before = layer.output_norm
+            else:
+                yield before if layer.attention_norm is None else layer.attention_norm, layer.output_norm
+                before = None
+
+    def _layer(
+        self, layer: described.Layer, below: tuple[described.Norm | None, described.Norm | None]
+    ) -> native.LayerStruct:
         heads, size, head_size, hidden = self._encoder.heads, self._size, self._head_size, self._hidden
         width, kind = heads * head_size, self._kind
         turned = layer.frequencies
@@ -253,13 +268,13 @@ class _Packing:
         out = out.reshape(hidden, width)
         out_width = up_to(width, WIDTH_STEP) if self._routine.digits else width
         return native.LayerStruct(
-            qkv=self._matrix(qkv, qkv_bias, kind),
+            qkv=self._matrix(qkv, qkv_bias, kind, below[0]),
             out=self._matrix(
                 widened(out, hidden, out_width),
                 _bias(layer.attention_out, hidden),
                 self._out_kind,
             ),
-            up=self._matrix(up, up_bias, kind),
+            up=self._matrix(up, up_bias, kind, below[1]),
             down=self._linear(layer.down, hidden, self._inner, kind),
             attention_norm=self._norm(layer.attention_norm, hidden),
             output_norm=self._norm(layer.output_norm, hidden),
@@ -313,14 +328,25 @@ class _Packing:
     def _linear(self, linear: described.Linear, columns: int, depth: int, kind: Kind) -> native.MatrixStruct:
         return self._matrix(widened(linear.weight, columns, depth), _bias(linear, columns), kind)
 
-    def _matrix(self, weight: Floats, bias: Floats, kind: Kind) -> native.MatrixStruct:
+    def _matrix(
+        self, weight: Floats, bias: Floats, kind: Kind, below: described.Norm | None = None
+    ) -> native.MatrixStruct:
         columns, depth = weight.shape
         # half a panel of each digit lies together
         panel = self._lanes if kind == "digits" else self._routine.panel
-        made = aligned(columns * depth * {"fp32": 4, "bf16": 2, "int8": 1, "digits": 3}[kind]).view(np.uint32)
+        made = aligned(columns * depth * {"fp32": 4, "bf16": 2, "int16": 2, "int8": 1, "digits": 3}[kind]).view(
+            np.uint32
+        )
         scales: dict[str, int] = {}
-        if kind in ("int8", "digits"):
+        if kind in LARGEST:
             scales = self._integers(weight, made, panel, kind)
+            if kind == "int8" and below is not None and below.bias is not None:
+                # a norm's bias is the same in every row: without it their ranges are shorter, and what it adds is exact
+                change = widened(below.bias, depth)
+                with np.errstate(invalid="ignore", over="ignore"):
+                    exact = [(weight[part] * change).sum(1, dtype=np.float64) for part in blocks(weight, panel)]
+                    bias = (bias + np.concatenate(exact)).astype(np.float32)
+                scales["change"] = self._pointer(change)
         else:
             ordered = made.reshape(columns // panel, -1, panel)
             for part in blocks(weight, panel):
@@ -334,13 +360,13 @@ class _Packing:
         """Put a weight into `made` as integers or digits; gives what else the library must know of them."""
         columns, depth = weight.shape
         digits = kind == "digits"
-        smooth = smoothing(weight) if digits else np.ones(depth, np.float32)
+        smooth = smoothing(weight) if digits else None
         # the digits of 16 groups one after another
         ordered = made.reshape(columns // panel, -1, *((3, 16) if digits else ()), panel)
         steps = np.empty((up_to(depth, SEGMENT) // SEGMENT, columns), np.float32)
         sums = np.empty_like(steps)
         for part in blocks(weight, panel):
-            parts = segments(weight[part] / smooth if digits else weight[part])
+            parts = segments(weight[part] if smooth is None else weight[part] / smooth)
             own = steps_of(parts, LARGEST[kind])
             whole = whole_numbers(parts, own)
             steps[:, part], sums[:, part] = own.T, (whole.sum(2) * own).T
@@ -350,10 +376,12 @@ class _Packing:
                 for place, digit in enumerate(digits_of(numbers.astype(np.int32))):
                     put(digit, panels[:, :, place])
             else:
-                put(numbers.astype(np.int8), panels)
-        scales = {"scale": steps * np.float32(65536) if digits else steps, "smoothing": smooth}
-        # digits have no offsets
-        return {name: self._pointer(array) for name, array in (scales if digits else {**scales, "sums": sums}).items()}
+                put(numbers.astype(kind), panels)
+        # only bytes have offsets
+        found = {"scale": steps, "sums": sums} if kind == "int8" else {"scale": steps}
+        if smooth is not None:
+            found = {"scale": steps * np.float32(65536), "change": smooth}
+        return {name: self._pointer(array) for name, array in found.items()}
 
 
 def blocks(weight: Floats, panel: int) -> Iterator[slice]:

@@ -13,6 +13,7 @@ struct HeadScratch {
     float* scores;
     float* mask;
     float* band;
+    int16_t* words;  // queries, keys and values, where words are multiplied
 };
 
 constexpr int KEY_STEP = 32;       // keys are padded to whole panels and whole tiles
@@ -83,28 +84,40 @@ void pack_values(const typename Unit::Element* values, size_t stride, int length
     }
 }
 
+// Of words of probabilities and of values: the sum of a row is not larger, and no probability is, and values are cut so that
+// the products' sum has room in 32 bits, what is rounded up for 40,000 keys with it.
+constexpr float MOST_IN_ALL = 1e6f, MOST_OF_ONE = 32767.0f, MOST_VALUE = 2047.0f;
+
 // scores [padded], in place, to exp(score - largest) as elements of the unit; returns the sum's inverse. Keys outside of
 // `seen` get 0; so do those that `mask` and `band`, which may be null, hide.
 template <class Unit>
 float exponentials(float* scores, const float* mask, const float* band, Span seen, int padded, float scale) {
     Vec high = all(-3e38f);
     for (int key = seen.begin; key < seen.end; key += LANES) {
-        Vec x = fma(load(scores + key), all(scale), load(mask + key));
+        const Vec score = Unit::value(reinterpret_cast<const typename Unit::Sum*>(scores) + key);
+        Vec x = fma(score, all(scale), load(mask + key));
         if (band) x = x + load(band + key);
         store(scores + key, x);
         high = maximum(high, x);
     }
     const Vec most = all(largest(high));
     Vec total = zero();
-    typename Unit::Element* out = reinterpret_cast<typename Unit::Element*>(scores);
-    for (int key = 0; key < seen.begin; key += LANES) Unit::put(out + key, zero());
+    using Kept = typename Chosen<Unit::SCALED, Float32, Unit>::Type;
+    typename Kept::Element* out = reinterpret_cast<typename Kept::Element*>(scores);
+    for (int key = 0; key < seen.begin; key += LANES) Kept::put(out + key, zero());
     for (int key = seen.begin; key < seen.end; key += LANES) {
         const Vec x = exp2_or_zero<Unit::EXACT>(load(scores + key) - most);
         total = total + x;
-        Unit::put(out + key, x);
+        Kept::put(out + key, x);
     }
-    for (int key = seen.end; key < padded; key += LANES) Unit::put(out + key, zero());
-    return 1.0f / sum(total);
+    for (int key = seen.end; key < padded; key += LANES) Kept::put(out + key, zero());
+    if constexpr (!Unit::SCALED) return 1.0f / sum(total);
+    const float all_of_them = sum(total), share = MOST_IN_ALL / all_of_them;
+    const float times = share < MOST_OF_ONE ? share : MOST_OF_ONE;
+    for (int key = 0; key < padded; key += 2 * LANES)
+        store_words(reinterpret_cast<int16_t*>(scores) + key, whole(load(scores + key) * all(times)),
+                    whole(load(scores + key + LANES) * all(times)));
+    return 1.0f / (all_of_them * times);
 }
 
 // Who asks in a sequence of `length`: `count` tokens from `first` on; each sees `window` to either side, all if negative.
@@ -116,11 +129,12 @@ struct Asking {
     int high(int to) const { return rounded_up(windowed() ? smaller(length, to + window) : length, KEY_STEP); }
 };
 
-// Rows of `query`, `key` and `value` are the sequence's, `stride` elements apart; `out` has one for each who asks.
-template <class Unit>
+// Rows of `query`, `key` and `value` are the sequence's, `stride` elements apart; `out` has one for each who asks. A step of
+// `value` is so large.
+template <class Unit, class Side>
 void attend(const typename Unit::Element* query, const typename Unit::Element* key,
             const typename Unit::Element* value, int stride, const Asking& asking, int size, float scale,
-            const HeadScratch& scratch, typename Unit::Element* out, int out_stride) {
+            const HeadScratch& scratch, float value_step, typename Side::Element* out, int out_stride) {
     constexpr int BYTES = sizeof(typename Unit::Element);
     const int start = asking.low(asking.first), length = asking.length - start;
     const int padded = asking.high(asking.first + asking.count) - start, dwords = size / Unit::GROUP;
@@ -128,7 +142,8 @@ void attend(const typename Unit::Element* query, const typename Unit::Element* k
     const size_t skipped = static_cast<size_t>(start) * stride;
     pack_keys(reinterpret_cast<const char*>(key + skipped), stride * BYTES, length, padded, dwords, scratch.keys);
     pack_values<Unit>(value + skipped, stride, length, padded, size, scratch.values);
-    for (int i = 0; i < padded; i++) scratch.mask[i] = i < length ? 0.0f : HIDDEN;
+    memset(scratch.mask, 0, sizeof(float) * smaller(length, padded));
+    for (int i = length; i < padded; i++) scratch.mask[i] = HIDDEN;
     if (asking.windowed())
         for (int i = 0; i <= 2 * (window + BAND_EDGE); i++)
             scratch.band[i] = i < BAND_EDGE || i > BAND_EDGE + 2 * window ? HIDDEN : 0.0f;
@@ -138,7 +153,7 @@ void attend(const typename Unit::Element* query, const typename Unit::Element* k
         const char* asked = reinterpret_cast<const char*>(query + static_cast<size_t>(from) * stride);
         for (int panel = 0; panel < keys; panel += PANEL)
             multiply<Unit>(asked, stride * BYTES, scratch.keys + static_cast<size_t>(low + panel) * dwords * 4, dwords,
-                           rows, scratch.scores + panel, width);
+                           rows, reinterpret_cast<typename Unit::Sum*>(scratch.scores) + panel, width);
         float inverse[Unit::BLOCK];
         for (int row = 0; row < rows; row++) {
             const int place = from + row - start - low;
@@ -149,16 +164,33 @@ void attend(const typename Unit::Element* query, const typename Unit::Element* k
                                               windowed ? seen : Span{0, keys}, keys, scale * LOG2_E);
         }
         for (int column = 0; column < size; column += PANEL) {
-            alignas(64) float mixed[Unit::BLOCK * PANEL];
+            alignas(64) typename Unit::Sum mixed[Unit::BLOCK * PANEL];
             const char* panel = scratch.values + (static_cast<size_t>(column) * padded + low * PANEL) / Unit::GROUP * 4;
             multiply<Unit>(reinterpret_cast<const char*>(scratch.scores), width * 4, panel, keys / Unit::GROUP, rows,
                            mixed, PANEL);
             for (int row = 0; row < rows; row++)
                 for (int half = 0; half < PANEL; half += LANES)
-                    Unit::put(out + static_cast<size_t>(begin + row) * out_stride + column + half,
-                              load(mixed + row * PANEL + half) * all(inverse[row]));
+                    Side::put(out + static_cast<size_t>(begin + row) * out_stride + column + half,
+                              Unit::value(mixed + row * PANEL + half) * all(inverse[row] * value_step));
         }
     }
+}
+
+// The same in words: those of who asks, of the keys that they see, and of their values share a step each.
+template <class Side>
+void attend_in_words(const float* query, const float* key, const float* value, int stride, Asking asking, int size,
+                     float scale, const HeadScratch& scratch, typename Side::Element* out, int out_stride) {
+    using Words = typename Side::Products;
+    const int start = asking.low(asking.first), end = smaller(asking.length, asking.high(asking.first + asking.count));
+    const size_t from = static_cast<size_t>(start) * stride, keys = static_cast<size_t>(end) * size;
+    int16_t *const queries = scratch.words, *const key_words = queries + keys, *const value_words = key_words + keys;
+    // a score is a sum of `size` products
+    const float root = __builtin_sqrtf(2.1e9f / size), most = root < Words::MOST ? root : Words::MOST;
+    const size_t asked = static_cast<size_t>(asking.first), skipped = static_cast<size_t>(start) * size;
+    const float steps = write_words<Side>(queries + asked * size, query + asked * stride, stride, asking.count, size, most) *
+                        write_words<Side>(key_words + skipped, key + from, stride, end - start, size, most);
+    const float step = write_words<Side>(value_words + skipped, value + from, stride, end - start, size, MOST_VALUE);
+    attend<Words, Side>(queries, key_words, value_words, size, asking, size, scale * steps, scratch, step, out, out_stride);
 }
 
 }  // namespace

@@ -2,6 +2,6 @@
 
 namespace secondpass {
 
-const Routine avx512_vnni_int8 = routine<Int8, Float32, Float32>("avx512_vnni", INT8);
+const Routine avx512_vnni_int8 = routine<Int8, NearFloat32, Int16>("avx512_vnni", INT8);
 
 }  // namespace secondpass

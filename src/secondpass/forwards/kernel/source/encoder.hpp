@@ -55,6 +55,8 @@ class Encoder {
     Rows<Main> operand, inner_operand;  // what is multiplied, where it is not taken as it lies
     HeadScratch head;
 
+    static constexpr bool WHOLE = Main::SCALED && !Main::TILED;  // the feed-forward's width as one depth
+
     int attention_width() const { return model.heads * model.head_size; }
 
     void lay_out(Pieces& shared, Pieces& own) {
@@ -69,13 +71,16 @@ class Encoder {
         sums.width = model.hidden;
         read = own.rows<Float32>(MOST_ROWS, model.widest, segment);
         inner = own.rows<Side>(MOST_ROWS, segment, segment);
-        operand = own.rows<Main>(MOST_ROWS, widest, segment);
-        inner_operand = own.rows<Main>(MOST_ROWS, segment, segment);
+        // attention's output may be wider values
+        constexpr int TIMES = Out::SCALED && sizeof(typename Out::Element) > sizeof(typename Main::Element) ? 2 : 1;
+        operand = own.rows<Main>(MOST_ROWS, TIMES * widest, segment);
+        inner_operand = own.rows<Main>(MOST_ROWS, WHOLE ? model.inner : segment, segment);
         head.keys = own.take<char>(static_cast<size_t>(keys) * model.head_size * sizeof(Value));
         head.values = own.take<char>(static_cast<size_t>(keys) * model.head_size * sizeof(Value));
         head.scores = own.take<float>(static_cast<size_t>(32) * (keys + SCORE_PADDING));
         head.mask = own.take<float>(keys);
         head.band = own.take<float>(2 * (keys + BAND_EDGE) + 1);
+        head.words = own.take<int16_t>(Side::Products::SCALED ? static_cast<size_t>(3) * keys * model.head_size : 0);
     }
 
     // The first `rows` of `from` as `Unit` multiplies them with a part of the matrix's depth: themselves or in `room`.
@@ -86,14 +91,15 @@ class Encoder {
         } else {
             const int width = rounded_up(depth.size(), 64);
             const int segments = rounded_up(width, model.segment) / model.segment;
-            const Rows<Unit> to{room.values, width, room.scale, room.low, segments};
-            const float* smoothing = Unit::SCALED ? matrix.smoothing + depth.begin : nullptr;
+            auto* const values = reinterpret_cast<typename Unit::Element*>(room.values);
+            const Rows<Unit> to{values, width, room.scale, room.low, segments};
+            const float* change = Unit::SCALED && matrix.change ? matrix.change + depth.begin : nullptr;
             if (Unit::SCALED && width > from.width) {
-                const size_t values = static_cast<size_t>(rounded_up(rows, 16)) * width;
-                memset(static_cast<void*>(to.values), 0, values * sizeof(typename Unit::Element));
+                const size_t size = static_cast<size_t>(rounded_up(rows, 16)) * width;
+                memset(static_cast<void*>(values), 0, size * sizeof(typename Unit::Element));
             }
             for (int row = 0; row < rows; row++)
-                write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), smoothing, model.segment);
+                write_row<Unit, Source>(to, row, from.at(row), smaller(from.width, width), change, model.segment);
             return to;
         }
     }
@@ -180,29 +186,47 @@ class Encoder {
         for (int row = 0; row < rows; row++) normalise(layer.output_norm, sums.at(row), x.at(row), hidden);
     }
 
-    // The feed-forward of `x`, added to `total`. Inner values are computed and used a segment at a time.
+    // The feed-forward of `x`, added to `total`. Inner values are computed and used a segment at a time; where bytes are
+    // multiplied in registers, all of them become bytes first, a block of rows at a time in the first cache.
     void inside(const Layer& layer, Rows<Float32> x, Rows<Float32> total, int rows) {
-        const Span depth{0, model.hidden};
-        const Rows<Main> input = ready<Main>(x, rows, layer.up, depth, operand);
-        const int activation = model.activation;
+        const Rows<Main> input = ready<Main>(x, rows, layer.up, {0, model.hidden}, operand);
         for (int begin = 0; begin < model.inner; begin += model.segment) {
             const Span part{begin, smaller(begin + model.segment, model.inner)};
-            const Rows<Side> inner = this->inner;
-            if (model.gated)
-                linear<true>(input, rows, layer.up, {2 * part.begin, 2 * part.end}, depth, [=](int column) {
-                    return [=](int row, Vec v, Vec gate) {
-                        Side::put(inner.at(row) + column / 2 - begin, activated<Side::EXACT>(activation, v) * gate);
-                    };
-                });
-            else
-                linear(input, rows, layer.up, part, depth, [=](int column) {
-                    return [=](int row, Vec v) {
-                        Side::put(inner.at(row) + column - begin, activated<Side::EXACT>(activation, v));
-                    };
-                });
-            linear(ready<Main>(inner, rows, layer.down, part, inner_operand), rows, layer.down, {0, model.hidden}, part,
-                   added(total, total));
+            if constexpr (WHOLE) {
+                for (int first = 0; first < rows; first += Main::BLOCK) {
+                    const int count = smaller(Main::BLOCK, rows - first);
+                    const Rows<Main> to = inner_operand.from(first).behind(begin, model.segment);
+                    activate(layer, input.from(first), count, part);
+                    for (int row = 0; row < count; row++)
+                        write_row<Main, Side>(to, row, inner.at(row), part.size(), nullptr, model.segment);
+                }
+            } else {
+                activate(layer, input, rows, part);
+                linear(ready<Main>(inner, rows, layer.down, part, inner_operand), rows, layer.down, {0, model.hidden},
+                       part, added(total, total));
+            }
         }
+        if constexpr (WHOLE)
+            linear(inner_operand, rows, layer.down, {0, model.hidden}, {0, model.inner}, added(total, total));
+    }
+
+    // A part of the inner values into `inner`.
+    void activate(const Layer& layer, Rows<Main> input, int rows, Span part) {
+        const Span depth{0, model.hidden};
+        const int activation = model.activation, begin = part.begin;
+        const Rows<Side> inner = this->inner;
+        if (model.gated)
+            linear<true>(input, rows, layer.up, {2 * part.begin, 2 * part.end}, depth, [=](int column) {
+                return [=](int row, Vec v, Vec gate) {
+                    Side::put(inner.at(row) + column / 2 - begin, activated<Side::EXACT>(activation, v) * gate);
+                };
+            });
+        else
+            linear(input, rows, layer.up, part, depth, [=](int column) {
+                return [=](int row, Vec v) {
+                    Side::put(inner.at(row) + column - begin, activated<Side::EXACT>(activation, v));
+                };
+            });
     }
 
     // Queries, keys and values of a block; of queries and keys both halves are turned by the angles of their places (Su
@@ -237,8 +261,14 @@ class Encoder {
         const int size = model.head_size;
         const Value* query = qkv.at(start) + head_number * size;
         asking.window = layer.window;
-        attend<Side>(query, query + attention_width(), query + 2 * attention_width(), qkv.width, asking, size,
-                     model.score_scale, head, out + head_number * size, attention_width());
+        const Value *const key = query + attention_width(), *const value = key + attention_width();
+        Value* const to = out + head_number * size;
+        if constexpr (Side::Products::SCALED)
+            attend_in_words<Side>(query, key, value, qkv.width, asking, size, model.score_scale, head, to,
+                                  attention_width());
+        else
+            attend<Side, Side>(query, key, value, qkv.width, asking, size, model.score_scale, head, 1.0f, to,
+                               attention_width());
     }
 
     bool pools_one() const { return model.pooling == FIRST || model.pooling == LAST; }

@@ -13,16 +13,17 @@ enum Precision : int32_t { FLOAT32, BFLOAT16, INT8 };
 enum Activation : int32_t { GELU, GELU_TANH, RELU, SILU, TANH, NONE };
 enum Pooling : int32_t { FIRST, MEAN, MAX, LAST };
 
-// y = x @ weight.T + bias. Panels: [columns / panel][groups][panel] dwords, a dword being one float32, two bfloat16 or
+// y = x @ weight.T + bias. Panels: [columns / panel][groups][panel] dwords, a dword being one float32, two bfloat16 or int16 or
 // four int8 neighbours along the depth. Where a routine has digits, panels are of half as many columns, and there are three
-// of them, in turn for every 16 groups. Integers only: `scale` and `sums` (scale * sum of the integers) [segments of the depth][columns], and
-// `smoothing` [depth], by which rows are multiplied and weights were divided.
+// of them, in turn for every 16 groups. Integers only: `scale` [segments of the depth][columns]. Bytes only: `sums`, scale *
+// sum of the integers, as many. `change` [depth] is what happens to rows before they become integers: for digits they are
+// multiplied by it (weights were divided); for bytes, where it is not null, they become less by it (the bias has its products).
 struct Matrix {
     const void* panels;
     const float* bias;
     const float* scale;
     const float* sums;
-    const float* smoothing;
+    const float* change;
     int32_t columns;
     int32_t groups;
 };
@@ -38,7 +39,7 @@ struct Norm {
 // Norms stand behind attention and feed-forward, or in front of them (`norm_first`). Where queries and keys are turned,
 // both halves of a head lie in turn, a register of each; where a feed-forward is gated, so do inner values and gates.
 struct Layer {
-    Matrix qkv, out, up, down;  // out in bfloat16 or float32 where a routine is int8
+    Matrix qkv, out, up, down;  // out in bfloat16 or words where a routine is int8
     Norm attention_norm, output_norm;
     int32_t window;    // tokens that one sees to either side; negative: all
     int32_t rotation;  // which of the call's; negative: none

@@ -54,7 +54,7 @@ inline Vec activated(int kind, Vec x) {
 }
 
 // Rows as a matrix unit reads them: of a scaled unit a value is low + scale * number, for each row and each segment of
-// its depth; digits have no low.
+// its depth; words and digits have no low.
 template <class Unit>
 struct Rows {
     typename Unit::Element* values;
@@ -64,26 +64,72 @@ struct Rows {
     int segments;
     typename Unit::Element* at(int row) const { return values + static_cast<size_t>(row) * width; }
     Rows from(int row) const { return {at(row), width, scale + row * segments, low + row * segments, segments}; }
+    // What is behind the first values of each row, whole segments of them.
+    Rows behind(int first, int segment) const {
+        return {values + first, width, scale + first / segment, low + first / segment, segments};
+    }
 };
 
-// One segment of a row of bytes.
-template <class Source>
-void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename Source::Element* x,
-                 const float* smoothing, int count) {
-    Vec high = all(-3e38f), low = all(3e38f), odd = zero();
-    for (int i = 0; i < count; i += LANES) {
-        const Vec v = Source::get(x + i) * load(smoothing + i);
-        high = maximum(high, v);
-        low = minimum(low, v);
-        odd = fma(v, zero(), odd);
+// One segment of a row of bytes, by four registers whose largest and smallest values do not wait for each other. Where
+// `Less`, values become less by `change` first.
+template <class Source, bool Less>
+void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename Source::Element* x, const float* change,
+                 int count) {
+    constexpr int STEP = 4 * LANES;
+    // of the four at i, the last that is there in place of those that are not
+    const auto get = [=](int i, int part) {
+        const int place = smaller(i + part * LANES, count - LANES);
+        return Less ? Source::get(x + place) - load(change + place) : Source::get(x + place);
+    };
+    Vec high[4], low[4];
+    for (int part = 0; part < 4; part++) high[part] = low[part] = get(0, part);
+    for (int i = STEP; i < count; i += STEP)
+        for (int part = 0; part < 4; part++) {
+            const Vec v = get(i, part);
+            high[part] = maximum(high[part], v);
+            low[part] = minimum(low[part], v);
+        }
+    const float least = smallest(minimum(minimum(low[0], low[1]), minimum(low[2], low[3])));
+    const float range = largest(maximum(maximum(high[0], high[1]), maximum(high[2], high[3]))) - least;
+    const float times = range > 1e-30f ? 255.0f / range : 0.0f;
+    const Vec inverse = all(times), shift = all(-least * times);
+    Ints lowest = whole(zero());  // below all others where there is what is no number
+    for (int i = 0; i < count; i += STEP) {
+        Ints four[4];
+        for (int part = 0; part < 4; part++) {
+            four[part] = whole(fma(get(i, part), inverse, shift));
+            lowest = minimum(lowest, four[part]);
+        }
+        if (i + STEP <= count) {
+            store_bytes(out + i, four);
+        } else {
+            uint8_t last[STEP];
+            store_bytes(last, four);
+            memcpy(out + i, last, count - i);
+        }
     }
-    const float least = smallest(low), range = largest(high) - least;
-    const float scale = range > 1e-30f ? range / 255.0f : 1e-30f;
-    *scale_out = scale + sum(odd);
+    *scale_out = has_no_number(lowest) ? __builtin_nanf("") : range / 255.0f;
     *low_out = least;
-    const Vec inverse = all(1.0f / scale), shift = all(-least / scale);
-    for (int i = 0; i < count; i += LANES)
-        store_bytes(out + i, fma(Source::get(x + i) * load(smoothing + i), inverse, shift));
+}
+
+// Rows of words from -most to most, end to end, that share a step, which is returned; it is not a number where one of them
+// is none. `width` is a multiple of 32.
+template <class Source>
+float write_words(int16_t* out, const typename Source::Element* x, int stride, int rows, int width, float most) {
+    Vec high = zero();
+    for (int row = 0; row < rows; row++)
+        for (int i = 0; i < width; i += LANES)
+            high = maximum(high, magnitude(Source::get(x + static_cast<size_t>(row) * stride + i)));
+    const float largest_one = largest(high), times = largest_one > 1e-30f ? most / largest_one : 0.0f;
+    Ints lowest = whole(zero());
+    for (int row = 0; row < rows; row++, out += width)
+        for (int i = 0; i < width; i += 2 * LANES) {
+            const typename Source::Element* from = x + static_cast<size_t>(row) * stride + i;
+            const Ints first = whole(Source::get(from) * all(times)), second = whole(Source::get(from + LANES) * all(times));
+            lowest = minimum(lowest, minimum(first, second));
+            store_words(out + i, first, second);
+        }
+    return has_no_number(lowest) ? __builtin_nanf("") : largest_one / most;
 }
 
 // One segment of a row of digits, in its tiles.
@@ -126,7 +172,7 @@ void write_digits(char* out, float* scale_out, const typename Source::Element* x
 // x [count] into a row of at least as many; what is behind becomes 0. Not a number or infinite anywhere in a segment
 // makes its scale, and with it all that follows, not a number.
 template <class Unit, class Source>
-void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int count, const float* smoothing,
+void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int count, const float* change,
                int segment) {
     typename Unit::Element* out = rows.at(row);
     if constexpr (!Unit::SCALED) {
@@ -134,11 +180,16 @@ void write_row(Rows<Unit> rows, int row, const typename Source::Element* x, int 
     } else {
         for (int begin = 0, place = row * rows.segments; begin < count; begin += segment, place++) {
             const int size = smaller(segment, count - begin);
-            if constexpr (Unit::PLANES == 1)
-                write_bytes<Source>(out + begin, rows.scale + place, rows.low + place, x + begin, smoothing + begin, size);
-            else
+            if constexpr (Unit::GROUP == 2)
+                rows.scale[place] = write_words<Source>(out + begin, x + begin, 0, 1, size, Unit::MOST);
+            else if constexpr (Unit::PLANES > 1)
                 write_digits<Source>(reinterpret_cast<char*>(rows.at(row / 16 * 16) + begin * 16) + row % 16 * 64,
-                                     rows.scale + place, x + begin, smoothing + begin, size);
+                                     rows.scale + place, x + begin, change + begin, size);
+            else if (change)
+                write_bytes<Source, true>(out + begin, rows.scale + place, rows.low + place, x + begin, change + begin,
+                                          size);
+            else
+                write_bytes<Source, false>(out + begin, rows.scale + place, rows.low + place, x + begin, nullptr, size);
         }
     }
 }
@@ -229,33 +280,48 @@ class Linear {
         Factors made{depth.begin ? zero() : load(matrix.bias + column), zero(), zero()};
         const size_t place = static_cast<size_t>(part) * matrix.columns + column;
         if constexpr (Unit::SCALED) made.scale = load(matrix.scale + place);
-        if constexpr (Unit::SCALED && Unit::PLANES == 1) made.low_sums = load(matrix.sums + place);
+        if constexpr (Unit::OFFSET) made.low_sums = load(matrix.sums + place);
         return made;
     }
 
-    // Values of a block's row, with those of the depth before it; no bias yet.
-    Vec value(const Block& block, const Sum* c, int row, int half, const Factors& by) const {
-        Vec x = Unit::value(c + row * WIDTH + half);
-        if constexpr (Unit::SCALED) {
-            const int place = (block.row + row) * a.segments + (block.begin - depth.begin) / segment;
-            x = x * (all(a.scale[place]) * by.scale);
-            if constexpr (Unit::PLANES == 1) x = fma(all(a.low[place]), by.low_sums, x);
-            if (block.begin != depth.begin) x = x + load(partial + (block.row + row) * WIDTH + half);
+    // A block's products as floats. Everything is a copy: what is written may be what `this` points to, and would be read
+    // again for each row.
+    struct Values {
+        const Sum* c;
+        const float *scale, *low;  // of the block's first row; those of the next are `segments` behind
+        int segments;
+        const float* before;  // sums over the depth before, if there is any
+
+        // No bias yet.
+        Vec at(int row, int half, const Factors& by) const {
+            Vec x = Unit::value(c + row * WIDTH + half);
+            if constexpr (Unit::SCALED) {
+                x = x * (all(scale[row * segments]) * by.scale);
+                if constexpr (Unit::OFFSET) x = fma(all(low[row * segments]), by.low_sums, x);
+                if (before) x = x + load(before + row * WIDTH + half);
+            }
+            return x;
         }
-        return x;
+    };
+
+    Values values(const Block& block, const Sum* c) const {
+        if constexpr (!Unit::SCALED) return {c, nullptr, nullptr, 0, nullptr};
+        const int place = block.row * a.segments + (block.begin - depth.begin) / segment;
+        const float* before = block.begin == depth.begin ? nullptr : partial + block.row * WIDTH;
+        return {c, a.scale + place, a.low + place, a.segments, before};
     }
 
     // Rows from `begin` to `end` of a block.
     void use_rows(const Block& block, const Sum* c, int begin, int end) {
-        const int part = block.begin / segment;
+        const int part = block.begin / segment, first = block.row;
         const bool last = block.end == depth.end;
+        const Values from = values(block, c);
         if constexpr (Pairs && !KEEPS) {
             if (last) {
-                const Factors first = factors(part, block.column), second = factors(part, block.column + LANES);
+                const Factors left = factors(part, block.column), right = factors(part, block.column + LANES);
                 auto used = use(block.column);
                 for (int row = begin; row < end; row++)
-                    used(block.row + row, value(block, c, row, 0, first) + first.bias,
-                         value(block, c, row, LANES, second) + second.bias);
+                    used(first + row, from.at(row, 0, left) + left.bias, from.at(row, LANES, right) + right.bias);
                 return;
             }
         }
@@ -263,21 +329,19 @@ class Linear {
             const int column = block.column + half;
             const Factors by = factors(part, column);
             if (!last) {
-                for (int row = begin; row < end; row++)
-                    store(partial + (block.row + row) * WIDTH + half, value(block, c, row, half, by));
+                float* to = partial + first * WIDTH + half;
+                for (int row = begin; row < end; row++) store(to + row * WIDTH, from.at(row, half, by));
             } else if constexpr (!Pairs) {
                 auto used = use(column);
-                for (int row = begin; row < end; row++)
-                    used(block.row + row, value(block, c, row, half, by) + by.bias);
+                for (int row = begin; row < end; row++) used(first + row, from.at(row, half, by) + by.bias);
             } else if constexpr (KEEPS) {
-                float* kept = left + block.row * LANES;
+                float* kept = left + first * LANES;
                 if (column % PANEL == 0) {
-                    for (int row = begin; row < end; row++)
-                        store(kept + row * LANES, value(block, c, row, half, by) + by.bias);
+                    for (int row = begin; row < end; row++) store(kept + row * LANES, from.at(row, half, by) + by.bias);
                 } else {
                     auto used = use(column - LANES);
                     for (int row = begin; row < end; row++)
-                        used(block.row + row, load(kept + row * LANES), value(block, c, row, half, by) + by.bias);
+                        used(first + row, load(kept + row * LANES), from.at(row, half, by) + by.bias);
                 }
             }
         }
@@ -291,17 +355,25 @@ class Linear {
         const int step = Unit::SCALED ? segment : depth.size();
         Block waiting{};
         int turn = 0;
-        for (int column = columns.begin; column < columns.end; column += WIDTH)
-            for (int begin = depth.begin; begin < depth.end; begin += step)
-                for (int row = 0; row < rows; row += Unit::BLOCK) {
-                    const Block block{column, row, smaller(Unit::BLOCK, rows - row), begin, smaller(depth.end, begin + step)};
-                    multiply_block(block, waiting, sums[turn]);
-                    if constexpr (!Unit::TILED) {
-                        use_rows(waiting, sums[turn ^ 1], 0, waiting.count);
-                        turn ^= 1;
-                    }
-                    waiting = block;
-                }
+        const auto next = [&](int column, int row, int begin) {
+            const Block block{column, row, smaller(Unit::BLOCK, rows - row), begin, smaller(depth.end, begin + step)};
+            multiply_block(block, waiting, sums[turn]);
+            if constexpr (!Unit::TILED) {
+                use_rows(waiting, sums[turn ^ 1], 0, waiting.count);
+                turn ^= 1;
+            }
+            waiting = block;
+        };
+        // tiles read a panel's segment for all rows before the next; registers read it from wherever it is in time
+        for (int column = columns.begin; column < columns.end; column += WIDTH) {
+            if constexpr (Unit::TILED) {
+                for (int begin = depth.begin; begin < depth.end; begin += step)
+                    for (int row = 0; row < rows; row += Unit::BLOCK) next(column, row, begin);
+            } else {
+                for (int row = 0; row < rows; row += Unit::BLOCK)
+                    for (int begin = depth.begin; begin < depth.end; begin += step) next(column, row, begin);
+            }
+        }
         use_rows(waiting, sums[Unit::TILED ? turn : turn ^ 1], 0, waiting.count);
     }
 };

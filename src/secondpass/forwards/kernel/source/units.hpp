@@ -3,7 +3,8 @@
 // multiply<Unit>(a, stride, panel, groups, rows, c, width): c[row][column] = sum over depth of a[row] * panel for up to
 // BLOCK rows and WIDTH columns (of those of a panel, from where `panel` points on). Rows of
 // `a` are `stride` bytes apart; each value of c is summed in the same order whatever the other rows are.
-// A scaled unit multiplies integers; value(c) is the float, before it is scaled.
+// A scaled unit multiplies integers; value(c) is the float, before it is scaled; with an offset, rows begin at their least
+// value. What lies between products is attended to in its Products.
 #pragma once
 
 #include "vector.hpp"
@@ -20,7 +21,8 @@ struct Span {
 struct Float32 {
     using Element = float;
     using Sum = float;
-    static constexpr bool EXACT = true, SCALED = false, TILED = false, LONG = false;
+    using Products = Float32;
+    static constexpr bool EXACT = true, SCALED = false, OFFSET = false, TILED = false, LONG = false;
     static constexpr int GROUP = 1, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
@@ -38,7 +40,8 @@ struct Float32 {
 struct BFloat16 {
     using Element = uint16_t;
     using Sum = float;
-    static constexpr bool EXACT = false, SCALED = false, TILED = false, LONG = false;
+    using Products = BFloat16;
+    static constexpr bool EXACT = false, SCALED = false, OFFSET = false, TILED = false, LONG = false;
     static constexpr int GROUP = 2, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
@@ -68,7 +71,7 @@ struct BFloat16 {
 struct Int8 {
     using Element = uint8_t;
     using Sum = int32_t;
-    static constexpr bool EXACT = false, SCALED = true, TILED = false, LONG = false;
+    static constexpr bool EXACT = false, SCALED = true, OFFSET = true, TILED = false, LONG = false;
     static constexpr int GROUP = 4, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
@@ -85,21 +88,60 @@ struct Int8 {
     static void keep(int32_t* c, Vec acc) { store(reinterpret_cast<float*>(c), acc); }
     static Vec value(const int32_t* c) { return load(c); }
 };
+
+// Signed words: half as many products as of bytes in the same time, twice as many as of float32. How large they may be
+// depends on how many products make a sum, which has 32 bits.
+struct Int16 {
+    using Element = int16_t;
+    using Sum = int32_t;
+    static constexpr bool EXACT = false, SCALED = true, OFFSET = false, TILED = false, LONG = false;
+    static constexpr int GROUP = 2, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
+    static constexpr float MOST = 4095.0f;  // of rows; weights are at most 1365, and 4095 * 1365 * 384 < 2^31
+    struct Scope {};
+    static Vec dot(Vec acc, const char* a, Vec b) {
+        int32_t two;
+        memcpy(&two, a, 4);
+#if defined(__AVX512VNNI__)
+        return _mm512_castsi512_ps(
+            _mm512_dpwssd_epi32(_mm512_castps_si512(acc), _mm512_set1_epi32(two), _mm512_castps_si512(b)));
+#else
+        return _mm256_castsi256_ps(
+            _mm256_dpwssd_avx_epi32(_mm256_castps_si256(acc), _mm256_set1_epi32(two), _mm256_castps_si256(b)));
 #endif
+    }
+    static void keep(int32_t* c, Vec acc) { store(reinterpret_cast<float*>(c), acc); }
+    static Vec value(const int32_t* c) { return load(c); }
+    static Vec get(const Element* p) { return words(p); }
+    // Dwords of two words, the first in the low half.
+    static Vec pair(Vec first, Vec second) { return words_of(first, second); }
+};
+
+// What lies between integer products where there is no bfloat16: functions of it need not be more exact than those are,
+// and attention multiplies words.
+struct NearFloat32 : Float32 {
+    using Products = Int16;
+    static constexpr bool EXACT = false;
+};
+#endif
+
+// One group of depth of all rows from `Row` on. A recursion, not a loop: indices that are constants from the beginning are
+// what lets the compiler keep sums in registers; in a loop that it unrolls later it stores them at every step.
+template <class Unit, int Row, int Rows>
+[[gnu::always_inline]] inline void step(Vec (&acc)[Rows][2], const char* a, size_t stride, Vec left, Vec right) {
+    acc[Row][0] = Unit::dot(acc[Row][0], a + Row * stride, left);
+    acc[Row][1] = Unit::dot(acc[Row][1], a + Row * stride, right);
+    if constexpr (Row + 1 < Rows) step<Unit, Row + 1>(acc, a, stride, left, right);
+}
 
 template <class Unit, int Rows>
 void registers(const char* a, size_t stride, const char* panel, int groups, typename Unit::Sum* c, int width) {
     Vec acc[Rows][2];
-    for (int row = 0; row < Rows; row++) acc[row][0] = acc[row][1] = zero();
-    for (int group = 0; group < groups; group++, a += 4, panel += PANEL * 4) {
-        const Vec left = load(reinterpret_cast<const float*>(panel));
-        const Vec right = load(reinterpret_cast<const float*>(panel) + LANES);
 #pragma GCC unroll 16
-        for (int row = 0; row < Rows; row++) {
-            acc[row][0] = Unit::dot(acc[row][0], a + row * stride, left);
-            acc[row][1] = Unit::dot(acc[row][1], a + row * stride, right);
-        }
-    }
+    for (int row = 0; row < Rows; row++) acc[row][0] = acc[row][1] = zero();
+    for (int group = 0; group < groups; group++, a += 4, panel += PANEL * 4)
+        step<Unit, 0>(acc, a, stride, load(reinterpret_cast<const float*>(panel)),
+                      load(reinterpret_cast<const float*>(panel) + LANES));
+#pragma GCC unroll 16
     for (int row = 0; row < Rows; row++)
         for (int half = 0; half < 2; half++) Unit::keep(c + row * width + half * LANES, acc[row][half]);
 }
@@ -143,6 +185,7 @@ struct Tiles {
 };
 
 struct TiledBFloat16 : BFloat16 {
+    using Products = TiledBFloat16;
     static constexpr int BLOCK = 32;
     static constexpr bool TILED = true;
     using Scope = Tiles;
@@ -211,7 +254,7 @@ struct TiledDigits {
         int8_t digits[3];
     };
     using Sum = int32_t;
-    static constexpr bool EXACT = true, SCALED = true, TILED = true, LONG = true;
+    static constexpr bool EXACT = true, SCALED = true, OFFSET = false, TILED = true, LONG = true;
     static constexpr int GROUP = 4, BLOCK = 16, WIDTH = 16, COLUMNS = 16, PLANES = 3, ORDERS = 5;
     using Scope = Tiles;
     static Vec value(const int32_t* c) {

@@ -3,6 +3,8 @@
 // Everything in the headers below is in an unnamed namespace: each unit has its own copy, and the linker can never
 // take one unit's code for another's. For the same reason nothing here instantiates templates of the library.
 // maximum(a, b) and minimum(a, b) give b where either is NaN, so a running value comes first only if NaN may be lost.
+// whole(x) is the nearest integer, NO_NUMBER where there is none; store_bytes cuts such to 0..255, store_words to 16 bits.
+// words(p) are words as integers of 32 bits, words_of their low halves as words again, side by side.
 #pragma once
 
 #include <immintrin.h>
@@ -16,6 +18,7 @@ namespace {
 inline int smaller(int a, int b) { return a < b ? a : b; }
 inline int larger(int a, int b) { return a > b ? a : b; }
 inline int rounded_up(int n, int step) { return (n + step - 1) / step * step; }
+constexpr int32_t NO_NUMBER = INT32_MIN;
 
 #if defined(__AVX512F__)
 
@@ -40,8 +43,24 @@ inline Vec times_power_of_two(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
 inline float sum(Vec x) { return _mm512_reduce_add_ps(x); }
 inline float largest(Vec x) { return _mm512_reduce_max_ps(x); }
 inline float smallest(Vec x) { return _mm512_reduce_min_ps(x); }
-inline void store_bytes(uint8_t* p, Vec x) {  // 0..255
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(x)));
+inline Ints whole(Vec x) { return _mm512_cvtps_epi32(x); }
+inline Ints minimum(Ints a, Ints b) { return _mm512_min_epi32(a, b); }
+inline bool has_no_number(Ints wholes) { return _mm512_cmpeq_epi32_mask(wholes, _mm512_set1_epi32(NO_NUMBER)); }
+inline void store_words(int16_t* p, Ints x, Ints y) {
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packs_epi32(x, y)));
+}
+inline Vec words(const int16_t* p) {
+    return _mm512_castsi512_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+inline Vec words_of(Vec low, Vec high) {
+    const __m512i above = _mm512_slli_epi32(_mm512_castps_si512(high), 16);
+    return _mm512_castsi512_ps(_mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_castps_si512(low), above));
+}
+inline void store_bytes(uint8_t* p, const Ints (&x)[4]) {
+    // packing goes by 128 bits
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i packed = _mm512_packus_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, packed));
 }
 
 #else
@@ -74,10 +93,25 @@ inline float folded(Vec x, __m128 (*fold)(__m128, __m128)) {
 inline float sum(Vec x) { return folded(x, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); }); }
 inline float largest(Vec x) { return folded(x, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }); }
 inline float smallest(Vec x) { return folded(x, [](__m128 a, __m128 b) { return _mm_min_ps(a, b); }); }
-inline void store_bytes(uint8_t* p, Vec x) {
-    const Ints whole = _mm256_cvtps_epi32(x);
-    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+inline Ints whole(Vec x) { return _mm256_cvtps_epi32(x); }
+inline Ints minimum(Ints a, Ints b) { return _mm256_min_epi32(a, b); }
+inline bool has_no_number(Ints wholes) {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi32(wholes, _mm256_set1_epi32(NO_NUMBER)));
+}
+inline void store_words(int16_t* p, Ints x, Ints y) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(_mm256_packs_epi32(x, y), 0xD8));
+}
+inline Vec words(const int16_t* p) {
+    return _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline Vec words_of(Vec low, Vec high) {
+    const __m256i above = _mm256_slli_epi32(_mm256_castps_si256(high), 16);
+    return _mm256_castsi256_ps(_mm256_blend_epi16(_mm256_castps_si256(low), above, 0xAA));
+}
+inline void store_bytes(uint8_t* p, const Ints (&x)[4]) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing goes by 128 bits
+    const __m256i packed = _mm256_packus_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(packed, order));
 }
 
 #endif
@@ -120,6 +154,16 @@ template <bool Exact>
 inline Vec exp2_or_zero(Vec x) {
     return zero_below(x, -100.0f, exp2<Exact>(x));
 }
+
+// The first type, or the second one.
+template <bool First, class A, class B>
+struct Chosen {
+    using Type = A;
+};
+template <class A, class B>
+struct Chosen<false, A, B> {
+    using Type = B;
+};
 
 constexpr float LOG2_E = 1.44269504088896341f;
 
