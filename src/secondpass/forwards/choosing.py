@@ -17,7 +17,7 @@ import numpy as np
 from secondpass.forwards.contract import FULL_PRECISION, Computation, Compute, ForwardLock, Logits
 from secondpass.forwards.description import Encoder, mapped
 from secondpass.forwards.kernel import kernel_forward, native
-from secondpass.forwards.kernel.cache import remember, remembered
+from secondpass.forwards.kernel.cache import digest_of, remember, remembered
 from secondpass.forwards.kernel.weights import unsupported
 from secondpass.forwards.precision import Precision, agrees
 from secondpass.tokens import Tokens
@@ -141,7 +141,8 @@ def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable
     if isinstance(rounded, str) or isinstance(exact, str):
         return "fp32"
     place = f"{rounded.instructions} or {exact.instructions} on {native.thread_count()} threads"
-    key = None if identity is None else f"precision auto of {identity}: {place}"
+    # another kernel is faster in another way
+    key = None if identity is None else f"precision auto of {identity} by {digest_of([native.LIBRARY])}: {place}"
     known = None if key is None else remembered(key)
     choice: Settled = "bf16" if known == "bf16" else "fp32"
     if known != choice:

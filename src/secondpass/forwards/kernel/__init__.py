@@ -181,7 +181,9 @@ def kernel_forward(
         identity: stands for all that `encoder` is made from, weights and config; None keeps nothing.
     """
     routine = native.find(precision)
-    if identity is not None and not isinstance(routine, str):
+    if isinstance(routine, str):
+        return routine  # before a weight is read in vain
+    if identity is not None:
         weights = cache.weights(identity, routine)
         if weights is not None:
             return KernelEncoder(weights)
@@ -189,7 +191,5 @@ def kernel_forward(
     missing = unsupported(found)
     if missing is not None:
         return missing
-    if isinstance(routine, str):
-        return routine
     weights = packed(found, routine)
     return KernelEncoder(weights if identity is None else cache.kept(identity, weights))
