@@ -258,7 +258,7 @@ ODD: dict[str, dict[str, list[Any]]] = {
         "norm_bias": [True],
         "classifier_bias": [True],
     },
-    "distilbert": {"num_hidden_layers": [1], "id2label": [{"x": "a"}]},
+    "distilbert": {"num_hidden_layers": [1], "id2label": [{"x": "a"}, 5, []]},
 }
 
 

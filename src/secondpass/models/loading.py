@@ -363,7 +363,9 @@ def pick_device(requested: str | torch.device | None) -> torch.device:
         InvalidInput: the name is no device, or names one that this machine lacks.
         MissingExtra: torch is not installed.
     """
-    torch = optional("torch", f"torch, which knows of device={requested!r},", "torch")
+    optional("torch", f"torch, which knows of device={requested!r},", "torch")
+    import torch
+
     if requested is None:
         device = torch.device(_best())
         logger.info("Use pytorch device: %s", device)

@@ -377,9 +377,12 @@ def _check_labels(encoder: Encoder, settings: Mapping[str, Any], modules: Module
     labels = encoder.readout.labels
     if modules is None:
         named, counted = settings.get("id2label"), settings.get("num_labels")
-        found = [len(named)] if isinstance(named, dict) else list[object]()
+        if isinstance(named, dict):
+            found: list[object] = [len(named) if all(map(str.isdecimal, named)) else [*named]]
+        else:
+            found = [] if named is None else [named]
         found += [] if counted is None else [counted]
-        if any(one != labels for one in found or [2]) or not all(str(key).isdecimal() for key in named or ()):
+        if any(one != labels for one in found or [2]):
             raise NotDescribed(f"the head has {labels} labels, and config.json says {found or 2}")
     if request.num_labels not in (None, labels):
         raise NotDescribed(f"the head has {labels} labels, and num_labels={request.num_labels}")
