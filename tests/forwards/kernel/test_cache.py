@@ -360,3 +360,8 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(cache.PLACE, own)
         monkeypatch.setenv("XDG_CACHE_HOME", desktop)
         assert cache._path() == wanted
+    for name in (cache.PLACE, "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HOME", str(tmp_path / "of nobody"))
+    assert not cache.keeps()
+    assert list(tmp_path.iterdir()) == []

@@ -227,7 +227,10 @@ def _path() -> Path | None:
     asked, shared = os.environ.get(PLACE), os.environ.get("XDG_CACHE_HOME", "")
     if asked:
         return None if asked == "off" else Path(asked).expanduser() / "kernel"
-    return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "secondpass" / "kernel"
+    if os.path.isabs(shared):
+        return Path(shared) / "secondpass" / "kernel"
+    home = Path.home()  # a service's may be a name of no folder, which is not made
+    return home / ".cache" / "secondpass" / "kernel" if home.is_dir() else None
 
 
 @contextmanager
