@@ -50,6 +50,8 @@ bool tiles_permitted() {
 
 struct Processor {
     bool avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16, amx;
+    // Intel multiplies words faster than bfloat16, which takes it twice the time of float32 (Sapphire Rapids, measured).
+    bool words_first, words_last;
 
     Processor() {
         unsigned a = 0, b = 0, c = 0, d = 0, a1 = 0, other = 0;
@@ -63,6 +65,8 @@ struct Processor {
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
         avx512_vnni = avx512 && (c >> 11 & 1);
         avx512_bf16 = avx512_vnni && (a1 >> 5 & 1);
+        words_first = avx512_vnni && __builtin_cpu_is("intel");
+        words_last = avx512_vnni && !words_first;
         constexpr unsigned TILES = 1u << 22 | 1u << 24 | 1u << 25;
         amx = avx512_bf16 && (d & TILES) == TILES && tiles_permitted();
     }
@@ -84,8 +88,9 @@ const Choice CHOICES[] = {
     {&amx_bfloat16, &Processor::amx},
     {&amx_int8, &Processor::amx},
     {&avx512_bf16_bfloat16, &Processor::avx512_bf16},
+    {&avx512_vnni_int8, &Processor::words_first},
     {&avx512_bf16_int8, &Processor::avx512_bf16},
-    {&avx512_vnni_int8, &Processor::avx512_vnni},
+    {&avx512_vnni_int8, &Processor::words_last},
     {&avx512_float32, &Processor::avx512},
     {&avx_vnni_int8, &Processor::avx_vnni},
     {&avx2_float32, &Processor::avx2},
