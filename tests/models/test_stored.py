@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING
 
 from secondpass import CrossEncoder
-from secondpass.errors import ModelLoadError
+from secondpass.errors import MissingExtra, ModelLoadError
 from secondpass.forwards.description import NotDescribed, StoredArray
 from secondpass.forwards.families import ENCODERS, describe, describe_stored, stored_family
 from secondpass.forwards.readout import ReadoutModel
@@ -205,10 +205,16 @@ def _config(change: dict[str, Any]) -> Callable[[Path], None]:
     return write
 
 
+def _compact(folder: Path) -> None:
+    CrossEncoder(str(folder)).save(str(folder), storage="int8")
+    _config({"dtype": "bfloat16"})(folder)
+
+
 UNUSUAL: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
     "arguments of transformers": ({"tokenizer_args": {"model_max_length": 64}}, lambda folder: None, "arguments"),
     "an activation": ({}, _config({"hidden_act": "mish"}), "activation"),
-    "a decoder": ({}, _config({"is_decoder": True}), ""),
+    "a decoder": ({}, _config({"is_decoder": True}), "that is not known"),
+    "int8 that becomes a half type": ({}, _compact, "half type"),
     "a quantised model": ({}, _config({"quantization_config": {"quant_method": "none"}}), "quantization_config"),
     "no class": ({"num_labels": 1}, _config({"architectures": ...}), "no class"),
     "a class without a head": ({"num_labels": 1}, _config({"architectures": ["BertModel"]}), "BertModel"),
@@ -220,9 +226,11 @@ UNUSUAL: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("case", UNUSUAL)
-def test_what_is_unusual_is_left_to_torch(tiny_model_folder: Any, tmp_path: Path, case: str) -> None:
-    """It loads as it always did, or is refused in the same words."""
-    asked, change, _ = UNUSUAL[case]
+def test_what_is_unusual_is_left_to_torch(
+    tiny_model_folder: Any, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It loads as it always did, or is refused in the same words; without torch the reason is told."""
+    asked, change, reason = UNUSUAL[case]
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder("bert"), folder)
     change(folder)
@@ -234,6 +242,9 @@ def test_what_is_unusual_is_left_to_torch(tiny_model_folder: Any, tmp_path: Path
             results.append(str(error))
     assert results[0] == results[1]
     assert results[0] is Loaded or isinstance(results[0], str)
+    monkeypatch.setattr("secondpass.models.stored.has_torch", lambda: False)
+    with pytest.raises(MissingExtra, match=f"{reason}.*secondpass\\[torch\\]"):
+        open_model(LoadRequest(str(folder), **asked))
 
 
 ODD: dict[str, dict[str, list[Any]]] = {

@@ -289,6 +289,8 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     ]
     held = HeldFiles(folder, [*names, *sorted(small), *(name for name in parts if (folder / name).is_file())])
     encoder, unused = _described(held, names, family, architecture, settings, modules)
+    if COMPACT in names and str(settings.get("dtype") or settings.get("torch_dtype") or "float32") != "float32":
+        raise NotDescribed(f"{COMPACT} is expanded to a half type by config.json")
     if unused and COMPACT in names:
         raise NotDescribed(f"{COMPACT} has {unused[0]}, which has no place in the model")
     _check_labels(encoder, settings, modules, request)
