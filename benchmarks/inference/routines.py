@@ -75,8 +75,8 @@ def measured(text: Source, asked: Settings, say: Callable[[str], object]) -> Ite
     import torch
 
     from secondpass import CrossEncoder
-    from secondpass.forwards.choosing import described
     from secondpass.forwards.kernel import native
+    from secondpass.forwards.module import described
 
     folder = asked.work / "pocket"
     write_model("pocket", folder)

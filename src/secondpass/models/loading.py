@@ -367,13 +367,13 @@ def pick_device(requested: str | torch.device | None) -> torch.device:
     import torch
 
     if requested is None:
-        device = torch.device(_best())
-        logger.info("Use pytorch device: %s", device)
-        return device
+        best: torch.device = torch.device(_best())
+        logger.info("Use pytorch device: %s", best)
+        return best
     if not isinstance(requested, (str, torch.device)):
         raise InvalidInput(f"device is {type(requested).__name__}, not str or torch.device")
     try:
-        device = torch.device(requested)
+        device: torch.device = torch.device(requested)
     except RuntimeError as error:
         raise InvalidInput(f"device={requested!r} is no device; say 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
     if not _present(device):
