@@ -110,9 +110,12 @@ def test_what_is_loaded_from_a_folder_has_the_digest_of_its_weights(
     given.close()
 
 
-def test_weights_that_change_while_they_are_read_are_refused(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_change_while_they_are_read_are_refused(
+    tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of the old and half of the new is no model; what is loaded is hashed once."""
-    weights, settings = Path(tiny_folder) / "model.safetensors", Settings(models=(ModelSource("a", tiny_folder),))
+    folder = str(shutil.copytree(tiny_folder, tmp_path / "model"))
+    weights, settings = Path(folder) / "model.safetensors", Settings(models=(ModelSource("a", folder),))
     digest_of, load, asked = models.digest_of, CrossEncoder.__init__, Counter[str]()
     monkeypatch.setattr(models, "digest_of", lambda source: asked.update([source]) or digest_of(source))
 
@@ -134,7 +137,7 @@ def test_weights_that_change_while_they_are_read_are_refused(tiny_folder: str, m
     monkeypatch.setattr(CrossEncoder, "__init__", load)
     asked.clear()
     load_models(settings)
-    assert asked == {tiny_folder: 1}
+    assert asked == {folder: 1}
 
 
 async def test_a_model_that_is_replaced_finishes_what_it_began(tiny_folder: str) -> None:
