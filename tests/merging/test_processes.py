@@ -65,8 +65,8 @@ PROGRAM = """
 import asyncio, sys, threading
 from secondpass import CrossEncoder
 from secondpass.merging import SharedReranker
-shared = SharedReranker(CrossEncoder(sys.argv[1], device="cpu", max_batch_tokens=200))
-documents = [f"mat {'water ' * (number % 90)} {number}" for number in range(6000)]
+shared = SharedReranker(CrossEncoder(sys.argv[1], device="cpu", max_batch_tokens=20))
+documents = [f"mat {'water ' * (number % 90)} {number}" for number in range(9000)]
 """
 ENDINGS = {
     "work left, and a daemon that waits for it": """
