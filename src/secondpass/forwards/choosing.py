@@ -25,7 +25,7 @@ from secondpass.tokens import Tokens
 Settled = Literal["fp32", "bf16", "int8"]
 DTYPES: dict[Settled, str] = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
-# bfloat16 must save this share of the time before "auto" looks at its scores: less is no difference that can be measured.
+# bfloat16 must save this share of the time before "auto" looks at its scores: less could be chance.
 SAVING = 0.05
 # Samples that are timed, and how often.
 FEW = 4
