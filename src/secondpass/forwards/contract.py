@@ -274,6 +274,12 @@ def _finite(computation: Computation, batch: Batch, part: Logits, progress: Prog
 Integers = npt.NDArray[np.int32]
 
 
+def end_to_end(inputs: Sequence[Tokens]) -> tuple[Integers, Integers]:
+    """Ids and token types of inputs, at least one, each [tokens]."""
+    ids = np.ascontiguousarray(np.concatenate([item.ids for item in inputs]), dtype=np.int32)
+    return ids, np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
+
+
 def checked_inputs(
     inputs: Sequence[Tokens], vocabulary: int, positions: int | None, types: int | None
 ) -> tuple[npt.NDArray[np.int64], Integers, Integers]:
@@ -289,8 +295,7 @@ def checked_inputs(
         InvalidInput: an input is empty, longer than the positions, or has an id or type beyond its table.
     """
     lengths = np.array([len(item) for item in inputs])
-    ids = np.ascontiguousarray(np.concatenate([item.ids for item in inputs]), dtype=np.int32)
-    kinds = np.ascontiguousarray(np.concatenate([item.type_ids for item in inputs]), dtype=np.int32)
+    ids, kinds = end_to_end(inputs)
     if lengths.min() < 1:
         raise InvalidInput(f"input {int(lengths.argmin())} has no tokens")
     if positions is not None and lengths.max() > positions:

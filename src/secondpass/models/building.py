@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.config import KINDS, Task, classes_of, read_json
-from secondpass.models.weights import COMPACT, SCALE, few, weight_files, whole
+from secondpass.models.weights import COMPACT, SCALE, few, tell_unused, weight_files, whole
 
 logger = logging.getLogger(__name__)
 
@@ -171,8 +171,7 @@ def _check_complete(folder: Path, prefix: str | None, info: Mapping[str, Any], n
         logger.warning("%s: new, untrained head (%s); scores are random until it is trained", folder, few(fresh))
     # The head of another task is expected to be left over when a new one is made; anything else is not.
     unused = sorted(key for key in info["unexpected_keys"] if not (new_head and _of_head(key, prefix)))
-    if unused:
-        logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), few(unused))
+    tell_unused(folder, unused)
 
 
 def _check_layers(folder: Path, stored: Mapping[str, object], info: Mapping[str, Any]) -> None:

@@ -151,16 +151,16 @@ class OpenModel:
         return named if len(named) == loaded.num_labels else {n: f"LABEL_{n}" for n in range(loaded.num_labels)}
 
     def _made_engine(self) -> Engine:
-        if isinstance(self._loaded, StoredModel):
-            engine = stored_engine(self._loaded, self._precision)
+        loaded = self._open()
+        if isinstance(loaded, StoredModel):
+            engine = stored_engine(loaded, self._precision)
             if not isinstance(engine, str):
                 return engine
-            self._loaded = self._loaded.build(engine)
-        loaded = self._built()
+            loaded = self._loaded = loaded.build(engine)
         loaded.model.eval()
         return torch_engine(loaded, self._precision)
 
-    def _built(self, reason: str = "it") -> Loaded:
+    def _built(self, reason: str) -> Loaded:
         """The model of torch, made now where nobody has asked for it before.
 
         Raises:

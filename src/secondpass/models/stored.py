@@ -37,7 +37,7 @@ from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_lim
 from secondpass.models.modules import __file__ as modules_source
 from secondpass.models.stored_tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
-from secondpass.models.weights import COMPACT, SCALE, check_counts, few, stored_sizes, stored_weights
+from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, stored_weights, tell_unused
 
 logger = logging.getLogger(__name__)
 
@@ -305,8 +305,7 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
         tokenizer,
         request.template,
     )
-    if unused:
-        logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(unused), few(unused))
+    tell_unused(folder, unused)
     limit = limit_of(tokenizer, _positions(encoder, settings))
     if modules is not None:
         limit = min(limit, stored_limit(folder) or limit)
@@ -351,20 +350,16 @@ def _described(
     modules: Modules | None,
 ) -> tuple[Encoder, list[str]]:
     """Of the files' heads alone: no number is read."""
-    inside = {f"{part.folder.name}/{WEIGHTS}" for part in modules.parts} if modules is not None else set()
+    chained = [] if modules is None else [f"{part.folder.name}/{WEIGHTS}" for part in modules.parts]
     arrays: dict[str, StoredArray] = {}
     for name in names:
-        if name not in inside:
+        if name not in chained:
             arrays |= arrays_of(held, name, name == COMPACT)
     readout = None
     if modules is not None:
-        own = [arrays_of(held, name) if name in names else {} for name in _weights_of(modules)]
+        own = [arrays_of(held, name) if name in names else {} for name in chained]
         readout = stored_readout(modules, _hidden(settings), own)
     return describe_stored(family, architecture, settings, arrays, readout)
-
-
-def _weights_of(modules: Modules) -> list[str]:
-    return [f"{part.folder.name}/{WEIGHTS}" for part in modules.parts]
 
 
 def _hidden(settings: Mapping[str, Any]) -> int:

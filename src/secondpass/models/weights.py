@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from secondpass.errors import ModelLoadError
 from secondpass.models.config import read_json
 from secondpass.models.folders import MODULE_WEIGHTS
+
+logger = logging.getLogger(__name__)
 
 COMPACT = "model.int8.safetensors"
 # Behind the name of an int8 matrix there, the name of the scales of its rows.
@@ -119,6 +122,12 @@ def whole(path: Path) -> Iterator[None]:
 def few(keys: Sequence[str]) -> str:
     """The first of many names, for a message."""
     return ", ".join(keys[:3]) + (" and others" if len(keys) > 3 else "")
+
+
+def tell_unused(folder: Path, names: Sequence[str]) -> None:
+    """Log a warning of stored weights that a model has no place for, where there are some."""
+    if names:
+        logger.warning("%s: %d stored weights have no place in the model: %s", folder, len(names), few(names))
 
 
 # ---- A config may ask for anything: what it asks for must be in the weights.

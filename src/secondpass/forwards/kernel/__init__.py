@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.forwards.contract import Logits, checked_inputs
+from secondpass.forwards.contract import Logits, checked_inputs, end_to_end
 from secondpass.forwards.description import Encoder
 from secondpass.forwards.kernel import cache, native
 from secondpass.forwards.kernel.native import Precision, thread_count
@@ -98,7 +98,7 @@ class KernelEncoder:
         together = threads > 1 and len(inputs) < ENOUGH_EACH * threads
         order, ends = self._chunks(lengths, threads, together)
         if order is not None:
-            lengths, ids, types = checked_inputs([inputs[place] for place in order], *self._weights.rows)
+            lengths, (ids, types) = lengths[order], end_to_end([inputs[place] for place in order])
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         pairs, width = len(inputs), model.heads * model.head_size
         rows = aligned((pairs + ROWS_BEHIND) * model.hidden * 4)
