@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from secondpass.evaluation.pairs.evaluator import InputExample
     from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
-    from secondpass.tokens import CallRecord, Cut
+    from secondpass.record import CallRecord, Cut
 
 __all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "PromptTemplate", "Ranked", "Ranking"]
 __version__ = "0.1.0"

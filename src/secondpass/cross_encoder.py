@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,71 +17,33 @@ from secondpass.activations import Activation, default_activation
 from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
+from secondpass.keywords import (
+    CONSTRUCTOR,
+    SCORING,
+    AnyScoring,
+    CallOptions,
+    Construction,
+    Newer,
+    Scoring,
+    accepts_overloads,
+    accepts_renamed,
+)
 from secondpass.lazy import Later, optional
 from secondpass.models.card import ModelCardData
 from secondpass.models.loading import LoadRequest, pick_device
 from secondpass.models.stored import open_model
 from secondpass.models.templates import published_activation
 from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
-from secondpass.reranker import (
-    SCORING,
-    AnyScoring,
-    CallOptions,
-    Newer,
-    Reranker,
-    Scoring,
-    accepts_overloads,
-    accepts_renamed,
-    warn_once,
-)
+from secondpass.record import CallRecord
+from secondpass.reranker import Call, Reranker, until_of, warn_once
 from secondpass.text import checked_query, columns_of
-from secondpass.tokens import CallRecord
+from secondpass.windows import Passage, Windows
 
 if TYPE_CHECKING:
     import torch
 
     from secondpass import fit as fitting
     from secondpass.models import saving
-
-# The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
-CONSTRUCTOR = {
-    "model_name_or_path": "model_name",
-    "model_kwargs": "automodel_args",
-    "tokenizer_kwargs": "tokenizer_args",
-    "processor_kwargs": "tokenizer_args",
-    "config_kwargs": "config_args",
-    "cache_folder": "cache_dir",
-    "activation_fn": "default_activation_function",
-    "max_seq_length": "max_length",
-}
-
-
-class Construction(TypedDict, total=False):
-    """Keywords of `CrossEncoder` as sentence-transformers 6 names them, and our own."""
-
-    num_labels: int | None
-    max_length: int | None
-    max_seq_length: int | None
-    device: str | torch.device | None
-    model_kwargs: dict[str, Any] | None
-    tokenizer_kwargs: dict[str, Any] | None
-    processor_kwargs: dict[str, Any] | None
-    config_kwargs: dict[str, Any] | None
-    cache_folder: str | None
-    trust_remote_code: bool
-    revision: str | None
-    local_files_only: bool
-    activation_fn: Activation | None
-    classifier_dropout: float | None
-    truncation: Truncation | None
-    max_batch_tokens: int | None
-    max_documents: int | None
-    token: str | None
-    precision: Precision | None
-    template: str | PromptTemplate | ModelTemplate | None
-    true_token: str | None
-    false_token: str | None
-    instruction: str | None
 
 
 class CrossEncoder(Reranker):
@@ -105,8 +67,9 @@ class CrossEncoder(Reranker):
         local_files_only: never touch the network.
         default_activation_function: applied to logits; None takes the stored one, else Sigmoid for one label.
         classifier_dropout: dropout in front of the head, for training.
-        truncation: "longest_first" cuts the longer text, "only_document" spares the query, "error" refuses; None is
-            the first, and the second for a model with a template of its own.
+        truncation: "longest_first" cuts the longer text, "only_document" spares the query, "error" refuses, "windows"
+            or a `Windows` reads long documents whole, in several inputs; None is the first, and the second for a model
+            with a template of its own.
         max_batch_tokens: tokens of one batch (with padding where the model's forward needs it); None takes what suits
             the device.
         max_documents: refuse calls with more documents than this; None has no limit.
@@ -144,7 +107,7 @@ class CrossEncoder(Reranker):
         default_activation_function: Activation | None = None,
         classifier_dropout: float | None = None,
         *,
-        truncation: Truncation | None = None,
+        truncation: Truncation | Windows | None = None,
         max_batch_tokens: int | None = None,
         max_documents: int | None = None,
         token: str | None = None,
@@ -175,7 +138,7 @@ class CrossEncoder(Reranker):
         default_activation_function: Activation | None = None,
         classifier_dropout: float | None = None,
         *,
-        truncation: Truncation | None = None,
+        truncation: Truncation | Windows | None = None,
         max_batch_tokens: int | None = None,
         max_documents: int | None = None,
         token: str | None = None,
@@ -295,6 +258,7 @@ class CrossEncoder(Reranker):
         chunk_size: None = None,
         device: str | torch.device | None = None,
         records: list[CallRecord] | None = None,
+        truncation: Truncation | Windows | None = None,
     ) -> Any:
         """Score pairs of texts.
 
@@ -317,6 +281,7 @@ class CrossEncoder(Reranker):
             chunk_size: only None, as there is no pool.
             device: move the model there first, where it stays; None leaves it where it is.
             records: a list that gets this call's `CallRecord`.
+            truncation: what is read of a pair that is too long; None takes the model's.
 
         Returns:
             float32 [pairs] for one label, else [pairs, labels]; without the first axis for a single pair.
@@ -333,7 +298,8 @@ class CrossEncoder(Reranker):
         activation = self.own_activation if activation_fct is None else activation_fct
         num_labels = self.num_labels
         if columns[0]:
-            scored = self._score(columns, batch_size, show_progress_bar, None, wish)
+            call = Call(batch_size, show_progress_bar, ("", wish), truncation=truncation)
+            scored = self._score(columns, call)
             logits = scored.logits
             if records is not None:
                 records.append(scored.record)
@@ -366,6 +332,8 @@ class CrossEncoder(Reranker):
         chunk_size: None = None,
         device: str | torch.device | None = None,
         records: list[CallRecord] | None = None,
+        truncation: Truncation | Windows | None = None,
+        budget_ms: float | None = None,
         **newer: Unpack[Newer],
     ) -> list[dict[str, Any]]:
         """Order documents by their score for a query, best first; blank ones last, with the lowest score.
@@ -375,10 +343,16 @@ class CrossEncoder(Reranker):
         For a head with several labels `relevance` is the label to rank by, or "expected" (`ranking.relevance_logits`).
         `apply_softmax` is without effect: documents are ranked by one number.
 
+        With a `budget_ms`, milliseconds from the call on, documents are scored in the order given while there is time,
+        the first of them in any case; the others follow in that order with the lowest score, and "scored" False.
+
         Returns:
             Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar tensor for
-            `convert_to_tensor` or without `convert_to_numpy`) and perhaps "text".
+            `convert_to_tensor` or without `convert_to_numpy`) and perhaps "text"; with a budget "scored"; where
+            documents are read in windows "passage": the best window's "start" and "end" in the document, "score",
+            "windows" (how many were read) and perhaps "text".
         """
+        until = until_of(budget_ms)
         texts = self._checked_documents(documents, "documents")
         asked = checked_query(query).strip()
         rule = self._rule(relevance)
@@ -386,9 +360,8 @@ class CrossEncoder(Reranker):
         self._prepare(pool, chunk_size, device)
         wish = self._wish(prompt, prompt_name, instruction)
         stripped = [text.strip() for text in texts]
-        (ranking,) = self._ranked(
-            [asked], [stripped], ["query"], top_k, batch_size, show_progress_bar, activation_fct, rule, None, wish
-        )
+        call = Call(batch_size, show_progress_bar, wish, None, truncation, until)
+        (ranking,) = self._ranked([asked], [stripped], ["query"], top_k, activation_fct, rule, call)
         if not texts:
             return []
         values: list[Any] = [one.score for one in ranking.documents]
@@ -398,6 +371,11 @@ class CrossEncoder(Reranker):
         hits = [{"corpus_id": one.index, "score": value} for one, value in zip(ranking.documents, values, strict=True)]
         if return_documents:
             hits = [{**hit, "text": texts[hit["corpus_id"]]} for hit in hits]
+        if until is not None:
+            hits = [{**hit, "scored": one.scored} for hit, one in zip(hits, ranking.documents, strict=True)]
+        for hit, one in zip(hits, ranking.documents, strict=True):
+            if one.passage is not None:
+                hit["passage"] = _told(one.passage, texts[one.index], return_documents)
         if records is not None:
             records.append(ranking.record)
         return hits
@@ -489,3 +467,11 @@ class CrossEncoder(Reranker):
         from secondpass.models import saving
 
         return saving.upload(self, repo_id, commit_message=commit_message, private=private, tags=tags, **kwargs)
+
+
+def _told(passage: Passage, document: str, with_text: bool) -> dict[str, Any]:
+    """A passage of a stripped text in terms of the text that was given."""
+    blanks = len(document) - len(document.lstrip())
+    start, end = passage.start + blanks, passage.end + blanks
+    told = {"start": start, "end": end, "score": passage.score, "windows": passage.windows}
+    return {**told, "text": document[start:end]} if with_text else told

@@ -25,6 +25,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.text import checked, choice, positive_int, repaired
+from secondpass.windows import Windows
 
 Ids = npt.NDArray[np.int32]
 # What a special token with `lstrip` or `rstrip` swallows: Unicode's White_Space, as Rust has it (Python's \s has more).
@@ -379,7 +380,7 @@ def _pattern(token: AddedToken) -> str:
 #
 # A policy sees numbers of tokens, never texts: `secondpass.tokens` applies it to what users bring. What an operator
 # writes around their texts is not in these numbers, so it is never cut.
-Truncation = Literal["longest_first", "only_document", "error"]
+Truncation = Literal["longest_first", "only_document", "error", "windows"]
 Sharing = Callable[[int, int, int], tuple[int, int]]
 """Tokens of a query and of a document, and the places for both together, to the tokens kept of each."""
 
@@ -409,6 +410,7 @@ SHARINGS: Mapping[Truncation, Sharing] = {
     "longest_first": cut_longest_first,
     "only_document": cut_only_document,
     "error": cut_longest_first,
+    "windows": cut_only_document,
 }
 TRUNCATIONS: tuple[Truncation, ...] = tuple(SHARINGS)
 
@@ -418,13 +420,15 @@ class CutPolicy:
     """How the texts of one call are cut.
 
     Args:
-        truncation: "longest_first" cuts the longer text, "only_document" spares the query, "error" refuses.
+        truncation: "longest_first" cuts the longer text, "only_document" spares the query, "error" refuses, "windows"
+            spares the query and reads the document in several inputs.
         keep_tail: which end stays of a text that is cut; None takes the tokenizer's own (`truncation_side`).
         max_document_tokens: of a document only so many first tokens are read, whatever the window has room for; a
             number as large as the window has no effect. This cut is a wish, which "error" does not refuse.
         max_query_tokens: the same of a query.
         max_tokens: of a pair, special tokens included, no more is read, whatever the window has room for.
         query_share: what a long query may take under "only_document", as `ModelTemplate` says; None is its model's.
+        windows: how documents are read under "windows"; None is `Windows()` there.
 
     Raises:
         InvalidInput: an argument is refused; the message names it.
@@ -436,8 +440,13 @@ class CutPolicy:
     max_query_tokens: int | None = None
     max_tokens: int | None = None
     query_share: tuple[int, int] | None = None
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
+        if self.truncation == "windows" and self.windows is None:
+            object.__setattr__(self, "windows", Windows())
+        if self.windows is not None and self.truncation != "windows":
+            raise InvalidInput(f"windows= is given, and truncation={self.truncation!r} reads none")
         if self.truncation not in TRUNCATIONS:
             raise InvalidInput(f"truncation={self.truncation!r} is none of {', '.join(TRUNCATIONS)}")
         for name in ("max_document_tokens", "max_query_tokens", "max_tokens"):
@@ -451,6 +460,8 @@ class CutPolicy:
     def head(self, max_length: int, is_document: bool = True) -> int | None:
         """How many first tokens of a text may be read where the window has `max_length`; None is all."""
         most = self.max_document_tokens if is_document else self.max_query_tokens
+        if is_document and self.windows is not None:
+            return most
         return most if most is not None and most < max_length else None
 
     def parts(
@@ -459,15 +470,15 @@ class CutPolicy:
         """Which tokens an input reads of each text: of a query and a document, or of a document alone.
 
         `lengths` are what may be read, `keep_tail` is the end that stays where the policy names none, `beside` are the
-        tokens of a template that count for the query's share, all of them and those next to the query. One tuple is one
-        input: a policy that reads a long document in windows would give several.
+        tokens of a template that count for the query's share, all of them and those next to the query. Under "windows"
+        they are those of the first input, as long as it may be.
         """
         if len(lengths) == 1:
             kept: tuple[int, ...] = (min(lengths[0], room),)
         else:
             query, document = lengths
             kept = SHARINGS[self.truncation](query, document, room)
-            if self.truncation == "only_document" and self.query_share is not None:
+            if self.truncation in ("only_document", "windows") and self.query_share is not None:
                 share, of = self.query_share
                 most = min(room, max(1, -(-share * (room + beside[0]) // of) - beside[1]))
                 kept = cut_only_document(query, document, room, most)
@@ -477,6 +488,8 @@ class CutPolicy:
         return tuple(slice(0, most) for most in kept)
 
 
-def policy_of(truncation: Truncation | CutPolicy) -> CutPolicy:
+def policy_of(truncation: Truncation | Windows | CutPolicy) -> CutPolicy:
     """A name stands for the policy that has no other wish; raises InvalidInput where it is none."""
+    if isinstance(truncation, Windows):
+        return CutPolicy("windows", windows=truncation)
     return truncation if isinstance(truncation, CutPolicy) else CutPolicy(truncation)

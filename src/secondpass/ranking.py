@@ -16,8 +16,9 @@ import numpy.typing as npt
 from secondpass.activations import Activation, Elementwise, known_steps
 from secondpass.errors import InvalidInput, MissingExtra, NonFiniteScore
 from secondpass.lazy import optional
+from secondpass.record import CallRecord, Cut
 from secondpass.text import positive_int
-from secondpass.tokens import CallRecord, Cut
+from secondpass.windows import Passage
 
 if TYPE_CHECKING:
     import torch
@@ -254,20 +255,37 @@ BLANK_GRADE = 0.0
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Document `index` of the input with its activated `score` and the `logit` it was ranked by."""
+    """Document `index` of the input with its activated `score` and the `logit` it was ranked by.
+
+    `passage` is its best window where documents are read in windows; `scored` is False for one that no model has
+    scored because a budget was spent, `stage` tells which model of a cascade it was, the first is 0.
+    """
 
     index: int
     score: float
     logit: float
+    passage: Passage | None = None
+    scored: bool = True
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One query's documents, best first; `truncated` counts its own documents, `record` the whole call."""
+    """One query's documents, best first; `truncated` counts its own documents, `record` the whole call.
+
+    `unscored` counts those that no model has scored because a budget was spent: they follow the scored ones, in the
+    order in which they were given.
+    """
 
     documents: tuple[Ranked, ...]
     truncated: tuple[Cut, ...]
     record: CallRecord
+    unscored: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every document was scored that says something."""
+        return not self.unscored
 
     def _repr_html_(self) -> str:
         """A table for notebooks: place, index of the document, score, logit, and the tokens that were not read."""
@@ -289,12 +307,15 @@ def ranked(
     blank: Flags | None = None,
     sizes: Sequence[int] | None = None,
     top_k: int | None = None,
+    read: Flags | None = None,
+    passages: Sequence[Passage | None] | None = None,
 ) -> list[tuple[Ranked, ...]]:
     """Order the documents of each query.
 
     A blank document has the logit `BLANK_LOGIT` (by expected grade `BLANK_GRADE`) or the lowest of its query's others
     where that is lower, and the score of that logit or the lowest of the others: nothing in it answers anything,
-    whatever the model says.
+    whatever the model says. One that was not read has the lowest logit and score of those that were, and comes behind
+    them in the order given, before the blank ones.
 
     Args:
         logits: float32 [documents, labels] of a whole call.
@@ -303,50 +324,90 @@ def ranked(
         blank: bool [documents]; None: no document is blank.
         sizes: documents of each query, in the order of the call; None: all are one query's.
         top_k: how many of each query's documents are kept; None keeps all.
+        read: bool [documents]; None: all have logits. Of one without nothing is asked of its logits.
+        passages: the best window of each document.
 
     Raises:
         InvalidInput: the activation does not keep the rows.
         NonFiniteScore: it gives NaN for a document that is not blank.
     """
     silent = np.zeros(len(logits), np.bool_) if blank is None else blank
+    left = silent & False if read is None else ~read & ~silent
     grades = rule == "expected" and logits.shape[1] > 1
     raw = _relevant(logits, rule)
-    scores = _activated(raw, activation, silent)
+    scores = _activated(raw, activation, silent | left)
+    least = BLANK_GRADE if grades else BLANK_LOGIT
+    found = _scored_passages(passages, activation)
     made = []
     for part in _parts([len(raw)] if sizes is None else sizes):
-        own, logit, score = silent[part], raw[part], scores[part]
-        if own.any():
-            _lower(score, logit, own, activation, BLANK_GRADE if grades else BLANK_LOGIT)
-        best = order(logit if rises(activation) else score, logit, own)
-        values, numbers = score.tolist(), logit.tolist()
-        made.append(tuple(Ranked(index, values[index], numbers[index]) for index in best[:top_k]))
+        none, behind, logit, score = silent[part], left[part], raw[part], scores[part]
+        if behind.any():
+            _level(score, logit, behind, ~(none | behind), activation, least)
+        if none.any():
+            _lower(score, logit, none, activation, least)
+        best = order(logit if rises(activation) else score, logit, 2 * none.astype(np.int8) + behind)
+        values, numbers, open_ = score.tolist(), logit.tolist(), behind.tolist()
+        own = found[part]
+        made.append(
+            tuple(
+                Ranked(
+                    index,
+                    values[index],
+                    numbers[index],
+                    own[index] if own and not none[index] else None,
+                    not open_[index],
+                )
+                for index in best[:top_k]
+            )
+        )
     return made
+
+
+def _scored_passages(passages: Sequence[Passage | None] | None, activation: Activation) -> list[Passage | None]:
+    """The passages of a call with their scores."""
+    there = [passage for passage in passages or () if passage is not None]
+    logits = np.array([passage.logit for passage in there], np.float32)
+    scores = iter(_activated(logits, activation, np.zeros(len(there), np.bool_)).tolist())
+    return [None if passage is None else replace(passage, score=next(scores)) for passage in passages or ()]
 
 
 def rankings(
     scored: Scored, sizes: Sequence[int], activation: Activation, rule: Relevance | None, top_k: int | None
 ) -> list[Ranking]:
     """A `Ranking` of each query out of one call over `sizes` documents each; raises as `ranked`."""
-    orders = ranked(scored.logits, activation, rule=rule, blank=scored.blank[:, -1], sizes=sizes, top_k=top_k)
+    blank = scored.blank[:, -1]
+    orders = ranked(
+        scored.logits,
+        activation,
+        rule=rule,
+        blank=blank,
+        sizes=sizes,
+        top_k=top_k,
+        read=scored.read,
+        passages=scored.passages,
+    )
     cuts = scored.record.truncated
+    left = np.zeros(len(blank), np.bool_) if scored.read is None else ~scored.read & ~blank
     return [
         Ranking(
             documents,
             tuple(replace(cut, index=cut.index - part.start) for cut in cuts if part.start <= cut.index < part.stop),
             scored.record,
+            int(left[part].sum()),
         )
         for documents, part in zip(orders, _parts(sizes), strict=True)
     ]
 
 
-def order(scores: npt.ArrayLike, logits: npt.ArrayLike, blank: npt.ArrayLike | None = None) -> list[int]:
-    """Positions best first, all arguments [documents]: by score, then logit, then place; blank ones last, by place.
+def order(scores: npt.ArrayLike, logits: npt.ArrayLike, behind: npt.ArrayLike | None = None) -> list[int]:
+    """Positions best first, all arguments [documents]: by score, then logit, then place.
 
-    A saturated activation (sigmoid(17) == sigmoid(40) in float32) makes ties that the logits still tell apart.
+    Those that are `behind` come last, by its numbers and by place: 0 is not behind. A saturated activation
+    (sigmoid(17) == sigmoid(40) in float32) makes ties that the logits still tell apart.
     """
     score, logit = np.asarray(scores), np.asarray(logits)
-    silent = np.zeros(len(score), np.bool_) if blank is None else np.asarray(blank)
-    best = np.lexsort((np.where(silent, 0.0, -logit), np.where(silent, 0.0, -score), silent))
+    later = np.zeros(len(score), np.int8) if behind is None else np.asarray(behind)
+    best = np.lexsort((np.where(later, 0.0, -logit), np.where(later, 0.0, -score), later))
     positions: list[int] = best.tolist()
     return positions
 
@@ -374,12 +435,25 @@ def _lower(score: Numbers, logit: Numbers, silent: Flags, activation: Activation
     """Put the blank documents of one query below its others."""
     others = ~silent
     logit[silent] = min([least, *logit[others].tolist()])
-    candidates = score[others].tolist()
+    score[silent] = min([*score[others].tolist(), *_scores_of(logit[silent][:1], activation)], default=least)
+
+
+def _scores_of(logits: Numbers, activation: Activation) -> list[float]:
+    """Of logits [documents] that no model gave; nothing where the activation makes no number of them."""
     try:
-        candidates += by_label(activated(logit[silent][:1, None], activation, False), 1).tolist()
+        scores: list[float] = by_label(activated(logits[:, None], activation, False), 1).tolist()
     except NonFiniteScore:
-        candidates = candidates or [least]
-    score[silent] = min(candidates)
+        return []
+    return scores
+
+
+def _level(score: Numbers, logit: Numbers, behind: Flags, read: Flags, activation: Activation, least: float) -> None:
+    """Give documents that were not read what the lowest of the others has, without any the `least` logit."""
+    if read.any():
+        score[behind], logit[behind] = score[read].min(), logit[read].min()
+    else:
+        logit[behind] = least
+        score[behind] = min(_scores_of(logit[behind][:1], activation), default=least)
 
 
 def _parts(sizes: Sequence[int]) -> Iterator[slice]:

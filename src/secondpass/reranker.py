@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 from secondpass import ranking
 from secondpass.activations import IDENTITY, SIGMOID, Activation, Elementwise, as_torch, checked_activation
@@ -16,11 +16,14 @@ from secondpass.errors import InvalidInput
 from secondpass.forwards.choosing import has_torch
 from secondpass.forwards.precision import Precision
 from secondpass.inputs import NO_PLACE, CutPolicy, ModelTemplate, PromptTemplate, Truncation, policy_of
+from secondpass.keywords import SCORING, Newer, accepts_renamed
 from secondpass.models.loading import Loaded
 from secondpass.models.opened import OpenModel
 from secondpass.models.stored import StoredModel
-from secondpass.ranking import Ranking, Relevance, checked_relevance, checked_top_k, rankings
-from secondpass.scoring import Scored, Window
+from secondpass.ranking import Ranking, Relevance, checked_relevance, checked_top_k, rankings, relevance_logits
+from secondpass.record import CallRecord
+from secondpass.score_cache import ScoreCache, score_keys
+from secondpass.scoring import Reading, Recall, Scored, Window
 from secondpass.text import (
     CHARACTERS_PER_TOKEN,
     checked,
@@ -28,96 +31,32 @@ from secondpass.text import (
     checked_query,
     materialised,
     positive_int,
+    positive_number,
     readable,
 )
-from secondpass.tokens import CallRecord, TokenCache, Tokens
-
-if TYPE_CHECKING:
-    import torch
+from secondpass.token_cache import TokenCache
+from secondpass.tokens import Tokens
+from secondpass.windows import Windows
 
 logger = logging.getLogger(__name__)
 
 # The name under which the instruction that a model was loaded with is a prompt.
 OWN_INSTRUCTION = "instruction"
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-# The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
-SCORING = {"inputs": "sentences", "activation_fn": "activation_fct"}
-
-
 Wish = tuple[str, str | None]
 """What goes in front of each query of a call, and the instruction at its place in the model's template."""
 
 
-class Newer(TypedDict, total=False):
-    """Keywords that `rank` and `rank_many` take beside their signature."""
-
-    activation_fn: Activation | None
-
-
-class CallOptions(TypedDict, total=False):
-    """What `predict` takes by keyword only."""
-
-    prompt: str | None
-    prompt_name: str | None
-    instruction: str | None
-    pool: None
-    chunk_size: None
-    device: str | torch.device | None
-    records: list[CallRecord] | None
-
-
-class Scoring(CallOptions, Newer, total=False):
-    """All keywords of `predict` but those that decide about the returned type."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one call says of how pairs are read and scored; `until` is when its budget is spent, see `Engine.score`."""
 
     batch_size: int
-    show_progress_bar: bool | None
-    num_workers: int
-    activation_fct: Activation | None
-    apply_softmax: bool
-
-
-class AnyScoring(Scoring, total=False):
-    """`Scoring` with those two, where the type is not told."""
-
-    convert_to_numpy: bool
-    convert_to_tensor: bool
-
-
-def accepts_renamed(names: dict[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function be called with new names (keys) for its parameters (values).
-
-    Its signature may have `**newer` for type checkers, which is always empty when it is called.
-
-    Raises (when called):
-        TypeError: both names of one parameter are given, or a name that is none.
-    """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        known = inspect.signature(function).parameters.keys() - {"newer"}
-
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            for new, old in names.items():
-                if new in kwargs:
-                    if old in kwargs:
-                        raise TypeError(f"{function.__qualname__}() got both {old!r} and {new!r}, its newer name")
-                    kwargs[old] = kwargs.pop(new)
-            if not kwargs.keys() <= known:
-                name = min(kwargs.keys() - known)
-                raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}")
-            return function(*args, **kwargs)
-
-        return call
-
-    return decorate
-
-
-def accepts_overloads(names: dict[str, str]) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """The same for a function whose overloads tell type checkers which arguments it takes."""
-    return accepts_renamed(names)
+    show: bool | None = None
+    wish: Wish = ("", None)
+    template: PromptTemplate | None = None
+    truncation: Truncation | Windows | None = None
+    until: float | None = None
 
 
 class Reranker(OpenModel):
@@ -128,7 +67,7 @@ class Reranker(OpenModel):
         loaded: Loaded | StoredModel,
         default_activation_function: Activation,
         max_length: int | None,
-        truncation: Truncation | None,
+        truncation: Truncation | Windows | None,
         max_batch_tokens: int | None,
         max_documents: int | None,
         precision: Precision | None = None,
@@ -137,7 +76,7 @@ class Reranker(OpenModel):
         self.template: ModelTemplate | None = loaded.template
         if truncation is None:
             truncation = "longest_first" if self.template is None else self.template.truncation
-        CutPolicy(truncation)
+        policy_of(truncation)
         self.prompts = dict(loaded.prompts)
         self.default_prompt_name: str | None = loaded.default_prompt
         self._leaves_prompt_out = loaded.leaves_prompt_out
@@ -151,6 +90,7 @@ class Reranker(OpenModel):
         self.truncation = truncation
         self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
         self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
+        self._score_cache: ScoreCache | None = None
         self._token_limit = loaded.token_limit
         _ = self.window
         super().__init__(loaded, precision)
@@ -252,6 +192,58 @@ class Reranker(OpenModel):
         """
         self.engine().tokenizer.cache = cache
 
+    @property
+    def score_cache(self) -> ScoreCache | None:
+        """Where the logits of pairs scored before are kept."""
+        return self._score_cache
+
+    def use_score_cache(self, cache: ScoreCache | None) -> None:
+        """Keep logits in `cache`, so that a pair is scored once; None, the default, keeps none.
+
+        What is kept holds for these weights, this precision, window, template and cut alone: a model that changes asks
+        anew. One cache may serve any number of models and processes. Forwards of other people's making (`use_forward`)
+        and models with hooks are not kept.
+        """
+        self._score_cache = cache
+
+    def reading(self, columns: Sequence[Sequence[str]], window: Window, rule: Relevance | None = None) -> Reading:
+        """How inputs become logits of pairs: by windows where the policy says so, and by what the cache knows.
+
+        Raises:
+            InvalidInput: the policy is "windows", and no `rule` says by which of several labels one is the best.
+        """
+        windows = policy_of(window.truncation).windows
+        recall = self._recall(columns, window)
+        if windows is None or self.num_labels == 1:
+            return Reading(windows, recall=recall)
+        if rule is None:
+            raise InvalidInput(
+                f"truncation='windows' takes the best window, and of {self.num_labels} labels none is said to be the "
+                "relevance: rank with relevance="
+            )
+        return Reading(windows, lambda logits: relevance_logits(logits, rule), recall)
+
+    def reading_of(
+        self, columns: Sequence[Sequence[str]], cut: CutPolicy | None = None, instruction: str | None = None
+    ) -> Reading:
+        """The same of pairs that `tokens` is going to be asked for; raises as both."""
+        before, wish = self._wish(instruction=instruction)
+        window = self._window(max(1, len(columns[0])), None, cut, wish)
+        asked = [before + query for query in columns[0]] if before else columns[0]
+        return self.reading([asked, columns[1]], window)
+
+    def _recall(self, columns: Sequence[Sequence[str]], window: Window) -> Recall | None:
+        cache, engine = self._score_cache, self.engine()
+        told = None if cache is None else engine.forward.ready().identity
+        if cache is None or told is None:
+            return None
+        identity = told()
+        own = engine.tokenizer
+        around = (identity, own.identity.hex(), own.keep_tail, len(columns), window.max_length, window.truncation)
+        context = hashlib.blake2b(repr((*around, window.template)).encode(), digest_size=32).digest()
+        keys = score_keys(context, columns[0], columns[-1])
+        return Recall(cache, identity, keys, cache.find(keys))
+
     @accepts_renamed(SCORING)
     def rank_many(
         self,
@@ -267,18 +259,21 @@ class Reranker(OpenModel):
         prompt: str | None = None,
         prompt_name: str | None = None,
         instruction: str | None = None,
+        truncation: Truncation | Windows | None = None,
+        budget_ms: float | None = None,
         **newer: Unpack[Newer],
     ) -> list[Ranking]:
         """Order several queries' documents in shared batches; texts are taken as they are, not stripped.
 
         A blank document (`text.is_blank`) is read as an empty text and comes last, with the lowest score. `template` is
         what the operator writes around each query and document (an instruction, the turns of a chat), inside the
-        model's own template where it has one; special tokens in it are special, and it is never cut. All else, errors
-        too, is as in `CrossEncoder.rank`.
+        model's own template where it has one; special tokens in it are special, and it is never cut. With a `budget_ms`
+        the queries share it, the first one's documents first. All else, errors too, is as in `CrossEncoder.rank`.
 
         Returns:
             One `Ranking` per query, in order; scores and logits are Python floats.
         """
+        until = until_of(budget_ms)
         asked = [checked_query(query, f"queries[{i}]") for i, query in enumerate(checked_documents(queries, "queries"))]
         given = materialised(documents_per_query, "documents_per_query", "a sequence of sequences of str")
         lists = [self._checked_documents(texts, f"documents_per_query[{i}]") for i, texts in enumerate(given)]
@@ -287,9 +282,8 @@ class Reranker(OpenModel):
         rule = self._rule(relevance)
         names = [f"queries[{i}]" for i in range(len(asked))]
         wish = self._wish(prompt, prompt_name, instruction)
-        return self._ranked(
-            asked, lists, names, top_k, batch_size, show_progress_bar, activation_fct, rule, template, wish
-        )
+        call = Call(batch_size, show_progress_bar, wish, template, truncation, until)
+        return self._ranked(asked, lists, names, top_k, activation_fct, rule, call)
 
     def _ranked(
         self,
@@ -297,23 +291,20 @@ class Reranker(OpenModel):
         lists: Sequence[Sequence[str]],
         names: Sequence[str],
         top_k: int | None,
-        batch_size: int,
-        show: bool | None,
         activation: Activation | None,
         rule: Relevance | None,
-        template: PromptTemplate | None = None,
-        wish: Wish = ("", None),
+        call: Call,
     ) -> list[Ranking]:
         """Rank checked texts; `names` are what an error calls the queries."""
         kept = checked_top_k(top_k)
         sizes = [len(texts) for texts in lists]
         columns = [
-            [wish[0] + query for query, size in zip(queries, sizes, strict=True) for _ in range(size)],
+            [call.wish[0] + query for query, size in zip(queries, sizes, strict=True) for _ in range(size)],
             [readable(text) for texts in lists for text in texts],
         ]
         if not columns[1]:
             return [Ranking((), (), _EMPTY) for _ in queries]
-        scored = self._score(columns, batch_size, show, template, wish[1])
+        scored = self._score(columns, call, rule)
         began = time.perf_counter()
         silent = scored.blank[:, 0].nonzero()[0].tolist()
         if silent:
@@ -327,7 +318,7 @@ class Reranker(OpenModel):
         self,
         batch_size: int,
         template: PromptTemplate | None = None,
-        cut: CutPolicy | None = None,
+        cut: Truncation | Windows | CutPolicy | None = None,
         instruction: str | None = None,
     ) -> Window:
         pairs = positive_int(batch_size, "batch_size")
@@ -369,30 +360,24 @@ class Reranker(OpenModel):
         labels = self.num_labels
         return None if labels == 1 and relevance is None else checked_relevance(relevance, labels)
 
-    def _score(
-        self,
-        columns: list[list[str]],
-        batch_size: int,
-        show: bool | None,
-        template: PromptTemplate | None = None,
-        instruction: str | None = None,
-    ) -> Scored:
+    def _score(self, columns: list[list[str]], call: Call, rule: Relevance | None = None) -> Scored:
         engine = self.engine()
-        window = self._window(batch_size, template, None, instruction)
+        window = self._window(call.batch_size, call.template, call.truncation, call.wish[1])
         if len(columns) == 1 and self.template is not None:
             raise InvalidInput("sentences[0] has one text, where the model's template reads a query and a document")
-        loaded = self._loaded
+        loaded, show = self._loaded, call.show
         if isinstance(loaded, Loaded):
             loaded.model.eval()
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+        reading = self.reading(columns, window, rule)
         with ranking.Bar(show) as bar:
 
             def step(remaining: int) -> None:
                 self.engine()  # a fit or close that began meanwhile in another thread ends this call
                 bar(remaining)
 
-            return engine.score(columns, window, step)
+            return engine.score(columns, window, step, reading, call.until)
 
     def _activation(self, given: Activation | None, rule: Relevance | None) -> Activation:
         """What makes scores of the numbers that documents are ranked by."""
@@ -404,6 +389,11 @@ class Reranker(OpenModel):
 
 
 _EMPTY = CallRecord(0, 0, 0, 0.0, (), 0.0, 0.0, 0.0, 0.0, 0, "", "")
+
+
+def until_of(budget_ms: float | None) -> float | None:
+    """When a budget that begins now is spent; raises InvalidInput where it is no finite number above 0."""
+    return None if budget_ms is None else time.perf_counter() + positive_number(budget_ms, "budget_ms") / 1000
 
 
 def timed(record: CallRecord, began: float) -> CallRecord:

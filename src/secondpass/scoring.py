@@ -7,6 +7,7 @@ the jobs of several callers in shared batches.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,12 +19,21 @@ from secondpass.errors import NonFiniteScore
 from secondpass.forwards.contract import Computation, Forward, Logits, Progress, non_finite, plan, score
 from secondpass.forwards.prefixes import side_by_side
 from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
+from secondpass.record import CallRecord, Cut
+from secondpass.score_cache import Kept, ScoreCache
 from secondpass.text import is_blank
-from secondpass.tokens import CallRecord, PairTokenizer, TokenCache, Tokens
+from secondpass.token_cache import TokenCache
+from secondpass.tokens import PairTokenizer, Tokens
+from secondpass.windows import Grade, Passage, Windows
 
 # Padded tokens of one batch. A CPU is fastest while activations stay in its caches, a GPU while it is full.
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192}
 BATCH_TOKENS_ELSEWHERE = 16384
+# Of calls with a budget: the share of a batch that is scored first while the speed is not known, how much the latest
+# piece counts in it, and how short a pair is taken to be when texts are made tokens piece by piece.
+FIRST_PIECE = 8
+FRESH = 0.2
+FEW_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +51,18 @@ class Window:
 class Scored:
     """float32 logits [pairs, labels], in the order of the job, and what it alone took.
 
-    `blank` bool [pairs, texts] tells which texts say nothing: by `text.is_blank`, or to the tokenizer. Of shared
-    batches `record.score_ms` counts those that held some of the job's pairs, and `record.padding_share` and
-    `record.batches` are theirs; `waited_ms` is the time from tokens ready to the first of them.
+    `blank` bool [pairs, texts] tells which texts say nothing: by `text.is_blank`, or to the tokenizer. `read` bool
+    [pairs] tells which pairs were scored, None all of them: a budget may end a job, and the logits of others are NaN.
+    `passages` are the best windows where documents are read in windows. Of shared batches `record.score_ms` counts
+    those that held some of the job's pairs, and `record.padding_share` and `record.batches` are theirs; `waited_ms` is
+    the time from tokens ready to the first of them.
     """
 
     logits: Logits
     blank: npt.NDArray[np.bool_]
     record: CallRecord
+    read: npt.NDArray[np.bool_] | None = None
+    passages: tuple[Passage | None, ...] | None = None
     waited_ms: float = 0.0
 
 
@@ -64,20 +78,52 @@ class Spent:
     planning_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """What a cache of scores knows of a job's pairs, by a model that is computed as `identity` says."""
+
+    cache: ScoreCache
+    identity: str
+    keys: Sequence[bytes]
+    found: Sequence[Kept | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the inputs of a job become logits of its pairs.
+
+    Attributes:
+        windows: how documents are read in several inputs; None: they are not.
+        grade: by what a window is better than another.
+        recall: what a cache knows; None: there is none.
+    """
+
+    windows: Windows | None = None
+    grade: Grade = lambda logits: logits[:, 0]
+    recall: Recall | None = None
+
+
 class Job:
     """Texts of one caller on their way to logits: tokens come in pieces, rows leave for batches, logits come back.
 
-    Equal inputs are scored once: the same numbers at another place of a batch may differ in the last bit, and equal
-    documents must tie. `columns` are texts by column, queries and documents or single texts.
+    A row is an input: a pair, or a window of one. Equal inputs are scored once: the same numbers at another place of a
+    batch may differ in the last bit, and equal documents must tie. `columns` are texts by column, queries and documents
+    or single texts.
     """
 
-    def __init__(self, columns: Sequence[Sequence[str]]) -> None:
+    def __init__(self, columns: Sequence[Sequence[str]], reading: Reading | None = None) -> None:
         self.columns = columns
+        self.reading = reading or Reading()
+        recall = self.reading.recall
+        found = () if recall is None else recall.found
+        self._found = {pair: kept for pair, kept in enumerate(found) if kept is not None}
+        self.asked = [pair for pair in range(len(columns[0])) if pair not in self._found]  # whose tokens are wanted
         self.tokens: list[Tokens] = []
         self.waiting: list[int] = []  # distinct rows not begun
         self.waiting_tokens = 0
-        self._places: list[int] = []  # of each pair among the distinct ones
-        self._rows: list[int] = []  # the first pair of each distinct one
+        self._ends: list[int] = []  # of the rows of each pair that is asked
+        self._places: list[int] = []  # of each row among the distinct ones
+        self._rows: list[int] = []  # the first row of each distinct one
         self._seen: dict[tuple[bytes, bytes], int] = {}
         self._parts: list[tuple[Sequence[int], Logits]] = []
         self._scored = 0
@@ -93,38 +139,57 @@ class Job:
     @property
     def untokenised(self) -> int:
         """Pairs whose tokens are still to come."""
-        return len(self) - len(self.tokens)
+        return len(self.asked) - len(self._ends)
 
     @property
     def remaining_tokens(self) -> int:
         """Tokens not begun; pairs without tokens yet count as long as the ones that have them."""
-        return self.waiting_tokens + self.untokenised * self._real_tokens // max(1, len(self._rows))
+        return self.waiting_tokens + self.untokenised * self._real_tokens // max(1, len(self._ends))
 
     @property
     def complete(self) -> bool:
         """Whether every pair has its logits."""
         return not self.untokenised and self._scored == len(self._rows)
 
+    def next_texts(self, most: int) -> list[list[str]]:
+        """The texts by column of the next pairs whose tokens are wanted, at most so many."""
+        pairs = self.asked[len(self._ends) : len(self._ends) + most]
+        return [[column[pair] for pair in pairs] for column in self.columns]
+
     def add(self, piece: Sequence[Tokens], seconds: float) -> None:
         """Take the tokens of the next pairs, which took `seconds` to make."""
         began = time.perf_counter()
-        start = len(self.tokens)
-        for row, item in enumerate(piece, start):
-            place = self._seen.setdefault((item.ids.tobytes(), item.type_ids.tobytes()), len(self._rows))
-            self._places.append(place)
-            if place == len(self._rows):
-                self._rows.append(row)
-                self.waiting.append(row)
-                self.waiting_tokens += len(item)
-                self._real_tokens += len(item)
-            cut = item.cut
-            self.tokens.append(item if cut is None else replace(item, cut=replace(cut, index=cut.index + start)))
+        for first in piece:
+            pair = self.asked[len(self._ends)]
+            for item in (first, *first.others):
+                place = self._seen.setdefault((item.ids.tobytes(), item.type_ids.tobytes()), len(self._rows))
+                self._places.append(place)
+                if place == len(self._rows):
+                    self._rows.append(len(self.tokens))
+                    self.waiting.append(len(self.tokens))
+                    self.waiting_tokens += len(item)
+                    self._real_tokens += len(item)
+                cut = item.cut
+                self.tokens.append(item if cut is None else replace(item, cut=replace(cut, index=pair)))
+            self._ends.append(len(self.tokens))
         self._tokenising += seconds
         self._planning += time.perf_counter() - began
 
     def take_all(self) -> list[int]:
         """Every row that is not begun, in order."""
         rows, self.waiting, self.waiting_tokens = self.waiting, [], 0
+        return rows
+
+    def take_first(self, tokens: int) -> list[int]:
+        """The next rows in order: one, and more while they are no more than so many tokens together."""
+        count, room = 0, tokens
+        for row in self.waiting:
+            room -= len(self.tokens[row])
+            if count and room < 0:
+                break
+            count += 1
+        rows, self.waiting = self.waiting[:count], self.waiting[count:]
+        self.waiting_tokens -= sum(len(self.tokens[row]) for row in rows)
         return rows
 
     def put(self, rows: Sequence[int], logits: Logits, spent: Spent) -> None:
@@ -140,33 +205,90 @@ class Job:
         if not isinstance(error, NonFiniteScore):
             return error
         wrong = {self._places[row] for row in error.indices}
-        return non_finite(tuple(row for row, place in enumerate(self._places) if place in wrong))
+        pairs = {self._pair(row): None for row, place in enumerate(self._places) if place in wrong}
+        return non_finite(tuple(pairs))
+
+    def _pair(self, row: int) -> int:
+        return self.asked[bisect_right(self._ends, row)]
 
     def scored(self, computation: Computation, labels: int = 1) -> Scored:
-        """Everything in the caller's order; `labels` is the width where there are no pairs."""
-        labels = self._parts[0][1].shape[1] if self._parts else labels
-        logits = np.empty((len(self), labels), np.float32)
-        for rows, part in self._parts:
-            logits[list(rows)] = part
+        """What is known of every pair, in the caller's order; `labels` is the width where there is nothing."""
+        widths = [part.shape[1] for _, part in self._parts[:1]]
+        widths += [len(kept.logits) for kept in [*self._found.values()][:1]]
+        logits = np.full((len(self), (*widths, labels)[0]), np.nan, np.float32)
+        read = np.zeros(len(self), np.bool_)
+        best: dict[int, Passage] = {}
+        for pair, kept in self._found.items():
+            logits[pair], read[pair] = kept.logits, True
+            if kept.passage is not None:
+                best[pair] = Passage(*kept.passage)
+        self._put_in_order(logits, read, best)
+        blank = self._blank()
+        passages = None if self.reading.windows is None else tuple(map(best.get, range(len(self))))
+        record = self._record(computation, int(len(read) - read.sum()))
+        made = Scored(logits, blank, record, None if read.all() else read, passages)
+        self._remember(computation, made)
+        return made
+
+    def _put_in_order(self, logits: Logits, read: npt.NDArray[np.bool_], best: dict[int, Passage]) -> None:
+        """Fill in what was scored for this job: logits [pairs, labels], which are there, and the best windows."""
+        rows = np.full((len(self.tokens), logits.shape[1]), np.nan, np.float32)
+        done = np.zeros(len(self.tokens), np.bool_)
+        for some, part in self._parts:
+            rows[list(some)] = part
+            done[list(some)] = True
         firsts = [self._rows[place] for place in self._places]
-        return Scored(logits[firsts], self._blank(), self._record(computation))
+        rows, done = rows[firsts], done[firsts]
+        windows, pairs = self.reading.windows, self.asked[: len(self._ends)]
+        if windows is None:
+            logits[pairs], read[pairs] = rows, done
+            return
+        for pair, begin, end in zip(pairs, [0, *self._ends], self._ends, strict=False):
+            if done[begin:end].all():
+                grades = self.reading.grade(rows[begin:end])
+                logits[pair], place = windows.joined(rows[begin:end], grades)
+                read[pair] = True
+                span = self.tokens[begin + place].span or _visible(self.columns[-1][pair])
+                best[pair] = Passage(*span, float(grades[place]), end - begin)
+
+    def _remember(self, computation: Computation, made: Scored) -> None:
+        """Keep what is new, unless the model has become another one meanwhile."""
+        recall = self.reading.recall
+        if recall is None or computation.identity is None or computation.identity() != recall.identity:
+            return
+        cuts = {cut.index: (cut.query_tokens, cut.document_tokens, cut.characters) for cut in made.record.truncated}
+        entries = []
+        for pair in self.asked:
+            if made.read is None or made.read[pair]:
+                passage = None if made.passages is None else made.passages[pair]
+                place = None if passage is None else (passage.start, passage.end, passage.logit, passage.windows)
+                blank = made.blank[pair].tolist()
+                kept = Kept(tuple(made.logits[pair].tolist()), (blank[0], blank[-1]), cuts.get(pair), place)
+                entries.append((recall.keys[pair], kept))
+        recall.cache.keep(entries)
 
     def _blank(self) -> npt.NDArray[np.bool_]:
         silent = [{text: is_blank(text) for text in set(column)} for column in self.columns]
-        made = [
-            [nothing or known[text] for nothing, known, text in zip(item.empty, silent, texts, strict=True)]
-            for item, *texts in zip(self.tokens, *self.columns, strict=True)
-        ]
-        return np.array(made, np.bool_).reshape(len(self), len(self.columns))
+        flags = [[known[text] for text in column] for known, column in zip(silent, self.columns, strict=True)]
+        made = np.array(flags, np.bool_).reshape(len(self.columns), len(self)).T.copy()
+        for pair, begin in zip(self.asked, [0, *self._ends], strict=False):
+            if begin < len(self.tokens):
+                made[pair] |= self.tokens[begin].empty
+        for pair, kept in self._found.items():
+            made[pair] |= kept.blank[-len(self.columns) :]
+        return made
 
-    def _record(self, computation: Computation) -> CallRecord:
+    def _record(self, computation: Computation, unscored: int) -> CallRecord:
         spent = self._spent
+        firsts = [self.tokens[begin] for begin in [0, *self._ends][: len(self._ends)]]
+        cuts = {item.cut.index: item.cut for item in firsts if item.cut is not None}
+        cuts |= {pair: Cut(pair, *kept.cut) for pair, kept in self._found.items() if kept.cut is not None}
         return CallRecord(
             pairs=len(self),
             tokens=self._real_tokens,
             batches=sum(part.batches for part in spent),
             padding_share=1.0 - self._real_tokens / self._places_read if self._places_read else 0.0,
-            truncated=tuple(item.cut for item in self.tokens if item.cut is not None),
+            truncated=tuple(cuts[pair] for pair in sorted(cuts)),
             tokenise_ms=1000 * self._tokenising,
             batch_ms=1000 * (self._planning + sum(part.planning_seconds for part in spent)),
             score_ms=1000 * sum(part.seconds for part in spent),
@@ -175,7 +297,16 @@ class Job:
             device=computation.device,
             dtype=computation.dtype,
             batching=computation.batching,
+            unscored=unscored,
+            cache_hits=len(self._found),
+            windows=sum(1 + len(item.others) for item in firsts if item.others),
         )
+
+
+def _visible(text: str) -> tuple[int, int]:
+    """A text without the white space at its ends."""
+    start = len(text) - len(text.lstrip())
+    return start, max(start, len(text.rstrip()))
 
 
 def batch_tokens(device: str) -> int:
@@ -223,6 +354,7 @@ class Engine:
     def __init__(self, fast_tokenizer: Any, forward: Forward, cache: TokenCache | None = None) -> None:
         self.tokenizer = PairTokenizer(fast_tokenizer, cache)
         self.forward = forward
+        self.seconds_per_token = 0.0  # of calls with a budget, tokenising included
 
     def tokens(self, columns: Sequence[Sequence[str]], window: Window) -> list[Tokens]:
         """Inputs of one column (single texts) or two (queries, documents)."""
@@ -231,24 +363,85 @@ class Engine:
         return self.tokenizer.pairs(columns[0], columns[1], window.max_length, window.truncation, window.template)
 
     def score(
-        self, columns: Sequence[Sequence[str]], window: Window, step: Callable[[int], object] = lambda remaining: None
+        self,
+        columns: Sequence[Sequence[str]],
+        window: Window,
+        step: Callable[[int], object] = lambda remaining: None,
+        reading: Reading | None = None,
+        until: float | None = None,
     ) -> Scored:
         """Score at least one input; `step` hears how many batches are left.
 
         The forward is asked once: batches, logits and record are those of one state of the model. Where nothing is
         padded memory goes by real tokens, so the bound of pairs becomes one of tokens: no batch is larger than that
         many pairs of full length.
+
+        Args:
+            columns: texts by column.
+            window: how they are cut and batched.
+            step: what it raises ends the call.
+            reading: how inputs become logits of pairs.
+            until: in `time.perf_counter`'s seconds: pairs are scored in order, and none is begun that would not be
+                done by then at the speed measured so far; the first is in any case.
         """
-        job = Job(columns)
-        began = time.perf_counter()
-        job.add(self.tokens(columns, window), time.perf_counter() - began)
+        job = Job(columns, reading)
+        computation = None
+        if until is None or not job.asked:
+            began = time.perf_counter()
+            job.add(self.tokens(job.next_texts(len(job)), window) if job.asked else [], time.perf_counter() - began)
         computation = self.forward.ready()
         budget = window.max_batch_tokens or batch_tokens(computation.device)
         if not computation.pads:
             budget = min(budget, window.max_pairs * window.max_length)
-        rows = job.take_all()
+        if until is not None:
+            self._score_until(job, computation, window, budget, step, until)
+        elif job.waiting:
+            self._score_rows(job, job.take_all(), computation, budget, window.max_pairs, step)
+        return job.scored(computation)
+
+    def _score_rows(
+        self,
+        job: Job,
+        rows: Sequence[int],
+        computation: Computation,
+        budget: int,
+        max_pairs: int,
+        step: Callable[[int], object],
+    ) -> None:
         try:
-            job.put(rows, *score_rows(computation, job.tokens, rows, budget, window.max_pairs, step))
+            job.put(rows, *score_rows(computation, job.tokens, rows, budget, max_pairs, step))
         except NonFiniteScore as error:
             raise job.pairs_of(error) from None
-        return job.scored(computation)
+
+    def _score_until(
+        self,
+        job: Job,
+        computation: Computation,
+        window: Window,
+        budget: int,
+        step: Callable[[int], object],
+        until: float,
+    ) -> None:
+        """Score pieces of the job in order while there is time; at first small ones, to see how fast it goes."""
+        begun = False
+        while job.waiting or job.untokenised:
+            began = time.perf_counter()
+            left = until - began
+            room = budget if self.seconds_per_token else budget // FIRST_PIECE
+            if self.seconds_per_token:
+                room = int(min(budget, left / self.seconds_per_token))
+            if not job.waiting:
+                if begun and left <= 0:
+                    return
+                texts = job.next_texts(max(1, room // FEW_TOKENS))
+                made = self.tokens(texts, window)
+                job.add(made, time.perf_counter() - began)
+            if begun and (left <= 0 or (job.waiting and len(job.tokens[job.waiting[0]]) > max(room, 0))):
+                return
+            rows = job.take_first(max(1, room))
+            if rows:
+                self._score_rows(job, rows, computation, budget, window.max_pairs, step)
+                seconds = (time.perf_counter() - began) / sum(len(job.tokens[row]) for row in rows)
+                before = self.seconds_per_token or seconds
+                self.seconds_per_token = before + FRESH * (seconds - before)
+            begun = True

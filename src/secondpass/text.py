@@ -15,6 +15,7 @@ from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from secondpass.errors import InvalidInput
 
@@ -137,6 +138,14 @@ def repaired(value: str) -> str:
     codes[high | low] = 0xFFFD
     codes[first] = joined
     return np.delete(codes, first + 1).astype("<u4").tobytes().decode("utf-32-le")
+
+
+def places_of_repaired(value: str) -> npt.NDArray[np.intp]:
+    """Where each character of `repaired(value)` stands in `value`, [characters + 1] with the end."""
+    codes = np.array([value]).view(np.uint32)
+    high, low = codes >> 10 == 0xD800 >> 10, codes >> 10 == 0xDC00 >> 10
+    (first,) = np.nonzero(high[:-1] & low[1:])
+    return np.delete(np.arange(len(value) + 1), first + 1)
 
 
 def columns_of(sentences: object) -> tuple[list[list[str]], bool]:

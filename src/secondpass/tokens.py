@@ -3,23 +3,19 @@
 `transformers` writes truncation and padding onto the shared tokenizer at every call, so threads silently get
 each other's settings. Here a private `tokenizers.Tokenizer` is configured once and never again: it encodes
 without special tokens, truncation or padding; cutting and the template (`secondpass.inputs`) are done on plain
-integers. Special tokens inside a user's text are text. `TokenCache` keeps the ids of documents that were read before.
+integers. Special tokens inside a user's text are text.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import threading
-import weakref
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from secondpass.errors import InvalidInput, TooLong
@@ -35,123 +31,10 @@ from secondpass.inputs import (
     policy_of,
     probe_template,
 )
-from secondpass.text import Text, positive_int, prepared
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Pair `index` lost this many tokens, and characters beyond the ceiling that were never tokenised."""
-
-    index: int
-    query_tokens: int
-    document_tokens: int
-    characters: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CallRecord:
-    """One call of `predict`, `rank` or `rank_many`.
-
-    `tokens` counts what the model read, padding excluded and equal pairs once; `padding_share` is
-    padding / (padding + tokens); times are milliseconds of wall clock; `retries` counts batches repeated after an
-    out-of-memory error or a non-finite half-precision logit. `batching` tells which inputs shared a batch: of "any"
-    lengths, of "equal" length because this model reads padding, or "single" ones.
-    """
-
-    pairs: int
-    tokens: int
-    batches: int
-    padding_share: float
-    truncated: tuple[Cut, ...]
-    tokenise_ms: float
-    batch_ms: float
-    score_ms: float
-    rank_ms: float
-    retries: int
-    device: str
-    dtype: str
-    batching: str = "any"
-
-
-# What an entry takes beside its ids: two bytes objects and their places, a table just grown included.
-ENTRY_BYTES = 300
-# A single text may take no more than this share of the cache: a book must not turn everything else out.
-LARGEST_SHARE = 16
-
-
-def identity_of(rules: str) -> bytes:
-    """16 bytes that stand for a tokenizer, from its rules as JSON: equal tokenizers share entries, others never do."""
-    return hashlib.blake2b(rules.encode("utf-8"), digest_size=16).digest()
-
-
-class TokenCache:
-    """The token ids of the texts used last; one object serves any number of threads and tokenizers.
-
-    Texts themselves are not kept: the key is a 128-bit hash. A copy of the object, also one that travels to another
-    process, starts empty. `max_bytes` of memory hold keys and bookkeeping too.
-    """
-
-    def __init__(self, max_bytes: int = 64 * 2**20) -> None:
-        self.max_bytes = positive_int(max_bytes, "max_bytes")
-        self._renew()
-
-    def _renew(self) -> None:
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[bytes, bytes] = OrderedDict()
-        self.bytes_held = 0
-        self.hits = 0
-        self.misses = 0
-        _CACHES.add(self)
-
-    def __reduce__(self) -> tuple[type[TokenCache], tuple[int]]:
-        return type(self), (self.max_bytes,)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def keys(self, identity: bytes, texts: Iterable[str]) -> list[bytes]:
-        """One key per text under the tokenizer with this identity."""
-        return [hashlib.blake2b(text.encode(), digest_size=16, person=identity).digest() for text in texts]
-
-    def find(self, keys: Sequence[bytes]) -> list[Ids | None]:
-        """Ids int32 [length], read-only, for each key; None where there are none."""
-        with self._lock:
-            found = [self._entries.get(key) for key in keys]
-            for key, entry in zip(keys, found, strict=True):
-                if entry is not None:
-                    self._entries.move_to_end(key)
-            missed = found.count(None)
-            self.misses += missed
-            self.hits += len(keys) - missed
-        return [None if entry is None else np.frombuffer(entry, np.int32) for entry in found]
-
-    def keep(self, key: bytes, ids: Ids) -> None:
-        """Remember ids; the texts used longest ago make room."""
-        size = ids.nbytes + ENTRY_BYTES
-        if size > self.max_bytes // LARGEST_SHARE:
-            return
-        entry = ids.tobytes()
-        with self._lock:
-            if key in self._entries:
-                return
-            self._entries[key] = entry
-            self.bytes_held += size
-            while self.bytes_held > self.max_bytes:
-                _, oldest = self._entries.popitem(last=False)
-                self.bytes_held -= len(oldest) + ENTRY_BYTES
-
-
-_CACHES: weakref.WeakSet[TokenCache] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """The lock of a forked child may be held by a thread that it lacks, and the entries may be half changed."""
-    for cache in list(_CACHES):
-        cache._renew()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
+from secondpass.record import Cut
+from secondpass.text import Text, places_of_repaired, prepared
+from secondpass.token_cache import TokenCache, identity_of
+from secondpass.windows import Windows
 
 # Encodings carry offsets and words: a hundred thousand documents at once would need gigabytes.
 ENCODE_CHUNK = 1024
@@ -166,13 +49,16 @@ NO_FRAME = Frame(NO_IDS, "", "", NO_IDS)
 class Tokens:
     """One model input: `ids` and `type_ids` int32 [length], special tokens included; `cut` if it lost any.
 
-    `empty` tells of each of its texts whether the tokenizer makes no token of it.
+    `empty` tells of each of its texts whether the tokenizer makes no token of it. Of a document that is read in windows
+    this is the first, `span` the characters of the document that it reads, and `others` are the rest.
     """
 
     ids: Ids
     type_ids: Ids
     cut: Cut | None = None
     empty: tuple[bool, ...] = (False, False)
+    span: tuple[int, int] | None = None
+    others: tuple[Tokens, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -237,10 +123,38 @@ class FramedIds:
         """How many are the user's."""
         return len(self.ids) - self.head - self.tail
 
-    def part(self, kept: slice) -> Ids:
-        """`kept` of the user's tokens, with all of the operator's."""
+    def part(self, kept: slice, alone: bool = False) -> Ids:
+        """`kept` of the user's tokens, with all of the operator's unless `alone`."""
         end = len(self.ids) - self.tail
+        if alone:
+            return self.ids[self.head : end][kept]
         return np.concatenate([self.ids[: self.head], self.ids[self.head : end][kept], self.ids[end:]])
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where the tokens of a text stand in it: int [tokens], places in `text`, neither ever falling.
+
+    `given` are the places [characters + 1] of the text's characters in the one that the user gave; None: the same.
+    """
+
+    text: str
+    starts: npt.NDArray[np.intp]
+    ends: npt.NDArray[np.intp]
+    given: npt.NDArray[np.intp] | None = None
+
+    def span(self, part: slice) -> tuple[int, int]:
+        """The characters of the given text that these tokens stand for, without white space at the ends."""
+        start, end = int(self.starts[part.start]), int(self.ends[part.stop - 1])
+        read = self.text[start:end]
+        start, end = start + len(read) - len(read.lstrip()), end - len(read) + len(read.rstrip())
+        end = max(start, end)
+        return (start, end) if self.given is None else (int(self.given[start]), int(self.given[end]))
+
+
+def _cut(index: int, lost: Sequence[int], skipped: Sequence[int]) -> Cut | None:
+    gone = any(lost) or any(skipped)
+    return Cut(index, lost[0] if len(lost) == 2 else 0, lost[-1], sum(skipped)) if gone else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,17 +171,29 @@ class _Fitting:
 
     def prepared(self, text: str, is_document: bool) -> Text:
         """Cap at the ceiling, at the end that loses anyway."""
+        windows = self.policy.windows
+        if is_document and windows is not None:
+            most = None if windows.most is None or windows.select != "first" else windows.most * self.max_length
+            heads = [tokens for tokens in (most, self.policy.max_document_tokens) if tokens is not None]
+            return prepared(text, min(heads, default=len(text) + 1))
         from_head = self.policy.head(self.max_length, is_document) is not None
         return prepared(text, self.max_length, self.keep_tail and not from_head)
 
-    def tokens(self, index: int, texts: tuple[FramedIds, ...], skipped: tuple[int, ...]) -> Tokens:
-        """The input of pair `index`, cut where it must be; `skipped` characters of each text are not in `texts`."""
+    def tokens(
+        self, index: int, texts: tuple[FramedIds, ...], skipped: tuple[int, ...], located: Callable[[int], Located]
+    ) -> Tokens:
+        """The input of pair `index`, cut where it must be; `skipped` characters of each text are not in `texts`.
+
+        `located` tells where the tokens of a document stand, asked only where it is read in several windows.
+        """
         room = self.room - sum(text.head + text.tail for text in texts)
         # beside a template a short text may be part of a token that is the operator's too
         empty = tuple(frame.alone and not len(text) for frame, text in zip(self.frames, texts, strict=True))
         # A single text is a document: nothing else is in the window.
         heads = [self.policy.head(self.max_length, place == len(texts) - 1) for place in range(len(texts))]
-        if sum(map(len, texts)) <= room and not any(skipped) and not any(heads):
+        windows = self.policy.windows
+        one = windows is None or len(texts[-1]) <= (windows.tokens or room)
+        if one and sum(map(len, texts)) <= room and not any(skipped) and not any(heads):
             return Tokens(*self._filled([text.ids for text in texts]), None, empty)
         usable = [min(len(text), head or len(text)) for text, head in zip(texts, heads, strict=True)]
         if sum(usable) > room and room < len(texts):
@@ -276,6 +202,8 @@ class _Fitting:
             )
         beside = self.room - room + len(self.frames[0].behind) + len(self.frames[-1].before)
         parts = self.policy.parts(tuple(usable), room, self.keep_tail, (beside, texts[0].head + texts[0].tail))
+        if windows is not None:
+            return self._in_windows(windows, index, texts, parts, usable[-1], skipped, empty, located)
         lost = [len(text) - (part.stop - part.start) for text, part in zip(texts, parts, strict=True)]
         if self.policy.truncation == "error":
             # A head that was asked for is no loss.
@@ -285,10 +213,43 @@ class _Fitting:
                 beyond = f" and {unread} characters more" if unread else ""
                 over = max(0, sum(usable) - room)
                 raise TooLong(f"pair {index} has {total} tokens{beyond}, {over} more than fit", (index,))
-        gone = any(lost) or any(skipped)
-        cut = Cut(index, lost[0] if len(lost) == 2 else 0, lost[-1], sum(skipped)) if gone else None
         kept = [text.part(part) for text, part in zip(texts, parts, strict=True)]
-        return Tokens(*self._filled(kept), cut, empty)
+        return Tokens(*self._filled(kept), _cut(index, lost, skipped), empty)
+
+    def _in_windows(
+        self,
+        windows: Windows,
+        index: int,
+        texts: tuple[FramedIds, ...],
+        parts: tuple[slice, ...],
+        count: int,
+        skipped: tuple[int, ...],
+        empty: tuple[bool, ...],
+        located: Callable[[int], Located],
+    ) -> Tokens:
+        """The same, with the first `count` tokens of the document in as many inputs as it takes."""
+        beside, document = parts[:-1], texts[-1]
+        size = parts[-1].stop - parts[-1].start
+        size = min(size, windows.tokens or size)
+        read, spans = [slice(0, count)], [None]
+        if count > size:
+            place = located(index)
+            read = windows.parts(place.text, place.starts[:count], place.ends[:count], size)
+            own = document.part(slice(0, count), alone=True)
+            asked = texts[0].part(beside[0], alone=True) if beside else NO_IDS
+            read = [read[number] for number in windows.chosen(asked, [own[part] for part in read])]
+            spans = [place.span(part) for part in read]
+        seen = np.zeros(len(document), bool)
+        for part in read:
+            seen[part] = True
+        lost = [len(text) - (part.stop - part.start) for text, part in zip(texts, beside, strict=False)]
+        cut = _cut(index, [*lost, len(document) - int(seen.sum())], skipped)
+        query = [text.part(part) for text, part in zip(texts, beside, strict=False)]
+        first, *others = (
+            Tokens(*self._filled([*query, document.part(part)]), cut, empty, span)
+            for part, span in zip(read, spans, strict=True)
+        )
+        return replace(first, others=tuple(others)) if others else first
 
     def _filled(self, texts: Sequence[Ids]) -> tuple[Ids, Ids]:
         whole = [
@@ -321,9 +282,9 @@ class PairTokenizer(TextTokenizer):
         rules = fast.backend_tokenizer if identity else fast.backend_tokenizer.to_str()
         super().__init__(rules)
         self.cache = cache
-        self._identity = identity or identity_of(f"{fast.unk_token_id} {rules}")
+        self.identity = identity or identity_of(f"{fast.unk_token_id} {rules}")
         self._templates = {count: probe_template(self._tokenizer, count) for count in (1, 2)}
-        self._keep_tail = fast.truncation_side == "left"
+        self.keep_tail = fast.truncation_side == "left"
         # Unknown characters are honest: their token is no forgery.
         self._spelled = spelled_specials(self._tokenizer)
         self._spelled.pop(fast.unk_token_id, None)
@@ -358,24 +319,31 @@ class PairTokenizer(TextTokenizer):
         texts = [fitting.prepared(document, True) for document in documents]
         found = self._read_documents(texts, fitting.frames[1])
         skipped = [(unique[query].skipped, text.skipped) for query, text in zip(queries, texts, strict=True)]
-        return _inputs(fitting, ((read[query], ids) for query, ids in zip(queries, found, strict=True)), skipped)
+        located = self._locating(documents, texts, fitting.frames[1])
+        inputs = ((read[query], ids) for query, ids in zip(queries, found, strict=True))
+        return _inputs(fitting, inputs, skipped, located)
 
     def singles(self, texts: Sequence[str], max_length: int, truncation: Truncation | CutPolicy) -> list[Tokens]:
         """Tokens of inputs with one text each (the seed takes those too); raises as `pairs`."""
         fitting = self._fitting(1, max_length, truncation)
         ready = [fitting.prepared(text, True) for text in texts]
         found = self._read_documents(ready, NO_FRAME)
-        return _inputs(fitting, ((ids,) for ids in found), [(text.skipped,) for text in ready])
+        located = self._locating(texts, ready, NO_FRAME)
+        return _inputs(fitting, ((ids,) for ids in found), [(text.skipped,) for text in ready], located)
 
     def _fitting(
-        self, texts: int, max_length: int, truncation: Truncation | CutPolicy, around: PromptTemplate | None = None
+        self,
+        texts: int,
+        max_length: int,
+        truncation: Truncation | CutPolicy,
+        around: PromptTemplate | None = None,
     ) -> _Fitting:
         policy = policy_of(truncation)
         template, frames, document_first = self._templates[texts], (NO_FRAME,) * texts, False
         if around:
             template, frames, document_first = self._around(around), self.framed(around), around.document_first
         max_length = policy.window(max_length)
-        keep_tail = self._keep_tail if policy.keep_tail is None else policy.keep_tail
+        keep_tail = self.keep_tail if policy.keep_tail is None else policy.keep_tail
         room = max_length - template.added - sum(frame.fixed for frame in frames)
         fitting = _Fitting(template, frames, policy, keep_tail, max_length, room, document_first)
         fitting.check_room()
@@ -393,11 +361,34 @@ class PairTokenizer(TextTokenizer):
             for (_, begin, end), encoding in zip(pieces, encodings, strict=True):
                 yield self._parted(encoding, begin, end)
 
+    def _locating(self, given: Sequence[str], texts: Sequence[Text], frame: Frame) -> Callable[[int], Located]:
+        """Tells where the tokens of texts[index] stand in given[index]; each text is encoded once."""
+        known: dict[str, Located] = {}
+
+        def located(index: int) -> Located:
+            text = given[index]
+            if text not in known:
+                known[text] = self._located(text[: len(text) - texts[index].skipped], texts[index].value, frame)
+            return known[text]
+
+        return located
+
+    def _located(self, given: str, value: str, frame: Frame) -> Located:
+        tokenizer = self._inner() if frame.inner else self._tokenizer
+        piece, begin, end = (value, 0, len(value)) if frame.alone else frame.around(value)
+        encoding = tokenizer.encode(piece, add_special_tokens=False)
+        first, last = (0, len(encoding)) if frame.alone else _bounds(encoding, begin, end)
+        counts = [len(self._spelled.get(number, (number,))) for number in encoding.ids[first:last]]
+        # blanks at the ends may not be in the piece
+        shift = value.find(piece[begin:end]) - begin
+        offsets = np.array(encoding.offsets[first:last], np.intp).reshape(-1, 2).repeat(counts, axis=0) + shift
+        starts, ends = np.maximum.accumulate(offsets, axis=0).T
+        return Located(value, starts, ends, None if len(given) == len(value) else places_of_repaired(given))
+
     def _parted(self, encoding: Encoding, begin: int, end: int) -> FramedIds:
         """Tell the tokens of piece[begin:end] from those that have a character before or behind it."""
-        ids, offsets = ids_of(encoding.ids), encoding.offsets
-        first = next((place for place, (start, _) in enumerate(offsets) if start >= begin), len(ids)) if begin else 0
-        last = next((place for place in range(first, len(ids)) if offsets[place][1] > end), len(ids))
+        ids = ids_of(encoding.ids)
+        first, last = _bounds(encoding, begin, end)
         head, own, tail = (self._as_text(part) for part in (ids[:first], ids[first:last], ids[last:]))
         return FramedIds(np.concatenate([head, own, tail]), len(head), len(tail))
 
@@ -407,7 +398,7 @@ class PairTokenizer(TextTokenizer):
         if cache is None:
             yield from self._read(texts, frame)
             return
-        identity = self._identity if frame.alone else identity_of(f"{self._identity.hex()} {frame.around_user!r}")
+        identity = self.identity if frame.alone else identity_of(f"{self.identity.hex()} {frame.around_user!r}")
         for start in range(0, len(texts), ENCODE_CHUNK):
             chunk = texts[start : start + ENCODE_CHUNK]
             keys = cache.keys(identity, (text.value for text in chunk))
@@ -463,15 +454,25 @@ class PairTokenizer(TextTokenizer):
         return np.concatenate([self._spelled.get(int(number), ids_of([number])) for number in ids])
 
 
+def _bounds(encoding: Encoding, begin: int, end: int) -> tuple[int, int]:
+    """Which tokens have characters of piece[begin:end] alone."""
+    offsets = encoding.offsets
+    first = next((place for place, (start, _) in enumerate(offsets) if start >= begin), len(offsets)) if begin else 0
+    return first, next((place for place in range(first, len(offsets)) if offsets[place][1] > end), len(offsets))
+
+
 def _inputs(
-    fitting: _Fitting, texts: Iterator[tuple[FramedIds, ...]], skipped: Sequence[tuple[int, ...]]
+    fitting: _Fitting,
+    texts: Iterator[tuple[FramedIds, ...]],
+    skipped: Sequence[tuple[int, ...]],
+    located: Callable[[int], Located],
 ) -> list[Tokens]:
     """The inputs; where cutting is refused the error names all pairs that are too long."""
     made: list[Tokens] = []
     refused: list[TooLong] = []
     for index, (one, lost) in enumerate(zip(texts, skipped, strict=True)):
         try:
-            made.append(fitting.tokens(index, one, lost))
+            made.append(fitting.tokens(index, one, lost, located))
         except TooLong as error:
             refused.append(error)
     if refused:

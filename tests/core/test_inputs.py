@@ -19,7 +19,8 @@ from secondpass import CrossEncoder, Cut
 from secondpass.errors import InvalidInput, TooLong
 from secondpass.inputs import CutPolicy, Mark, Plain, PromptTemplate, policy_of
 from secondpass.text import Text
-from secondpass.tokens import PairTokenizer, TokenCache
+from secondpass.token_cache import TokenCache
+from secondpass.tokens import PairTokenizer
 from tests.tiny_models import ARCHITECTURES, LENGTH, make_folder, make_tokenizer
 
 

@@ -32,8 +32,8 @@ from secondpass.ranking import (
     rankings,
     relevance_logits,
 )
+from secondpass.record import CallRecord, Cut
 from secondpass.scoring import Scored
-from secondpass.tokens import CallRecord, Cut
 
 
 def test_ties_keep_the_callers_order() -> None:

@@ -20,8 +20,9 @@ from secondpass import CrossEncoder
 from secondpass.cross_encoder import CONSTRUCTOR
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.models.loading import LoadRequest, load
+from secondpass.record import CallRecord
 from secondpass.reranker import SCORING, Reranker, accepts_renamed, timed, warn_once
-from secondpass.tokens import CallRecord, TokenCache
+from secondpass.token_cache import TokenCache
 
 QUERY = "how to reset the password"
 DOCUMENTS = ["the cat sat", "reset the password", "a cold river"]

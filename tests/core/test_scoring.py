@@ -12,7 +12,8 @@ from secondpass import CrossEncoder, Cut
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.forwards.contract import Batch, Computation, Logits, batch_of
 from secondpass.scoring import Engine, Job, Window, batch_tokens
-from secondpass.tokens import TokenCache, Tokens
+from secondpass.token_cache import TokenCache
+from secondpass.tokens import Tokens
 
 WINDOW = Window(max_length=32, truncation="longest_first", max_batch_tokens=64, max_pairs=8)
 

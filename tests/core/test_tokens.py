@@ -18,7 +18,9 @@ from transformers import AutoTokenizer
 
 from secondpass.errors import InvalidInput
 from secondpass.inputs import cut_longest_first, cut_only_document
-from secondpass.tokens import ENTRY_BYTES, Cut, PairTokenizer, TextTokenizer, TokenCache, Tokens, identity_of
+from secondpass.record import Cut
+from secondpass.token_cache import ENTRY_BYTES, TokenCache, identity_of
+from secondpass.tokens import PairTokenizer, TextTokenizer, Tokens
 from tests.tiny_models import WORDS
 
 ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert", "deberta-v2")

@@ -17,8 +17,9 @@ from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory, Overloaded, SecondPassError
 from secondpass.forwards.contract import Computation, Logits
 from secondpass.merging.queue import Queue, QueuedJob, Share, columns, next_batch, score_shares
+from secondpass.record import Cut
 from secondpass.scoring import Scored, Spent
-from secondpass.tokens import Cut, Tokens
+from secondpass.tokens import Tokens
 from tests.merging.watched_forward import watched
 
 COMPUTATION = Computation("cpu", "float32", False, lambda inputs: np.zeros((len(inputs), 1), np.float32))

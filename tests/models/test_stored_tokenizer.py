@@ -30,7 +30,8 @@ from secondpass.models.limits import check_ids, limit_of, usable
 from secondpass.models.stored_tokenizer import OF_TYPE, ROLES, StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
 from secondpass.models.tokenizer import ends_with_padding, load_tokenizer
-from secondpass.tokens import PairTokenizer, TokenCache, Tokens
+from secondpass.token_cache import TokenCache
+from secondpass.tokens import PairTokenizer, Tokens
 from tests.tiny_models import ANGLES, BRACKETS, DEBERTA, Specials, byte_level, unigram, wordpiece
 
 NOT_USED = ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")

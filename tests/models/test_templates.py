@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import CutPolicy, Mark, ModelTemplate, Plain, PromptTemplate
 from secondpass.models.templates import families, template_for, template_of
-from secondpass.tokens import PairTokenizer, TokenCache
+from secondpass.token_cache import TokenCache
+from secondpass.tokens import PairTokenizer
 
 # ---- Tiny tokenizers with the pre-tokenisation and the special tokens of Qwen and Gemma.
 WORDS = ("yes", "no", "Yes", "cat", "Ġcat", "Ġthe", "Ġis", "query", "document", "Query", "Ġon", "assistant", "user")

@@ -20,7 +20,7 @@ from secondpass.serving import models
 from secondpass.serving.models import Models, load_models
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import ModelSource, Settings
-from secondpass.tokens import TokenCache
+from secondpass.token_cache import TokenCache
 
 
 def unwatched(*given: object) -> None:

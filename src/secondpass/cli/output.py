@@ -22,7 +22,7 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.lazy import without_torch
 
 if TYPE_CHECKING:
-    from secondpass.tokens import CallRecord
+    from secondpass.record import CallRecord
 
 # ---- Errors: one line on stderr and an exit code, never a traceback unless asked for.
 FAILED = 1

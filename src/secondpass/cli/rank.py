@@ -18,7 +18,7 @@ from secondpass.text import checked_query
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
-    from secondpass.tokens import CallRecord
+    from secondpass.record import CallRecord
 
 
 def rank(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Literal
 
@@ -108,6 +109,7 @@ def stored_forward(
     precision: Precision,
     samples: Callable[[], Sequence[Tokens]],
     types: bool,
+    digest: Callable[[], str],
 ) -> StoredForward | str:
     """The fastest forward of a described folder, or a sentence that says why torch has to compute it.
 
@@ -117,6 +119,7 @@ def stored_forward(
         precision: as of `module.ModelForward`; "auto" is decided once for an identity, instructions and threads.
         samples: makes the inputs by which "auto" judges; without any it is exact.
         types: whether the model reads the types of tokens.
+        digest: of all that the model is made of, for whoever keeps its logits.
     """
     missing = unsupported(encoder)
 
@@ -126,13 +129,13 @@ def stored_forward(
     choice = _remembered(ways, encoder.hidden, identity, samples) if precision == "auto" else precision
     compute = ways(choice)
     if not isinstance(compute, str):
-        return _forward(choice, compute, lambda: ways("fp32"), types)
+        return _forward(choice, compute, lambda: ways("fp32"), types, digest)
     if has_torch() or choice != "fp32":
         return compute
     from secondpass.forwards.plain import PlainEncoder
 
     own = PlainEncoder(encoder)
-    return _forward("fp32", own, lambda: own, types)
+    return _forward("fp32", own, lambda: own, types, digest)
 
 
 def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable[[], Sequence[Tokens]]) -> Settled:
@@ -152,7 +155,16 @@ def _remembered(ways: Ways, hidden: int, identity: str | None, samples: Callable
     return choice
 
 
-def _forward(choice: Settled, compute: Compute, exact: Callable[[], Compute | str], types: bool) -> StoredForward:
+def told_of(digest: str, compute: Compute, dtype: str) -> str:
+    """Stands for the logits that weights of this digest give: by which code, in which type, by which instructions."""
+    routine = getattr(compute, "instructions", "")
+    own = digest_of([native.LIBRARY]) if routine else ""
+    return f"{digest} {version('secondpass')} {type(compute).__name__} {own} {routine} {dtype}"
+
+
+def _forward(
+    choice: Settled, compute: Compute, exact: Callable[[], Compute | str], types: bool, digest: Callable[[], str]
+) -> StoredForward:
     lock, dtype = ForwardLock(), DTYPES[choice]
 
     def in_float32(inputs: Sequence[Tokens]) -> Logits:
@@ -165,5 +177,6 @@ def _forward(choice: Settled, compute: Compute, exact: Callable[[], Compute | st
         pads=False,
         logits=lock.around(apart(compute, types)),
         full_precision=None if dtype in FULL_PRECISION else lock.around(in_float32),
+        identity=cache(lambda: told_of(digest(), compute, dtype)),
     )
     return StoredForward(computation, lock)

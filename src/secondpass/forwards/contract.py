@@ -169,6 +169,8 @@ class Computation:
         full_precision: the same in float32, for a batch that overflows in less; None where `logits` is as exact.
         batching: which inputs may share a batch without changing each other's logits.
         shares_beginnings: what inputs of a batch begin with alike is computed once.
+        identity: stands for the weights and how they are computed, where that can be told: of equal ones logits are
+            equal for ever.
     """
 
     device: str
@@ -178,6 +180,7 @@ class Computation:
     full_precision: Compute | None = None
     batching: Batching = "any"
     shares_beginnings: bool = False
+    identity: Callable[[], str] | None = None
 
 
 class Forward(Protocol):

@@ -6,15 +6,17 @@ trained, moved, or given other weights, and the next call is computed from what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.forwards.choosing import DTYPES, Settled, apart, settled
+from secondpass.forwards.choosing import DTYPES, Settled, apart, settled, told_of
 from secondpass.forwards.contract import FULL_PRECISION, Batching, Computation, Compute, ForwardLock, Padding
 from secondpass.forwards.description import Array, mapped
 from secondpass.forwards.families import describe, family_of
@@ -132,6 +134,16 @@ def described(model: Any) -> Described | None:
     return None if family is None or weights is None else Described(family, weights)
 
 
+def _digest(model: Any) -> str:
+    """Of a model's class, config and numbers; it reads them all."""
+    whole = hashlib.sha256(f"{type(model).__qualname__} {model.config.to_json_string()}".encode())
+    for name, value in model.state_dict().items():
+        whole.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        numbers = value.detach().cpu().contiguous().reshape(-1)
+        whole.update(memoryview(numbers.view(torch.uint8).numpy()) if numbers.numel() else b"")
+    return whole.hexdigest()
+
+
 class ModelForward:
     """The fastest forward of a model in the precision asked for, one batch at a time.
 
@@ -234,7 +246,15 @@ class ModelForward:
             full_precision=None if dtype in FULL_PRECISION else self._lock.around(full_precision),
             batching=batching,
             shares_beginnings=getattr(compute, "shares_beginnings", False),
+            identity=self._identity(chosen if compute is None else compute, dtype),
         )
+
+    def _identity(self, compute: Compute, dtype: str) -> Callable[[], str] | None:
+        """None for a model with hooks, of which nobody knows what they do."""
+        model = self._model
+        if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
+            return None
+        return cache(lambda: told_of(f"{_digest(model)} {self._names}", compute, f"{dtype} on {model.device}"))
 
     def _batching(self) -> Batching:
         """Which inputs may share a batch of transformers' own forward."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from secondpass.errors import InvalidInput, Overloaded, SecondPassError
 from secondpass.forwards.contract import Computation, Logits
 from secondpass.inputs import CutPolicy
-from secondpass.scoring import Job, Scored, Spent, score_rows
+from secondpass.scoring import Job, Reading, Scored, Spent, score_rows
 from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
 
@@ -30,10 +31,11 @@ def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
 
 
 class QueuedJob(Job):
-    """A job that waits for others: it has a time of arrival, a deadline and a future.
+    """A job that waits for others: it has a time of arrival, a deadline or a budget, and a future.
 
-    Whoever changes `waiting` or asks `complete` holds the lock of the queue; logits are written by the one thread that
-    scores.
+    When its deadline passes it has failed; when its budget is spent it is answered with what is scored by then, and its
+    pairs are scored in their order. Whoever changes `waiting` or asks `complete` holds the lock of the queue; logits
+    are written by the one thread that scores.
     """
 
     def __init__(
@@ -43,14 +45,17 @@ class QueuedJob(Job):
         deadline_s: float | None,
         cut: CutPolicy | None = None,
         instruction: str | None = None,
+        budget_s: float | None = None,
+        reading: Reading | None = None,
     ) -> None:
-        super().__init__((queries, documents))
+        super().__init__((queries, documents), reading)
         self.queries = queries
         self.documents = documents
         self.arrived = time.monotonic()
         self.deadline_s = deadline_s
         self.cut = cut
         self.instruction = instruction
+        self.budget_s = budget_s
         self.future: Future[Scored] = Future()
         self.settled = False
         self.held_tokens = 0
@@ -62,22 +67,32 @@ class QueuedJob(Job):
         """Whether its deadline has passed."""
         return self.deadline_s is not None and time.monotonic() > self.arrived + self.deadline_s
 
+    @property
+    def left_s(self) -> float:
+        """Seconds of its budget that are left; infinity without one."""
+        return math.inf if self.budget_s is None else self.arrived + self.budget_s - time.monotonic()
+
+    def spent(self, seconds_per_token: float) -> bool:
+        """Whether its budget has no room for the next row, or for waiting for one; what is complete has none left."""
+        row = len(self.tokens[self.waiting[-1]]) if self.waiting else 0
+        return self.left_s < row * seconds_per_token or self.left_s <= 0
+
     def add(self, piece: Sequence[Tokens], seconds: float) -> None:
-        """Take the tokens of the next pairs; the longest waiting row is last then."""
+        """Take the tokens of the next pairs; the next row is last then: the longest, or with a budget the first."""
         super().add(piece, seconds)
-        self.waiting.sort(key=lambda row: len(self.tokens[row]))
+        self.waiting.sort(key=lambda row: len(self.tokens[row]) if self.budget_s is None else -row)
         self._ready = self._ready or time.monotonic()
 
     def take(self, room: int, padded: bool) -> tuple[int, ...]:
-        """Rows for a batch, longest first, of no more than `room` tokens together, or places where they get padded."""
+        """Rows for a batch, the next first, of no more than `room` tokens together, or places where they get padded."""
         rows: list[int] = []
+        longest = taken = 0
         while self.waiting:
             length = len(self.tokens[self.waiting[-1]])
-            cost = len(self.tokens[rows[0]]) if padded and rows else length
-            if cost > room:
+            longest, taken = max(longest, length), taken + length
+            if (longest * (len(rows) + 1) if padded else taken) > room:
                 break
             rows.append(self.waiting.pop())
-            room -= cost
             self.waiting_tokens -= length
         if rows and not self.begun:
             self.begun = time.monotonic()
@@ -181,8 +196,8 @@ class Queue:
             return True
 
     def rows_wait(self) -> bool:
-        """Whether there is anything to score; asked under the lock."""
-        return any(call.waiting for call in self.calls)
+        """Whether there is anything to score, or a budget has been spent; asked under the lock."""
+        return any(call.waiting or call.spent(0.0) for call in self.calls)
 
     def abandon(self, error: Exception) -> None:
         """Give every call this error."""
@@ -214,7 +229,7 @@ class Queue:
 # as it would have taken alone, no newcomer is ahead of it.
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The rows of one call in a batch, longest first."""
+    """The rows of one call in a batch, the next first."""
 
     call: QueuedJob
     rows: tuple[int, ...]
@@ -236,13 +251,16 @@ def next_batch(calls: Iterable[QueuedJob], budget: int, padded: bool, seconds_pe
     """
     ready = [call for call in calls if call.waiting]
     ready.sort(key=lambda call: call.arrived + seconds_per_token * call.remaining_tokens)
+    left = min((call.left_s for call in ready), default=math.inf)
     shares: list[Share] = []
-    room = budget
+    # a batch ends before the next budget does
+    room = budget if left == math.inf or not seconds_per_token else min(budget, max(1, int(left / seconds_per_token)))
     for call in ready:
-        longest = len(call.tokens[call.waiting[-1]])
-        rows = call.take(room if shares else max(room, longest), padded)
+        first = len(call.tokens[call.waiting[-1]])
+        rows = call.take(room if shares else max(room, first), padded)
         if rows:
             shares.append(Share(call, rows))
+            longest = max(len(call.tokens[row]) for row in rows)
             room -= longest * len(rows) if padded else shares[-1].tokens
     return shares
 

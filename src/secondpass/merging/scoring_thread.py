@@ -125,8 +125,11 @@ class ScoringThread:
         """The next batch among calls that came before the model was `asked`: later ones want to know it as it is."""
         with self._queue.changed:
             late = [call for call in self._queue.calls if call.late]
+            spent = [call for call in self._queue.calls if call.spent(self.seconds_per_token)]
         for call in late:
             self._queue.settle(call, too_late(call))
+        for call in spent:
+            self._queue.settle(call, call.scored(computation, self._reranker.num_labels))
         with self._queue.changed:
             calls = [call for call in self._queue.calls if call.arrived <= asked]
             return next_batch(calls, budget, computation.pads, self.seconds_per_token)

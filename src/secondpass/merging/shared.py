@@ -102,6 +102,7 @@ class SharedReranker:
         deadline_s: float | None = None,
         cut: CutPolicy | None = None,
         instruction: str | None = None,
+        budget_s: float | None = None,
     ) -> Future[Scored]:
         """Tokenise the pairs (queries[i], documents[i]) in this thread and queue them; texts are taken as they are.
 
@@ -111,6 +112,8 @@ class SharedReranker:
             deadline_s: seconds from now for which the answer is wanted; pairs not begun by then are dropped.
             cut: what is read of a pair that is too long; None takes the model's `truncation`.
             instruction: what the model is told to look for, as in `CrossEncoder.predict`.
+            budget_s: seconds from now after which the answer is what is scored by then (`Scored.read`), no later than
+                by one batch; pairs are scored in their order.
 
         Returns:
             A future of the answer. `cancel()` succeeds until the answer is there: what is not begun is not done. Its
@@ -122,7 +125,7 @@ class SharedReranker:
             Overloaded: too much is waiting already; nothing was begun.
             SecondPassError: this object or the model is closed.
         """
-        call = self._accepted(queries, documents, deadline_s, cut, instruction)
+        call = self._accepted(queries, documents, deadline_s, cut, instruction, budget_s)
         try:
             while self._advance(call):
                 pass
@@ -139,6 +142,7 @@ class SharedReranker:
         deadline_s: float | None = None,
         cut: CutPolicy | None = None,
         instruction: str | None = None,
+        budget_s: float | None = None,
     ) -> Scored:
         """The same for coroutines of any event loop; a cancelled task takes its work back.
 
@@ -146,7 +150,7 @@ class SharedReranker:
             InvalidInput, Overloaded, DeadlineExceeded, NonFiniteScore, OutOfMemory, SecondPassError: as `submit` and
                 its future.
         """
-        call = self._accepted(queries, documents, deadline_s, cut, instruction)
+        call = self._accepted(queries, documents, deadline_s, cut, instruction, budget_s)
         answer = asyncio.wrap_future(call.future)
         self._advance_in_pool(call)
         try:
@@ -179,10 +183,14 @@ class SharedReranker:
         deadline_s: float | None,
         cut: CutPolicy | None,
         instruction: str | None,
+        budget_s: float | None,
     ) -> QueuedJob:
-        if deadline_s is not None and not deadline_s > 0:
-            raise InvalidInput(f"deadline_s={deadline_s!r} is not above 0")
-        call = QueuedJob(*columns(queries, documents), deadline_s, cut, instruction)
+        for name, seconds in (("deadline_s", deadline_s), ("budget_s", budget_s)):
+            if seconds is not None and not seconds > 0:
+                raise InvalidInput(f"{name}={seconds!r} is not above 0")
+        texts = columns(queries, documents)
+        reading = self.reranker.reading_of(texts, cut, instruction)
+        call = QueuedJob(*texts, deadline_s, cut, instruction, budget_s, reading)
         self._queue.accept(call)
         return call
 
@@ -193,18 +201,18 @@ class SharedReranker:
         if call.settled:
             return False
         began = time.perf_counter()
-        piece = self._tokens(call, len(call.tokens))
+        piece = self._tokens(call) if call.untokenised else []
         if not self._queue.add(call, piece, time.perf_counter() - began):
             return False
         self._scoring.wake(call)
         return call.untokenised > 0
 
-    def _tokens(self, call: QueuedJob, start: int) -> list[Tokens]:
-        piece, made = slice(start, start + PIECE), self.reranker.tokens
+    def _tokens(self, call: QueuedJob) -> list[Tokens]:
+        made = self.reranker.tokens
         try:
-            return made(call.queries[piece], call.documents[piece], cut=call.cut, instruction=call.instruction)
+            return made(*call.next_texts(PIECE), cut=call.cut, instruction=call.instruction)
         except InvalidInput:
-            if len(call) > PIECE:
+            if len(call) > PIECE or len(call.asked) < len(call):
                 # The message counts from the piece's start: let the whole call name the pairs.
                 made(call.queries, call.documents, cut=call.cut, instruction=call.instruction)
             raise

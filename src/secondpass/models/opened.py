@@ -49,7 +49,7 @@ def stored_engine(stored: StoredModel, precision: Precision | None) -> Engine | 
     types = "token_type_ids" in stored.tokenizer.model_input_names
     wanted: Precision = precision or "fp32"
     forward = stored_forward(
-        stored.encoder, stored.identity, wanted, lambda: _samples(engine, stored.token_limit), types
+        stored.encoder, stored.identity, wanted, lambda: _samples(engine, stored.token_limit), types, stored.digest
     )
     if not isinstance(forward, str):
         engine.forward = forward

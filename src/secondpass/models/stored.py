@@ -5,6 +5,7 @@ What is read here is what `models.loading` would make of the same folder; wherev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -230,6 +231,16 @@ class StoredModel:
     def name(self) -> str:
         """What was asked for."""
         return str(self.request.source)
+
+    def digest(self) -> str:
+        """Stands for all that the model is made of, and how we read it; every file is read where none was known."""
+        if self.identity is not None:
+            return self.identity
+        whole = hashlib.sha256(digest_of(READERS).encode())
+        for name in self.files.names():
+            whole.update(f"{name} {self.files.size(name)} ".encode())
+            whole.update(self.files.bytes_of(name, 0, self.files.size(name)))
+        return whole.hexdigest()
 
     def build(self, reason: str) -> Loaded:
         """The same model of torch, for a `reason`; raises MissingExtra where torch is not installed."""

@@ -18,7 +18,7 @@ from secondpass.models.weights import stored_weights
 from secondpass.reranker import Reranker
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
-from secondpass.tokens import TokenCache
+from secondpass.token_cache import TokenCache
 
 Watch = Callable[[str, MergedBatch], object]
 

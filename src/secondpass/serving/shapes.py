@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from secondpass.record import Cut
 from secondpass.serving.problems import invalid
-from secondpass.tokens import Cut
 
 FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 # Something beside the usual characters that show nothing, in a pattern short enough for whoever makes texts by it and

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from secondpass.merging import MergedBatch
 from secondpass.serving.models import Models
 from secondpass.serving.problems import CLIENT_GONE, overloaded, stopping
-from secondpass.tokens import TokenCache
+from secondpass.token_cache import TokenCache
 
 # Requests that begin in one round of the event loop.
 AT_ONCE = 8

@@ -74,6 +74,11 @@ class KernelEncoder:
         # Memory of calls that ended; popping and appending are atomic.
         self._spare: list[Bytes] = []
 
+    @property
+    def instructions(self) -> str:
+        """Of the processor, by which it computes."""
+        return self._routine.instructions
+
     def __copy__(self) -> KernelEncoder:
         return KernelEncoder(self._weights)
 

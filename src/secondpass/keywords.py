@@ -1,0 +1,131 @@
+"""The keywords of calls, under the names that each generation of sentence-transformers gave them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar
+
+from secondpass.activations import Activation
+from secondpass.forwards.precision import Precision
+from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
+from secondpass.record import CallRecord
+from secondpass.windows import Windows
+
+if TYPE_CHECKING:
+    import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# The names that sentence-transformers 4 to 6 gave to the same arguments, accepted as keywords.
+SCORING = {"inputs": "sentences", "activation_fn": "activation_fct"}
+CONSTRUCTOR = {
+    "model_name_or_path": "model_name",
+    "model_kwargs": "automodel_args",
+    "tokenizer_kwargs": "tokenizer_args",
+    "processor_kwargs": "tokenizer_args",
+    "config_kwargs": "config_args",
+    "cache_folder": "cache_dir",
+    "activation_fn": "default_activation_function",
+    "max_seq_length": "max_length",
+}
+
+
+class Construction(TypedDict, total=False):
+    """Keywords of `CrossEncoder` as sentence-transformers 6 names them, and our own."""
+
+    num_labels: int | None
+    max_length: int | None
+    max_seq_length: int | None
+    device: str | torch.device | None
+    model_kwargs: dict[str, Any] | None
+    tokenizer_kwargs: dict[str, Any] | None
+    processor_kwargs: dict[str, Any] | None
+    config_kwargs: dict[str, Any] | None
+    cache_folder: str | None
+    trust_remote_code: bool
+    revision: str | None
+    local_files_only: bool
+    activation_fn: Activation | None
+    classifier_dropout: float | None
+    truncation: Truncation | Windows | None
+    max_batch_tokens: int | None
+    max_documents: int | None
+    token: str | None
+    precision: Precision | None
+    template: str | PromptTemplate | ModelTemplate | None
+    true_token: str | None
+    false_token: str | None
+    instruction: str | None
+
+
+class Newer(TypedDict, total=False):
+    """Keywords that `rank` and `rank_many` take beside their signature."""
+
+    activation_fn: Activation | None
+
+
+class CallOptions(TypedDict, total=False):
+    """What `predict` takes by keyword only."""
+
+    prompt: str | None
+    prompt_name: str | None
+    instruction: str | None
+    pool: None
+    chunk_size: None
+    device: str | torch.device | None
+    records: list[CallRecord] | None
+    truncation: Truncation | Windows | None
+
+
+class Scoring(CallOptions, Newer, total=False):
+    """All keywords of `predict` but those that decide about the returned type."""
+
+    batch_size: int
+    show_progress_bar: bool | None
+    num_workers: int
+    activation_fct: Activation | None
+    apply_softmax: bool
+
+
+class AnyScoring(Scoring, total=False):
+    """`Scoring` with those two, where the type is not told."""
+
+    convert_to_numpy: bool
+    convert_to_tensor: bool
+
+
+def accepts_renamed(names: dict[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function be called with new names (keys) for its parameters (values).
+
+    Its signature may have `**newer` for type checkers, which is always empty when it is called.
+
+    Raises (when called):
+        TypeError: both names of one parameter are given, or a name that is none.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = inspect.signature(function).parameters.keys() - {"newer"}
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for new, old in names.items():
+                if new in kwargs:
+                    if old in kwargs:
+                        raise TypeError(f"{function.__qualname__}() got both {old!r} and {new!r}, its newer name")
+                    kwargs[old] = kwargs.pop(new)
+            if not kwargs.keys() <= known:
+                name = min(kwargs.keys() - known)
+                raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}")
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def accepts_overloads(names: dict[str, str]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """The same for a function whose overloads tell type checkers which arguments it takes."""
+    return accepts_renamed(names)
