@@ -10,20 +10,36 @@ if TYPE_CHECKING:
     from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
     from secondpass.record import CallRecord, Cut
+    from secondpass.score_cache import ScoreCache
+    from secondpass.windows import Passage, Windows
 
-__all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "PromptTemplate", "Ranked", "Ranking"]
+__all__ = [
+    "CallRecord",
+    "CrossEncoder",
+    "Cut",
+    "InputExample",
+    "Passage",
+    "PromptTemplate",
+    "Ranked",
+    "Ranking",
+    "ScoreCache",
+    "Windows",
+]
 __version__ = "0.1.0"
 
 __getattr__ = lazily(
     __name__,
     {
-        "CallRecord": "tokens",
+        "CallRecord": "record",
         "CrossEncoder": "cross_encoder",
-        "Cut": "tokens",
+        "Cut": "record",
         "InputExample": "evaluation.pairs.evaluator",
+        "Passage": "windows",
         "PromptTemplate": "inputs",
         "Ranked": "ranking",
         "Ranking": "ranking",
+        "ScoreCache": "score_cache",
+        "Windows": "windows",
     },
 )
 
