@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from secondpass.evaluation.pairs.evaluator import InputExample
     from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
+    from secondpass.score_cache import ScoreCache
     from secondpass.tokens import CallRecord, Cut
 
-__all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "PromptTemplate", "Ranked", "Ranking"]
+__all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "PromptTemplate", "Ranked", "Ranking", "ScoreCache"]
 __version__ = "0.1.0"
 
 __getattr__ = lazily(
@@ -24,6 +25,7 @@ __getattr__ = lazily(
         "PromptTemplate": "inputs",
         "Ranked": "ranking",
         "Ranking": "ranking",
+        "ScoreCache": "score_cache",
     },
 )
 
