@@ -169,22 +169,22 @@ class ScoreCache:
     def __init__(self, path: str | os.PathLike[str] | None = None, max_bytes: int = 256 * 2**20) -> None:
         import sqlite3  # a start needs none
 
-        if positive_int(max_bytes, "max_bytes") < SMALLEST:
+        self.max_bytes = max_bytes = positive_int(max_bytes, "max_bytes")
+        if max_bytes < SMALLEST:
             raise InvalidInput(f"max_bytes={max_bytes} is less than {SMALLEST}")
         self._sqlite: Any = sqlite3
-        self.max_bytes = max_bytes
         self.path = None if path is None else _absolute(path)
         self.hits = self.misses = self.errors = 0
-        # The log is emptied where it has an eighth of the file's pages, at most TRANSACTION_PAGES; one transaction
+        # The log is emptied where it has half of the file's pages, at most TRANSACTION_PAGES; one transaction
         # comes on top, and 64 KiB for the index of the log.
         room = max_bytes - 2**16
-        self._pages = max(8 * room // (8 * PAGE + 9 * FRAME), (room - 2 * TRANSACTION_PAGES * FRAME) // PAGE)
-        self._log_bytes = FRAME * min(self._pages // 8, TRANSACTION_PAGES)
+        self._pages = max(2 * room // (2 * PAGE + 3 * FRAME), (room - 2 * TRANSACTION_PAGES * FRAME) // PAGE)
+        self._log_bytes = FRAME * min(self._pages // 2, TRANSACTION_PAGES)
         self._is_ours = False
         self._file, self._identity = ":memory:" if self.path is None else str(self.path), (0, 0)
         self._used: set[bytes] = set()  # rows of the older half that were read
         self._rests = {False: 0.0, True: 0.0}
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[str] = set()
         with _LOCK:
             _CACHES.add(self)
             try:
@@ -238,20 +238,15 @@ class ScoreCache:
         Raises:
             InvalidInput: a logit is not finite, or a key has not 16 to 32 bytes.
         """
-        most = self._pages * PAGE // 32
-        made = [_row(place, key, kept) for place, (key, kept) in enumerate(entries)]
-        rows: list[Row] = []
-        size = 0
-        for row in made:
-            own = ROW_BYTES + len(row[2] or b"")
-            if rows and (len(rows) == BATCH or size + own > min(most, BATCH * 1024)):
-                self._guarded(lambda connection, part=(rows, size): self._write(connection, *part), writes=True)
-                rows, size = [], 0
-            if own <= most:
-                rows.append(row)
-                size += own
-        if rows:
-            self._guarded(lambda connection: self._write(connection, rows, size), writes=True)
+        most = min(self._pages * PAGE // 32, BATCH * 1024)
+        rows = [_row(place, key, kept) for place, (key, kept) in enumerate(entries)]
+        sizes = [ROW_BYTES + len(row[2] or b"") for row in rows]
+        rows = [row for row, size in zip(rows, sizes, strict=True) if size <= most]
+        largest = max((size for size in sizes if size <= most), default=most)
+        step = min(BATCH, most // largest)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            self._guarded(lambda connection, part=part: self._write(connection, part, len(part) * largest), writes=True)
 
     def close(self) -> None:
         """Let go of the memory or of the file, which is opened again when it is asked again."""
@@ -274,7 +269,7 @@ class ScoreCache:
         for key, logit, rest, mark, number in connection.execute(query, keys).fetchall():
             kept = _kept(key, logit, rest, mark)
             if kept is None:
-                self._tell("a row is not as it was written", ("row", 0))
+                self._tell("a row is not as it was written")
                 continue
             known[key] = kept
             if number < middle:
@@ -306,8 +301,8 @@ class ScoreCache:
                 if lacking:
                     oldest = "select max(id) from (select id from scores order by id limit ?)"
                     connection.execute(f"delete from scores where id <= ({oldest})", (BATCH,))  # noqa: S608
-                if held > self._pages:
-                    connection.execute(f"pragma incremental_vacuum({BATCH})").fetchall()
+                for _ in range(min(BATCH, held - self._pages)):
+                    connection.execute("pragma incremental_vacuum(1)")
 
     @contextmanager
     def _transaction(self, connection: Any) -> Iterator[None]:
@@ -343,22 +338,22 @@ class ScoreCache:
 
     def _failed(self, error: Exception, writes: bool) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        self._tell(str(error), (type(error).__name__, code))
+        self._tell(str(error))
         if code in DAMAGED and self._is_ours:
             self._disconnect()
-            if self._identity == _stat(self._file)[:2]:
-                for part in PARTS:
-                    with suppress(OSError):
-                        os.unlink(f"{self._file}{part}")
+            with suppress(OSError), _alone(Path(self._file).parent):
+                if self._identity == _stat(self._file)[:2]:
+                    for part in PARTS:
+                        Path(f"{self._file}{part}").unlink(missing_ok=True)
             return
         if code not in {BUSY, FULL}:
             self._disconnect()
         self._rests[writes] = time.monotonic() + REST_S
 
-    def _tell(self, reason: str, kind: tuple[str, int]) -> None:
+    def _tell(self, reason: str) -> None:
         self.errors += 1
-        if kind not in self._told:
-            self._told.add(kind)
+        if reason not in self._told:
+            self._told.add(reason)
             logger.warning("%s: what it does not give is scored: %s", self, reason)
 
     def _opened(self) -> Any:
@@ -371,15 +366,15 @@ class ScoreCache:
         return self._connection
 
     def _connect(self) -> Any:
-        self._is_ours = False
         if self.path is not None:
             self._make(self.path)
-        self._identity = _stat(self._file)[:2]
+        before, self._identity = self._identity, _stat(self._file)[:2]
+        self._is_ours = self._is_ours and self._identity == before
         connection = self._sqlite.connect(self._file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             for statement in () if self.path is not None else SCHEMA:
                 connection.execute(statement)
-            self._is_ours = _first(connection, "pragma application_id") == OURS
+            self._is_ours = self._is_ours or _first(connection, "pragma application_id") == OURS
             version = _first(connection, "pragma user_version")
             if not self._is_ours:
                 raise InvalidInput(f"path={self._file!r} is no score cache: it is another program's database")
@@ -414,21 +409,29 @@ class ScoreCache:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (NotADirectoryError, FileExistsError) as error:
             raise InvalidInput(f"path={self._file!r} cannot be made: {error}") from None
-        folder = os.open(path.parent, os.O_RDONLY)
-        number, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            os.close(number)
-            with closing(self._sqlite.connect(made, isolation_level=None)) as connection:
-                for statement in SCHEMA:
-                    connection.execute(statement)
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            if not _stat(self._file)[2]:
-                for part in PARTS[1:]:
-                    Path(f"{path}{part}").unlink(missing_ok=True)  # the log of a file that somebody deleted
+        with _alone(path.parent):
+            if _stat(self._file)[2]:
+                return
+            for part in PARTS[1:]:
+                Path(f"{path}{part}").unlink(missing_ok=True)  # the log of a file that somebody deleted
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+                made = os.path.join(folder, path.name)
+                with closing(self._sqlite.connect(made, isolation_level=None)) as connection:
+                    for statement in SCHEMA:
+                        connection.execute(statement)
+                os.chmod(made, 0o600)
                 os.rename(made, path)
-        finally:
-            Path(made).unlink(missing_ok=True)
-            os.close(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While no other process makes or deletes a cache there."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def _absolute(path: object) -> Path:
