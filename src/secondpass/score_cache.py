@@ -119,6 +119,7 @@ OURS, VERSION = int.from_bytes(b"2ps1", "big"), 1
 SCHEMA = (
     "pragma auto_vacuum = incremental",
     "pragma journal_mode = wal",
+    "begin",
     """create table scores (
     id integer primary key, -- the rows used last have the largest
     key blob not null unique check(typeof(key) = 'blob' and length(key) between 16 and 32),
@@ -127,6 +128,7 @@ SCHEMA = (
     mark blob not null)""",
     f"pragma application_id = {OURS}",
     f"pragma user_version = {VERSION}",
+    "commit",
 )
 SETTINGS = ("synchronous = normal", "wal_autocheckpoint = 0", "cache_spill = off", "cell_size_check = on")
 BUSY_S = 10.0  # how long another process may write before we go on without
@@ -209,13 +211,13 @@ class ScoreCache:
             self._disconnect()
 
     def __len__(self) -> int:
-        return self._guarded(lambda connection: int(_first(connection, "select count(*) from scores"))) or 0
+        return self._guarded(_first, "select count(*) from scores") or 0
 
     @property
     def bytes_held(self) -> int:
         """Of memory, or of disk."""
         if self.path is None:
-            return self._guarded(lambda connection: PAGE * _first(connection, "pragma page_count")) or 0
+            return PAGE * (self._guarded(_first, "pragma page_count") or 0)
         return sum(_stat(f"{self._file}{part}")[2] for part in PARTS)
 
     def find(self, keys: Sequence[bytes]) -> list[Kept | None]:
@@ -223,7 +225,7 @@ class ScoreCache:
         known: dict[bytes, Kept] = {}
         for start in range(0, len(keys), BATCH):
             part = keys[start : start + BATCH]
-            self._guarded(lambda connection, part=part: self._read(connection, part, known))
+            self._guarded(self._read, part, known)
         if len(self._used) >= BATCH:
             self._guarded(self._renew, writes=True)
         found = [known.get(key) for key in keys]
@@ -246,7 +248,7 @@ class ScoreCache:
         step = min(BATCH, most // largest)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            self._guarded(lambda connection, part=part: self._write(connection, part, len(part) * largest), writes=True)
+            self._guarded(self._write, part, len(part) * largest, writes=True)
 
     def close(self) -> None:
         """Let go of the memory or of the file, which is opened again when it is asked again."""
@@ -325,13 +327,13 @@ class ScoreCache:
 
     # -- the file, and what goes wrong with it
 
-    def _guarded(self, work: Callable[[Any], Found], writes: bool = False) -> Found | None:
+    def _guarded(self, work: Callable[..., Found], *given: Any, writes: bool = False) -> Found | None:
         """Do it, or go on without."""
         with _LOCK:
             if time.monotonic() < self._rests[writes]:
                 return None
             try:
-                return work(self._opened())
+                return work(self._opened(), *given)
             except (self._sqlite.Error, OSError, InvalidInput) as error:
                 self._failed(error, writes)
                 return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import logging
 import os
 import pickle
@@ -12,6 +13,7 @@ import resource
 import sqlite3
 import stat
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -29,7 +31,7 @@ from secondpass.score_cache import Kept, ScoreCache, score_keys
 from tests import fork_server
 
 MB = 2**20
-KILLS = int(os.environ.get("SECONDPASS_KILLS", "5"))
+KILLS = int(os.environ.get("SECONDPASS_KILLS", "3"))
 PARTS = ("", "-wal", "-shm")
 
 
@@ -109,14 +111,14 @@ ROWS = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(rows=st.lists(ROWS, min_size=1, max_size=20))
 def test_what_is_found_is_what_was_kept_to_the_last_bit(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Kept]
 ) -> None:
     """In memory and by the next one who opens the file; -0.0, the smallest and the largest float too."""
     rows += [Kept((number,)) for number in (-0.0, 0.0, 1e-45, -3.4028234663852886e38)]
-    path = tmp_path_factory.mktemp("rows") / "scores.db"
+    path = tmp_path_factory.getbasetemp() / "rows.db"
     keys = keys_of("query", len(rows))
     with ScoreCache() as memory, ScoreCache(path) as file:
         for cache in (memory, file):
@@ -124,7 +126,7 @@ def test_what_is_found_is_what_was_kept_to_the_last_bit(
         file.close()
         for cache in (memory, file):
             assert list(map(repr, cache.find(keys))) == list(map(repr, rows))
-            assert (cache.hits, cache.misses, cache.errors, len(cache)) == (len(rows), 0, 0, len(rows))
+            assert (cache.hits, cache.misses, cache.errors) == (len(rows), 0, 0)
             assert cache.find([keys[0], b"0" * 16, keys[0]]) == [rows[0], None, rows[0]]
             assert (cache.hits, cache.misses) == (len(rows) + 2, 1)
 
@@ -176,7 +178,7 @@ def test_the_bound_holds_and_what_was_used_longest_ago_goes(cache: ScoreCache, s
     """The log and its index count; keys without any order take more room; what is read again and again stays."""
     fill(cache, ["read always", "never read"])
     draw, peak = random.Random(0), 0
-    for number in range(100):
+    for number in range(50):
         keys = [draw.randbytes(24) for _ in range(150)] if scattered else keys_of(f"query {number}", 150)
         cache.keep([(key, right(key)) for key in keys])
         assert cache.find(keys) == [right(key) for key in keys]
@@ -212,22 +214,21 @@ def test_a_smaller_bound_shrinks_the_file(tmp_path: Path) -> None:
         assert not holds(cache, "query 0")
 
 
-def test_reading_hardly_ever_writes(tmp_path: Path) -> None:
+def test_reading_hardly_ever_writes(cache: ScoreCache) -> None:
     """Nothing while there is room, and a row at most once while half of the cache is written."""
-    with ScoreCache(tmp_path / "scores.db", max_bytes=MB) as cache, raw(tmp_path / "scores.db") as other:
-        fill(cache, ["early"])
-        written = [_changes(other)]
-        for number in range(60):
-            fill(cache, [f"query {number}"])
-            written.append(_changes(other))
-            for _ in range(20):
-                assert holds(cache, "early")
-        # a change for each fill; those of making room and of being made new are few
-        assert written[-1] - written[0] < 60 * 5
+    fill(cache, ["early"])
+    for number in range(40):
+        fill(cache, [f"query {number}"])
+        for _ in range(4):
+            assert holds(cache, "early")
+        if number == 8:
+            assert _numbered(cache) == 10 * 100
+    assert 42 * 100 <= _numbered(cache) <= 48 * 100
 
 
-def _changes(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("select coalesce(max(id), 0) from scores").fetchone()[0]) // 100
+def _numbered(cache: ScoreCache) -> int:
+    """How many rows were written so far, again or for the first time."""
+    return int(cache._connection.execute("select max(id) from scores").fetchone()[0])
 
 
 def test_a_process_that_reads_an_old_state_does_not_let_the_log_grow(
@@ -252,10 +253,12 @@ def test_a_process_that_reads_an_old_state_does_not_let_the_log_grow(
 
 # ---- many users
 
-WORK = """
-import random, sys
-from secondpass.score_cache import ScoreCache
-from tests.core.test_score_cache import keys_of, right
+WORK = f"""
+from __future__ import annotations
+import random, struct, sys
+from secondpass.score_cache import Kept, ScoreCache, score_keys
+{inspect.getsource(right)}
+{inspect.getsource(keys_of)}
 path, seed, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 draw, found = random.Random(seed), 0
 with ScoreCache(path, max_bytes=2**20) as cache:
@@ -278,10 +281,9 @@ def test_eight_processes_of_which_some_are_killed(tmp_path: Path) -> None:
 
     def begun(seed: int, rounds: int) -> fork_server.Popen:
         command = [sys.executable, "-c", WORK, str(path), str(seed), str(rounds)]
-        process = fork_server.Popen(command, stdout=fork_server.PIPE, stderr=fork_server.PIPE, text=True)
-        return process
+        return fork_server.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    staying = [begun(seed, 40) for seed in range(7)]
+    staying = [begun(seed, 15) for seed in range(7)]
     draw = random.Random(KILLS)
     for number in range(KILLS):
         process = begun(100 + number, 10_000)
