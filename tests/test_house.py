@@ -27,7 +27,10 @@ PACKAGE = CORE / "secondpass"
 
 # Floors of the house, the lowest first: a floor may use those below it and nothing above.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "journal", "corpora", "inputs", "tokens")),
+    tuple(
+        f"secondpass.{noun}"
+        for noun in ("errors", "lazy", "text", "journal", "corpora", "inputs", "tokens", "score_cache")
+    ),
     ("secondpass.forwards",),
     ("secondpass.scoring", "secondpass.activations", "secondpass.ranking"),
     ("secondpass.models",),

@@ -9,22 +9,10 @@ if TYPE_CHECKING:
     from secondpass.evaluation.pairs.evaluator import InputExample
     from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
-    from secondpass.record import CallRecord, Cut
     from secondpass.score_cache import ScoreCache
-    from secondpass.windows import Passage, Windows
+    from secondpass.tokens import CallRecord, Cut
 
-__all__ = [
-    "CallRecord",
-    "CrossEncoder",
-    "Cut",
-    "InputExample",
-    "Passage",
-    "PromptTemplate",
-    "Ranked",
-    "Ranking",
-    "ScoreCache",
-    "Windows",
-]
+__all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "PromptTemplate", "Ranked", "Ranking", "ScoreCache"]
 __version__ = "0.1.0"
 
 __getattr__ = lazily(
@@ -39,7 +27,6 @@ __getattr__ = lazily(
         "Ranked": "ranking",
         "Ranking": "ranking",
         "ScoreCache": "score_cache",
-        "Windows": "windows",
     },
 )
 
