@@ -9,10 +9,22 @@ if TYPE_CHECKING:
     from secondpass.evaluation.pairs.evaluator import InputExample
     from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
+    from secondpass.record import CallRecord, Cut
     from secondpass.score_cache import ScoreCache
-    from secondpass.tokens import CallRecord, Cut
+    from secondpass.windows import Passage, Windows
 
-__all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "PromptTemplate", "Ranked", "Ranking", "ScoreCache"]
+__all__ = [
+    "CallRecord",
+    "CrossEncoder",
+    "Cut",
+    "InputExample",
+    "Passage",
+    "PromptTemplate",
+    "Ranked",
+    "Ranking",
+    "ScoreCache",
+    "Windows",
+]
 __version__ = "0.1.0"
 
 __getattr__ = lazily(
@@ -27,6 +39,7 @@ __getattr__ = lazily(
         "Ranked": "ranking",
         "Ranking": "ranking",
         "ScoreCache": "score_cache",
+        "Windows": "windows",
     },
 )
 

@@ -231,7 +231,8 @@ class _Fitting:
         beside, document = parts[:-1], texts[-1]
         size = parts[-1].stop - parts[-1].start
         size = min(size, windows.tokens or size)
-        read, spans = [slice(0, count)], [None]
+        read: list[slice] = [slice(0, count)]
+        spans: list[tuple[int, int] | None] = [None]
         if count > size:
             place = located(index)
             read = windows.parts(place.text, place.starts[:count], place.ends[:count], size)
