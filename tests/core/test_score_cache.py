@@ -471,6 +471,24 @@ def test_a_file_that_another_process_locks(tmp_path: Path, monkeypatch: pytest.M
         assert holds(cache, "more")
 
 
+def test_an_interrupt_leaves_nothing_that_others_wait_for(tmp_path: Path) -> None:
+    """Between any two lines: what was begun is undone."""
+
+    def interrupted(connection: sqlite3.Connection) -> None:
+        connection.execute("begin immediate")
+        connection.execute("delete from scores")
+        raise KeyboardInterrupt
+
+    with ScoreCache(tmp_path / "scores.db") as cache, raw(tmp_path / "scores.db") as other:
+        fill(cache, ["query"])
+        with pytest.raises(KeyboardInterrupt):
+            cache._guarded(interrupted)
+        other.execute("pragma busy_timeout = 0")
+        other.execute("begin immediate")
+        other.execute("rollback")
+        assert holds(cache, "query")
+
+
 @pytest.mark.parametrize("how", ["some pages", "all pages", "the beginning", "cut short", "deleted", "replaced"])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is in use and when it is opened next: nothing wrong is found, and soon it keeps again."""
