@@ -178,7 +178,7 @@ def test_the_bound_holds_and_what_was_used_longest_ago_goes(cache: ScoreCache, s
     """The log and its index count; keys without any order take more room; what is read again and again stays."""
     fill(cache, ["read always", "never read"])
     draw, peak = random.Random(0), 0
-    for number in range(50):
+    for number in range(32):
         keys = [draw.randbytes(24) for _ in range(150)] if scattered else keys_of(f"query {number}", 150)
         cache.keep([(key, right(key)) for key in keys])
         assert cache.find(keys) == [right(key) for key in keys]
@@ -204,13 +204,13 @@ def test_rows_that_are_large(cache: ScoreCache) -> None:
 def test_a_smaller_bound_shrinks_the_file(tmp_path: Path) -> None:
     """While it is written to; what was used last stays."""
     with ScoreCache(tmp_path / "scores.db", max_bytes=8 * MB) as cache:
-        fill(cache, [f"query {number}" for number in range(150)])
-        assert cache.bytes_held > 2 * MB
+        fill(cache, [f"query {number}" for number in range(80)])
+        assert cache.bytes_held > MB
     with ScoreCache(tmp_path / "scores.db", max_bytes=MB) as cache:
         fill(cache, ["last", "very last"])
         assert cache.bytes_held <= MB
         assert holds(cache, "very last")
-        assert holds(cache, "query 149")
+        assert holds(cache, "query 79")
         assert not holds(cache, "query 0")
 
 
@@ -219,7 +219,7 @@ def test_reading_hardly_ever_writes(cache: ScoreCache) -> None:
     fill(cache, ["early"])
     for number in range(40):
         fill(cache, [f"query {number}"])
-        for _ in range(4):
+        for _ in range(2):
             assert holds(cache, "early")
         if number == 8:
             assert _numbered(cache) == 10 * 100
