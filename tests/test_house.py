@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("secondpass.biencoder", "secondpass.extraction", "secondpass.merging"),
     ("secondpass.evaluation",),
     ("secondpass.training",),
-    ("secondpass.fit", "secondpass.cross_encoder"),
+    ("secondpass.fit", "secondpass.cross_encoder", "secondpass.cascade"),
     ("secondpass.training.distillation", "secondpass.training.configured"),
     ("secondpass.serving",),
     ("secondpass.cli.arguments", "secondpass.cli.output"),
