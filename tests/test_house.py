@@ -29,7 +29,7 @@ PACKAGE = CORE / "secondpass"
 FLOORS: tuple[tuple[str, ...], ...] = (
     tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "journal", "corpora", "inputs", "tokens")),
     ("secondpass.forwards",),
-    ("secondpass.scoring", "secondpass.activations", "secondpass.ranking"),
+    ("secondpass.scoring", "secondpass.activations", "secondpass.ranking", "secondpass.stopping"),
     ("secondpass.models",),
     ("secondpass.reranker",),
     ("secondpass.biencoder", "secondpass.extraction", "secondpass.merging"),

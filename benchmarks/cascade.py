@@ -1,0 +1,195 @@
+"""A cascade beside its large model alone, on judged collections, and whether the promise of its stopping rule holds.
+
+    python -m benchmarks.cascade distil --data ../shared/data --output small
+    python -m benchmarks.cascade compare --data ../shared/data --small small
+    python -m benchmarks.cascade promise --data ../shared/data --small small
+
+`distil` makes a small model of the embedded one: two of its layers, learning its logits on the collections of
+`data/open`, which nothing is measured on. `compare` ranks BM25's 1,000 best of each test query with the large model
+alone and with the cascade, a few queries at a time in turns. `promise` scores queries with both models once (kept in a
+file, query by query) and calibrates the rule on 100 random halves: how often does the other half keep the promise?
+Needs the extra train.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+POCKET = "secondpass/pocket"
+SETS = ("squad", "medquad", "stackfaq")
+DEPTH = 1000
+# What the small model learns on: queries with these documents, and queries that have none of their own.
+TAUGHT = (
+    ("boolq", "boolq", 2500),
+    ("wiki-intro", "wiki-intro", 1500),
+    ("wiki-intro", "queries-web", 5000),
+    ("stackexchange", "stackexchange", 1500),
+    ("docs-microsoft", "docs-microsoft", 300),
+    ("help-usgov", "help-usgov", 500),
+    ("help-arduino", "help-arduino", 400),
+)
+LEARNT_DOCUMENTS = 12
+TURN = 4  # queries of one turn
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+Data = Annotated[Path, typer.Option(exists=True, file_okay=False)]
+Small = Annotated[str, typer.Option(help="Folder or name of the small model.")]
+Length = Annotated[int, typer.Option(min=8, help="Tokens that the small model reads.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A judged query with BM25's best, best first, and the grades of them."""
+
+    query_id: str
+    query: str
+    ids: list[str]
+    documents: list[str]
+
+
+def tasks(data: Path, name: str, split: str, limit: int) -> tuple[list[Task], Any]:
+    """Queries with a relevant document, evenly over the set, in an order of chance; and the judgements of them."""
+    from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
+    from recipes.pocket.groups import FirstPass
+
+    qrels = read_qrels(data, name, split)
+    names = sorted(qrels.with_relevant)
+    names = names[:: max(1, len(names) // limit)][:limit]
+    random.Random(7).shuffle(names)
+    corpus, texts = read_corpus(data, name), read_queries(data, name)
+    found, _ = FirstPass(corpus.texts).search([texts[query] for query in names], DEPTH)
+    made = [
+        Task(query, texts[query], [corpus.ids[row] for row in rows], [corpus.texts[row] for row in rows])
+        for query, rows in zip(names, found, strict=True)
+    ]
+    return made, qrels.only(set(names))
+
+
+def groups_of(data: Path, corpus_name: str, queries_name: str, count: int) -> Iterator[Any]:
+    """Queries with documents from BM25's first thousand, the first ones likelier, without labels."""
+    from recipes.pocket.corpora import read_corpus, read_queries
+    from recipes.pocket.groups import FirstPass
+    from secondpass.training import Group
+
+    rng = random.Random(f"{corpus_name} {queries_name}")
+    corpus = read_corpus(data / "open", corpus_name)
+    texts = list(read_queries(data / "open", queries_name).values())
+    texts = rng.sample(texts, min(count, len(texts)))
+    found, _ = FirstPass(corpus.texts).search(texts, DEPTH)
+    for number, (text, rows) in enumerate(zip(texts, found, strict=True)):
+        # places 1, 2, ... 1,000 evenly on a scale of factors
+        places = {min(len(rows), int(len(rows) ** rng.random())) - 1 for _ in range(4 * LEARNT_DOCUMENTS)}
+        chosen = rng.sample(sorted(places), min(len(places), LEARNT_DOCUMENTS))
+        documents = tuple(corpus.texts[rows[place]] for place in chosen)
+        yield Group(text, documents, (0.0,) * len(documents), f"{queries_name}:{number}")
+
+
+@app.command()
+def distil(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="Folder that gets the model.")],
+    layers: Annotated[str, typer.Option(help="Numbers of the layers that stay.")] = "0,5",
+    length: Length = 128,
+    minutes: Annotated[float, typer.Option(help="Of training.")] = 5.0,
+    share: Annotated[float, typer.Option(help="Of the queries.")] = 1.0,
+    learning_rate: float = 2e-4,
+) -> None:
+    """Make the small model."""
+    from secondpass import CrossEncoder
+    from secondpass.training import TrainingSettings, drop_layers, taught, train
+
+    began = time.perf_counter()
+    untaught = [group for *names, count in TAUGHT for group in groups_of(data, *names, int(share * count))]
+    random.Random(3).shuffle(untaught)
+    print(f"{len(untaught)} queries, {time.perf_counter() - began:.0f} s", flush=True)
+    teacher = CrossEncoder(POCKET, device="cpu", max_length=256)
+    groups = list(taught(untaught, teacher, progress=True))
+    print(f"taught after {time.perf_counter() - began:.0f} s", flush=True)
+    student = CrossEncoder(POCKET, device="cpu", max_length=length)
+    drop_layers(student, [int(number) for number in layers.split(",")])
+    settings = TrainingSettings(
+        loss="kl_distillation", minutes=minutes, epochs=100, learning_rate=learning_rate, tokens_per_step=8192
+    )
+    report = train(student, groups, settings, show_progress_bar=False)
+    student.save(str(output))
+    print(f"{report}\n{output}, {time.perf_counter() - began:.0f} s in all")
+
+
+def ndcg(qrels: Any, run: dict[str, list[tuple[str, float | None]]]) -> float:
+    """Mean nDCG@10."""
+    from secondpass.evaluation.measures import evaluate
+    from secondpass.evaluation.runs import Run
+
+    return float(evaluate(qrels, Run("cascade", run), ["nDCG@10"]).means["nDCG@10"])
+
+
+@app.command()
+def compare(
+    data: Data,
+    small: Small,
+    large: Annotated[str, typer.Option(help="Folder or name of the large model.")] = POCKET,
+    length: Length = 64,
+    keep: Annotated[int, typer.Option(min=1, help="Documents that the large model scores.")] = 100,
+    limit: Annotated[int, typer.Option(min=TURN, help="Queries of a set.")] = 24,
+    sets: str = ",".join(SETS),
+    split: str = "test",
+    output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
+) -> None:
+    """Rank with both in turns, and print ratios of time and nDCG@10."""
+    from benchmarks.service import processor
+    from secondpass import Cascade, CrossEncoder
+
+    alone = CrossEncoder(large, device="cpu")
+    cascade = Cascade([CrossEncoder(small, device="cpu", max_length=length), alone], keep=keep)
+    figures: dict[str, Any] = {"cpu": processor(), "large": large, "length": length, "keep": keep, "sets": {}}
+    for name in sets.split(","):
+        asked, qrels = tasks(data, name, split, limit)
+        figures["sets"][name] = beside(alone, cascade, asked, qrels)
+        print(json.dumps({name: figures["sets"][name]}), flush=True)
+    if output is not None:
+        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    table = Table("set", "queries", "candidates", "alone s", "cascade s", "ratio", "nDCG@10 alone", "cascade", "change")
+    for name, row in figures["sets"].items():
+        table.add_row(name, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def beside(alone: Any, cascade: Any, asked: Sequence[Task], qrels: Any) -> dict[str, Any]:
+    """Both on the same queries, in turns; seconds are of a query, the ratio is the median one."""
+    seconds: dict[str, list[float]] = {"alone": [], "cascade": []}
+    runs: dict[str, dict[str, list[tuple[str, float | None]]]] = {"alone": {}, "cascade": {}}
+    for start in range(0, len(asked), TURN):
+        part = asked[start : start + TURN]
+        for which, ranker in (("alone", alone), ("cascade", cascade)):
+            began = time.perf_counter()
+            rankings = ranker.rank_many([t.query for t in part], [t.documents for t in part], show_progress_bar=False)
+            seconds[which].append((time.perf_counter() - began) / len(part))
+            for task, ranking in zip(part, rankings, strict=True):
+                runs[which][task.query_id] = [(task.ids[one.index], None) for one in ranking.documents]
+    ratios = [before / now for before, now in zip(seconds["alone"], seconds["cascade"], strict=True)]
+    before, after = ndcg(qrels, runs["alone"]), ndcg(qrels, runs["cascade"])
+    return {
+        "queries": len(asked),
+        "candidates": round(statistics.mean(len(task.ids) for task in asked)),
+        "alone_s": statistics.median(seconds["alone"]),
+        "cascade_s": statistics.median(seconds["cascade"]),
+        "ratio": statistics.median(ratios),
+        "ndcg_alone": before,
+        "ndcg_cascade": after,
+        "change": after - before,
+    }
+
+
+if __name__ == "__main__":
+    app()
