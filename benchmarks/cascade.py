@@ -2,13 +2,14 @@
 
     python -m benchmarks.cascade distil --data ../shared/data --output small
     python -m benchmarks.cascade compare --data ../shared/data --small small
-    python -m benchmarks.cascade promise --data ../shared/data --small small
+    python -m benchmarks.cascade score --data ../shared/data --small small --work scores --set squad
+    python -m benchmarks.cascade promise --work scores
 
 `distil` makes a small model of the embedded one: two of its layers, learning its logits on the collections of
 `data/open`, which nothing is measured on. `compare` ranks BM25's 1,000 best of each test query with the large model
-alone and with the cascade, a few queries at a time in turns. `promise` scores queries with both models once (kept in a
-file, query by query) and calibrates the rule on 100 random halves: how often does the other half keep the promise?
-Needs the extra train.
+alone and with the cascade, a few queries at a time in turns. `score` keeps both models' logits of as many candidates in
+a file for each set, and `promise` calibrates the rule on 100 random halves of all their queries: how often does the
+other half keep the promise? Needs the extra train.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -189,6 +191,99 @@ def beside(alone: Any, cascade: Any, asked: Sequence[Task], qrels: Any) -> dict[
         "ndcg_cascade": after,
         "change": after - before,
     }
+
+
+@app.command()
+def score(
+    data: Data,
+    small: Small,
+    work: Annotated[Path, typer.Option(help="Folder for the logits.")],
+    name: Annotated[str, typer.Option("--set")],
+    large: Annotated[str, typer.Option(help="Folder or name of the large model.")] = POCKET,
+    length: Length = 64,
+    limit: Annotated[int, typer.Option(min=TURN, help="Queries.")] = 80,
+    split: str = "test",
+) -> None:
+    """Write the logits of both models, float32 [queries, candidates], and grades int [queries, candidates]."""
+    from secondpass import CrossEncoder
+
+    models = {"small": CrossEncoder(small, device="cpu", max_length=length), "large": CrossEncoder(large, device="cpu")}
+    asked, qrels = tasks(data, name, split, limit)
+    kept: dict[str, list[Any]] = {which: [] for which in models}
+    spent = dict.fromkeys(models, 0.0)
+    for start in range(0, len(asked), TURN):
+        part = asked[start : start + TURN]
+        for which, model in models.items():
+            began = time.perf_counter()
+            rankings = model.rank_many([t.query for t in part], [t.documents for t in part], show_progress_bar=False)
+            spent[which] += time.perf_counter() - began
+            for ranking in rankings:
+                in_order = sorted(ranking.documents, key=lambda one: one.index)
+                kept[which].append([one.logit for one in in_order])
+    grades = [[max(0, qrels[task.query_id].get(one, 0)) for one in task.ids] for task in asked]
+    work.mkdir(parents=True, exist_ok=True)
+    arrays = {which: np.array(rows, np.float32) for which, rows in kept.items()}
+    np.savez_compressed(work / f"{name}.npz", grades=np.array(grades, np.int16), **arrays)
+    print({"set": name, "queries": len(asked), "seconds": {which: round(s, 1) for which, s in spent.items()}})
+
+
+def traces_of(file: Path, rule: Any, by_labels: bool) -> list[Any]:
+    """The queries of a file of `score`, as `calibrated` takes them."""
+    from secondpass.ranking import Ranked
+    from secondpass.stopping import Trace
+
+    def ranked(logits: Any) -> list[Ranked]:
+        return [Ranked(int(place), 0.0, float(logits[place])) for place in np.argsort(-logits, kind="stable")]
+
+    with np.load(file) as kept:
+        return [
+            Trace(rule, ranked(small), ranked(large), grades.tolist() if by_labels else None)
+            for small, large, grades in zip(kept["small"], kept["large"], kept["grades"], strict=True)
+        ]
+
+
+@app.command()
+def promise(
+    work: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of `score`.")],
+    sets: Annotated[str, typer.Option(help="Their queries are taken together.")] = ",".join(SETS),
+    top_k: int = 10,
+    risk: float = 0.1,
+    confidence: float = 0.99,
+    splits: int = 100,
+    piece: int = 32,
+    by_labels: bool = False,
+) -> None:
+    """Calibrate on random halves, and say how often the other half misses no more than `risk`."""
+    from secondpass import StoppingRule
+    from secondpass.stopping import calibrated
+
+    bare = StoppingRule(top_k, 0.0, piece=piece, by_labels=by_labels)
+    traces = [trace for name in sets.split(",") for trace in traces_of(work / f"{name}.npz", bare, by_labels)]
+    rng = random.Random(11)
+    missed, read, margins = [], [], []
+    for _ in range(splits):
+        rng.shuffle(traces)
+        half = len(traces) // 2
+        rule = calibrated(bare, traces[:half], risk, confidence)
+        stops = [(trace, trace.stop(rule.slope, rule.margin)) for trace in traces[half : 2 * half]]
+        missed.append(statistics.mean(float(trace.missed[at]) for trace, at in stops))
+        read.append(statistics.mean(float(trace.read[at]) for trace, at in stops))
+        margins.append(rule.margin)
+    print(
+        json.dumps(
+            {
+                "queries": len(traces),
+                "risk": risk,
+                "confidence": confidence,
+                "kept": sum(share <= risk for share in missed),
+                "splits": splits,
+                "missed": round(statistics.mean(missed), 4),
+                "missed_most": round(max(missed), 4),
+                "read": round(statistics.mean(read), 4),
+                "margin": round(statistics.median(margins), 3),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

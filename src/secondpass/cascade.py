@@ -176,34 +176,6 @@ class Cascade:
         record = _summed(self._run(asked, len(self.models), relevance, options), asked)
         return [one.ranking(record, top_k) for one in asked]
 
-    def traced(
-        self,
-        queries: Iterable[str],
-        documents_per_query: Iterable[Iterable[str]],
-        labels: Iterable[Sequence[float]] | None = None,
-        *,
-        rule: StoppingRule,
-        relevance: Relevance | None = None,
-        **options: Any,
-    ) -> list[Trace]:
-        """What the last step's `rule` would see of each query, for `stopping.calibrated`; all documents are scored."""
-        asked = _asked(queries, documents_per_query)
-        grades = [None] * len(asked) if labels is None else [list(own) for own in labels]
-        if len(grades) != len(asked):
-            raise InvalidInput(f"labels has {len(grades)} lists for {len(asked)} queries")
-        for number, (own, one) in enumerate(zip(grades, asked, strict=True)):
-            if own is not None and len(own) != len(one.documents):
-                raise InvalidInput(f"labels[{number}] has {len(own)} for {len(one.documents)} documents")
-        last = len(self.models) - 1
-        self._run(asked, last, relevance, options)
-        full = self.models[last].rank_many(
-            [one.query for one in asked], [one.documents for one in asked], **self._options(last, relevance, options)
-        )
-        return [
-            Trace(rule, one.blocks[0], ranking.documents, own)
-            for one, ranking, own in zip(asked, full, grades, strict=True)
-        ]
-
     def calibrate(
         self,
         queries: Iterable[str],
@@ -234,10 +206,23 @@ class Cascade:
             InvalidInput: there are too few queries for that promise (the message says how many it takes), or the models
                 before the last lose too much.
         """
-        texts = checked_documents(queries, "queries")
-        misses_allowed(len(texts), risk, confidence)
+        asked = _asked(queries, documents_per_query)
         rule = StoppingRule(top_k, 0.0, 1.0, piece, by_labels=labels is not None)
-        traces = self.traced(texts, documents_per_query, labels, rule=rule, relevance=relevance, **options)
+        misses_allowed(len(asked), risk, confidence)
+        grades = [None] * len(asked) if labels is None else [list(own) for own in labels]
+        if len(grades) != len(asked):
+            raise InvalidInput(f"labels has {len(grades)} lists for {len(asked)} queries")
+        for number, (own, one) in enumerate(zip(grades, asked, strict=True)):
+            if own is not None and len(own) != len(one.documents):
+                raise InvalidInput(f"labels[{number}] has {len(own)} for {len(one.documents)} documents")
+        last = len(self.models) - 1
+        self._run(asked, last, relevance, options)
+        full = [_Asked(one.query, one.documents) for one in asked]
+        _Scoring(self.models[last], 0, full, self._options(last, relevance, options)).best(None)
+        traces = [
+            Trace(rule, one.blocks[0], large.blocks[0], own)
+            for one, large, own in zip(asked, full, grades, strict=True)
+        ]
         made = calibrated(rule, traces, risk, confidence)
         self.keep = (*self.keep[:-1], made)
         return made
