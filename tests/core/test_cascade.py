@@ -164,7 +164,7 @@ def test_the_promise_is_kept() -> None:
     """Over samples of queries that are new each time, and not by reading everything."""
     rng = np.random.default_rng(5)
     kept, read = [], []
-    for _ in range(60):
+    for _ in range(30):
         rule = calibrated(StoppingRule(3, 0.0, piece=2), made_traces(60, 25, rng), 0.15, 0.9)
         further = [(trace, trace.stop(rule.slope, rule.margin)) for trace in made_traces(60, 25, rng)]
         kept.append(np.mean([trace.missed[at] for trace, at in further]) <= 0.15)
