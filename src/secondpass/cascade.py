@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from secondpass.activations import Activation
-from secondpass.cross_encoder import CrossEncoder
+from secondpass.cross_encoder import CrossEncoder, hits_of
 from secondpass.errors import InvalidInput, NonFiniteScore, TooLong
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 from secondpass.models.config import read_json, write_json
 from secondpass.ranking import Ranked, Ranking, Relevance, checked_top_k
 from secondpass.record import CallRecord, Cut
-from secondpass.reranker import Reranker
+from secondpass.reranker import Reranker, until_of
 from secondpass.stopping import PIECE, StoppingRule, Trace, calibrated, misses_allowed
 from secondpass.text import checked_documents, checked_query, is_blank, materialised, positive_int
 from secondpass.token_cache import TokenCache
@@ -50,6 +51,7 @@ class _Asked:
     documents: list[str]
     blocks: list[list[Ranked]] = field(default_factory=lambda: [[]])
     cuts: dict[int, Cut] = field(default_factory=dict)
+    unscored: int = 0
 
     def put(self, scored: list[Ranked]) -> None:
         """Take what a new model has scored, out of the block of the model before."""
@@ -64,7 +66,8 @@ class _Asked:
             made += [replace(one, score=min(score, one.score), logit=min(logit, one.logit)) for one in block]
             score = min([score, *(one.score for one in block)])
             logit = min([logit, *(one.logit for one in block)])
-        return Ranking(tuple(made[:top_k]), tuple(self.cuts[index] for index in sorted(self.cuts)), record)
+        cuts = tuple(self.cuts[index] for index in sorted(self.cuts))
+        return Ranking(tuple(made[:top_k]), cuts, record, self.unscored)
 
 
 class Cascade:
@@ -132,19 +135,21 @@ class Cascade:
         return_documents: bool = False,
         *,
         records: list[CallRecord] | None = None,
+        budget_ms: float | None = None,
         **options: Any,
     ) -> list[dict[str, Any]]:
         """Order documents as `CrossEncoder.rank` does, in dicts that also have the "stage" of the score.
 
         `options` are keywords of `rank_many`. Texts are stripped.
         """
-        texts = checked_documents(documents)
+        texts, asked = checked_documents(documents), checked_query(query).strip()
         stripped = [text.strip() for text in texts]
-        (ranking,) = self.rank_many([checked_query(query).strip()], [stripped], top_k=top_k, **options)
+        (ranking,) = self.rank_many([asked], [stripped], top_k=top_k, budget_ms=budget_ms, **options)
         if records is not None and texts:
             records.append(ranking.record)
-        hits = [{"corpus_id": one.index, "score": one.score, "stage": one.stage} for one in ranking.documents]
-        return [{**hit, "text": texts[int(hit["corpus_id"])]} for hit in hits] if return_documents else hits
+        scores = [one.score for one in ranking.documents]
+        hits = hits_of(ranking, scores, texts, return_documents, budget_ms is not None)
+        return [{**hit, "stage": one.stage} for hit, one in zip(hits, ranking.documents, strict=True)]
 
     def rank_many(
         self,
@@ -153,6 +158,7 @@ class Cascade:
         *,
         top_k: int | None = None,
         relevance: Relevance | None = None,
+        budget_ms: float | None = None,
         **options: Any,
     ) -> list[Ranking]:
         """Order several queries' documents, in batches that the queries share.
@@ -166,14 +172,16 @@ class Cascade:
             documents_per_query: likewise.
             top_k: how many of each query's documents come back; None: all.
             relevance: for models with several labels.
+            budget_ms: for all models together; a later one scores the best first, with the time that is left.
             options: other keywords of `Reranker.rank_many`, for every model; `instruction` for those with a place.
 
         Returns:
             One `Ranking` per query, in order; its record is a `CascadeRecord`.
         """
+        until = until_of(budget_ms)
         checked_top_k(top_k)
         asked = _asked(queries, documents_per_query)
-        record = _summed(self._run(asked, len(self.models), relevance, options), asked)
+        record = _summed(self._run(asked, len(self.models), relevance, options, until), asked)
         return [one.ranking(record, top_k) for one in asked]
 
     def calibrate(
@@ -280,12 +288,17 @@ class Cascade:
         return made
 
     def _run(
-        self, asked: Sequence[_Asked], models: int, relevance: Relevance | None, options: dict[str, Any]
+        self,
+        asked: Sequence[_Asked],
+        models: int,
+        relevance: Relevance | None,
+        options: dict[str, Any],
+        until: float | None = None,
     ) -> list[CallRecord]:
         """Let the first so many models score; gives the record of each."""
         records = []
         for stage, keep in enumerate((None, *self.keep)[:models]):
-            scoring = _Scoring(self.models[stage], stage, asked, self._options(stage, relevance, options))
+            scoring = _Scoring(self.models[stage], stage, asked, self._options(stage, relevance, options), until)
             if isinstance(keep, StoppingRule):
                 scoring.by_rule(keep)
             else:
@@ -302,16 +315,23 @@ class Cascade:
 
 
 class _Scoring:
-    """One model's part of a call."""
+    """One model's part of a call, which ends when its budget is spent."""
 
-    def __init__(self, model: Reranker, stage: int, asked: Sequence[_Asked], options: dict[str, Any]) -> None:
-        self._model, self._stage, self._asked, self._options = model, stage, asked, options
+    def __init__(
+        self,
+        model: Reranker,
+        stage: int,
+        asked: Sequence[_Asked],
+        options: dict[str, Any],
+        until: float | None = None,
+    ) -> None:
+        self._model, self._stage, self._asked, self._options, self._until = model, stage, asked, options, until
         self.records: list[CallRecord] = []
 
     def best(self, keep: int | None) -> None:
         """Score so many documents of the block before; None: all documents."""
         wanted = [
-            list(range(len(one.documents))) if keep is None else [found.index for found in one.blocks[0][:keep]]
+            list(range(len(one.documents))) if keep is None else [found.index for found in _scored(one)[:keep]]
             for one in self._asked
         ]
         for one, scored in zip(self._asked, self._scored(wanted), strict=True):
@@ -319,37 +339,42 @@ class _Scoring:
 
     def by_rule(self, rule: StoppingRule) -> None:
         """Score pieces of all queries together until each query has had enough."""
-        left = [list(one.blocks[0]) for one in self._asked]
-        ends = [rule.ends([found.logit for found in block]) for block in left]
-        done: list[list[Ranked]] = [[] for _ in self._asked]
-        going = [row for row, block in enumerate(left) if block]
-        while going:
-            wanted: list[list[int]] = [[] for _ in self._asked]
+        blocks = [_scored(one) for one in self._asked]
+        logits = [[found.logit for found in block] for block in blocks]
+        ends = [[0, *rule.ends(own)] for own in logits]
+        done: list[list[Ranked]] = [[] for _ in blocks]
+        going = [row for row, block in enumerate(blocks) if block]
+        while going and not self._is_late():
+            wanted: list[list[int]] = [[] for _ in blocks]
             for row in going:
-                size = ends[row].pop(0) - len(done[row])
-                wanted[row], left[row] = [found.index for found in left[row][:size]], left[row][size:]
+                start = ends[row].pop(0)
+                wanted[row] = [found.index for found in blocks[row][start : ends[row][0]]]
             for row, scored in enumerate(self._scored(wanted)):
                 done[row] += scored
             going = [
-                row
-                for row in going
-                if not rule.stops([one.logit for one in done[row]], [one.logit for one in left[row]])
+                row for row in going if not rule.stops([one.logit for one in done[row]], logits[row][ends[row][0] :])
             ]
         for one, scored in zip(self._asked, done, strict=True):
             # as `ranking.order` has it
-            scored.sort(
-                key=lambda found: (is_blank(one.documents[found.index]), -found.score, -found.logit, found.index)
-            )
+            scored.sort(key=lambda own: (is_blank(one.documents[own.index]), -own.score, -own.logit, own.index))
             one.put(scored)
+
+    def _is_late(self) -> bool:
+        return self._until is not None and time.perf_counter() >= self._until
 
     def _scored(self, wanted: Sequence[Sequence[int]]) -> list[list[Ranked]]:
         """The documents wanted of each query, best first, in one call; equal ones keep the caller's order."""
-        rows = [row for row, indices in enumerate(wanted) if indices or self._stage == 0]
-        chosen = [sorted(wanted[row]) for row in rows]
+        first = self._stage == 0
+        rows = [row for row, indices in enumerate(wanted) if first or (indices and not self._is_late())]
+        # with a budget the best come first
+        chosen = [list(wanted[row]) if self._until else sorted(wanted[row]) for row in rows]
         asked = [self._asked[row] for row in rows]
         texts = [[one.documents[index] for index in own] for one, own in zip(asked, chosen, strict=True)]
+        options = self._options
+        if self._until is not None:
+            options = {**options, "budget_ms": max(0.001, 1000 * (self._until - time.perf_counter()))}
         try:
-            rankings = self._model.rank_many([one.query for one in asked], texts, **self._options)
+            rankings = self._model.rank_many([one.query for one in asked], texts, **options)
         except (NonFiniteScore, TooLong) as error:
             starts = np.cumsum([0, *(len(one.documents) for one in self._asked)]).tolist()
             pairs = [starts[row] + index for row, own in zip(rows, chosen, strict=True) for index in own]
@@ -357,12 +382,23 @@ class _Scoring:
             raise type(error)(f"model {self._stage}, pairs {list(named)}: {error}", named) from error
         made: list[list[Ranked]] = [[] for _ in wanted]
         for row, one, own, ranking in zip(rows, asked, chosen, rankings, strict=True):
-            made[row] = [replace(found, index=own[found.index], stage=self._stage) for found in ranking.documents]
-            for index in own:
-                one.cuts.pop(index, None)
-            one.cuts |= {own[cut.index]: replace(cut, index=own[cut.index]) for cut in ranking.truncated}
+            made[row] = [
+                replace(found, index=own[found.index], stage=self._stage)
+                for found in ranking.documents
+                if first or found.scored
+            ]
+            one.unscored += ranking.unscored * first
+            cuts = {own[cut.index]: replace(cut, index=own[cut.index]) for cut in ranking.truncated}
+            for found in made[row]:
+                one.cuts.pop(found.index, None)
+                one.cuts |= {found.index: cuts[found.index]} if found.index in cuts else {}
         self.records += [ranking.record for ranking in rankings[:1]]
         return made
+
+
+def _scored(one: _Asked) -> list[Ranked]:
+    """What the model before has scored, best first."""
+    return [found for found in one.blocks[0] if found.scored]
 
 
 def _takes_instruction(model: Reranker) -> bool:
@@ -398,7 +434,7 @@ def _summed(stages: Sequence[CallRecord], asked: Sequence[_Asked]) -> CascadeRec
     for one in asked:
         cuts += [replace(one.cuts[index], index=start + index) for index in sorted(one.cuts)]
         start += len(one.documents)
-    whole = replace(_added(stages), truncated=tuple(cuts))
+    whole = replace(_added(stages), truncated=tuple(cuts), unscored=stages[0].unscored)
     return CascadeRecord(**{one.name: getattr(whole, one.name) for one in fields(whole)}, stages=tuple(stages))
 
 
