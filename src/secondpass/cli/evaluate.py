@@ -62,6 +62,15 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="With --pipeline: a run of each pass; a broken one continues."),
 ]
+Model = Annotated[
+    str | None, typer.Option(help="Cross-encoder for the pipeline's ranker, or the one that made the run to --explain.")
+]
+Explained = Annotated[
+    int, typer.Option(min=0, help="So many of the documents that moved are explained in the page and JSON.")
+]
+Texts = Annotated[
+    Path | None, typer.Option(help="With --explain: their texts, a BEIR folder or file; by default the folder given.")
+]
 Budget = Annotated[
     float | None, typer.Option(min=0, help="With --pipeline: which depth to choose for so many ms a query.")
 ]
@@ -83,9 +92,7 @@ def evaluate(
     ignore_identical_ids: IdenticalIds = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --pipeline: ask only the first queries.")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="With --pipeline: top_k of the first pass.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Cross-encoder for the pipeline's ranker, or the one to --explain a run.")
-    ] = None,
+    model: Model = None,
     instruction: Annotated[
         str | None, typer.Option(help="With --pipeline: what the ranker is told to look for.")
     ] = None,
@@ -104,12 +111,8 @@ def evaluate(
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the confidence intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Of resampling.")] = 0,
     examples: Annotated[int, typer.Option(min=0, help="Queries helped and hurt most to show.")] = 10,
-    explain: Annotated[
-        int, typer.Option(min=0, help="So many documents that moved are explained in the page and JSON by --model.")
-    ] = 0,
-    documents: Annotated[
-        Path | None, typer.Option(help="Their texts, BEIR folder or corpus file; by default the folder given.")
-    ] = None,
+    explain: Explained = 0,
+    documents: Texts = None,
 ) -> None:
     """Measure runs against judgements, and what a second pass adds to a first.
 
@@ -132,9 +135,7 @@ def evaluate(
     """
     _check_choice(qrels, run, pipeline, dataset)
     _check_index(pipeline, indexed, index, add)
-    _check_folders(html, json, csv, output)
-    if explain and html is None and json is None:
-        raise InvalidInput("--explain goes with --html or --json")
+    _check_reports(explain, html, json, csv, output)
     if measure:
         parsed(measure)
     if pipeline is not None and dataset is not None:
@@ -151,9 +152,7 @@ def evaluate(
     chosen, first = measure or found.measures or DEFAULT_MEASURES, _first_pass(found, first_pass)
     analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed,
                        examples=examples, first_pass=first)  # fmt: skip
-    if explain:
-        corpus = documents or found.folder
-        analysis = _explained(analysis, found, corpus, model or found.model, instruction, explain)
+    analysis = _explained(analysis, found, documents or found.folder, model or found.model, instruction, explain)
     _show(analysis, found.notes, budget_ms)
     _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
 
@@ -172,8 +171,10 @@ def _check_index(pipeline: str | None, indexed: bool, index: str | None, add: bo
         raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
 
 
-def _check_folders(*paths: Path | None) -> None:
-    for path in paths:
+def _check_reports(explain: int, html: Path | None, json: Path | None, *others: Path | None) -> None:
+    if explain and html is None and json is None:
+        raise InvalidInput("--explain goes with --html or --json")
+    for path in (html, json, *others):
         if path is not None and not path.absolute().parent.is_dir():
             raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
 
@@ -252,6 +253,8 @@ def _explained(
     analysis: Analysis, found: Evaluated, corpus: Path | None, model: str | None, instruction: str | None, most: int
 ) -> Analysis:
     """The analysis with `most` of the documents that moved explained, those of helped and of hurt queries in turn."""
+    if not most:
+        return analysis
     from secondpass.explanation import explain
 
     if model is None or corpus is None:
