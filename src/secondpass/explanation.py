@@ -36,7 +36,7 @@ from secondpass.tokens import Tokens
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["Explanation", "Part", "explain", "left_out"]
+__all__ = ["Explanation", "TextPart", "explain", "left_out"]
 
 Pair = tuple[str, str]
 
@@ -59,7 +59,7 @@ def left_out(text: str, start: int, end: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TextPart:
     """text[start:end] of a document or a query, which is `text`, and what the pair has without it.
 
     `contribution` is the logit of the pair minus `logit`, that of the pair in which `without` stands for the text;
@@ -94,7 +94,7 @@ class Explanation:
         words: parts of those sentences that the bound of passes was enough for, each wholly or not at all; runs of
             words in the last of them.
         query_words: parts of the query.
-        query_read, document_read: what the model reads of the texts; `Part.without` is what is left of that.
+        query_read, document_read: what the model reads of the texts; `TextPart.without` is what is left of that.
         passes: how many different pairs were scored, the whole one included.
     """
 
@@ -104,18 +104,18 @@ class Explanation:
     score: float
     empty_logit: float
     empty_score: float
-    sentences: tuple[Part, ...]
-    words: tuple[Part, ...]
-    query_words: tuple[Part, ...]
+    sentences: tuple[TextPart, ...]
+    words: tuple[TextPart, ...]
+    query_words: tuple[TextPart, ...]
     query_read: Span
     document_read: Span
     passes: int
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[TextPart, ...]:
         """The finest parts of the document: words, or the whole sentence where it was not taken apart."""
         ends = np.array([sentence.end for sentence in self.sentences])
-        inner: list[list[Part]] = [[] for _ in self.sentences]
+        inner: list[list[TextPart]] = [[] for _ in self.sentences]
         for word in self.words:
             inner[int(np.searchsorted(ends, word.end))].append(word)
         return tuple(part for own, whole in zip(inner, self.sentences, strict=True) for part in own or [whole])
@@ -387,7 +387,7 @@ class _Trial:
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self.known]
         self.known |= self.model.score(new) if new else {}
 
-    def parts(self, side: int, spans: Iterable[Span]) -> tuple[Part, ...]:
+    def parts(self, side: int, spans: Iterable[Span]) -> tuple[TextPart, ...]:
         own, whole = self.sides[side], self.known[self.whole]
         made = []
         for span in sorted(spans, key=attrgetter("start")):
@@ -396,7 +396,7 @@ class _Trial:
             left = self.known[pair]
             change, rise = whole.logit - left.logit, whole.score - left.score
             text = own.whole[span.start : span.end]
-            made.append(Part(span.start, span.end, text, left.logit, left.score, change, rise, read, pair[side]))
+            made.append(TextPart(span.start, span.end, text, left.logit, left.score, change, rise, read, pair[side]))
         return tuple(made)
 
 
@@ -408,7 +408,7 @@ def _runs(spans: Sequence[Span], most: int) -> list[Span]:
 
 
 # ---- Texts with their parts coloured.
-Piece = tuple[str, Part | None, float]
+Piece = tuple[str, TextPart | None, float]
 """A piece of a text, the part that it is, and its contribution as a share of the largest one of the text."""
 # An unread text may be a book.
 _SHOWN = 400
@@ -416,7 +416,7 @@ _SHOWN = 400
 FAINT, STRONG = 0.1, 0.5
 
 
-def _coloured(text: str, parts: Sequence[Part]) -> Iterator[Piece]:
+def _coloured(text: str, parts: Sequence[TextPart]) -> Iterator[Piece]:
     largest = max((abs(part.contribution) for part in parts), default=0.0) or 1.0
     place = 0
     for part in parts:

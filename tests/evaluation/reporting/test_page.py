@@ -27,7 +27,7 @@ from secondpass.evaluation.comparison import (
 from secondpass.evaluation.reporting import page
 from secondpass.evaluation.reporting.page import FIRST, Plot, draw, to_html, write_page
 from secondpass.evaluation.reporting.wording import NOTHING
-from secondpass.explanation import Explanation, Part
+from secondpass.explanation import Explanation, TextPart
 from secondpass.extraction import Span
 from tests.evaluation.reporting.analyses import HOSTILE, MEASURES, bare, hostile, whole
 
@@ -124,7 +124,7 @@ def test_the_page_shows_the_queries_with_their_texts() -> None:
 
 def test_a_changed_query_opens_to_the_documents_that_moved() -> None:
     """With their grades and ranks, and where they were explained the texts in colours, which cannot break the page."""
-    part = Part(0, 3, "<b>", 1.0, 0.7, 2.0, 0.2)
+    part = TextPart(0, 3, "<b>", 1.0, 0.7, 2.0, 0.2)
     why = Explanation("q", "<b>", 3.0, 0.9, 1.0, 0.7, (part,), (part,), (), Span(0, 1), Span(0, 3), 3)
     documents = (Moved(HOSTILE[1], 2, 14, 1, why), Moved(HOSTILE[5], None, None, 3))
     analysis = whole(30)
