@@ -137,8 +137,9 @@ class Explanation:
         said = f"The sentences add up to {self.told_apart:+.2f} of the {self.whole:+.2f} that the document adds"
         if abs(rest) <= 0.1 * abs(self.whole) or abs(rest) < 0.01:
             return f"{said}: nearly all is told apart."
-        repeated = rest * self.whole > 0
-        return f"{said}: {'what several of them say' if repeated else 'what they say only together'} makes {rest:+.2f}."
+        if rest * self.whole > 0:
+            return f"{said}: the other {rest:+.2f} goes with no single one, as where several say the same."
+        return f"{said}: {-rest:+.2f} is counted more than once, as where they need each other."
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in JSON's types; offsets count characters (code points) of the given texts."""
