@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import pairwise
 from operator import attrgetter
@@ -19,10 +19,10 @@ import numpy as np
 
 from secondpass.activations import Activation
 from secondpass.errors import InvalidInput
-from secondpass.extraction import Span, sentences
-from secondpass.inputs import PromptTemplate
+from secondpass.inputs import PromptTemplate, Truncation, policy_of
 from secondpass.ranking import Ranked, Relevance, ranked
-from secondpass.reranker import Reranker
+from secondpass.reranker import Call, Reranker
+from secondpass.sentences import Span, sentences
 from secondpass.text import (
     CHARACTERS_PER_TOKEN,
     UNSHOWABLE,
@@ -32,6 +32,7 @@ from secondpass.text import (
     readable,
 )
 from secondpass.tokens import Tokens
+from secondpass.windows import Windows
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -194,7 +195,7 @@ class Explanation:
         yield self.additive_check
         unread = sum(part.end - part.start for part in self.sentences if not part.read)
         if unread:
-            yield f"Not read: {unread:,} characters."
+            yield f"Not read here: {unread:,} characters."
 
 
 def explain(
@@ -210,6 +211,7 @@ def explain(
     prompt: str | None = None,
     prompt_name: str | None = None,
     instruction: str | None = None,
+    truncation: Truncation | Windows | None = None,
     passage: tuple[int, int] | None = None,
 ) -> Explanation:
     """Leave out each sentence and word of a document and each word of the query, and score what is left.
@@ -220,9 +222,10 @@ def explain(
     logit that the model itself gives it. Of a text that is cut to fit the window only what is read is explained, and
     nothing moves up when a part of it is left out. A prompt or instruction is never left out.
 
-    At most `max_passes` pairs are scored, whatever the length of the texts. Of a long text `passage` is what is read
-    and explained, start and end in characters: such as the best one that a ranking names; None is the whole document.
-    All other arguments are those of `rank_many`.
+    At most `max_passes` pairs are scored, whatever the length of the texts. `passage`, start and end in characters, is
+    read and explained by itself, as if it were the document. None is the whole document, or where documents are read in
+    windows and one is too short for it, its best passage, which a ranking finds first (one of the pairs). All other
+    arguments are those of `rank_many`.
 
     Raises:
         InvalidInput: an argument is refused, such as a blank query; the message names it.
@@ -236,10 +239,15 @@ def explain(
     if not 0 <= start <= end <= len(text):
         raise InvalidInput(f"passage={passage!r} is no part of the document, which has {len(text)} characters")
     rule = reranker._rule(relevance)
-    wish = reranker._wish(prompt, prompt_name, instruction)
-    model = _Model(reranker, batch_size, template, *wish, reranker._activation(activation_fct, rule), rule)
-    sides = model.read(_stripped(asked, 0, len(asked)), _stripped(text, start, end))
-    return _Trial(model, sides, max_passes).explanation()
+    call = Call(batch_size, False, reranker._wish(prompt, prompt_name, instruction), template, truncation)
+    model = _Model(reranker, call, reranker._activation(activation_fct, rule), rule)
+    sides = _stripped(asked, 0, len(asked)), _stripped(text, start, end)
+    spent = 0
+    if policy_of(reranker.truncation if truncation is None else truncation).windows is not None:
+        if passage is None and model.tokens(sides).others:
+            sides, spent = (sides[0], model.best_passage(*sides)), 1
+        model = replace(model, call=replace(call, truncation="only_document"))
+    return _Trial(model, model.read(*sides), max_passes, spent).explanation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,19 +290,26 @@ class _Model:
     """A model, and how one call asks it."""
 
     reranker: Reranker
-    batch_size: int
-    template: PromptTemplate | None
-    before: str
-    instruction: str | None
+    call: Call
     activation: Activation
     rule: Relevance | None
 
+    def columns(self, pairs: Iterable[Pair]) -> list[list[str]]:
+        return [
+            list(texts) for texts in zip(*((self.call.wish[0] + query, text) for query, text in pairs), strict=True)
+        ]
+
     def score(self, pairs: Sequence[Pair]) -> dict[Pair, Ranked]:
         """Logits and scores as the model gives them, of blank texts too."""
-        columns = [[self.before + query for query, _ in pairs], [document for _, document in pairs]]
-        scored = self.reranker._score(columns, self.batch_size, False, self.template, self.instruction)
+        scored = self.reranker._score(self.columns(pairs), self.call, self.rule)
         (made,) = ranked(scored.logits, self.activation, rule=self.rule)
         return {pairs[one.index]: one for one in made}
+
+    def best_passage(self, query: _Side, document: _Side) -> _Side:
+        """Of a document that is read in several windows."""
+        scored = self.reranker._score(self.columns([(query.text, document.text)]), self.call, self.rule)
+        found = next(passage for passage in scored.passages or () if passage is not None)
+        return _Side(document.whole, document.start + found.start, document.start + found.end)
 
     def read(self, *sides: _Side) -> tuple[_Side, ...]:
         """Query and document without what the window has no room for: what is left makes the same input."""
@@ -309,9 +324,9 @@ class _Model:
         return tuple(found)
 
     def tokens(self, sides: Sequence[_Side]) -> Tokens:
-        window = self.reranker._window(self.batch_size, self.template, None, self.instruction)
-        columns = [[self.before + sides[0].text], [sides[1].text]]
-        return self.reranker.engine().tokens(columns, window)[0]
+        call = self.call
+        window = self.reranker._window(call.batch_size, call.template, call.truncation, call.wish[1])
+        return self.reranker.engine().tokens(self.columns([(sides[0].text, sides[1].text)]), window)[0]
 
     def beginnings_and_ends(self, side: _Side, lost: int) -> Iterator[_Side]:
         """What may be left of a text that lost so many tokens, and the characters beyond the tokenizer's ceiling."""
@@ -332,8 +347,8 @@ class _Model:
 class _Trial:
     """One explanation on its way: every different pair is scored once."""
 
-    def __init__(self, model: _Model, sides: tuple[_Side, ...], most: int) -> None:
-        self.model, self.sides, self.most = model, sides, most
+    def __init__(self, model: _Model, sides: tuple[_Side, ...], most: int, spent: int) -> None:
+        self.model, self.sides, self.most, self.spent = model, sides, most - spent, spent
         self.whole: Pair = (sides[0].text, sides[1].text)
         self.known: dict[Pair, Ranked] = {}
 
@@ -364,7 +379,7 @@ class _Trial:
             query_words=self.parts(0, [*asked, *query.unread()]),
             query_read=Span(query.start, query.end),
             document_read=Span(document.start, document.end),
-            passes=len(self.known),
+            passes=self.spent + len(self.known),
         )
 
     def inside(self, spans: Sequence[Span]) -> list[Span]:

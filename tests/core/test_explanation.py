@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ from secondpass import CrossEncoder, PromptTemplate
 from secondpass.activations import IDENTITY
 from secondpass.errors import InvalidInput, TooLong
 from secondpass.explanation import Explanation, TextPart, explain, left_out
-from secondpass.extraction import sentences
+from secondpass.sentences import sentences
+from secondpass.windows import Windows
 
 QUERY = "how do I reset the password"
 SHORT = "Open the account. The cat sat on the mat.\n\nReset the password after that. A dog!"
@@ -251,6 +252,25 @@ def test_a_passage_is_explained_by_itself(tiny: CrossEncoder) -> None:
     assert [part.contribution for part in found.words] == [part.contribution for part in alone.words]
     assert [part.read for part in found.sentences] == [False, True, True, False]
     check_places(found)
+
+
+@pytest.mark.parametrize("windows", ["windows", Windows(tokens=20, most=3)])
+def test_of_a_document_read_in_windows_the_best_passage_is_explained(
+    tiny_folder: str, windows: Literal["windows"] | Windows
+) -> None:
+    """By itself, with one pass more for finding it; one that fits a window is explained wholly."""
+    encoder = CrossEncoder(tiny_folder, device="cpu", max_length=48)
+    (ranking,) = encoder.rank_many([QUERY], [[text_of(150)]], truncation=windows)
+    best = ranking.documents[0].passage
+    assert best is not None
+    found = explain(encoder, QUERY, f"\n {text_of(150)}", truncation=windows, max_passes=30)
+    assert (found.document_read.start, found.document_read.end) == (best.start + 2, best.end + 2)
+    assert found.logit == pytest.approx(best.logit, abs=1e-5)
+    assert found.passes <= 30
+    assert any(not part.read for part in found.sentences)
+    check_places(found)
+    short = explain(encoder, QUERY, "The cat sat. A dog!", truncation=windows)
+    assert short.to_dict() == explain(encoder, QUERY, "The cat sat. A dog!").to_dict()
 
 
 def test_several_labels_need_a_rule(tiny_model_folder: Callable[..., str]) -> None:

@@ -28,7 +28,7 @@ from secondpass.evaluation.reporting import page
 from secondpass.evaluation.reporting.page import FIRST, Plot, draw, to_html, write_page
 from secondpass.evaluation.reporting.wording import NOTHING
 from secondpass.explanation import Explanation, TextPart
-from secondpass.extraction import Span
+from secondpass.sentences import Span
 from tests.evaluation.reporting.analyses import HOSTILE, MEASURES, bare, hostile, whole
 
 LOADING = {"script", "iframe", "object", "embed", "form", "img", "base"}
