@@ -23,14 +23,7 @@ from secondpass.inputs import PromptTemplate, Truncation, policy_of
 from secondpass.ranking import Ranked, Relevance, ranked
 from secondpass.reranker import Call, Reranker
 from secondpass.sentences import Span, sentences
-from secondpass.text import (
-    CHARACTERS_PER_TOKEN,
-    UNSHOWABLE,
-    checked,
-    checked_query,
-    positive_int,
-    readable,
-)
+from secondpass.text import CHARACTERS_PER_TOKEN, UNSHOWABLE, checked, checked_query, positive_int, readable
 from secondpass.tokens import Tokens
 from secondpass.windows import Windows
 
