@@ -87,6 +87,15 @@ def test_scores_are_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (here / "scores.db").is_file()
 
 
+def test_a_score_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/explanations.md: the answering sentence counts most."""
+    (code,) = blocks("docs/explanations.md")
+    executed(code)
+    *counts, check = capsys.readouterr().out.splitlines()
+    assert max(counts, key=lambda line: float(line.split()[0])).endswith("Berlin has 3.7 million inhabitants.")
+    assert check.startswith("The sentences add up to ")
+
+
 def test_a_pipeline_of_haystack_is_loaded_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """pipelines/README.md: from its YAML, with the embedded model behind BM25, and measured by the evaluators."""
     monkeypatch.chdir(ROOT)

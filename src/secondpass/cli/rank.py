@@ -12,12 +12,13 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.cli.arguments import GivenDocument, GivenPair, read_documents, read_pairs
-from secondpass.cli.output import Format, lost_tokens, note_cuts, print_json_lines, print_table
+from secondpass.cli.output import Format, lost_tokens, note_cuts, print_explained, print_json_lines, print_table
 from secondpass.errors import InvalidInput
 from secondpass.text import checked_query
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
+    from secondpass.explanation import Explanation
     from secondpass.record import CallRecord
 
 
@@ -42,6 +43,10 @@ def rank(
         str | None,
         typer.Option(help="For a model with several labels: the label's number to rank by, or 'expected'."),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each sentence and word of the best document contributes.")
+    ] = False,
+    explain_best: Annotated[int, typer.Option(min=0, help="The same for so many of the best ones.")] = 0,
     model: arguments.Model = arguments.POCKET,
     max_length: arguments.MaxLength = None,
     batch_size: arguments.BatchSize = 32,
@@ -67,6 +72,8 @@ def rank(
     secondpass rank "tax deadline" -d corpus.jsonl --format jsonl | jq -r .text
 
     head -1000 collection.tsv | secondpass rank "tax deadline" -k 10
+
+    secondpass rank "tax deadline" -d answers.txt -k 5 --explain
     """
     checked_query(query, "the query")
     rule = _relevance(relevance)
@@ -76,23 +83,41 @@ def rank(
     texts = [document.text for document in given]
     ranked = encoder.rank(query, texts, top_k=top_k, batch_size=batch_size, relevance=rule, records=records)
     best = [(given[item["corpus_id"]], item["corpus_id"], float(item["score"])) for item in ranked]
+    chosen = [document.text for document, _, _ in best[: explain_best or int(explain)]]
+    why = _explanations(encoder, query, chosen, batch_size, rule) if chosen else []
     if output is Format.jsonl:
         lost = lost_tokens(records[0])
-        print_json_lines(_row(place, *found, lost) for place, found in enumerate(best, start=1))
+        print_json_lines(_row(place, *found, lost, why) for place, found in enumerate(best, start=1))
     else:
         name = "id" if any(document.id is not None for document in given) else "index"
         rows = (_cells(place, document, score) for place, (document, _, score) in enumerate(best, start=1))
         print_table(("rank", "score", name, "text"), rows)
+        print_explained(why)
     note_cuts(records[0], encoder.max_length, [document.index for document in given])
 
 
-def _row(place: int, document: GivenDocument, position: int, score: float, lost: dict[int, int]) -> dict[str, object]:
+def _explanations(
+    encoder: CrossEncoder, query: str, texts: list[str], batch_size: int, rule: int | Literal["expected"] | None
+) -> list[Explanation]:
+    from secondpass.explanation import explain
+
+    return [explain(encoder, query, text, batch_size=batch_size, relevance=rule) for text in texts]
+
+
+def _row(
+    place: int, document: GivenDocument, position: int, score: float, lost: dict[int, int], why: list[Explanation]
+) -> dict[str, object]:
     row: dict[str, object] = {"rank": place, "score": score, "index": document.index}
     if document.id is not None:
         row["id"] = document.id
     if position in lost:
         row["cut_tokens"] = lost[position]
-    return {**row, "text": document.text}
+    row["text"] = document.text
+    if place <= len(why):
+        row["explanation"] = {
+            name: value for name, value in why[place - 1].to_dict().items() if name not in ("query", "document")
+        }
+    return row
 
 
 def _cells(place: int, document: GivenDocument, score: float) -> tuple[str, str, str, str]:

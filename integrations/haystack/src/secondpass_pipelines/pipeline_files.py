@@ -154,6 +154,13 @@ def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for component in data["components"].values() for name in _measures(component)))
 
 
+def model_of(data: dict[str, Any]) -> str | None:
+    """The model that a pipeline's last SecondPassRanker names, None where there is none."""
+    rankers = (part for part in data["components"].values() if _type_of(part) == RANKER)
+    named = [(ranker.get("init_parameters") or {}).get("model") for ranker in rankers]
+    return named[-1] if named and isinstance(named[-1], str) else None
+
+
 def _measures(component: Any) -> Iterator[str]:
     if _type_of(component) == EVALUATOR:
         settings = component.get("init_parameters")
