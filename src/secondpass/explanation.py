@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from itertools import pairwise
+from itertools import pairwise, product
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -305,36 +305,39 @@ class _Model:
         return _Side(document.whole, document.start + found.start, document.start + found.end)
 
     def read(self, *sides: _Side) -> tuple[_Side, ...]:
-        """Query and document without what the window has no room for: what is left makes the same input."""
-        whole, found = self.tokens(sides), list(sides)
-        if whole.cut is not None:
-            for place, lost in ((1, whole.cut.document_tokens), (0, whole.cut.query_tokens)):
-                for side in self.beginnings_and_ends(sides[place], lost):
-                    made = self.tokens([*found[:place], side, *found[place + 1 :]])
-                    if np.array_equal(made.ids, whole.ids) and np.array_equal(made.type_ids, whole.type_ids):
-                        found[place] = side
-                        break
-        return tuple(found)
+        """Query and document without what the window has no room for: what is left makes the same input.
+
+        Where nothing does, as a word may have other tokens where a text begins, it is the nearest to that.
+        """
+        whole = self.tokens(sides)
+        if whole.cut is None:
+            return sides
+        lost = whole.cut.query_tokens, whole.cut.document_tokens
+        tried = list(product(*map(self.left_of, sides, lost)))
+        inputs = ((made, self.tokens(made)) for made in tried)
+        same = (made for made, found in inputs if found.ids.tobytes() == whole.ids.tobytes())
+        return next(same, tried[0])
 
     def tokens(self, sides: Sequence[_Side]) -> Tokens:
         call = self.call
         window = self.reranker._window(call.batch_size, call.template, call.truncation, call.wish[1])
         return self.reranker.engine().tokens(self.columns([(sides[0].text, sides[1].text)]), window)[0]
 
-    def beginnings_and_ends(self, side: _Side, lost: int) -> Iterator[_Side]:
+    def left_of(self, side: _Side, lost: int) -> list[_Side]:
         """What may be left of a text that lost so many tokens, and the characters beyond the tokenizer's ceiling."""
-        most = CHARACTERS_PER_TOKEN * self.reranker.window
+        most, tokenizer = CHARACTERS_PER_TOKEN * self.reranker.window, self.reranker.engine().tokenizer
         if not lost and len(side.text) <= most:
-            return
-        ends_of = self.reranker.engine().tokenizer.token_ends
-        ends = ends_of(side.text[:most])
-        for more in _MORE:
-            if 0 < (kept := min(len(ends) - lost + more, len(ends))):
-                yield _Side(side.whole, side.start, side.start + ends[kept - 1])
-        ends = [0, *ends_of(side.text[-most:])]
-        for more in _MORE:
-            if 0 <= lost - more < len(ends):
-                yield _Side(side.whole, side.end - len(side.text[-most:]) + ends[lost - more], side.end)
+            return [side]
+        tail = tokenizer.keep_tail
+        read = side.text[-most:] if tail else side.text[:most]
+        ends = [0, *tokenizer.token_ends(read)]
+        if tail:
+            start = side.end - len(read)
+            return [
+                _Side(side.whole, start + ends[min(max(0, lost - more), len(ends) - 1)], side.end) for more in _MORE
+            ]
+        kept = [min(max(0, len(ends) - 1 - lost + more), len(ends) - 1) for more in _MORE]
+        return [_Side(side.whole, side.start, side.start + ends[place]) for place in kept]
 
 
 class _Trial:

@@ -230,15 +230,17 @@ def test_what_the_window_has_no_room_for_contributes_nothing(
     assert all(part.logit == pytest.approx(logits[part.without], abs=1e-5) for part in found.parts if part.read)
 
 
-def test_a_query_may_be_cut_as_well(tiny_folder: str) -> None:
-    """The part that is not read is marked there too."""
-    encoder = CrossEncoder(tiny_folder, device="cpu", max_length=32)
+@pytest.mark.parametrize("length", [31, 32])
+def test_a_query_may_be_cut_as_well(tiny_folder: str, length: int) -> None:
+    """The part that is not read is marked there too, and both lose what they lose together."""
+    encoder = CrossEncoder(tiny_folder, device="cpu", max_length=length)
     query = "dog " * 60
     found = explain(encoder, query, text_of(100))
     assert found.score == pytest.approx(encoder.rank(query, [text_of(100)])[0]["score"], abs=1e-6)
     assert [part.read for part in found.query_words].count(False) == 1
+    assert [part.read for part in found.sentences].count(False) == 1
     check_places(found)
-    strict = CrossEncoder(tiny_folder, device="cpu", max_length=32, truncation="error")
+    strict = CrossEncoder(tiny_folder, device="cpu", max_length=length, truncation="error")
     with pytest.raises(TooLong):
         explain(strict, QUERY, text_of(100))
 
