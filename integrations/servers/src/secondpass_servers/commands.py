@@ -14,6 +14,7 @@ from rich.markup import escape
 from secondpass.cli import arguments
 from secondpass.cli.output import Format, PipeConsole, print_json_lines, print_table
 from secondpass.corpora import RecordKeys, shown_keys
+from secondpass.score_cache import ScoreCache
 from secondpass_servers import options
 from secondpass_servers.contract import DocumentsRefused, SearchEngine
 from secondpass_servers.index import (
@@ -71,6 +72,8 @@ secondpass ENGINE search articles "how do wings stall"
 secondpass ENGINE search articles "tax deadline" --first hybrid --passages --format jsonl
 
 secondpass ENGINE search articles "tax deadline" --filter "lang == en" --filter "published >= 2024-01-01"
+
+secondpass ENGINE search reports "tax deadline" --long windows --passages --budget-ms 500
 """
 
 
@@ -233,6 +236,9 @@ def notes(answer: TwoPassAnswer, first: FirstPass) -> list[str]:
             answer.without_text
         ),
         f"{len(answer.cut)} of {answer.candidates} documents cut to fit the model (id {ids})": answer.cut,
+        f"{answer.unscored} of {answer.candidates} documents not scored in time: they follow as they were found": (
+            answer.unscored
+        ),
     }
     return [line for line, happened in said.items() if happened]
 
@@ -246,14 +252,17 @@ def show_notes(answer: TwoPassAnswer, first: FirstPass) -> None:
 def _row(rank: int, hit: TwoPassHit) -> dict[str, object]:
     found = hit.candidate
     row: dict[str, object] = {"rank": rank, "was": found.was, "score": hit.score, "index": found.index, "id": found.id}
-    passage = {} if hit.passage is None else {"passage": hit.passage}
+    passage: dict[str, object] = {} if hit.passage is None else {"passage": hit.passage}
+    if hit.place is not None:
+        passage |= {"passage_start": hit.place[0], "passage_end": hit.place[1]}
     meta = {"meta": dict(hit.meta)} if hit.meta else {}
-    return {**row, "first_pass": dict(found.scores), **passage, "text": found.text, **meta}
+    scored = {} if hit.scored else {"scored": False}
+    return {**row, **scored, "first_pass": dict(found.scores), **passage, "text": found.text, **meta}
 
 
 def _cells(rank: int, hit: TwoPassHit) -> tuple[str, ...]:
     found = hit.candidate
-    return str(rank), str(found.was), f"{hit.score:.4f}", found.id, hit.passage or found.text
+    return str(rank), str(found.was), f"{hit.score:.4f}" if hit.scored else "-", found.id, hit.passage or found.text
 
 
 def add_commands(commands: typer.Typer, access: EngineAccess) -> None:
@@ -312,16 +321,22 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         batch_size: arguments.BatchSize = 32,
         device: arguments.Device = None,
         precision: arguments.Precision = None,
+        long: options.Long = None,
+        budget_ms: options.BudgetMs = None,
+        score_cache: options.ScoreCachePath = None,
         url: options.Url = None,
         timeout: options.Timeout = 30.0,
     ) -> None:
         def load() -> CrossEncoder:
-            return arguments.load(model, max_length, device, precision)
+            encoder = arguments.load(model, max_length, device, precision)
+            encoder.use_score_cache(None if score_cache is None else ScoreCache(score_cache))
+            return encoder
 
         fields = tuple(field or (CONTENT,))
         wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)
         bi_encoder = None if first is First.bm25 else embedder
-        ranking = {"top_k": top_k, "batch_size": batch_size, "passages": passages}
+        reading = {"passages": passages, "truncation": long, "budget_ms": budget_ms}
+        ranking = {"top_k": top_k, "batch_size": batch_size, **reading}
         with access.searched(url, timeout, index) as place:
             wanted = replace(wanted, filters=filter_clauses(place, filters or ()))
             answer = run_search(place, wanted, load, bi_encoder, device, **ranking)

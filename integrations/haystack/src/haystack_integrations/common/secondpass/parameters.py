@@ -13,6 +13,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from haystack.utils import ComponentDevice, Secret
 
 from secondpass.errors import InvalidInput
-from secondpass.text import Choice, positive_int, whole_number
+from secondpass.text import Choice, positive_int, positive_number, whole_number
 from secondpass.text import choice as one_of
+from secondpass.windows import Windows
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +115,11 @@ def optional_number(name: str, value: object) -> float | None:
     return float(value)
 
 
+def optional_milliseconds(name: str, value: object) -> float | None:
+    """Return None, or `value` as a finite float above 0; 0 is no "without limit"."""
+    return None if value is None else positive_number(value, name)
+
+
 def choice(name: str, value: object, choices: Collection[Choice]) -> Choice:
     """Return the one of `choices` that `value` is."""
     return one_of(value, choices, name)
@@ -121,6 +128,20 @@ def choice(name: str, value: object, choices: Collection[Choice]) -> Choice:
 def optional_choice(name: str, value: object, choices: Collection[Choice]) -> Choice | None:
     """Return None, or the one of `choices` that `value` is."""
     return None if value is None else choice(name, value, choices)
+
+
+def windows(name: str, value: object) -> dict[str, Any] | None:
+    """Return None, or a copy of a dictionary of arguments that `secondpass.windows.Windows` takes."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise _refuse(name, value, "dict")
+    known = [field.name for field in fields(Windows)]
+    for key in value:
+        if key not in known:
+            raise InvalidInput(f"{name}[{key!r}] is none of {', '.join(known)}")
+    Windows(**value)
+    return dict(value)
 
 
 def relevance(name: str, value: object) -> Relevance | None:
