@@ -27,6 +27,7 @@ from secondpass.score_cache import ScoreCache
 
 if TYPE_CHECKING:
     from secondpass import CrossEncoder
+    from secondpass.cascade import Cascade
     from secondpass.forwards.precision import Precision
     from secondpass.inputs import Truncation
     from secondpass.windows import Windows
@@ -152,7 +153,7 @@ def shared_cache(path: str, megabytes: int) -> ScoreCache:
 
 @dataclass(slots=True)
 class _Held:
-    model: CrossEncoder
+    model: CrossEncoder | Cascade
     users: int = 0
 
 
@@ -169,7 +170,7 @@ class SharedModel:
         self._held: _Held | None = None
 
     @contextmanager
-    def lend(self, load: Callable[[], CrossEncoder]) -> Iterator[CrossEncoder]:
+    def lend(self, load: Callable[[], CrossEncoder | Cascade]) -> Iterator[Any]:
         """Give the model to the `with` block; `load` makes it if there is none."""
         with self._lock:
             held = self._held
@@ -197,7 +198,7 @@ class SharedModel:
 class ModelLifecycle(SerializedComponent):
     """The part of a component that holds a model; the component states which one."""
 
-    model: str
+    model: str | list[str]
     device: ComponentDevice | str | None
     token: Secret | None
     model_kwargs: dict[str, Any] | None
@@ -221,7 +222,7 @@ class ModelLifecycle(SerializedComponent):
         config_kwargs: object,
     ) -> None:
         """Check and keep where the model comes from and where it is put."""
-        self.model = parameters.model_name("model", model)
+        self.model = parameters.model_names("model", model)
         self.device = parameters.device("device", device)
         self.token = parameters.secret("token", token)
         self.model_kwargs = checked_arguments("model_kwargs", model_kwargs)
@@ -271,24 +272,27 @@ class ModelLifecycle(SerializedComponent):
         """Drop the model in a thread; the event loop goes on meanwhile."""
         await asyncio.to_thread(self.close)
 
-    def lent_model(self) -> AbstractContextManager[CrossEncoder]:
-        """Give the model for the length of a `with` block, loaded if there is none."""
+    def lent_model(self) -> AbstractContextManager[Any]:
+        """Give the CrossEncoder, or Cascade, for the length of a `with` block, loaded if there is none."""
         return self._shared.lend(self._load)
 
     def _cut(self) -> Truncation | Windows | None:
         return self.truncation
 
-    def _load(self) -> CrossEncoder:
+    def _load(self) -> CrossEncoder | Cascade:
+        return self._opened(str(self.model), self.instruction)
+
+    def _opened(self, model: str, instruction: str | None) -> CrossEncoder:
         from secondpass import CrossEncoder
 
         cache = None if self.score_cache is None else shared_cache(self.score_cache, self.score_cache_mb)
         encoder = CrossEncoder(
-            self.model,
+            model,
             device=torch_device(self.device),
             token=None if self.token is None else self.token.resolve_value(),
             truncation=self._cut(),
             precision=self.precision,
-            instruction=self.instruction,
+            instruction=instruction,
             **engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs),
         )
         encoder.use_score_cache(cache)

@@ -80,6 +80,30 @@ def model_name(name: str, value: object) -> str:
     return value
 
 
+def model_names(name: str, value: object) -> str | list[str]:
+    """Return a model's name as a str, or the names of a cascade's models, two at least, as a list of them."""
+    if not isinstance(value, (list, tuple)):
+        return model_name(name, value)
+    if len(value) < 2:
+        raise InvalidInput(f"{name} has {len(value)}, and a list is a cascade, which has two at least")
+    return [model_name(f"{name}[{index}]", item) for index, item in enumerate(value)]
+
+
+def keep(name: str, value: object, models: str | list[str]) -> int | list[int] | str | None:
+    """Return how many documents go on from each of the models to the next, or the file that says it."""
+    if value is None:
+        return None
+    if isinstance(models, str):
+        raise InvalidInput(f"{name} is for a list of models")
+    if isinstance(value, (str, Path)):
+        return model_name(name, value)
+    if not isinstance(value, (list, tuple)):
+        return positive(name, value)
+    if len(value) != len(models) - 1:
+        raise InvalidInput(f"{name} has {len(value)}, and {len(models)} models have {len(models) - 1} steps")
+    return [positive(f"{name}[{index}]", item) for index, item in enumerate(value)]
+
+
 def optional_path(name: str, value: object) -> str | None:
     """Return None, or a path as a str; whether it exists is asked when it is read."""
     return None if value is None else model_name(name, value)

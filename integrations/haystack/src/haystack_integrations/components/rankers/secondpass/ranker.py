@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from haystack import Document, component, logging
 from haystack.utils import ComponentDevice, Secret
@@ -21,6 +21,9 @@ from secondpass.inputs import PromptTemplate, Truncation
 from secondpass.ranking import Ranking, checked_relevance
 from secondpass.text import is_blank
 from secondpass.windows import Passage, Windows
+
+if TYPE_CHECKING:
+    from secondpass.cascade import Cascade
 
 __all__ = ["SecondPassRanker"]
 
@@ -74,7 +77,7 @@ class SecondPassRanker(ModelLifecycle):
     def __init__(
         self,
         *,
-        model: str | Path = "secondpass/pocket",
+        model: str | Path | list[str] = "secondpass/pocket",
         device: ComponentDevice | str | None = None,
         token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),
         top_k: int = 10,
@@ -98,6 +101,7 @@ class SecondPassRanker(ModelLifecycle):
         precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
         relevance: int | Literal["expected"] | None = None,
         instruction: str | None = None,
+        keep: int | list[int] | str | Path | None = None,
         windows: dict[str, Any] | None = None,
         budget_ms: float | None = None,
         score_cache: str | Path | None = None,
@@ -106,7 +110,8 @@ class SecondPassRanker(ModelLifecycle):
         """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
 
         :param model: A local folder or the Hugging Face name of a cross-encoder, as safetensors; one with several
-            labels needs `relevance`. The default comes with the package and needs no network.
+            labels needs `relevance`. The default comes with the package and needs no network. A list of two or more is
+            a cascade, the cheapest first: each model ranks the best documents of the one before it.
         :param device: The device to compute on, as a `ComponentDevice` or a name such as "cuda:0". If `None`, the
             default device of the machine that loads the model; a dumped pipeline then does not name one.
         :param token: The token for private models of the Hugging Face Hub, read from the environment.
@@ -156,6 +161,8 @@ class SecondPassRanker(ModelLifecycle):
         :param instruction: What the model is told to look for, for models whose own template has a place for that
             (Qwen3-Reranker, mxbai-rerank-v2); others are refused when they are loaded. Special tokens in it are text.
             Prefixes and suffixes stand inside that template, next to the query and the documents.
+        :param keep: Of a cascade, how many documents go on from each model to the next: one number for all steps or one
+            for each, or the file that `secondpass.Cascade.save` wrote, for the rule in it. If `None`, 100.
         :param windows: With `truncation="windows"`, how documents are read. Allowed: tokens (of a document in a
             window), overlap (of two windows, in tokens), most (windows of a document), aggregate ("max", or how many
             best windows the mean is of), borders ("sentences", "words"), select ("first", or "bm25" for the windows
@@ -175,6 +182,7 @@ class SecondPassRanker(ModelLifecycle):
         """
         self._keep_source(model, device, token, model_kwargs, tokenizer_kwargs, config_kwargs)
         self._keep_scoring(truncation, precision, raise_on_failure, score_cache, score_cache_mb)
+        self.keep = parameters.keep("keep", keep, self.model)
         self.windows = parameters.windows("windows", windows)
         if self.windows is not None and self.truncation != "windows":
             raise InvalidInput(f"windows is for truncation='windows', and truncation is {self.truncation!r}")
@@ -297,12 +305,22 @@ class SecondPassRanker(ModelLifecycle):
     def _cut(self) -> Truncation | Windows | None:
         return self.truncation if self.windows is None else Windows(**self.windows)
 
-    def _load(self) -> CrossEncoder:
-        # By name: Haystack's decorator makes another class of this one, which `super()` would not know.
-        encoder = ModelLifecycle._load(self)
-        if encoder.num_labels > 1 or self.relevance is not None:
-            checked_relevance(self.relevance, encoder.num_labels)
-        return encoder
+    def _load(self) -> CrossEncoder | Cascade:
+        names = [self.model] if isinstance(self.model, str) else self.model
+        # A cascade hands an instruction to those of its models that have a place for one.
+        models = [self._opened(name, self.instruction if len(names) == 1 else None) for name in names]
+        for model in models:
+            if model.num_labels > 1 or (self.relevance is not None and model is models[-1]):
+                checked_relevance(self.relevance, model.num_labels)
+        if len(models) == 1:
+            return models[0]
+        if self.relevance == "expected" and len({model.num_labels for model in models}) > 1:
+            raise InvalidInput("relevance='expected' is on another scale where models have other numbers of labels")
+        from secondpass.cascade import Cascade
+
+        if isinstance(self.keep, str):
+            return Cascade.load(self.keep, models)
+        return Cascade(models, 100 if self.keep is None else self.keep)
 
     def _limits(self, top_k: object, scale_score: object, score_threshold: object, budget_ms: object) -> RankLimits:
         """Take what this call states, else what the component states; 0, 0.0 and False are statements."""
@@ -370,7 +388,7 @@ class SecondPassRanker(ModelLifecycle):
                     template=PromptTemplate(
                         self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix
                     ),
-                    instruction=instruction,
+                    instruction=self._wish(instruction),
                     budget_ms=limits.budget_ms,
                 )
         except NonFiniteScore as error:
@@ -379,6 +397,10 @@ class SecondPassRanker(ModelLifecycle):
         if sorted(item.index for item in ranking.documents) != list(range(len(readable.documents))):
             raise RuntimeError(f"{len(ranking.documents)} scores for {len(readable.documents)} documents")
         return ranking
+
+    def _wish(self, instruction: str | None) -> str | None:
+        """What a call says; a model that was loaded with an instruction knows it, those of a cascade are told."""
+        return self.instruction if instruction is None and isinstance(self.model, list) else instruction
 
     def _activation(self, num_labels: int) -> Activation:
         """What makes scores between 0 and 1 of the logits, or of the expected grades from 0 to the last label's."""

@@ -86,6 +86,7 @@ class SentenceReader(ModelLifecycle):
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
         """
+        parameters.model_name("model", model)
         self._keep_source(model, device, token, model_kwargs, tokenizer_kwargs, config_kwargs)
         self._keep_scoring(truncation, precision, raise_on_failure, score_cache, score_cache_mb)
         self.windows = parameters.windows("windows", windows)

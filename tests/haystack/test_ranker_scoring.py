@@ -1,4 +1,4 @@
-"""Documents beyond the model's window, the time that a call has, and scores that were computed before."""
+"""Documents beyond the model's window, the time that a call has, scores computed before, and several models."""
 
 import copy
 import pickle
@@ -12,10 +12,11 @@ from haystack_integrations.common.secondpass.model_lifecycle import shared_cache
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 from haystack_integrations.components.readers.secondpass import SentenceReader
 
-from secondpass import CrossEncoder
+from secondpass import Cascade, CrossEncoder
 from secondpass.activations import IDENTITY
-from secondpass.errors import InvalidInput
+from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.windows import Windows
+from tests.tiny_models import make_folder, make_reranker
 
 MakeRanker = Callable[..., SecondPassRanker]
 QUERY = "where is the capital of france"
@@ -92,6 +93,13 @@ def test_meta_fields_are_no_part_of_a_passage(make_ranker: MakeRanker, tiny_fold
         ({"truncation": "windows", "windows": {"select": "bm25"}}, "most=None reads them all"),
         ({"budget_ms": 0}, "budget_ms=0 is not above 0"),
         ({"budget_ms": float("inf")}, "budget_ms=inf is not a finite number"),
+        ({"model": ["a"]}, "model has 1, and a list is a cascade, which has two at least"),
+        ({"model": ["a", 7]}, r"model\[1\] is int, not str or Path"),
+        ({"keep": 5}, "keep is for a list of models"),
+        ({"model": ["a", "b"], "keep": 0}, "keep must be > 0"),
+        ({"model": ["a", "b"], "keep": [5, 5]}, "keep has 2, and 2 models have 1 steps"),
+        ({"model": ["a", "b", "c"], "keep": [5, -1]}, r"keep\[1\] must be > 0"),
+        ({"model": ["a", "b"], "keep": " "}, "keep is blank"),
         ({"score_cache": " "}, "score_cache is blank"),
         ({"score_cache": {"path": "x"}}, "score_cache is dict"),
         ({"score_cache_mb": 0}, "score_cache_mb must be > 0"),
@@ -169,3 +177,77 @@ def test_a_cache_that_cannot_be_is_told_when_it_is_opened(make_ranker: MakeRanke
         make_ranker(score_cache=str(tmp_path)).warm_up()
     lenient = make_ranker(score_cache=str(tmp_path), raise_on_failure=False)
     assert lenient.run(query=QUERY, documents=MANY)["documents"] == MANY
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Make another random model."""
+    return str(make_folder(tmp_path_factory.mktemp("larger"), "bert", seed=5))
+
+
+@pytest.mark.parametrize("scale_score", [True, False])
+async def test_a_list_of_models_is_a_cascade(
+    make_ranker: MakeRanker, tiny_folder: str, larger: str, tmp_path: Path, scale_score: bool
+) -> None:
+    """Each ranks the best of the one before it, so many as `keep` says, by a number or by the rule in a file."""
+    cascade = Cascade([CrossEncoder(name, device="cpu") for name in (tiny_folder, larger)], 4)
+    cascade.save(tmp_path / "rule.json")
+    (ranking,) = cascade.rank_many(
+        [QUERY], [[document.content for document in MANY]], activation_fct=None if scale_score else IDENTITY
+    )
+    expected = [(MANY[one.index].id, one.score) for one in ranking.documents[:9]]
+    models = [tiny_folder, Path(larger)]
+    given = {"model": models, "top_k": 9, "scale_score": scale_score}
+    ranker = make_ranker(**given, keep=4)
+    pipeline = Pipeline()
+    pipeline.add_component("ranker", ranker)
+    rankers = [ranker, Pipeline.loads(pipeline.dumps()).get_component("ranker"), pickle.loads(pickle.dumps(ranker))]  # noqa: S301
+    rankers += [make_ranker(**given, keep=[4]), make_ranker(**given, keep=tmp_path / "rule.json")]
+    for same in rankers:
+        found = await same.run_async(query=QUERY, documents=MANY)
+        assert [(document.id, document.score) for document in found["documents"]] == expected
+    hurried = ranker.run(query=QUERY, documents=MANY, budget_ms=0.001)
+    assert (hurried["complete"], hurried["unscored"] > 0) == (False, True)
+    ranker.close()
+    assert ranker.run(query=QUERY, documents=MANY)["documents"] == found["documents"]
+
+
+def test_a_cascade_reads_windows_and_keeps_scores(
+    make_ranker: MakeRanker, tiny_folder: str, larger: str, tmp_path: Path
+) -> None:
+    """Every model of it."""
+    path = tmp_path / "scores.db"
+    ranker = make_ranker(model=[tiny_folder, larger], keep=2, truncation="windows", score_cache=path)
+    found = ranker.run(query=QUERY, documents=LONG)
+    assert [told["windows"] > 1 for told in found["passages"]].count(True) == 2
+    cache = shared_cache(str(path), 256)
+    assert (cache.hits, cache.misses) == (0, 5)
+    assert ranker.run(query=QUERY, documents=LONG) == found
+    assert (cache.hits, cache.misses) == (5, 5)
+
+
+def test_an_instruction_goes_to_the_models_of_a_cascade_that_take_one(
+    make_ranker: MakeRanker, tiny_folder: str, tmp_path: Path, documents: list[Document]
+) -> None:
+    """That of the component, or of the call."""
+    judge = str(make_reranker(tmp_path / "judge"))
+    cascade = Cascade([CrossEncoder(name, device="cpu") for name in (tiny_folder, judge)], 3)
+    ranker = make_ranker(model=[tiny_folder, judge], keep=3, instruction="find a cat", scale_score=False)
+    for said, wish in ((None, "find a cat"), ("find a dog", "find a dog")):
+        texts = [document.content for document in documents]
+        (ranking,) = cascade.rank_many([QUERY], [texts], activation_fct=IDENTITY, instruction=wish)
+        found = ranker.run(query=QUERY, documents=documents, instruction=said)["documents"]
+        assert [document.score for document in found] == [one.score for one in ranking.documents]
+
+
+def test_models_that_make_no_cascade_are_refused_when_they_are_loaded(
+    make_ranker: MakeRanker, tiny_folder: str, tiny_model_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    """Labels without a rule, grades on two scales, a file that is not there."""
+    several = tiny_model_folder("bert", 3)
+    with pytest.raises(InvalidInput, match="num_labels=1"):
+        make_ranker(model=[several, tiny_folder]).warm_up()
+    with pytest.raises(InvalidInput, match="other numbers of labels"):
+        make_ranker(model=[tiny_folder, several], relevance="expected").warm_up()
+    with pytest.raises(ModelLoadError, match=r"rule\.json"):
+        make_ranker(model=[tiny_folder, tiny_folder], keep=str(tmp_path / "rule.json")).warm_up()
