@@ -5,25 +5,39 @@ from typing import TYPE_CHECKING
 from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
+    from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
     from secondpass.evaluation.pairs.evaluator import InputExample
     from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
     from secondpass.record import CallRecord, Cut
+    from secondpass.stopping import StoppingRule
 
-__all__ = ["CallRecord", "CrossEncoder", "Cut", "InputExample", "PromptTemplate", "Ranked", "Ranking"]
+__all__ = [
+    "CallRecord",
+    "Cascade",
+    "CrossEncoder",
+    "Cut",
+    "InputExample",
+    "PromptTemplate",
+    "Ranked",
+    "Ranking",
+    "StoppingRule",
+]
 __version__ = "0.1.0"
 
 __getattr__ = lazily(
     __name__,
     {
-        "CallRecord": "tokens",
+        "CallRecord": "record",
+        "Cascade": "cascade",
         "CrossEncoder": "cross_encoder",
-        "Cut": "tokens",
+        "Cut": "record",
         "InputExample": "evaluation.pairs.evaluator",
         "PromptTemplate": "inputs",
         "Ranked": "ranking",
         "Ranking": "ranking",
+        "StoppingRule": "stopping",
     },
 )
 
