@@ -13,14 +13,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, Discriminator, Tag
+from pydantic import BaseModel, Discriminator, Tag, WithJsonSchema
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from secondpass.inputs import policy_of
 from secondpass.reranker import Reranker
+from secondpass.score_cache import ScoreCache
 from secondpass.scoring import batch_tokens
 from secondpass.serving import scores, shapes
 from secondpass.serving.answering import Service
@@ -140,14 +142,24 @@ PROBLEMS = {
 }
 UNAUTHORIZED = {401: "No or another API key."}
 
+# A header is there or not; null is none.
+MILLISECONDS = WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 2**53 - 1})
+
+
+def _milliseconds(name: str, about: str) -> Any:
+    """A header with a whole number."""
+    return Header(alias=name, ge=1, le=2**53 - 1, description=about)
+
+
 DeadlineMs = Annotated[
     int | None,
-    Header(
-        alias="Secondpass-Deadline-Ms",
-        ge=1,
-        le=2**53 - 1,
-        description="Milliseconds to the answer, below the service's own.",
-    ),
+    MILLISECONDS,
+    _milliseconds("Secondpass-Deadline-Ms", "Milliseconds to the answer, below the service's own."),
+]
+BudgetMs = Annotated[
+    int | None,
+    MILLISECONDS,
+    _milliseconds("Secondpass-Budget-Ms", "Milliseconds after which the answer is what is scored by then."),
 ]
 Documents = Annotated[shapes.OpenRerankRequest, Tag("documents-shape")]
 Voyage = Annotated[shapes.VoyageRequest, Tag("voyage-shape")]
@@ -205,6 +217,23 @@ class RequestLimits(BaseModel):
     deadline_s: float
 
 
+class CacheInfo(BaseModel):
+    """The cache of scores since the start: pairs that it knew and did not know, and bytes."""
+
+    hits: int
+    misses: int
+    hit_rate: float
+    bytes_held: int
+    max_bytes: int
+    errors: int
+
+    @classmethod
+    def of(cls, cache: ScoreCache) -> CacheInfo:
+        """As it is now."""
+        counts = {name: getattr(cache, name) for name in cls.model_fields if name != "hit_rate"}
+        return cls(hit_rate=cache.hits / max(1, cache.hits + cache.misses), **counts)
+
+
 class Info(BaseModel):
     """The service; the fields from `model_id` to `docker_label` are text-embeddings-inference's, of the first model."""
 
@@ -224,6 +253,7 @@ class Info(BaseModel):
     sha: str | None = None
     docker_label: str | None = None
     models: list[ModelInfo]
+    score_cache: CacheInfo | None = None
     limits: RequestLimits
 
 
@@ -248,20 +278,30 @@ def _options(service: Service, model: Any, problems: dict[int, str]) -> dict[str
 
 
 def _add_scoring(made: APIRouter, service: Service) -> None:
-    async def rerank(request: Request, body: shapes.RerankRequest, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def rerank(
+        request: Request, body: shapes.RerankRequest, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
-    async def rerank_documents(request: Request, body: DocumentsShape, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def rerank_documents(
+        request: Request, body: DocumentsShape, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
-    async def rerank_any(request: Request, body: AnyShape, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def rerank_any(
+        request: Request, body: AnyShape, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
-    async def ranking(request: Request, body: shapes.RankingRequest, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def ranking(
+        request: Request, body: shapes.RankingRequest, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
-    async def score(request: Request, body: PairsShape, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def score(
+        request: Request, body: PairsShape, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
     documents = shapes.RerankResponse | shapes.VoyageResponse
     told = scores.ScoreResponse | scores.PairScores
@@ -323,7 +363,7 @@ def _info(service: Service) -> Info:
         ModelInfo(
             name=served.name,
             max_tokens=served.window,
-            truncation=served.reranker.truncation,
+            truncation=policy_of(served.truncation).truncation,
             device=served.reranker.device_name,
             precision=served.reranker.precision,
             dtype=served.dtype,
@@ -333,6 +373,7 @@ def _info(service: Service) -> Info:
     ]
     first = service.models.get(None)
     labels, budget = first.reranker.label_names, first.reranker.max_batch_tokens
+    cache = service.models.score_cache
     return Info(
         name="secondpass",
         version=version("secondpass"),
@@ -349,9 +390,10 @@ def _info(service: Service) -> Info:
         max_input_length=first.window,
         max_batch_tokens=budget or batch_tokens(first.reranker.device_name),
         max_client_batch_size=settings.max_documents,
-        auto_truncate=first.reranker.truncation != "error",
+        auto_truncate=first.truncation != "error",
         tokenization_workers=1,
         models=models,
+        score_cache=None if cache is None else CacheInfo.of(cache),
         limits=RequestLimits(**{name: getattr(settings, name) for name in RequestLimits.model_fields}),
     )
 

@@ -11,15 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.inputs import Truncation, policy_of
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
 from secondpass.models.folders import folder_of
 from secondpass.models.weights import stored_weights
 from secondpass.reranker import Reranker
+from secondpass.score_cache import ScoreCache
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
 from secondpass.token_cache import TokenCache
+from secondpass.windows import Windows
 
+# As SQLite calls a database without a file.
+MEMORY = ":memory:"
 Watch = Callable[[str, MergedBatch], object]
 
 
@@ -31,12 +36,21 @@ class LoadedModels(dict[str, Reranker]):
         self.digests: dict[str, str] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A model of a cascade, or the only one: the queue in front of it, and which documents go on to it; None: all."""
+
+    shared: SharedReranker
+    keep: int | None = None
+
+
 @dataclass(slots=True)
 class Served:
     """One model: its name, the engine, the queue in front of it, its window in tokens, and the type it computes in.
 
     `digest` is the SHA-256 of its weights file (of several, one after the other), None for a model that was handed over
-    loaded; `created` is when it began to serve, in seconds since 1970; `users` are requests under way.
+    loaded; `standing` is the service's word on what is read of pairs that are too long, None leaves that to the model;
+    `created` is when it began to serve, in seconds since 1970; `users` are requests under way.
     """
 
     name: str
@@ -44,9 +58,20 @@ class Served:
     shared: SharedReranker
     window: int
     dtype: str
+    standing: Truncation | Windows | None = None
     digest: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     users: int = 0
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The models that score one after the other."""
+        return (Stage(self.shared),)
+
+    @property
+    def truncation(self) -> Truncation | Windows:
+        """What is read of a pair that is too long where a request does not say it."""
+        return self.reranker.truncation if self.standing is None else self.standing
 
 
 class Models:
@@ -62,6 +87,9 @@ class Models:
         self._watch = watch
         size = settings.token_cache_mb * 2**20
         self.token_cache = TokenCache(size) if size else None
+        if settings.truncation is not None:
+            policy_of(settings.truncation)
+        self.score_cache = None if settings.score_cache is None else _score_cache(settings)
         self._served = self._queued(rerankers)
         # of its own, for which the end of the event loop does not wait
         self._loader = ThreadPoolExecutor(1, "secondpass-load")
@@ -81,6 +109,8 @@ class Models:
         for reranker in rerankers.values():
             if reranker.token_cache is None:
                 reranker.use_token_cache(self.token_cache)
+            if reranker.score_cache is None:
+                reranker.use_score_cache(self.score_cache)
         return served
 
     def __iter__(self) -> Iterator[Served]:
@@ -152,6 +182,13 @@ class Models:
         """Finish what was accepted and end the scoring threads."""
         for served in self:
             served.shared.close(drain=True)
+        if self.score_cache is not None:
+            self.score_cache.close()
+
+
+def _score_cache(settings: Settings) -> ScoreCache:
+    path = None if settings.score_cache == MEMORY else settings.score_cache
+    return ScoreCache(path, settings.score_cache_mb * 2**20)
 
 
 # How often it is asked whether a model that was replaced is done with.
@@ -192,6 +229,9 @@ def load_models(settings: Settings) -> LoadedModels:
             raise ModelLoadError(f"the weights of {source} were changed while they were read")
         # What happens once a model, such as choosing its forward, happens before anybody waits for it.
         encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
+        told = encoder.engine().forward.ready().identity
+        if settings.score_cache is not None and told is not None:
+            told()
         loaded[source, instruction] = encoder, digest
     made = LoadedModels()
     for model in settings.models:
@@ -228,4 +268,4 @@ def _served(name: str, reranker: Reranker, settings: Settings, watch: Watch) -> 
         watch=lambda batch: watch(name, batch),
     )
     # Read once: while a batch runs, the forward has no time for questions.
-    return Served(name, reranker, shared, reranker.window, reranker.dtype_name)
+    return Served(name, reranker, shared, reranker.window, reranker.dtype_name, settings.truncation)
