@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from secondpass import CrossEncoder
+from secondpass import Cascade, CrossEncoder, StoppingRule
 from secondpass.serving.answering import answered, check_texts, unless_gone
 from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem
@@ -319,6 +319,65 @@ async def test_pairs_seen_before_are_not_scored_again(
         (item,) = recalled.json()["results"]
         assert item["relevance_score"] == windows.json()["results"][0]["relevance_score"]
         assert LONG_TEXT[item["passage"]["start"] : item["passage"]["end"]] == item["passage"]["text"]
+
+
+@pytest.fixture
+def large(own_tiny: CrossEncoder, tiny_folder: str) -> CrossEncoder:
+    """Another model that agrees with `own_tiny` to some degree."""
+    made = CrossEncoder(tiny_folder, device="cpu")
+    with torch.no_grad():
+        made.model.bert.embeddings.word_embeddings.weight.mul_(0.7)
+    return made
+
+
+MANY = tuple(f"the {word} {other}" for word in ("cat", "dog", "mat", "book") for other in ("", "sat", "city", "long"))
+
+
+@pytest.mark.parametrize("keep", [5, 100, StoppingRule(3, 0.02, 0.5, piece=4), StoppingRule(2, float("inf"))])
+async def test_a_cascade_ranks_as_in_process(own_tiny: CrossEncoder, large: CrossEncoder, keep: Any) -> None:
+    """Blank documents and cuts too; each document has the score of the last model that scored it."""
+    cascade = Cascade([own_tiny, large], keep)
+    texts = (*MANY, "", "cat " * 300)
+    models = Models({"small": own_tiny, "best": cascade}, Settings(), lambda *given: None)
+    served = models.get("best")
+    answer = await answered(served, Work(None, ("where is the cat",) * len(texts), texts), 30)
+    (ranking,) = cascade.rank_many(["where is the cat"], [texts])
+    assert answer.order == tuple(item.index for item in ranking.documents)
+    for item in ranking.documents:
+        assert answer.logits[item.index] == pytest.approx(item.logit, abs=1e-5)
+        assert answer.scores[item.index] == pytest.approx(item.score, abs=1e-6)
+    assert answer.cuts == ranking.truncated
+    assert answer.pairs == ranking.record.pairs
+    assert answer.tokens == ranking.record.tokens
+    # batches are shared with those who ask for the small model alone
+    assert served.stages[0].shared is models.get("small").shared
+    assert (models.waiting("best"), len(served.queues)) == (0, 1)
+    with pytest.raises(Problem, match="best is a cascade, which ranks and gives no scores of pairs"):
+        await answered(served, Work(None, ("cat",), ("mat",), "pairs"), 30)
+    models.close()
+
+
+async def test_a_cascade_whose_budget_is_spent_keeps_what_the_small_model_said(
+    own_tiny: CrossEncoder, large: CrossEncoder
+) -> None:
+    """What the last model did not reach stands behind, in the small model's order, and the client is told."""
+    with before_forward(large, lambda inputs: time.sleep(1.0)):
+        rule = StoppingRule(2, float("inf"))
+        models = Models({"best": Cascade([own_tiny, large], rule)}, Settings(), lambda *given: None)
+        served = models.get("best")
+        for shared in served.queues:
+            shared._scoring._max_round_tokens = 40
+        answer = await answered(served, Work(None, ("where is the cat",) * len(MANY), MANY), 30, 1.5)
+    assert answer.complete
+    assert answer.scored == len(MANY)
+    count = answer.pairs - len(MANY)
+    assert 0 < count < len(MANY)
+    assert answer.warnings == (f"model 1 of the cascade scored {count} (the budget was spent)",)
+    (small,) = own_tiny.rank_many(["where is the cat"], [MANY])
+    order = [item.index for item in small.documents]
+    assert sorted(answer.order[:count]) == sorted(order[:count])
+    assert list(answer.order[count:]) == order[count:]
+    models.close()
 
 
 SETTINGS = Settings(max_documents=3, max_characters=10)

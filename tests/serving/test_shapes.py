@@ -118,7 +118,7 @@ def test_what_may_not_be_cut_is_not_read_in_windows_either(live: Live) -> None:
 
 PASSAGES = (Passage(0, 1, -1.0, 3, 0.25), None, Passage(2, 4, 2.0, 1, 0.75))
 BUDGETED = Answer("m", (0.25, 0.25, 0.75), (0.0,) * 3, (-1.0, -1.0, 2.0), (2, 0, 1), 7, (), (),
-                  unscored=frozenset({1}), complete=False, passages=PASSAGES)  # fmt: skip
+                  unscored=frozenset({1}), passages=PASSAGES)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [RerankRequest, VoyageRequest])

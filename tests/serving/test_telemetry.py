@@ -86,9 +86,7 @@ def test_counts_are_shown(tiny: CrossEncoder) -> None:
     metrics.answered("/score", 200, 0.5, None)
     metrics.answered("/score", 429, 0.0, "overloaded")
     cut = (Cut(0, 0, 3),)
-    metrics.scored(
-        "a", Answer("a", (0.5,) * 6, (), (), (), 70, cut, (), pairs=5, unscored=frozenset({5}), complete=False)
-    )
+    metrics.scored("a", Answer("a", (0.5,) * 6, (), (), (), 70, cut, (), pairs=5, unscored=frozenset({5})))
     metrics.watch("a", MergedBatch(calls=3, pairs=9, tokens=90, seconds=0.1))
     with admission.place():
         shown = samples(metrics.text().decode())

@@ -15,11 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from secondpass.activations import SIGMOID
-from secondpass.errors import TooLong
+from secondpass.errors import NonFiniteScore, TooLong
+from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
 from secondpass.merging.shared import LEAST_S
 from secondpass.ranking import Ranked, activated, ranked
 from secondpass.record import CallRecord, Cut
+from secondpass.reranker import Reranker
 from secondpass.scoring import Scored
 from secondpass.serving.bodies import SLICE, too_many
 from secondpass.serving.models import Models, Served, Stage
@@ -29,6 +31,7 @@ from secondpass.serving.settings import Settings
 from secondpass.serving.shapes import RankingRequest, RerankRequest, TextsRequest, VoyageRequest
 from secondpass.serving.telemetry import Admission, Facts, Metrics, facts_of
 from secondpass.serving.work import Answer, Work, indices
+from secondpass.stopping import StoppingRule
 from secondpass.text import is_blank
 from secondpass.windows import Windows
 
@@ -90,12 +93,12 @@ class Standing:
     def __init__(self, served: Served, work: Work, deadline_s: float, budget_s: float | None) -> None:
         self._served, self._work = served, work
         self._ends = [None if left is None else time.monotonic() + left for left in (deadline_s, budget_s)]
+        self._notes: list[str] = []
         self._windows: Windows | None = None
         self._window = served.window
         self.blocks: list[list[Ranked]] = []
         self.cuts: dict[int, Cut] = {}
         self.records: list[CallRecord] = []
-        self.is_cut_short = False
 
     async def score(self, stage: Stage, rows: Sequence[int]) -> list[Ranked]:
         """Documents of the request, best first; what was not read because a budget was spent has no score of this.
@@ -113,12 +116,14 @@ class Standing:
                 [work.documents[row] for row in rows],
                 deadline_s=deadline_s,
                 cut=cut,
-                instruction=work.instruction,
+                instruction=self._instruction(stage),
                 budget_s=budget_s,
             )
         except TooLong as error:
             places, window = indices([rows[index] for index in error.indices]), cut.window(reranker.window)
             raise invalid(f"{work.field} at {places}: longer than the model's window of {window} tokens") from None
+        except NonFiniteScore as error:
+            raise non_finite(tuple(rows[index] for index in error.indices)) from error
         silent = scored.blank[:, 0]
         if silent.any():
             raise blank_query(work, rows[int(silent.argmax())])
@@ -132,9 +137,38 @@ class Standing:
         )
         return list(best) if isinstance(rows, range) else [replace(one, index=rows[one.index]) for one in best]
 
+    async def go_on(self, number: int, stage: Stage) -> None:
+        """Let a further model score what the one before found best, as `Cascade.rank_many` does."""
+        before = [one for one in self.blocks[0] if one.scored]
+        logits, keep = [one.logit for one in before], stage.keep
+        done: list[Ranked] = []
+        begin, is_short = 0, False
+        for end in keep.ends(logits) if isinstance(keep, StoppingRule) else [keep]:
+            is_short = is_short or self._is_late()
+            if is_short or not before:
+                break
+            scored = await self.score(stage, [one.index for one in before[begin:end]])
+            done += [replace(one, stage=number) for one in scored if one.scored]
+            begin, is_short = end, not all(one.scored for one in scored)
+            if isinstance(keep, StoppingRule) and keep.stops([one.logit for one in done], logits[end:]):
+                break
+        if is_short:
+            self._notes.append(f"model {number} of the cascade scored {len(done)} (the budget was spent)")
+        # pieces and places as the caller gave them, see `ranking.order`
+        done.sort(key=lambda one: (not self._work.documents[one.index], -one.score, -one.logit, one.index))
+        taken = {one.index for one in done}
+        self.blocks[:1] = [done, [one for one in self.blocks[0] if one.index not in taken]]
+
+    def _instruction(self, stage: Stage) -> str | None:
+        """Of the models of a cascade those with a place for it are told; where there is none it is refused."""
+        placed = [one for one in self._served.stages if has_place(one.shared.reranker)]
+        return self._work.instruction if stage in placed or not placed else None
+
+    def _is_late(self) -> bool:
+        return any(end is not None and time.monotonic() >= end for end in self._ends)
+
     def _note(self, scored: Scored, rows: Sequence[int], cut: CutPolicy) -> None:
         self.records.append(scored.record)
-        self.is_cut_short |= scored.read is not None and not bool((scored.read | scored.blank[:, 1]).all())
         self._windows = cut.windows
         self._window = cut.window(self._served.window)
         for row in rows:
@@ -151,6 +185,7 @@ class Standing:
         left = sorted(one.index for block in self.blocks for one in block if not one.scored)
         if left:
             yield f"not scored: {field} at {indices(left)} (the budget was spent)"
+        yield from self._notes
 
     def documents(self) -> list[Ranked]:
         """All, best first."""
@@ -165,6 +200,11 @@ class Standing:
         return made
 
 
+def has_place(reranker: Reranker) -> bool:
+    """Whether a model's input has a place for an instruction."""
+    return reranker.template is not None and reranker.template.instructed is not None
+
+
 async def answered(served: Served, work: Work, deadline_s: float, budget_s: float | None = None) -> Answer:
     """Score the pairs of `work`, of which one has text at least; a cancelled task takes queued work back.
 
@@ -175,9 +215,12 @@ async def answered(served: Served, work: Work, deadline_s: float, budget_s: floa
         Problem: 422, something would be cut and may not be, or the tokenizer makes nothing of a query.
         SecondPassError: what scoring raises.
     """
+    if len(served.stages) > 1 and not work.ranks:
+        raise invalid(f"model: {served.name} is a cascade, which ranks and gives no scores of pairs")
     standing = Standing(served, work, deadline_s, budget_s)
-    first, *_ = served.stages
-    standing.blocks = [await standing.score(first, range(len(work.documents)))]
+    standing.blocks = [await standing.score(served.stages[0], range(len(work.documents)))]
+    for number, stage in enumerate(served.stages[1:], start=1):
+        await standing.go_on(number, stage)
     return _answer(served, work, standing, budget_s is not None)
 
 
@@ -224,7 +267,6 @@ def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) ->
         cache_hits=sum(record.cache_hits for record in records),
         windows=sum(record.windows for record in records),
         unscored=unscored if has_budget else None,
-        complete=not standing.is_cut_short,
         passages=tuple(document.passage for document in in_order),
     )
 

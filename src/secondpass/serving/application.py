@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from secondpass.cascade import Cascade
 from secondpass.inputs import policy_of
 from secondpass.reranker import Reranker
 from secondpass.score_cache import ScoreCache
@@ -35,10 +36,11 @@ from secondpass.serving.bodies import (
     parse,
     read_body,
 )
-from secondpass.serving.models import Models, load_models
+from secondpass.serving.models import Models, Stage, load_models
 from secondpass.serving.problems import Problem, body_of, from_error, invalid, misdirected, of_validation
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, RequestLog, facts_of, log_failure
+from secondpass.stopping import StoppingRule
 
 METRICS = "/metrics"
 TEI_PATH = "/rerank"
@@ -177,6 +179,22 @@ class Status(BaseModel):
     status: str
 
 
+class StageInfo(BaseModel):
+    """A model of a cascade: which documents go on to it, so many or until a calibrated rule is content; null: all."""
+
+    max_tokens: int
+    dtype: str
+    keep: int | dict[str, float | None] | None
+
+    @classmethod
+    def of(cls, stage: Stage) -> StageInfo:
+        """As it is served."""
+        reranker, keep = stage.shared.reranker, stage.keep
+        told = ("top_k", "risk", "confidence", "read")
+        rule = {name: getattr(keep, name) for name in told} if isinstance(keep, StoppingRule) else keep
+        return cls(max_tokens=reranker.window, dtype=reranker.dtype_name, keep=rule)
+
+
 class ModelInfo(BaseModel):
     """A served model: the precision it was asked for, the type of its large matrix products, its weights' SHA-256."""
 
@@ -187,6 +205,7 @@ class ModelInfo(BaseModel):
     precision: str
     dtype: str
     digest: str | None
+    cascade: list[StageInfo] | None = None
 
 
 class ListedModel(BaseModel):
@@ -368,6 +387,7 @@ def _info(service: Service) -> Info:
             precision=served.reranker.precision,
             dtype=served.dtype,
             digest=served.digest,
+            cascade=[StageInfo.of(stage) for stage in served.stages] if len(served.stages) > 1 else None,
         )
         for served in service.models
     ]
@@ -398,7 +418,7 @@ def _info(service: Service) -> Info:
     )
 
 
-def create_app(settings: Settings | None = None, models: Mapping[str, Reranker] | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, models: Mapping[str, Reranker | Cascade] | None = None) -> FastAPI:
     """Make the ASGI application; any server can run it, `secondpass serve` uses uvicorn.
 
     Args:

@@ -216,7 +216,7 @@ def keeping(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[ModelS
         meant = [place for place, model in enumerate(made) if (model.name == name if equals else model.stages)]
         if not meant:
             raise InvalidInput(
-                f"--keep {value!r}: there is no cascade {name!r}" if equals else "--keep: no --model is a cascade"
+                f"--keep {value!r}: there is no model {name!r}" if equals else "--keep: no --model is a cascade"
             )
         if not all(number.isdecimal() and int(number) for number in numbers.split(",")):
             raise InvalidInput(f"--keep {value!r}: {numbers!r} is no number of documents")

@@ -158,7 +158,7 @@ class Metrics:
         pairs = Gauge("secondpass_waiting_pairs", "Pairs accepted, not scored.", ("model",), registry=self.registry)
         for served in models:
             # by name: another model may have taken its place
-            pairs.labels(served.name).set_function(lambda name=served.name: models.get(name).shared.load.pairs)  # type: ignore[misc]
+            pairs.labels(served.name).set_function(lambda name=served.name: models.waiting(name))  # type: ignore[misc]
         if models.token_cache is not None:
             self.registry.register(_CacheCounts("token_cache_documents", "Documents", models.token_cache))
         cache = models.score_cache

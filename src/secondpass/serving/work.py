@@ -81,9 +81,8 @@ class Answer:
     """Scores of one request's pairs in the order they were given, and `order`, their positions best first.
 
     `scores` are the model's own (its activation applied), `probabilities` the sigmoid of `logits`. `pairs` are what
-    models scored, `cache_hits` those of them that a cache of scores knew. Of a request with a budget `unscored` are
-    documents that no model has scored, and `complete` tells whether every model was done. `passages` are the best
-    windows, `windows` how many were read of long documents.
+    models scored, `cache_hits` those of them that a cache of scores knew. Of a request with a budget `unscored` are the
+    documents that no model has scored. `passages` are the best windows, `windows` how many were read of long documents.
     """
 
     model: str
@@ -98,13 +97,17 @@ class Answer:
     cache_hits: int = 0
     windows: int = 0
     unscored: frozenset[int] | None = None
-    complete: bool = True
     passages: tuple[Passage | None, ...] = ()
 
     @property
     def scored(self) -> int | None:
         """Documents that were scored or are blank, where there was a budget."""
         return None if self.unscored is None else len(self.scores) - len(self.unscored)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every document was scored that says something."""
+        return not self.unscored
 
 
 def indices(numbers: Sequence[int], most: int = 20) -> str:
