@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,10 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.cli.arguments import GivenDocument, GivenPair, read_documents, read_pairs
-from secondpass.cli.output import Format, lost_tokens, note_cuts, print_json_lines, print_table
+from secondpass.cli.output import Format, lost_tokens, note, note_cuts, print_json_lines, print_table
 from secondpass.errors import InvalidInput
 from secondpass.text import checked_query
+from secondpass.windows import Windows
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
@@ -42,7 +44,17 @@ def rank(
         str | None,
         typer.Option(help="For a model with several labels: the label's number to rank by, or 'expected'."),
     ] = None,
-    model: arguments.Model = arguments.POCKET,
+    passages: Annotated[
+        bool, typer.Option("--passages", help="With --long windows, show the best window of each document.")
+    ] = False,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Milliseconds after which what is not scored follows in the order given.", show_default=False
+        ),
+    ] = None,
+    model: arguments.Models = None,
+    keep: arguments.Keep = None,
     max_length: arguments.MaxLength = None,
     batch_size: arguments.BatchSize = 32,
     device: arguments.Device = None,
@@ -51,6 +63,12 @@ def rank(
     template: arguments.Template = None,
     true_token: arguments.TrueToken = None,
     false_token: arguments.FalseToken = None,
+    long: arguments.Long = None,
+    window_tokens: arguments.WindowTokens = None,
+    window_overlap: arguments.WindowOverlap = None,
+    max_windows: arguments.MaxWindows = None,
+    select: arguments.SelectWindows = None,
+    score_cache: arguments.ScoreCacheFile = None,
 ) -> None:
     """Order documents by how well each one answers the query, best first.
 
@@ -67,37 +85,48 @@ def rank(
     secondpass rank "tax deadline" -d corpus.jsonl --format jsonl | jq -r .text
 
     head -1000 collection.tsv | secondpass rank "tax deadline" -k 10
+
+    secondpass rank "tax deadline" -d reports.jsonl --long windows --passages
     """
     checked_query(query, "the query")
     rule = _relevance(relevance)
+    how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
+    if passages and not isinstance(how, Windows):
+        raise InvalidInput("--passages goes with --long windows")
     given = read_documents(documents, input_format)
-    encoder = arguments.load(model, max_length, device, precision, instruction, template, true_token, false_token)
+    options = (max_length, device, precision, instruction, template, true_token, false_token)
+    encoder = arguments.load_all(model, keep, *options)
     records: list[CallRecord] = []
     texts = [document.text for document in given]
-    ranked = encoder.rank(query, texts, top_k=top_k, batch_size=batch_size, relevance=rule, records=records)
-    best = [(given[item["corpus_id"]], item["corpus_id"], float(item["score"])) for item in ranked]
+    with arguments.cached(encoder, score_cache):
+        best = encoder.rank(query, texts, top_k=top_k, batch_size=batch_size, relevance=rule, records=records,
+                            truncation=how, budget_ms=budget_ms, return_documents=passages)  # fmt: skip
     if output is Format.jsonl:
         lost = lost_tokens(records[0])
-        print_json_lines(_row(place, *found, lost) for place, found in enumerate(best, start=1))
+        print_json_lines(_row(place, given[item["corpus_id"]], item, lost) for place, item in enumerate(best, start=1))
     else:
         name = "id" if any(document.id is not None for document in given) else "index"
-        rows = (_cells(place, document, score) for place, (document, _, score) in enumerate(best, start=1))
-        print_table(("rank", "score", name, "text"), rows)
+        rows = (_cells(place, given[item["corpus_id"]], item) for place, item in enumerate(best, start=1))
+        print_table(("rank", "score", name, "passage" if passages else "text"), rows)
     note_cuts(records[0], encoder.max_length, [document.index for document in given])
+    if records[0].unscored:
+        note(f"{records[0].unscored} of {len(given)} not scored within {budget_ms:g} ms")
 
 
-def _row(place: int, document: GivenDocument, position: int, score: float, lost: dict[int, int]) -> dict[str, object]:
-    row: dict[str, object] = {"rank": place, "score": score, "index": document.index}
+def _row(place: int, document: GivenDocument, item: dict[str, Any], lost: dict[int, int]) -> dict[str, object]:
+    row: dict[str, object] = {"rank": place, "score": float(item["score"]), "index": document.index}
     if document.id is not None:
         row["id"] = document.id
-    if position in lost:
-        row["cut_tokens"] = lost[position]
+    if item["corpus_id"] in lost:
+        row["cut_tokens"] = lost[item["corpus_id"]]
+    row |= {name: item[name] for name in ("scored", "stage", "passage") if name in item}
     return {**row, "text": document.text}
 
 
-def _cells(place: int, document: GivenDocument, score: float) -> tuple[str, str, str, str]:
+def _cells(place: int, document: GivenDocument, item: dict[str, Any]) -> tuple[str, str, str, str]:
     name = document.id if document.id is not None else str(document.index)
-    return str(place), f"{score:.4f}", name, document.text
+    score = f"{float(item['score']):.4f}" if item.get("scored", True) else "-"
+    return str(place), score, name, item.get("passage", {}).get("text", document.text)
 
 
 def _relevance(value: str | None) -> int | Literal["expected"] | None:
@@ -135,6 +164,12 @@ def score(
     template: arguments.Template = None,
     true_token: arguments.TrueToken = None,
     false_token: arguments.FalseToken = None,
+    long: arguments.Long = None,
+    window_tokens: arguments.WindowTokens = None,
+    window_overlap: arguments.WindowOverlap = None,
+    max_windows: arguments.MaxWindows = None,
+    select: arguments.SelectWindows = None,
+    score_cache: arguments.ScoreCacheFile = None,
 ) -> None:
     """Score pairs of a query and a document, in the order given.
 
@@ -149,29 +184,39 @@ def score(
 
     paste queries.txt answers.txt | secondpass score --format jsonl
     """
-    # The model is loaded once, when the first pairs are known to be readable.
-    encoder = cache(
-        lambda: arguments.load(model, max_length, device, precision, instruction, template, true_token, false_token)
-    )
-    scored = _scored(read_pairs(pairs, input_format), encoder, batch_size)
-    if output is Format.jsonl:
-        print_json_lines(
-            {"index": pair.index, "score": value, "query": pair.query, "document": pair.document}
-            for pair, value in scored
-        )
-    else:
-        rows = ((str(pair.index), _shown(value), f"{pair.query} → {pair.document}") for pair, value in scored)
-        print_table(("index", "score", "query → document"), rows)
+    how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
+    options = (max_length, device, precision, instruction, template, true_token, false_token)
+    with ExitStack() as stack:
+
+        @cache
+        def encoder() -> CrossEncoder:
+            """Loaded once, when the first pairs are known to be readable."""
+            made = arguments.load(model, *options)
+            stack.enter_context(arguments.cached(made, score_cache))
+            return made
+
+        scored = _scored(read_pairs(pairs, input_format), encoder, batch_size, how)
+        if output is Format.jsonl:
+            print_json_lines(
+                {"index": pair.index, "score": value, "query": pair.query, "document": pair.document}
+                for pair, value in scored
+            )
+        else:
+            rows = ((str(pair.index), _shown(value), f"{pair.query} → {pair.document}") for pair, value in scored)
+            print_table(("index", "score", "query → document"), rows)
 
 
 def _scored(
-    pairs: Iterator[GivenPair], encoder: Callable[[], CrossEncoder], batch_size: int
+    pairs: Iterator[GivenPair],
+    encoder: Callable[[], CrossEncoder],
+    batch_size: int,
+    how: arguments.Truncation | Windows | None,
 ) -> Iterator[tuple[GivenPair, Any]]:
     """Pairs with a float each, or a list of floats from a model with several labels."""
     while chunk := list(islice(pairs, CHUNK)):
         records: list[CallRecord] = []
         texts = [(pair.query, pair.document) for pair in chunk]
-        values = encoder().predict(texts, batch_size=batch_size, records=records)
+        values = encoder().predict(texts, batch_size=batch_size, records=records, truncation=how)
         yield from zip(chunk, values.tolist(), strict=True)
         note_cuts(records[0], encoder().max_length, [pair.index for pair in chunk])
 

@@ -10,7 +10,8 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.forwards.precision import Precision
-from secondpass.serving.settings import Settings, instructed, model_source, read_keys, require_libraries
+from secondpass.serving.settings import Settings, instructed, keeping, model_source, read_keys, require_libraries
+from secondpass.windows import Select
 
 
 def _option(name: str, about: str, *flags: str, **bounds: Any) -> Any:
@@ -59,6 +60,19 @@ def serve(
     token_cache_mb: Annotated[
         int, _option("TOKEN_CACHE_MB", "MiB for tokens of documents seen before; 0 for none.", min=0)
     ] = 64,
+    long: Annotated[arguments.Truncation | None, _option("LONG", arguments.LONG_HELP)] = None,
+    window_tokens: Annotated[int | None, _option("WINDOW_TOKENS", arguments.WINDOW_TOKENS_HELP, min=1)] = None,
+    window_overlap: Annotated[int | None, _option("WINDOW_OVERLAP", arguments.OVERLAP_HELP, min=0)] = None,
+    max_windows: Annotated[int | None, _option("MAX_WINDOWS", arguments.MAX_WINDOWS_HELP, min=1)] = None,
+    select: Annotated[Select | None, _option("SELECT", arguments.SELECT_HELP)] = None,
+    score_cache: Annotated[
+        str | None, _option("SCORE_CACHE", "File that keeps scores, so that no pair is scored twice; or :memory:.")
+    ] = None,
+    score_cache_mb: Annotated[int, _option("SCORE_CACHE_MB", "MiB that it has.", min=1)] = 256,
+    keep: Annotated[
+        list[str] | None,
+        _option("KEEP", "Documents that go on in a cascade: 100, one for each step (500,100), or name=100.", "--keep"),
+    ] = None,
 ) -> None:
     """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM, Voyage and text-embeddings-inference.
 
@@ -71,16 +85,21 @@ def serve(
 
     secondpass serve --model pocket=secondpass/pocket --model big=models/big --port 9000
 
+    secondpass serve --model best=secondpass/pocket,models/big --keep 50 --long windows --score-cache scores.db
+
     SECONDPASS_API_KEYS=$(cat keys) secondpass serve --host 0.0.0.0
     """
+    models = keeping(instructed(map(model_source, model or [arguments.POCKET]), instruction or ()), keep or ())
     settings = Settings(
-        models=instructed(map(model_source, model or [arguments.POCKET]), instruction or ()), host=host, port=port,
+        models=models, host=host, port=port,
         keys=read_keys(os.environ, api_keys_file), without_keys=without_keys, open_metrics=open_metrics,
         max_requests=max_requests, max_documents=max_documents, max_body_bytes=max_body_bytes,
         max_characters=max_characters, max_waiting_pairs=max_waiting_pairs, max_waiting_tokens=max_waiting_tokens,
         max_wait_ms=max_wait_ms, deadline_s=deadline_s, head_s=head_s, shutdown_delay_s=shutdown_delay_s,
         keep_alive_s=keep_alive_s, max_length=max_length, device=device, precision=precision,
         token_cache_mb=token_cache_mb, template=template, true_token=true_token, false_token=false_token,
+        truncation=arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select),
+        score_cache=score_cache, score_cache_mb=score_cache_mb,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run
