@@ -64,6 +64,28 @@ def test_from_an_empty_server_to_a_reranked_query(place: Place, folder: Path, ti
     assert place.run("search", place.name, "zebra", "-m", tiny_folder).stderr == "secondpass: no document found\n"
 
 
+def test_long_documents_within_a_time_and_from_kept_scores(place: Place, tiny_folder: str, tmp_path: Path) -> None:
+    """Documents are read whole, their best windows shown by their places; a second search asks no model."""
+    place.create()
+    place.fill({"long": {"content": "water the tree. " * 90 + "the cat sat."}, "short": {"content": "a cat and a dog"}})
+    cache = tmp_path / "scores.db"
+    query = ("search", place.name, "the cat", "-f", "jsonl", "--long", "windows", "--passages", "-m", tiny_folder)
+    kept = (*query, "--budget-ms", 60_000, "--score-cache", cache)
+    first = place.run(*kept).stdout
+    for row in rows(first):
+        text = str(row["text"])
+        assert row["passage"] == text[row["passage_start"] : row["passage_end"]]  # type: ignore[misc]
+        assert (len(str(row["passage"])) < len(text)) == (row["id"] == "long")
+    assert len(rows(first)) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("the model was asked"))
+        assert place.run(*kept).stdout == first
+        assert rows(place.run(*kept, "-m", tiny_folder, "--keep", 1).stdout)[0] == rows(first)[0]
+    assert "--max-windows goes with --long windows" in only_line(
+        place.run("search", place.name, "cat", "--max-windows", 2, code=2)
+    )
+
+
 def test_the_packaged_corpus(place: Place, folder: Path) -> None:
     """It comes with the package, and the server may be named on the command line."""
     place.run("create", place.name, "--url", place.url)

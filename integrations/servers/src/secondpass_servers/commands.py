@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from rich.markup import escape
 from secondpass.cli import arguments
 from secondpass.cli.output import Format, PipeConsole, print_json_lines, print_table
 from secondpass.corpora import RecordKeys, shown_keys
-from secondpass.score_cache import ScoreCache
 from secondpass_servers import options
 from secondpass_servers.contract import DocumentsRefused, SearchEngine
 from secondpass_servers.index import (
@@ -44,6 +43,7 @@ from secondpass_servers.two_pass import (
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
 
 
@@ -192,7 +192,7 @@ def run_index(engine: SearchEngine, sink: Sink, request: IndexingRequest, embedd
 def run_search(
     index: SearchedIndex,
     first: FirstPass,
-    load: Callable[[], CrossEncoder],
+    load: Callable[[], CrossEncoder | Cascade],
     embedder: str | None = None,
     device: str | None = None,
     **ranking: Any,
@@ -316,28 +316,34 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         embedder: options.QueryEmbedder = options.EMBEDDER,
         vector_field: options.VectorField = EMBEDDING,
         output: options.Output = Format.table,
-        model: arguments.Model = arguments.POCKET,
+        model: arguments.Models = None,
+        keep: arguments.Keep = None,
         max_length: arguments.MaxLength = None,
         batch_size: arguments.BatchSize = 32,
         device: arguments.Device = None,
         precision: arguments.Precision = None,
-        long: options.Long = None,
+        long: arguments.Long = None,
+        window_tokens: arguments.WindowTokens = None,
+        window_overlap: arguments.WindowOverlap = None,
+        max_windows: arguments.MaxWindows = None,
+        select: arguments.SelectWindows = None,
         budget_ms: options.BudgetMs = None,
-        score_cache: options.ScoreCachePath = None,
+        score_cache: arguments.ScoreCacheFile = None,
         url: options.Url = None,
         timeout: options.Timeout = 30.0,
     ) -> None:
-        def load() -> CrossEncoder:
-            encoder = arguments.load(model, max_length, device, precision)
-            encoder.use_score_cache(None if score_cache is None else ScoreCache(score_cache))
+        def load() -> CrossEncoder | Cascade:
+            encoder = arguments.load_all(model, keep, max_length, device, precision)
+            stack.enter_context(arguments.cached(encoder, score_cache))
             return encoder
 
+        how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
         fields = tuple(field or (CONTENT,))
         wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)
         bi_encoder = None if first is First.bm25 else embedder
-        reading = {"passages": passages, "truncation": long, "budget_ms": budget_ms}
+        reading = {"passages": passages, "truncation": how, "budget_ms": budget_ms}
         ranking = {"top_k": top_k, "batch_size": batch_size, **reading}
-        with access.searched(url, timeout, index) as place:
+        with ExitStack() as stack, access.searched(url, timeout, index) as place:
             wanted = replace(wanted, filters=filter_clauses(place, filters or ()))
             answer = run_search(place, wanted, load, bi_encoder, device, **ranking)
         show_hits(answer, output)

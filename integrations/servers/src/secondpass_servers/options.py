@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from secondpass.cli.output import Format
-from secondpass.inputs import Truncation
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -99,20 +98,9 @@ Passages = Annotated[
         help="Show a passage of each document: with --long windows the best window, else what shares most words.",
     ),
 ]
-Long = Annotated[
-    Truncation | None,
-    typer.Option(
-        "--long",
-        help="What is read of a document that is too long: windows reads it whole and takes its best window, error "
-        "refuses it, the others cut.",
-    ),
-]
 BudgetMs = Annotated[
     float | None,
     typer.Option(min=0.1, help="Milliseconds to rank for; what is not scored by then follows as it was found."),
-]
-ScoreCachePath = Annotated[
-    Path | None, typer.Option("--score-cache", help="File that keeps scores, so that a pair is scored once.")
 ]
 QueryEmbedder = Annotated[
     str, typer.Option("--embedder", help="Model that embedded the documents, for dense and hybrid.")

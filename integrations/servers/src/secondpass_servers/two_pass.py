@@ -23,6 +23,7 @@ from secondpass_servers.index import (
 __all__ = ["FirstPass", "TwoPassAnswer", "TwoPassHit", "two_pass_search"]
 
 if TYPE_CHECKING:
+    from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
     from secondpass.inputs import Truncation
     from secondpass.ranking import Ranked
@@ -369,7 +370,7 @@ class TwoPassAnswer:
 def two_pass_search(
     index: SearchedIndex,
     first: FirstPass,
-    load: Callable[[], CrossEncoder],
+    load: Callable[[], CrossEncoder | Cascade],
     top_k: int = 10,
     batch_size: int = 32,
     passages: bool = False,
