@@ -120,7 +120,10 @@ def _set(components: dict[str, Any], name: str, value: str, file: Path) -> None:
     if not rankers:
         raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the {name} {value}")
     for ranker in rankers:
-        ranker["init_parameters"] = {**(ranker.get("init_parameters") or {}), name: value}
+        given = ranker.get("init_parameters") or {}
+        if name == "model":  # one in the place of a cascade's several
+            given = {key: kept for key, kept in given.items() if key != "keep"}
+        ranker["init_parameters"] = {**given, name: value}
 
 
 def _own_indexes(components: dict[str, Any]) -> None:
