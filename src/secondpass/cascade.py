@@ -280,18 +280,18 @@ class Cascade:
         file = _file(path)
         page = read_json(file)
         try:
-            if page["version"] != VERSION:
-                raise InvalidInput(f"{file} has version {page['version']!r}, and this reads {VERSION}")
-            steps = [_step(step) for step in page["keep"]]
-            stored = [(str(one["name"]), int(one["window"]), list(one["logits"])) for one in page["models"]]
+            version, given = page["version"], page["keep"] if page["version"] == VERSION else []
+            steps = [_step(step) for step in given]
+            stored = [(str(one["name"]), int(one["window"]), list(one["logits"])) for one in page.get("models", [])]
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"{file} is no cascade: {type(error).__name__}: {error}") from error
-        named = (
-            [CrossEncoder(name, max_length=window, **options) for name, window, _ in stored]
-            if models is None
-            else models
-        )
-        made = cls(named, steps, **options)
+        if version != VERSION:
+            raise InvalidInput(f"{file} has version {version!r}, and this reads {VERSION}")
+        if len(stored) != len(steps) + 1:
+            raise InvalidInput(f"{file} is no cascade: {len(stored)} models and {len(steps)} steps")
+        if models is None:
+            models = [CrossEncoder(name, **options | {"max_length": window}) for name, window, _ in stored]
+        made = cls(models, steps, **options)
         if any(isinstance(step, StoppingRule) for step in steps):
             for number, (model, (name, *marks)) in enumerate(zip(made.models, stored, strict=True)):
                 if not _is_same(_marks(model), marks):

@@ -176,8 +176,9 @@ def calibrated(rule: StoppingRule, traces: Sequence[Trace], risk: float, confide
     if margin == math.inf:
         raise InvalidInput(f"the models before the last lose too much for risk={risk:g}: let more documents go on")
     missed = float(np.mean([trace.missed[trace.stop(slope, margin)] for trace in measured]))
-    shares = {"risk": risk, "confidence": confidence, "missed": missed, "read": read(measured, slope, margin)}
-    return replace(rule, margin=margin, slope=slope, queries=len(traces), **shares)
+    share = read(measured, slope, margin)
+    own = replace(rule, margin=margin, slope=slope, risk=risk, confidence=confidence)
+    return replace(own, queries=len(traces), missed=missed, read=share)
 
 
 def _margin(traces: Sequence[Trace], slope: float, allowed: int) -> float:

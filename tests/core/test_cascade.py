@@ -300,8 +300,8 @@ def test_a_saved_rule_comes_back_for_the_same_models(
         ('{"version": 9}', "has version 9"),
         ('{"version": 1, "keep": [{"top_k": 3}], "models": []}', "is no cascade"),
         ('{"version": 1, "keep": [{"top_k": 3, "margin": 1, "x": 1}], "models": []}', "is no cascade"),
-        ('{"version": 1, "keep": [0], "models": []}', "keep=0 is not a positive int"),
-        ('{"version": 1, "keep": [], "models": []}', "models has 0"),
+        ('{"version": 1, "keep": [0], "models": []}', "is no cascade: InvalidInput: keep=0"),
+        ('{"version": 1, "keep": [3], "models": []}', "is no cascade: 0 models and 1 steps"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, message: str) -> None:
