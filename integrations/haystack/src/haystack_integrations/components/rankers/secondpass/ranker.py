@@ -376,6 +376,7 @@ class SecondPassRanker(ModelLifecycle):
         return {"id": document.id, "text": (document.content or "")[start:end], **own}
 
     def _ranking(self, query: str, readable: Readable, limits: RankLimits, instruction: str | None) -> Ranking:
+        ranking: Ranking
         try:
             with self.lent_model() as encoder:
                 (ranking,) = encoder.rank_many(
