@@ -23,36 +23,38 @@ if TYPE_CHECKING:
     from secondpass.record import CallRecord
 
 
+Documents = Annotated[
+    Path | None,
+    typer.Option("--documents", "-d", help="File with the documents; without it, or as '-', they come from stdin."),
+]
+InputFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="txt (one a line), jsonl, json (a list) or tsv (id, tab, text); by default what the file's name says."
+    ),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to print; all by default.")]
+RelevanceRule = Annotated[
+    str | None, typer.Option(help="For a model with several labels: the label's number to rank by, or 'expected'.")
+]
+Passages = Annotated[
+    bool, typer.Option("--passages", help="With --long windows, show the best window of each document.")
+]
+BudgetMs = Annotated[
+    float | None, typer.Option(help="Milliseconds after which what is not scored follows in the order given.")
+]
+
+
 def rank(
     query: Annotated[str, typer.Argument(help="What is asked.", show_default=False)],
     *,
-    documents: Annotated[
-        Path | None,
-        typer.Option("--documents", "-d", help="File with the documents; without it, or as '-', they come from stdin."),
-    ] = None,
-    input_format: Annotated[
-        str | None,
-        typer.Option(
-            help="txt (one a line), jsonl, json (a list) or tsv (id, tab, text); by default what the file's name says."
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", min=1, help="How many to print; all by default.")
-    ] = None,
+    documents: Documents = None,
+    input_format: InputFormat = None,
+    top_k: TopK = None,
     output: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
-    relevance: Annotated[
-        str | None,
-        typer.Option(help="For a model with several labels: the label's number to rank by, or 'expected'."),
-    ] = None,
-    passages: Annotated[
-        bool, typer.Option("--passages", help="With --long windows, show the best window of each document.")
-    ] = False,
-    budget_ms: Annotated[
-        float | None,
-        typer.Option(
-            help="Milliseconds after which what is not scored follows in the order given.", show_default=False
-        ),
-    ] = None,
+    relevance: RelevanceRule = None,
+    passages: Passages = False,
+    budget_ms: BudgetMs = None,
     model: arguments.Models = None,
     keep: arguments.Keep = None,
     max_length: arguments.MaxLength = None,
@@ -108,7 +110,7 @@ def rank(
         name = "id" if any(document.id is not None for document in given) else "index"
         rows = (_cells(place, given[item["corpus_id"]], item) for place, item in enumerate(best, start=1))
         print_table(("rank", "score", name, "passage" if passages else "text"), rows)
-    note_cuts(records[0], encoder.max_length, [document.index for document in given])
+    note_cuts(records[0], getattr(encoder, "max_length", None), [document.index for document in given])
     if records[0].unscored:
         note(f"{records[0].unscored} of {len(given)} not scored within {budget_ms:g} ms")
 

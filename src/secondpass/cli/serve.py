@@ -19,12 +19,28 @@ def _option(name: str, about: str, *flags: str, **bounds: Any) -> Any:
     return typer.Option(*flags, envvar=f"SECONDPASS_{name}", help=about, **bounds)
 
 
+Models = Annotated[
+    list[str] | None,
+    _option(
+        "MODEL",
+        "name=folder, a folder or a hub name; the first is the default. name=small,large is a cascade.",
+        "--model",
+        "-m",
+    ),
+]
+Instructions = Annotated[
+    list[str] | None,
+    _option("INSTRUCTION", "What a model is told to look for: name=text, or a text for all.", "--instruction"),
+]
+Keep = Annotated[
+    list[str] | None,
+    _option("KEEP", "Documents that go on in a cascade: 100, one for each step (500,100), or name=100.", "--keep"),
+]
+
+
 def serve(
     *,
-    model: Annotated[
-        list[str] | None,
-        _option("MODEL", "name=folder, a folder or a hub name; the first is the default.", "--model", "-m"),
-    ] = None,
+    model: Models = None,
     host: Annotated[str, _option("HOST", "Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, _option("PORT", "0 takes a free one.", "--port", "-p", min=0, max=65535)] = 8000,
     api_keys_file: Annotated[
@@ -50,10 +66,7 @@ def serve(
     max_length: Annotated[int | None, _option("MAX_LENGTH", arguments.MAX_LENGTH_HELP, min=1)] = None,
     device: Annotated[str | None, _option("DEVICE", arguments.DEVICE_HELP)] = None,
     precision: Annotated[Precision | None, _option("PRECISION", arguments.PRECISION_HELP)] = None,
-    instruction: Annotated[
-        list[str] | None,
-        _option("INSTRUCTION", "What a model is told to look for: name=text, or a text for all.", "--instruction"),
-    ] = None,
+    instruction: Instructions = None,
     template: Annotated[str | None, _option("TEMPLATE", arguments.TEMPLATE_HELP)] = None,
     true_token: Annotated[str | None, _option("TRUE_TOKEN", arguments.TRUE_HELP)] = None,
     false_token: Annotated[str | None, _option("FALSE_TOKEN", arguments.FALSE_HELP)] = None,
@@ -65,14 +78,9 @@ def serve(
     window_overlap: Annotated[int | None, _option("WINDOW_OVERLAP", arguments.OVERLAP_HELP, min=0)] = None,
     max_windows: Annotated[int | None, _option("MAX_WINDOWS", arguments.MAX_WINDOWS_HELP, min=1)] = None,
     select: Annotated[Select | None, _option("SELECT", arguments.SELECT_HELP)] = None,
-    score_cache: Annotated[
-        str | None, _option("SCORE_CACHE", "File that keeps scores, so that no pair is scored twice; or :memory:.")
-    ] = None,
+    score_cache: Annotated[str | None, _option("SCORE_CACHE", "File that keeps scores; or :memory:.")] = None,
     score_cache_mb: Annotated[int, _option("SCORE_CACHE_MB", "MiB that it has.", min=1)] = 256,
-    keep: Annotated[
-        list[str] | None,
-        _option("KEEP", "Documents that go on in a cascade: 100, one for each step (500,100), or name=100.", "--keep"),
-    ] = None,
+    keep: Keep = None,
 ) -> None:
     """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM, Voyage and text-embeddings-inference.
 

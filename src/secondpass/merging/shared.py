@@ -153,9 +153,11 @@ class SharedReranker:
             InvalidInput, Overloaded, DeadlineExceeded, NonFiniteScore, OutOfMemory, SecondPassError: as `submit` and
                 its future.
         """
-        given = (queries, documents, deadline_s, cut, instruction, budget_s)
-        has_cache = self.reranker.score_cache is not None
-        call = await self._accepted_in_pool(*given) if has_cache else self._accepted(*given)
+        given = (queries, documents, deadline_s, cut, instruction)
+        if self.reranker.score_cache is None:
+            call = self._accepted(*given, budget_s)
+        else:
+            call = await self._accepted_in_pool(budget_s, *given)
         answer = asyncio.wrap_future(call.future)
         self._advance_in_pool(call)
         try:
@@ -199,15 +201,15 @@ class SharedReranker:
         self._queue.accept(call)
         return call
 
-    async def _accepted_in_pool(self, *given: Any) -> QueuedJob:
+    async def _accepted_in_pool(self, budget_s: float | None, *given: Any) -> QueuedJob:
         """Off the event loop: what a cache knows is in a file, and whose scores they are is asked of a busy model."""
         began = time.monotonic()
 
         def accepted() -> QueuedJob:
-            *before, budget_s = given
-            if budget_s is not None and budget_s > 0:
-                budget_s = max(LEAST_S, budget_s - (time.monotonic() - began))
-            return self._accepted(*before, budget_s)
+            left = budget_s
+            if left is not None and left > 0:
+                left = max(LEAST_S, left - (time.monotonic() - began))
+            return self._accepted(*given, budget_s=left)
 
         try:
             call = self._threads().submit(accepted)

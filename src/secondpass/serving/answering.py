@@ -141,9 +141,10 @@ class Standing:
         """Let a further model score what the one before found best, as `Cascade.rank_many` does."""
         before = [one for one in self.blocks[0] if one.scored]
         logits, keep = [one.logit for one in before], stage.keep
+        ends = keep.ends(logits) if isinstance(keep, StoppingRule) else [len(before) if keep is None else keep]
         done: list[Ranked] = []
         begin, is_short = 0, False
-        for end in keep.ends(logits) if isinstance(keep, StoppingRule) else [keep]:
+        for end in ends:
             is_short = is_short or self._is_late()
             if is_short or not before:
                 break

@@ -69,7 +69,7 @@ class Work:
             raise invalid("return_passages: documents are read in one piece; ask for windows")
         if windows is not None and self.most_windows is not None:
             windows = replace(windows, most=self.most_windows)
-        truncation = "only_document" if standing.truncation == "windows" else standing.truncation
+        truncation: Truncation = "only_document" if standing.truncation == "windows" else standing.truncation
         if windows is not None or self.refuse_cuts:
             truncation = "error" if windows is None else "windows"
         heads = self.max_document_tokens, self.max_query_tokens
