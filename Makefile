@@ -11,7 +11,7 @@ COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks
 
-.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-startup benchmark-training benchmark-service clean
+.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-service clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -78,6 +78,10 @@ benchmark-inference: $(VENV)/.test
 # Size on disk, cold start and memory of whole processes beside sentence-transformers and onnxruntime on the same weights.
 benchmark-startup: $(VENV)/.test
 	$(BIN)/python -m benchmarks.startup compare --output-dir figures $(ARGS)
+
+# The same queries ranked without a cache of scores, with an empty and with a filled one; what it costs by itself.
+benchmark-score-cache: $(VENV)/.test
+	$(BIN)/python -m benchmarks.score_cache compare --output-dir figures $(ARGS)
 
 # The service with 16 clients beside scoring the same pairs in process, on the same cores.
 benchmark-service: $(VENV)/.test

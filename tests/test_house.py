@@ -27,9 +27,13 @@ PACKAGE = CORE / "secondpass"
 
 # Floors of the house, the lowest first: a floor may use those below it and nothing above.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "journal", "corpora", "inputs", "tokens")),
+    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "journal", "corpora")),
+    tuple(
+        f"secondpass.{noun}"
+        for noun in ("sentences", "windows", "inputs", "record", "token_cache", "tokens", "score_cache")
+    ),
     ("secondpass.forwards",),
-    ("secondpass.scoring", "secondpass.activations", "secondpass.ranking", "secondpass.stopping"),
+    tuple(f"secondpass.{noun}" for noun in ("scoring", "activations", "keywords", "ranking", "stopping")),
     ("secondpass.models",),
     ("secondpass.reranker",),
     ("secondpass.biencoder", "secondpass.extraction", "secondpass.merging"),
@@ -47,7 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 60
 MOST_FILES = 210
-MOST_LINES = 43_400
+MOST_LINES = 47_600
 MOST_TEST_FILES = 220
 MEDIAN_FILE = 160
 MOST_WITH_ONE_USER = 25

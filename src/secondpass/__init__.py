@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
     from secondpass.record import CallRecord, Cut
+    from secondpass.score_cache import ScoreCache
     from secondpass.stopping import StoppingRule
+    from secondpass.windows import Passage, Windows
 
 __all__ = [
     "CallRecord",
@@ -19,10 +21,13 @@ __all__ = [
     "CrossEncoder",
     "Cut",
     "InputExample",
+    "Passage",
     "PromptTemplate",
     "Ranked",
     "Ranking",
+    "ScoreCache",
     "StoppingRule",
+    "Windows",
 ]
 __version__ = "0.1.0"
 
@@ -34,10 +39,13 @@ __getattr__ = lazily(
         "CrossEncoder": "cross_encoder",
         "Cut": "record",
         "InputExample": "evaluation.pairs.evaluator",
+        "Passage": "windows",
         "PromptTemplate": "inputs",
         "Ranked": "ranking",
         "Ranking": "ranking",
+        "ScoreCache": "score_cache",
         "StoppingRule": "stopping",
+        "Windows": "windows",
     },
 )
 

@@ -7,22 +7,22 @@ write-ahead log, for any number of processes, each of which may be killed at any
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import math
 import os
-import stat
 import struct
+import tempfile
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from secondpass.errors import InvalidInput
 from secondpass.text import positive_int
@@ -76,13 +76,18 @@ def score_keys(context: bytes, queries: Sequence[str], documents: Sequence[str])
     return keys
 
 
-def _row(key: bytes, kept: Kept) -> Row:
+def _row(place: int, key: bytes, kept: Kept) -> Row:
+    numbers = kept.logits if kept.passage is None else (*kept.logits, kept.passage[2])
+    if not kept.logits or not all(map(math.isfinite, numbers)):
+        raise InvalidInput(f"entries[{place}] has logits {kept.logits!r} and passage {kept.passage!r}: not finite")
+    if not 16 <= len(key) <= 32:
+        raise InvalidInput(f"entries[{place}] has a key of {len(key)} bytes, not 16 to 32")
     first, rest = float(kept.logits[0]), None
-    # SQLite makes 0.0 of -0.0
-    plain = len(kept.logits) == 1 and (first != 0.0 or math.copysign(1.0, first) > 0.0)
+    signless = first + 0.0  # SQLite keeps no -0.0
+    plain = len(kept.logits) == 1 and math.copysign(1.0, first) == math.copysign(1.0, signless)
     if not plain or any(kept.blank) or kept.cut is not None or kept.passage is not None:
         rest = json.dumps([kept.logits, kept.blank, kept.cut, kept.passage], separators=(",", ":")).encode("ascii")
-    return key, first, rest, _mark(key, first, rest)
+    return key, signless, rest, _mark(key, signless, rest)
 
 
 def _mark(key: bytes, logit: float, rest: bytes | None) -> bytes:
@@ -95,9 +100,8 @@ def _mark(key: bytes, logit: float, rest: bytes | None) -> bytes:
     return blake2b(struct.pack("<d", logit) + (rest or b""), key=key, digest_size=8).digest()
 
 
-def _kept(row: Row) -> Kept | None:
+def _kept(key: bytes, logit: float, rest: bytes | None, mark: bytes) -> Kept | None:
     """None for a row that is not as it was written."""
-    key, logit, rest, mark = row
     try:
         if mark != _mark(key, logit, rest):
             return None
@@ -109,51 +113,86 @@ def _kept(row: Row) -> Kept | None:
         return None
 
 
-def _checked(entries: Sequence[tuple[bytes, Kept]]) -> None:
-    for place, (key, kept) in enumerate(entries):
-        numbers = kept.logits if kept.passage is None else (*kept.logits, kept.passage[2])
-        if not kept.logits or not all(map(math.isfinite, numbers)):
-            raise InvalidInput(f"entries[{place}] has logits {kept.logits!r} and passage {kept.passage!r}: not finite")
-        if not 16 <= len(key) <= 32:
-            raise InvalidInput(f"entries[{place}] has a key of {len(key)} bytes, not 16 to 32")
+# ---- Where they are kept.
 
+OURS, VERSION = int.from_bytes(b"2ps1", "big"), 1
+SCHEMA = (
+    "pragma auto_vacuum = incremental",
+    "pragma journal_mode = wal",
+    "begin",
+    """create table scores (
+    id integer primary key, -- the rows used last have the largest
+    key blob not null unique check(typeof(key) = 'blob' and length(key) between 16 and 32),
+    logit real not null check(typeof(logit) = 'real'),
+    rest blob check(typeof(rest) in ('blob', 'null')),
+    mark blob not null)""",
+    f"pragma application_id = {OURS}",
+    f"pragma user_version = {VERSION}",
+    "commit",
+)
+SETTINGS = ("synchronous = normal", "wal_autocheckpoint = 0", "cache_spill = off", "cell_size_check = on")
+BUSY_S = 10.0  # how long another process may write before we go on without
+REST_S = 30.0  # how long a file that failed is let alone
+BATCH = 256
+PAGE, FRAME, ROW_BYTES = 4096, 4096 + 24, 128
+SMALLEST = 2**20
+# No transaction changes more pages: it has BATCH rows, each with a page of the index and what that is split to.
+TRANSACTION_PAGES = 1024
+STEPS = 64  # of making room in one call; a file that is far above a new bound shrinks over several
+PARTS = ("", "-wal", "-shm")
+BUSY, FULL, DAMAGED = 5, 13, {11, 26}  # SQLITE_CORRUPT, SQLITE_NOTADB
 
-# ---- The cache.
+Found = TypeVar("Found")
 
 
 class ScoreCache:
     """Scores that were computed before; one object serves any number of threads and models.
 
-    A copy, also one that travels to another process, and a forked child use the same file; one in memory starts empty
-    as a copy. Texts are not kept, but whoever reads the file can find out whether a text that they guess was scored:
+    A copy, also one that travels to another process, and a forked child use the same file; a copy of one in memory
+    starts empty. Texts are not kept, but whoever reads the file can find out whether a text that they guess was scored:
     it is made for its owner only. A file that fails later (a full disk, a damaged page, a newer version's) makes no
-    ranking fail: what it cannot give is scored, the reason is logged once, and `errors` counts.
+    ranking fail: what it does not give is scored, the reason is logged once, and `errors` counts.
 
     Args:
         path: a file, made with the folders around it where there is none; None keeps scores in memory.
-        max_bytes: of memory with all bookkeeping, or of disk with SQLite's log and index; the scores that were used
-            longest ago make room (of a file as far as quarters of what it holds).
+        max_bytes: of memory, or of disk with SQLite's log and index; the scores used longest ago make room. What was
+            read counts as used again where it belongs to the older half, so that reading hardly ever writes.
 
     Attributes:
         hits, misses: keys that this object found and did not find.
+        errors: how often the file could not be read or written, or had a row that nobody wrote.
 
     Raises:
         InvalidInput: `path` cannot be a cache (a folder, a file of another kind), or `max_bytes` is too small.
     """
 
+    _connection: Any = None
+
     def __init__(self, path: str | os.PathLike[str] | None = None, max_bytes: int = 256 * 2**20) -> None:
-        self.max_bytes = positive_int(max_bytes, "max_bytes")
-        self.hits = self.misses = 0
-        if path is None:
-            self.path: Path | None = None
-            self._rows: _Memory | _Database = _Memory(self.max_bytes)
-            return
-        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or "\0" in os.fspath(path):
-            raise InvalidInput(f"path={path!r} is no path of a file")
-        if self.max_bytes < SMALLEST:
-            raise InvalidInput(f"max_bytes={max_bytes} is less than {SMALLEST}, which a file needs")
-        self.path = Path(os.path.abspath(Path(path).expanduser()))
-        self._rows = _Database(self.path, self.max_bytes)
+        import sqlite3  # a start needs none
+
+        self.max_bytes = max_bytes = positive_int(max_bytes, "max_bytes")
+        if max_bytes < SMALLEST:
+            raise InvalidInput(f"max_bytes={max_bytes} is less than {SMALLEST}")
+        self._sqlite: Any = sqlite3
+        self.path = None if path is None else _absolute(path)
+        self.hits = self.misses = self.errors = 0
+        # The log is emptied where it has half of the file's pages, at most TRANSACTION_PAGES; one transaction
+        # comes on top, and 64 KiB for the index of the log.
+        room = max_bytes - 2**16
+        self._pages = max(2 * room // (2 * PAGE + 3 * FRAME), (room - 2 * TRANSACTION_PAGES * FRAME) // PAGE)
+        self._log_bytes = FRAME * min(self._pages // 2, TRANSACTION_PAGES)
+        self._is_ours = False
+        self._file, self._identity = ":memory:" if self.path is None else str(self.path), (0, 0)
+        self._used: set[bytes] = set()  # rows of the older half that were read
+        self._rests = {False: 0.0, True: 0.0}
+        self._told: set[str] = set()
+        with _LOCK:
+            _CACHES.add(self)
+            try:
+                self._opened()
+            except (sqlite3.Error, OSError) as error:
+                self._failed(error, writes=False)
 
     def __repr__(self) -> str:
         return f"ScoreCache({'in memory' if self.path is None else str(self.path)!r}, max_bytes={self.max_bytes})"
@@ -167,212 +206,76 @@ class ScoreCache:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self._disconnect()
+
     def __len__(self) -> int:
-        with _LOCK:
-            return self._rows.count()
+        return self._guarded(_first, "select count(*) from scores") or 0
 
     @property
     def bytes_held(self) -> int:
         """Of memory, or of disk."""
-        return self._rows.bytes_held
-
-    @property
-    def errors(self) -> int:
-        """How often the file could not be read or written."""
-        return self._rows.errors
+        if self.path is None:
+            return PAGE * (self._guarded(_first, "pragma page_count") or 0)
+        return sum(_stat(f"{self._file}{part}")[2] for part in PARTS)
 
     def find(self, keys: Sequence[bytes]) -> list[Kept | None]:
         """What is kept under each key; None where there is nothing."""
+        known: dict[bytes, Kept] = {}
+        for start in range(0, len(keys), BATCH):
+            part = keys[start : start + BATCH]
+            self._guarded(self._read, part, known)
+        if len(self._used) >= BATCH:
+            self._guarded(self._renew, writes=True)
+        found = [known.get(key) for key in keys]
         with _LOCK:
-            found = self._rows.find(keys)
-            missed = found.count(None)
-            self.misses += missed
-            self.hits += len(keys) - missed
+            self.misses += found.count(None)
+            self.hits += len(keys) - found.count(None)
         return found
 
     def keep(self, entries: Sequence[tuple[bytes, Kept]]) -> None:
-        """Remember; where it returns without a word in the log, other processes find it.
+        """Remember; any process finds it afterwards. What takes more than 1/32 of the cache is not kept.
 
         Raises:
             InvalidInput: a logit is not finite, or a key has not 16 to 32 bytes.
         """
-        _checked(entries)
-        with _LOCK:
-            self._rows.keep(entries)
+        most = min(self._pages * PAGE // 32, BATCH * 1024)
+        rows = [_row(place, key, kept) for place, (key, kept) in enumerate(entries)]
+        sizes = [ROW_BYTES + len(row[2] or b"") for row in rows]
+        rows = [row for row, size in zip(rows, sizes, strict=True) if size <= most]
+        largest = max((size for size in sizes if size <= most), default=most)
+        step = min(BATCH, most // largest)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            self._guarded(self._write, part, len(part) * largest, writes=True)
 
     def close(self) -> None:
         """Let go of the memory or of the file, which is opened again when it is asked again."""
-        with _LOCK:
-            self._rows.close()
-
-
-class _Memory:
-    """Rows in memory, the one used last at the end."""
-
-    errors = 0
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.close()
-
-    def close(self) -> None:
-        self._entries: OrderedDict[bytes, Kept] = OrderedDict()
-        self.bytes_held = 0
-
-    def count(self) -> int:
-        return len(self._entries)
-
-    def find(self, keys: Sequence[bytes]) -> list[Kept | None]:
-        found = [self._entries.get(key) for key in keys]
-        for key, kept in zip(keys, found, strict=True):
-            if kept is not None:
-                self._entries.move_to_end(key)
-        return found
-
-    def keep(self, entries: Sequence[tuple[bytes, Kept]]) -> None:
-        for key, kept in entries:
-            earlier = self._entries.pop(key, None)
-            self.bytes_held += _memory(kept) - (0 if earlier is None else _memory(earlier))
-            self._entries[key] = kept
-            while self.bytes_held > self.max_bytes:
-                self.bytes_held -= _memory(self._entries.popitem(last=False)[1])
-
-
-def _memory(kept: Kept) -> int:
-    """Bytes of an entry: objects, a table that has just grown, and links."""
-    return 420 + 32 * len(kept.logits) + (160 if kept.cut is not None else 0) + (220 if kept.passage is not None else 0)
-
-
-# ---- The file.
-
-OURS, VERSION = int.from_bytes(b"2ps1", "big"), 1
-SCHEMA = """
-create table scores (
-    id integer primary key, -- rows used last have the largest
-    key blob not null unique check(typeof(key) = 'blob' and length(key) between 16 and 32),
-    logit real not null check(typeof(logit) = 'real'),
-    rest blob check(typeof(rest) in ('blob', 'null')),
-    mark blob not null
-)
-"""
-SETTINGS = (
-    "synchronous = normal", "wal_autocheckpoint = 0", "cache_spill = off", "cell_size_check = on", "trusted_schema = off"
-)  # fmt: skip
-BUSY_S = 10.0  # how long another process may write before we go on without
-REST_S = 30.0  # how long a file that failed is let alone
-BATCH = 256
-PAGE, FRAME, ROW_BYTES = 4096, 4096 + 24, 128
-SMALLEST = 2**20
-# No transaction changes more pages: it has BATCH rows, each with a page of the index and what that is split to.
-TRANSACTION_PAGES = 1024
-STEPS = 64  # of making room in one call; a file that is far above a new bound shrinks over several
-BUSY, CORRUPT, FULL, NOT_A_DATABASE = 5, 11, 13, 26
-
-
-def _shares(max_bytes: int) -> tuple[int, int]:
-    """Pages that the file may have, and bytes that its log may have before another transaction, of the whole bound.
-
-    The log is emptied where it has an eighth of the file's pages, at most TRANSACTION_PAGES, and one transaction comes
-    on top; 64 KiB are for the index of the log.
-    """
-    room = max_bytes - 2**16
-    pages = max(8 * room // (8 * PAGE + 9 * FRAME), (room - 2 * TRANSACTION_PAGES * FRAME) // PAGE)
-    return pages, FRAME * min(pages // 8, TRANSACTION_PAGES)
-
-
-class _Database:
-    """Rows in a SQLite file; whoever calls holds `_LOCK`."""
-
-    _connection: Any = None
-
-    def __init__(self, path: Path, max_bytes: int) -> None:
-        import sqlite3  # not every Python has it, and a start needs none
-
-        self.errors = 0
-        self._sqlite: Any = sqlite3
-        self._path = path
-        self._pages, self._log_bytes = _shares(max_bytes)
-        self._is_ours = False
-        self._identity: tuple[int, int] | None = None
-        self._used: set[bytes] = set()  # rows of the older half that were read
-        self._rests = {False: 0.0, True: 0.0}
-        self._told: set[tuple[str, int]] = set()
-        with _LOCK:
-            _DATABASES.add(self)
-            try:
-                self._opened()
-            except (sqlite3.Error, OSError) as error:
-                self._failed(error, writes=False)
-
-    def __del__(self) -> None:
-        with suppress(Exception):
-            self.disconnect()
-
-    @property
-    def bytes_held(self) -> int:
-        return sum(_size(f"{self._path}{part}") for part in ("", "-wal", "-shm"))
-
-    def count(self) -> int:
-        rows = [0]
-        self._guarded(lambda connection: rows.extend(connection.execute("select count(*) from scores").fetchone()))
-        return rows[-1]
-
-    def find(self, keys: Sequence[bytes]) -> list[Kept | None]:
-        found: dict[bytes, Kept] = {}
-        for start in range(0, len(keys), BATCH):
-            part = keys[start : start + BATCH]
-            self._guarded(lambda connection, part=part: self._read(connection, part, found))
-            if len(self._used) >= BATCH // 2:
-                self._guarded(self._renew, writes=True)
-        return [found.get(key) for key in keys]
-
-    def keep(self, entries: Sequence[tuple[bytes, Kept]]) -> None:
-        rows: list[Row] = []
-        size, most = 0, self._pages * PAGE // 32
-        for key, kept in entries:
-            row = _row(key, kept)
-            own = ROW_BYTES + len(row[2] or b"")
-            if rows and (len(rows) == BATCH or size + own > min(most, BATCH * 1024)):
-                self._guarded(lambda connection, part=(rows, size): self._write(connection, *part), writes=True)
-                rows, size = [], 0
-            if own <= most:
-                rows.append(row)
-                size += own
-        self._guarded(lambda connection: self._write(connection, rows, size), writes=True)
-
-    def close(self) -> None:
-        if self._connection is not None:
+        if self._used:
             self._guarded(self._renew, writes=True)
-        self.disconnect()
+        self._disconnect()
 
-    def disconnect(self) -> None:
-        """SQLite must not be carried through a fork; the last one who leaves empties the log."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(self._sqlite.Error):
-                connection.close()
+    # -- work, while nobody else of this process does any
 
-    # -- work
+    def _read(self, connection: Any, keys: Sequence[bytes], known: dict[bytes, Kept]) -> None:
+        """Where the cache is more than half full, rows of the older half are noted, to be made its newest.
 
-    def _read(self, connection: Any, keys: Sequence[bytes], found: dict[bytes, Kept]) -> None:
-        """Rows of the older half are noted where the file is more than half full, to be written anew at its end.
-
-        So a row is written at most once while half of the file is, however often it is read.
+        So a row is written again at most once while half of the cache is, however often it is read.
         """
         first, last = connection.execute("select (select min(id) from scores), (select max(id) from scores)").fetchone()
-        full = 2 * _pragma(connection, "page_count") > self._pages
+        full = 2 * _first(connection, "pragma page_count") > self._pages
         middle = (first + last) // 2 if full and first is not None else 0
         asked = ",".join("?" * len(keys))
         query = f"select key, logit, rest, mark, id from scores where key in ({asked})"  # noqa: S608
-        for *row, number in connection.execute(query, keys).fetchall():
-            kept = _kept((row[0], row[1], row[2], row[3]))
+        for key, logit, rest, mark, number in connection.execute(query, keys).fetchall():
+            kept = _kept(key, logit, rest, mark)
             if kept is None:
-                self.errors += 1
-                self._tell("a row is not as it was written", ("row", 0))
+                self._tell("a row is not as it was written")
                 continue
-            found[row[0]] = kept
+            known[key] = kept
             if number < middle:
-                self._used.add(row[0])
+                self._used.add(key)
 
     def _write(self, connection: Any, rows: Sequence[Row], size: int) -> None:
         self._make_room(connection, size // 1024 + 8)
@@ -382,35 +285,37 @@ class _Database:
             self._renew(connection)
 
     def _renew(self, connection: Any) -> None:
-        used, self._used = self._used, set()
-        keys = [(key,) for key in used]
-        with self._transaction(connection):
-            connection.executemany("update scores set id = (select max(id) from scores) + 1 where key = ?", keys)
+        used = [(key,) for key in self._used]
+        self._used.clear()
+        for start in range(0, len(used), BATCH):
+            with self._transaction(connection):
+                newest = "update scores set id = (select max(id) from scores) + 1 where key = ?"
+                connection.executemany(newest, used[start : start + BATCH])
 
     def _make_room(self, connection: Any, pages: int) -> None:
         """Delete the rows used longest ago until so many pages are free, and give back what is above the bound."""
         for _ in range(STEPS):
-            held = _pragma(connection, "page_count")
-            lacking = held - _pragma(connection, "freelist_count") + pages > self._pages
+            held = _first(connection, "pragma page_count")
+            lacking = held - _first(connection, "pragma freelist_count") + pages > self._pages
             if not lacking and held <= self._pages:
                 return
             with self._transaction(connection):
                 if lacking:
                     oldest = "select max(id) from (select id from scores order by id limit ?)"
                     connection.execute(f"delete from scores where id <= ({oldest})", (BATCH,))  # noqa: S608
-                if held > self._pages:
-                    connection.execute(f"pragma incremental_vacuum({BATCH})").fetchall()
+                for _ in range(min(BATCH, held - self._pages)):
+                    connection.execute("pragma incremental_vacuum(1)")
 
     @contextmanager
     def _transaction(self, connection: Any) -> Iterator[None]:
         """Write alone, and only where the log has room: it cannot be emptied while a process reads an old state."""
         end = time.monotonic() + BUSY_S
         connection.execute("begin immediate")
-        while _size(f"{self._path}-wal") > self._log_bytes:
+        while _stat(f"{self._file}-wal")[2] > self._log_bytes:
             connection.execute("rollback")
             if time.monotonic() > end:
                 raise OSError("the log cannot be emptied while another process reads the file")
-            if connection.execute("pragma wal_checkpoint(truncate)").fetchone()[0]:
+            if _first(connection, "pragma wal_checkpoint(truncate)"):
                 time.sleep(0.001)
             connection.execute("begin immediate")
         try:
@@ -420,144 +325,147 @@ class _Database:
             raise
         connection.execute("commit")
 
-    # -- opening, and what goes wrong
+    # -- the file, and what goes wrong with it
 
-    def _guarded(self, work: Callable[[Any], object], writes: bool = False) -> None:
+    def _guarded(self, work: Callable[..., Found], *given: Any, writes: bool = False) -> Found | None:
         """Do it, or go on without."""
-        if time.monotonic() < self._rests[writes]:
-            return
-        try:
-            work(self._opened())
-        except (self._sqlite.Error, OSError, InvalidInput) as error:
-            self._failed(error, writes)
+        with _LOCK:
+            if time.monotonic() < self._rests[writes]:
+                return None
+            try:
+                return work(self._opened(), *given)
+            except (self._sqlite.Error, OSError, InvalidInput) as error:
+                self._failed(error, writes)
+                return None
 
     def _failed(self, error: Exception, writes: bool) -> None:
-        self.errors += 1
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        self._tell(str(error), (type(error).__name__, code))
-        if code in {CORRUPT, NOT_A_DATABASE} and self._is_ours:
-            self.disconnect()
-            if self._identity is not None and self._identity == _identity(self._path):
-                for part in ("", "-wal", "-shm"):
-                    with suppress(OSError):
-                        os.unlink(f"{self._path}{part}")
+        self._tell(str(error))
+        if code in DAMAGED and self._is_ours:
+            self._disconnect()
+            with suppress(OSError), _alone(Path(self._file).parent):
+                if self._identity == _stat(self._file)[:2]:
+                    for part in PARTS:
+                        Path(f"{self._file}{part}").unlink(missing_ok=True)
             return
         if code not in {BUSY, FULL}:
-            self.disconnect()
+            self._disconnect()
         self._rests[writes] = time.monotonic() + REST_S
 
-    def _tell(self, reason: str, kind: tuple[str, int]) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
-            logger.warning("%s: scores are computed where the cache has none: %s", self._path, reason)
+    def _tell(self, reason: str) -> None:
+        self.errors += 1
+        if reason not in self._told:
+            self._told.add(reason)
+            logger.warning("%s: what it does not give is scored: %s", self, reason)
 
     def _opened(self) -> Any:
-        if self._connection is not None and self._identity != _identity(self._path):
-            self.disconnect()  # somebody deleted the file, or put another there
+        if self._connection is not None and self._identity != _stat(self._file)[:2]:
+            self._disconnect()  # somebody deleted the file, or put another there
         if self._connection is None:
             self._connection = self._connect()
-            self._identity = _identity(self._path)
         elif self._connection.in_transaction:
             self._connection.rollback()  # an interrupt came between two lines
         return self._connection
 
     def _connect(self) -> Any:
-        _make(self._path)
-        self._is_ours = False
-        connection = self._sqlite.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        if self.path is not None:
+            self._make(self.path)
+        before, self._identity = self._identity, _stat(self._file)[:2]
+        self._is_ours = self._is_ours and self._identity == before
+        connection = self._sqlite.connect(self._file, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            self._begin(connection)
+            for statement in () if self.path is not None else SCHEMA:
+                connection.execute(statement)
+            self._is_ours = self._is_ours or _first(connection, "pragma application_id") == OURS
+            version = _first(connection, "pragma user_version")
+            if not self._is_ours:
+                raise InvalidInput(f"path={self._file!r} is no score cache: it is another program's database")
+            if version > VERSION:
+                raise self._sqlite.NotSupportedError(f"a newer secondpass made it (version {version}, not {VERSION})")
             for setting in (*SETTINGS, f"max_page_count = {self._pages}"):
                 connection.execute(f"pragma {setting}")
         except BaseException as error:
             connection.close()
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in {CORRUPT, NOT_A_DATABASE} and not self._is_ours:
-                raise InvalidInput(f"path={str(self._path)!r} is no score cache: {error}") from None
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED and not self._is_ours:
+                raise InvalidInput(f"path={self._file!r} is no score cache: {error}") from None
             raise
         return connection
 
-    def _begin(self, connection: Any) -> None:
-        """Nothing is written to a file that is not ours."""
-        kind, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-        self._is_ours = kind == OURS
-        tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
-        if not self._is_ours and (kind or version or tables):
-            raise InvalidInput(f"path={str(self._path)!r} is no score cache: another program's database")
-        if version > VERSION:
-            raise self._sqlite.NotSupportedError(f"a newer secondpass made it (version {version}, not {VERSION})")
-        if not self._is_ours:
-            connection.execute("pragma auto_vacuum = incremental")
-        self._use_log(connection)
-        if self._is_ours:
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(self._sqlite.Error):
+                connection.close()  # the last one that leaves empties the log
+
+    def _make(self, path: Path) -> None:
+        """A whole new file for its owner only, if there is none or an empty one.
+
+        A file that may be in use is opened by SQLite alone: who closes any descriptor of it gives up all locks that
+        the process has on it.
+        """
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InvalidInput(f"path={self._file!r} is no file")
+        if _stat(self._file)[2]:
             return
-        connection.execute("begin immediate")
-        if not connection.execute("select count(*) from sqlite_master").fetchone()[0]:
-            for statement in (SCHEMA, f"pragma application_id = {OURS}", f"pragma user_version = {VERSION}"):
-                connection.execute(statement)
-        connection.execute("commit")
-        self._is_ours = True
-
-    def _use_log(self, connection: Any) -> None:
-        """SQLite does not wait here where several begin at once."""
-        end = time.monotonic() + BUSY_S
-        while True:
-            try:
-                connection.execute("pragma journal_mode = wal")
-                return
-            except self._sqlite.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != BUSY or time.monotonic() > end:
-                    raise
-                time.sleep(0.005)
-
-
-def _make(path: Path) -> None:
-    """An empty file for its owner only, if there is none.
-
-    It is never opened but by SQLite: closing any descriptor of a file gives up the locks of the whole process on it.
-    """
-    try:
         try:
-            kind = os.stat(path).st_mode
-        except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                os.mknod(path, 0o600 | stat.S_IFREG)
-            return
-    except (NotADirectoryError, FileExistsError) as error:
-        raise InvalidInput(f"path={str(path)!r} cannot be made: {error.strerror}: {error.filename!r}") from None
-    if not stat.S_ISREG(kind):
-        raise InvalidInput(f"path={str(path)!r} is no file")
+        except (NotADirectoryError, FileExistsError) as error:
+            raise InvalidInput(f"path={self._file!r} cannot be made: {error}") from None
+        with _alone(path.parent):
+            if _stat(self._file)[2]:
+                return
+            for part in PARTS[1:]:
+                Path(f"{path}{part}").unlink(missing_ok=True)  # the log of a file that somebody deleted
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+                made = os.path.join(folder, path.name)
+                with closing(self._sqlite.connect(made, isolation_level=None)) as connection:
+                    for statement in SCHEMA:
+                        connection.execute(statement)
+                os.chmod(made, 0o600)
+                os.rename(made, path)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file is there."""
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While no other process makes or deletes a cache there."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+def _absolute(path: object) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or "\0" in str(path):
+        raise InvalidInput(f"path={path!r} is no path of a file")
+    return Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
+
+
+def _stat(path: str) -> tuple[int, int, int]:
+    """Which file is there, and its bytes; zeros where there is none."""
     try:
         found = os.stat(path)
     except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        return 0, 0, 0
+    return found.st_dev, found.st_ino, found.st_size
 
 
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
+def _first(connection: Any, query: str) -> int:
+    return int(connection.execute(query).fetchone()[0])
 
 
-def _pragma(connection: Any, name: str) -> int:
-    return int(connection.execute(f"pragma {name}").fetchone()[0])
-
-
-# One lock for all caches of a process: a child that is forked must find none of them at work.
+# One lock for all caches of a process, so that none is at work while it is forked. SQLite must not be carried through
+# a fork: the file is closed before, and opened again by whoever asks.
 _LOCK = threading.RLock()
-_DATABASES: weakref.WeakSet[_Database] = weakref.WeakSet()
+_CACHES: weakref.WeakSet[ScoreCache] = weakref.WeakSet()
 
 
 def _before_fork() -> None:
     _LOCK.acquire()
-    for database in list(_DATABASES):
-        database.disconnect()
+    for cache in list(_CACHES):
+        if cache.path is not None:
+            cache._disconnect()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)

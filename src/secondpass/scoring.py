@@ -288,15 +288,15 @@ class Job:
         return made
 
     def _record(self, computation: Computation, unscored: int) -> CallRecord:
-        spent = self._spent
+        spent, read = self._spent, self._real_tokens - self.waiting_tokens
         firsts = [self.tokens[begin] for begin in [0, *self._ends][: len(self._ends)]]
         cuts = {item.cut.index: item.cut for item in firsts if item.cut is not None}
         cuts |= {pair: Cut(pair, *kept.cut) for pair, kept in self._found.items() if kept.cut is not None}
         return CallRecord(
             pairs=len(self),
-            tokens=self._real_tokens,
+            tokens=read,
             batches=sum(part.batches for part in spent),
-            padding_share=1.0 - self._real_tokens / self._places_read if self._places_read else 0.0,
+            padding_share=1.0 - read / self._places_read if self._places_read else 0.0,
             truncated=tuple(cuts[pair] for pair in sorted(cuts)),
             tokenise_ms=1000 * self._tokenising,
             batch_ms=1000 * (self._planning + sum(part.planning_seconds for part in spent)),

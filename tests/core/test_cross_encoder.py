@@ -52,7 +52,7 @@ PREDICT = [
     ("convert_to_numpy", True),
     ("convert_to_tensor", False),
 ]
-CALL = ["prompt", "prompt_name", "instruction", "pool", "chunk_size", "device", "records"]
+CALL = ["prompt", "prompt_name", "instruction", "pool", "chunk_size", "device", "records", "truncation"]
 RANK = [("query", EMPTY), ("documents", EMPTY), ("top_k", None), ("return_documents", False), *PREDICT[1:]]
 
 
@@ -109,7 +109,7 @@ def test_positional_arguments_are_the_seeds(
             ],
         ),
         (CrossEncoder.predict, CALL),
-        (CrossEncoder.rank, ["relevance", *CALL]),
+        (CrossEncoder.rank, ["relevance", *CALL, "budget_ms"]),
         (CrossEncoder.save, ["safe_serialization", "storage"]),
         (CrossEncoder.push_to_hub, ["commit_message", "private", "safe_serialization", "tags"]),
     ],

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 from secondpass import CrossEncoder
-from secondpass.cross_encoder import CONSTRUCTOR
 from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.keywords import CONSTRUCTOR, SCORING, accepts_renamed
 from secondpass.models.loading import LoadRequest, load
 from secondpass.record import CallRecord
-from secondpass.reranker import SCORING, Reranker, accepts_renamed, timed, warn_once
+from secondpass.reranker import Reranker, timed, warn_once
+from secondpass.score_cache import ScoreCache
 from secondpass.token_cache import TokenCache
 
 QUERY = "how to reset the password"
@@ -212,3 +213,57 @@ def test_every_new_name_has_its_parameter(method: Any, names: dict[str, str], la
     parameters = set(inspect.signature(method).parameters)
     assert set(names.values()) - parameters == lacks
     assert parameters.isdisjoint(names)
+
+
+def recalled(reranker: Reranker, **options: Any) -> tuple[list[tuple[int, float]], int]:
+    """Rank by it: indices and logits, and how many pairs a cache of scores knew."""
+    ranking = reranker.rank_many([QUERY], [DOCUMENTS], **options)[0]
+    return [(ranked.index, ranked.logit) for ranked in ranking.documents], ranking.record.cache_hits
+
+
+def test_a_cache_of_scores_knows_all_that_a_score_depends_on(tiny_folder: str) -> None:
+    """What is asked again is recalled; another model, window, cut, prompt or weight asks anew, and gets its score."""
+    cache = ScoreCache()
+    reranker, other = CrossEncoder(tiny_folder, device="cpu"), CrossEncoder(tiny_folder, device="cpu", max_length=9)
+    exact, cut = recalled(reranker)[0], recalled(other)[0]
+    prompted = recalled(reranker, prompt="find: ")[0]
+    for one in (reranker, other):
+        one.use_score_cache(cache)
+    assert recalled(reranker) == (exact, 0)
+    assert recalled(reranker) == (exact, 3)
+    assert recalled(reranker, prompt="find: ") == (prompted, 0)
+    assert recalled(reranker, truncation="only_document") == (exact, 0)
+    assert recalled(other) == (cut, 0)
+    assert recalled(other) == (cut, 3)
+    with torch.no_grad():
+        next(reranker.model.classifier.parameters()).mul_(2.0)
+    changed, hits = recalled(reranker)
+    assert hits == 0
+    assert changed != exact
+    assert recalled(reranker) == (changed, 3)
+    with torch.no_grad():
+        next(reranker.model.classifier.parameters()).mul_(0.5)
+    assert recalled(reranker) == (exact, 0), "made in torch now, of which nothing is kept yet"
+    assert recalled(reranker) == (exact, 3)
+
+
+def test_a_recalled_pair_has_its_record(tiny_folder: str) -> None:
+    """Cuts, blank documents and best passages are those of the first time; only what is new is read."""
+    reranker = CrossEncoder(tiny_folder, device="cpu", max_length=16)
+    documents = ["the cat sat on the mat. " * 9, "", "reset the password", "a cold river"]
+    for truncation in ("longest_first", "windows"):
+        expected = reranker.rank_many([QUERY], [documents], truncation=truncation)[0]
+        reranker.use_score_cache(ScoreCache())
+        first = reranker.rank_many([QUERY], [documents[:3]], truncation=truncation)[0]
+        again = reranker.rank_many([QUERY], [documents], truncation=truncation)[0]
+        reranker.use_score_cache(None)
+        assert (first.record.cache_hits, again.record.cache_hits) == (0, 3)
+        assert (again.documents, again.truncated) == (expected.documents, expected.truncated)
+
+
+def test_who_computes_in_a_way_of_their_own_is_not_recalled(tiny_folder: str) -> None:
+    """Nobody knows what hooks do, nor what a forward of somebody else computes."""
+    reranker = CrossEncoder(tiny_folder, device="cpu")
+    reranker.use_score_cache(ScoreCache())
+    reranker.model.register_forward_hook(lambda *given: None)
+    assert [recalled(reranker)[1] for _ in range(2)] == [0, 0]

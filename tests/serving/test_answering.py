@@ -256,6 +256,7 @@ async def test_scores_come_in_order_until_the_budget_is_spent(served: Served, mo
     assert answer.logits[: answer.scored] == pytest.approx(head.logits, abs=1e-5)
     assert set(answer.scores[answer.scored :]) == {min(answer.scores[: answer.scored])}
     assert answer.pairs == answer.scored
+    assert answer.tokens == head.tokens
     assert answer.warnings[-1].startswith(f"not scored: documents at indices {answer.scored}, ")
 
 

@@ -308,14 +308,20 @@ def truncation_of(
     Raises:
         InvalidInput: one about windows is given without them, or two do not go together.
     """
-    given = {"tokens": tokens, "overlap": overlap, "most": most, "select": select}
-    given = {name: value for name, value in given.items() if value is not None}
-    if long == "windows":
-        return Windows(**given)  # type: ignore[arg-type]
-    if given:
+    given = windows_of(long, tokens, overlap, most, select)
+    return Windows(**given) if long == "windows" else long
+
+
+def windows_of(
+    long: Truncation | None, tokens: int | None, overlap: int | None, most: int | None, select: Select | None
+) -> dict[str, Any]:
+    """The parameters of `Windows` among them; raises as `truncation_of`."""
+    options = {"tokens": tokens, "overlap": overlap, "most": most, "select": select}
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and long != "windows":
         names = {"tokens": "--window-tokens", "overlap": "--window-overlap", "most": "--max-windows"}
         raise InvalidInput(f"{names.get(next(iter(given)), '--select')} goes with --long windows")
-    return long
+    return given
 
 
 @contextmanager
