@@ -1,6 +1,7 @@
 """Documents beyond the model's window, the time that a call has, scores computed before, and several models."""
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,20 @@ def test_scores_are_kept_between_components_and_starts(
     assert found > 3
     assert copy.copy(reader).run(query=QUERY, documents=LONG[2:]) == answers
     assert cache.misses == found
+
+
+def test_scores_are_kept_in_memory(make_ranker: MakeRanker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as a component has its model; no file is made."""
+    monkeypatch.chdir(tmp_path)
+    rankers = [make_ranker(score_cache=":memory:", score_cache_mb=3) for _ in range(2)]
+    for ranker in rankers:
+        ranker.run(query=QUERY, documents=LONG)
+        assert [len(shared_cache(":memory:", 3)), *tmp_path.iterdir()] == [3]
+    assert shared_cache(":memory:", 3).hits == 3
+    for ranker in rankers:
+        ranker.close()
+    gc.collect()
+    assert len(shared_cache(":memory:", 3)) == 0
 
 
 def test_a_cache_that_cannot_be_is_told_when_it_is_opened(make_ranker: MakeRanker, tmp_path: Path) -> None:

@@ -118,6 +118,22 @@ def test_a_pipeline_of_haystack_is_loaded_and_run(monkeypatch: pytest.MonkeyPatc
     executed(measured.replace("Document(id=..., content=...)", "Document(id='a', content='To reset a password')"))
 
 
+def test_the_ranker_of_haystack_reads_long_documents(tmp_path: Path) -> None:
+    """integrations/haystack/README.md: in windows, within a time, with scores that are kept, and as a cascade."""
+    from haystack import Document
+    from haystack_integrations.components.rankers.secondpass import SecondPassRanker
+
+    long = "Bread is made of flour. " * 300 + "Berlin has 3.7 million inhabitants."
+    documents = [Document(id="short", content="Trains leave every hour."), Document(id="long", content=long)]
+    settings = {"truncation": "windows", "windows": {"tokens": 48}, "budget_ms": 600_000}
+    for model in ("secondpass/pocket", ["secondpass/pocket"] * 2):
+        ranker = SecondPassRanker(model=model, score_cache=tmp_path / "scores.db", **settings)  # type: ignore[arg-type]
+        found = ranker.run(query="how many people live in Berlin", documents=documents)
+        assert [document.id for document in found["documents"]] == ["long", "short"]
+        assert found["passages"][0]["text"].endswith("3.7 million inhabitants.")
+        assert found["complete"]
+
+
 def test_the_evaluator_of_haystack_measures() -> None:
     """integrations/haystack/README.md."""
     from haystack import Document

@@ -173,9 +173,10 @@ class SecondPassRanker(ModelLifecycle):
             most, and scores one batch in any case. If `None`, all documents are scored.
         :param score_cache: A file that keeps scores, so that a document is scored once for a query, also by other
             processes and after a restart. It is made where there is none, and is right after a change of the model
-            or of any parameter. Components of a process that name the same file share it.
-        :param score_cache_mb: The most megabytes of disk (2**20 bytes) that the file takes; the scores that were used
-            longest ago make room.
+            or of any parameter. Components of a process that name the same file share it. ":memory:" is no file: it
+            is kept as long as one of them has its model.
+        :param score_cache_mb: The most megabytes (2**20 bytes) that it takes; the scores that were used longest ago
+            make room.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
@@ -376,6 +377,7 @@ class SecondPassRanker(ModelLifecycle):
         return {"id": document.id, "text": (document.content or "")[start:end], **own}
 
     def _ranking(self, query: str, readable: Readable, limits: RankLimits, instruction: str | None) -> Ranking:
+        ranking: Ranking
         try:
             with self.lent_model() as encoder:
                 (ranking,) = encoder.rank_many(
