@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.inputs import CutPolicy
@@ -153,11 +152,12 @@ class SharedReranker:
             InvalidInput, Overloaded, DeadlineExceeded, NonFiniteScore, OutOfMemory, SecondPassError: as `submit` and
                 its future.
         """
-        given = (queries, documents, deadline_s, cut, instruction)
-        if self.reranker.score_cache is None:
-            call = self._accepted(*given, budget_s)
-        else:
-            call = await self._accepted_in_pool(budget_s, *given)
+
+        def accepted(left_s: float | None) -> QueuedJob:
+            return self._accepted(queries, documents, deadline_s, cut, instruction, left_s)
+
+        has_cache = self.reranker.score_cache is not None
+        call = await self._in_pool(accepted, budget_s) if has_cache else accepted(budget_s)
         answer = asyncio.wrap_future(call.future)
         self._advance_in_pool(call)
         try:
@@ -201,7 +201,7 @@ class SharedReranker:
         self._queue.accept(call)
         return call
 
-    async def _accepted_in_pool(self, budget_s: float | None, *given: Any) -> QueuedJob:
+    async def _in_pool(self, accept: Callable[[float | None], QueuedJob], budget_s: float | None) -> QueuedJob:
         """Off the event loop: what a cache knows is in a file, and whose scores they are is asked of a busy model."""
         began = time.monotonic()
 
@@ -209,7 +209,7 @@ class SharedReranker:
             left = budget_s
             if left is not None and left > 0:
                 left = max(LEAST_S, left - (time.monotonic() - began))
-            return self._accepted(*given, budget_s=left)
+            return accept(left)
 
         try:
             call = self._threads().submit(accepted)
