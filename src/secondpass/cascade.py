@@ -19,6 +19,7 @@ from secondpass.models.config import read_json, write_json
 from secondpass.ranking import Ranked, Ranking, Relevance, checked_top_k
 from secondpass.record import CallRecord, Cut
 from secondpass.reranker import Reranker, until_of
+from secondpass.score_cache import ScoreCache
 from secondpass.stopping import PIECE, StoppingRule, Trace, calibrated, misses_allowed
 from secondpass.text import checked_documents, checked_query, is_blank, materialised, positive_int
 from secondpass.token_cache import TokenCache
@@ -116,6 +117,16 @@ class Cascade:
     def own_activation(self) -> Activation:
         """Of the last model; where a call gives none, each model's own makes its scores."""
         return self.models[-1].own_activation
+
+    @property
+    def max_length(self) -> int | None:
+        """Of the last model."""
+        return self.models[-1].max_length
+
+    def use_score_cache(self, cache: ScoreCache | None) -> None:
+        """Keep the scores of all models, each by itself."""
+        for model in self.models:
+            model.use_score_cache(cache)
 
     def use_token_cache(self, cache: TokenCache | None) -> None:
         """Keep the ids of documents for all models; those with equal tokenizers share them."""

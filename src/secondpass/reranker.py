@@ -220,7 +220,8 @@ class Reranker(OpenModel):
                 f"truncation='windows' takes the best window, and of {self.num_labels} labels none is said to be the "
                 "relevance: rank with relevance="
             )
-        return Reading(windows, lambda logits: relevance_logits(logits, rule), self._recall(columns, window, rule))
+        recall = self._recall(columns, window, rule)
+        return Reading(windows, lambda logits: relevance_logits(logits, rule), recall)
 
     def reading_of(
         self, columns: Sequence[Sequence[str]], cut: CutPolicy | None = None, instruction: str | None = None
@@ -232,6 +233,7 @@ class Reranker(OpenModel):
         return self.reading([asked, columns[1]], window)
 
     def _recall(self, columns: Sequence[Sequence[str]], window: Window, rule: Relevance | None = None) -> Recall | None:
+        """What the cache knows; `rule` tells by which of several labels a window is the best."""
         cache, engine = self._score_cache, self.engine()
         told = None if cache is None else engine.forward.ready().identity
         if cache is None or told is None:

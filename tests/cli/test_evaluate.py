@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from secondpass.evaluation.qrels import read_qrels
 from secondpass.evaluation.runs import read_run
 from secondpass.explanation import explain
 from tests.cli.conftest import Run, only_line
+from tests.small_collection import write_beir
 
 QUERIES = 30
 
@@ -45,6 +47,28 @@ def files(tmp_path: Path) -> Path:
 def _evaluated(run: Run, files: Path, *arguments: str) -> Result:
     runs = ("--run", str(files / "bm25.trec"), "--run", f"reranked={files / 'ours.trec'}")
     return run("evaluate", "--qrels", str(files / "qrels" / "test.tsv"), *runs, *arguments)
+
+
+def test_a_second_evaluation_asks_no_model_again(
+    run: Run, tmp_path: Path, tiny_folder: str, tiny_model_folder: Callable[..., str]
+) -> None:
+    """With a file of scores, for a cascade that reads in windows too."""
+    beir = tmp_path / "beir"
+    write_beir(beir)
+    options = ("evaluate", "--pipeline", "rerank_bm25", "--dataset", beir, "--model", tiny_folder, "-m", "nDCG@10")
+    more = ("--model", tiny_model_folder("roberta", 1), "--keep", "2", "--long", "windows", "--window-tokens", "40")
+    given = (*options, *more, "--score-cache", tmp_path / "scores.db", "--json", tmp_path / "report.json")
+    first = run(*given)
+    assert first.exit_code == 0, first.output
+    figures = json.loads((tmp_path / "report.json").read_text())["reports"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("the model was asked"))
+        again = run(*given)
+    assert again.exit_code == 0, again.output
+    assert json.loads((tmp_path / "report.json").read_text())["reports"] == figures
+    refused = run("evaluate", "--qrels", beir, "--run", "x.trec", "--score-cache", "scores.db")
+    assert "--keep, --long and --score-cache go with --pipeline" in only_line(refused)
+    assert "--max-windows goes with --long windows" in only_line(run(*options, "--max-windows", "3"))
 
 
 def test_the_terminal_says_what_changed(run: Run, files: Path) -> None:

@@ -25,7 +25,7 @@ from secondpass_pipelines.pipeline_files import load_pipeline, need_haystack, pi
 from secondpass_pipelines.searching import stages_of  # noqa: E402
 from tests.hub_cache import add_to_cache, commit_id  # noqa: E402
 
-NAMES = ("rerank_bm25", "rerank_embedding", "rerank_hybrid")
+NAMES = ("rerank_bm25", "rerank_embedding", "rerank_hybrid", "rerank_long")
 FOLDER = Path(__file__).parents[2] / "pipelines"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = {

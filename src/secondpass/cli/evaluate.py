@@ -8,10 +8,11 @@ from itertools import chain, zip_longest
 from math import isclose
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from secondpass.cli import arguments
 from secondpass.cli.arguments import IdenticalIds, load
 from secondpass.cli.output import PipeConsole
 from secondpass.corpora import named_file, packaged, read_corpus, read_queries
@@ -76,34 +77,46 @@ Budget = Annotated[
 ]
 
 
+PipelineName = Annotated[
+    str | None, typer.Option("--pipeline", "-p", help="YAML file, or a packaged name such as evaluate_rerank.")
+]
+FirstPass = Annotated[
+    str | None, typer.Option(help="Name of the run that found the candidates, or none; else the first run.")
+]
+RankerModels = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="With --pipeline: cross-encoder for the ranker; several are a cascade."),
+]
+RankerInstruction = Annotated[str | None, typer.Option(help="With --pipeline: what the ranker is told to look for.")]
+Indexed = Annotated[bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")]
+Add = Annotated[bool, typer.Option("--add", help="With --pipeline: index into one that holds documents already.")]
+
+
 def evaluate(
     qrels: Judgements = None,
     run: Runs = None,
-    pipeline: Annotated[
-        str | None, typer.Option("--pipeline", "-p", help="YAML file, or a packaged name such as evaluate_rerank.")
-    ] = None,
+    pipeline: PipelineName = None,
     dataset: Annotated[Path | None, typer.Option("--dataset", "-d", help="BEIR folder for --pipeline.")] = None,
     measure: MeasureNames = None,
     queries: Annotated[Path | None, typer.Option(help="Texts of the queries, to show those helped and hurt.")] = None,
     split: Annotated[str, typer.Option(help="Which judgements of a BEIR folder.")] = "test",
-    first_pass: Annotated[
-        str | None, typer.Option(help="Name of the run that found the candidates, or none; else the first run.")
-    ] = None,
+    first_pass: FirstPass = None,
     ignore_identical_ids: IdenticalIds = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --pipeline: ask only the first queries.")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="With --pipeline: top_k of the first pass.")] = None,
-    model: Model = None,
-    instruction: Annotated[
-        str | None, typer.Option(help="With --pipeline: what the ranker is told to look for.")
-    ] = None,
+    model: RankerModels = None,
+    keep: arguments.Keep = None,
+    instruction: RankerInstruction = None,
+    long: arguments.Long = None,
+    window_tokens: arguments.WindowTokens = None,
+    window_overlap: arguments.WindowOverlap = None,
+    max_windows: arguments.MaxWindows = None,
+    select: arguments.SelectWindows = None,
+    score_cache: arguments.ScoreCacheFile = None,
     output: Output = None,
-    indexed: Annotated[
-        bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")
-    ] = False,
+    indexed: Indexed = False,
     index: Annotated[str | None, typer.Option(help="With --pipeline: index of Elasticsearch or OpenSearch.")] = None,
-    add: Annotated[
-        bool, typer.Option("--add", help="With --pipeline: index into one that holds documents already.")
-    ] = False,
+    add: Add = False,
     budget_ms: Budget = None,
     html: Annotated[Path | None, typer.Option(help="Report as one HTML page.")] = None,
     json: Annotated[Path | None, typer.Option(help="Everything as one JSON object.")] = None,
@@ -133,14 +146,17 @@ def evaluate(
 
     secondpass evaluate --pipeline rerank_elasticsearch_bm25 --index docs --dataset beir/scifact --indexed
     """
-    _check_choice(qrels, run, pipeline, dataset)
+    windows = arguments.windows_of(long, window_tokens, window_overlap, max_windows, select)
+    ranker = _ranker(keep, long, windows, score_cache)
+    _check_choice(qrels, run, pipeline, dataset, ranker)
     _check_index(pipeline, indexed, index, add)
     _check_reports(explain, html, json, csv, output)
     if measure:
         parsed(measure)
     if pipeline is not None and dataset is not None:
+        models = model[0] if model and len(model) == 1 else model
         request = DatasetRequest(
-            pipeline, dataset, split, limit, depth, None, model, output, indexed, index, add, instruction
+            pipeline, dataset, split, limit, depth, None, models, output, indexed, index, add, instruction, ranker
         )
         found = _piped(request)
     elif qrels is not None and run:
@@ -157,9 +173,22 @@ def evaluate(
     _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
 
 
-def _check_choice(qrels: Path | None, run: list[str] | None, pipeline: str | None, dataset: Path | None) -> None:
+def _ranker(
+    keep: list[int] | None, long: str | None, windows: dict[str, Any], score_cache: Path | None
+) -> dict[str, Any]:
+    """What was given, under the names of the ranker's parameters."""
+    file = None if score_cache is None else str(score_cache)
+    given = {"keep": keep, "truncation": long, "windows": windows, "score_cache": file}
+    return {name: value for name, value in given.items() if value}
+
+
+def _check_choice(
+    qrels: Path | None, run: list[str] | None, pipeline: str | None, dataset: Path | None, ranker: Mapping[str, Any]
+) -> None:
     if (pipeline is None) != (dataset is None):
         raise InvalidInput("--pipeline and --dataset go together")
+    if ranker and pipeline is None:
+        raise InvalidInput("--keep, --long and --score-cache go with --pipeline")
     if pipeline is not None and (run or qrels):
         raise InvalidInput("give either --pipeline and --dataset, or --qrels and --run")
 

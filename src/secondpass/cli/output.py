@@ -97,7 +97,8 @@ def _one_line(text: str) -> str:
 GROUPS = {
     "Input": r"corpus|dataset|quer(y|ies)|data-queries|qrels|clicks|split|run|pipeline|documents|input-format|indexed"
     r"|index|add|set|files|filter|.*fields?|resume",
-    "Model": r"model|device|precision|max-length|batch-size|embedder|rescore|.*-prefix|truncat.*|token-cache-mb",
+    "Model": r"model|device|precision|max-length|batch-size|embedder|rescore|.*-prefix|truncat.*|token-cache-mb"
+    r"|long|window-.*|max-windows|select|score-cache.*|keep",
     "Selection": r"negatives|first|last|.*margin|max-score|against|sampling|positives|graded|from|depth|top-k|passages"
     r"|limit|relevance|measure|level|seed|budget-ms",
     "Limits": r"max-.*|deadline.*|.*-s|.*-ms|in-flight|batch.*|patience",
@@ -201,10 +202,17 @@ def note_cuts(record: CallRecord, max_length: int | None, names: Sequence[int]) 
     """Say on stderr which inputs were cut to fit the model; `names` are their indices as the user counts."""
     cut = [names[cut.index] for cut in record.truncated]
     if cut:
-        shown = ", ".join(map(str, cut[:5])) + (", ..." if len(cut) > 5 else "")
         size = "the model" if max_length is None else f"{max_length} tokens"
-        note = f"secondpass: {len(cut)} of {record.pairs} cut to fit {size} (index {shown})"
-        print(note, file=sys.stderr)  # noqa: T201
+        note(f"{len(cut)} of {record.pairs} cut to fit {size} (index {_few(cut)})")
+
+
+def note(text: str) -> None:
+    """Say something on stderr."""
+    print(f"secondpass: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _few(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
 
 
 def lost_tokens(record: CallRecord) -> dict[int, int]:

@@ -50,7 +50,7 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
 
     file = pipeline_file(request.pipeline)
     queries = judged_queries(request.dataset, request.split)
-    pipeline = load_pipeline(file, request.model, request.index, request.instruction)
+    pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker)
     with ExitStack() as stack:
         stack.callback(close, pipeline)
         corpus = None if request.indexed else request.dataset
@@ -68,6 +68,7 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
             top_k=search.top_k,
             model=request.model,
             instruction=request.instruction,
+            ranker=request.ranker,
             output=request.output,
             form="" if request.output is None else "trec",
             index=request.index,

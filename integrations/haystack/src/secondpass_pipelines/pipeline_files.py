@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -66,9 +66,15 @@ def _packaged() -> dict[str, Path]:
 
 
 def load_pipeline(
-    file: Path, model: str | None = None, index: str | None = None, instruction: str | None = None
+    file: Path,
+    model: str | list[str] | None = None,
+    index: str | None = None,
+    instruction: str | None = None,
+    ranker: Mapping[str, Any] | None = None,
 ) -> Pipeline:
-    """Load the searching part of a pipeline; `model` and `instruction` take the place of what its SecondPassRanker has.
+    """Load the searching part of a pipeline.
+
+    `model`, `instruction` and further parameters take the place of what its SecondPassRanker has.
 
     Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
 
@@ -83,7 +89,7 @@ def load_pipeline(
     from haystack import Pipeline
 
     data = without_evaluation(read_pipeline(file))
-    for name, value in (("model", model), ("instruction", instruction)):
+    for name, value in (("model", model), ("instruction", instruction), *(ranker or {}).items()):
         if value is not None:
             _set(data["components"], name, value, file)
     point_stores(data["components"], index)
@@ -115,12 +121,15 @@ def read_pipeline(file: Path) -> dict[str, Any]:
     return data
 
 
-def _set(components: dict[str, Any], name: str, value: str, file: Path) -> None:
+def _set(components: dict[str, Any], name: str, value: Any, file: Path) -> None:
     rankers = [component for component in components.values() if _type_of(component) == RANKER]
     if not rankers:
         raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the {name} {value}")
     for ranker in rankers:
-        ranker["init_parameters"] = {**(ranker.get("init_parameters") or {}), name: value}
+        given = ranker.get("init_parameters") or {}
+        if name == "model":  # one in the place of a cascade's several
+            given = {key: kept for key, kept in given.items() if key != "keep"}
+        ranker["init_parameters"] = {**given, name: value}
 
 
 def _own_indexes(components: dict[str, Any]) -> None:
