@@ -178,7 +178,8 @@ def _ranker(
 ) -> dict[str, Any]:
     """What was given, under the names of the ranker's parameters."""
     file = None if score_cache is None else str(score_cache)
-    given = {"keep": keep, "truncation": long, "windows": windows, "score_cache": file}
+    steps = keep[0] if keep and len(keep) == 1 else keep
+    given = {"keep": steps, "truncation": long, "windows": windows, "score_cache": file}
     return {name: value for name, value in given.items() if value}
 
 
