@@ -409,7 +409,7 @@ class CrossEncoder(Reranker):
         columns[0] = [before + text for text in columns[0]]
         window = self._window(len(texts), None, None, wish)
         tokens = self.engine().tokens(columns, window)
-        if any(item.cut is not None for item in tokens):
+        if any(item.cut is not None or item.others for item in tokens):
             warn_once(f"training examples beyond {window.max_length} tokens are cut to it")
         return pad(tokens, self.padding).named(self.tokenizer.model_input_names, self.device)
 

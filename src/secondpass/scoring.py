@@ -10,6 +10,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,12 @@ from secondpass.windows import Grade, Passage, Windows
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192}
 BATCH_TOKENS_ELSEWHERE = 16384
 # Of calls with a budget: the share of a batch that is scored first while the speed is not known, how much the latest
-# piece counts in it, and how short a pair is taken to be when texts are made tokens piece by piece.
+# piece counts in it, and how few tokens a pair and how many characters a token are taken to have when texts are made
+# tokens piece by piece.
 FIRST_PIECE = 8
 FRESH = 0.2
 FEW_TOKENS = 16
+MANY_CHARACTERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +154,15 @@ class Job:
         """Whether every pair has its logits."""
         return not self.untokenised and self._scored == len(self._rows)
 
-    def next_texts(self, most: int) -> list[list[str]]:
-        """The texts by column of the next pairs whose tokens are wanted, at most so many."""
+    def next_texts(self, most: int, characters: int | None = None) -> list[list[str]]:
+        """The texts by column of the next pairs whose tokens are wanted: at most so many, one at least.
+
+        Behind the first the documents have no more than so many `characters` together.
+        """
         pairs = self.asked[len(self._ends) : len(self._ends) + most]
+        if characters is not None:
+            sizes = accumulate(len(self.columns[-1][pair]) for pair in pairs)
+            pairs = pairs[: max(1, sum(size <= characters for size in sizes))]
         return [[column[pair] for pair in pairs] for column in self.columns]
 
     def add(self, piece: Sequence[Tokens], seconds: float) -> None:
@@ -433,7 +442,7 @@ class Engine:
             if not job.waiting:
                 if begun and left <= 0:
                     return
-                texts = job.next_texts(max(1, room // FEW_TOKENS))
+                texts = job.next_texts(max(1, room // FEW_TOKENS), room * MANY_CHARACTERS)
                 made = self.tokens(texts, window)
                 job.add(made, time.perf_counter() - began)
             if begun and (left <= 0 or (job.waiting and len(job.tokens[job.waiting[0]]) > max(room, 0))):
