@@ -86,7 +86,7 @@ def test_windows_hold_every_token_at_a_linear_cost(
         # none in the last quarter: a word does
         ("a. Be c d e f g h i j", Windows(overlap=0), 6, ["a. Be c d e", "f g h i j"]),
         ("a b c d e f go. Hi j k l", Windows(overlap=0, borders="words"), 10, ["a b c d e f go. Hi j", "k l"]),
-        ("abc-def ghi-jkl mno pqr", Windows(overlap=0), 4, ["abc-def", "ghi-jkl", "mno pqr"]),
+        ("abc-def ghi-jkl mno pqr", Windows(overlap=0), 4, ["abc-def", "ghi-jkl mno", "pqr"]),
         # a text without blanks is cut anywhere
         ("a-b-c-d-e", Windows(overlap=0), 4, ["a-b-", "c-d-", "e"]),
         # what fits is one window
