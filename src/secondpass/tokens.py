@@ -222,7 +222,8 @@ class _Fitting:
         beside, document = parts[:-1], texts[-1]
         size = parts[-1].stop - parts[-1].start
         size = min(size, windows.tokens or size)
-        read, spans, inputs = [slice(0, count)], [None], [document.part(slice(0, count))]
+        read, inputs = [slice(0, count)], [document.part(slice(0, count))]
+        spans: list[tuple[int, int] | None] = [None]
         if count > size or count < len(document) or skipped[-1]:
             place = located(index)
             if count:
