@@ -22,7 +22,7 @@ from secondpass.text import choice, positive_int, whole_number
 Borders = Literal["sentences", "words"]
 Select = Literal["first", "bm25"]
 Logits = npt.NDArray[np.float32]
-Ints = Sequence[int] | npt.NDArray[np.intp]
+Indices = Sequence[int] | npt.NDArray[np.intp]
 
 # Tokens that a window shares with the one before it where nobody says how many: a sentence or two.
 OVERLAP = 32
@@ -78,7 +78,7 @@ class Windows:
         wish = OVERLAP if self.overlap is None else self.overlap
         return min(wish, size // 4 if self.overlap is None else size // 2)
 
-    def parts(self, text: str, starts: Ints, ends: Ints, size: int) -> list[slice]:
+    def parts(self, text: str, starts: Indices, ends: Indices, size: int) -> list[slice]:
         """The tokens of each window, in order; together they are all tokens, and no window has more than `size`.
 
         Each begins at least a quarter of `size` behind the one before it, so that the cost is linear in the text.
@@ -125,13 +125,13 @@ class Windows:
 class Places:
     """Where windows of a text may begin and end."""
 
-    def __init__(self, text: str, starts: Ints, ends: Ints, borders: Borders) -> None:
+    def __init__(self, text: str, starts: Indices, ends: Indices, borders: Borders) -> None:
         self._text = text
         self._starts = starts
         self._ends = ends
         self._sentences = self._firsts(ends) if borders == "sentences" else []
 
-    def _firsts(self, ends: Ints) -> list[int]:
+    def _firsts(self, ends: Indices) -> list[int]:
         """The first token of each sentence; a token may begin with the blank before it."""
         firsts: list[int] = np.searchsorted(ends, [span.start for span in sentences(self._text)], "right").tolist()
         return firsts
