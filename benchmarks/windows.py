@@ -164,7 +164,7 @@ def _show_needles(rows: Sequence[Mapping[str, Any]]) -> None:
         share = f"{1000 * row['seconds'] / row['words']:.4f}"
         counts = (f"{row['found']} of {row['of']}", str(row["windows"]), f"{row['seconds']:.3f}", share)
         table.add_row(f"{row['words']:,}", row["way"], *counts)
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
