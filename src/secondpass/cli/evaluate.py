@@ -63,9 +63,6 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="With --pipeline: a run of each pass; a broken one continues."),
 ]
-Model = Annotated[
-    str | None, typer.Option(help="Cross-encoder for the pipeline's ranker, or the one that made the run to --explain.")
-]
 Explained = Annotated[
     int, typer.Option(min=0, help="So many of the documents that moved are explained in the page and JSON.")
 ]
@@ -85,7 +82,10 @@ FirstPass = Annotated[
 ]
 RankerModels = Annotated[
     list[str] | None,
-    typer.Option("--model", help="With --pipeline: cross-encoder for the ranker; several are a cascade."),
+    typer.Option(
+        "--model",
+        help="With --pipeline: cross-encoder for the ranker, several are a cascade; else the one to --explain by.",
+    ),
 ]
 RankerInstruction = Annotated[str | None, typer.Option(help="With --pipeline: what the ranker is told to look for.")]
 Indexed = Annotated[bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")]
@@ -168,7 +168,8 @@ def evaluate(
     chosen, first = measure or found.measures or DEFAULT_MEASURES, _first_pass(found, first_pass)
     analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed,
                        examples=examples, first_pass=first)  # fmt: skip
-    analysis = _explained(analysis, found, documents or found.folder, model or found.model, instruction, explain)
+    last = model[-1] if model else found.model
+    analysis = _explained(analysis, found, documents or found.folder, last, instruction, explain)
     _show(analysis, found.notes, budget_ms)
     _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
 
