@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
-from itertools import islice, zip_longest
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
     from secondpass.explanation import Explanation
     from secondpass.record import CallRecord
+    from secondpass.reranker import Reranker
 
 
 Documents = Annotated[
@@ -115,8 +116,9 @@ def rank(
     why = _explanations(encoder, query, chosen, batch_size=batch_size, relevance=rule, truncation=how)
     if output is Format.jsonl:
         lost = lost_tokens(records[0])
+        told = [{"explanation": _told(one)} for one in why]
         rows = (_row(place, given[item["corpus_id"]], item, lost) for place, item in enumerate(best, start=1))
-        print_json_lines({**row, **told} for row, told in zip_longest(rows, map(_told, why), fillvalue={}))
+        print_json_lines({**row, **more} for row, more in zip(rows, chain(told, repeat({})), strict=False))
     else:
         name = "id" if any(document.id is not None for document in given) else "index"
         cells = (_cells(place, given[item["corpus_id"]], item) for place, item in enumerate(best, start=1))
@@ -135,13 +137,12 @@ def _explanations(
         return []
     from secondpass.explanation import explain
 
-    model = getattr(encoder, "models", (encoder,))[-1]
-    return [explain(model, query, text, **options) for text in texts]
+    models: Sequence[Reranker] = getattr(encoder, "models", [encoder])
+    return [explain(models[-1], query, text, **options) for text in texts]
 
 
 def _told(explanation: Explanation) -> dict[str, object]:
-    told = explanation.to_dict()
-    return {"explanation": {name: value for name, value in told.items() if name not in ("query", "document")}}
+    return {name: value for name, value in explanation.to_dict().items() if name not in ("query", "document")}
 
 
 def _row(place: int, document: GivenDocument, item: dict[str, Any], lost: dict[int, int]) -> dict[str, object]:

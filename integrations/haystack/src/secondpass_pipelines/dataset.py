@@ -97,8 +97,13 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         shortened=notes.shortened,
         absent=missing,
         unasked=queries.textless,
-        model=request.model or model_of(read_pipeline(file)),
+        model=_last(request.model or model_of(read_pipeline(file))),
     )
+
+
+def _last(models: str | list[str] | None) -> str | None:
+    """Of a cascade the model whose word it is."""
+    return models[-1] if isinstance(models, list) else models
 
 
 class Passes:

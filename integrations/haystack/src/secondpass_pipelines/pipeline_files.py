@@ -164,11 +164,11 @@ def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for component in data["components"].values() for name in _measures(component)))
 
 
-def model_of(data: dict[str, Any]) -> str | None:
-    """The model that a pipeline's last SecondPassRanker names, None where there is none."""
+def model_of(data: dict[str, Any]) -> str | list[str] | None:
+    """The model or models that a pipeline's last SecondPassRanker names, None where there are none."""
     rankers = (part for part in data["components"].values() if _type_of(part) == RANKER)
     named = [(ranker.get("init_parameters") or {}).get("model") for ranker in rankers]
-    return named[-1] if named and isinstance(named[-1], str) else None
+    return named[-1] if named and isinstance(named[-1], (str, list)) and named[-1] else None
 
 
 def _measures(component: Any) -> Iterator[str]:
