@@ -168,8 +168,9 @@ def evaluate(
     chosen, first = measure or found.measures or DEFAULT_MEASURES, _first_pass(found, first_pass)
     analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed,
                        examples=examples, first_pass=first)  # fmt: skip
-    last = model[-1] if model else found.model
-    analysis = _explained(analysis, found, documents or found.folder, last, instruction, explain)
+    analysis = _explained(
+        analysis, found, documents or found.folder, (model or [found.model])[-1], instruction, explain
+    )
     _show(analysis, found.notes, budget_ms)
     _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
 
