@@ -215,13 +215,13 @@ class Reranker(OpenModel):
         windows = policy_of(window.truncation).windows
         recall = self._recall(columns, window)
         if windows is None or self.num_labels == 1:
-            return Reading(windows, recall=recall)
+            return Reading(windows, recall=recall, labels=self.num_labels)
         if rule is None:
             raise InvalidInput(
                 f"truncation='windows' takes the best window, and of {self.num_labels} labels none is said to be the "
                 "relevance: rank with relevance="
             )
-        return Reading(windows, lambda logits: relevance_logits(logits, rule), recall)
+        return Reading(windows, lambda logits: relevance_logits(logits, rule), recall, self.num_labels)
 
     def reading_of(
         self, columns: Sequence[Sequence[str]], cut: CutPolicy | None = None, instruction: str | None = None

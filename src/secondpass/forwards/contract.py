@@ -10,7 +10,8 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -101,6 +102,8 @@ Batching = Literal["any", "equal", "single"]
 """Which inputs may share a batch: of any lengths, of one length, or each by itself."""
 
 LOCKS: weakref.WeakSet[ForwardLock] = weakref.WeakSet()
+# Python's locks refuse to wait for some hundred years.
+LONGEST_WAIT_S = 1e6
 
 
 def _after_fork() -> None:
@@ -119,22 +122,23 @@ os.register_at_fork(after_in_child=_after_fork)
 class ForwardLock:
     """Lets one thread at a time into a forward, so that they do not each take all cores or the device's memory.
 
-    A copy and a forked child start with an open one: whoever holds the original is not there.
+    Whoever is inside may come in again. A copy and a forked child start with an open one: whoever holds the original is
+    not there.
     """
 
     def __init__(self) -> None:
         # of whoever is inside, also when the lock was renewed meanwhile
-        self._held: list[threading.Lock] = []
+        self._held: list[threading.RLock] = []
         self.renew()
 
     def renew(self) -> None:
         """Be open, whoever was inside."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         LOCKS.add(self)
 
     def locked(self) -> bool:
         """Whether somebody is inside."""
-        return self._lock.locked()
+        return any(held is self._lock for held in self._held)
 
     def around(self, compute: Compute) -> Compute:
         """The same, one thread at a time."""
@@ -152,6 +156,19 @@ class ForwardLock:
 
     def __exit__(self, *error: object) -> None:
         self._held.pop().release()
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[bool]:
+        """Wait at most so long to come in, and tell whether this is inside now."""
+        lock = self._lock
+        came = lock.acquire(timeout=min(max(0.0, seconds), LONGEST_WAIT_S))
+        if came:
+            self._held.append(lock)
+        try:
+            yield came
+        finally:
+            if came:
+                self._held.pop().release()
 
     def __reduce__(self) -> tuple[type[ForwardLock], tuple[()]]:
         return ForwardLock, ()
@@ -171,6 +188,7 @@ class Computation:
         shares_beginnings: what inputs of a batch begin with alike is computed once.
         identity: stands for the weights and how they are computed, where that can be told: of equal ones logits are
             equal for ever.
+        lock: lets one thread at a time compute `logits`; None: nothing does.
     """
 
     device: str
@@ -181,6 +199,11 @@ class Computation:
     batching: Batching = "any"
     shares_beginnings: bool = False
     identity: Callable[[], str] | None = None
+    lock: ForwardLock | None = None
+
+    def turn(self, seconds: float) -> AbstractContextManager[bool]:
+        """Keep the model for this thread, or tell that others kept it for so many seconds."""
+        return nullcontext(True) if self.lock is None else self.lock.within(seconds)
 
 
 class Forward(Protocol):
