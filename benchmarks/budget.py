@@ -16,6 +16,7 @@ Needs the extra pocket.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import statistics
@@ -215,6 +216,7 @@ def halved(encoder: CrossEncoder, asked: Sequence[Task]) -> dict[str, Any]:
         for run, order in orders.items():
             runs[run][task.query_id] = {names[index]: -float(place) for place, index in enumerate(order)}
     figures: dict[str, Any] = {run: round(ndcg(asked, found), 4) for run, found in runs.items()}
+    logging.info("%s", figures)
     return {
         "queries": len(asked), **figures, "scored": round(statistics.median(shares), 3),
         "full_ms": round(1000 * statistics.median(seconds), 1),
@@ -235,19 +237,20 @@ def compare(
     output_dir: Annotated[Path | None, typer.Option(help="Where budget.json goes.")] = None,
 ) -> None:
     """Measure both and print them; ends with 1 where a bar is missed."""
+    logging.basicConfig(level=logging.INFO)
     encoder = CrossEncoder(model, device="cpu")
     judged = {name: candidates(data, name, queries) for name in TEST_SETS if (data / name).is_dir()}
     every = [task for asked in judged.values() for task in asked]
     encoder.rank(every[0].query, list(every[0].documents.values()))
-    orders = {name: halved(encoder, asked) for name, asked in judged.items()}
-    kept = {run: statistics.mean(found[run] for found in orders.values()) for run in ("first", "half", "full")}
     texts = [text for task in every for text in list(task.documents.values())[:5]]
     ended = rounds(Load(encoder, [task.query for task in every], texts), calls)
+    load = {way: punctual([one for one in ended if one.way == way]) for way in get_args(Way)}
+    load["all"] = punctual(ended)
+    Console(stderr=True).print_json(data=load)
+    orders = {name: halved(encoder, asked) for name, asked in judged.items()}
+    kept = {run: statistics.mean(found[run] for found in orders.values()) for run in ("first", "half", "full")}
     figures: dict[str, Any] = {
-        "cpu": processor(), "threads": os.cpu_count(), "model": model,
-        "load": {way: punctual([one for one in ended if one.way == way]) for way in get_args(Way)}
-        | {"all": punctual(ended)},
-        "orders": orders,
+        "cpu": processor(), "threads": os.cpu_count(), "model": model, "load": load, "orders": orders,
         "gain_kept": round((kept["half"] - kept["first"]) / (kept["full"] - kept["first"]), 3),
     }  # fmt: skip
     Console().print_json(data=figures)
