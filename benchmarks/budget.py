@@ -16,7 +16,6 @@ Needs the extra pocket.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import random
 import statistics
@@ -216,7 +215,7 @@ def halved(encoder: CrossEncoder, asked: Sequence[Task]) -> dict[str, Any]:
         for run, order in orders.items():
             runs[run][task.query_id] = {names[index]: -float(place) for place, index in enumerate(order)}
     figures: dict[str, Any] = {run: round(ndcg(asked, found), 4) for run, found in runs.items()}
-    logging.info("%s", figures)
+    Console(stderr=True).print(figures)
     return {
         "queries": len(asked), **figures, "scored": round(statistics.median(shares), 3),
         "full_ms": round(1000 * statistics.median(seconds), 1),
@@ -237,7 +236,6 @@ def compare(
     output_dir: Annotated[Path | None, typer.Option(help="Where budget.json goes.")] = None,
 ) -> None:
     """Measure both and print them; ends with 1 where a bar is missed."""
-    logging.basicConfig(level=logging.INFO)
     encoder = CrossEncoder(model, device="cpu")
     judged = {name: candidates(data, name, queries) for name in TEST_SETS if (data / name).is_dir()}
     every = [task for asked in judged.values() for task in asked]

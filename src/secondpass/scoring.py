@@ -482,10 +482,10 @@ class Engine:
                 continue
             with computation.turn(left) as mine:
                 began = time.perf_counter()
-                room = fitting(until - began, most, self._scoring.each)
-                if not mine or (begun and len(job.tokens[job.waiting[0]]) > room):
+                left, each = until - began, self._scoring.each
+                if not mine or (begun and left < len(job.tokens[job.waiting[0]]) * each):
                     return
-                rows = job.take_first(room)
+                rows = job.take_first(fitting(left, most, each))
                 self._score_rows(job, rows, computation, budget, window.max_pairs, step)
                 self._scoring.measure(time.perf_counter() - began, sum(len(job.tokens[row]) for row in rows))
             begun = True

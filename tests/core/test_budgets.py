@@ -104,6 +104,15 @@ def test_with_time_enough_nothing_is_different(own_tiny: CrossEncoder, slow: Slo
     assert [ranking.truncated for ranking in within] == [ranking.truncated for ranking in full]
 
 
+def test_documents_that_are_longer_than_a_piece_are_scored_too(own_tiny: CrossEncoder, slow: SlowForward) -> None:
+    """One at a time, while there is time."""
+    own_tiny.max_batch_tokens = int(EACH_MS) + 1
+    for read, unscored in ((5.5, 5), (50, 0)):
+        (made,) = own_tiny.rank_many(["cat"], [DOCUMENTS], budget_ms=read * EACH_MS)
+        assert made.unscored == unscored
+    assert {len(lengths) for lengths in slow.lengths} == {1}
+
+
 def test_queries_share_a_budget_in_their_order(own_tiny: CrossEncoder, slow: SlowForward) -> None:
     """The first one's documents first."""
     warm(own_tiny, slow)
