@@ -65,7 +65,7 @@ class Timed:
 
     def _timed(self, own: Computation, compute: Compute) -> Compute:
         def logits(inputs: Sequence[Tokens]) -> Logits:
-            with own.turn(float("inf")):
+            with own.turn(lambda: 1.0):
                 began = time.perf_counter()
                 made = compute(inputs)
                 self.longest_s = max(self.longest_s, time.perf_counter() - began)

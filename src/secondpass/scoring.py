@@ -480,7 +480,7 @@ class Engine:
                     return
                 self._tokenise(job, window, fitting(left, most, self._tokenising.each + self._scoring.each))
                 continue
-            with computation.turn(left) as mine:
+            with computation.turn(lambda: until - time.perf_counter()) as mine:
                 began = time.perf_counter()
                 left, each = until - began, self._scoring.each
                 if not mine or (begun and left < len(job.tokens[job.waiting[0]]) * each):

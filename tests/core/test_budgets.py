@@ -184,6 +184,8 @@ def test_while_others_keep_the_model_nothing_is_scored(own_tiny: CrossEncoder, s
     def keep() -> None:
         with slow.lock:
             inside.set()
+            assert not over.wait(0.05)
+            slow.now += 1
             assert over.wait(20)
 
     other = threading.Thread(target=keep)

@@ -148,9 +148,7 @@ class ScoringThread:
 
         Others may use the model directly: while they do, no rows are taken, and nothing is when a budget ends first.
         """
-        with self._queue.changed:
-            left = self._queue.left_s
-        with computation.turn(left) as mine:
+        with computation.turn(self._left_s) as mine:
             began = time.perf_counter()
             with self._queue.changed:
                 calls = [call for call in self._queue.calls if mine and call.arrived <= asked]
@@ -159,6 +157,10 @@ class ScoringThread:
                 self._resume(call)
             outcomes = score_shares(computation, budget, shares) if shares else []
             return shares, outcomes, time.perf_counter() - began
+
+    def _left_s(self) -> float:
+        with self._queue.changed:
+            return self._queue.left_s
 
     def _gather(self, budget: int) -> None:
         """Let a batch that is not full wait for company, if that is allowed and no budget is running."""
