@@ -11,7 +11,7 @@ COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks
 
-.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-service clean
+.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -87,9 +87,21 @@ benchmark-startup: $(VENV)/.test
 benchmark-score-cache: $(VENV)/.test
 	$(BIN)/python -m benchmarks.score_cache compare --output-dir figures $(ARGS)
 
+# Answers at every tenth of texts of up to 50,000 words, and nDCG@10 of windows beside truncation.
+benchmark-windows: $(VENV)/.test
+	$(BIN)/python -m benchmarks.windows needles --output-dir figures $(ARGS)
+	$(BIN)/python -m benchmarks.windows quality --data $(DATA) --output-dir figures
+
 # The service with 16 clients beside scoring the same pairs in process, on the same cores.
 benchmark-service: $(VENV)/.test
 	$(BIN)/python -m benchmarks.service compare
+
+# A cascade beside its large model alone, with a small model that is made in minutes, and the promise of its rule.
+benchmark-cascade: $(VENV)/.pocket
+	test -d build/cascade/small || $(BIN)/python -m benchmarks.cascade distil --data $(DATA) --output build/cascade/small
+	$(BIN)/python -m benchmarks.cascade compare --data $(DATA) --small build/cascade/small $(ARGS)
+	for set in squad medquad stackfaq; do $(BIN)/python -m benchmarks.cascade score --data $(DATA) --small build/cascade/small --work build/cascade --set $$set || exit 1; done
+	$(BIN)/python -m benchmarks.cascade promise --work build/cascade
 
 clean:
 	rm -rf $(VENV) $(SMALL) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -142,7 +142,10 @@ class AllOfThem:
 
     def hits(self, body: Mapping[str, Any], index: str | None = None) -> list[dict[str, Any]]:
         return [
-            {"_index": self.name, "_id": str(place), "_score": 1.0, "_source": {"content": text}}
+            {
+                **{"_index": self.name, "_id": str(place), "_score": 1.0, "_source": {"content": text}},
+                **({"highlight": {"content": ["from the server"]}} if "highlight" in body else {}),
+            }
             for place, text in enumerate(self._texts)
         ]
 
@@ -160,6 +163,40 @@ async def two_pass(folder: str, encoder: CrossEncoder, query: str, texts: Sequen
     """The second pass over what a search server found."""
     found = two_pass_search(AllOfThem(texts), FirstPass(query), lambda: encoder, top_k=len(texts))
     return Answer([int(hit.candidate.id) for hit in found.hits], [hit.score for hit in found.hits])
+
+
+LONG_TEXTS = [f"{'water the tree. ' * 90}the cat is in the garden.", "a dog", f"a dog. {'the cat sat. ' * 90}", ""]
+
+
+def test_a_search_shows_the_passage_that_the_reranker_found(tiny: CrossEncoder) -> None:
+    """Of documents read in windows, by its place in the text; without windows it is the server's."""
+    (ranking,) = tiny.rank_many([QUERY], [LONG_TEXTS], truncation="windows")
+    found = two_pass_search(
+        AllOfThem(LONG_TEXTS), FirstPass(QUERY), lambda: tiny, passages=True, truncation="windows"
+    ).hits
+    assert [(int(hit.candidate.id), hit.score) for hit in found] == [
+        (one.index, one.score) for one in ranking.documents
+    ]
+    for hit, one in zip(found[:3], ranking.documents, strict=False):
+        assert one.passage is not None
+        assert hit.place == (one.passage.start, one.passage.end)
+        assert hit.passage == hit.candidate.text[slice(*hit.place)]
+    assert max(len(hit.passage or "") for hit in found) < min(len(LONG_TEXTS[0]), len(LONG_TEXTS[2]))
+    assert [(hit.passage, hit.place) for hit in found[3:]] == [("from the server", None)]
+    plain = two_pass_search(AllOfThem(LONG_TEXTS), FirstPass(QUERY), lambda: tiny, passages=True).hits
+    assert {(hit.passage, hit.place) for hit in plain} == {("from the server", None)}
+    hidden = two_pass_search(AllOfThem(LONG_TEXTS), FirstPass(QUERY), lambda: tiny, truncation="windows").hits
+    assert {(hit.passage, hit.place) for hit in hidden} == {(None, None)}
+
+
+def test_a_search_gives_what_it_knows_when_the_time_is_up(tiny: CrossEncoder) -> None:
+    """The others follow as the first pass found them."""
+    texts = [f"the dog {place} sat" for place in range(60)]
+    found = two_pass_search(AllOfThem(texts), FirstPass(QUERY), lambda: tiny, top_k=60, budget_ms=0.001)
+    count = len(texts) - found.unscored
+    assert 0 < count < len(texts)
+    assert [hit.scored for hit in found.hits] == [True] * count + [False] * found.unscored
+    assert [int(hit.candidate.id) for hit in found.hits[count:]] == list(range(count, len(texts)))
 
 
 DOORS: list[Door] = [rank, rank_many, shared, service, haystack_ranker, command_line, two_pass]

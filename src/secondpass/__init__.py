@@ -5,16 +5,19 @@ from typing import TYPE_CHECKING
 from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
+    from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
     from secondpass.evaluation.pairs.evaluator import InputExample
     from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
     from secondpass.record import CallRecord, Cut
     from secondpass.score_cache import ScoreCache
+    from secondpass.stopping import StoppingRule
     from secondpass.windows import Passage, Windows
 
 __all__ = [
     "CallRecord",
+    "Cascade",
     "CrossEncoder",
     "Cut",
     "InputExample",
@@ -23,6 +26,7 @@ __all__ = [
     "Ranked",
     "Ranking",
     "ScoreCache",
+    "StoppingRule",
     "Windows",
 ]
 __version__ = "0.1.0"
@@ -31,6 +35,7 @@ __getattr__ = lazily(
     __name__,
     {
         "CallRecord": "record",
+        "Cascade": "cascade",
         "CrossEncoder": "cross_encoder",
         "Cut": "record",
         "InputExample": "evaluation.pairs.evaluator",
@@ -39,6 +44,7 @@ __getattr__ = lazily(
         "Ranked": "ranking",
         "Ranking": "ranking",
         "ScoreCache": "score_cache",
+        "StoppingRule": "stopping",
         "Windows": "windows",
     },
 )

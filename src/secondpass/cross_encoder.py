@@ -33,7 +33,7 @@ from secondpass.models.card import ModelCardData
 from secondpass.models.loading import LoadRequest, pick_device
 from secondpass.models.stored import open_model
 from secondpass.models.templates import published_activation
-from secondpass.ranking import Relevance, activated, by_label, checked_top_k, converted
+from secondpass.ranking import Ranking, Relevance, activated, by_label, checked_top_k, converted
 from secondpass.record import CallRecord
 from secondpass.reranker import Call, Reranker, until_of, warn_once
 from secondpass.text import checked_query, columns_of
@@ -369,14 +369,7 @@ class CrossEncoder(Reranker):
         if convert_to_tensor or not convert_to_numpy:
             torch = optional("torch", "torch, which scores as tensors need,", "torch")
             values = list(torch.tensor(values).to(self.device))
-        hits = [{"corpus_id": one.index, "score": value} for one, value in zip(ranking.documents, values, strict=True)]
-        if return_documents:
-            hits = [{**hit, "text": texts[hit["corpus_id"]]} for hit in hits]
-        if until is not None:
-            hits = [{**hit, "scored": one.scored} for hit, one in zip(hits, ranking.documents, strict=True)]
-        for hit, one in zip(hits, ranking.documents, strict=True):
-            if one.passage is not None:
-                hit["passage"] = _told(one.passage, texts[one.index], return_documents)
+        hits = hits_of(ranking, values, texts, return_documents, until is not None)
         if records is not None:
             records.append(ranking.record)
         return hits
@@ -410,7 +403,7 @@ class CrossEncoder(Reranker):
         columns[0] = [before + text for text in columns[0]]
         window = self._window(len(texts), None, None, wish)
         tokens = self.engine().tokens(columns, window)
-        if any(item.cut is not None for item in tokens):
+        if any(item.cut is not None or item.others for item in tokens):
             warn_once(f"training examples beyond {window.max_length} tokens are cut to it")
         return pad(tokens, self.padding).named(self.tokenizer.model_input_names, self.device)
 
@@ -468,6 +461,23 @@ class CrossEncoder(Reranker):
         from secondpass.models import saving
 
         return saving.upload(self, repo_id, commit_message=commit_message, private=private, tags=tags, **kwargs)
+
+
+def hits_of(
+    ranking: Ranking, values: Sequence[Any], texts: Sequence[str], with_texts: bool, budgeted: bool
+) -> list[dict[str, Any]]:
+    """What `rank` gives of a ranking of stripped `texts`, the `values` being its scores."""
+    hits: list[dict[str, Any]] = []
+    for one, value in zip(ranking.documents, values, strict=True):
+        hit = {"corpus_id": one.index, "score": value}
+        if with_texts:
+            hit["text"] = texts[one.index]
+        if budgeted:
+            hit["scored"] = one.scored
+        if one.passage is not None:
+            hit["passage"] = _told(one.passage, texts[one.index], with_texts)
+        hits.append(hit)
+    return hits
 
 
 def _told(passage: Passage, document: str, with_text: bool) -> dict[str, Any]:

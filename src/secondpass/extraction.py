@@ -6,18 +6,24 @@ sentences: nothing can be made up, and no other model is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from secondpass.activations import Activation
 from secondpass.errors import InvalidInput
+from secondpass.inputs import CutPolicy
 from secondpass.ranking import ranked
 from secondpass.record import CallRecord
 from secondpass.reranker import Reranker
 from secondpass.sentences import Span, sentences
-from secondpass.text import checked_documents, is_blank, positive_int
+from secondpass.text import checked_documents, checked_query, is_blank, positive_int
+from secondpass.windows import Windows
+
+# Windows read for each sentence that is wanted: one that stands in two is the best sentence of both.
+WINDOWS_A_SENTENCE = 2
 
 __all__ = ["Extract", "Extraction", "Span", "extract", "sentences"]
 
@@ -34,7 +40,10 @@ class Extract:
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """The best sentences, best first, and what the call did (a pair for every text read); None if none was read."""
+    """The best sentences, best first, and what the call did (a pair for every text read); None if none was read.
+
+    Of windows the record counts with them; what was cut is told of the sentences, as they were read.
+    """
 
     extracts: tuple[Extract, ...]
     record: CallRecord | None
@@ -59,6 +68,7 @@ def extract(
     per_document: int | None = None,
     max_sentences: int = 2000,
     activation_fct: Activation | None = None,
+    windows: Windows | None = None,
 ) -> Extraction:
     """Find the sentences that answer best.
 
@@ -73,6 +83,8 @@ def extract(
         per_document: at most so many of one document; None has no limit.
         max_sentences: refuse more than these, rather than compute for minutes.
         activation_fct: of scores; None takes the model's own.
+        windows: of long documents the windows are scored first, and sentences are read in the best of them alone:
+            two windows for each sentence that is wanted. None reads all sentences.
 
     Raises:
         InvalidInput: an argument is refused; the message names it.
@@ -82,7 +94,12 @@ def extract(
     texts = checked_documents(documents, "documents")
     positive_int(top_k, "top_k")
     limit = top_k if per_document is None else positive_int(per_document, "per_document")
-    candidates = list(_candidates(texts))
+    read_before: list[CallRecord] = []
+    places = None
+    if windows is not None and not all(map(is_blank, texts)):
+        places, record = _best_windows(reranker, checked_query(query), texts, windows, top_k, limit)
+        read_before.append(record)
+    candidates = list(_candidates(texts, places))
     if len(candidates) > max_sentences:
         raise InvalidInput(f"documents have {len(candidates)} sentences, more than max_sentences={max_sentences}")
     if not candidates:
@@ -102,11 +119,44 @@ def extract(
         if len(kept) < top_k and taken[found.document] < limit:
             taken[found.document] += 1
             kept.append(Extract(found.document, found.span, sentence.score, sentence.logit))
-    return Extraction(tuple(kept), ranking.record)
+    return Extraction(tuple(kept), _together(*read_before, ranking.record))
 
 
-def _candidates(texts: list[str]) -> Iterator[_Candidate]:
-    """Every different sentence that says something, where it stands first."""
+def _best_windows(
+    reranker: Reranker, query: str, texts: Sequence[str], windows: Windows, top_k: int, limit: int
+) -> tuple[Mapping[int, Sequence[Span]], CallRecord]:
+    """Places of the best windows by document, and what finding them took."""
+    said = [document for document, text in enumerate(texts) if not is_blank(text)]
+    cut = CutPolicy("windows", windows=windows)
+    inputs = reranker.tokens([query] * len(said), [texts[document] for document in said], cut=cut)
+    places = [
+        (document, Span(*(item.span or (0, len(texts[document])))))
+        for document, first in zip(said, inputs, strict=True)
+        for item in (first, *first.others)
+    ]
+    passages = [texts[document][span.start : span.end] for document, span in places]
+    (ranking,) = reranker.rank_many([query], [passages], show_progress_bar=False)
+    kept: dict[int, list[Span]] = defaultdict(list)
+    left = WINDOWS_A_SENTENCE * top_k
+    for one in ranking.documents:
+        document, span = places[one.index]
+        if left and len(kept[document]) < WINDOWS_A_SENTENCE * limit:
+            kept[document].append(span)
+            left -= 1
+    return kept, ranking.record
+
+
+def _together(*records: CallRecord) -> CallRecord:
+    """Calls one after the other as one: numbers are sums, the padding's share is of all that was read."""
+    last = records[-1]
+    numbers = [one.name for one in fields(last) if isinstance(getattr(last, one.name), (int, float))]
+    sums = {name: sum(getattr(record, name) for record in records) for name in numbers}
+    places = sum(record.tokens / (1 - record.padding_share) for record in records)
+    return replace(last, **{**sums, "padding_share": 1 - sums["tokens"] / places if places else 0.0})
+
+
+def _candidates(texts: list[str], read: Mapping[int, Sequence[Span]] | None) -> Iterator[_Candidate]:
+    """Every different sentence that says something, where it stands first; only those that are in a place to `read`."""
     seen: set[str] = set()
     for document, text in enumerate(texts):
         before: int | None = None
@@ -114,7 +164,8 @@ def _candidates(texts: list[str]) -> Iterator[_Candidate]:
             alone = text[span.start : span.end]
             if is_blank(alone):
                 continue
-            if alone not in seen:
+            places = [span] if read is None else read.get(document, ())
+            if alone not in seen and any(span.start < place.end and place.start < span.end for place in places):
                 seen.add(alone)
                 start = span.start if before is None else before
                 yield _Candidate(document, span, alone, text[start : span.end])

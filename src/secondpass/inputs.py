@@ -477,10 +477,13 @@ class CutPolicy:
             kept: tuple[int, ...] = (min(lengths[0], room),)
         else:
             query, document = lengths
+            if self.windows is not None:
+                document = min(document, self.windows.tokens or document)
             kept = SHARINGS[self.truncation](query, document, room)
             if self.truncation in ("only_document", "windows") and self.query_share is not None:
                 share, of = self.query_share
-                most = min(room, max(1, -(-share * (room + beside[0]) // of) - beside[1]))
+                # without a token of the document in each window there would be no end of them
+                most = min(room - bool(self.windows), max(1, -(-share * (room + beside[0]) // of) - beside[1]))
                 kept = cut_only_document(query, document, room, most)
         tail = keep_tail if self.keep_tail is None else self.keep_tail
         if tail:

@@ -213,14 +213,14 @@ class Reranker(OpenModel):
             InvalidInput: the policy is "windows", and no `rule` says by which of several labels one is the best.
         """
         windows = policy_of(window.truncation).windows
-        recall = self._recall(columns, window)
         if windows is None or self.num_labels == 1:
-            return Reading(windows, recall=recall, labels=self.num_labels)
+            return Reading(windows, recall=self._recall(columns, window), labels=self.num_labels)
         if rule is None:
             raise InvalidInput(
                 f"truncation='windows' takes the best window, and of {self.num_labels} labels none is said to be the "
                 "relevance: rank with relevance="
             )
+        recall = self._recall(columns, window, rule)
         return Reading(windows, lambda logits: relevance_logits(logits, rule), recall, self.num_labels)
 
     def reading_of(
@@ -232,7 +232,8 @@ class Reranker(OpenModel):
         asked = [before + query for query in columns[0]] if before else columns[0]
         return self.reading([asked, columns[1]], window)
 
-    def _recall(self, columns: Sequence[Sequence[str]], window: Window) -> Recall | None:
+    def _recall(self, columns: Sequence[Sequence[str]], window: Window, rule: Relevance | None = None) -> Recall | None:
+        """What the cache knows; `rule` tells by which of several labels a window is the best."""
         cache, engine = self._score_cache, self.engine()
         told = None if cache is None else engine.forward.ready().identity
         if cache is None or told is None:
@@ -240,7 +241,7 @@ class Reranker(OpenModel):
         identity = told()
         own = engine.tokenizer
         around = (identity, own.identity.hex(), own.keep_tail, len(columns), window.max_length, window.truncation)
-        context = hashlib.blake2b(repr((*around, window.template)).encode(), digest_size=32).digest()
+        context = hashlib.blake2b(repr((*around, window.template, rule)).encode(), digest_size=32).digest()
         keys = score_keys(context, columns[0], columns[-1])
         return Recall(cache, identity, keys, cache.find(keys))
 

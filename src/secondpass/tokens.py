@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from secondpass.errors import InvalidInput, TooLong
 from secondpass.inputs import (
+    WHITE,
     CutPolicy,
     Frame,
     Ids,
@@ -34,7 +34,7 @@ from secondpass.inputs import (
 from secondpass.record import Cut
 from secondpass.text import Text, places_of_repaired, prepared
 from secondpass.token_cache import TokenCache, identity_of
-from secondpass.windows import Windows
+from secondpass.windows import Located, Windows
 
 # Encodings carry offsets and words: a hundred thousand documents at once would need gigabytes.
 ENCODE_CHUNK = 1024
@@ -130,26 +130,17 @@ class FramedIds:
             return self.ids[self.head : end][kept]
         return np.concatenate([self.ids[: self.head], self.ids[self.head : end][kept], self.ids[end:]])
 
+    def window(self, kept: slice, head: Ids, tail: Ids) -> Ids:
+        """`kept` of the user's tokens between the operator's; inside the text those are `head` and `tail`.
 
-@dataclass(frozen=True, slots=True)
-class Located:
-    """Where the tokens of a text stand in it: int [tokens], places in `text`, neither ever falling.
-
-    `given` are the places [characters + 1] of the text's characters in the one that the user gave; None: the same.
-    """
-
-    text: str
-    starts: npt.NDArray[np.intp]
-    ends: npt.NDArray[np.intp]
-    given: npt.NDArray[np.intp] | None = None
-
-    def span(self, part: slice) -> tuple[int, int]:
-        """The characters of the given text that these tokens stand for, without white space at the ends."""
-        start, end = int(self.starts[part.start]), int(self.ends[part.stop - 1])
-        read = self.text[start:end]
-        start, end = start + len(read) - len(read.lstrip()), end - len(read) + len(read.rstrip())
-        end = max(start, end)
-        return (start, end) if self.given is None else (int(self.given[start]), int(self.given[end]))
+        Its own have characters of where the text begins and ends, which are not where the window does. They stay where
+        they are fewer, so that a window is never longer than the text would be.
+        """
+        end = len(self.ids) - self.tail
+        first, last = self.ids[: self.head], self.ids[end:]
+        before = first if kept.start == 0 or len(head) > len(first) else head
+        behind = last if kept.stop == len(self) or len(tail) > len(last) else tail
+        return np.concatenate([before, self.ids[self.head : end][kept], behind])
 
 
 def _cut(index: int, lost: Sequence[int], skipped: Sequence[int]) -> Cut | None:
@@ -231,15 +222,17 @@ class _Fitting:
         beside, document = parts[:-1], texts[-1]
         size = parts[-1].stop - parts[-1].start
         size = min(size, windows.tokens or size)
-        read: list[slice] = [slice(0, count)]
+        read, inputs = [slice(0, count)], [document.part(slice(0, count))]
         spans: list[tuple[int, int] | None] = [None]
-        if count > size:
+        if count > size or count < len(document) or skipped[-1]:
             place = located(index)
-            read = windows.parts(place.text, place.starts[:count], place.ends[:count], size)
+            if count:
+                read = windows.parts(place.text, place.starts[:count], place.ends[:count], size)
             own = document.part(slice(0, count), alone=True)
             asked = texts[0].part(beside[0], alone=True) if beside else NO_IDS
             read = [read[number] for number in windows.chosen(asked, [own[part] for part in read])]
             spans = [place.span(part) for part in read]
+            inputs = [document.window(part, place.head, place.tail) for part in read]
         seen = np.zeros(len(document), bool)
         for part in read:
             seen[part] = True
@@ -247,8 +240,7 @@ class _Fitting:
         cut = _cut(index, [*lost, len(document) - int(seen.sum())], skipped)
         query = [text.part(part) for text, part in zip(texts, beside, strict=False)]
         first, *others = (
-            Tokens(*self._filled([*query, document.part(part)]), cut, empty, span)
-            for part, span in zip(read, spans, strict=True)
+            Tokens(*self._filled([*query, ids]), cut, empty, span) for ids, span in zip(inputs, spans, strict=True)
         )
         return replace(first, others=tuple(others)) if others else first
 
@@ -384,7 +376,10 @@ class PairTokenizer(TextTokenizer):
         shift = value.find(piece[begin:end]) - begin
         offsets = np.array(encoding.offsets[first:last], np.intp).reshape(-1, 2).repeat(counts, axis=0) + shift
         starts, ends = np.maximum.accumulate(offsets, axis=0).T
-        return Located(value, starts, ends, None if len(given) == len(value) else places_of_repaired(given))
+        places = None if len(given) == len(value) else places_of_repaired(given)
+        # a token with the last character of the prefix may have the blank before the text's own word
+        around = self._piece(frame.prefix.rstrip(WHITE), frame.inner), self._piece(frame.suffix, True)
+        return Located(value, starts, ends, places, *around)
 
     def _parted(self, encoding: Encoding, begin: int, end: int) -> FramedIds:
         """Tell the tokens of piece[begin:end] from those that have a character before or behind it."""

@@ -22,7 +22,7 @@ from secondpass.text import choice, positive_int, whole_number
 Borders = Literal["sentences", "words"]
 Select = Literal["first", "bm25"]
 Logits = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.intp]
+Indices = Sequence[int] | npt.NDArray[np.intp]
 
 # Tokens that a window shares with the one before it where nobody says how many: a sentence or two.
 OVERLAP = 32
@@ -128,12 +128,12 @@ class Places:
     def __init__(self, text: str, starts: Indices, ends: Indices, borders: Borders) -> None:
         self._text = text
         self._starts = starts
+        self._ends = ends
         self._sentences = self._firsts(ends) if borders == "sentences" else []
 
     def _firsts(self, ends: Indices) -> list[int]:
         """The first token of each sentence; a token may begin with the blank before it."""
-        starts = [span.start for span in sentences(self._text)]
-        firsts: list[int] = np.searchsorted(ends, starts, "right").tolist()
+        firsts: list[int] = np.searchsorted(ends, [span.start for span in sentences(self._text)], "right").tolist()
         return firsts
 
     def last(self, least: int, most: int) -> int:
@@ -141,14 +141,19 @@ class Places:
         place = bisect_right(self._sentences, most)
         if place and self._sentences[place - 1] >= least:
             return self._sentences[place - 1]
-        return next((token for token in range(most, least, -1) if self._word(token)), most)
+        return self._best(range(most, least - 1, -1), most)
 
     def first(self, least: int, most: int) -> int:
         """Where the next one begins: with the first sentence or else word that begins within these bounds."""
         place = bisect_left(self._sentences, least)
         if place < len(self._sentences) and self._sentences[place] <= most:
             return self._sentences[place]
-        return next((token for token in range(least, most) if self._word(token)), least)
+        return self._best(range(least, most), least)
+
+    def _best(self, tokens: range, otherwise: int) -> int:
+        """The first of some tokens that begins a word, else a character, of which a token may be a part."""
+        whole = [token for token in tokens if not token or self._starts[token] >= self._ends[token - 1]]
+        return next(filter(self._word, whole), next(iter(whole), otherwise))
 
     def _word(self, token: int) -> bool:
         start = self._starts[token]
@@ -158,13 +163,42 @@ class Places:
 def bm25(query: npt.NDArray[np.int32], windows: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.float64]:
     """How well each window [windows] fits the query by its tokens: BM25 with the windows as the collection."""
     terms = np.unique(query)
-    counts = np.array([[np.count_nonzero(window == term) for term in terms] for window in windows], np.float64)
+    found = [np.searchsorted(terms, window[np.isin(window, terms)]) for window in windows]
+    counts = np.array([np.bincount(places, minlength=len(terms)) for places in found], np.float64)
     sizes = np.array([len(window) for window in windows], np.float64)
     having = (counts > 0).sum(axis=0)
     rarity = np.log1p((len(windows) - having + 0.5) / (having + 0.5))
     weights = K1 * (1 - B + B * sizes / sizes.mean())
     scores: npt.NDArray[np.float64] = (rarity * counts / (counts + weights[:, None])).sum(axis=1)
     return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where the tokens of a text stand in it: int [tokens], places in `text`, neither ever falling.
+
+    `given` are the places [characters + 1] of the text's characters in the one that the user gave; None: the same.
+    `head` and `tail` are the ids of what the operator wrote next to it, without any character of the text.
+    """
+
+    text: str
+    starts: npt.NDArray[np.intp]
+    ends: npt.NDArray[np.intp]
+    given: npt.NDArray[np.intp] | None
+    head: npt.NDArray[np.int32]
+    tail: npt.NDArray[np.int32]
+
+    def span(self, part: slice) -> tuple[int, int]:
+        """The characters of the given text that these tokens stand for, without white space at the ends.
+
+        What a text begins and ends with is there though no token of its own stands for it.
+        """
+        start = int(self.starts[part.start]) if part.start else 0
+        end = int(self.ends[part.stop - 1]) if part.stop < len(self.ends) else len(self.text)
+        read = self.text[start:end]
+        start, end = start + len(read) - len(read.lstrip()), end - len(read) + len(read.rstrip())
+        end = max(start, end)
+        return (start, end) if self.given is None else (int(self.given[start]), int(self.given[end]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
 
+from secondpass import CrossEncoder
 from secondpass.evaluation.qrels import read_qrels
 from secondpass.evaluation.runs import read_run
+from secondpass.explanation import explain
 from tests.cli.conftest import Run, only_line
+from tests.small_collection import write_beir
 
 QUERIES = 30
 
@@ -43,6 +47,28 @@ def files(tmp_path: Path) -> Path:
 def _evaluated(run: Run, files: Path, *arguments: str) -> Result:
     runs = ("--run", str(files / "bm25.trec"), "--run", f"reranked={files / 'ours.trec'}")
     return run("evaluate", "--qrels", str(files / "qrels" / "test.tsv"), *runs, *arguments)
+
+
+def test_a_second_evaluation_asks_no_model_again(
+    run: Run, tmp_path: Path, tiny_folder: str, tiny_model_folder: Callable[..., str]
+) -> None:
+    """With a file of scores, for a cascade that reads in windows too."""
+    beir = tmp_path / "beir"
+    write_beir(beir)
+    options = ("evaluate", "--pipeline", "rerank_bm25", "--dataset", beir, "--model", tiny_folder, "-m", "nDCG@10")
+    more = ("--model", tiny_model_folder("roberta", 1), "--keep", "2", "--long", "windows", "--window-tokens", "40")
+    given = (*options, *more, "--score-cache", tmp_path / "scores.db", "--json", tmp_path / "report.json")
+    first = run(*given)
+    assert first.exit_code == 0, first.output
+    figures = json.loads((tmp_path / "report.json").read_text())["reports"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("the model was asked"))
+        again = run(*given)
+    assert again.exit_code == 0, again.output
+    assert json.loads((tmp_path / "report.json").read_text())["reports"] == figures
+    refused = run("evaluate", "--qrels", beir, "--run", "x.trec", "--score-cache", "scores.db")
+    assert "--keep, --long and --score-cache go with --pipeline" in only_line(refused)
+    assert "--max-windows goes with --long windows" in only_line(run(*options, "--max-windows", "3"))
 
 
 def test_the_terminal_says_what_changed(run: Run, files: Path) -> None:
@@ -181,3 +207,58 @@ def test_what_cannot_be_evaluated_is_one_line(run: Run, files: Path, arguments: 
     done = run("evaluate", *(argument.format(files) for argument in arguments))
     assert done.exit_code == 2
     assert reason in only_line(done)
+
+
+@pytest.fixture
+def corpus(files: Path) -> Path:
+    """The folder with the texts of its documents."""
+    texts = (f"the cat sat on the mat of {place}. a dog!" for place in range(20))
+    lines = [
+        json.dumps({"_id": f"d{number}-{place}", "text": text})
+        for place, text in enumerate(texts)
+        for number in range(QUERIES)
+    ]
+    (files / "corpus.jsonl").write_text("\n".join(lines))
+    return files
+
+
+def test_documents_that_moved_are_explained(run: Run, corpus: Path, tiny_folder: str) -> None:
+    """At most as many as asked for, helped and hurt in turn, in the page and JSON; a run by other means is told."""
+    page, report = corpus / "r.html", corpus / "r.json"
+    runs = ("-r", str(corpus / "bm25.trec"), "-r", str(corpus / "ours.trec"), "-m", "nDCG@10")
+    options = ("--qrels", str(corpus), *runs, "--model", tiny_folder, "--html", str(page), "--json", str(report))
+    done = run("evaluate", *options, "--explain", "5")
+    assert done.exit_code == 0, done.stderr
+    assert "5 of the documents explained have another score in ours" in done.stdout
+    assert page.read_text().count("Leave-one-out") == 5
+    (second,) = json.loads(report.read_text())["second_passes"]
+    counts = {
+        kind: [one["explanation"] for change in second[kind] for one in change["moved"] if one["explanation"]]
+        for kind in ("helped", "hurt")
+    }
+    assert [len(made) for made in counts.values()] == [3, 2]
+    (shown, *_), change = counts["helped"], second["helped"][0]
+    found = explain(CrossEncoder(tiny_folder, device="cpu"), change["text"], shown["document"])
+    assert shown == json.loads(json.dumps(found.to_dict()))
+    assert {one["document"] for one in change["moved"]} <= {f"d{change['query'][1:]}-{place}" for place in range(20)}
+    assert "explanations: 5 documents, leave-one-out by " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--html", "r.html"), "--explain needs the --model"),
+        (("--model", "secondpass/pocket"), "--explain goes with --html or --json"),
+        (("--html", "r.html", "--model", "secondpass/pocket", "-r", "same.trec"), "one second pass; here are 2"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(
+    run: Run, corpus: Path, options: tuple[str, ...], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a model, a report to put it into, or one run that it is about."""
+    monkeypatch.chdir(corpus)
+    done = run("evaluate", "--qrels", ".", "-r", "bm25.trec", "-r", "ours.trec", "-m", "AP", "--explain", "1", *options)
+    assert done.exit_code == 2
+    assert reason in only_line(done)
+    file = ("--qrels", "qrels/test.tsv", "-r", "bm25.trec", "-r", "ours.trec", "--model", "m", "--json", "r.json")
+    assert "its --documents" in only_line(run("evaluate", *file, "--explain", "1"))

@@ -13,7 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from secondpass import CrossEncoder
+from secondpass import Cascade, CrossEncoder
+from secondpass.explanation import explain
+from secondpass.score_cache import ScoreCache
+from secondpass.windows import Windows
 from tests.cli.conftest import Run, Start, command, only_line
 from tests.small_collection import write_json_lines
 from tests.tiny_models import make_folder
@@ -153,6 +156,101 @@ def test_cuts_are_told(run: Run, tmp_path: Path, tiny_folder: str) -> None:
     assert "cut_tokens" not in by_index[0]
 
 
+LONG = "a dog sat. " * 78 + "The cat sat on the mat. " + "water the tree. " * 30
+
+
+def test_long_documents_are_read_in_windows(run: Run, tmp_path: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """JSON lines carry the best window of each, the table shows it in place of the text."""
+    file = write_json_lines(tmp_path / "d.jsonl", [{"_id": "long", "text": LONG}, {"_id": "blank", "text": " "}])
+    options = ("rank", "where is the cat", "-d", file, "-m", tiny_folder, "--long", "windows", "--window-tokens", "40")
+    how = Windows(tokens=40, overlap=8, most=3, select="bm25")
+    chosen = ("--window-overlap", "8", "--max-windows", "3", "--select", "bm25")
+    found = rows(run(*options, *chosen, "--passages", "-f", "jsonl").stdout)
+    expected = tiny.rank("where is the cat", [LONG, " "], truncation=how, return_documents=True)
+    assert [row["score"] for row in found] == [item["score"] for item in expected]
+    assert found[0]["passage"] == expected[0]["passage"]
+    assert found[0]["passage"]["text"] == LONG[found[0]["passage"]["start"] : found[0]["passage"]["end"]]
+    assert found[0]["text"] == LONG
+    assert "passage" not in found[1]
+    bare = rows(run(*options, "-f", "jsonl").stdout)[0]["passage"]
+    assert sorted(bare) == ["end", "score", "start", "windows"]
+    shown = run(*options, *chosen, "--passages").stdout.splitlines()
+    assert shown[0].split() == ["rank", "score", "id", "passage"]
+    assert shown[1].split(maxsplit=3)[3][:20] == found[0]["passage"]["text"][:20]
+    assert "32" in run(*options, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--passages",), "--passages goes with --long windows"),
+        (("--long", "error", "--passages"), "--passages goes with --long windows"),
+        (("--window-tokens", "40"), "--window-tokens goes with --long windows"),
+        (("--long", "error", "--select", "bm25"), "--select goes with --long windows"),
+        (("--long", "windows", "--select", "bm25"), "windows: select='bm25' chooses among windows"),
+        (("--long", "whole"), "--long"),
+        (("--budget-ms", "0"), "budget_ms=0.0 is not above 0"),
+        (("--keep", "3"), "--keep goes with several --model"),
+        (("--score-cache", "."), "is no file"),
+        (("--long", "error"), "pair 0 has"),
+    ],
+)
+def test_wishes_that_do_not_go_together_are_refused(
+    run: Run, tmp_path: Path, tiny_folder: str, options: tuple[str, ...], said: str
+) -> None:
+    """In one line, with code 2."""
+    (tmp_path / "d.txt").write_text(LONG)
+    refused = run("rank", QUERY, "-d", tmp_path / "d.txt", "-m", tiny_folder, *options)
+    assert (refused.exit_code, said in only_line(refused)) == (2, True), refused.stderr
+
+
+def test_a_budget_is_told(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """What was not scored in time follows in the order given, and says so."""
+    (tmp_path / "d.txt").write_text("\n".join(f"the {number} " + "cat " * 100 for number in range(300)))
+    options = ("rank", QUERY, "-d", tmp_path / "d.txt", "-m", tiny_folder, "--budget-ms")
+    late = run(*options, "0.01", "-f", "jsonl")
+    scored = [row["scored"] for row in rows(late.stdout)]
+    count = sum(scored)
+    assert 0 < count < 300
+    assert scored == [True] * count + [False] * (300 - count)
+    assert [row["index"] for row in rows(late.stdout)][count:] == list(range(count, 300))
+    assert late.stderr.splitlines()[-1] == f"secondpass: {300 - count} of 300 not scored within 0.01 ms"
+    assert run(*options, "0.01").stdout.splitlines()[-1].split()[:3] == ["300", "-", "299"]
+    assert all(row["scored"] for row in rows(run(*options, "60000", "-f", "jsonl").stdout))
+
+
+def test_scores_are_kept_in_a_file(run: Run, lines_file: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """A second run prints the same and asks the model nothing; so does `score`."""
+    cache = tmp_path / "scores.db"
+    options = ("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "-f", "jsonl", "--score-cache", cache)
+    first = run(*options)
+    (tmp_path / "pairs.tsv").write_text("".join(f"{QUERY}\t{text}\n" for text in TEXTS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("the model was asked"))
+        assert run(*options).stdout == first.stdout
+        scores = rows(run("score", tmp_path / "pairs.tsv", *options[4:]).stdout)
+    by_text = {row["text"]: row["score"] for row in rows(first.stdout)}
+    assert {row["document"]: row["score"] for row in scores} == by_text
+    with ScoreCache(cache) as kept:
+        assert len(kept) == len(TEXTS)
+
+
+def test_several_models_are_a_cascade(run: Run, lines_file: Path, tiny_folder: str, tiny_model_folder: Any) -> None:
+    """The first ranks all, the last so many; rows tell whose score it is."""
+    other = tiny_model_folder("roberta", 1)
+    options = ("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "-m", other, "-f", "jsonl")
+    found = rows(run(*options, "--keep", "2").stdout)
+    cascade = Cascade([tiny_folder, other], 2, device="cpu")
+    expected = cascade.rank(QUERY, TEXTS)
+    assert [(row["index"], row["score"], row["stage"]) for row in found] == [
+        (item["corpus_id"], item["score"], item["stage"]) for item in expected
+    ]
+    assert [row["stage"] for row in found] == [1, 1, 0, 0]
+    assert [row["stage"] for row in rows(run(*options).stdout)] == [1] * 4
+    refused = run(*options, "--keep", "2", "--keep", "1")
+    assert "keep has 2, and 2 models have 1 steps" in only_line(refused)
+
+
 def test_labels(run: Run, lines_file: Path, tiny_model_folder: Any) -> None:
     """A model with several labels is ranked by the label asked for, and refused without one."""
     folder = tiny_model_folder("bert", 3)
@@ -285,3 +383,21 @@ def test_precision_reaches_the_model(
     assert refused.exit_code == 2
     assert "--precision" in only_line(refused)
     assert asked == []
+
+
+def test_the_best_are_explained(run: Run, lines_file: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """--explain the first, --explain-best as many as it says: as `explain` does, in JSON lines and below the table."""
+    options = ("rank", QUERY, "-d", lines_file, "-m", tiny_folder)
+    plain = rows(run(*options, "-f", "jsonl").stdout)
+    one, three = (
+        rows(run(*options, "-f", "jsonl", *given).stdout) for given in (["--explain"], ["--explain-best", "3"])
+    )
+    assert ["explanation" in row for row in one] == [True, False, False, False]
+    assert ["explanation" in row for row in three] == [True, True, True, False]
+    assert [{key: row[key] for key in row if key != "explanation"} for row in three] == plain
+    for row in three[:3]:
+        expected = explain(tiny, QUERY, row["text"]).to_dict()
+        assert {"query": QUERY, "document": row["text"], **row["explanation"]} == expected
+    told = run(*options, "--explain-best", "2").stdout
+    assert told.count("Leave-one-out") == 2
+    assert f"1. score {plain[0]['score']:.4f}\n{QUERY}\n{plain[0]['text']}\n" in told

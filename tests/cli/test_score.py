@@ -39,6 +39,16 @@ def test_scores_are_the_engines(run: Run, pairs_file: Path, tiny_folder: str, ti
     ]
 
 
+def test_long_documents_are_read_in_windows(run: Run, tmp_path: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """The scores are those of `predict` by the same rule."""
+    long = "a dog sat. " * 78 + "the cat sat on the mat. " * 9
+    (tmp_path / "pairs.tsv").write_text(f"the cat\t{long}\n")
+    found = rows(run("score", tmp_path / "pairs.tsv", "-m", tiny_folder, "-f", "jsonl", "--long", "windows").stdout)
+    expected = tiny.predict([("the cat", long)], truncation="windows").tolist()
+    assert [row["score"] for row in found] == pytest.approx(expected, abs=1e-6)
+    assert expected != tiny.predict([("the cat", long)]).tolist()
+
+
 def test_every_form_gives_the_same(run: Run, pairs_file: Path, tmp_path: Path, tiny_folder: str) -> None:
     """TSV, JSON objects, JSON lists, a file and stdin give the same rows."""
     objects = "".join(json.dumps({"query": query, "text": text}) + "\n" for query, text in PAIRS)

@@ -20,6 +20,7 @@ import ir_measures
 from secondpass.evaluation import Qrels, evaluate
 from secondpass.evaluation import Run as TrecRun
 from secondpass.evaluation.qrels import read_qrels
+from secondpass_pipelines.pipeline_files import pipeline_file
 from secondpass_pipelines.results import Judge, QueryResult, RankedDocument
 from tests import fork_server
 from tests.cli.conftest import BM25, Run, command, figures, only_line, read_run
@@ -97,6 +98,37 @@ def test_each_first_pass_has_a_run(run: Run, beir: Path, tmp_path: Path, mock_pi
     for query, ids in both.items():
         assert ids == list(dict.fromkeys((*words[query], *vectors[query])))
         assert set(ids) == set(second[query])
+
+
+def test_passages_of_long_documents(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """`rerank_long` reads them whole: JSON has the best passage of each by its place, and the table shows it."""
+    filler = "water the tree in the garden. " * 50
+    rows = [{"_id": "long", "text": f"{filler}the cat sat on the mat."}, {"_id": "short", "text": "a cat and a dog"}]
+    corpus = write_json_lines(tmp_path / "corpus.jsonl", rows)
+    common = ("search", "-p", "rerank_long", "-c", corpus, "-m", tiny_folder, "-q", "the cat", "-f")
+    (answer,) = json.loads(run(*common, "json").stdout)["queries"]
+    passages = {found["id"]: found["passage"] for found in answer["second"]}
+    for found in answer["second"]:
+        place = passages[found["id"]]
+        assert place["text"] == found["text"][place["start"] : place["end"]]
+        assert (place["windows"] > 1, len(place["text"]) < len(found["text"])) == (found["id"] == "long",) * 2
+    table = run(*common, "table").stdout
+    assert all(place["text"][:20] in table for place in passages.values())
+
+
+def test_a_ranker_whose_time_is_up(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """What it has not scored follows without a score; it is counted in JSON and said at the end."""
+    rows = [{"_id": str(place), "text": f"the dog {place} sat"} for place in range(50)]
+    corpus = write_json_lines(tmp_path / "corpus.jsonl", rows)
+    file = tmp_path / "hurried.yaml"
+    file.write_text(pipeline_file("rerank_long").read_text().replace("top_k: 10", "top_k: 50\n      budget_ms: 0.001"))
+    result = run("search", "-p", file, "-c", corpus, "-m", tiny_folder, "-q", "the dog", "-f", "json")
+    (answer,) = json.loads(result.stdout)["queries"]
+    unscored = answer["unscored"]
+    assert 0 < unscored < 50
+    assert [found["score"] is None for found in answer["second"]] == [False] * (50 - unscored) + [True] * unscored
+    assert not any("passage" in found for found in answer["second"][-unscored:])
+    assert f"{unscored} documents were not scored in time: they follow the others" in result.stderr
 
 
 def test_one_component_is_no_second_pass(run: Run, beir: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from secondpass.serving.settings import Settings
+from secondpass.serving.settings import ModelSource, Settings
+from secondpass.windows import Windows
 from tests.cli.conftest import Run, only_line
 
 
@@ -30,6 +31,8 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--max-requests", "0"], "--max-requests"),
         (["--api-keys-file", "/no/such/file"], "the file of API keys /no/such/file cannot be read"),
         (["--deadline-s", "inf"], "deadline_s=inf"),
+        (["--max-windows", "3"], "--max-windows goes with --long windows"),
+        (["--keep", "3"], "--keep: no --model is a cascade"),
     ],
 )
 def test_refusals_are_one_line(run: Run, options: list[str], said: str) -> None:
@@ -86,12 +89,17 @@ def test_every_setting_of_the_model_has_a_variable(run: Run, monkeypatch: pytest
     seen: list[Settings] = []
     monkeypatch.setattr("secondpass.serving.server.serve", seen.append)
     values = {"MAX_LENGTH": "64", "DEVICE": "cpu", "PRECISION": "bf16", "TOKEN_CACHE_MB": "0"}
+    values |= {"LONG": "windows", "MAX_WINDOWS": "3", "SELECT": "bm25", "WINDOW_TOKENS": "90", "WINDOW_OVERLAP": "9"}
+    values |= {"SCORE_CACHE": "scores.db", "SCORE_CACHE_MB": "5", "MODEL": "a=x,y", "KEEP": "50"}
     for name, value in values.items():
         monkeypatch.setenv(f"SECONDPASS_{name}", value)
     assert run("serve").exit_code == 0
     assert run("serve", "--precision", "fp32", "--token-cache-mb", "5").exit_code == 0
     first, second = seen
     assert (first.max_length, first.device, first.precision, first.token_cache_mb) == (64, "cpu", "bf16", 0)
+    assert first.truncation == Windows(tokens=90, overlap=9, most=3, select="bm25")
+    assert (first.score_cache, first.score_cache_mb) == ("scores.db", 5)
+    assert first.models == (ModelSource("a", "x,y", stages=("x", "y"), keep=(50,)),)
     assert (second.precision, second.token_cache_mb) == ("fp32", 5)
     monkeypatch.setenv("SECONDPASS_PRECISION", "half")
     assert "SECONDPASS_PRECISION" in only_line(run("serve"))

@@ -15,6 +15,7 @@ from secondpass.errors import InvalidInput
 
 MakeRanker = Callable[..., SecondPassRanker]
 QUERY = "where is the capital of france"
+UNRANKED = {"truncated": [], "reranked": False, "passages": [], "complete": True, "unscored": 0}
 
 
 def ids(result: dict) -> list[str]:
@@ -37,7 +38,8 @@ def test_documents_come_back_in_the_order_of_the_models_scores(
     assert ids(result) == [f"d{item['corpus_id']}" for item in expected]
     assert scores(result) == pytest.approx([float(item["score"]) for item in expected], abs=1e-6)
     assert result["reranked"] is True
-    assert result["truncated"] == []
+    assert result["truncated"] == result["passages"] == []
+    assert (result["complete"], result["unscored"]) == (True, 0)
 
 
 def test_row_26_scores_are_python_floats(make_ranker: MakeRanker, documents: list[Document]) -> None:
@@ -63,7 +65,7 @@ def test_no_documents_give_an_empty_result_before_any_other_check(empty: object)
     """Without documents neither query nor limits are looked at, and no model is loaded."""
     ranker = SecondPassRanker(model="/no/such/folder")
     result = ranker.run(query=None, documents=empty, top_k=0)
-    assert result == {"documents": [], "truncated": [], "reranked": False}
+    assert result == UNRANKED | {"documents": []}
 
 
 def test_row_16_duplicates_are_ranked_once(make_ranker: MakeRanker, documents: list[Document]) -> None:
@@ -100,6 +102,8 @@ def test_top_k_must_be_above_zero(make_ranker: MakeRanker, documents: list[Docum
         ({"top_k": 2.0}, "top_k=2.0 is not a positive int"),
         ({"scale_score": 0}, "scale_score is int, not bool"),
         ({"score_threshold": "0.5"}, "score_threshold is str, not float"),
+        ({"budget_ms": 0}, "budget_ms=0 is not above 0"),
+        ({"budget_ms": "50"}, "budget_ms='50' is not a finite number"),
         ({"score_threshold": float("nan")}, "score_threshold is NaN"),
         ({"query": None}, "query is NoneType, not str"),
         ({"query": ["text"]}, "query is list, not str"),
@@ -196,7 +200,7 @@ def test_row_04_a_blank_query_returns_the_given_order_and_says_so(
     ranker = SecondPassRanker(model="/no/such/folder", query_prefix="query: ", top_k=2, score_threshold=0.99)
     with caplog.at_level(logging.WARNING):
         result = ranker.run(query=query, documents=[*documents, documents[0]])
-    assert result == {"documents": documents, "truncated": [], "reranked": False}
+    assert result == UNRANKED | {"documents": documents, "complete": False, "unscored": 6}
     assert "The query is blank: 6 documents are returned unranked." in caplog.text
 
 

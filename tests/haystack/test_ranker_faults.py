@@ -23,6 +23,7 @@ from tests.tiny_models import make_folder
 MakeRanker = Callable[..., SecondPassRanker]
 QUERY = "where is the capital of france"
 BROKEN_WORD = "apple"
+UNRANKED = {"truncated": [], "reranked": False, "passages": [], "complete": False, "unscored": 6}
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,7 @@ def test_row_29_a_failure_can_give_the_documents_as_they_were_given(
     ranker = make_ranker(model=broken_folder, raise_on_failure=False, top_k=1, score_threshold=0.999)
     with caplog.at_level(logging.WARNING):
         result = ranker.run(query=QUERY, documents=given)
-    assert result == {"documents": given, "truncated": [], "reranked": False}
+    assert result == UNRANKED | {"documents": given}
     failed = [message for message in warnings_of(caplog) if "failed" in message]
     assert failed == [
         "Ranking failed (NonFiniteScore: the model gave no finite score for the documents 'd3'): "
@@ -93,7 +94,7 @@ async def test_a_pipeline_answers_without_its_model(
     inputs = {"ranker": {"query": QUERY, "documents": documents}}
     with caplog.at_level(logging.WARNING):
         result = pipeline.run(inputs)["ranker"]
-    assert result == {"documents": documents, "truncated": [], "reranked": False}
+    assert result == UNRANKED | {"documents": documents}
     assert [message.split(":")[0] for message in warnings_of(caplog)] == [
         "The ranking model is not loaded (ModelLoadError",
         "Ranking failed (ModelLoadError",

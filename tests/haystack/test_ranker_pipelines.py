@@ -46,7 +46,7 @@ def inputs(query: str) -> dict:
 def test_a_yaml_of_bm25_and_ranker_loads_under_the_default_allowlist(
     pipeline: Pipeline, make_ranker: MakeRanker, documents: list[Document]
 ) -> None:
-    """Three documents come out in the model's order; all three outputs are there."""
+    """Three documents come out in the model's order; the other outputs are there."""
     query = "the capital of france"
     result = pipeline.run(inputs(query))["ranker"]
     retrieved = InMemoryBM25Retriever(InMemoryDocumentStore(index="second-pass-test")).run(query=query)["documents"]
@@ -78,11 +78,15 @@ def test_the_async_method_has_the_sockets_of_the_sync_one(make_ranker: MakeRanke
         "scale_score",
         "score_threshold",
         "instruction",
+        "budget_ms",
     ]
     assert {name: socket.type for name, socket in ranker.__haystack_output__._sockets_dict.items()} == {
         "documents": list[Document],
         "truncated": list[dict[str, Any]],
         "reranked": bool,
+        "passages": list[dict[str, Any]],
+        "complete": bool,
+        "unscored": int,
     }
 
 

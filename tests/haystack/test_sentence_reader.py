@@ -11,6 +11,8 @@ from haystack.utils import ComponentDevice
 from haystack_integrations.components.readers.secondpass import SentenceReader
 
 from secondpass.errors import InvalidInput
+from secondpass.extraction import extract
+from secondpass.windows import Windows
 
 
 @pytest.fixture
@@ -70,6 +72,10 @@ def test_nothing_to_read_gives_no_answer(
         {"max_sentences": 0},
         {"model": {"type": "x"}},
         {"precision": "half"},
+        {"model": ["a", "b"]},
+        {"windows": 3},
+        {"windows": {"most": 0}},
+        {"score_cache": ""},
     ],
 )
 def test_wrong_parameters_are_named(parameters: dict[str, object]) -> None:
@@ -80,7 +86,7 @@ def test_wrong_parameters_are_named(parameters: dict[str, object]) -> None:
 
 def test_it_survives_yaml_and_copying(make_reader: Callable[..., SentenceReader]) -> None:
     """A dumped pipeline loads under the default allow-list; a copy loads its own model."""
-    reader = make_reader(top_k=2, precision="bf16")
+    reader = make_reader(top_k=2, precision="bf16", windows={"tokens": 30, "overlap": 4})
     pipeline = Pipeline()
     pipeline.add_component("reader", reader)
     again = Pipeline.loads(pipeline.dumps())
@@ -89,3 +95,19 @@ def test_it_survives_yaml_and_copying(make_reader: Callable[..., SentenceReader]
     assert copy.deepcopy(reader).run(query="cat", documents=DOCUMENTS) == found
     reader.close()
     assert reader.run(query="cat", documents=DOCUMENTS) == found
+
+
+def test_of_long_documents_the_best_windows_are_read(make_reader: Callable[..., SentenceReader]) -> None:
+    """The answers are those of the engine with these windows; without any all sentences are read."""
+    long = [Document(id=str(number), content="The river is long. Water a tree. " * 40 + said) for number, said in
+            enumerate(("A cat sat on the mat.", "The dog slept in the garden."))]  # fmt: skip
+    texts = [document.content or "" for document in long]
+    for windows in (None, {}, {"tokens": 24, "overlap": 0}):
+        reader = make_reader(windows=windows)
+        with reader.lent_model() as encoder:
+            how = None if windows is None else Windows(**windows)
+            expected = extract(encoder, "where did the cat sit", texts, windows=how).extracts
+        found = reader.run(query="where did the cat sit", documents=long)["answers"]
+        assert [(int(one.document.id), one.document_offset.start, one.score) for one in found] == [
+            (one.document, one.span.start, one.score) for one in expected
+        ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ from secondpass.errors import DeadlineExceeded, InvalidInput, Overloaded, Second
 from secondpass.inputs import CutPolicy
 from secondpass.merging import Scored, SharedReranker
 from secondpass.merging.shared import PIECE
+from secondpass.score_cache import Kept, ScoreCache
 from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
 from tests.tiny_models import WORDS
 
@@ -255,6 +256,38 @@ async def test_a_cancelled_task_takes_its_work_back(shared: SharedReranker, forw
     await first
     await asyncio.to_thread(shared.close)
     assert [len(batch) for batch in forward.lengths] == [1]
+
+
+async def test_a_cache_of_scores_holds_up_no_coroutine(own_tiny: CrossEncoder) -> None:
+    """It is asked beside the event loop; a task that is cancelled meanwhile leaves nothing, and a budget goes on."""
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(ScoreCache):
+        def find(self, keys: Sequence[bytes]) -> list[Kept | None]:
+            entered.set()
+            assert go.wait(WAIT_S)
+            return super().find(keys)
+
+    own_tiny.use_score_cache(Slow())
+    shared = SharedReranker(own_tiny)
+    first = asyncio.create_task(shared.score(QUERY, texts(3)))
+    assert await asyncio.to_thread(entered.wait, WAIT_S)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    late = asyncio.create_task(shared.score(QUERY, texts(3), budget_s=0.01))
+    await asyncio.sleep(0.02)
+    go.set()
+    answer = await late
+    assert answer.read is not None
+    assert not answer.read.any()
+    assert shared.load.pairs == 0
+    again = [(await shared.score(QUERY, texts(3))).record.cache_hits for _ in range(2)]
+    # what was cancelled was not scored
+    assert again == [0, 3]
+    await asyncio.to_thread(shared.close)
+    with pytest.raises(SecondPassError, match="closed"):
+        await shared.score(QUERY, ["cat"])
 
 
 def test_a_caller_that_is_interrupted_while_tokenising_leaves_nothing(

@@ -77,6 +77,22 @@ def test_a_wrapper_without_documents_is_refused(wrapper: str, monkeypatch: pytes
         module["PipelineWrapper"]().setup()
 
 
+async def test_a_search_of_long_documents_gives_their_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `rerank_long` each document that is found has the window that answers."""
+    said = "You can send a parcel back within 30 days."
+    text = "The shop sells bread. " * 300 + said
+    (tmp_path / "long.jsonl").write_text(json.dumps({"_id": "a", "title": "", "text": text}))
+    monkeypatch.setenv("SECONDPASS_CORPUS", str(tmp_path / "long.jsonl"))
+    monkeypatch.setenv("SECONDPASS_SEARCH_PIPELINE", "rerank_long")
+    module = runpy.run_path(str(ROOT / "integrations" / "hayhooks" / "search" / "pipeline_wrapper.py"))
+    wrapper = module["PipelineWrapper"]()
+    wrapper.setup()
+    (found,) = await wrapper.run_api_async("how long can I send a parcel back")
+    assert found["text"] == text
+    assert found["passage"].endswith(said)
+    assert len(found["passage"]) < len(text) / 2
+
+
 @contextmanager
 def hayhooks(folder: Path, *command: str, log: Path) -> Iterator[str]:
     """Run the server on a free loopback port until the block ends; gives its address."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,13 +18,14 @@ import pytest
 import torch
 from torch import nn
 
-from secondpass import CrossEncoder
+from secondpass import Cascade, CrossEncoder, StoppingRule
 from secondpass.serving.answering import answered, check_texts, unless_gone
 from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
-from secondpass.serving.shapes import Work
-from tests.model_spy import inputs_read
+from secondpass.serving.work import Work
+from secondpass.windows import Windows
+from tests.model_spy import before_forward, inputs_read
 from tests.serving.conftest import Held, Live, Serve, running, until
 from tests.serving.test_telemetry import samples
 from tests.tiny_models import LENGTH
@@ -160,6 +164,221 @@ async def test_blank_documents_are_last_whatever_the_activation(
         assert values[0] == values[2] <= min(values[1::2])
     assert answer.logits[0] == min(-100.0, *plain.logits)
     assert answer.cuts == ()
+
+
+# Three windows and a half; the cat is in the third.
+LONG_TEXT = "a dog sat. " * 78 + "The cat sat on the mat. " + "water the tree. " * 30
+
+
+async def test_long_documents_are_read_in_windows(served: Served) -> None:
+    """Where the request or the service says so: scores, passages and what was left out are those in process."""
+    texts = (LONG_TEXT, "a dog", LONG_TEXT.upper())
+    asked = Work(None, ("where is the cat",) * 3, texts, windows=True, passages=True)
+    answer = await answered(served, asked, 30)
+    (ranking,) = served.reranker.rank_many(["where is the cat"], [texts], truncation="windows")
+    assert answer.order == tuple(item.index for item in ranking.documents)
+    for item in ranking.documents:
+        found, expected = answer.passages[item.index], item.passage
+        assert (found.start, found.end, found.windows) == (expected.start, expected.end, expected.windows)
+        assert found.score == pytest.approx(answer.scores[item.index], abs=1e-6)
+        assert answer.logits[item.index] == pytest.approx(item.logit, abs=1e-5)
+    assert answer.cuts == answer.warnings == ()
+    assert answer.windows == 2 * answer.passages[0].windows > 6
+    two = await answered(served, replace(asked, most_windows=2), 30)
+    (cut,) = served.reranker.rank_many(["where is the cat"], [texts], truncation=Windows(most=2))
+    assert two.logits == pytest.approx(
+        [one.logit for one in sorted(cut.documents, key=lambda one: one.index)], abs=1e-5
+    )
+    lost = sum(one.document_tokens for one in two.cuts)
+    assert two.warnings == (f"cut documents: indices 0, 2 ({lost} tokens; 2 windows of 128 are read)",)
+    plain = await answered(served, Work(None, asked.queries, texts), 30)
+    assert plain.logits != answer.logits
+    served.standing = Windows()
+    assert (await answered(served, Work(None, asked.queries, texts), 30)).logits == answer.logits
+
+
+async def test_a_budget_that_is_spent_gives_what_is_known(serve: Serve, held: Held) -> None:
+    """In any shape: what was scored, the rest as it was given and blank ones last, told in headers and counted."""
+    live = serve()
+    texts = ["", *(f"the {word} " + "cat " * 30 for word in ("cat", "dog", "mat", "book", "city", "train"))]
+    bodies: dict[str, tuple[str, dict[str, Any]]] = {
+        "/v1/rerank": ("documents", {"query": "cat", "documents": texts}),
+        "/rerank": ("texts", {"query": "cat", "texts": texts}),
+        "/v1/ranking": ("passages", {"query": {"text": "cat"}, "passages": [{"text": text} for text in texts]}),
+        "/score": ("pairs", {"pairs": [["cat", text] for text in texts]}),
+    }
+    async with httpx.AsyncClient(base_url=live.url, timeout=60, trust_env=False) as client:
+
+        async def ask(path: str, budget: str) -> httpx.Response:
+            return await client.post(path, json=bodies[path][1], headers={"Secondpass-Budget-Ms": budget})
+
+        first = asyncio.create_task(client.post("/v2/rerank", json=BODY))
+        await asyncio.to_thread(held.reached.wait, 30)
+        late = [asyncio.create_task(ask(path, "50")) for path in bodies]
+        await asyncio.to_thread(until, lambda: waiting(live) == 2 + 4 * len(texts))
+        await asyncio.sleep(0.06)
+        held.go.set()
+        assert (await first).status_code == 200
+        answers = dict(zip(bodies, await asyncio.gather(*late), strict=True))
+        whole = await ask("/v1/rerank", "60000")
+        plain = await client.post("/v1/rerank", json=bodies["/v1/rerank"][1])
+    for path, answer in answers.items():
+        assert answer.status_code == 200
+        assert (answer.headers["secondpass-scored"], answer.headers["secondpass-complete"]) == ("1", "false")
+        field = f"(the budget was spent); blank {bodies[path][0]}: index 0"
+        assert answer.headers["secondpass-warnings"].endswith(field)
+    assert (whole.headers["secondpass-scored"], whole.headers["secondpass-complete"]) == (str(len(texts)), "true")
+    assert whole.json()["meta"]["complete"] is True
+    orders = [[item["index"] for item in answer.json()["results"]] for answer in (whole, plain)]
+    assert orders[0] == orders[1]
+    assert "secondpass-complete" not in plain.headers
+    found = answers["/v1/rerank"].json()
+    assert (found["meta"]["scored"], found["meta"]["complete"]) == (1, False)
+    assert [item["index"] for item in found["results"]] == [*range(1, len(texts)), 0]
+    assert [item.get("scored") for item in found["results"]] == [False] * (len(texts) - 1) + [None]
+    shown = samples(live.client.get("/metrics").text)
+    assert shown["secondpass_incomplete_answers_total", "tiny"] == 4
+    assert shown["secondpass_pairs_total", "tiny"] == 2 + 2 * len(texts)
+
+
+async def test_scores_come_in_order_until_the_budget_is_spent(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documents that were scored first are ranked as alone, the others stand behind them with the lowest score."""
+    monkeypatch.setattr("secondpass.merging.scoring_thread.batch_tokens", lambda device: 130)
+    texts = tuple(f"the {number} " + "cat " * 100 for number in range(30))
+    with before_forward(served.reranker, lambda inputs: time.sleep(0.02)):
+        asked = Work(None, ("where is the cat",) * len(texts), texts)
+        answer = await answered(served, asked, 30, 0.2)
+    assert 0 < answer.scored < len(texts)
+    assert not answer.complete
+    assert sorted(answer.unscored) == list(range(answer.scored, len(texts)))
+    head = await answered(served, Work(None, asked.queries[: answer.scored], texts[: answer.scored]), 30)
+    assert answer.order == (*head.order, *range(answer.scored, len(texts)))
+    assert answer.logits[: answer.scored] == pytest.approx(head.logits, abs=1e-5)
+    assert set(answer.scores[answer.scored :]) == {min(answer.scores[: answer.scored])}
+    assert answer.pairs == answer.scored
+    assert answer.tokens == head.tokens
+    assert answer.warnings[-1].startswith(f"not scored: documents at indices {answer.scored}, ")
+
+
+async def test_a_request_that_is_cancelled_stops_at_the_next_piece(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With windows and a budget too: what is not begun is never read."""
+    monkeypatch.setattr("secondpass.merging.scoring_thread.batch_tokens", lambda device: 130)
+    begun, go = threading.Event(), threading.Event()
+    read = []
+
+    def note(inputs: dict[str, Any]) -> None:
+        read.append(inputs)
+        begun.set()
+        go.wait(30)
+
+    with before_forward(served.reranker, note):
+        asked = Work(None, ("where is the cat",) * 9, (LONG_TEXT,) * 9, windows=True)
+        task = asyncio.create_task(answered(served, asked, 30, 20))
+        assert await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        go.set()
+        await asyncio.to_thread(until, lambda: served.shared.load.pairs == 0)
+        await served.shared.score("cat", ["mat"])
+    assert len(read) <= 3
+
+
+@pytest.mark.parametrize("name", [":memory:", "scores.db"])
+async def test_pairs_seen_before_are_not_scored_again(
+    own_tiny: CrossEncoder, tiny_model_folder: Callable[..., str], tmp_path: Path, name: str
+) -> None:
+    """By no model with these weights, whatever its name; another one scores anew. Counted wherever that is told."""
+    settings = Settings(score_cache=name if name == ":memory:" else str(tmp_path / name), score_cache_mb=2)
+    other = CrossEncoder(tiny_model_folder("bert", 1), device="cpu")
+    with torch.no_grad():
+        other.model.classifier.bias.add_(1.0)
+    with running(settings, {"tiny": own_tiny, "other": other}) as live:
+        first, again, longer = (
+            live.client.post("/v2/rerank", json=BODY | {"documents": BODY["documents"] + more})
+            for more in ([], [], ["the garden"])
+        )
+        assert again.json()["results"] == first.json()["results"]
+        assert [answer.json()["usage"]["total_tokens"] > 0 for answer in (first, again, longer)] == [True, False, True]
+        shown = samples(live.client.get("/metrics").text)
+        assert shown["secondpass_score_cache_pairs_total", "hit"] == 4
+        assert shown["secondpass_score_cache_pairs_total", "miss"] == 3
+        assert shown["secondpass_score_cache_bytes", ""] > 0
+        assert shown["secondpass_pairs_total", "tiny"] == 7
+        told = live.client.get("/info").json()["score_cache"]
+        assert (told["hits"], told["misses"], told["hit_rate"], told["max_bytes"]) == (4, 3, 4 / 7, 2**21)
+        moved = live.client.post("/v2/rerank", json=BODY | {"model": "other"}).json()["results"]
+        assert [item["relevance_score"] for item in moved] > [
+            item["relevance_score"] for item in first.json()["results"]
+        ]
+        windows = live.client.post("/v2/rerank", json=BODY | {"documents": [LONG_TEXT], "windows": True})
+        recalled = live.client.post(
+            "/v2/rerank", json=BODY | {"documents": [LONG_TEXT], "windows": True, "return_passages": True}
+        )
+        assert recalled.json()["usage"]["total_tokens"] == 0
+        (item,) = recalled.json()["results"]
+        assert item["relevance_score"] == windows.json()["results"][0]["relevance_score"]
+        assert LONG_TEXT[item["passage"]["start"] : item["passage"]["end"]] == item["passage"]["text"]
+
+
+@pytest.fixture
+def large(own_tiny: CrossEncoder, tiny_folder: str) -> CrossEncoder:
+    """Another model that agrees with `own_tiny` to some degree."""
+    made = CrossEncoder(tiny_folder, device="cpu")
+    with torch.no_grad():
+        made.model.bert.embeddings.word_embeddings.weight.mul_(0.7)
+    return made
+
+
+MANY = tuple(f"the {word} {other}" for word in ("cat", "dog", "mat", "book") for other in ("", "sat", "city", "long"))
+
+
+@pytest.mark.parametrize("keep", [5, 100, StoppingRule(3, 0.02, 0.5, piece=4), StoppingRule(2, float("inf"))])
+async def test_a_cascade_ranks_as_in_process(own_tiny: CrossEncoder, large: CrossEncoder, keep: Any) -> None:
+    """Blank documents and cuts too; each document has the score of the last model that scored it."""
+    cascade = Cascade([own_tiny, large], keep)
+    texts = (*MANY, "", "cat " * 300)
+    models = Models({"small": own_tiny, "best": cascade}, Settings(), lambda *given: None)
+    served = models.get("best")
+    answer = await answered(served, Work(None, ("where is the cat",) * len(texts), texts), 30)
+    (ranking,) = cascade.rank_many(["where is the cat"], [texts])
+    assert answer.order == tuple(item.index for item in ranking.documents)
+    for item in ranking.documents:
+        assert answer.logits[item.index] == pytest.approx(item.logit, abs=1e-5)
+        assert answer.scores[item.index] == pytest.approx(item.score, abs=1e-6)
+    assert answer.cuts == ranking.truncated
+    assert answer.pairs == ranking.record.pairs
+    assert answer.tokens == ranking.record.tokens
+    # batches are shared with those who ask for the small model alone
+    assert served.stages[0].shared is models.get("small").shared
+    assert (models.waiting("best"), len(served.queues)) == (0, 1)
+    with pytest.raises(Problem, match="best is a cascade, which ranks and gives no scores of pairs"):
+        await answered(served, Work(None, ("cat",), ("mat",), "pairs"), 30)
+    models.close()
+
+
+async def test_a_cascade_whose_budget_is_spent_keeps_what_the_small_model_said(
+    own_tiny: CrossEncoder, large: CrossEncoder
+) -> None:
+    """What the last model did not reach stands behind, in the small model's order, and the client is told."""
+    with before_forward(large, lambda inputs: time.sleep(1.0)):
+        rule = StoppingRule(2, float("inf"))
+        models = Models({"best": Cascade([own_tiny, large], rule)}, Settings(), lambda *given: None)
+        served = models.get("best")
+        for shared in served.queues:
+            shared._scoring._max_round_tokens = 40
+        answer = await answered(served, Work(None, ("where is the cat",) * len(MANY), MANY), 30, 1.5)
+    assert answer.complete
+    assert answer.scored == len(MANY)
+    count = answer.pairs - len(MANY)
+    assert 0 < count < len(MANY)
+    assert answer.warnings == (f"model 1 of the cascade scored {count} (the budget was spent)",)
+    (small,) = own_tiny.rank_many(["where is the cat"], [MANY])
+    order = [item.index for item in small.documents]
+    assert sorted(answer.order[:count]) == sorted(order[:count])
+    assert list(answer.order[count:]) == order[count:]
+    models.close()
 
 
 SETTINGS = Settings(max_documents=3, max_characters=10)

@@ -55,7 +55,8 @@ SCORING = ("/v2/rerank", "/v1/rerank", "/rerank", "/v1/ranking", "/score", "/v1/
 WATCHING = ("/health", "/ready", "/info", "/v1/models", "/metrics")
 # What a schema cannot tell: which texts say nothing, to Unicode or to the tokenizer, and lists of one length.
 # Which models have a place for an instruction is their matter.
-UNTOLD = ("blank", "neither one nor as many", "has no place for one")
+# Which fields on how texts are read go together is a matter of several.
+UNTOLD = ("blank", "neither one nor as many", "has no place for one", "windows", "max_chunks_per_doc")
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 # /v1/score is /score
 CASES = [*((path, POSITIVE) for path in SCORING[:-1] + WATCHING), *((path, NEGATIVE) for path in SCORING[:-1])]

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from secondpass import CrossEncoder
+from secondpass import Cascade, CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.models.building import save_compact
 from secondpass.serving import models
 from secondpass.serving.models import Models, load_models
 from secondpass.serving.problems import Problem
-from secondpass.serving.settings import ModelSource, Settings
+from secondpass.serving.settings import ModelSource, Settings, keeping, model_source
 from secondpass.token_cache import TokenCache
 
 
@@ -138,6 +139,58 @@ def test_weights_that_change_while_they_are_read_are_refused(
     asked.clear()
     load_models(settings)
     assert asked == {folder: 1}
+
+
+def test_models_in_a_row_are_a_cascade(
+    tiny_folder: str, tiny_model_folder: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names of others or sources, each loaded once; or as `Cascade.save` left one, with its rule."""
+    asked = Counter[str]()
+    load = CrossEncoder.__init__
+    monkeypatch.setattr(
+        CrossEncoder,
+        "__init__",
+        lambda self, source, **options: asked.update([source]) or load(self, source, **options),
+    )
+    other = tiny_model_folder("roberta", 1)
+    sources = keeping(map(model_source, [f"best=small,{other}", f"small={tiny_folder}"]), ["best=7"])
+    loaded = load_models(Settings(models=sources, device="cpu"))
+    assert asked == {tiny_folder: 1, other: 1}
+    best = loaded["best"]
+    assert isinstance(best, Cascade)
+    assert (best.models[0], best.keep) == (loaded["small"], (7,))
+    assert loaded.digests["best"] == models.digest_of(other)
+    best.save(tmp_path)
+    stored = load_models(Settings(models=(ModelSource("stored", str(tmp_path)),), device="cpu"))["stored"]
+    assert isinstance(stored, Cascade)
+    assert stored.keep == (7,)
+    for settings, said in (
+        ({"models": (ModelSource("stored", str(tmp_path)),), "max_length": 9}, "max_length: the models of"),
+        ({"models": (ModelSource("a", tiny_folder, keep=(5,)),)}, "model 'a': --keep is of models in a row"),
+        ({"models": (*sources, ModelSource("x", "x", stages=("best", "small")))}, "model 'x': --keep is of models"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            load_models(Settings(**settings))  # type: ignore[arg-type]
+
+
+async def test_a_reload_keeps_the_cache_of_scores(tiny_folder: str, tmp_path: Path) -> None:
+    """What is kept is found by the new models while their weights are the same, and by others never."""
+    folder = str(shutil.copytree(tiny_folder, tmp_path / "model"))
+    settings = Settings(models=(ModelSource("a", folder),), device="cpu", score_cache=str(tmp_path / "scores.db"))
+    models = Models(load_models(settings), settings, unwatched)
+    before = (await models.get("a").shared.score("cat", ["mat"])).logits
+    await models.retire(await models.reload())
+    same = await models.get("a").shared.score("cat", ["mat"])
+    assert (same.record.cache_hits, same.logits.tolist()) == (1, before.tolist())
+    weights = load_file(Path(folder) / "model.safetensors")
+    weights["classifier.bias"] += 1.0
+    save_file(weights, Path(folder) / "model.new", metadata={"format": "pt"})
+    os.replace(Path(folder) / "model.new", Path(folder) / "model.safetensors")
+    await models.retire(await models.reload())
+    changed = await models.get("a").shared.score("cat", ["mat"])
+    assert changed.record.cache_hits == 0
+    assert changed.logits == pytest.approx(before + 1.0, abs=1e-5)
+    models.close()
 
 
 async def test_a_model_that_is_replaced_finishes_what_it_began(tiny_folder: str) -> None:

@@ -17,6 +17,7 @@ from secondpass.serving.settings import (
     Settings,
     instructed,
     is_loopback,
+    keeping,
     model_source,
     read_keys,
     require_libraries,
@@ -73,6 +74,12 @@ def test_models_are_named(tmp_path: Path) -> None:
     assert model_source(str(folder)) == ModelSource("my-model", str(folder))
     assert model_source("org/name") == ModelSource("org/name", "org/name")
     assert model_source("a=b=c") == ModelSource("a", "b=c")
+    assert model_source("best=small,org/large") == ModelSource("best", "small,org/large", stages=("small", "org/large"))
+    (tmp_path / "a,b").mkdir()
+    assert model_source(f"comma={tmp_path}/a,b").stages == ()
+    for wrong in ("small,large", "best=small,", "best=,large"):
+        with pytest.raises(InvalidInput, match="given as name=small,large"):
+            model_source(wrong)
     for wrong in ("", "=x", "a=", "a b=x", "é=x", "-a=x"):
         with pytest.raises(InvalidInput, match="is not name=folder"):
             model_source(wrong)
@@ -138,6 +145,27 @@ def test_a_model_has_its_instruction() -> None:
         instructed(models, ["b=one", "two"])
     with pytest.raises(InvalidInput, match="two models have the name 'a'"):
         Settings(models=instructed([ModelSource("a", "x"), ModelSource("a", "y")], ["find"]))
+
+
+def test_a_cascade_keeps_so_many() -> None:
+    """By its name, or all of them; a number for each step."""
+    models = [
+        ModelSource("a", "x,y", stages=("x", "y")),
+        ModelSource("b", "y"),
+        ModelSource("c", "x,y,z", stages=("x",) * 3),
+    ]
+    assert [model.keep for model in keeping(models, ["9"])] == [(9,), (), (9,)]
+    assert [model.keep for model in keeping(models, ["c=500,50", "a=7"])] == [(7,), (), (500, 50)]
+    for given, said in (
+        (["9", "a=9"], "--keep is given twice for the model 'a'"),
+        (["a=x"], "'x' is no number of documents"),
+        (["0"], "'0' is no number"),
+        (["d=9"], "there is no model 'd'"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            keeping(models, given)
+    with pytest.raises(InvalidInput, match="no --model is a cascade"):
+        keeping(models[1:2], ["9"])
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,23 +12,23 @@ from hypothesis import strategies as some
 from pydantic import TypeAdapter, ValidationError
 
 from secondpass import CrossEncoder
+from secondpass.serving.fields import TextObject, TextOrObject
 from secondpass.serving.problems import Problem
 from secondpass.serving.shapes import (
-    Answer,
     OpenRerankRequest,
     RankingRequest,
     Request,
     RerankRequest,
     RerankResponse,
-    TextObject,
-    TextOrObject,
     TextsRequest,
     TextsResponse,
+    VoyageRequest,
     enveloped,
-    indices,
     json_number,
     shape_of,
 )
+from secondpass.serving.work import Answer, Work, indices
+from secondpass.windows import Passage, Windows
 from tests.serving.conftest import Live
 
 ANSWER = Answer("m", (0.25, 1.0, 1e-9), (0.0,) * 3, (0.0,) * 3, (1, 0, 2), 7, (), ("w",))
@@ -37,11 +38,107 @@ BODY = {"query": "q", "documents": ["a", {"text": 'b"\\\n🎉'}, "c"]}
 def test_a_body_becomes_pairs() -> None:
     """Texts alone and in objects; what has no effect is a warning."""
     work = RerankRequest.model_validate(
-        BODY | {"model": "x", "max_tokens_per_doc": 9, "max_chunks_per_doc": 10, "rank_fields": ["text"], "priority": 1}
+        BODY | {"model": "x", "max_tokens_per_doc": 9, "rank_fields": ["text"], "priority": 1}
     ).work()
     assert (work.model, work.queries, work.documents) == ("x", ("q",) * 3, ("a", 'b"\\\n🎉', "c"))
     assert work.max_document_tokens == 9
-    assert [warning.split(" ")[0] for warning in work.warnings] == ["unknown", "max_chunks_per_doc"]
+    assert work.warnings == ("unknown fields ignored: priority",)
+    assert work.cut("longest_first").windows is None
+
+
+OWN = Windows(tokens=50, overlap=5, most=9)
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "read"),
+    [
+        ({"windows": True}, "longest_first", Windows()),
+        ({"windows": {}}, "error", Windows()),
+        ({"windows": True}, OWN, OWN),
+        ({"windows": {"tokens": 40.0, "most": 3, "select": "bm25"}}, OWN, Windows(tokens=40, most=3, select="bm25")),
+        ({"windows": {"aggregate": 2, "borders": "words"}}, "longest_first", Windows(aggregate=2, borders="words")),
+        ({"max_chunks_per_doc": 10}, "longest_first", Windows(most=10)),
+        ({"max_chunks_per_doc": 2}, OWN, Windows(tokens=50, overlap=5, most=2)),
+        ({}, OWN, OWN),
+        ({}, "longest_first", None),
+        ({"windows": False}, OWN, None),
+        ({"max_chunks_per_doc": 1}, OWN, None),
+        ({"truncation_side": "left"}, OWN, None),
+        ({"truncate_prompt_tokens": 20}, OWN, None),
+        ({"truncate_prompt_tokens": -1, "max_tokens_per_doc": 99}, OWN, OWN),
+    ],
+)
+def test_windows_are_read_where_they_are_asked_for(asked: dict[str, object], own: Any, read: Windows | None) -> None:
+    """By the request, else by the service; a request that says how a pair is cut is read in one piece."""
+    cut = RerankRequest.model_validate(BODY | asked).work().cut(own)
+    assert cut.windows == read
+    assert (cut.truncation == "windows") == (read is not None)
+    assert cut.max_document_tokens == asked.get("max_tokens_per_doc")
+    assert own != OWN or read is not None or cut.truncation == "only_document"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"windows": {"tokens": 31}}, "windows.tokens: Input should be greater than or equal to 32"),
+        ({"windows": {"tokens": 40, "overlap": 21}}, "windows: overlap=21 is more than half of tokens=40"),
+        ({"windows": {"select": "bm25"}}, "windows: select='bm25' chooses among windows, and most=None reads them all"),
+        (
+            {"windows": {"a secret": 1}},
+            "windows: has fields other than tokens, overlap, most, aggregate, borders, select",
+        ),
+        ({"windows": {"aggregate": 0}}, "windows.aggregate"),
+        ({"windows": "yes"}, "windows: Input should be"),
+        ({"windows": {}, "max_chunks_per_doc": 3}, "max_chunks_per_doc: windows.most says the same; give one of them"),
+        ({"windows": True, "truncation_side": "left"}, "windows: documents are read whole, and another field says how"),
+        ({"max_chunks_per_doc": 2, "truncate_prompt_tokens": 9}, "max_chunks_per_doc: documents are read whole"),
+        ({"return_passages": True}, "return_passages: documents are read in one piece; ask for windows"),
+        ({"return_passages": True, "max_chunks_per_doc": 1}, "return_passages: documents are read in one piece"),
+    ],
+)
+def test_wishes_that_do_not_go_together_are_refused(live: Live, wrong: dict[str, object], said: str) -> None:
+    """422 with the field's name, and nothing that a client made up."""
+    refused = live.client.post("/v2/rerank", json=BODY | wrong)
+    assert (refused.status_code, refused.json()["message"][: len(said)]) == (422, said)
+    assert "secret" not in refused.text
+
+
+def test_what_may_not_be_cut_is_not_read_in_windows_either(live: Live) -> None:
+    """In every shape that can say so; by the service's setting such a request is as without."""
+    for path, body in (
+        ("/rerank", {"query": "cat", "texts": ["mat"], "truncate": False}),
+        ("/rerank", {"query": "cat", "texts": ["mat"], "truncation_direction": "Left"}),
+        ("/v1/rerank", {"query": "cat", "documents": ["mat"], "truncation": False}),
+        ("/v1/ranking", {"query": {"text": "cat"}, "passages": [{"text": "mat"}], "truncate": "NONE"}),
+    ):
+        assert live.client.post(path, json=body).status_code == 200
+        assert live.client.post(path, json=body | {"windows": True}).json()["message"].startswith("windows: ")
+    assert Work(None, ("q",), ("d",), refuse_cuts=True).cut(OWN).truncation == "error"
+
+
+PASSAGES = (Passage(0, 1, -1.0, 3, 0.25), None, Passage(2, 4, 2.0, 1, 0.75))
+BUDGETED = Answer("m", (0.25, 0.25, 0.75), (0.0,) * 3, (-1.0, -1.0, 2.0), (2, 0, 1), 7, (), (),
+                  unscored=frozenset({1}), passages=PASSAGES)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [RerankRequest, VoyageRequest])
+def test_passages_and_what_was_not_scored_are_told(kind: type[RerankRequest] | type[VoyageRequest]) -> None:
+    """Where they are asked for; a document of which nothing was read has none."""
+    body = {"query": "q", "documents": ["abcde", "fgh", "ijklm"], "windows": True}
+    told = json.loads(kind.model_validate(body | {"return_passages": True}).render(BUDGETED, "id"))
+    assert told.get("results", told.get("data")) == [
+        {"index": 2, "relevance_score": 0.75,
+         "passage": {"start": 2, "end": 4, "text": "kl", "score": 0.75, "windows": 1}},
+        {"index": 0, "relevance_score": 0.25,
+         "passage": {"start": 0, "end": 1, "text": "a", "score": 0.25, "windows": 3}},
+        {"index": 1, "relevance_score": 0.25, "scored": False},
+    ]  # fmt: skip
+    assert told["meta"] == {"tokens": {"input_tokens": 7}, "scored": 2, "complete": False}
+    bare = json.loads(kind.model_validate(body).render(BUDGETED, "id"))
+    assert "passage" not in json.dumps(bare)
+    raw = RerankRequest.model_validate(body | {"return_passages": True, "use_activation": False}).render(BUDGETED, "id")
+    assert [item.get("passage", {}).get("score") for item in json.loads(raw)["results"]] == [2.0, -1.0, None]
+    RerankResponse.model_validate_json(raw)
 
 
 def test_an_answer_is_json_with_its_own_numbers() -> None:

@@ -12,10 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from secondpass import CrossEncoder
 from secondpass.merging import MergedBatch
+from secondpass.record import Cut
 from secondpass.serving.models import Models
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import AT_ONCE, Admission, Facts, JsonLines, Metrics, Turns, log_failure
+from secondpass.serving.work import Answer
 from tests.serving.conftest import Live, until
 
 
@@ -83,7 +85,8 @@ def test_counts_are_shown(tiny: CrossEncoder) -> None:
     metrics.follow(admission, models)
     metrics.answered("/score", 200, 0.5, None)
     metrics.answered("/score", 429, 0.0, "overloaded")
-    metrics.scored("a", 5, 70, 1)
+    cut = (Cut(0, 0, 3),)
+    metrics.scored("a", Answer("a", (0.5,) * 6, (), (), (), 70, cut, (), pairs=5, unscored=frozenset({5})))
     metrics.watch("a", MergedBatch(calls=3, pairs=9, tokens=90, seconds=0.1))
     with admission.place():
         shown = samples(metrics.text().decode())
@@ -93,6 +96,7 @@ def test_counts_are_shown(tiny: CrossEncoder) -> None:
     assert shown["secondpass_pairs_total", "a"] == 5
     assert shown["secondpass_tokens_total", "a"] == 70
     assert shown["secondpass_cut_pairs_total", "a"] == 1
+    assert shown["secondpass_incomplete_answers_total", "a"] == 1
     assert shown["secondpass_round_calls_sum", "a"] == 3
     assert shown["secondpass_requests_in_flight", ""] == 1
     assert shown["secondpass_waiting_pairs", "a"] == 0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from benchmarks import environments
+from secondpass import Cascade, CrossEncoder
+from secondpass.serving import Settings, create_app
 from tests.without_torch.conftest import Run
 
 ROOT = environments.ROOT
@@ -56,6 +60,32 @@ def test_a_command_of_the_readme_runs(line: str, run: Run, here: Path) -> None:
     assert result.stdout.strip()
 
 
+def test_long_documents_budgets_cascades_and_kept_scores(run: Run, here: Path) -> None:
+    """On the command line, the second time from the file alone; and in the service."""
+    line = (
+        'secondpass rank "how do I reset my password" -d articles.jsonl -m secondpass/pocket -m secondpass/pocket '
+        "--keep 2 --long windows --window-tokens 32 --passages --budget-ms 60000 --score-cache scores.db --format jsonl"
+    )
+    first, again = run(line), run(line)
+    assert first.exit_code == 0, first.output
+    rows = [json.loads(row) for row in first.stdout.splitlines()]
+    assert [row["stage"] for row in rows] == [1, 1, 0]
+    assert rows[0]["id"] == "a"
+    assert all(row["scored"] and row["passage"]["text"] for row in rows)
+    assert again.stdout == first.stdout
+    encoder = CrossEncoder("secondpass/pocket")
+    app = create_app(Settings(score_cache=str(here / "scores.db")), {"one": encoder, "best": Cascade([encoder] * 2, 1)})
+    body = {"query": "how do I reset my password", "documents": [row["text"] for row in rows], "return_passages": True}
+    with TestClient(app, "http://localhost") as client:
+        for name in ("one", "best"):
+            asked = body | {"windows": {"tokens": 32}, "model": name}
+            answer = client.post("/v2/rerank", json=asked, headers={"Secondpass-Budget-Ms": "60000"})
+            assert answer.headers["secondpass-complete"] == "true", answer.text
+            results = answer.json()["results"]
+            assert [item["index"] for item in results] == [0, 1, 2]
+            assert [item["passage"]["windows"] for item in results] == [1] * 3
+
+
 @pytest.mark.parametrize("command", HELP)
 def test_every_command_tells_what_it_does(command: str, run: Run) -> None:
     """Its help needs nothing that it does not print."""
@@ -79,6 +109,23 @@ def test_sentences_are_extracted(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines()[0].endswith("It had 3.7 million inhabitants in 2023.")
 
 
+def test_scores_are_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/score-cache.md: what was ranked is known when it is asked again, and is in the file."""
+    code, *_ = blocks("docs/score-cache.md")
+    executed(code)
+    assert capsys.readouterr().out == "2\n"
+    assert (here / "scores.db").is_file()
+
+
+def test_a_score_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/explanations.md: the answering sentence counts most."""
+    (code,) = blocks("docs/explanations.md")
+    executed(code)
+    *counts, check = capsys.readouterr().out.splitlines()
+    assert max(counts, key=lambda line: float(line.split()[0])).endswith("Berlin has 3.7 million inhabitants.")
+    assert check.startswith("The sentences add up to ")
+
+
 def test_a_pipeline_of_haystack_is_loaded_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """pipelines/README.md: from its YAML, with the embedded model behind BM25, and measured by the evaluators."""
     monkeypatch.chdir(ROOT)
@@ -86,6 +133,22 @@ def test_a_pipeline_of_haystack_is_loaded_and_run(monkeypatch: pytest.MonkeyPatc
     found = executed(one)["found"]
     assert [document.id for document in found["ranker"]["documents"]] == ["a"]  # type: ignore[index]
     executed(measured.replace("Document(id=..., content=...)", "Document(id='a', content='To reset a password')"))
+
+
+def test_the_ranker_of_haystack_reads_long_documents(tmp_path: Path) -> None:
+    """integrations/haystack/README.md: in windows, within a time, with scores that are kept, and as a cascade."""
+    from haystack import Document
+    from haystack_integrations.components.rankers.secondpass import SecondPassRanker
+
+    long = "Bread is made of flour. " * 300 + "Berlin has 3.7 million inhabitants."
+    documents = [Document(id="short", content="Trains leave every hour."), Document(id="long", content=long)]
+    settings = {"truncation": "windows", "windows": {"tokens": 48}, "budget_ms": 600_000}
+    for model in ("secondpass/pocket", ["secondpass/pocket"] * 2):
+        ranker = SecondPassRanker(model=model, score_cache=tmp_path / "scores.db", **settings)  # type: ignore[arg-type]
+        found = ranker.run(query="how many people live in Berlin", documents=documents)
+        assert [document.id for document in found["documents"]] == ["long", "short"]
+        assert found["passages"][0]["text"].endswith("3.7 million inhabitants.")
+        assert found["complete"]
 
 
 def test_the_evaluator_of_haystack_measures() -> None:

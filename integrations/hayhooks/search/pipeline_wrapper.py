@@ -34,11 +34,16 @@ class PipelineWrapper(BasePipelineWrapper):
             top_k: At most so many of them come back.
 
         Returns:
-            A list of {"id", "score", "text", "meta"}, best first.
+            A list of {"id", "score", "text", "meta"}, best first; of documents that were read in windows, as those of
+            rerank_long, also the best "passage".
         """
         outputs = await self.pipeline.run_async(self.stages.inputs(query, None, top_k))
-        found = outputs[self.stages.last]["documents"]
+        found = outputs[self.stages.last]
+        passages = {told["id"]: {"passage": told["text"]} for told in found.get("passages", ())}
         return [
-            {"id": document.id, "score": document.score, "text": document.content, "meta": document.meta}
-            for document in found
+            {
+                **{"id": document.id, "score": document.score, "text": document.content, "meta": document.meta},
+                **passages.get(document.id, {}),
+            }
+            for document in found["documents"]
         ]

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,8 +20,10 @@ from secondpass.corpora import TEXT_KEYS, Line, corpus_file, packaged, read_line
 from secondpass.errors import InvalidInput
 from secondpass.forwards import precision as precisions
 from secondpass.text import is_blank
+from secondpass.windows import Select, Windows
 
 if TYPE_CHECKING:
+    from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
 
 
@@ -263,6 +266,79 @@ TRUE_HELP = "Of a causal language model, the token whose logit is the score."
 FALSE_HELP = "The token whose logit is taken off it."
 TrueToken = Annotated[str | None, typer.Option(help=TRUE_HELP)]
 FalseToken = Annotated[str | None, typer.Option(help=FALSE_HELP)]
+LONG_HELP = (
+    "What is read of a document that is too long: windows reads it whole, in several windows; the others cut (or, with "
+    "error, refuse) it. By default what the model does."
+)
+WINDOW_TOKENS_HELP = "With --long windows, tokens of the document in a window; by default all that the query leaves."
+OVERLAP_HELP = "Tokens that a window shares with the one before it; by default 32."
+MAX_WINDOWS_HELP = "Windows read of a document at most; all by default."
+SELECT_HELP = "Which ones where there are more: the first, or by bm25 those that have most of the query."
+Truncation = Literal["windows", "longest_first", "only_document", "error"]
+Long = Annotated[Truncation | None, typer.Option(help=LONG_HELP)]
+WindowTokens = Annotated[int | None, typer.Option(min=1, help=WINDOW_TOKENS_HELP)]
+WindowOverlap = Annotated[int | None, typer.Option(min=0, help=OVERLAP_HELP)]
+MaxWindows = Annotated[int | None, typer.Option(min=1, help=MAX_WINDOWS_HELP)]
+SelectWindows = Annotated[Select | None, typer.Option(help=SELECT_HELP)]
+ScoreCacheFile = Annotated[
+    Path | None, typer.Option(help="File that keeps scores, so that no pair is scored twice; made if it is not there.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Folder or hub name of a cross-encoder; by default the one in the package. Several are a cascade, the "
+        "cheapest first.",
+    ),
+]
+Keep = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1, help="Of a cascade, documents that go on to the next model; once for each step, by default 100."
+    ),
+]
+
+
+def truncation_of(
+    long: Truncation | None, tokens: int | None, overlap: int | None, most: int | None, select: Select | None
+) -> Truncation | Windows | None:
+    """What these options say together.
+
+    Raises:
+        InvalidInput: one about windows is given without them, or two do not go together.
+    """
+    given = windows_of(long, tokens, overlap, most, select)
+    return Windows(**given) if long == "windows" else long
+
+
+def windows_of(
+    long: Truncation | None, tokens: int | None, overlap: int | None, most: int | None, select: Select | None
+) -> dict[str, Any]:
+    """The parameters of `Windows` among them; raises as `truncation_of`."""
+    options = {"tokens": tokens, "overlap": overlap, "most": most, "select": select}
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and long != "windows":
+        names = {"tokens": "--window-tokens", "overlap": "--window-overlap", "most": "--max-windows"}
+        raise InvalidInput(f"{names.get(next(iter(given)), '--select')} goes with --long windows")
+    return given
+
+
+@contextmanager
+def cached(model: Any, file: Path | None) -> Iterator[None]:
+    """Let a model keep its scores in `file` for as long as the block takes.
+
+    Raises:
+        InvalidInput: it cannot be a cache.
+    """
+    if file is None:
+        yield
+        return
+    from secondpass.score_cache import ScoreCache
+
+    with ScoreCache(file) as cache:
+        model.use_score_cache(cache)
+        yield
 
 
 def load(
@@ -293,3 +369,16 @@ def load(
         true_token=true_token,
         false_token=false_token,
     )
+
+
+def load_all(models: list[str] | None, keep: list[int] | None, *options: Any) -> CrossEncoder | Cascade:
+    """Load one model, or several as a cascade; raises as `load`, and InvalidInput where `keep` does not fit."""
+    names = models or [POCKET]
+    if len(names) == 1:
+        if keep:
+            raise InvalidInput("--keep goes with several --model, which are a cascade")
+        return load(names[0], *options)
+    from secondpass.cascade import Cascade
+
+    steps = (keep or [100]) * (len(names) - 1 if len(keep or [100]) == 1 else 1)
+    return Cascade([load(name, *options) for name in names], steps)

@@ -22,6 +22,7 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.lazy import without_torch
 
 if TYPE_CHECKING:
+    from secondpass.explanation import Explanation
     from secondpass.record import CallRecord
 
 # ---- Errors: one line on stderr and an exit code, never a traceback unless asked for.
@@ -96,13 +97,14 @@ def _one_line(text: str) -> str:
 GROUPS = {
     "Input": r"corpus|dataset|quer(y|ies)|data-queries|qrels|clicks|split|run|pipeline|documents|input-format|indexed"
     r"|index|add|set|files|filter|.*fields?|resume",
-    "Model": r"model|device|precision|max-length|batch-size|embedder|rescore|.*-prefix|truncat.*|token-cache-mb",
+    "Model": r"model|device|precision|max-length|batch-size|embedder|rescore|.*-prefix|truncat.*|token-cache-mb"
+    r"|long|window-.*|max-windows|select|score-cache.*|keep",
     "Selection": r"negatives|first|last|.*margin|max-score|against|sampling|positives|graded|from|depth|top-k|passages"
     r"|limit|relevance|measure|level|seed|budget-ms",
     "Limits": r"max-.*|deadline.*|.*-s|.*-ms|in-flight|batch.*|patience",
     "Server": r"url|.*timeout|host|port|.*keys.*|open-metrics|service.*|on-failure|private-address|check|shards"
     r"|replicas",
-    "Output": r"output|format|json|csv|html|examples?|rows|storage|dry-run|quiet",
+    "Output": r"output|format|json|csv|html|examples?|explain.*|rows|storage|dry-run|quiet",
 }
 OTHERS = "Options"
 WIDEST_OPTION = 30
@@ -188,14 +190,29 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console.print(table)
 
 
+def print_explained(explanations: Sequence[Explanation]) -> None:
+    """Print the texts of the best documents, best first, their parts in the colours of what they contribute."""
+    console = PipeConsole(highlight=False, markup=False, emoji=False)
+    for place, explanation in enumerate(explanations, start=1):
+        console.print(Text(f"\n{place}. score {explanation.score:.4f}", style="bold"))
+        console.print(explanation)
+
+
 def note_cuts(record: CallRecord, max_length: int | None, names: Sequence[int]) -> None:
     """Say on stderr which inputs were cut to fit the model; `names` are their indices as the user counts."""
     cut = [names[cut.index] for cut in record.truncated]
     if cut:
-        shown = ", ".join(map(str, cut[:5])) + (", ..." if len(cut) > 5 else "")
         size = "the model" if max_length is None else f"{max_length} tokens"
-        note = f"secondpass: {len(cut)} of {record.pairs} cut to fit {size} (index {shown})"
-        print(note, file=sys.stderr)  # noqa: T201
+        note(f"{len(cut)} of {record.pairs} cut to fit {size} (index {_few(cut)})")
+
+
+def note(text: str) -> None:
+    """Say something on stderr."""
+    print(f"secondpass: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _few(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
 
 
 def lost_tokens(record: CallRecord) -> dict[int, int]:

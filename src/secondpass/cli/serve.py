@@ -10,7 +10,8 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.forwards.precision import Precision
-from secondpass.serving.settings import Settings, instructed, model_source, read_keys, require_libraries
+from secondpass.serving.settings import Settings, instructed, keeping, model_source, read_keys, require_libraries
+from secondpass.windows import Select
 
 
 def _option(name: str, about: str, *flags: str, **bounds: Any) -> Any:
@@ -18,12 +19,28 @@ def _option(name: str, about: str, *flags: str, **bounds: Any) -> Any:
     return typer.Option(*flags, envvar=f"SECONDPASS_{name}", help=about, **bounds)
 
 
+Models = Annotated[
+    list[str] | None,
+    _option(
+        "MODEL",
+        "name=folder, a folder or a hub name; the first is the default. name=small,large is a cascade.",
+        "--model",
+        "-m",
+    ),
+]
+Instructions = Annotated[
+    list[str] | None,
+    _option("INSTRUCTION", "What a model is told to look for: name=text, or a text for all.", "--instruction"),
+]
+Keep = Annotated[
+    list[str] | None,
+    _option("KEEP", "Documents that go on in a cascade: 100, one for each step (500,100), or name=100.", "--keep"),
+]
+
+
 def serve(
     *,
-    model: Annotated[
-        list[str] | None,
-        _option("MODEL", "name=folder, a folder or a hub name; the first is the default.", "--model", "-m"),
-    ] = None,
+    model: Models = None,
     host: Annotated[str, _option("HOST", "Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, _option("PORT", "0 takes a free one.", "--port", "-p", min=0, max=65535)] = 8000,
     api_keys_file: Annotated[
@@ -49,16 +66,21 @@ def serve(
     max_length: Annotated[int | None, _option("MAX_LENGTH", arguments.MAX_LENGTH_HELP, min=1)] = None,
     device: Annotated[str | None, _option("DEVICE", arguments.DEVICE_HELP)] = None,
     precision: Annotated[Precision | None, _option("PRECISION", arguments.PRECISION_HELP)] = None,
-    instruction: Annotated[
-        list[str] | None,
-        _option("INSTRUCTION", "What a model is told to look for: name=text, or a text for all.", "--instruction"),
-    ] = None,
+    instruction: Instructions = None,
     template: Annotated[str | None, _option("TEMPLATE", arguments.TEMPLATE_HELP)] = None,
     true_token: Annotated[str | None, _option("TRUE_TOKEN", arguments.TRUE_HELP)] = None,
     false_token: Annotated[str | None, _option("FALSE_TOKEN", arguments.FALSE_HELP)] = None,
     token_cache_mb: Annotated[
         int, _option("TOKEN_CACHE_MB", "MiB for tokens of documents seen before; 0 for none.", min=0)
     ] = 64,
+    long: Annotated[arguments.Truncation | None, _option("LONG", arguments.LONG_HELP)] = None,
+    window_tokens: Annotated[int | None, _option("WINDOW_TOKENS", arguments.WINDOW_TOKENS_HELP, min=1)] = None,
+    window_overlap: Annotated[int | None, _option("WINDOW_OVERLAP", arguments.OVERLAP_HELP, min=0)] = None,
+    max_windows: Annotated[int | None, _option("MAX_WINDOWS", arguments.MAX_WINDOWS_HELP, min=1)] = None,
+    select: Annotated[Select | None, _option("SELECT", arguments.SELECT_HELP)] = None,
+    score_cache: Annotated[str | None, _option("SCORE_CACHE", "File that keeps scores; or :memory:.")] = None,
+    score_cache_mb: Annotated[int, _option("SCORE_CACHE_MB", "MiB that it has.", min=1)] = 256,
+    keep: Keep = None,
 ) -> None:
     """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM, Voyage and text-embeddings-inference.
 
@@ -71,16 +93,21 @@ def serve(
 
     secondpass serve --model pocket=secondpass/pocket --model big=models/big --port 9000
 
+    secondpass serve --model best=secondpass/pocket,models/big --keep 50 --long windows --score-cache scores.db
+
     SECONDPASS_API_KEYS=$(cat keys) secondpass serve --host 0.0.0.0
     """
+    models = keeping(instructed(map(model_source, model or [arguments.POCKET]), instruction or ()), keep or ())
     settings = Settings(
-        models=instructed(map(model_source, model or [arguments.POCKET]), instruction or ()), host=host, port=port,
+        models=models, host=host, port=port,
         keys=read_keys(os.environ, api_keys_file), without_keys=without_keys, open_metrics=open_metrics,
         max_requests=max_requests, max_documents=max_documents, max_body_bytes=max_body_bytes,
         max_characters=max_characters, max_waiting_pairs=max_waiting_pairs, max_waiting_tokens=max_waiting_tokens,
         max_wait_ms=max_wait_ms, deadline_s=deadline_s, head_s=head_s, shutdown_delay_s=shutdown_delay_s,
         keep_alive_s=keep_alive_s, max_length=max_length, device=device, precision=precision,
         token_cache_mb=token_cache_mb, template=template, true_token=true_token, false_token=false_token,
+        truncation=arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select),
+        score_cache=score_cache, score_cache_mb=score_cache_mb,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -140,12 +140,12 @@ def _unscored(documents: Iterable[str]) -> list[tuple[str, None]]:
 class DatasetRequest:
     """A pipeline (file or packaged name) and a BEIR folder.
 
-    `depth` is the first pass's top_k instead of the pipeline's own. `top_k` is the second pass's: by default it
-    returns all that it was given, so that deep measures are taken on the same candidates. `model` and `instruction`
-    take the place of the ranker's own. `output` is the TREC run of the second pass; answers are kept beside it as they
-    come, and a broken run goes on with them. `indexed` says that the pipeline's stores hold the documents already,
-    `index` takes the place of the index of stores that live in a server, and `add` allows to index into one that holds
-    documents.
+    `depth` is the first pass's top_k instead of the pipeline's own. `top_k` is the second pass's: by default it returns
+    all that it was given, so that deep measures are taken on the same candidates. `model` (several are a cascade),
+    `instruction` and further parameters (`ranker`) take the place of the ranker's own. `output` is the TREC run of the
+    second pass; answers are kept beside it as they come, and a broken run goes on with them. `indexed` says that the
+    pipeline's stores hold the documents already, `index` takes the place of the index of stores that live in a server,
+    and `add` allows to index into one that holds documents.
     """
 
     pipeline: str
@@ -154,12 +154,13 @@ class DatasetRequest:
     limit: int | None = None
     depth: int | None = None
     top_k: int | None = None
-    model: str | None = None
+    model: str | list[str] | None = None
     output: Path | None = None
     indexed: bool = False
     index: str | None = None
     add: bool = False
     instruction: str | None = None
+    ranker: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,7 @@ class DatasetRuns:
         absent: how many relevant documents no store has, if they were indexed before.
         unasked: judged queries that have no text.
         measures: names of the measures that the pipeline's own evaluators state; empty if it has none.
+        model: of the second pass, where a SecondPassRanker names one.
     """
 
     qrels: Qrels
@@ -194,6 +196,7 @@ class DatasetRuns:
     shortened: int = 0
     absent: int = 0
     unasked: tuple[str, ...] = ()
+    model: str | None = None
 
 
 # ---- Quality against depth: how many candidates are worth re-ranking, and how many a latency budget allows.

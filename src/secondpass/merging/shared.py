@@ -32,6 +32,8 @@ __all__ = ["Load", "MergedBatch", "SharedReranker"]
 # budget they have about as many characters as this part of a batch.
 PIECE = 256
 PART = 4
+# What is left of a budget that was spent while a call waited to be accepted.
+LEAST_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,12 @@ class SharedReranker:
             InvalidInput, Overloaded, DeadlineExceeded, NonFiniteScore, OutOfMemory, SecondPassError: as `submit` and
                 its future.
         """
-        call = self._accepted(queries, documents, deadline_s, cut, instruction, budget_s)
+
+        def accepted(left_s: float | None) -> QueuedJob:
+            return self._accepted(queries, documents, deadline_s, cut, instruction, left_s)
+
+        has_cache = self.reranker.score_cache is not None
+        call = await self._in_pool(accepted, budget_s) if has_cache else accepted(budget_s)
         answer = asyncio.wrap_future(call.future)
         self._advance_in_pool(call)
         try:
@@ -208,6 +215,26 @@ class SharedReranker:
             self._scoring.wake(call)  # it may end before it has tokens
         return call
 
+    async def _in_pool(self, accept: Callable[[float | None], QueuedJob], budget_s: float | None) -> QueuedJob:
+        """Off the event loop: what a cache knows is in a file, and whose scores they are is asked of a busy model."""
+        began = time.monotonic()
+
+        def accepted() -> QueuedJob:
+            left = budget_s
+            if left is not None and left > 0:
+                left = max(LEAST_S, left - (time.monotonic() - began))
+            return accept(left)
+
+        try:
+            call = self._threads().submit(accepted)
+        except RuntimeError:
+            raise SecondPassError(CLOSED) from None
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            call.add_done_callback(_take_back)
+            raise
+
     def _advance(self, call: QueuedJob) -> bool:
         """Tokenise the next piece; True while there are more."""
         if call.late:
@@ -235,14 +262,16 @@ class SharedReranker:
 
     def _advance_in_pool(self, call: QueuedJob) -> None:
         """A piece at a time, each behind the other callers' pieces."""
+        try:
+            self._threads().submit(self._advance_and_on, call)
+        except RuntimeError:
+            self._queue.settle(call, SecondPassError(CLOSED))
+
+    def _threads(self) -> ThreadPoolExecutor:
         with self._queue.changed:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._tokenising_threads, "secondpass-tokenise")
-            pool = self._pool
-        try:
-            pool.submit(self._advance_and_on, call)
-        except RuntimeError:
-            self._queue.settle(call, SecondPassError(CLOSED))
+            return self._pool
 
     def _advance_and_on(self, call: QueuedJob) -> None:
         try:
@@ -257,6 +286,12 @@ class SharedReranker:
         self._pool = None
         self._queue.after_fork()
         self._scoring.after_fork()
+
+
+def _take_back(accepted: Future[QueuedJob]) -> None:
+    """Nobody waits for this call any more, which was accepted meanwhile."""
+    if not accepted.cancelled() and accepted.exception() is None:
+        accepted.result().future.cancel()
 
 
 _OPEN: weakref.WeakSet[SharedReranker] = weakref.WeakSet()

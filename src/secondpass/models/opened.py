@@ -138,6 +138,11 @@ class OpenModel:
         return self._loaded
 
     @property
+    def name(self) -> str:
+        """What was loaded: a name of the hub or a folder."""
+        return self._open().name
+
+    @property
     def num_labels(self) -> int:
         """How many logits the head gives for a pair."""
         return self._open().num_labels

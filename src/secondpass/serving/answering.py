@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -15,18 +15,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from secondpass.activations import SIGMOID
-from secondpass.errors import TooLong
+from secondpass.errors import NonFiniteScore, TooLong
+from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
-from secondpass.ranking import activated, ranked
+from secondpass.merging.shared import LEAST_S
+from secondpass.ranking import Ranked, activated, ranked
+from secondpass.record import CallRecord, Cut
+from secondpass.reranker import Reranker
 from secondpass.scoring import Scored
 from secondpass.serving.bodies import SLICE, too_many
-from secondpass.serving.models import Models, Served
+from secondpass.serving.models import Models, Served, Stage
 from secondpass.serving.problems import Problem, client_gone, invalid, late
 from secondpass.serving.scores import ScoreRequest, TextPairsRequest
 from secondpass.serving.settings import Settings
-from secondpass.serving.shapes import Answer, RankingRequest, RerankRequest, TextsRequest, VoyageRequest, Work, indices
+from secondpass.serving.shapes import RankingRequest, RerankRequest, TextsRequest, VoyageRequest
 from secondpass.serving.telemetry import Admission, Facts, Metrics, facts_of
+from secondpass.serving.work import Answer, Work, indices
+from secondpass.stopping import StoppingRule
 from secondpass.text import is_blank
+from secondpass.windows import Windows
 
 # OpenSearch hands over an empty string for a field that a hit lacks or that a `_source` filter dropped.
 ALL_BLANK = (
@@ -76,30 +83,146 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Result = TypeVar("Result")
 
 
-async def answered(served: Served, work: Work, deadline_s: float) -> Answer:
+class Standing:
+    """The documents of one request while one model after the other scores them.
+
+    `blocks` are the documents by the model that scored them, the last model's first, each best first. None has a higher
+    score than those of the blocks before its own.
+    """
+
+    def __init__(self, served: Served, work: Work, deadline_s: float, budget_s: float | None) -> None:
+        self._served, self._work = served, work
+        self._ends = [None if left is None else time.monotonic() + left for left in (deadline_s, budget_s)]
+        self._notes: list[str] = []
+        self._windows: Windows | None = None
+        self._window = served.window
+        self.blocks: list[list[Ranked]] = []
+        self.cuts: dict[int, Cut] = {}
+        self.records: list[CallRecord] = []
+
+    async def score(self, stage: Stage, rows: Sequence[int]) -> list[Ranked]:
+        """Documents of the request, best first; what was not read because a budget was spent has no score of this.
+
+        Raises:
+            Problem: 422, something would be cut and may not be, or the tokenizer makes nothing of a query.
+            SecondPassError: what scoring raises.
+        """
+        work, reranker = self._work, stage.shared.reranker
+        cut = work.cut(self._served.standing or reranker.truncation)
+        deadline_s, budget_s = (None if end is None else max(LEAST_S, end - time.monotonic()) for end in self._ends)
+        try:
+            scored = await stage.shared.score(
+                [work.queries[row] for row in rows],
+                [work.documents[row] for row in rows],
+                deadline_s=deadline_s,
+                cut=cut,
+                instruction=self._instruction(stage),
+                budget_s=budget_s,
+            )
+        except TooLong as error:
+            places, window = indices([rows[index] for index in error.indices]), cut.window(reranker.window)
+            raise invalid(f"{work.field} at {places}: longer than the model's window of {window} tokens") from None
+        except NonFiniteScore as error:
+            raise non_finite(tuple(rows[index] for index in error.indices)) from error
+        silent = scored.blank[:, 0]
+        if silent.any():
+            raise blank_query(work, rows[int(silent.argmax())])
+        self._note(scored, rows, cut)
+        (best,) = ranked(
+            scored.logits,
+            reranker.own_activation,
+            blank=scored.blank[:, 1],
+            read=scored.read,
+            passages=scored.passages,
+        )
+        return list(best) if isinstance(rows, range) else [replace(one, index=rows[one.index]) for one in best]
+
+    async def go_on(self, number: int, stage: Stage) -> None:
+        """Let a further model score what the one before found best, as `Cascade.rank_many` does."""
+        before = [one for one in self.blocks[0] if one.scored]
+        logits, keep = [one.logit for one in before], stage.keep
+        ends = keep.ends(logits) if isinstance(keep, StoppingRule) else [len(before) if keep is None else keep]
+        done: list[Ranked] = []
+        begin, is_short = 0, False
+        for end in ends:
+            is_short = is_short or self._is_late()
+            if is_short or not before:
+                break
+            scored = await self.score(stage, [one.index for one in before[begin:end]])
+            done += [replace(one, stage=number) for one in scored if one.scored]
+            begin, is_short = end, not all(one.scored for one in scored)
+            if isinstance(keep, StoppingRule) and keep.stops([one.logit for one in done], logits[end:]):
+                break
+        if is_short:
+            self._notes.append(f"model {number} of the cascade scored {len(done)} (the budget was spent)")
+        # pieces and places as the caller gave them, see `ranking.order`
+        done.sort(key=lambda one: (not self._work.documents[one.index], -one.score, -one.logit, one.index))
+        taken = {one.index for one in done}
+        self.blocks[:1] = [done, [one for one in self.blocks[0] if one.index not in taken]]
+
+    def _instruction(self, stage: Stage) -> str | None:
+        """Of the models of a cascade those with a place for it are told; where there is none it is refused."""
+        placed = [one for one in self._served.stages if has_place(one.shared.reranker)]
+        return self._work.instruction if stage in placed or not placed else None
+
+    def _is_late(self) -> bool:
+        return any(end is not None and time.monotonic() >= end for end in self._ends)
+
+    def _note(self, scored: Scored, rows: Sequence[int], cut: CutPolicy) -> None:
+        self.records.append(scored.record)
+        self._windows = cut.windows
+        self._window = cut.window(self._served.window)
+        for row in rows:
+            self.cuts.pop(row, None)
+        self.cuts |= {rows[one.index]: replace(one, index=rows[one.index]) for one in scored.record.truncated}
+
+    def warnings(self) -> Iterator[str]:
+        """What the client should know of how its documents were read."""
+        field, lost = self._work.field, sum(cut.query_tokens + cut.document_tokens for cut in self.cuts.values())
+        if self.cuts:
+            most = None if self._windows is None else self._windows.most
+            room = f"the window has {self._window}" if most is None else f"{most} windows of {self._window} are read"
+            yield f"cut {field}: {indices(sorted(self.cuts))} ({lost} tokens; {room})"
+        left = sorted(one.index for block in self.blocks for one in block if not one.scored)
+        if left:
+            yield f"not scored: {field} at {indices(left)} (the budget was spent)"
+        yield from self._notes
+
+    def documents(self) -> list[Ranked]:
+        """All, best first."""
+        if len(self.blocks) == 1:
+            return self.blocks[0]
+        made: list[Ranked] = []
+        score = logit = float("inf")
+        for block in self.blocks:
+            made += [replace(one, score=min(score, one.score), logit=min(logit, one.logit)) for one in block]
+            score = min([score, *(one.score for one in block)])
+            logit = min([logit, *(one.logit for one in block)])
+        return made
+
+
+def has_place(reranker: Reranker) -> bool:
+    """Whether a model's input has a place for an instruction."""
+    return reranker.template is not None and reranker.template.instructed is not None
+
+
+async def answered(served: Served, work: Work, deadline_s: float, budget_s: float | None = None) -> Answer:
     """Score the pairs of `work`, of which one has text at least; a cancelled task takes queued work back.
 
-    Blank documents come last, with the lowest logit and score (`ranking.ranked`).
+    Blank documents come last, with the lowest logit and score (`ranking.ranked`). With a budget, in seconds, the answer
+    is what is scored when it is spent.
 
     Raises:
         Problem: 422, something would be cut and may not be, or the tokenizer makes nothing of a query.
         SecondPassError: what scoring raises.
     """
-    truncation = "error" if work.refuse_cuts else served.reranker.truncation
-    cut = CutPolicy(truncation, work.keep_tail, work.max_document_tokens, work.max_query_tokens, work.max_tokens)
-    window = cut.window(served.window)
-    try:
-        scored = await served.shared.score(
-            work.queries, work.documents, deadline_s=deadline_s, cut=cut, instruction=work.instruction
-        )
-    except TooLong as error:
-        places = indices(error.indices)
-        message = f"{work.field} at {places}: longer than the model's window of {window} tokens"
-        raise invalid(message) from None
-    silent = scored.blank[:, 0]
-    if silent.any():
-        raise blank_query(work, int(silent.argmax()))
-    return _answer(served, work, scored, window)
+    if len(served.stages) > 1 and not work.ranks:
+        raise invalid(f"model: {served.name} is a cascade, which ranks and gives no scores of pairs")
+    standing = Standing(served, work, deadline_s, budget_s)
+    standing.blocks = [await standing.score(served.stages[0], range(len(work.documents)))]
+    for number, stage in enumerate(served.stages[1:], start=1):
+        await standing.go_on(number, stage)
+    return _answer(served, work, standing, budget_s is not None)
 
 
 async def unless_gone(receive: Receive, seconds: float, limit_s: float, work: Awaitable[Result]) -> Result:
@@ -127,25 +250,25 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _answer(served: Served, work: Work, scored: Scored, window: int) -> Answer:
-    cuts = scored.record.truncated
-    (best,) = ranked(scored.logits, served.reranker.own_activation, blank=scored.blank[:, 1])
+def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) -> Answer:
+    best, records = standing.documents(), standing.records
     in_order = sorted(best, key=lambda document: document.index)
     logits = np.array([document.logit for document in in_order], np.float32)
-    warnings = work.warnings
-    if cuts:
-        lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
-        places = indices([cut.index for cut in cuts])
-        warnings = (*warnings, f"cut {work.field}: {places} ({lost} tokens; the window has {window})")
+    unscored = frozenset(document.index for document in best if not document.scored)
     return Answer(
         model=served.name,
         scores=tuple(document.score for document in in_order),
         probabilities=tuple(activated(logits, SIGMOID, False).tolist()),
         logits=tuple(document.logit for document in in_order),
         order=tuple(document.index for document in best),
-        tokens=scored.record.tokens,
-        cuts=cuts,
-        warnings=warnings,
+        tokens=sum(record.tokens for record in records),
+        cuts=tuple(standing.cuts[index] for index in sorted(standing.cuts)),
+        warnings=(*work.warnings, *standing.warnings()),
+        pairs=sum(record.pairs - record.unscored for record in records),
+        cache_hits=sum(record.cache_hits for record in records),
+        windows=sum(record.windows for record in records),
+        unscored=unscored if has_budget else None,
+        passages=tuple(document.passage for document in in_order),
     )
 
 
@@ -170,8 +293,10 @@ class Service:
             return do(*given)
         return await asyncio.get_running_loop().run_in_executor(self.thread, do, *given)
 
-    async def answer(self, request: Request, shape: Shape, deadline_ms: int | None) -> Response:
+    async def answer(self, request: Request, shape: Shape, deadline_ms: int | None, budget_ms: int | None) -> Response:
         """Score a request's pairs within its deadline, and as long as its client is there.
+
+        When the budget is spent, which counts from the first byte too, the answer is what is scored by then.
 
         Raises:
             Problem: it is refused, late, or nobody is there any more.
@@ -183,12 +308,13 @@ class Service:
             facts.model, facts.pairs = served.name, len(work.documents)
             work, warnings = await self.aside(facts, check_texts, work, self.settings)
             whole = min(self.settings.deadline_s, (deadline_ms or float("inf")) / 1000)
-            left = whole - (time.monotonic() - facts.began)
+            passed = time.monotonic() - facts.began
+            left, budget = whole - passed, None if budget_ms is None else max(LEAST_S, budget_ms / 1000 - passed)
             if left <= 0:
                 raise late(whole)
-            answer = await unless_gone(request.receive, left, whole, answered(served, work, left))
-        facts.tokens, facts.cut = answer.tokens, len(answer.cuts)
-        self.metrics.scored(served.name, len(work.documents), answer.tokens, len(answer.cuts))
+            answer = await unless_gone(request.receive, left, whole, answered(served, work, left, budget))
+        facts.answered(answer, self.models.score_cache is not None)
+        self.metrics.scored(served.name, answer)
         answer = replace(answer, warnings=(*answer.warnings, *warnings))
         body = await self.aside(facts, lambda: shape.render(answer, facts.request_id).encode())
         return Response(body, media_type="application/json", headers=_headers(answer))
@@ -197,6 +323,8 @@ class Service:
 def _headers(answer: Answer) -> dict[str, str]:
     """What an answer without room for it says beside itself."""
     headers = {"Cache-Control": "no-store", "Secondpass-Truncated": str(len(answer.cuts))}
+    if answer.scored is not None:
+        headers |= {"Secondpass-Scored": str(answer.scored), "Secondpass-Complete": str(answer.complete).lower()}
     if answer.warnings:
         headers["Secondpass-Warnings"] = "; ".join(answer.warnings)[:LONGEST_HEADER]
     return headers

@@ -13,14 +13,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, Discriminator, Tag
+from pydantic import BaseModel, Discriminator, Tag, WithJsonSchema
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from secondpass.cascade import Cascade
+from secondpass.inputs import policy_of
 from secondpass.reranker import Reranker
+from secondpass.score_cache import ScoreCache
 from secondpass.scoring import batch_tokens
 from secondpass.serving import scores, shapes
 from secondpass.serving.answering import Service
@@ -33,10 +36,11 @@ from secondpass.serving.bodies import (
     parse,
     read_body,
 )
-from secondpass.serving.models import Models, load_models
+from secondpass.serving.models import Models, Stage, load_models
 from secondpass.serving.problems import Problem, body_of, from_error, invalid, misdirected, of_validation
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, RequestLog, facts_of, log_failure
+from secondpass.stopping import StoppingRule
 
 METRICS = "/metrics"
 TEI_PATH = "/rerank"
@@ -140,14 +144,24 @@ PROBLEMS = {
 }
 UNAUTHORIZED = {401: "No or another API key."}
 
+# A header is there or not; null is none.
+MILLISECONDS = WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 2**53 - 1})
+
+
+def _milliseconds(name: str, about: str) -> Any:
+    """A header with a whole number."""
+    return Header(alias=name, ge=1, le=2**53 - 1, description=about)
+
+
 DeadlineMs = Annotated[
     int | None,
-    Header(
-        alias="Secondpass-Deadline-Ms",
-        ge=1,
-        le=2**53 - 1,
-        description="Milliseconds to the answer, below the service's own.",
-    ),
+    MILLISECONDS,
+    _milliseconds("Secondpass-Deadline-Ms", "Milliseconds to the answer, below the service's own."),
+]
+BudgetMs = Annotated[
+    int | None,
+    MILLISECONDS,
+    _milliseconds("Secondpass-Budget-Ms", "Milliseconds after which the answer is what is scored by then."),
 ]
 Documents = Annotated[shapes.OpenRerankRequest, Tag("documents-shape")]
 Voyage = Annotated[shapes.VoyageRequest, Tag("voyage-shape")]
@@ -165,6 +179,22 @@ class Status(BaseModel):
     status: str
 
 
+class StageInfo(BaseModel):
+    """A model of a cascade: which documents go on to it, so many or until a calibrated rule is content; null: all."""
+
+    max_tokens: int
+    dtype: str
+    keep: int | dict[str, float | None] | None
+
+    @classmethod
+    def of(cls, stage: Stage) -> StageInfo:
+        """As it is served."""
+        reranker, keep = stage.shared.reranker, stage.keep
+        told = ("top_k", "risk", "confidence", "read")
+        rule = {name: getattr(keep, name) for name in told} if isinstance(keep, StoppingRule) else keep
+        return cls(max_tokens=reranker.window, dtype=reranker.dtype_name, keep=rule)
+
+
 class ModelInfo(BaseModel):
     """A served model: the precision it was asked for, the type of its large matrix products, its weights' SHA-256."""
 
@@ -175,6 +205,7 @@ class ModelInfo(BaseModel):
     precision: str
     dtype: str
     digest: str | None
+    cascade: list[StageInfo] | None = None
 
 
 class ListedModel(BaseModel):
@@ -205,6 +236,23 @@ class RequestLimits(BaseModel):
     deadline_s: float
 
 
+class CacheInfo(BaseModel):
+    """The cache of scores since the start: pairs that it knew and did not know, and bytes."""
+
+    hits: int
+    misses: int
+    hit_rate: float
+    bytes_held: int
+    max_bytes: int
+    errors: int
+
+    @classmethod
+    def of(cls, cache: ScoreCache) -> CacheInfo:
+        """As it is now."""
+        counts = {name: getattr(cache, name) for name in cls.model_fields if name != "hit_rate"}
+        return cls(hit_rate=cache.hits / max(1, cache.hits + cache.misses), **counts)
+
+
 class Info(BaseModel):
     """The service; the fields from `model_id` to `docker_label` are text-embeddings-inference's, of the first model."""
 
@@ -224,6 +272,7 @@ class Info(BaseModel):
     sha: str | None = None
     docker_label: str | None = None
     models: list[ModelInfo]
+    score_cache: CacheInfo | None = None
     limits: RequestLimits
 
 
@@ -248,20 +297,30 @@ def _options(service: Service, model: Any, problems: dict[int, str]) -> dict[str
 
 
 def _add_scoring(made: APIRouter, service: Service) -> None:
-    async def rerank(request: Request, body: shapes.RerankRequest, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def rerank(
+        request: Request, body: shapes.RerankRequest, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
-    async def rerank_documents(request: Request, body: DocumentsShape, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def rerank_documents(
+        request: Request, body: DocumentsShape, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
-    async def rerank_any(request: Request, body: AnyShape, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def rerank_any(
+        request: Request, body: AnyShape, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
-    async def ranking(request: Request, body: shapes.RankingRequest, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def ranking(
+        request: Request, body: shapes.RankingRequest, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
-    async def score(request: Request, body: PairsShape, deadline_ms: DeadlineMs = None) -> Response:
-        return await service.answer(request, body, deadline_ms)
+    async def score(
+        request: Request, body: PairsShape, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
 
     documents = shapes.RerankResponse | shapes.VoyageResponse
     told = scores.ScoreResponse | scores.PairScores
@@ -323,16 +382,18 @@ def _info(service: Service) -> Info:
         ModelInfo(
             name=served.name,
             max_tokens=served.window,
-            truncation=served.reranker.truncation,
+            truncation=policy_of(served.truncation).truncation,
             device=served.reranker.device_name,
             precision=served.reranker.precision,
             dtype=served.dtype,
             digest=served.digest,
+            cascade=[StageInfo.of(stage) for stage in served.stages] if len(served.stages) > 1 else None,
         )
         for served in service.models
     ]
     first = service.models.get(None)
     labels, budget = first.reranker.label_names, first.reranker.max_batch_tokens
+    cache = service.models.score_cache
     return Info(
         name="secondpass",
         version=version("secondpass"),
@@ -349,14 +410,15 @@ def _info(service: Service) -> Info:
         max_input_length=first.window,
         max_batch_tokens=budget or batch_tokens(first.reranker.device_name),
         max_client_batch_size=settings.max_documents,
-        auto_truncate=first.reranker.truncation != "error",
+        auto_truncate=first.truncation != "error",
         tokenization_workers=1,
         models=models,
+        score_cache=None if cache is None else CacheInfo.of(cache),
         limits=RequestLimits(**{name: getattr(settings, name) for name in RequestLimits.model_fields}),
     )
 
 
-def create_app(settings: Settings | None = None, models: Mapping[str, Reranker] | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, models: Mapping[str, Reranker | Cascade] | None = None) -> FastAPI:
     """Make the ASGI application; any server can run it, `secondpass serve` uses uvicorn.
 
     Args:

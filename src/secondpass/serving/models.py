@@ -9,21 +9,32 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+from secondpass.cascade import FILE as CASCADE
+from secondpass.cascade import Cascade, Keep
+from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.inputs import Truncation, policy_of
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
 from secondpass.models.folders import folder_of
 from secondpass.models.weights import stored_weights
 from secondpass.reranker import Reranker
+from secondpass.score_cache import ScoreCache
 from secondpass.serving.problems import Problem
-from secondpass.serving.settings import Settings
+from secondpass.serving.settings import ModelSource, Settings
 from secondpass.token_cache import TokenCache
+from secondpass.windows import Windows
 
+# As SQLite calls a database without a file.
+MEMORY = ":memory:"
 Watch = Callable[[str, MergedBatch], object]
 
 
-class LoadedModels(dict[str, Reranker]):
+class LoadedModels(dict[str, Reranker | Cascade]):
     """Loaded models by name, and the SHA-256 of the weights of each."""
 
     def __init__(self) -> None:
@@ -31,12 +42,22 @@ class LoadedModels(dict[str, Reranker]):
         self.digests: dict[str, str] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A model of a cascade, or the only one: the queue in front of it, and which documents go on to it; None: all."""
+
+    shared: SharedReranker
+    keep: Keep | None = None
+
+
 @dataclass(slots=True)
 class Served:
     """One model: its name, the engine, the queue in front of it, its window in tokens, and the type it computes in.
 
+    Of a cascade that is its last model; `stages` are all of them, `queues` those that are in front of no other name.
     `digest` is the SHA-256 of its weights file (of several, one after the other), None for a model that was handed over
-    loaded; `created` is when it began to serve, in seconds since 1970; `users` are requests under way.
+    loaded; `standing` is the service's word on what is read of pairs that are too long, None leaves that to the model;
+    `created` is when it began to serve, in seconds since 1970; `users` are requests under way.
     """
 
     name: str
@@ -44,15 +65,23 @@ class Served:
     shared: SharedReranker
     window: int
     dtype: str
+    stages: tuple[Stage, ...]
+    queues: tuple[SharedReranker, ...]
+    standing: Truncation | Windows | None = None
     digest: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     users: int = 0
+
+    @property
+    def truncation(self) -> Truncation | Windows:
+        """What is read of a pair that is too long where a request does not say it."""
+        return self.reranker.truncation if self.standing is None else self.standing
 
 
 class Models:
     """Every served model; the first is the default. Used by one event loop only."""
 
-    def __init__(self, rerankers: Mapping[str, Reranker], settings: Settings, watch: Watch) -> None:
+    def __init__(self, rerankers: Mapping[str, Reranker | Cascade], settings: Settings, watch: Watch) -> None:
         """Put a queue in front of each model, and give a token cache to each that has none of its own.
 
         Raises:
@@ -62,26 +91,56 @@ class Models:
         self._watch = watch
         size = settings.token_cache_mb * 2**20
         self.token_cache = TokenCache(size) if size else None
+        if settings.truncation is not None:
+            policy_of(settings.truncation)
+        self.score_cache = None if settings.score_cache is None else _score_cache(settings)
         self._served = self._queued(rerankers)
         # of its own, for which the end of the event loop does not wait
         self._loader = ThreadPoolExecutor(1, "secondpass-load")
         self._loading: Future[LoadedModels] | None = None
 
-    def _queued(self, rerankers: Mapping[str, Reranker]) -> dict[str, Served]:
+    def _queued(self, rerankers: Mapping[str, Reranker | Cascade]) -> dict[str, Served]:
         if not rerankers:
             raise InvalidInput("no model is given")
-        for name, reranker in rerankers.items():
-            labels = reranker.num_labels
+        for name, model in rerankers.items():
+            labels = max(reranker.num_labels for reranker in _models_of(model))
             if labels != 1:
                 raise InvalidInput(f"model {name!r} has {labels} labels: only models with one can be served")
-        served = {name: _served(name, reranker, self._settings, self._watch) for name, reranker in rerankers.items()}
+        known: dict[int, SharedReranker] = {}
+        # a cascade's models share the queues of those that are served by themselves
+        alone_first = sorted(rerankers, key=lambda name: isinstance(rerankers[name], Cascade))
+        served = {name: self._queued_one(name, rerankers[name], known) for name in alone_first}
         if isinstance(rerankers, LoadedModels):
             for name, digest in rerankers.digests.items():
                 served[name].digest = digest
-        for reranker in rerankers.values():
-            if reranker.token_cache is None:
-                reranker.use_token_cache(self.token_cache)
-        return served
+        return {name: served[name] for name in rerankers}
+
+    def _queued_one(self, name: str, model: Reranker | Cascade, known: dict[int, SharedReranker]) -> Served:
+        """Put queues in front of a model, or of those of a cascade that have none; `known` are queues by model."""
+        steps = (None, *model.keep) if isinstance(model, Cascade) else (None,)
+        stages, own = [], []
+        for reranker, keep in zip(_models_of(model), steps, strict=True):
+            if isinstance(model, Reranker) or id(reranker) not in known:
+                own.append(self._queue(name, reranker))
+                known.setdefault(id(reranker), own[-1])
+            stages.append(Stage(own[-1] if isinstance(model, Reranker) else known[id(reranker)], keep))
+        # Read once: while a batch runs, the forward has no time for questions.
+        standing, parts = self._settings.truncation, (tuple(stages), tuple(own))
+        return Served(name, reranker, stages[-1].shared, reranker.window, reranker.dtype_name, *parts, standing)
+
+    def _queue(self, name: str, reranker: Reranker) -> SharedReranker:
+        if reranker.token_cache is None:
+            reranker.use_token_cache(self.token_cache)
+        if reranker.score_cache is None:
+            reranker.use_score_cache(self.score_cache)
+        settings, watch = self._settings, self._watch
+        return SharedReranker(
+            reranker,
+            max_waiting_pairs=settings.max_waiting_pairs,
+            max_waiting_tokens=settings.max_waiting_tokens,
+            max_wait_ms=settings.max_wait_ms,
+            watch=lambda batch: watch(name, batch),
+        )
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._served.values())
@@ -108,6 +167,10 @@ class Models:
             there = ", ".join(self._served)
             raise Problem(404, "unknown_model", f"model: there is none of this name; there is {there}")
         return self._served[name]
+
+    def waiting(self, name: str) -> int:
+        """Pairs in front of a model."""
+        return sum(queue.load.pairs for queue in self.get(name).queues)
 
     @contextmanager
     def held(self, name: str | None) -> Iterator[Served]:
@@ -150,8 +213,23 @@ class Models:
 
     def close(self) -> None:
         """Finish what was accepted and end the scoring threads."""
-        for served in self:
-            served.shared.close(drain=True)
+        for queue in _queues(tuple(self)):
+            queue.close(drain=True)
+        if self.score_cache is not None:
+            self.score_cache.close()
+
+
+def _models_of(model: Reranker | Cascade) -> tuple[Reranker, ...]:
+    return model.models if isinstance(model, Cascade) else (model,)
+
+
+def _queues(models: tuple[Served, ...]) -> list[SharedReranker]:
+    return [queue for served in models for queue in served.queues]
+
+
+def _score_cache(settings: Settings) -> ScoreCache:
+    path = None if settings.score_cache == MEMORY else settings.score_cache
+    return ScoreCache(path, settings.score_cache_mb * 2**20)
 
 
 # How often it is asked whether a model that was replaced is done with.
@@ -159,10 +237,10 @@ RETIRE_EVERY_S = 0.05
 
 
 def _retire(old: tuple[Served, ...]) -> None:
-    for served in old:
-        served.shared.close(drain=True)
-    for served in old:
-        served.reranker.close()
+    for queue in _queues(old):
+        queue.close(drain=True)
+    for queue in _queues(old):
+        queue.reranker.close()
 
 
 def load_models(settings: Settings) -> LoadedModels:
@@ -170,33 +248,57 @@ def load_models(settings: Settings) -> LoadedModels:
 
     Raises:
         ModelLoadError: one cannot be had, or its weights were changed meanwhile.
-        InvalidInput: the length, the device or the precision is refused.
+        InvalidInput: the length, the device or the precision is refused, or a cascade cannot be.
     """
-    from secondpass.cross_encoder import CrossEncoder
-
-    loaded: dict[tuple[str, str | None], tuple[Reranker, str]] = {}
-    for source, instruction in dict.fromkeys((model.source, model.instruction) for model in settings.models):
-        before = _stamps(source)
-        encoder = CrossEncoder(
-            source,
-            max_length=settings.max_length,
-            device=settings.device,
-            precision=settings.precision,
-            instruction=instruction,
-            template=settings.template,
-            true_token=settings.true_token,
-            false_token=settings.false_token,
-        )
-        digest = digest_of(source)
-        if _stamps(source) != before:
-            raise ModelLoadError(f"the weights of {source} were changed while they were read")
-        # What happens once a model, such as choosing its forward, happens before anybody waits for it.
-        encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
-        loaded[source, instruction] = encoder, digest
+    load = cache(lambda source, instruction: _loaded(settings, source, instruction))
+    named = {model.name: model for model in settings.models}
     made = LoadedModels()
     for model in settings.models:
-        made[model.name], made.digests[model.name] = loaded[model.source, model.instruction]
+        parts = [named.get(part, ModelSource(part, part, model.instruction)) for part in model.stages]
+        if any(part.stages for part in parts) or (model.keep and not parts):
+            raise InvalidInput(f"model {model.name!r}: --keep is of models in a row, which are no cascades themselves")
+        if parts:
+            found = [load(part.source, part.instruction) for part in parts]
+            steps = (model.keep or DEFAULT_KEEP) * (len(parts) - 1 if len(model.keep) < 2 else 1)
+            made[model.name] = Cascade([reranker for reranker, _ in found], steps)
+            made.digests[model.name] = found[-1][1]
+        elif _is_cascade(model.source):
+            if settings.max_length is not None:
+                raise InvalidInput(f"max_length: the models of {model.source} have the windows that its rule is for")
+            made[model.name] = stored = Cascade.load(model.source, **_options(settings, model.instruction))
+            made.digests[model.name] = digest_of(stored.models[-1].name)
+        else:
+            made[model.name], made.digests[model.name] = load(model.source, model.instruction)
     return made
+
+
+DEFAULT_KEEP = (100,)
+
+
+def _is_cascade(source: str) -> bool:
+    """Whether `Cascade.save` wrote it; a model's own folder may have a cascade's file beside it."""
+    folder = Path(source)
+    return folder.suffix == ".json" or ((folder / CASCADE).is_file() and not (folder / "config.json").exists())
+
+
+def _options(settings: Settings, instruction: str | None) -> dict[str, Any]:
+    names = ("device", "precision", "template", "true_token", "false_token")
+    return {"instruction": instruction, **{name: getattr(settings, name) for name in names}}
+
+
+def _loaded(settings: Settings, source: str, instruction: str | None) -> tuple[Reranker, str]:
+    """A model and the digest of its weights."""
+    before = _stamps(source)
+    encoder = CrossEncoder(source, max_length=settings.max_length, **_options(settings, instruction))
+    digest = digest_of(source)
+    if _stamps(source) != before:
+        raise ModelLoadError(f"the weights of {source} were changed while they were read")
+    # What happens once a model, such as choosing its forward, happens before anybody waits for it.
+    encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
+    told = encoder.engine().forward.ready().identity
+    if settings.score_cache is not None and told is not None:
+        told()
+    return encoder, digest
 
 
 def _stamps(source: str) -> list[tuple[int, ...]]:
@@ -217,15 +319,3 @@ def digest_of(source: str) -> str:
             while block := file.read(2**20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _served(name: str, reranker: Reranker, settings: Settings, watch: Watch) -> Served:
-    shared = SharedReranker(
-        reranker,
-        max_waiting_pairs=settings.max_waiting_pairs,
-        max_waiting_tokens=settings.max_waiting_tokens,
-        max_wait_ms=settings.max_wait_ms,
-        watch=lambda batch: watch(name, batch),
-    )
-    # Read once: while a batch runs, the forward has no time for questions.
-    return Served(name, reranker, shared, reranker.window, reranker.dtype_name)

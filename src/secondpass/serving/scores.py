@@ -9,23 +9,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, FailFast, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from secondpass.serving.fields import NOT_BLANK, SOME_TEXT, TEXT, CountOrZero, Instruction, ModelName, Text
 from secondpass.serving.problems import invalid
-from secondpass.serving.shapes import (
-    NOT_BLANK,
-    SOME_TEXT,
-    TEXT,
-    Answer,
-    CountOrZero,
-    CuttingRequest,
-    Envelope,
-    Instruction,
-    ModelName,
-    Request,
-    Text,
-    Work,
-    enveloped,
-    json_number,
-)
+from secondpass.serving.shapes import CuttingRequest, Envelope, Request, enveloped, json_number
+from secondpass.serving.work import Answer, Work
 
 
 # ---- Our own: `pairs` in, `scores` out.
@@ -59,8 +46,7 @@ class ScoreRequest(Request):
     def work(self) -> Work:
         """The pairs to score."""
         queries, documents = zip(*self.pairs, strict=True)
-        warnings = self.unknown()
-        return Work(self.model, queries, documents, "pairs", warnings=warnings, instruction=self.instruction)
+        return self.pairs_of(self.model, queries, documents, field="pairs", instruction=self.instruction)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
@@ -107,7 +93,7 @@ class TextPairsRequest(CuttingRequest):
             raise invalid(f"text_1: {len(queries)} are neither one nor as many as text_2, which has {len(documents)}")
         queries = queries * len(documents) if len(queries) == 1 else queries
         cuts = self.cuts(self.max_tokens_per_doc)
-        return Work(self.model, tuple(queries), tuple(documents), "text_2", warnings=self.unknown(), **cuts)
+        return self.pairs_of(self.model, queries, documents, field="text_2", **cuts)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""

@@ -7,13 +7,18 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.lazy import optional
 from secondpass.text import positive_int
+from secondpass.windows import Windows
+
+if TYPE_CHECKING:
+    from secondpass.inputs import Truncation
 
 VARIABLE = "SECONDPASS_API_KEYS"
 SHORTEST = 16
@@ -92,11 +97,17 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """The name that clients say, the folder or hub name behind it, and the instruction of requests without one."""
+    """The name that clients say, the folder or hub name behind it, and the instruction of requests without one.
+
+    Of a cascade `stages` are the names or sources of its models, the cheapest first, and `keep` is how many documents
+    go on from each to the next, one number for all.
+    """
 
     name: str
     source: str
     instruction: str | None = None
+    stages: tuple[str, ...] = ()
+    keep: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +119,9 @@ class Settings:
     answer; `head_s` is how long a request line with its headers may take, from the first byte or the connection on;
     `shutdown_delay_s` is how long a draining service stays to be seen as not ready. `max_length`, `device`,
     `precision`, `template`, `true_token` and `false_token` are those of `CrossEncoder`, for every model that is loaded.
-    `token_cache_mb` MiB hold the token ids of
-    documents seen before, of all models together; 0 is without.
+    `truncation` says what is read of a pair that is too long where a request does not; None: as the model does.
+    `token_cache_mb` MiB hold the token ids of documents seen before, of all models together; 0 is without.
+    `score_cache` is a file for the scores of pairs seen before, of `score_cache_mb` MiB; ":memory:" is none.
 
     Raises:
         InvalidInput: a value is refused, a model's name is taken twice, or others could reach a service without keys.
@@ -139,6 +151,9 @@ class Settings:
     true_token: str | None = None
     false_token: str | None = None
     token_cache_mb: int = 64
+    truncation: Truncation | Windows | None = None
+    score_cache: str | None = None
+    score_cache_mb: int = 256
 
     def __post_init__(self) -> None:
         for what in ("requests", "documents", "body_bytes", "characters", "waiting_pairs", "waiting_tokens"):
@@ -151,6 +166,7 @@ class Settings:
             checked_precision(self.precision)
         if self.token_cache_mb != 0:
             positive_int(self.token_cache_mb, "token_cache_mb")
+        positive_int(self.score_cache_mb, "score_cache_mb")
         names = [model.name for model in self.models]
         twice = sorted({name for name in names if names.count(name) > 1})
         if not names or twice:
@@ -164,11 +180,15 @@ class Settings:
     def redacted(self) -> dict[str, object]:
         """Every setting as JSON takes it; of the keys only how many there are."""
         shown: dict[str, object] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return shown | {"models": {model.name: model.source for model in self.models}, "keys": len(self.keys)}
+        windows = {} if not isinstance(self.truncation, Windows) else {"truncation": asdict(self.truncation)}
+        models = {model.name: model.source for model in self.models}
+        return shown | windows | {"models": models, "keys": len(self.keys)}
 
 
 def model_source(value: str) -> ModelSource:
     """Read `name=folder`, or a folder or hub name alone, which then is the name (of a folder its last part).
+
+    `name=small,large` is a cascade of models, each another `--model`'s name, a folder or a hub name.
 
     Raises:
         InvalidInput: the name could not stand in a request, or there is no folder.
@@ -176,9 +196,35 @@ def model_source(value: str) -> ModelSource:
     name, equals, source = value.partition("=")
     if not equals:
         name, source = (Path(value).resolve().name if Path(value).is_dir() else value), value
+    stages = tuple(source.split(",")) if "," in source and not Path(source).exists() else ()
+    if (stages and not equals) or not all(stages):
+        raise InvalidInput(f"--model {value!r}: several models are a cascade, which is given as name=small,large")
     if not NAME.fullmatch(name) or not source:
         raise InvalidInput(f"--model {value!r} is not name=folder with a name of letters, digits and ._/:- ")
-    return ModelSource(name, source)
+    return ModelSource(name, source, stages=stages)
+
+
+def keeping(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[ModelSource, ...]:
+    """The models with how many documents go on in a cascade: `100`, `500,100` for each step, or that with `name=`.
+
+    Raises:
+        InvalidInput: it is no number, said twice, or there is no cascade.
+    """
+    made = list(models)
+    for value in given:
+        name, equals, numbers = value.rpartition("=")
+        meant = [place for place, model in enumerate(made) if (model.name == name if equals else model.stages)]
+        if not meant:
+            raise InvalidInput(
+                f"--keep {value!r}: there is no model {name!r}" if equals else "--keep: no --model is a cascade"
+            )
+        if not all(number.isdecimal() and int(number) for number in numbers.split(",")):
+            raise InvalidInput(f"--keep {value!r}: {numbers!r} is no number of documents")
+        for place in meant:
+            if made[place].keep:
+                raise InvalidInput(f"--keep is given twice for the model {made[place].name!r}")
+            made[place] = replace(made[place], keep=tuple(map(int, numbers.split(","))))
+    return tuple(made)
 
 
 def instructed(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[ModelSource, ...]:

@@ -6,72 +6,31 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    FailFast,
-    Field,
-    RootModel,
-    StringConstraints,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, RootModel
 
-from secondpass.record import Cut
+from secondpass.serving.fields import (
+    SOME_EITHER,
+    SOME_OBJECT,
+    SOME_TEXT,
+    SOMETHING,
+    Count,
+    CountOrZero,
+    Instruction,
+    ModelName,
+    PairLimit,
+    Query,
+    Text,
+    TextObject,
+    TextOrObject,
+    WindowsAsked,
+    WindowsWish,
+)
 from secondpass.serving.problems import invalid
+from secondpass.serving.work import Answer, Work
 
 FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
-# Something beside the usual characters that show nothing, in a pattern short enough for whoever makes texts by it and
-# written so that every dialect of regular expressions reads it. `text.is_blank` and the tokenizer know more of them.
-SILENT = "0-20 7f-a0 ad-ad 1680-1680 2000-200f 2028-202f 205f-2064 2066-206f 3000-3000 feff-feff fffc-fffd"
-ENDS = [[chr(int(end, 16)) for end in silent.split("-")] for silent in SILENT.split()]
-SOMETHING = f"[^{''.join(f'{start}-{end}' for start, end in ENDS)}]"
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Pairs to score for one request: queries[i] with documents[i].
-
-    `max_document_tokens`, `max_query_tokens`, `max_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that
-    and the `instruction` to the model. `refuse_cuts` makes any cut an error. `field`: the client's word for documents.
-    """
-
-    model: str | None
-    queries: tuple[str, ...]
-    documents: tuple[str, ...]
-    field: str = "documents"
-    max_document_tokens: int | None = None
-    max_query_tokens: int | None = None
-    max_tokens: int | None = None
-    keep_tail: bool | None = None
-    refuse_cuts: bool = False
-    warnings: tuple[str, ...] = ()
-    instruction: str | None = None
-
-    def asked(self, index: int) -> str:
-        """What the client calls the query of pair `index`."""
-        return {"pairs": f"pairs[{index}][0]", "text_2": f"text_1[{index}]"}.get(self.field, "query")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Scores of one request's pairs in the order they were given, and `order`, their positions best first.
-
-    `scores` are the model's own (its activation applied), `probabilities` the sigmoid of `logits`.
-    """
-
-    model: str
-    scores: tuple[float, ...]
-    probabilities: tuple[float, ...]
-    logits: tuple[float, ...]
-    order: tuple[int, ...]
-    tokens: int
-    cuts: tuple[Cut, ...]
-    warnings: tuple[str, ...]
 
 
 class Request(BaseModel):
@@ -79,9 +38,21 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
+    windows: WindowsWish = None
+
     def paired(self, model: str | None, query: str, documents: Sequence[str], **more: Any) -> Work:
         """The query with each document; `more` are further fields of `Work`."""
-        return Work(model, (query,) * len(documents), tuple(documents), **{"warnings": self.unknown(), **more})
+        return self.pairs_of(model, (query,) * len(documents), tuple(documents), **more)
+
+    def pairs_of(self, model: str | None, queries: Sequence[str], documents: Sequence[str], **more: Any) -> Work:
+        """Each query with the document at its place.
+
+        Raises:
+            Problem: the windows that are asked for cannot be.
+        """
+        windows = self.windows.windows() if isinstance(self.windows, WindowsAsked) else self.windows
+        around = {"warnings": self.unknown(), "windows": windows, **more}
+        return Work(model, tuple(queries), tuple(documents), **around)
 
     def unknown(self) -> tuple[str, ...]:
         """A warning for fields that have no effect here; a name that is no name is only counted."""
@@ -90,60 +61,6 @@ class Request(BaseModel):
             return ()
         named = sorted(name for name in given if FIELD_NAME.fullmatch(name))[:10]
         return (f"unknown fields ignored: {', '.join(named) or len(given)}",)
-
-
-def _whole(value: Any) -> Any:
-    """JSON knows one kind of number: 3.0 is whole, and some clients write it so. True is none."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _limit(value: Any) -> Any:
-    number = _whole(value)
-    if number is None or (type(number) is int and (number == -1 or number in LIMITS)):
-        return number
-    raise PydanticCustomError("limit", f"is neither -1 nor a whole number from {LIMITS.start} up")
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("text"), str)):
-        return value if isinstance(value, str) else value["text"]
-    raise PydanticCustomError("document", "is neither a string nor an object with the string 'text'")
-
-
-def _object_with(text: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {"text": dict(text)}, "required": ["text"]}
-
-
-TEXT: Mapping[str, Any] = {"type": "string"}
-NOT_BLANK: Mapping[str, Any] = {"type": "string", "pattern": SOMETHING}
-# What OpenAPI says of a list of documents: one of them at least is not blank.
-SOME_TEXT: dict[str, Any] = {"contains": dict(NOT_BLANK)}
-SOME_OBJECT: dict[str, Any] = {"contains": _object_with(NOT_BLANK)}
-SOME_EITHER: dict[str, Any] = {"contains": {"anyOf": [dict(NOT_BLANK), _object_with(NOT_BLANK)]}}
-TextOrObject = Annotated[str, BeforeValidator(_text), WithJsonSchema({"anyOf": [dict(TEXT), _object_with(TEXT)]})]
-TextObject = Annotated[str, BeforeValidator(_text), WithJsonSchema(_object_with(TEXT))]
-Count = Annotated[Annotated[int, Field(strict=True, ge=1)] | None, BeforeValidator(_whole)]
-CountOrZero = Annotated[Annotated[int, Field(strict=True, ge=0)] | None, BeforeValidator(_whole)]
-# Fewer tokens than special tokens and a word or two of each text take are no pair.
-LIMITS = range(8, 2**31)
-PairLimit = Annotated[
-    int | None,
-    BeforeValidator(_limit),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": LIMITS.start, "maximum": LIMITS.stop - 1},
-                {"const": -1},
-                {"type": "null"},
-            ]
-        }
-    ),
-]
-Query = Annotated[str, Field(description="What is asked; not blank.", json_schema_extra={"pattern": SOMETHING})]
-ModelName = Annotated[
-    str | None, Field(description="One of the names that /info lists; without it the first of them answers.")
-]
-Instruction = Annotated[str | None, Field(description="What the model is told to look for; else its own setting.")]
 
 
 class TokensRead(BaseModel):
@@ -156,6 +73,8 @@ class Meta(BaseModel):
     """Beside the answer: tokens, and what the client should know, such as cut documents."""
 
     tokens: TokensRead
+    scored: int | None = Field(default=None, description="With a budget, documents that were scored or are blank.")
+    complete: bool | None = Field(default=None, description="With a budget, whether all was scored.")
     warnings: list[str] | None = None
 
 
@@ -183,12 +102,6 @@ class ErrorBody(BaseModel):
     error: str = Field(description="As text-embeddings-inference's clients read it.")
     error_type: str = Field(description="One word for programs.")
     request_id: str
-
-
-def indices(numbers: Sequence[int], most: int = 20) -> str:
-    """Indices for a sentence, called so, the first `most` of them: a bare 0 would read as none."""
-    shown = f"{'index' if len(numbers) == 1 else 'indices'} {', '.join(map(str, numbers[:most]))}"
-    return f"{shown} and {len(numbers) - most} more" if len(numbers) > most else shown
 
 
 # ---- Scores as JSON numbers that every known reader takes.
@@ -227,19 +140,43 @@ def enveloped(answer: Answer, request_id: str, name: str, items: Iterable[str], 
     """An `Envelope` as JSON with `items`, JSON themselves, under `name`; without warnings that key is absent."""
     head = {"id": request_id, "model": answer.model, **more}
     meta: dict[str, Any] = {"tokens": {"input_tokens": answer.tokens}}
+    if answer.scored is not None:
+        meta |= {"scored": answer.scored, "complete": answer.complete}
     if answer.warnings:
         meta["warnings"] = list(answer.warnings)
     rest = {"usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}, "meta": meta}
     return f'{json_text(head)[:-1]},"{name}":[{",".join(items)}],{json_text(rest)[1:]}'
 
 
+class PassageFound(BaseModel):
+    """The best window of a document: its characters from `start` to `end`, and how many windows were read."""
+
+    start: int
+    end: int
+    text: str
+    score: float
+    windows: int
+
+
+def found(answer: Answer, index: int, document: str, passages: bool | None, logits: bool) -> str:
+    """What stands beside a document's score: its passage where that is wanted, and that it was not scored."""
+    made = ',"scored":false' if index in (answer.unscored or ()) else ""
+    passage = answer.passages[index] if passages and answer.passages else None
+    if passage is None:
+        return made
+    start, end, score = passage.start, passage.end, passage.logit if logits else passage.score
+    told = f'"start":{start},"end":{end},"text":{json_text(document[start:end])},"score":{json_number(score)}'
+    return f'{made},"passage":{{{told},"windows":{passage.windows}}}'
+
+
+RETURN_PASSAGES = "Tell the best window of each document that was read in windows."
+NOT_SCORED = "False where the budget was spent before."
+
 # What bodies of Voyage's clients have, and others have not.
 VOYAGES: Mapping[str, Any] = {"anyOf": [{"required": ["top_k"]}, {"required": ["truncation"]}]}
 
+
 # ---- The shape of Cohere, Jina and vLLM: `documents` in, `results` with `relevance_score` out.
-WHOLE = "max_chunks_per_doc has no effect: documents are read in one piece"
-
-
 class CuttingRequest(Request):
     """What vLLM's clients say of long texts and of scores."""
 
@@ -282,7 +219,10 @@ class RerankRequest(CuttingRequest):
     top_n: Count = Field(default=None, description="How many results; all when absent. All are scored anyway.")
     return_documents: bool | None = Field(default=None, strict=True, description="Repeat each document's text.")
     max_tokens_per_doc: Count = Field(default=None, description="Documents are cut to their first tokens.")
-    max_chunks_per_doc: Count = Field(default=None, description="No effect: documents are read in one piece.")
+    max_chunks_per_doc: Count = Field(
+        default=None, description="Windows read of a document that is too long; 1: it is read in one piece."
+    )
+    return_passages: bool | None = Field(default=None, strict=True, description=RETURN_PASSAGES)
     rank_fields: list[str] | None = Field(
         default=None, description='Only ["text"] is understood.', json_schema_extra={"items": {"const": "text"}}
     )
@@ -291,15 +231,17 @@ class RerankRequest(CuttingRequest):
         """The pairs to score.
 
         Raises:
-            Problem: fields other than `text` should be read.
+            Problem: fields other than `text` should be read, or windows are asked for twice.
         """
+        most = self.max_chunks_per_doc
+        if most is not None and self.windows is not None:
+            raise invalid("max_chunks_per_doc: windows.most says the same; give one of them")
         if any(name != "text" for name in self.rank_fields or ()):
             raise invalid("rank_fields: only 'text' can be ranked by; join the fields into it")
-        warnings = self.unknown()
-        if self.max_chunks_per_doc not in (None, 1):
-            warnings = (*warnings, WHOLE)
-        cuts = self.cuts(self.max_tokens_per_doc)
-        return self.paired(self.model, self.query, self.documents, warnings=warnings, **cuts)
+        more = self.cuts(self.max_tokens_per_doc) | {"passages": bool(self.return_passages)}
+        if most is not None:
+            more |= {"windows": most > 1, "most_windows": most}
+        return self.paired(self.model, self.query, self.documents, **more)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON, written by hand where numbers need their own form."""
@@ -308,6 +250,7 @@ class RerankRequest(CuttingRequest):
         results = (
             f'{{"index":{index},"relevance_score":{json_number(scores[index])}'
             + (f',"document":{{"text":{json_text(self.documents[index])}}}' if told else "")
+            + found(answer, index, self.documents[index], self.return_passages, self.use_activation is False)
             + "}"
             for index in answer.order[: self.top_n or None]
         )
@@ -337,6 +280,8 @@ class RerankResult(BaseModel):
     index: int
     relevance_score: float
     document: Document | None = None
+    scored: bool | None = Field(default=None, description=NOT_SCORED)
+    passage: PassageFound | None = None
 
 
 class RerankResponse(Envelope):
@@ -360,16 +305,19 @@ class VoyageRequest(Request):
     top_k: Count = Field(default=None, description="How many; all when absent. Every document is scored anyway.")
     return_documents: bool | None = Field(default=None, strict=True, description="Repeat each document's text.")
     truncation: bool | None = Field(default=None, strict=True, description="False refuses pairs that would be cut.")
+    return_passages: bool | None = Field(default=None, strict=True, description=RETURN_PASSAGES)
 
     def work(self) -> Work:
         """The pairs to score."""
-        return self.paired(self.model, self.query, self.documents, refuse_cuts=self.truncation is False)
+        wishes = {"refuse_cuts": self.truncation is False, "passages": bool(self.return_passages)}
+        return self.paired(self.model, self.query, self.documents, **wishes)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
         items = (
             f'{{"index":{index},"relevance_score":{json_number(answer.scores[index])}'
             + (f',"document":{json_text(self.documents[index])}' if self.return_documents else "")
+            + found(answer, index, self.documents[index], self.return_passages, False)
             + "}"
             for index in answer.order[: self.top_k]
         )
@@ -382,6 +330,8 @@ class VoyageRank(BaseModel):
     index: int
     relevance_score: float
     document: str | None = None
+    scored: bool | None = Field(default=None, description=NOT_SCORED)
+    passage: PassageFound | None = None
 
 
 class VoyageResponse(Envelope):
@@ -433,9 +383,6 @@ class RankingResponse(BaseModel):
 
 
 # ---- The shape of text-embeddings-inference: `texts` in, a bare list with `score` out.
-Text = Annotated[str, StringConstraints(strict=True)]
-
-
 class TextsRequest(Request):
     """Texts to order for a query."""
 

@@ -20,8 +20,10 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secondpass.merging import MergedBatch
+from secondpass.score_cache import ScoreCache
 from secondpass.serving.models import Models
 from secondpass.serving.problems import CLIENT_GONE, overloaded, stopping
+from secondpass.serving.work import Answer
 from secondpass.token_cache import TokenCache
 
 # Requests that begin in one round of the event loop.
@@ -131,6 +133,9 @@ class Metrics:
         self._pairs = Counter("secondpass_pairs", "Pairs scored.", ("model",), registry=registry)
         self._tokens = Counter("secondpass_tokens", "Tokens that models read.", ("model",), registry=registry)
         self._cut = Counter("secondpass_cut_pairs", "Pairs that lost tokens.", ("model",), registry=registry)
+        self._incomplete = Counter(
+            "secondpass_incomplete_answers", "Answers whose budget was spent.", ("model",), registry=registry
+        )
         self._turned_away = Counter(
             "secondpass_connections_refused", "Connections without a file descriptor for them.", registry=registry
         )
@@ -153,9 +158,14 @@ class Metrics:
         pairs = Gauge("secondpass_waiting_pairs", "Pairs accepted, not scored.", ("model",), registry=self.registry)
         for served in models:
             # by name: another model may have taken its place
-            pairs.labels(served.name).set_function(lambda name=served.name: models.get(name).shared.load.pairs)  # type: ignore[misc]
+            pairs.labels(served.name).set_function(lambda name=served.name: models.waiting(name))  # type: ignore[misc]
         if models.token_cache is not None:
-            self.registry.register(_CacheCounts(models.token_cache))
+            self.registry.register(_CacheCounts("token_cache_documents", "Documents", models.token_cache))
+        cache = models.score_cache
+        if cache is not None:
+            self.registry.register(_CacheCounts("score_cache_pairs", "Pairs", cache))
+            held = Gauge("secondpass_score_cache_bytes", "Bytes of the score cache.", registry=self.registry)
+            held.set_function(lambda: cache.bytes_held)
 
     def follow_connections(self, count: Callable[[], int]) -> None:
         """Show how many connections are open, read when asked."""
@@ -165,11 +175,12 @@ class Metrics:
         """Count a connection for which there was no file descriptor."""
         self._turned_away.inc()
 
-    def scored(self, model: str, pairs: int, tokens: int, cut: int) -> None:
+    def scored(self, model: str, answer: Answer) -> None:
         """Count an answer."""
-        self._pairs.labels(model).inc(pairs)
-        self._tokens.labels(model).inc(tokens)
-        self._cut.labels(model).inc(cut)
+        self._pairs.labels(model).inc(answer.pairs)
+        self._tokens.labels(model).inc(answer.tokens)
+        self._cut.labels(model).inc(len(answer.cuts))
+        self._incomplete.labels(model).inc(not answer.complete)
 
     def answered(self, path: str, status: int, seconds: float, reason: str | None) -> None:
         """Count a request, whatever came of it."""
@@ -184,15 +195,13 @@ class Metrics:
 
 
 class _CacheCounts(Collector):
-    """Hits and misses of a token cache."""
+    """Hits and misses of a cache."""
 
-    def __init__(self, cache: TokenCache) -> None:
-        self._cache = cache
+    def __init__(self, name: str, what: str, cache: TokenCache | ScoreCache) -> None:
+        self._name, self._about, self._cache = name, f"{what} looked up in the cache.", cache
 
     def collect(self) -> Iterator[Metric]:
-        looked_up = CounterMetricFamily(
-            "secondpass_token_cache_documents", "Documents looked up in the token cache.", labels=("result",)
-        )
+        looked_up = CounterMetricFamily(f"secondpass_{self._name}", self._about, labels=("result",))
         looked_up.add_metric(("hit",), self._cache.hits)
         looked_up.add_metric(("miss",), self._cache.misses)
         yield looked_up
@@ -218,10 +227,19 @@ class Facts:
     pairs: int = 0
     tokens: int = 0
     cut: int = 0
+    windows: int | None = None
+    unscored: int | None = None
+    cache_hits: int | None = None
     reason: str | None = None
     status: int = 0
     size: int = 0
     tei: bool = False
+
+    def answered(self, answer: Answer, has_cache: bool) -> None:
+        """Take what an answer took; what did not happen is not told."""
+        self.tokens, self.cut = answer.tokens, len(answer.cuts)
+        self.windows, self.unscored = answer.windows or None, len(answer.unscored or ()) or None
+        self.cache_hits = answer.cache_hits if has_cache else None
 
 
 class RequestLog:
@@ -262,7 +280,7 @@ def note(facts: Facts, method: str, metrics: Metrics) -> None:
         "request_id": facts.request_id, "method": method if method.isalpha() and len(method) < 10 else "other",
         "path": facts.path, "status": status, "ms": round(1000 * seconds, 2),
         "model": facts.model, "pairs": facts.pairs, "tokens": facts.tokens, "cut": facts.cut,
-        "reason": facts.reason,
+        "windows": facts.windows, "unscored": facts.unscored, "cache_hits": facts.cache_hits, "reason": facts.reason,
     }  # fmt: skip
     logger.info("request", extra={"fields": {name: value for name, value in shown.items() if value is not None}})
 

@@ -9,6 +9,7 @@ from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
     from secondpass.training.data.groups import Group, Teaching, write_groups
+    from secondpass.training.data.passages import best_passages
     from secondpass.training.data.sources import read_groups
     from secondpass.training.distillation.teachers import taught
     from secondpass.training.distillation.vocabulary import trim_vocabulary
@@ -31,6 +32,7 @@ __all__ = [
     "Teaching",
     "TrainingReport",
     "TrainingSettings",
+    "best_passages",
     "drop_layers",
     "load_lora",
     "make_loss",
@@ -55,6 +57,7 @@ __getattr__ = lazily(
         "Teaching": "data.groups",
         "TrainingReport": "trainer",
         "TrainingSettings": "settings",
+        "best_passages": "data.passages",
         "drop_layers": "weights.layers",
         "load_lora": "running.lora",
         "make_loss": "losses",

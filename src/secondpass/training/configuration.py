@@ -9,6 +9,7 @@ from typing import Any, Literal
 from secondpass.errors import InvalidInput
 from secondpass.text import positive_int
 from secondpass.training.settings import TrainingSettings
+from secondpass.windows import Borders, Select, Windows
 
 # Known without importing ir_measures.
 MEASURES = ("nDCG@10", "RR@10")
@@ -24,6 +25,7 @@ class ModelConfig:
         max_length: longest input in tokens; None takes what the model allows.
         device: "cpu", "cuda", "cuda:1"; None takes the best there is.
         truncation: which text is cut when both are too long together (see `CrossEncoder`); None is the model's rule.
+            Under "windows" held-out documents are read whole, and of one that is learnt from the first window.
         revision: of a model on the hub; pin a commit.
         instruction: what the model is told to look for, where its template has a place for that; stored with it.
         template: of a model whose folder brings none, as `true_token` and `false_token` are: see `CrossEncoder`.
@@ -33,7 +35,7 @@ class ModelConfig:
     num_labels: int | None = None
     max_length: int | None = None
     device: str | None = None
-    truncation: Literal["longest_first", "only_document", "error"] | None = None
+    truncation: Literal["longest_first", "only_document", "error", "windows"] | None = None
     revision: str | None = None
     instruction: str | None = None
     template: str | None = None
@@ -101,12 +103,39 @@ class HeldOutTest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassagesConfig:
+    """How long documents that are learnt from become their best windows, see `data.passages.best_passages`.
+
+    Attributes:
+        model: whose scores say which is the best, and whose windows they are; None is the model to be trained, if it
+            is a reranker already.
+        tokens, overlap, most, borders, select: as `Windows` has them.
+    """
+
+    model: str | None = None
+    tokens: int | None = None
+    overlap: int | None = None
+    most: int | None = None
+    borders: Borders = "sentences"
+    select: Select = "first"
+
+    def __post_init__(self) -> None:
+        _ = self.windows
+
+    @property
+    def windows(self) -> Windows:
+        """The windows that are said."""
+        return Windows(self.tokens, self.overlap, self.most, borders=self.borders, select=self.select)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     """What is learnt from and what it is measured on.
 
     Attributes:
         train: sources, read one after the other.
         join: rows of the same query become one group; for losses over lists when rows are pairs.
+        passages: documents of `train` that are too long become their best windows; None: they are cut.
         dev: held-out queries; the best weights are those that rank them best.
         dev_share: hold out this share of the training queries instead.
         test: measured once before and once after.
@@ -114,6 +143,7 @@ class DataConfig:
 
     train: tuple[TrainSource, ...]
     join: bool = False
+    passages: PassagesConfig | None = None
     dev: tuple[DevSource, ...] = ()
     dev_share: float = 0.0
     test: HeldOutTest | None = None

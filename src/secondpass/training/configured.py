@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import torch
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.evaluation.reporting.files import opened
-from secondpass.training.configuration import MEASURES, HeldOutTest, TrainingConfig, TrainSource
+from secondpass.training.configuration import MEASURES, HeldOutTest, PassagesConfig, TrainingConfig, TrainSource
 from secondpass.training.data.checking import CheckedGroups, checked_groups
 from secondpass.training.data.groups import Group, fingerprint
+from secondpass.training.data.passages import best_passages
 from secondpass.training.data.rows import Item
 from secondpass.training.data.sources import GroupStream, each, read_groups
 from secondpass.training.losses import make_loss
@@ -123,6 +125,8 @@ def _prepared(config: TrainingConfig) -> Prepared:
         read, share = before_after.held_out(list(read), config.data.dev_share, settings.seed)
         dev = _graded(share)
     checked = checked_groups(read, loss, num_labels=encoder.config.num_labels, join=config.data.join, tell=False)
+    if config.data.passages is not None:
+        checked = replace(checked, groups=tuple(_passages(checked.groups, config.data.passages, encoder)))
     measures = config.data.test.measures if config.data.test else MEASURES
     held = before_after.of_groups(DEV, dev, measures) if dev else None
     tested = None if config.data.test is None else _test(config.data.test)
@@ -209,6 +213,11 @@ def _read(sources: Iterable[TrainSource]) -> GroupStream:
 def _items(source: TrainSource) -> Iterator[Item]:
     names = [entry.name for entry in fields(source) if entry.name not in ("path", "limit")]
     return each(read_groups(source.path, **{name: getattr(source, name) for name in names}))
+
+
+def _passages(groups: Sequence[Group], passages: PassagesConfig, trained: CrossEncoder) -> Iterator[Group]:
+    chooser = trained if passages.model is None else CrossEncoder(passages.model, device=trained.device_name)
+    return best_passages(groups, chooser, passages.windows, progress=sys.stderr.isatty())
 
 
 def _graded(groups: Iterable[Group]) -> tuple[Group, ...]:

@@ -318,29 +318,32 @@ def _key(here: Any, name: str, path: KeyPath, source: str) -> str | int:
 
 def without_folders(config: TrainingConfig) -> TrainingConfig:
     """The same with paths cut to their last name: what a card may show of a machine."""
-    shown = _moved(config, lambda given: Path(given).name)
-    model = config.model
-    return replace(shown, model=replace(model, name=Path(model.name).name)) if Path(model.name).is_dir() else shown
+    return _moved(config, lambda given: Path(given).name, lambda name: Path(name).name if Path(name).is_dir() else name)
 
 
 def _absolute(config: TrainingConfig, folder: Path) -> TrainingConfig:
     def place(given: str) -> str:
         return str(packaged(Path(given).expanduser(), folder))
 
-    moved, model = _moved(config, place), config.model
-    # A name is a folder if there is one, seen from the configuration's; else it is a name on the hub.
-    found = folder / Path(model.name).expanduser()
-    return replace(moved, model=replace(model, name=str(found))) if found.is_dir() else moved
+    def model(name: str) -> str:
+        # A name is a folder if there is one, seen from the configuration's; else it is a name on the hub.
+        found = folder / Path(name).expanduser()
+        return str(found) if found.is_dir() else name
+
+    return _moved(config, place, model)
 
 
-def _moved(config: TrainingConfig, place: Callable[[str], str]) -> TrainingConfig:
-    data, test = config.data, config.data.test
+def _moved(config: TrainingConfig, place: Callable[[str], str], model: Callable[[str], str]) -> TrainingConfig:
+    data, test, passages = config.data, config.data.test, config.data.passages
+    if passages is not None and passages.model is not None:
+        passages = replace(passages, model=model(passages.model))
     if test is not None:
         test = replace(test, path=place(test.path), run=None if test.run is None else place(test.run))
     train = tuple(_source(source, place) for source in data.train)
     dev = tuple(_source(source, place) for source in data.dev)
     output = replace(config.output, folder=place(config.output.folder))
-    return replace(config, data=replace(data, train=train, dev=dev, test=test), output=output)
+    data = replace(data, train=train, dev=dev, test=test, passages=passages)
+    return replace(config, model=replace(config.model, name=model(config.model.name)), data=data, output=output)
 
 
 def _source(source: SourceT, place: Callable[[str], str]) -> SourceT:

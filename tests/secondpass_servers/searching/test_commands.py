@@ -64,6 +64,28 @@ def test_from_an_empty_server_to_a_reranked_query(place: Place, folder: Path, ti
     assert place.run("search", place.name, "zebra", "-m", tiny_folder).stderr == "secondpass: no document found\n"
 
 
+def test_long_documents_within_a_time_and_from_kept_scores(place: Place, tiny_folder: str, tmp_path: Path) -> None:
+    """Documents are read whole, their best windows shown by their places; a second search asks no model."""
+    place.create()
+    place.fill({"long": {"content": "water the tree. " * 90 + "the cat sat."}, "short": {"content": "a cat and a dog"}})
+    cache = tmp_path / "scores.db"
+    query = ("search", place.name, "the cat", "-f", "jsonl", "--long", "windows", "--passages", "-m", tiny_folder)
+    kept = (*query, "--budget-ms", 60_000, "--score-cache", cache)
+    first = place.run(*kept).stdout
+    for row in rows(first):
+        text = str(row["text"])
+        assert row["passage"] == text[row["passage_start"] : row["passage_end"]]  # type: ignore[misc]
+        assert (len(str(row["passage"])) < len(text)) == (row["id"] == "long")
+    assert len(rows(first)) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("the model was asked"))
+        assert place.run(*kept).stdout == first
+        assert rows(place.run(*kept, "-m", tiny_folder, "--keep", 1).stdout)[0] == rows(first)[0]
+    assert "--max-windows goes with --long windows" in only_line(
+        place.run("search", place.name, "cat", "--max-windows", 2, code=2)
+    )
+
+
 def test_the_packaged_corpus(place: Place, folder: Path) -> None:
     """It comes with the package, and the server may be named on the command line."""
     place.run("create", place.name, "--url", place.url)
@@ -273,9 +295,10 @@ FOUND = Candidate("articles", "a/ü", "line\u2028end 😀\nmore", 7, {"bm25": 1.
 
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """A line a hit, whatever the text holds; a passage where there is one."""
-    show_hits(TwoPassAnswer((TwoPassHit(FOUND, 0.5), TwoPassHit(FOUND, 0.25, "a passage")), 2), Format.jsonl)
-    first, second = capsys.readouterr().out.splitlines()
+    """A line a hit, whatever the text holds; a passage where there is one, and its place where that is known."""
+    hits = (TwoPassHit(FOUND, 0.5), TwoPassHit(FOUND, 0.25, "a passage"), TwoPassHit(FOUND, 0.25, "end", place=(5, 8)))
+    show_hits(TwoPassAnswer((*hits, TwoPassHit(FOUND, 0.25, scored=False)), 4), Format.jsonl)
+    first, second, third, last = capsys.readouterr().out.splitlines()
     assert list(json.loads(first).items()) == [
         ("rank", 1),
         ("was", 7),
@@ -286,13 +309,18 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
         ("text", "line\u2028end 😀\nmore"),
     ]
     assert json.loads(second)["passage"] == "a passage"
+    placed = json.loads(third)
+    assert (placed["passage"], placed["passage_start"], placed["passage_end"]) == ("end", 5, 8)
+    assert [json.loads(line).get("scored") for line in (second, third, last)] == [None, None, False]
 
 
 def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     """Texts on one line as they are, the passage before the text: brackets are no markup."""
     candidate = Candidate("articles", "[red]", "[bold]text[/bold]\nmore", 1, {})
-    show_hits(TwoPassAnswer((TwoPassHit(candidate, 0.5), TwoPassHit(candidate, 0.25, "a passage")), 1), Format.table)
-    head, first, second = capsys.readouterr().out.splitlines()
+    hits = (TwoPassHit(candidate, 0.5), TwoPassHit(candidate, 0.25, "a passage"))
+    show_hits(TwoPassAnswer((*hits, TwoPassHit(candidate, 0.25, scored=False)), 1), Format.table)
+    head, first, second, third = capsys.readouterr().out.splitlines()
+    assert third.split()[:4] == ["3", "1", "-", "[red]"]
     assert head.split() == ["rank", "was", "score", "id", "text"]
     assert first.split() == ["1", "1", "0.5000", "[red]", "[bold]text[/bold]", "more"]
     assert second.split() == ["2", "1", "0.2500", "[red]", "a", "passage"]
@@ -303,11 +331,12 @@ def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_notes(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is silently cut or left out."""
     long = " ".join(map(str, range(2_000)))
-    answer = TwoPassAnswer((TwoPassHit(FOUND, 0.5),), 9, 2, tuple("abcdefg"))
+    answer = TwoPassAnswer((TwoPassHit(FOUND, 0.5),), 9, 2, tuple("abcdefg"), 3)
     assert notes(answer, FirstPass(long, ("title", "body"))) == [
         "BM25 searched for the first 512 words of the query; the second pass read all of it",
         "2 of 9 documents have no text in title, body: ranked as empty",
         "7 of 9 documents cut to fit the model (id a, b, c, d, e, ...)",
+        "3 of 9 documents not scored in time: they follow as they were found",
     ]
     show_notes(TwoPassAnswer((TwoPassHit(FOUND, 0.25),), 1), FirstPass("x"))
     assert capsys.readouterr().err == ""

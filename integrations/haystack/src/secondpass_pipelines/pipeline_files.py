@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from haystack import Pipeline
 
 RANKER = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
+# Parameters of the ranker that mean nothing without the one they describe: another value of that leaves them out.
+DETAILS = {"model": "keep", "truncation": "windows"}
 IN_MEMORY = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
 # In the types of components that load a model of the hub by its client's rules; ours say by themselves what they lack.
 EMBEDDING = "sentence_transformers"
@@ -66,9 +68,15 @@ def _packaged() -> dict[str, Path]:
 
 
 def load_pipeline(
-    file: Path, model: str | None = None, index: str | None = None, instruction: str | None = None
+    file: Path,
+    model: str | list[str] | None = None,
+    index: str | None = None,
+    instruction: str | None = None,
+    ranker: Mapping[str, Any] | None = None,
 ) -> Pipeline:
-    """Load the searching part of a pipeline; `model` and `instruction` take the place of what its SecondPassRanker has.
+    """Load the searching part of a pipeline.
+
+    `model`, `instruction` and further parameters take the place of what its SecondPassRanker has.
 
     Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
 
@@ -83,7 +91,7 @@ def load_pipeline(
     from haystack import Pipeline
 
     data = without_evaluation(read_pipeline(file))
-    for name, value in (("model", model), ("instruction", instruction)):
+    for name, value in (("model", model), ("instruction", instruction), *(ranker or {}).items()):
         if value is not None:
             _set(data["components"], name, value, file)
     point_stores(data["components"], index)
@@ -115,12 +123,14 @@ def read_pipeline(file: Path) -> dict[str, Any]:
     return data
 
 
-def _set(components: dict[str, Any], name: str, value: str, file: Path) -> None:
+def _set(components: dict[str, Any], name: str, value: Any, file: Path) -> None:
     rankers = [component for component in components.values() if _type_of(component) == RANKER]
     if not rankers:
         raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the {name} {value}")
     for ranker in rankers:
-        ranker["init_parameters"] = {**(ranker.get("init_parameters") or {}), name: value}
+        given = ranker.get("init_parameters") or {}
+        others = {key: kept for key, kept in given.items() if key != DETAILS.get(name)}
+        ranker["init_parameters"] = {**others, name: value}
 
 
 def _own_indexes(components: dict[str, Any]) -> None:
@@ -152,6 +162,13 @@ def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
 def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
     """Names of the measures that a pipeline's SecondPassEvaluators state, each once, in the order of the file."""
     return tuple(dict.fromkeys(name for component in data["components"].values() for name in _measures(component)))
+
+
+def model_of(data: dict[str, Any]) -> str | list[str] | None:
+    """The model or models that a pipeline's last SecondPassRanker names, None where there are none."""
+    rankers = (part for part in data["components"].values() if _type_of(part) == RANKER)
+    named = [(ranker.get("init_parameters") or {}).get("model") for ranker in rankers]
+    return named[-1] if named and isinstance(named[-1], (str, list)) and named[-1] else None
 
 
 def _measures(component: Any) -> Iterator[str]:

@@ -40,12 +40,16 @@ MEASURES = {NDCG: ndcg, MRR: reciprocal_rank}
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
-    """A document in a ranking; `text` and `meta` (in JSON's types) are kept only for the last pass."""
+    """A document in a ranking; `text`, `meta` (in JSON's types) and `passage` are kept only for the last pass.
+
+    A passage has its "text", "start", "end", "score" and "windows", as a SecondPassRanker gives them.
+    """
 
     id: str
     score: float | None
     text: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    passage: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,9 @@ class QueryResult:
     """Rankings by component, `second` being the last one's, and milliseconds by component.
 
     `cut` counts documents that were too long to be read wholly; `reranked` is False if the ranker fell back to the
-    order that it was given. Both are known of a SecondPassRanker only. `textless` counts documents without any text
-    among those that the last component was given; `shortened` is True if the retriever was asked with the beginning
-    of the query only, because it has more terms than a server takes.
+    order that it was given, `unscored` counts documents that its budget left. These are known of a SecondPassRanker
+    only. `textless` counts documents without any text among those that the last component was given; `shortened` is
+    True if the retriever was asked with the beginning of the query only, because it has more terms than a server takes.
     """
 
     query_id: str
@@ -67,6 +71,7 @@ class QueryResult:
     reranked: bool = True
     textless: int = 0
     shortened: bool = False
+    unscored: int = 0
 
     def given(self, names: tuple[str, ...]) -> tuple[RankedDocument, ...]:
         """What components of the first pass gave; several one after the other, each document once and unscored."""
@@ -87,6 +92,7 @@ class QueryResult:
             "reranked": self.reranked,
             **({"textless": self.textless} if self.textless else {}),
             **({"shortened": True} if self.shortened else {}),
+            **({"unscored": self.unscored} if self.unscored else {}),
         }
 
     @classmethod
@@ -102,6 +108,7 @@ class QueryResult:
             reranked=value["reranked"],
             textless=value.get("textless", 0),
             shortened=value.get("shortened", False),
+            unscored=value.get("unscored", 0),
         )
 
 
@@ -112,14 +119,17 @@ def _plain(ranking: tuple[RankedDocument, ...], texts: bool) -> list[dict[str, A
             "score": document.score,
             **({"text": document.text} if texts and document.text is not None else {}),
             **({"meta": dict(document.meta)} if texts and document.meta else {}),
+            **({"passage": dict(document.passage)} if texts and document.passage else {}),
         }
         for document in ranking
     ]
 
 
 def _ranking_of(values: list[dict[str, Any]]) -> tuple[RankedDocument, ...]:
-    found = ((value["id"], value["score"], value.get("text"), value.get("meta", {})) for value in values)
-    return tuple(RankedDocument(*each) for each in found)
+    return tuple(
+        RankedDocument(value["id"], value["score"], value.get("text"), value.get("meta", {}), value.get("passage", {}))
+        for value in values
+    )
 
 
 @dataclass(slots=True)
@@ -131,6 +141,7 @@ class Notes:
     given_back: int = 0
     textless: int = 0
     shortened: int = 0
+    unscored: int = 0
 
     def watch(self, answers: Iterable[QueryResult]) -> Iterator[QueryResult]:
         """Pass answers on and count."""
@@ -140,6 +151,7 @@ class Notes:
             self.given_back += not answer.reranked
             self.textless += answer.textless
             self.shortened += answer.shortened
+            self.unscored += answer.unscored
             yield answer
 
     def lines(self) -> list[str]:
@@ -153,6 +165,7 @@ class Notes:
             f"{self.shortened} queries were cut to {MAX_CLAUSES:,} words for retrieval; the ranker read them whole": (
                 self.shortened
             ),
+            f"{self.unscored} documents were not scored in time: they follow the others": self.unscored,
         }
         return [line for line, count in said.items() if count]
 

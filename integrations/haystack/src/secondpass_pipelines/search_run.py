@@ -7,9 +7,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
@@ -46,7 +46,8 @@ class PipelineSearch:
 
     Without a corpus the pipeline's stores are searched as they are. `index` takes the place of the index of stores
     that live in a server; `add` allows to index a corpus into one that holds documents. `ignore_identical_ids` measures
-    without documents whose id is the query's, as BEIR does; what is written has them all the same.
+    without documents whose id is the query's, as BEIR does; what is written has them all the same. `ranker` are further
+    parameters of the ranker.
     """
 
     pipeline: str
@@ -55,13 +56,14 @@ class PipelineSearch:
     limit: int | None
     depth: int | None
     top_k: int | None
-    model: str | None
+    model: str | list[str] | None
     output: Path | None
     form: str
     index: str | None = None
     add: bool = False
     ignore_identical_ids: bool = False
     instruction: str | None = None
+    ranker: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def asked(self) -> JudgedQueries:
@@ -180,6 +182,8 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
         "model": request.model,
         "format": request.form,
         **({} if request.instruction is None else {"instruction": request.instruction}),
+        # where scores are kept decides nothing
+        **{name: value for name, value in request.ranker.items() if name != "score_cache"},
     }
 
     def refuse(begun: Any) -> str:

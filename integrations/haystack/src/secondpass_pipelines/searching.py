@@ -71,6 +71,7 @@ class Searcher:
             reranked=bool(last.get("reranked", True)) or not last.get("documents"),
             textless=_textless(outputs, self.stages.feeding),
             shortened=short != query,
+            unscored=last.get("unscored", 0) if last.get("reranked", True) else 0,
         )
 
     def shallow(self) -> str:
@@ -110,11 +111,14 @@ def _textless(outputs: dict[str, Any], feeding: Iterable[str]) -> int:
 
 def _ranking_of(outputs: dict[str, Any], stage: str, texts: bool) -> tuple[RankedDocument, ...]:
     documents: Iterable[Document] = outputs.get(stage, {}).get("documents", ())
+    told = outputs.get(stage, {}).get("passages", ()) if texts else ()
+    passages = {one["id"]: one for one in told if isinstance(one, dict) and "id" in one}
     ranking: dict[str, RankedDocument] = {}
     for document in documents:
         # A run lists a document once: its first place counts.
         score = None if document.score is None else float(document.score)
-        kept = (document.content, _in_json(document.meta)) if texts else ()
+        passage = {name: value for name, value in passages.get(document.id, {}).items() if name != "id"}
+        kept = (document.content, _in_json(document.meta), passage) if texts else ()
         ranking.setdefault(document.id, RankedDocument(document.id, score, *kept))
     return tuple(ranking.values())
 

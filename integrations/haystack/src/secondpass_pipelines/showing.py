@@ -50,7 +50,7 @@ def print_answer(answer: QueryResult) -> None:
                 str(before.get(document.id, "-")),
                 "" if document.score is None else f"{document.score:.4f}",
                 document.id,
-                document.text or "",
+                document.passage.get("text") or document.text or "",
             )
             for place, document in enumerate(answer.second, start=1)
         ),

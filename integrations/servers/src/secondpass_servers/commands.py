@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ from secondpass_servers.two_pass import (
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
 
 
@@ -71,6 +72,8 @@ secondpass ENGINE search articles "how do wings stall"
 secondpass ENGINE search articles "tax deadline" --first hybrid --passages --format jsonl
 
 secondpass ENGINE search articles "tax deadline" --filter "lang == en" --filter "published >= 2024-01-01"
+
+secondpass ENGINE search reports "tax deadline" --long windows --passages --budget-ms 500
 """
 
 
@@ -189,7 +192,7 @@ def run_index(engine: SearchEngine, sink: Sink, request: IndexingRequest, embedd
 def run_search(
     index: SearchedIndex,
     first: FirstPass,
-    load: Callable[[], CrossEncoder],
+    load: Callable[[], CrossEncoder | Cascade],
     embedder: str | None = None,
     device: str | None = None,
     **ranking: Any,
@@ -233,6 +236,9 @@ def notes(answer: TwoPassAnswer, first: FirstPass) -> list[str]:
             answer.without_text
         ),
         f"{len(answer.cut)} of {answer.candidates} documents cut to fit the model (id {ids})": answer.cut,
+        f"{answer.unscored} of {answer.candidates} documents not scored in time: they follow as they were found": (
+            answer.unscored
+        ),
     }
     return [line for line, happened in said.items() if happened]
 
@@ -246,14 +252,17 @@ def show_notes(answer: TwoPassAnswer, first: FirstPass) -> None:
 def _row(rank: int, hit: TwoPassHit) -> dict[str, object]:
     found = hit.candidate
     row: dict[str, object] = {"rank": rank, "was": found.was, "score": hit.score, "index": found.index, "id": found.id}
-    passage = {} if hit.passage is None else {"passage": hit.passage}
+    passage: dict[str, object] = {} if hit.passage is None else {"passage": hit.passage}
+    if hit.place is not None:
+        passage |= {"passage_start": hit.place[0], "passage_end": hit.place[1]}
     meta = {"meta": dict(hit.meta)} if hit.meta else {}
-    return {**row, "first_pass": dict(found.scores), **passage, "text": found.text, **meta}
+    scored = {} if hit.scored else {"scored": False}
+    return {**row, **scored, "first_pass": dict(found.scores), **passage, "text": found.text, **meta}
 
 
 def _cells(rank: int, hit: TwoPassHit) -> tuple[str, ...]:
     found = hit.candidate
-    return str(rank), str(found.was), f"{hit.score:.4f}", found.id, hit.passage or found.text
+    return str(rank), str(found.was), f"{hit.score:.4f}" if hit.scored else "-", found.id, hit.passage or found.text
 
 
 def add_commands(commands: typer.Typer, access: EngineAccess) -> None:
@@ -307,22 +316,34 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         embedder: options.QueryEmbedder = options.EMBEDDER,
         vector_field: options.VectorField = EMBEDDING,
         output: options.Output = Format.table,
-        model: arguments.Model = arguments.POCKET,
+        model: arguments.Models = None,
+        keep: arguments.Keep = None,
         max_length: arguments.MaxLength = None,
         batch_size: arguments.BatchSize = 32,
         device: arguments.Device = None,
         precision: arguments.Precision = None,
+        long: arguments.Long = None,
+        window_tokens: arguments.WindowTokens = None,
+        window_overlap: arguments.WindowOverlap = None,
+        max_windows: arguments.MaxWindows = None,
+        select: arguments.SelectWindows = None,
+        budget_ms: options.BudgetMs = None,
+        score_cache: arguments.ScoreCacheFile = None,
         url: options.Url = None,
         timeout: options.Timeout = 30.0,
     ) -> None:
-        def load() -> CrossEncoder:
-            return arguments.load(model, max_length, device, precision)
+        def load() -> CrossEncoder | Cascade:
+            encoder = arguments.load_all(model, keep, max_length, device, precision)
+            stack.enter_context(arguments.cached(encoder, score_cache))
+            return encoder
 
+        how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
         fields = tuple(field or (CONTENT,))
         wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)
         bi_encoder = None if first is First.bm25 else embedder
-        ranking = {"top_k": top_k, "batch_size": batch_size, "passages": passages}
-        with access.searched(url, timeout, index) as place:
+        reading = {"passages": passages, "truncation": how, "budget_ms": budget_ms}
+        ranking = {"top_k": top_k, "batch_size": batch_size, **reading}
+        with ExitStack() as stack, access.searched(url, timeout, index) as place:
             wanted = replace(wanted, filters=filter_clauses(place, filters or ()))
             answer = run_search(place, wanted, load, bi_encoder, device, **ranking)
         show_hits(answer, output)

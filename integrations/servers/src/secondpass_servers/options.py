@@ -92,7 +92,15 @@ Filters = Annotated[
     ),
 ]
 Passages = Annotated[
-    bool, typer.Option("--passages", help="Show the passage of each document that shares most words with the query.")
+    bool,
+    typer.Option(
+        "--passages",
+        help="Show a passage of each document: with --long windows the best window, else what shares most words.",
+    ),
+]
+BudgetMs = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Milliseconds to rank for; what is not scored by then follows as it was found."),
 ]
 QueryEmbedder = Annotated[
     str, typer.Option("--embedder", help="Model that embedded the documents, for dense and hybrid.")

@@ -23,7 +23,11 @@ from secondpass_servers.index import (
 __all__ = ["FirstPass", "TwoPassAnswer", "TwoPassHit", "two_pass_search"]
 
 if TYPE_CHECKING:
+    from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
+    from secondpass.inputs import Truncation
+    from secondpass.ranking import Ranked
+    from secondpass.windows import Windows
 
 
 MAX_CLAUSES = 1_024
@@ -333,12 +337,16 @@ class TwoPassHit:
     Attributes:
         passage: where one was asked for and found.
         meta: what the index holds beside the texts and the embedding.
+        place: where the passage begins and ends in the candidate's text; None where the server found it.
+        scored: False where the time was up before; its score is the lowest of the others.
     """
 
     candidate: Candidate
     score: float
     passage: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    place: tuple[int, int] | None = None
+    scored: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,25 +357,31 @@ class TwoPassAnswer:
         candidates: how many documents the first pass found.
         without_text: of those, how many say nothing in any of the fields; they come last.
         cut: ids of candidates that were too long for the model to read wholly.
+        unscored: how many were left when the time was up; they follow the others as the first pass found them.
     """
 
     hits: tuple[TwoPassHit, ...]
     candidates: int = 0
     without_text: int = 0
     cut: tuple[str, ...] = ()
+    unscored: int = 0
 
 
 def two_pass_search(
     index: SearchedIndex,
     first: FirstPass,
-    load: Callable[[], CrossEncoder],
+    load: Callable[[], CrossEncoder | Cascade],
     top_k: int = 10,
     batch_size: int = 32,
     passages: bool = False,
+    truncation: Truncation | Windows | None = None,
+    budget_ms: float | None = None,
 ) -> TwoPassAnswer:
     """Search, rank, and look up the metadata of the `top_k` documents, and their best passages if asked.
 
-    The encoder is loaded when there is something to rank: an index that is not there is known at once.
+    A passage is the window that the encoder scored best, where it reads in windows (`truncation`), else what the server
+    finds. The encoder is loaded when there is something to rank: an index that is not there is known at once. It has
+    `budget_ms` milliseconds to rank.
 
     Raises:
         InvalidInput: no candidate has a text in the fields, or nothing was found and the index has no such field.
@@ -385,18 +399,32 @@ def two_pass_search(
             "name the field that has it"
         )
     texts = [candidate.text for candidate in found]
-    (ranking,) = load().rank_many([first.query], [texts], top_k=top_k, batch_size=batch_size)
-    hits = [TwoPassHit(found[ranked.index], ranked.score) for ranked in ranking.documents]
+    (ranking,) = load().rank_many(
+        [first.query], [texts], top_k=top_k, batch_size=batch_size, truncation=truncation, budget_ms=budget_ms
+    )
+    hits = [_hit(found[ranked.index], ranked, passages) for ranked in ranking.documents]
     hits = _with_details(index, first, hits, passages)
-    return TwoPassAnswer(tuple(hits), len(found), without, tuple(found[cut.index].id for cut in ranking.truncated))
+    cut = tuple(found[cut.index].id for cut in ranking.truncated)
+    return TwoPassAnswer(tuple(hits), len(found), without, cut, ranking.unscored)
+
+
+def _hit(candidate: Candidate, ranked: Ranked, passages: bool) -> TwoPassHit:
+    best = ranked.passage
+    if best is None or not passages:
+        return TwoPassHit(candidate, ranked.score, scored=ranked.scored)
+    return TwoPassHit(candidate, ranked.score, candidate.text[best.start : best.end], place=(best.start, best.end))
 
 
 def _with_details(index: SearchedIndex, first: FirstPass, hits: list[TwoPassHit], passages: bool) -> list[TwoPassHit]:
     details: dict[tuple[str, str], tuple[dict[str, Any], str | None]] = {}
+    passages = passages and any(hit.passage is None for hit in hits)
     for concrete in {hit.candidate.index for hit in hits}:
         ids = [hit.candidate.id for hit in hits if hit.candidate.index == concrete]
         by_id = looked_up(index, concrete, ids, first, passages)
         details |= {(concrete, found): detail for found, detail in by_id.items()}
     # A document that was deleted since has none.
     found = [details.get((hit.candidate.index, hit.candidate.id), ({}, None)) for hit in hits]
-    return [replace(hit, meta=meta, passage=passage) for hit, (meta, passage) in zip(hits, found, strict=True)]
+    return [
+        replace(hit, meta=meta, passage=passage if hit.passage is None else hit.passage)
+        for hit, (meta, passage) in zip(hits, found, strict=True)
+    ]

@@ -157,7 +157,7 @@ def measured(groups: Sequence[Group], tokenised: Tokeniser) -> tuple[Lengths, in
         size = min(CHUNK, len(tokens) - place)
         made = tokenised([next(queries) for _ in range(size)], [next(documents) for _ in range(size)])
         tokens[place : place + size] = [len(item) for item in made]
-        cut += sum(item.cut is not None for item in made)
+        cut += sum(item.cut is not None or bool(item.others) for item in made)
         place += size
     return Lengths(tokens, starts), cut
 

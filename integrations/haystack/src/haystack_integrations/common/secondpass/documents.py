@@ -67,6 +67,11 @@ class TextLayout:
         """-> the second text of the document's pair, without what a template puts around it."""
         return self.separator.join(self._parts(document))
 
+    def place(self, document: Document, start: int, end: int) -> tuple[int, int]:
+        """A place in that text as one in the content; of what stands in front of the content, its beginning."""
+        before = len(self.document(document)) - len(document.content or "")
+        return max(0, start - before), max(0, end - before)
+
     def has_text(self, document: Document) -> bool:
         """Whether content or a meta field says something (`is_blank`); the separator does not count."""
         return not all(map(is_blank, self._parts(document)))

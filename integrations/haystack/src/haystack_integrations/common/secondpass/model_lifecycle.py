@@ -5,24 +5,32 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from haystack import default_from_dict, default_to_dict, logging
 from haystack.utils import ComponentDevice, Secret
 from haystack.utils.hf import deserialize_hf_model_kwargs, serialize_hf_model_kwargs
-from haystack_integrations.common.secondpass.parameters import engine_arguments
+from haystack_integrations.common.secondpass import parameters
+from haystack_integrations.common.secondpass.parameters import checked_arguments, engine_arguments
 
 from secondpass.errors import InvalidInput
+from secondpass.forwards.precision import PRECISIONS
+from secondpass.inputs import TRUNCATIONS
+from secondpass.score_cache import ScoreCache
 
 if TYPE_CHECKING:
     from secondpass import CrossEncoder
+    from secondpass.cascade import Cascade
     from secondpass.forwards.precision import Precision
     from secondpass.inputs import Truncation
+    from secondpass.windows import Windows
 
 logger = logging.getLogger(__name__)
 FREE_ARGUMENTS = ("model_kwargs", "tokenizer_kwargs", "config_kwargs")
@@ -123,9 +131,29 @@ def torch_device(device: ComponentDevice | str | None) -> str:
     return ComponentDevice.resolve_device(requested).to_torch_str()
 
 
+# As SQLite calls a database without a file.
+MEMORY = ":memory:"
+_CACHES: WeakValueDictionary[tuple[str, int], ScoreCache] = WeakValueDictionary()
+_CACHES_LOCK = Lock()
+
+
+def shared_cache(path: str, megabytes: int) -> ScoreCache:
+    """The cache of scores in this file, or in memory: one for all components of the process, while any of them is open.
+
+    Raises:
+        InvalidInput: the path cannot be a cache, or there is too little room.
+    """
+    key = (os.path.abspath(os.path.expanduser(path)), megabytes)
+    with _CACHES_LOCK:
+        held = _CACHES.get(key)
+        if held is None:
+            held = _CACHES[key] = ScoreCache(None if path == MEMORY else path, megabytes * 2**20)
+        return held
+
+
 @dataclass(slots=True)
 class _Held:
-    model: CrossEncoder
+    model: CrossEncoder | Cascade
     users: int = 0
 
 
@@ -142,7 +170,7 @@ class SharedModel:
         self._held: _Held | None = None
 
     @contextmanager
-    def lend(self, load: Callable[[], CrossEncoder]) -> Iterator[CrossEncoder]:
+    def lend(self, load: Callable[[], CrossEncoder | Cascade]) -> Iterator[Any]:
         """Give the model to the `with` block; `load` makes it if there is none."""
         with self._lock:
             held = self._held
@@ -170,7 +198,7 @@ class SharedModel:
 class ModelLifecycle(SerializedComponent):
     """The part of a component that holds a model; the component states which one."""
 
-    model: str
+    model: str | list[str]
     device: ComponentDevice | str | None
     token: Secret | None
     model_kwargs: dict[str, Any] | None
@@ -180,7 +208,43 @@ class ModelLifecycle(SerializedComponent):
     instruction: str | None = None
     raise_on_failure: bool
     precision: Precision | None
+    score_cache: str | None
+    score_cache_mb: int
     _shared: SharedModel
+
+    def _keep_source(
+        self,
+        model: object,
+        device: object,
+        token: object,
+        model_kwargs: object,
+        tokenizer_kwargs: object,
+        config_kwargs: object,
+    ) -> None:
+        """Check and keep where the model comes from and where it is put."""
+        self.model = parameters.model_names("model", model)
+        self.device = parameters.device("device", device)
+        self.token = parameters.secret("token", token)
+        self.model_kwargs = checked_arguments("model_kwargs", model_kwargs)
+        self.tokenizer_kwargs = checked_arguments("tokenizer_kwargs", tokenizer_kwargs)
+        self.config_kwargs = checked_arguments("config_kwargs", config_kwargs)
+        engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs)
+
+    def _keep_scoring(
+        self,
+        truncation: object,
+        precision: object,
+        raise_on_failure: object,
+        score_cache: object,
+        score_cache_mb: object,
+    ) -> None:
+        """Check and keep how it reads and scores."""
+        self.truncation = parameters.optional_choice("truncation", truncation, TRUNCATIONS)
+        self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
+        self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
+        self.score_cache = parameters.optional_path("score_cache", score_cache)
+        self.score_cache_mb = parameters.positive("score_cache_mb", score_cache_mb)
+        self._shared = SharedModel()
 
     def warm_up(self) -> None:
         """Load the model; threads that call it together get one load. A loaded model is left alone.
@@ -208,22 +272,31 @@ class ModelLifecycle(SerializedComponent):
         """Drop the model in a thread; the event loop goes on meanwhile."""
         await asyncio.to_thread(self.close)
 
-    def lent_model(self) -> AbstractContextManager[CrossEncoder]:
-        """Give the model for the length of a `with` block, loaded if there is none."""
+    def lent_model(self) -> AbstractContextManager[Any]:
+        """Give the CrossEncoder, or Cascade, for the length of a `with` block, loaded if there is none."""
         return self._shared.lend(self._load)
 
-    def _load(self) -> CrossEncoder:
+    def _cut(self) -> Truncation | Windows | None:
+        return self.truncation
+
+    def _load(self) -> CrossEncoder | Cascade:
+        return self._opened(str(self.model), self.instruction)
+
+    def _opened(self, model: str, instruction: str | None) -> CrossEncoder:
         from secondpass import CrossEncoder
 
-        return CrossEncoder(
-            self.model,
+        cache = None if self.score_cache is None else shared_cache(self.score_cache, self.score_cache_mb)
+        encoder = CrossEncoder(
+            model,
             device=torch_device(self.device),
             token=None if self.token is None else self.token.resolve_value(),
-            truncation=self.truncation,
+            truncation=self._cut(),
             precision=self.precision,
-            instruction=self.instruction,
+            instruction=instruction,
             **engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs),
         )
+        encoder.use_score_cache(cache)
+        return encoder
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is no member of the original's pipeline, and locks and weights cannot or should not be copied.

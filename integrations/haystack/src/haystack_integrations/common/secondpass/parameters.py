@@ -13,6 +13,7 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from haystack.utils import ComponentDevice, Secret
 
 from secondpass.errors import InvalidInput
-from secondpass.text import Choice, positive_int, whole_number
+from secondpass.text import Choice, positive_int, positive_number, whole_number
 from secondpass.text import choice as one_of
+from secondpass.windows import Windows
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +80,30 @@ def model_name(name: str, value: object) -> str:
     return value
 
 
+def model_names(name: str, value: object) -> str | list[str]:
+    """Return a model's name as a str, or the names of a cascade's models, two at least, as a list of them."""
+    if not isinstance(value, (list, tuple)):
+        return model_name(name, value)
+    if len(value) < 2:
+        raise InvalidInput(f"{name} has {len(value)}, and a list is a cascade, which has two at least")
+    return [model_name(f"{name}[{index}]", item) for index, item in enumerate(value)]
+
+
+def keep(name: str, value: object, models: str | list[str]) -> int | list[int] | str | None:
+    """Return how many documents go on from each of the models to the next, or the file that says it."""
+    if value is None:
+        return None
+    if isinstance(models, str):
+        raise InvalidInput(f"{name} is for a list of models")
+    if isinstance(value, (str, Path)):
+        return model_name(name, value)
+    if not isinstance(value, (list, tuple)):
+        return positive(name, value)
+    if len(value) != len(models) - 1:
+        raise InvalidInput(f"{name} has {len(value)}, and {len(models)} models have {len(models) - 1} steps")
+    return [positive(f"{name}[{index}]", item) for index, item in enumerate(value)]
+
+
 def optional_path(name: str, value: object) -> str | None:
     """Return None, or a path as a str; whether it exists is asked when it is read."""
     return None if value is None else model_name(name, value)
@@ -113,6 +139,11 @@ def optional_number(name: str, value: object) -> float | None:
     return float(value)
 
 
+def optional_milliseconds(name: str, value: object) -> float | None:
+    """Return None, or `value` as a finite float above 0; 0 is no "without limit"."""
+    return None if value is None else positive_number(value, name)
+
+
 def choice(name: str, value: object, choices: Collection[Choice]) -> Choice:
     """Return the one of `choices` that `value` is."""
     return one_of(value, choices, name)
@@ -121,6 +152,20 @@ def choice(name: str, value: object, choices: Collection[Choice]) -> Choice:
 def optional_choice(name: str, value: object, choices: Collection[Choice]) -> Choice | None:
     """Return None, or the one of `choices` that `value` is."""
     return None if value is None else choice(name, value, choices)
+
+
+def windows(name: str, value: object) -> dict[str, Any] | None:
+    """Return None, or a copy of a dictionary of arguments that `secondpass.windows.Windows` takes."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise _refuse(name, value, "dict")
+    known = [field.name for field in fields(Windows)]
+    for key in value:
+        if key not in known:
+            raise InvalidInput(f"{name}[{key!r}] is none of {', '.join(known)}")
+    Windows(**value)
+    return dict(value)
 
 
 def relevance(name: str, value: object) -> Relevance | None:

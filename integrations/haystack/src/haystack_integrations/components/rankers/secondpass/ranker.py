@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from haystack import Document, component, logging
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import Readable, TextLayout, deduplicated, listed
-from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel, from_dict, in_thread
-from haystack_integrations.common.secondpass.parameters import REMOTE_CODE, checked_arguments, engine_arguments
+from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, from_dict, in_thread
+from haystack_integrations.common.secondpass.parameters import REMOTE_CODE
 
 from secondpass import CrossEncoder
 from secondpass.activations import IDENTITY, SIGMOID, Activation
 from secondpass.errors import InvalidInput, NonFiniteScore
-from secondpass.forwards.precision import PRECISIONS
-from secondpass.inputs import TRUNCATIONS, PromptTemplate
+from secondpass.inputs import PromptTemplate, Truncation
 from secondpass.ranking import Ranking, checked_relevance
 from secondpass.text import is_blank
+from secondpass.windows import Passage, Windows
+
+if TYPE_CHECKING:
+    from secondpass.cascade import Cascade
 
 __all__ = ["SecondPassRanker"]
 
@@ -37,11 +40,12 @@ STOCK_TYPES = (
 
 @dataclass(frozen=True, slots=True)
 class RankLimits:
-    """What one call keeps of its ranking, and on which scale its scores are."""
+    """What one call keeps of its ranking, on which scale its scores are, and how many milliseconds it has."""
 
     top_k: int
     scale_score: bool
     threshold: float | None
+    budget_ms: float | None
 
 
 @component
@@ -73,7 +77,7 @@ class SecondPassRanker(ModelLifecycle):
     def __init__(
         self,
         *,
-        model: str | Path = "secondpass/pocket",
+        model: str | Path | list[str] = "secondpass/pocket",
         device: ComponentDevice | str | None = None,
         token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),
         top_k: int = 10,
@@ -91,17 +95,23 @@ class SecondPassRanker(ModelLifecycle):
         config_kwargs: dict[str, Any] | None = None,
         backend: Literal["torch", "onnx", "openvino"] = "torch",
         batch_size: int = 16,
-        truncation: Literal["longest_first", "only_document", "error"] | None = None,
+        truncation: Literal["longest_first", "only_document", "error", "windows"] | None = None,
         max_documents: int | None = None,
         raise_on_failure: bool = True,
         precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
         relevance: int | Literal["expected"] | None = None,
         instruction: str | None = None,
+        keep: int | list[int] | str | Path | None = None,
+        windows: dict[str, Any] | None = None,
+        budget_ms: float | None = None,
+        score_cache: str | Path | None = None,
+        score_cache_mb: int = 256,
     ) -> None:
         """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
 
         :param model: A local folder or the Hugging Face name of a cross-encoder, as safetensors; one with several
-            labels needs `relevance`. The default comes with the package and needs no network.
+            labels needs `relevance`. The default comes with the package and needs no network. A list of two or more is
+            a cascade, the cheapest first: each model ranks the best documents of the one before it.
         :param device: The device to compute on, as a `ComponentDevice` or a name such as "cuda:0". If `None`, the
             default device of the machine that loads the model; a dumped pipeline then does not name one.
         :param token: The token for private models of the Hugging Face Hub, read from the environment.
@@ -136,7 +146,8 @@ class SecondPassRanker(ModelLifecycle):
         :param batch_size: The most documents in one forward pass. Long documents go in smaller batches.
         :param truncation: What to do with a query and document that are together too long for the model:
             "longest_first" cuts the longer of the two, "only_document" cuts the document (the query only beyond half
-            the window), "error" refuses the call. If `None`, "longest_first", and "only_document" for a model with a
+            the window), "error" refuses the call, "windows" reads a long document whole, in pieces that fit: the best
+            one is its `passage` and decides. If `None`, "longest_first", and "only_document" for a model with a
             template of its own.
         :param max_documents: Refuse calls with more documents than this. If `None`, there is no limit.
         :param raise_on_failure: If `False`, a failure of the model returns all given documents in the given order with
@@ -150,13 +161,32 @@ class SecondPassRanker(ModelLifecycle):
         :param instruction: What the model is told to look for, for models whose own template has a place for that
             (Qwen3-Reranker, mxbai-rerank-v2); others are refused when they are loaded. Special tokens in it are text.
             Prefixes and suffixes stand inside that template, next to the query and the documents.
+        :param keep: Of a cascade, how many documents go on from each model to the next: one number for all steps or one
+            for each, or the file that `secondpass.Cascade.save` wrote, for the rule in it. If `None`, 100.
+        :param windows: With `truncation="windows"`, how documents are read. Allowed: tokens (of a document in a
+            window), overlap (of two windows, in tokens), most (windows of a document), aggregate ("max", or how many
+            best windows the mean is of), borders ("sentences", "words"), select ("first", or "bm25" for the windows
+            that share most with the query where there are more than `most`). `secondpass.windows.Windows` explains
+            them. If `None`, windows as large as fit, all of them, and the best one counts.
+        :param budget_ms: Milliseconds that the model may rank for, loading not counted. When they are over, what it
+            has scored by then is ranked, and the other documents follow in the given order. It is late by one batch at
+            most, and scores one batch in any case. If `None`, all documents are scored.
+        :param score_cache: A file that keeps scores, so that a document is scored once for a query, also by other
+            processes and after a restart. It is made where there is none, and is right after a change of the model
+            or of any parameter. Components of a process that name the same file share it. ":memory:" is no file: it
+            is kept as long as one of them has its model.
+        :param score_cache_mb: The most megabytes (2**20 bytes) that it takes; the scores that were used longest ago
+            make room.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
         """
-        self.model = parameters.model_name("model", model)
-        self.device = parameters.device("device", device)
-        self.token = parameters.secret("token", token)
+        self._keep_source(model, device, token, model_kwargs, tokenizer_kwargs, config_kwargs)
+        self._keep_scoring(truncation, precision, raise_on_failure, score_cache, score_cache_mb)
+        self.keep = parameters.keep("keep", keep, self.model)
+        self.windows = parameters.windows("windows", windows)
+        if self.windows is not None and self.truncation != "windows":
+            raise InvalidInput(f"windows is for truncation='windows', and truncation is {self.truncation!r}")
         self.top_k = parameters.positive("top_k", top_k)
         self.query_prefix = parameters.text("query_prefix", query_prefix)
         self.query_suffix = parameters.text("query_suffix", query_suffix)
@@ -169,19 +199,12 @@ class SecondPassRanker(ModelLifecycle):
         self.trust_remote_code = parameters.flag("trust_remote_code", trust_remote_code)
         if trust_remote_code:
             raise InvalidInput(f"trust_remote_code=True is refused: {REMOTE_CODE}")
-        self.model_kwargs = checked_arguments("model_kwargs", model_kwargs)
-        self.tokenizer_kwargs = checked_arguments("tokenizer_kwargs", tokenizer_kwargs)
-        self.config_kwargs = checked_arguments("config_kwargs", config_kwargs)
-        engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs)
         self.backend = parameters.choice("backend", backend, ("torch",))
         self.batch_size = parameters.positive("batch_size", batch_size)
-        self.truncation = parameters.optional_choice("truncation", truncation, TRUNCATIONS)
         self.max_documents = parameters.optional_positive("max_documents", max_documents)
-        self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
-        self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
         self.relevance = parameters.relevance("relevance", relevance)
         self.instruction = None if instruction is None else parameters.text("instruction", instruction)
-        self._shared = SharedModel()
+        self.budget_ms = parameters.optional_milliseconds("budget_ms", budget_ms)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SecondPassRanker:
@@ -198,7 +221,14 @@ class SecondPassRanker(ModelLifecycle):
             data = {**data, "type": OWN_TYPE}
         return from_dict(cls, data)
 
-    @component.output_types(documents=list[Document], truncated=list[dict[str, Any]], reranked=bool)
+    @component.output_types(
+        documents=list[Document],
+        truncated=list[dict[str, Any]],
+        reranked=bool,
+        passages=list[dict[str, Any]],
+        complete=bool,
+        unscored=int,
+    )
     def run(
         self,
         *,
@@ -208,12 +238,14 @@ class SecondPassRanker(ModelLifecycle):
         scale_score: bool | None = None,
         score_threshold: float | None = None,
         instruction: str | None = None,
+        budget_ms: float | None = None,
     ) -> dict[str, Any]:
         """Order the documents by their relevance to the query.
 
         Of documents with the same id only the one with the highest score is ranked. Documents without any text are
-        not ranked: they come last, without a score, or not at all if there is a threshold. If the query is blank,
-        the documents come back as they were given, each id once.
+        not ranked: they come last, without a score, or not at all if there is a threshold. Documents that a budget
+        left unscored come before those, in the given order and without a score; a threshold says nothing about them
+        and leaves them there. If the query is blank, the documents come back as they were given, each id once.
 
         :param query: What the documents are to answer.
         :param documents: The documents to rank. They are not changed.
@@ -223,6 +255,7 @@ class SecondPassRanker(ModelLifecycle):
         :param score_threshold: Return only documents with at least this score. `None` takes the value given at
             initialization.
         :param instruction: What the model is told to look for. `None` takes the value given at initialization.
+        :param budget_ms: Milliseconds that the model may rank for. `None` takes the value given at initialization.
         :returns:
             A dictionary with the following keys:
             - `documents`: The documents, most relevant first, with their new scores.
@@ -231,6 +264,12 @@ class SecondPassRanker(ModelLifecycle):
               `characters` that were not even counted as tokens.
             - `reranked`: Whether a model made the order. `False` if there was nothing to rank, if the query is blank,
               or after a failure with `raise_on_failure=False`.
+            - `passages`: With `truncation="windows"`, one dictionary for each of `documents` that was scored, in their
+              order: its `id`, the best window's `text`, `start`, `end` (characters of the document's content) and
+              `score`, and how many `windows` were read. What a window reads of the meta fields in front of the content
+              is no part of it: such a passage starts at 0.
+            - `complete`: Whether every document with text was scored.
+            - `unscored`: How many were not: those that a budget left, or all if `reranked` is `False`.
 
         :raises ValueError:
             If an argument has a wrong type or value, with its name and index.
@@ -238,13 +277,13 @@ class SecondPassRanker(ModelLifecycle):
         given = listed(documents)
         if not given:
             return _outputs([])
-        limits = self._limits(top_k, scale_score, score_threshold)
+        limits = self._limits(top_k, scale_score, score_threshold, budget_ms)
         asked = parameters.text("query", query)
         wish = None if instruction is None else parameters.text("instruction", instruction)
         unique = deduplicated(given)
         if is_blank(asked):
             logger.warning("The query is blank: {count} documents are returned unranked.", count=len(unique))
-            return _outputs(unique)
+            return self._unranked(unique, unique)
         try:
             return self._reranked(asked, unique, limits, wish)
         except Exception as error:
@@ -256,18 +295,35 @@ class SecondPassRanker(ModelLifecycle):
                 error=error,
                 count=len(given),
             )
-            return _outputs(given)
+            return self._unranked(given, unique)
 
     run_async = in_thread(run)
 
-    def _load(self) -> CrossEncoder:
-        # By name: Haystack's decorator makes another class of this one, which `super()` would not know.
-        encoder = ModelLifecycle._load(self)
-        if encoder.num_labels > 1 or self.relevance is not None:
-            checked_relevance(self.relevance, encoder.num_labels)
-        return encoder
+    @property
+    def _layout(self) -> TextLayout:
+        return TextLayout(self.meta_fields_to_embed, self.embedding_separator)
 
-    def _limits(self, top_k: object, scale_score: object, score_threshold: object) -> RankLimits:
+    def _cut(self) -> Truncation | Windows | None:
+        return self.truncation if self.windows is None else Windows(**self.windows)
+
+    def _load(self) -> CrossEncoder | Cascade:
+        names = [self.model] if isinstance(self.model, str) else self.model
+        # A cascade hands an instruction to those of its models that have a place for one.
+        models = [self._opened(name, self.instruction if len(names) == 1 else None) for name in names]
+        for model in models:
+            if model.num_labels > 1 or (self.relevance is not None and model is models[-1]):
+                checked_relevance(self.relevance, model.num_labels)
+        if len(models) == 1:
+            return models[0]
+        if self.relevance == "expected" and len({model.num_labels for model in models}) > 1:
+            raise InvalidInput("relevance='expected' is on another scale where models have other numbers of labels")
+        from secondpass.cascade import Cascade
+
+        if isinstance(self.keep, str):
+            return Cascade.load(self.keep, models)
+        return Cascade(models, 100 if self.keep is None else self.keep)
+
+    def _limits(self, top_k: object, scale_score: object, score_threshold: object, budget_ms: object) -> RankLimits:
         """Take what this call states, else what the component states; 0, 0.0 and False are statements."""
         return RankLimits(
             self.top_k if top_k is None else parameters.positive("top_k", top_k),
@@ -275,7 +331,11 @@ class SecondPassRanker(ModelLifecycle):
             self.score_threshold
             if score_threshold is None
             else parameters.optional_number("score_threshold", score_threshold),
+            self.budget_ms if budget_ms is None else parameters.optional_milliseconds("budget_ms", budget_ms),
         )
+
+    def _unranked(self, documents: Sequence[Document], unique: Sequence[Document]) -> dict[str, Any]:
+        return _outputs(documents, unscored=sum(map(self._layout.has_text, unique)))
 
     def _reranked(
         self, query: str, documents: Sequence[Document], limits: RankLimits, instruction: str | None
@@ -285,7 +345,7 @@ class SecondPassRanker(ModelLifecycle):
             raise InvalidInput(
                 f"documents has {len(documents)} different ids, more than max_documents={self.max_documents}"
             )
-        readable = TextLayout(self.meta_fields_to_embed, self.embedding_separator).split(documents)
+        readable = self._layout.split(documents)
         if readable.blank:
             logger.warning(
                 "{blank} of {count} documents have no text and are not ranked.",
@@ -294,15 +354,30 @@ class SecondPassRanker(ModelLifecycle):
             )
         if not readable.documents:
             return _outputs(_kept([], readable.blank, limits))
-        ranking = self._ranking(query, readable, limits.scale_score, instruction)
-        ranked = [replace(readable.documents[item.index], score=item.score) for item in ranking.documents]
+        ranking = self._ranking(query, readable, limits, instruction)
+        ranked = [
+            replace(readable.documents[item.index], score=item.score if item.scored else None)
+            for item in ranking.documents
+        ]
+        kept = _kept(ranked, readable.blank, limits)
         truncated = []
         for cut in ranking.truncated:
             lost = asdict(cut)
             truncated.append({"id": readable.documents[lost.pop("index")].id, **lost})
-        return _outputs(_kept(ranked, readable.blank, limits), truncated, reranked=True)
+        best = {readable.documents[item.index].id: item.passage for item in ranking.documents}
+        passages = [self._told(document, best.get(document.id)) for document in kept]
+        there = [passage for passage in passages if passage is not None]
+        return _outputs(kept, truncated, True, there, ranking.unscored)
 
-    def _ranking(self, query: str, readable: Readable, scale_score: bool, instruction: str | None) -> Ranking:
+    def _told(self, document: Document, passage: Passage | None) -> dict[str, Any] | None:
+        if passage is None:
+            return None
+        start, end = self._layout.place(document, passage.start, passage.end)
+        own = {"start": start, "end": end, "score": passage.score, "windows": passage.windows}
+        return {"id": document.id, "text": (document.content or "")[start:end], **own}
+
+    def _ranking(self, query: str, readable: Readable, limits: RankLimits, instruction: str | None) -> Ranking:
+        ranking: Ranking
         try:
             with self.lent_model() as encoder:
                 (ranking,) = encoder.rank_many(
@@ -310,12 +385,13 @@ class SecondPassRanker(ModelLifecycle):
                     [readable.texts],
                     batch_size=self.batch_size,
                     show_progress_bar=False,
-                    activation_fct=self._activation(encoder.num_labels) if scale_score else IDENTITY,
+                    activation_fct=self._activation(encoder.num_labels) if limits.scale_score else IDENTITY,
                     relevance=self.relevance,
                     template=PromptTemplate(
                         self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix
                     ),
-                    instruction=instruction,
+                    instruction=self._wish(instruction),
+                    budget_ms=limits.budget_ms,
                 )
         except NonFiniteScore as error:
             ids = ", ".join(repr(readable.documents[index].id) for index in error.indices)
@@ -323,6 +399,10 @@ class SecondPassRanker(ModelLifecycle):
         if sorted(item.index for item in ranking.documents) != list(range(len(readable.documents))):
             raise RuntimeError(f"{len(ranking.documents)} scores for {len(readable.documents)} documents")
         return ranking
+
+    def _wish(self, instruction: str | None) -> str | None:
+        """What a call says; a model that was loaded with an instruction knows it, those of a cascade are told."""
+        return self.instruction if instruction is None and isinstance(self.model, list) else instruction
 
     def _activation(self, num_labels: int) -> Activation:
         """What makes scores between 0 and 1 of the logits, or of the expected grades from 0 to the last label's."""
@@ -332,16 +412,27 @@ class SecondPassRanker(ModelLifecycle):
 
 
 def _outputs(
-    documents: Sequence[Document], truncated: Sequence[dict[str, Any]] = (), reranked: bool = False
+    documents: Sequence[Document],
+    truncated: Sequence[dict[str, Any]] = (),
+    reranked: bool = False,
+    passages: Sequence[dict[str, Any]] = (),
+    unscored: int = 0,
 ) -> dict[str, Any]:
     """The outputs of a ranker; without further arguments, of one that ranked nothing."""
-    return {"documents": list(documents), "truncated": list(truncated), "reranked": reranked}
+    return {
+        "documents": list(documents),
+        "truncated": list(truncated),
+        "reranked": reranked,
+        "passages": list(passages),
+        "complete": not unscored,
+        "unscored": unscored,
+    }
 
 
 def _kept(ranked: Sequence[Document], blank: Sequence[Document], limits: RankLimits) -> list[Document]:
-    """Apply the threshold, then `top_k`; a document without a score reaches no threshold."""
+    """Apply the threshold, then `top_k`; blank documents reach no threshold, and it says nothing of unscored ones."""
     if limits.threshold is None:
         kept = [*ranked, *(replace(document, score=None) for document in blank)]
     else:
-        kept = [document for document in ranked if document.score is not None and document.score >= limits.threshold]
+        kept = [document for document in ranked if document.score is None or document.score >= limits.threshold]
     return kept[: limits.top_k]

@@ -9,13 +9,11 @@ from haystack import Document, ExtractedAnswer, component
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.documents import deduplicated, listed
-from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, SharedModel, in_thread
-from haystack_integrations.common.secondpass.parameters import checked_arguments, engine_arguments
+from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, in_thread
 
 from secondpass.extraction import Extract, extract
-from secondpass.forwards.precision import PRECISIONS
-from secondpass.inputs import TRUNCATIONS
 from secondpass.text import is_blank
+from secondpass.windows import Windows
 
 __all__ = ["SentenceReader"]
 
@@ -53,9 +51,12 @@ class SentenceReader(ModelLifecycle):
         model_kwargs: dict[str, Any] | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
         config_kwargs: dict[str, Any] | None = None,
-        truncation: Literal["longest_first", "only_document", "error"] | None = None,
+        truncation: Literal["longest_first", "only_document", "error", "windows"] | None = None,
         raise_on_failure: bool = True,
         precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
+        windows: dict[str, Any] | None = None,
+        score_cache: str | Path | None = None,
+        score_cache_mb: int = 256,
     ) -> None:
         """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
 
@@ -76,25 +77,23 @@ class SentenceReader(ModelLifecycle):
         :param raise_on_failure: If `False`, a failed load of the model in `warm_up` is logged and tried again at the
             next run. A failed run always raises: there is no answer to fall back on.
         :param precision: How exactly to compute, as `SecondPassRanker` takes it.
+        :param windows: Of long documents score windows first, and read sentences in the best of them alone (two windows
+            for each sentence of `top_k`): how windows are made, as `SecondPassRanker` takes it, `{}` for as large as
+            fit. If `None`, all sentences are read.
+        :param score_cache: A file that keeps scores, as `SecondPassRanker` takes it.
+        :param score_cache_mb: The most megabytes of disk that the file takes.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
         """
-        self.model = parameters.model_name("model", model)
-        self.device = parameters.device("device", device)
-        self.token = parameters.secret("token", token)
+        parameters.model_name("model", model)
+        self._keep_source(model, device, token, model_kwargs, tokenizer_kwargs, config_kwargs)
+        self._keep_scoring(truncation, precision, raise_on_failure, score_cache, score_cache_mb)
+        self.windows = parameters.windows("windows", windows)
         self.top_k = parameters.positive("top_k", top_k)
         self.per_document = parameters.optional_positive("per_document", per_document)
         self.score_threshold = parameters.optional_number("score_threshold", score_threshold)
         self.max_sentences = parameters.positive("max_sentences", max_sentences)
-        self.model_kwargs = checked_arguments("model_kwargs", model_kwargs)
-        self.tokenizer_kwargs = checked_arguments("tokenizer_kwargs", tokenizer_kwargs)
-        self.config_kwargs = checked_arguments("config_kwargs", config_kwargs)
-        engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs)
-        self.truncation = parameters.optional_choice("truncation", truncation, TRUNCATIONS)
-        self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
-        self.precision = parameters.optional_choice("precision", precision, PRECISIONS)
-        self._shared = SharedModel()
 
     @component.output_types(answers=list[ExtractedAnswer], replies=list[str])
     def run(self, *, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
@@ -128,6 +127,7 @@ class SentenceReader(ModelLifecycle):
                 top_k=limit,
                 per_document=self.per_document,
                 max_sentences=self.max_sentences,
+                windows=None if self.windows is None else Windows(**self.windows),
             )
         answers = [
             _answer(asked, unique[item.document], item)

@@ -1,0 +1,116 @@
+"""What a request wants of a model, and what comes of it, whatever the shape of its body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from secondpass.inputs import CutPolicy, Truncation, policy_of
+from secondpass.record import Cut
+from secondpass.serving.problems import invalid
+from secondpass.windows import Passage, Windows
+
+PAIRS = ("pairs", "text_2")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Pairs to score for one request: queries[i] with documents[i].
+
+    `max_document_tokens`, `max_query_tokens`, `max_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that
+    and the `instruction` to the model. `refuse_cuts` makes any cut an error. `windows`: as said, by the service's
+    setting or our defaults where it is True, not where it is False; None leaves that to the service. `most_windows` are
+    read of a document. `passages` are wanted in the answer. `field`: the client's word for documents.
+    """
+
+    model: str | None
+    queries: tuple[str, ...]
+    documents: tuple[str, ...]
+    field: str = "documents"
+    max_document_tokens: int | None = None
+    max_query_tokens: int | None = None
+    max_tokens: int | None = None
+    keep_tail: bool | None = None
+    refuse_cuts: bool = False
+    warnings: tuple[str, ...] = ()
+    instruction: str | None = None
+    windows: Windows | bool | None = None
+    most_windows: int | None = None
+    passages: bool = False
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the documents are those of one query."""
+        return self.field not in PAIRS
+
+    def asked(self, index: int) -> str:
+        """What the client calls the query of pair `index`."""
+        return {"pairs": f"pairs[{index}][0]", "text_2": f"text_1[{index}]"}.get(self.field, "query")
+
+    def cut(self, own: Truncation | Windows) -> CutPolicy:
+        """What is read of a pair where the model or the service says `own`.
+
+        A request that says how a pair is cut is read in one piece.
+
+        Raises:
+            Problem: 422, its wishes do not go together.
+        """
+        standing = policy_of(own)
+        cuts = self.refuse_cuts or self.keep_tail is not None or self.max_tokens is not None
+        if self.windows and cuts:
+            name = "windows" if self.most_windows is None else "max_chunks_per_doc"
+            raise invalid(f"{name}: documents are read whole, and another field says how, or that none, are cut")
+        windows = None if cuts or self.windows is False else standing.windows
+        if isinstance(self.windows, Windows):
+            windows = self.windows
+        elif self.windows:
+            windows = standing.windows or Windows()
+        if windows is None and self.passages:
+            raise invalid("return_passages: documents are read in one piece; ask for windows")
+        if windows is not None and self.most_windows is not None:
+            windows = replace(windows, most=self.most_windows)
+        truncation: Truncation = "only_document" if standing.truncation == "windows" else standing.truncation
+        if windows is not None or self.refuse_cuts:
+            truncation = "error" if windows is None else "windows"
+        heads = self.max_document_tokens, self.max_query_tokens
+        return CutPolicy(truncation, self.keep_tail, *heads, self.max_tokens, windows=windows)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Scores of one request's pairs in the order they were given, and `order`, their positions best first.
+
+    `scores` are the model's own (its activation applied), `probabilities` the sigmoid of `logits`. `pairs` are what
+    models scored, `cache_hits` those of them that a cache of scores knew. Of a request with a budget `unscored` are the
+    documents that no model has scored. `passages` are the best windows, `windows` how many were read of long documents.
+    """
+
+    model: str
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    logits: tuple[float, ...]
+    order: tuple[int, ...]
+    tokens: int
+    cuts: tuple[Cut, ...]
+    warnings: tuple[str, ...]
+    pairs: int = 0
+    cache_hits: int = 0
+    windows: int = 0
+    unscored: frozenset[int] | None = None
+    passages: tuple[Passage | None, ...] = ()
+
+    @property
+    def scored(self) -> int | None:
+        """Documents that were scored or are blank, where there was a budget."""
+        return None if self.unscored is None else len(self.scores) - len(self.unscored)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every document was scored that says something."""
+        return not self.unscored
+
+
+def indices(numbers: Sequence[int], most: int = 20) -> str:
+    """Indices for a sentence, called so, the first `most` of them: a bare 0 would read as none."""
+    shown = f"{'index' if len(numbers) == 1 else 'indices'} {', '.join(map(str, numbers[:most]))}"
+    return f"{shown} and {len(numbers) - most} more" if len(numbers) > most else shown
