@@ -11,7 +11,7 @@ COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks
 
-.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade clean
+.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -69,6 +69,10 @@ benchmark-evaluation: $(VENV)/.test
 # Pairs per second of training beside sentence-transformers' trainer, same model, data and steps.
 benchmark-training: $(VENV)/.test
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.training compare --data $(DATA)/medquad --steps 30 --dev 150
+
+# A thousand calls with a budget under load, and the order that half of the time gives. Under five minutes.
+benchmark-budget: $(VENV)/.pocket $(VENV)/.test
+	$(BIN)/python -m benchmarks.budget --data $(DATA) --output-dir figures
 
 # Ranking speed beside sentence-transformers and Haystack; BACKENDS=path/to/python adds its ONNX and OpenVINO backends.
 # ARGS="--model ettin --model modernbert --model qwen3" takes the open rerankers' shapes and prints a verdict.

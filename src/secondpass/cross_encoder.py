@@ -344,7 +344,8 @@ class CrossEncoder(Reranker):
         `apply_softmax` is without effect: documents are ranked by one number.
 
         With a `budget_ms`, milliseconds from the call on, documents are scored in the order given while there is time,
-        the first of them in any case; the others follow in that order with the lowest score, and "scored" False.
+        the first of them in any case unless other threads have the model for so long; the others follow in that order
+        with the lowest score, and "scored" False.
 
         Returns:
             Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar tensor for

@@ -214,14 +214,14 @@ class Reranker(OpenModel):
         """
         windows = policy_of(window.truncation).windows
         if windows is None or self.num_labels == 1:
-            return Reading(windows, recall=self._recall(columns, window))
+            return Reading(windows, recall=self._recall(columns, window), labels=self.num_labels)
         if rule is None:
             raise InvalidInput(
                 f"truncation='windows' takes the best window, and of {self.num_labels} labels none is said to be the "
                 "relevance: rank with relevance="
             )
         recall = self._recall(columns, window, rule)
-        return Reading(windows, lambda logits: relevance_logits(logits, rule), recall)
+        return Reading(windows, lambda logits: relevance_logits(logits, rule), recall, self.num_labels)
 
     def reading_of(
         self, columns: Sequence[Sequence[str]], cut: CutPolicy | None = None, instruction: str | None = None

@@ -6,11 +6,11 @@ the jobs of several callers in shared batches.
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,12 @@ from secondpass.windows import Grade, Passage, Windows
 # Padded tokens of one batch. A CPU is fastest while activations stay in its caches, a GPU while it is full.
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192}
 BATCH_TOKENS_ELSEWHERE = 16384
-# Of calls with a budget: the share of a batch that is scored first while the speed is not known, how much the latest
-# piece counts in it, and how few tokens a pair and how many characters a token are taken to have when texts are made
-# tokens piece by piece.
-FIRST_PIECE = 8
-FRESH = 0.2
-FEW_TOKENS = 16
-MANY_CHARACTERS = 8
+# Of calls with a budget: a piece is at most this part of a batch, which costs some speed and ends in half the time, and
+# while no speed is known or many take turns this one. How much of earlier batches stays in the speed at each new one;
+# and how many characters a token is taken to have, and a pair beside its texts, when texts are made tokens in pieces.
+PIECE, FIRST_PIECE = 2, 8
+KEPT = 0.8
+CHARACTERS, CHARACTERS_AROUND = 4, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +98,13 @@ class Reading:
         windows: how documents are read in several inputs; None: they are not.
         grade: by what a window is better than another.
         recall: what a cache knows; None: there is none.
+        labels: logits of a pair.
     """
 
     windows: Windows | None = None
     grade: Grade = lambda logits: logits[:, 0]
     recall: Recall | None = None
+    labels: int = 1
 
 
 class Job:
@@ -131,6 +132,7 @@ class Job:
         self._parts: list[tuple[Sequence[int], Logits]] = []
         self._scored = 0
         self._real_tokens = 0
+        self._tokens_read = 0
         self._places_read = 0.0
         self._spent: list[Spent] = []
         self._tokenising = 0.0
@@ -154,15 +156,20 @@ class Job:
         """Whether every pair has its logits."""
         return not self.untokenised and self._scored == len(self._rows)
 
-    def next_texts(self, most: int, characters: int | None = None) -> list[list[str]]:
-        """The texts by column of the next pairs whose tokens are wanted: at most so many, one at least.
+    @property
+    def tokens_begun(self) -> int:
+        """Tokens of rows that left for batches."""
+        return self._real_tokens - self.waiting_tokens
 
-        Behind the first the documents have no more than so many `characters` together.
-        """
-        pairs = self.asked[len(self._ends) : len(self._ends) + most]
-        if characters is not None:
-            sizes = accumulate(len(self.columns[-1][pair]) for pair in pairs)
-            pairs = pairs[: max(1, sum(size <= characters for size in sizes))]
+    def next_texts(self, most: int, characters: float = math.inf) -> list[list[str]]:
+        """Texts by column of the next pairs whose tokens are wanted: at most so many, of so many characters or one."""
+        pairs: list[int] = []
+        for place in range(len(self._ends), min(len(self._ends) + most, len(self.asked))):
+            pair = self.asked[place]
+            characters -= CHARACTERS_AROUND + sum(len(column[pair]) for column in self.columns)
+            if pairs and characters < 0:
+                break
+            pairs.append(pair)
         return [[column[pair] for pair in pairs] for column in self.columns]
 
     def add(self, piece: Sequence[Tokens], seconds: float) -> None:
@@ -207,6 +214,7 @@ class Job:
         self._scored += len(rows)
         self._spent.append(spent)
         own = sum(len(self.tokens[row]) for row in rows)
+        self._tokens_read += own
         self._places_read += own * spent.places / max(1, spent.tokens)
 
     def pairs_of(self, error: Exception) -> Exception:
@@ -220,11 +228,11 @@ class Job:
     def _pair(self, row: int) -> int:
         return self.asked[bisect_right(self._ends, row)]
 
-    def scored(self, computation: Computation, labels: int = 1) -> Scored:
-        """What is known of every pair, in the caller's order; `labels` is the width where there is nothing."""
+    def scored(self, computation: Computation) -> Scored:
+        """What is known of every pair, in the caller's order."""
         widths = [part.shape[1] for _, part in self._parts[:1]]
         widths += [len(kept.logits) for kept in [*self._found.values()][:1]]
-        logits = np.full((len(self), (*widths, labels)[0]), np.nan, np.float32)
+        logits = np.full((len(self), (*widths, self.reading.labels)[0]), np.nan, np.float32)
         read = np.zeros(len(self), np.bool_)
         best: dict[int, Passage] = {}
         for pair, kept in self._found.items():
@@ -234,7 +242,7 @@ class Job:
         self._put_in_order(logits, read, best)
         blank = self._blank()
         passages = None if self.reading.windows is None else tuple(map(best.get, range(len(self))))
-        record = self._record(computation, int(len(read) - read.sum()))
+        record = self._record(computation, read, int((~read & ~blank[:, -1]).sum()))
         made = Scored(logits, blank, record, None if read.all() else read, passages)
         self._remember(computation, made)
         return made
@@ -287,16 +295,17 @@ class Job:
             made[pair] |= kept.blank[-len(self.columns) :]
         return made
 
-    def _record(self, computation: Computation, unscored: int) -> CallRecord:
-        spent, read = self._spent, self._real_tokens - self.waiting_tokens
-        firsts = [self.tokens[begin] for begin in [0, *self._ends][: len(self._ends)]]
+    def _record(self, computation: Computation, read: npt.NDArray[np.bool_], unscored: int) -> CallRecord:
+        spent = self._spent
+        begins = zip(self.asked, [0, *self._ends][: len(self._ends)], strict=False)
+        firsts = [self.tokens[begin] for pair, begin in begins if read[pair]]
         cuts = {item.cut.index: item.cut for item in firsts if item.cut is not None}
         cuts |= {pair: Cut(pair, *kept.cut) for pair, kept in self._found.items() if kept.cut is not None}
         return CallRecord(
             pairs=len(self),
-            tokens=read,
+            tokens=self._tokens_read,
             batches=sum(part.batches for part in spent),
-            padding_share=1.0 - read / self._places_read if self._places_read else 0.0,
+            padding_share=1.0 - self._tokens_read / self._places_read if self._places_read else 0.0,
             truncated=tuple(cuts[pair] for pair in sorted(cuts)),
             tokenise_ms=1000 * self._tokenising,
             batch_ms=1000 * (self._planning + sum(part.planning_seconds for part in spent)),
@@ -354,6 +363,29 @@ def score_rows(
     return logits, spent
 
 
+class Pace:
+    """Seconds for a token by what was measured last; any number of threads may use one."""
+
+    def __init__(self) -> None:
+        self._sums = 0.0, 0.0
+
+    def measure(self, seconds: float, tokens: int) -> None:
+        """Hear what so many tokens took: the latest count most, and many more than few."""
+        before = self._sums
+        self._sums = seconds + KEPT * before[0], tokens + KEPT * before[1]
+
+    @property
+    def each(self) -> float:
+        """Of one token; 0.0 while nothing was measured."""
+        seconds, tokens = self._sums
+        return seconds / tokens if tokens else 0.0
+
+
+def fitting(left: float, most: int, each: float) -> int:
+    """Tokens, at most so many, for which `left` seconds suffice: a few where it is not known what `each` takes."""
+    return int(min(most, max(0.0, left) / each)) if each else most * PIECE // FIRST_PIECE
+
+
 class Engine:
     """One tokenizer and one forward; holds no state of a call, so any number of threads may use it.
 
@@ -363,7 +395,9 @@ class Engine:
     def __init__(self, fast_tokenizer: Any, forward: Forward, cache: TokenCache | None = None) -> None:
         self.tokenizer = PairTokenizer(fast_tokenizer, cache)
         self.forward = forward
-        self.seconds_per_token = 0.0  # of calls with a budget, tokenising included
+        # of calls with a budget
+        self._tokenising, self._scoring = Pace(), Pace()
+        self._under_way: set[int] = set()
 
     def tokens(self, columns: Sequence[Sequence[str]], window: Window) -> list[Tokens]:
         """Inputs of one column (single texts) or two (queries, documents)."""
@@ -391,7 +425,8 @@ class Engine:
             step: what it raises ends the call.
             reading: how inputs become logits of pairs.
             until: in `time.perf_counter`'s seconds: pairs are scored in order, and none is begun that would not be
-                done by then at the speed measured so far; the first is in any case.
+                done by then at the speed measured so far; the first is in any case, unless other threads have the model
+                until then.
         """
         job = Job(columns, reading)
         computation = None
@@ -403,7 +438,11 @@ class Engine:
         if not computation.pads:
             budget = min(budget, window.max_pairs * window.max_length)
         if until is not None:
-            self._score_until(job, computation, window, budget, step, until)
+            self._under_way.add(id(job))
+            try:
+                self._score_until(job, computation, window, budget, step, until)
+            finally:
+                self._under_way.discard(id(job))
         elif job.waiting:
             self._score_rows(job, job.take_all(), computation, budget, window.max_pairs, step)
         return job.scored(computation)
@@ -431,26 +470,30 @@ class Engine:
         step: Callable[[int], object],
         until: float,
     ) -> None:
-        """Score pieces of the job in order while there is time; at first small ones, to see how fast it goes."""
+        """Score pieces of the job in order while there is time; the first is small where the speed is not known."""
         begun = False
         while job.waiting or job.untokenised:
-            began = time.perf_counter()
-            left = until - began
-            room = budget if self.seconds_per_token else budget // FIRST_PIECE
-            if self.seconds_per_token:
-                room = int(min(budget, left / self.seconds_per_token))
+            left = until - time.perf_counter()
+            most = max(budget // FIRST_PIECE, budget // (1 + len(self._under_way)))
             if not job.waiting:
                 if begun and left <= 0:
                     return
-                texts = job.next_texts(max(1, room // FEW_TOKENS), room * MANY_CHARACTERS)
-                made = self.tokens(texts, window)
-                job.add(made, time.perf_counter() - began)
-            if begun and (left <= 0 or (job.waiting and len(job.tokens[job.waiting[0]]) > max(room, 0))):
-                return
-            rows = job.take_first(max(1, room))
-            if rows:
+                self._tokenise(job, window, fitting(left, most, self._tokenising.each + self._scoring.each))
+                continue
+            with computation.turn(lambda: until - time.perf_counter()) as mine:
+                began = time.perf_counter()
+                left, each = until - began, self._scoring.each
+                if not mine or (begun and left < len(job.tokens[job.waiting[0]]) * each):
+                    return
+                rows = job.take_first(fitting(left, most, each))
                 self._score_rows(job, rows, computation, budget, window.max_pairs, step)
-                seconds = (time.perf_counter() - began) / sum(len(job.tokens[row]) for row in rows)
-                before = self.seconds_per_token or seconds
-                self.seconds_per_token = before + FRESH * (seconds - before)
+                self._scoring.measure(time.perf_counter() - began, sum(len(job.tokens[row]) for row in rows))
             begun = True
+
+    def _tokenise(self, job: Job, window: Window, room: int) -> None:
+        """Make tokens of the next pairs: about so many, or one pair."""
+        began = time.perf_counter()
+        made = self.tokens(job.next_texts(len(job), CHARACTERS * room), window)
+        seconds = time.perf_counter() - began
+        job.add(made, seconds)
+        self._tokenising.measure(seconds, sum(len(item) + sum(map(len, item.others)) for item in made))

@@ -7,6 +7,8 @@ import itertools
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -218,3 +220,33 @@ def test_the_contract_does_not_bring_torch() -> None:
     )
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout.split("\n")[0] == "[3.0, 5.0] False"
+
+
+def test_threads_come_in_as_they_came_and_leave_when_their_time_is_up() -> None:
+    """Whoever is inside may come in again; one that gives up lets the next one in, and a long wait is asked again."""
+    lock, came = ForwardLock(), []
+    asked = threading.Event()
+
+    def wait(name: str) -> None:
+        with lock:
+            came.append(name)
+
+    def give_up() -> float:
+        asked.set()
+        return 0.01 if len(threads) < 3 else 0.0
+
+    threads: list[threading.Thread] = []
+    with lock, lock:
+        for name in ("second", "third"):
+            threads.append(threading.Thread(target=wait, args=(name,)))
+            threads[-1].start()
+            while len(lock._line) < len(threads):
+                time.sleep(0.001)
+        gone: list[bool] = []
+        threads.append(threading.Thread(target=lambda: gone.append(lock.acquire(give_up))))
+        threads[-1].start()
+        threads[-1].join(20)
+        assert (gone, asked.is_set(), came) == ([False], True, [])
+    for thread in threads:
+        thread.join(20)
+    assert (came, lock.locked(), len(lock._line)) == (["second", "third"], False, 0)

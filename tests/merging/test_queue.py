@@ -18,7 +18,7 @@ from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory, Overloa
 from secondpass.forwards.contract import Computation, Logits
 from secondpass.merging.queue import Queue, QueuedJob, Share, columns, next_batch, score_shares
 from secondpass.record import Cut
-from secondpass.scoring import Scored, Spent
+from secondpass.scoring import Reading, Scored, Spent
 from secondpass.tokens import Tokens
 from tests.merging.watched_forward import watched
 
@@ -47,7 +47,7 @@ def answer_of(made: QueuedJob) -> Scored:
     """Score everything, with zeros."""
     rows = made.take(10**9, False)
     made.put(rows, np.zeros((len(rows), 1), np.float32), Spent(0.0, 1, 0, 1, 1))
-    return made.scored(COMPUTATION, 1)
+    return made.scored(COMPUTATION)
 
 
 def test_pairs_beyond_the_bound_are_refused_at_once_and_later_let_in() -> None:
@@ -215,7 +215,7 @@ def test_logits_come_back_in_order_and_equal_pairs_are_scored_once() -> None:
     assert not call.complete
     call.put((0,), np.array([[0.5]], np.float32), SPENT)
     assert call.complete
-    answer = call.scored(COMPUTATION, 1)
+    answer = call.scored(COMPUTATION)
     assert answer.logits.tolist() == [[0.5], [1.0], [0.5], [3.0], [1.0]]
     record = answer.record
     assert (record.pairs, record.tokens, record.batches, record.retries) == (5, 6, 4, 2)
@@ -231,7 +231,7 @@ def test_cuts_count_pairs_as_the_call_does() -> None:
     call.add([tokens_calls(1), tokens_calls(2, cut=Cut(1, 0, 7))], 0.0)
     call.add([tokens_calls(3, cut=Cut(0, 2, 5))], 0.0)
     call.put(call.take(100, False), np.zeros((3, 1), np.float32), SPENT)
-    cuts = call.scored(COMPUTATION, 1).record.truncated
+    cuts = call.scored(COMPUTATION).record.truncated
     assert cuts == (Cut(1, 0, 7), Cut(2, 2, 5))
 
 
@@ -263,10 +263,10 @@ def test_pairs_without_tokens_count_as_long_as_the_others() -> None:
 
 def test_a_call_without_pairs_has_an_answer_of_the_models_width() -> None:
     """No rows, but the right number of labels."""
-    call = QueuedJob([], [], None)
+    call = QueuedJob([], [], None, reading=Reading(labels=3))
     call.add([], 0.0)
     assert call.complete
-    answer = call.scored(COMPUTATION, 3)
+    answer = call.scored(COMPUTATION)
     assert answer.logits.shape == (0, 3)
     assert answer.record.padding_share == 0.0
 

@@ -178,5 +178,6 @@ def _forward(
         logits=lock.around(apart(compute, types)),
         full_precision=None if dtype in FULL_PRECISION else lock.around(in_float32),
         identity=cache(lambda: told_of(digest(), compute, dtype)),
+        lock=lock,
     )
     return StoredForward(computation, lock)

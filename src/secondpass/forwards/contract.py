@@ -10,7 +10,9 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -101,6 +103,8 @@ Batching = Literal["any", "equal", "single"]
 """Which inputs may share a batch: of any lengths, of one length, or each by itself."""
 
 LOCKS: weakref.WeakSet[ForwardLock] = weakref.WeakSet()
+# How often a thread that waits looks whether it still wants to.
+LOOK_S = 0.01
 
 
 def _after_fork() -> None:
@@ -119,22 +123,24 @@ os.register_at_fork(after_in_child=_after_fork)
 class ForwardLock:
     """Lets one thread at a time into a forward, so that they do not each take all cores or the device's memory.
 
-    A copy and a forked child start with an open one: whoever holds the original is not there.
+    They come in as they came; whoever is inside may come in again. A copy and a forked child start with an open one:
+    whoever holds the original is not there.
     """
 
     def __init__(self) -> None:
-        # of whoever is inside, also when the lock was renewed meanwhile
-        self._held: list[threading.Lock] = []
         self.renew()
 
     def renew(self) -> None:
         """Be open, whoever was inside."""
-        self._lock = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        self._line: deque[object] = deque()
+        self._inside: int | None = None
+        self._depth = 0
         LOCKS.add(self)
 
     def locked(self) -> bool:
         """Whether somebody is inside."""
-        return self._lock.locked()
+        return self._inside is not None
 
     def around(self, compute: Compute) -> Compute:
         """The same, one thread at a time."""
@@ -145,13 +151,50 @@ class ForwardLock:
 
         return alone
 
+    def acquire(self, seconds: Callable[[], float] | None = None) -> bool:
+        """Come in, or tell that this took longer than `seconds` says, which is asked again now and then."""
+        me, place = threading.get_ident(), object()
+        with self._changed:
+            if self._inside == me:
+                self._depth += 1
+                return True
+            self._line.append(place)
+            try:
+                while self._inside is not None or self._line[0] is not place:
+                    left = None if seconds is None else min(seconds(), LOOK_S)
+                    if left is not None and left <= 0:
+                        self._changed.notify_all()
+                        return False
+                    self._changed.wait(left)
+                self._inside, self._depth = me, 1
+                return True
+            finally:
+                self._line.remove(place)
+
+    def release(self) -> None:
+        """Go out; nothing where the lock was renewed meanwhile."""
+        with self._changed:
+            if self._inside == threading.get_ident():
+                self._depth -= 1
+                if not self._depth:
+                    self._inside = None
+                    self._changed.notify_all()
+
+    @contextmanager
+    def within(self, seconds: Callable[[], float]) -> Iterator[bool]:
+        """As `acquire`, and out again."""
+        came = self.acquire(seconds)
+        try:
+            yield came
+        finally:
+            if came:
+                self.release()
+
     def __enter__(self) -> None:
-        lock = self._lock
-        lock.acquire()
-        self._held.append(lock)
+        self.acquire()
 
     def __exit__(self, *error: object) -> None:
-        self._held.pop().release()
+        self.release()
 
     def __reduce__(self) -> tuple[type[ForwardLock], tuple[()]]:
         return ForwardLock, ()
@@ -171,6 +214,7 @@ class Computation:
         shares_beginnings: what inputs of a batch begin with alike is computed once.
         identity: stands for the weights and how they are computed, where that can be told: of equal ones logits are
             equal for ever.
+        lock: lets one thread at a time compute `logits`; None: nothing does.
     """
 
     device: str
@@ -181,6 +225,11 @@ class Computation:
     batching: Batching = "any"
     shares_beginnings: bool = False
     identity: Callable[[], str] | None = None
+    lock: ForwardLock | None = None
+
+    def turn(self, seconds: Callable[[], float]) -> AbstractContextManager[bool]:
+        """Keep the model for this thread, or tell that others kept it for as long as `seconds` says, see `acquire`."""
+        return nullcontext(True) if self.lock is None else self.lock.within(seconds)
 
 
 class Forward(Protocol):

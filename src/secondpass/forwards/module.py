@@ -247,6 +247,7 @@ class ModelForward:
             batching=batching,
             shares_beginnings=getattr(compute, "shares_beginnings", False),
             identity=self._identity(chosen if compute is None else compute, dtype),
+            lock=self._lock,
         )
 
     def _identity(self, compute: Compute, dtype: str) -> Callable[[], str] | None:

@@ -151,6 +151,7 @@ class TransformersForward:
             pads=True,
             logits=self._lock.around(self._in_own_type),
             full_precision=None if dtype in FULL_PRECISION else self._lock.around(self._in_float32),
+            lock=self._lock,
         )
 
     def _in_own_type(self, inputs: Sequence[Tokens]) -> Logits:

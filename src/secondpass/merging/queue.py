@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ import numpy as np
 from secondpass.errors import InvalidInput, Overloaded, SecondPassError
 from secondpass.forwards.contract import Computation, Logits
 from secondpass.inputs import CutPolicy
-from secondpass.scoring import Job, Reading, Scored, Spent, score_rows
+from secondpass.scoring import PIECE, Job, Reading, Scored, Spent, fitting, score_rows
 from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
 
@@ -73,14 +73,25 @@ class QueuedJob(Job):
         return math.inf if self.budget_s is None else self.arrived + self.budget_s - time.monotonic()
 
     def spent(self, seconds_per_token: float) -> bool:
-        """Whether its budget has no room for the next row, or for waiting for one; what is complete has none left."""
-        row = len(self.tokens[self.waiting[-1]]) if self.waiting else 0
-        return self.left_s < row * seconds_per_token or self.left_s <= 0
+        """Whether its budget is over, or has no room for the next row; the first is begun as long as there is any."""
+        left = self.left_s
+        row = len(self.tokens[self.waiting[-1]]) if self.waiting and self.tokens_begun else 0
+        return left <= 0 or left < row * seconds_per_token
+
+    def place(self, seconds_per_token: float) -> float:
+        """Where it stands among others: the lowest is scored next."""
+        return self.arrived + seconds_per_token * (
+            self.remaining_tokens if self.budget_s is None else self.tokens_begun
+        )
 
     def add(self, piece: Sequence[Tokens], seconds: float) -> None:
         """Take the tokens of the next pairs; the next row is last then: the longest, or with a budget the first."""
+        before = len(self.waiting)
         super().add(piece, seconds)
-        self.waiting.sort(key=lambda row: len(self.tokens[row]) if self.budget_s is None else -row)
+        if self.budget_s is None:
+            self.waiting.sort(key=lambda row: len(self.tokens[row]))
+        else:
+            self.waiting = [*reversed(self.waiting[before:]), *self.waiting[:before]]
         self._ready = self._ready or time.monotonic()
 
     def take(self, room: int, padded: bool) -> tuple[int, ...]:
@@ -98,9 +109,9 @@ class QueuedJob(Job):
             self.begun = time.monotonic()
         return tuple(rows)
 
-    def scored(self, computation: Computation, labels: int = 1) -> Scored:
+    def scored(self, computation: Computation) -> Scored:
         """Everything in the caller's order, and how long it waited."""
-        return replace(super().scored(computation, labels), waited_ms=1000 * max(0.0, self.begun - self._ready))
+        return replace(super().scored(computation), waited_ms=1000 * max(0.0, self.begun - self._ready))
 
 
 CLOSED = "this SharedReranker is closed"
@@ -118,6 +129,7 @@ class Queue:
         self._max_tokens = max_tokens
         self.changed = threading.Condition()
         self.calls: dict[QueuedJob, None] = {}
+        self.paused: dict[QueuedJob, None] = {}  # enough of their tokens wait
         self.pairs = 0
         self.tokens = 0
         self.closed = False
@@ -169,15 +181,37 @@ class Queue:
         if self.tokens + tokens > self._max_tokens:
             raise Overloaded(f"{self.tokens} tokens are waiting: {tokens} more would be above {most}")
 
-    def settle(self, call: QueuedJob, outcome: Scored | BaseException) -> None:
-        """Give a call its answer or its error; whoever comes second does nothing."""
-        if not self._release(call):
+    def settle(self, call: QueuedJob, outcome: Scored | BaseException | Callable[[], Scored]) -> None:
+        """Give a call its answer or its error; whoever comes second does nothing.
+
+        An answer that has to be made is made here: while a call is not settled, its tokens may still come.
+        """
+        if not self._release(call) or not call.future.set_running_or_notify_cancel():
             return
-        if call.future.set_running_or_notify_cancel():
-            if isinstance(outcome, Scored):
-                call.future.set_result(outcome)
-            else:
-                call.future.set_exception(outcome)
+        try:
+            answer = outcome() if callable(outcome) else outcome
+        except Exception as error:
+            answer = error
+        if isinstance(answer, Scored):
+            call.future.set_result(answer)
+        else:
+            call.future.set_exception(answer)
+
+    def pause(self, call: QueuedJob, tokens: int) -> bool:
+        """Whether a call with a budget has so many tokens waiting: more are wanted when the model has taken some."""
+        with self.changed:
+            enough = call.budget_s is not None and call.waiting_tokens >= tokens and not call.settled
+            if enough:
+                self.paused[call] = None
+            return enough
+
+    def resumed(self, tokens: int) -> list[QueuedJob]:
+        """The paused calls that have fewer; they are paused no more."""
+        with self.changed:
+            made = [call for call in self.paused if call.waiting_tokens < tokens]
+            for call in made:
+                del self.paused[call]
+            return made
 
     def _taken_back(self, call: QueuedJob) -> None:
         """A caller cancelled: free its place, and tell those who wait for several futures."""
@@ -190,10 +224,16 @@ class Queue:
                 return False
             call.settled = True
             del self.calls[call]
+            self.paused.pop(call, None)
             self.pairs -= len(call)
             self.tokens -= call.held_tokens
             self.changed.notify_all()
             return True
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the next budget is spent, infinity where no call has one; asked under the lock."""
+        return min((call.left_s for call in self.calls), default=math.inf)
 
     def rows_wait(self) -> bool:
         """Whether there is anything to score, or a budget has been spent; asked under the lock."""
@@ -211,7 +251,7 @@ class Queue:
 
         The futures' own locks may be held by threads that the child lacks, so the futures are made anew.
         """
-        left, self.calls = list(self.calls), {}
+        left, self.calls, self.paused = list(self.calls), {}, {}
         self.changed = threading.Condition()
         self.pairs = self.tokens = 0
         for call in left:
@@ -227,6 +267,10 @@ class Queue:
 # overtakes one of ten thousand that is under way, calls that began are finished rather than all kept half done (the
 # mean wait of equal calls is half of what taking turns gives), and nothing starves: once a long call has waited as long
 # as it would have taken alone, no newcomer is ahead of it.
+#
+# A call with a budget wants some of its pairs in a given time rather than the last one soon. It stands where it came
+# plus the time that it has had, and takes no more than an even part of a batch while others want the rest: calls with
+# budgets take turns, and a newcomer is ahead of none for longer than its own pairs take.
 @dataclass(frozen=True, slots=True)
 class Share:
     """The rows of one call in a batch, the next first."""
@@ -250,19 +294,21 @@ def next_batch(calls: Iterable[QueuedJob], budget: int, padded: bool, seconds_pe
         seconds_per_token: what the model takes.
     """
     ready = [call for call in calls if call.waiting]
-    ready.sort(key=lambda call: call.arrived + seconds_per_token * call.remaining_tokens)
+    ready.sort(key=lambda call: call.place(seconds_per_token))
     left = min((call.left_s for call in ready), default=math.inf)
-    shares: list[Share] = []
     # a batch ends before the next budget does
-    room = budget if left == math.inf or not seconds_per_token else min(budget, max(1, int(left / seconds_per_token)))
-    for call in ready:
-        first = len(call.tokens[call.waiting[-1]])
-        rows = call.take(room if shares else max(room, first), padded)
-        if rows:
-            shares.append(Share(call, rows))
-            longest = max(len(call.tokens[row]) for row in rows)
-            room -= longest * len(rows) if padded else shares[-1].tokens
-    return shares
+    room = budget if left == math.inf else max(1, fitting(left, budget // PIECE, seconds_per_token))
+    taken: dict[QueuedJob, list[int]] = {}
+    for part in (room,) if left == math.inf else (room // len(ready), room):
+        for call in ready:
+            first = len(call.tokens[call.waiting[-1]]) if call.waiting else 0
+            most = room if call.budget_s is None else min(room, max(part, first))
+            rows = call.take(most if taken else max(most, first), padded)
+            if rows:
+                taken.setdefault(call, []).extend(rows)
+                lengths = [len(call.tokens[row]) for row in rows]
+                room -= max(lengths) * len(rows) if padded else sum(lengths)
+    return [Share(call, tuple(rows)) for call, rows in taken.items()]
 
 
 Outcome = tuple[Logits, Spent] | Exception

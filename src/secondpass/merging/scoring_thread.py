@@ -8,19 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from secondpass.errors import DeadlineExceeded, SecondPassError
 from secondpass.forwards.contract import Computation
 from secondpass.merging.queue import Outcome, Queue, QueuedJob, Share, next_batch, score_shares
 from secondpass.reranker import Reranker
-from secondpass.scoring import batch_tokens
+from secondpass.scoring import Pace, batch_tokens
 
 logger = logging.getLogger(__name__)
 
 # A thread that found nothing to do for so long ends; the next call starts another.
 IDLE_S = 5.0
-# How much the latest batch counts in the measured speed.
-FRESH = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +47,21 @@ class ScoringThread:
         max_wait_s: float,
         max_round_tokens: int | None,
         watch: Callable[[MergedBatch], object],
+        resume: Callable[[QueuedJob], object],
     ) -> None:
         self._reranker = reranker
         self._queue = queue
         self._max_wait_s = max_wait_s
         self._max_round_tokens = max_round_tokens
         self._watch = watch
+        self._resume = resume
         self._thread: threading.Thread | None = None
-        self.seconds_per_token = 0.0
+        self._pace = Pace()
+
+    @property
+    def seconds_per_token(self) -> float:
+        """What the model took for the latest batches; 0.0 before the first."""
+        return self._pace.each
 
     def wake(self, call: QueuedJob) -> None:
         """See to it that new rows of `call` get scored; a call whose rows all were scored already is delivered."""
@@ -91,7 +97,8 @@ class ScoringThread:
         queue = self._queue
         with queue.changed:
             while not queue.rows_wait():
-                idle = not (queue.closed and not queue.calls) and not queue.changed.wait(IDLE_S)
+                left, over = queue.left_s, queue.closed and not queue.calls
+                idle = not over and not queue.changed.wait(min(IDLE_S, left)) and left == math.inf
                 if (idle and not queue.rows_wait()) or (queue.closed and not queue.calls):
                     self._thread = None
                     return False
@@ -101,15 +108,13 @@ class ScoringThread:
         """One batch, unless everything was taken back; a model that refuses to score fails what waits for it."""
         try:
             engine = self._reranker.engine()
-            self._gather(self._budget(self._reranker.device_name))
+            self._gather(self.batch_tokens)
             asked = time.monotonic()
             # may wait for a batch of others: never under the lock of the queue
             computation = engine.forward.ready()
             budget = self._budget(computation.device)
-            shares = self._shares(asked, budget, computation)
-            began = time.perf_counter()
-            outcomes = score_shares(computation, budget, shares) if shares else []
-            seconds = time.perf_counter() - began
+            self._end(computation)
+            shares, outcomes, seconds = self._batch(asked, budget, computation)
             self._reranker.engine()  # a fit or close that began meanwhile in another thread ends these calls
         except SecondPassError as error:
             self._queue.abandon(error)
@@ -118,27 +123,52 @@ class ScoringThread:
             if shares:
                 self._measure(shares, seconds)
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a full batch."""
+        return self._budget(self._reranker.device_name)
+
     def _budget(self, device: str) -> int:
         return self._max_round_tokens or self._reranker.max_batch_tokens or batch_tokens(device)
 
-    def _shares(self, asked: float, budget: int, computation: Computation) -> list[Share]:
-        """The next batch among calls that came before the model was `asked`: later ones want to know it as it is."""
+    def _end(self, computation: Computation) -> None:
+        """Settle the calls whose time is up."""
         with self._queue.changed:
             late = [call for call in self._queue.calls if call.late]
             spent = [call for call in self._queue.calls if call.spent(self.seconds_per_token)]
         for call in late:
             self._queue.settle(call, too_late(call))
         for call in spent:
-            self._queue.settle(call, call.scored(computation, self._reranker.num_labels))
+            self._queue.settle(call, partial(call.scored, computation))
+
+    def _batch(
+        self, asked: float, budget: int, computation: Computation
+    ) -> tuple[list[Share], Sequence[Outcome], float]:
+        """Score the next batch among calls that came before the model was `asked`: later ones want to know it as it is.
+
+        Others may use the model directly: while they do, no rows are taken, and nothing is when a budget ends first.
+        """
+        with computation.turn(self._left_s) as mine:
+            began = time.perf_counter()
+            with self._queue.changed:
+                calls = [call for call in self._queue.calls if mine and call.arrived <= asked]
+                shares = next_batch(calls, budget, computation.pads, self.seconds_per_token)
+            for call in self._queue.resumed(budget):
+                self._resume(call)
+            outcomes = score_shares(computation, budget, shares) if shares else []
+            return shares, outcomes, time.perf_counter() - began
+
+    def _left_s(self) -> float:
         with self._queue.changed:
-            calls = [call for call in self._queue.calls if call.arrived <= asked]
-            return next_batch(calls, budget, computation.pads, self.seconds_per_token)
+            return self._queue.left_s
 
     def _gather(self, budget: int) -> None:
-        """Let a batch that is not full wait for company, if that is allowed."""
+        """Let a batch that is not full wait for company, if that is allowed and no budget is running."""
         queue = self._queue
         with queue.changed:
-            while self._max_wait_s and not queue.closed and sum(call.waiting_tokens for call in queue.calls) < budget:
+            while self._max_wait_s and not queue.closed and queue.left_s == math.inf:
+                if sum(call.waiting_tokens for call in queue.calls) >= budget:
+                    return
                 oldest = min((call.arrived for call in queue.calls if call.waiting), default=-math.inf)
                 left = oldest + self._max_wait_s - time.monotonic()
                 if left <= 0:
@@ -147,8 +177,7 @@ class ScoringThread:
 
     def _measure(self, shares: Sequence[Share], seconds: float) -> None:
         tokens = sum(share.tokens for share in shares)
-        before = self.seconds_per_token or seconds / tokens
-        self.seconds_per_token = before + FRESH * (seconds / tokens - before)
+        self._pace.measure(seconds, tokens)
         try:
             self._watch(MergedBatch(len(shares), sum(len(share.rows) for share in shares), tokens, seconds))
         except Exception:
@@ -172,4 +201,4 @@ class ScoringThread:
             self._queue.settle(call, too_late(call))
             return
         engine = self._reranker.engine()
-        self._queue.settle(call, call.scored(computation or engine.forward.ready(), self._reranker.num_labels))
+        self._queue.settle(call, partial(call.scored, computation or engine.forward.ready()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import math
 import os
 import time
 import weakref
@@ -21,14 +22,16 @@ from secondpass.inputs import CutPolicy
 from secondpass.merging.queue import CLOSED, Queue, QueuedJob, columns
 from secondpass.merging.scoring_thread import MergedBatch, ScoringThread, too_late
 from secondpass.reranker import Reranker
-from secondpass.scoring import Scored
-from secondpass.text import positive_int
+from secondpass.scoring import CHARACTERS, Scored
+from secondpass.text import positive_int, positive_number
 from secondpass.tokens import Tokens
 
 __all__ = ["Load", "MergedBatch", "SharedReranker"]
 
-# Pairs tokenised at a time: a call of ten thousand documents is being scored after the first of its pieces.
+# Pairs tokenised at a time: a call of ten thousand documents is being scored after the first of its pieces. With a
+# budget they have about as many characters as this part of a batch.
 PIECE = 256
+PART = 4
 # What is left of a budget that was spent while a call waited to be accepted.
 LEAST_S = 1e-6
 
@@ -78,7 +81,9 @@ class SharedReranker:
             positive_int(max_waiting_pairs, "max_waiting_pairs"), positive_int(max_waiting_tokens, "max_waiting_tokens")
         )
         round_tokens = None if max_round_tokens is None else positive_int(max_round_tokens, "max_round_tokens")
-        self._scoring = ScoringThread(reranker, self._queue, max_wait_ms / 1000, round_tokens, watch)
+        self._scoring = ScoringThread(
+            reranker, self._queue, max_wait_ms / 1000, round_tokens, watch, self._advance_in_pool
+        )
         self._tokenising_threads = positive_int(tokenising_threads, "tokenising_threads")
         self._pool: ThreadPoolExecutor | None = None
         _OPEN.add(self)
@@ -108,6 +113,8 @@ class SharedReranker:
     ) -> Future[Scored]:
         """Tokenise the pairs (queries[i], documents[i]) in this thread and queue them; texts are taken as they are.
 
+        With a budget only the first of them: the others are tokenised as for coroutines, a batch ahead of the model.
+
         Args:
             queries: one per document, or one str for all of them.
             documents: any ordered iterable of str; none gives an answer without rows.
@@ -120,7 +127,8 @@ class SharedReranker:
         Returns:
             A future of the answer. `cancel()` succeeds until the answer is there: what is not begun is not done. Its
             errors: DeadlineExceeded (the time was up before the last pair was scored), NonFiniteScore and OutOfMemory
-            (by one of these pairs), SecondPassError (the model or this object was closed, or training began).
+            (by one of these pairs), InvalidInput (with a budget, by pairs behind the first), SecondPassError (the model
+            or this object was closed, or training began).
 
         Raises:
             InvalidInput: an argument is refused, or the call is larger than may ever wait.
@@ -130,7 +138,9 @@ class SharedReranker:
         call = self._accepted(queries, documents, deadline_s, cut, instruction, budget_s)
         try:
             while self._advance(call):
-                pass
+                if call.budget_s is not None:
+                    self._advance_in_pool(call)
+                    break
         except BaseException:
             call.future.cancel()
             raise
@@ -192,13 +202,17 @@ class SharedReranker:
         instruction: str | None,
         budget_s: float | None,
     ) -> QueuedJob:
-        for name, seconds in (("deadline_s", deadline_s), ("budget_s", budget_s)):
-            if seconds is not None and not seconds > 0:
-                raise InvalidInput(f"{name}={seconds!r} is not above 0")
+        arrived = time.monotonic()
+        if deadline_s is not None and not deadline_s > 0:
+            raise InvalidInput(f"deadline_s={deadline_s!r} is not above 0")
+        budget_s = None if budget_s is None else positive_number(budget_s, "budget_s")
         texts = columns(queries, documents)
         reading = self.reranker.reading_of(texts, cut, instruction)
         call = QueuedJob(*texts, deadline_s, cut, instruction, budget_s, reading)
+        call.arrived = arrived
         self._queue.accept(call)
+        if budget_s is not None:
+            self._scoring.wake(call)  # it may end before it has tokens
         return call
 
     async def _in_pool(self, accept: Callable[[float | None], QueuedJob], budget_s: float | None) -> QueuedJob:
@@ -236,10 +250,12 @@ class SharedReranker:
 
     def _tokens(self, call: QueuedJob) -> list[Tokens]:
         made = self.reranker.tokens
+        characters = math.inf if call.budget_s is None else CHARACTERS * self._scoring.batch_tokens // PART
+        texts = call.next_texts(PIECE, characters)
         try:
-            return made(*call.next_texts(PIECE), cut=call.cut, instruction=call.instruction)
+            return made(*texts, cut=call.cut, instruction=call.instruction)
         except InvalidInput:
-            if len(call) > PIECE or len(call.asked) < len(call):
+            if len(texts[0]) < len(call):
                 # The message counts from the piece's start: let the whole call name the pairs.
                 made(call.queries, call.documents, cut=call.cut, instruction=call.instruction)
             raise
@@ -263,7 +279,7 @@ class SharedReranker:
         except Exception as error:
             self._queue.settle(call, error)
         else:
-            if more:
+            if more and not self._queue.pause(call, self._scoring.batch_tokens):
                 self._advance_in_pool(call)
 
     def _after_fork(self) -> None:
