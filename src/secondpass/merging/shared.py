@@ -29,8 +29,12 @@ __all__ = ["Load", "MergedBatch", "SharedReranker"]
 
 # Pairs tokenised at a time: a call of ten thousand documents is being scored after the first of its pieces.
 PIECE = 256
+# The same of a call with a budget, which wants to see something scored soon.
+SMALL_PIECE = 16
 # What is left of a budget that was spent while a call waited to be accepted.
 LEAST_S = 1e-6
+# So much behind the end of a budget it is spent by every clock.
+TICK_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class SharedReranker:
         round_tokens = None if max_round_tokens is None else positive_int(max_round_tokens, "max_round_tokens")
         self._scoring = ScoringThread(reranker, self._queue, max_wait_ms / 1000, round_tokens, watch)
         self._tokenising_threads = positive_int(tokenising_threads, "tokenising_threads")
-        self._pool: ThreadPoolExecutor | None = None
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         _OPEN.add(self)
 
     def __enter__(self) -> SharedReranker:
@@ -160,11 +164,16 @@ class SharedReranker:
         call = await self._in_pool(accepted, budget_s) if has_cache else accepted(budget_s)
         answer = asyncio.wrap_future(call.future)
         self._advance_in_pool(call)
+        loop = asyncio.get_running_loop()
+        timer = None if budget_s is None else loop.call_later(max(0.0, call.left_s) + TICK_S, self._look_again, call)
         try:
             async with asyncio.timeout(deadline_s):
                 return await answer
         except TimeoutError:
             raise too_late(call) from None
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def close(self, drain: bool = True, timeout_s: float | None = None) -> None:
         """Accept no more; finish what was accepted (at most `timeout_s` long) or, without `drain`, fail it at once.
@@ -177,10 +186,10 @@ class SharedReranker:
             queue.changed.notify_all()
             if drain:
                 queue.changed.wait_for(lambda: not queue.calls, timeout_s)
-            pool = self._pool
+            pools = list(self._pools.values())
         queue.abandon(SecondPassError(f"{CLOSED}: this call was not finished"))
         self._scoring.join()
-        if pool is not None:
+        for pool in pools:
             pool.shutdown()
 
     def _accepted(
@@ -212,7 +221,8 @@ class SharedReranker:
             return accept(left)
 
         try:
-            call = self._threads().submit(accepted)
+            # of its own: the other one may be busy with a million words
+            call = self._threads("secondpass-accept", 1).submit(accepted)
         except RuntimeError:
             raise SecondPassError(CLOSED) from None
         try:
@@ -220,6 +230,12 @@ class SharedReranker:
         except asyncio.CancelledError:
             call.add_done_callback(_take_back)
             raise
+
+    def _look_again(self, call: QueuedJob) -> None:
+        """The budget of a call is spent, whether or not any of its texts are tokens yet."""
+        with self._queue.changed:
+            self._queue.changed.notify_all()
+        self._scoring.wake(call)
 
     def _advance(self, call: QueuedJob) -> bool:
         """Tokenise the next piece; True while there are more."""
@@ -235,11 +251,11 @@ class SharedReranker:
         return call.untokenised > 0
 
     def _tokens(self, call: QueuedJob) -> list[Tokens]:
-        made = self.reranker.tokens
+        made, piece = self.reranker.tokens, PIECE if call.budget_s is None else SMALL_PIECE
         try:
-            return made(*call.next_texts(PIECE), cut=call.cut, instruction=call.instruction)
+            return made(*call.next_texts(piece), cut=call.cut, instruction=call.instruction)
         except InvalidInput:
-            if len(call) > PIECE or len(call.asked) < len(call):
+            if len(call) > piece or len(call.asked) < len(call):
                 # The message counts from the piece's start: let the whole call name the pairs.
                 made(call.queries, call.documents, cut=call.cut, instruction=call.instruction)
             raise
@@ -247,15 +263,15 @@ class SharedReranker:
     def _advance_in_pool(self, call: QueuedJob) -> None:
         """A piece at a time, each behind the other callers' pieces."""
         try:
-            self._threads().submit(self._advance_and_on, call)
+            self._threads("secondpass-tokenise", self._tokenising_threads).submit(self._advance_and_on, call)
         except RuntimeError:
             self._queue.settle(call, SecondPassError(CLOSED))
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _threads(self, name: str, count: int) -> ThreadPoolExecutor:
         with self._queue.changed:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._tokenising_threads, "secondpass-tokenise")
-            return self._pool
+            if name not in self._pools:
+                self._pools[name] = ThreadPoolExecutor(count, name)
+            return self._pools[name]
 
     def _advance_and_on(self, call: QueuedJob) -> None:
         try:
@@ -267,7 +283,7 @@ class SharedReranker:
                 self._advance_in_pool(call)
 
     def _after_fork(self) -> None:
-        self._pool = None
+        self._pools = {}
         self._queue.after_fork()
         self._scoring.after_fork()
 
