@@ -19,6 +19,7 @@ from secondpass.inputs import CutPolicy
 from secondpass.merging import Scored, SharedReranker
 from secondpass.merging.shared import PIECE
 from secondpass.score_cache import Kept, ScoreCache
+from secondpass.scoring import FIRST_PIECE, batch_tokens
 from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
 from tests.tiny_models import WORDS
 
@@ -316,6 +317,14 @@ async def test_a_budget_ends_whatever_the_tokenizer_does(
     go.set()
     assert (await first).read is None
     await asyncio.to_thread(shared.close)
+
+
+def test_a_budget_begins_with_a_small_batch(shared: SharedReranker, forward: WatchedForward) -> None:
+    """How fast the model is nobody knows before; the next ones are as large as fit."""
+    answer = shared.submit(QUERY, texts(100), budget_s=WAIT_S).result(WAIT_S)
+    assert answer.read is None
+    first, *others = map(sum, forward.lengths)
+    assert first <= batch_tokens("cpu") // FIRST_PIECE < max(others)
 
 
 def test_a_caller_that_is_interrupted_while_tokenising_leaves_nothing(

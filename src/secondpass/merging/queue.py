@@ -14,7 +14,7 @@ import numpy as np
 from secondpass.errors import InvalidInput, Overloaded, SecondPassError
 from secondpass.forwards.contract import Computation, Logits
 from secondpass.inputs import CutPolicy
-from secondpass.scoring import Job, Reading, Scored, Spent, score_rows
+from secondpass.scoring import FIRST_PIECE, Job, Reading, Scored, Spent, score_rows
 from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
 
@@ -253,8 +253,10 @@ def next_batch(calls: Iterable[QueuedJob], budget: int, padded: bool, seconds_pe
     ready.sort(key=lambda call: call.arrived + seconds_per_token * call.remaining_tokens)
     left = min((call.left_s for call in ready), default=math.inf)
     shares: list[Share] = []
-    # a batch ends before the next budget does
-    room = budget if left == math.inf or not seconds_per_token else min(budget, max(1, int(left / seconds_per_token)))
+    # a batch ends before the next budget does; a small one tells how fast it goes
+    room = budget
+    if left < math.inf:
+        room = min(budget, max(1, int(left / seconds_per_token) if seconds_per_token else budget // FIRST_PIECE))
     for call in ready:
         first = len(call.tokens[call.waiting[-1]])
         rows = call.take(room if shares else max(room, first), padded)
