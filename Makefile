@@ -11,7 +11,7 @@ COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks
 
-.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-cascade benchmark-score-cache benchmark-startup benchmark-training benchmark-service clean
+.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -82,6 +82,11 @@ benchmark-startup: $(VENV)/.test
 # The same queries ranked without a cache of scores, with an empty and with a filled one; what it costs by itself.
 benchmark-score-cache: $(VENV)/.test
 	$(BIN)/python -m benchmarks.score_cache compare --output-dir figures $(ARGS)
+
+# Answers at every tenth of texts of up to 50,000 words, and nDCG@10 of windows beside truncation.
+benchmark-windows: $(VENV)/.test
+	$(BIN)/python -m benchmarks.windows needles --output-dir figures $(ARGS)
+	$(BIN)/python -m benchmarks.windows quality --data $(DATA) --output-dir figures
 
 # The service with 16 clients beside scoring the same pairs in process, on the same cores.
 benchmark-service: $(VENV)/.test

@@ -8,7 +8,7 @@ with 1. Also what a score takes of the disk, and what finding and keeping one ta
 
     python -m benchmarks.score_cache endure --kills 200 --processes 8
 
-So many processes rank through one small file while another is killed and begun again, each time in the middle of
+So many processes rank through one small file, and one of them is killed and forked anew, each time in the middle of
 keeping; now and then another model is put into the model's folder under the same name. Every process compares each
 score with those of the model it has loaded, and the disk with its bound. Ends with 1 where one was wrong.
 """
@@ -16,19 +16,25 @@ score with those of the model it has loaded, and the disk with its bound. Ends w
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import random
+import select
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import typer
+from safetensors.numpy import load_file, save_file
 
 from benchmarks.inference import machine
 from benchmarks.inference.__main__ import Output, Threads, say, write
@@ -144,25 +150,32 @@ def markdown(figures: dict[str, Any]) -> str:
 
 # ---- Kills, many processes, and a model that is replaced
 
-QUERIES, DOCUMENTS = 60, 40
-BOUND = MB  # less than what both models say of all pairs
+QUERIES, DOCUMENTS, CHARACTERS = 60, 80, 100
+BOUND = MB  # half of what one of the models says of all pairs
+KEEPING, KEPT = b"1", b"2"
 
 
 def replaced(folder: Path, version: int) -> None:
-    """Put a model into the folder, whole at every moment: the embedded one, with another head in version 1."""
-    import numpy as np
-    from safetensors.numpy import load_file, save_file
-
+    """Put a model into the folder, whole at every moment: the embedded one's first layer, with a head for a version."""
     made = folder.with_name(f"{folder.name}.{version}")
     if not made.exists():
         shutil.copytree(Path(__file__).parents[1] / "src" / "secondpass" / "pocket", made)
+        config = json.loads((made / "config.json").read_text(encoding="utf-8"))
+        (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}), encoding="utf-8")
         weights = made / "model.int8.safetensors"
-        tensors = load_file(weights)
+        tensors = {name: part for name, part in load_file(weights).items() if ".layer." not in name or ".0." in name}
         tensors["classifier.bias"] = tensors["classifier.bias"] + np.float16(version)
         save_file(tensors, weights)
     link = folder.with_name(f"{folder.name}.new")
     link.symlink_to(made, target_is_directory=True)
     link.rename(folder)
+
+
+def short_questions() -> list[Asked]:
+    """Whose documents are their first characters."""
+    return [
+        Asked(one.query, tuple(text[:CHARACTERS] for text in one.documents)) for one in questions(QUERIES, DOCUMENTS)
+    ]
 
 
 def scores(encoder: CrossEncoder, one: Asked) -> list[float]:
@@ -171,40 +184,79 @@ def scores(encoder: CrossEncoder, one: Asked) -> list[float]:
     return [found.score for found in sorted(ranking.documents, key=lambda found: found.index)]
 
 
-class Telling(ScoreCache):
-    """Tells when it begins to keep and when it has kept."""
+class Ranking:
+    """A model as it is in its folder now, and what it says of every pair by the list of all versions."""
+
+    def __init__(self, folder: Path, right: Path) -> None:
+        self.encoder = CrossEncoder(str(folder), device="cpu")
+        self.asked = short_questions()
+        versions: list[list[list[float]]] = json.loads(right.read_text(encoding="utf-8"))
+        direct = scores(self.encoder, self.asked[0])
+        (self.expected,) = [version for version in versions if version[0] == direct]
+        self.calls = self.wrong = 0
+
+    def call(self, draw: random.Random) -> None:
+        """Rank for a query."""
+        number = draw.randrange(QUERIES)
+        self.wrong += scores(self.encoder, self.asked[number]) != self.expected[number]
+        self.calls += 1
+
+
+class Mortal(ScoreCache):
+    """Kills its process in the middle of keeping for the so manieth time, and tells in `state` when it is keeping."""
+
+    state = mmap.mmap(-1, 1)
+    left = 2
+    took = 0.0
 
     def keep(self, entries: Sequence[tuple[bytes, Kept]]) -> None:
-        """As ever."""
-        sys.stdout.write("keeping\n")
-        sys.stdout.flush()
-        super().keep(entries)
-        sys.stdout.write("kept\n")
-        sys.stdout.flush()
+        """As ever, until the last time."""
+        self.left -= 1
+        if not self.left:
+            threading.Thread(target=self._kill, args=(random.uniform(0, 0.8 * self.took),), daemon=True).start()
+        self.state[:] = KEEPING
+        self.took, _ = timed(super().keep, entries)
+        self.state[:] = KEPT
+
+    def _kill(self, after: float) -> None:
+        time.sleep(after)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.command(hidden=True)
-def work(model: Path, path: Path, right: Path, seed: int, telling: bool = False) -> None:
-    """Rank until there is something to read or this is killed; the last line is what was found."""
-    import select
+def die(model: Path, path: Path, right: Path, seed: int, kills: int) -> None:
+    """Fork children one after the other that kill themselves, until so many were killed in the middle of keeping."""
+    ranking = Ranking(model, right)
+    forks = 0
+    while kills:
+        forks += 1
+        child = os.fork()
+        if not child:
+            random.seed(seed + forks)
+            cache = Mortal(path, max_bytes=BOUND)
+            cache.left = random.randrange(2, 5)
+            ranking.encoder.use_score_cache(cache)
+            while not ranking.wrong:
+                ranking.call(random.Random(random.random()))
+            os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status != -signal.SIGKILL:
+            raise RuntimeError(f"a child ended with {status}: a wrong score")
+        kills -= Mortal.state[:] == KEEPING
+    sys.stdout.write(json.dumps({"forks": forks}) + "\n")
 
-    versions: list[list[list[float]]] = json.loads(right.read_text(encoding="utf-8"))
-    asked = questions(QUERIES, DOCUMENTS)
-    draw = random.Random(seed)
-    encoder = CrossEncoder(str(model), device="cpu")
-    direct = scores(encoder, asked[0])
-    (expected,) = [version for version in versions if version[0] == direct]
-    cache = (Telling if telling else ScoreCache)(path, max_bytes=BOUND)
-    encoder.use_score_cache(cache)
-    calls = wrong = 0
-    peak = 0
-    while not select.select([sys.stdin], [], [], 0)[0]:
-        number = draw.randrange(QUERIES)
-        wrong += scores(encoder, asked[number]) != expected[number]
-        calls, peak = calls + 1, max(peak, cache.bytes_held)
-    cache.close()
-    told = {"calls": calls, "wrong": wrong, "hits": cache.hits, "misses": cache.misses, "errors": cache.errors}
-    sys.stdout.write(json.dumps(told | {"peak": peak}) + "\n")
+
+@app.command(hidden=True)
+def live(model: Path, path: Path, right: Path, seed: int) -> None:
+    """Rank until the standard input has something to read; what was found."""
+    ranking, draw, peak = Ranking(model, right), random.Random(seed), 0
+    with ScoreCache(path, max_bytes=BOUND) as cache:
+        ranking.encoder.use_score_cache(cache)
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            ranking.call(draw)
+            peak = max(peak, cache.bytes_held)
+    told = {"calls": ranking.calls, "wrong": ranking.wrong, "hits": cache.hits, "misses": cache.misses}
+    sys.stdout.write(json.dumps(told | {"errors": cache.errors, "peak": peak}) + "\n")
 
 
 @app.command()
@@ -215,45 +267,29 @@ def endure(
     output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
 ) -> None:
     """Kill processes in the middle of keeping, and compare every score."""
-    draw = random.Random(kills)
-    asked = questions(QUERIES, DOCUMENTS)
     with tempfile.TemporaryDirectory() as folder:
-        model, path, right = Path(folder) / "model", Path(folder) / "scores.db", Path(folder) / "right.json"
+        given = model, path, right = [Path(folder) / name for name in ("model", "scores.db", "right.json")]
         expected = []
         for version in (1, 0):
             replaced(model, version)
             encoder = CrossEncoder(str(model), device="cpu")
-            expected.append([scores(encoder, one) for one in asked])
+            expected.append([scores(encoder, one) for one in short_questions()])
         right.write_text(json.dumps(expected), encoding="utf-8")
-        command = [sys.executable, "-m", "benchmarks.score_cache", "work", *map(str, (model, path, right))]
-
-        def begun(seed: int, *options: str) -> subprocess.Popen[str]:
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            return subprocess.Popen(
-                [*command, str(seed), *options],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-
-        living = [begun(seed) for seed in range(processes - 1)]
+        living = [begun("live", *given, seed) for seed in range(processes - 1)]
         ended: list[dict[str, Any]] = []
-        while_keeping = 0
-        for kill in range(kills):
-            if kill % replace_every == replace_every - 1:
-                replaced(model, kill // replace_every % 2)
-                # the oldest gives way to one that has the new model
-                ended.append(finished(living.pop(0)))
-                living.append(begun(1000 + kill))
-            while_keeping += killed(begun(2000 + kill, "--telling"), draw)
-            say(f"kill {kill + 1} of {kills}: {while_keeping} while keeping")
+        forks = 0
+        for turn, first in enumerate(range(0, kills, replace_every)):
+            forks += finished(begun("die", *given, 1000 * first, min(replace_every, kills - first)))["forks"]
+            say(f"{min(first + replace_every, kills)} killed while they were keeping, of {forks}")
+            replaced(model, (turn + 1) % 2)
+            ended.append(finished(living.pop(0)))  # the oldest gives way to one that has the new model
+            living.append(begun("live", *given, 1000 + first))
         ended += [finished(process) for process in living]
         with ScoreCache(path, max_bytes=BOUND) as cache:
             left = len(cache)
     told = {name: sum(one[name] for one in ended) for name in ("calls", "wrong", "hits", "misses", "errors")}
     told |= {"peak": max(one["peak"] for one in ended), "bound": BOUND, "rows left": left}
-    figures = {"kills": kills, "while keeping": while_keeping, "processes": processes, "ended well": len(ended)} | told
+    figures = {"killed while keeping": kills, "killed": forks, "processes": processes, "ended well": len(ended)} | told
     if output is not None:
         output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
@@ -261,19 +297,15 @@ def endure(
         raise typer.Exit(1)
 
 
-def killed(process: subprocess.Popen[str], draw: random.Random) -> bool:
-    """Kill one some time after it began to keep; whether it had not yet ended that."""
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("no pipes")
-    for _ in range(draw.randrange(1, 4)):
-        if "keeping\n" not in iter(process.stdout.readline, ""):
-            raise RuntimeError(f"a process ended by itself with {process.wait()}")
-    time.sleep(draw.uniform(0, 0.004))
-    process.kill()
-    rest = process.stdout.read()
-    process.stdin.close()
-    process.wait()
-    return "kept\n" not in rest
+def begun(command: str, *given: object) -> subprocess.Popen[str]:
+    """One of the hidden commands, as a process of one thread."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.score_cache", command, *map(str, given)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     tuple(f"secondpass.{noun}" for noun in ("scoring", "activations", "keywords", "ranking", "stopping")),
     ("secondpass.models",),
     ("secondpass.reranker",),
-    ("secondpass.biencoder", "secondpass.extraction", "secondpass.merging"),
+    ("secondpass.biencoder", "secondpass.extraction", "secondpass.explanation", "secondpass.merging"),
     ("secondpass.evaluation",),
     ("secondpass.training",),
     ("secondpass.fit", "secondpass.cross_encoder", "secondpass.cascade"),
@@ -427,6 +427,7 @@ import asyncio, httpx
 from typer.testing import CliRunner
 from secondpass import CrossEncoder
 from secondpass.cli import app
+from secondpass.explanation import explain
 from secondpass.extraction import extract
 from secondpass.merging import SharedReranker
 from secondpass.serving import create_app
@@ -436,6 +437,7 @@ wanted = encoder.predict([("new password", text) for text in texts]).tolist()
 assert encoder.rank("new password", texts)[0]["score"] == wanted[0]
 assert encoder.rank_many(["new password"], [texts])[0].documents[0].score == wanted[0]
 assert extract(encoder, "new password", texts).extracts[0].score == wanted[0]
+assert explain(encoder, "new password", texts[0]).score == wanted[0]
 with SharedReranker(encoder) as queue:
     assert len(queue.submit("new password", texts).result(60).logits) == 2
 told = CliRunner().invoke(app, ["rank", "new password", "--format", "jsonl"], input="\n".join(texts))

@@ -318,17 +318,13 @@ class ScoreCache:
             if _first(connection, "pragma wal_checkpoint(truncate)"):
                 time.sleep(0.001)
             connection.execute("begin immediate")
-        try:
-            yield
-        except BaseException:
-            connection.rollback()
-            raise
+        yield
         connection.execute("commit")
 
     # -- the file, and what goes wrong with it
 
     def _guarded(self, work: Callable[..., Found], *given: Any, writes: bool = False) -> Found | None:
-        """Do it, or go on without."""
+        """Do it, or go on without; an interrupt leaves no transaction behind, for which others would wait."""
         with _LOCK:
             if time.monotonic() < self._rests[writes]:
                 return None
@@ -337,6 +333,10 @@ class ScoreCache:
             except (self._sqlite.Error, OSError, InvalidInput) as error:
                 self._failed(error, writes)
                 return None
+            finally:
+                if self._connection is not None and self._connection.in_transaction:
+                    with suppress(self._sqlite.Error):
+                        self._connection.rollback()
 
     def _failed(self, error: Exception, writes: bool) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -363,8 +363,6 @@ class ScoreCache:
             self._disconnect()  # somebody deleted the file, or put another there
         if self._connection is None:
             self._connection = self._connect()
-        elif self._connection.in_transaction:
-            self._connection.rollback()  # an interrupt came between two lines
         return self._connection
 
     def _connect(self) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ SILENT_CATEGORIES = frozenset({"Mn", "Mc", "Me", "Zs", "Zl", "Zp", "Cc", "Cf", "
 # Letters and symbols by category that show nothing: fillers, the empty Braille pattern, and what stands for a character
 # that could not be read.
 SILENT_CHARACTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd")
+# What HTML does not allow: control characters, and halves of surrogate pairs.
+UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 # Where most texts have said something; every further look is at so many times as much.
 BEGINNING = 32
 LONGER = 8

@@ -22,7 +22,7 @@ from secondpass.text import choice, positive_int, whole_number
 Borders = Literal["sentences", "words"]
 Select = Literal["first", "bm25"]
 Logits = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.intp]
+Indices = Sequence[int] | npt.NDArray[np.intp]
 
 # Tokens that a window shares with the one before it where nobody says how many: a sentence or two.
 OVERLAP = 32
@@ -133,8 +133,7 @@ class Places:
 
     def _firsts(self, ends: Indices) -> list[int]:
         """The first token of each sentence; a token may begin with the blank before it."""
-        starts = [span.start for span in sentences(self._text)]
-        firsts: list[int] = np.searchsorted(ends, starts, "right").tolist()
+        firsts: list[int] = np.searchsorted(ends, [span.start for span in sentences(self._text)], "right").tolist()
         return firsts
 
     def last(self, least: int, most: int) -> int:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from secondpass import CrossEncoder
 from secondpass.evaluation.qrels import read_qrels
 from secondpass.evaluation.runs import read_run
+from secondpass.explanation import explain
 from tests.cli.conftest import Run, only_line
 from tests.small_collection import write_beir
 
@@ -205,3 +207,58 @@ def test_what_cannot_be_evaluated_is_one_line(run: Run, files: Path, arguments: 
     done = run("evaluate", *(argument.format(files) for argument in arguments))
     assert done.exit_code == 2
     assert reason in only_line(done)
+
+
+@pytest.fixture
+def corpus(files: Path) -> Path:
+    """The folder with the texts of its documents."""
+    texts = (f"the cat sat on the mat of {place}. a dog!" for place in range(20))
+    lines = [
+        json.dumps({"_id": f"d{number}-{place}", "text": text})
+        for place, text in enumerate(texts)
+        for number in range(QUERIES)
+    ]
+    (files / "corpus.jsonl").write_text("\n".join(lines))
+    return files
+
+
+def test_documents_that_moved_are_explained(run: Run, corpus: Path, tiny_folder: str) -> None:
+    """At most as many as asked for, helped and hurt in turn, in the page and JSON; a run by other means is told."""
+    page, report = corpus / "r.html", corpus / "r.json"
+    runs = ("-r", str(corpus / "bm25.trec"), "-r", str(corpus / "ours.trec"), "-m", "nDCG@10")
+    options = ("--qrels", str(corpus), *runs, "--model", tiny_folder, "--html", str(page), "--json", str(report))
+    done = run("evaluate", *options, "--explain", "5")
+    assert done.exit_code == 0, done.stderr
+    assert "5 of the documents explained have another score in ours" in done.stdout
+    assert page.read_text().count("Leave-one-out") == 5
+    (second,) = json.loads(report.read_text())["second_passes"]
+    counts = {
+        kind: [one["explanation"] for change in second[kind] for one in change["moved"] if one["explanation"]]
+        for kind in ("helped", "hurt")
+    }
+    assert [len(made) for made in counts.values()] == [3, 2]
+    (shown, *_), change = counts["helped"], second["helped"][0]
+    found = explain(CrossEncoder(tiny_folder, device="cpu"), change["text"], shown["document"])
+    assert shown == json.loads(json.dumps(found.to_dict()))
+    assert {one["document"] for one in change["moved"]} <= {f"d{change['query'][1:]}-{place}" for place in range(20)}
+    assert "explanations: 5 documents, leave-one-out by " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--html", "r.html"), "--explain needs the --model"),
+        (("--model", "secondpass/pocket"), "--explain goes with --html or --json"),
+        (("--html", "r.html", "--model", "secondpass/pocket", "-r", "same.trec"), "one second pass; here are 2"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(
+    run: Run, corpus: Path, options: tuple[str, ...], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a model, a report to put it into, or one run that it is about."""
+    monkeypatch.chdir(corpus)
+    done = run("evaluate", "--qrels", ".", "-r", "bm25.trec", "-r", "ours.trec", "-m", "AP", "--explain", "1", *options)
+    assert done.exit_code == 2
+    assert reason in only_line(done)
+    file = ("--qrels", "qrels/test.tsv", "-r", "bm25.trec", "-r", "ours.trec", "--model", "m", "--json", "r.json")
+    assert "its --documents" in only_line(run("evaluate", *file, "--explain", "1"))

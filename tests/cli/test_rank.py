@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from secondpass import Cascade, CrossEncoder
+from secondpass.explanation import explain
 from secondpass.score_cache import ScoreCache
 from secondpass.windows import Windows
 from tests.cli.conftest import Run, Start, command, only_line
@@ -382,3 +383,21 @@ def test_precision_reaches_the_model(
     assert refused.exit_code == 2
     assert "--precision" in only_line(refused)
     assert asked == []
+
+
+def test_the_best_are_explained(run: Run, lines_file: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """--explain the first, --explain-best as many as it says: as `explain` does, in JSON lines and below the table."""
+    options = ("rank", QUERY, "-d", lines_file, "-m", tiny_folder)
+    plain = rows(run(*options, "-f", "jsonl").stdout)
+    one, three = (
+        rows(run(*options, "-f", "jsonl", *given).stdout) for given in (["--explain"], ["--explain-best", "3"])
+    )
+    assert ["explanation" in row for row in one] == [True, False, False, False]
+    assert ["explanation" in row for row in three] == [True, True, True, False]
+    assert [{key: row[key] for key in row if key != "explanation"} for row in three] == plain
+    for row in three[:3]:
+        expected = explain(tiny, QUERY, row["text"]).to_dict()
+        assert {"query": QUERY, "document": row["text"], **row["explanation"]} == expected
+    told = run(*options, "--explain-best", "2").stdout
+    assert told.count("Leave-one-out") == 2
+    assert f"1. score {plain[0]['score']:.4f}\n{QUERY}\n{plain[0]['text']}\n" in told

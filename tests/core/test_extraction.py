@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.extraction import extract, sentences
+from secondpass.windows import Windows
 
 BERLIN = "Berlin is the capital of Germany. It had 3.7 million inhabitants in 2023. The city is known for its museums."
 MUNICH = "Munich is in Bavaria. Its people like beer. About 1.5 million people live there."
@@ -35,6 +36,27 @@ def test_a_sentence_that_needs_the_one_before_it_is_found(pocket: CrossEncoder, 
     documents = [BERLIN, MUNICH]
     best = extract(pocket, query, documents).extracts[0]
     assert documents[best.document][best.span.start : best.span.end] == answer
+
+
+def test_of_a_long_document_only_the_best_windows_sentences_are_read(pocket: CrossEncoder) -> None:
+    """What has too many sentences is answered; what fits is answered as without windows."""
+    filler = " ".join(f"The {number}th visitor saw a bridge, a mill and the old town." for number in range(60))
+    documents = ["", MUNICH, f"{filler} {BERLIN} {filler}"]
+    query, wanted = "how many people live in Berlin", "It had 3.7 million inhabitants in 2023."
+    with pytest.raises(InvalidInput, match="documents have 66 sentences, more than max_sentences=50"):
+        extract(pocket, query, documents, max_sentences=50)
+    found = extract(pocket, query, documents, max_sentences=50, top_k=1, windows=Windows(tokens=150))
+    (best,) = found.extracts
+    assert (best.document, documents[2][best.span.start : best.span.end]) == (2, wanted)
+    assert found.record is not None
+    assert 2 * 50 > found.record.pairs > 10
+    short, per_document = [BERLIN, MUNICH], {"per_document": 1, "top_k": 2}
+    for options in ({"top_k": 9}, per_document):
+        every = extract(pocket, query, short, **options)  # type: ignore[arg-type]
+        assert extract(pocket, query, short, windows=Windows(), **options).extracts == every.extracts  # type: ignore[arg-type]
+    assert extract(pocket, query, ["", " \n"], windows=Windows()).record is None
+    with pytest.raises(InvalidInput, match="query is blank"):
+        extract(pocket, " ", short, windows=Windows())
 
 
 def test_scores_are_activated_logits_and_fall(pocket: CrossEncoder) -> None:

@@ -6,6 +6,7 @@ import copy
 import gc
 import inspect
 import logging
+import random
 import threading
 import weakref
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from secondpass.record import CallRecord
 from secondpass.reranker import Reranker, timed, warn_once
 from secondpass.score_cache import ScoreCache
 from secondpass.token_cache import TokenCache
+from secondpass.windows import Windows
+from tests.tiny_models import WORDS
 
 QUERY = "how to reset the password"
 DOCUMENTS = ["the cat sat", "reset the password", "a cold river"]
@@ -245,6 +248,20 @@ def test_a_cache_of_scores_knows_all_that_a_score_depends_on(tiny_folder: str) -
         next(reranker.model.classifier.parameters()).mul_(0.5)
     assert recalled(reranker) == (exact, 0), "made in torch now, of which nothing is kept yet"
     assert recalled(reranker) == (exact, 3)
+
+
+def test_the_best_window_by_another_label_is_another_entry(tiny_model_folder: Callable[..., str]) -> None:
+    """Of several labels the rule says which window counts, so what is kept under one is not recalled under another."""
+    reranker = CrossEncoder(tiny_model_folder("bert", 3), device="cpu")
+    draw = random.Random(0)
+    long = [" ".join(draw.choices(WORDS, k=150)) for _ in range(4)]
+    ways: dict[str, Any] = {"truncation": Windows(tokens=20)}
+    rules: list[Any] = [0, 1, 2, "expected"]
+    exact = [reranker.rank_many([QUERY], [long], relevance=rule, **ways)[0].documents for rule in rules]
+    assert len({document.passage for documents in exact for document in documents}) > 4
+    reranker.use_score_cache(ScoreCache())
+    for _ in range(2):
+        assert [reranker.rank_many([QUERY], [long], relevance=rule, **ways)[0].documents for rule in rules] == exact
 
 
 def test_a_recalled_pair_has_its_record(tiny_folder: str) -> None:

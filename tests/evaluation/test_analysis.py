@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.analysis import analyse, changes, distribution, reliability, scored_pairs, thresholds
+from secondpass.evaluation.analysis import analyse, changes, distribution, moved, reliability, scored_pairs, thresholds
 from secondpass.evaluation.comparison import Analysis
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
@@ -469,3 +469,24 @@ def test_nothing_relevant_has_no_thresholds() -> None:
     """Precision and recall of nothing say nothing: no points, no warning."""
     assert thresholds(QRELS_SCORES, Run("run", {"q": [("b", 1.0)]})) == ()
     assert thresholds(QRELS_SCORES, Run("run", {})) == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "rose", "expected"),
+    [
+        ("xyr", "rxy", True, [("r", 1, 3, 1), ("x", 0, 1, 2)]),
+        ("rxy", "xyr", False, [("r", 1, 1, 3), ("x", 0, 2, 1)]),
+        ("ruv", "uvr", False, [("r", 1, 1, 3), ("u", None, 2, 1)]),
+        ("xy", "rxy", True, [("r", 1, None, 1), ("x", 0, 1, 2)]),
+        ("rx", "sx", False, [("r", 1, 1, None)]),
+        ("rs", "sr", True, [("s", 2, 2, 1)]),
+    ],
+)
+def test_a_change_is_seen_by_the_documents_that_moved(
+    first: str, second: str, rose: bool, expected: list[tuple[str, int | None, int | None, int | None]]
+) -> None:
+    """A relevant one that the better order has higher, and another that it has lower."""
+    grades = {"r": 1, "s": 2, "x": 0, "y": 0}
+    runs = ({name: None for name in order} for order in (first, second))
+    found = [(one.document, one.grade, one.first_rank, one.second_rank) for one in moved(*runs, grades, rose=rose)]
+    assert found == expected

@@ -42,7 +42,7 @@ def test_both_passes(beir: Path, tiny_folder: str, pipeline: str) -> None:
     assert evaluate(found.qrels, first, ["RR@10"]).coverage.without_relevant == ("unjudged",)
     assert list(found.ms) == [FIRST, SECOND]
     assert all(ms > 0 for ms in found.ms.values())
-    assert (found.cut, found.not_reranked) == (0, 0)
+    assert (found.cut, found.not_reranked, found.model) == (0, 0, tiny_folder)
     assert found.measures == (("nDCG@10", "RR@10", "AP", "R@100") if pipeline == "evaluate_rerank" else ())
 
 

@@ -211,6 +211,22 @@ def test_title_in_meta_is_read_by_the_ranker(local: Any, tiny: Any) -> None:
     assert ranked.score == pytest.approx(float(tiny.predict([("the cat", "the cat sat on the mat")])[0]), abs=1e-6)
 
 
+def test_what_describes_a_value_goes_with_it(tmp_path: Path, tiny_folder: str) -> None:
+    """Another truncation takes no windows along, and one model no `keep` of several."""
+    whole = load_pipeline(pipeline_file("rerank_long"))
+    assert whole.get_component("ranker").windows == {"most": 16, "select": "bm25"}  # type: ignore[attr-defined]
+    cut: Any = load_pipeline(pipeline_file("rerank_long"), ranker={"truncation": "error"}).get_component("ranker")
+    assert (cut.truncation, cut.windows) == ("error", None)
+    file = tmp_path / "cascade.yaml"
+    text = pipeline_file("rerank_bm25").read_text()
+    file.write_text(text.replace("model: secondpass/pocket", "model: [small, large]\n      keep: 50"))
+    assert load_pipeline(file).get_component("ranker").keep == 50  # type: ignore[attr-defined]
+    one: Any = load_pipeline(file, model=tiny_folder).get_component("ranker")
+    assert (one.model, one.keep) == (tiny_folder, None)
+    two: Any = load_pipeline(file, model=["a", "b", "c"], ranker={"keep": 7}).get_component("ranker")
+    assert (two.model, two.keep) == (["a", "b", "c"], 7)
+
+
 def test_names_and_paths(tmp_path: Path) -> None:
     """A bare name finds the packaged file, a path wins over a name, and an unknown name is refused with the list."""
     assert pipeline_file("rerank_bm25") == pipeline_file("rerank_bm25.yaml")

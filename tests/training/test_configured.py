@@ -102,6 +102,29 @@ def test_held_out_share(write: Write) -> None:
     assert prepared.notes == ()
 
 
+def test_long_documents_are_learnt_from_by_their_best_windows(write: Write, tmp_path: Path, tiny_folder: str) -> None:
+    """None is cut then; the chooser may be another model, and held-out documents are read whole in windows."""
+    long = [{**row, "documents": [f"{text}. " * 9 for text in row["documents"]]} for row in rows(1, 6)]
+    write_json_lines(tmp_path / "long.jsonl", long)
+    data = "train: {path: long.jsonl}, dev: {path: dev.jsonl}"
+    assert prepare(read_config(write(data), ["model.max_length=32"])).plan().cut == sum(
+        len(row["labels"]) for row in long
+    )
+    wish = f"{data}, passages: {{model: {Path(tiny_folder).name}, tokens: 16}}"
+    (tmp_path / Path(tiny_folder).name).symlink_to(tiny_folder)
+    config = read_config(write(wish), ["model.max_length=32", "model.truncation=windows"])
+    assert config.data.passages is not None
+    assert config.data.passages.model == str(tmp_path / Path(tiny_folder).name)
+    prepared = prepare(config)
+    assert prepared.plan().cut == 0
+    documents = [text for group in prepared.checked.groups for text in group.documents]
+    assert all(any(text in given for row in long for given in row["documents"]) for text in documents)
+    run(prepared, show_progress_bar=False)
+    assert read_config(tmp_path / "out" / CONFIG) == config
+    with pytest.raises(InvalidInput, match=r"c\.yaml:2: data.passages: windows: tokens=0 is not a positive int"):
+        read_config(write(f"{data}, passages: {{tokens: 0}}"))
+
+
 def test_several_sources_and_limits(write: Write) -> None:
     """Sources are read in order, each up to its limit; a query of both sides is told."""
     prepared = prepare(

@@ -109,6 +109,23 @@ def test_sentences_are_extracted(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines()[0].endswith("It had 3.7 million inhabitants in 2023.")
 
 
+def test_scores_are_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/score-cache.md: what was ranked is known when it is asked again, and is in the file."""
+    code, *_ = blocks("docs/score-cache.md")
+    executed(code)
+    assert capsys.readouterr().out == "2\n"
+    assert (here / "scores.db").is_file()
+
+
+def test_a_score_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/explanations.md: the answering sentence counts most."""
+    (code,) = blocks("docs/explanations.md")
+    executed(code)
+    *counts, check = capsys.readouterr().out.splitlines()
+    assert max(counts, key=lambda line: float(line.split()[0])).endswith("Berlin has 3.7 million inhabitants.")
+    assert check.startswith("The sentences add up to ")
+
+
 def test_a_pipeline_of_haystack_is_loaded_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """pipelines/README.md: from its YAML, with the embedded model behind BM25, and measured by the evaluators."""
     monkeypatch.chdir(ROOT)

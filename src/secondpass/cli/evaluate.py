@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from math import isclose
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secondpass.cli import arguments
-from secondpass.cli.arguments import IdenticalIds
+from secondpass.cli.arguments import IdenticalIds, load
 from secondpass.cli.output import PipeConsole
-from secondpass.corpora import named_file, packaged, read_queries
+from secondpass.corpora import named_file, packaged, read_corpus, read_queries
 from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.evaluation.analysis import analyse
-from secondpass.evaluation.comparison import Analysis
+from secondpass.evaluation.comparison import Analysis, Change
 from secondpass.evaluation.measures import DEFAULT_MEASURES, parsed
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels, textless_note, with_text
 from secondpass.evaluation.reporting.files import print_analysis, write_csv, write_json
 from secondpass.evaluation.reporting.page import write_page
 from secondpass.evaluation.runs import Run, read_run, without_query_ids
 from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns, depth_for
+
+if TYPE_CHECKING:
+    from secondpass.explanation import Explanation
 
 # Runs a pipeline over a dataset: a function of another import package of this distribution.
 RUN_DATASET = "secondpass_pipelines.dataset:run_dataset"
@@ -40,6 +45,8 @@ class Evaluated:
     notes: tuple[str, ...] = ()
     beir: bool = False
     first_pass: str = ""
+    model: str | None = None
+    folder: Path | None = None
 
 
 Judgements = Annotated[
@@ -56,6 +63,12 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="With --pipeline: a run of each pass; a broken one continues."),
 ]
+Explained = Annotated[
+    int, typer.Option(min=0, help="So many of the documents that moved are explained in the page and JSON.")
+]
+Texts = Annotated[
+    Path | None, typer.Option(help="With --explain: their texts, a BEIR folder or file; by default the folder given.")
+]
 Budget = Annotated[
     float | None, typer.Option(min=0, help="With --pipeline: which depth to choose for so many ms a query.")
 ]
@@ -69,7 +82,10 @@ FirstPass = Annotated[
 ]
 RankerModels = Annotated[
     list[str] | None,
-    typer.Option("--model", help="With --pipeline: cross-encoder for the ranker; several are a cascade."),
+    typer.Option(
+        "--model",
+        help="With --pipeline: cross-encoder for the ranker, several are a cascade; else the one to --explain by.",
+    ),
 ]
 RankerInstruction = Annotated[str | None, typer.Option(help="With --pipeline: what the ranker is told to look for.")]
 Indexed = Annotated[bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")]
@@ -108,6 +124,8 @@ def evaluate(
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the confidence intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Of resampling.")] = 0,
     examples: Annotated[int, typer.Option(min=0, help="Queries helped and hurt most to show.")] = 10,
+    explain: Explained = 0,
+    documents: Texts = None,
 ) -> None:
     """Measure runs against judgements, and what a second pass adds to a first.
 
@@ -132,7 +150,7 @@ def evaluate(
     ranker = _ranker(keep, long, windows, score_cache)
     _check_choice(qrels, run, pipeline, dataset, ranker)
     _check_index(pipeline, indexed, index, add)
-    _check_folders(html, json, csv, output)
+    _check_reports(explain, html, json, csv, output)
     if measure:
         parsed(measure)
     if pipeline is not None and dataset is not None:
@@ -150,6 +168,8 @@ def evaluate(
     chosen, first = measure or found.measures or DEFAULT_MEASURES, _first_pass(found, first_pass)
     analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed,
                        examples=examples, first_pass=first)  # fmt: skip
+    last = model[-1] if model else found.model
+    analysis = _explained(analysis, found, documents or found.folder, last, instruction, explain)
     _show(analysis, found.notes, budget_ms)
     _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
 
@@ -159,7 +179,8 @@ def _ranker(
 ) -> dict[str, Any]:
     """What was given, under the names of the ranker's parameters."""
     file = None if score_cache is None else str(score_cache)
-    given = {"keep": keep, "truncation": long, "windows": windows, "score_cache": file}
+    steps = keep[0] if keep and len(keep) == 1 else keep
+    given = {"keep": steps, "truncation": long, "windows": windows, "score_cache": file}
     return {name: value for name, value in given.items() if value}
 
 
@@ -181,8 +202,10 @@ def _check_index(pipeline: str | None, indexed: bool, index: str | None, add: bo
         raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
 
 
-def _check_folders(*paths: Path | None) -> None:
-    for path in paths:
+def _check_reports(explain: int, html: Path | None, json: Path | None, *others: Path | None) -> None:
+    if explain and html is None and json is None:
+        raise InvalidInput("--explain goes with --html or --json")
+    for path in (html, json, *others):
         if path is not None and not path.absolute().parent.is_dir():
             raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
 
@@ -195,13 +218,13 @@ def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Eva
     file = queries or (None if folder is None else named_file(folder, "queries.jsonl"))
     read = tuple(_run(given) for given in runs)
     if file is None:
-        return Evaluated(judged, read)
+        return Evaluated(judged, read, folder=folder)
     texts = read_queries(file)
     # What a run answers was asked, wherever its text is.
     asked, textless = with_text(judged, texts.keys() | {query for run in read for query in run})
     if textless and not asked.with_relevant:
         raise InvalidInput(f"{qrels}: none of its {len(textless)} judged queries has a text in {file}")
-    return Evaluated(asked, read, texts, notes=_noted(textless), beir=folder is not None)
+    return Evaluated(asked, read, texts, notes=_noted(textless), beir=folder is not None, folder=folder)
 
 
 def _noted(textless: Sequence[str]) -> tuple[str, ...]:
@@ -253,7 +276,51 @@ def _piped(request: DatasetRequest) -> Evaluated:
     first = (runs.first[-1], *runs.first[:-1])
     notes = (*notes, *_noted(runs.unasked))
     every = (*first, runs.second)
-    return Evaluated(runs.qrels, every, runs.texts, runs.ms, runs.measures, notes, True, first[0].name)
+    known = (runs.texts, runs.ms, runs.measures, notes, True, first[0].name, runs.model, request.dataset)
+    return Evaluated(runs.qrels, every, *known)
+
+
+def _explained(
+    analysis: Analysis, found: Evaluated, corpus: Path | None, model: str | None, instruction: str | None, most: int
+) -> Analysis:
+    """The analysis with `most` of the documents that moved explained, those of helped and of hurt queries in turn."""
+    if not most:
+        return analysis
+    from secondpass.explanation import explain
+
+    if model is None or corpus is None:
+        raise InvalidInput("--explain needs the --model that made the run, and its --documents or a BEIR folder")
+    if len(analysis.second_passes) != 1:
+        raise InvalidInput(f"--explain is about one second pass; here are {len(analysis.second_passes)}")
+    (second,) = analysis.second_passes
+    in_turn = chain.from_iterable(zip_longest(second.helped, second.hurt))
+    moved = [(change, each.document) for change in in_turn if change and change.text for each in change.moved]
+    names = {document for _, document in moved}
+    texts = {each.id: each.content for each in read_corpus(corpus) if each.id in names}
+    chosen = [(change, document) for change, document in moved if document in texts][:most]
+    encoder = load(model, None, None, instruction=instruction)
+    made = {(change.query, name): explain(encoder, change.text, texts[name]) for change, name in chosen}
+
+    def explained(change: Change) -> Change:
+        own = (replace(each, explanation=made.get((change.query, each.document))) for each in change.moved)
+        return replace(change, moved=tuple(own))
+
+    whole = replace(second, helped=tuple(map(explained, second.helped)), hurt=tuple(map(explained, second.hurt)))
+    run = next(run for run in found.runs if run.name == second.system)
+    strange = sum(_differs(run[query].get(name), why) for (query, name), why in made.items())
+    counted = (
+        (strange, f"of the documents explained have another score in {run.name}: another model, text or setting"),
+        (len(names - texts.keys()), f"documents that moved have no text in {corpus}"),
+    )
+    settings = {**(analysis.settings or {}), "explanations": f"{len(made)} documents, leave-one-out by {model}"}
+    notes = (*analysis.notes, *(f"{count} {what}" for count, what in counted if count))
+    return replace(analysis, second_passes=(whole,), settings=settings, notes=notes)
+
+
+def _differs(score: float | None, why: Explanation) -> bool:
+    """Whether a run's score is neither the model's score nor its logit, rounding of half types aside."""
+    own = (why.score, why.logit)
+    return score is not None and not any(isclose(score, value, rel_tol=0.05, abs_tol=0.02) for value in own)
 
 
 def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -> None:

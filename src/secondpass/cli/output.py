@@ -22,6 +22,7 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.lazy import without_torch
 
 if TYPE_CHECKING:
+    from secondpass.explanation import Explanation
     from secondpass.record import CallRecord
 
 # ---- Errors: one line on stderr and an exit code, never a traceback unless asked for.
@@ -103,7 +104,7 @@ GROUPS = {
     "Limits": r"max-.*|deadline.*|.*-s|.*-ms|in-flight|batch.*|patience",
     "Server": r"url|.*timeout|host|port|.*keys.*|open-metrics|service.*|on-failure|private-address|check|shards"
     r"|replicas",
-    "Output": r"output|format|json|csv|html|examples?|rows|storage|dry-run|quiet",
+    "Output": r"output|format|json|csv|html|examples?|explain.*|rows|storage|dry-run|quiet",
 }
 OTHERS = "Options"
 WIDEST_OPTION = 30
@@ -187,6 +188,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         row[-1].truncate(max(NARROWEST, left), overflow="ellipsis")
         table.add_row(*row)
     console.print(table)
+
+
+def print_explained(explanations: Sequence[Explanation]) -> None:
+    """Print the texts of the best documents, best first, their parts in the colours of what they contribute."""
+    console = PipeConsole(highlight=False, markup=False, emoji=False)
+    for place, explanation in enumerate(explanations, start=1):
+        console.print(Text(f"\n{place}. score {explanation.score:.4f}", style="bold"))
+        console.print(explanation)
 
 
 def note_cuts(record: CallRecord, max_length: int | None, names: Sequence[int]) -> None:

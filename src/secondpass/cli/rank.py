@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,14 +13,17 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.cli.arguments import GivenDocument, GivenPair, read_documents, read_pairs
-from secondpass.cli.output import Format, lost_tokens, note, note_cuts, print_json_lines, print_table
+from secondpass.cli.output import Format, lost_tokens, note, note_cuts, print_explained, print_json_lines, print_table
 from secondpass.errors import InvalidInput
 from secondpass.text import checked_query
 from secondpass.windows import Windows
 
 if TYPE_CHECKING:
+    from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
+    from secondpass.explanation import Explanation
     from secondpass.record import CallRecord
+    from secondpass.reranker import Reranker
 
 
 Documents = Annotated[
@@ -53,6 +56,10 @@ def rank(
     top_k: TopK = None,
     output: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
     relevance: RelevanceRule = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each sentence and word of the best document contributes.")
+    ] = False,
+    explain_best: Annotated[int, typer.Option(min=0, help="The same for so many of the best ones.")] = 0,
     passages: Passages = False,
     budget_ms: BudgetMs = None,
     model: arguments.Models = None,
@@ -88,6 +95,8 @@ def rank(
 
     head -1000 collection.tsv | secondpass rank "tax deadline" -k 10
 
+    secondpass rank "tax deadline" -d answers.txt -k 5 --explain
+
     secondpass rank "tax deadline" -d reports.jsonl --long windows --passages
     """
     checked_query(query, "the query")
@@ -103,16 +112,37 @@ def rank(
     with arguments.cached(encoder, score_cache):
         best = encoder.rank(query, texts, top_k=top_k, batch_size=batch_size, relevance=rule, records=records,
                             truncation=how, budget_ms=budget_ms, return_documents=passages)  # fmt: skip
+    chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
+    why = _explanations(encoder, query, chosen, batch_size=batch_size, relevance=rule, truncation=how)
     if output is Format.jsonl:
         lost = lost_tokens(records[0])
-        print_json_lines(_row(place, given[item["corpus_id"]], item, lost) for place, item in enumerate(best, start=1))
+        told = [{"explanation": _told(one)} for one in why]
+        rows = (_row(place, given[item["corpus_id"]], item, lost) for place, item in enumerate(best, start=1))
+        print_json_lines({**row, **more} for row, more in zip(rows, chain(told, repeat({})), strict=False))
     else:
         name = "id" if any(document.id is not None for document in given) else "index"
-        rows = (_cells(place, given[item["corpus_id"]], item) for place, item in enumerate(best, start=1))
-        print_table(("rank", "score", name, "passage" if passages else "text"), rows)
-    note_cuts(records[0], getattr(encoder, "max_length", None), [document.index for document in given])
+        cells = (_cells(place, given[item["corpus_id"]], item) for place, item in enumerate(best, start=1))
+        print_table(("rank", "score", name, "passage" if passages else "text"), cells)
+        print_explained(why)
+    note_cuts(records[0], encoder.max_length, [document.index for document in given])
     if records[0].unscored:
         note(f"{records[0].unscored} of {len(given)} not scored within {budget_ms:g} ms")
+
+
+def _explanations(
+    encoder: CrossEncoder | Cascade, query: str, texts: Sequence[str], **options: Any
+) -> list[Explanation]:
+    """Of a cascade the last model's word is explained."""
+    if not texts:
+        return []
+    from secondpass.explanation import explain
+
+    models: Sequence[Reranker] = getattr(encoder, "models", [encoder])
+    return [explain(models[-1], query, text, **options) for text in texts]
+
+
+def _told(explanation: Explanation) -> dict[str, object]:
+    return {name: value for name, value in explanation.to_dict().items() if name not in ("query", "document")}
 
 
 def _row(place: int, document: GivenDocument, item: dict[str, Any], lost: dict[int, int]) -> dict[str, object]:

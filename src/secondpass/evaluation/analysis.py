@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import isnan
 
 import numpy as np
@@ -15,6 +16,7 @@ from secondpass.evaluation.comparison import (
     Change,
     DepthCurve,
     Interval,
+    Moved,
     Reliability,
     ScoreDistribution,
     SecondPass,
@@ -209,13 +211,15 @@ def changes(
 
     def change(query: str) -> Change:
         grades = qrels.get(query, {})
+        rankings = first.get(query, {}), second.get(query, {})
         return Change(
             query=query,
             text=(texts or {}).get(query, ""),
             first=first_values[query],
             second=second_values[query],
-            first_rank=_first_relevant(first.get(query, {}), grades),
-            second_rank=_first_relevant(second.get(query, {}), grades),
+            first_rank=_first_relevant(rankings[0], grades),
+            second_rank=_first_relevant(rankings[1], grades),
+            moved=tuple(moved(*rankings, grades, rose=differences[query] > 0)),
         )
 
     return tuple(map(change, helped)), tuple(map(change, hurt))
@@ -224,6 +228,25 @@ def changes(
 def _first_relevant(ranking: Ranking, grades: Mapping[str, int]) -> int | None:
     """Rank of the best-placed relevant document, from 1."""
     return next((rank for rank, document in enumerate(ranking, start=1) if grades.get(document, 0) > 0), None)
+
+
+def moved(first: Ranking, second: Ranking, grades: Mapping[str, int], *, rose: bool) -> Iterator[Moved]:
+    """The documents that a query's change is seen by: one or two.
+
+    Of the relevant documents that moved up in the better ranking, `second` if the value `rose`, the first one there; of
+    the others that moved down in it, the first one of the worse ranking.
+    """
+    first_ranks, second_ranks = ({name: rank for rank, name in enumerate(run, start=1)} for run in (first, second))
+    better, worse = (second_ranks, first_ranks) if rose else (first_ranks, second_ranks)
+    last = len(better) + len(worse) + 1
+
+    def chosen(ranks: Mapping[str, int], others: Mapping[str, int], relevant: bool) -> Iterator[str]:
+        for name, rank in ranks.items():
+            if (grades.get(name, 0) > 0) is relevant and rank < others.get(name, last):
+                yield name
+
+    for name in (*islice(chosen(better, worse, True), 1), *islice(chosen(worse, better, False), 1)):
+        yield Moved(name, grades.get(name), first_ranks.get(name), second_ranks.get(name))
 
 
 def analyse(

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from secondpass.evaluation.measures import Report
+
+if TYPE_CHECKING:
+    from secondpass.explanation import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,22 @@ class Headroom:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """A document of a changed query (`moved`): its grade, None if unjudged, and its ranks, None where it has none."""
+
+    document: str
+    grade: int | None
+    first_rank: int | None
+    second_rank: int | None
+    explanation: Explanation | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One query whose value the second pass changed (`changes`); `text` is "" where it is not known.
 
     `first_rank` and `second_rank` are the ranks of its best-placed relevant document, None where it has none.
+    `moved` are a relevant document that changed its rank and another one that did.
     """
 
     query: str
@@ -87,6 +103,7 @@ class Change:
     second: float
     first_rank: int | None
     second_rank: int | None
+    moved: tuple[Moved, ...] = ()
 
     @property
     def difference(self) -> float:

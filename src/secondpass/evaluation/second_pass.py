@@ -181,6 +181,7 @@ class DatasetRuns:
         absent: how many relevant documents no store has, if they were indexed before.
         unasked: judged queries that have no text.
         measures: names of the measures that the pipeline's own evaluators state; empty if it has none.
+        model: of the second pass, where a SecondPassRanker names one.
     """
 
     qrels: Qrels
@@ -195,6 +196,7 @@ class DatasetRuns:
     shortened: int = 0
     absent: int = 0
     unasked: tuple[str, ...] = ()
+    model: str | None = None
 
 
 # ---- Quality against depth: how many candidates are worth re-ranking, and how many a latency budget allows.

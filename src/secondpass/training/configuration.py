@@ -107,7 +107,8 @@ class PassagesConfig:
     """How long documents that are learnt from become their best windows, see `data.passages.best_passages`.
 
     Attributes:
-        model: whose scores say which is the best, and whose windows they are; None is the model to be trained.
+        model: whose scores say which is the best, and whose windows they are; None is the model to be trained, if it
+            is a reranker already.
         tokens, overlap, most, borders, select: as `Windows` has them.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -216,7 +217,7 @@ def _items(source: TrainSource) -> Iterator[Item]:
 
 def _passages(groups: Sequence[Group], passages: PassagesConfig, trained: CrossEncoder) -> Iterator[Group]:
     chooser = trained if passages.model is None else CrossEncoder(passages.model, device=trained.device_name)
-    return best_passages(groups, chooser, passages.windows, progress=True)
+    return best_passages(groups, chooser, passages.windows, progress=sys.stderr.isatty())
 
 
 def _graded(groups: Iterable[Group]) -> tuple[Group, ...]:

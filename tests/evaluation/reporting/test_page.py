@@ -19,12 +19,16 @@ from secondpass.evaluation.comparison import (
     Analysis,
     DepthCurve,
     DepthPoint,
+    Moved,
     Reliability,
     ScoreDistribution,
     ThresholdPoint,
 )
 from secondpass.evaluation.reporting import page
 from secondpass.evaluation.reporting.page import FIRST, Plot, draw, to_html, write_page
+from secondpass.evaluation.reporting.wording import NOTHING
+from secondpass.explanation import Explanation, TextPart
+from secondpass.sentences import Span
 from tests.evaluation.reporting.analyses import HOSTILE, MEASURES, bare, hostile, whole
 
 LOADING = {"script", "iframe", "object", "embed", "form", "img", "base"}
@@ -116,6 +120,24 @@ def test_the_page_shows_the_queries_with_their_texts() -> None:
         assert f"<bdi>{change.query}</bdi>" in page
         assert f"{change.first:.3f} → {change.second:.3f}" in page
         assert change.text in page
+
+
+def test_a_changed_query_opens_to_the_documents_that_moved() -> None:
+    """With their grades and ranks, and where they were explained the texts in colours, which cannot break the page."""
+    part = TextPart(0, 3, "<b>", 1.0, 0.7, 2.0, 0.2)
+    why = Explanation("q", "<b>", 3.0, 0.9, 1.0, 0.7, (part,), (part,), (), Span(0, 1), Span(0, 3), 3)
+    documents = (Moved(HOSTILE[1], 2, 14, 1, why), Moved(HOSTILE[5], None, None, 3))
+    analysis = whole(30)
+    (second,) = analysis.second_passes
+    opened = replace(second, helped=(replace(second.helped[0], moved=documents), *second.helped[1:]))
+    page = to_html(replace(analysis, second_passes=(opened,)))
+    reader = Reader(page)
+    assert [tag for tag, _ in reader.tags].count("details") == 1
+    assert f"<summary><bdi>{second.helped[0].text}</bdi></summary>" in page
+    assert "relevant (grade 2), rank 14 → 1" in page
+    assert f"unjudged, rank {NOTHING} → 3" in page
+    assert page.count('title="+2.000">&lt;b&gt;</span>') == 1
+    assert "<b>" not in page
 
 
 @pytest.mark.parametrize("missing", DRAWINGS)

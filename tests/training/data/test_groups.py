@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 
 from secondpass.errors import InvalidInput
+from secondpass.training import best_passages
 from secondpass.training.data.groups import Group, Teaching, counted, fingerprint, write_groups
 from secondpass.training.data.sources import read_groups
+from secondpass.windows import Windows
 
 GROUPS = [
     Group("q1", ("a", "b\u2028 \ud800"), (1.0, 0.0), query_id="7", document_ids=("d1", "d2")),
@@ -170,3 +172,38 @@ def test_what_does_not_count():
 def test_what_counts(other):
     """Texts, where one ends, labels to the last bit, grouping and order."""
     assert fingerprint(other) != fingerprint([ONE, TWO])
+
+
+LONG = ["the cat sat on the red mat. " * 3 + "a dog sat in the garden. " * 3, "paris is a city. " * 5 + "a river " * 20]
+
+
+def test_long_documents_become_their_best_windows(tiny):
+    """Each by itself; labels, ids and a teacher's opinion stay, and what fits is as it was."""
+    windows = Windows(tokens=12)
+    groups = [
+        Group("where is the cat", (*LONG, "a cat"), (1.0, 0.0, 0.0), "f:1", "7", ("a", "b", "c"), Teaching((1, 2, 3))),
+        *(Group(f"dog {number}", (LONG[1], "dog"), (0.0, 1.0)) for number in range(3)),
+    ]
+    made = list(best_passages(iter(groups), tiny, windows, chunk=2))
+    for group, given in zip(made, groups, strict=True):
+        assert replace(group, documents=given.documents) == given
+        (ranking,) = tiny.rank_many([given.query], [given.documents], truncation=windows)
+        for one in ranking.documents:
+            text = given.documents[one.index]
+            whole = one.passage.windows == 1
+            assert group.documents[one.index] == (text if whole else text[one.passage.start : one.passage.end])
+            assert whole == (len(text) < 10)
+    assert made[0].documents[0] in LONG[0]
+    assert len(made[0].documents[0]) < 60
+
+
+def test_one_text_keeps_one_label(tiny):
+    """A window that two documents share would be relevant and not: those stay as they are."""
+    group = Group("where is the cat", ("cat " * 40, "cat " * 48, "dog " * 40), (1.0, 0.0, 0.0))
+    windows = Windows(tokens=8, overlap=0)
+    (made,) = best_passages([group], tiny, windows)
+    assert made.documents == (*group.documents[:2], "dog dog dog dog dog dog dog dog")
+    (alike,) = best_passages([replace(group, labels=(1.0, 1.0, 0.0))], tiny, windows)
+    assert alike.documents[0] == alike.documents[1] == "cat cat cat cat cat cat cat cat"
+    with pytest.raises(InvalidInput, match="chunk=0"):
+        best_passages([group], tiny, chunk=0)

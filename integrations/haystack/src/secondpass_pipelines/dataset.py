@@ -14,7 +14,14 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
-from secondpass_pipelines.pipeline_files import load_pipeline, measures_of, need_haystack, pipeline_file, read_pipeline
+from secondpass_pipelines.pipeline_files import (
+    load_pipeline,
+    measures_of,
+    model_of,
+    need_haystack,
+    pipeline_file,
+    read_pipeline,
+)
 from secondpass_pipelines.results import Notes, QueryResult, RankedDocument
 from secondpass_pipelines.showing import progress_bars
 from secondpass_pipelines.stores import absent, close, document_stores, store_name, told_in_one_line
@@ -90,7 +97,13 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         shortened=notes.shortened,
         absent=missing,
         unasked=queries.textless,
+        model=_last(request.model or model_of(read_pipeline(file))),
     )
+
+
+def _last(models: str | list[str] | None) -> str | None:
+    """Of a cascade the model whose word it is."""
+    return models[-1] if isinstance(models, list) else models
 
 
 class Passes:

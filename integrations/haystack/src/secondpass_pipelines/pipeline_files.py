@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from haystack import Pipeline
 
 RANKER = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
+# Parameters of the ranker that mean nothing without the one they describe: another value of that leaves them out.
+DETAILS = {"model": "keep", "truncation": "windows"}
 IN_MEMORY = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
 # In the types of components that load a model of the hub by its client's rules; ours say by themselves what they lack.
 EMBEDDING = "sentence_transformers"
@@ -127,9 +129,8 @@ def _set(components: dict[str, Any], name: str, value: Any, file: Path) -> None:
         raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the {name} {value}")
     for ranker in rankers:
         given = ranker.get("init_parameters") or {}
-        if name == "model":  # one in the place of a cascade's several
-            given = {key: kept for key, kept in given.items() if key != "keep"}
-        ranker["init_parameters"] = {**given, name: value}
+        others = {key: kept for key, kept in given.items() if key != DETAILS.get(name)}
+        ranker["init_parameters"] = {**others, name: value}
 
 
 def _own_indexes(components: dict[str, Any]) -> None:
@@ -161,6 +162,13 @@ def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
 def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
     """Names of the measures that a pipeline's SecondPassEvaluators state, each once, in the order of the file."""
     return tuple(dict.fromkeys(name for component in data["components"].values() for name in _measures(component)))
+
+
+def model_of(data: dict[str, Any]) -> str | list[str] | None:
+    """The model or models that a pipeline's last SecondPassRanker names, None where there are none."""
+    rankers = (part for part in data["components"].values() if _type_of(part) == RANKER)
+    named = [(ranker.get("init_parameters") or {}).get("model") for ranker in rankers]
+    return named[-1] if named and isinstance(named[-1], (str, list)) and named[-1] else None
 
 
 def _measures(component: Any) -> Iterator[str]:

@@ -120,6 +120,8 @@ def _cell(value: float | None) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return _plain(value.to_dict())
     if is_dataclass(value):
         found = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
         return found | {"difference": _plain(value.difference)} if isinstance(value, Change) else found

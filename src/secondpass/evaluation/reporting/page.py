@@ -18,6 +18,7 @@ from rich.text import Text
 
 from secondpass.evaluation.comparison import (
     Analysis,
+    Change,
     DepthCurve,
     Reliability,
     ScoreDistribution,
@@ -31,6 +32,7 @@ from secondpass.evaluation.reporting.wording import (
     depth_sentence,
     headroom_sentence,
     milliseconds,
+    moved_line,
     notes,
     number,
     reliability_sentence,
@@ -38,6 +40,7 @@ from secondpass.evaluation.reporting.wording import (
     verdicts,
 )
 from secondpass.lazy import optional
+from secondpass.text import UNSHOWABLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -330,8 +333,6 @@ LONGEST_NAME = 80
 # A hyphen before a number is a minus sign, also after an opening bracket.
 MINUS = re.compile(r"(?<![^\s(])-(?=\d)")
 PERCENT = re.compile("(?<=[0-9]) %")
-# Characters that HTML does not allow, and halves of surrogate pairs.
-FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def to_html(analysis: Analysis, title: str = TITLE) -> str:
@@ -382,7 +383,7 @@ def _means_plots(analysis: Analysis) -> Iterator[Plot]:
 def _section(analysis: Analysis, found: SecondPass, anchor: str) -> dict[str, Any]:
     """One re-ranked run as the template reads it."""
     helped_and_hurt = (("Queries helped most", found.helped), ("Queries hurt most", found.hurt))
-    changes = (tables.changes(title, changed, CHANGES) for title, changed in helped_and_hurt)
+    changes = ((tables.changes(title, changed, CHANGES), changed[:CHANGES]) for title, changed in helped_and_hurt)
     details = (
         tables.ties(found),
         tables.depths(found.depth) if found.depth and found.depth.points else None,
@@ -396,9 +397,17 @@ def _section(analysis: Analysis, found: SecondPass, anchor: str) -> dict[str, An
         "sentences": [headroom_sentence(shortened(found.system, LONGEST_NAME), each) for each in primary],
         "plots": list(_plots(analysis, found, anchor)),
         "details": [table for table in details if table],
-        "changes": [table for table in changes if table],
+        "changes": [(table, [_opened(change) for change in changed]) for table, changed in changes if table],
         "notes": found.notes,
     }
+
+
+def _opened(change: Change) -> list[tuple[str, str, str]]:
+    """Name, rank and explanation of each document by which a query's change is seen."""
+    return [
+        (each.document, moved_line(each), "" if each.explanation is None else each.explanation._repr_html_())
+        for each in change.moved
+    ]
 
 
 def _plots(analysis: Analysis, found: SecondPass, anchor: str) -> Iterator[Plot]:
@@ -428,8 +437,8 @@ def _packaged(name: str) -> str:
 
 
 def _shown(text: str, longest: int = LONGEST_NAME) -> str:
-    return shortened(FORBIDDEN.sub("\ufffd", " ".join(text.split())), longest)
+    return shortened(UNSHOWABLE.sub("\ufffd", " ".join(text.split())), longest)
 
 
 def _typeset(text: str) -> str:
-    return PERCENT.sub("\u00a0%", MINUS.sub("\u2212", FORBIDDEN.sub("\ufffd", text)))
+    return PERCENT.sub("\u00a0%", MINUS.sub("\u2212", UNSHOWABLE.sub("\ufffd", text)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from secondpass.evaluation.comparison import Analysis, Comparison, DepthCurve, Headroom, Interval, Reliability
+from secondpass.evaluation.comparison import Analysis, Comparison, DepthCurve, Headroom, Interval, Moved, Reliability
 from secondpass.evaluation.measures import Report
 
 NOTHING = "\u2013"
@@ -119,6 +119,13 @@ def headroom_sentence(system: str, headroom: Headroom) -> str:
         possible = f"{signed(headroom.ceiling - headroom.first)} {headroom.measure}"
         reached = f"A perfect order of the candidates would bring {possible}; {system} {came}."
     return f"{reached} {_losses(headroom)}"
+
+
+def moved_line(moved: Moved) -> str:
+    """What a document that moved is worth, and from where to where it went."""
+    worth = "unjudged" if moved.grade is None else f"{'' if moved.grade > 0 else 'not '}relevant (grade {moved.grade})"
+    first, second = (NOTHING if rank is None else f"{rank:,}" for rank in (moved.first_rank, moved.second_rank))
+    return f"{worth}, rank {first} → {second}"
 
 
 def depth_sentence(curve: DepthCurve) -> str:
