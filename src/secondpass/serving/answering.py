@@ -162,8 +162,11 @@ class Standing:
 
     def _instruction(self, stage: Stage) -> str | None:
         """Of the models of a cascade those with a place for it are told; where there is none it is refused."""
-        placed = [one for one in self._served.stages if takes_instruction(one.shared.reranker)]
-        return self._work.instruction if stage in placed or not placed else None
+        stages, asked = self._served.stages, self._work.instruction
+        if asked is None or len(stages) == 1:
+            return asked
+        placed = [one for one in stages if takes_instruction(one.shared.reranker)]
+        return asked if stage in placed or not placed else None
 
     def _is_late(self) -> bool:
         return any(end is not None and time.monotonic() >= end for end in self._ends)
