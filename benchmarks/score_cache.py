@@ -8,9 +8,10 @@ with 1. Also what a score takes of the disk, and what finding and keeping one ta
 
     python -m benchmarks.score_cache endure --kills 200 --processes 8
 
-So many processes rank through one small file, and one of them is killed and forked anew, each time in the middle of
-keeping; now and then another model is put into the model's folder under the same name. Every process compares each
-score with those of the model it has loaded, and the disk with its bound. Ends with 1 where one was wrong.
+So many processes rank through one small file, and half of them are killed and forked anew, mostly in the middle of
+keeping, which alone counts; now and then another model is put into the model's folder under the same name. Every
+process compares each score with those of the model it has loaded, and the disk with its bound. Ends with 1 where one
+was wrong.
 """
 
 from __future__ import annotations
@@ -150,8 +151,8 @@ def markdown(figures: dict[str, Any]) -> str:
 
 # ---- Kills, many processes, and a model that is replaced
 
-QUERIES, DOCUMENTS, CHARACTERS = 60, 80, 100
-BOUND = MB  # half of what one of the models says of all pairs
+QUERIES, DOCUMENTS, CHARACTERS = 40, 80, 100
+BOUND = MB  # less than what one of the models says of all pairs
 KEEPING, KEPT = b"1", b"2"
 
 
@@ -262,8 +263,8 @@ def live(model: Path, path: Path, right: Path, seed: int) -> None:
 @app.command()
 def endure(
     kills: Annotated[int, typer.Option(min=1)] = 200,
-    processes: Annotated[int, typer.Option(min=2, help="At once; one of them is the one that is killed.")] = 8,
-    replace_every: Annotated[int, typer.Option(min=1, help="Kills between two replacements of the model.")] = 20,
+    processes: Annotated[int, typer.Option(min=2, help="At once; half of them are killed and forked anew.")] = 8,
+    replacements: Annotated[int, typer.Option(min=1, help="How often another model is put in place of the first.")] = 5,
     output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
 ) -> None:
     """Kill processes in the middle of keeping, and compare every score."""
@@ -275,21 +276,23 @@ def endure(
             encoder = CrossEncoder(str(model), device="cpu")
             expected.append([scores(encoder, one) for one in short_questions()])
         right.write_text(json.dumps(expected), encoding="utf-8")
-        living = [begun("live", *given, seed) for seed in range(processes - 1)]
+        living = [begun("live", *given, seed) for seed in range(processes - processes // 2)]
         ended: list[dict[str, Any]] = []
-        forks = 0
-        for turn, first in enumerate(range(0, kills, replace_every)):
-            forks += finished(begun("die", *given, 1000 * first, min(replace_every, kills - first)))["forks"]
-            say(f"{min(first + replace_every, kills)} killed while they were keeping, of {forks}")
+        killed, forks, each = 0, 0, -(-kills // (processes // 2 * replacements))
+        for turn in range(replacements):
+            seeds = [100_000 * turn + 1000 * number for number in range(processes // 2)]
+            forks += sum(finished(one)["forks"] for one in [begun("die", *given, seed, each) for seed in seeds])
+            killed += each * len(seeds)
+            say(f"{killed} killed while they were keeping, of {forks}")
             replaced(model, (turn + 1) % 2)
             ended.append(finished(living.pop(0)))  # the oldest gives way to one that has the new model
-            living.append(begun("live", *given, 1000 + first))
+            living.append(begun("live", *given, 1000 + turn))
         ended += [finished(process) for process in living]
         with ScoreCache(path, max_bytes=BOUND) as cache:
             left = len(cache)
     told = {name: sum(one[name] for one in ended) for name in ("calls", "wrong", "hits", "misses", "errors")}
     told |= {"peak": max(one["peak"] for one in ended), "bound": BOUND, "rows left": left}
-    figures = {"killed while keeping": kills, "killed": forks, "processes": processes, "ended well": len(ended)} | told
+    figures = {"killed while keeping": killed, "killed": forks, "processes": processes, "ended well": len(ended)} | told
     if output is not None:
         output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")

@@ -153,10 +153,8 @@ def evaluate(
     if measure:
         parsed(measure)
     if pipeline is not None and dataset is not None:
-        models = model[0] if model and len(model) == 1 else model
-        request = DatasetRequest(
-            pipeline, dataset, split, limit, depth, None, models, output, indexed, index, add, instruction, ranker
-        )
+        request = DatasetRequest(pipeline, dataset, split, limit, depth, None, _one_or_some(model), output, indexed,
+                                 index, add, instruction, ranker)  # fmt: skip
         found = _piped(request)
     elif qrels is not None and run:
         found = _read(qrels, run, queries, split)
@@ -167,10 +165,13 @@ def evaluate(
     chosen, first = measure or found.measures or DEFAULT_MEASURES, _first_pass(found, first_pass)
     analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed,
                        examples=examples, first_pass=first)  # fmt: skip
-    last = model[-1] if model else found.model
-    analysis = _explained(analysis, found, documents or found.folder, last, instruction, explain)
+    analysis = _explained(analysis, found, documents or found.folder, model or [], instruction, explain)
     _show(analysis, found.notes, budget_ms)
     _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
+
+
+def _one_or_some(models: list[str] | None) -> str | list[str] | None:
+    return models[0] if models and len(models) == 1 else models
 
 
 def _ranker(
@@ -280,13 +281,14 @@ def _piped(request: DatasetRequest) -> Evaluated:
 
 
 def _explained(
-    analysis: Analysis, found: Evaluated, corpus: Path | None, model: str | None, instruction: str | None, most: int
+    analysis: Analysis, found: Evaluated, corpus: Path | None, models: list[str], instruction: str | None, most: int
 ) -> Analysis:
     """The analysis with `most` of the documents that moved explained, those of helped and of hurt queries in turn."""
     if not most:
         return analysis
     from secondpass.explanation import explain
 
+    model = models[-1] if models else found.model  # of a cascade the last one's word
     if model is None or corpus is None:
         raise InvalidInput("--explain needs the --model that made the run, and its --documents or a BEIR folder")
     if len(analysis.second_passes) != 1:
