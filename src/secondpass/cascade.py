@@ -320,7 +320,7 @@ class Cascade:
     def _options(self, stage: int, relevance: Relevance | None, options: dict[str, Any]) -> dict[str, Any]:
         model, last = self.models[stage], self.models[-1]
         own = {**options, "relevance": relevance if model is last or model.num_labels > 1 else None}
-        if any(map(_takes_instruction, self.models)) and not _takes_instruction(model):
+        if any(map(takes_instruction, self.models)) and not takes_instruction(model):
             own.pop("instruction", None)
         return own
 
@@ -412,7 +412,8 @@ def _scored(one: _Asked) -> list[Ranked]:
     return [found for found in one.blocks[0] if found.scored]
 
 
-def _takes_instruction(model: Reranker) -> bool:
+def takes_instruction(model: Reranker) -> bool:
+    """Whether the model's input has a place for an instruction."""
     return model.template is not None and model.template.instructed is not None
 
 

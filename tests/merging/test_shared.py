@@ -19,6 +19,7 @@ from secondpass.inputs import CutPolicy
 from secondpass.merging import Scored, SharedReranker
 from secondpass.merging.shared import PIECE
 from secondpass.score_cache import Kept, ScoreCache
+from secondpass.scoring import FIRST_PIECE, batch_tokens
 from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
 from tests.tiny_models import WORDS
 
@@ -288,6 +289,42 @@ async def test_a_cache_of_scores_holds_up_no_coroutine(own_tiny: CrossEncoder) -
     await asyncio.to_thread(shared.close)
     with pytest.raises(SecondPassError, match="closed"):
         await shared.score(QUERY, ["cat"])
+
+
+@pytest.mark.parametrize("cache", [None, ScoreCache()])
+async def test_a_budget_ends_whatever_the_tokenizer_does(
+    own_tiny: CrossEncoder, cache: ScoreCache | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is busy with the texts of another caller: the answer comes all the same, without a score."""
+    entered, go, tokens = threading.Event(), threading.Event(), own_tiny.tokens
+
+    def slow(queries: Sequence[str], documents: Sequence[str], **more: Any) -> Any:
+        if "slow" in documents:
+            entered.set()
+            assert go.wait(WAIT_S)
+        return tokens(queries, documents, **more)
+
+    monkeypatch.setattr(own_tiny, "tokens", slow)
+    own_tiny.use_score_cache(cache)
+    shared = SharedReranker(own_tiny)
+    first = asyncio.create_task(shared.score(QUERY, ["slow"]))
+    assert await asyncio.to_thread(entered.wait, WAIT_S)
+    answer = await asyncio.wait_for(shared.score(QUERY, ["cat", ""], budget_s=0.02), WAIT_S / 2)
+    assert answer.read is not None
+    assert not answer.read.any()
+    assert answer.blank.tolist() == [[False, False], [False, True]]
+    assert not first.done()
+    go.set()
+    assert (await first).read is None
+    await asyncio.to_thread(shared.close)
+
+
+def test_a_budget_begins_with_a_small_batch(shared: SharedReranker, forward: WatchedForward) -> None:
+    """How fast the model is nobody knows before; the next ones are as large as fit."""
+    answer = shared.submit(QUERY, texts(100), budget_s=WAIT_S).result(WAIT_S)
+    assert answer.read is None
+    first, *others = map(sum, forward.lengths)
+    assert first <= batch_tokens("cpu") // FIRST_PIECE < max(others)
 
 
 def test_a_caller_that_is_interrupted_while_tokenising_leaves_nothing(

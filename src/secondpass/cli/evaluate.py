@@ -146,8 +146,7 @@ def evaluate(
 
     secondpass evaluate --pipeline rerank_elasticsearch_bm25 --index docs --dataset beir/scifact --indexed
     """
-    windows = arguments.windows_of(long, window_tokens, window_overlap, max_windows, select)
-    ranker = _ranker(keep, long, windows, score_cache)
+    ranker = _ranker(keep, score_cache, long, window_tokens, window_overlap, max_windows, select)
     _check_choice(qrels, run, pipeline, dataset, ranker)
     _check_index(pipeline, indexed, index, add)
     _check_reports(explain, html, json, csv, output)
@@ -176,12 +175,12 @@ def _one_or_some(models: list[str] | None) -> str | list[str] | None:
 
 
 def _ranker(
-    keep: list[int] | None, long: str | None, windows: dict[str, Any], score_cache: Path | None
+    keep: list[int] | None, score_cache: Path | None, long: arguments.Truncation | None, *windows: Any
 ) -> dict[str, Any]:
     """What was given, under the names of the ranker's parameters."""
     file = None if score_cache is None else str(score_cache)
-    steps = keep[0] if keep and len(keep) == 1 else keep
-    given = {"keep": steps, "truncation": long, "windows": windows, "score_cache": file}
+    options = arguments.windows_of(long, *windows)
+    given = {"keep": keep, "truncation": long, "windows": options, "score_cache": file}
     return {name: value for name, value in given.items() if value}
 
 

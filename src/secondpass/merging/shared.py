@@ -85,7 +85,7 @@ class SharedReranker:
             reranker, self._queue, max_wait_ms / 1000, round_tokens, watch, self._advance_in_pool
         )
         self._tokenising_threads = positive_int(tokenising_threads, "tokenising_threads")
-        self._pool: ThreadPoolExecutor | None = None
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         _OPEN.add(self)
 
     def __enter__(self) -> SharedReranker:
@@ -187,10 +187,10 @@ class SharedReranker:
             queue.changed.notify_all()
             if drain:
                 queue.changed.wait_for(lambda: not queue.calls, timeout_s)
-            pool = self._pool
+            pools = list(self._pools.values())
         queue.abandon(SecondPassError(f"{CLOSED}: this call was not finished"))
         self._scoring.join()
-        if pool is not None:
+        for pool in pools:
             pool.shutdown()
 
     def _accepted(
@@ -226,7 +226,8 @@ class SharedReranker:
             return accept(left)
 
         try:
-            call = self._threads().submit(accepted)
+            # of its own: the other one may be busy with a million words
+            call = self._threads("secondpass-accept", 1).submit(accepted)
         except RuntimeError:
             raise SecondPassError(CLOSED) from None
         try:
@@ -263,15 +264,15 @@ class SharedReranker:
     def _advance_in_pool(self, call: QueuedJob) -> None:
         """A piece at a time, each behind the other callers' pieces."""
         try:
-            self._threads().submit(self._advance_and_on, call)
+            self._threads("secondpass-tokenise", self._tokenising_threads).submit(self._advance_and_on, call)
         except RuntimeError:
             self._queue.settle(call, SecondPassError(CLOSED))
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _threads(self, name: str, count: int) -> ThreadPoolExecutor:
         with self._queue.changed:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._tokenising_threads, "secondpass-tokenise")
-            return self._pool
+            if name not in self._pools:
+                self._pools[name] = ThreadPoolExecutor(count, name)
+            return self._pools[name]
 
     def _advance_and_on(self, call: QueuedJob) -> None:
         try:
@@ -283,7 +284,7 @@ class SharedReranker:
                 self._advance_in_pool(call)
 
     def _after_fork(self) -> None:
-        self._pool = None
+        self._pools = {}
         self._queue.after_fork()
         self._scoring.after_fork()
 

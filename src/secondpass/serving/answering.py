@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from secondpass.activations import SIGMOID
+from secondpass.cascade import takes_instruction
 from secondpass.errors import NonFiniteScore, TooLong
 from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
 from secondpass.merging.shared import LEAST_S
 from secondpass.ranking import Ranked, activated, ranked
 from secondpass.record import CallRecord, Cut
-from secondpass.reranker import Reranker
 from secondpass.scoring import Scored
 from secondpass.serving.bodies import SLICE, too_many
 from secondpass.serving.models import Models, Served, Stage
@@ -162,8 +162,11 @@ class Standing:
 
     def _instruction(self, stage: Stage) -> str | None:
         """Of the models of a cascade those with a place for it are told; where there is none it is refused."""
-        placed = [one for one in self._served.stages if has_place(one.shared.reranker)]
-        return self._work.instruction if stage in placed or not placed else None
+        stages, asked = self._served.stages, self._work.instruction
+        if asked is None or len(stages) == 1:
+            return asked
+        placed = [one for one in stages if takes_instruction(one.shared.reranker)]
+        return asked if stage in placed or not placed else None
 
     def _is_late(self) -> bool:
         return any(end is not None and time.monotonic() >= end for end in self._ends)
@@ -199,11 +202,6 @@ class Standing:
             score = min([score, *(one.score for one in block)])
             logit = min([logit, *(one.logit for one in block)])
         return made
-
-
-def has_place(reranker: Reranker) -> bool:
-    """Whether a model's input has a place for an instruction."""
-    return reranker.template is not None and reranker.template.instructed is not None
 
 
 async def answered(served: Served, work: Work, deadline_s: float, budget_s: float | None = None) -> Answer:
