@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from secondpass import Cascade, CrossEncoder, StoppingRule
+from secondpass.errors import InvalidInput
 from secondpass.serving.answering import answered, check_texts, unless_gone
 from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem
@@ -355,6 +356,8 @@ async def test_a_cascade_ranks_as_in_process(own_tiny: CrossEncoder, large: Cros
     assert (models.waiting("best"), len(served.queues)) == (0, 1)
     with pytest.raises(Problem, match="best is a cascade, which ranks and gives no scores of pairs"):
         await answered(served, Work(None, ("cat",), ("mat",), "pairs"), 30)
+    with pytest.raises(InvalidInput, match="has no place for one"):
+        await answered(served, Work(None, ("cat",), ("mat",), instruction="find"), 30)
     models.close()
 
 
