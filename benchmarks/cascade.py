@@ -225,7 +225,7 @@ def score(
                 kept[which].append([one.logit for one in in_order])
     grades = [[max(0, qrels[task.query_id].get(one, 0)) for one in task.ids] for task in asked]
     work.mkdir(parents=True, exist_ok=True)
-    arrays = {which: np.array(rows, np.float32) for which, rows in kept.items()}
+    arrays: dict[str, Any] = {which: np.array(rows, np.float32) for which, rows in kept.items()}
     np.savez_compressed(work / f"{name}.npz", grades=np.array(grades, np.int16), **arrays)
     print({"set": name, "queries": len(asked), "seconds": {which: round(s, 1) for which, s in spent.items()}})
 
