@@ -8,7 +8,7 @@
 `distil` makes a small model of the embedded one: two of its layers, learning its logits on the collections of
 `data/open`, which nothing is measured on. `compare` ranks BM25's 1,000 best of each test query with the large model
 alone and with the cascade, a few queries at a time in turns. `score` keeps both models' logits of as many candidates in
-a file for each set, and `promise` calibrates the rule on 100 random halves of all their queries: how often does the
+files for each set, and `promise` calibrates the rule on 100 random halves of all their queries: how often does the
 other half keep the promise? Needs the extra train.
 """
 
@@ -18,7 +18,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +33,6 @@ SETS = ("squad", "medquad", "stackfaq")
 DEPTH = 1000
 # What the small model learns on: so many queries of these sets.
 TAUGHT = {"boolq": 4000, "stackexchange": 2500, "help-usgov": 600, "help-arduino": 400, "help-gnome": 300}
-LEARNT_DOCUMENTS = 12
 TURN = 4  # queries of one turn
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -72,7 +71,7 @@ def tasks(data: Path, name: str, split: str, limit: int, depth: int = DEPTH) -> 
     return made, qrels.only(set(names))
 
 
-def groups_of(data: Path, name: str, count: int) -> Iterator[Any]:
+def groups_of(data: Path, name: str, count: int, size: int) -> Iterator[Any]:
     """Queries with documents from BM25's first thousand, the first ones likelier, without labels."""
     from recipes.pocket.corpora import read_corpus, read_queries
     from recipes.pocket.groups import FirstPass
@@ -85,8 +84,8 @@ def groups_of(data: Path, name: str, count: int) -> Iterator[Any]:
     found, _ = FirstPass(corpus.texts).search(texts, DEPTH)
     for number, (text, rows) in enumerate(zip(texts, found, strict=True)):
         # places 1, 2, ... 1,000 evenly on a scale of factors
-        places = {min(len(rows), int(len(rows) ** rng.random())) - 1 for _ in range(4 * LEARNT_DOCUMENTS)}
-        chosen = rng.sample(sorted(places), min(len(places), LEARNT_DOCUMENTS))
+        places = {min(len(rows), int(len(rows) ** rng.random())) - 1 for _ in range(4 * size)}
+        chosen = rng.sample(sorted(places), min(len(places), size))
         documents = tuple(corpus.texts[rows[place]] for place in chosen)
         yield Group(text, documents, (0.0,) * len(documents), f"{name}:{number}")
 
@@ -99,6 +98,7 @@ def distil(
     length: Length = 64,
     steps: Annotated[int, typer.Option(min=1, help="Of 8,192 tokens.")] = 500,
     share: Annotated[float, typer.Option(help="Of the queries.")] = 0.25,
+    documents: Annotated[int, typer.Option(min=2, help="Of a query.")] = 12,
     learning_rate: float = 2e-4,
 ) -> None:
     """Make the small model."""
@@ -106,10 +106,12 @@ def distil(
     from secondpass.training import TrainingSettings, drop_layers, taught, train
 
     began = time.perf_counter()
-    untaught = [group for name, count in TAUGHT.items() for group in groups_of(data, name, int(share * count))]
+    untaught = [
+        group for name, count in TAUGHT.items() for group in groups_of(data, name, int(share * count), documents)
+    ]
     random.Random(3).shuffle(untaught)
     print(f"{len(untaught)} queries, {time.perf_counter() - began:.0f} s", flush=True)
-    teacher = CrossEncoder(POCKET, device="cpu", max_length=160)
+    teacher = CrossEncoder(POCKET, device="cpu", max_length=2 * length)
     groups = list(taught(untaught, teacher, progress=True))
     print(f"taught after {time.perf_counter() - began:.0f} s", flush=True)
     student = CrossEncoder(POCKET, device="cpu", max_length=length)
@@ -207,42 +209,43 @@ def score(
     depth: Annotated[int, typer.Option(min=20, help="Candidates.")] = DEPTH,
     split: str = "test",
 ) -> None:
-    """Write the logits of both models, float32 [queries, candidates], and grades int [queries, candidates]."""
+    """Write the logits of both models and the grades [queries, candidates]; files of logits that are there stay."""
     from secondpass import CrossEncoder
 
-    models = {"small": CrossEncoder(small, max_length=length, **FAST), "large": CrossEncoder(large, device="cpu")}
     asked, qrels = tasks(data, name, split, limit, depth)
-    kept: dict[str, list[Any]] = {which: [] for which in models}
-    spent = dict.fromkeys(models, 0.0)
-    for start in range(0, len(asked), TURN):
-        part = asked[start : start + TURN]
-        for which, model in models.items():
-            began = time.perf_counter()
-            rankings = model.rank_many([t.query for t in part], [t.documents for t in part], show_progress_bar=False)
-            spent[which] += time.perf_counter() - began
-            for ranking in rankings:
-                in_order = sorted(ranking.documents, key=lambda one: one.index)
-                kept[which].append([one.logit for one in in_order])
-    grades = [[max(0, qrels[task.query_id].get(one, 0)) for one in task.ids] for task in asked]
     work.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {which: np.array(rows, np.float32) for which, rows in kept.items()}
-    np.savez_compressed(work / f"{name}.npz", grades=np.array(grades, np.int16), **arrays)
-    print({"set": name, "queries": len(asked), "seconds": {which: round(s, 1) for which, s in spent.items()}})
+    grades = [[max(0, qrels[task.query_id].get(one, 0)) for one in task.ids] for task in asked]
+    np.save(work / f"{name}.grades.npy", np.array(grades, np.int16), allow_pickle=False)
+    loaders: dict[str, Callable[[], Any]] = {
+        "large": lambda: CrossEncoder(large, device="cpu"),
+        "small": lambda: CrossEncoder(small, max_length=length, **FAST),
+    }
+    for which, load in loaders.items():
+        file = work / f"{name}.{which}.npy"
+        if not file.exists():
+            model = load()
+            rows = [logits for start in range(0, len(asked), TURN) for logits in _logits(model, asked[start:][:TURN])]
+            np.save(file, np.array(rows, np.float32), allow_pickle=False)
 
 
-def traces_of(file: Path, rule: Any, by_labels: bool) -> list[Any]:
-    """The queries of a file of `score`, as `calibrated` takes them."""
+def _logits(model: Any, part: Sequence[Task]) -> list[list[float]]:
+    rankings = model.rank_many([t.query for t in part], [t.documents for t in part], show_progress_bar=False)
+    return [[one.logit for one in sorted(ranking.documents, key=lambda one: one.index)] for ranking in rankings]
+
+
+def traces_of(work: Path, name: str, rule: Any, by_labels: bool) -> list[Any]:
+    """The queries of a set that `score` has scored, as `calibrated` takes them."""
     from secondpass.ranking import Ranked
     from secondpass.stopping import Trace
 
     def ranked(logits: Any) -> list[Ranked]:
         return [Ranked(int(place), 0.0, float(logits[place])) for place in np.argsort(-logits, kind="stable")]
 
-    with np.load(file) as kept:
-        return [
-            Trace(rule, ranked(small), ranked(large), grades.tolist() if by_labels else None)
-            for small, large, grades in zip(kept["small"], kept["large"], kept["grades"], strict=True)
-        ]
+    small, large, grades = (np.load(work / f"{name}.{which}.npy") for which in ("small", "large", "grades"))
+    return [
+        Trace(rule, ranked(one), ranked(other), own.tolist() if by_labels else None)
+        for one, other, own in zip(small, large, grades, strict=True)
+    ]
 
 
 @app.command()
@@ -261,7 +264,7 @@ def promise(
     from secondpass.stopping import calibrated
 
     bare = StoppingRule(top_k, 0.0, piece=piece, by_labels=by_labels)
-    traces = [trace for name in sets.split(",") for trace in traces_of(work / f"{name}.npz", bare, by_labels)]
+    traces = [trace for name in sets.split(",") for trace in traces_of(work, name, bare, by_labels)]
     rng = random.Random(11)
     missed, read, margins = [], [], []
     for _ in range(splits):
