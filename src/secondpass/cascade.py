@@ -56,9 +56,11 @@ class _Asked:
     cuts: dict[int, Cut] = field(default_factory=dict)
     unscored: int = 0
 
-    def put(self, scored: list[Ranked]) -> None:
-        """Take what a new model has scored, out of the block of the model before."""
+    def put(self, scored: list[Ranked], mixed: bool) -> None:
+        """Take what a new model has scored, out of the block of the model before; `mixed`: not asked in our order."""
         taken = {one.index for one in scored}
+        if mixed:  # as `ranking.order` has it
+            scored.sort(key=lambda own: (is_blank(self.documents[own.index]), -own.score, -own.logit, own.index))
         self.blocks[:1] = [scored, [one for one in self.blocks[0] if one.index not in taken]]
 
     def ranking(self, record: CallRecord, top_k: int | None) -> Ranking:
@@ -354,7 +356,7 @@ class _Scoring:
             for one in self._asked
         ]
         for one, scored in zip(self._asked, self._scored(wanted), strict=True):
-            one.put(scored)
+            one.put(scored, self._until is not None and keep is not None)
 
     def by_rule(self, rule: StoppingRule) -> None:
         """Score pieces of all queries together until each query has had enough."""
@@ -374,9 +376,7 @@ class _Scoring:
                 row for row in going if not rule.stops([one.logit for one in done[row]], logits[row][ends[row][0] :])
             ]
         for one, scored in zip(self._asked, done, strict=True):
-            # as `ranking.order` has it
-            scored.sort(key=lambda own: (is_blank(one.documents[own.index]), -own.score, -own.logit, own.index))
-            one.put(scored)
+            one.put(scored, True)
 
     def _is_late(self) -> bool:
         return self._until is not None and time.perf_counter() >= self._until

@@ -252,6 +252,11 @@ def test_a_budget_is_for_all_models_together(small: CrossEncoder, large: CrossEn
         assert [sum(not one.scored for one in ranking.documents) for ranking in late] == [one.unscored for one in late]
         assert [len(ranking.documents) for ranking in late] == [30, 30]
     assert {hit["scored"] for hit in cascade.rank("cat", lists[0], budget_ms=60_000)} == {True}
+    # the same to the second model
+    alike = ["the cat sat on the mat " * 3 + word for word in WORDS[:8]]
+    for budget in (None, 60_000):
+        hits = Cascade([large, small], 8).rank("cat", alike, budget_ms=budget)
+        assert [(hit["corpus_id"], hit["stage"]) for hit in hits] == [(place, 1) for place in range(8)]
 
 
 def test_passages_are_those_of_the_model_whose_score_it_is(small: CrossEncoder, large: CrossEncoder) -> None:
