@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -162,6 +163,16 @@ def test_running_text_comes_in_pieces_at_white_space() -> None:
     """A log or table without a full stop must not be one sentence of a megabyte."""
     assert split("aaa bbb ccc ddd", 8) == ["aaa bbb", "ccc ddd"]
     assert split("a" * 20, 8) == ["a" * 8, "a" * 8, "a" * 4]
+
+
+@pytest.mark.parametrize("text", [".", ")", ".'", "\n ", "1.", "。", " "])
+def test_the_cost_is_linear_whatever_the_text(text: str) -> None:
+    """A line of dots is no trap: by the square of its length it would take far longer."""
+    whole = text * 20_000 + "x"
+    began = time.process_time()
+    spans = sentences(whole)
+    assert time.process_time() - began < 3
+    assert sum(span.end - span.start for span in spans) >= len("".join(whole.split()))
 
 
 def test_a_length_below_one_is_refused() -> None:
