@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
     from secondpass.evaluation.pairs.evaluator import InputExample
+    from secondpass.explanation import Explanation, explain
     from secondpass.inputs import PromptTemplate
     from secondpass.ranking import Ranked, Ranking
     from secondpass.record import CallRecord, Cut
@@ -20,6 +21,7 @@ __all__ = [
     "Cascade",
     "CrossEncoder",
     "Cut",
+    "Explanation",
     "InputExample",
     "Passage",
     "PromptTemplate",
@@ -28,6 +30,7 @@ __all__ = [
     "ScoreCache",
     "StoppingRule",
     "Windows",
+    "explain",
 ]
 __version__ = "0.1.0"
 
@@ -38,6 +41,7 @@ __getattr__ = lazily(
         "Cascade": "cascade",
         "CrossEncoder": "cross_encoder",
         "Cut": "record",
+        "Explanation": "explanation",
         "InputExample": "evaluation.pairs.evaluator",
         "Passage": "windows",
         "PromptTemplate": "inputs",
@@ -46,6 +50,7 @@ __getattr__ = lazily(
         "ScoreCache": "score_cache",
         "StoppingRule": "stopping",
         "Windows": "windows",
+        "explain": "explanation",
     },
 )
 

@@ -14,19 +14,21 @@ import numpy as np
 from secondpass.activations import Activation
 from secondpass.cross_encoder import CrossEncoder, hits_of
 from secondpass.errors import InvalidInput, NonFiniteScore, TooLong
+from secondpass.explanation import Explanation, explain
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 from secondpass.models.config import read_json, write_json
+from secondpass.models.folders import CASCADE
 from secondpass.ranking import Ranked, Ranking, Relevance, checked_top_k
 from secondpass.record import CallRecord, Cut
 from secondpass.reranker import Reranker, until_of
 from secondpass.score_cache import ScoreCache
 from secondpass.stopping import PIECE, StoppingRule, Trace, calibrated, misses_allowed
-from secondpass.text import checked_documents, checked_query, is_blank, materialised, positive_int
+from secondpass.text import checked_documents, checked_query, finite_number, is_blank, materialised, positive_int
 from secondpass.token_cache import TokenCache
 
 __all__ = ["Cascade", "CascadeRecord"]
 
-FILE, VERSION = "cascade.json", 1
+VERSION = 1
 # Logits of one model by another routine, precision or machine differ by less than this share of their spread.
 SAME = 0.05
 
@@ -54,9 +56,11 @@ class _Asked:
     cuts: dict[int, Cut] = field(default_factory=dict)
     unscored: int = 0
 
-    def put(self, scored: list[Ranked]) -> None:
-        """Take what a new model has scored, out of the block of the model before."""
+    def put(self, scored: list[Ranked], mixed: bool) -> None:
+        """Take what a new model has scored, out of the block of the model before; `mixed`: not asked in our order."""
         taken = {one.index for one in scored}
+        if mixed:  # as `ranking.order` has it
+            scored.sort(key=lambda own: (is_blank(self.documents[own.index]), -own.score, -own.logit, own.index))
         self.blocks[:1] = [scored, [one for one in self.blocks[0] if one.index not in taken]]
 
     def ranking(self, record: CallRecord, top_k: int | None) -> Ranking:
@@ -228,12 +232,9 @@ class Cascade:
         asked = _asked(queries, documents_per_query)
         rule = StoppingRule(top_k, 0.0, 1.0, piece, by_labels=labels is not None)
         misses_allowed(len(asked), risk, confidence)
-        grades = [None] * len(asked) if labels is None else [list(own) for own in labels]
-        if len(grades) != len(asked):
-            raise InvalidInput(f"labels has {len(grades)} lists for {len(asked)} queries")
-        for number, (own, one) in enumerate(zip(grades, asked, strict=True)):
-            if own is not None and len(own) != len(one.documents):
-                raise InvalidInput(f"labels[{number}] has {len(own)} for {len(one.documents)} documents")
+        if options.get("budget_ms") is not None:
+            raise InvalidInput("budget_ms: a rule is measured on all documents")
+        grades = [None] * len(asked) if labels is None else _grades(labels, asked)
         last = len(self.models) - 1
         self._run(asked, last, relevance, options)
         full = [_Asked(one.query, one.documents) for one in asked]
@@ -245,6 +246,11 @@ class Cascade:
         made = calibrated(rule, traces, risk, confidence)
         self.keep = (*self.keep[:-1], made)
         return made
+
+    def explain(self, query: str, document: str, *, relevance: Relevance | None = None, **options: Any) -> Explanation:
+        """What the last model says of a document; arguments are those of `explanation.explain`."""
+        last = len(self.models) - 1
+        return explain(self.models[last], query, document, **self._options(last, relevance, options))
 
     def save(self, path: str | Path) -> None:
         """Write the models' names, what they are known by, and the steps to a JSON file or a folder's cascade.json.
@@ -282,7 +288,10 @@ class Cascade:
         try:
             version, given = page["version"], page["keep"] if page["version"] == VERSION else []
             steps = [_step(step) for step in given]
-            stored = [(str(one["name"]), int(one["window"]), list(one["logits"])) for one in page.get("models", [])]
+            stored = [
+                (str(one["name"]), positive_int(one["window"], "window"), [float(logit) for logit in one["logits"]])
+                for one in page.get("models", [])
+            ]
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInput(f"{file} is no cascade: {type(error).__name__}: {error}") from error
         if version != VERSION:
@@ -318,8 +327,9 @@ class Cascade:
         return records
 
     def _options(self, stage: int, relevance: Relevance | None, options: dict[str, Any]) -> dict[str, Any]:
-        model, last = self.models[stage], self.models[-1]
-        own = {**options, "relevance": relevance if model is last or model.num_labels > 1 else None}
+        model = self.models[stage]
+        several = model.num_labels > 1 or all(one.num_labels == 1 for one in self.models)
+        own = {**options, "relevance": relevance if several else None}
         if any(map(takes_instruction, self.models)) and not takes_instruction(model):
             own.pop("instruction", None)
         return own
@@ -346,7 +356,7 @@ class _Scoring:
             for one in self._asked
         ]
         for one, scored in zip(self._asked, self._scored(wanted), strict=True):
-            one.put(scored)
+            one.put(scored, self._until is not None and keep is not None)
 
     def by_rule(self, rule: StoppingRule) -> None:
         """Score pieces of all queries together until each query has had enough."""
@@ -366,9 +376,7 @@ class _Scoring:
                 row for row in going if not rule.stops([one.logit for one in done[row]], logits[row][ends[row][0] :])
             ]
         for one, scored in zip(self._asked, done, strict=True):
-            # as `ranking.order` has it
-            scored.sort(key=lambda own: (is_blank(one.documents[own.index]), -own.score, -own.logit, own.index))
-            one.put(scored)
+            one.put(scored, True)
 
     def _is_late(self) -> bool:
         return self._until is not None and time.perf_counter() >= self._until
@@ -428,6 +436,21 @@ def _asked(queries: Iterable[str], documents_per_query: Iterable[Iterable[str]])
     ]
 
 
+def _grades(labels: Iterable[Sequence[float]], asked: Sequence[_Asked]) -> list[list[float]]:
+    given = materialised(labels, "labels", "a sequence of sequences of numbers")
+    if len(given) != len(asked):
+        raise InvalidInput(f"labels has {len(given)} lists for {len(asked)} queries")
+    made: list[list[float]] = []
+    for number, (own, one) in enumerate(zip(given, asked, strict=True)):
+        grades = materialised(own, f"labels[{number}]", "a sequence of numbers")
+        if len(grades) != len(one.documents):
+            raise InvalidInput(f"labels[{number}] has {len(grades)} for {len(one.documents)} documents")
+        # True and False are grades
+        places = ((f"labels[{number}][{place}]", grade) for place, grade in enumerate(grades))
+        made.append([finite_number(+grade if isinstance(grade, bool) else grade, name) for name, grade in places])
+    return made
+
+
 # ---- One record of many calls.
 def _added(records: Sequence[CallRecord]) -> CallRecord:
     """Numbers added up, all else as the last one has it; where nothing was scored, a record of that."""
@@ -452,7 +475,7 @@ def _summed(stages: Sequence[CallRecord], asked: Sequence[_Asked]) -> CascadeRec
 
 # ---- Files.
 def _file(path: str | Path) -> Path:
-    return Path(path) if Path(path).suffix == ".json" else Path(path) / FILE
+    return Path(path) if Path(path).suffix == ".json" else Path(path) / CASCADE
 
 
 def _marks(model: Reranker) -> dict[str, Any]:
@@ -465,8 +488,9 @@ def _marks(model: Reranker) -> dict[str, Any]:
 def _is_same(found: dict[str, Any], stored: Sequence[Any]) -> bool:
     window, logits = stored
     exact = np.asarray(logits, np.float64)
-    far = np.abs(exact - found["logits"]) > SAME * np.ptp(exact) if len(exact) == len(SAMPLE_QUERIES) else np.ones(1)
-    return bool(found["window"] == window and not far.any())
+    if found["window"] != window or len(exact) != len(SAMPLE_QUERIES):
+        return False
+    return bool((np.abs(exact - found["logits"]) <= SAME * np.ptp(exact)).all())
 
 
 def _step(step: Any) -> Keep:

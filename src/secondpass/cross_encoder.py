@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
+from secondpass import explanation
 from secondpass.activations import Activation, default_activation
 from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import Precision, checked_precision
@@ -386,6 +387,7 @@ class CrossEncoder(Reranker):
             self.to(pick_device(device))
 
     # The functions' first argument is the encoder: as attributes of the class they are methods.
+    explain = explanation.explain
     if TYPE_CHECKING:
         fit = fitting.fit
         export_onnx = saving.export_onnx

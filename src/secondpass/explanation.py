@@ -23,7 +23,15 @@ from secondpass.inputs import PromptTemplate, Truncation, policy_of
 from secondpass.ranking import Ranked, Relevance, ranked
 from secondpass.reranker import Call, Reranker
 from secondpass.sentences import Span, sentences
-from secondpass.text import CHARACTERS_PER_TOKEN, UNSHOWABLE, checked, checked_query, positive_int, readable
+from secondpass.text import (
+    CHARACTERS_PER_TOKEN,
+    UNSHOWABLE,
+    checked,
+    checked_query,
+    positive_int,
+    readable,
+    whole_number,
+)
 from secondpass.tokens import Tokens
 from secondpass.windows import Windows
 
@@ -228,19 +236,28 @@ def explain(
     asked, text = checked_query(query), checked(document, "document")
     if positive_int(max_passes, "max_passes") < FEWEST:
         raise InvalidInput(f"max_passes={max_passes} is less than {FEWEST}")
-    start, end = (0, len(text)) if passage is None else passage
-    if not 0 <= start <= end <= len(text):
-        raise InvalidInput(f"passage={passage!r} is no part of the document, which has {len(text)} characters")
+    start, end = (0, len(text)) if passage is None else _passage(passage, len(text))
     rule = reranker._rule(relevance)
     call = Call(batch_size, False, reranker._wish(prompt, prompt_name, instruction), template, truncation)
     model = _Model(reranker, call, reranker._activation(activation_fct, rule), rule)
     sides = _stripped(asked, 0, len(asked)), _stripped(text, start, end)
     spent = 0
     if policy_of(reranker.truncation if truncation is None else truncation).windows is not None:
-        if passage is None and model.tokens(sides).others:
+        read = model.tokens(sides)
+        if passage is None and (read.others or read.span):
             sides, spent = (sides[0], model.best_passage(*sides)), 1
         model = replace(model, call=replace(call, truncation="only_document"))
     return _Trial(model, model.read(*sides), max_passes, spent).explanation()
+
+
+def _passage(given: Any, characters: int) -> tuple[int, int]:
+    try:
+        start, end = (whole_number(place, "passage") for place in given)
+    except (TypeError, ValueError):
+        start, end = 1, 0
+    if not start <= end <= characters:
+        raise InvalidInput(f"passage={given!r} is no part of the document, which has {characters} characters")
+    return start, end
 
 
 @dataclass(frozen=True, slots=True)

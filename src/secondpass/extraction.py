@@ -93,6 +93,8 @@ def extract(
     """
     texts = checked_documents(documents, "documents")
     positive_int(top_k, "top_k")
+    if not isinstance(windows, Windows | None):
+        raise InvalidInput(f"windows={windows!r} is not a Windows")
     limit = top_k if per_document is None else positive_int(per_document, "per_document")
     read_before: list[CallRecord] = []
     places = None
@@ -135,7 +137,8 @@ def _best_windows(
         for item in (first, *first.others)
     ]
     passages = [texts[document][span.start : span.end] for document, span in places]
-    (ranking,) = reranker.rank_many([query], [passages], show_progress_bar=False)
+    # by itself a passage may have a token more than it had in the document
+    (ranking,) = reranker.rank_many([query], [passages], show_progress_bar=False, truncation="only_document")
     kept: dict[int, list[Span]] = defaultdict(list)
     left = WINDOWS_A_SENTENCE * top_k
     for one in ranking.documents:

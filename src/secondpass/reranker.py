@@ -203,7 +203,12 @@ class Reranker(OpenModel):
         What is kept holds for these weights, this precision, window, template and cut alone: a model that changes asks
         anew. One cache may serve any number of models and processes. Forwards of other people's making (`use_forward`)
         and models with hooks are not kept.
+
+        Raises:
+            InvalidInput: it is none.
         """
+        if not isinstance(cache, ScoreCache | None):
+            raise InvalidInput(f"cache is {type(cache).__name__}, not a ScoreCache")
         self._score_cache = cache
 
     def reading(self, columns: Sequence[Sequence[str]], window: Window, rule: Relevance | None = None) -> Reading:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from secondpass.errors import InvalidInput
 
-# Where a sentence may end: closing marks after . ! ? … and white space behind them; CJK full stops need no space.
-_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？｡]+[”’」』）]*")
+# Where a sentence may end: closing marks after . ! ? … and white space behind them; CJK full stops need no space. A run
+# of marks is tried from its beginning alone, else a long one would take the square of its length.
+_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？｡]+[”’」』）]*")
 # A blank line, or a line that begins like a list's, ends a sentence whatever stands before it.
 _BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•‣·]|\d{1,3}[.)])\s)")
 # What stands before a full stop that is no end: titles, initials, months, "e.g.", "U.S.", "No.".

@@ -15,6 +15,7 @@ from secondpass import CrossEncoder
 from secondpass.evaluation.qrels import read_qrels
 from secondpass.evaluation.runs import read_run
 from secondpass.explanation import explain
+from secondpass.windows import Windows
 from tests.cli.conftest import Run, only_line
 from tests.small_collection import write_beir
 
@@ -242,6 +243,13 @@ def test_documents_that_moved_are_explained(run: Run, corpus: Path, tiny_folder:
     assert shown == json.loads(json.dumps(found.to_dict()))
     assert {one["document"] for one in change["moved"]} <= {f"d{change['query'][1:]}-{place}" for place in range(20)}
     assert "explanations: 5 documents, leave-one-out by " in done.stdout
+    windows = Windows(tokens=6)
+    assert run("evaluate", *options, "--explain", "1", "--long", "windows", "--window-tokens", "6").exit_code == 0
+    (second,) = json.loads(report.read_text())["second_passes"]
+    (shown,) = [one["explanation"] for change in second["helped"] for one in change["moved"] if one["explanation"]]
+    found = explain(CrossEncoder(tiny_folder, device="cpu"), change["text"], shown["document"], truncation=windows)
+    assert shown == json.loads(json.dumps(found.to_dict()))
+    assert not all(part["read"] for part in shown["sentences"])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from secondpass.score_cache import ScoreCache
 from secondpass.windows import Windows
 from tests.cli.conftest import Run, Start, command, only_line
 from tests.small_collection import write_json_lines
-from tests.tiny_models import make_folder
+from tests.tiny_models import make_folder, make_reranker
 
 QUERY = "reset the password"
 TEXTS = ["the cat sat on the mat", "open a bank account", "reset the password of your account", "paris in france"]
@@ -219,20 +219,34 @@ def test_a_budget_is_told(run: Run, tmp_path: Path, tiny_folder: str) -> None:
     assert all(row["scored"] for row in rows(run(*options, "60000", "-f", "jsonl").stdout))
 
 
+def test_an_instruction_goes_to_models_with_a_place(
+    run: Run, lines_file: Path, tmp_path: Path, tiny_folder: str
+) -> None:
+    """As in Python; cuts are counted among the documents, not among what all models read."""
+    judge = make_reranker(tmp_path / "judge")
+    lines_file.write_text("\n".join([*TEXTS, "cat " * 400]))
+    done = run("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "-m", judge, "--instruction", "x", "-f", "jsonl")
+    expected = Cascade([tiny_folder, str(judge)], device="cpu").rank(QUERY, [*TEXTS, "cat " * 400], instruction="x")
+    assert [row["score"] for row in rows(done.stdout)] == [item["score"] for item in expected]
+    assert "1 of 5 cut" in only_line(done)
+
+
 def test_scores_are_kept_in_a_file(run: Run, lines_file: Path, tmp_path: Path, tiny_folder: str) -> None:
     """A second run prints the same and asks the model nothing; so does `score`."""
     cache = tmp_path / "scores.db"
     options = ("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "-f", "jsonl", "--score-cache", cache)
     first = run(*options)
+    with ScoreCache(cache) as kept:
+        assert len(kept) == len(TEXTS)
+    explained = run(*options, "--explain")
     (tmp_path / "pairs.tsv").write_text("".join(f"{QUERY}\t{text}\n" for text in TEXTS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("the model was asked"))
         assert run(*options).stdout == first.stdout
+        assert run(*options, "--explain").stdout == explained.stdout
         scores = rows(run("score", tmp_path / "pairs.tsv", *options[4:]).stdout)
     by_text = {row["text"]: row["score"] for row in rows(first.stdout)}
     assert {row["document"]: row["score"] for row in scores} == by_text
-    with ScoreCache(cache) as kept:
-        assert len(kept) == len(TEXTS)
 
 
 def test_several_models_are_a_cascade(run: Run, lines_file: Path, tiny_folder: str, tiny_model_folder: Any) -> None:
@@ -247,6 +261,10 @@ def test_several_models_are_a_cascade(run: Run, lines_file: Path, tiny_folder: s
     ]
     assert [row["stage"] for row in found] == [1, 1, 0, 0]
     assert [row["stage"] for row in rows(run(*options).stdout)] == [1] * 4
+    cascade.save(lines_file.with_name("cascade.json"))
+    saved = (*options[:4], "-m", lines_file.with_name("cascade.json"), "-f", "jsonl")
+    assert rows(run(*saved).stdout) == found
+    assert "--max-length: the models of" in only_line(run(*saved, "--max-length", "9"))
     refused = run(*options, "--keep", "2", "--keep", "1")
     assert "keep has 2, and 2 models have 1 steps" in only_line(refused)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -251,6 +252,11 @@ def test_a_budget_is_for_all_models_together(small: CrossEncoder, large: CrossEn
         assert [sum(not one.scored for one in ranking.documents) for ranking in late] == [one.unscored for one in late]
         assert [len(ranking.documents) for ranking in late] == [30, 30]
     assert {hit["scored"] for hit in cascade.rank("cat", lists[0], budget_ms=60_000)} == {True}
+    # the same to the second model
+    alike = ["the cat sat on the mat " * 3 + word for word in WORDS[:8]]
+    for budget in (None, 60_000):
+        hits = Cascade([large, small], 8).rank("cat", alike, budget_ms=budget)
+        assert [(hit["corpus_id"], hit["stage"]) for hit in hits] == [(place, 1) for place in range(8)]
 
 
 def test_passages_are_those_of_the_model_whose_score_it_is(small: CrossEncoder, large: CrossEncoder) -> None:
@@ -272,6 +278,21 @@ def test_an_instruction_goes_to_models_with_a_place(small: CrossEncoder, tmp_pat
         Cascade([small, small], 1).rank_many(["cat"], [["mat"]], instruction="find the animal")
 
 
+def test_a_label_is_named_to_models_that_have_several(small: CrossEncoder, tmp_path: Path) -> None:
+    """Whichever place they have; the last model explains."""
+    grader = CrossEncoder(str(make_folder(tmp_path, "bert", num_labels=3)), device="cpu")
+    first = grader.rank("cat", ["mat", "dog", "red"], relevance=2)[0]
+    for models in ([grader, small], [small, grader]):
+        cascade = Cascade(models, 1)
+        hits = cascade.rank("cat", ["mat", "dog", "red"], relevance=2)
+        asked = cascade.explain("cat", "mat", relevance=2)
+        assert asked == models[1].explain("cat", "mat", relevance=None if models[1] is small else 2)
+        if models[0] is grader:
+            assert hits[0]["corpus_id"] == first["corpus_id"]
+    with pytest.raises(InvalidInput, match="relevance=2"):
+        Cascade([small, small], 1).rank("cat", ["mat"], relevance=2)
+
+
 def test_a_saved_rule_comes_back_for_the_same_models(
     tiny: CrossEncoder, small: CrossEncoder, large: CrossEncoder, tmp_path: Path
 ) -> None:
@@ -287,6 +308,11 @@ def test_a_saved_rule_comes_back_for_the_same_models(
     for models in ([small, tiny], [large, large]):
         with pytest.raises(InvalidInput, match=r"models\[\d\] is not the"):
             Cascade.load(tmp_path, models)
+    page = json.loads((tmp_path / "own.json").read_text())
+    page["models"][0]["logits"][0] = math.nan
+    (tmp_path / "own.json").write_text(json.dumps(page))
+    with pytest.raises(InvalidInput, match=r"models\[0\] is not the"):
+        Cascade.load(tmp_path / "own.json", [small, large])
     Cascade([small, large], 7).save(tmp_path)
     assert Cascade.load(tmp_path, [tiny, large]).keep == (7,)
     Cascade([small, large], StoppingRule(3, math.inf)).save(tmp_path)
@@ -302,6 +328,8 @@ def test_a_saved_rule_comes_back_for_the_same_models(
         ('{"version": 1, "keep": [{"top_k": 3, "margin": 1, "x": 1}], "models": []}', "is no cascade"),
         ('{"version": 1, "keep": [0], "models": []}', "is no cascade: InvalidInput: keep=0"),
         ('{"version": 1, "keep": [3], "models": []}', "is no cascade: 0 models and 1 steps"),
+        ('{"version": 1, "keep": [], "models": [{"name": "a", "window": 1e999, "logits": []}]}', "is no cascade"),
+        ('{"version": 1, "keep": [], "models": [{"name": "a", "window": 9, "logits": [null]}]}', "is no cascade"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -333,6 +361,10 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, message: s
         (lambda one: Cascade([one, one]).calibrate(["a"], [["b"]], risk=1.5), "risk=1.5"),
         (lambda one: Cascade([one, one]).calibrate(["a"] * 70, [["b"]] * 70, [[1]]), "labels has 1 lists"),
         (lambda one: Cascade([one, one]).calibrate(["a"] * 70, [["b"]] * 70, [[]] * 70), "labels[0] has 0"),
+        (lambda one: Cascade([one, one]).calibrate(["a"] * 70, [["b"]] * 70, [[math.nan]] * 70), "labels[0][0]=nan"),
+        (lambda one: Cascade([one, one]).calibrate(["a"] * 70, [["b"]] * 70, ["1"] * 70), "labels[0] is str"),  # type: ignore[list-item]
+        (lambda one: Cascade([one, one]).calibrate(["a"] * 70, [["b"]] * 70, [None] * 70), "labels[0] is NoneType"),  # type: ignore[list-item]
+        (lambda one: Cascade([one, one]).calibrate(["a"] * 70, [["b"]] * 70, budget_ms=1), "budget_ms"),
     ],
 )
 def test_bad_input_is_refused(tiny: CrossEncoder, call: Callable[[CrossEncoder], Any], message: str) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+import secondpass
 from secondpass import CrossEncoder, PromptTemplate
 from secondpass.activations import IDENTITY
 from secondpass.errors import InvalidInput, TooLong
@@ -256,7 +257,7 @@ def test_a_passage_is_explained_by_itself(tiny: CrossEncoder) -> None:
     check_places(found)
 
 
-@pytest.mark.parametrize("windows", ["windows", Windows(tokens=20, most=3)])
+@pytest.mark.parametrize("windows", ["windows", Windows(tokens=20, most=3), Windows(tokens=20, most=1)])
 def test_of_a_document_read_in_windows_the_best_passage_is_explained(
     tiny_folder: str, windows: Literal["windows"] | Windows
 ) -> None:
@@ -273,6 +274,12 @@ def test_of_a_document_read_in_windows_the_best_passage_is_explained(
     check_places(found)
     short = explain(encoder, QUERY, "The cat sat. A dog!", truncation=windows)
     assert short.to_dict() == explain(encoder, QUERY, "The cat sat. A dog!").to_dict()
+
+
+def test_it_is_a_method_too(tiny: CrossEncoder) -> None:
+    """The same function, under the package's own name as well."""
+    assert CrossEncoder.explain is secondpass.explain is explain
+    assert tiny.explain("dog", "A cat.").to_dict() == explain(tiny, "dog", "A cat.").to_dict()
 
 
 def test_several_labels_need_a_rule(tiny_model_folder: Callable[..., str]) -> None:
@@ -307,6 +314,10 @@ def test_what_is_put_around_the_texts_stays(tiny: CrossEncoder) -> None:
         ({"max_passes": 3}, "max_passes=3 is less than 4"),
         ({"passage": (0, 99)}, "passage"),
         ({"passage": (3, 2)}, "passage"),
+        ({"passage": (0.5, 2)}, "passage"),
+        ({"passage": (1,)}, "passage"),
+        ({"passage": "ab"}, "passage"),
+        ({"passage": 3}, "passage"),
         ({"instruction": "find it"}, "instruction"),
     ],
 )

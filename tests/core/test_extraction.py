@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +62,13 @@ def test_of_a_long_document_only_the_best_windows_sentences_are_read(pocket: Cro
         extract(pocket, " ", short, windows=Windows())
 
 
+def test_a_model_that_refuses_to_cut_reads_its_windows(tiny_model_folder: Callable[..., str]) -> None:
+    """A passage by itself begins with other tokens than inside the document, one more perhaps."""
+    strict = CrossEncoder(tiny_model_folder("xlm-roberta", 1), device="cpu", max_length=26, truncation="error")
+    document = "".join(f"the{number}東。" for number in range(40))
+    assert extract(strict, "cat", [document], windows=Windows(borders="words", overlap=0)).extracts
+
+
 def test_scores_are_activated_logits_and_fall(pocket: CrossEncoder) -> None:
     """The logit is the mean of both readings; the score is the model's own activation of it."""
     found = extract(pocket, "how many people live in Berlin", [BERLIN], top_k=9).extracts
@@ -87,9 +97,14 @@ def test_without_text_there_is_no_answer(tiny: CrossEncoder) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"top_k": 0}, "top_k"), ({"per_document": 0}, "per_document"), ({"max_sentences": 1}, "2 sentences")],
+    [
+        ({"top_k": 0}, "top_k"),
+        ({"per_document": 0}, "per_document"),
+        ({"max_sentences": 1}, "2 sentences"),
+        ({"windows": "windows"}, "windows='windows' is not a Windows"),
+    ],
 )
-def test_bad_arguments_are_named(tiny: CrossEncoder, arguments: dict[str, int], message: str) -> None:
+def test_bad_arguments_are_named(tiny: CrossEncoder, arguments: dict[str, Any], message: str) -> None:
     """Rather than computing for minutes or returning nothing."""
     with pytest.raises(InvalidInput, match=message):
         extract(tiny, "dog", ["A cat. A dog."], **arguments)
@@ -148,6 +163,16 @@ def test_running_text_comes_in_pieces_at_white_space() -> None:
     """A log or table without a full stop must not be one sentence of a megabyte."""
     assert split("aaa bbb ccc ddd", 8) == ["aaa bbb", "ccc ddd"]
     assert split("a" * 20, 8) == ["a" * 8, "a" * 8, "a" * 4]
+
+
+@pytest.mark.parametrize("text", [".", ")", ".'", "\n ", "1.", "。", " "])
+def test_the_cost_is_linear_whatever_the_text(text: str) -> None:
+    """A line of dots is no trap: by the square of its length it would take far longer."""
+    whole = text * 20_000 + "x"
+    began = time.process_time()
+    spans = sentences(whole)
+    assert time.process_time() - began < 3
+    assert sum(span.end - span.start for span in spans) >= len("".join(whole.split()))
 
 
 def test_a_length_below_one_is_refused() -> None:

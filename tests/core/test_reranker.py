@@ -218,6 +218,14 @@ def test_every_new_name_has_its_parameter(method: Any, names: dict[str, str], la
     assert parameters.isdisjoint(names)
 
 
+@pytest.mark.parametrize("cache", ["scores.db", ScoreCache, 0])
+def test_what_is_no_cache_of_scores_is_refused(reranker: Reranker, cache: Any) -> None:
+    """At once, and what was there stays."""
+    with pytest.raises(InvalidInput, match="not a ScoreCache"):
+        reranker.use_score_cache(cache)
+    assert reranker.score_cache is None
+
+
 def recalled(reranker: Reranker, **options: Any) -> tuple[list[tuple[int, float]], int]:
     """Rank by it: indices and logits, and how many pairs a cache of scores knew."""
     ranking = reranker.rank_many([QUERY], [DOCUMENTS], **options)[0]

@@ -19,6 +19,7 @@ import typer
 from secondpass.corpora import TEXT_KEYS, Line, corpus_file, packaged, read_lines, stream_lines, table_document
 from secondpass.errors import InvalidInput
 from secondpass.forwards import precision as precisions
+from secondpass.models.folders import holds_cascade
 from secondpass.text import is_blank
 from secondpass.windows import Select, Windows
 
@@ -289,7 +290,7 @@ Models = Annotated[
         "--model",
         "-m",
         help="Folder or hub name of a cross-encoder; by default the one in the package. Several are a cascade, the "
-        "cheapest first.",
+        "cheapest first; so is the file of a saved one.",
     ),
 ]
 Keep = Annotated[
@@ -371,14 +372,26 @@ def load(
     )
 
 
-def load_all(models: list[str] | None, keep: list[int] | None, *options: Any) -> CrossEncoder | Cascade:
-    """Load one model, or several as a cascade; raises as `load`, and InvalidInput where `keep` does not fit."""
+def load_all(
+    models: list[str] | None, keep: list[int] | None, max_length: int | None, *options: Any
+) -> CrossEncoder | Cascade:
+    """Load one model, several as a cascade, or one that was saved.
+
+    Raises:
+        ModelLoadError: as `load`.
+        InvalidInput: likewise; or `keep` does not fit, or `max_length` is given for a saved one, which has its own.
+    """
     names = models or [POCKET]
-    if len(names) == 1:
-        if keep:
-            raise InvalidInput("--keep goes with several --model, which are a cascade")
-        return load(names[0], *options)
+    if len(names) == 1 and keep:
+        raise InvalidInput("--keep goes with several --model, which are a cascade")
+    if len(names) == 1 and not holds_cascade(names[0]):
+        return load(names[0], max_length, *options)
     from secondpass.cascade import Cascade
 
+    if len(names) == 1:
+        if max_length is not None:
+            raise InvalidInput(f"--max-length: the models of {names[0]} have the windows that they were saved with")
+        named = ("device", "precision", "instruction", "template", "true_token", "false_token")
+        return Cascade.load(names[0], **dict(zip(named, options, strict=True)))
     steps = (keep or [100]) * (len(names) - 1 if len(keep or [100]) == 1 else 1)
-    return Cascade([load(name, *options) for name in names], steps)
+    return Cascade([load(name, max_length, *options) for name in names], steps)

@@ -147,7 +147,7 @@ def evaluate(
     secondpass evaluate --pipeline rerank_elasticsearch_bm25 --index docs --dataset beir/scifact --indexed
     """
     ranker = _ranker(keep, score_cache, long, window_tokens, window_overlap, max_windows, select)
-    _check_choice(qrels, run, pipeline, dataset, ranker)
+    _check_choice(qrels, run, pipeline, dataset, ranker, explain)
     _check_index(pipeline, indexed, index, add)
     _check_reports(explain, html, json, csv, output)
     if measure:
@@ -165,7 +165,9 @@ def evaluate(
     chosen, first = measure or found.measures or DEFAULT_MEASURES, _first_pass(found, first_pass)
     analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed,
                        examples=examples, first_pass=first)  # fmt: skip
-    analysis = _explained(analysis, found, documents or found.folder, model or [], instruction, explain)
+    how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
+    analysis = _explained(analysis, found, documents or found.folder, model or [], explain,
+                          instruction=instruction, truncation=how)  # fmt: skip
     _show(analysis, found.notes, budget_ms)
     _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
 
@@ -185,12 +187,17 @@ def _ranker(
 
 
 def _check_choice(
-    qrels: Path | None, run: list[str] | None, pipeline: str | None, dataset: Path | None, ranker: Mapping[str, Any]
+    qrels: Path | None,
+    run: list[str] | None,
+    pipeline: str | None,
+    dataset: Path | None,
+    ranker: Mapping[str, Any],
+    explain: int,
 ) -> None:
     if (pipeline is None) != (dataset is None):
         raise InvalidInput("--pipeline and --dataset go together")
-    if ranker and pipeline is None:
-        raise InvalidInput("--keep, --long and --score-cache go with --pipeline")
+    if pipeline is None and ranker.keys() - ({"truncation", "windows"} if explain else set()):
+        raise InvalidInput("--keep, --long and --score-cache go with --pipeline (--long with --explain too)")
     if pipeline is not None and (run or qrels):
         raise InvalidInput("give either --pipeline and --dataset, or --qrels and --run")
 
@@ -281,13 +288,11 @@ def _piped(request: DatasetRequest) -> Evaluated:
 
 
 def _explained(
-    analysis: Analysis, found: Evaluated, corpus: Path | None, models: list[str], instruction: str | None, most: int
+    analysis: Analysis, found: Evaluated, corpus: Path | None, models: list[str], most: int, **options: Any
 ) -> Analysis:
     """The analysis with `most` of the documents that moved explained, those of helped and of hurt queries in turn."""
     if not most:
         return analysis
-    from secondpass.explanation import explain
-
     model = models[-1] if models else found.model  # of a cascade the last one's word
     if model is None or corpus is None:
         raise InvalidInput("--explain needs the --model that made the run, and its --documents or a BEIR folder")
@@ -299,8 +304,8 @@ def _explained(
     names = {document for _, document in moved}
     texts = {each.id: each.content for each in read_corpus(corpus) if each.id in names}
     chosen = [(change, document) for change, document in moved if document in texts][:most]
-    encoder = load(model, None, None, instruction=instruction)
-    made = {(change.query, name): explain(encoder, change.text, texts[name]) for change, name in chosen}
+    encoder = load(model, None, None)
+    made = {(change.query, name): encoder.explain(str(change.text), texts[name], **options) for change, name in chosen}
 
     def explained(change: Change) -> Change:
         own = (replace(each, explanation=made.get((change.query, each.document))) for each in change.moved)

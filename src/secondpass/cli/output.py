@@ -203,7 +203,7 @@ def note_cuts(record: CallRecord, max_length: int | None, names: Sequence[int]) 
     cut = [names[cut.index] for cut in record.truncated]
     if cut:
         size = "the model" if max_length is None else f"{max_length} tokens"
-        note(f"{len(cut)} of {record.pairs} cut to fit {size} (index {_few(cut)})")
+        note(f"{len(cut)} of {len(names)} cut to fit {size} (index {_few(cut)})")
 
 
 def note(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from itertools import chain, islice, repeat
@@ -19,11 +19,9 @@ from secondpass.text import checked_query
 from secondpass.windows import Windows
 
 if TYPE_CHECKING:
-    from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
     from secondpass.explanation import Explanation
     from secondpass.record import CallRecord
-    from secondpass.reranker import Reranker
 
 
 Documents = Annotated[
@@ -105,15 +103,14 @@ def rank(
     if passages and not isinstance(how, Windows):
         raise InvalidInput("--passages goes with --long windows")
     given = read_documents(documents, input_format)
-    options = (max_length, device, precision, instruction, template, true_token, false_token)
-    encoder = arguments.load_all(model, keep, *options)
+    encoder = arguments.load_all(model, keep, max_length, device, precision, None, template, true_token, false_token)
     records: list[CallRecord] = []
     texts = [document.text for document in given]
+    options: Any = dict(batch_size=batch_size, relevance=rule, truncation=how, instruction=instruction)
     with arguments.cached(encoder, score_cache):
-        best = encoder.rank(query, texts, top_k=top_k, batch_size=batch_size, relevance=rule, records=records,
-                            truncation=how, budget_ms=budget_ms, return_documents=passages)  # fmt: skip
-    chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
-    why = _explanations(encoder, query, chosen, batch_size=batch_size, relevance=rule, truncation=how)
+        best = encoder.rank(query, texts, top_k, passages, records=records, budget_ms=budget_ms, **options)
+        chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
+        why = [encoder.explain(query, text, **options) for text in chosen]
     if output is Format.jsonl:
         lost = lost_tokens(records[0])
         told = [{"explanation": _told(one)} for one in why]
@@ -127,18 +124,6 @@ def rank(
     note_cuts(records[0], encoder.max_length, [document.index for document in given])
     if records[0].unscored:
         note(f"{records[0].unscored} of {len(given)} not scored within {budget_ms:g} ms")
-
-
-def _explanations(
-    encoder: CrossEncoder | Cascade, query: str, texts: Sequence[str], **options: Any
-) -> list[Explanation]:
-    """Of a cascade the last model's word is explained."""
-    if not texts:
-        return []
-    from secondpass.explanation import explain
-
-    models: Sequence[Reranker] = getattr(encoder, "models", [encoder])
-    return [explain(models[-1], query, text, **options) for text in texts]
 
 
 def _told(explanation: Explanation) -> dict[str, object]:

@@ -15,6 +15,7 @@ from typing import Any
 from secondpass.errors import InvalidInput, ModelLoadError
 
 POCKET = "secondpass/pocket"
+CASCADE = "cascade.json"
 
 # The top folder, and those of modules: others hold exports for other runtimes. Pickles are never read, so never
 # downloaded.
@@ -52,6 +53,12 @@ def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, cod
     except Exception as error:  # the client lets errors of several HTTP libraries through
         wanted_one = f"{name!r} at revision {hub['revision']!r}" if hub.get("revision") else repr(name)
         raise ModelLoadError(f"{wanted_one} {_reason(error)}") from error
+
+
+def holds_cascade(source: str) -> bool:
+    """Whether `Cascade.save` wrote it; a model's own folder may have a cascade's file beside it."""
+    folder = Path(source)
+    return folder.suffix == ".json" or ((folder / CASCADE).is_file() and not (folder / "config.json").exists())
 
 
 def looks_like_path(name: str) -> bool:

@@ -10,17 +10,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from secondpass.cascade import FILE as CASCADE
 from secondpass.cascade import Cascade, Keep
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import Truncation, policy_of
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
-from secondpass.models.folders import folder_of
+from secondpass.models.folders import folder_of, holds_cascade
 from secondpass.models.weights import stored_weights
 from secondpass.reranker import Reranker
 from secondpass.score_cache import ScoreCache
@@ -262,7 +260,7 @@ def load_models(settings: Settings) -> LoadedModels:
             steps = (model.keep or DEFAULT_KEEP) * (len(parts) - 1 if len(model.keep) < 2 else 1)
             made[model.name] = Cascade([reranker for reranker, _ in found], steps)
             made.digests[model.name] = found[-1][1]
-        elif _is_cascade(model.source):
+        elif holds_cascade(model.source):
             if settings.max_length is not None:
                 raise InvalidInput(f"max_length: the models of {model.source} have the windows that its rule is for")
             made[model.name] = stored = Cascade.load(model.source, **_options(settings, model.instruction))
@@ -273,12 +271,6 @@ def load_models(settings: Settings) -> LoadedModels:
 
 
 DEFAULT_KEEP = (100,)
-
-
-def _is_cascade(source: str) -> bool:
-    """Whether `Cascade.save` wrote it; a model's own folder may have a cascade's file beside it."""
-    folder = Path(source)
-    return folder.suffix == ".json" or ((folder / CASCADE).is_file() and not (folder / "config.json").exists())
 
 
 def _options(settings: Settings, instruction: str | None) -> dict[str, Any]:
