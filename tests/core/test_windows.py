@@ -120,6 +120,12 @@ def test_refusals(arguments: dict[str, Any], reason: str) -> None:
         Windows(**arguments)
 
 
+def test_whole_numbers_of_numpy_are_plain_ones() -> None:
+    """A cache knows what was scored by either, and files can be written."""
+    made = Windows(tokens=np.int64(64), overlap=np.int32(8), most=np.uint8(3), aggregate=np.int64(2))
+    assert repr(made) == repr(Windows(tokens=64, overlap=8, most=3, aggregate=2))
+
+
 # ---- Where windows stand in the text that was given
 
 MIXED = (
