@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -407,7 +408,8 @@ def test_tokens_are_made_of_as_many_texts_as_a_piece_needs() -> None:
     """A budget is not spent on the tokens of long texts that nobody scores; the first is read in any case."""
     texts = ["x" * 90, "y" * 20, "z" * 20, "cat"]
     job = Job([["a"] * 4, texts])
-    assert [job.next_texts(most, characters)[1] for most, characters in ((4, None), (2, None), (4, 1), (4, 110))] == [
+    limits = ((4, math.inf), (2, math.inf), (4, 1), (4, 150))
+    assert [job.next_texts(most, characters)[1] for most, characters in limits] == [
         texts,
         texts[:2],
         texts[:1],
