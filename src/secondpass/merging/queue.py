@@ -14,7 +14,7 @@ import numpy as np
 from secondpass.errors import InvalidInput, Overloaded, SecondPassError
 from secondpass.forwards.contract import Computation, Logits
 from secondpass.inputs import CutPolicy
-from secondpass.scoring import PIECE, Job, Reading, Scored, Spent, fitting, score_rows
+from secondpass.scoring import CHARACTERS_AROUND, PIECE, Job, Reading, Scored, Spent, fitting, score_rows
 from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
 
@@ -61,6 +61,15 @@ class QueuedJob(Job):
         self.held_tokens = 0
         self.begun = 0.0
         self._ready = 0.0
+        # of how many tokens a pair is going to be; in windows a document is as many as it is long
+        long = self.reading.windows is not None
+        self._sizes = [CHARACTERS_AROUND + len(documents[pair]) if long else 1 for pair in self.asked]
+        self._size_read, self._size_left = 0, sum(self._sizes)
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Tokens not begun; what has no tokens yet counts by its size as what has them."""
+        return self.waiting_tokens + self._size_left * self._real_tokens // max(1, self._size_read)
 
     @property
     def late(self) -> bool:
@@ -86,8 +95,10 @@ class QueuedJob(Job):
 
     def add(self, piece: Sequence[Tokens], seconds: float) -> None:
         """Take the tokens of the next pairs; the next row is last then: the longest, or with a budget the first."""
-        before = len(self.waiting)
+        before, begin = len(self.waiting), len(self._ends)
         super().add(piece, seconds)
+        size = sum(self._sizes[begin : len(self._ends)])
+        self._size_read, self._size_left = self._size_read + size, self._size_left - size
         if self.budget_s is None:
             self.waiting.sort(key=lambda row: len(self.tokens[row]))
         else:
