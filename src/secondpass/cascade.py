@@ -308,8 +308,11 @@ class Cascade:
         return records
 
     def _options(self, stage: int, relevance: Relevance | None, options: dict[str, Any]) -> dict[str, Any]:
-        model, last = self.models[stage], self.models[-1]
-        own = {**options, "relevance": relevance if model is last or model.num_labels > 1 else None}
+        model = self.models[stage]
+        # where no model has several labels, the last one says what is wrong with it
+        several = any(one.num_labels > 1 for one in self.models)
+        is_told = model.num_labels > 1 if several else model is self.models[-1]
+        own = {**options, "relevance": relevance if is_told else None}
         if any(map(takes_instruction, self.models)) and not takes_instruction(model):
             own.pop("instruction", None)
         return own
