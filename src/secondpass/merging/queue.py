@@ -30,6 +30,10 @@ def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
     return asked, texts
 
 
+# Characters of a document that about fill a window.
+WHOLE = 2048
+
+
 class QueuedJob(Job):
     """A job that waits for others: it has a time of arrival, a deadline or a budget, and a future.
 
@@ -61,9 +65,9 @@ class QueuedJob(Job):
         self.held_tokens = 0
         self.begun = 0.0
         self._ready = 0.0
-        # of how many tokens a pair is going to be; in windows a document is as many as it is long
-        long = self.reading.windows is not None
-        self._sizes = [CHARACTERS_AROUND + len(documents[pair]) if long else 1 for pair in self.asked]
+        # what the tokens of a pair go by: its length, of which so much counts where the rest is not read
+        most = WHOLE if self.reading.windows is None else None
+        self._sizes = [CHARACTERS_AROUND + len(documents[pair][:most]) for pair in self.asked]
         self._size_read, self._size_left = 0, sum(self._sizes)
 
     @property
