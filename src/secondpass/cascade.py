@@ -56,21 +56,9 @@ class _Asked:
     cuts: dict[int, Cut] = field(default_factory=dict)
     unscored: int = 0
 
-    def put(self, scored: list[Ranked], mixed: bool) -> None:
-        """Take what a new model has scored, out of the block of the model before; `mixed`: not asked in our order."""
-        taken = {one.index for one in scored}
-        if mixed:  # as `ranking.order` has it
-            scored.sort(key=lambda own: (is_blank(self.documents[own.index]), -own.score, -own.logit, own.index))
-        self.blocks[:1] = [scored, [one for one in self.blocks[0] if one.index not in taken]]
-
     def ranking(self, record: CallRecord, top_k: int | None) -> Ranking:
         """All documents, none with more than those before it have."""
-        made: list[Ranked] = []
-        score = logit = math.inf
-        for block in self.blocks:
-            made += [replace(one, score=min(score, one.score), logit=min(logit, one.logit)) for one in block]
-            score = min([score, *(one.score for one in block)])
-            logit = min([logit, *(one.logit for one in block)])
+        made = joined(self.blocks)
         cuts = tuple(self.cuts[index] for index in sorted(self.cuts))
         return Ranking(tuple(made[:top_k]), cuts, record, self.unscored)
 
@@ -356,7 +344,7 @@ class _Scoring:
             for one in self._asked
         ]
         for one, scored in zip(self._asked, self._scored(wanted), strict=True):
-            one.put(scored, self._until is not None and keep is not None)
+            put(one.blocks, scored, one.documents)
 
     def by_rule(self, rule: StoppingRule) -> None:
         """Score pieces of all queries together until each query has had enough."""
@@ -376,7 +364,7 @@ class _Scoring:
                 row for row in going if not rule.stops([one.logit for one in done[row]], logits[row][ends[row][0] :])
             ]
         for one, scored in zip(self._asked, done, strict=True):
-            one.put(scored, True)
+            put(one.blocks, scored, one.documents)
 
     def _is_late(self) -> bool:
         return self._until is not None and time.perf_counter() >= self._until
@@ -413,6 +401,31 @@ class _Scoring:
                 one.cuts |= {found.index: cuts[found.index]} if found.index in cuts else {}
         self.records += [ranking.record for ranking in rankings[:1]]
         return made
+
+
+def put(blocks: list[list[Ranked]], scored: Sequence[Ranked], documents: Sequence[str]) -> None:
+    """Put what a further model has scored of the first block in front of the rest, in the order of `ranking.order`.
+
+    Blank documents come last: they stay where they are as long as any other does.
+    """
+    blank = {one.index for one in scored if is_blank(documents[one.index])}
+    taken = {one.index for one in scored}
+    if any(one.index not in taken and not is_blank(documents[one.index]) for one in blocks[0]):
+        taken -= blank
+    made = [one for one in scored if one.index in taken]
+    made.sort(key=lambda one: (one.index in blank, not one.scored, -one.score, -one.logit, one.index))
+    blocks[:1] = [made, [one for one in blocks[0] if one.index not in taken]]
+
+
+def joined(blocks: Iterable[Sequence[Ranked]]) -> list[Ranked]:
+    """All documents of the blocks, none with a higher score or logit than those of the blocks before its own have."""
+    made: list[Ranked] = []
+    score = logit = math.inf
+    for block in blocks:
+        made += [replace(one, score=min(score, one.score), logit=min(logit, one.logit)) for one in block]
+        score = min([score, *(one.score for one in block)])
+        logit = min([logit, *(one.logit for one in block)])
+    return made
 
 
 def _scored(one: _Asked) -> list[Ranked]:

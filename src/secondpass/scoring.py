@@ -147,11 +147,6 @@ class Job:
         return len(self.asked) - len(self._ends)
 
     @property
-    def remaining_tokens(self) -> int:
-        """Tokens not begun; pairs without tokens yet count as long as the ones that have them."""
-        return self.waiting_tokens + self.untokenised * self._real_tokens // max(1, len(self._ends))
-
-    @property
     def complete(self) -> bool:
         """Whether every pair has its logits."""
         return not self.untokenised and self._scored == len(self._rows)

@@ -106,7 +106,8 @@ class TextTokenizer:
     def token_ends(self, text: str) -> list[int]:
         """The place in `text` where each of its tokens ends, never falling."""
         ends: list[int] = []
-        for _, end in self._tokenizer.encode(SURROGATES.sub("\ufffd", text), add_special_tokens=False).offsets:
+        (encoding,) = self._tokenizer.encode_batch([SURROGATES.sub("\ufffd", text)], add_special_tokens=False)
+        for _, end in encoding.offsets:
             ends.append(max(end, ends[-1] if ends else 0))
         return ends
 
@@ -369,7 +370,8 @@ class PairTokenizer(TextTokenizer):
     def _located(self, given: str, value: str, frame: Frame) -> Located:
         tokenizer = self._inner() if frame.inner else self._tokenizer
         piece, begin, end = (value, 0, len(value)) if frame.alone else frame.around(value)
-        encoding = tokenizer.encode(piece, add_special_tokens=False)
+        # `encode` lets no other thread run, for seconds where the text is long
+        (encoding,) = tokenizer.encode_batch([piece], add_special_tokens=False)
         first, last = (0, len(encoding)) if frame.alone else _bounds(encoding, begin, end)
         counts = [len(self._spelled.get(number, (number,))) for number in encoding.ids[first:last]]
         # blanks at the ends may not be in the piece

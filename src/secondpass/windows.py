@@ -58,16 +58,14 @@ class Windows:
     select: Select = "first"
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "most"):
+        for name, check in (("tokens", positive_int), ("overlap", whole_number), ("most", positive_int)):
             if getattr(self, name) is not None:
-                positive_int(getattr(self, name), f"windows: {name}")
-        if (
-            self.overlap is not None
-            and whole_number(self.overlap, "windows: overlap") > (self.tokens or self.overlap * 2) // 2
-        ):
+                # numpy's numbers are others to a cache and to a file
+                object.__setattr__(self, name, check(getattr(self, name), f"windows: {name}"))
+        if self.overlap is not None and self.tokens is not None and self.overlap > self.tokens // 2:
             raise InvalidInput(f"windows: overlap={self.overlap!r} is more than half of tokens={self.tokens}")
         if self.aggregate != "max":
-            positive_int(self.aggregate, "windows: aggregate")
+            object.__setattr__(self, "aggregate", positive_int(self.aggregate, "windows: aggregate"))
         choice(self.borders, get_args(Borders), "windows: borders")
         choice(self.select, get_args(Select), "windows: select")
         if self.select == "bm25" and self.most is None:

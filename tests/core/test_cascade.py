@@ -259,6 +259,19 @@ def test_a_budget_is_for_all_models_together(small: CrossEncoder, large: CrossEn
         assert [(hit["corpus_id"], hit["stage"]) for hit in hits] == [(place, 1) for place in range(8)]
 
 
+def test_blank_documents_come_last_where_the_large_model_had_no_time_for_all(
+    small: CrossEncoder, large: CrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are known without a model, and are no scores that others are lowered to."""
+    queries, lists = texts(2, 30)
+    whole = large.rank_many
+    monkeypatch.setattr(large, "rank_many", lambda *given, **named: whole(*given, **named | {"budget_ms": 0.001}))
+    for keep in (30, StoppingRule(3, math.inf)):
+        for ranking in Cascade([small, large], keep).rank_many(queries, lists, budget_ms=60_000):
+            assert ranking.documents[-1].index == 10
+            assert all(one.logit > -100 for one in ranking.documents[:-1])
+
+
 def test_passages_are_those_of_the_model_whose_score_it_is(small: CrossEncoder, large: CrossEncoder) -> None:
     """Documents may be read in windows in every stage."""
     documents = ["the cat sat on the mat. " * 4, "a dog. " * 20, "water from the river. " * 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -118,6 +119,12 @@ def test_refusals(arguments: dict[str, Any], reason: str) -> None:
     """What is no window is refused where it is said."""
     with pytest.raises(InvalidInput, match=re.escape(reason)):
         Windows(**arguments)
+
+
+def test_whole_numbers_of_numpy_are_plain_ones() -> None:
+    """A cache knows what was scored by either, and files can be written."""
+    made = Windows(tokens=np.int64(64), overlap=np.int32(8), most=np.uint8(3), aggregate=np.int64(2))
+    assert repr(made) == repr(Windows(tokens=64, overlap=8, most=3, aggregate=2))
 
 
 # ---- Where windows stand in the text that was given
@@ -401,7 +408,8 @@ def test_tokens_are_made_of_as_many_texts_as_a_piece_needs() -> None:
     """A budget is not spent on the tokens of long texts that nobody scores; the first is read in any case."""
     texts = ["x" * 90, "y" * 20, "z" * 20, "cat"]
     job = Job([["a"] * 4, texts])
-    assert [job.next_texts(most, characters)[1] for most, characters in ((4, None), (2, None), (4, 1), (4, 110))] == [
+    limits = ((4, math.inf), (2, math.inf), (4, 1), (4, 150))
+    assert [job.next_texts(most, characters)[1] for most, characters in limits] == [
         texts,
         texts[:2],
         texts[:1],

@@ -255,6 +255,24 @@ def test_an_instruction_goes_to_the_models_of_a_cascade_that_take_one(
         assert [document.score for document in found] == [one.score for one in ranking.documents]
 
 
+@pytest.mark.parametrize("several_first", [True, False])
+def test_a_relevance_is_for_the_models_of_a_cascade_with_several_labels(
+    make_ranker: MakeRanker,
+    tiny_folder: str,
+    tiny_model_folder: Callable[..., str],
+    documents: list[Document],
+    several_first: bool,
+) -> None:
+    """Whichever stands where; the last model's scores are those it has alone."""
+    names = [tiny_model_folder("bert", 3), tiny_folder]
+    names = names if several_first else names[::-1]
+    found = make_ranker(model=names, relevance=1, scale_score=False).run(query=QUERY, documents=documents)
+    alone = make_ranker(model=names[-1], relevance=None if several_first else 1, scale_score=False)
+    assert found["documents"] == alone.run(query=QUERY, documents=documents)["documents"]
+    with pytest.raises(InvalidInput, match="relevance=1 is neither"):
+        make_ranker(model=[tiny_folder, tiny_folder], relevance=1).warm_up()
+
+
 def test_models_that_make_no_cascade_are_refused_when_they_are_loaded(
     make_ranker: MakeRanker, tiny_folder: str, tiny_model_folder: Callable[..., str], tmp_path: Path
 ) -> None:

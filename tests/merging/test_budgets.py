@@ -15,11 +15,13 @@ import pytest
 from secondpass import CrossEncoder, scoring
 from secondpass.errors import DeadlineExceeded, InvalidInput
 from secondpass.forwards.choosing import StoredForward
+from secondpass.inputs import CutPolicy
 from secondpass.merging import SharedReranker, queue
 from secondpass.merging import shared as shared_module
 from secondpass.merging.queue import Queue, QueuedJob, next_batch
 from secondpass.scoring import FIRST_PIECE, Scored, batch_tokens
 from secondpass.tokens import Tokens
+from secondpass.windows import Windows
 from tests.merging.test_queue import COMPUTATION, SPEED, accepted, call, call_turns, lengths_of, tokens, tokens_calls
 from tests.merging.test_shared import QUERY, logits, numbers, texts
 from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
@@ -320,3 +322,31 @@ def test_a_budget_is_in_the_future(shared: SharedReranker, budget: float) -> Non
     with pytest.raises(InvalidInput, match="budget_s"):
         shared.submit(QUERY, ["cat"], budget_s=budget)
     assert shared.load.calls == 0
+
+
+# ---- long documents
+
+
+@pytest.mark.parametrize("windows", [Windows(), None])
+def test_a_long_document_stands_for_no_short_ones(own_tiny: CrossEncoder, windows: Windows | None) -> None:
+    """What a call will have of tokens is told by the length of its texts."""
+    documents = [*texts(1, longest=400), *texts(40, longest=6)]
+    cut = None if windows is None else CutPolicy("windows", windows=windows)
+    with SharedReranker(own_tiny, max_waiting_tokens=2500) as shared:
+        answer = shared.submit(QUERY, documents, cut=cut, budget_s=60.0).result(WAIT_S)
+    assert answer.read is None
+    assert answer.record.windows == (0 if windows is None else 2)
+
+
+def test_long_documents_are_refused_before_all_are_read(
+    own_tiny: CrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few may be more than all that may wait, and other callers do not wait until all of them are tokens."""
+    monkeypatch.setattr(shared_module, "LONG", 2000)
+    read: list[int] = []
+    own = own_tiny.tokens
+    monkeypatch.setattr(own_tiny, "tokens", lambda *given, **more: read.append(len(given[1])) or own(*given, **more))
+    with SharedReranker(own_tiny, max_waiting_tokens=4000) as shared:
+        with pytest.raises(InvalidInput, match="max_waiting_tokens=4000: split the call"):
+            shared.submit(QUERY, texts(9, longest=2000), cut=CutPolicy("windows", windows=Windows()))
+    assert read == [1]

@@ -14,7 +14,7 @@ import numpy as np
 from secondpass.errors import InvalidInput, Overloaded, SecondPassError
 from secondpass.forwards.contract import Computation, Logits
 from secondpass.inputs import CutPolicy
-from secondpass.scoring import PIECE, Job, Reading, Scored, Spent, fitting, score_rows
+from secondpass.scoring import CHARACTERS_AROUND, PIECE, Job, Reading, Scored, Spent, fitting, score_rows
 from secondpass.text import checked_documents
 from secondpass.tokens import Tokens
 
@@ -28,6 +28,10 @@ def columns(queries: object, documents: object) -> tuple[list[str], list[str]]:
     if len(asked) != len(texts):
         raise InvalidInput(f"queries has {len(asked)} texts for {len(texts)} documents")
     return asked, texts
+
+
+# Characters of a document that about fill a window.
+WHOLE = 2048
 
 
 class QueuedJob(Job):
@@ -61,6 +65,15 @@ class QueuedJob(Job):
         self.held_tokens = 0
         self.begun = 0.0
         self._ready = 0.0
+        # what the tokens of a pair go by: its length, of which so much counts where the rest is not read
+        most = WHOLE if self.reading.windows is None else None
+        self._sizes = [CHARACTERS_AROUND + len(documents[pair][:most]) for pair in self.asked]
+        self._size_read, self._size_left = 0, sum(self._sizes)
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Tokens not begun; what has no tokens yet counts by its size as what has them."""
+        return self.waiting_tokens + self._size_left * self._real_tokens // max(1, self._size_read)
 
     @property
     def late(self) -> bool:
@@ -86,8 +99,10 @@ class QueuedJob(Job):
 
     def add(self, piece: Sequence[Tokens], seconds: float) -> None:
         """Take the tokens of the next pairs; the next row is last then: the longest, or with a budget the first."""
-        before = len(self.waiting)
+        before, begin = len(self.waiting), len(self._ends)
         super().add(piece, seconds)
+        size = sum(self._sizes[begin : len(self._ends)])
+        self._size_read, self._size_left = self._size_read + size, self._size_left - size
         if self.budget_s is None:
             self.waiting.sort(key=lambda row: len(self.tokens[row]))
         else:

@@ -29,9 +29,10 @@ from secondpass.tokens import Tokens
 __all__ = ["Load", "MergedBatch", "SharedReranker"]
 
 # Pairs tokenised at a time: a call of ten thousand documents is being scored after the first of its pieces. With a
-# budget they have about as many characters as this part of a batch.
+# budget they have about as many characters as this part of a batch; in windows so many characters, all of which count.
 PIECE = 256
 PART = 4
+LONG = 2**18
 # What is left of a budget that was spent while a call waited to be accepted.
 LEAST_S = 1e-6
 
@@ -251,7 +252,9 @@ class SharedReranker:
 
     def _tokens(self, call: QueuedJob) -> list[Tokens]:
         made = self.reranker.tokens
-        characters = math.inf if call.budget_s is None else CHARACTERS * self._scoring.batch_tokens // PART
+        characters = math.inf if call.reading.windows is None else LONG
+        if call.budget_s is not None:
+            characters = CHARACTERS * self._scoring.batch_tokens // PART
         texts = call.next_texts(PIECE, characters)
         try:
             return made(*texts, cut=call.cut, instruction=call.instruction)

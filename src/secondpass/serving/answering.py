@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from secondpass.activations import SIGMOID
-from secondpass.cascade import takes_instruction
+from secondpass.cascade import joined, put, takes_instruction
 from secondpass.errors import NonFiniteScore, TooLong
 from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
@@ -154,11 +154,9 @@ class Standing:
             if isinstance(keep, StoppingRule) and keep.stops([one.logit for one in done], logits[end:]):
                 break
         if is_short:
-            self._notes.append(f"model {number} of the cascade scored {len(done)} (the budget was spent)")
-        # pieces and places as the caller gave them, see `ranking.order`
-        done.sort(key=lambda one: (not self._work.documents[one.index], -one.score, -one.logit, one.index))
-        taken = {one.index for one in done}
-        self.blocks[:1] = [done, [one for one in self.blocks[0] if one.index not in taken]]
+            count = sum(bool(self._work.documents[one.index]) for one in done)
+            self._notes.append(f"model {number} of the cascade scored {count} (the budget was spent)")
+        put(self.blocks, done, self._work.documents)
 
     def _instruction(self, stage: Stage) -> str | None:
         """Of the models of a cascade those with a place for it are told; where there is none it is refused."""
@@ -183,25 +181,14 @@ class Standing:
         """What the client should know of how its documents were read."""
         field, lost = self._work.field, sum(cut.query_tokens + cut.document_tokens for cut in self.cuts.values())
         if self.cuts:
-            most = None if self._windows is None else self._windows.most
-            room = f"the window has {self._window}" if most is None else f"{most} windows of {self._window} are read"
+            room = f"the window has {self._window}"
+            if self._windows is not None and self._windows.most is not None:
+                room = f"at most {self._windows.most} windows of {self._windows.tokens or self._window} are read"
             yield f"cut {field}: {indices(sorted(self.cuts))} ({lost} tokens; {room})"
         left = sorted(one.index for block in self.blocks for one in block if not one.scored)
         if left:
             yield f"not scored: {field} at {indices(left)} (the budget was spent)"
         yield from self._notes
-
-    def documents(self) -> list[Ranked]:
-        """All, best first."""
-        if len(self.blocks) == 1:
-            return self.blocks[0]
-        made: list[Ranked] = []
-        score = logit = float("inf")
-        for block in self.blocks:
-            made += [replace(one, score=min(score, one.score), logit=min(logit, one.logit)) for one in block]
-            score = min([score, *(one.score for one in block)])
-            logit = min([logit, *(one.logit for one in block)])
-        return made
 
 
 async def answered(served: Served, work: Work, deadline_s: float, budget_s: float | None = None) -> Answer:
@@ -249,7 +236,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) -> Answer:
-    best, records = standing.documents(), standing.records
+    best, records = joined(standing.blocks), standing.records
     in_order = sorted(best, key=lambda document: document.index)
     logits = np.array([document.logit for document in in_order], np.float32)
     unscored = frozenset(document.index for document in best if not document.scored)

@@ -164,8 +164,8 @@ def windows(name: str, value: object) -> dict[str, Any] | None:
     for key in value:
         if key not in known:
             raise InvalidInput(f"{name}[{key!r}] is none of {', '.join(known)}")
-    Windows(**value)
-    return dict(value)
+    made = Windows(**value)
+    return {key: getattr(made, key) for key in value}
 
 
 def relevance(name: str, value: object) -> Relevance | None:

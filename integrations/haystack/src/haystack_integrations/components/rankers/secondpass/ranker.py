@@ -310,9 +310,11 @@ class SecondPassRanker(ModelLifecycle):
         names = [self.model] if isinstance(self.model, str) else self.model
         # A cascade hands an instruction to those of its models that have a place for one.
         models = [self._opened(name, self.instruction if len(names) == 1 else None) for name in names]
-        for model in models:
-            if model.num_labels > 1 or (self.relevance is not None and model is models[-1]):
-                checked_relevance(self.relevance, model.num_labels)
+        told = [model for model in models if model.num_labels > 1]
+        if self.relevance is not None and not told:
+            told = models[-1:]
+        for model in told:
+            checked_relevance(self.relevance, model.num_labels)
         if len(models) == 1:
             return models[0]
         if self.relevance == "expected" and len({model.num_labels for model in models}) > 1:
