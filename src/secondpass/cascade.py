@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 from secondpass.models.config import read_json, write_json
 from secondpass.models.folders import CASCADE
 from secondpass.ranking import Ranked, Ranking, Relevance, checked_top_k
-from secondpass.record import CallRecord, Cut
+from secondpass.record import CallRecord, CascadeRecord, Cut, added
 from secondpass.reranker import Reranker, until_of
 from secondpass.score_cache import ScoreCache
 from secondpass.stopping import PIECE, StoppingRule, Trace, calibrated, misses_allowed
@@ -33,17 +34,6 @@ VERSION = 1
 SAME = 0.05
 
 Keep = int | StoppingRule
-
-
-@dataclass(frozen=True, slots=True)
-class CascadeRecord(CallRecord):
-    """What a cascade's call took, all models together; `stages` has each model's own part, the first model's first.
-
-    `pairs` and `tokens` count what every model read, `truncated` the documents that were cut for the model whose score
-    they have. Device, dtype and batching are the last model's.
-    """
-
-    stages: tuple[CallRecord, ...] = ()
 
 
 @dataclass(slots=True)
@@ -70,7 +60,7 @@ class Cascade:
         models: two at least, the cheapest first: loaded `CrossEncoder`s, or names, which are loaded. One model twice,
             first with a short `max_length`, is a cascade too.
         keep: one for each step from a model to the next, or one for all: how many of the documents that the model
-            before has scored go on, or a `StoppingRule`.
+            before has scored go on, by turns its best and the first of those given; or a `StoppingRule`.
         options: of `CrossEncoder`, for models that are loaded here.
 
     Raises:
@@ -311,14 +301,14 @@ class Cascade:
                 scoring.by_rule(keep)
             else:
                 scoring.best(keep)
-            records.append(_added(scoring.records))
+            records.append(added(scoring.records))
         return records
 
     def _options(self, stage: int, relevance: Relevance | None, options: dict[str, Any]) -> dict[str, Any]:
         model = self.models[stage]
         several = model.num_labels > 1 or all(one.num_labels == 1 for one in self.models)
         own = {**options, "relevance": relevance if several else None}
-        if any(map(takes_instruction, self.models)) and not takes_instruction(model):
+        if any(one.takes_instruction for one in self.models) and not model.takes_instruction:
             own.pop("instruction", None)
         return own
 
@@ -340,7 +330,7 @@ class _Scoring:
     def best(self, keep: int | None) -> None:
         """Score so many documents of the block before; None: all documents."""
         wanted = [
-            list(range(len(one.documents))) if keep is None else [found.index for found in _scored(one)[:keep]]
+            list(range(len(one.documents))) if keep is None else [found.index for found in going_on(_scored(one), keep)]
             for one in self._asked
         ]
         for one, scored in zip(self._asked, self._scored(wanted), strict=True):
@@ -403,6 +393,16 @@ class _Scoring:
         return made
 
 
+def going_on(found: Sequence[Ranked], keep: int) -> list[Ranked]:
+    """The documents that the next model scores: by turns the best of the model before and of the order given.
+
+    A first pass that reads whole documents finds what a small model, which may read their beginnings alone, does not.
+    """
+    given = sorted(found, key=lambda one: one.index)
+    by_turns = chain.from_iterable(zip(found, given, strict=True))
+    return list({one.index: one for one in by_turns}.values())[:keep]
+
+
 def put(blocks: list[list[Ranked]], scored: Sequence[Ranked], documents: Sequence[str]) -> None:
     """Put what a further model has scored of the first block in front of the rest, in the order of `ranking.order`.
 
@@ -433,11 +433,6 @@ def _scored(one: _Asked) -> list[Ranked]:
     return [found for found in one.blocks[0] if found.scored]
 
 
-def takes_instruction(model: Reranker) -> bool:
-    """Whether the model's input has a place for an instruction."""
-    return model.template is not None and model.template.instructed is not None
-
-
 def _asked(queries: Iterable[str], documents_per_query: Iterable[Iterable[str]]) -> list[_Asked]:
     texts = checked_documents(queries, "queries")
     lists = materialised(documents_per_query, "documents_per_query", "a sequence of sequences of str")
@@ -465,16 +460,6 @@ def _grades(labels: Iterable[Sequence[float]], asked: Sequence[_Asked]) -> list[
 
 
 # ---- One record of many calls.
-def _added(records: Sequence[CallRecord]) -> CallRecord:
-    """Numbers added up, all else as the last one has it; where nothing was scored, a record of that."""
-    if not records:
-        return CallRecord(0, 0, 0, 0.0, (), 0.0, 0.0, 0.0, 0.0, 0, "", "")
-    names = [one.name for one in fields(CallRecord) if type(getattr(records[-1], one.name)) in (int, float)]
-    added = {name: sum(getattr(record, name) for record in records) for name in names}
-    places = sum(record.tokens / (1 - record.padding_share) for record in records)
-    return replace(records[-1], **added | {"padding_share": 1 - added["tokens"] / places if places else 0.0})
-
-
 def _summed(stages: Sequence[CallRecord], asked: Sequence[_Asked]) -> CascadeRecord:
     """The record of a call, with the cuts of the models whose scores the documents have."""
     cuts: list[Cut] = []
@@ -482,7 +467,7 @@ def _summed(stages: Sequence[CallRecord], asked: Sequence[_Asked]) -> CascadeRec
     for one in asked:
         cuts += [replace(one.cuts[index], index=start + index) for index in sorted(one.cuts)]
         start += len(one.documents)
-    whole = replace(_added(stages), truncated=tuple(cuts), unscored=stages[0].unscored)
+    whole = replace(added(stages), truncated=tuple(cuts), unscored=stages[0].unscored)
     return CascadeRecord(**{one.name: getattr(whole, one.name) for one in fields(whole)}, stages=tuple(stages))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +44,24 @@ class CallRecord:
     unscored: int = 0
     cache_hits: int = 0
     windows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeRecord(CallRecord):
+    """What a cascade's call took, all models together; `stages` has each model's own part, the first model's first.
+
+    `pairs` and `tokens` count what every model read, `truncated` the documents that were cut for the model whose score
+    they have. Device, dtype and batching are the last model's.
+    """
+
+    stages: tuple[CallRecord, ...] = ()
+
+
+def added(records: Sequence[CallRecord]) -> CallRecord:
+    """Numbers added up, all else as the last one has it; where nothing was scored, a record of that."""
+    if not records:
+        return CallRecord(0, 0, 0, 0.0, (), 0.0, 0.0, 0.0, 0.0, 0, "", "")
+    names = [one.name for one in fields(CallRecord) if type(getattr(records[-1], one.name)) in (int, float)]
+    added = {name: sum(getattr(record, name) for record in records) for name in names}
+    places = sum(record.tokens / (1 - record.padding_share) for record in records)
+    return replace(records[-1], **added | {"padding_share": 1 - added["tokens"] / places if places else 0.0})

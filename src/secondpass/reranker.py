@@ -118,6 +118,11 @@ class Reranker(OpenModel):
         self.own_activation = activation
 
     @property
+    def takes_instruction(self) -> bool:
+        """Whether the model's template has a place for an instruction."""
+        return self.template is not None and self.template.instructed is not None
+
+    @property
     def processor(self) -> Any:
         """The tokenizer, under the name that sentence-transformers 6 gives it."""
         return self.tokenizer
@@ -342,7 +347,7 @@ class Reranker(OpenModel):
         named = [name for name, value in given.items() if value is not None]
         if len(named) > 1:
             raise InvalidInput(f"{' and '.join(named)} are given, where one says what to put before the query")
-        has_place = self.template is not None and self.template.instructed is not None
+        has_place = self.takes_instruction
         if instruction is not None:
             if checked(instruction, "instruction") and not has_place:
                 raise InvalidInput(NO_PLACE)

@@ -72,14 +72,16 @@ def test_where_everything_goes_on_the_large_model_alone_decides(
 def test_the_best_of_the_small_model_come_first_in_the_order_of_the_large_one(
     small: CrossEncoder, large: CrossEncoder
 ) -> None:
-    """The others follow in the small one's order, with no more than the lowest of the first; blank ones are last."""
+    """With the first of the order given, by turns; the others follow in the small one's order, none with a higher score."""
     queries, lists = texts(3, 30)
     first, second = small.rank_many(queries, lists), large.rank_many(queries, lists)
     found = Cascade([small, large], 8).rank_many(queries, lists)
     for ranking, before, full, documents in zip(found, first, second, lists, strict=True):
-        best = {one.index for one in before.documents[:8]}
-        wanted = [one.index for one in full.documents if one.index in best]
-        wanted += [one.index for one in before.documents[8:]]
+        best: list[int] = []
+        for place, one in enumerate(before.documents):
+            best += [index for index in dict.fromkeys((one.index, place)) if index not in best]
+        wanted = [one.index for one in full.documents if one.index in best[:8]]
+        wanted += [one.index for one in before.documents if one.index not in best[:8]]
         assert [one.index for one in ranking.documents] == wanted
         assert [one.stage for one in ranking.documents] == [1] * 8 + [0] * 22
         assert all(a.score >= b.score and a.logit >= b.logit for a, b in pairwise(ranking.documents))

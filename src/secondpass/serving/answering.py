@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from secondpass.activations import SIGMOID
-from secondpass.cascade import joined, put, takes_instruction
+from secondpass.cascade import going_on, joined, put
 from secondpass.errors import NonFiniteScore, TooLong
 from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
@@ -139,9 +139,11 @@ class Standing:
 
     async def go_on(self, number: int, stage: Stage) -> None:
         """Let a further model score what the one before found best, as `Cascade.rank_many` does."""
-        before = [one for one in self.blocks[0] if one.scored]
-        logits, keep = [one.logit for one in before], stage.keep
-        ends = keep.ends(logits) if isinstance(keep, StoppingRule) else [len(before) if keep is None else keep]
+        before, keep = [one for one in self.blocks[0] if one.scored], stage.keep
+        if isinstance(keep, int):
+            before = going_on(before, keep)
+        logits = [one.logit for one in before]
+        ends = keep.ends(logits) if isinstance(keep, StoppingRule) else [len(before)]
         done: list[Ranked] = []
         begin, is_short = 0, False
         for end in ends:
@@ -163,7 +165,7 @@ class Standing:
         stages, asked = self._served.stages, self._work.instruction
         if asked is None or len(stages) == 1:
             return asked
-        placed = [one for one in stages if takes_instruction(one.shared.reranker)]
+        placed = [one for one in stages if one.shared.reranker.takes_instruction]
         return asked if stage in placed or not placed else None
 
     def _is_late(self) -> bool:
