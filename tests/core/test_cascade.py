@@ -72,7 +72,7 @@ def test_where_everything_goes_on_the_large_model_alone_decides(
 def test_the_best_of_the_small_model_come_first_in_the_order_of_the_large_one(
     small: CrossEncoder, large: CrossEncoder
 ) -> None:
-    """With the first of the order given, by turns; the others follow in the small one's order, none with a higher score."""
+    """By turns with the first of the order given; the others follow in the small one's order, with no higher score."""
     queries, lists = texts(3, 30)
     first, second = small.rank_many(queries, lists), large.rank_many(queries, lists)
     found = Cascade([small, large], 8).rank_many(queries, lists)
