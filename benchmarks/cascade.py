@@ -96,10 +96,10 @@ def distil(
     output: Annotated[Path, typer.Option(help="Folder that gets the model.")],
     layers: Annotated[str, typer.Option(help="Numbers of the layers that stay.")] = "0,5",
     length: Length = 64,
-    steps: Annotated[int, typer.Option(min=1, help="Of 8,192 tokens.")] = 500,
-    share: Annotated[float, typer.Option(help="Of the queries.")] = 0.25,
+    steps: Annotated[int, typer.Option(min=1, help="Of 8,192 tokens.")] = 450,
+    share: Annotated[float, typer.Option(help="Of the queries.")] = 0.35,
     documents: Annotated[int, typer.Option(min=2, help="Of a query.")] = 12,
-    learning_rate: float = 2e-4,
+    learning_rate: float = 3e-4,
 ) -> None:
     """Make the small model."""
     from secondpass import CrossEncoder
@@ -117,7 +117,7 @@ def distil(
     student = CrossEncoder(POCKET, device="cpu", max_length=length)
     drop_layers(student, [int(number) for number in layers.split(",")])
     settings = TrainingSettings(
-        loss="kl_distillation", max_steps=steps, learning_rate=learning_rate, tokens_per_step=8192
+        loss="margin_mse", max_steps=steps, learning_rate=learning_rate, tokens_per_step=8192
     )
     report = train(student, groups, settings, show_progress_bar=False)
     student.save(str(output))
