@@ -116,9 +116,7 @@ def distil(
     print(f"taught after {time.perf_counter() - began:.0f} s", flush=True)
     student = CrossEncoder(POCKET, device="cpu", max_length=length)
     drop_layers(student, [int(number) for number in layers.split(",")])
-    settings = TrainingSettings(
-        loss="margin_mse", max_steps=steps, learning_rate=learning_rate, tokens_per_step=8192
-    )
+    settings = TrainingSettings(loss="margin_mse", max_steps=steps, learning_rate=learning_rate, tokens_per_step=8192)
     report = train(student, groups, settings, show_progress_bar=False)
     student.save(str(output))
     print(f"{report}\n{output}, {time.perf_counter() - began:.0f} s in all")

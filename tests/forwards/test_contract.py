@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -222,31 +221,23 @@ def test_the_contract_does_not_bring_torch() -> None:
     assert made.stdout.split("\n")[0] == "[3.0, 5.0] False"
 
 
-def test_threads_come_in_as_they_came_and_leave_when_their_time_is_up() -> None:
-    """Whoever is inside may come in again; one that gives up lets the next one in, and a long wait is asked again."""
-    lock, came = ForwardLock(), []
-    asked = threading.Event()
+def test_a_thread_that_waits_leaves_when_its_time_is_up() -> None:
+    """Whoever is inside may come in again; a long wait is asked again, and one without a bound comes in at the end."""
+    lock, came, gone = ForwardLock(), [], []
+    bounds = iter([10.0, 10.0, 0.0, 0.0, 0.0])
 
-    def wait(name: str) -> None:
+    def wait() -> None:
         with lock:
-            came.append(name)
+            came.append(lock.locked())
 
-    def give_up() -> float:
-        asked.set()
-        return 0.01 if len(threads) < 3 else 0.0
-
-    threads: list[threading.Thread] = []
+    patient = threading.Thread(target=wait)
+    hurried = threading.Thread(target=lambda: gone.append(lock.acquire(lambda: next(bounds))))
     with lock, lock:
-        for name in ("second", "third"):
-            threads.append(threading.Thread(target=wait, args=(name,)))
-            threads[-1].start()
-            while len(lock._line) < len(threads):
-                time.sleep(0.001)
-        gone: list[bool] = []
-        threads.append(threading.Thread(target=lambda: gone.append(lock.acquire(give_up))))
-        threads[-1].start()
-        threads[-1].join(20)
-        assert (gone, asked.is_set(), came) == ([False], True, [])
-    for thread in threads:
-        thread.join(20)
-    assert (came, lock.locked(), len(lock._line)) == (["second", "third"], False, 0)
+        patient.start()
+        hurried.start()
+        hurried.join(20)
+        assert (gone, came, lock.locked()) == ([False], [], True)
+    patient.join(20)
+    assert (came, lock.locked()) == ([True], False)
+    assert lock.acquire(lambda: 0.0)
+    lock.release()
