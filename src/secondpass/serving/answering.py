@@ -238,7 +238,8 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) -> Answer:
-    best, records = joined(standing.blocks), standing.records
+    blocks, records = standing.blocks, standing.records
+    best = joined(blocks) if len(blocks) > 1 else blocks[0]
     in_order = sorted(best, key=lambda document: document.index)
     logits = np.array([document.logit for document in in_order], np.float32)
     unscored = frozenset(document.index for document in best if not document.scored)
