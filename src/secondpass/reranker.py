@@ -244,9 +244,12 @@ class Reranker(OpenModel):
 
     def _recall(self, columns: Sequence[Sequence[str]], window: Window, rule: Relevance | None = None) -> Recall | None:
         """What the cache knows; `rule` tells by which of several labels a window is the best."""
-        cache, engine = self._score_cache, self.engine()
-        told = None if cache is None else engine.forward.ready().identity
-        if cache is None or told is None:
+        cache = self._score_cache
+        if cache is None:
+            return None
+        engine = self.engine()
+        told = engine.forward.ready().identity
+        if told is None:
             return None
         identity = told()
         own = engine.tokenizer

@@ -145,6 +145,19 @@ BUSY, FULL, DAMAGED = 5, 13, {11, 26}  # SQLITE_CORRUPT, SQLITE_NOTADB
 Found = TypeVar("Found")
 
 
+# As SQLite calls a database without a file.
+MEMORY = ":memory:"
+
+
+def cache_named(path: str, megabytes: int) -> ScoreCache:
+    """The cache that a setting names: a file, or `MEMORY`; of so many MiB.
+
+    Raises:
+        InvalidInput: as `ScoreCache`.
+    """
+    return ScoreCache(None if path == MEMORY else path, megabytes * 2**20)
+
+
 class ScoreCache:
     """Scores that were computed before; one object serves any number of threads and models.
 
@@ -183,7 +196,7 @@ class ScoreCache:
         self._pages = max(2 * room // (2 * PAGE + 3 * FRAME), (room - 2 * TRANSACTION_PAGES * FRAME) // PAGE)
         self._log_bytes = FRAME * min(self._pages // 2, TRANSACTION_PAGES)
         self._is_ours = False
-        self._file, self._identity = ":memory:" if self.path is None else str(self.path), (0, 0)
+        self._file, self._identity = MEMORY if self.path is None else str(self.path), (0, 0)
         self._used: set[bytes] = set()  # rows of the older half that were read
         self._rests = {False: 0.0, True: 0.0}
         self._told: set[str] = set()

@@ -11,6 +11,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, takewhile
 from typing import Any
 
 import numpy as np
@@ -158,13 +159,10 @@ class Job:
 
     def next_texts(self, most: int, characters: float = math.inf) -> list[list[str]]:
         """Texts by column of the next pairs whose tokens are wanted: at most so many, of so many characters or one."""
-        pairs: list[int] = []
-        for place in range(len(self._ends), min(len(self._ends) + most, len(self.asked))):
-            pair = self.asked[place]
-            characters -= CHARACTERS_AROUND + sum(len(column[pair]) for column in self.columns)
-            if pairs and characters < 0:
-                break
-            pairs.append(pair)
+        pairs = self.asked[len(self._ends) : len(self._ends) + most]
+        if characters < math.inf:
+            sizes = accumulate(CHARACTERS_AROUND + sum(len(column[pair]) for column in self.columns) for pair in pairs)
+            pairs = pairs[: max(1, sum(1 for _ in takewhile(lambda size: size <= characters, sizes)))]
         return [[column[pair] for pair in pairs] for column in self.columns]
 
     def add(self, piece: Sequence[Tokens], seconds: float) -> None:
@@ -424,7 +422,6 @@ class Engine:
                 until then.
         """
         job = Job(columns, reading)
-        computation = None
         if until is None or not job.asked:
             began = time.perf_counter()
             job.add(self.tokens(job.next_texts(len(job)), window) if job.asked else [], time.perf_counter() - began)

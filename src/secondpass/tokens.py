@@ -124,12 +124,15 @@ class FramedIds:
         """How many are the user's."""
         return len(self.ids) - self.head - self.tail
 
-    def part(self, kept: slice, alone: bool = False) -> Ids:
-        """`kept` of the user's tokens, with all of the operator's unless `alone`."""
+    @property
+    def own(self) -> Ids:
+        """The user's tokens alone."""
+        return self.ids[self.head : len(self.ids) - self.tail]
+
+    def part(self, kept: slice) -> Ids:
+        """`kept` of the user's tokens, with all of the operator's."""
         end = len(self.ids) - self.tail
-        if alone:
-            return self.ids[self.head : end][kept]
-        return np.concatenate([self.ids[: self.head], self.ids[self.head : end][kept], self.ids[end:]])
+        return np.concatenate([self.ids[: self.head], self.own[kept], self.ids[end:]])
 
     def window(self, kept: slice, head: Ids, tail: Ids) -> Ids:
         """`kept` of the user's tokens between the operator's; inside the text those are `head` and `tail`.
@@ -141,7 +144,7 @@ class FramedIds:
         first, last = self.ids[: self.head], self.ids[end:]
         before = first if kept.start == 0 or len(head) > len(first) else head
         behind = last if kept.stop == len(self) or len(tail) > len(last) else tail
-        return np.concatenate([before, self.ids[self.head : end][kept], behind])
+        return np.concatenate([before, self.own[kept], behind])
 
 
 def _cut(index: int, lost: Sequence[int], skipped: Sequence[int]) -> Cut | None:
@@ -229,9 +232,8 @@ class _Fitting:
             place = located(index)
             if count:
                 read = windows.parts(place.text, place.starts[:count], place.ends[:count], size)
-            own = document.part(slice(0, count), alone=True)
-            asked = texts[0].part(beside[0], alone=True) if beside else NO_IDS
-            read = [read[number] for number in windows.chosen(asked, [own[part] for part in read])]
+            asked = texts[0].own[beside[0]] if beside else NO_IDS
+            read = [read[number] for number in windows.chosen(asked, [document.own[part] for part in read])]
             spans = [place.span(part) for part in read]
             inputs = [document.window(part, place.head, place.tail) for part in read]
         seen = np.zeros(len(document), bool)

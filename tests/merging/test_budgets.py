@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,23 +24,7 @@ from secondpass.tokens import Tokens
 from secondpass.windows import Windows
 from tests.merging.test_queue import COMPUTATION, SPEED, accepted, call, call_turns, lengths_of, tokens, tokens_calls
 from tests.merging.test_shared import QUERY, logits, numbers, texts
-from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
-
-
-@pytest.fixture
-def forward(own_tiny: CrossEncoder) -> WatchedForward:
-    """The forward behind `own_tiny`, for a test to hold up."""
-    return watched(own_tiny)
-
-
-@pytest.fixture
-def shared(own_tiny: CrossEncoder, forward: WatchedForward) -> Iterator[SharedReranker]:
-    """A shared reranker on it, closed afterwards whatever happened."""
-    made = SharedReranker(own_tiny)
-    yield made
-    forward.gate.set()
-    made.close(drain=False)
-
+from tests.merging.watched_forward import WAIT_S, WatchedForward
 
 # ---- batches
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +20,7 @@ from secondpass.merging import Scored, SharedReranker
 from secondpass.merging.shared import PIECE
 from secondpass.score_cache import Kept, ScoreCache
 from secondpass.scoring import FIRST_PIECE, batch_tokens
-from tests.merging.watched_forward import WAIT_S, WatchedForward, watched
+from tests.merging.watched_forward import WAIT_S, WatchedForward
 from tests.tiny_models import WORDS
 
 QUERY = "how to reset the password"
@@ -40,21 +40,6 @@ def logits(encoder: CrossEncoder, documents: list[str], query: str = QUERY) -> n
 def numbers(answer: Scored) -> np.ndarray:
     """The logits of the one label."""
     return answer.logits[:, 0]
-
-
-@pytest.fixture
-def forward(own_tiny: CrossEncoder) -> WatchedForward:
-    """The forward behind `own_tiny`, for a test to hold up."""
-    return watched(own_tiny)
-
-
-@pytest.fixture
-def shared(own_tiny: CrossEncoder, forward: WatchedForward) -> Iterator[SharedReranker]:
-    """A shared reranker on it, closed afterwards whatever happened."""
-    made = SharedReranker(own_tiny)
-    yield made
-    forward.gate.set()
-    made.close(drain=False)
 
 
 # ---- answers

@@ -66,8 +66,8 @@ class QueuedJob(Job):
         self.begun = 0.0
         self._ready = 0.0
         # what the tokens of a pair go by: its length, of which so much counts where the rest is not read
-        most = WHOLE if self.reading.windows is None else None
-        self._sizes = [CHARACTERS_AROUND + len(documents[pair][:most]) for pair in self.asked]
+        most = WHOLE if self.reading.windows is None else math.inf
+        self._sizes = [CHARACTERS_AROUND + int(min(len(documents[pair]), most)) for pair in self.asked]
         self._size_read, self._size_left = 0, sum(self._sizes)
 
     @property

@@ -21,14 +21,12 @@ from secondpass.merging.shared import SharedReranker
 from secondpass.models.folders import folder_of, holds_cascade
 from secondpass.models.weights import stored_weights
 from secondpass.reranker import Reranker
-from secondpass.score_cache import ScoreCache
+from secondpass.score_cache import cache_named
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import ModelSource, Settings
 from secondpass.token_cache import TokenCache
 from secondpass.windows import Windows
 
-# As SQLite calls a database without a file.
-MEMORY = ":memory:"
 Watch = Callable[[str, MergedBatch], object]
 
 
@@ -91,7 +89,8 @@ class Models:
         self.token_cache = TokenCache(size) if size else None
         if settings.truncation is not None:
             policy_of(settings.truncation)
-        self.score_cache = None if settings.score_cache is None else _score_cache(settings)
+        file = settings.score_cache
+        self.score_cache = None if file is None else cache_named(file, settings.score_cache_mb)
         self._served = self._queued(rerankers)
         # of its own, for which the end of the event loop does not wait
         self._loader = ThreadPoolExecutor(1, "secondpass-load")
@@ -223,11 +222,6 @@ def _models_of(model: Reranker | Cascade) -> tuple[Reranker, ...]:
 
 def _queues(models: tuple[Served, ...]) -> list[SharedReranker]:
     return [queue for served in models for queue in served.queues]
-
-
-def _score_cache(settings: Settings) -> ScoreCache:
-    path = None if settings.score_cache == MEMORY else settings.score_cache
-    return ScoreCache(path, settings.score_cache_mb * 2**20)
 
 
 # How often it is asked whether a model that was replaced is done with.

@@ -23,7 +23,7 @@ from haystack_integrations.common.secondpass.parameters import checked_arguments
 from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import PRECISIONS
 from secondpass.inputs import TRUNCATIONS
-from secondpass.score_cache import ScoreCache
+from secondpass.score_cache import ScoreCache, cache_named
 
 if TYPE_CHECKING:
     from secondpass import CrossEncoder
@@ -131,8 +131,6 @@ def torch_device(device: ComponentDevice | str | None) -> str:
     return ComponentDevice.resolve_device(requested).to_torch_str()
 
 
-# As SQLite calls a database without a file.
-MEMORY = ":memory:"
 _CACHES: WeakValueDictionary[tuple[str, int], ScoreCache] = WeakValueDictionary()
 _CACHES_LOCK = Lock()
 
@@ -147,7 +145,7 @@ def shared_cache(path: str, megabytes: int) -> ScoreCache:
     with _CACHES_LOCK:
         held = _CACHES.get(key)
         if held is None:
-            held = _CACHES[key] = ScoreCache(None if path == MEMORY else path, megabytes * 2**20)
+            held = _CACHES[key] = cache_named(path, megabytes)
         return held
 
 
