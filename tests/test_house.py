@@ -33,7 +33,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         for noun in ("sentences", "windows", "inputs", "record", "token_cache", "tokens", "score_cache")
     ),
     ("secondpass.forwards",),
-    tuple(f"secondpass.{noun}" for noun in ("scoring", "activations", "keywords", "ranking", "stopping", "calibration", "fusion")),
+    tuple(
+        f"secondpass.{noun}"
+        for noun in ("scoring", "activations", "keywords", "ranking", "stopping", "calibration", "fusion")
+    ),
     ("secondpass.models",),
     ("secondpass.reranker",),
     ("secondpass.biencoder", "secondpass.extraction", "secondpass.explanation", "secondpass.merging"),

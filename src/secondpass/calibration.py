@@ -141,7 +141,7 @@ class Calibration:
                 raise InvalidInput(f"{name} must have {len(self.edges) + 1} numbers from 0 to 1")
 
     def probabilities(self, logits: npt.ArrayLike) -> Doubles:
-        """float [documents] -> P(relevant) float64 [documents], never falling with the logit."""
+        """Numbers [documents] -> P(relevant) float64 [documents], never falling with the logit."""
         given = np.asarray(logits, np.float64)
         if self.method == "isotonic":
             places, values = np.array(self.knots, np.float64).T
