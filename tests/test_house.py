@@ -33,11 +33,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         for noun in ("sentences", "windows", "inputs", "record", "token_cache", "tokens", "score_cache")
     ),
     ("secondpass.forwards",),
-    tuple(f"secondpass.{noun}" for noun in ("scoring", "activations", "keywords", "ranking", "stopping")),
+    tuple(
+        f"secondpass.{noun}"
+        for noun in ("scoring", "activations", "keywords", "ranking", "stopping", "calibration", "fusion")
+    ),
     ("secondpass.models",),
     ("secondpass.reranker",),
     ("secondpass.biencoder", "secondpass.extraction", "secondpass.explanation", "secondpass.merging"),
     ("secondpass.evaluation",),
+    ("secondpass.tuning",),
     ("secondpass.training",),
     ("secondpass.fit", "secondpass.cross_encoder", "secondpass.cascade"),
     ("secondpass.training.distillation", "secondpass.training.configured"),
@@ -51,7 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 60
 MOST_FILES = 210
-MOST_LINES = 47_600
+MOST_LINES = 52_600
 MOST_TEST_FILES = 220
 MEDIAN_FILE = 160
 MOST_WITH_ONE_USER = 25

@@ -335,6 +335,7 @@ class CrossEncoder(Reranker):
         records: list[CallRecord] | None = None,
         truncation: Truncation | Windows | None = None,
         budget_ms: float | None = None,
+        min_probability: float | None = None,
         **newer: Unpack[Newer],
     ) -> list[dict[str, Any]]:
         """Order documents by their score for a query, best first; blank ones last, with the lowest score.
@@ -346,7 +347,8 @@ class CrossEncoder(Reranker):
 
         With a `budget_ms`, milliseconds from the call on, documents are scored in the order given while there is time,
         the first of them in any case unless other threads have the model for so long; the others follow in that order
-        with the lowest score, and "scored" False.
+        with the lowest score, and "scored" False. With a calibration (`use_calibration`, or stored with the model) each
+        has its "probability", and `min_probability` leaves out what has a lower one.
 
         Returns:
             Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar tensor for
@@ -354,7 +356,7 @@ class CrossEncoder(Reranker):
             documents are read in windows "passage": the best window's "start" and "end" in the document, "score",
             "windows" (how many were read) and perhaps "text".
         """
-        until = until_of(budget_ms)
+        until, least = until_of(budget_ms), self._least(min_probability)
         texts = self._checked_documents(documents, "documents")
         asked = checked_query(query).strip()
         rule = self._rule(relevance)
@@ -362,7 +364,7 @@ class CrossEncoder(Reranker):
         self._prepare(pool, chunk_size, device)
         wish = self._wish(prompt, prompt_name, instruction)
         stripped = [text.strip() for text in texts]
-        call = Call(batch_size, show_progress_bar, wish, None, truncation, until)
+        call = Call(batch_size, show_progress_bar, wish, None, truncation, until, least)
         (ranking,) = self._ranked([asked], [stripped], ["query"], top_k, activation_fct, rule, call)
         if not texts:
             return []
@@ -474,6 +476,8 @@ def hits_of(
         hit = {"corpus_id": one.index, "score": value}
         if with_texts:
             hit["text"] = texts[one.index]
+        if one.probability is not None:
+            hit["probability"] = one.probability
         if budgeted:
             hit["scored"] = one.scored
         if one.passage is not None:

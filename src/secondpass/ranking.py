@@ -258,7 +258,8 @@ class Ranked:
     """Document `index` of the input with its activated `score` and the `logit` it was ranked by.
 
     `passage` is its best window where documents are read in windows; `scored` is False for one that no model has
-    scored because a budget was spent, `stage` tells which model of a cascade it was, the first is 0.
+    scored because a budget was spent, `stage` tells which model of a cascade it was, the first is 0. `probability` is
+    that of being relevant, where the model has a calibration and has scored it.
     """
 
     index: int
@@ -267,6 +268,7 @@ class Ranked:
     passage: Passage | None = None
     scored: bool = True
     stage: int = 0
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,13 +276,15 @@ class Ranking:
     """One query's documents, best first; `truncated` counts its own documents, `record` the whole call.
 
     `unscored` counts those that no model has scored because a budget was spent: they follow the scored ones, in the
-    order in which they were given.
+    order in which they were given. `nothing_relevant` is the verdict of the model's calibration that no document
+    answers the query; None where it has no rule for that.
     """
 
     documents: tuple[Ranked, ...]
     truncated: tuple[Cut, ...]
     record: CallRecord
     unscored: int = 0
+    nothing_relevant: bool | None = None
 
     @property
     def complete(self) -> bool:

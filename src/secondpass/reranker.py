@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 from secondpass import ranking
 from secondpass.activations import IDENTITY, SIGMOID, Activation, Elementwise, as_torch, checked_activation
+from secondpass.calibration import Calibration
 from secondpass.errors import InvalidInput
 from secondpass.forwards.choosing import has_torch
 from secondpass.forwards.precision import Precision
@@ -29,6 +30,7 @@ from secondpass.text import (
     checked,
     checked_documents,
     checked_query,
+    finite_number,
     materialised,
     positive_int,
     positive_number,
@@ -49,7 +51,10 @@ Wish = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one call says of how pairs are read and scored; `until` is when its budget is spent, see `Engine.score`."""
+    """What one call says of how pairs are read and scored; `until` is when its budget is spent, see `Engine.score`.
+
+    `least` is the lowest probability of a document that is kept.
+    """
 
     batch_size: int
     show: bool | None = None
@@ -57,6 +62,7 @@ class Call:
     template: PromptTemplate | None = None
     truncation: Truncation | Windows | None = None
     until: float | None = None
+    least: float | None = None
 
 
 class Reranker(OpenModel):
@@ -91,6 +97,7 @@ class Reranker(OpenModel):
         self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
         self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
         self._score_cache: ScoreCache | None = None
+        self._calibration: Calibration | None = None
         self._token_limit = loaded.token_limit
         _ = self.window
         super().__init__(loaded, precision)
@@ -216,6 +223,21 @@ class Reranker(OpenModel):
             raise InvalidInput(f"cache is {type(cache).__name__}, not a ScoreCache")
         self._score_cache = cache
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """What makes probabilities of this model's logits."""
+        return self._calibration
+
+    def use_calibration(self, calibration: Calibration | None) -> None:
+        """Give documents a probability by `calibration`; None, the default of a model without one, gives none.
+
+        Raises:
+            InvalidInput: it is none.
+        """
+        if not isinstance(calibration, Calibration | None):
+            raise InvalidInput(f"calibration is {type(calibration).__name__}, not a Calibration")
+        self._calibration = calibration
+
     def reading(self, columns: Sequence[Sequence[str]], window: Window, rule: Relevance | None = None) -> Reading:
         """How inputs become logits of pairs: by windows where the policy says so, and by what the cache knows.
 
@@ -275,6 +297,7 @@ class Reranker(OpenModel):
         instruction: str | None = None,
         truncation: Truncation | Windows | None = None,
         budget_ms: float | None = None,
+        min_probability: float | None = None,
         **newer: Unpack[Newer],
     ) -> list[Ranking]:
         """Order several queries' documents in shared batches; texts are taken as they are, not stripped.
@@ -287,7 +310,7 @@ class Reranker(OpenModel):
         Returns:
             One `Ranking` per query, in order; scores and logits are Python floats.
         """
-        until = until_of(budget_ms)
+        until, least = until_of(budget_ms), self._least(min_probability)
         asked = [checked_query(query, f"queries[{i}]") for i, query in enumerate(checked_documents(queries, "queries"))]
         given = materialised(documents_per_query, "documents_per_query", "a sequence of sequences of str")
         lists = [self._checked_documents(texts, f"documents_per_query[{i}]") for i, texts in enumerate(given)]
@@ -296,7 +319,7 @@ class Reranker(OpenModel):
         rule = self._rule(relevance)
         names = [f"queries[{i}]" for i in range(len(asked))]
         wish = self._wish(prompt, prompt_name, instruction)
-        call = Call(batch_size, show_progress_bar, wish, template, truncation, until)
+        call = Call(batch_size, show_progress_bar, wish, template, truncation, until, least)
         return self._ranked(asked, lists, names, top_k, activation_fct, rule, call)
 
     def _ranked(
@@ -325,6 +348,11 @@ class Reranker(OpenModel):
             owners = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
             raise InvalidInput(f"{owners[silent[0]]} is blank")
         made = rankings(scored, sizes, self._activation(activation, rule), rule, kept)
+        calibration = self._calibration
+        if calibration is not None and calibration.relevance == rule:
+            made = [calibration.ranking(ranking, call.least) for ranking in made]
+        elif call.least is not None:
+            raise InvalidInput(f"min_probability: the model's calibration is none of relevance={rule!r}")
         record = timed(scored.record, began)
         return [replace(ranking, record=record) for ranking in made]
 
@@ -369,6 +397,16 @@ class Reranker(OpenModel):
         if self.max_documents is not None and len(texts) > self.max_documents:
             raise InvalidInput(f"{argument} has {len(texts)}, more than max_documents={self.max_documents}")
         return texts
+
+    def _least(self, min_probability: float | None) -> float | None:
+        if min_probability is None:
+            return None
+        if self._calibration is None:
+            raise InvalidInput("min_probability needs a model with a calibration: see use_calibration")
+        least = finite_number(min_probability, "min_probability")
+        if not 0 <= least <= 1:
+            raise InvalidInput(f"min_probability={min_probability!r} is not from 0 to 1")
+        return least
 
     def _rule(self, relevance: Relevance | None) -> Relevance | None:
         labels = self.num_labels

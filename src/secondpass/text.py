@@ -232,6 +232,14 @@ def finite_number(value: Any, argument: str) -> float:
     return number
 
 
+def share(value: Any, argument: str) -> float:
+    """Return `value` as a float if it is a number between 0 and 1, both excluded."""
+    number = finite_number(value, argument)
+    if not 0 < number < 1:
+        raise InvalidInput(f"{argument}={value!r} is not between 0 and 1")
+    return number
+
+
 def choice(value: object, choices: Collection[Choice], argument: str) -> Choice:
     """Return the one of `choices` that `value` is; refuses all else, with a list of them."""
     for known in choices:

@@ -1,0 +1,245 @@
+"""What a logit means: the probability that a document is relevant, what a threshold promises, when nothing is.
+
+Values and how they are applied, in numpy alone; `secondpass.tuning` fits them on labels. A threshold's promise is an
+exact binomial bound (Clopper and Pearson 1934) along a sequence of thresholds that was fixed before a label was seen
+and ends at the first failure (fixed-sequence testing, as in Angelopoulos et al. 2021, "Learn then Test",
+https://arxiv.org/abs/2110.01052).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from secondpass.errors import InvalidInput
+from secondpass.ranking import Ranked, Ranking, Relevance
+from secondpass.text import finite_number, share
+
+__all__ = ["AnswerRule", "Calibration", "Promise", "Step"]
+
+Doubles = npt.NDArray[np.float64]
+Method = Literal["logistic", "isotonic"]
+METHODS: tuple[Method, ...] = ("logistic", "isotonic")
+# In a model's folder, beside its weights.
+FILE = "secondpass_calibration.json"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One threshold of the sequence that promises are made along: what the labelled queries have at or above it.
+
+    `kept` documents are at `logit` or above, `relevant` of them are; `queries` keep one at least.
+    """
+
+    logit: float
+    kept: int
+    relevant: int
+    queries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The lowest threshold whose documents are relevant to the share `precision`, with this `confidence`.
+
+    Attributes:
+        precision, confidence: what was asked for.
+        threshold: as a probability of the calibration; None where nothing can be promised.
+        logit: the same as a logit.
+        kept: labelled documents at or above it.
+        queries_kept: the share of the labelled queries that keep a document.
+        reason: what was not enough, where there is none.
+    """
+
+    precision: float
+    confidence: float
+    threshold: float | None
+    logit: float | None
+    kept: int
+    queries_kept: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRule:
+    """A query whose best document has a logit below this has no answer among its documents.
+
+    Attributes:
+        logit: of the best document.
+        queries: labelled queries that it was fitted on, each with its relevant documents and again without them.
+        answered: the share of the first that it calls answered.
+        refused: the share of the second that it calls unanswered.
+    """
+
+    logit: float
+    queries: int
+    answered: float
+    refused: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """P(relevant | logit) of one model, and what follows from it.
+
+    Attributes:
+        method: "logistic" (Platt 1999) by `slope` and `intercept`, or "isotonic" by `knots`.
+        slope, intercept: the probability is the sigmoid of slope * logit + intercept.
+        knots: rising (logit, probability), joined by straight lines and level beyond the ends.
+        edges, low, high: an interval around a probability (Venn-Abers; Vovk and Petej 2014,
+            https://arxiv.org/abs/1211.0025): of logits from edges[i - 1] on and below edges[i] it is low[i] to high[i].
+        sequence: thresholds for promises, the highest first.
+        answers: when a query has no answer; None where that was not fitted.
+        queries, rows, relevant, unjudged: labelled queries, their documents, how many of these are relevant, and how
+            many nobody judged.
+        unjudged_as: what the latter counted as: "other" (not relevant), or "absent" (left out).
+        relevance: by which number of several labels a document is ranked, as `rank(relevance=)`.
+        origin: where the labels come from, in words; people where it is empty.
+        error: expected calibration error on held-out halves, over bins of equal count.
+        model: its name, for messages.
+        weights: digest of the weights that gave the logits; None where they lie in no file.
+        marks: the window and logits of sample pairs, by which a model is known whose files were written anew.
+    """
+
+    method: Method
+    slope: float = 1.0
+    intercept: float = 0.0
+    knots: tuple[tuple[float, float], ...] = ()
+    edges: tuple[float, ...] = ()
+    low: tuple[float, ...] = (0.0,)
+    high: tuple[float, ...] = (1.0,)
+    sequence: tuple[Step, ...] = ()
+    answers: AnswerRule | None = None
+    queries: int = 0
+    rows: int = 0
+    relevant: int = 0
+    unjudged: int = 0
+    unjudged_as: Literal["other", "absent"] = "other"
+    relevance: Relevance | None = None
+    origin: str = ""
+    error: float | None = None
+    model: str = ""
+    weights: str | None = None
+    marks: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InvalidInput(f"method={self.method!r} is none of {', '.join(METHODS)}")
+        if finite_number(self.slope, "slope") < 0:
+            raise InvalidInput(f"slope={self.slope!r} is below 0: a higher logit would be less relevant")
+        finite_number(self.intercept, "intercept")
+        rising(self.knots, "knots", pairs=True, needed=self.method == "isotonic")
+        rising(self.edges, "edges")
+        for name in ("low", "high"):
+            own = getattr(self, name)
+            if len(own) != len(self.edges) + 1 or not all(0 <= value <= 1 for value in own):
+                raise InvalidInput(f"{name} must have {len(self.edges) + 1} numbers from 0 to 1")
+
+    def probabilities(self, logits: npt.ArrayLike) -> Doubles:
+        """Numbers [documents] -> P(relevant) float64 [documents], never falling with the logit."""
+        given = np.asarray(logits, np.float64)
+        if self.method == "isotonic":
+            places, values = np.array(self.knots, np.float64).T
+            made: Doubles = np.interp(given, places, values)
+            return made
+        odds = np.clip(self.slope * given + self.intercept, -700.0, 700.0)
+        sigmoid: Doubles = 1.0 / (1.0 + np.exp(-odds))
+        return sigmoid
+
+    def intervals(self, logits: npt.ArrayLike) -> tuple[Doubles, Doubles]:
+        """The lower and upper ends of the intervals of P(relevant), each float64 [documents]."""
+        cells = np.searchsorted(np.array(self.edges, np.float64), np.asarray(logits, np.float64), side="right")
+        return np.array(self.low, np.float64)[cells], np.array(self.high, np.float64)[cells]
+
+    def threshold_for(self, precision: float, confidence: float = 0.9) -> Promise:
+        """The lowest threshold that keeps `precision`, as the labels allow to promise with this `confidence`.
+
+        The thresholds of `sequence` are tried from the highest on, until one fails.
+
+        Raises:
+            InvalidInput: one of them is not between 0 and 1.
+        """
+        wanted, sure = share(precision, "precision"), share(confidence, "confidence")
+        held: Step | None = None
+        for step in self.sequence:
+            if at_least(step.relevant, step.kept, wanted) > 1 - sure:
+                break
+            held = step
+        if held is None:
+            reason = f"no threshold can be promised with {self.rows:,} rows of {self.queries:,} queries"
+            return Promise(wanted, sure, None, None, 0, 0.0, reason)
+        threshold = float(self.probabilities([held.logit])[0])
+        return Promise(wanted, sure, threshold, held.logit, held.kept, held.queries / max(1, self.queries))
+
+    def ranking(self, ranking: Ranking, least: float | None = None) -> Ranking:
+        """A ranking with probabilities and the verdict, less the documents whose probability is below `least`.
+
+        Documents that were not scored have none, and stay.
+        """
+        logits = [one.logit for one in ranking.documents]
+        values = self.probabilities(logits).tolist() if logits else []
+        documents = tuple(
+            replace(one, probability=value) if one.scored else one
+            for one, value in zip(ranking.documents, values, strict=True)
+            if least is None or not one.scored or value >= least
+        )
+        return replace(ranking, documents=documents, nothing_relevant=self.nothing_relevant(ranking.documents))
+
+    def nothing_relevant(self, documents: Sequence[Ranked]) -> bool | None:
+        """Whether no document answers, by the best one's logit; None where no rule was fitted or none is scored."""
+        scored = [one.logit for one in documents if one.scored]
+        if self.answers is None or not scored:
+            return None
+        return max(scored) < self.answers.logit
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads: numbers, strings and lists."""
+        return {"version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, page: Mapping[str, Any], place: str | Path = "calibration") -> Calibration:
+        """Read what `to_dict` made.
+
+        Raises:
+            InvalidInput: it is none, or of another version; the message names `place`.
+        """
+        if page.get("version") != VERSION:
+            raise InvalidInput(f"{place} has version {page.get('version')!r}, and this reads {VERSION}")
+        known = {one.name for one in fields(cls)}
+        try:
+            given = {name: value for name, value in page.items() if name in known}
+            given |= {name: tuple(map(float, given[name])) for name in ("edges", "low", "high") if name in given}
+            given["knots"] = tuple((float(logit), float(value)) for logit, value in given.get("knots", ()))
+            given["sequence"] = tuple(Step(**step) for step in given.get("sequence", ()))
+            given["answers"] = None if given.get("answers") is None else AnswerRule(**given["answers"])
+            return cls(**given)
+        except (TypeError, ValueError, KeyError) as error:
+            raise InvalidInput(f"{place} is no calibration: {error}") from error
+
+
+def rising(values: Sequence[Any], name: str, *, pairs: bool = False, needed: bool = False) -> None:
+    """Refuse numbers that are not finite or do not rise; of `pairs` the seconds may stay level, within 0 and 1."""
+    if needed and not values:
+        raise InvalidInput(f"{name} is empty")
+    table = np.array(values, np.float64).reshape(-1, 2 if pairs else 1)
+    if not np.isfinite(table).all() or (np.diff(table[:, 0]) <= 0).any():
+        raise InvalidInput(f"{name} must be finite numbers that rise")
+    if pairs and ((np.diff(table[:, 1]) < 0).any() or (table[:, 1] < 0).any() or (table[:, 1] > 1).any()):
+        raise InvalidInput(f"{name} must have probabilities that do not fall")
+
+
+def at_least(successes: int, trials: int, probability: float) -> float:
+    """P(X >= successes) of a binomial X with so many trials; 1 without a trial."""
+    if successes <= 0:
+        return 1.0
+    log_odds = math.log(probability) - math.log1p(-probability)
+    counts = np.arange(successes, trials + 1)
+    choices = math.lgamma(trials + 1) - np.array([math.lgamma(k + 1) + math.lgamma(trials - k + 1) for k in counts])
+    terms = choices + counts * log_odds + trials * math.log1p(-probability)
+    top = terms.max()
+    return min(1.0, float(np.exp(top) * np.exp(terms - top).sum()))
