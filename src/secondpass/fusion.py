@@ -1,0 +1,342 @@
+"""One order out of several scores: first passes, a reranker, fields of the documents.
+
+Values and how they are applied, in numpy alone; `secondpass.tuning` chooses them on labels. Reciprocal rank fusion is
+that of Cormack, Clarke and Buettcher 2009; weighted sums of scores that are stretched from 0 to 1 within a query are
+the convex combinations of Bruch, Gai and Ingber 2023, "An Analysis of Fusion Functions for Hybrid Retrieval"
+(https://arxiv.org/abs/2210.11934).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from secondpass.calibration import Calibration
+from secondpass.errors import InvalidInput
+from secondpass.lazy import optional
+from secondpass.text import finite_number, whole_number
+
+__all__ = ["RERANKER", "Candidates", "Fused", "Fusion", "SkipRule", "Tuned", "overlap"]
+
+Doubles = npt.NDArray[np.float64]
+Method = Literal["rrf", "weighted", "lambdamart"]
+METHODS: tuple[Method, ...] = ("rrf", "weighted", "lambdamart")
+# The input that a reranker's logits are, beside the names of first passes and fields.
+RERANKER = "reranker"
+RRF_K = 60
+VERSION = 1
+# How many of a list's first documents two first passes are compared by.
+COMPARED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """One query's documents, by each input's score: float64 [documents], NaN where it has none.
+
+    They are ordered by their best rank in any first pass, so that ties keep an order that says something.
+    """
+
+    ids: tuple[str, ...]
+    scores: Mapping[str, Doubles]
+
+    @classmethod
+    def of(
+        cls,
+        runs: Mapping[str, Iterable[tuple[str, float | None]]],
+        fields: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> Candidates:
+        """Candidates of first passes, each a ranking with scores or None; `fields` give values by document.
+
+        A list in which a score is missing counts by its order.
+
+        Raises:
+            InvalidInput: a document comes twice in a ranking, or a score is no finite number.
+        """
+        lists = {name: list(ranking) for name, ranking in runs.items()}
+        best: dict[str, tuple[int, int]] = {}
+        for number, (name, ranking) in enumerate(lists.items()):
+            if len({document for document, _ in ranking}) < len(ranking):
+                raise InvalidInput(f"{name} has a document twice")
+            for place, (document, _) in enumerate(ranking):
+                best[document] = min(best.get(document, (place, number)), (place, number))
+        ids = tuple(sorted(best, key=lambda document: best[document]))
+        rows = {document: row for row, document in enumerate(ids)}
+        scores = {name: _column(name, ranking, rows) for name, ranking in lists.items()}
+        for name, values in (fields or {}).items():
+            known = [(document, values[document]) for document in ids if document in values]
+            scores[name] = _column(name, known, rows)
+        return cls(ids, scores)
+
+    def with_logits(self, logits: Doubles) -> Candidates:
+        """The same with a reranker's logits, NaN for documents that it has not read."""
+        return replace(self, scores={**self.scores, RERANKER: logits})
+
+    def rows(self, rows: npt.NDArray[np.intp]) -> Candidates:
+        """Some of the documents, in that order."""
+        return Candidates(
+            tuple(self.ids[row] for row in rows.tolist()), {name: values[rows] for name, values in self.scores.items()}
+        )
+
+
+def _column(name: str, ranking: Sequence[tuple[str, float | None]], rows: Mapping[str, int]) -> Doubles:
+    made = np.full(len(rows), np.nan)
+    given = [score for _, score in ranking]
+    if any(score is None for score in given):
+        given = [float(-place) for place in range(len(given))]
+    for (document, _), score in zip(ranking, given, strict=True):
+        made[rows[document]] = finite_number(score, f"{name}: the score of {document!r}")
+    return made
+
+
+def stretched(scores: Doubles) -> Doubles:
+    """From 0, the lowest of those that are there, to 1; what is not there gets 0, and equal ones all 1.
+
+    A list of one document has found it: with ranx's 0 it would count as little as one that was not found.
+    """
+    there = ~np.isnan(scores)
+    if not there.any():
+        return np.zeros_like(scores)
+    low, high = scores[there].min(), scores[there].max()
+    made: Doubles = np.where(there, (scores - low) / (high - low) if high > low else 1.0, 0.0)
+    return made
+
+
+def by_rank(scores: Doubles) -> Doubles:
+    """1 / (60 + rank), ranks from 1; what is not there gets 0."""
+    there = ~np.isnan(scores)
+    order = np.argsort(np.where(there, -scores, np.inf), kind="stable")
+    ranks = np.empty(len(scores))
+    ranks[order] = np.arange(1, len(scores) + 1)
+    made: Doubles = np.where(there, 1.0 / (RRF_K + ranks), 0.0)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How several scores of a document become one; a higher one is better.
+
+    Attributes:
+        method: "rrf" sums 1 / (60 + rank) over the inputs, "weighted" sums their stretched scores, "lambdamart" is a
+            model of LightGBM over these and the bare ones.
+        weights: of each input of a sum, by its name.
+        trees: the model as LightGBM writes it, over the inputs in the order of `weights`.
+    """
+
+    method: Method
+    weights: Mapping[str, float]
+    trees: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InvalidInput(f"method={self.method!r} is none of {', '.join(METHODS)}")
+        if not self.weights:
+            raise InvalidInput("weights is empty")
+        for name, weight in self.weights.items():
+            finite_number(weight, f"weights[{name!r}]")
+        if (self.method == "lambdamart") != bool(self.trees):
+            raise InvalidInput("trees go with method='lambdamart'")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs that count."""
+        return tuple(name for name, weight in self.weights.items() if weight or self.trees)
+
+    @property
+    def label(self) -> str:
+        """In words: "rrf of bm25, dense" or "0.6 bm25 + 0.4 reranker"."""
+        if self.method != "weighted":
+            return f"{self.method} of {', '.join(self.inputs)}"
+        if len(self.inputs) == 1:
+            return f"{self.inputs[0]} alone"
+        return " + ".join(f"{self.weights[name]:.3g} {name}" for name in self.inputs)
+
+    def scores(self, candidates: Candidates) -> Doubles:
+        """Float64 [documents].
+
+        Raises:
+            InvalidInput: an input is missing.
+            MissingExtra: LightGBM, which "lambdamart" needs, is not installed.
+        """
+        missing = [name for name in self.inputs if name not in candidates.scores]
+        if missing:
+            raise InvalidInput(
+                f"the fusion needs {missing[0]!r}, and the candidates have {', '.join(candidates.scores)}"
+            )
+        if self.method == "lambdamart":
+            made: Doubles = np.asarray(_booster(self.trees).predict(features(candidates, self.inputs)), np.float64)
+            return made
+        part = by_rank if self.method == "rrf" else stretched
+        total = np.zeros(len(candidates.ids))
+        for name in self.inputs:
+            total += self.weights[name] * part(candidates.scores[name])
+        return total
+
+
+def features(candidates: Candidates, inputs: Sequence[str]) -> Doubles:
+    """Float64 [documents, 2 x inputs]: stretched, and as they are; what is not there is 0 and NaN."""
+    columns = [candidates.scores[name] for name in inputs]
+    return np.stack([*map(stretched, columns), *columns], axis=1)
+
+
+@cache
+def _booster(trees: str) -> Any:
+    return optional("lightgbm", "LightGBM", "tune").Booster(model_str=trees)
+
+
+def overlap(candidates: Candidates, first: Sequence[str]) -> float:
+    """How sure a first pass is, from 0 to 1, by the scores of its lists alone.
+
+    Of several lists the share of their ten best that all have; of one the distance of the best from the second,
+    stretched.
+    """
+    columns = [candidates.scores[name] for name in first]
+    if len(columns) == 1:
+        best = np.sort(stretched(columns[0]))[::-1]
+        return float(best[0] - best[1]) if len(best) > 1 else 1.0
+    tops = [
+        set(np.argsort(np.where(np.isnan(one), np.inf, -one), kind="stable")[:COMPARED].tolist()) for one in columns
+    ]
+    return len(set.intersection(*tops)) / max(1, min(COMPARED, len(candidates.ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class SkipRule:
+    """Queries of which the first passes are so sure (`overlap` of at least `least`) are not reranked.
+
+    `saved` is the share of the labelled queries, `lost` what the measure loses on those, both on held-out halves.
+    """
+
+    least: float
+    saved: float
+    lost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """Document `index` of the candidates with its fused `score`; the reranker's `logit` where it was read."""
+
+    index: int
+    id: str
+    score: float
+    logit: float | None = None
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """How a query's candidates are ordered, as it was chosen on labels.
+
+    Attributes:
+        first: names of the first passes, the main one first.
+        before: orders all candidates without a reranker.
+        after: orders those that it has read; None: nothing is reranked.
+        depth: how many of the best by `before` are reranked.
+        skip: which queries are not.
+        model: name of the reranker, for messages.
+        marks: by which it is known (`secondpass.reranker`).
+        fields: names of the documents' fields that count.
+        calibration: probabilities of fused scores of documents that were reranked.
+        figures: what it was chosen by, for people: the contenders' held-out means and the like.
+    """
+
+    first: tuple[str, ...]
+    before: Fusion
+    after: Fusion | None = None
+    depth: int = 0
+    skip: SkipRule | None = None
+    model: str | None = None
+    marks: Mapping[str, Any] | None = None
+    fields: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.first:
+            raise InvalidInput("first is empty")
+        if RERANKER in self.before.inputs:
+            raise InvalidInput("before has the reranker among its inputs")
+        whole_number(self.depth, "depth")
+        known = {*self.first, *self.fields, RERANKER}
+        for fusion in filter(None, (self.before, self.after)):
+            for name in fusion.inputs:
+                if name not in known:
+                    raise InvalidInput(f"{name!r} is no first pass, no field and not the reranker")
+
+    def to_read(self, candidates: Candidates) -> list[int]:
+        """Rows of the candidates that the reranker is to read, the best first; none where nothing is reranked."""
+        if self.after is None or not candidates.ids:
+            return []
+        if self.skip is not None and overlap(candidates, self.first) >= self.skip.least:
+            return []
+        best: list[int] = np.argsort(-self.before.scores(candidates), kind="stable")[: self.depth].tolist()
+        return best
+
+    def order(self, candidates: Candidates, read: Sequence[int] = (), logits: npt.ArrayLike = ()) -> list[Fused]:
+        """All candidates, best first: those that were `read` by their fused scores, then the others as before.
+
+        Args:
+            candidates: of one query.
+            read: rows, as `to_read` gives them, or some of them.
+            logits: the reranker's, one for each.
+
+        Raises:
+            InvalidInput: logits are not as many, or one is not finite.
+        """
+        before = self.before.scores(candidates)
+        rows, given = np.asarray(read, np.intp).reshape(-1), np.asarray(logits, np.float64).reshape(-1)
+        if len(rows) != len(given):
+            raise InvalidInput(f"logits has {len(given)} numbers for {len(rows)} documents")
+        if not np.isfinite(given).all():
+            raise InvalidInput(f"logits[{int((~np.isfinite(given)).argmax())}] is not finite")
+        placed = [
+            Fused(row, candidates.ids[row], float(before[row])) for row in np.argsort(-before, kind="stable").tolist()
+        ]
+        if self.after is None or not len(rows):
+            return placed
+        whole = np.full(len(candidates.ids), np.nan)
+        whole[rows] = given
+        scores = self.after.scores(candidates.with_logits(whole))[rows]
+        chances = [None] * len(rows) if self.calibration is None else self.calibration.probabilities(scores).tolist()
+        best = [
+            Fused(
+                int(rows[place]), candidates.ids[rows[place]], float(scores[place]), float(given[place]), chances[place]
+            )
+            for place in np.argsort(-scores, kind="stable").tolist()
+        ]
+        lowest, done = best[-1].score, set(rows.tolist())
+        behind = [one for one in placed if one.index not in done]
+        # never above what was read, whatever scale the first passes have
+        above = max((one.score for one in behind), default=0.0) - lowest
+        return [*best, *(replace(one, score=one.score - max(0.0, above)) for one in behind)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads: numbers, strings and lists."""
+        calibration = None if self.calibration is None else self.calibration.to_dict()
+        return {"version": VERSION, **asdict(replace(self, calibration=None)), "calibration": calibration}
+
+    @classmethod
+    def from_dict(cls, page: Mapping[str, Any], place: str | Path = "tuned") -> Tuned:
+        """Read what `to_dict` made.
+
+        Raises:
+            InvalidInput: it is none, or of another version; the message names `place`.
+        """
+        if page.get("version") != VERSION:
+            raise InvalidInput(f"{place} has version {page.get('version')!r}, and this reads {VERSION}")
+        given = {name: value for name, value in page.items() if name in cls.__dataclass_fields__}
+        try:
+            given |= {name: tuple(map(str, given[name])) for name in ("first", "fields") if name in given}
+            given["before"] = Fusion(**given["before"])
+            given["after"] = None if given.get("after") is None else Fusion(**given["after"])
+            given["skip"] = None if given.get("skip") is None else SkipRule(**given["skip"])
+            own = given.get("calibration")
+            given["calibration"] = None if own is None else Calibration.from_dict(own, place)
+            return cls(**given)
+        except (TypeError, KeyError) as error:
+            raise InvalidInput(f"{place} is no tuned ranking: {error}") from error
