@@ -241,7 +241,8 @@ class Tuned:
         model: name of the reranker, for messages.
         marks: by which it is known (`secondpass.reranker`).
         fields: names of the documents' fields that count.
-        calibration: probabilities of fused scores of documents that were reranked.
+        calibration: probabilities of documents that were reranked.
+        calibrated_by: it is one of `calibrated_by[0]` times the fused score and `calibrated_by[1]` times the logit.
         figures: what it was chosen by, for people: the contenders' held-out means and the like.
     """
 
@@ -254,6 +255,7 @@ class Tuned:
     marks: Mapping[str, Any] | None = None
     fields: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    calibrated_by: tuple[float, float] = (1.0, 0.0)
     figures: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -302,7 +304,7 @@ class Tuned:
         whole = np.full(len(candidates.ids), np.nan)
         whole[rows] = given
         scores = self.after.scores(candidates.with_logits(whole))[rows]
-        chances = [None] * len(rows) if self.calibration is None else self.calibration.probabilities(scores).tolist()
+        chances = self._chances(scores, given)
         best = [
             Fused(
                 int(rows[place]), candidates.ids[rows[place]], float(scores[place]), float(given[place]), chances[place]
@@ -314,6 +316,26 @@ class Tuned:
         # never above what was read, whatever scale the first passes have
         above = max((one.score for one in behind), default=0.0) - lowest
         return [*best, *(replace(one, score=one.score - max(0.0, above)) for one in behind)]
+
+    def calibrated(self, scores: Doubles, logits: Doubles) -> Doubles:
+        """The number that the calibration is of: what is stretched within a query says nothing across queries alone."""
+        score, logit = self.calibrated_by
+        made: Doubles = score * scores + logit * logits
+        return made
+
+    def nothing_relevant(self, fused: Sequence[Fused]) -> bool | None:
+        """Whether no document that was reranked answers; None without a rule for that, or where none was."""
+        read = [one for one in fused if one.logit is not None]
+        if self.calibration is None or self.calibration.answers is None or not read:
+            return None
+        numbers = self.calibrated(np.array([one.score for one in read]), np.array([one.logit for one in read]))
+        return bool(numbers.max() < self.calibration.answers.logit)
+
+    def _chances(self, scores: Doubles, logits: Doubles) -> Sequence[float | None]:
+        if self.calibration is None:
+            return [None] * len(scores)
+        chances: list[float | None] = self.calibration.probabilities(self.calibrated(scores, logits)).tolist()
+        return chances
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` reads: numbers, strings and lists."""
@@ -332,6 +354,8 @@ class Tuned:
         given = {name: value for name, value in page.items() if name in cls.__dataclass_fields__}
         try:
             given |= {name: tuple(map(str, given[name])) for name in ("first", "fields") if name in given}
+            score, logit = given.get("calibrated_by", (1.0, 0.0))
+            given["calibrated_by"] = (float(score), float(logit))
             given["before"] = Fusion(**given["before"])
             given["after"] = None if given.get("after") is None else Fusion(**given["after"])
             given["skip"] = None if given.get("skip") is None else SkipRule(**given["skip"])
