@@ -175,6 +175,8 @@ class Fusion:
         total = np.zeros(len(candidates.ids))
         for name in self.inputs:
             total += self.weights[name] * part(candidates.scores[name])
+        if len(self.inputs) == 1:  # what the only input has stands before all that it has not
+            total += ~np.isnan(candidates.scores[self.inputs[0]])
         return total
 
 

@@ -234,16 +234,16 @@ def depth_curve(
     """
     relevant = qrels.with_relevant
     sizes = np.array([len(first.get(query, {})) for query in relevant])
-    chosen = _ladder(int(sizes.max(initial=0))) if depths is None else sorted(set(depths))
+    chosen = ladder(int(sizes.max(initial=0))) if depths is None else sorted(set(depths))
     if not chosen or chosen[0] < 0:
         raise InvalidInput(f"depths has {chosen[0]}, which is negative" if chosen else "depths is empty")
     ((name, wanted),) = parsed([measure]).items()
-    counted = _counted(wanted)
+    most = counted(wanted)
     judged, line = qrels.only(set(relevant)), _line(sizes, ms_at)
     candidates = {query: _places(first[query], second.get(query, {})) for query in relevant if query in first}
     points = []
     for depth in chosen:
-        run = Run(second.name, {query: islice(_reordered(ranking, depth), counted)
+        run = Run(second.name, {query: islice(_reordered(ranking, depth), most)
                                 for query, ranking in candidates.items()})  # fmt: skip
         ms = None if line is None else line[0] + line[1] * _work(sizes, depth)
         points.append(DepthPoint(depth, evaluate(judged, run, [name]).means[name], ms))
@@ -266,12 +266,13 @@ def depth_for(curve: DepthCurve, budget_ms: float) -> DepthPoint:
     return max(within, key=lambda point: (point.value, -point.depth))
 
 
-def _ladder(most: int) -> list[int]:
+def ladder(most: int) -> list[int]:
+    """Depths to try for so many candidates, from 0 to all of them; twelve at most."""
     steps = [step for step in LADDER if step < most] + [most] * (most > 0)
     return [0, *steps[-MOST_STEPS:]]
 
 
-def _counted(measure: Measure) -> int | None:
+def counted(measure: Measure) -> int | None:
     """How many documents a measure looks at: ten times less work for nDCG@10 of a hundred candidates."""
     cutoff = measure.params.get("cutoff")
     return cutoff if isinstance(cutoff, int) and not measure.params.get("judged_only") else None
