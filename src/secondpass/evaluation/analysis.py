@@ -348,7 +348,7 @@ def query_properties(
     Length of the query in characters, mean length of its documents in `first`, and by how much the first of them has
     the higher score than the second, if `margins` are of interest.
     """
-    found: dict[str, dict[str, float]] = {"query length": {}, "document length": {}, "first-pass margin": {}}
+    found: dict[str, dict[str, float]] = {"query length": {}, "document length": {}, "score margin": {}}
     for query in queries:
         ranking = first.get(query, {})
         if texts and query in texts:
@@ -357,7 +357,7 @@ def query_properties(
             found["document length"][query] = fmean(known)
         scores = [score for score in islice(ranking.values(), 2) if score is not None and isfinite(score)]
         if margins and len(scores) == 2:
-            found["first-pass margin"][query] = scores[0] - scores[1]
+            found["score margin"][query] = scores[0] - scores[1]
     return {name: values for name, values in found.items() if values}
 
 

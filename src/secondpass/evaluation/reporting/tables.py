@@ -133,9 +133,8 @@ def effects(analysis: Analysis, system: str | None = None, baseline: str | None 
     ]
     together = counted(len(analysis.comparisons), "comparison", "comparisons")
     note = (
-        "effect: mean difference in standard deviations of the queries' differences (0.2 is small, 0.8 large). needed: "
-        f"queries for a power of 80 % of a paired t-test, corrected for {together} (Bonferroni), if mean and spread in "
-        "truth are those seen here; a guess of the order of size, no promise."
+        "effect: difference in standard deviations of the queries' own (0.2 is small, 0.8 large). needed: queries for "
+        f"80 % power, corrected for {together}, if mean and spread are as seen here: a guess, no promise."
     )
     title = f"Effect size of {system} against {baseline}" if system else "Effect sizes"
     return Table(title, _columns((*names, "measure"), ("effect", "queries", "needed")), tuple(rows), note)
@@ -160,7 +159,7 @@ def groups(groupings: Sequence[Grouping], measure: str) -> Table | None:
     columns = _columns(("group",), ("queries", measure, "interval", "p"))
     note = (
         f"{grouping_sentence(groupings)} Intervals hold together at {percent(joint)}; p: this group against the "
-        "others (Holm). Lengths in characters; the margin is the first score less the second."
+        "others (Holm). Lengths in characters; the margin is the first pass's first score less its second."
     )
     return Table("When it hurts", columns, tuple(rows), note)
 

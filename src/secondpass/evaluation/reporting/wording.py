@@ -150,7 +150,7 @@ def _group_said(by: str, group: QueryGroup) -> str:
 
 def range_of(group: QueryGroup) -> str:
     """From where to where a group's property goes, in three digits that matter or as a whole number."""
-    low, high = (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" for value in (group.low, group.high))
+    low, high = (f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" for value in (group.low, group.high))
     return low if low == high else f"{low} to {high}"
 
 
