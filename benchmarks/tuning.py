@@ -80,9 +80,7 @@ def scored(data: Path, name: str, split: str, limit: int, reranker: Any, encoder
         for number in part:
             dense = np.argsort(-similar[number], kind="stable")[:DEPTH]
             lexical = [
-                (int(row), float(value))
-                for row, value in zip(rows[number], values[number], strict=True)
-                if value > 0
+                (int(row), float(value)) for row, value in zip(rows[number], values[number], strict=True) if value > 0
             ]
             runs.append((lexical, [(int(row), float(similar[number][row])) for row in dense]))
         unions = [list(dict.fromkeys(row for run in both for row, _ in run)) for both in runs]

@@ -47,6 +47,8 @@ class Evaluated:
     first_pass: str = ""
     model: str | None = None
     folder: Path | None = None
+    lengths: Mapping[str, int] | None = None
+    settings: Mapping[str, str] | None = None
 
 
 Judgements = Annotated[
@@ -67,11 +69,16 @@ Explained = Annotated[
     int, typer.Option(min=0, help="So many of the documents that moved are explained in the page and JSON.")
 ]
 Texts = Annotated[
-    Path | None, typer.Option(help="With --explain: their texts, a BEIR folder or file; by default the folder given.")
+    Path | None,
+    typer.Option(help="Their texts, a BEIR folder or file: for --explain, and to group queries by their length."),
 ]
-Budget = Annotated[
-    float | None, typer.Option(min=0, help="With --pipeline: which depth to choose for so many ms a query.")
-]
+Budget = Annotated[float | None, typer.Option(min=0, help="Which depth to choose for so many ms a query, if timed.")]
+Html = Annotated[Path | None, typer.Option(help="Report as one HTML page.")]
+Json = Annotated[Path | None, typer.Option(help="Everything as one JSON object.")]
+Csv = Annotated[Path | None, typer.Option(help="A line per query and system.")]
+Level = Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the confidence intervals.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of resampling.")]
+Examples = Annotated[int, typer.Option(min=0, help="Queries helped and hurt most to show.")]
 
 
 PipelineName = Annotated[
@@ -118,12 +125,12 @@ def evaluate(
     index: Annotated[str | None, typer.Option(help="With --pipeline: index of Elasticsearch or OpenSearch.")] = None,
     add: Add = False,
     budget_ms: Budget = None,
-    html: Annotated[Path | None, typer.Option(help="Report as one HTML page.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Everything as one JSON object.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="A line per query and system.")] = None,
-    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the confidence intervals.")] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Of resampling.")] = 0,
-    examples: Annotated[int, typer.Option(min=0, help="Queries helped and hurt most to show.")] = 10,
+    html: Html = None,
+    json: Json = None,
+    csv: Csv = None,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    examples: Examples = 10,
     explain: Explained = 0,
     documents: Texts = None,
 ) -> None:
@@ -149,7 +156,7 @@ def evaluate(
     ranker = _ranker(keep, score_cache, long, window_tokens, window_overlap, max_windows, select)
     _check_choice(qrels, run, pipeline, dataset, ranker, explain)
     _check_index(pipeline, indexed, index, add)
-    _check_reports(explain, html, json, csv, output)
+    check_reports(explain, html, json, csv, output)
     if measure:
         parsed(measure)
     if pipeline is not None and dataset is not None:
@@ -161,15 +168,44 @@ def evaluate(
     else:
         raise InvalidInput("give --qrels and at least one --run, or --pipeline and --dataset")
     if found.beir if ignore_identical_ids is None else ignore_identical_ids:
-        found = _without_query_ids(found)
-    chosen, first = measure or found.measures or DEFAULT_MEASURES, _first_pass(found, first_pass)
-    analysis = analyse(found.qrels, found.runs, chosen, texts=found.texts, ms=found.ms, level=level, seed=seed,
-                       examples=examples, first_pass=first)  # fmt: skip
+        found = without_identical_ids(found)
+    corpus = documents or (None if indexed else dataset)
+    if corpus is not None:
+        found = replace(found, lengths=lengths_of(corpus, found.runs))
+    analysis = analysed(found, measure, level, seed, examples, _first_pass(found, first_pass))
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
     analysis = _explained(analysis, found, documents or found.folder, model or [], explain,
                           instruction=instruction, truncation=how)  # fmt: skip
-    _show(analysis, found.notes, budget_ms)
-    _write(replace(analysis, notes=(*analysis.notes, *found.notes)), html, json, csv)
+    conclude(analysis, found.notes, budget_ms, html, json, csv)
+
+
+def lengths_of(corpus: Path, runs: Sequence[Run]) -> dict[str, int]:
+    """Characters by id of the documents that a run has."""
+    wanted = {document for run in runs for ranking in run.values() for document in ranking}
+    return {each.id: len(each.content) for each in read_corpus(corpus) if each.id in wanted}
+
+
+def analysed(
+    found: Evaluated, measures: Sequence[str] | None, level: float, seed: int, examples: int, first_pass: str | None
+) -> Analysis:
+    """Measure what was found, by the measures given or by its own."""
+    made = analyse(found.qrels, found.runs, measures or found.measures or DEFAULT_MEASURES, texts=found.texts,
+                   ms=found.ms, level=level, seed=seed, examples=examples, first_pass=first_pass,
+                   lengths=found.lengths)  # fmt: skip
+    return replace(made, settings={**(found.settings or {}), **(made.settings or {})})
+
+
+def conclude(
+    analysis: Analysis,
+    notes: tuple[str, ...],
+    budget_ms: float | None,
+    html: Path | None,
+    json: Path | None,
+    csv: Path | None,
+) -> None:
+    """Print an analysis and write the reports that were asked for."""
+    _show(analysis, notes, budget_ms)
+    _write(replace(analysis, notes=(*analysis.notes, *notes)), html, json, csv)
 
 
 def _one_or_some(models: list[str] | None) -> str | list[str] | None:
@@ -209,7 +245,8 @@ def _check_index(pipeline: str | None, indexed: bool, index: str | None, add: bo
         raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
 
 
-def _check_reports(explain: int, html: Path | None, json: Path | None, *others: Path | None) -> None:
+def check_reports(explain: int, html: Path | None, json: Path | None, *others: Path | None) -> None:
+    """Refuse files that cannot be written, before the work; raises InvalidInput."""
     if explain and html is None and json is None:
         raise InvalidInput("--explain goes with --html or --json")
     for path in (html, json, *others):
@@ -223,7 +260,7 @@ def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Eva
     folder = qrels if qrels.is_dir() else None
     judged = read_qrels(qrels if folder is None else qrels_file(folder, split))
     file = queries or (None if folder is None else named_file(folder, "queries.jsonl"))
-    read = tuple(_run(given) for given in runs)
+    read = tuple(run_of(given) for given in runs)
     if file is None:
         return Evaluated(judged, read, folder=folder)
     texts = read_queries(file)
@@ -231,10 +268,10 @@ def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Eva
     asked, textless = with_text(judged, texts.keys() | {query for run in read for query in run})
     if textless and not asked.with_relevant:
         raise InvalidInput(f"{qrels}: none of its {len(textless)} judged queries has a text in {file}")
-    return Evaluated(asked, read, texts, notes=_noted(textless), beir=folder is not None, folder=folder)
+    return Evaluated(asked, read, texts, notes=noted(textless), beir=folder is not None, folder=folder)
 
 
-def _noted(textless: Sequence[str]) -> tuple[str, ...]:
+def noted(textless: Sequence[str]) -> tuple[str, ...]:
     """The note on judged queries without a text, if there are any."""
     return (textless_note(textless),) if textless else ()
 
@@ -246,7 +283,7 @@ def _first_pass(found: Evaluated, given: str | None) -> str | None:
     return None if given == "none" and all(run.name != given for run in found.runs) else given
 
 
-def _without_query_ids(found: Evaluated) -> Evaluated:
+def without_identical_ids(found: Evaluated) -> Evaluated:
     """BEIR's convention, with a note where it changed a run."""
     left = [without_query_ids(run) for run in found.runs]
     gone = [f"{count:,} of {run.name}" for run, count in left if count]
@@ -258,7 +295,8 @@ def _without_query_ids(found: Evaluated) -> Evaluated:
     return replace(found, runs=tuple(run for run, _ in left), notes=notes)
 
 
-def _run(given: str) -> Run:
+def run_of(given: str) -> Run:
+    """A run from FILE, or from NAME=FILE."""
     name, equals, path = given.partition("=")
     named = equals and not Path(given).exists()
     return read_run(Path(path), name) if named else read_run(Path(given))
@@ -281,7 +319,7 @@ def _piped(request: DatasetRequest) -> Evaluated:
     notes = tuple(f"{count} {what}" for count, what in counted if count)
     # The last component before the ranker gave it the candidates: that is the first pass it is measured against.
     first = (runs.first[-1], *runs.first[:-1])
-    notes = (*notes, *_noted(runs.unasked))
+    notes = (*notes, *noted(runs.unasked))
     every = (*first, runs.second)
     known = (runs.texts, runs.ms, runs.measures, notes, True, first[0].name, runs.model, request.dataset)
     return Evaluated(runs.qrels, every, *known)

@@ -21,6 +21,7 @@ COMMANDS = {
     "rank": ("secondpass.cli.rank:rank", None),
     "score": ("secondpass.cli.rank:score", None),
     "evaluate": ("secondpass.cli.evaluate:evaluate", None),
+    "compare": ("secondpass.cli.compare:compare", None),
     "train": ("secondpass.cli.train:train", None),
     "mine": ("secondpass.cli.train:mine", None),
     "export": ("secondpass.cli.export:export", None),

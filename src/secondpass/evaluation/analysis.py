@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import isnan
+from math import isfinite, isnan
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.comparison import (
     Analysis,
     Change,
+    Contrast,
     DepthCurve,
+    Grouping,
     Interval,
     Moved,
     Reliability,
@@ -35,7 +38,7 @@ from secondpass.evaluation.second_pass import (
     outside,
     over_ties,
 )
-from secondpass.evaluation.statistics import RESAMPLES, compare, mean_interval
+from secondpass.evaluation.statistics import RESAMPLES, compare, groupings, mean_interval
 
 MOST_POINTS = 100
 
@@ -225,6 +228,11 @@ def changes(
     return tuple(map(change, helped)), tuple(map(change, hurt))
 
 
+def differences_of(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """By query what one measure gained; those without a value in one of both are left out."""
+    return {query: rise for query, value in before.items() if not isnan(rise := after[query] - value)}
+
+
 def _first_relevant(ranking: Ranking, grades: Mapping[str, int]) -> int | None:
     """Rank of the best-placed relevant document, from 1."""
     return next((rank for rank, document in enumerate(ranking, start=1) if grades.get(document, 0) > 0), None)
@@ -260,6 +268,7 @@ def analyse(
     seed: int = 0,
     examples: int = 10,
     first_pass: str | None = "",
+    lengths: Mapping[str, int] | None = None,
 ) -> Analysis:
     """Measure runs, compare each with every other, and look into those that re-rank the first pass's candidates.
 
@@ -278,6 +287,7 @@ def analyse(
         examples: queries to show that were helped, and that were hurt.
         first_pass: name of the run that found the candidates, which is then the baseline; "" for the first run, None
             if none of them did: two second passes are compared as equals.
+        lengths: of documents, in characters by id, to say for which queries it hurts; any may be missing.
 
     Raises:
         InvalidInput: there is no run, two have one name, ms or first_pass names none of them, no query has a relevant
@@ -295,7 +305,8 @@ def analyse(
     ideal = evaluate(qrels, ideal_run(qrels), names) if whole else reports[0]
     left_out = f"is no second pass of {first.name}: half of its documents or more are not among its candidates"
     primary = next((name for name in names if not any(isnan(report.means[name]) for report in reports)), names[0])
-    found = _Findings(qrels, first, reports[0], ideal, primary, texts, ms or {}, seed, examples)
+    properties = query_properties(first, reports[0].queries, texts, lengths, margins=first_pass is not None)
+    found = _Findings(qrels, first, reports[0], ideal, primary, texts, ms or {}, seed, examples, level, properties)
     return Analysis(
         primary=primary,
         reports=reports,
@@ -320,7 +331,34 @@ def analyse(
                "subtopics"] if qrels.subtopics else []),
         ),
         first_pass=None if first_pass is None else first.name,
+        contrasts=tuple(found.contrasts(runs, whole, reports)),
     )  # fmt: skip
+
+
+def query_properties(
+    first: Run,
+    queries: Iterable[str],
+    texts: Mapping[str, str] | None = None,
+    lengths: Mapping[str, int] | None = None,
+    *,
+    margins: bool = True,
+) -> dict[str, dict[str, float]]:
+    """What queries are grouped by, by query where it is known: none of it looks at judgements.
+
+    Length of the query in characters, mean length of its documents in `first`, and by how much the first of them has
+    the higher score than the second, if `margins` are of interest.
+    """
+    found: dict[str, dict[str, float]] = {"query length": {}, "document length": {}, "score margin": {}}
+    for query in queries:
+        ranking = first.get(query, {})
+        if texts and query in texts:
+            found["query length"][query] = len(texts[query])
+        if known := [lengths[document] for document in ranking if document in lengths] if lengths else []:
+            found["document length"][query] = fmean(known)
+        scores = [score for score in islice(ranking.values(), 2) if score is not None and isfinite(score)]
+        if margins and len(scores) == 2:
+            found["score margin"][query] = scores[0] - scores[1]
+    return {name: values for name, values in found.items() if values}
 
 
 def _said_first(name: str, given: str | None) -> str:
@@ -342,6 +380,8 @@ class _Findings:
     ms: Mapping[str, float]
     seed: int
     examples: int
+    level: float
+    properties: Mapping[str, Mapping[str, float]]
 
     def second_pass(self, run: Run, whole: Run, report: Report) -> SecondPass:
         """Look into one run: as it came, extended by the other candidates, and measured so."""
@@ -355,14 +395,28 @@ class _Findings:
             headroom=headroom_of(self.report, report, ceiling, self.ideal),
             helped=helped,
             hurt=hurt,
-            differences={query: rise for query, value in before.items() if not isnan(rise := after[query] - value)},
+            differences=differences_of(before, after),
             depth=self._depth(run, primary),
             distribution=distribution(self.qrels, run),
             thresholds=thresholds(self.qrels, run),
             reliability=reliability(self.qrels, run),
             ties=ties if any(each.tied_queries for each in ties) else (),
             notes=tuple(self._notes(run, report)),
+            groupings=self._groupings(differences_of(before, after)),
         )
+
+    def contrasts(self, runs: Sequence[Run], whole: Mapping[str, Run], reports: Sequence[Report]) -> Iterator[Contrast]:
+        """Each run against each before it, but for second passes against the first."""
+        measured = [whole.get(run.name, run) for run in runs]
+        for later, (run, report) in enumerate(zip(measured, reports, strict=True)):
+            for earlier, (other, before) in enumerate(zip(measured[:later], reports, strict=False)):
+                if earlier or run.name not in whole:
+                    values = before.values[self.primary], report.values[self.primary]
+                    changed = changes(self.qrels, other, run, *values, texts=self.texts, count=self.examples)
+                    yield Contrast(run.name, other.name, *changed, self._groupings(differences_of(*values)))
+
+    def _groupings(self, differences: Mapping[str, float]) -> tuple[Grouping, ...]:
+        return groupings(differences, self.properties, level=self.level, seed=self.seed)
 
     def _depth(self, run: Run, measure: str) -> DepthCurve:
         alone, both = self.ms.get(self.first.name), self.ms.get(run.name)

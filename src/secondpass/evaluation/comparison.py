@@ -30,7 +30,9 @@ class Comparison:
 
     `difference` is the mean of system minus baseline (for a count the sum) with its bootstrap interval;
     `p_randomisation` and `p_t` are two-sided; `p_adjusted` is the randomisation test's after Holm's correction over
-    all comparisons made together.
+    all comparisons made together. `effect` is the difference in standard deviations of the queries' differences
+    (`statistics.effect_size`), None where these are all the same; `queries_needed` are those with which a test of such
+    a difference, corrected for as many comparisons, has a power of 80 %, None where there is no difference.
     """
 
     measure: str
@@ -44,6 +46,8 @@ class Comparison:
     helped: int
     hurt: int
     unchanged: int
+    effect: float | None = None
+    queries_needed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,43 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryGroup:
+    """Queries with a property from `low` to `high`, and the mean difference between two runs in them.
+
+    `interval` is Student's, at a level at which those of all groups hold together; `p_adjusted` is of a permutation
+    test of this group against the other queries that have the property, after Holm's correction over all groups, and
+    `apart` whether that tells it apart from them.
+    """
+
+    low: float
+    high: float
+    queries: int
+    difference: float
+    interval: Interval
+    p_adjusted: float
+    apart: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Queries by one property, in about three groups of equal size, lowest first (`statistics.groupings`)."""
+
+    by: str
+    groups: tuple[QueryGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Two runs query by query where the later one is no second pass of the other: as `SecondPass` has it."""
+
+    system: str
+    baseline: str
+    helped: tuple[Change, ...]
+    hurt: tuple[Change, ...]
+    groupings: tuple[Grouping, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DepthPoint:
     """The measure's mean when only the first `depth` candidates are re-ranked, and milliseconds a query if known."""
 
@@ -177,6 +218,7 @@ class SecondPass:
     reliability: Reliability | None = None
     ties: tuple[Ties, ...] = ()
     notes: tuple[str, ...] = ()
+    groupings: tuple[Grouping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +228,8 @@ class Analysis:
     `intervals` holds, by system and measure, the interval of the mean (of the sum where the measure is a count);
     `primary` is the measure that the per-query parts (changes, depth) are about; `ms` is milliseconds a query by
     system, where known, a second pass's with the first pass's in them; `notes` name the systems that are no second
-    pass of the first; `first_pass` is the name of the run that found the candidates, None if none of them did.
+    pass of the first; `first_pass` is the name of the run that found the candidates, None if none of them did;
+    `contrasts` are the pairs of runs that no second pass tells about.
     """
 
     primary: str
@@ -198,3 +241,4 @@ class Analysis:
     settings: Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
     first_pass: str | None = ""
+    contrasts: tuple[Contrast, ...] = ()

@@ -110,7 +110,7 @@ def test_json_holds_everything_under_the_names_of_the_fields() -> None:
     analysis = whole(30)
     found = json.loads(to_json(analysis))
     assert list(found) == ["format", "primary", "reports", "intervals", "comparisons", "second_passes", "ms",
-                           "settings", "notes", "first_pass"]  # fmt: skip
+                           "settings", "notes", "first_pass", "contrasts"]  # fmt: skip
     assert found["format"] == 1
     assert found["reports"][1]["values"] == analysis.reports[1].values
     assert found["reports"][0]["coverage"]["unanswered"] == ["q1", "q2"]

@@ -21,7 +21,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.comparison import Analysis, Change, SecondPass
+from secondpass.evaluation.comparison import Analysis, Change, Contrast, SecondPass
 from secondpass.evaluation.reporting import tables
 from secondpass.evaluation.reporting.tables import Table
 from secondpass.evaluation.reporting.wording import (
@@ -144,6 +144,8 @@ def _number(value: Any) -> int | float | None:
 
 # ---- An analysis on a terminal: tables that hold at 80 columns and say the same without colours.
 CHANGES = 5
+MOVES = 3
+CONTRASTS = 3
 # A name that is longer is folded, a text gets what the other columns leave.
 NAME_WIDTH = 28
 TEXT_WIDTH = 10
@@ -166,8 +168,13 @@ def _parts(analysis: Analysis) -> Iterator[Text | Table]:
     yield from _titled(tables.means(analysis))
     for pair in dict.fromkeys((each.system, each.baseline) for each in analysis.comparisons):
         yield from _titled(tables.differences(analysis, *pair))
+        yield from _titled(tables.effects(analysis, *pair))
     for second_pass in analysis.second_passes:
         yield from _second_pass(analysis, second_pass)
+    for contrast in analysis.contrasts[:CONTRASTS]:
+        yield from _by_query(analysis, contrast, contrast.baseline)
+    if (more := len(analysis.contrasts) - CONTRASTS) > 0:
+        yield from (Text(), _line(f"{more:,} more pairs of systems are told query by query in the page and JSON."))
     yield from _listed("Notes", notes(analysis))
     yield from _listed("Settings", [f"{name}: {value}" for name, value in (analysis.settings or {}).items()])
 
@@ -186,9 +193,18 @@ def _second_pass(analysis: Analysis, found: SecondPass) -> Iterator[Text | Table
         yield from _titled(tables.thresholds(found.thresholds), f"What a threshold keeps of {found.system}'s documents")
     if found.reliability:
         yield from _listed(f"Scores {of} as probabilities", [reliability_sentence(found.reliability)])
-    for title, changed in (("Helped most by", found.helped), ("Hurt most by", found.hurt)):
-        yield from _titled(tables.changes(f"{title} {found.system} ({analysis.primary})", changed, CHANGES))
+    yield from _by_query(analysis, found, analysis.reports[0].system)
     yield from _listed(f"Notes on {found.system}", found.notes)
+
+
+def _by_query(analysis: Analysis, found: SecondPass | Contrast, baseline: str) -> Iterator[Text | Table]:
+    """The queries that changed most, the documents that did it, and for which queries it is so."""
+    against = f" against {baseline}" if isinstance(found, Contrast) else ""
+    for title, changed in (("Helped most by", found.helped), ("Hurt most by", found.hurt)):
+        yield from _titled(tables.changes(f"{title} {found.system}{against} ({analysis.primary})", changed, CHANGES))
+    shown = (*found.helped[:MOVES], *found.hurt[:MOVES])
+    yield from _titled(tables.moves(shown, baseline, found.system, 2 * MOVES))
+    yield from _titled(tables.groups(found.groupings, analysis.primary), f"When {found.system} hurts{against}")
 
 
 def _titled(table: Table | None, title: str = "") -> Iterator[Text | Table]:

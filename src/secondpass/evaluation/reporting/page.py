@@ -8,7 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.text import Text
 from secondpass.evaluation.comparison import (
     Analysis,
     Change,
+    Contrast,
     DepthCurve,
     Reliability,
     ScoreDistribution,
@@ -329,6 +330,7 @@ def _fitting(name: str, room: float) -> str:
 TITLE = "Second-pass evaluation"
 CHANGES = 20
 MOST_SYSTEMS = 12
+MOST_CONTRASTS = 12
 LONGEST_NAME = 80
 # A hyphen before a number is a minus sign, also after an opening bracket.
 MINUS = re.compile(r"(?<![^\s(])-(?=\d)")
@@ -355,6 +357,9 @@ def to_html(analysis: Analysis, title: str = TITLE) -> str:
         means_plots=list(_means_plots(analysis)),
         differences=tables.differences(analysis),
         sections=[_section(analysis, found, f"s{place}") for place, found in enumerate(analysis.second_passes)],
+        effects=tables.effects(analysis),
+        pairs=[_pair(analysis, found) for found in (*analysis.second_passes, *analysis.contrasts[:MOST_CONTRASTS])],
+        pairs_left=max(0, len(analysis.contrasts) - MOST_CONTRASTS),
         notes=notes(analysis),
         settings=dict(analysis.settings or {}),
     )
@@ -400,6 +405,19 @@ def _section(analysis: Analysis, found: SecondPass, anchor: str) -> dict[str, An
         "changes": [(table, [_opened(change) for change in changed]) for table, changed in changes if table],
         "notes": found.notes,
     }
+
+
+def _pair(analysis: Analysis, found: SecondPass | Contrast) -> list[tuple[tables.Table, list[Any]]]:
+    """Tables of two systems query by query; those of a second pass's changes are in its own section."""
+    baseline = found.baseline if isinstance(found, Contrast) else analysis.reports[0].system
+    named = f"{shortened(found.system, LONGEST_NAME // 3)} against {shortened(baseline, LONGEST_NAME // 3)}"
+    grouped = tables.groups(found.groupings, analysis.primary)
+    made = [] if grouped is None else [(replace(grouped, title=f"When it hurts: {named}"), [])]
+    if isinstance(found, Contrast):
+        for title, changed in (("Helped most", found.helped), ("Hurt most", found.hurt)):
+            table = tables.changes(f"{title}: {named}", changed, CHANGES)
+            made += [] if table is None else [(table, [_opened(change) for change in changed[:CHANGES]])]
+    return made
 
 
 def _opened(change: Change) -> list[tuple[str, str, str]]:

@@ -6,14 +6,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from secondpass.evaluation.comparison import Analysis, Change, DepthCurve, SecondPass, ThresholdPoint
+from secondpass.evaluation.comparison import (
+    Analysis,
+    Change,
+    DepthCurve,
+    Grouping,
+    SecondPass,
+    ThresholdPoint,
+)
 from secondpass.evaluation.reporting.wording import (
     NOTHING,
     counted,
+    grouping_sentence,
     milliseconds,
+    needed,
     number,
     p_cell,
     percent,
+    range_of,
     signed,
     signed_span,
     span,
@@ -101,6 +111,73 @@ def differences(analysis: Analysis, system: str | None = None, baseline: str | N
     title = system or "Differences"
     title += f" against {chosen[0].baseline}" if len(names) == 1 else ""
     return Table(title, _columns(columns, numbers), tuple(rows), note)
+
+
+def effects(analysis: Analysis, system: str | None = None, baseline: str | None = None) -> Table | None:
+    """A row per comparison: how large it is beside its spread, and how many queries would tell such a one."""
+    chosen = [
+        each for each in analysis.comparisons if system in (None, each.system) and baseline in (None, each.baseline)
+    ]
+    if not any(each.effect is not None for each in chosen):
+        return None
+    names = () if system else ("system", "against")
+    rows = [
+        (
+            *(() if system else (each.system, each.baseline)),
+            _named(analysis, each.measure),
+            signed(each.effect),
+            f"{each.helped + each.hurt + each.unchanged:,}",
+            needed(each.queries_needed, each.effect),
+        )
+        for each in chosen
+    ]
+    together = counted(len(analysis.comparisons), "comparison", "comparisons")
+    note = (
+        "effect: difference in standard deviations of the queries' own (0.2 is small, 0.8 large). needed: queries for "
+        f"80 % power, corrected for {together}, if mean and spread are as seen here: a guess, no promise."
+    )
+    title = f"Effect size of {system} against {baseline}" if system else "Effect sizes"
+    return Table(title, _columns((*names, "measure"), ("effect", "queries", "needed")), tuple(rows), note)
+
+
+def groups(groupings: Sequence[Grouping], measure: str) -> Table | None:
+    """A row per group of queries, for each property that they are grouped by; None where there are none."""
+    rows = [
+        (
+            f"{grouping.by} {range_of(group)}",
+            f"{group.queries:,}",
+            signed(group.difference),
+            signed_span(group.interval),
+            p_cell(group.p_adjusted),
+        )
+        for grouping in groupings
+        for group in grouping.groups
+    ]
+    if not rows:
+        return None
+    joint = 1 - (1 - groupings[0].groups[0].interval.level) * len(rows)
+    columns = _columns(("group",), ("queries", measure, "interval", "p"))
+    note = (
+        f"{grouping_sentence(groupings)} Intervals hold together at {percent(joint)}; p: this group against the "
+        "others (Holm). Lengths in characters; the margin is the first pass's first score less its second."
+    )
+    return Table("When it hurts", columns, tuple(rows), note)
+
+
+def moves(changed: Sequence[Change], baseline: str, system: str, limit: int) -> Table | None:
+    """The documents by which the first `limit` changes are seen, with both ranks."""
+    rows = [
+        (
+            change.query,
+            each.document,
+            NOTHING if each.grade is None else str(each.grade),
+            *(NOTHING if rank is None else f"{rank:,}" for rank in (each.first_rank, each.second_rank)),
+        )
+        for change in changed[:limit]
+        for each in change.moved
+    ]
+    columns = _columns(("query", "document"), ("grade", "rank before", "after"))
+    return Table(f"Documents that moved, {baseline} to {system}", columns, tuple(rows)) if rows else None
 
 
 def headroom(second_pass: SecondPass) -> Table:

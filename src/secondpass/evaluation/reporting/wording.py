@@ -7,7 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from secondpass.evaluation.comparison import Analysis, Comparison, DepthCurve, Headroom, Interval, Moved, Reliability
+from secondpass.evaluation.comparison import (
+    Analysis,
+    Comparison,
+    DepthCurve,
+    Grouping,
+    Headroom,
+    Interval,
+    Moved,
+    QueryGroup,
+    Reliability,
+)
 from secondpass.evaluation.measures import Report
 
 NOTHING = "\u2013"
@@ -121,6 +131,36 @@ def headroom_sentence(system: str, headroom: Headroom) -> str:
     return f"{reached} {_losses(headroom)}"
 
 
+def grouping_sentence(groupings: Sequence[Grouping]) -> str:
+    """Where it hurts, which groups are unlike the others, or that nothing is told apart."""
+    groups = [(grouping.by, group) for grouping in groupings for group in grouping.groups]
+    corrected = f"corrected for {counted(len(groups), 'group', 'groups')}"
+    hurt = [_group_said(*each) for each in groups if each[1].interval.high < 0]
+    apart = [_group_said(*each) for each in groups if each[1].apart]
+    said = [f"It hurts where {', '.join(hurt)}."] if hurt else []
+    said += [f"Told apart from the other queries: {', '.join(apart)}."] if apart else []
+    if not said:
+        return f"Nothing is told apart: no group is hurt for sure, and none is unlike the other queries ({corrected})."
+    return f"{' '.join(said)} ({corrected.capitalize()}.)"
+
+
+def _group_said(by: str, group: QueryGroup) -> str:
+    return f"{by} is {range_of(group)} ({signed(group.difference)})"
+
+
+def range_of(group: QueryGroup) -> str:
+    """From where to where a group's property goes, in three digits that matter or as a whole number."""
+    low, high = (f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" for value in (group.low, group.high))
+    return low if low == high else f"{low} to {high}"
+
+
+def needed(queries: int | None, effect: float | None) -> str:
+    """How many queries a test needs for a power of 80 %, and that no number is enough where nothing differs."""
+    if queries is None:
+        return NOTHING if effect is None else "no number"
+    return f"{queries:,}"
+
+
 def moved_line(moved: Moved) -> str:
     """What a document that moved is worth, and from where to where it went."""
     worth = "unjudged" if moved.grade is None else f"{'' if moved.grade > 0 else 'not '}relevant (grade {moved.grade})"
@@ -205,7 +245,7 @@ def _verdict(analysis: Analysis, comparison: Comparison) -> Verdict:
     detail += f"{_reached(analysis, system)}." if direction == "better" and not equals else "."
     if direction == "unclear":
         queries = counted(report.coverage.measured, "query", "queries")
-        detail += f" On {queries}, that may be chance."
+        detail += f" On {queries}, that may be chance.{_more_queries(comparison, report)}"
     headlines = {"better": "helps", "worse": "does harm", "unclear": "shows no clear difference"}
     if equals:
         clear = f"is {direction} than" if direction in ("better", "worse") else "shows no clear difference from"
@@ -230,6 +270,19 @@ def _certainty(analysis: Analysis, comparison: Comparison) -> str:
         f"{signed(comparison.difference)}, {percent(comparison.interval.level)} interval "
         f"{signed_span(comparison.interval)}, p {p_value(comparison.p_adjusted)}{adjusted}"
     )
+
+
+def _more_queries(comparison: Comparison, report: Report) -> str:
+    """How many more queries would decide, if the truth were what was seen; "" where nobody can say."""
+    if comparison.effect is None:
+        return ""
+    if comparison.queries_needed is None:
+        return " No number of queries tells nothing apart."
+    more = comparison.queries_needed - report.coverage.measured
+    if more <= 0:
+        return ""
+    seen = "if mean and spread of the differences are those seen here, which is not sure"
+    return f" About {more:,} more would decide in 8 of 10 cases, {seen}."
 
 
 def _reached(analysis: Analysis, system: str) -> str:

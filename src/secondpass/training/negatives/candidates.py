@@ -188,6 +188,7 @@ def bm25_candidates(
     depth: int = 100,
     qrels: Judgements | None = None,
     settings: BM25Settings | None = None,
+    index: BM25 | None = None,
 ) -> dict[str, list[tuple[str, float | None]]]:
     """The best documents by BM25 that share a word with the query; equal scores in the order of the corpus.
 
@@ -197,6 +198,7 @@ def bm25_candidates(
         depth: how many for each query.
         qrels: the relevant documents that come deeper follow at the end with their scores, for margins.
         settings: of BM25; None takes k1 0.9, b 0.4, English stop words and stemmer.
+        index: of the corpus's texts in their order, where there is one; else it is made, with these settings.
 
     Raises:
         InvalidInput: an argument is refused.
@@ -204,7 +206,7 @@ def bm25_candidates(
     """
     positive_int(depth, "depth")
     documents, places = list(corpus), {document: place for place, document in enumerate(corpus)}
-    index = BM25(list(corpus.values()), settings)
+    index = BM25(list(corpus.values()), settings) if index is None else index
     found: dict[str, list[tuple[str, float | None]]] = {}
     for query, scores in zip(queries, index.scores(list(queries.values())), strict=True):
         ranked = best(scores[None], depth)[0]

@@ -1,0 +1,282 @@
+"""`secondpass compare`: several models on the candidates of one first pass, over a labelled dataset."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from secondpass.cli import arguments
+from secondpass.cli.evaluate import (
+    Budget,
+    Csv,
+    Evaluated,
+    Examples,
+    Html,
+    Json,
+    Level,
+    MeasureNames,
+    Seed,
+    analysed,
+    check_reports,
+    conclude,
+    noted,
+    run_of,
+    without_identical_ids,
+)
+from secondpass.corpora import read_corpus
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.measures import parsed
+from secondpass.evaluation.qrels import Qrels, column_of, judged_queries
+from secondpass.evaluation.reporting.files import opened
+from secondpass.evaluation.runs import Run, write_run
+
+if TYPE_CHECKING:
+    from secondpass.cross_encoder import CrossEncoder
+    from secondpass.record import CallRecord
+
+BM25 = "bm25"
+
+Dataset = Annotated[Path, typer.Option("--dataset", "-d", help="BEIR folder with judgements, or secondpass/demo.")]
+Compared = Annotated[
+    list[str],
+    typer.Option("--model", help="Folder or hub name of a cross-encoder, or NAME=MODEL; once for each."),
+]
+First = Annotated[
+    str,
+    typer.Option(help="What finds the candidates: bm25, a run file (or NAME=FILE), or a bi-encoder (folder or name)."),
+]
+Runs = Annotated[
+    Path | None, typer.Option("--output", "-o", help="RUN.trec: the first pass goes to RUN.bm25.trec, and so on.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """A model's run, the milliseconds that a query took it, and the records of its calls."""
+
+    run: Run
+    ms: float
+    records: tuple[CallRecord, ...]
+
+    def notes(self) -> list[str]:
+        """What its figures hide."""
+        pairs, hits = (sum(getattr(record, name) for record in self.records) for name in ("pairs", "cache_hits"))
+        cut = sum(len(record.truncated) for record in self.records)
+        known = f"{hits:,} of {pairs:,} scores of {self.run.name} were known, so its milliseconds are fewer"
+        lost = f"{cut:,} documents were cut to fit {self.run.name}"
+        return [text for number, text in ((hits, known), (cut, lost)) if number]
+
+
+def compare(
+    dataset: Dataset,
+    model: Compared,
+    first: First = BM25,
+    split: Annotated[str, typer.Option(help="Which judgements of the BEIR folder.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first queries.")] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Candidates of each query that are re-ranked.")] = 100,
+    measure: MeasureNames = None,
+    ignore_identical_ids: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-identical-ids/--keep-identical-ids", help="Leave out documents whose id is the query's, as BEIR."
+        ),
+    ] = True,
+    max_length: arguments.MaxLength = None,
+    batch_size: arguments.BatchSize = 32,
+    device: arguments.Device = None,
+    precision: arguments.Precision = None,
+    instruction: arguments.Instruction = None,
+    long: arguments.Long = None,
+    window_tokens: arguments.WindowTokens = None,
+    window_overlap: arguments.WindowOverlap = None,
+    max_windows: arguments.MaxWindows = None,
+    select: arguments.SelectWindows = None,
+    score_cache: arguments.ScoreCacheFile = None,
+    output: Runs = None,
+    budget_ms: Budget = None,
+    html: Html = None,
+    json: Json = None,
+    csv: Csv = None,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    examples: Examples = 10,
+) -> None:
+    """Compare cross-encoders on the candidates of one first pass.
+
+    The first pass finds the candidates of every judged query once, each model re-ranks them, one query at a time and
+    timed. All pairs are told as in `evaluate`: differences with intervals and corrected tests, effect sizes, how many
+    queries would decide, which documents moved, and for which queries a model hurts.
+
+    [bold]Examples[/bold]
+
+    secondpass compare --dataset beir/scifact --model secondpass/pocket --model models/mine
+
+    secondpass compare -d beir/scifact --model old=models/1 --model new=models/2 --first run.trec --html report.html
+
+    secondpass compare -d beir/scifact --model models/mine --score-cache scores.db --output runs/scifact.trec
+    """
+    check_reports(0, html, json, csv, output)
+    if measure:
+        parsed(measure)
+    models = _named(model)
+    how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
+    found = _asked(dataset, split, limit)
+    corpus = {document.id: document.content for document in read_corpus(dataset)}
+    found, first_ms = _first_pass(found, first, corpus, depth, ignore_identical_ids, device)
+    (candidates,) = found.runs
+    _check_names([candidates.name, *models], candidates, output)
+    options: Any = dict(batch_size=batch_size, truncation=how, instruction=instruction, show_progress_bar=False)
+    made = [
+        _reranked(name, arguments.load(source, max_length, device, precision), score_cache, found, corpus, options)
+        for name, source in models.items()
+    ]
+    found = _joined(found, made, models, first_ms, depth)
+    if output is not None:
+        _write_runs(output, found.runs)
+    found = replace(found, lengths={document: len(text) for document, text in corpus.items()})
+    conclude(analysed(found, measure, level, seed, examples, candidates.name), found.notes, budget_ms, html, json, csv)
+
+
+def _asked(dataset: Path, split: str, limit: int | None) -> Evaluated:
+    """The first judged queries, and their judgements."""
+    queries = judged_queries(dataset, split)
+    texts = queries.limited(limit).texts
+    qrels = (queries.qrels or Qrels({})).only(texts)
+    return Evaluated(qrels, (), texts, notes=noted(queries.textless), beir=True, folder=dataset)
+
+
+def _named(given: Sequence[str]) -> dict[str, str]:
+    """Models by the names that reports call them."""
+    made: dict[str, str] = {}
+    for one in given:
+        name, equals, source = one.partition("=")
+        if not equals or Path(one).exists():
+            name, source = (Path(one).name or one) if Path(one).is_dir() else one, one
+        if not name or name in made:
+            why = f"{made[name]} is called {name!r} too" if name else "it has no name"
+            raise InvalidInput(f"--model {one}: {why}; say NAME=MODEL")
+        made[name] = source
+    return made
+
+
+def _first_pass(
+    found: Evaluated, source: str, corpus: Mapping[str, str], depth: int, other_ids: bool, device: str | None
+) -> tuple[Evaluated, float | None]:
+    """The candidates as the only run, at most `depth` a query, and milliseconds a query where they were found here."""
+    from secondpass.training.negatives import candidates
+
+    texts, ms = found.texts or {}, None
+    if source == BM25:
+        index = candidates.BM25(list(corpus.values()))
+        began = time.perf_counter()
+        run = Run(BM25, candidates.bm25_candidates(texts, corpus, depth=depth + other_ids, index=index))
+        ms = (time.perf_counter() - began) * 1000 / len(texts)
+    elif Path(source).is_file() or Path(source.partition("=")[2]).is_file():
+        run = run_of(source).only(texts)
+        for query, ranking in run.items():
+            if unknown := next((document for document in ranking if document not in corpus), None):
+                raise InvalidInput(f"{source}: document {unknown!r} of query {query!r} is not in the dataset")
+    else:
+        from secondpass.biencoder import BiEncoder
+
+        encode = BiEncoder(source, device=device)
+        name = Path(source).name if Path(source).is_dir() else source
+        run = Run(name, candidates.encoder_candidates(texts, corpus, encode, depth=depth + other_ids))
+    found = replace(found, runs=(run,))
+    found = without_identical_ids(found) if other_ids else found
+    (whole,) = found.runs
+    if not any(whole.values()):
+        raise InvalidInput(f"--first {source}: it finds nothing for any of the {len(texts)} queries")
+    kept = Run(whole.name, {query: list(ranking.items())[:depth] for query, ranking in whole.items()})
+    if Path(source).is_file() and (deeper := sum(map(len, whole.values())) - sum(map(len, kept.values()))):
+        note = f"{deeper:,} documents of {whole.name} are beyond the depth of {depth:,} and left out (--depth)"
+        found = replace(found, notes=(*found.notes, note))
+    return replace(found, runs=(kept,)), ms
+
+
+def _reranked(
+    name: str,
+    encoder: CrossEncoder,
+    cache: Path | None,
+    found: Evaluated,
+    corpus: Mapping[str, str],
+    options: dict[str, Any],
+) -> Reranked:
+    """One model over all candidates, a query at a time."""
+    options = options | ({} if encoder.num_labels == 1 else {"relevance": "expected"})
+    filled = {query: list(ranking) for query, ranking in found.runs[0].items() if ranking}
+    queries = found.texts or {}
+    # What a first call sets up is no query's time.
+    query, documents = next(iter(filled.items()))
+    encoder.rank_many([queries[query]], [[corpus[document] for document in documents[:2]]], **options)
+    rankings: dict[str, list[tuple[str, float | None]]] = {}
+    records, seconds = [], 0.0
+    with arguments.cached(encoder, cache):
+        for query, documents in tqdm(filled.items(), name, disable=not sys.stderr.isatty(), leave=False):
+            texts = [corpus[document] for document in documents]
+            began = time.perf_counter()
+            (ranking,) = encoder.rank_many([queries[query]], [texts], **options)
+            seconds += time.perf_counter() - began
+            rankings[query] = [(documents[ranked.index], ranked.score) for ranked in ranking.documents]
+            records.append(ranking.record)
+    encoder.close()
+    return Reranked(Run(name, rankings), seconds * 1000 / len(filled), tuple(records))
+
+
+def _joined(
+    found: Evaluated, made: Sequence[Reranked], models: Mapping[str, str], first_ms: float | None, depth: int
+) -> Evaluated:
+    """The first pass with what the models made of it."""
+    (candidates,) = found.runs
+    ms = {each.run.name: each.ms + (first_ms or 0.0) for each in made}
+    notes = [note for each in made for note in each.notes()]
+    if first_ms is None:
+        notes.append(f"milliseconds are the models' alone: {candidates.name} was not timed")
+    else:
+        ms[candidates.name] = first_ms
+    last = {each.run.name: each.records[-1] for each in made}
+    settings = {f"model {name}": f"{models[name]}, {record.dtype} on {record.device}" for name, record in last.items()}
+    return replace(
+        found,
+        runs=(candidates, *(each.run for each in made)),
+        ms=ms,
+        notes=(*found.notes, *notes),
+        settings={**settings, "candidates": f"{depth:,} a query at most"},
+    )
+
+
+def _check_names(names: Sequence[str], candidates: Run, output: Path | None) -> None:
+    """Refuse what reports and files of runs cannot hold or keep apart, before hours of work."""
+    if names[0] in names[1:]:
+        raise InvalidInput(f"--model: the first pass is called {names[0]!r} too; say NAME=MODEL")
+    if output is None:
+        return
+    for name in {*candidates, *(document for ranking in candidates.values() for document in ranking)}:
+        column_of(name)
+    files = [_file(output, name) for name in names]
+    for place, file in enumerate(files):
+        if file in files[:place]:
+            raise InvalidInput(f"--output: {names[place]!r} and {names[files.index(file)]!r} would both go to {file}")
+
+
+def _write_runs(output: Path, runs: Sequence[Run]) -> None:
+    for run in runs:
+        with opened(_file(output, run.name)) as stream:
+            rows = [(query, list(ranking.items())) for query, ranking in run.items()]
+            write_run(stream, rows, _plain(run.name))
+
+
+def _file(output: Path, name: str) -> Path:
+    return output.with_name(f"{output.stem}.{_plain(name)}{output.suffix}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.+-]", "_", name)
