@@ -8,6 +8,8 @@ https://arxiv.org/abs/2110.01052).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,10 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.errors import InvalidInput
+from secondpass.inputs import CutPolicy, PromptTemplate
 from secondpass.ranking import Ranked, Ranking, Relevance
 from secondpass.text import finite_number, share
+from secondpass.windows import Windows
 
-__all__ = ["AnswerRule", "Calibration", "Promise", "Step"]
+__all__ = ["AnswerRule", "Calibration", "Conditions", "Promise", "Step"]
 
 Doubles = npt.NDArray[np.float64]
 Method = Literal["logistic", "isotonic"]
@@ -84,6 +88,37 @@ class AnswerRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """How pairs were read; logits of the same model under others are others.
+
+    Attributes:
+        window: tokens of a pair at most.
+        truncation: what is cut, in words.
+        prompt: in front of each query, or the instruction at its place in the model's template.
+        template: digest of what a call's operator wrote around the texts; empty where that is nothing.
+    """
+
+    window: int
+    truncation: str = "longest_first"
+    prompt: str = ""
+    template: str = ""
+
+    @classmethod
+    def of(cls, window: int, policy: CutPolicy, prompt: str, template: PromptTemplate | None = None) -> Conditions:
+        """Those of a call."""
+        wishes = asdict(policy) | (asdict(policy.windows) if policy.windows else {})
+        usual = asdict(CutPolicy(policy.truncation)) | asdict(Windows())
+        said = [f"{name}={wish}" for name, wish in wishes.items() if name != "windows" and wish != usual[name]]
+        around = "" if template is None else hashlib.sha256(repr(template).encode()).hexdigest()
+        return cls(window, " ".join([policy.truncation, *said]), prompt, around)
+
+    def differences(self, other: Conditions) -> str:
+        """What is otherwise under `other`, in words; empty where nothing is."""
+        pairs = [(one.name, getattr(self, one.name), getattr(other, one.name)) for one in fields(self)]
+        return ", ".join(f"{name} {own!r} instead of {theirs!r}" for name, own, theirs in pairs if own != theirs)
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """P(relevant | logit) of one model, and what follows from it.
 
@@ -103,7 +138,8 @@ class Calibration:
         error: expected calibration error on held-out halves, over bins of equal count.
         model: its name, for messages.
         weights: digest of the weights that gave the logits; None where they lie in no file.
-        marks: the window and logits of sample pairs, by which a model is known whose files were written anew.
+        marks: its logits for sample pairs, by which a model is known whose files were written anew.
+        conditions: how the labelled pairs were read; None where scores of something else than pairs were calibrated.
     """
 
     method: Method
@@ -125,7 +161,8 @@ class Calibration:
     error: float | None = None
     model: str = ""
     weights: str | None = None
-    marks: Mapping[str, Any] | None = None
+    marks: tuple[float, ...] | None = None
+    conditions: Conditions | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -216,10 +253,47 @@ class Calibration:
             given |= {name: tuple(map(float, given[name])) for name in ("edges", "low", "high") if name in given}
             given["knots"] = tuple((float(logit), float(value)) for logit, value in given.get("knots", ()))
             given["sequence"] = tuple(Step(**step) for step in given.get("sequence", ()))
-            given["answers"] = None if given.get("answers") is None else AnswerRule(**given["answers"])
+            for name, kind in (("answers", AnswerRule), ("conditions", Conditions)):
+                given[name] = None if given.get(name) is None else kind(**given[name])
+            given["marks"] = None if given.get("marks") is None else tuple(map(float, given["marks"]))
             return cls(**given)
         except (TypeError, ValueError, KeyError) as error:
             raise InvalidInput(f"{place} is no calibration: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a JSON file, or to that of a model's folder.
+
+        Raises:
+            InvalidInput: the file cannot be written.
+        """
+        file = file_of(path)
+        try:
+            file.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput(f"{file} cannot be written: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read what `save` wrote.
+
+        Raises:
+            InvalidInput: there is no such file, or it is none of a calibration.
+        """
+        file = file_of(path)
+        try:
+            page = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InvalidInput(f"{file} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise InvalidInput(f"{file} is no calibration: {error}") from error
+        if not isinstance(page, dict):
+            raise InvalidInput(f"{file} is no calibration: it holds no object")
+        return cls.from_dict(page, file)
+
+
+def file_of(path: str | Path) -> Path:
+    """A calibration's file: the path itself where it is one of JSON, else in that folder."""
+    return Path(path) if Path(path).suffix == ".json" else Path(path) / FILE
 
 
 def rising(values: Sequence[Any], name: str, *, pairs: bool = False, needed: bool = False) -> None:
