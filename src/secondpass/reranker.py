@@ -370,7 +370,7 @@ class Reranker(OpenModel):
             raise InvalidInput(f"{owners[silent[0]]} is blank")
         made = rankings(scored, sizes, self._activation(activation, rule), rule, kept)
         calibration = self._calibration
-        if calibration is not None and calibration.relevance == rule:
+        if calibration is not None and calibration.relevance == (rule if self.num_labels > 1 else None):
             differences = calibration.conditions and self._conditions(call).differences(calibration.conditions)
             if differences:
                 warn_once(f"{self.name}: probabilities were calibrated on pairs read otherwise: now {differences}")
