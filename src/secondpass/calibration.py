@@ -267,8 +267,9 @@ class Calibration:
             InvalidInput: the file cannot be written.
         """
         file = file_of(path)
+        lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in self.to_dict().items()]
         try:
-            file.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         except OSError as error:
             raise InvalidInput(f"{file} cannot be written: {error.strerror}") from error
 
