@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -136,6 +137,19 @@ def _newton(columns: Doubles, target: Doubles, weights: Doubles) -> Doubles:
     return weights
 
 
+def beta(rows: LabelledScores) -> dict[str, Any]:
+    """Beta calibration of the logistic probability: as `Calibration.beta`, where neither slope may fall."""
+    line = logistic(rows)
+    odds = line["slope"] * rows.scores + line["intercept"]
+    columns = np.stack([-np.logaddexp(0.0, -odds), np.logaddexp(0.0, odds), np.ones(len(odds))])
+    for kept in ([0, 1, 2], [0, 2], [1, 2]):
+        weights = np.zeros(3)
+        weights[kept] = _newton(columns[kept], rows.relevant.astype(np.float64), np.where(np.array(kept) < 2, 1.0, 0.0))
+        if (weights[:2] >= 0).all():
+            return {**line, "beta": tuple(weights.tolist())}
+    return line
+
+
 def isotonic(rows: LabelledScores) -> dict[str, Any]:
     """Knots of the rising steps that fit best; Zadrozny and Elkan 2002.
 
@@ -148,7 +162,8 @@ def isotonic(rows: LabelledScores) -> dict[str, Any]:
     return {"knots": tuple(knots)}
 
 
-SHAPES: dict[Method, Callable[[LabelledScores], dict[str, Any]]] = {"logistic": logistic, "isotonic": isotonic}
+Fit = Callable[[LabelledScores], dict[str, Any]]
+SHAPES: dict[Method, Fit] = {"logistic": logistic, "beta": beta, "isotonic": isotonic}
 
 
 def calibration_error(probabilities: npt.ArrayLike, relevant: npt.ArrayLike, bins: int = 10) -> float:
@@ -198,7 +213,9 @@ def venn_abers(rows: LabelledScores) -> dict[str, Any]:
         MissingExtra: venn-abers is not installed.
     """
     made = optional("venn_abers", "venn-abers, which makes intervals,", "tune").VennAbers()
-    made.fit(np.stack([-rows.scores, rows.scores], axis=1), rows.relevant.astype(np.float64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a mean over nothing, which it takes for "no change"
+        made.fit(np.stack([-rows.scores, rows.scores], axis=1), rows.relevant.astype(np.float64))
     # at a score that was seen the upper one is that of the scores below, the lower one that of those above
     places = np.stack([made.c, np.nextafter(made.c, np.inf)], axis=1).reshape(-1)
     cells = np.concatenate([[np.nextafter(made.c[0], -np.inf)], places])
@@ -223,8 +240,9 @@ def sequence(rows: LabelledScores) -> tuple[Step, ...]:
     while many <= len(rows.scores):
         threshold = float(rows.scores[int(many) - 1])
         kept = int(np.searchsorted(-rows.scores, -threshold, side="right"))
-        relevant = int(rows.relevant[:kept].sum())
-        steps.setdefault(threshold, Step(threshold, kept, relevant, len(np.unique(rows.queries[:kept]))))
+        sizes = np.unique(rows.queries[:kept], return_counts=True)[1].astype(np.float64)
+        relevant, trials = int(rows.relevant[:kept].sum()), kept**2 / float((sizes**2).sum())
+        steps.setdefault(threshold, Step(threshold, kept, relevant, len(sizes), trials))
         many = max(many + 1, many * GROWTH)
     return tuple(steps.values())
 
@@ -268,9 +286,9 @@ def fit_rows(
     """As `fitted`, of rows that are one value; `about` are further fields of the calibration."""
     if unjudged not in ("other", "absent"):
         raise InvalidInput(f"unjudged={unjudged!r} is neither 'other' nor 'absent'")
-    open_ = int((~rows.judged).sum())
+    open_, every, known = int((~rows.judged).sum()), rows, rows.only(rows.judged)
     if unjudged == "absent":
-        rows = rows.only(rows.judged)
+        rows = known
     relevant = int(rows.relevant.sum())
     if rows.asked < FEWEST_QUERIES or relevant < FEWEST_RELEVANT or relevant == len(rows.relevant):
         raise InvalidInput(
@@ -280,7 +298,8 @@ def fit_rows(
         )
     if methods is None:
         many = len(rows.relevant) >= ISOTONIC_ROWS and relevant >= ISOTONIC_RELEVANT
-        methods = ("logistic", "isotonic") if many else ("logistic",)
+        methods = ("logistic", "beta", "isotonic") if many else ("logistic", "beta")
+    against = logistic(known if unjudged == "other" else every) if open_ and not known.relevant.all() else None
     method, error = _chosen(rows, methods, seed)
     return Calibration(
         method,
@@ -293,6 +312,7 @@ def fit_rows(
         relevant=relevant,
         unjudged=open_,
         unjudged_as=unjudged,
+        otherwise=None if against is None else (against["slope"], against["intercept"]),
         error=error,
         **about,
     )
@@ -316,8 +336,8 @@ def fitted(
         labels: its grade, above 0 is relevant; None where nobody judged.
         queries: whose it is, any hashable name.
         unjudged: count documents that nobody judged as "other", or leave them out ("absent").
-        methods: shapes to choose from, by likelihood on held-out halves of the queries; None: "logistic", and
-            "isotonic" too from 2,000 rows with 200 relevant ones on.
+        methods: shapes to choose from, by likelihood on held-out halves of the queries; None: "logistic" and "beta",
+            and "isotonic" too from 2,000 rows with 200 relevant ones on.
         answered: the share of answerable queries that the rule for "nothing relevant" keeps; None takes both errors for
             equally bad.
         seed: of the halves.
