@@ -3,11 +3,16 @@
 Values and how they are applied, in numpy alone; `secondpass.tuning` fits them on labels. A threshold's promise is an
 exact binomial bound (Clopper and Pearson 1934) along a sequence of thresholds that was fixed before a label was seen
 and ends at the first failure (fixed-sequence testing, as in Angelopoulos et al. 2021, "Learn then Test",
-https://arxiv.org/abs/2110.01052).
+https://arxiv.org/abs/2110.01052). Documents of one query are relevant or not together, so they do not count as so many
+trials: the bound is taken on the effective number of them (Korn and Graubard 1998, "Confidence Intervals for
+Proportions with Small Expected Number of Positive Counts Estimated from Survey Data"), as if those of a query were
+copies of one (Kish 1965, "Survey Sampling"), which no label has a part in and which errs on the safe side.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,30 +23,42 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.errors import InvalidInput
+from secondpass.inputs import CutPolicy, PromptTemplate
 from secondpass.ranking import Ranked, Ranking, Relevance
 from secondpass.text import finite_number, share
+from secondpass.windows import Windows
 
-__all__ = ["AnswerRule", "Calibration", "Promise", "Step"]
+__all__ = ["AnswerRule", "Calibration", "Conditions", "Promise", "Step"]
 
 Doubles = npt.NDArray[np.float64]
-Method = Literal["logistic", "isotonic"]
-METHODS: tuple[Method, ...] = ("logistic", "isotonic")
+Method = Literal["logistic", "beta", "isotonic"]
+METHODS: tuple[Method, ...] = ("logistic", "beta", "isotonic")
 # In a model's folder, beside its weights.
 FILE = "secondpass_calibration.json"
 VERSION = 1
+# Independent trials at the first threshold that is tried, where fewer could carry the promise too: of so few one error
+# ends the sequence. By simulation and on collections that nothing is reported on.
+FEWEST_TRIALS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One threshold of the sequence that promises are made along: what the labelled queries have at or above it.
 
-    `kept` documents are at `logit` or above, `relevant` of them are; `queries` keep one at least.
+    `kept` documents are at `logit` or above, `relevant` of them are; `queries` keep one at least. `trials` is what they
+    are worth as independent ones.
     """
 
     logit: float
     kept: int
     relevant: int
     queries: int
+    trials: float
+
+    def is_promised(self, precision: float, confidence: float) -> bool:
+        """Whether a share of relevant documents below `precision` would have given so many with 1 - confidence."""
+        trials = math.floor(self.trials + 1e-9)
+        return at_least(math.floor(self.relevant / self.kept * trials + 1e-9), trials, precision) <= 1 - confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +101,46 @@ class AnswerRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """How pairs were read; logits of the same model under others are others.
+
+    Attributes:
+        window: tokens of a pair at most.
+        truncation: what is cut, in words.
+        prompt: in front of each query, or the instruction at its place in the model's template.
+        template: digest of what a call's operator wrote around the texts; empty where that is nothing.
+    """
+
+    window: int
+    truncation: str = "longest_first"
+    prompt: str = ""
+    template: str = ""
+
+    @classmethod
+    def of(cls, window: int, policy: CutPolicy, prompt: str, template: PromptTemplate | None = None) -> Conditions:
+        """Those of a call."""
+        wishes = asdict(policy) | (asdict(policy.windows) if policy.windows else {})
+        usual = asdict(CutPolicy(policy.truncation)) | asdict(Windows())
+        said = [f"{name}={wish}" for name, wish in wishes.items() if name != "windows" and wish != usual[name]]
+        around = "" if template is None else hashlib.sha256(repr(template).encode()).hexdigest()
+        return cls(window, " ".join([policy.truncation, *said]), prompt, around)
+
+    def differences(self, other: Conditions) -> str:
+        """What is otherwise under `other`, in words; empty where nothing is."""
+        pairs = [(one.name, getattr(self, one.name), getattr(other, one.name)) for one in fields(self)]
+        return ", ".join(f"{name} {own!r} instead of {theirs!r}" for name, own, theirs in pairs if own != theirs)
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """P(relevant | logit) of one model, and what follows from it.
 
     Attributes:
-        method: "logistic" (Platt 1999) by `slope` and `intercept`, or "isotonic" by `knots`.
-        slope, intercept: the probability is the sigmoid of slope * logit + intercept.
+        method: "logistic" (Platt 1999) by `slope` and `intercept`, "beta" (Kull, Silva Filho and Flach 2017, "Beta
+            calibration") by these and `beta`, or "isotonic" by `knots`.
+        slope, intercept: the logistic probability is the sigmoid of slope * logit + intercept.
+        beta: (a, b, c) make a * ln p - b * ln(1 - p) + c of such a p, the log-odds of the probability: a slope of its
+            own at either end.
         knots: rising (logit, probability), joined by straight lines and level beyond the ends.
         edges, low, high: an interval around a probability (Venn-Abers; Vovk and Petej 2014,
             https://arxiv.org/abs/1211.0025): of logits from edges[i - 1] on and below edges[i] it is low[i] to high[i].
@@ -98,17 +149,21 @@ class Calibration:
         queries, rows, relevant, unjudged: labelled queries, their documents, how many of these are relevant, and how
             many nobody judged.
         unjudged_as: what the latter counted as: "other" (not relevant), or "absent" (left out).
+        otherwise: slope and intercept of the logistic probability if they had counted as the other of these; None where
+            all were judged, or all that were judged are relevant.
         relevance: by which number of several labels a document is ranked, as `rank(relevance=)`.
         origin: where the labels come from, in words; people where it is empty.
         error: expected calibration error on held-out halves, over bins of equal count.
         model: its name, for messages.
         weights: digest of the weights that gave the logits; None where they lie in no file.
-        marks: the window and logits of sample pairs, by which a model is known whose files were written anew.
+        marks: its logits for sample pairs, by which a model is known whose files were written anew.
+        conditions: how the labelled pairs were read; None where scores of something else than pairs were calibrated.
     """
 
     method: Method
     slope: float = 1.0
     intercept: float = 0.0
+    beta: tuple[float, float, float] = (1.0, 1.0, 0.0)
     knots: tuple[tuple[float, float], ...] = ()
     edges: tuple[float, ...] = ()
     low: tuple[float, ...] = (0.0,)
@@ -120,12 +175,14 @@ class Calibration:
     relevant: int = 0
     unjudged: int = 0
     unjudged_as: Literal["other", "absent"] = "other"
+    otherwise: tuple[float, float] | None = None
     relevance: Relevance | None = None
     origin: str = ""
     error: float | None = None
     model: str = ""
     weights: str | None = None
-    marks: Mapping[str, Any] | None = None
+    marks: tuple[float, ...] | None = None
+    conditions: Conditions | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -133,6 +190,8 @@ class Calibration:
         if finite_number(self.slope, "slope") < 0:
             raise InvalidInput(f"slope={self.slope!r} is below 0: a higher logit would be less relevant")
         finite_number(self.intercept, "intercept")
+        if min(finite_number(one, "beta") for one in self.beta[:2]) < 0:
+            raise InvalidInput(f"beta={self.beta!r} falls: a higher logit would be less relevant")
         rising(self.knots, "knots", pairs=True, needed=self.method == "isotonic")
         rising(self.edges, "edges")
         for name in ("low", "high"):
@@ -147,9 +206,24 @@ class Calibration:
             places, values = np.array(self.knots, np.float64).T
             made: Doubles = np.interp(given, places, values)
             return made
-        odds = np.clip(self.slope * given + self.intercept, -700.0, 700.0)
-        sigmoid: Doubles = 1.0 / (1.0 + np.exp(-odds))
-        return sigmoid
+        odds = self.slope * given + self.intercept
+        if self.method == "beta":
+            low, high, shift = self.beta
+            odds = high * np.logaddexp(0.0, odds) - low * np.logaddexp(0.0, -odds) + shift
+        return sigmoid(odds)
+
+    def bounds(self, logits: npt.ArrayLike) -> tuple[Doubles, Doubles]:
+        """What P(relevant) is if all documents that nobody judged are other ones, and if they are as those judged.
+
+        Each float64 [documents], the lower first; equal where all were judged.
+        """
+        own = self.probabilities(logits)
+        if self.otherwise is not None:
+            slope, intercept = self.otherwise
+            against = sigmoid(slope * np.asarray(logits, np.float64) + intercept)
+        else:
+            against = np.ones_like(own) if self.unjudged and self.unjudged_as == "other" else own
+        return np.minimum(own, against), np.maximum(own, against)
 
     def intervals(self, logits: npt.ArrayLike) -> tuple[Doubles, Doubles]:
         """The lower and upper ends of the intervals of P(relevant), each float64 [documents]."""
@@ -159,15 +233,19 @@ class Calibration:
     def threshold_for(self, precision: float, confidence: float = 0.9) -> Promise:
         """The lowest threshold that keeps `precision`, as the labels allow to promise with this `confidence`.
 
-        The thresholds of `sequence` are tried from the highest on, until one fails.
+        The thresholds of `sequence` are tried from the first on that has trials enough, until one fails. The promise is
+        about other queries like those labelled: of what is kept of them at least that share is relevant.
 
         Raises:
             InvalidInput: one of them is not between 0 and 1.
         """
         wanted, sure = share(precision, "precision"), share(confidence, "confidence")
         held: Step | None = None
+        needed = max(FEWEST_TRIALS, math.ceil(math.log(1 - sure) / math.log(wanted) - 1e-9))
         for step in self.sequence:
-            if at_least(step.relevant, step.kept, wanted) > 1 - sure:
+            if step.trials < needed:
+                continue
+            if not step.is_promised(wanted, sure):
                 break
             held = step
         if held is None:
@@ -213,13 +291,51 @@ class Calibration:
         known = {one.name for one in fields(cls)}
         try:
             given = {name: value for name, value in page.items() if name in known}
-            given |= {name: tuple(map(float, given[name])) for name in ("edges", "low", "high") if name in given}
+            lists = ("beta", "edges", "low", "high", "marks", "otherwise")
+            given |= {name: tuple(map(float, given[name])) for name in lists if given.get(name) is not None}
             given["knots"] = tuple((float(logit), float(value)) for logit, value in given.get("knots", ()))
             given["sequence"] = tuple(Step(**step) for step in given.get("sequence", ()))
-            given["answers"] = None if given.get("answers") is None else AnswerRule(**given["answers"])
+            for name, kind in (("answers", AnswerRule), ("conditions", Conditions)):
+                given[name] = None if given.get(name) is None else kind(**given[name])
             return cls(**given)
         except (TypeError, ValueError, KeyError) as error:
             raise InvalidInput(f"{place} is no calibration: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a JSON file, or to that of a model's folder.
+
+        Raises:
+            InvalidInput: the file cannot be written.
+        """
+        file = file_of(path)
+        lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in self.to_dict().items()]
+        try:
+            file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput(f"{file} cannot be written: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read what `save` wrote.
+
+        Raises:
+            InvalidInput: there is no such file, or it is none of a calibration.
+        """
+        file = file_of(path)
+        try:
+            page = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InvalidInput(f"{file} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise InvalidInput(f"{file} is no calibration: {error}") from error
+        if not isinstance(page, dict):
+            raise InvalidInput(f"{file} is no calibration: it holds no object")
+        return cls.from_dict(page, file)
+
+
+def file_of(path: str | Path) -> Path:
+    """A calibration's file: the path itself where it is one of JSON, else in that folder."""
+    return Path(path) if Path(path).suffix == ".json" else Path(path) / FILE
 
 
 def rising(values: Sequence[Any], name: str, *, pairs: bool = False, needed: bool = False) -> None:
@@ -231,6 +347,12 @@ def rising(values: Sequence[Any], name: str, *, pairs: bool = False, needed: boo
         raise InvalidInput(f"{name} must be finite numbers that rise")
     if pairs and ((np.diff(table[:, 1]) < 0).any() or (table[:, 1] < 0).any() or (table[:, 1] > 1).any()):
         raise InvalidInput(f"{name} must have probabilities that do not fall")
+
+
+def sigmoid(odds: Doubles) -> Doubles:
+    """Probabilities of log-odds."""
+    made: Doubles = 1.0 / (1.0 + np.exp(-np.clip(odds, -700.0, 700.0)))
+    return made
 
 
 def at_least(successes: int, trials: int, probability: float) -> float:

@@ -16,9 +16,9 @@ from secondpass.activations import Activation
 from secondpass.cross_encoder import CrossEncoder, hits_of
 from secondpass.errors import InvalidInput, NonFiniteScore, TooLong
 from secondpass.explanation import Explanation, explain
-from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 from secondpass.models.config import read_json, write_json
 from secondpass.models.folders import CASCADE
+from secondpass.models.identity import agree, marks_of
 from secondpass.ranking import Ranked, Ranking, Relevance, checked_top_k
 from secondpass.record import CallRecord, CascadeRecord, Cut, added
 from secondpass.reranker import Reranker, until_of
@@ -30,8 +30,6 @@ from secondpass.token_cache import TokenCache
 __all__ = ["Cascade", "CascadeRecord"]
 
 VERSION = 1
-# Logits of one model by another routine, precision or machine differ by less than this share of their spread.
-SAME = 0.05
 
 Keep = int | StoppingRule
 
@@ -242,7 +240,7 @@ class Cascade:
         for step in steps:
             if isinstance(step, dict) and step["margin"] == math.inf:
                 step["margin"] = None
-        models = [{"name": model.name, **_marks(model)} for model in self.models]
+        models = [{"name": one.name, "window": one.window, "logits": marks_of(one)} for one in self.models]
         try:
             write_json(_file(path), {"version": VERSION, "models": models, "keep": steps})
         except OSError as error:
@@ -280,8 +278,8 @@ class Cascade:
             models = [CrossEncoder(name, **options | {"max_length": window}) for name, window, _ in stored]
         made = cls(models, steps, **options)
         if any(isinstance(step, StoppingRule) for step in steps):
-            for number, (model, (name, *marks)) in enumerate(zip(made.models, stored, strict=True)):
-                if not _is_same(_marks(model), marks):
+            for number, (model, (name, window, logits)) in enumerate(zip(made.models, stored, strict=True)):
+                if model.window != window or not agree(marks_of(model), logits):
                     raise InvalidInput(f"models[{number}] is not the {name!r} that the rule of {file} was measured on")
         return made
 
@@ -474,21 +472,6 @@ def _summed(stages: Sequence[CallRecord], asked: Sequence[_Asked]) -> CascadeRec
 # ---- Files.
 def _file(path: str | Path) -> Path:
     return Path(path) if Path(path).suffix == ".json" else Path(path) / CASCADE
-
-
-def _marks(model: Reranker) -> dict[str, Any]:
-    labels = None if model.num_labels == 1 else 0
-    pairs = [[document] for document in SAMPLE_DOCUMENTS]
-    found = model.rank_many(SAMPLE_QUERIES, pairs, relevance=labels, show_progress_bar=False)
-    return {"window": model.window, "logits": [ranking.documents[0].logit for ranking in found]}
-
-
-def _is_same(found: dict[str, Any], stored: Sequence[Any]) -> bool:
-    window, logits = stored
-    exact = np.asarray(logits, np.float64)
-    if found["window"] != window or len(exact) != len(SAMPLE_QUERIES):
-        return False
-    return bool((np.abs(exact - found["logits"]) <= SAME * np.ptp(exact)).all())
 
 
 def _step(step: Any) -> Keep:

@@ -31,6 +31,7 @@ from secondpass.keywords import (
 )
 from secondpass.lazy import Later, optional
 from secondpass.models.card import ModelCardData
+from secondpass.models.identity import own_calibration
 from secondpass.models.loading import LoadRequest, pick_device
 from secondpass.models.stored import open_model
 from secondpass.models.templates import published_activation
@@ -437,8 +438,9 @@ class CrossEncoder(Reranker):
         )
 
     def stored_settings(self) -> dict[str, Any]:
-        """Prompts, the first module's settings, or the template that they lack, as `models.saving.save` takes them."""
-        own = {"prompts": self.prompts, "default_prompt": self.default_prompt_name}
+        """What stands beside the weights, as `models.saving.save` takes it: prompts, a template, a calibration."""
+        calibration = own_calibration(self)
+        own = {"prompts": self.prompts, "default_prompt": self.default_prompt_name, "calibration": calibration}
         settings = self._transformer_settings
         return {**own, "transformer_settings": settings, "template": None if settings else self.template}
 

@@ -8,16 +8,18 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Unpack
 
 from secondpass import ranking
 from secondpass.activations import IDENTITY, SIGMOID, Activation, Elementwise, as_torch, checked_activation
-from secondpass.calibration import Calibration
-from secondpass.errors import InvalidInput
+from secondpass.calibration import Calibration, Conditions
+from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.choosing import has_torch
 from secondpass.forwards.precision import Precision
 from secondpass.inputs import NO_PLACE, CutPolicy, ModelTemplate, PromptTemplate, Truncation, policy_of
 from secondpass.keywords import SCORING, Newer, accepts_renamed
+from secondpass.models.identity import check_marks
 from secondpass.models.loading import Loaded
 from secondpass.models.opened import OpenModel
 from secondpass.models.stored import StoredModel
@@ -97,10 +99,13 @@ class Reranker(OpenModel):
         self.max_batch_tokens = None if max_batch_tokens is None else positive_int(max_batch_tokens, "max_batch_tokens")
         self.max_documents = None if max_documents is None else positive_int(max_documents, "max_documents")
         self._score_cache: ScoreCache | None = None
-        self._calibration: Calibration | None = None
         self._token_limit = loaded.token_limit
         _ = self.window
         super().__init__(loaded, precision)
+        if loaded.calibration is not None:
+            if loaded.calibration.weights is None:
+                check_marks(loaded.calibration, self, ModelLoadError)
+            self._calibration = loaded.calibration
 
     def __repr__(self) -> str:
         """Say what is loaded and how it computes; never fails, and never shows an access token."""
@@ -223,20 +228,36 @@ class Reranker(OpenModel):
             raise InvalidInput(f"cache is {type(cache).__name__}, not a ScoreCache")
         self._score_cache = cache
 
-    @property
-    def calibration(self) -> Calibration | None:
-        """What makes probabilities of this model's logits."""
-        return self._calibration
-
-    def use_calibration(self, calibration: Calibration | None) -> None:
+    def use_calibration(self, calibration: Calibration | str | Path | None) -> None:
         """Give documents a probability by `calibration`; None, the default of a model without one, gives none.
 
+        A path is that of a file that `Calibration.save` wrote, or of its folder.
+
         Raises:
-            InvalidInput: it is none.
+            InvalidInput: it is none, or that of another model: this one's logits for sample pairs are others.
         """
-        if not isinstance(calibration, Calibration | None):
-            raise InvalidInput(f"calibration is {type(calibration).__name__}, not a Calibration")
-        self._calibration = calibration
+        made = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
+        if not isinstance(made, Calibration | None):
+            raise InvalidInput(f"calibration is {type(made).__name__}, not a Calibration")
+        if made is not None:
+            check_marks(made, self)
+        self._calibration = made
+
+    def conditions(
+        self,
+        template: PromptTemplate | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        instruction: str | None = None,
+        truncation: Truncation | Windows | None = None,
+    ) -> Conditions:
+        """How a call with these arguments of `rank_many` reads pairs; raises as it does."""
+        wish = self._wish(prompt, prompt_name, instruction)
+        return self._conditions(Call(1, wish=wish, template=template, truncation=truncation))
+
+    def _conditions(self, call: Call) -> Conditions:
+        policy = policy_of(self.truncation if call.truncation is None else call.truncation)
+        return Conditions.of(self.window, policy, call.wish[0] or call.wish[1] or "", call.template)
 
     def reading(self, columns: Sequence[Sequence[str]], window: Window, rule: Relevance | None = None) -> Reading:
         """How inputs become logits of pairs: by windows where the policy says so, and by what the cache knows.
@@ -349,7 +370,10 @@ class Reranker(OpenModel):
             raise InvalidInput(f"{owners[silent[0]]} is blank")
         made = rankings(scored, sizes, self._activation(activation, rule), rule, kept)
         calibration = self._calibration
-        if calibration is not None and calibration.relevance == rule:
+        if calibration is not None and calibration.relevance == (rule if self.num_labels > 1 else None):
+            differences = calibration.conditions and self._conditions(call).differences(calibration.conditions)
+            if differences:
+                warn_once(f"{self.name}: probabilities were calibrated on pairs read otherwise: now {differences}")
             made = [calibration.ranking(ranking, call.least) for ranking in made]
         elif call.least is not None:
             raise InvalidInput(f"min_probability: the model's calibration is none of relevance={rule!r}")

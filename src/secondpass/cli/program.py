@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": ("secondpass.cli.compare:compare", None),
     "train": ("secondpass.cli.train:train", None),
     "mine": ("secondpass.cli.train:mine", None),
+    "calibrate": ("secondpass.cli.calibrate:calibrate", None),
     "export": ("secondpass.cli.export:export", None),
     "serve": ("secondpass.cli.serve:serve", None),
     "doctor": ("secondpass.cli.doctor:doctor", None),

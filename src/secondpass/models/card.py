@@ -5,11 +5,21 @@ sentence-transformers' evaluators (4.0 and later) talk to a model's `model_card_
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from secondpass.calibration import FILE, Calibration
+
+logger = logging.getLogger(__name__)
+
+README = "README.md"
 
 # Tells our own card from one that somebody wrote.
 MARK = "<!-- written by secondpass from model_card_data -->"
+HEAD = "---\nlibrary_name: sentence-transformers\ntags:\n- cross-encoder\n---"
+PROBABILITIES = "# Probabilities"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +64,41 @@ class ModelCardData:
             for one in self.measured
             for name, value in one.metrics.items()
         ]
-        head = "---\nlibrary_name: sentence-transformers\ntags:\n- cross-encoder\n---"
         table = ["| Evaluator | Epoch | Step | Measure | Value |", "|---|---|---|---|---|", *rows]
-        return "\n\n".join([head, MARK, "# Measured", "\n".join(table)]) + "\n"
+        return "\n\n".join([HEAD, MARK, "# Measured", "\n".join(table)]) + "\n"
+
+
+def write_card(made: Path, folder: Path, card: str | None, calibration: Calibration | None) -> None:
+    """Write the README.md of a model into the folder `made`; that of somebody else in `folder` stays, with a warning.
+
+    Without a `card` the one that is there stays, but for what it says of a calibration.
+    """
+    there = folder / README
+    before = there.read_text(encoding="utf-8", errors="replace") if there.exists() else None
+    if before is not None and MARK not in before:
+        if card is not None or calibration is not None:
+            logger.warning("%s was written by somebody: nothing is put into it of figures and probabilities", there)
+        return
+    text = with_probabilities(before if card is None else card, calibration)
+    if text is not None and (card is not None or text != before):
+        (made / README).write_text(text, encoding="utf-8")
+
+
+def with_probabilities(card: str | None, calibration: Calibration | None) -> str | None:
+    """A card that also says on what probabilities were fitted, in place of what it said of that before."""
+    start = (card or "").find(PROBABILITIES)
+    before = card if card is None or start < 0 else card[:start].rstrip() + "\n"
+    if calibration is None:
+        return before
+    unjudged = f", of which {calibration.unjudged:,} were judged by nobody" if calibration.unjudged else ""
+    error = "not known" if calibration.error is None else f"{calibration.error:.3f}"
+    told = (
+        f"`{FILE}` makes probabilities of this model's logits ({calibration.method}). It was fitted on "
+        f"{calibration.queries:,} queries with {calibration.rows:,} documents{unjudged}; {calibration.relevant:,} are "
+        f"relevant. Labels: {calibration.origin or 'by people'}. Expected calibration error on held-out queries, over "
+        f"bins of equal count: {error}. On other queries, candidates or shares of relevant documents it may be more."
+    )
+    return "\n\n".join([(before or f"{HEAD}\n\n{MARK}").rstrip(), PROBABILITIES, told]) + "\n"
 
 
 def _cell(value: float | str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from secondpass.calibration import Calibration
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import ModelTemplate, PromptTemplate
 from secondpass.lazy import optional
@@ -125,7 +126,8 @@ class Loaded:
     `config` is `model.config`; `stored_activation` a dotted name that nobody has trusted yet; `token_limit` the
     longest input in tokens; `prompts` are stored by name, `default_prompt` is the name of the one that a call gets that
     names none; `template` is what the model was trained to read around its texts; `transformer_settings` is what the
-    folder says of the first of its modules, with the template among it or not.
+    folder says of the first of its modules, with the template among it or not; `calibration` is that of the folder,
+    with a digest of weights only if it is theirs.
     """
 
     config: Any = field(repr=False)
@@ -137,6 +139,7 @@ class Loaded:
     default_prompt: str | None = None
     template: ModelTemplate | None = None
     transformer_settings: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def num_labels(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from secondpass.calibration import Calibration
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.choosing import StoredForward, has_torch, stored_forward
 from secondpass.forwards.contract import Computation, Forward, Padding, padding_of
@@ -27,6 +29,8 @@ from secondpass.tokens import Tokens
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 # One model of torch is made at a time.
 _BUILDING = threading.RLock()
@@ -128,6 +132,7 @@ class OpenModel:
     def __init__(self, loaded: Loaded | StoredModel, precision: Precision | None) -> None:
         self._loaded: Loaded | StoredModel | None = loaded
         self.training_thread: int | None = None
+        self._calibration: Calibration | None = None
         stored = loaded.settings if isinstance(loaded, StoredModel) else loaded.config
         self._precision = recommended_precision(stored) if precision is None else checked_precision(precision)
         self._engine: Engine | None = self._made_engine()
@@ -194,6 +199,7 @@ class OpenModel:
     @model.setter
     def model(self, model: Any) -> None:
         self._loaded = replace(self._built("model is an object of transformers"), model=model)
+        self.forget_calibration()
 
     @property
     def config(self) -> Any:
@@ -258,6 +264,17 @@ class OpenModel:
     def dtype_name(self) -> str:
         """The same by its name: "float32", "bfloat16", "int8"."""
         return self.engine().forward.ready().dtype
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What makes probabilities of this model's logits."""
+        return self._calibration
+
+    def forget_calibration(self) -> None:
+        """Give no probabilities any more: the weights are no longer those that were calibrated."""
+        if self._calibration is not None:
+            logger.warning("%s gets other weights: its calibration is dropped", self.name)
+        self._calibration = None
 
     def to(self, device: str | torch.device) -> Any:
         """Move the model; returns the transformers model, as the seed does."""

@@ -27,6 +27,8 @@ from safetensors import SafetensorError
 from transformers.utils.hub import PushToHubMixin
 
 from secondpass.activations import Activation, stored_name
+from secondpass.calibration import FILE as CALIBRATION
+from secondpass.calibration import Calibration
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError
 from secondpass.forwards.contract import padding_of
 from secondpass.forwards.families import architecture_of, bert, body_of, deberta, family_of, modernbert
@@ -37,9 +39,10 @@ from secondpass.forwards.readout import ReadoutModel
 from secondpass.inputs import NAMES, Mark, ModelTemplate
 from secondpass.lazy import optional
 from secondpass.models.building import save_compact
-from secondpass.models.card import MARK
+from secondpass.models.card import write_card
 from secondpass.models.chains import write_modules
 from secondpass.models.config import LISTED, TRANSFORMER_FILE, read_json, write_activation, write_json
+from secondpass.models.identity import put_calibration
 from secondpass.models.limits import token_limit
 from secondpass.models.loading import quiet_transformers
 from secondpass.models.modules import parts_of
@@ -75,6 +78,7 @@ def save(
     default_prompt: str | None = None,
     transformer_settings: Mapping[str, Any] | None = None,
     template: ModelTemplate | None = None,
+    calibration: Calibration | None = None,
     **options: Any,
 ) -> None:
     """Write model, tokenizer and activation; other files of the folder stay.
@@ -94,6 +98,7 @@ def save(
         card: text of README.md; a README.md of another origin is left alone, with a warning.
         storage: None writes weights in the model's own dtype. "int8" writes a quarter of float32's size, each row of a
             matrix rounded to 255 steps: scores change a little, and secondpass alone reads it, as float32.
+        calibration: of these weights; without one a file of the model before is removed.
         options: further arguments of the model's `save_pretrained`, e.g. max_shard_size.
 
     Raises:
@@ -128,7 +133,9 @@ def save(
             write_activation(unfinished, stored_name(activation), prompts, default_prompt, own)
             chat = template is not None and _write_chat(unfinished, template, tokenizer)
             write_modules(unfinished, model, transformer_settings, chat)
-            _write_card(unfinished, folder, card)
+            if calibration is not None:
+                put_calibration(unfinished, calibration, rounded=storage is not None)
+            write_card(unfinished, folder, card, calibration)
             _put_in_place(unfinished, folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"the model cannot be saved to {folder}: {' '.join(str(error).split())}") from error
@@ -185,16 +192,6 @@ def _tidy_tokenizer(folder: Path, limit: int | None) -> None:
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_card(unfinished: Path, folder: Path, card: str | None) -> None:
-    there = folder / "README.md"
-    if card is None:
-        return
-    if there.exists() and MARK not in there.read_text(encoding="utf-8", errors="replace"):
-        logger.warning("%s was written by somebody: the figures of model_card_data are not put into it", there)
-        return
-    (unfinished / there.name).write_text(card, encoding="utf-8")
-
-
 def _limit(max_length: int | None, tokenizer: Any, model: Any) -> int | None:
     if max_length is not None:
         return max_length
@@ -211,7 +208,13 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
     """
     made = sorted(
         (file for file in unfinished.rglob("*") if file.is_file()),
-        key=lambda file: (file.name == LISTED, bool(LAST.search(file.name)), len(file.parts), file.name),
+        key=lambda file: (
+            file.name == CALIBRATION,
+            file.name == LISTED,
+            bool(LAST.search(file.name)),
+            len(file.parts),
+            file.name,
+        ),
     )
     for file in made:
         # safetensors makes files that only their owner can read.
@@ -223,6 +226,7 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
     now = {name.parts[0] for name in names if len(name.parts) > 1}
     if before or now:
         (folder / LISTED).unlink(missing_ok=True)
+    (folder / CALIBRATION).unlink(missing_ok=True)
     for old in before - now:
         shutil.rmtree(folder / old, ignore_errors=True)
     for file, name in zip(made, names, strict=True):

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from secondpass.calibration import FILE, Calibration
 from secondpass.errors import MissingExtra, ModelLoadError
 from secondpass.forwards.choosing import has_torch
 from secondpass.forwards.description import Encoder, NotDescribed, StoredArray
@@ -32,6 +33,7 @@ from secondpass.forwards.family import Family
 from secondpass.forwards.kernel.cache import digest_of, keeps
 from secondpass.inputs import ModelTemplate
 from secondpass.models.config import architecture_in, read_json
+from secondpass.models.identity import stored_calibration
 from secondpass.models.limits import check_ids, limit_of
 from secondpass.models.loading import Loaded, LoadRequest, folder_for, load, saved_beside, task_of
 from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_limit, stored_readout
@@ -226,6 +228,7 @@ class StoredModel:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     transformer_settings: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def name(self) -> str:
@@ -261,13 +264,14 @@ def open_model(request: LoadRequest) -> StoredModel | Loaded:
         MissingExtra: it needs torch, which is not installed.
     """
     folder = folder_for(request)
+    calibration = stored_calibration(folder, request.automodel_args.get("variant"))
     try:
         _check_usual(request)
-        return _read(folder, request)
+        return replace(_read(folder, request), calibration=calibration)
     except NotDescribed as error:
         if not has_torch():
             raise MissingExtra(f"{folder}: {error}; {NEEDS_TORCH}") from None
-    return load(request, folder)
+    return replace(load(request, folder), calibration=calibration)
 
 
 def _check_usual(request: LoadRequest) -> None:
@@ -294,7 +298,7 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     settings = read_json(folder / "config.json")
     family, architecture = _family(folder, settings, modules)
     names = [path.relative_to(folder).as_posix() for path in weights]
-    small = {path.name for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()}
+    small = {path.name for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()} - {FILE}
     parts = [
         (part.folder / "config.json").relative_to(folder).as_posix() for part in (modules.parts if modules else ())
     ]

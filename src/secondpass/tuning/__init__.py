@@ -9,10 +9,17 @@ from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
     from secondpass.tuning.choosing import Tuning, tune
+    from secondpass.tuning.probabilities import calibrate, calibration_error, fitted, labelled_run
 
-__all__ = ["Tuning", "tune"]
+__all__ = ["Tuning", "calibrate", "calibration_error", "fitted", "labelled_run", "tune"]
 
-__getattr__ = lazily(__name__, {"Tuning": "choosing", "tune": "choosing"})
+__getattr__ = lazily(
+    __name__,
+    {
+        **dict.fromkeys(("Tuning", "tune"), "choosing"),
+        **dict.fromkeys(("calibrate", "calibration_error", "fitted", "labelled_run"), "probabilities"),
+    },
+)
 
 
 def __dir__() -> list[str]:

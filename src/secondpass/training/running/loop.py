@@ -253,6 +253,8 @@ def claimed(encoder: Any) -> Iterator[None]:
         if encoder.training_thread is not None:
             raise SecondPassError("this CrossEncoder is being trained already")
         encoder.training_thread = threading.get_ident()
+    if getattr(encoder, "calibration", None) is not None:
+        encoder.forget_calibration()
     model = encoder.model
     if getattr(model.config, "pad_token_id", None) is None:
         # from now on what is scored is told by it, as by every config that is saved

@@ -230,6 +230,8 @@ def drop_layers(encoder: Any, keep: Sequence[int] | int) -> tuple[int, ...]:
         # Every part of the model holds the old object, or reads a copy of it made in its constructor.
         if vars(model.config).get(key) != value:
             setattr(model.config, key, value)
+    if getattr(encoder, "calibration", None) is not None:
+        encoder.forget_calibration()
     return kept
 
 
