@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("secondpass.cli.evaluate:evaluate", None),
     "train": ("secondpass.cli.train:train", None),
     "mine": ("secondpass.cli.train:mine", None),
+    "label": ("secondpass.cli.label:commands", None),
     "export": ("secondpass.cli.export:export", None),
     "serve": ("secondpass.cli.serve:serve", None),
     "doctor": ("secondpass.cli.doctor:doctor", None),
