@@ -25,6 +25,9 @@ COMMANDS = {
     "train": ("secondpass.cli.train:train", None),
     "mine": ("secondpass.cli.train:mine", None),
     "calibrate": ("secondpass.cli.calibrate:calibrate", None),
+
+
+    "label": ("secondpass.cli.label:commands", None),
     "export": ("secondpass.cli.export:export", None),
     "serve": ("secondpass.cli.serve:serve", None),
     "doctor": ("secondpass.cli.doctor:doctor", None),

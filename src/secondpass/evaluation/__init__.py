@@ -9,6 +9,8 @@ from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
     from secondpass.evaluation.analysis import analyse
+    from secondpass.evaluation.clicks import ClickLog, click_labels, fit_positions
+    from secondpass.evaluation.judge import ChatJudge, UnjudgedPair, agreement, judge_pairs
     from secondpass.evaluation.measures import Report, evaluate
     from secondpass.evaluation.pairs.classification import (
         CEBinaryAccuracyEvaluator,
@@ -28,11 +30,18 @@ __all__ = [
     "CEF1Evaluator",
     "CERerankingEvaluator",
     "CESoftmaxAccuracyEvaluator",
+    "ChatJudge",
+    "ClickLog",
     "Qrels",
     "Report",
     "Run",
+    "UnjudgedPair",
+    "agreement",
     "analyse",
+    "click_labels",
     "evaluate",
+    "fit_positions",
+    "judge_pairs",
     "read_qrels",
     "read_run",
 ]
@@ -46,11 +55,18 @@ __getattr__ = lazily(
         "CEF1Evaluator": "pairs.classification",
         "CERerankingEvaluator": "pairs.reranking",
         "CESoftmaxAccuracyEvaluator": "pairs.classification",
+        "ChatJudge": "judge",
+        "ClickLog": "clicks",
         "Qrels": "qrels",
         "Report": "measures",
         "Run": "runs",
+        "UnjudgedPair": "judge",
+        "agreement": "judge",
         "analyse": "analysis",
+        "click_labels": "clicks",
         "evaluate": "measures",
+        "fit_positions": "clicks",
+        "judge_pairs": "judge",
         "read_qrels": "qrels",
         "read_run": "runs",
     },

@@ -323,8 +323,10 @@ def analyse(
             "tests": "paired by query: sign flips and t; Holm over all comparisons",
             "seed": str(seed),
             **({"first pass": _said_first(first.name, first_pass)} if others else {}),
+            **({"judgements": qrels.origin} if qrels.origin else {}),
         },
         notes=(
+            *filter(None, [qrels.origin_note]),
             *(f"{run.name} {left_out}" for run in others if run.name not in whole and first_pass is not None),
             *(["one query alone: its intervals and tests say nothing"] if reports[0].coverage.measured == 1 else []),
             *(["documents judged by several subtopics have the highest of their grades, except in measures over "

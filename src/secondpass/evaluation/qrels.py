@@ -5,13 +5,15 @@ BEIR: Thakur et al. 2021, "BEIR: A Heterogeneous Benchmark for Zero-shot Evaluat
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from secondpass.corpora import Line, existing, named_file, packaged, read_lines, read_queries
 from secondpass.errors import InvalidInput
@@ -43,6 +45,8 @@ def column_of(value: str) -> str:
 
 
 BEIR_HEADER = ("query-id", "corpus-id", "score")
+# A further column of ours, which BEIR's own reader passes over.
+ORIGIN = "origin"
 
 
 HIGHEST_GRADE = 1_000_000
@@ -57,6 +61,8 @@ class Qrels(Mapping[str, Mapping[str, int]]):
         grades: any mapping of mappings; it is copied. A query may have no judgement: it is then as if absent.
         subtopics: of queries that are judged by several subtopics (intents, aspects) the grade by subtopic, by
             document. The documents' grades are then the highest of theirs, whatever `grades` has.
+        origin: where grades come from that people did not give, to be read after "judgements": "from clicks,
+            position-based model", "by MODEL, not by people". Whatever is computed with them has to say so.
 
     Raises:
         InvalidInput: an id is no str, or a grade is no whole number from -1,000,000 to 1,000,000; the message names
@@ -67,7 +73,9 @@ class Qrels(Mapping[str, Mapping[str, int]]):
         self,
         grades: Mapping[str, Mapping[str, Any]],
         subtopics: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+        origin: str = "",
     ) -> None:
+        self.origin = " ".join(origin.split())
         self.subtopics: dict[str, dict[str, dict[str, int]]] = {
             query: {document: {string_id(topic, "subtopic"): _whole(query, document, grade)
                                for topic, grade in by_topic.items()}
@@ -105,7 +113,12 @@ class Qrels(Mapping[str, Mapping[str, int]]):
         """The judgements of some queries; `queries` is any container of ids."""
         chosen = [query for query in self if query in queries]  # type: ignore[operator]
         several = {query: self.subtopics[query] for query in chosen if query in self.subtopics}
-        return Qrels({query: self[query] for query in chosen}, several)
+        return Qrels({query: self[query] for query in chosen}, several, self.origin)
+
+    @property
+    def origin_note(self) -> str:
+        """What is to be said of judgements that are not people's; "" of people's."""
+        return f"judgements {self.origin}" if self.origin else ""
 
 
 def qrels_file(folder: Path, split: str) -> Path:
@@ -126,10 +139,10 @@ def qrels_file(folder: Path, split: str) -> Path:
 def read_qrels(path: Path) -> Qrels:
     """Judgements from a file, gzip accepted.
 
-    A name that ends in .jsonl holds objects with "query_id", "doc_id", "relevance" and perhaps "subtopic_id"; any
-    other file has BEIR's table (query-id, corpus-id, score, by tabs, with or without a header) or TREC's four columns
-    (query, subtopic, document, grade). A query with several subtopics keeps them; its documents' grades are then the
-    highest of theirs.
+    A name that ends in .jsonl holds objects with "query_id", "doc_id", "relevance" and perhaps "subtopic_id" and
+    "origin"; any other file has BEIR's table (query-id, corpus-id, score, by tabs, with or without a header, which may
+    name "origin" as a fourth column) or TREC's four columns (query, subtopic, document, grade). A query with several
+    subtopics keeps them; its documents' grades are then the highest of theirs.
 
     Raises:
         InvalidInput: a line has another form, a grade is no whole number, or a document has two different grades for
@@ -139,10 +152,13 @@ def read_qrels(path: Path) -> Qrels:
     grades: dict[str, dict[str, int]] = {}
     topics: dict[str, str] = {}
     several: dict[str, dict[str, dict[str, int]]] = {}
+    origins: Counter[str] = Counter()
     for position, line in enumerate(read_lines(existing(path))):
-        if position == 0 and tuple(column.strip().lower() for column in line.text.split("\t")) == BEIR_HEADER:
+        if position == 0 and (header := _header(line))[:3] == BEIR_HEADER and header[3:] in ((), (ORIGIN,)):
+            parse = _judgement_with_origin if header[3:] else parse
             continue
-        query, topic, document, grade = parse(line)
+        query, topic, document, grade, origin = parse(line)
+        origins[origin] += 1
         flat = grades.setdefault(query, {})
         first = topics.setdefault(query, topic)
         if topic != first and query not in several:
@@ -155,20 +171,59 @@ def read_qrels(path: Path) -> Qrels:
             raise line.refuse(f"document {document!r} of query {query!r} has grade {grade} here and {before} before")
     if not grades:
         raise InvalidInput(f"{path}: no judgement in it")
-    return Qrels(grades, several)
+    return Qrels(grades, several, _several_origins(origins))
 
 
-def write_qrels(stream: TextIO, qrels: Qrels) -> None:
-    """Write judgements in TREC's four columns; the second is the subtopic, 0 where there is one alone.
+def _header(line: Line) -> tuple[str, ...]:
+    return tuple(column.strip().lower() for column in line.text.split("\t"))
+
+
+def _several_origins(counts: Mapping[str, int]) -> str:
+    """One origin as it is; of several how much is of each, and how much of people."""
+    total = sum(counts.values())
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{origin or 'by people'} ({count:,} of {total:,})" for origin, count in counts.items())
+
+
+def write_qrels(stream: TextIO, qrels: Qrels, form: Literal["trec", "beir", "jsonl"] = "trec") -> None:
+    """Write judgements as `read_qrels` reads them: in TREC's four columns, BEIR's table or JSON lines.
+
+    TREC's second column is the subtopic, 0 where there is one alone; BEIR's table has no place for subtopics.
 
     Raises:
-        InvalidInput: an id is empty or has white space in it, which the format cannot hold.
+        InvalidInput: an id is empty or has white space in it, which TREC's columns cannot hold, or a tab in BEIR's; or
+            the judgements are not people's and TREC's columns cannot say so.
     """
+    if form != "trec":
+        _write_marked(stream, qrels, form == "beir")
+        return
+    if qrels.origin:
+        raise InvalidInput(f"{qrels.origin_note}: TREC's columns cannot say so; JSON lines and BEIR's table do")
     for query, grades in qrels.items():
         several = qrels.subtopics.get(query, {})
         for document, grade in grades.items():
             for topic, part in several.get(document, {"0": grade}).items():
                 stream.write(f"{column_of(query)} {column_of(topic)} {column_of(document)} {part}\n")
+
+
+def _write_marked(stream: TextIO, qrels: Qrels, table: bool) -> None:
+    """BEIR's table or JSON lines, each with an origin if there is one."""
+    origin = {ORIGIN: qrels.origin} if qrels.origin else {}
+    if table:
+        stream.write("\t".join((*BEIR_HEADER, *origin)) + "\n")
+    for query, grades in qrels.items():
+        for document, grade in grades.items():
+            if table and any(mark in query + document for mark in "\t\r\n"):
+                raise InvalidInput(
+                    f"ids {query!r} and {document!r} cannot stand in a table: a tab separates its columns"
+                )
+            several = qrels.subtopics.get(query, {}).get(document, {})
+            for topic, part in several.items() if several and not table else (("", grade),):
+                row = {"query_id": query, "doc_id": document, "relevance": part, **origin}
+                row |= {"subtopic_id": topic} if topic else {}
+                columns = map(str, (query, document, part, *origin.values()))
+                stream.write(("\t".join(columns) if table else json.dumps(row)) + "\n")
 
 
 def _whole(query: str, document: object, grade: Any) -> int:
@@ -183,7 +238,15 @@ def _whole(query: str, document: object, grade: Any) -> int:
     return int(number)
 
 
-def _judgement(line: Line) -> tuple[str, str, str, int]:
+def _judgement_with_origin(line: Line) -> tuple[str, str, str, int, str]:
+    columns = line.text.split("\t")
+    if len(columns) != 4:
+        raise line.refuse(f"{line.columns_said()}, where the header has 4")
+    query, topic, document, grade, _ = _judgement(Line(line.source, line.number, "\t".join(columns[:3])))
+    return query, topic, document, grade, columns[3].strip()
+
+
+def _judgement(line: Line) -> tuple[str, str, str, int, str]:
     columns = line.text.split("\t")
     topic = "0"
     if len(columns) == 3:
@@ -198,7 +261,7 @@ def _judgement(line: Line) -> tuple[str, str, str, int]:
     whole = _whole_text(grade)
     if whole is None:
         raise line.refuse(f"grade {grade!r} is no whole number")
-    return query, topic, document, _graded(line, whole)
+    return query, topic, document, _graded(line, whole), ""
 
 
 @lru_cache
@@ -213,7 +276,7 @@ def _graded(line: Line, grade: int) -> int:
     return grade
 
 
-def _json_judgement(line: Line) -> tuple[str, str, str, int]:
+def _json_judgement(line: Line) -> tuple[str, str, str, int, str]:
     value = line.json_object()
     query, document, grade = (value.get(key) for key in ("query_id", "doc_id", "relevance"))
     if not isinstance(query, str) or not isinstance(document, str) or not query.strip() or not document.strip():
@@ -224,7 +287,10 @@ def _json_judgement(line: Line) -> tuple[str, str, str, int]:
     topic = value.get("subtopic_id", value.get("iteration", "0"))
     if isinstance(topic, bool) or not isinstance(topic, (str, int)) or topic == "":
         raise line.refuse(f'"subtopic_id" is {topic!r}, not a string with something in it')
-    return query, str(topic), document, _graded(line, int(grade))
+    origin = value.get(ORIGIN) or ""
+    if not isinstance(origin, str):
+        raise line.refuse(f'"{ORIGIN}" is {origin!r}, not a string')
+    return query, str(topic), document, _graded(line, int(grade)), origin
 
 
 # ---- Which queries are asked, and which of them are measured: those of a file, or the judged ones of a BEIR folder.
@@ -248,8 +314,9 @@ class JudgedQueries:
 
     @property
     def note(self) -> str:
-        """What is to be said of judged queries without a text; "" if there are none."""
-        return textless_note(self.textless)
+        """What is to be said of judged queries without a text, and of judgements that are not people's; else ""."""
+        origin = "" if self.qrels is None else self.qrels.origin_note
+        return "; ".join(filter(None, (origin, textless_note(self.textless))))
 
 
 def textless_note(textless: Sequence[str]) -> str:

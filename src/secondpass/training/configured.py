@@ -18,7 +18,7 @@ from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.evaluation.reporting.files import opened
 from secondpass.training.configuration import MEASURES, HeldOutTest, PassagesConfig, TrainingConfig, TrainSource
 from secondpass.training.data.checking import CheckedGroups, checked_groups
-from secondpass.training.data.groups import Group, fingerprint
+from secondpass.training.data.groups import Group, fingerprint, label_origins
 from secondpass.training.data.passages import best_passages
 from secondpass.training.data.rows import Item
 from secondpass.training.data.sources import GroupStream, each, read_groups
@@ -130,7 +130,8 @@ def _prepared(config: TrainingConfig) -> Prepared:
     measures = config.data.test.measures if config.data.test else MEASURES
     held = before_after.of_groups(DEV, dev, measures) if dev else None
     tested = None if config.data.test is None else _test(config.data.test)
-    notes = tuple(_leaks(checked.groups, [found for found in (held, tested) if found]))
+    leaks = _leaks(checked.groups, [found for found in (held, tested) if found])
+    notes = (*leaks, *(f"training {line}" for line in _origins(checked.groups)))
     return Prepared(config, encoder, checked, held, tested, notes)
 
 
@@ -255,7 +256,7 @@ def _card(prepared: Prepared, report: TrainingReport, command: str | None) -> Ca
         revision=config.model.revision,
         num_labels=int(prepared.encoder.config.num_labels),
         settings=config.settings,
-        sources=tuple(_named(source) for source in config.data.train),
+        sources=(*map(_named, config.data.train), *_origins(prepared.checked.groups)),
         counts=report.counts.lines(),
         fingerprint=fingerprint(prepared.checked.groups),
         report=report,
@@ -264,6 +265,12 @@ def _card(prepared: Prepared, report: TrainingReport, command: str | None) -> Ca
         command=command or f"secondpass train {CONFIG}",
         configuration=as_yaml(without_folders(config)),
     )
+
+
+def _origins(groups: Sequence[Group]) -> Iterator[str]:
+    """What the card says of labels that are not people's."""
+    if origin := label_origins(groups):
+        yield f"labels: {origin}"
 
 
 def _named(source: TrainSource) -> str:

@@ -99,7 +99,8 @@ def sound(group: object, rule: LabelRule, name: str) -> Group:
         _check_text(document, f"{name}: {called(group, index)}")
     numbers = tuple(_label(label, rule, f"{name}: {called(group, index)}") for index, label in enumerate(labels))
     teaching = checked_teaching(group.teaching, len(documents), name)
-    return Group(group.query, documents, numbers, group.source, group.query_id, ids, teaching)
+    origin = group.label_origin
+    return Group(group.query, documents, numbers, group.source, group.query_id, ids, teaching, label_origin=origin)
 
 
 def called(group: Group, index: int) -> str:
@@ -278,7 +279,8 @@ def _united(parts: Sequence[Group], rule: LabelRule, problems: _Problems) -> tup
     ids = tuple(names[document] for document in places)
     labels = tuple(group.labels[index] for group, index in places.values())
     made = Group(first.query, tuple(places), labels, first.source, first.query_id, ids if any(ids) else ())
-    return replace(made, teaching=_joint_teaching(parts, places, problems)), repeated
+    origins = "; ".join(dict.fromkeys(part.label_origin for part in parts if part.label_origin))
+    return replace(made, teaching=_joint_teaching(parts, places, problems), label_origin=origins), repeated
 
 
 def _joint_teaching(

@@ -59,6 +59,7 @@ class Group:
         document_ids: one per document, or empty if they have none.
         teaching: what a teacher thinks of the documents; None: nobody was asked.
         margins: labels are no scores but say how far the first document is above each other: 0, -margin, -margin, ...
+        label_origin: where the labels come from if people did not give them, as `Qrels.origin`.
     """
 
     query: str
@@ -69,6 +70,7 @@ class Group:
     document_ids: tuple[str, ...] = ()
     teaching: Teaching | None = None
     margins: bool = False
+    label_origin: str = ""
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -137,6 +139,8 @@ def columns_of(group: Group) -> dict[str, object]:
         row["document_ids"] = group.document_ids
     if group.teaching is not None:
         row["teaching"] = asdict(group.teaching)
+    if group.label_origin:
+        row["label_origin"] = group.label_origin
     return row
 
 
@@ -195,9 +199,8 @@ def judged_groups(
         added = unjudged[query]
         ids = (*grades, *added)
         labels = (*(float(max(grade, 0)) for grade in grades.values()), *(0.0 for _ in added))
-        yield Group(
-            texts[query], tuple(contents[document] for document in ids), labels, f"{source} query {query!r}", query, ids
-        )
+        contained = tuple(contents[document] for document in ids)
+        yield Group(texts[query], contained, labels, f"{source} query {query!r}", query, ids, label_origin=qrels.origin)
 
 
 def with_texts(
@@ -338,6 +341,15 @@ def counted(groups: Sequence[Group], kind: LabelKind, dropped: Mapping[str, int]
         dropped=dict(dropped),
         repeated=repeated,
     )
+
+
+def label_origins(groups: Iterable[Group]) -> str:
+    """Where labels come from that people did not give, of several origins each with its groups; else ""."""
+    counts = Counter(group.label_origin for group in groups)
+    total = counts.total()
+    if len(counts) < 2:
+        return "".join(counts)
+    return "; ".join(f"{origin or 'by people'} ({count:,} of {total:,} groups)" for origin, count in counts.items())
 
 
 # ---- A name for training data by what is in it, so that a run is not resumed on other data.

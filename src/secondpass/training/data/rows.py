@@ -19,7 +19,7 @@ Columns = Mapping[str, str | Sequence[str] | None]
 """The caller's word: column by role. Several columns for positives and negatives; None: there is none to read."""
 
 QUERY, DOCUMENT, LABEL, POSITIVE, NEGATIVE = "query", "document", "label", "positive", "negative"
-QUERY_ID, DOCUMENT_ID, TEACHING = "query_id", "document_id", "teaching"
+QUERY_ID, DOCUMENT_ID, TEACHING, ORIGIN = "query_id", "document_id", "teaching", "label_origin"
 
 SHAPES = (
     "query, document, label (or score)",
@@ -57,6 +57,7 @@ NAMES: dict[str, frozenset[str]] = {
     QUERY_ID: frozenset("query_id qid queryid".split()),
     DOCUMENT_ID: frozenset("document_id document_ids doc_id doc_ids docid docids passage_id passage_ids pid".split()),
     TEACHING: frozenset((TEACHING,)),
+    ORIGIN: frozenset((ORIGIN,)),
 }
 # Labels and ids only where nothing else is one: of logs of clicks, of a teacher's margins.
 MARGINS = frozenset(("margin", "margins"))
@@ -84,6 +85,7 @@ class Layout:
         query_id: of the query's name; None: it has none.
         document_id: of the documents' names, one or a list; None: they have none.
         teaching: of a teacher's opinion, an object; None: nobody was asked.
+        label_origin: of where the labels come from, see `Group.label_origin`.
     """
 
     query: str
@@ -94,12 +96,14 @@ class Layout:
     query_id: str | None = None
     document_id: str | None = None
     teaching: str | None = None
+    label_origin: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All of them."""
-        single = (self.query, self.document, self.label, self.query_id, self.document_id, self.teaching)
-        return tuple(name for name in single if name is not None) + self.positives + self.negatives
+        single = (self.query, self.document, self.label, self.query_id, self.document_id)
+        named = (*single, self.teaching, self.label_origin)
+        return tuple(name for name in named if name is not None) + self.positives + self.negatives
 
 
 def chosen_columns(columns: Columns | None) -> dict[str, tuple[str, ...]]:
@@ -217,7 +221,7 @@ def _forms(found: Found, chosen: Mapping[str, tuple[str, ...]]) -> Iterable[tupl
 
 
 def _layout(found: Found, roles: Sequence[str], source: str) -> Layout:
-    identified = (QUERY_ID, DOCUMENT_ID, TEACHING) if DOCUMENT in roles else (QUERY_ID,)
+    identified = (QUERY_ID, DOCUMENT_ID, TEACHING, ORIGIN) if DOCUMENT in roles else (QUERY_ID, ORIGIN)
     columns: dict[str, tuple[str, ...]] = {}
     for role in (*roles, *(role for role in identified if found[role])):
         if len(found[role]) > 1:
@@ -226,7 +230,7 @@ def _layout(found: Found, roles: Sequence[str], source: str) -> Layout:
         columns[role] = found[role][0]
     first = {role: names[0] for role, names in columns.items()}
     lists = columns.get(POSITIVE, ()), columns.get(NEGATIVE, ())
-    further = (first.get(role) for role in (QUERY_ID, DOCUMENT_ID, TEACHING))
+    further = (first.get(role) for role in (QUERY_ID, DOCUMENT_ID, TEACHING, ORIGIN))
     return Layout(first[QUERY], first.get(DOCUMENT), first.get(LABEL), *lists, *further)
 
 
@@ -317,6 +321,7 @@ def group_of(row: Row, layout: Layout) -> Group:
         ids if any(ids) else (),
         None if layout.teaching is None else _teaching(row, layout.teaching, len(documents)),
         margins is not None,
+        "" if layout.label_origin is None else _text(row, layout.label_origin),
     )
 
 

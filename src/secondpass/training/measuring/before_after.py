@@ -17,7 +17,7 @@ from secondpass.evaluation.comparison import Analysis
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels, judged_queries
 from secondpass.evaluation.runs import Run, read_run, without_query_ids
-from secondpass.training.data.groups import Group
+from secondpass.training.data.groups import Group, label_origins
 from secondpass.training.negatives.candidates import bm25_candidates
 from secondpass.training.negatives.sifting import plain
 from secondpass.training.settings import worded
@@ -45,7 +45,9 @@ class DevRanking:
     def __init__(self, groups: Iterable[Group], measure: str = PRIMARY) -> None:
         self.groups = tuple(groups)
         self.primary_metric = measure
-        self.qrels = Qrels({name: self._grades(group) for name, group in self._named()})
+        self.qrels = Qrels(
+            {name: self._grades(group) for name, group in self._named()}, origin=label_origins(self.groups)
+        )
         if not self.qrels.with_relevant:
             raise InvalidInput("dev: no query has a relevant document")
 
@@ -151,7 +153,7 @@ def of_groups(name: str, groups: Sequence[Group], measures: Sequence[str]) -> Be
         InvalidInput: a label is no whole grade, or no query has a relevant document.
     """
     ranking = DevRanking(groups, measures[0])
-    return BeforeAfter(name, ranking, ranking.qrels, None, measures)
+    return BeforeAfter(name, ranking, ranking.qrels, None, measures, note=ranking.qrels.origin_note)
 
 
 def of_folder(
@@ -192,7 +194,8 @@ def of_folder(
             grades = judged[query]
             labels = tuple(float(max(grades.get(document, 0), 0)) for document in ids)
             contents = tuple(corpus[document] for document in ids)
-            groups.append(Group(asked[query], contents, labels, f"{folder} query {query!r}", query, ids))
+            place = f"{folder} query {query!r}"
+            groups.append(Group(asked[query], contents, labels, place, query, ids, label_origin=judged.origin))
     if not groups:
         raise InvalidInput(f"{folder}: the first pass finds nothing for any of its {len(queries)} queries")
     ranking = DevRanking(groups, measures[0])

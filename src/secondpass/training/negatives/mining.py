@@ -216,7 +216,10 @@ def _group(choice: Choice, corpus: Mapping[str, str], qrels: Judgements, graded:
     ids = (*positives, *(item.id for item in choice.negatives))
     labels = [float(qrels[query][name]) if graded else 1.0 for name in positives] + [0.0] * len(choice.negatives)
     documents = tuple(corpus[name] for name in ids)
-    return Group(choice.judged.text, documents, tuple(labels), f"mined query {query!r}", query, ids)
+    origin = str(getattr(qrels, "origin", ""))
+    return Group(
+        choice.judged.text, documents, tuple(labels), f"mined query {query!r}", query, ids, label_origin=origin
+    )
 
 
 def _report(queries: int, kept: Sequence[Choice], rule: MiningRule, counts: _Counts) -> MiningReport:

@@ -102,6 +102,8 @@ class SecondPassEvaluator(SerializedComponent):
         """Read `qrels`, if there is such a file to read."""
         if self.qrels is not None and self._judgements is None:
             self._judgements = read_qrels(Path(self.qrels))
+            if self._judgements.origin:
+                logger.warning("{note}.", note=self._judgements.origin_note)
 
     @component.output_types(**OUTPUTS)
     def run(
