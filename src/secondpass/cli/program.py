@@ -25,8 +25,7 @@ COMMANDS = {
     "train": ("secondpass.cli.train:train", None),
     "mine": ("secondpass.cli.train:mine", None),
     "calibrate": ("secondpass.cli.calibrate:calibrate", None),
-
-
+    "tune": ("secondpass.cli.tune:tune", None),
     "label": ("secondpass.cli.label:commands", None),
     "export": ("secondpass.cli.export:export", None),
     "serve": ("secondpass.cli.serve:serve", None),
