@@ -18,6 +18,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.console import Console
+from rich.table import Table
 
 SETS = ("squad", "medquad", "stackfaq", "trecqa", "cranfield", "cacm", "lisa", "time")
 DEPTH = 100
@@ -104,6 +106,94 @@ def scored(data: Path, name: str, split: str, limit: int, reranker: Any, encoder
                 "characters": {corpus.ids[row]: len(corpus.texts[row]) for row in union},
             }
     return {"set": name, "split": split, "ms_a_document": 1000 * spent / max(1, pairs), "queries": queries}
+
+
+def read(file: Path) -> tuple[Any, list[Any], Any, float]:
+    """What `score` wrote: judgements, both first passes, the reranker's logits, milliseconds a document."""
+    from secondpass.evaluation.qrels import Qrels
+    from secondpass.evaluation.runs import Run
+
+    page = json.loads(file.read_text(encoding="utf-8"))
+    asked = page["queries"]
+    qrels = Qrels({query: one["grades"] for query, one in asked.items()})
+    runs = [Run(name, {query: one["runs"][name] for query, one in asked.items()}) for name in ("bm25", "minilm")]
+    logits = Run("reranker", {query: list(one["logits"].items()) for query, one in asked.items()})
+    return qrels, runs, logits, page["ms_a_document"]
+
+
+@app.command()
+def choose(
+    work: Work,
+    sets: str = ",".join(SETS),
+    splits: Annotated[int, typer.Option(help="Halves of each set's queries.")] = 200,
+    output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
+) -> None:
+    """Tune on each set, and print nDCG@10 on held-out halves."""
+    from secondpass.evaluation.statistics import mean_interval
+    from secondpass.tuning import tune
+
+    names = ("first pass", "minilm", "reranker", "sum of first passes", "choice")
+    rows: list[dict[str, Any]] = []
+    for name in sets.split(","):
+        qrels, runs, logits, ms = read(work / f"{name}.json")
+        found = tune(qrels, runs, logits, splits=splits, ms_a_document=ms)
+        values = {one.name: one.mean for one in (*found.standings, found.choice)}
+        best = max(values["first pass"], values["reranker"])
+        choice, fused = found.held_out["choice"], found.held_out["sum of first passes"]
+        lead = mean_interval([choice[query] - value for query, value in fused.items()])
+        rows.append(
+            {
+                "set": name,
+                "queries": found.queries,
+                **{one: values[one] for one in names},
+                "over the best": values["choice"] - best,
+                "over fusion": values["choice"] - values["sum of first passes"],
+                "low": lead.low,
+                "high": lead.high,
+                "recommended": found.recommended,
+                "verdicts": found.verdicts,
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    numbers = [key for key, value in rows[0].items() if isinstance(value, float)]
+    rows.append({"set": "mean", "queries": "", **{key: float(np.mean([row[key] for row in rows])) for key in numbers}})
+    table = Table(*(key for key in rows[0] if key != "verdicts"))
+    for row in rows:
+        table.add_row(*(_shown(value) for key, value in row.items() if key != "verdicts"))
+    Console(width=200).print(table)
+    if output is not None:
+        output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+def shuffled(
+    work: Work,
+    sets: str = "time,cacm,lisa,trecqa",
+    seeds: Annotated[int, typer.Option(help="How often the labels are shuffled.")] = 100,
+    splits: int = 20,
+) -> None:
+    """Tune on labels that were shuffled among each query's candidates, and count what is recommended."""
+    from collections import Counter
+
+    from secondpass.evaluation.qrels import Qrels
+    from secondpass.tuning import tune
+
+    counts: Counter[str] = Counter()
+    given = [read(work / f"{name}.json") for name in sets.split(",")]
+    for seed in range(seeds):
+        rng = random.Random(seed)
+        qrels, runs, logits, _ = given[seed % len(given)]
+        mixed = {}
+        for query, ranking in logits.items():
+            grades = [qrels[query].get(document, 0) for document in ranking]
+            rng.shuffle(grades)
+            mixed[query] = dict(zip(ranking, grades, strict=True))
+        counts[tune(Qrels(mixed), runs, logits, splits=splits, seed=seed).recommended] += 1
+    print(json.dumps(counts))
 
 
 if __name__ == "__main__":

@@ -241,7 +241,7 @@ class Tuned:
         depth: how many of the best by `before` are reranked.
         skip: which queries are not.
         model: name of the reranker, for messages.
-        marks: by which it is known (`secondpass.reranker`).
+        marks: its logits for sample pairs, by which it is known.
         fields: names of the documents' fields that count.
         calibration: probabilities of documents that were reranked.
         calibrated_by: it is one of `calibrated_by[0]` times the fused score and `calibrated_by[1]` times the logit.
@@ -254,7 +254,7 @@ class Tuned:
     depth: int = 0
     skip: SkipRule | None = None
     model: str | None = None
-    marks: Mapping[str, Any] | None = None
+    marks: tuple[float, ...] | None = None
     fields: tuple[str, ...] = ()
     calibration: Calibration | None = None
     calibrated_by: tuple[float, float] = (1.0, 0.0)
@@ -356,6 +356,7 @@ class Tuned:
         given = {name: value for name, value in page.items() if name in cls.__dataclass_fields__}
         try:
             given |= {name: tuple(map(str, given[name])) for name in ("first", "fields") if name in given}
+            given["marks"] = None if given.get("marks") is None else tuple(map(float, given["marks"]))
             score, logit = given.get("calibrated_by", (1.0, 0.0))
             given["calibrated_by"] = (float(score), float(logit))
             given["before"] = Fusion(**given["before"])

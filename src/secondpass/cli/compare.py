@@ -128,14 +128,14 @@ def compare(
         parsed(measure)
     models = _named(model)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
-    found = _asked(dataset, split, limit)
+    found = judged_by(dataset, split, limit)
     corpus = {document.id: document.content for document in read_corpus(dataset)}
-    found, first_ms = _first_pass(found, first, corpus, depth, ignore_identical_ids, device)
+    found, first_ms = first_pass(found, first, corpus, depth, ignore_identical_ids, device)
     (candidates,) = found.runs
     _check_names([candidates.name, *models], candidates, output)
     options: Any = dict(batch_size=batch_size, truncation=how, instruction=instruction, show_progress_bar=False)
     made = [
-        _reranked(name, arguments.load(source, max_length, device, precision), score_cache, found, corpus, options)
+        reranked(name, arguments.load(source, max_length, device, precision), score_cache, found, corpus, options)
         for name, source in models.items()
     ]
     found = _joined(found, made, models, first_ms, depth)
@@ -145,7 +145,7 @@ def compare(
     conclude(analysed(found, measure, level, seed, examples, candidates.name), found.notes, budget_ms, html, json, csv)
 
 
-def _asked(dataset: Path, split: str, limit: int | None) -> Evaluated:
+def judged_by(dataset: Path, split: str, limit: int | None) -> Evaluated:
     """The first judged queries, and their judgements."""
     queries = judged_queries(dataset, split)
     texts = queries.limited(limit).texts
@@ -167,7 +167,7 @@ def _named(given: Sequence[str]) -> dict[str, str]:
     return made
 
 
-def _first_pass(
+def first_pass(
     found: Evaluated, source: str, corpus: Mapping[str, str], depth: int, other_ids: bool, device: str | None
 ) -> tuple[Evaluated, float | None]:
     """The candidates as the only run, at most `depth` a query, and milliseconds a query where they were found here."""
@@ -202,15 +202,17 @@ def _first_pass(
     return replace(found, runs=(kept,)), ms
 
 
-def _reranked(
+def reranked(
     name: str,
     encoder: CrossEncoder,
     cache: Path | None,
     found: Evaluated,
     corpus: Mapping[str, str],
     options: dict[str, Any],
+    *,
+    by_logit: bool = False,
 ) -> Reranked:
-    """One model over all candidates, a query at a time."""
+    """One model over all candidates, a query at a time; the run has its scores, or its logits."""
     options = options | ({} if encoder.num_labels == 1 else {"relevance": "expected"})
     filled = {query: list(ranking) for query, ranking in found.runs[0].items() if ranking}
     queries = found.texts or {}
@@ -225,7 +227,9 @@ def _reranked(
             began = time.perf_counter()
             (ranking,) = encoder.rank_many([queries[query]], [texts], **options)
             seconds += time.perf_counter() - began
-            rankings[query] = [(documents[ranked.index], ranked.score) for ranked in ranking.documents]
+            rankings[query] = [
+                (documents[one.index], one.logit if by_logit else one.score) for one in ranking.documents
+            ]
             records.append(ranking.record)
     encoder.close()
     return Reranked(Run(name, rankings), seconds * 1000 / len(filled), tuple(records))

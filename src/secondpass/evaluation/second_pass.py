@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.comparison import DepthCurve, DepthPoint, Headroom, Ties
 from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, aggregate, evaluate, over_subtopics, parsed
@@ -145,7 +146,8 @@ class DatasetRequest:
     `instruction` and further parameters (`ranker`) take the place of the ranker's own. `output` is the TREC run of the
     second pass; answers are kept beside it as they come, and a broken run goes on with them. `indexed` says that the
     pipeline's stores hold the documents already, `index` takes the place of the index of stores that live in a server,
-    and `add` allows to index into one that holds documents.
+    and `add` allows to index into one that holds documents. With `tuning` the ranker gives the logits of all documents
+    that any retriever found; `corpus` has the documents where the folder does not.
     """
 
     pipeline: str
@@ -161,6 +163,8 @@ class DatasetRequest:
     add: bool = False
     instruction: str | None = None
     ranker: Mapping[str, Any] = field(default_factory=dict)
+    tuning: bool = False
+    corpus: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,8 @@ class DatasetRuns:
         unasked: judged queries that have no text.
         measures: names of the measures that the pipeline's own evaluators state; empty if it has none.
         model: of the second pass, where a SecondPassRanker names one.
+        documents: with `tuning`, those of all rankings, with the text that the ranker reads.
+        marks: with `tuning`, the model's logits for sample pairs.
     """
 
     qrels: Qrels
@@ -197,6 +203,8 @@ class DatasetRuns:
     absent: int = 0
     unasked: tuple[str, ...] = ()
     model: str | None = None
+    documents: Mapping[str, CorpusDocument] = field(default_factory=dict)
+    marks: tuple[float, ...] | None = None
 
 
 # ---- Quality against depth: how many candidates are worth re-ranking, and how many a latency budget allows.

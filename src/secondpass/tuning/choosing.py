@@ -21,9 +21,10 @@ from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import ladder
 from secondpass.evaluation.statistics import mean_interval
-from secondpass.fusion import SkipRule, Tuned, overlap
+from secondpass.fusion import RERANKER, SkipRule, Tuned, overlap
 from secondpass.text import positive_int, share
-from secondpass.tuning.contenders import Contender, Doubles, Labelled, Rows, contenders_of
+from secondpass.tuning.contenders import Contender, Doubles, Labelled, Rows, contenders_of, weighed
+from secondpass.tuning.probabilities import fitted
 
 SPLITS = 200
 FOLDS = 5
@@ -117,6 +118,7 @@ def tune(
     level: float = 0.95,
     ms_a_document: float | None = None,
     model: str | None = None,
+    marks: Sequence[float] | None = None,
     origin: str = "",
 ) -> Tuning:
     """Choose how to order candidates.
@@ -136,6 +138,7 @@ def tune(
         level: of the intervals.
         ms_a_document: what reranking one costs.
         model: the reranker's name.
+        marks: its logits for sample pairs (`models.identity.marks_of`), by which it is known where this is applied.
         origin: where the labels come from.
 
     Raises:
@@ -154,6 +157,7 @@ def tune(
     standings = tuple(_standing(contest, one, held_out, level, ms_a_document) for one in contest.contenders)
     choice = _standing(contest, None, held_out, level, ms_a_document)
     tuned, depth = _tuned(contest, best, held_out, splits, model)
+    tuned, untold = _with_probabilities(labelled, replace(tuned, marks=None if marks is None else tuple(marks)), origin)
     names = {query: row for row, query in enumerate(labelled.queries)}
     found = Tuning(
         measure,
@@ -170,7 +174,7 @@ def tune(
         origin,
         {name: {query: float(values[row]) for query, row in names.items()} for name, values in held_out.items()},
     )
-    found = replace(found, verdicts=tuple(_verdicts(found, contest, held_out, best)))
+    found = replace(found, verdicts=(*_verdicts(found, contest, held_out, best), *untold))
     return replace(found, tuned=replace(tuned, figures=figures_of(found)))
 
 
@@ -202,11 +206,11 @@ class _Contest:
         names = [*(one.name for one in self.contenders), "choice"]
         sums, times = ({name: np.zeros(count) for name in names} for _ in range(2))
         fewest = min((one.splits for one in self.contenders if one.splits), default=splits)
-        for number, (fitted, other) in enumerate(halves(count, splits, self.seed)):
+        for number, (half, other) in enumerate(halves(count, splits, self.seed)):
             open_ = [one for one in self.contenders if one.splits is None or number < one.splits]
-            rows = {one.name: self.labelled.values(one.fit(fitted))[other] for one in open_}
+            rows = {one.name: self.labelled.values(one.fit(half))[other] for one in open_}
             if number < fewest:
-                rows["choice"] = self.labelled.values(self.choice(fitted, number).fit(fitted))[other]
+                rows["choice"] = self.labelled.values(self.choice(half, number).fit(half))[other]
             for name, values in rows.items():
                 sums[name][other] += values
                 times[name][other] += 1
@@ -285,7 +289,7 @@ def _tuned(
 ) -> tuple[Tuned, DepthChoice | None]:
     labelled = contest.labelled
     rows = np.arange(len(labelled.queries))
-    if best.cost < 2 and best.fit(rows).inputs and "reranker" not in best.fit(rows).inputs:
+    if best.cost < 2 and best.fit(rows).inputs and RERANKER not in best.fit(rows).inputs:
         return Tuned(labelled.first, best.fit(rows), fields=labelled.fields), None
     cheap = [one for one in contest.contenders if one.cost < 2]
     before = max(cheap, key=lambda one: round(float(held_out[one.name].mean()), 9)).fit(rows)
@@ -300,8 +304,32 @@ def _ordered(labelled: Labelled, tuned: Tuned) -> list[Rows]:
     made = []
     for one in labelled.candidates:
         read = tuned.to_read(one)
-        made.append(np.array([fused.index for fused in tuned.order(one, read, one.scores["reranker"][read])], np.intp))
+        made.append(np.array([fused.index for fused in tuned.order(one, read, one.scores[RERANKER][read])], np.intp))
     return made
+
+
+def _with_probabilities(labelled: Labelled, tuned: Tuned, origin: str) -> tuple[Tuned, tuple[str, ...]]:
+    """With probabilities of the documents that are reranked, or a sentence that says why there are none.
+
+    They are those of a sum of fused score and logit, as a logistic regression weighs the two.
+    """
+    if tuned.after is None:
+        return tuned, ()
+    fused, labels, owners = [], [], []
+    for query, one in zip(labelled.queries, labelled.candidates, strict=True):
+        read = replace(tuned, skip=None).to_read(one)
+        best = tuned.order(one, read, one.scores[RERANKER][read])[: len(read)]
+        fused += [(each.score, each.logit) for each in best]
+        labels += [labelled.qrels[query].get(each.id) for each in best]
+        owners += [query] * len(best)
+    columns = np.array(fused, np.float64).reshape(-1, 2)
+    try:
+        score, logit = weighed(columns, np.array([bool(grade and grade > 0) for grade in labels], np.bool_))
+        sums = columns @ np.array([score, logit])
+        made = fitted(sums.tolist(), labels, owners, origin=origin, model=tuned.model or "")
+    except InvalidInput as error:
+        return tuned, (f"No probabilities: {error}.",)
+    return replace(tuned, calibration=made, calibrated_by=(score, logit)), ()
 
 
 def _depth(labelled: Labelled, whole: Tuned, splits: int, seed: int, sure: float) -> DepthChoice:
@@ -313,8 +341,8 @@ def _depth(labelled: Labelled, whole: Tuned, splits: int, seed: int, sure: float
         return next(place for place, row in enumerate(table) if loss((table[-1] - row)[rows], sure) <= MOST_LOST)
 
     lost = [
-        float((table[-1] - table[shallowest(fitted)])[other].mean())
-        for fitted, other in halves(table.shape[1], splits, seed)
+        float((table[-1] - table[shallowest(half)])[other].mean())
+        for half, other in halves(table.shape[1], splits, seed)
     ]
     chosen = depths[shallowest(np.arange(table.shape[1]))]
     return DepthChoice(tuple(zip(depths, map(float, table.mean(axis=1)), strict=True)), chosen, float(np.mean(lost)))
@@ -336,8 +364,8 @@ def _skip(labelled: Labelled, tuned: Tuned, splits: int, seed: int, sure: float)
         return found
 
     saved, lost = [], []
-    for fitted, other in halves(len(agreed), splits, seed):
-        left = agreed[other] >= least(fitted)
+    for half, other in halves(len(agreed), splits, seed):
+        left = agreed[other] >= least(half)
         saved.append(float(left.mean()))
         lost.append(float(gains[other][left].sum()) / len(other))
     threshold = least(np.arange(len(agreed)))

@@ -220,12 +220,18 @@ class Logistic:
         inputs = self.labelled.inputs
         given = np.concatenate([_stretched(self.labelled.candidates[row], inputs) for row in rows.tolist()])
         labels = np.concatenate([self.labelled.relevant(row) > 0 for row in rows.tolist()])
-        if labels.all() or not labels.any():
-            return Fusion("weighted", dict.fromkeys(inputs, 1 / len(inputs)))
-        found = linear().LogisticRegression(C=10.0, solver="liblinear").fit(given, labels).coef_[0]
+        found = np.array(weighed(given, labels))
         # to one size, so that weights can be compared; the order is the same
         scale = float(np.abs(found).sum()) or 1.0
         return Fusion("weighted", {name: float(one) / scale for name, one in zip(inputs, found, strict=True)})
+
+
+def weighed(given: Doubles, labels: npt.NDArray[np.bool_]) -> tuple[float, ...]:
+    """The weights of a logistic regression, of columns [rows, columns]; equal ones where all labels are."""
+    if labels.all() or not labels.any():
+        return (1.0,) * given.shape[1]
+    found: list[float] = linear().LogisticRegression(C=10.0, solver="liblinear").fit(given, labels).coef_[0].tolist()
+    return tuple(found)
 
 
 def _stretched(candidates: Candidates, inputs: Sequence[str]) -> Doubles:

@@ -1,0 +1,276 @@
+"""`secondpass tune`: labelled queries and first passes to the best way to order candidates, and to what applies it."""
+
+from __future__ import annotations
+
+import json as jsons
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from numbers import Real
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from secondpass.cli import arguments
+from secondpass.cli.compare import BM25, first_pass, judged_by, reranked
+from secondpass.cli.evaluate import RUN_DATASET, Evaluated
+from secondpass.cli.output import PipeConsole, note
+from secondpass.corpora import CorpusDocument, read_corpus
+from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.evaluation.measures import parsed
+from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.reporting.files import opened
+from secondpass.evaluation.runs import Run
+from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
+from secondpass.fusion import Tuned
+from secondpass.models.identity import marks_of
+from secondpass.ranking import BLANK_LOGIT
+from secondpass.tuning import Tuning
+from secondpass.tuning.choosing import SPLITS, SURE
+from secondpass.tuning.choosing import tune as tuned_on
+
+if TYPE_CHECKING:
+    from secondpass.cross_encoder import CrossEncoder
+
+# Puts what was tuned into a pipeline: a function of another import package of this distribution.
+WRITE_TUNED = "secondpass_pipelines.tuned_pipelines:write_tuned"
+TUNED, PIPELINE = "tuned.json", "pipeline.yaml"
+
+Dataset = Annotated[Path, typer.Option("--dataset", "-d", help="BEIR folder with labels, or secondpass/demo.")]
+Corpus = Annotated[Path | None, typer.Option(help="The documents, where the folder of labels has none.")]
+FirstPasses = Annotated[
+    list[str] | None,
+    typer.Option("--first", help="bm25, NAME=RUN.trec, or a bi-encoder (folder or name); the main one first."),
+]
+Pipeline = Annotated[
+    str | None, typer.Option("--pipeline", "-p", help="Take its retrievers and its ranker instead, and write it tuned.")
+]
+Reranker = Annotated[str | None, typer.Option("--model", help="Folder or hub name of the cross-encoder.")]
+Fields = Annotated[
+    list[str] | None, typer.Option("--field", help="A number in the documents' metadata that may count, such as year.")
+]
+Folder = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tuned.json, and the tuned pipeline.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What `tune` is given: judgements, first passes, logits of all their documents, and these."""
+
+    qrels: Qrels
+    runs: tuple[Run, ...]
+    reranked: Run | None
+    documents: Mapping[str, CorpusDocument]
+    ms_a_document: float | None
+    model: str | None
+    marks: tuple[float, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+def tune(
+    dataset: Dataset,
+    first: FirstPasses = None,
+    pipeline: Pipeline = None,
+    corpus: Corpus = None,
+    split: Annotated[str, typer.Option(help="Which judgements of the folder.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first labelled queries.")] = None,
+    depth: Annotated[int, typer.Option(min=1, help="Candidates of each first pass.")] = 100,
+    model: Reranker = None,
+    no_reranker: Annotated[bool, typer.Option("--no-reranker", help="Compare first passes alone.")] = False,
+    measure: Annotated[str, typer.Option("--measure", "-m", help="As ir_measures names it.")] = "nDCG@10",
+    field: Fields = None,
+    max_length: arguments.MaxLength = None,
+    batch_size: arguments.BatchSize = 32,
+    device: arguments.Device = None,
+    precision: arguments.Precision = None,
+    instruction: arguments.Instruction = None,
+    score_cache: arguments.ScoreCacheFile = None,
+    splits: Annotated[int, typer.Option(min=2, help="How often the labelled queries are halved.")] = SPLITS,
+    sure: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="How certain a dearer way must be better to be recommended.")
+    ] = SURE,
+    seed: Annotated[int, typer.Option(min=0, help="Of the halves.")] = 0,
+    output: Folder = None,
+    json: Annotated[Path | None, typer.Option(help="Everything as one JSON object.")] = None,
+) -> None:
+    """Find the best way to order candidates: first passes alone or together, the reranker, or all of them.
+
+    Each way is fitted on one half of the labelled queries and measured on the other, again and again; a dearer way is
+    recommended only where it is better for sure. About 50 labelled queries do. Needs the extra tune.
+
+    [bold]Examples[/bold]
+
+    secondpass tune --dataset beir/scifact --model models/mine --output tuned
+
+    secondpass tune -d beir/scifact --first bm25.trec --first dense=dense.trec --field year -o tuned
+
+    secondpass tune -d labels --corpus docs.jsonl --pipeline rerank_hybrid --output tuned
+    """
+    parsed([measure])
+    if pipeline is not None and first:
+        raise InvalidInput("give either --first or --pipeline: a pipeline has first passes of its own")
+    if output is not None and output.exists() and not output.is_dir():
+        raise InvalidInput(f"--output {output}: is a file, and tuned.json goes into a folder")
+    if pipeline is not None:
+        given = _of_pipeline(
+            DatasetRequest(
+                pipeline,
+                dataset,
+                split,
+                limit,
+                depth,
+                None,
+                model,
+                None,
+                instruction=instruction,
+                tuning=True,
+                corpus=corpus,
+            )
+        )
+    else:
+        options: Any = dict(batch_size=batch_size, instruction=instruction, show_progress_bar=False)
+        read = {one.id: one for one in read_corpus(dataset if corpus is None else corpus)}
+        found = judged_by(dataset, split, limit)
+        encoder = None if no_reranker else arguments.load(model or arguments.POCKET, max_length, device, precision)
+        given = _of_first(found, first or [BM25], read, depth, device, encoder, score_cache, options)
+    if no_reranker:
+        given = replace(given, reranked=None, model=None)
+    result = tuned_on(
+        given.qrels,
+        given.runs,
+        given.reranked,
+        measure=measure,
+        fields={name: _numbers(name, given.documents) for name in field or ()},
+        splits=splits,
+        seed=seed,
+        sure=sure,
+        ms_a_document=given.ms_a_document,
+        model=given.model,
+        marks=given.marks,
+        origin=given.qrels.origin,
+    )
+    _show(PipeConsole(highlight=False), result)
+    for line in given.notes:
+        note(line)
+    if json is not None:
+        with opened(json) as stream:
+            stream.write(jsons.dumps({**asdict(result), "tuned": result.tuned.to_dict()}) + "\n")
+    if output is not None:
+        _write(output, result.tuned, pipeline)
+
+
+def _of_pipeline(request: DatasetRequest) -> Labels:
+    try:
+        runner: Callable[[DatasetRequest], DatasetRuns] = resolve_name(RUN_DATASET)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f'nothing here can run a pipeline ({error}): pip install "secondpass[haystack]"') from error
+    runs = runner(request)
+    logits = {
+        query: [(document, BLANK_LOGIT if score is None else score) for document, score in ranking.items()]
+        for query, ranking in runs.second.items()
+    }
+    pairs = sum(map(len, logits.values()))
+    ms = None
+    if (whole := runs.ms.get(runs.second.name)) is not None:
+        before = max((runs.ms.get(run.name, 0.0) for run in runs.first), default=0.0)
+        ms = max(0.0, whole - before) * len(logits) / max(1, pairs)
+    return Labels(runs.qrels, runs.first, Run(runs.second.name, logits), runs.documents, ms, runs.model, runs.marks)
+
+
+def _of_first(
+    found: Evaluated,
+    sources: Sequence[str],
+    documents: Mapping[str, CorpusDocument],
+    depth: int,
+    device: str | None,
+    encoder: CrossEncoder | None,
+    cache: Path | None,
+    options: dict[str, Any],
+) -> Labels:
+    """First passes that are found here or read from files, and the logits of all that they found."""
+    texts = {name: document.content for name, document in documents.items()}
+    runs: list[Run] = []
+    notes: tuple[str, ...] = ()
+    for source in sources:
+        one, _ = first_pass(replace(found, runs=()), source, texts, depth, True, device)
+        runs += one.runs
+        notes += tuple(line for line in one.notes if line not in notes)
+    if encoder is None:
+        return Labels(found.qrels, tuple(runs), None, documents, None, None, None, notes)
+    union = {
+        query: [(name, None) for name in dict.fromkeys(name for run in runs for name in run.get(query, {}))]
+        for query in found.texts or {}
+    }
+    marks, name = marks_of(encoder), encoder.name
+    made = reranked(
+        "reranker", encoder, cache, replace(found, runs=(Run("union", union),)), texts, options, by_logit=True
+    )
+    filled = [len(ranking) for ranking in union.values() if ranking]
+    ms = made.ms * len(filled) / max(1, sum(filled))
+    return Labels(found.qrels, tuple(runs), made.run, documents, ms, name, marks, (*notes, *made.notes()))
+
+
+def _numbers(name: str, documents: Mapping[str, CorpusDocument]) -> dict[str, float]:
+    """The numbers of a field by document; a document without it has none."""
+    made = {}
+    for document in documents.values():
+        value = document.meta.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise InvalidInput(f"--field {name}: document {document.id!r} has {value!r}, which is no number")
+        made[document.id] = float(value)
+    if not made:
+        raise InvalidInput(f"--field {name}: no document has it")
+    return made
+
+
+def _show(console: Console, result: Tuning) -> None:
+    names = ("way", "fitted on all", result.measure, "over the first pass", "sure", "ms")
+    table = Table(*names, box=None, pad_edge=False)
+    for one in (*result.standings, result.choice):
+        style = "bold" if one.name == result.recommended else ""
+        table.add_row(
+            one.name,
+            one.fusion,
+            f"{one.mean:.3f} ({one.interval.low:.3f} to {one.interval.high:.3f})",
+            f"{one.gain:+.3f} ({one.gain_interval.low:+.3f} to {one.gain_interval.high:+.3f})",
+            f"{one.certainty:.0%}",
+            "" if one.ms is None else f"{one.ms:.0f}",
+            style=style,
+        )
+    console.print(
+        f"Of {result.queries} labelled queries, half of them fitted on and half measured, {result.splits} times"
+    )
+    console.print(table)
+    if result.origin:
+        console.print(f"The labels are {result.origin}, not from people.")
+    for line in result.verdicts:
+        console.print(line)
+    _show_depth(console, result)
+
+
+def _show_depth(console: Console, result: Tuning) -> None:
+    depth, rule = result.depth, result.tuned.skip
+    if depth is None:
+        return
+    curve = ", ".join(f"{at}: {value:.3f}" for at, value in depth.values)
+    console.print(f"Depth {depth.chosen} (on held-out halves {depth.lost:+.3f} less than all). By depth: {curve}")
+    if rule is None:
+        console.print("No query is better left to the first passes, as far as these labels tell.")
+    else:
+        console.print(f"Queries that the first passes agree on ({rule.least:.0%} of their ten best) are not reranked: "
+                      f"{rule.saved:.0%} of them, for {rule.lost:+.3f} less.")  # fmt: skip
+
+
+def _write(output: Path, tuned: Tuned, pipeline: str | None) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / TUNED
+    with opened(file) as stream:
+        stream.write(jsons.dumps(tuned.to_dict(), indent=1) + "\n")
+    note(f"wrote {file}")
+    if pipeline is not None:
+        resolve_name(WRITE_TUNED)(pipeline, file, output / PIPELINE)
+        note(f"wrote {output / PIPELINE}")
