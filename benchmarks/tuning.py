@@ -72,7 +72,10 @@ def scored(data: Path, name: str, split: str, limit: int, reranker: Any, encoder
     corpus = read_corpus(data, name)
     asked = [texts[query] for query in names]
     rows, values = FirstPass(corpus.texts).search(asked, DEPTH)
-    similar = encoder(asked) @ encoder([text[:4000] for text in corpus.texts]).T
+    import torch
+
+    with torch.autocast("cpu", torch.bfloat16):  # of thousands of documents; a cosine changes in its third digit
+        similar = encoder(asked) @ encoder([text[:4000] for text in corpus.texts]).T
     queries = {}
     spent = 0.0
     pairs = 0
