@@ -1,0 +1,66 @@
+"""`secondpass tune`: from a labelled folder to what applies it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from secondpass.fusion import Candidates, Tuned
+from tests.cli.conftest import Run, only_line
+
+FEW = ("--dataset", "secondpass/demo", "--limit", "12", "--depth", "8", "--splits", "4")
+
+
+def test_bm25_and_the_packaged_model_are_tuned_where_nothing_else_is_said(run: Run, tmp_path: Path) -> None:
+    """What is written orders candidates; the JSON has every way's figures and each query's."""
+    found = run("tune", *FEW, "--output", str(tmp_path / "tuned"), "--json", str(tmp_path / "all.json"))
+    assert found.exit_code == 0, found.output
+    assert "Of 12 labelled queries" in found.stdout
+    page = json.loads((tmp_path / "all.json").read_text())
+    assert [one["name"] for one in page["standings"]] == ["first pass", "reranker", "sum with reranker"]
+    assert len(page["held_out"]["choice"]) == 12
+    tuned = Tuned.from_dict(json.loads((tmp_path / "tuned" / "tuned.json").read_text()))
+    assert tuned.first == ("bm25",)
+    assert tuned.figures["recommended"] == page["recommended"]
+    candidates = Candidates.of({"bm25": [("a", 2.0), ("b", 1.0)]})
+    read = tuned.to_read(candidates)
+    assert {one.id for one in tuned.order(candidates, read, [0.0] * len(read))} == {"a", "b"}
+
+
+def test_first_passes_come_from_files_and_fields_from_the_documents(run: Run, tmp_path: Path) -> None:
+    """Without a reranker nothing is loaded; a field is one of the inputs."""
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    queries = [{"_id": f"q{number}", "text": f"question {number}"} for number in range(10)]
+    documents = [{"_id": f"d{place}", "text": f"text {place}", "year": 2000 + place} for place in range(6)]
+    for name, rows in (("queries", queries), ("corpus", documents)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "qrels" / "test.tsv").write_text("".join(f"q{number}\td5\t1\n" for number in range(10)))
+    lines = [f"q{number} Q0 d{place} 1 {-place} run" for number in range(10) for place in range(6)]
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.trec").write_text("\n".join(lines) + "\n")
+    files = ("--first", str(tmp_path / "one.trec"), "--first", f"other={tmp_path / 'two.trec'}")
+    options = ("--field", "year", "--no-reranker", "--splits", "4", "-o", str(tmp_path / "tuned"))
+    found = run("tune", "-d", str(folder), *files, *options)
+    assert found.exit_code == 0, found.output
+    tuned = Tuned.from_dict(json.loads((tmp_path / "tuned" / "tuned.json").read_text()))
+    assert tuned.first == ("one", "other")
+    assert tuned.after is None
+    assert tuned.before.weights["year"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--first", "bm25", "--pipeline", "rerank_bm25"), "either --first or --pipeline"),
+        (("--field", "colour", "--no-reranker"), "--field colour: no document has it"),
+        (("--measure", "magic@10"), "magic@10"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(run: Run, options: tuple[str, ...], said: str) -> None:
+    """In one line, with exit code 2."""
+    found = run("tune", *FEW, *options)
+    assert found.exit_code == 2
+    assert said in only_line(found)
