@@ -23,7 +23,7 @@ from secondpass.evaluation.second_pass import ladder
 from secondpass.evaluation.statistics import mean_interval
 from secondpass.fusion import RERANKER, SkipRule, Tuned, overlap
 from secondpass.text import positive_int, share
-from secondpass.tuning.contenders import Contender, Doubles, Labelled, Rows, contenders_of, weighed
+from secondpass.tuning.contenders import Contender, Doubles, Labelled, Rows, WeightedSum, contenders_of, weighed
 from secondpass.tuning.probabilities import fitted
 
 SPLITS = 200
@@ -227,18 +227,27 @@ class _Contest:
         return self.decided(found, rows)
 
     def decided(self, held_out: Mapping[str, Doubles], rows: Rows) -> Contender:
-        """The cheapest way, unless a dearer one is better for sure; of equally dear ones the best."""
+        """The cheapest way, unless a dearer one is better for sure.
+
+        Of equally dear ones it is the sum, which the others are cases of, unless another is better than it for sure: on
+        few labels the best of several is partly luck.
+        """
         best = self.contenders[0]
         if not self.has_signal(held_out, rows):
             return best
         for cost in sorted({one.cost for one in self.contenders} - {best.cost}):
             level = [one for one in self.contenders if one.cost == cost]
-            means = [float(held_out[one.name][rows].mean()) for one in level]
-            # of equal means the simpler way, which comes first
-            dearer = level[int(np.argmax(np.round(means, 9)))]
-            if certainty(held_out[dearer.name][rows] - held_out[best.name][rows]) >= self.sure:
+            dearer = next((one for one in reversed(level) if isinstance(one, WeightedSum)), level[0])
+            for other in level:
+                if self.is_better(other, dearer, held_out, rows):
+                    dearer = other
+            if self.is_better(dearer, best, held_out, rows):
                 best = dearer
         return best
+
+    def is_better(self, one: Contender, other: Contender, held_out: Mapping[str, Doubles], rows: Rows) -> bool:
+        """Whether it is, as certain as is asked for."""
+        return certainty(held_out[one.name][rows] - held_out[other.name][rows]) >= self.sure
 
     def has_signal(self, held_out: Mapping[str, Doubles], rows: Rows) -> bool:
         """Whether some way is better than random orders of the same candidates, beyond chance."""

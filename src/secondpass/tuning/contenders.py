@@ -29,7 +29,7 @@ MOST_SUMS = 300
 MOST_INPUTS = 6
 # How far weights are drawn to equal ones, whose prior they have: a gain of this over the number of queries for a step
 # of 1. On few labels the best weights are partly luck.
-DRAWN = 2.0
+DRAWN = 1.0
 # Fewer labelled queries say nothing about a model with so many degrees of freedom.
 ENOUGH_FOR_LOGISTIC = 100
 ENOUGH_FOR_TREES = 300
