@@ -142,6 +142,23 @@ def test_three_runs_are_compared_in_pairs(run: Run, files: Path) -> None:
     assert "adjusted for 3 comparisons" in done.stdout
 
 
+def test_queries_are_grouped_by_their_lengths_and_those_of_their_documents(run: Run, files: Path) -> None:
+    """The texts come with the folder and --documents; the margins of this first pass are all the same."""
+    texts = [json.dumps({"_id": f"d{number}-{place}", "text": "cat " * (number + 1)})
+             for number in range(QUERIES) for place in range(20)]  # fmt: skip
+    (files / "texts.jsonl").write_text("\n".join(texts))
+    runs = ("-r", files / "bm25.trec", "-r", files / "ours.trec", "-m", "AP", "--json", files / "r.json")
+    done = run("evaluate", "--qrels", files, *runs, "--documents", files / "texts.jsonl")
+    assert done.exit_code == 0, done.stderr
+    assert "\nWhen ours hurts\n" in done.stdout
+    assert "\nDocuments that moved, bm25 to ours\n" in done.stdout
+    (second,) = json.loads((files / "r.json").read_text())["second_passes"]
+    groups = {
+        each["by"]: [(group["low"], group["queries"]) for group in each["groups"]] for each in second["groupings"]
+    }
+    assert groups == {"query length": [(10, 10), (11, 20)], "document length": [(3, 10), (43, 10), (83, 10)]}
+
+
 @pytest.fixture
 def arguana(tmp_path: Path) -> Path:
     """A BEIR folder whose queries are documents that find themselves first; one judged query has no text."""
