@@ -311,7 +311,7 @@ def queries_needed(effect: float, alpha: float = 0.05, power: float = POWER) -> 
 def _power(queries: int, effect: float, alpha: float) -> float:
     """How often the paired t-test finds an effect, of its own sign: the other tail is next to nothing.
 
-    It is left out, since the noncentral t of scipy 1.17 is NaN there for some numbers (findings/scipy-power.sh).
+    It is left out, since the noncentral t of scipy 1.17 is NaN there for some numbers (findings/statsmodels-power.sh).
     """
     special = optional("scipy.special", "scipy", "eval")
     freedom = queries - 1
