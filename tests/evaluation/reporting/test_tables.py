@@ -176,6 +176,9 @@ def test_groups_say_where_it_hurts() -> None:
     quiet = tables.groups(calm, "AP")
     assert quiet is not None
     assert quiet.note.startswith("Nothing is told apart: no group is hurt for sure")
+    everywhere = tables.groups((replace(GROUPS[0], groups=(replace(GROUPS[0].groups[1], apart=False),) * 2),), "AP")
+    assert everywhere is not None
+    assert everywhere.note.startswith("It hurts in every group. No group is unlike the other queries. (Corrected for 2")
     assert tables.groups((), "AP") is None
 
 
