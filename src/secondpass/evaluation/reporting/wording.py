@@ -137,8 +137,13 @@ def grouping_sentence(groupings: Sequence[Grouping]) -> str:
     corrected = f"corrected for {counted(len(groups), 'group', 'groups')}"
     hurt = [_group_said(*each) for each in groups if each[1].interval.high < 0]
     apart = [_group_said(*each) for each in groups if each[1].apart]
-    said = [f"It hurts where {', '.join(hurt)}."] if hurt else []
-    said += [f"Told apart from the other queries: {', '.join(apart)}."] if apart else []
+    everywhere = len(hurt) == len(groups)
+    where = "in every group" if everywhere else f"where {', '.join(hurt)}"
+    said = [f"It hurts {where}."] if hurt else []
+    if apart:
+        said.append(f"Told apart from the other queries: {', '.join(apart)}.")
+    elif hurt:
+        said.append("No group is unlike the other queries.")
     if not said:
         return f"Nothing is told apart: no group is hurt for sure, and none is unlike the other queries ({corrected})."
     return f"{' '.join(said)} ({corrected.capitalize()}.)"
