@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from secondpass.evaluation.comparison import (
@@ -14,7 +15,6 @@ from secondpass.evaluation.comparison import (
     DepthPoint,
     Headroom,
     Interval,
-    Reliability,
     SecondPass,
 )
 from secondpass.evaluation.measures import Coverage, Report
@@ -37,6 +37,7 @@ from secondpass.evaluation.reporting.wording import (
     span,
     verdicts,
 )
+from secondpass.evaluation.scores import ScoredPairs, reliability_of
 
 
 @pytest.mark.parametrize(
@@ -195,10 +196,13 @@ def test_depth_in_words() -> None:
 
 
 def test_reliability_in_words() -> None:
-    """Both errors, and over how many pairs."""
-    found = Reliability((0.2, 0.8), (0.1, 0.9), (1000, 200), 0.1, 0.05)
-    said = reliability_sentence(found)
-    assert said.startswith("Expected calibration error 0.100, Brier score 0.050 over 1,200 pairs")
+    """Bins first, then both errors and over how many pairs: 0.8 where 1 of 40 is relevant promises too much."""
+    found = reliability_of(ScoredPairs(np.repeat([0.2, 0.8], 40), np.arange(80) % 40 == 0, np.full(80, True)), 2)
+    assert reliability_sentence(found) == (
+        "Scores promise too much in 2 and too little in 0 of 2 bins, beyond 95 % intervals (by chance: 5 % of bins). "
+        "Largest clear error: of the 40 pairs that score 0.800 to 0.800 (mean 0.800), 2 % are relevant (0 % to 13 %). "
+        "Expected calibration error over 2 bins of equal count 0.475, Brier score 0.340, over 80 pairs."
+    )
 
 
 def test_coverage_is_noted_by_system_or_once_for_all() -> None:
