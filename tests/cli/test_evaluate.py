@@ -1,4 +1,4 @@
-"""`secondpass evaluate`: runs against judgements from files, and what is refused."""
+"""`secondpass evaluate` and `compare`: runs from files, or made by models, against judgements; what is refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AutoModel, AutoTokenizer
 from typer.testing import Result
 
 from secondpass import CrossEncoder
@@ -17,7 +18,8 @@ from secondpass.evaluation.runs import read_run
 from secondpass.explanation import explain
 from secondpass.windows import Windows
 from tests.cli.conftest import Run, only_line
-from tests.small_collection import write_beir
+from tests.small_collection import CORPUS, write_beir
+from tests.small_collection import QUERIES as QUERIES_OF_SMALL
 
 QUERIES = 30
 
@@ -138,6 +140,23 @@ def test_three_runs_are_compared_in_pairs(run: Run, files: Path) -> None:
     for title in ("reranked against bm25", "same against bm25", "same against reranked"):
         assert f"\n{title}\n" in done.stdout
     assert "adjusted for 3 comparisons" in done.stdout
+
+
+def test_queries_are_grouped_by_their_lengths_and_those_of_their_documents(run: Run, files: Path) -> None:
+    """The texts come with the folder and --documents; the margins of this first pass are all the same."""
+    texts = [json.dumps({"_id": f"d{number}-{place}", "text": "cat " * (number + 1)})
+             for number in range(QUERIES) for place in range(20)]  # fmt: skip
+    (files / "texts.jsonl").write_text("\n".join(texts))
+    runs = ("-r", files / "bm25.trec", "-r", files / "ours.trec", "-m", "AP", "--json", files / "r.json")
+    done = run("evaluate", "--qrels", files, *runs, "--documents", files / "texts.jsonl")
+    assert done.exit_code == 0, done.stderr
+    assert "\nWhen ours hurts\n" in done.stdout
+    assert "\nDocuments that moved, bm25 to ours\n" in done.stdout
+    (second,) = json.loads((files / "r.json").read_text())["second_passes"]
+    groups = {
+        each["by"]: [(group["low"], group["queries"]) for group in each["groups"]] for each in second["groupings"]
+    }
+    assert groups == {"query length": [(10, 10), (11, 20)], "document length": [(3, 10), (43, 10), (83, 10)]}
 
 
 @pytest.fixture
@@ -270,3 +289,97 @@ def test_what_cannot_be_explained_is_refused(
     assert reason in only_line(done)
     file = ("--qrels", "qrels/test.tsv", "-r", "bm25.trec", "-r", "ours.trec", "--model", "m", "--json", "r.json")
     assert "its --documents" in only_line(run("evaluate", *file, "--explain", "1"))
+
+
+@pytest.fixture
+def models(tmp_path: Path, tiny_folder: str, tiny_model_folder: Callable[..., str]) -> tuple[str | Path, ...]:
+    """The small collection and two models for it."""
+    write_beir(tmp_path / "beir")
+    more = ("--model", f"one={tiny_folder}", "--model", f"other={tiny_model_folder('roberta', 1)}", "--device", "cpu")
+    return ("compare", "--dataset", tmp_path / "beir", *more, "-m", "nDCG@10", "-m", "AP")
+
+
+def test_models_are_compared_on_the_candidates_of_one_first_pass(
+    run: Run, tmp_path: Path, models: tuple[str | Path, ...], tiny_folder: str
+) -> None:
+    """All pairs in every report, the runs beside it as `evaluate` reads them, and no pair scored twice."""
+    made = {name: tmp_path / f"report.{name}" for name in ("html", "json", "csv")}
+    reports = [part for name, path in made.items() for part in (f"--{name}", path)]
+    given = (*models, "--depth", "3", "--precision", "fp32", "--score-cache", tmp_path / "scores.db")
+    done = run(*given, "--first", "bm25", *reports, "--output", tmp_path / "run.trec")
+    assert done.exit_code == 0, done.output
+    for title in ("one against bm25", "other against bm25", "other against one"):
+        assert f"\n{title}\n" in done.stdout
+    found = json.loads(made["json"].read_text())
+    assert [report["system"] for report in found["reports"]] == ["bm25", "one", "other"]
+    assert found["ms"].keys() == {"bm25", "one", "other"}
+    assert [(each["system"], each["baseline"]) for each in found["contrasts"]] == [("other", "one")]
+    assert len(found["comparisons"]) == 6
+    assert found["settings"]["model one"] == f"{tiny_folder}, float32 on cpu"
+    assert found["settings"]["first pass"] == "bm25"
+    assert "<html" in made["html"].read_text()
+    assert len(made["csv"].read_text().splitlines()) == 1 + 3 * 3
+
+    corpus = {row["_id"]: " ".join(filter(None, (row["title"], row["text"]))) for row in CORPUS}
+    runs = {name: read_run(tmp_path / f"run.{name}.trec") for name in ("bm25", "one", "other")}
+    encoder = CrossEncoder(tiny_folder, device="cpu")
+    for query in QUERIES_OF_SMALL[:3]:
+        names = list(runs["bm25"][query["_id"]])
+        assert set(names) == set(runs["other"][query["_id"]])
+        hits = encoder.rank(query["text"], [corpus[name] for name in names])
+        told = {names[hit["corpus_id"]]: pytest.approx(float(hit["score"]), abs=1e-5) for hit in hits}
+        assert list(runs["one"][query["_id"]].items()) == list(told.items())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("the model was asked"))
+        again = run(*given, "--first", tmp_path / "run.bm25.trec")
+    assert again.exit_code == 0, again.output
+    assert "milliseconds are the models' alone: run.bm25 was not timed" in " ".join(again.stdout.split())
+    files = [part for name in runs for part in ("-r", f"{name}={tmp_path / f'run.{name}.trec'}")]
+    same = run("evaluate", "--qrels", tmp_path / "beir", *files, "-m", "nDCG@10", "-m", "AP", "--json", made["json"])
+    assert same.exit_code == 0, same.output
+    for key in ("reports", "comparisons", "contrasts"):
+        assert json.loads(made["json"].read_text())[key] == found[key]
+
+
+def test_a_bi_encoder_finds_candidates_by_its_name(
+    run: Run, tmp_path: Path, models: tuple[str | Path, ...], tiny_folder: str
+) -> None:
+    """Every document has a cosine, so each of three queries has as many candidates as the depth."""
+    AutoModel.from_pretrained(tiny_folder).save_pretrained(tmp_path / "dense")
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "dense")
+    done = run(*models, "--first", tmp_path / "dense", "--depth", "4", "-o", tmp_path / "run.trec", "--limit", "2")
+    assert done.exit_code == 0, done.output
+    assert {query: len(ranking) for query, ranking in read_run(tmp_path / "run.dense.trec").items()} == {
+        "q1": 4,
+        "q2": 4,
+    }
+    assert "one against dense" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--model", "one=x"), "is called 'one' too; say NAME=MODEL"),
+        (("--model", "bm25=x"), "the first pass is called 'bm25' too"),
+        (("--model", "=x"), "it has no name"),
+        (("--first", "{}/strange.trec"), "document 'd9' of query 'q1' is not in the dataset"),
+        (("--first", "{}/other.trec"), "it finds nothing for any of the 3 queries"),
+        (("--model", "o/e=x", "--model", "o_e=y", "-o", "{}/run.trec"), "would both go to"),
+        (("--output", "{}/none/run.trec"), "there is no folder"),
+        (("--split", "dev"), "its splits are test"),
+        (("--max-windows", "3"), "--max-windows goes with --long windows"),
+        (("-m", "nDCC@10"), "measure 'nDCC@10' is unknown"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    run: Run, tmp_path: Path, models: tuple[str | Path, ...], options: tuple[str, ...], reason: str
+) -> None:
+    """Before any model is loaded."""
+    (tmp_path / "strange.trec").write_text("q1 Q0 d1 1 2.0 x\nq1 Q0 d9 2 1.0 x\n")
+    (tmp_path / "other.trec").write_text("nobody Q0 d1 1 2.0 x\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondpass.cli.arguments.load", lambda *given: pytest.fail("a model was loaded"))
+        done = run(*models, *(option.format(tmp_path) for option in options))
+    assert done.exit_code == 2, done.output
+    assert reason in only_line(done)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.analysis import analyse, changes, moved, query_ranks
+from secondpass.evaluation.analysis import analyse, changes, moved, query_properties, query_ranks
 from secondpass.evaluation.comparison import Analysis
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
@@ -148,6 +148,49 @@ def test_equal_scores_of_any_size_have_a_whole_report(scale: float) -> None:
     assert (second_pass.distribution is None) == (scale == 1e300)
     assert all(each.tied_queries == QUERIES for each in second_pass.ties)
     assert "<svg" in to_html(found)
+
+
+def test_pairs_that_no_second_pass_tells_about_are_contrasts() -> None:
+    """Two rerankers of one first pass against each other, and another retriever against all: each once, later first."""
+    qrels, first = task()
+    other = Run("other", {query: [(f"x{place}", 1.0) for place in range(9)] for query in first})
+    best, same = perfect(qrels, first), same_order("kept", first)
+    found = analyse(qrels, [first, best, same, other], ["AP"], examples=2, texts={"q1": "one"})
+    pairs = [(each.system, each.baseline) for each in found.contrasts]
+    assert pairs == [("same", "perfect"), ("other", "first"), ("other", "perfect"), ("other", "same")]
+    values = found.reports[1].values["AP"], found.reports[2].values["AP"]
+    assert (found.contrasts[0].helped, found.contrasts[0].hurt) == changes(
+        qrels, best, same, *values, texts={"q1": "one"}, count=2
+    )
+    assert found.contrasts[0].helped == ()
+
+
+def test_what_queries_are_grouped_by() -> None:
+    """Lengths in characters, of documents in the mean of those known; the margin is the first score less the second."""
+    run = Run(
+        "first", {"q1": [("a", 3.0), ("b", 1.5), ("c", 1.0)], "q2": [("a", None), ("b", None)], "q3": [("c", 1.0)]}
+    )
+    properties = query_properties(run, ["q1", "q2", "q3", "q4"], {"q1": "abcd", "q4": "x y"}, {"a": 10, "b": 20})
+    assert properties == {
+        "query length": {"q1": 4, "q4": 3},
+        "document length": {"q1": 15, "q2": 15},
+        "score margin": {"q1": 1.5},
+    }
+    assert query_properties(run, ["q1"], margins=False) == {}
+
+
+def test_the_groups_are_of_the_first_pass_s_margins() -> None:
+    """Three groups by what the first pass was sure of, with the differences that the queries have."""
+    qrels, first = task()
+    random = np.random.default_rng(1)
+    sure = Run("first", {query: [(document, float(score or 0) + (place == 0) * float(random.random()))
+                                 for place, (document, score) in enumerate(ranking.items())]
+                         for query, ranking in first.items()})  # fmt: skip
+    (second,) = analyse(qrels, [sure, perfect(qrels, first)], ["AP"]).second_passes
+    (grouping,) = second.groupings
+    assert (grouping.by, [group.queries for group in grouping.groups]) == ("score margin", [14, 13, 13])
+    total = sum(group.difference * group.queries for group in grouping.groups)
+    assert total == pytest.approx(sum(second.differences.values()))
 
 
 def test_two_second_passes_are_equals() -> None:

@@ -12,7 +12,17 @@ from scipy import stats
 
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import Coverage, Report
-from secondpass.evaluation.statistics import MOST_FOR_BCA, compare, finite, holm, mean_interval, share_interval
+from secondpass.evaluation.statistics import (
+    MOST_FOR_BCA,
+    compare,
+    effect_size,
+    finite,
+    groupings,
+    holm,
+    mean_interval,
+    queries_needed,
+    share_interval,
+)
 
 
 def like_ndcg(generator: np.random.Generator, size: int) -> np.ndarray:
@@ -261,3 +271,146 @@ def test_a_share_has_its_exact_binomial_interval(hits: int, of: int) -> None:
     expected = stats.binomtest(hits, of).proportion_ci(0.9, method="exact") if of else (0.0, 1.0)
     assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-9)
     assert found.level == 0.9
+
+
+@pytest.mark.parametrize(
+    ("gains", "effect"),
+    [
+        # Mean 0.2; squares about it 0.01 + 0.01 + 0.09 + 0.09 = 0.2, over 3; the root is 0.2582.
+        ([0.1, 0.3, -0.1, 0.5], 0.7745967),
+        ([0.3, -0.3], 0.0),
+        # Ten queries, one of which gains 1: mean 0.1, variance (0.81 + 9 x 0.01) / 9 = 0.1.
+        ([1.0] + [0.0] * 9, 0.3162278),
+        ([-1.0] + [0.0] * 9, -0.3162278),
+        ([0.25, 0.25, 0.25], None),
+        ([0.1, 0.1 + 1e-16], None),
+        ([0.4], None),
+    ],
+)
+def test_effect_sizes_by_hand(gains: list[float], effect: float | None) -> None:
+    """The mean in standard deviations of n - 1; where nothing spreads there is nothing to measure it by."""
+    assert effect_size(np.array(gains)) == (None if effect is None else pytest.approx(effect, abs=1e-6))
+    (found,) = compare(report("a", [0.0] * len(gains)), [report("b", gains)])
+    assert found.effect == effect_size(np.array(gains))
+
+
+@pytest.mark.parametrize(
+    ("effect", "options", "queries"),
+    [
+        # Cohen's tables for a paired test at 5 %, two-sided, and a power of 80 %.
+        (0.2, {}, 199),
+        (0.5, {}, 34),
+        (-0.5, {}, 34),
+        (0.8, {}, 15),
+        # The normal quantiles 1.9600 and 0.8416 give 7.8489 / d^2, and half of 1.96^2 on top.
+        (0.01, {}, 78_491),
+        # 2.5758 and 1.2816 instead: 14.8794 / 0.01^2 + 3.3175.
+        (0.01, {"alpha": 0.01, "power": 0.9}, 148_798),
+        # Where scipy 1.17 has no number for the tail of the other sign: (3.8339 + 1.2319)^2 / 0.0615^2 + 7.35.
+        (0.0615, {"alpha": 0.000126, "power": 0.891}, 6793),
+        (0.0, {}, None),
+    ],
+)
+def test_queries_needed_are_the_textbook_s(effect: float, options: dict[str, float], queries: int | None) -> None:
+    """Of either sign; no number of queries finds nothing."""
+    assert queries_needed(effect, **options) == queries
+
+
+def test_the_power_is_what_it_says() -> None:
+    """Of 4,000 samples of so many queries the t-test finds 80 %."""
+    queries = queries_needed(0.4, 0.01)
+    assert queries is not None
+    samples = np.random.default_rng(5).normal(0.4, 1.0, (4000, queries))
+    found = (stats.ttest_1samp(samples, 0.0, axis=1).pvalue < 0.01).mean()
+    assert 0.78 <= found <= 0.82
+
+
+def test_more_comparisons_need_more_queries() -> None:
+    """The level is shared out among all that is compared together, as the test's is."""
+    gains = np.random.default_rng(2).normal(0.05, 0.2, 50)
+    (alone,) = compare(report("zero", [0.0] * 50), [report("a", gains)])
+    (together, _) = compare(report("zero", [0.0] * 50), [report("a", gains), report("b", gains[::-1])])
+    assert alone.queries_needed == queries_needed(float(alone.effect or 0), 0.05)
+    assert together.queries_needed == queries_needed(float(alone.effect or 0), 0.025)
+
+
+@pytest.mark.parametrize(
+    ("effect", "options", "message"),
+    [
+        (float("nan"), {}, "effect=nan is no finite"),
+        (0.3, {"alpha": 0.0}, "alpha=0.0 is not"),
+        (0.3, {"power": 1.0}, "power=1.0"),
+    ],
+)
+def test_what_has_no_power_is_refused(effect: float, options: dict[str, float], message: str) -> None:
+    """By the argument's name."""
+    with pytest.raises(InvalidInput, match=message):
+        queries_needed(effect, **options)
+
+
+def named(values: Iterable[float]) -> dict[str, float]:
+    """Values by query."""
+    return {f"q{number}": float(value) for number, value in enumerate(values)}
+
+
+def mean_gap(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+    """How far two means are apart."""
+    return one.mean(axis=axis) - other.mean(axis=axis)
+
+
+def test_groups_are_thirds_with_their_means() -> None:
+    """Figures of 18 queries against scipy's: Student's intervals at a shared level, tests against the other queries."""
+    gains = np.random.default_rng(3).normal(0.02, 0.1, 18)
+    (found,) = groupings(named(gains), {"length": named(range(18))})
+    assert [(group.low, group.high, group.queries) for group in found.groups] == [(0, 5, 6), (6, 11, 6), (12, 17, 6)]
+    expected = []
+    for group, part in zip(found.groups, gains.reshape(3, 6), strict=True):
+        assert group.difference == pytest.approx(part.mean())
+        interval = stats.ttest_1samp(part, 0.0).confidence_interval(1 - 0.05 / 3)
+        assert (group.interval.low, group.interval.high) == pytest.approx((interval.low, interval.high))
+        rest = np.setdiff1d(gains, part)
+        exact = stats.permutation_test((part, rest), mean_gap, vectorized=True, n_resamples=20_000)
+        expected.append(float(exact.pvalue))
+    assert [group.p_adjusted for group in found.groups] == pytest.approx(holm(expected), abs=0.03)
+
+
+def test_groups_are_cut_by_the_queries_alone() -> None:
+    """Equal values stay together; a property of one value or with a group of four is none; a query may lack it."""
+    gains = named(np.random.default_rng(4).normal(0, 1, 30))
+    properties = {
+        "two values": named([1.0] * 20 + [2.0] * 10),
+        "one value": named([3.0] * 30),
+        "few": named([1.0] * 26 + [2.0, 3.0, 4.0, 5.0]),
+        "some": named(range(15)),
+        "nobody has it": {"other": 1.0},
+    }
+    found = {each.by: [group.queries for group in each.groups] for each in groupings(gains, properties)}
+    assert found == {"two values": [20, 10], "some": [5, 5, 5]}
+    assert groupings(dict.fromkeys(gains, 0.0), properties) == ()
+    assert groupings({}, {}) == ()
+    with pytest.raises(InvalidInput, match="differences\\[1\\] is nan"):
+        groupings({"a": 1.0, "b": float("nan")}, properties)
+
+
+def test_shuffled_properties_tell_nothing_apart() -> None:
+    """Of 200 tables whose properties are drawn, at most 5 % tell a group apart or call it hurt, whatever the mean."""
+    random = np.random.default_rng(11)
+    apart = hurt = 0
+    for seed in range(200):
+        gains = random.normal(0.1 if seed % 2 else 0.0, 0.2, 45) * (random.random(45) < 0.6)
+        drawn = {name: named(random.random(45)) for name in ("query length", "score margin")}
+        groups = [group for each in groupings(named(gains), drawn, resamples=499, seed=seed) for group in each.groups]
+        assert len(groups) == 6
+        apart += any(group.apart for group in groups)
+        hurt += any(group.interval.high < 0 for group in groups)
+    assert apart <= 18
+    assert hurt <= 12
+
+
+def test_a_group_that_is_hurt_is_found() -> None:
+    """Long queries lose what the others gain; those between are as the rest of the queries are."""
+    length = np.arange(60)
+    gains = np.repeat([0.2, 0.05, -0.1], 20) + np.random.default_rng(0).normal(0, 0.1, 60)
+    (found,) = groupings(named(gains), {"query length": named(length)})
+    assert [group.apart for group in found.groups] == [True, False, True]
+    assert [group.interval.high < 0 for group in found.groups] == [False, False, True]

@@ -149,8 +149,9 @@ def _asked(dataset: Path, split: str, limit: int | None) -> Evaluated:
     """The first judged queries, and their judgements."""
     queries = judged_queries(dataset, split)
     texts = queries.limited(limit).texts
-    qrels = (queries.qrels or Qrels({})).only(texts)
-    return Evaluated(qrels, (), texts, notes=noted(queries.textless), beir=True, folder=dataset)
+    qrels = queries.qrels or Qrels({})
+    judged = qrels if limit is None else qrels.only(texts)
+    return Evaluated(judged, (), texts, notes=noted(queries.textless), beir=True, folder=dataset)
 
 
 def _named(given: Sequence[str]) -> dict[str, str]:
@@ -214,12 +215,11 @@ def _reranked(
     options = options | ({} if encoder.num_labels == 1 else {"relevance": "expected"})
     filled = {query: list(ranking) for query, ranking in found.runs[0].items() if ranking}
     queries = found.texts or {}
-    # What a first call sets up is no query's time.
-    query, documents = next(iter(filled.items()))
-    encoder.rank_many([queries[query]], [[corpus[document] for document in documents[:2]]], **options)
     rankings: dict[str, list[tuple[str, float | None]]] = {}
     records, seconds = [], 0.0
     with arguments.cached(encoder, cache):
+        # What a first call sets up is no query's time.
+        encoder.rank_many(["first call"], [["first call"]], **options)
         for query, documents in tqdm(filled.items(), name, disable=not sys.stderr.isatty(), leave=False):
             texts = [corpus[document] for document in documents]
             began = time.perf_counter()

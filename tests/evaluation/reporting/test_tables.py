@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from secondpass.evaluation.comparison import Change, DepthCurve, DepthPoint, Interval, SecondPass, Ties
+from secondpass.evaluation.comparison import (
+    Change,
+    Comparison,
+    DepthCurve,
+    DepthPoint,
+    Grouping,
+    Interval,
+    Moved,
+    QueryGroup,
+    SecondPass,
+    Ties,
+)
 from secondpass.evaluation.reporting import tables
 from secondpass.evaluation.reporting.tables import Table
 from secondpass.evaluation.reporting.wording import NOTHING
@@ -146,3 +157,65 @@ def test_intervals_of_several_levels_are_named_by_none() -> None:
     """A heading must not claim what does not hold for all."""
     mixed = {"bm25": {"AP": Interval(0.1, 0.2, 0.9), "RR@10": Interval(0.1, 0.2, 0.95)}}
     assert names(tables.means(replace(WHOLE, intervals=mixed)))[3] == "interval"
+
+
+COMPARISON = Comparison("nDCG@10", "a", "b", 0.1, Interval(0.0, 0.2, 0.95), 0.04, 0.04, 0.08, 5, 2, 1)
+EFFECTS = (
+    replace(COMPARISON, effect=0.3162, queries_needed=1465),
+    replace(COMPARISON, measure="AP", effect=0.0, queries_needed=None),
+    replace(COMPARISON, measure="RR@10", effect=None, queries_needed=None),
+)
+GROUPS = (
+    Grouping(
+        "query length",
+        (
+            QueryGroup(5, 20, 50, 0.01, Interval(-0.02, 0.04, 0.975), 0.6, apart=False),
+            QueryGroup(21, 1234, 50, -0.08, Interval(-0.12, -0.04, 0.975), 0.0004, apart=True),
+        ),
+    ),
+)
+
+
+def test_effects_have_a_row_per_comparison() -> None:
+    """No number of queries finds nothing; where there is no spread there is no number to tell."""
+    found = tables.effects(replace(bare(), comparisons=EFFECTS), "b", "a")
+    assert found is not None
+    assert found.rows == (
+        ("nDCG@10", "+0.316", "8", "1,465"),
+        ("AP", "0.000", "8", "no number"),
+        ("RR@10", "\u2013", "8", "\u2013"),
+    )
+    whole = tables.effects(replace(bare(), comparisons=EFFECTS))
+    assert whole is not None
+    assert whole.rows[0] == ("b", "a", "nDCG@10", "+0.316", "8", "1,465")
+    assert tables.effects(replace(bare(), comparisons=EFFECTS[2:])) is None
+
+
+def test_groups_say_where_it_hurts() -> None:
+    """A row per group; the note names those that are hurt for sure and those that are unlike the others, or none."""
+    found = tables.groups(GROUPS, "nDCG@10")
+    assert found is not None
+    assert found.rows == (
+        ("query length 5 to 20", "50", "+0.010", "-0.020 to +0.040", "0.600"),
+        ("query length 21 to 1234", "50", "-0.080", "-0.120 to -0.040", "< 0.001"),
+    )
+    said = "query length is 21 to 1234 (-0.080)"
+    assert found.note.startswith(
+        f"It hurts where {said}. Told apart from the other queries: {said}. (Corrected for 2 groups.) "
+        "Intervals hold together at 95 %"
+    )
+    calm = (replace(GROUPS[0], groups=GROUPS[0].groups[:1] * 2),)
+    quiet = tables.groups(calm, "AP")
+    assert quiet is not None
+    assert quiet.note.startswith("Nothing is told apart: no group is hurt for sure")
+    assert tables.groups((), "AP") is None
+
+
+def test_moves_have_both_ranks() -> None:
+    """A row per document by which a change is seen; a dash where a run lacks it or nobody judged it."""
+    seen = (Moved("d1", 2, 7, 1), Moved("d2", None, 1, None))
+    found = tables.moves([Change("q", "", 0.1, 0.5, 7, 1, seen)] * 2, "bm25", "ours", 1)
+    assert found is not None
+    assert found.rows == (("q", "d1", "2", "7", "1"), ("q", "d2", "\u2013", "1", "\u2013"))
+    assert found.title == "Documents that moved, bm25 to ours"
+    assert tables.moves([], "bm25", "ours", 1) is None

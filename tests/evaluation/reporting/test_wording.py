@@ -145,6 +145,23 @@ def test_doubt_is_said(doubtful: Comparison) -> None:
     assert verdict.detail.endswith("On 225 queries, that may be chance.")
 
 
+@pytest.mark.parametrize(
+    ("effect", "needed", "said"),
+    [
+        (0.1, 1465, "About 1,240 more would decide in 8 of 10 cases, if mean and spread of the differences are those "
+                    "seen here, which is not sure."),
+        (0.0, None, "No number of queries tells nothing apart."),
+        (0.3, 100, "On 225 queries, that may be chance."),
+        (None, None, "On 225 queries, that may be chance."),
+    ],
+)  # fmt: skip
+def test_doubt_says_how_many_more_queries_would_decide(effect: float | None, needed: int | None, said: str) -> None:
+    """Of those that a test needs, 225 are there; never as a promise."""
+    doubtful = replace(CLEAR, p_adjusted=0.06, effect=effect, queries_needed=needed)
+    (verdict,) = verdicts(analysis(doubtful))
+    assert verdict.detail.endswith(said)
+
+
 def test_an_unchanged_order_is_no_gain() -> None:
     """Nothing helped and nothing hurt: the sentence has no numbers to be misread."""
     same = replace(CLEAR, difference=0.0, interval=Interval(0.0, 0.0, 0.95), p_adjusted=1.0, helped=0, hurt=0)
