@@ -347,9 +347,9 @@ def test_high_scores_that_promise_too_much_are_told() -> None:
     assert found is not None
     assert found.error < 0.01
     assert reliability_sentence(found) == (
+        "Of the 200 pairs that score 0.960 to 0.980 (mean 0.970), 41 % are relevant (34 % to 48 %). "
         "Scores promise too much in 1 and too little in 0 of 19 bins, beyond 95 % intervals (by chance: 5 % of bins). "
-        "Largest clear error: of the 200 pairs that score 0.960 to 0.980 (mean 0.970), 41 % are relevant (34 % to "
-        "48 %). Expected calibration error over 10 bins of equal count 0.007, Brier score 0.006, over 20,000 pairs, "
+        "Expected calibration error over 10 bins of equal count 0.007, Brier score 0.006, over 20,000 pairs, "
         "half of which score 0.001 or less: the two say little of high scores."
     )
     sparse = reliability(Qrels({"q": noted}), run)

@@ -180,7 +180,7 @@ class ScoreDistribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RelevantShare:
     """Of `size` pairs `relevant` are (`scores`): their share, its exact binomial interval, and the pairs' mean score.
 
     The interval takes the pairs of one query for strangers to each other.
@@ -208,7 +208,7 @@ class ThresholdPoint:
     relevant: int
     unjudged: int
     interval: Interval
-    judged: Share | None = None
+    judged: RelevantShare | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +223,8 @@ class ScoreBin:
 
     low: float
     high: float
-    every: Share
-    judged: Share | None
+    every: RelevantShare
+    judged: RelevantShare | None
     unjudged: int
     error: float
     clear_error: float

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.comparison import Reliability, ScoreBin, ScoreDistribution, Share, ThresholdPoint
+from secondpass.evaluation.comparison import RelevantShare, Reliability, ScoreBin, ScoreDistribution, ThresholdPoint
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.statistics import share_interval
@@ -135,12 +135,14 @@ def _point(pairs: ScoredPairs, threshold: float, start: int, level: float) -> Th
     )
 
 
-def _share(pairs: ScoredPairs, level: float) -> Share:
+def _share(pairs: ScoredPairs, level: float) -> RelevantShare:
     size, relevant = len(pairs.scores), int(pairs.relevant.sum())
-    return Share(size, relevant, relevant / size, share_interval(relevant, size, level), float(pairs.scores.mean()))
+    return RelevantShare(
+        size, relevant, relevant / size, share_interval(relevant, size, level), float(pairs.scores.mean())
+    )
 
 
-def _judged_share(pairs: ScoredPairs, level: float) -> Share | None:
+def _judged_share(pairs: ScoredPairs, level: float) -> RelevantShare | None:
     return _share(pairs.chosen(pairs.judged), level) if pairs.judged.any() else None
 
 
@@ -200,7 +202,7 @@ def reliability_of(pairs: ScoredPairs, bins: int = 10, *, level: float = 0.95) -
     )
 
 
-def _expected_error(shares: list[Share]) -> float:
+def _expected_error(shares: list[RelevantShare]) -> float:
     return sum(each.size * abs(each.mean_score - each.share) for each in shares) / sum(each.size for each in shares)
 
 
@@ -234,7 +236,7 @@ def _bins(pairs: ScoredPairs, parts: list[slice], level: float, one_sided: bool)
     return tuple(found)
 
 
-def _clear_error(readings: list[Share | None]) -> float:
+def _clear_error(readings: list[RelevantShare | None]) -> float:
     """The smallest error of all readings, 0 where one of them allows none or says nothing."""
     known = [each for each in readings if each is not None]
     over = all(each.mean_score > each.interval.high for each in known)

@@ -16,9 +16,9 @@ from secondpass.evaluation.comparison import (
     Interval,
     Placed,
     QueryRanks,
+    RelevantShare,
     ScoreDistribution,
     SecondPass,
-    Share,
     ThresholdPoint,
     Ties,
 )
@@ -85,7 +85,7 @@ def threshold(score: float, precision: float, recall: float, kept: int) -> Thres
     width = 0.8 / (kept + 1) ** 0.5
     ends = Interval(max(0.0, precision - width), min(1.0, precision + width), 0.95)
     relevant, judged = round(precision * kept), kept - kept // 2
-    half = Share(judged, relevant, min(1.0, relevant / judged), ends, 0.5)
+    half = RelevantShare(judged, relevant, min(1.0, relevant / judged), ends, 0.5)
     return ThresholdPoint(score, precision, recall, kept, relevant, kept // 2, ends, half)
 
 

@@ -18,9 +18,9 @@ from rich.text import Text
 from secondpass.evaluation.comparison import (
     Analysis,
     DepthCurve,
+    RelevantShare,
     Reliability,
     ScoreDistribution,
-    Share,
     ThresholdPoint,
 )
 from secondpass.evaluation.reporting import tables
@@ -305,7 +305,7 @@ def threshold_plot(name: str, points: Sequence[ThresholdPoint]) -> Plot:
     return Plot(title, draw(name, title, paint, top=42, height=254), note, legend)
 
 
-def _told(share: Share | None) -> float:
+def _told(share: RelevantShare | None) -> float:
     return math.nan if share is None or share.size < tables.LEAST_KEPT else share.share
 
 
@@ -324,7 +324,7 @@ def _documents_above(axes: Axes, points: Sequence[ThresholdPoint]) -> None:
 
 
 def reliability_plot(name: str, reliability: Reliability) -> Plot:
-    """Share of relevant documents by score, each bin with its interval; on the diagonal a score is a probability."""
+    """RelevantShare of relevant documents by score, each bin with its interval; on the diagonal a score is a probability."""
     title = "Reliability of scores as probabilities"
     bins = reliability.finest
     known = [each.judged for each in bins if each.unjudged and each.judged is not None]
