@@ -10,11 +10,14 @@ from secondpass.evaluation.comparison import (
     Analysis,
     Change,
     Comparison,
+    Contrast,
     DepthCurve,
     DepthPoint,
+    Grouping,
     Headroom,
     Interval,
     Placed,
+    QueryGroup,
     QueryRanks,
     RelevantShare,
     ScoreDistribution,
@@ -77,7 +80,14 @@ def comparison(first: Report, second: Report, measure: str) -> Comparison:
     between = interval(found)
     p = 1.0 if not helped + hurt else 0.0002 if between.low > 0 or between.high < 0 else 0.31
     return Comparison(measure, first.system, second.system, mean, between, p, p, p, helped, hurt,
-                      len(found) - helped - hurt)  # fmt: skip
+                      len(found) - helped - hurt, mean / 0.2 or None, 1234 if mean else None)  # fmt: skip
+
+
+def grouping() -> Grouping:
+    """Two groups of queries, the second of them hurt and told apart."""
+    low = QueryGroup(5, 20, 50, 0.01, Interval(-0.02, 0.04, 0.975), 0.6, apart=False)
+    high = QueryGroup(21, 1234, 50, -0.08, Interval(-0.12, -0.04, 0.975), 0.0004, apart=True)
+    return Grouping("query length", (low, high))
 
 
 def threshold(score: float, precision: float, recall: float, kept: int) -> ThresholdPoint:
@@ -130,6 +140,7 @@ def second_pass(first: Report, second: Report, texts: tuple[str, ...], seed: int
         reliability=reliability_of(ScoredPairs(scores, relevant & judged, judged)),
         ties=(Ties("nDCG@10", end - 0.004, end, end + 0.003, 12), Ties("AP", 0.4, 0.4, 0.4, 0)),
         notes=("9 of 225 rankings hold fewer candidates than the depth of 100",),
+        groupings=(grouping(),),
     )  # fmt: skip
 
 
@@ -142,12 +153,17 @@ def whole(count: int = 225, systems: tuple[str, ...] = ("bm25", "rerank"), texts
         for place, system in enumerate(systems)
     )
     first, others = reports[0], reports[1:]
+    passes = tuple(second_pass(first, other, texts) for other in others)
     return Analysis(
         primary="nDCG@10",
         reports=reports,
         intervals={each.system: {m: interval(dict(v)) for m, v in each.values.items()} for each in reports},
         comparisons=tuple(comparison(first, other, measure) for measure in MEASURES for other in others),
-        second_passes=tuple(second_pass(first, other, texts) for other in others),
+        second_passes=passes,
+        contrasts=tuple(
+            Contrast(one.system, other.system, one.helped, one.hurt, one.groupings)
+            for one, other in zip(passes[1:], passes, strict=False)
+        ),
         ms={each.system: 3.4 + 190 * place for place, each in enumerate(reports)},
         settings={"dataset": "cranfield (test)", "model": "pocket", "depth": "100", "seed": "0"},
         queries=tuple(

@@ -140,6 +140,15 @@ def test_a_changed_query_opens_to_the_documents_that_moved() -> None:
     assert "<b>" not in page
 
 
+def test_pairs_of_systems_are_told_query_by_query() -> None:
+    """Effect sizes of all, when it hurts for each pair, and the changes of pairs that no second pass tells about."""
+    page = to_html(whole(systems=("bm25", "small", "large")))
+    assert page.count("<h3>When it hurts: ") == 3
+    assert page.count("<h3>Helped most: large against small</h3>") == 1
+    assert "It hurts where query length is 21 to 1234" in page
+    assert ">1,234</td>" in page
+
+
 @pytest.mark.parametrize("missing", DRAWINGS)
 def test_a_drawing_appears_only_with_data(missing: str) -> None:
     """What an analysis lacks leaves no empty frame."""

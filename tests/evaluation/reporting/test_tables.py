@@ -9,17 +9,15 @@ from secondpass.evaluation.comparison import (
     Comparison,
     DepthCurve,
     DepthPoint,
-    Grouping,
     Interval,
     Moved,
-    QueryGroup,
     SecondPass,
     Ties,
 )
 from secondpass.evaluation.reporting import tables
 from secondpass.evaluation.reporting.tables import Table
 from secondpass.evaluation.reporting.wording import NOTHING
-from tests.evaluation.reporting.analyses import MEASURES, bare, threshold, whole
+from tests.evaluation.reporting.analyses import MEASURES, bare, grouping, threshold, whole
 
 WHOLE = whole(systems=("bm25", "small", "large"))
 
@@ -165,15 +163,7 @@ EFFECTS = (
     replace(COMPARISON, measure="AP", effect=0.0, queries_needed=None),
     replace(COMPARISON, measure="RR@10", effect=None, queries_needed=None),
 )
-GROUPS = (
-    Grouping(
-        "query length",
-        (
-            QueryGroup(5, 20, 50, 0.01, Interval(-0.02, 0.04, 0.975), 0.6, apart=False),
-            QueryGroup(21, 1234, 50, -0.08, Interval(-0.12, -0.04, 0.975), 0.0004, apart=True),
-        ),
-    ),
-)
+GROUPS = (grouping(),)
 
 
 def test_effects_have_a_row_per_comparison() -> None:

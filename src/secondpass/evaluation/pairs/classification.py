@@ -131,7 +131,7 @@ class CEBinaryClassificationEvaluator(PairEvaluator):
 
 
 class CEBinaryAccuracyEvaluator(PairEvaluator):
-    """RelevantShare of pairs on the right side of the threshold: a label 1 is predicted where score > threshold.
+    """Share of pairs on the right side of the threshold: a label 1 is predicted where score > threshold.
 
     Args:
         sentence_pairs, labels, name: as in `CEBinaryClassificationEvaluator`.
@@ -236,7 +236,7 @@ def _averages(distinct: list[int]) -> dict[str, str]:
 
 
 class CESoftmaxAccuracyEvaluator(PairEvaluator):
-    """RelevantShare of pairs whose label has the highest score.
+    """Share of pairs whose label has the highest score.
 
     Args:
         sentence_pairs, labels, name: as in `CEF1Evaluator`.

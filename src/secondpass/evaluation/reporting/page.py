@@ -79,7 +79,10 @@ def to_html(analysis: Analysis, title: str = TITLE) -> str:
         differences=tables.differences(analysis),
         sections=[_section(analysis, found, f"s{place}") for place, found in enumerate(analysis.second_passes)],
         effects=tables.effects(analysis),
-        pairs=[_pair(analysis, found) for found in (*analysis.second_passes, *analysis.contrasts[:MOST_CONTRASTS])],
+        pairs=[
+            *(_pair(analysis, found) for found in analysis.second_passes),
+            *(_pair(analysis, found) for found in analysis.contrasts[:MOST_CONTRASTS]),
+        ],
         pairs_left=max(0, len(analysis.contrasts) - MOST_CONTRASTS),
         queries=opened,
         anchors={each["query"]: each["anchor"] for each in opened},
@@ -139,7 +142,9 @@ def _pair(analysis: Analysis, found: SecondPass | Contrast) -> list[tuple[tables
     baseline = found.baseline if isinstance(found, Contrast) else analysis.reports[0].system
     named = f"{shortened(found.system, LONGEST_NAME // 3)} against {shortened(baseline, LONGEST_NAME // 3)}"
     grouped = tables.groups(found.groupings, analysis.primary)
-    made = [] if grouped is None else [(replace(grouped, title=f"When it hurts: {named}"), [])]
+    made: list[tuple[tables.Table, list[Any]]] = []
+    if grouped is not None:
+        made.append((replace(grouped, title=f"When it hurts: {named}"), []))
     if isinstance(found, Contrast):
         for title, changed in (("Helped most", found.helped), ("Hurt most", found.hurt)):
             table = tables.changes(f"{title}: {named}", changed, CHANGES)

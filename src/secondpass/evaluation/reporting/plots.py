@@ -324,7 +324,7 @@ def _documents_above(axes: Axes, points: Sequence[ThresholdPoint]) -> None:
 
 
 def reliability_plot(name: str, reliability: Reliability) -> Plot:
-    """RelevantShare of relevant documents by score, each bin with its interval; on the diagonal a score is a probability."""
+    """Share of relevant documents by score, each bin with its interval; on the diagonal a score is a probability."""
     title = "Reliability of scores as probabilities"
     bins = reliability.finest
     known = [each.judged for each in bins if each.unjudged and each.judged is not None]
