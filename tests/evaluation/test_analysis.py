@@ -13,23 +13,15 @@ import numpy as np
 import pytest
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.analysis import (
-    analyse,
-    changes,
-    distribution,
-    moved,
-    query_properties,
-    reliability,
-    scored_pairs,
-    thresholds,
-)
+from secondpass.evaluation.analysis import analyse, changes, moved, query_properties, query_ranks
 from secondpass.evaluation.comparison import Analysis
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.reporting.files import to_json
 from secondpass.evaluation.reporting.page import to_html
-from secondpass.evaluation.reporting.wording import notes, verdicts
+from secondpass.evaluation.reporting.wording import notes, reliability_sentence, verdicts
 from secondpass.evaluation.runs import Run
+from secondpass.evaluation.scores import distribution, reliability, scored_pairs, thresholds
 
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@30", "P@5", "nDCG", "Judged@10", "Success@1", "Bpref", "Rprec", "NumRet")
 QUERIES, CANDIDATES = 40, 30
@@ -324,19 +316,52 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
 
 def test_bins_by_hand() -> None:
-    """0.1 and 0.3 (none relevant), 0.8, 0.8 and 1.0 (two relevant), in two bins.
+    """0.1 and 0.3 (none relevant), 0.8, 0.8 and 1.0 (two relevant): equal scores stay together, as the nearest cut.
 
-    Errors |0 - 0.2| and |2/3 - 13/15|, both 0.2. Brier: (0.01 + 0.09 + 0.04 + 0.64 + 0) / 5 = 0.156.
+    Errors |0 - 0.2| and |2/3 - 13/15|, both 0.2. Brier: (0.01 + 0.09 + 0.04 + 0.64 + 0) / 5 = 0.156. Of the judged
+    0.3 and 0.8, 1.0: (1 * 0.3 + 2 * 0.1) / 3 and (0.09 + 0.04) / 3.
     """
     qrels = Qrels({"q": {"a": 1, "b": 2, "d": 0}})
     run = Run("run", {"q": [("a", 1.0), ("b", 0.8), ("c", 0.8), ("d", 0.3), ("e", 0.1)]})
     found = reliability(qrels, run, bins=2)
     assert found is not None
-    assert found.sizes == (2, 3)
-    assert found.mean_scores == pytest.approx((0.2, 13 / 15))
-    assert found.shares_relevant == pytest.approx((0.0, 2 / 3))
-    assert found.error == pytest.approx(0.2)
-    assert found.brier == pytest.approx(0.156)
+    assert [(each.low, each.high, each.unjudged) for each in found.bins] == [(0.1, 0.3, 1), (0.8, 1.0, 1)]
+    assert [(each.every.size, each.every.relevant) for each in found.bins] == [(2, 0), (3, 2)]
+    assert [each.error for each in found.bins] == pytest.approx([0.2, 0.2])
+    assert (found.error, found.brier) == pytest.approx((0.2, 0.156))
+    assert (found.judged_error, found.judged_brier) == pytest.approx((0.5 / 3, 0.13 / 3))
+    assert (found.top, found.finest) == ((), found.bins)
+    interval = found.bins[1].every.interval  # scipy.stats.binomtest(2, 3).proportion_ci()
+    assert (interval.low, interval.high) == pytest.approx((0.0943, 0.9916), abs=1e-4)
+
+
+def test_high_scores_that_promise_too_much_are_told() -> None:
+    """A mean of 0.97 where 41 % are relevant, among 20,000 documents next to 0: an error of 0.010 hid it.
+
+    As is told, too, that nobody judged the rest, or that a judge who notes only what is relevant says nothing of it.
+    """
+    scores = [*(np.arange(19_800) / 1e7).tolist(), *np.linspace(0.96, 0.98, 200).tolist()]
+    noted = {f"d{place}": int(place % 100 < 41) for place in range(19_800, 20_000)}
+    run = Run("run", {"q": [(f"d{place}", score) for place, score in enumerate(scores)]})
+    found = reliability(Qrels({"q": {f"d{place}": 0 for place in range(19_800)} | noted}), run)
+    assert found is not None
+    assert found.error < 0.01
+    assert reliability_sentence(found) == (
+        "Of the 200 pairs that score 0.960 to 0.980 (mean 0.970), 41 % are relevant (34 % to 48 %). "
+        "Scores promise too much in 1 and too little in 0 of 19 bins, beyond 95 % intervals (by chance: 5 % of bins). "
+        "Expected calibration error over 10 bins of equal count 0.007, Brier score 0.006, over 20,000 pairs, "
+        "half of which score 0.001 or less: the two say little of high scores."
+    )
+    sparse = reliability(Qrels({"q": noted}), run)
+    assert sparse is not None
+    assert sparse.judged_error == pytest.approx(0.56, abs=0.01)
+    assert "19,800 of the pairs are unjudged and count as not relevant; the judged alone have" in reliability_sentence(
+        sparse
+    )
+    one_sided = reliability(Qrels({"q": {name: 1 for name, grade in noted.items() if grade}}), run)
+    assert one_sided is not None
+    assert one_sided.judged_error is None
+    assert "; no judgement names one that is not" in reliability_sentence(one_sided)
 
 
 def test_true_probabilities_have_next_to_no_error() -> None:
@@ -348,19 +373,31 @@ def test_true_probabilities_have_next_to_no_error() -> None:
     bold = reliability(qrels, Run("run", {"q": [(f"d{index}", float(s > 0.5)) for index, s in enumerate(scores)]}))
     assert honest is not None
     assert bold is not None
-    assert sum(honest.sizes) == 20_000
-    assert len(honest.sizes) == 10
+    assert [each.every.size for each in honest.bins] == [2000] * 10
+    assert [each.every.size for each in honest.top] == [200] * 10
     assert honest.error < 0.015
+    assert sum(each.clear_error != 0 for each in honest.finest) <= 2
+    assert all(each.clear_error == each.error for each in bold.bins)
     assert bold.error == pytest.approx(0.25, abs=0.01)
 
 
-def test_empty_bins_are_left_out() -> None:
-    """Scores at the edges and both ends: as many sizes as means."""
-    run = Run("run", {"q": [(f"d{index}", score) for index, score in enumerate([0.0, 0.1, 0.1, 0.5, 1.0])]})
-    found = reliability(Qrels({"q": {"d0": 1}}), run)
+def test_equal_scores_are_in_one_bin() -> None:
+    """Whatever the number of bins: four different scores fill four at most, one score one."""
+    for scores, sizes in (([0.0, 0.1, 0.1, 0.5, 1.0], [1, 2, 1, 1]), ([0.5] * 70, [70])):
+        run = Run("run", {"q": [(f"d{index}", score) for index, score in enumerate(scores)]})
+        found = reliability(Qrels({"q": {"d0": 1}}), run)
+        assert found is not None
+        assert [each.every.size for each in found.bins] == sizes
+
+
+def test_a_bin_that_nobody_judged_has_no_clear_error() -> None:
+    """Its share may be anything, where judges do say "not relevant" elsewhere."""
+    run = Run("run", {"q": [(f"d{index}", 0.9 if index < 50 else 0.1) for index in range(100)]})
+    found = reliability(Qrels({"q": {"d50": 1, "d51": 0}}), run, bins=2)
     assert found is not None
-    assert sum(found.sizes) == 5
-    assert len(found.sizes) == len(found.mean_scores) == len(found.shares_relevant) == 3
+    assert found.bins[1].judged is None
+    assert found.bins[1].error == pytest.approx(0.9)
+    assert found.bins[1].clear_error == 0.0
 
 
 def test_one_kind_alone_is_measured() -> None:
@@ -422,6 +459,25 @@ def test_equal_changes_keep_the_order_of_the_values() -> None:
     """The same input always shows the same queries."""
     helped, hurt = changes(QRELS, FIRST, SECOND, {"b": 0, "a": 0, "d": 1, "c": 1}, {"a": 1, "b": 1, "c": 0, "d": 0})
     assert ([change.query for change in helped], [change.query for change in hurt]) == (["b", "a"], ["d", "c"])
+
+
+def test_where_the_documents_of_a_query_stand() -> None:
+    """Relevant ones wherever they are, and the first three of each run; relevant ones that no run has are counted."""
+    qrels = Qrels({"q": {"r": 1, "s": 2, "none": 1, "bad": 0, "far": 0}})
+    first = Run("first", {"q": [(name, None) for name in "abcxr"]})
+    second = Run("second", {"q": [("s", 1.0), ("a", 0.5)]})
+    (found,) = query_ranks(qrels, [first, second], ["q"], texts={"q": "why?"})
+    assert (found.query, found.text, found.unfound) == ("q", "why?", 1)
+    assert [(each.document, each.grade, each.ranks) for each in found.documents] == [
+        ("a", None, (1, 2)), ("s", 2, (None, 1)), ("b", None, (2, None)), ("c", None, (3, None)), ("r", 1, (5, None))
+    ]  # fmt: skip
+    assert [each.query for each in analyse(*task_runs(), ["AP"]).queries] == [f"q{place}" for place in range(QUERIES)]
+
+
+def task_runs() -> tuple[Qrels, list[Run]]:
+    """The forty queries, with a second pass."""
+    qrels, first = task()
+    return qrels, [first, perfect(qrels, first)]
 
 
 def test_bad_input_is_refused_by_name_of_changes() -> None:
@@ -496,8 +552,12 @@ def test_no_scores_have_no_distribution() -> None:
 
 def test_what_a_threshold_keeps() -> None:
     """By hand, over five pairs, two of them relevant; equal scores are kept together."""
-    found = [(point.threshold, point.precision, point.recall, point.kept) for point in thresholds(QRELS_SCORES, RUN)]
+    points = thresholds(QRELS_SCORES, RUN)
+    found = [(point.threshold, point.precision, point.recall, point.kept) for point in points]
     assert found == [(0.1, 2 / 5, 1.0, 5), (0.2, 2 / 4, 1.0, 4), (0.8, 2 / 3, 1.0, 3), (0.9, 1.0, 0.5, 1)]
+    assert [(point.relevant, point.unjudged) for point in points] == [(2, 1), (2, 1), (2, 1), (1, 0)]
+    assert [point.judged and point.judged.share for point in points] == [2 / 4, 2 / 3, 1.0, 1.0]
+    assert (points[-1].interval.low, points[-1].interval.high) == pytest.approx((0.025, 1.0))
 
 
 def test_a_hundred_points_at_most() -> None:

@@ -35,7 +35,7 @@ def judged(chat: Chat, folder: Path, pairs=PAIRS, concurrency=4, **options) -> J
 
 def number_of(text: str) -> int:
     """Which document a message shows."""
-    return int(text.split("\ndocument ")[1].split()[0])
+    return int(text.split("\ndocument ")[1].split(maxsplit=1)[0])
 
 
 def as_json(text: str) -> str:
@@ -98,7 +98,7 @@ def test_a_reply_names_a_grade_or_none(reply, grade):
 
 def test_odd_replies_leave_pairs_unjudged(tmp_path):
     """Nothing, no words, no choices: not asked again, counted, and in no judgement."""
-    odd: dict[int, str | None | tuple[int, str]] = {1: None, 2: "no idea", 3: (200, '{"choices": []}')}
+    odd: dict[int, str | tuple[int, str] | None] = {1: None, 2: "no idea", 3: (200, '{"choices": []}')}
     with running_chat(lambda text: odd.get(number_of(text), "2")) as chat:
         found = judged(chat, tmp_path)
         assert dict(found.qrels) == {f"q{query}": {"d0": 2} for query in range(3)}

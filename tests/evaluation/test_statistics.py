@@ -21,6 +21,7 @@ from secondpass.evaluation.statistics import (
     holm,
     mean_interval,
     queries_needed,
+    share_interval,
 )
 
 
@@ -261,6 +262,15 @@ def test_nothing_to_compare_gives_nothing() -> None:
     """One system alone has no comparisons, and measures can be chosen."""
     assert compare(report("a", [0.1]), []) == ()
     assert compare(report("a", [0.1]), [report("b", [0.2])], measures=[]) == ()
+
+
+@pytest.mark.parametrize(("hits", "of"), [(0, 1), (1, 1), (3, 3), (41, 100), (0, 0), (9000, 20_000)])
+def test_a_share_has_its_exact_binomial_interval(hits: int, of: int) -> None:
+    """scipy's own; of nothing anything may be true."""
+    found = share_interval(hits, of, 0.9)
+    expected = stats.binomtest(hits, of).proportion_ci(0.9, method="exact") if of else (0.0, 1.0)
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-9)
+    assert found.level == 0.9
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,6 @@ from itertools import islice
 from math import isfinite, isnan
 from statistics import fmean
 
-import numpy as np
-from numpy.typing import NDArray
-
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.comparison import (
     Analysis,
@@ -20,14 +17,14 @@ from secondpass.evaluation.comparison import (
     Grouping,
     Interval,
     Moved,
-    Reliability,
-    ScoreDistribution,
+    Placed,
+    QueryRanks,
     SecondPass,
-    ThresholdPoint,
 )
-from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate, parsed, scikit_metrics
+from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate, parsed
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Ranking, Run
+from secondpass.evaluation.scores import distribution, reliability, thresholds
 from secondpass.evaluation.second_pass import (
     ceiling_run,
     depth_curve,
@@ -40,146 +37,8 @@ from secondpass.evaluation.second_pass import (
 )
 from secondpass.evaluation.statistics import RESAMPLES, compare, groupings, mean_interval
 
-MOST_POINTS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredPairs:
-    """The scores of a run's documents in judged queries, with what the judgements say; arrays [pairs].
-
-    Scores beyond float32, infinite ones with them, have no place on an axis: they are only counted, as `beyond`.
-    """
-
-    scores: NDArray[np.float64]
-    relevant: NDArray[np.bool_]
-    judged: NDArray[np.bool_]
-    beyond: int
-
-
-def scored_pairs(qrels: Qrels, run: Run) -> ScoredPairs:
-    """Gather the pairs of a run that have a score and whose query has judgements."""
-    scores: list[float] = []
-    grades: list[int | None] = []
-    for query, judgements in qrels.items():
-        for document, score in run.get(query, {}).items():
-            if score is not None:
-                scores.append(score)
-                grades.append(judgements.get(document))
-    values = np.array(scores, np.float64)
-    kept = np.abs(values) <= np.finfo(np.float32).max
-    relevant = np.array([grade is not None and grade > 0 for grade in grades], np.bool_)
-    judged = np.array([grade is not None for grade in grades], np.bool_)
-    return ScoredPairs(values[kept], relevant[kept], judged[kept], int((~kept).sum()))
-
-
-def distribution(qrels: Qrels, run: Run, bins: int = 30) -> ScoreDistribution | None:
-    """Histograms of the scores of relevant, of other judged and of unjudged documents, over the same bins.
-
-    Returns:
-        None where no document of a judged query has a score.
-
-    Raises:
-        InvalidInput: bins is less than 1.
-    """
-    if bins < 1:
-        raise InvalidInput(f"bins={bins!r} is less than 1")
-    pairs = scored_pairs(qrels, run)
-    if not len(pairs.scores):
-        return None
-    edges = _edges(float(pairs.scores.min()), float(pairs.scores.max()), bins)
-
-    def counts(kind: NDArray[np.bool_]) -> tuple[int, ...]:
-        return tuple(np.histogram(pairs.scores[kind], edges)[0].tolist())
-
-    return ScoreDistribution(
-        edges=tuple(edges.tolist()),
-        relevant=counts(pairs.relevant),
-        judged_other=counts(pairs.judged & ~pairs.relevant),
-        unjudged=counts(~pairs.judged),
-    )
-
-
-def _edges(low: float, high: float, bins: int) -> NDArray[np.float64]:
-    """Rising edges of equal bins; one bin where no number lies between two edges, around a score that is the only one.
-
-    float64 has 15 digits: half a unit on either side of 4e14 is no room for thirty bins, next to 1e30 none at all.
-    """
-    if low == high:
-        low, high = min(low - 0.5, np.nextafter(low, -np.inf)), max(high + 0.5, np.nextafter(high, np.inf))
-    edges = np.linspace(low, high, bins + 1)
-    return edges if (np.diff(edges) > 0).all() else np.array([low, high])
-
-
-def thresholds(qrels: Qrels, run: Run) -> tuple[ThresholdPoint, ...]:
-    """What keeping the documents with score >= threshold gives, over all pairs of judged queries with a score.
-
-    Precision counts unjudged documents as not relevant. Recall is of the relevant documents in the run: a threshold
-    cannot bring back what the run does not have.
-
-    Returns:
-        A point for each score in the run, lowest first, or about a hundred of them: half evenly spaced by rank, half by
-        value, as most documents of a run have scores near its lowest. None where the run has no relevant document.
-
-    Raises:
-        MissingExtra: scikit-learn is not installed.
-    """
-    pairs = scored_pairs(qrels, run)
-    if not pairs.relevant.any():
-        return ()
-    precisions, recalls, values = scikit_metrics().precision_recall_curve(pairs.relevant, pairs.scores)
-    chosen = _spread(values)
-    ordered = np.sort(pairs.scores)
-    kept = len(ordered) - np.searchsorted(ordered, values[chosen], side="left")
-    return tuple(
-        ThresholdPoint(float(values[index]), float(precisions[index]), float(recalls[index]), int(number))
-        for index, number in zip(chosen, kept, strict=True)
-    )
-
-
-def _spread(values: NDArray[np.floating]) -> NDArray[np.int_]:
-    """Places of all values, or of about `MOST_POINTS` of them; `values` rise."""
-    if len(values) <= MOST_POINTS:
-        return np.arange(len(values))
-    by_rank = np.linspace(0, len(values) - 1, MOST_POINTS // 2).round().astype(int)
-    by_value = np.searchsorted(values, np.linspace(values[0], values[-1], MOST_POINTS // 2))
-    return np.unique(np.concatenate([by_rank, by_value]))
-
-
-def reliability(qrels: Qrels, run: Run, bins: int = 10) -> Reliability | None:
-    """Compare scores with the share of relevant documents among those that have them.
-
-    Over all pairs of judged queries that have a score, in `bins` intervals of equal width that [0, 1] is cut into;
-    unjudged documents count as not relevant. The expected calibration error is that of Naeini, Cooper and Hauskrecht
-    2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning".
-
-    Returns:
-        None where there is no score, or one lies outside [0, 1] and so is no probability.
-
-    Raises:
-        InvalidInput: bins is less than 1.
-        MissingExtra: scikit-learn is not installed.
-    """
-    if bins < 1:
-        raise InvalidInput(f"bins={bins!r} is less than 1")
-    pairs = scored_pairs(qrels, run)
-    scores = pairs.scores
-    if not len(scores) or pairs.beyond or scores.min() < 0 or scores.max() > 1:
-        return None
-    metrics = scikit_metrics()
-    from sklearn.calibration import calibration_curve
-
-    relevant = pairs.relevant.astype(int)
-    shares, means = calibration_curve(relevant, scores, pos_label=1, n_bins=bins)
-    # calibration_curve keeps the sizes of its bins to itself: these are the same bins, less the empty ones.
-    sizes = np.bincount(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], scores))
-    sizes = sizes[sizes > 0]
-    return Reliability(
-        mean_scores=tuple(means.tolist()),
-        shares_relevant=tuple(shares.tolist()),
-        sizes=tuple(sizes.tolist()),
-        error=float(np.average(np.abs(shares - means), weights=sizes)),
-        brier=float(metrics.brier_score_loss(relevant, scores, pos_label=1)),
-    )
+# Of each run's documents so many are among those that a query shows, relevant or not.
+FIRST_SHOWN = 3
 
 
 def changes(
@@ -255,6 +114,26 @@ def moved(first: Ranking, second: Ranking, grades: Mapping[str, int], *, rose: b
 
     for name in (*islice(chosen(better, worse, True), 1), *islice(chosen(worse, better, False), 1)):
         yield Moved(name, grades.get(name), first_ranks.get(name), second_ranks.get(name))
+
+
+def query_ranks(
+    qrels: Qrels, runs: Sequence[Run], queries: Iterable[str], *, texts: Mapping[str, str] | None = None
+) -> tuple[QueryRanks, ...]:
+    """Where each query's relevant documents and the first `FIRST_SHOWN` of each run stand in every run."""
+    return tuple(_ranks_of(query, (texts or {}).get(query, ""), qrels.get(query, {}), runs) for query in queries)
+
+
+def _ranks_of(query: str, text: str, grades: Mapping[str, int], runs: Sequence[Run]) -> QueryRanks:
+    rankings = [run.get(query, {}) for run in runs]
+    relevant = {document for document, grade in grades.items() if grade > 0}
+    shown = {document for ranking in rankings for document in islice(ranking, FIRST_SHOWN)}
+    shown |= {document for document in relevant if any(document in ranking for ranking in rankings)}
+    places = [{name: rank for rank, name in enumerate(ranking, start=1) if name in shown} for ranking in rankings]
+    documents = [Placed(name, grades.get(name), tuple(ranks.get(name) for ranks in places)) for name in shown]
+    # best rank in any run, then the ranks one by one: no two documents have all of them in common
+    last = 1 + max(map(len, rankings), default=0)
+    documents.sort(key=lambda one: (sorted(rank or last for rank in one.ranks), one.document))
+    return QueryRanks(query, text, tuple(documents), len(relevant - shown))
 
 
 def analyse(
@@ -334,6 +213,7 @@ def analyse(
         ),
         first_pass=None if first_pass is None else first.name,
         contrasts=tuple(found.contrasts(runs, whole, reports)),
+        queries=query_ranks(qrels, [whole.get(run.name, run) for run in runs], reports[0].queries, texts=texts),
     )  # fmt: skip
 
 
@@ -400,8 +280,8 @@ class _Findings:
             differences=differences_of(before, after),
             depth=self._depth(run, primary),
             distribution=distribution(self.qrels, run),
-            thresholds=thresholds(self.qrels, run),
-            reliability=reliability(self.qrels, run),
+            thresholds=thresholds(self.qrels, run, level=self.level),
+            reliability=reliability(self.qrels, run, level=self.level),
             ties=ties if any(each.tied_queries for each in ties) else (),
             notes=tuple(self._notes(run, report)),
             groupings=self._groupings(differences_of(before, after)),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A bootstrap confidence interval of a mean over queries (`intervals`)."""
+    """A confidence interval: of a mean over queries by bootstrap, of a share by the binomial (`statistics`)."""
 
     low: float
     high: float
@@ -180,27 +180,99 @@ class ScoreDistribution:
 
 
 @dataclass(frozen=True, slots=True)
+class RelevantShare:
+    """Of `size` pairs `relevant` are (`scores`): their share, its exact binomial interval, and the pairs' mean score.
+
+    The interval takes the pairs of one query for strangers to each other.
+    """
+
+    size: int
+    relevant: int
+    share: float
+    interval: Interval
+    mean_score: float
+
+
+@dataclass(frozen=True, slots=True)
 class ThresholdPoint:
-    """What a score threshold keeps (score >= threshold): precision and recall over all query-document pairs."""
+    """What a score threshold keeps (score >= threshold): precision and recall over all query-document pairs.
+
+    Of the `kept` pairs `relevant` are, and `unjudged` were judged by nobody: `precision` with its `interval` takes
+    these as not relevant, `judged` leaves them out (None as in a `ScoreBin`).
+    """
 
     threshold: float
     precision: float
     recall: float
     kept: int
+    relevant: int
+    unjudged: int
+    interval: Interval
+    judged: RelevantShare | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBin:
+    """Pairs of neighbouring scores, `low` to `high` (`scores`): what they score and how many of them are relevant.
+
+    `every` takes the `unjudged` as not relevant, `judged` leaves them out. It is None where all are unjudged, or no
+    judgement of the run's documents is "not relevant": who notes relevant ones only says nothing of the others.
+    `error` is every's mean_score - share, above 0 where scores promise too much; `clear_error` is the smaller of both
+    readings' where neither interval holds its mean score, else 0.
+    """
+
+    low: float
+    high: float
+    every: RelevantShare
+    judged: RelevantShare | None
+    unjudged: int
+    error: float
+    clear_error: float
 
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Scores as probabilities (`calibration`): per non-empty bin the mean score, the share relevant and the size.
+    """Scores as probabilities (`scores`): `bins` of as many pairs each, and the highest of them cut again as `top`.
 
-    `error` is the expected calibration error, `brier` the mean squared error; unjudged documents count as other.
+    Most candidates score near 0, so that the highest bin alone mixes all scores that a reader sees: `top` parts them.
+    `error` is the expected calibration error over `bins`, `brier` the mean squared error; unjudged documents count as
+    not relevant there and are left out of `judged_error` and `judged_brier` (None as in a bin).
     """
 
-    mean_scores: tuple[float, ...]
-    shares_relevant: tuple[float, ...]
-    sizes: tuple[int, ...]
+    bins: tuple[ScoreBin, ...]
+    top: tuple[ScoreBin, ...]
     error: float
     brier: float
+    judged_error: float | None
+    judged_brier: float | None
+
+    @property
+    def finest(self) -> tuple[ScoreBin, ...]:
+        """All pairs once: the bins, the highest of them as it was cut again."""
+        return (*self.bins[:-1], *self.top) if self.top else self.bins
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A document of a query: its grade, None if unjudged, and its rank in each run, None where that lacks it."""
+
+    document: str
+    grade: int | None
+    ranks: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRanks:
+    """Where one query's documents stand in each run, in the order of the reports (`analysis.query_ranks`).
+
+    `documents` are the relevant ones that a run has and the first three of each run, best rank first; `unfound`
+    counts the relevant ones that no run has. `text` is "" where it is not known.
+    """
+
+    query: str
+    text: str
+    documents: tuple[Placed, ...]
+    unfound: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +301,8 @@ class Analysis:
     `primary` is the measure that the per-query parts (changes, depth) are about; `ms` is milliseconds a query by
     system, where known, a second pass's with the first pass's in them; `notes` name the systems that are no second
     pass of the first; `first_pass` is the name of the run that found the candidates, None if none of them did;
-    `contrasts` are the pairs of runs that no second pass tells about.
+    `contrasts` are the pairs of runs that no second pass tells about;
+    `queries` say of each measured query where its documents stand.
     """
 
     primary: str
@@ -242,3 +315,4 @@ class Analysis:
     notes: tuple[str, ...] = ()
     first_pass: str | None = ""
     contrasts: tuple[Contrast, ...] = ()
+    queries: tuple[QueryRanks, ...] = ()

@@ -62,6 +62,20 @@ def mean_interval(values: Iterable[float], level: float = 0.95, resamples: int =
     return _bootstrapped(sample, level, resamples, seed, "percentile")
 
 
+def share_interval(hits: int, of: int, level: float = 0.95) -> Interval:
+    """The exact binomial interval of hits / of (Clopper and Pearson 1934); 0 to 1 where `of` is 0.
+
+    It holds the true share at least as often as `level` says.
+
+    Raises:
+        MissingExtra: scipy is not installed.
+    """
+    beta, tail = scipy_stats().beta, (1 - level) / 2
+    low = float(beta.ppf(tail, hits, of - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, of - hits)) if hits < of else 1.0
+    return Interval(low, high, level)
+
+
 def finite(values: Iterable[float], argument: str) -> NDArray[np.float64]:
     """Values as an array.
 

@@ -16,14 +16,17 @@ from secondpass.evaluation.comparison import (
     Grouping,
     Headroom,
     Interval,
+    Placed,
     QueryGroup,
-    Reliability,
+    QueryRanks,
+    RelevantShare,
     ScoreDistribution,
     SecondPass,
     ThresholdPoint,
     Ties,
 )
 from secondpass.evaluation.measures import Coverage, Report
+from secondpass.evaluation.scores import ScoredPairs, reliability_of
 
 MEASURES = {"nDCG@10": 0.08, "RR@10": 0.07, "AP": 0.06, "R@100": 0.0}
 HOSTILE = (
@@ -87,6 +90,15 @@ def grouping() -> Grouping:
     return Grouping("query length", (low, high))
 
 
+def threshold(score: float, precision: float, recall: float, kept: int) -> ThresholdPoint:
+    """A point whose documents are half judged."""
+    width = 0.8 / (kept + 1) ** 0.5
+    ends = Interval(max(0.0, precision - width), min(1.0, precision + width), 0.95)
+    relevant, judged = round(precision * kept), kept - kept // 2
+    half = RelevantShare(judged, relevant, min(1.0, relevant / judged), ends, 0.5)
+    return ThresholdPoint(score, precision, recall, kept, relevant, kept // 2, ends, half)
+
+
 def second_pass(first: Report, second: Report, texts: tuple[str, ...], seed: int = 3) -> SecondPass:
     """Everything there is about one re-ranked run."""
     random = np.random.default_rng(seed)
@@ -115,17 +127,17 @@ def second_pass(first: Report, second: Report, texts: tuple[str, ...], seed: int
     ]
     steps = np.linspace(0, 1, 101)
     thresholds = tuple(
-        ThresholdPoint(float(t), float(0.05 + 0.85 * t**0.8), float((1 - t**1.7) ** 0.9), int(22_000 * (1 - t) ** 2))
+        threshold(float(t), float(0.05 + 0.85 * t**0.8), float((1 - t**1.7) ** 0.9), int(22_000 * (1 - t) ** 2) + 1)
         for t in steps
     )
-    bins = np.linspace(0.05, 0.95, 10)
-    sizes = (9000, 4000, 2000, 900, 600, 500, 420, 380, 400, 610)
+    scores = np.concatenate([random.beta(a, b, size) for a, b, size in ((4.0, 1.6, 612), (1.1, 6.0, 21_580))])
+    relevant, judged = random.random(len(scores)) < scores**2, random.random(len(scores)) < 0.3 + 0.6 * scores
     return SecondPass(
         second.system, tuple(headroom), tuple(changes[:10]), tuple(changes[::-1][:10]), found,
         depth=DepthCurve("nDCG@10", points),
         distribution=ScoreDistribution(tuple(edges.tolist()), *(tuple(map(int, each)) for each in counts)),
         thresholds=thresholds,
-        reliability=Reliability(tuple(bins.tolist()), tuple((bins**1.6).tolist()), sizes, 0.083, 0.061),
+        reliability=reliability_of(ScoredPairs(scores, relevant & judged, judged)),
         ties=(Ties("nDCG@10", end - 0.004, end, end + 0.003, 12), Ties("AP", 0.4, 0.4, 0.4, 0)),
         notes=("9 of 225 rankings hold fewer candidates than the depth of 100",),
         groupings=(grouping(),),
@@ -154,7 +166,20 @@ def whole(count: int = 225, systems: tuple[str, ...] = ("bm25", "rerank"), texts
         ),
         ms={each.system: 3.4 + 190 * place for place, each in enumerate(reports)},
         settings={"dataset": "cranfield (test)", "model": "pocket", "depth": "100", "seed": "0"},
+        queries=tuple(
+            ranks(query, texts[place % len(texts)], place, count=len(systems)) for place, query in enumerate(queries)
+        ),
     )
+
+
+def ranks(query: str, text: str, place: int, count: int) -> QueryRanks:
+    """Nine documents of one query, two of them unjudged, one that a run lacks, in `count` runs; two are in none."""
+    places = [[1 + (place + 7 * at + 11 * run * at) % 98 for run in range(count)] for at in range(9)]
+    grades = (1, 2, 0, None, 1, 0, None, 1, 1)
+    missing = (*places[0][:-1], None)
+    documents = (Placed(f"d{place}-0", grades[0], missing),
+                 *(Placed(f"d{place}-{at}", grades[at], tuple(places[at])) for at in range(1, 9)))  # fmt: skip
+    return QueryRanks(query, text, documents, 2)
 
 
 def bare(system: str = "bm25") -> Analysis:
@@ -175,4 +200,7 @@ def hostile() -> Analysis:
         )
         for each in found.second_passes
     )
-    return replace(found, second_passes=passes, settings=dict(zip(HOSTILE, HOSTILE[::-1], strict=True)))
+    ranked = (Placed(HOSTILE[1], 1, (1, None, 2)), Placed(HOSTILE[4], None, (None, 4, 2)))
+    opened = tuple(QueryRanks(queries.get(each.query, each.query), each.text, ranked, 0) for each in found.queries)
+    settings = dict(zip(HOSTILE, HOSTILE[::-1], strict=True))
+    return replace(found, second_passes=passes, settings=settings, queries=opened)

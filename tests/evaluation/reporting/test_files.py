@@ -110,8 +110,8 @@ def test_json_holds_everything_under_the_names_of_the_fields() -> None:
     analysis = whole(30)
     found = json.loads(to_json(analysis))
     assert list(found) == ["format", "primary", "reports", "intervals", "comparisons", "second_passes", "ms",
-                           "settings", "notes", "first_pass", "contrasts"]  # fmt: skip
-    assert found["format"] == 1
+                           "settings", "notes", "first_pass", "contrasts", "queries"]  # fmt: skip
+    assert found["format"] == 2
     assert found["reports"][1]["values"] == analysis.reports[1].values
     assert found["reports"][0]["coverage"]["unanswered"] == ["q1", "q2"]
     assert found["comparisons"][0]["interval"]["level"] == 0.95
@@ -120,7 +120,9 @@ def test_json_holds_everything_under_the_names_of_the_fields() -> None:
     assert expected.reliability is not None
     assert second["depth"]["points"][5] == {"depth": 10, "value": expected.depth.points[5].value, "ms": 19.0}
     assert second["helped"][0]["difference"] == expected.helped[0].difference
-    assert second["reliability"]["sizes"] == list(expected.reliability.sizes)
+    highest, as_value = second["reliability"]["top"][-1], expected.reliability.top[-1]
+    assert highest["every"]["interval"]["high"] == as_value.every.interval.high
+    assert highest["clear_error"] == as_value.clear_error > 0
 
 
 def test_json_has_null_for_what_is_no_number() -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -20,16 +21,15 @@ from secondpass.evaluation.comparison import (
     DepthCurve,
     DepthPoint,
     Moved,
-    Reliability,
     ScoreDistribution,
-    ThresholdPoint,
 )
-from secondpass.evaluation.reporting import page
-from secondpass.evaluation.reporting.page import FIRST, Plot, draw, to_html, write_page
-from secondpass.evaluation.reporting.wording import NOTHING
+from secondpass.evaluation.reporting import plots
+from secondpass.evaluation.reporting.page import to_html, write_page
+from secondpass.evaluation.reporting.plots import FIRST, Plot, draw
+from secondpass.evaluation.reporting.wording import NOTHING, reliability_sentence
 from secondpass.explanation import Explanation, TextPart
 from secondpass.sentences import Span
-from tests.evaluation.reporting.analyses import HOSTILE, MEASURES, bare, hostile, whole
+from tests.evaluation.reporting.analyses import HOSTILE, MEASURES, bare, hostile, threshold, whole
 
 LOADING = {"script", "iframe", "object", "embed", "form", "img", "base"}
 VOID = {"meta", "link", "br", "hr", "img"}
@@ -132,7 +132,7 @@ def test_a_changed_query_opens_to_the_documents_that_moved() -> None:
     opened = replace(second, helped=(replace(second.helped[0], moved=documents), *second.helped[1:]))
     page = to_html(replace(analysis, second_passes=(opened,)))
     reader = Reader(page)
-    assert [tag for tag, _ in reader.tags].count("details") == 1
+    assert [tag for tag, _ in reader.tags].count("details") == 1 + 1 + 30  # the change, and all queries
     assert f"<summary><bdi>{second.helped[0].text}</bdi></summary>" in page
     assert "relevant (grade 2), rank 14 → 1" in page
     assert f"unjudged, rank {NOTHING} → 3" in page
@@ -183,13 +183,48 @@ def test_texts_cannot_break_the_page() -> None:
     assert re.search("<bdi>\u202eright to left \u05e9\u05dc\u05d5\u05dd</bdi>", page)
 
 
+def test_every_query_opens_to_its_values_and_ranks() -> None:
+    """The helped and hurt lead there; arrows say what is above or below the first run, documents that are lost too."""
+    analysis = whole(30)
+    page = to_html(analysis)
+    (found,) = (each for each in analysis.queries if each.query == analysis.second_passes[0].hurt[0].query)
+    place = analysis.queries.index(found)
+    assert f'<a href="#q{place}"><bdi>{found.query}</bdi></a>' in page
+    (closed,), (opened,) = (
+        re.findall(pattern, page, re.DOTALL)
+        for pattern in (rf'<summary class="entry">(?:(?!</summary>).)*<bdi>{found.query}</bdi>.*?</summary>',
+                        rf'<div class="scroll" id="q{place}".*?</div>')
+    )  # fmt: skip
+    before, after = (report.values["nDCG@10"][found.query] for report in analysis.reports)
+    assert f'<span>{before:.3f}</span><span class="down">{after:.3f}</span>' in closed
+    assert f"<bdi>{found.text}</bdi>" in closed
+    lost, second = found.documents[0], found.documents[1]
+    row = r"<tr( class=\"worth\")?><th[^>]*>(?:<bdi>)?([^<]*).*?</th><td>(.*?)</td>(.*?)</tr>"
+    rows = re.findall(row, opened.split("<tbody>")[1], re.DOTALL)
+    cells = {name: (worth, grade, re.findall(r"<td[^>]*>(.*?)</td>", rest)) for worth, name, grade, rest in rows}
+    assert list(cells) == [*MEASURES, *(each.document for each in found.documents)]
+    assert cells[lost.document] == (' class="worth"', "1", [str(lost.ranks[0]), NOTHING])
+    assert cells[second.document][2] == [str(rank) for rank in second.ranks]
+    assert cells[found.documents[3].document][:2] == ("", "unjudged")
+    assert 'class="down">\u2013' in opened
+    assert "2 relevant documents are in none of the runs." in opened
+    assert page.count('<summary class="entry">') == 30
+    assert "<bdi>q1</bdi></a>" not in to_html(replace(analysis, queries=()))
+
+
 def test_ten_thousand_queries_make_a_small_page() -> None:
-    """Lists are capped with a note; every value is in the JSON and CSV."""
+    """Lists are capped with a note, those that changed most are kept; every value is in the JSON and CSV."""
     found = whole(10_000)
     (second,) = found.second_passes
     many = replace(found, second_passes=(replace(second, helped=second.helped * 1000),))
     page = to_html(many)
-    assert len(page.encode()) < 500_000
+    assert len(page.encode()) < 2_000_000
+    opened = re.findall(r'<summary class="entry"><span></span><strong><bdi>(q\d+)<', page)
+    assert 500 < len(opened) < 1000
+    least = sorted(map(abs, second.differences.values()), reverse=True)[len(opened) - 1]
+    assert {query for query, rise in second.differences.items() if abs(rise) > least} <= set(opened)
+    assert f"Here are the {len(opened):,} of 10,000 queries whose nDCG@10 differs most between the runs" in page
+    assert "values of all queries are in the CSV report" in page
     assert "9,980 more queries are not shown." in page
 
 
@@ -230,53 +265,53 @@ def texts(plot: Plot) -> list[str]:
 def test_means_name_every_system_with_its_value() -> None:
     """In the reports' order, baseline first."""
     means = [f"{report.means['AP']:.3f}" for report in WHOLE.reports]
-    read = texts(page.means_plot("p", WHOLE, "AP"))
+    read = texts(plots.means_plot("p", WHOLE, "AP"))
     assert [text for text in read if text in {"bm25", "rerank", *means}] == ["bm25", means[0], "rerank", means[1]]
 
 
 @pytest.mark.parametrize("name", [HOSTILE[4], "\u4e2d" * 200, "\U0001f468" * 90])
 def test_long_names_of_systems_are_cut(name: str) -> None:
     """Wide letters sooner than narrow ones: the name stays clear of the value beside it."""
-    (shown,) = (text for text in texts(page.means_plot("p", bare(name), "AP")) if text[0] == name[0])
+    (shown,) = (text for text in texts(plots.means_plot("p", bare(name), "AP")) if text[0] == name[0])
     assert 10 < len(shown) < 30
     assert shown.endswith("…")
 
 
 def test_gains_count_helped_and_hurt() -> None:
     """In the legend; queries that keep their value are noted."""
-    plot = page.gains_plot("p", {"a": 0.5, "b": -0.25, "c": 0.0, "d": 0.1}, "AP")
-    assert plot.legend == (("gain", "2 helped"), ("loss", "1 hurt"))
+    plot = plots.gains_plot("p", {"a": 0.5, "b": -0.25, "c": 0.0, "d": 0.1}, "AP")
+    assert plot.legend == (("gain", "area", "2 helped"), ("loss", "area", "1 hurt"))
     assert plot.note == "1 query keeps its value."
     assert "change in AP" in texts(plot)
 
 
 def test_gains_of_many_queries_stay_small() -> None:
     """No more bars than pixels, from the best query to the worst."""
-    few = page.gains_plot("p", {str(place): place / 100 - 1 for place in range(200)}, "AP")
-    many = page.gains_plot("p", {str(place): place / 50_000 - 1 for place in range(100_000)}, "AP")
-    assert many.legend == (("gain", "49,999 helped"), ("loss", "50,000 hurt"))
+    few = plots.gains_plot("p", {str(place): place / 100 - 1 for place in range(200)}, "AP")
+    many = plots.gains_plot("p", {str(place): place / 50_000 - 1 for place in range(100_000)}, "AP")
+    assert many.legend == (("gain", "area", "49,999 helped"), ("loss", "area", "50,000 hurt"))
     assert len(many.svg) < 3 * len(few.svg)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3])
 def test_gains_of_one_query_or_none(value: float) -> None:
     """A single value is drawn as well, also if it is no gain."""
-    assert "<svg" in page.gains_plot("p", {"a": value}, "AP").svg
+    assert "<svg" in plots.gains_plot("p", {"a": value}, "AP").svg
 
 
 def test_depth_shows_milliseconds_where_known() -> None:
     """Above the depths; without them there is no second axis."""
     assert FOUND.depth is not None
-    timed = texts(page.depth_plot("p", FOUND.depth))
+    timed = texts(plots.depth_plot("p", FOUND.depth))
     assert {"milliseconds a query", "190", "100"} <= set(timed)
     untimed = replace(FOUND.depth, points=tuple(replace(point, ms=None) for point in FOUND.depth.points))
-    assert "milliseconds a query" not in texts(page.depth_plot("p", untimed))
+    assert "milliseconds a query" not in texts(plots.depth_plot("p", untimed))
 
 
 def test_labels_of_depths_do_not_touch() -> None:
     """Twelve depths have fewer labels, the first and the last among them."""
     depths = (0, 1, 2, 3, 5, 10, 20, 30, 50, 75, 100, 1000)
-    plot = page.depth_plot("p", DepthCurve("AP", tuple(DepthPoint(depth, depth / 2000) for depth in depths)))
+    plot = plots.depth_plot("p", DepthCurve("AP", tuple(DepthPoint(depth, depth / 2000) for depth in depths)))
     shown = [text for text in texts(plot) if text.replace(",", "") in map(str, depths)]
     assert shown[0] == "0"
     assert shown[-1] == "1,000"
@@ -285,32 +320,73 @@ def test_labels_of_depths_do_not_touch() -> None:
 
 def test_one_depth_alone_is_drawn() -> None:
     """No axis of width nothing."""
-    assert "<svg" in page.depth_plot("p", DepthCurve("AP", (DepthPoint(0, 0.5),))).svg
+    assert "<svg" in plots.depth_plot("p", DepthCurve("AP", (DepthPoint(0, 0.5),))).svg
 
 
 def test_distribution_leaves_out_empty_groups() -> None:
     """A group without documents has no share and no place in the legend."""
-    plot = page.distribution_plot("p", ScoreDistribution((0.0, 0.5, 1.0), (1, 2), (0, 0), (3000, 4)))
-    assert plot.legend == (("gain", "relevant (3)"), ("third", "unjudged (3,004)"))
+    plot = plots.distribution_plot("p", ScoreDistribution((0.0, 0.5, 1.0), (1, 2), (0, 0), (3000, 4)))
+    assert plot.legend == (("gain", "area", "relevant (3)"), ("third", "area", "unjudged (3,004)"))
 
 
 def test_distribution_of_equal_scores_is_drawn() -> None:
     """A single bin, even one of no width."""
     for edges in ((0.5, 0.5), (0.0, 1.0)):
-        assert "<svg" in page.distribution_plot("p", ScoreDistribution(edges, (3,), (0,), (0,))).svg
+        assert "<svg" in plots.distribution_plot("p", ScoreDistribution(edges, (3,), (0,), (0,))).svg
 
 
 def test_thresholds_are_drawn_whatever_their_number() -> None:
     """One point is a dot, many are steps."""
-    for points in ([ThresholdPoint(0.5, 0.2, 1.0, 9)], FOUND.thresholds):
-        assert page.threshold_plot("p", points).legend == (("second", "precision"), ("loss", "recall"))
+    for points in ([threshold(0.5, 0.2, 1.0, 11)], FOUND.thresholds):
+        assert plots.threshold_plot("p", points).legend == (
+            ("second", "line", "precision, 95 % interval"),
+            ("second", "dashes", "the same among judged documents"),
+            ("loss", "line", "recall"),
+        )
+
+
+def drawn(axes: list[Axes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `draw` keep the axes that it drew."""
+
+    def keeping(name: str, title: str, paint: Any, **lengths: float) -> str:
+        return draw(name, title, lambda each: (axes.append(each), paint(each))[1], **lengths)
+
+    monkeypatch.setattr(plots, "draw", keeping)
+
+
+def test_precision_of_a_handful_of_documents_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One relevant document of one is no precision of 1; recall, a known count, is drawn whole."""
+    axes: list[Axes] = []
+    drawn(axes, monkeypatch)
+    points = [threshold(score, 1.0, 0.5, kept) for score, kept in ((0.1, 200), (0.5, 10), (0.7, 9), (0.9, 1))]
+    note = plots.threshold_plot("p", points).note
+    precision, judged, recall = axes[0].lines
+    assert list(precision.get_xdata()) == list(judged.get_xdata()) == [0.1, 0.5]
+    assert list(recall.get_xdata()) == [0.1, 0.5, 0.7, 0.9]
+    assert note == "Precision is drawn from 10 documents on."
+
+
+def test_axes_are_labelled_and_ticked_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a plot shows: a reader need not guess where an axis ends."""
+    axes: list[Axes] = []
+    drawn(axes, monkeypatch)
+    to_html(whole(30))
+    assert len(axes) == len(MEASURES) + len(DRAWINGS)
+    for each in axes:
+        for name, axis in (("x", each.xaxis), ("y", each.yaxis)):
+            if not (ticks := sorted(axis.get_majorticklocs().tolist())):
+                continue  # rows of systems
+            low, high = getattr(each, f"get_{name}lim")()
+            assert axis.get_label_text(), each.get_xlabel()
+            assert [ticks[0], ticks[-1]] == pytest.approx([low, high], abs=0.05 * (high - low)), each.get_xlabel()
 
 
 def test_reliability_says_its_errors() -> None:
-    """Below the diagram, with what the size of a dot means."""
-    plot = page.reliability_plot("p", Reliability((0.5,), (0.25,), (4,), 0.25, 0.2))
-    assert plot.note.startswith("Expected calibration error 0.250, Brier score 0.200 over 4 pairs")
-    assert plot.note.endswith("Larger dots hold more pairs.")
+    """Below the diagram; judged documents alone have a key where some are unjudged."""
+    assert FOUND.reliability is not None
+    plot = plots.reliability_plot("p", FOUND.reliability)
+    assert plot.note == reliability_sentence(FOUND.reliability)
+    assert [kind for _, kind, _ in plot.legend] == ["dots", "rings", "dashes"]
 
 
 TITLE = "means & <b>intervals</b>"

@@ -23,7 +23,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-quic", "--disable-dev-shm-usage",
          "--enable-logging=stderr", "--v=0", "--virtual-time-budget=8000", "--dump-dom")  # fmt: skip
-WIDTHS = (360, 1600)
+WIDTHS = (390, 820, 1400)
 PAGES = ("whole", "hostile", "bare")
 
 # A page beside the report that shows it in frames of several widths and writes down what a person would notice.
@@ -35,9 +35,10 @@ const look = (page, width) => new Promise(done => {
   frame.src = `${page}.html`;
   frame.onload = () => {
     const view = frame.contentWindow, shown = frame.contentDocument, root = shown.documentElement;
+    for (const each of [...shown.querySelectorAll(".queries, .queries > details")].slice(0, 9)) each.open = true;
     const colour = (element, name) => view.getComputedStyle(element)[name];
     const named = element => element.outerHTML.slice(0, 120);
-    const inScroll = element => element.closest(".scroll") && !element.matches(".scroll");
+    const inScroll = element => element.closest(".scroll, .says") && !element.matches(".scroll, .says");
     const right = root.clientWidth + 1;
     const out = [...shown.body.querySelectorAll("*")].filter(element =>
       !inScroll(element) && !element.closest("svg") && element.getBoundingClientRect().right > right);
@@ -68,7 +69,7 @@ const look = (page, width) => new Promise(done => {
       smallest: Math.min(...[...shown.querySelectorAll("svg text")].map(text => text.getBoundingClientRect().height)),
       back: colour(shown.body, "backgroundColor"),
       inks: [...new Set(texts.map(text => colour(text, text.closest("svg") ? "fill" : "color")))],
-      marks: [...new Set([...shown.querySelectorAll(".swatch")].map(mark => colour(mark, "backgroundColor")))],
+      marks: [...new Set([...shown.querySelectorAll(".key")].map(mark => colour(mark, "color")))],
       fetched: view.performance.getEntriesByType("resource").map(entry => entry.name),
     });
   };
@@ -164,6 +165,30 @@ def test_a_page_opens_from_a_file(site: tuple[str, list[str]], tmp_path: Path) -
     assert "<strong>rerank helps</strong>" in document
     assert any(text in document for text in TEXTS)
     assert document.count("<svg") == 9
+
+
+def test_a_link_opens_the_query_that_it_leads_to(tmp_path: Path) -> None:
+    """Without a script: the list and the query in it open, no other does."""
+    if BROWSER is None:
+        pytest.skip("no chromium on PATH")
+    file = tmp_path / "report.html"
+    write_page(file, whole(30))
+    document, complaints = browse(f"{file.as_uri()}#q3", tmp_path / "profile")
+    assert complaints == []
+    assert document.count(' open=""') == 2
+
+
+def test_a_printed_page_has_no_empty_sheet(tmp_path: Path) -> None:
+    """Every sheet but the last holds a fair share of the text: no table waits for a sheet of its own."""
+    if BROWSER is None:
+        pytest.skip("no chromium on PATH")
+    pdfium = pytest.importorskip("pypdfium2")
+    file, printed = tmp_path / "report.html", tmp_path / "report.pdf"
+    write_page(file, whole(225, ("bm25", "pocket", "ms-marco-MiniLM-L6-v2")))
+    browse(file.as_uri(), tmp_path / "profile", f"--print-to-pdf={printed}", "--no-pdf-header-footer")
+    sheets = [sheet.get_textpage().get_text_range() for sheet in pdfium.PdfDocument(printed)]
+    assert 8 < len(sheets) < 20
+    assert min(map(len, sheets[:-1])) > 300
 
 
 def test_the_browser_would_complain(site: tuple[str, list[str]], tmp_path: Path) -> None:

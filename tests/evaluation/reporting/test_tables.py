@@ -12,13 +12,12 @@ from secondpass.evaluation.comparison import (
     Interval,
     Moved,
     SecondPass,
-    ThresholdPoint,
     Ties,
 )
 from secondpass.evaluation.reporting import tables
 from secondpass.evaluation.reporting.tables import Table
 from secondpass.evaluation.reporting.wording import NOTHING
-from tests.evaluation.reporting.analyses import MEASURES, bare, grouping, whole
+from tests.evaluation.reporting.analyses import MEASURES, bare, grouping, threshold, whole
 
 WHOLE = whole(systems=("bm25", "small", "large"))
 
@@ -122,11 +121,34 @@ def test_depths_show_milliseconds_where_known() -> None:
 
 def test_thresholds_are_spread_from_end_to_end() -> None:
     """Nine of many, the lowest and the highest among them; few are all shown."""
-    points = [ThresholdPoint(float(place), 0.5, 0.5, 7000 - place) for place in range(101)]
+    points = [threshold(float(place), 0.5, 0.5, 7000 - place) for place in range(101)]
     table = tables.thresholds(points)
     assert len(table.rows) == 9
-    assert (table.rows[0][0], table.rows[0][3], table.rows[-1][0]) == ("0.000", "7,000", "100")
+    assert (table.rows[0][0], table.rows[0][4], table.rows[-1][0]) == ("0.000", "7,000", "100")
     assert len(tables.thresholds(points[:3]).rows) == 3
+    few = tables.thresholds([threshold(0.9, 1.0, 0.1, 9), threshold(0.95, 1.0, 0.1, 10)])
+    assert [row[1:3] for row in few.rows] == [(NOTHING, "0.747 to 1.000"), ("1.000", "0.759 to 1.000")]
+
+
+def test_columns_of_unjudged_documents_appear_where_there_are_some() -> None:
+    """With what the judged ones say alone only where a judge also said "not relevant"."""
+    (point,) = points = [threshold(0.5, 0.5, 0.5, 100)]
+    assert names(tables.thresholds(points))[-2:] == ["unjudged", "judged only"]
+    assert tables.thresholds(points).rows[0][-2:] == ("50", "1.000")
+    assert names(tables.thresholds([replace(point, judged=None)]))[-2:] == ["kept", "unjudged"]
+    assert names(tables.thresholds([replace(point, unjudged=0)]))[-1] == "kept"
+
+
+def test_reliability_has_a_row_per_bin() -> None:
+    """The highest scores first, with an error that has the sign of what they promise too much."""
+    found = WHOLE.second_passes[0].reliability
+    assert found is not None
+    table = tables.reliability(found)
+    assert names(table)[:5] == ["from", "mean", "relevant", "95 % interval", "error"]
+    assert len(table.rows) == len(found.bins) - 1 + len(found.top) == 19
+    highest = found.top[-1]
+    assert table.rows[0][1:3] == (f"{highest.every.mean_score:.3f}", f"{highest.every.share:.3f}")
+    assert table.rows[0][4] == f"+{highest.error:.3f}"
 
 
 def test_intervals_of_several_levels_are_named_by_none() -> None:

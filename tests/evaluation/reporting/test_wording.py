@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from secondpass.evaluation.comparison import (
@@ -14,7 +15,6 @@ from secondpass.evaluation.comparison import (
     DepthPoint,
     Headroom,
     Interval,
-    Reliability,
     SecondPass,
 )
 from secondpass.evaluation.measures import Coverage, Report
@@ -37,6 +37,7 @@ from secondpass.evaluation.reporting.wording import (
     span,
     verdicts,
 )
+from secondpass.evaluation.scores import ScoredPairs, reliability_of
 
 
 @pytest.mark.parametrize(
@@ -211,11 +212,29 @@ def test_depth_in_words() -> None:
     assert depth_sentence(DepthCurve("AP", worse)) == "No depth is better than the first pass."
 
 
+def reliability_said(scores: tuple[float, float], relevant: np.ndarray, judged: np.ndarray | None = None) -> str:
+    """What is said of two scores with forty pairs each, in two bins; all are judged unless it is said."""
+    every = np.full(80, True) if judged is None else judged
+    return reliability_sentence(reliability_of(ScoredPairs(np.repeat(scores, 40), relevant, every), 2))
+
+
 def test_reliability_in_words() -> None:
-    """Both errors, and over how many pairs."""
-    found = Reliability((0.2, 0.8), (0.1, 0.9), (1000, 200), 0.1, 0.05)
-    said = reliability_sentence(found)
-    assert said.startswith("Expected calibration error 0.100, Brier score 0.050 over 1,200 pairs")
+    """The highest bin first, then all of them, then both errors and over how many pairs.
+
+    0.8 where 1 of 40 is relevant promises too much; where two of the 40 are judged, the others decide.
+    """
+    places = np.arange(80)
+    assert reliability_said((0.2, 0.8), places % 40 == 0) == (
+        "Of the 40 pairs that score 0.800 to 0.800 (mean 0.800), 2 % are relevant (0 % to 13 %). "
+        "Scores promise too much in 2 and too little in 0 of 2 bins, beyond 95 % intervals (by chance: 5 % of bins). "
+        "Expected calibration error over 2 bins of equal count 0.475, Brier score 0.340, over 80 pairs."
+    )
+    sparse = reliability_said((0.1, 0.8), places % 40 == 0, places % 40 < 2)
+    assert "2 % are relevant (0 % to 13 %), of the 2 judged ones 50 % (1 % to 99 %). Scores promise too much" in sparse
+    assert "(by chance: 5 % of bins); in 1 more their unjudged pairs decide. Expected calibration" in sparse
+    assert "; the judged alone have an expected calibration error of 0.350, a Brier score of 0.375." in sparse
+    worse_below = reliability_said((0.5, 0.8), places >= 48)
+    assert "Largest clear error: of the 40 pairs that score 0.500 to 0.500 (mean 0.500), 0 % are" in worse_below
 
 
 def test_coverage_is_noted_by_system_or_once_for_all() -> None:

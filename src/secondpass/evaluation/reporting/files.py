@@ -72,7 +72,9 @@ def opened(target: Path | TextIO) -> Iterator[TextIO]:
 # The JSON's keys are the names of the fields of `findings.Analysis` and of the values in it, so their docstrings are
 # its documentation. Beside them stand "format", which grows when a key is renamed or lost, and "difference" in each
 # change. What is not a finite number is null.
-FORMAT = 1
+#
+# 2: a reliability has bins of equal count with intervals in place of "mean_scores", "shares_relevant" and "sizes".
+FORMAT = 2
 HALVES = re.compile("[\ud800-\udfff]")
 
 
@@ -192,7 +194,8 @@ def _second_pass(analysis: Analysis, found: SecondPass) -> Iterator[Text | Table
     if found.thresholds:
         yield from _titled(tables.thresholds(found.thresholds), f"What a threshold keeps of {found.system}'s documents")
     if found.reliability:
-        yield from _listed(f"Scores {of} as probabilities", [reliability_sentence(found.reliability)])
+        yield from _titled(tables.reliability(found.reliability), f"Scores {of} as probabilities")
+        yield _line(reliability_sentence(found.reliability))
     yield from _by_query(analysis, found, analysis.reports[0].system)
     yield from _listed(f"Notes on {found.system}", found.notes)
 

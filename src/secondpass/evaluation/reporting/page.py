@@ -2,336 +2,56 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
-
-from rich.text import Text
+from typing import Any, TextIO
 
 from secondpass.evaluation.comparison import (
     Analysis,
     Change,
     Contrast,
-    DepthCurve,
-    Reliability,
-    ScoreDistribution,
+    Placed,
+    QueryRanks,
     SecondPass,
-    ThresholdPoint,
 )
 from secondpass.evaluation.reporting import tables
 from secondpass.evaluation.reporting.files import opened
+from secondpass.evaluation.reporting.plots import (
+    Plot,
+    depth_plot,
+    distribution_plot,
+    gains_plot,
+    means_plot,
+    reliability_plot,
+    threshold_plot,
+)
 from secondpass.evaluation.reporting.wording import (
+    NOTHING,
     counted,
-    depth_sentence,
     headroom_sentence,
-    milliseconds,
     moved_line,
     notes,
     number,
-    reliability_sentence,
     shortened,
     verdicts,
 )
 from secondpass.lazy import optional
 from secondpass.text import UNSHOWABLE
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-# ---- matplotlib's drawings as SVG that lives inside a page: its text and colours are the page's own.
-#
-# Colours are drawn as stand-ins and then named: `currentColor` for text, CSS variables for the rest, so that one
-# drawing suits a dark page and a light one. Text stays text.
-INK, FAINT, GAIN, LOSS, FIRST, SECOND, THIRD = (f"#0102{place:02x}" for place in range(1, 8))
-NAMES = {
-    INK: "currentColor",
-    FAINT: "var(--faint)",
-    GAIN: "var(--gain)",
-    LOSS: "var(--loss)",
-    FIRST: "var(--first)",
-    SECOND: "var(--second)",
-    THIRD: "var(--third)",
-}
-WIDTH = 330
-TEXT_SIZE = 10.5
-MARGIN = 14
-POINTS_PER_INCH = 72
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "secondpass",
-    "text.parse_math": False,
-    "font.family": ["DejaVu Sans"],
-    "font.size": TEXT_SIZE,
-    "axes.labelsize": TEXT_SIZE,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    "xtick.labelsize": TEXT_SIZE - 1,
-    "ytick.labelsize": TEXT_SIZE - 1,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.7,
-}
-# matplotlib's settings are global: two threads would draw in each other's style.
-DRAWING = threading.Lock()
-
-
-def draw(
-    name: str,
-    title: str,
-    paint: Callable[[Axes], None],
-    *,
-    height: float = 230,
-    width: float = WIDTH,
-    top: float = 14,
-    left: float = 52,
-    bottom: float = 42,
-) -> str:
-    """Draw one plot with `paint`; lengths are in units of which ten and a half are the size of the text.
-
-    The ids inside begin with `name`, which one page may hold once. `title` says what is shown to those who do not see
-    it. `top`, `left` and `bottom` are the room around the axes.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-    """
-    matplotlib, figures = (optional(module, "matplotlib", "eval") for module in ("matplotlib", "matplotlib.figure"))
-    stream = io.StringIO()
-    with DRAWING, warnings.catch_warnings(), matplotlib.rc_context():
-        # Fonts that this machine lacks are the reader's browser's business.
-        warnings.filterwarnings("ignore", message=r"Glyph \d+", category=UserWarning)
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support", category=UserWarning)
-        # A user's matplotlibrc must not show; the backend is not ours to change.
-        defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
-        matplotlib.rcParams.update(defaults | STYLE)
-        figure = figures.Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH), dpi=POINTS_PER_INCH)
-        figure.subplots_adjust(left / width, bottom / height, 1 - MARGIN / width, 1 - top / height)
-        paint(figure.add_subplot())
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(stream.getvalue(), name, title)
-
-
-def _inline(document: str, name: str, title: str) -> str:
-    body = document[document.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    # matplotlib's own rule would hold for the whole page; the page has it for its plots.
-    body = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
-    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
-    body = body.replace("xlink:href=", "href=")
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'href="#', f'href="#{name}-', body)
-    body = re.sub(r"url\(#", f"url(#{name}-", body)
-    # Some versions write one property, others two; the family is the page's in any case.
-    body = re.sub(r"font: (?:[a-z]+ )*([\d.]+)px [^;\"]*", r"font-size: \1px", body)
-    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
-    for colour, variable in NAMES.items():
-        body = body.replace(colour, variable)
-    box = re.search(r'viewBox="([^"]*)"', body)
-    opening = (
-        f'<svg class="plot" viewBox="{box[1] if box else ""}" role="img" aria-labelledby="{name}-title">'
-        f'<title id="{name}-title">{escape(title)}</title>'
-    )
-    return re.sub(r"\s*\n\s*", "\n", opening + body[body.index(">") + 1 :].strip())
-
-
-# ---- The plots of the page, each from one value of an analysis.
-# More bars than the plot has pixels would only make the page heavy.
-MOST_BARS = 320
-ROW = 34.0
-# Panels are narrower than other plots: there may be one for each of many measures.
-PANEL = 290.0
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A drawing with its title, what to note, and a legend: the name of a colour of the page, and what has it."""
-
-    title: str
-    svg: str
-    note: str = ""
-    legend: tuple[tuple[str, str], ...] = ()
-
-
-def means_plot(name: str, analysis: Analysis, measure: str) -> Plot:
-    """Every system's mean with its interval; a line marks the baseline's."""
-    values = {
-        report.system: report.means[measure]
-        for report in analysis.reports
-        if not math.isnan(report.means.get(measure, math.nan))
-    }
-    systems = list(values)
-    title = f"{measure} by system"
-
-    def paint(axes: Axes) -> None:
-        for row, system in enumerate(systems):
-            colour = FIRST if row == 0 else SECOND
-            interval = analysis.intervals.get(system, {}).get(measure)
-            if interval:
-                axes.hlines(row, interval.low, interval.high, colors=colour, linewidth=3, alpha=0.55)
-            axes.plot(values[system], row, "o", color=colour, markersize=7)
-            place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": TEXT_SIZE, "va": "bottom"}
-            axes.text(0, row - 0.22, _fitting(system, PANEL - 80), **place)
-            axes.text(1, row - 0.22, number(values[system]), ha="right", **place)
-            axes.vlines(values[systems[0]], row - 0.17, row + 0.17, colors=FIRST, linewidth=1.5)
-        axes.set(ylim=(len(systems) - 0.6, -0.85), yticks=[])
-        axes.spines["left"].set_visible(False)
-        axes.margins(x=0.08)
-        axes.locator_params(axis="x", nbins=5)
-
-    height = ROW * len(systems) + 34
-    return Plot(title, draw(name, title, paint, height=height, width=PANEL, left=MARGIN, bottom=26, top=4))
-
-
-def gains_plot(name: str, differences: Mapping[str, float], measure: str) -> Plot:
-    """The difference of every query, best first."""
-    ordered = sorted(differences.values(), reverse=True)
-    count = len(ordered)
-    bars = ordered
-    if count > MOST_BARS:
-        bars = [ordered[place * (count - 1) // (MOST_BARS - 1)] for place in range(MOST_BARS)]
-    edges = [place * count / len(bars) for place in range(len(bars) + 1)]
-    title = f"Gain in {measure} by query"
-
-    def paint(axes: Axes) -> None:
-        axes.grid(axis="y")
-        for colour, kept in ((GAIN, [max(value, 0.0) for value in bars]), (LOSS, [min(value, 0.0) for value in bars])):
-            axes.stairs(kept, edges, fill=True, color=colour)
-        axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set(xlim=(0, count), xlabel="queries, most helped first", ylabel=f"change in {measure}")
-
-    helped, hurt = sum(value > 0 for value in ordered), sum(value < 0 for value in ordered)
-    legend = (("gain", f"{helped:,} helped"), ("loss", f"{hurt:,} hurt"))
-    same = count - helped - hurt
-    note = f"{counted(same, 'query keeps its', 'queries keep their')} value." if same else ""
-    return Plot(title, draw(name, title, paint), note, legend)
-
-
-def depth_plot(name: str, curve: DepthCurve) -> Plot:
-    """The mean by depth on a square-root axis, with milliseconds above where they are known."""
-    depths = [point.depth for point in curve.points]
-    places = [depth**0.5 for depth in depths]
-    timed = [point for point in curve.points if point.ms is not None]
-    title = f"{curve.measure} by depth"
-
-    def paint(axes: Axes) -> None:
-        axes.grid(axis="y")
-        axes.plot(places, [point.value for point in curve.points], "-o", color=SECOND, markersize=4.5, linewidth=1.8)
-        axes.axhline(curve.points[0].value, color=FIRST, linewidth=1, linestyle="--")
-        ticks = _apart(depths, places[-1] - places[0])
-        axes.set_xticks([depth**0.5 for depth in ticks], [f"{depth:,}" for depth in ticks])
-        axes.set(xlabel="candidates re-ranked", ylabel=curve.measure)
-        if timed:
-            costs = {point.depth: milliseconds(point.ms) for point in timed}
-            above = axes.secondary_xaxis("top")
-            shown = [depth for depth in ticks if depth in costs]
-            above.set_xticks([depth**0.5 for depth in shown], [costs[depth] for depth in shown])
-            above.set_xlabel("milliseconds a query")
-            above.spines["top"].set_visible(False)
-            above.tick_params(length=0)
-
-    legend = (("second", "second pass"), ("first", "first pass"))
-    drawn = draw(name, title, paint, top=42 if timed else 14, height=254 if timed else 230)
-    return Plot(title, drawn, depth_sentence(curve), legend)
-
-
-def distribution_plot(name: str, distribution: ScoreDistribution) -> Plot:
-    """Histograms of each group's scores, as shares of the group: the unjudged are many more than the relevant."""
-    groups = [
-        ("gain", GAIN, "relevant", distribution.relevant),
-        ("loss", LOSS, "judged, not relevant", distribution.judged_other),
-        ("third", THIRD, "unjudged", distribution.unjudged),
-    ]
-    present = [group for group in groups if sum(group[3])]
-    title = "Scores of relevant and other documents"
-
-    def paint(axes: Axes) -> None:
-        axes.grid(axis="y")
-        for _, colour, _, counts in reversed(present):
-            shares = [count / sum(counts) * 100 for count in counts]
-            axes.stairs(shares, distribution.edges, fill=True, color=colour, alpha=0.22)
-            axes.stairs(shares, distribution.edges, color=colour, linewidth=1.6)
-        if distribution.edges[0] < distribution.edges[-1]:
-            axes.set_xlim(distribution.edges[0], distribution.edges[-1])
-        axes.set_ylim(bottom=0)
-        axes.set(xlabel="score", ylabel="% of its group")
-
-    legend = tuple((css, f"{label} ({sum(counts):,})") for css, _, label, counts in present)
-    return Plot(title, draw(name, title, paint), "", legend)
-
-
-def threshold_plot(name: str, points: Sequence[ThresholdPoint]) -> Plot:
-    """Precision and recall of what a threshold keeps."""
-    title = "Precision and recall by threshold"
-    scores = [point.threshold for point in points]
-
-    def paint(axes: Axes) -> None:
-        axes.grid(axis="y")
-        marks: dict[str, Any] = {"drawstyle": "steps-pre", "linewidth": 1.8} if len(points) > 1 else {"marker": "o"}
-        axes.plot(scores, [point.precision for point in points], color=SECOND, **marks)
-        axes.plot(scores, [point.recall for point in points], color=LOSS, **marks)
-        axes.set(ylim=(-0.02, 1.05), xlabel="score from which a document is kept", ylabel="share")
-
-    return Plot(title, draw(name, title, paint), "", (("second", "precision"), ("loss", "recall")))
-
-
-def reliability_plot(name: str, reliability: Reliability) -> Plot:
-    """Share of relevant documents by score; on the diagonal a score is a probability."""
-    title = "Reliability of scores as probabilities"
-    largest = max(reliability.sizes)
-
-    def paint(axes: Axes) -> None:
-        axes.grid(color=FAINT)
-        axes.plot([0, 1], [0, 1], color=FIRST, linewidth=1, linestyle="--")
-        axes.plot(reliability.mean_scores, reliability.shares_relevant, color=SECOND, linewidth=1.4)
-        sizes = [12 + 90 * size / largest for size in reliability.sizes]
-        axes.scatter(reliability.mean_scores, reliability.shares_relevant, s=sizes, color=SECOND, zorder=3)
-        limits = (-0.04, 1.04)
-        axes.set(xlim=limits, ylim=limits, xlabel="mean score of the bin", ylabel="share relevant")
-
-    note = f"{reliability_sentence(reliability)} Larger dots hold more pairs."
-    return Plot(title, draw(name, title, paint), note, (("second", "scores"), ("first", "perfectly calibrated")))
-
-
-def _apart(depths: Sequence[int], width: float) -> list[int]:
-    """Depths whose labels do not touch; the first and the last are always among them."""
-    kept = [depths[-1]]
-    for depth in reversed(depths[1:-1]):
-        if min(kept[-1] ** 0.5 - depth**0.5, depth**0.5 - depths[0] ** 0.5) >= 0.11 * width:
-            kept.append(depth)
-    return sorted({depths[0], *kept})
-
-
-def _fitting(name: str, room: float) -> str:
-    """A name cut to so much room; East Asian characters, which matplotlib may lack, count as wide."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    shown = Text("".join(character if character.isprintable() else " " for character in name))
-    cells = int(room / (TEXT_SIZE / 2))
-    font = FontProperties(size=TEXT_SIZE)
-    while True:
-        shown.truncate(cells, overflow="ellipsis")
-        if cells == 1 or text_to_path.get_text_width_height_descent(shown.plain, font, False)[0] <= room:
-            return shown.plain
-        cells -= 1
-
-
 TITLE = "Second-pass evaluation"
 CHANGES = 20
 MOST_SYSTEMS = 12
 MOST_CONTRASTS = 12
 LONGEST_NAME = 80
+# Opened queries have a cell a run for each measure and document, of about thirty bytes: so many make a megabyte.
+MOST_CELLS = 40_000
+MOST_DOCUMENTS = 20
+# A closed query shows the values of so many runs.
+MOST_VALUES = 4
 # A hyphen before a number is a minus sign, also after an opening bracket.
 MINUS = re.compile(r"(?<![^\s(])-(?=\d)")
 PERCENT = re.compile("(?<=[0-9]) %")
@@ -348,6 +68,7 @@ def to_html(analysis: Analysis, title: str = TITLE) -> str:
     if len(analysis.reports) > 1:
         role = "baseline" if analysis.first_pass is None else "first pass"
         facts.append(f"{role}: {shortened(analysis.reports[0].system, LONGEST_NAME)}")
+    opened = _queries(analysis)
     rendered: str = template.render(
         title=title,
         style=_packaged("page.css"),
@@ -363,6 +84,11 @@ def to_html(analysis: Analysis, title: str = TITLE) -> str:
             *(_pair(analysis, found) for found in analysis.contrasts[:MOST_CONTRASTS]),
         ],
         pairs_left=max(0, len(analysis.contrasts) - MOST_CONTRASTS),
+        queries=opened,
+        anchors={each["query"]: each["anchor"] for each in opened},
+        queries_said=_queries_said(analysis, len(opened)),
+        runs=[report.system for report in analysis.reports],
+        values_shown=MOST_VALUES,
         notes=notes(analysis),
         settings=dict(analysis.settings or {}),
     )
@@ -396,6 +122,7 @@ def _section(analysis: Analysis, found: SecondPass, anchor: str) -> dict[str, An
         tables.ties(found),
         tables.depths(found.depth) if found.depth and found.depth.points else None,
         tables.thresholds(found.thresholds) if found.thresholds else None,
+        tables.reliability(found.reliability) if found.reliability else None,
     )
     primary = (each for each in found.headroom if each.measure == analysis.primary)
     return {
@@ -425,6 +152,80 @@ def _pair(analysis: Analysis, found: SecondPass | Contrast) -> list[tuple[tables
     return made
 
 
+def _queries(analysis: Analysis) -> list[dict[str, Any]]:
+    """Every query as the template reads it; of too many those whose values differ most between the runs."""
+    values = [report.values.get(analysis.primary, {}) for report in analysis.reports]
+
+    def spread(found: QueryRanks) -> float:
+        known = [value for by_query in values if not math.isnan(value := by_query.get(found.query, math.nan))]
+        return max(known) - min(known) if known else 0.0
+
+    left, chosen = MOST_CELLS, set()
+    for found in sorted(analysis.queries, key=spread, reverse=True):
+        left -= (len(tables.all_measures(analysis)) + min(MOST_DOCUMENTS, len(found.documents))) * (len(values) + 2)
+        if left < 0:
+            break
+        chosen.add(found.query)
+    return [
+        _query(analysis, found, f"q{place}") for place, found in enumerate(analysis.queries) if found.query in chosen
+    ]
+
+
+def _query(analysis: Analysis, found: QueryRanks, anchor: str) -> dict[str, Any]:
+    measured = {
+        measure: [report.values.get(measure, {}).get(found.query) for report in analysis.reports]
+        for measure in tables.all_measures(analysis)
+    }
+    left_out = len(found.documents) - MOST_DOCUMENTS
+    more = counted(left_out, "more document is", "more documents are")
+    unfound = counted(found.unfound, "relevant document is", "relevant documents are")
+    return {
+        "anchor": anchor,
+        "query": found.query,
+        "text": found.text,
+        "values": _trends(measured.get(analysis.primary, []), number),
+        "measures": [(measure, _trends(values, number)) for measure, values in measured.items()],
+        "documents": [_placed(each) for each in found.documents[:MOST_DOCUMENTS]],
+        "notes": [
+            *([f"{more} in the JSON report."] if left_out > 0 else []),
+            *([f"{unfound} in none of the runs."] if found.unfound else []),
+        ],
+    }
+
+
+def _placed(found: Placed) -> tuple[str, str, bool, list[tuple[str, str]]]:
+    """Name, grade, whether relevant, and the ranks."""
+    grade = "unjudged" if found.grade is None else str(found.grade)
+    ranks = [-math.inf if rank is None else -float(rank) for rank in found.ranks]
+    cells = _trends(ranks, lambda rank: NOTHING if rank == -math.inf else f"{-(rank or 0):,.0f}")
+    return found.document, grade, (found.grade or 0) > 0, cells
+
+
+def _trends(values: Sequence[float | None], said: Callable[[float | None], str]) -> list[tuple[str, str]]:
+    """Each value as it is read, and whether it is above the first run's ("up") or below ("down")."""
+    first = values[0] if values else None
+
+    def trend(value: float | None) -> str:
+        return "" if first is None or value is None else "up" * (value > first) or "down" * (value < first)
+
+    return [(said(value), trend(value)) for value in values]
+
+
+def _queries_said(analysis: Analysis, shown: int) -> str:
+    """What the list of queries holds, and where the rest is."""
+    total = len(analysis.queries)
+    what = "its values, and the ranks of its relevant documents and of the first three of each run"
+    arrows = f" ▲ and ▼: higher or lower than {shortened(analysis.reports[0].system, LONGEST_NAME)}."
+    arrows = arrows if len(analysis.reports) > 1 else ""
+    if shown == total:
+        return f"Each query opens to {what}.{arrows}"
+    return (
+        f"Here are the {shown:,} of {counted(total, 'query', 'queries')} whose {analysis.primary} differs most between "
+        f"the runs; each opens to {what}.{arrows} The values of all queries are in the CSV report, their documents' "
+        "ranks in the JSON report."
+    )
+
+
 def _opened(change: Change) -> list[tuple[str, str, str]]:
     """Name, rank and explanation of each document by which a query's change is seen."""
     return [
@@ -442,7 +243,7 @@ def _plots(analysis: Analysis, found: SecondPass, anchor: str) -> Iterator[Plot]
         yield distribution_plot(f"{anchor}-scores", found.distribution)
     if found.thresholds:
         yield threshold_plot(f"{anchor}-thresholds", found.thresholds)
-    if found.reliability and found.reliability.sizes:
+    if found.reliability:
         yield reliability_plot(f"{anchor}-reliability", found.reliability)
 
 

@@ -11,6 +11,8 @@ from secondpass.evaluation.comparison import (
     Change,
     DepthCurve,
     Grouping,
+    Reliability,
+    ScoreBin,
     SecondPass,
     ThresholdPoint,
 )
@@ -31,6 +33,14 @@ from secondpass.evaluation.reporting.wording import (
 
 Kind = Literal["name", "number", "text"]
 THRESHOLDS = 9
+# A share of fewer documents is no precision: three of three would be 1.000, and anything from 0.29 on is likely.
+LEAST_KEPT = 10
+# By how many columns tell of unjudged documents.
+UNJUDGED = (
+    "",
+    " Unjudged documents count as not relevant; no judgement names one that is not, so nothing tells how many are.",
+    " Unjudged documents count as not relevant; judged only leaves them out, and the truth is likely to lie between.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,7 @@ def means(analysis: Analysis) -> Table:
         for report in analysis.reports
     ]
     timed = ("ms a query",) if known else ()
-    columns = _columns(("measure", "system"), ("mean", _interval_name(analysis), *timed))
+    columns = _columns(("measure", "system"), ("mean", interval_name(analysis), *timed))
     return Table(f"Means over {_queries(analysis)}", columns, tuple(rows))
 
 
@@ -79,7 +89,7 @@ def means_side_by_side(analysis: Analysis) -> Table:
         for intervals in (analysis.intervals.get(report.system, {}),)
     ]
     columns = _columns(("system",), (*(_named(analysis, m) for m in measures), *(("ms a query",) if known else ())))
-    note = f"Second lines: {_interval_name(analysis)} of the mean." if any(analysis.intervals.values()) else ""
+    note = f"Second lines: {interval_name(analysis)} of the mean." if any(analysis.intervals.values()) else ""
     return Table(f"Means over {_queries(analysis)}", columns, tuple(rows), note)
 
 
@@ -235,13 +245,56 @@ def depths(curve: DepthCurve) -> Table:
 
 
 def thresholds(points: Sequence[ThresholdPoint]) -> Table:
-    """A few thresholds from the lowest to the highest."""
+    """A few thresholds from the lowest to the highest; of a handful of documents only the interval is told."""
+    unjudged = _unjudged_columns(points)
     rows = [
-        (number(point.threshold), number(point.precision), number(point.recall), f"{point.kept:,}")
+        (
+            number(point.threshold),
+            number(point.precision) if point.kept >= LEAST_KEPT else NOTHING,
+            span(point.interval),
+            number(point.recall),
+            f"{point.kept:,}",
+            *_judged(point, LEAST_KEPT)[: len(unjudged)],
+        )
         for point in _spread(points, THRESHOLDS)
     ]
-    columns = _columns((), ("score from", "precision", "recall", "documents kept"))
-    return Table("What a threshold keeps", columns, tuple(rows))
+    interval = f"{percent(points[0].interval.level)} interval" if points else "interval"
+    columns = _columns((), ("score from", "precision", interval, "recall", "kept", *unjudged))
+    note = f"kept: documents. precision: from {LEAST_KEPT} documents on; its interval is the exact binomial one."
+    return Table("What a threshold keeps", columns, tuple(rows), note + UNJUDGED[len(unjudged)])
+
+
+def reliability(found: Reliability) -> Table:
+    """A row per bin of scores, the highest first: what they promise, and what came of it."""
+    bins = found.finest[::-1]
+    unjudged = _unjudged_columns(bins)
+    rows = [
+        (
+            number(each.low),
+            number(each.every.mean_score),
+            number(each.every.share),
+            span(each.every.interval),
+            signed(each.error),
+            f"{each.every.size:,}",
+            *_judged(each)[: len(unjudged)],
+        )
+        for each in bins
+    ]
+    interval = f"{percent(bins[0].every.interval.level)} interval"
+    columns = _columns((), ("from", "mean", "relevant", interval, "error", "pairs", *unjudged))
+    note = "from, mean: of the bin's scores. relevant: share, with the exact binomial interval. error: mean - relevant."
+    return Table("Scores as probabilities", columns, tuple(rows), note + UNJUDGED[len(unjudged)])
+
+
+def _unjudged_columns(found: Sequence[ThresholdPoint] | Sequence[ScoreBin]) -> tuple[str, ...]:
+    """Two, one or none: what is unjudged, and what the judged documents alone say."""
+    unjudged, judged = any(each.unjudged for each in found), any(each.judged for each in found)
+    return ("unjudged", "judged only")[: unjudged + (unjudged and judged)]
+
+
+def _judged(found: ThresholdPoint | ScoreBin, least: int = 0) -> tuple[str, str]:
+    judged = found.judged
+    return f"{found.unjudged:,}", number(judged.share) if judged is not None and judged.size >= least else NOTHING
 
 
 def all_measures(analysis: Analysis) -> list[str]:
@@ -263,7 +316,8 @@ def _queries(analysis: Analysis) -> str:
     return counted(sizes.pop(), "query", "queries") if len(sizes) == 1 else "the judged queries"
 
 
-def _interval_name(analysis: Analysis) -> str:
+def interval_name(analysis: Analysis) -> str:
+    """What the intervals of the means are called: by their level, if it is one."""
     levels = {interval.level for by_measure in analysis.intervals.values() for interval in by_measure.values()}
     return f"{percent(levels.pop())} interval" if len(levels) == 1 else "interval"
 

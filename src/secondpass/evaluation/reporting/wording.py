@@ -16,7 +16,9 @@ from secondpass.evaluation.comparison import (
     Interval,
     Moved,
     QueryGroup,
+    RelevantShare,
     Reliability,
+    ScoreBin,
 )
 from secondpass.evaluation.measures import Report
 
@@ -188,11 +190,60 @@ def depth_sentence(curve: DepthCurve) -> str:
 
 
 def reliability_sentence(reliability: Reliability) -> str:
-    """How far scores are from probabilities."""
-    return (
-        f"Expected calibration error {number(reliability.error)}, Brier score {number(reliability.brier)} "
-        f"over {counted(sum(reliability.sizes), 'pair', 'pairs')}; unjudged documents count as not relevant."
-    )
+    """How far scores are from probabilities: bin by bin first, since the mean over all pairs hides the high scores."""
+    bins = reliability.finest
+    errors = [each.clear_error for each in bins]
+    level = bins[0].every.interval.level
+    over, under = sum(error > 0 for error in errors), sum(error < 0 for error in errors)
+    highest, worst = bins[-1], max(bins, key=lambda each: abs(each.clear_error))
+    said = f"Of {_bin_line(highest)}. "
+    said += f"Scores promise too much in {over} and too little in {under} of {counted(len(bins), 'bin', 'bins')}, "
+    said += f"beyond {percent(level)} intervals (by chance: {percent(1 - level)} of bins)"
+    unsure = sum(not each.clear_error and _beyond(each.every) for each in bins)
+    said += f"; in {unsure} more their unjudged pairs decide. " if unsure else ". "
+    if worst is not highest and worst.clear_error:
+        said += f"Largest clear error: of {_bin_line(worst)}. "
+    return said + _means_over_all(reliability)
+
+
+def _means_over_all(reliability: Reliability) -> str:
+    bins, unjudged = reliability.bins, sum(each.unjudged for each in reliability.bins)
+    pairs, middle = sum(each.every.size for each in bins), bins[(len(bins) - 1) // 2].high
+    said = f"Expected calibration error over {counted(len(bins), 'bin', 'bins')} of equal count "
+    said += f"{number(reliability.error)}, Brier score {number(reliability.brier)}, "
+    said += f"over {counted(pairs, 'pair', 'pairs')}"
+    low = f", half of which score {number(middle)} or less: the two say little of high scores."
+    said += low if len(bins) > 1 and middle < MOSTLY_LOW else "."
+    if not unjudged:
+        return said
+    said += f" {unjudged:,} of the pairs are unjudged and count as not relevant"
+    if reliability.judged_error is None:
+        return f"{said}; no judgement names one that is not, so that nothing tells how many of them are."
+    errors_of = f"{number(reliability.judged_error)}, a Brier score of {number(reliability.judged_brier)}"
+    return f"{said}; the judged alone have an expected calibration error of {errors_of}."
+
+
+def _beyond(share: RelevantShare) -> bool:
+    """Whether the interval does not hold the mean score."""
+    return not share.interval.low <= share.mean_score <= share.interval.high
+
+
+# Where half of all scores are below this, a mean over all pairs is one over those that nobody is shown.
+MOSTLY_LOW = 0.1
+
+
+def _bin_line(found: ScoreBin) -> str:
+    every, judged = found.every, found.judged
+    pairs = counted(every.size, "pair that scores", "pairs that score")
+    said = f"the {pairs} {number(found.low)} to {number(found.high)} (mean {number(every.mean_score)}), "
+    said += f"{percent(every.share)} are relevant ({_percents(every.interval)})"
+    if judged is None or not found.unjudged:
+        return said
+    return f"{said}, of the {judged.size:,} judged ones {percent(judged.share)} ({_percents(judged.interval)})"
+
+
+def _percents(interval: Interval) -> str:
+    return f"{percent(interval.low)} to {percent(interval.high)}"
 
 
 def notes(analysis: Analysis) -> list[str]:
