@@ -32,7 +32,6 @@ from secondpass.evaluation.qrels import Qrels, read_qrels, write_qrels
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.reporting.wording import number, percent, span
 from secondpass.evaluation.runs import read_run
-from secondpass.journal import Journal
 from secondpass.text import is_blank
 
 commands = typer.Typer(
@@ -269,6 +268,8 @@ def judge(
     secondpass label judge -d beir/scifact --qrels beir/scifact/qrels/test.tsv -o judged.jsonl --base-url
     https://api.openai.com/v1 --model gpt-5-mini --max-tokens 0
     """
+    from tqdm import tqdm
+
     who = ChatJudge(model=model, base_url=base_url, api_key=os.environ.get(key_env) or None, timeout=timeout,
                     retries=retries, max_tokens=max_tokens or None, max_characters=max_characters)  # fmt: skip
     people = None if qrels is None else read_qrels(qrels)
@@ -276,22 +277,18 @@ def judge(
     wanted = _wanted(run, people, depth, limit)
     pairs, left = _pairs(wanted, read_queries(texts), documents)
     target = Target.of(output, split)
-    for count, why in left:
-        note(f"{count:,} {why}")
     path = target.file.with_name(f"{target.file.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def refuse(begun: Any) -> str:
-        keys = [key for key, value in who.header.items() if not isinstance(begun, dict) or begun.get(key) != value]
-        return f"was begun with another {', '.join(keys)}; delete it, or choose another output"
-
-    with Journal(path, who.header, "another judge is writing it", refuse) as journal:
-        result = _judged(who, pairs, journal, concurrency)
-        if not result.qrels:
-            raise InvalidInput(f"no reply of {len(pairs):,} names a grade; the replies are in {path}")
-        target.write(result.qrels, {pair.query_id: pair.query for pair in pairs if pair.query_id in result.qrels})
-        if not result.failed:
-            journal.remove()
+    for count, why in left:
+        note(f"{count:,} {why}")
+    with tqdm(total=len(pairs), desc="judged", disable=not sys.stderr.isatty()) as bar:
+        result = asyncio.run(judge_pairs(who, pairs, path, concurrency=concurrency, told=bar.update))
+    if not result.qrels:
+        raise InvalidInput(f"no reply of {len(pairs):,} names a grade; the replies are in {path}")
+    target.write(result.qrels, {pair.query_id: pair.query for pair in pairs if pair.query_id in result.qrels})
+    if not result.failed:
+        path.unlink()
     console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
     for line in _judge_lines(result, len(pairs), path):
         console.print(line)
@@ -336,13 +333,6 @@ def _pairs(
         raise InvalidInput(f"{corpus}: no pair to judge has its texts there")
     pairs = [UnjudgedPair(query, name, texts[query], contents[name]) for query, name in full]
     return pairs, [(count, why) for count, why in left if count]
-
-
-def _judged(who: ChatJudge, pairs: list[UnjudgedPair], journal: Journal, concurrency: int) -> JudgeResult:
-    from tqdm import tqdm
-
-    with tqdm(total=len(pairs), desc="judged", disable=not sys.stderr.isatty()) as bar:
-        return asyncio.run(judge_pairs(who, pairs, journal, concurrency=concurrency, told=bar.update))
 
 
 def _judge_lines(result: JudgeResult, pairs: int, path: Path) -> Iterator[str]:

@@ -207,7 +207,7 @@ def fit_positions(log: ClickLog, *, eta: float = ETA, prior: float = PRIOR) -> P
         tuple(known.tolist()),
         float(eta),
         attractiveness,
-        np.bincount(log.pair, log.impressions * examination[place], len(log.pairs)),
+        np.bincount(log.pair, log.impressions * examination[place], len(log.pairs)).astype(np.float64),
         min(mean, 1.0),
         float(prior),
         tuple(np.bincount(place, log.impressions).astype(int).tolist()),
