@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secondpass.cli.output import PipeConsole, note, print_table
+from secondpass.cli.output import INTERRUPTED, PipeConsole, note, print_table
 from secondpass.corpora import CorpusDocument, named_file, read_corpus, read_queries, survey
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.clicks import (
@@ -283,7 +283,11 @@ def judge(
     for count, why in left:
         note(f"{count:,} {why}")
     with tqdm(total=len(pairs), desc="judged", disable=not sys.stderr.isatty()) as bar:
-        result = asyncio.run(judge_pairs(who, pairs, path, concurrency=concurrency, told=bar.update))
+        try:
+            result = asyncio.run(judge_pairs(who, pairs, path, concurrency=concurrency, told=bar.update))
+        except KeyboardInterrupt:
+            note(f"interrupted; the same command goes on from {path}")
+            raise typer.Exit(INTERRUPTED) from None
     if not result.qrels:
         raise InvalidInput(f"no reply of {len(pairs):,} names a grade; the replies are in {path}")
     target.write(result.qrels, {pair.query_id: pair.query for pair in pairs if pair.query_id in result.qrels})
