@@ -24,8 +24,8 @@ from tests.small_collection import CORPUS, write_json_lines
 ORIGIN = "judgements from clicks, position-based model"
 SHOWN = {
     # query: document: (impressions, clicks) at the positions 1, 2, ...
-    "reset my password": {"d1": [(60, 42), (60, 21)], "d5": [(60, 6), (60, 3)], "gone": [(0, 0), (0, 0), (40, 8)]},
-    "train to Paris": {"d4": [(50, 30), (50, 15)], "d3": [(50, 6), (50, 3)], "d2": [(0, 0), (0, 0), (3, 0)]},
+    "reset my password": {"d1": [(60, 42), (60, 21)], "d5": [(60, 12), (60, 6)], "gone": [(0, 0), (0, 0), (40, 8)]},
+    "train to Paris": {"d4": [(50, 30), (50, 15)], "d3": [(50, 10), (50, 5)], "d2": [(0, 0), (0, 0), (3, 0)]},
 }
 
 

@@ -20,6 +20,7 @@ from secondpass.evaluation.clicks import (
     ETA,
     LEAST_SEEN,
     PRIOR,
+    SURE,
     THRESHOLDS,
     ClickLabels,
     ClickLog,
@@ -117,6 +118,10 @@ def clicks(
     min_seen: Annotated[
         float, typer.Option(min=0, help="Pairs seen less (impressions times examination) stay unjudged.")
     ] = LEAST_SEEN,
+    sure: Annotated[
+        float,
+        typer.Option(min=0.5, max=0.999, help="How certain it must be that a pair is relevant, or is not."),
+    ] = SURE,
     prior: Annotated[
         float, typer.Option(help="Impressions by which each pair is drawn to the mean, so that few say little.")
     ] = PRIOR,
@@ -143,7 +148,7 @@ def clicks(
     target = Target.of(output, split)
     log = ClickLog.of_rows(_rows(file), first_position)
     model = fit_positions(log, eta=eta, prior=prior)
-    labels = click_labels(log, model, thresholds=threshold or THRESHOLDS, least_seen=min_seen)
+    labels = click_labels(log, model, thresholds=threshold or THRESHOLDS, least_seen=min_seen, sure=sure)
     qrels, absent = _in_corpus(labels.qrels, target.folder, corpus)
     if model.warning:
         note(f"warning: {model.warning}")
@@ -222,7 +227,7 @@ def _click_lines(log: ClickLog, model: PositionModel, labels: ClickLabels, absen
     yield f"Attractiveness is P(click) at the first position, drawn to {model.mean:.3g} by {model.prior:g} impressions."
     yield f"Grades by attractiveness: {grades}."
     if labels.unjudged:
-        yield f"Left unjudged: {labels.unjudged:,} pairs that were seen too seldom."
+        yield f"Left unjudged: {labels.unjudged:,} pairs that were seen too seldom to be sure (--min-seen, --sure)."
     if absent:
         yield f"Left out: {absent:,} judgements of documents that are not in the corpus."
     if labels.without_relevant:
