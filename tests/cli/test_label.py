@@ -83,6 +83,22 @@ def test_from_clicks_to_figures_that_say_so(run, log, tmp_path):
         assert {group.label_origin for group in groups} == {"from clicks, position-based model"}
 
 
+def test_a_calibration_says_whose_the_labels_are(run, tmp_path):
+    """Fitted on judgements, or on groups, that are not people's."""
+    pytest.importorskip("venn_abers")
+    texts = {row["_id"]: f"{row['title']} {row['text']}" for row in CORPUS}
+    asked = {"d1": "new password", "d2": "cat on a mat", "d3": "capital of France", "d4": "train ticket", "d5": "bank"}
+    rows = [
+        {"query": f"{query} {n}", "documents": list(texts.values()), "labels": [float(name == own) for name in texts],
+         "label_origin": "by m"}
+        for n in range(4) for own, query in asked.items()
+    ]  # fmt: skip
+    groups = write_json_lines(tmp_path / "groups.jsonl", rows)
+    done = run("calibrate", groups, "-o", tmp_path / "a.json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((tmp_path / "a.json").read_text())["origin"] == "by m"
+
+
 def test_a_folder_keeps_what_it_has(run, log, beir):
     """Queries are added behind those that are there, judgements of people are never overwritten."""
     before = (beir / "queries.jsonl").read_text()
