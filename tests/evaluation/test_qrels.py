@@ -83,7 +83,7 @@ def test_marked_judgements_are_read_as_they_were_written() -> None:
     """Subtopics too, in JSON lines; an id that a table cannot hold is refused."""
     stream = io.StringIO()
     write_qrels(stream, Qrels({}, SUBTOPICS, "by m"), "jsonl")
-    assert [json.loads(line) for line in stream.getvalue().splitlines()][0] == {
+    assert json.loads(stream.getvalue().splitlines()[0]) == {
         "query_id": "q", "doc_id": "a", "relevance": 1, "origin": "by m", "subtopic_id": "1",
     }  # fmt: skip
     with pytest.raises(InvalidInput, match="cannot stand in a table"):
