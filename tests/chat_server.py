@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -70,8 +70,9 @@ def running_chat(reply: Callable[[str], Reply]) -> Iterator[Chat]:
             self.send_header("Content-Length", str(len(sent)))
             if status in (429, 503):
                 self.send_header("Retry-After", "0.01")
-            self.end_headers()
-            self.wfile.write(sent)
+            with suppress(BrokenPipeError, ConnectionResetError):  # of a client that was killed
+                self.end_headers()
+                self.wfile.write(sent)
 
         def log_message(self, format: str, *args: object) -> None:
             """Stay quiet."""

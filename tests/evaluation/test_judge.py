@@ -16,7 +16,6 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.evaluation import ChatJudge, Qrels, UnjudgedPair, agreement, judge_pairs, read_qrels
 from secondpass.evaluation.judge import JudgeResult, grade_of
 from secondpass.evaluation.qrels import write_qrels
-from secondpass.journal import Journal
 from tests.chat_server import Chat, running_chat
 
 PAIRS = [
@@ -29,8 +28,7 @@ PAIRS = [
 def judged(chat: Chat, folder: Path, pairs=PAIRS, concurrency=4, **options) -> JudgeResult:
     """Judge `pairs` with the server as it is now, going on with the journal in `folder`."""
     judge = ChatJudge(**{"model": "m", "base_url": chat.address} | options)
-    with Journal(folder / "journal", judge.header, "busy", str) as journal:
-        return asyncio.run(judge_pairs(judge, pairs, journal, concurrency=concurrency))
+    return asyncio.run(judge_pairs(judge, pairs, folder / "journal", concurrency=concurrency))
 
 
 def number_of(text: str) -> int:
@@ -163,7 +161,7 @@ def test_a_journal_is_of_one_judge_and_its_texts(tmp_path):
         changed = [UnjudgedPair("q0", "d0", "query 0", "document 3 now"), *PAIRS[1:3]]
         found = judged(chat, tmp_path, changed)
         assert (found.asked, dict(found.qrels)) == (2, {"q0": {"d0": 3, "d1": 1, "d2": 2}})
-        with pytest.raises(InvalidInput, match="'judge': 'm'"):
+        with pytest.raises(InvalidInput, match="was begun with another judge"):
             judged(chat, tmp_path, model="other")
 
 
@@ -233,11 +231,10 @@ def test_intervals_are_of_queries():
         assert interval.low < value < interval.high
     whole = Qrels({query: dict.fromkeys(grades, int(query[1:]) % 2) for query, grades in people.items()})
     half = Qrels({query: dict.fromkeys(grades, int(query[1:]) % 4 // 2) for query, grades in people.items()})
-    apart = Qrels(
-        {f"{query}{name}": {name: grade} for query, grades in whole.items() for name, grade in grades.items()}
+    apart, other_half = (
+        Qrels({f"{query}{name}": {name: grade} for query, found in qrels.items() for name, grade in found.items()})
+        for qrels in (whole, half)
     )
-    other_half = Qrels({f"{query}{name}": {name: grade} for query, grades in half.items()
-                        for name, grade in grades.items()})  # fmt: skip
     together, single = agreement(whole, half).kappa_interval, agreement(apart, other_half).kappa_interval
     assert together.high - together.low > 2 * (single.high - single.low)
 

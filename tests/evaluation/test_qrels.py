@@ -44,6 +44,52 @@ def test_whole_grades_with_a_point_are_grades(tmp_path: Path) -> None:
         assert read_qrels(tmp_path / name) == {"q": {"a": 1, "b": -2, "c": 3}}
 
 
+MARKED = HEADER.strip() + "\torigin\nq\ta\t1\tby m\nq\tb\t0\tby m\np\ta\t1\t\n"
+
+
+def test_judgements_say_whose_they_are(tmp_path: Path) -> None:
+    """A fourth column of BEIR's table or a key of JSON lines; of several origins how much is of each, people's too."""
+    (tmp_path / "a.tsv").write_text(MARKED)
+    rows = [dict(zip(("query_id", "doc_id", "relevance", "origin"), line.split("\t"), strict=True))
+            for line in MARKED.splitlines()[1:]]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row | {"relevance": int(row["relevance"])}) for row in rows))
+    for name in ("a.tsv", "a.jsonl"):
+        found = read_qrels(tmp_path / name)
+        assert found == {"q": {"a": 1, "b": 0}, "p": {"a": 1}}
+        assert found.origin == "by m (2 of 3); by people (1 of 3)"
+        assert found.only(["q"]).origin_note == f"judgements {found.origin}"
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "a"}\n')
+    note = f"judgements {found.origin}; 1 judged queries have no text, so they are left out (p)"
+    assert listed_queries(tmp_path / "queries.jsonl", tmp_path / "a.tsv").note == note
+    assert (Qrels({"q": {"a": 1}}).origin, Qrels({"q": {"a": 1}}).origin_note) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.tsv", MARKED + "q\tc\t1\n", "a.tsv:5: 3 columns by tabs, where the header has 4 by tabs"),
+        ("a.tsv", MARKED + "q 0 c 1\n", "a.tsv:5: 4 columns by spaces, where the header has 4 by tabs"),
+        ("a.jsonl", '{"query_id": "q", "doc_id": "a", "relevance": 1, "origin": 7}', '"origin" is 7, not a string'),
+    ],
+)
+def test_origins_that_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """With the line."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidInput, match=message):
+        read_qrels(tmp_path / name)
+
+
+def test_marked_judgements_are_read_as_they_were_written() -> None:
+    """Subtopics too, in JSON lines; an id that a table cannot hold is refused."""
+    stream = io.StringIO()
+    write_qrels(stream, Qrels({}, SUBTOPICS, "by m"), "jsonl")
+    assert json.loads(stream.getvalue().splitlines()[0]) == {
+        "query_id": "q", "doc_id": "a", "relevance": 1, "origin": "by m", "subtopic_id": "1",
+    }  # fmt: skip
+    with pytest.raises(InvalidInput, match="cannot stand in a table"):
+        write_qrels(io.StringIO(), Qrels({"q\t": {"a": 1}}), "beir")
+
+
 SUBTOPICS = {"q": {"a": {"1": 1, "2": 0}, "b": {"2": 2}}}
 
 

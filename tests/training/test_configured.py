@@ -67,6 +67,27 @@ def test_a_whole_run(write: Write, tmp_path: Path, tiny: CrossEncoder) -> None:
     assert {"step", "evaluation", "end"} <= set(kinds)
 
 
+def test_a_card_says_whose_the_labels_are(write: Write, tmp_path: Path) -> None:
+    """Of training data and of each held-out set whose judgements are not people's, groups of people's beside them."""
+    clicked = tmp_path / "clicked"
+    (clicked / "qrels").mkdir(parents=True)
+    write_json_lines(clicked / "corpus.jsonl", CORPUS)
+    write_json_lines(clicked / "queries.jsonl", QUERIES)
+    head, *lines = QRELS.splitlines()
+    for split, origin in (("train", "from clicks"), ("test", "by m, not by people")):
+        table = [f"{head}\torigin", *(f"{line}\t{origin}" for line in lines)]
+        (clicked / "qrels" / f"{split}.tsv").write_text("\n".join(table) + "\n")
+    write_json_lines(tmp_path / "dev.jsonl", [{**row, "label_origin": "by n"} for row in rows(2, 4)])
+    data = "train: [{path: clicked, relevant_from: 1}, {path: train.jsonl, limit: 5}], dev: {path: dev.jsonl}"
+    prepared = prepare(read_config(write(f"{data}, test: {{path: clicked}}")))
+    done = run(prepared, show_progress_bar=False)
+    assert done.card is not None
+    card = done.card.read_text()
+    assert "- labels: from clicks (4 of 9 groups); by people (5 of 9 groups)\n" in card
+    assert "Note: dev: judgements by n." in card
+    assert "Note: clicked: judgements by m, not by people." in card
+
+
 def test_its_own_configuration_repeats_it(write: Write, tmp_path: Path) -> None:
     """The file in the folder, with another folder, gives the same weights, bit for bit."""
     run(prepare(read_config(write())), show_progress_bar=False)

@@ -86,13 +86,14 @@ def calibrate(
 
     secondpass calibrate qrels.txt --run bm25.trec --corpus docs.jsonl --queries queries.tsv --model models/mine
     """
-    asked = _groups(labels, corpus, queries) if run is None else _ranked(labels, run, corpus, queries, split, depth)
+    read = _groups(labels, corpus, queries) if run is None else _ranked(labels, run, corpus, queries, split, depth)
+    asked, told = read
     target = _target(output, model)
     encoder = arguments.load(model, max_length, device, precision, instruction)
     rule: Any = int(relevance) if relevance is not None and relevance.isdecimal() else relevance
     with arguments.cached(encoder, score_cache):
         made = calibrated(
-            encoder, *asked, relevance=rule, unjudged=unjudged, answered=answered, origin=origin, seed=seed
+            encoder, *asked, relevance=rule, unjudged=unjudged, answered=answered, origin=origin or told, seed=seed
         )
     own = packaged(Path(model))
     if target == own:
@@ -114,20 +115,25 @@ def _target(output: Path | None, model: str) -> Path:
     return target
 
 
-def _groups(labels: Path, *unused: Path | None) -> Candidates:
-    """Candidates with a label each, rows of one query together."""
+def _groups(labels: Path, *unused: Path | None) -> tuple[Candidates, str]:
+    """Candidates with a label each, rows of one query together, and where labels come from that are not people's."""
+    from secondpass.training.data.groups import label_origins
     from secondpass.training.data.sources import read_groups
 
     if any(unused) or packaged(labels).is_dir():
         raise InvalidInput("judgements need --run: the candidates of each query, as the first pass finds them")
     found: dict[str, dict[str, Label]] = {}
-    for group in read_groups(labels):
+    groups = list(read_groups(labels))
+    for group in groups:
         found.setdefault(group.query, {}).update(zip(group.documents, group.labels, strict=True))
-    return list(found), [list(own) for own in found.values()], [list(own.values()) for own in found.values()]
+    made = list(found), [list(own) for own in found.values()], [list(own.values()) for own in found.values()]
+    return made, label_origins(groups)
 
 
-def _ranked(labels: Path, run: Path, corpus: Path | None, queries: Path | None, split: str, depth: int) -> Candidates:
-    """The candidates of the judged queries, with what the judgements say of each."""
+def _ranked(
+    labels: Path, run: Path, corpus: Path | None, queries: Path | None, split: str, depth: int
+) -> tuple[Candidates, str]:
+    """The candidates of the judged queries, what the judgements say of each, and whose they are if not people's."""
     place = packaged(labels)
     beir = place.is_dir()
     if not beir and (corpus is None or queries is None):
@@ -145,11 +151,12 @@ def _ranked(labels: Path, run: Path, corpus: Path | None, queries: Path | None, 
     lacking = wanted - whole.keys()
     if lacking:
         raise InvalidInput(f"{run}: {len(lacking):,} of its documents have no text, {min(lacking)!r} is one")
-    return (
+    candidates: Candidates = (
         [texts[query] for query in chosen],
         [[whole[document] for document in documents] for documents in chosen.values()],
         [[qrels[query].get(document) for document in documents] for query, documents in chosen.items()],
     )
+    return candidates, qrels.origin
 
 
 def _tell(made: Calibration, file: Path) -> None:

@@ -13,13 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from secondpass.cli.output import PipeConsole, note, print_table
+from secondpass.cli.output import INTERRUPTED, PipeConsole, note, print_table
 from secondpass.corpora import CorpusDocument, named_file, read_corpus, read_queries, survey
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.clicks import (
     ETA,
     LEAST_SEEN,
     PRIOR,
+    SURE,
     THRESHOLDS,
     ClickLabels,
     ClickLog,
@@ -32,7 +33,6 @@ from secondpass.evaluation.qrels import Qrels, read_qrels, write_qrels
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.reporting.wording import number, percent, span
 from secondpass.evaluation.runs import read_run
-from secondpass.journal import Journal
 from secondpass.text import is_blank
 
 commands = typer.Typer(
@@ -118,6 +118,10 @@ def clicks(
     min_seen: Annotated[
         float, typer.Option(min=0, help="Pairs seen less (impressions times examination) stay unjudged.")
     ] = LEAST_SEEN,
+    sure: Annotated[
+        float,
+        typer.Option(min=0.5, max=0.999, help="How certain it must be that a pair is relevant, or is not."),
+    ] = SURE,
     prior: Annotated[
         float, typer.Option(help="Impressions by which each pair is drawn to the mean, so that few say little.")
     ] = PRIOR,
@@ -144,7 +148,7 @@ def clicks(
     target = Target.of(output, split)
     log = ClickLog.of_rows(_rows(file), first_position)
     model = fit_positions(log, eta=eta, prior=prior)
-    labels = click_labels(log, model, thresholds=threshold or THRESHOLDS, least_seen=min_seen)
+    labels = click_labels(log, model, thresholds=threshold or THRESHOLDS, least_seen=min_seen, sure=sure)
     qrels, absent = _in_corpus(labels.qrels, target.folder, corpus)
     if model.warning:
         note(f"warning: {model.warning}")
@@ -223,7 +227,7 @@ def _click_lines(log: ClickLog, model: PositionModel, labels: ClickLabels, absen
     yield f"Attractiveness is P(click) at the first position, drawn to {model.mean:.3g} by {model.prior:g} impressions."
     yield f"Grades by attractiveness: {grades}."
     if labels.unjudged:
-        yield f"Left unjudged: {labels.unjudged:,} pairs that were seen too seldom."
+        yield f"Left unjudged: {labels.unjudged:,} pairs that were seen too seldom to be sure (--min-seen, --sure)."
     if absent:
         yield f"Left out: {absent:,} judgements of documents that are not in the corpus."
     if labels.without_relevant:
@@ -269,6 +273,8 @@ def judge(
     secondpass label judge -d beir/scifact --qrels beir/scifact/qrels/test.tsv -o judged.jsonl --base-url
     https://api.openai.com/v1 --model gpt-5-mini --max-tokens 0
     """
+    from tqdm import tqdm
+
     who = ChatJudge(model=model, base_url=base_url, api_key=os.environ.get(key_env) or None, timeout=timeout,
                     retries=retries, max_tokens=max_tokens or None, max_characters=max_characters)  # fmt: skip
     people = None if qrels is None else read_qrels(qrels)
@@ -276,22 +282,22 @@ def judge(
     wanted = _wanted(run, people, depth, limit)
     pairs, left = _pairs(wanted, read_queries(texts), documents)
     target = Target.of(output, split)
-    for count, why in left:
-        note(f"{count:,} {why}")
     path = target.file.with_name(f"{target.file.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def refuse(begun: Any) -> str:
-        keys = [key for key, value in who.header.items() if not isinstance(begun, dict) or begun.get(key) != value]
-        return f"was begun with another {', '.join(keys)}; delete it, or choose another output"
-
-    with Journal(path, who.header, "another judge is writing it", refuse) as journal:
-        result = _judged(who, pairs, journal, concurrency)
-        if not result.qrels:
-            raise InvalidInput(f"no reply of {len(pairs):,} names a grade; the replies are in {path}")
-        target.write(result.qrels, {pair.query_id: pair.query for pair in pairs if pair.query_id in result.qrels})
-        if not result.failed:
-            journal.remove()
+    for count, why in left:
+        note(f"{count:,} {why}")
+    with tqdm(total=len(pairs), desc="judged", disable=not sys.stderr.isatty()) as bar:
+        try:
+            result = asyncio.run(judge_pairs(who, pairs, path, concurrency=concurrency, told=bar.update))
+        except KeyboardInterrupt:
+            note(f"interrupted; the same command goes on from {path}")
+            raise typer.Exit(INTERRUPTED) from None
+    if not result.qrels:
+        raise InvalidInput(f"no reply of {len(pairs):,} names a grade; the replies are in {path}")
+    target.write(result.qrels, {pair.query_id: pair.query for pair in pairs if pair.query_id in result.qrels})
+    if not result.failed:
+        path.unlink()
     console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
     for line in _judge_lines(result, len(pairs), path):
         console.print(line)
@@ -336,13 +342,6 @@ def _pairs(
         raise InvalidInput(f"{corpus}: no pair to judge has its texts there")
     pairs = [UnjudgedPair(query, name, texts[query], contents[name]) for query, name in full]
     return pairs, [(count, why) for count, why in left if count]
-
-
-def _judged(who: ChatJudge, pairs: list[UnjudgedPair], journal: Journal, concurrency: int) -> JudgeResult:
-    from tqdm import tqdm
-
-    with tqdm(total=len(pairs), desc="judged", disable=not sys.stderr.isatty()) as bar:
-        return asyncio.run(judge_pairs(who, pairs, journal, concurrency=concurrency, told=bar.update))
 
 
 def _judge_lines(result: JudgeResult, pairs: int, path: Path) -> Iterator[str]:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.measures import scipy_stats
 from secondpass.evaluation.qrels import Qrels
-from secondpass.text import finite_number, is_blank
+from secondpass.text import finite_number, is_blank, share
 
 Doubles = NDArray[np.float64]
 
@@ -35,7 +36,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "impressions": ("impressions", "impression_count", "views", "shown"),
 }
 THRESHOLDS = (0.1, 0.25, 0.5)
-PRIOR, LEAST_SEEN, ETA = 5.0, 5.0, 1.0
+PRIOR, LEAST_SEEN, SURE, ETA = 5.0, 5.0, 0.8, 1.0
 # A position whose moved documents have fewer clicks says too little about itself.
 LEAST_CLICKS = 10
 MOST_ROUNDS, PRECISION, TINY = 10_000, 1e-7, 1e-12
@@ -207,7 +208,7 @@ def fit_positions(log: ClickLog, *, eta: float = ETA, prior: float = PRIOR) -> P
         tuple(known.tolist()),
         float(eta),
         attractiveness,
-        np.bincount(log.pair, log.impressions * examination[place], len(log.pairs)),
+        np.bincount(log.pair, log.impressions * examination[place], len(log.pairs)).astype(np.float64),
         min(mean, 1.0),
         float(prior),
         tuple(np.bincount(place, log.impressions).astype(int).tolist()),
@@ -291,7 +292,7 @@ class ClickLabels:
         texts: of the judged queries, by id, as far as the log has them.
         grades: judged pairs by grade, from 0 on.
         thresholds: the attractiveness from which on a pair has grade 1, 2, ...
-        unjudged: pairs that were seen too seldom to be judged.
+        unjudged: pairs that were seen too seldom to be judged, or are too near the first threshold.
         without_relevant: judged queries that have no relevant document.
     """
 
@@ -304,30 +305,44 @@ class ClickLabels:
 
 
 def click_labels(
-    log: ClickLog, model: PositionModel, *, thresholds: Sequence[float] = THRESHOLDS, least_seen: float = LEAST_SEEN
+    log: ClickLog,
+    model: PositionModel,
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    least_seen: float = LEAST_SEEN,
+    sure: float = SURE,
 ) -> ClickLabels:
-    """Grade the pairs of a log by their attractiveness.
+    """Grade the pairs of a log by their attractiveness, where it is sure on which side of the first threshold it lies.
+
+    How sure that is, a Beta distribution says: of the prior, the clicks, and the times seen without one.
 
     Args:
         log: that the model was fitted to.
         model: of `fit_positions`.
         thresholds: rising; a pair has the grade of the last that it reaches, 0 below the first.
         least_seen: pairs that were seen less (impressions times examination) stay unjudged, and are not grade 0.
+        sure: the probability that is enough to call a pair relevant, or not; from 0.5 on. Others stay unjudged.
 
     Raises:
         InvalidInput: thresholds do not rise within 0 and 1, or no pair is judged, or none of them is relevant.
+        MissingExtra: scipy is not installed.
     """
+    if not 0.5 <= share(sure, "sure"):
+        raise InvalidInput(f"sure={sure!r} is below 0.5, where a pair would be both")
     steps = tuple(finite_number(value, f"thresholds[{index}]") for index, value in enumerate(thresholds))
     if not steps or list(steps) != sorted(set(steps)) or not 0 < steps[0] <= steps[-1] <= 1:
         raise InvalidInput(f"thresholds={list(thresholds)!r} must be numbers above 0, up to 1, that rise")
-    judged = model.seen >= finite_number(least_seen, "least_seen")
-    if not judged.any():
+    enough = model.seen >= finite_number(least_seen, "least_seen")
+    if not enough.any():
         most = f"the most is {model.seen.max():.3g} times"
         raise InvalidInput(f"no document was seen {least_seen:g} times for a query: {most} (impressions * examination)")
+    relevant = _reaches(log, model, steps[0])
+    judged = enough & ((relevant >= sure) | (relevant <= 1 - sure))
     grades = np.searchsorted(steps, model.attractiveness, side="right")
+    grades = np.where(relevant >= sure, np.maximum(grades, 1), 0)
     if not grades[judged].any():
-        best = f"the most attractive document has {model.attractiveness[judged].max():.3g}"
-        raise InvalidInput(f"nothing reaches the lowest threshold, {steps[0]:g}: {best}")
+        best = f"the most attractive document has {model.attractiveness[enough].max():.3g}"
+        raise InvalidInput(f"nothing reaches the lowest threshold, {steps[0]:g}, for sure: {best}")
     found: dict[str, dict[str, int]] = {}
     for (query, document), grade, kept in zip(log.pairs, grades.tolist(), judged.tolist(), strict=True):
         if kept:
@@ -341,6 +356,14 @@ def click_labels(
         int((~judged).sum()),
         len(qrels) - len(qrels.with_relevant),
     )
+
+
+def _reaches(log: ClickLog, model: PositionModel, threshold: float) -> Doubles:
+    """P(attractiveness >= threshold) of each pair."""
+    clicked = np.bincount(log.pair, log.clicks, len(log.pairs))
+    shape = model.prior * model.mean + clicked, model.prior * (1 - model.mean) + np.maximum(model.seen - clicked, 0)
+    found: Doubles = scipy_stats().beta.sf(threshold, *(np.maximum(part, TINY) for part in shape))
+    return found
 
 
 def _columns(place: str, row: Mapping[str, Any]) -> dict[str, str]:

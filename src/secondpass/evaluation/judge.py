@@ -11,7 +11,8 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,11 @@ class UnjudgedPair:
     document_id: str
     query: str
     document: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its ids."""
+        return self.query_id, self.document_id
 
     @property
     def digest(self) -> str:
@@ -190,7 +196,7 @@ class JudgeResult:
 async def judge_pairs(
     judge: ChatJudge,
     pairs: Iterable[UnjudgedPair],
-    journal: Journal,
+    journal: Path,
     *,
     concurrency: int = 4,
     told: Callable[[], object] = lambda: None,
@@ -200,104 +206,106 @@ async def judge_pairs(
     Args:
         judge: whom to ask.
         pairs: each once.
-        journal: begun with the judge's `header`.
+        journal: a file that is begun if it is not there, and stays.
         concurrency: requests at a time.
-        told: called for every pair that is done.
+        told: called for every pair that is judged.
 
     Raises:
-        InvalidInput: a pair comes twice, a text is blank, or the journal is no judge's.
+        InvalidInput: a pair comes twice, a text is blank, or the journal is another judge's, or written just now.
         SecondPassError: the key, address or model's name is refused, or ten requests in succession have failed; what
             was judged is in the journal.
         MissingExtra: openai is not installed.
     """
-    known = {
-        (query, document, text): grade
-        for query, document, text, grade in journal.records(_record, "a judge's reply")
-    }  # fmt: skip
     every = _checked(pairs)
-    waiting = iter([pair for pair in every if (pair.query_id, pair.document_id, pair.digest) not in known])
-    failed: dict[tuple[str, str], str] = {}
-    count, row = 0, 0
 
-    async def work(client: Any) -> None:
-        nonlocal count, row
-        for pair in waiting:
-            count += 1
+    def refuse(begun: Any) -> str:
+        keys = [key for key, value in judge.header.items() if not isinstance(begun, dict) or begun.get(key) != value]
+        return f"was begun with another {', '.join(keys)}; delete it, or choose another output"
+
+    with Journal(journal, judge.header, "another judge is writing it", refuse) as replies:
+        known = dict(replies.records(_record, "a judge's reply"))
+        work = _Work(judge, replies, known, told)
+        waiting = iter([pair for pair in every if (*pair.key, pair.digest) not in known])
+        async with judge.client() as client:
             try:
-                reply = await judge.ask(client, pair)
-            except Exception as error:
-                if not isinstance(error, (ValueError, _openai_error())):
-                    raise
-                row += 1
-                why = failed[pair.query_id, pair.document_id] = " ".join(f"{type(error).__name__}: {error}".split())
-                if getattr(error, "status_code", 0) in HOPELESS or row >= MOST_FAILURES:
-                    raise SecondPassError(
-                        f"{judge.base_url} does not judge: {why[:300]}; what was judged is in {journal.path}, and the "
-                        "same command goes on from there"
-                    ) from error
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(positive_int(concurrency, "concurrency")):
+                        group.create_task(work.do(client, waiting))
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from errors.exceptions[0].__cause__
+    return _result(judge, every, work)
+
+
+@dataclass(slots=True)
+class _Work:
+    """What several workers share: replies so far, failures by pair, and how many of those came in succession."""
+
+    judge: ChatJudge
+    replies: Journal
+    known: dict[tuple[str, str, str], int | None]
+    told: Callable[[], object]
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
+    asked: int = 0
+    row: int = 0
+
+    async def do(self, client: Any, waiting: Iterator[UnjudgedPair]) -> None:
+        """Ask about one pair after the other until none is waiting."""
+        expected = (ValueError, optional("openai", "openai", "judge").OpenAIError)
+        for pair in waiting:
+            self.asked += 1
+            try:
+                reply = await self.judge.ask(client, pair)
+            except expected as error:
+                self._failed(pair, error)
                 continue
-            row, grade = 0, grade_of(reply)
+            self.row, grade = 0, grade_of(reply)
             names = {"query_id": pair.query_id, "doc_id": pair.document_id, "text": pair.digest}
-            journal.append({**names, "grade": grade, "reply": reply})
-            known[pair.query_id, pair.document_id, pair.digest] = grade
-            told()
+            self.replies.append({**names, "grade": grade, "reply": reply})
+            self.known[(*pair.key, pair.digest)] = grade
+            self.told()
 
-    async with judge.client() as client:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(positive_int(concurrency, "concurrency")):
-                    group.create_task(work(client))
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors.exceptions[0].__cause__
-    return _result(judge, every, known, failed, count)
+    def _failed(self, pair: UnjudgedPair, error: Exception) -> None:
+        """Note a failure; raises where all others would fare the same."""
+        self.row += 1
+        why = self.failed[pair.key] = " ".join(f"{type(error).__name__}: {error}".split())
+        if getattr(error, "status_code", 0) in HOPELESS or self.row >= MOST_FAILURES:
+            where = f"what was judged is in {self.replies.path}, and the same again goes on from there"
+            raise SecondPassError(f"{self.judge.base_url} does not judge: {why[:300]}; {where}") from error
 
 
-def _result(
-    judge: ChatJudge,
-    pairs: Iterable[UnjudgedPair],
-    known: Mapping[tuple[str, str, str], int | None],
-    failed: Mapping[tuple[str, str], str],
-    asked: int,
-) -> JudgeResult:
+def _result(judge: ChatJudge, pairs: Iterable[UnjudgedPair], work: _Work) -> JudgeResult:
     grades: dict[str, dict[str, int]] = {}
     without = []
     cut = 0
     for pair in pairs:
         cut += len(pair.document) > judge.max_characters
-        key = pair.query_id, pair.document_id
-        if key in failed:
+        if pair.key in work.failed:
             continue
-        grade = known[(*key, pair.digest)]
+        grade = work.known[(*pair.key, pair.digest)]
         if grade is None:
-            without.append(key)
+            without.append(pair.key)
         else:
             grades.setdefault(pair.query_id, {})[pair.document_id] = grade
-    return JudgeResult(Qrels(grades, origin=judge.origin), tuple(without), failed, cut, asked)
+    return JudgeResult(Qrels(grades, origin=judge.origin), tuple(without), work.failed, cut, work.asked)
 
 
-def _openai_error() -> type[Exception]:
-    kind: type[Exception] = optional("openai", "openai", "judge").OpenAIError
-    return kind
-
-
-def _record(line: Any) -> tuple[str, str, str, int | None]:
+def _record(line: Any) -> tuple[tuple[str, str, str], int | None]:
     grade = line["grade"]
     if grade is not None and grade not in range(HIGHEST + 1):
         raise ValueError(grade)
-    return str(line["query_id"]), str(line["doc_id"]), str(line["text"]), grade
+    return (str(line["query_id"]), str(line["doc_id"]), str(line["text"])), grade
 
 
 def _checked(pairs: Iterable[UnjudgedPair]) -> list[UnjudgedPair]:
     seen: set[tuple[str, str]] = set()
     every = list(pairs)
     for index, pair in enumerate(every):
-        key = pair.query_id, pair.document_id
         for name in ("query", "document"):
             if is_blank(getattr(pair, name)):
-                raise InvalidInput(f"pairs[{index}]: the {name} of {key!r} is blank")
-        if key in seen:
-            raise InvalidInput(f"pairs[{index}]: {key!r} comes twice")
-        seen.add(key)
+                raise InvalidInput(f"pairs[{index}]: the {name} of {pair.key!r} is blank")
+        if pair.key in seen:
+            raise InvalidInput(f"pairs[{index}]: {pair.key!r} comes twice")
+        seen.add(pair.key)
     return every
 
 
@@ -357,19 +365,7 @@ def agreement(
         InvalidInput: no pair is in both, or level is not between 0 and 1.
     """
     level = share(level, "level")
-    both = {query: sorted(first[query].keys() & second[query].keys()) for query in first if query in second}
-    both = {query: documents for query, documents in both.items() if documents}
-    if not both:
-        raise InvalidInput("the two sets of judgements have no pair of query and document in common")
-    grades = tuple(
-        tuple(sorted({qrels[query][document] for query, documents in both.items() for document in documents}))
-        for qrels in (first, second)
-    )
-    places = [{grade: place for place, grade in enumerate(own)} for own in grades]
-    tables = np.zeros((len(both), len(grades[0]), len(grades[1])))
-    for index, (query, documents) in enumerate(both.items()):
-        for document in documents:
-            tables[index, places[0][first[query][document]], places[1][second[query][document]]] += 1
+    grades, tables = _tables(first, second)
     values = [np.array(own, np.float64) for own in grades]
     differs = (values[0][:, None] >= relevant_from[0]) != (values[1][None, :] >= relevant_from[1])
     squares = (values[0][:, None] - values[1][None, :]) ** 2
@@ -384,23 +380,45 @@ def agreement(
     whole = tables.sum(0)
     found = figures(whole)
     resampled = np.concatenate([figures(part) for part in _resampled(tables, seed)])
-    known = [None if np.isnan(value) else float(value) for value in found]
+    agreed, kappa, weighted = (None if np.isnan(value) else float(value) for value in found)
     intervals = [_interval(resampled[:, place], level) for place in range(3)]
     pairs = int(whole.sum())
     return Agreement(
-        pairs,
-        len(both),
-        sum(map(len, first.values())) - pairs,
-        sum(map(len, second.values())) - pairs,
-        *grades,
-        tuple(tuple(map(int, row)) for row in whole.tolist()),
-        relevant_from,
-        float(found[0]),
-        *known[1:],
-        *intervals,
-        first.origin,
-        second.origin,
+        pairs=pairs,
+        queries=len(tables),
+        first_only=sum(map(len, first.values())) - pairs,
+        second_only=sum(map(len, second.values())) - pairs,
+        first_grades=grades[0],
+        second_grades=grades[1],
+        table=tuple(tuple(map(int, row)) for row in whole.tolist()),
+        relevant_from=relevant_from,
+        agreed=agreed or 0.0,
+        kappa=kappa,
+        weighted=weighted,
+        agreed_interval=intervals[0],
+        kappa_interval=intervals[1],
+        weighted_interval=intervals[2],
+        first_origin=first.origin,
+        second_origin=second.origin,
     )
+
+
+def _tables(first: Qrels, second: Qrels) -> tuple[list[tuple[int, ...]], Counts]:
+    """The grades that each gives to pairs that both have, and the pairs by them: float64 [queries, grades, grades]."""
+    common = {query: first[query].keys() & second[query].keys() for query in first if query in second}
+    both = {query: sorted(documents) for query, documents in common.items() if documents}
+    if not both:
+        raise InvalidInput("the two sets of judgements have no pair of query and document in common")
+    grades = [
+        tuple(sorted({qrels[query][document] for query, documents in both.items() for document in documents}))
+        for qrels in (first, second)
+    ]
+    rows, columns = ({grade: place for place, grade in enumerate(own)} for own in grades)
+    tables = np.zeros((len(both), len(rows), len(columns)))
+    for index, (query, documents) in enumerate(both.items()):
+        for document in documents:
+            tables[index, rows[first[query][document]], columns[second[query][document]]] += 1
+    return grades, tables
 
 
 def _kappa(counts: Counts, weights: Counts) -> Counts:

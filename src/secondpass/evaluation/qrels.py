@@ -241,7 +241,7 @@ def _whole(query: str, document: object, grade: Any) -> int:
 def _judgement_with_origin(line: Line) -> tuple[str, str, str, int, str]:
     columns = line.text.split("\t")
     if len(columns) != 4:
-        raise line.refuse(f"{line.columns_said()}, where the header has 4")
+        raise line.refuse(f"{line.columns_said()}, where the header has 4 by tabs")
     query, topic, document, grade, _ = _judgement(Line(line.source, line.number, "\t".join(columns[:3])))
     return query, topic, document, grade, columns[3].strip()
 
