@@ -140,7 +140,7 @@ def choose(
     for name in sets.split(","):
         qrels, runs, logits, ms = read(work / f"{name}.json")
         found = tune(qrels, runs, logits, splits=splits, ms_a_document=ms)
-        values = {one.name: one.mean for one in (*found.standings, found.choice)}
+        values = {one.name: one.mean for one in (*found.outcomes, found.choice)}
         best = max(values["first pass"], values["reranker"])
         choice, fused = found.held_out["choice"], found.held_out["sum of first passes"]
         lead = mean_interval([choice[query] - value for query, value in fused.items()])

@@ -19,7 +19,7 @@ def test_bm25_and_the_packaged_model_are_tuned_where_nothing_else_is_said(run: R
     assert found.exit_code == 0, found.output
     assert "Of 12 labelled queries" in found.stdout
     page = json.loads((tmp_path / "all.json").read_text())
-    assert [one["name"] for one in page["standings"]] == ["first pass", "reranker", "sum with reranker"]
+    assert [one["name"] for one in page["outcomes"]] == ["first pass", "reranker", "sum with reranker"]
     assert len(page["held_out"]["choice"]) == 12
     tuned = Tuned.from_dict(json.loads((tmp_path / "tuned" / "tuned.json").read_text()))
     assert tuned.first == ("bm25",)

@@ -40,7 +40,7 @@ def test_a_good_reranker_is_recommended_with_its_first_passes() -> None:
     """Its gain is measured on held-out queries and told with an interval; the choice itself is held out too."""
     found = tuned(task((0.8, 0.8, 0.4)))
     assert found.recommended in ("sum with reranker", "reranker")
-    own = next(one for one in found.standings if one.name == found.recommended)
+    own = next(one for one in found.outcomes if one.name == found.recommended)
     assert own.gain_interval.low > 0
     assert own.certainty > 0.99
     assert found.choice.mean == pytest.approx(own.mean, abs=0.03)
@@ -56,7 +56,7 @@ def test_fusion_of_first_passes_is_recommended_where_a_reranker_adds_nothing() -
     assert found.recommended == "sum of first passes"
     assert found.tuned.after is None
     assert found.depth is None
-    assert [one.ms for one in found.standings][-1] == pytest.approx(40.0)
+    assert [one.ms for one in found.outcomes][-1] == pytest.approx(40.0)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -109,8 +109,8 @@ def test_the_first_pass_is_measured_as_evaluate_does() -> None:
     """Its mean over held-out halves is that of all queries."""
     given = task((0.8, 0.8, 0.4), queries=12)
     found = tuned(given, measure="RR@10")
-    assert found.standings[0].mean == pytest.approx(evaluate(given[0], given[1][0], ["RR@10"]).means["RR@10"])
-    assert found.standings[0].gain == 0
+    assert found.outcomes[0].mean == pytest.approx(evaluate(given[0], given[1][0], ["RR@10"]).means["RR@10"])
+    assert found.outcomes[0].gain == 0
 
 
 def test_the_same_seed_gives_the_same_result() -> None:

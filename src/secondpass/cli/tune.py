@@ -25,7 +25,6 @@ from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
-from secondpass.fusion import Tuned
 from secondpass.models.identity import marks_of
 from secondpass.ranking import BLANK_LOGIT
 from secondpass.tuning import Tuning
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 # Puts what was tuned into a pipeline: a function of another import package of this distribution.
 WRITE_TUNED = "secondpass_pipelines.tuned_pipelines:write_tuned"
 TUNED, PIPELINE = "tuned.json", "pipeline.yaml"
+DEPTH = 100
 
 Dataset = Annotated[Path, typer.Option("--dataset", "-d", help="BEIR folder with labels, or secondpass/demo.")]
 Corpus = Annotated[Path | None, typer.Option(help="The documents, where the folder of labels has none.")]
@@ -49,6 +49,9 @@ Pipeline = Annotated[
     str | None, typer.Option("--pipeline", "-p", help="Take its retrievers and its ranker instead, and write it tuned.")
 ]
 Reranker = Annotated[str | None, typer.Option("--model", help="Folder or hub name of the cross-encoder.")]
+Depth = Annotated[
+    int | None, typer.Option(min=1, help="Candidates of each first pass; 100, or what the pipeline says.")
+]
 Fields = Annotated[
     list[str] | None, typer.Option("--field", help="A number in the documents' metadata that may count, such as year.")
 ]
@@ -76,7 +79,7 @@ def tune(
     corpus: Corpus = None,
     split: Annotated[str, typer.Option(help="Which judgements of the folder.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first labelled queries.")] = None,
-    depth: Annotated[int, typer.Option(min=1, help="Candidates of each first pass.")] = 100,
+    depth: Depth = None,
     model: Reranker = None,
     no_reranker: Annotated[bool, typer.Option("--no-reranker", help="Compare first passes alone.")] = False,
     measure: Annotated[str, typer.Option("--measure", "-m", help="As ir_measures names it.")] = "nDCG@10",
@@ -109,38 +112,22 @@ def tune(
     secondpass tune -d labels --corpus docs.jsonl --pipeline rerank_hybrid --output tuned
     """
     parsed([measure])
-    if pipeline is not None and first:
-        raise InvalidInput("give either --first or --pipeline: a pipeline has first passes of its own")
-    if output is not None and output.exists() and not output.is_dir():
-        raise InvalidInput(f"--output {output}: is a file, and tuned.json goes into a folder")
+    _check(pipeline, first, output)
     if pipeline is not None:
-        given = _of_pipeline(
-            DatasetRequest(
-                pipeline,
-                dataset,
-                split,
-                limit,
-                depth,
-                None,
-                model,
-                None,
-                instruction=instruction,
-                tuning=True,
-                corpus=corpus,
-            )
+        request = DatasetRequest(
+            pipeline, dataset, split, limit, depth, model=model, instruction=instruction, tuning=True
         )
+        given = _of_pipeline(replace(request, corpus=corpus))
     else:
         options: Any = dict(batch_size=batch_size, instruction=instruction, show_progress_bar=False)
-        read = {one.id: one for one in read_corpus(dataset if corpus is None else corpus)}
-        found = judged_by(dataset, split, limit)
         encoder = None if no_reranker else arguments.load(model or arguments.POCKET, max_length, device, precision)
-        given = _of_first(found, first or [BM25], read, depth, device, encoder, score_cache, options)
-    if no_reranker:
-        given = replace(given, reranked=None, model=None)
+        read = {one.id: one for one in read_corpus(corpus or dataset)}
+        found = judged_by(dataset, split, limit)
+        given = _of_first(found, first or [BM25], read, depth or DEPTH, device, encoder, score_cache, options)
     result = tuned_on(
         given.qrels,
         given.runs,
-        given.reranked,
+        None if no_reranker else given.reranked,
         measure=measure,
         fields={name: _numbers(name, given.documents) for name in field or ()},
         splits=splits,
@@ -154,11 +141,14 @@ def tune(
     _show(PipeConsole(highlight=False), result)
     for line in given.notes:
         note(line)
-    if json is not None:
-        with opened(json) as stream:
-            stream.write(jsons.dumps({**asdict(result), "tuned": result.tuned.to_dict()}) + "\n")
-    if output is not None:
-        _write(output, result.tuned, pipeline)
+    _write(result, output, pipeline, json)
+
+
+def _check(pipeline: str | None, first: list[str] | None, output: Path | None) -> None:
+    if pipeline is not None and first:
+        raise InvalidInput("give either --first or --pipeline: a pipeline has first passes of its own")
+    if output is not None and output.exists() and not output.is_dir():
+        raise InvalidInput(f"--output {output}: is a file, and tuned.json goes into a folder")
 
 
 def _of_pipeline(request: DatasetRequest) -> Labels:
@@ -230,7 +220,7 @@ def _numbers(name: str, documents: Mapping[str, CorpusDocument]) -> dict[str, fl
 def _show(console: Console, result: Tuning) -> None:
     names = ("way", "fitted on all", result.measure, "over the first pass", "sure", "ms")
     table = Table(*names, box=None, pad_edge=False)
-    for one in (*result.standings, result.choice):
+    for one in (*result.outcomes, result.choice):
         style = "bold" if one.name == result.recommended else ""
         table.add_row(
             one.name,
@@ -265,11 +255,17 @@ def _show_depth(console: Console, result: Tuning) -> None:
                       f"{rule.saved:.0%} of them, for {rule.lost:+.3f} less.")  # fmt: skip
 
 
-def _write(output: Path, tuned: Tuned, pipeline: str | None) -> None:
+def _write(result: Tuning, output: Path | None, pipeline: str | None, json: Path | None) -> None:
+    page = result.tuned.to_dict()
+    if json is not None:
+        with opened(json) as stream:
+            stream.write(jsons.dumps({**asdict(result), "tuned": page}) + "\n")
+    if output is None:
+        return
     output.mkdir(parents=True, exist_ok=True)
     file = output / TUNED
     with opened(file) as stream:
-        stream.write(jsons.dumps(tuned.to_dict(), indent=1) + "\n")
+        stream.write(jsons.dumps(page, indent=1) + "\n")
     note(f"wrote {file}")
     if pipeline is not None:
         resolve_name(WRITE_TUNED)(pipeline, file, output / PIPELINE)

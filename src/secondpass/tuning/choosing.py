@@ -42,7 +42,7 @@ FEWEST = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class HeldOut:
     """How one way did on held-out halves.
 
     Attributes:
@@ -79,7 +79,7 @@ class Tuning:
 
     Attributes:
         measure, queries, splits, seed: of what, on how many labelled queries, how often halved.
-        standings: the ways that were compared, the cheapest first.
+        outcomes: the ways that were compared, the cheapest first.
         choice: the choice between them, itself made on one half and measured on the other.
         recommended: name of the way.
         tuned: the same as what orders candidates.
@@ -94,8 +94,8 @@ class Tuning:
     queries: int
     splits: int
     seed: int
-    standings: tuple[Standing, ...]
-    choice: Standing
+    outcomes: tuple[HeldOut, ...]
+    choice: HeldOut
     recommended: str
     tuned: Tuned
     depth: DepthChoice | None
@@ -154,8 +154,8 @@ def tune(
     contest = _Contest(labelled, sure, seed)
     held_out = contest.held_out(splits)
     best = contest.decided(held_out, np.arange(count))
-    standings = tuple(_standing(contest, one, held_out, level, ms_a_document) for one in contest.contenders)
-    choice = _standing(contest, None, held_out, level, ms_a_document)
+    outcomes = tuple(_held_out(contest, one, held_out, level, ms_a_document) for one in contest.contenders)
+    choice = _held_out(contest, None, held_out, level, ms_a_document)
     tuned, depth = _tuned(contest, best, held_out, splits, model)
     tuned, untold = _with_probabilities(labelled, replace(tuned, marks=None if marks is None else tuple(marks)), origin)
     names = {query: row for row, query in enumerate(labelled.queries)}
@@ -164,7 +164,7 @@ def tune(
         count,
         splits,
         seed,
-        standings,
+        outcomes,
         choice,
         best.name,
         tuned,
@@ -273,15 +273,15 @@ def loss(differences: Doubles, sure: float) -> float:
     return float(differences.mean()) + width
 
 
-def _standing(
+def _held_out(
     contest: _Contest, one: Contender | None, held_out: Mapping[str, Doubles], level: float, ms: float | None
-) -> Standing:
+) -> HeldOut:
     values = held_out["choice" if one is None else one.name]
     gains = values - held_out[contest.contenders[0].name]
     rows = np.arange(len(values))
     sizes = np.mean([len(each.ids) for each in contest.labelled.candidates])
     read = one is not None and one.cost == 2
-    return Standing(
+    return HeldOut(
         "choice" if one is None else one.name,
         "" if one is None else one.fit(rows).label,
         float(values.mean()),
@@ -402,11 +402,11 @@ def _verdicts(found: Tuning, contest: _Contest, held_out: Mapping[str, Doubles],
             f"{found.measure}, and the first pass stays."
         )
         return
-    top = max(found.standings, key=lambda one: one.mean)
+    top = max(found.outcomes, key=lambda one: one.mean)
     if best is first:
         yield f"{first.name} stays: no other way is better with a certainty of {contest.sure:.0%}."
     else:
-        own = next(one for one in found.standings if one.name == best.name)
+        own = next(one for one in found.outcomes if one.name == best.name)
         yield (
             f"{best.name} ({own.fusion}): {own.mean:.3f}, {own.gain:+.3f} over the first pass "
             f"({own.gain_interval.low:+.3f} to {own.gain_interval.high:+.3f}) on held-out halves."
@@ -417,7 +417,7 @@ def _verdicts(found: Tuning, contest: _Contest, held_out: Mapping[str, Doubles],
         mean = float((held_out[best.name] - held_out[cheap.name]).mean())
         within = f"({lead.low:+.3f} to {lead.high:+.3f})"
         yield f"The reranker adds {mean:+.3f} {within} to the best way without it, {cheap.name}."
-    elif found.standings[-1].ms is not None or contest.labelled.has_reranker:
+    elif found.outcomes[-1].ms is not None or contest.labelled.has_reranker:
         yield "The reranker is not recommended: what it adds was not told from chance."
     if found.needed is not None:
         yield (
@@ -435,7 +435,7 @@ def figures_of(found: Tuning) -> dict[str, object]:
         "seed": found.seed,
         "origin": found.origin,
         "recommended": found.recommended,
-        "standings": [asdict(one) for one in (*found.standings, found.choice)],
+        "outcomes": [asdict(one) for one in (*found.outcomes, found.choice)],
         "depth": None if found.depth is None else asdict(found.depth),
         "verdicts": list(found.verdicts),
     }
