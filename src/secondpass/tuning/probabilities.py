@@ -64,7 +64,7 @@ def labelled(scores: Iterable[float], labels: Iterable[Label], queries: Iterable
     if not len(given) == len(grades) == len(owners):
         raise InvalidInput(f"scores, labels and queries have {len(given)}, {len(grades)} and {len(owners)} rows")
     numbers = np.array([finite_number(one, f"scores[{row}]") for row, one in enumerate(given)], np.float64)
-    known = [None if one is None else finite_number(+one, f"labels[{row}]") for row, one in enumerate(grades)]
+    known = [None if one is None else _grade(one, f"labels[{row}]") for row, one in enumerate(grades)]
     codes = {owner: number for number, owner in enumerate(dict.fromkeys(owners))}
     made = LabelledScores(
         numbers,
@@ -74,6 +74,10 @@ def labelled(scores: Iterable[float], labels: Iterable[Label], queries: Iterable
     )
     order = np.argsort(-numbers, kind="stable")
     return LabelledScores(made.scores[order], made.relevant[order], made.judged[order], made.queries[order])
+
+
+def _grade(label: float | bool, name: str) -> float:
+    return float(label) if isinstance(label, bool | np.bool_) else finite_number(label, name)
 
 
 def labelled_run(
@@ -270,7 +274,7 @@ def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRu
             return None
         threshold = -line["intercept"] / line["slope"]
     else:
-        threshold = float(np.sort(whole)[math.floor((1 - share(answered, "answered")) * len(whole))])
+        threshold = float(np.sort(whole)[math.floor((1 - share(answered, "answered")) * len(whole) + 1e-9)])
     return AnswerRule(threshold, len(best), float((whole >= threshold).mean()), float((without < threshold).mean()))
 
 
