@@ -251,6 +251,17 @@ def sequence(rows: LabelledScores) -> tuple[Step, ...]:
     return tuple(steps.values())
 
 
+def best_scores(rows: LabelledScores) -> tuple[Doubles, Doubles]:
+    """Of each query that has both kinds of documents the best score, and the best without its relevant ones."""
+    both = [
+        (own.scores[0], own.scores[~own.relevant][0])
+        for own in (rows.only(rows.queries == query) for query in np.unique(rows.queries))
+        if own.relevant.any() and not own.relevant.all()
+    ]
+    whole, without = np.array(both, np.float64).reshape(-1, 2).T
+    return whole, without
+
+
 def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRule | None:
     """The best score below which a query is said to have no answer.
 
@@ -258,14 +269,9 @@ def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRu
     without the relevant ones. By default where a logistic model holds either to be as likely; or the highest score that
     keeps the share `answered` of the queries. None where there are no ten such queries, or scores do not tell.
     """
-    best = []
-    for query in np.unique(rows.queries):
-        own = rows.only(rows.queries == query)
-        if own.relevant.any() and not own.relevant.all():
-            best.append((own.scores.max(), own.scores[~own.relevant].max()))
-    if len(best) < FEWEST_QUERIES:
+    whole, without = best_scores(rows)
+    if len(whole) < FEWEST_QUERIES:
         return None
-    whole, without = np.array(best).T
     if answered is None:
         both = np.concatenate([whole, without])
         flags = np.arange(len(both)) < len(whole)
@@ -275,7 +281,7 @@ def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRu
         threshold = -line["intercept"] / line["slope"]
     else:
         threshold = float(np.sort(whole)[math.floor((1 - share(answered, "answered")) * len(whole) + 1e-9)])
-    return AnswerRule(threshold, len(best), float((whole >= threshold).mean()), float((without < threshold).mean()))
+    return AnswerRule(threshold, len(whole), float((whole >= threshold).mean()), float((without < threshold).mean()))
 
 
 def fit_rows(
