@@ -106,7 +106,8 @@ def counted(made: Calibration, other: LabelledScores) -> dict[str, Any]:
 
 def covered(made: Calibration, other: LabelledScores) -> dict[str, float]:
     """Of bins of equal count, those in whose mean interval the share of relevant documents may lie."""
-    alike, plain = [], []
+    alike: list[bool] = []
+    plain: list[bool] = []
     for part in np.array_split(np.arange(len(other.scores)), BINS):
         bin_ = other.only(np.isin(np.arange(len(other.scores)), part))
         low, high = (float(ends.mean()) for ends in made.intervals(bin_.scores))

@@ -141,10 +141,14 @@ def test_weights_changed_unseen_are_saved_without(
 
 
 def test_pairs_read_otherwise_are_said_once(known: CrossEncoder, caplog: pytest.LogCaptureFixture) -> None:
-    """Window, cut, prompt and template of a call other than those of the labelled pairs are told in one line."""
+    """Window, cut, prompt and template of a call other than those of the labelled pairs are told in one line.
+
+    What differs is also told where logits for the sample pairs are others because of it.
+    """
     known.rank("cat", ["the cat sat"])
     assert caplog.text == ""
     for _ in range(2):
         known.rank("cat", ["the cat sat"], truncation=Windows(most=2), prompt="find: ")
-    assert caplog.text.count("read otherwise") == 1
-    assert "truncation 'windows most=2' instead of 'longest_first', prompt 'find: ' instead of ''" in caplog.text
+    assert caplog.text.count("read otherwise: truncation, prompt\n") == 1
+    with pytest.raises(InvalidInput, match=r"logits for sample pairs are others \(window 9 instead of 128\): delete"):
+        CrossEncoder(known.name, device="cpu", max_length=9).use_calibration(known.calibration)

@@ -240,3 +240,5 @@ def test_a_model_is_calibrated_on_what_it_reads(own_tiny: CrossEncoder) -> None:
     assert [one.probability for one in scored] == made.probabilities([one.logit for one in scored]).tolist()
     with pytest.raises(InvalidInput, match="grades must have one for each document"):
         calibrate(own_tiny, queries, texts, grades[:-1])
+    with pytest.raises(InvalidInput, match=r"grades\[11\]\[6\]=nan is not a finite number"):
+        calibrate(own_tiny, queries, texts, [*grades[:-1], [*grades[-1][:-1], float("nan")]])

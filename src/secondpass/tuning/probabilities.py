@@ -21,7 +21,7 @@ from secondpass.errors import InvalidInput
 from secondpass.lazy import optional
 from secondpass.models.identity import marks_of
 from secondpass.ranking import Relevance
-from secondpass.text import finite_number, is_blank, materialised, share
+from secondpass.text import checked_documents, finite_number, is_blank, materialised, share
 
 if TYPE_CHECKING:
     from secondpass.reranker import Reranker
@@ -306,11 +306,10 @@ def fit_rows(
             f"{len(rows.relevant) - relevant} other documents; it takes {FEWEST_QUERIES} queries, {FEWEST_RELEVANT} "
             "relevant documents and others"
         )
-    if methods is None:
-        many = len(rows.relevant) >= ISOTONIC_ROWS and relevant >= ISOTONIC_RELEVANT
-        methods = ("logistic", "beta", "isotonic") if many else ("logistic", "beta")
+    many = len(rows.relevant) >= ISOTONIC_ROWS and relevant >= ISOTONIC_RELEVANT
+    shapes = methods or (("logistic", "beta", "isotonic") if many else ("logistic", "beta"))
     against = logistic(known if unjudged == "other" else every) if open_ and not known.relevant.all() else None
-    method, error = _chosen(rows, methods, seed)
+    method, error = _chosen(rows, shapes, seed)
     return Calibration(
         method,
         **SHAPES[method](rows),
@@ -384,7 +383,7 @@ def calibrate(
             that kind, and for that share of relevant ones. Blank ones are left out: no model reads them.
         grades: of each candidate, above 0 is relevant; None where nobody judged.
         relevance: for models with several labels, as in `rank_many`.
-        origin: where the labels come from, in words, if not from people.
+        origin: where labels come from that people did not give, to be read after "judgements".
         unjudged: as in `fitted`.
         methods: likewise.
         answered: likewise.
@@ -395,9 +394,15 @@ def calibrate(
         InvalidInput: as `fitted` and `rank_many`.
         MissingExtra: as `fitted`.
     """
-    asked = materialised(queries, "queries", "a sequence of str")
-    lists = [list(texts) for texts in materialised(documents_per_query, "documents_per_query", "sequences of str")]
-    given = [list(own) for own in materialised(grades, "grades", "a sequence of sequences of numbers")]
+    asked = checked_documents(queries, "queries")
+    every = materialised(documents_per_query, "documents_per_query", "a sequence of sequences of str")
+    lists = [checked_documents(texts, f"documents_per_query[{number}]") for number, texts in enumerate(every)]
+    owned = materialised(grades, "grades", "a sequence of sequences of numbers")
+    given: list[list[Label]] = []
+    for number, own in enumerate(owned):
+        labels: list[Any] = materialised(own, f"grades[{number}]", "a sequence of numbers")
+        names = (f"grades[{number}][{place}]" for place in range(len(labels)))
+        given.append([None if one is None else _grade(one, name) for one, name in zip(labels, names, strict=True)])
     if [*map(len, lists)] != [*map(len, given)]:
         raise InvalidInput("grades must have one for each document of each query")
     rankings = reranker.rank_many(asked, lists, relevance=relevance, **options)
@@ -407,9 +412,8 @@ def calibrate(
         for one in ranking.documents
         if not is_blank(lists[number][one.index])
     ]
-    scores, labels, owners = zip(*rows, strict=True) if rows else ((), (), ())
     made = fit_rows(
-        labelled(scores, labels, owners),
+        labelled(*zip(*rows, strict=True)) if rows else labelled((), (), ()),
         unjudged=unjudged,
         methods=methods,
         answered=answered,
