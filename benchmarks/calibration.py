@@ -8,8 +8,9 @@ documents as not relevant. Columns:
 
 - ECE: expected calibration error over ten bins of equal count of all candidates, mean and 95th percentile; and the same
   of the 2 % with the highest logits, which is where thresholds lie.
-- P 0.8, P 0.9: the share of halves in which the documents above `threshold_for` are relevant to that share on the other
-  half, or nothing was promised; in brackets the share without a promise. A promise that keeps nothing there is broken.
+- P 0.8, P 0.9 (`--precisions`): the share of halves in which the documents above `threshold_for` are relevant to that
+  share on the other half, or nothing was promised; in brackets the share without a promise. A promise that keeps nothing
+  there is broken.
 - by rows: the same, if documents counted as independent trials.
 - cover: the share of the ten bins whose share of relevant documents, within its own 95 % interval, lies in their mean
   Venn-Abers interval. That interval (Korn and Graubard 1998) knows that documents of one query are alike; "top" is the
@@ -40,7 +41,6 @@ from secondpass.tuning.probabilities import (
     labelled_run,
 )
 
-PRECISIONS = (0.8, 0.9)
 BINS = 10
 
 
@@ -48,31 +48,33 @@ def main(
     work: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder with what `tuning score` wrote.")],
     sets: Annotated[str, typer.Option(help="Names of files, by commas; all by default.")] = "",
     splits: Annotated[int, typer.Option(min=2)] = 100,
+    precisions: Annotated[str, typer.Option(help="Promised, by commas.")] = "0.8,0.9",
     seed: int = 0,
 ) -> None:
     """Print a Markdown table, a line for each collection."""
+    promised = [float(one) for one in precisions.split(",")]
     columns = ("set", "queries", "rows", "relevant", "judged", "shapes", "ECE", "95 %", "ECE of top 2 %",
-               *(f"P {one}{how}" for one in PRECISIONS for how in ("", " by rows")),
+               *(f"P {one}{how}" for one in promised for how in ("", " by rows")),
                "cover", "top", "plain", "answered", "refused")  # fmt: skip
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     files = [work / f"{name}.json" for name in sets.split(",") if name] or sorted(work.glob("*.json"))
     for file in files:
-        print(f"| {' | '.join(line(file, splits, seed))} |", flush=True)
+        print(f"| {' | '.join(line(file, splits, seed, promised))} |", flush=True)
 
 
-def line(file: Path, splits: int, seed: int) -> Iterator[str]:
+def line(file: Path, splits: int, seed: int, promised: list[float]) -> Iterator[str]:
     """One collection's cells."""
     queries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["queries"]
     grades = {name: one["grades"] for name, one in queries.items()}
     rows = labelled_run(grades, {name: one["logits"] for name, one in queries.items()})
-    found = [counted(fit_rows(own), other) for own, other in halves(rows, splits, seed)]
+    found = [counted(fit_rows(own), other, promised) for own, other in halves(rows, splits, seed)]
     yield from (file.stem, f"{rows.asked:,}", f"{len(rows.scores):,}", f"{rows.relevant.mean():.2%}")
     yield f"{rows.judged.mean():.0%}"
     shapes = [one["shape"] for one in found]
     yield ", ".join(f"{name} {shapes.count(name)}" for name in dict.fromkeys(sorted(shapes)))
     errors = [one["error"] for one in found]
     yield from (f"{np.mean(errors):.4f}", f"{np.quantile(errors, 0.95):.4f}", f"{mean(found, 'top error'):.3f}")
-    for wanted in PRECISIONS:
+    for wanted in promised:
         for how in ("", " by rows"):
             kept = [one[f"{wanted}{how}"] for one in found]
             yield f"{1 - kept.count(False) / len(kept):.2f} ({kept.count(None) / len(kept):.2f})"
@@ -84,14 +86,14 @@ def mean(found: list[dict[str, Any]], name: str) -> float:
     return float(np.nanmean([one[name] for one in found]))
 
 
-def counted(made: Calibration, other: LabelledScores) -> dict[str, Any]:
+def counted(made: Calibration, other: LabelledScores, promised: list[float]) -> dict[str, Any]:
     """What a calibration is worth on rows that it was not fitted on."""
     values = made.probabilities(other.scores)
     top = slice(0, max(1, len(values) // 50))
     told: dict[str, Any] = {"shape": made.method, "error": calibration_error(values, other.relevant, BINS)}
     told["top error"] = calibration_error(values[top], other.relevant[top], BINS)
     by_rows = replace(made, sequence=tuple(replace(step, trials=float(step.kept)) for step in made.sequence))
-    for wanted in PRECISIONS:
+    for wanted in promised:
         for how, one in (("", made), (" by rows", by_rows)):
             threshold = one.threshold_for(wanted).threshold
             kept = other.relevant[values >= threshold] if threshold is not None else None
