@@ -9,7 +9,7 @@ documents as not relevant. Columns:
 - ECE: expected calibration error over ten bins of equal count of all candidates, mean and 95th percentile; and the same
   of the 2 % with the highest logits, which is where thresholds lie.
 - P 0.8, P 0.9 (`--precisions`): the share of halves in which the documents above `threshold_for` are relevant to that
-  share on the other half, or nothing was promised; in brackets the share without a promise. A promise that keeps nothing
+  share on the other half, or nothing was promised; in brackets the share without a promise. A promise that keeps none
   there is broken.
 - by rows: the same, if documents counted as independent trials.
 - cover: the share of the ten bins whose share of relevant documents, within its own 95 % interval, lies in their mean

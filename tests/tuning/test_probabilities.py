@@ -107,6 +107,9 @@ def test_the_shape_is_the_likeliest_on_the_other_half() -> None:
     assert many.probabilities([0.2, 0.9]) == pytest.approx([0.1, 0.6], abs=0.05)
     few = scores[:50].ravel().tolist(), steps[:50].ravel().tolist(), owners[:1000].tolist()
     assert fitted(*few).method != "isotonic"
+    for methods, said in ((["isotonic"], "isotonic takes 2,000 documents"), (["steps"], "'steps' is none of logistic")):
+        with pytest.raises(InvalidInput, match=said):
+            fitted(*few, methods=methods)  # type: ignore[arg-type]
     assert fitted(*given(drawn(120))).method != "isotonic"
     assert fitted(*few, methods=["logistic"]).method == "logistic"
 

@@ -68,6 +68,11 @@ def calibrate(
     precision: arguments.Precision = None,
     instruction: arguments.Instruction = None,
     relevance: Annotated[str | None, typer.Option(help='Of several labels, which is ranked by: 1, "expected".')] = None,
+    long: arguments.Long = None,
+    window_tokens: arguments.WindowTokens = None,
+    window_overlap: arguments.WindowOverlap = None,
+    max_windows: arguments.MaxWindows = None,
+    select: arguments.SelectWindows = None,
     score_cache: arguments.ScoreCacheFile = None,
     unjudged: Unjudged = "other",
     answered: Answered = None,
@@ -93,12 +98,13 @@ def calibrate(
     else:
         texts, lists, grades, told = _ranked(labels, run, corpus, queries, split, depth)
     target = _target(output, model)
+    how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
     encoder = arguments.load(model, max_length, device, precision, instruction)
     rule: Any = int(relevance) if relevance is not None and relevance.isdecimal() else relevance
     with arguments.cached(encoder, score_cache):
         made = calibrated(
             encoder, texts, lists, grades, relevance=rule, unjudged=unjudged, answered=answered, seed=seed,
-            origin=told if origin is None else origin,
+            origin=told if origin is None else origin, truncation=how,
         )  # fmt: skip
     own = packaged(Path(model))
     if target == own:
@@ -144,7 +150,12 @@ def _ranked(labels: Path, run: Path, corpus: Path | None, queries: Path | None, 
     qrels = read_qrels(qrels_file(place, split) if beir else place)
     texts = read_queries(queries or named_file(place, "queries.jsonl"))
     rankings = read_run(run)
-    chosen = {query: list(rankings[query])[:depth] for query in qrels if query in rankings and query in texts}
+    chosen = {
+        # BEIR leaves out a query that is a document itself
+        query: [document for document in rankings[query] if not beir or document != query][:depth]
+        for query in qrels
+        if query in rankings and query in texts
+    }
     if not chosen:
         raise InvalidInput(f"{run}: has no candidates of a judged query whose text is known")
     wanted = {document for documents in chosen.values() for document in documents}

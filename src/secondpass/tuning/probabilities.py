@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.calibration import AnswerRule, Calibration, Method, Step
+from secondpass.calibration import METHODS, AnswerRule, Calibration, Method, Step
 from secondpass.errors import InvalidInput
 from secondpass.lazy import optional
 from secondpass.models.identity import marks_of
 from secondpass.ranking import Relevance
-from secondpass.text import checked_documents, finite_number, is_blank, materialised, share
+from secondpass.text import checked_documents, choice, finite_number, is_blank, materialised, share
 
 if TYPE_CHECKING:
     from secondpass.reranker import Reranker
@@ -307,7 +307,12 @@ def fit_rows(
             "relevant documents and others"
         )
     many = len(rows.relevant) >= ISOTONIC_ROWS and relevant >= ISOTONIC_RELEVANT
-    shapes = methods or (("logistic", "beta", "isotonic") if many else ("logistic", "beta"))
+    usual = METHODS if many else METHODS[:2]
+    shapes = usual if methods is None else [choice(one, METHODS, "methods") for one in methods]
+    if "isotonic" in shapes and not many:
+        raise InvalidInput(
+            f"methods: isotonic takes {ISOTONIC_ROWS:,} documents with {ISOTONIC_RELEVANT} relevant ones"
+        )
     against = logistic(known if unjudged == "other" else every) if open_ and not known.relevant.all() else None
     method, error = _chosen(rows, shapes, seed)
     return Calibration(
