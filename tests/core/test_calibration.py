@@ -104,6 +104,16 @@ def test_weights_written_anew_are_known_by_their_logits(known: CrossEncoder, tmp
     assert CrossEncoder(str(tmp_path), device="cpu").calibration is None
 
 
+def test_other_logits_of_the_same_weights_are_no_others(known: CrossEncoder, tmp_path: Path) -> None:
+    """Read inside a template, the model that was calibrated is another one, and known by its logits."""
+    known.save(str(tmp_path))
+    with pytest.raises(ModelLoadError, match="calibration of another model"):
+        CrossEncoder(str(tmp_path), device="cpu", template="the cat {query} and all of the {document} in a house")
+    same = CrossEncoder(str(tmp_path), device="cpu", num_labels=1).calibration
+    assert same is not None
+    assert same.slope == WHOLE.slope
+
+
 def _trained(encoder: CrossEncoder) -> None:
     with claimed(encoder):
         pass
