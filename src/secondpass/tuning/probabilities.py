@@ -99,7 +99,7 @@ FEWEST_QUERIES = 10
 FEWEST_RELEVANT = 10
 # What isotonic regression takes not to follow the noise of single rows.
 ISOTONIC_ROWS, ISOTONIC_RELEVANT = 2_000, 200
-SPLITS = 20
+SPLITS = 10
 
 
 def logistic(rows: LabelledScores) -> dict[str, Any]:
