@@ -125,10 +125,10 @@ class Conditions:
         around = "" if template is None else hashlib.sha256(repr(template).encode()).hexdigest()
         return cls(window, " ".join([policy.truncation, *said]), prompt, around)
 
-    def differences(self, other: Conditions) -> str:
-        """What is otherwise under `other`, in words; empty where nothing is."""
+    def differences(self, other: Conditions) -> dict[str, str]:
+        """What is otherwise under `other`, by name, in words."""
         pairs = [(one.name, getattr(self, one.name), getattr(other, one.name)) for one in fields(self)]
-        return ", ".join(f"{name} {own!r} instead of {theirs!r}" for name, own, theirs in pairs if own != theirs)
+        return {name: f"{name} {own!r} instead of {theirs!r}" for name, own, theirs in pairs if own != theirs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class Calibration:
         otherwise: slope and intercept of the logistic probability if they had counted as the other of these; None where
             all were judged, or all that were judged are relevant.
         relevance: by which number of several labels a document is ranked, as `rank(relevance=)`.
-        origin: where the labels come from, in words; people where it is empty.
+        origin: where labels come from that people did not give, to be read after "judgements".
         error: expected calibration error on held-out halves, over bins of equal count.
         model: its name, for messages.
         weights: digest of the weights that gave the logits; None where they lie in no file.

@@ -372,8 +372,8 @@ class Reranker(OpenModel):
         calibration = self._calibration
         if calibration is not None and calibration.relevance == (rule if self.num_labels > 1 else None):
             differences = calibration.conditions and self._conditions(call).differences(calibration.conditions)
-            if differences:
-                warn_once(f"{self.name}: probabilities were calibrated on pairs read otherwise: now {differences}")
+            if differences:  # by their names alone: callers may have any number of prompts
+                warn_once(f"{self.name}: probabilities are of pairs read otherwise: {', '.join(differences)}")
             made = [calibration.ranking(ranking, call.least) for ranking in made]
         elif call.least is not None:
             raise InvalidInput(f"min_probability: the model's calibration is none of relevance={rule!r}")

@@ -104,6 +104,16 @@ def test_weights_written_anew_are_known_by_their_logits(known: CrossEncoder, tmp
     assert CrossEncoder(str(tmp_path), device="cpu").calibration is None
 
 
+def test_other_logits_of_the_same_weights_are_no_others(known: CrossEncoder, tmp_path: Path) -> None:
+    """Read inside a template, the model that was calibrated is another one, and known by its logits."""
+    known.save(str(tmp_path))
+    with pytest.raises(ModelLoadError, match="calibration of another model"):
+        CrossEncoder(str(tmp_path), device="cpu", template="the cat {query} and all of the {document} in a house")
+    same = CrossEncoder(str(tmp_path), device="cpu", num_labels=1).calibration
+    assert same is not None
+    assert same.slope == WHOLE.slope
+
+
 def _trained(encoder: CrossEncoder) -> None:
     with claimed(encoder):
         pass
@@ -141,10 +151,14 @@ def test_weights_changed_unseen_are_saved_without(
 
 
 def test_pairs_read_otherwise_are_said_once(known: CrossEncoder, caplog: pytest.LogCaptureFixture) -> None:
-    """Window, cut, prompt and template of a call other than those of the labelled pairs are told in one line."""
+    """Window, cut, prompt and template of a call other than those of the labelled pairs are told in one line.
+
+    What differs is also told where logits for the sample pairs are others because of it.
+    """
     known.rank("cat", ["the cat sat"])
     assert caplog.text == ""
     for _ in range(2):
         known.rank("cat", ["the cat sat"], truncation=Windows(most=2), prompt="find: ")
-    assert caplog.text.count("read otherwise") == 1
-    assert "truncation 'windows most=2' instead of 'longest_first', prompt 'find: ' instead of ''" in caplog.text
+    assert caplog.text.count("read otherwise: truncation, prompt\n") == 1
+    with pytest.raises(InvalidInput, match=r"logits for sample pairs are others \(window 9 instead of 128\): delete"):
+        CrossEncoder(known.name, device="cpu", max_length=9).use_calibration(known.calibration)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from secondpass.tuning.probabilities import Label
 
 PRECISIONS = (0.5, 0.7, 0.8, 0.9, 0.95)
-Candidates = tuple[list[str], list[list[str]], "list[list[Label]]"]
+Candidates = tuple[list[str], list[list[str]], "list[list[Label]]", str]
 
 Labels = Annotated[
     Path,
@@ -46,7 +46,9 @@ Answered = Annotated[
     float | None,
     typer.Option(help="Share of answerable queries that the rule for 'nothing relevant' keeps; else both count alike."),
 ]
-Origin = Annotated[str, typer.Option(help="Where the labels come from, if not from people: clicks, a language model.")]
+Origin = Annotated[
+    str | None, typer.Option(help="Where labels come from that people did not give; by default what their file says.")
+]
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="JSON file, or folder; by default the model's own, which then applies it."),
@@ -66,10 +68,15 @@ def calibrate(
     precision: arguments.Precision = None,
     instruction: arguments.Instruction = None,
     relevance: Annotated[str | None, typer.Option(help='Of several labels, which is ranked by: 1, "expected".')] = None,
+    long: arguments.Long = None,
+    window_tokens: arguments.WindowTokens = None,
+    window_overlap: arguments.WindowOverlap = None,
+    max_windows: arguments.MaxWindows = None,
+    select: arguments.SelectWindows = None,
     score_cache: arguments.ScoreCacheFile = None,
     unjudged: Unjudged = "other",
     answered: Answered = None,
-    origin: Origin = "",
+    origin: Origin = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the held-out halves.")] = 0,
     output: Output = None,
 ) -> None:
@@ -86,15 +93,19 @@ def calibrate(
 
     secondpass calibrate qrels.txt --run bm25.trec --corpus docs.jsonl --queries queries.tsv --model models/mine
     """
-    read = _groups(labels, corpus, queries) if run is None else _ranked(labels, run, corpus, queries, split, depth)
-    asked, told = read
+    if run is None:
+        texts, lists, grades, told = _groups(labels, corpus, queries)
+    else:
+        texts, lists, grades, told = _ranked(labels, run, corpus, queries, split, depth)
     target = _target(output, model)
+    how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
     encoder = arguments.load(model, max_length, device, precision, instruction)
     rule: Any = int(relevance) if relevance is not None and relevance.isdecimal() else relevance
     with arguments.cached(encoder, score_cache):
         made = calibrated(
-            encoder, *asked, relevance=rule, unjudged=unjudged, answered=answered, origin=origin or told, seed=seed
-        )
+            encoder, texts, lists, grades, relevance=rule, unjudged=unjudged, answered=answered, seed=seed,
+            origin=told if origin is None else origin, truncation=how,
+        )  # fmt: skip
     own = packaged(Path(model))
     if target == own:
         put_calibration(own, made)
@@ -115,8 +126,8 @@ def _target(output: Path | None, model: str) -> Path:
     return target
 
 
-def _groups(labels: Path, *unused: Path | None) -> tuple[Candidates, str]:
-    """Candidates with a label each, rows of one query together, and where labels come from that are not people's."""
+def _groups(labels: Path, *unused: Path | None) -> Candidates:
+    """Candidates with a label each, rows of one query together."""
     from secondpass.training.data.groups import label_origins
     from secondpass.training.data.sources import read_groups
 
@@ -126,14 +137,12 @@ def _groups(labels: Path, *unused: Path | None) -> tuple[Candidates, str]:
     groups = list(read_groups(labels))
     for group in groups:
         found.setdefault(group.query, {}).update(zip(group.documents, group.labels, strict=True))
-    made = list(found), [list(own) for own in found.values()], [list(own.values()) for own in found.values()]
-    return made, label_origins(groups)
+    grades = [list(own.values()) for own in found.values()]
+    return list(found), [list(own) for own in found.values()], grades, label_origins(groups)
 
 
-def _ranked(
-    labels: Path, run: Path, corpus: Path | None, queries: Path | None, split: str, depth: int
-) -> tuple[Candidates, str]:
-    """The candidates of the judged queries, what the judgements say of each, and whose they are if not people's."""
+def _ranked(labels: Path, run: Path, corpus: Path | None, queries: Path | None, split: str, depth: int) -> Candidates:
+    """The candidates of the judged queries, with what the judgements say of each."""
     place = packaged(labels)
     beir = place.is_dir()
     if not beir and (corpus is None or queries is None):
@@ -141,7 +150,12 @@ def _ranked(
     qrels = read_qrels(qrels_file(place, split) if beir else place)
     texts = read_queries(queries or named_file(place, "queries.jsonl"))
     rankings = read_run(run)
-    chosen = {query: list(rankings[query])[:depth] for query in qrels if query in rankings and query in texts}
+    chosen = {
+        # BEIR leaves out a query that is a document itself
+        query: [document for document in rankings[query] if not beir or document != query][:depth]
+        for query in qrels
+        if query in rankings and query in texts
+    }
     if not chosen:
         raise InvalidInput(f"{run}: has no candidates of a judged query whose text is known")
     wanted = {document for documents in chosen.values() for document in documents}
@@ -151,18 +165,20 @@ def _ranked(
     lacking = wanted - whole.keys()
     if lacking:
         raise InvalidInput(f"{run}: {len(lacking):,} of its documents have no text, {min(lacking)!r} is one")
-    candidates: Candidates = (
+    return (
         [texts[query] for query in chosen],
         [[whole[document] for document in documents] for documents in chosen.values()],
         [[qrels[query].get(document) for document in documents] for query, documents in chosen.items()],
+        qrels.origin,
     )
-    return candidates, qrels.origin
 
 
 def _tell(made: Calibration, file: Path) -> None:
     console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
     error = "" if made.error is None else f", expected calibration error on held-out halves {made.error:.4f}"
     console.print(f"{file}: {made.method}{error}.")
+    if made.origin:
+        console.print(f"Judgements {made.origin}.")
     share = made.relevant / made.rows
     console.print(
         f"{made.queries:,} queries, {made.rows:,} documents, {made.relevant:,} relevant ({share:.1%}): probabilities "

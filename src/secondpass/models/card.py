@@ -91,12 +91,13 @@ def with_probabilities(card: str | None, calibration: Calibration | None) -> str
     if calibration is None:
         return before
     unjudged = f", of which {calibration.unjudged:,} were judged by nobody" if calibration.unjudged else ""
+    origin = calibration.origin or "by people"
     error = "not known" if calibration.error is None else f"{calibration.error:.3f}"
     told = (
         f"`{FILE}` makes probabilities of this model's logits ({calibration.method}). It was fitted on "
         f"{calibration.queries:,} queries with {calibration.rows:,} documents{unjudged}; {calibration.relevant:,} are "
-        f"relevant. Labels: {calibration.origin or 'by people'}. Expected calibration error on held-out queries, over "
-        f"bins of equal count: {error}. On other queries, candidates or shares of relevant documents it may be more."
+        f"relevant. Judgements {origin}. Expected calibration error on held-out queries, over bins "
+        f"of equal count: {error}. On other queries, candidates or shares of relevant documents it may be more."
     )
     return "\n\n".join([(before or f"{HEAD}\n\n{MARK}").rstrip(), PROBABILITIES, told]) + "\n"
 

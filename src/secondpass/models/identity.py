@@ -71,11 +71,14 @@ def stored_calibration(folder: Path, variant: str | None = None) -> Calibration 
 
 def check_marks(calibration: Calibration, model: Any, error: type[SecondPassError] = InvalidInput) -> None:
     """Raise `error` for a calibration of another model, where it says by what its own is known."""
-    if calibration.marks is not None and not agree(marks_of(model), calibration.marks):
-        raise error(
-            f"{model.name} has a calibration of another model ({calibration.model or 'no name'}), whose logits for "
-            f"sample pairs are others: {GO_ON}"
-        )
+    if calibration.marks is None or agree(marks_of(model), calibration.marks):
+        return
+    differences = calibration.conditions and model.conditions().differences(calibration.conditions)
+    read = f" ({', '.join(differences.values())})" if differences else ""
+    raise error(
+        f"{model.name} has a calibration of another model ({calibration.model or 'no name'}), whose logits for sample "
+        f"pairs are others{read}: {GO_ON}"
+    )
 
 
 def own_calibration(model: Any) -> Calibration | None:

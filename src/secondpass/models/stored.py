@@ -52,6 +52,8 @@ FLOATING = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 TYPES = {**FLOATING, "I8": "|i1"}
 # Arguments of transformers' loaders: whoever gives one wants what transformers makes of it.
 PASSED_ON = ("automodel_args", "tokenizer_args", "config_args")
+# Arguments that give other logits by the same weights.
+OTHER_LOGITS = ("num_labels", "template", "true_token", "false_token")
 # Settings of a config.json that change a model beyond its weights.
 UNUSUAL = ("quantization_config", "pruned_heads", "auto_map")
 # The code by which files become a description, beside that of `forwards`, which the cache of weights knows.
@@ -265,6 +267,8 @@ def open_model(request: LoadRequest) -> StoredModel | Loaded:
     """
     folder = folder_for(request)
     calibration = stored_calibration(folder, request.automodel_args.get("variant"))
+    if calibration is not None and any(getattr(request, name) is not None for name in OTHER_LOGITS):
+        calibration = replace(calibration, weights=None)
     try:
         _check_usual(request)
         return replace(_read(folder, request), calibration=calibration)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.calibration import AnswerRule, Calibration, Method, Step
+from secondpass.calibration import METHODS, AnswerRule, Calibration, Method, Step
 from secondpass.errors import InvalidInput
 from secondpass.lazy import optional
 from secondpass.models.identity import marks_of
 from secondpass.ranking import Relevance
-from secondpass.text import finite_number, is_blank, materialised, share
+from secondpass.text import checked_documents, choice, finite_number, is_blank, materialised, share
 
 if TYPE_CHECKING:
     from secondpass.reranker import Reranker
@@ -64,7 +64,7 @@ def labelled(scores: Iterable[float], labels: Iterable[Label], queries: Iterable
     if not len(given) == len(grades) == len(owners):
         raise InvalidInput(f"scores, labels and queries have {len(given)}, {len(grades)} and {len(owners)} rows")
     numbers = np.array([finite_number(one, f"scores[{row}]") for row, one in enumerate(given)], np.float64)
-    known = [None if one is None else finite_number(+one, f"labels[{row}]") for row, one in enumerate(grades)]
+    known = [None if one is None else _grade(one, f"labels[{row}]") for row, one in enumerate(grades)]
     codes = {owner: number for number, owner in enumerate(dict.fromkeys(owners))}
     made = LabelledScores(
         numbers,
@@ -74,6 +74,10 @@ def labelled(scores: Iterable[float], labels: Iterable[Label], queries: Iterable
     )
     order = np.argsort(-numbers, kind="stable")
     return LabelledScores(made.scores[order], made.relevant[order], made.judged[order], made.queries[order])
+
+
+def _grade(label: float | bool, name: str) -> float:
+    return float(label) if isinstance(label, bool | np.bool_) else finite_number(label, name)
 
 
 def labelled_run(
@@ -95,7 +99,7 @@ FEWEST_QUERIES = 10
 FEWEST_RELEVANT = 10
 # What isotonic regression takes not to follow the noise of single rows.
 ISOTONIC_ROWS, ISOTONIC_RELEVANT = 2_000, 200
-SPLITS = 20
+SPLITS = 10
 
 
 def logistic(rows: LabelledScores) -> dict[str, Any]:
@@ -247,6 +251,17 @@ def sequence(rows: LabelledScores) -> tuple[Step, ...]:
     return tuple(steps.values())
 
 
+def best_scores(rows: LabelledScores) -> tuple[Doubles, Doubles]:
+    """Of each query that has both kinds of documents the best score, and the best without its relevant ones."""
+    both = [
+        (own.scores[0], own.scores[~own.relevant][0])
+        for own in (rows.only(rows.queries == query) for query in np.unique(rows.queries))
+        if own.relevant.any() and not own.relevant.all()
+    ]
+    whole, without = np.array(both, np.float64).reshape(-1, 2).T
+    return whole, without
+
+
 def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRule | None:
     """The best score below which a query is said to have no answer.
 
@@ -254,14 +269,9 @@ def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRu
     without the relevant ones. By default where a logistic model holds either to be as likely; or the highest score that
     keeps the share `answered` of the queries. None where there are no ten such queries, or scores do not tell.
     """
-    best = []
-    for query in np.unique(rows.queries):
-        own = rows.only(rows.queries == query)
-        if own.relevant.any() and not own.relevant.all():
-            best.append((own.scores.max(), own.scores[~own.relevant].max()))
-    if len(best) < FEWEST_QUERIES:
+    whole, without = best_scores(rows)
+    if len(whole) < FEWEST_QUERIES:
         return None
-    whole, without = np.array(best).T
     if answered is None:
         both = np.concatenate([whole, without])
         flags = np.arange(len(both)) < len(whole)
@@ -270,8 +280,8 @@ def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRu
             return None
         threshold = -line["intercept"] / line["slope"]
     else:
-        threshold = float(np.sort(whole)[math.floor((1 - share(answered, "answered")) * len(whole))])
-    return AnswerRule(threshold, len(best), float((whole >= threshold).mean()), float((without < threshold).mean()))
+        threshold = float(np.sort(whole)[math.floor((1 - share(answered, "answered")) * len(whole) + 1e-9)])
+    return AnswerRule(threshold, len(whole), float((whole >= threshold).mean()), float((without < threshold).mean()))
 
 
 def fit_rows(
@@ -296,11 +306,15 @@ def fit_rows(
             f"{len(rows.relevant) - relevant} other documents; it takes {FEWEST_QUERIES} queries, {FEWEST_RELEVANT} "
             "relevant documents and others"
         )
-    if methods is None:
-        many = len(rows.relevant) >= ISOTONIC_ROWS and relevant >= ISOTONIC_RELEVANT
-        methods = ("logistic", "beta", "isotonic") if many else ("logistic", "beta")
+    many = len(rows.relevant) >= ISOTONIC_ROWS and relevant >= ISOTONIC_RELEVANT
+    usual = METHODS if many else METHODS[:2]
+    shapes = usual if methods is None else [choice(one, METHODS, "methods") for one in methods]
+    if "isotonic" in shapes and not many:
+        raise InvalidInput(
+            f"methods: isotonic takes {ISOTONIC_ROWS:,} documents with {ISOTONIC_RELEVANT} relevant ones"
+        )
     against = logistic(known if unjudged == "other" else every) if open_ and not known.relevant.all() else None
-    method, error = _chosen(rows, methods, seed)
+    method, error = _chosen(rows, shapes, seed)
     return Calibration(
         method,
         **SHAPES[method](rows),
@@ -374,7 +388,7 @@ def calibrate(
             that kind, and for that share of relevant ones. Blank ones are left out: no model reads them.
         grades: of each candidate, above 0 is relevant; None where nobody judged.
         relevance: for models with several labels, as in `rank_many`.
-        origin: where the labels come from, in words, if not from people.
+        origin: where labels come from that people did not give, to be read after "judgements".
         unjudged: as in `fitted`.
         methods: likewise.
         answered: likewise.
@@ -385,9 +399,15 @@ def calibrate(
         InvalidInput: as `fitted` and `rank_many`.
         MissingExtra: as `fitted`.
     """
-    asked = materialised(queries, "queries", "a sequence of str")
-    lists = [list(texts) for texts in materialised(documents_per_query, "documents_per_query", "sequences of str")]
-    given = [list(own) for own in materialised(grades, "grades", "a sequence of sequences of numbers")]
+    asked = checked_documents(queries, "queries")
+    every = materialised(documents_per_query, "documents_per_query", "a sequence of sequences of str")
+    lists = [checked_documents(texts, f"documents_per_query[{number}]") for number, texts in enumerate(every)]
+    owned = materialised(grades, "grades", "a sequence of sequences of numbers")
+    given: list[list[Label]] = []
+    for number, own in enumerate(owned):
+        labels: list[Any] = materialised(own, f"grades[{number}]", "a sequence of numbers")
+        names = (f"grades[{number}][{place}]" for place in range(len(labels)))
+        given.append([None if one is None else _grade(one, name) for one, name in zip(labels, names, strict=True)])
     if [*map(len, lists)] != [*map(len, given)]:
         raise InvalidInput("grades must have one for each document of each query")
     rankings = reranker.rank_many(asked, lists, relevance=relevance, **options)
@@ -397,9 +417,8 @@ def calibrate(
         for one in ranking.documents
         if not is_blank(lists[number][one.index])
     ]
-    scores, labels, owners = zip(*rows, strict=True) if rows else ((), (), ())
     made = fit_rows(
-        labelled(scores, labels, owners),
+        labelled(*zip(*rows, strict=True)) if rows else labelled((), (), ()),
         unjudged=unjudged,
         methods=methods,
         answered=answered,
