@@ -254,19 +254,30 @@ class Calibration:
         threshold = float(self.probabilities([held.logit])[0])
         return Promise(wanted, sure, threshold, held.logit, held.kept, held.queries / max(1, self.queries))
 
-    def ranking(self, ranking: Ranking, least: float | None = None) -> Ranking:
+    def ranking(self, ranking: Ranking, least: float | None = None, stage: int = 0) -> Ranking:
         """A ranking with probabilities and the verdict, less the documents whose probability is below `least`.
 
-        Documents that were not scored have none, and stay.
+        Documents that were not scored have none, and stay. Of a cascade, whose last model is number `stage`, those have
+        none either that a model before it ranked, and go where there is a `least`. That nothing is relevant is said
+        where no document was left unscored.
         """
-        logits = [one.logit for one in ranking.documents]
-        values = self.probabilities(logits).tolist() if logits else []
-        documents = tuple(
-            replace(one, probability=value) if one.scored else one
-            for one, value in zip(ranking.documents, values, strict=True)
-            if least is None or not one.scored or value >= least
+        own = [one for one in ranking.documents if one.scored and one.stage == stage]
+        logits = [one.logit for one in own]
+        low, high = self.intervals(logits)
+        values = zip(self.probabilities(logits).tolist(), low.tolist(), high.tolist(), strict=True)
+        told = {one.index: (value, (least, most)) for one, (value, least, most) in zip(own, values, strict=True)}
+        none = None, None
+        documents = []
+        for one in ranking.documents:
+            value, interval = told.get(one.index, none)
+            if least is None or not one.scored or (value is not None and value >= least):
+                documents.append(replace(one, probability=value, interval=interval))
+        verdict = self.nothing_relevant(own)
+        return replace(
+            ranking,
+            documents=tuple(documents),
+            nothing_relevant=None if verdict and ranking.unscored else verdict,
         )
-        return replace(ranking, documents=documents, nothing_relevant=self.nothing_relevant(ranking.documents))
 
     def nothing_relevant(self, documents: Sequence[Ranked]) -> bool | None:
         """Whether no document answers, by the best one's logit; None where no rule was fitted or none is scored."""
@@ -336,6 +347,41 @@ class Calibration:
 def file_of(path: str | Path) -> Path:
     """A calibration's file: the path itself where it is one of JSON, else in that folder."""
     return Path(path) if Path(path).suffix == ".json" else Path(path) / FILE
+
+
+def least_of(calibration: Calibration | None, min_probability: float | None) -> float | None:
+    """The lowest probability of a document that is kept; None keeps all.
+
+    Raises:
+        InvalidInput: it is not from 0 to 1, or there is no calibration.
+    """
+    if min_probability is None:
+        return None
+    if calibration is None:
+        raise InvalidInput("min_probability needs a model with a calibration, and this one has none")
+    least = finite_number(min_probability, "min_probability")
+    if not 0 <= least <= 1:
+        raise InvalidInput(f"min_probability={min_probability!r} is not from 0 to 1")
+    return least
+
+
+def with_probabilities(
+    rankings: Sequence[Ranking],
+    calibration: Calibration | None,
+    rule: Relevance | None,
+    least: float | None = None,
+    stage: int = 0,
+) -> list[Ranking]:
+    """Rankings by `rule` as `Calibration.ranking` makes them; as they are where the calibration is of another rule.
+
+    Raises:
+        InvalidInput: it is, and a `least` probability is asked for.
+    """
+    if calibration is not None and calibration.relevance == rule:
+        return [calibration.ranking(ranking, least, stage) for ranking in rankings]
+    if least is not None:
+        raise InvalidInput(f"min_probability: the model's calibration is none of relevance={rule!r}")
+    return list(rankings)
 
 
 def rising(values: Sequence[Any], name: str, *, pairs: bool = False, needed: bool = False) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from secondpass.activations import Activation
+from secondpass.calibration import Calibration, least_of, with_probabilities
 from secondpass.cross_encoder import CrossEncoder, hits_of
 from secondpass.errors import InvalidInput, NonFiniteScore, TooLong
 from secondpass.explanation import Explanation, explain
@@ -36,13 +37,17 @@ Keep = int | StoppingRule
 
 @dataclass(slots=True)
 class _Asked:
-    """One query on its way: `blocks` are its documents by the model that scored them, the last model's first."""
+    """One query on its way: `blocks` are its documents by the model that scored them, the last model's first.
+
+    It `is_short` where a model had no time for documents that went on to it.
+    """
 
     query: str
     documents: list[str]
     blocks: list[list[Ranked]] = field(default_factory=lambda: [[]])
     cuts: dict[int, Cut] = field(default_factory=dict)
     unscored: int = 0
+    is_short: bool = False
 
     def ranking(self, record: CallRecord, top_k: int | None) -> Ranking:
         """All documents, none with more than those before it have."""
@@ -103,6 +108,15 @@ class Cascade:
         """Of the last model."""
         return self.models[-1].max_length
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """Of the last model: what that one has not scored has no probability."""
+        return self.models[-1].calibration
+
+    def use_calibration(self, calibration: Calibration | None) -> None:
+        """Give documents that the last model scores a probability, as `Reranker.use_calibration`."""
+        self.models[-1].use_calibration(calibration)
+
     def use_score_cache(self, cache: ScoreCache | None) -> None:
         """Keep the scores of all models, each by itself."""
         for model in self.models:
@@ -150,6 +164,7 @@ class Cascade:
         top_k: int | None = None,
         relevance: Relevance | None = None,
         budget_ms: float | None = None,
+        min_probability: float | None = None,
         **options: Any,
     ) -> list[Ranking]:
         """Order several queries' documents, in batches that the queries share.
@@ -164,16 +179,23 @@ class Cascade:
             top_k: how many of each query's documents come back; None: all.
             relevance: for models with several labels.
             budget_ms: for all models together; a later one scores the best first, with the time that is left.
+            min_probability: leaves out what the last model finds less probable, and what a model before it ranked.
             options: other keywords of `Reranker.rank_many`, for every model; `instruction` for those with a place.
 
         Returns:
             One `Ranking` per query, in order; its record is a `CascadeRecord`.
         """
-        until = until_of(budget_ms)
+        until, least = until_of(budget_ms), least_of(self.calibration, min_probability)
         checked_top_k(top_k)
-        asked = _asked(queries, documents_per_query)
-        record = _summed(self._run(asked, len(self.models), relevance, options, until), asked)
-        return [one.ranking(record, top_k) for one in asked]
+        asked, last = _asked(queries, documents_per_query), len(self.models) - 1
+        record = _summed(self._run(asked, last + 1, relevance, options, until), asked)
+        made = [one.ranking(record, top_k) for one in asked]
+        rule = relevance if self.num_labels > 1 else None
+        made = with_probabilities(made, self.calibration, rule, least, last)
+        return [
+            replace(ranking, nothing_relevant=None) if one.is_short and ranking.nothing_relevant else ranking
+            for one, ranking in zip(asked, made, strict=True)
+        ]
 
     def calibrate(
         self,
@@ -331,7 +353,8 @@ class _Scoring:
             list(range(len(one.documents))) if keep is None else [found.index for found in going_on(_scored(one), keep)]
             for one in self._asked
         ]
-        for one, scored in zip(self._asked, self._scored(wanted), strict=True):
+        for one, own, scored in zip(self._asked, wanted, self._scored(wanted), strict=True):
+            one.is_short = one.is_short or len(scored) < len(own)
             put(one.blocks, scored, one.documents)
 
     def by_rule(self, rule: StoppingRule) -> None:
@@ -351,7 +374,8 @@ class _Scoring:
             going = [
                 row for row in going if not rule.stops([one.logit for one in done[row]], logits[row][ends[row][0] :])
             ]
-        for one, scored in zip(self._asked, done, strict=True):
+        for row, (one, scored) in enumerate(zip(self._asked, done, strict=True)):
+            one.is_short = one.is_short or row in going
             put(one.blocks, scored, one.documents)
 
     def _is_late(self) -> bool:
@@ -378,7 +402,7 @@ class _Scoring:
         made: list[list[Ranked]] = [[] for _ in wanted]
         for row, one, own, ranking in zip(rows, asked, chosen, rankings, strict=True):
             made[row] = [
-                replace(found, index=own[found.index], stage=self._stage)
+                replace(found, index=own[found.index], stage=self._stage, probability=None, interval=None)
                 for found in ranking.documents
                 if first or found.scored
             ]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from secondpass import explanation
 from secondpass.activations import Activation, default_activation
+from secondpass.calibration import least_of
 from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
@@ -349,7 +350,7 @@ class CrossEncoder(Reranker):
         With a `budget_ms`, milliseconds from the call on, documents are scored in the order given while there is time,
         the first of them in any case unless other threads have the model for so long; the others follow in that order
         with the lowest score, and "scored" False. With a calibration (`use_calibration`, or stored with the model) each
-        has its "probability", and `min_probability` leaves out what has a lower one.
+        has its "probability" (and "probability_interval"), and `min_probability` leaves out what has a lower one.
 
         Returns:
             Dicts with "corpus_id" (index into `documents`), "score" (a float, which JSON takes; a scalar tensor for
@@ -357,7 +358,7 @@ class CrossEncoder(Reranker):
             documents are read in windows "passage": the best window's "start" and "end" in the document, "score",
             "windows" (how many were read) and perhaps "text".
         """
-        until, least = until_of(budget_ms), self._least(min_probability)
+        until, least = until_of(budget_ms), least_of(self.calibration, min_probability)
         texts = self._checked_documents(documents, "documents")
         asked = checked_query(query).strip()
         rule = self._rule(relevance)
@@ -479,7 +480,7 @@ def hits_of(
         if with_texts:
             hit["text"] = texts[one.index]
         if one.probability is not None:
-            hit["probability"] = one.probability
+            hit |= {"probability": one.probability, "probability_interval": one.interval}
         if budgeted:
             hit["scored"] = one.scored
         if one.passage is not None:

@@ -259,7 +259,7 @@ class Ranked:
 
     `passage` is its best window where documents are read in windows; `scored` is False for one that no model has
     scored because a budget was spent, `stage` tells which model of a cascade it was, the first is 0. `probability` is
-    that of being relevant, where the model has a calibration and has scored it.
+    that of being relevant, where the model has a calibration and has scored it, and `interval` is where it may lie.
     """
 
     index: int
@@ -269,6 +269,7 @@ class Ranked:
     scored: bool = True
     stage: int = 0
     probability: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

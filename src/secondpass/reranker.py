@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 from secondpass import ranking
 from secondpass.activations import IDENTITY, SIGMOID, Activation, Elementwise, as_torch, checked_activation
-from secondpass.calibration import Calibration, Conditions
+from secondpass.calibration import Calibration, Conditions, least_of, with_probabilities
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards.choosing import has_torch
 from secondpass.forwards.precision import Precision
@@ -32,7 +32,6 @@ from secondpass.text import (
     checked,
     checked_documents,
     checked_query,
-    finite_number,
     materialised,
     positive_int,
     positive_number,
@@ -331,7 +330,7 @@ class Reranker(OpenModel):
         Returns:
             One `Ranking` per query, in order; scores and logits are Python floats.
         """
-        until, least = until_of(budget_ms), self._least(min_probability)
+        until, least = until_of(budget_ms), least_of(self._calibration, min_probability)
         asked = [checked_query(query, f"queries[{i}]") for i, query in enumerate(checked_documents(queries, "queries"))]
         given = materialised(documents_per_query, "documents_per_query", "a sequence of sequences of str")
         lists = [self._checked_documents(texts, f"documents_per_query[{i}]") for i, texts in enumerate(given)]
@@ -369,14 +368,12 @@ class Reranker(OpenModel):
             owners = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
             raise InvalidInput(f"{owners[silent[0]]} is blank")
         made = rankings(scored, sizes, self._activation(activation, rule), rule, kept)
-        calibration = self._calibration
-        if calibration is not None and calibration.relevance == (rule if self.num_labels > 1 else None):
-            differences = calibration.conditions and self._conditions(call).differences(calibration.conditions)
+        calibration, own = self._calibration, None if self.num_labels == 1 else rule
+        made = with_probabilities(made, calibration, own, call.least)
+        if calibration is not None and calibration.conditions is not None and calibration.relevance == own:
+            differences = self._conditions(call).differences(calibration.conditions)
             if differences:  # by their names alone: callers may have any number of prompts
                 warn_once(f"{self.name}: probabilities are of pairs read otherwise: {', '.join(differences)}")
-            made = [calibration.ranking(ranking, call.least) for ranking in made]
-        elif call.least is not None:
-            raise InvalidInput(f"min_probability: the model's calibration is none of relevance={rule!r}")
         record = timed(scored.record, began)
         return [replace(ranking, record=record) for ranking in made]
 
@@ -421,16 +418,6 @@ class Reranker(OpenModel):
         if self.max_documents is not None and len(texts) > self.max_documents:
             raise InvalidInput(f"{argument} has {len(texts)}, more than max_documents={self.max_documents}")
         return texts
-
-    def _least(self, min_probability: float | None) -> float | None:
-        if min_probability is None:
-            return None
-        if self._calibration is None:
-            raise InvalidInput("min_probability needs a model with a calibration: see use_calibration")
-        least = finite_number(min_probability, "min_probability")
-        if not 0 <= least <= 1:
-            raise InvalidInput(f"min_probability={min_probability!r} is not from 0 to 1")
-        return least
 
     def _rule(self, relevance: Relevance | None) -> Relevance | None:
         labels = self.num_labels
