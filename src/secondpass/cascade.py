@@ -153,8 +153,7 @@ class Cascade:
         if records is not None and texts:
             records.append(ranking.record)
         scores = [one.score for one in ranking.documents]
-        hits = hits_of(ranking, scores, texts, return_documents, budget_ms is not None)
-        return [{**hit, "stage": one.stage} for hit, one in zip(hits, ranking.documents, strict=True)]
+        return hits_of(ranking, scores, texts, return_documents, budget_ms is not None)
 
     def rank_many(
         self,

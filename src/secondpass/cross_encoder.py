@@ -37,7 +37,7 @@ from secondpass.models.loading import LoadRequest, pick_device
 from secondpass.models.stored import open_model
 from secondpass.models.templates import published_activation
 from secondpass.ranking import Ranking, Relevance, activated, by_label, checked_top_k, converted
-from secondpass.record import CallRecord
+from secondpass.record import CallRecord, CascadeRecord
 from secondpass.reranker import Call, Reranker, until_of, warn_once
 from secondpass.text import checked_query, columns_of
 from secondpass.windows import Passage, Windows
@@ -485,6 +485,8 @@ def hits_of(
             hit["scored"] = one.scored
         if one.passage is not None:
             hit["passage"] = _told(one.passage, texts[one.index], with_texts)
+        if isinstance(ranking.record, CascadeRecord):
+            hit["stage"] = one.stage
         hits.append(hit)
     return hits
 

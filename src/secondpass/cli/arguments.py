@@ -284,6 +284,11 @@ SelectWindows = Annotated[Select | None, typer.Option(help=SELECT_HELP)]
 ScoreCacheFile = Annotated[
     Path | None, typer.Option(help="File that keeps scores, so that no pair is scored twice; made if it is not there.")
 ]
+CALIBRATION_HELP = "File that makes probabilities of the model's scores; by default the one in its folder."
+CalibrationFile = Annotated[Path | None, typer.Option("--calibration", help=CALIBRATION_HELP)]
+MinProbability = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Leave out documents that are less probably relevant.")
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(
@@ -326,18 +331,20 @@ def windows_of(
 
 
 @contextmanager
-def cached(model: Any, file: Path | None) -> Iterator[None]:
-    """Let a model keep its scores in `file` for as long as the block takes.
+def with_files(model: Any, score_cache: Path | None, calibration: Path | None = None) -> Iterator[None]:
+    """Let a model keep its scores in a file as long as the block takes, and take its probabilities from another.
 
     Raises:
-        InvalidInput: it cannot be a cache.
+        InvalidInput: one cannot be a cache, or the other is no calibration or one of another model.
     """
-    if file is None:
+    if calibration is not None:
+        model.use_calibration(calibration)
+    if score_cache is None:
         yield
         return
     from secondpass.score_cache import ScoreCache
 
-    with ScoreCache(file) as cache:
+    with ScoreCache(score_cache) as cache:
         model.use_score_cache(cache)
         yield
 

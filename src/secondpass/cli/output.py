@@ -98,9 +98,9 @@ GROUPS = {
     "Input": r"corpus|dataset|quer(y|ies)|data-queries|qrels|clicks|split|run|pipeline|documents|input-format|indexed"
     r"|index|add|set|files|filter|.*fields?|resume",
     "Model": r"model|device|precision|max-length|batch-size|embedder|rescore|.*-prefix|truncat.*|token-cache-mb"
-    r"|long|window-.*|max-windows|select|score-cache.*|keep",
+    r"|long|window-.*|max-windows|select|score-cache.*|keep|calibration",
     "Selection": r"negatives|first|last|.*margin|max-score|against|sampling|positives|graded|from|depth|top-k|passages"
-    r"|limit|relevance|measure|level|seed|budget-ms",
+    r"|limit|relevance|measure|level|seed|budget-ms|min-probability|refuse",
     "Limits": r"max-.*|deadline.*|.*-s|.*-ms|in-flight|batch.*|patience",
     "Server": r"url|.*timeout|host|port|.*keys.*|open-metrics|service.*|on-failure|private-address|check|shards"
     r"|replicas",
@@ -149,7 +149,7 @@ def group_of(parameter: Any) -> str:
 
 
 # ---- Rows.
-NUMBERS = ("rank", "was", "score", "index")
+NUMBERS = ("rank", "was", "score", "probability", "index")
 # An id that is longer is cut, so that there is room for the text.
 WIDEST = 32
 NARROWEST = 10

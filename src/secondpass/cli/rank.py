@@ -9,12 +9,15 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import typer
 
+from secondpass.activations import IDENTITY
 from secondpass.cli import arguments
 from secondpass.cli.arguments import GivenDocument, GivenPair, read_documents, read_pairs
 from secondpass.cli.output import Format, lost_tokens, note, note_cuts, print_explained, print_json_lines, print_table
 from secondpass.errors import InvalidInput
+from secondpass.ranking import activated, by_label, relevance_logits
 from secondpass.text import checked_query
 from secondpass.windows import Windows
 
@@ -41,6 +44,8 @@ RelevanceRule = Annotated[
 Passages = Annotated[
     bool, typer.Option("--passages", help="With --long windows, show the best window of each document.")
 ]
+# What a hit has of it in JSON.
+PROBABILITY = ("probability", "probability_interval")
 BudgetMs = Annotated[
     float | None, typer.Option(help="Milliseconds after which what is not scored follows in the order given.")
 ]
@@ -60,6 +65,7 @@ def rank(
     explain_best: Annotated[int, typer.Option(min=0, help="The same for so many of the best ones.")] = 0,
     passages: Passages = False,
     budget_ms: BudgetMs = None,
+    min_probability: arguments.MinProbability = None,
     model: arguments.Models = None,
     keep: arguments.Keep = None,
     max_length: arguments.MaxLength = None,
@@ -76,6 +82,7 @@ def rank(
     max_windows: arguments.MaxWindows = None,
     select: arguments.SelectWindows = None,
     score_cache: arguments.ScoreCacheFile = None,
+    calibration: arguments.CalibrationFile = None,
 ) -> None:
     """Order documents by how well each one answers the query, best first.
 
@@ -104,26 +111,36 @@ def rank(
         raise InvalidInput("--passages goes with --long windows")
     given = read_documents(documents, input_format)
     encoder = arguments.load_all(model, keep, max_length, device, precision, None, template, true_token, false_token)
-    records: list[CallRecord] = []
+    from secondpass.cross_encoder import hits_of
+
     texts = [document.text for document in given]
     options: Any = dict(batch_size=batch_size, relevance=rule, truncation=how, instruction=instruction)
-    with arguments.cached(encoder, score_cache):
-        best = encoder.rank(query, texts, top_k, passages, records=records, budget_ms=budget_ms, **options)
+    limits: Any = dict(top_k=top_k, budget_ms=budget_ms, min_probability=min_probability)
+    with arguments.with_files(encoder, score_cache, calibration):
+        stripped = [text.strip() for text in texts]
+        (ranking,) = encoder.rank_many([query.strip()], [stripped], **options, **limits)
+        scores = [one.score for one in ranking.documents]
+        best = hits_of(ranking, scores, texts, passages, budget_ms is not None)
         chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
         why = [encoder.explain(query, text, **options) for text in chosen]
     if output is Format.jsonl:
-        lost = lost_tokens(records[0])
-        told = [{"explanation": _told(one)} for one in why]
+        lost = lost_tokens(ranking.record)
+        reasons = [{"explanation": _told(one)} for one in why]
         rows = (_row(place, given[item["corpus_id"]], item, lost) for place, item in enumerate(best, start=1))
-        print_json_lines({**row, **more} for row, more in zip(rows, chain(told, repeat({})), strict=False))
+        print_json_lines({**row, **more} for row, more in zip(rows, chain(reasons, repeat({})), strict=False))
     else:
         name = "id" if any(document.id is not None for document in given) else "index"
-        cells = (_cells(place, given[item["corpus_id"]], item) for place, item in enumerate(best, start=1))
-        print_table(("rank", "score", name, "passage" if passages else "text"), cells)
+        told = ("probability",) if encoder.calibration is not None else ()
+        cells = (_cells(place, given[item["corpus_id"]], item, *told) for place, item in enumerate(best, start=1))
+        print_table(("rank", "score", *told, name, "passage" if passages else "text"), cells)
         print_explained(why)
-    note_cuts(records[0], encoder.max_length, [document.index for document in given])
-    if records[0].unscored:
-        note(f"{records[0].unscored} of {len(given)} not scored within {budget_ms:g} ms")
+    note_cuts(ranking.record, encoder.max_length, [document.index for document in given])
+    if ranking.unscored:
+        note(f"{ranking.unscored} of {len(given)} not scored within {budget_ms:g} ms")
+    if ranking.nothing_relevant:
+        note("nothing relevant: by the model's calibration no document answers the query")
+    elif not best:
+        note(f"no document is relevant with a probability of {min_probability:g}")
 
 
 def _told(explanation: Explanation) -> dict[str, object]:
@@ -136,14 +153,16 @@ def _row(place: int, document: GivenDocument, item: dict[str, Any], lost: dict[i
         row["id"] = document.id
     if item["corpus_id"] in lost:
         row["cut_tokens"] = lost[item["corpus_id"]]
-    row |= {name: item[name] for name in ("scored", "stage", "passage") if name in item}
+    row |= {name: item[name] for name in (*PROBABILITY, "scored", "stage", "passage") if name in item}
     return {**row, "text": document.text}
 
 
-def _cells(place: int, document: GivenDocument, item: dict[str, Any]) -> tuple[str, str, str, str]:
+def _cells(place: int, document: GivenDocument, item: dict[str, Any], *more: str) -> tuple[str, ...]:
+    """A row of the table, `more` being further numbers of the item."""
     name = document.id if document.id is not None else str(document.index)
     score = f"{float(item['score']):.4f}" if item.get("scored", True) else "-"
-    return str(place), score, name, item.get("passage", {}).get("text", document.text)
+    told = (f"{item[key]:.3f}" if key in item else "-" for key in more)
+    return str(place), score, *told, name, item.get("passage", {}).get("text", document.text)
 
 
 def _relevance(value: str | None) -> int | Literal["expected"] | None:
@@ -187,6 +206,7 @@ def score(
     max_windows: arguments.MaxWindows = None,
     select: arguments.SelectWindows = None,
     score_cache: arguments.ScoreCacheFile = None,
+    calibration: arguments.CalibrationFile = None,
 ) -> None:
     """Score pairs of a query and a document, in the order given.
 
@@ -209,18 +229,23 @@ def score(
         def encoder() -> CrossEncoder:
             """Loaded once, when the first pairs are known to be readable."""
             made = arguments.load(model, *options)
-            stack.enter_context(arguments.cached(made, score_cache))
+            stack.enter_context(arguments.with_files(made, score_cache, calibration))
             return made
 
         scored = _scored(read_pairs(pairs, input_format), encoder, batch_size, how)
         if output is Format.jsonl:
             print_json_lines(
-                {"index": pair.index, "score": value, "query": pair.query, "document": pair.document}
-                for pair, value in scored
+                {"index": pair.index, **numbers, "query": pair.query, "document": pair.document}
+                for pair, numbers in scored
             )
         else:
-            rows = ((str(pair.index), _shown(value), f"{pair.query} → {pair.document}") for pair, value in scored)
-            print_table(("index", "score", "query → document"), rows)
+            first = next(scored)
+            names = [name for name in first[1] if name != PROBABILITY[1]]
+            rows = (
+                (str(pair.index), *(_shown(numbers[name]) for name in names), f"{pair.query} → {pair.document}")
+                for pair, numbers in chain((first,), scored)
+            )
+            print_table(("index", *names, "query → document"), rows)
 
 
 def _scored(
@@ -228,13 +253,22 @@ def _scored(
     encoder: Callable[[], CrossEncoder],
     batch_size: int,
     how: arguments.Truncation | Windows | None,
-) -> Iterator[tuple[GivenPair, Any]]:
-    """Pairs with a float each, or a list of floats from a model with several labels."""
+) -> Iterator[tuple[GivenPair, dict[str, Any]]]:
+    """Pairs with their "score", a float, or a list of floats from a model with several labels, and its probability."""
     while chunk := list(islice(pairs, CHUNK)):
         records: list[CallRecord] = []
         texts = [(pair.query, pair.document) for pair in chunk]
-        values = encoder().predict(texts, batch_size=batch_size, records=records, truncation=how)
-        yield from zip(chunk, values.tolist(), strict=True)
+        model = encoder()
+        logits = model.predict(texts, batch_size, None, activation_fct=IDENTITY, records=records, truncation=how)
+        logits = logits.reshape(len(chunk), -1)
+        scores = by_label(activated(logits, model.own_activation, False), model.num_labels).tolist()
+        numbers: list[dict[str, Any]] = [{"score": value} for value in scores]
+        if (known := model.calibration) is not None:
+            means = logits[:, 0] if known.relevance is None else relevance_logits(logits, known.relevance)
+            intervals = np.column_stack(known.intervals(means)).tolist()
+            for own, *told in zip(numbers, known.probabilities(means).tolist(), intervals, strict=True):
+                own |= dict(zip(PROBABILITY, told, strict=True))
+        yield from zip(chunk, numbers, strict=True)
         note_cuts(records[0], encoder().max_length, [pair.index for pair in chunk])
 
 

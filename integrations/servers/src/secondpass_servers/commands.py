@@ -239,6 +239,7 @@ def notes(answer: TwoPassAnswer, first: FirstPass) -> list[str]:
         f"{answer.unscored} of {answer.candidates} documents not scored in time: they follow as they were found": (
             answer.unscored
         ),
+        "nothing relevant: by the model's calibration no document answers the query": answer.nothing_relevant,
     }
     return [line for line, happened in said.items() if happened]
 
@@ -256,7 +257,9 @@ def _row(rank: int, hit: TwoPassHit) -> dict[str, object]:
     if hit.place is not None:
         passage |= {"passage_start": hit.place[0], "passage_end": hit.place[1]}
     meta = {"meta": dict(hit.meta)} if hit.meta else {}
-    scored = {} if hit.scored else {"scored": False}
+    scored: dict[str, object] = {} if hit.scored else {"scored": False}
+    if hit.probability is not None:
+        scored |= {"probability": hit.probability, "probability_interval": hit.interval}
     return {**row, **scored, "first_pass": dict(found.scores), **passage, "text": found.text, **meta}
 
 
@@ -329,12 +332,13 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         select: arguments.SelectWindows = None,
         budget_ms: options.BudgetMs = None,
         score_cache: arguments.ScoreCacheFile = None,
+        calibration: arguments.CalibrationFile = None,
         url: options.Url = None,
         timeout: options.Timeout = 30.0,
     ) -> None:
         def load() -> CrossEncoder | Cascade:
             encoder = arguments.load_all(model, keep, max_length, device, precision)
-            stack.enter_context(arguments.cached(encoder, score_cache))
+            stack.enter_context(arguments.with_files(encoder, score_cache, calibration))
             return encoder
 
         how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)

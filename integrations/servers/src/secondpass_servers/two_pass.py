@@ -339,6 +339,7 @@ class TwoPassHit:
         meta: what the index holds beside the texts and the embedding.
         place: where the passage begins and ends in the candidate's text; None where the server found it.
         scored: False where the time was up before; its score is the lowest of the others.
+        probability, interval: that it is relevant, and where that may lie, where the encoder has a calibration.
     """
 
     candidate: Candidate
@@ -347,6 +348,8 @@ class TwoPassHit:
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
     place: tuple[int, int] | None = None
     scored: bool = True
+    probability: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +361,7 @@ class TwoPassAnswer:
         without_text: of those, how many say nothing in any of the fields; they come last.
         cut: ids of candidates that were too long for the model to read wholly.
         unscored: how many were left when the time was up; they follow the others as the first pass found them.
+        nothing_relevant: the verdict of the encoder's calibration, None where it has none.
     """
 
     hits: tuple[TwoPassHit, ...]
@@ -365,6 +369,7 @@ class TwoPassAnswer:
     without_text: int = 0
     cut: tuple[str, ...] = ()
     unscored: int = 0
+    nothing_relevant: bool | None = None
 
 
 def two_pass_search(
@@ -405,14 +410,16 @@ def two_pass_search(
     hits = [_hit(found[ranked.index], ranked, passages) for ranked in ranking.documents]
     hits = _with_details(index, first, hits, passages)
     cut = tuple(found[cut.index].id for cut in ranking.truncated)
-    return TwoPassAnswer(tuple(hits), len(found), without, cut, ranking.unscored)
+    return TwoPassAnswer(tuple(hits), len(found), without, cut, ranking.unscored, ranking.nothing_relevant)
 
 
 def _hit(candidate: Candidate, ranked: Ranked, passages: bool) -> TwoPassHit:
     best = ranked.passage
+    own: dict[str, Any] = {"probability": ranked.probability, "interval": ranked.interval}
     if best is None or not passages:
-        return TwoPassHit(candidate, ranked.score, scored=ranked.scored)
-    return TwoPassHit(candidate, ranked.score, candidate.text[best.start : best.end], place=(best.start, best.end))
+        return TwoPassHit(candidate, ranked.score, scored=ranked.scored, **own)
+    place = best.start, best.end
+    return TwoPassHit(candidate, ranked.score, candidate.text[slice(*place)], place=place, **own)
 
 
 def _with_details(index: SearchedIndex, first: FirstPass, hits: list[TwoPassHit], passages: bool) -> list[TwoPassHit]:
