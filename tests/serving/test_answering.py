@@ -65,7 +65,7 @@ async def test_a_models_own_activation_and_the_sigmoid_are_both_there(served: Se
     served.reranker.default_activation_function = nn.Identity()
     answer = await answered(served, work(), 30)
     assert answer.scores == answer.logits
-    assert all(0 < probability < 1 for probability in answer.probabilities)
+    assert all(0 < probability < 1 for probability in answer.sigmoids)
 
 
 async def test_documents_are_cut_as_asked(served: Served) -> None:
@@ -159,7 +159,7 @@ async def test_blank_documents_are_last_whatever_the_activation(
     plain = await answered(models.get(None), Work(None, ("where is the cat",) * 2, texts[1::2]), 30)
     models.close()
     assert answer.order == (*(1 + 2 * index for index in plain.order), 0, 2)
-    for name in ("scores", "logits", "probabilities"):
+    for name in ("scores", "logits", "sigmoids"):
         values = getattr(answer, name)
         assert values[1::2] == pytest.approx(getattr(plain, name), abs=1e-4)
         assert values[0] == values[2] <= min(values[1::2])

@@ -10,7 +10,15 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.forwards.precision import Precision
-from secondpass.serving.settings import Settings, instructed, keeping, model_source, read_keys, require_libraries
+from secondpass.serving.settings import (
+    Settings,
+    instructed,
+    keeping,
+    model_source,
+    probable,
+    read_keys,
+    require_libraries,
+)
 from secondpass.windows import Select
 
 
@@ -31,6 +39,12 @@ Models = Annotated[
 Instructions = Annotated[
     list[str] | None,
     _option("INSTRUCTION", "What a model is told to look for: name=text, or a text for all.", "--instruction"),
+]
+Calibrations = Annotated[
+    list[str] | None,
+    _option(
+        "CALIBRATION", "File that makes probabilities of a model's scores: name=file, or one file.", "--calibration"
+    ),
 ]
 Keep = Annotated[
     list[str] | None,
@@ -81,6 +95,7 @@ def serve(
     score_cache: Annotated[str | None, _option("SCORE_CACHE", "File that keeps scores; or :memory:.")] = None,
     score_cache_mb: Annotated[int, _option("SCORE_CACHE_MB", "MiB that it has.", min=1)] = 256,
     keep: Keep = None,
+    calibration: Calibrations = None,
 ) -> None:
     """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM, Voyage and text-embeddings-inference.
 
@@ -98,6 +113,7 @@ def serve(
     SECONDPASS_API_KEYS=$(cat keys) secondpass serve --host 0.0.0.0
     """
     models = keeping(instructed(map(model_source, model or [arguments.POCKET]), instruction or ()), keep or ())
+    models = probable(models, calibration or ())
     settings = Settings(
         models=models, host=host, port=port,
         keys=read_keys(os.environ, api_keys_file), without_keys=without_keys, open_metrics=open_metrics,

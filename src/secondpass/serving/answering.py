@@ -15,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from secondpass.activations import SIGMOID
+from secondpass.calibration import with_probabilities
 from secondpass.cascade import going_on, joined, put
 from secondpass.errors import NonFiniteScore, TooLong
 from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
 from secondpass.merging.shared import LEAST_S
-from secondpass.ranking import Ranked, activated, ranked
+from secondpass.ranking import Ranked, Ranking, activated, ranked
 from secondpass.record import CallRecord, Cut
 from secondpass.scoring import Scored
 from secondpass.serving.bodies import SLICE, too_many
@@ -87,7 +88,7 @@ class Standing:
     """The documents of one request while one model after the other scores them.
 
     `blocks` are the documents by the model that scored them, the last model's first, each best first. None has a higher
-    score than those of the blocks before its own.
+    score than those of the blocks before its own. It `is_short` where a later model had no time for some.
     """
 
     def __init__(self, served: Served, work: Work, deadline_s: float, budget_s: float | None) -> None:
@@ -96,6 +97,7 @@ class Standing:
         self._notes: list[str] = []
         self._windows: Windows | None = None
         self._window = served.window
+        self.is_short = False
         self.blocks: list[list[Ranked]] = []
         self.cuts: dict[int, Cut] = {}
         self.records: list[CallRecord] = []
@@ -155,6 +157,7 @@ class Standing:
             begin, is_short = end, not all(one.scored for one in scored)
             if isinstance(keep, StoppingRule) and keep.stops([one.logit for one in done], logits[end:]):
                 break
+        self.is_short = self.is_short or is_short
         if is_short:
             count = sum(bool(self._work.documents[one.index]) for one in done)
             self._notes.append(f"model {number} of the cascade scored {count} (the budget was spent)")
@@ -205,6 +208,8 @@ async def answered(served: Served, work: Work, deadline_s: float, budget_s: floa
     """
     if len(served.stages) > 1 and not work.ranks:
         raise invalid(f"model: {served.name} is a cascade, which ranks and gives no scores of pairs")
+    if work.min_probability is not None and served.reranker.calibration is None:
+        raise invalid(f"min_probability: the model {served.name} has no calibration, so nothing has a probability")
     standing = Standing(served, work, deadline_s, budget_s)
     standing.blocks = [await standing.score(served.stages[0], range(len(work.documents)))]
     for number, stage in enumerate(served.stages[1:], start=1):
@@ -240,15 +245,23 @@ async def _disconnected(receive: Receive) -> None:
 def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) -> Answer:
     blocks, records = standing.blocks, standing.records
     best = joined(blocks) if len(blocks) > 1 else blocks[0]
+    unscored = frozenset(document.index for document in best if not document.scored)
+    (ranking,) = with_probabilities(
+        [Ranking(tuple(best), (), records[0], len(unscored))],
+        served.reranker.calibration,
+        None,
+        work.min_probability,
+        len(served.stages) - 1,
+    )
+    verdict = ranking.nothing_relevant if work.ranks else None
     in_order = sorted(best, key=lambda document: document.index)
     logits = np.array([document.logit for document in in_order], np.float32)
-    unscored = frozenset(document.index for document in best if not document.scored)
     return Answer(
         model=served.name,
         scores=tuple(document.score for document in in_order),
-        probabilities=tuple(activated(logits, SIGMOID, False).tolist()),
+        sigmoids=tuple(activated(logits, SIGMOID, False).tolist()),
         logits=tuple(document.logit for document in in_order),
-        order=tuple(document.index for document in best),
+        order=tuple(document.index for document in ranking.documents),
         tokens=sum(record.tokens for record in records),
         cuts=tuple(standing.cuts[index] for index in sorted(standing.cuts)),
         warnings=(*work.warnings, *standing.warnings()),
@@ -257,6 +270,12 @@ def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) ->
         windows=sum(record.windows for record in records),
         unscored=unscored if has_budget else None,
         passages=tuple(document.passage for document in in_order),
+        chances={
+            one.index: (one.probability, *one.interval)
+            for one in ranking.documents
+            if one.probability is not None and one.interval is not None
+        },
+        nothing_relevant=None if verdict and standing.is_short else verdict,
     )
 
 
@@ -313,6 +332,8 @@ def _headers(answer: Answer) -> dict[str, str]:
     headers = {"Cache-Control": "no-store", "Secondpass-Truncated": str(len(answer.cuts))}
     if answer.scored is not None:
         headers |= {"Secondpass-Scored": str(answer.scored), "Secondpass-Complete": str(answer.complete).lower()}
+    if answer.nothing_relevant is not None:
+        headers["Secondpass-Nothing-Relevant"] = str(answer.nothing_relevant).lower()
     if answer.warnings:
         headers["Secondpass-Warnings"] = "; ".join(answer.warnings)[:LONGEST_HEADER]
     return headers

@@ -36,7 +36,7 @@ from secondpass.serving.bodies import (
     parse,
     read_body,
 )
-from secondpass.serving.models import Models, Stage, load_models
+from secondpass.serving.models import CalibrationInfo, Models, Stage, load_models
 from secondpass.serving.problems import Problem, body_of, from_error, invalid, misdirected, of_validation
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, RequestLog, facts_of, log_failure
@@ -206,6 +206,7 @@ class ModelInfo(BaseModel):
     dtype: str
     digest: str | None
     cascade: list[StageInfo] | None = None
+    calibration: CalibrationInfo | None = None
 
 
 class ListedModel(BaseModel):
@@ -388,6 +389,7 @@ def _info(service: Service) -> Info:
             dtype=served.dtype,
             digest=served.digest,
             cascade=[StageInfo.of(stage) for stage in served.stages] if len(served.stages) > 1 else None,
+            calibration=CalibrationInfo.of(served.reranker.calibration),
         )
         for served in service.models
     ]

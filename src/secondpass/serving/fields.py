@@ -33,6 +33,11 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _number(value: Any) -> Any:
+    """JSON knows one kind of number: 1 is 1.0. True is none."""
+    return float(value) if type(value) is int else value
+
+
 def _limit(value: Any) -> Any:
     number = _whole(value)
     if number is None or (type(number) is int and (number == -1 or number in LIMITS)):
@@ -76,6 +81,7 @@ PairLimit = Annotated[
         }
     ),
 ]
+Share = Annotated[Annotated[float, Field(strict=True, ge=0, le=1)] | None, BeforeValidator(_number)]
 Query = Annotated[str, Field(description="What is asked; not blank.", json_schema_extra={"pattern": SOMETHING})]
 ModelName = Annotated[
     str | None, Field(description="One of the names that /info lists; without it the first of them answers.")

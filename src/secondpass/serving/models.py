@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from pydantic import BaseModel
+
+from secondpass.calibration import Calibration
 from secondpass.cascade import Cascade, Keep
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
@@ -72,6 +75,31 @@ class Served:
     def truncation(self) -> Truncation | Windows:
         """What is read of a pair that is too long where a request does not say it."""
         return self.reranker.truncation if self.standing is None else self.standing
+
+
+class CalibrationInfo(BaseModel):
+    """What probabilities were fitted on: queries, documents (`rows`), those judged relevant, those that nobody judged.
+
+    `origin` says where the labels come from, and is empty for people; `refuses`, whether there is a rule for "nothing
+    relevant".
+    """
+
+    method: str
+    queries: int
+    rows: int
+    relevant: int
+    unjudged: int
+    origin: str
+    error: float | None
+    refuses: bool
+
+    @classmethod
+    def of(cls, found: Calibration | None) -> CalibrationInfo | None:
+        """As it is served; None where there is none."""
+        if found is None:
+            return None
+        names = cls.model_fields.keys() - {"refuses"}
+        return cls(refuses=found.answers is not None, **{name: getattr(found, name) for name in names})
 
 
 class Models:
@@ -242,7 +270,7 @@ def load_models(settings: Settings) -> LoadedModels:
         ModelLoadError: one cannot be had, or its weights were changed meanwhile.
         InvalidInput: the length, the device or the precision is refused, or a cascade cannot be.
     """
-    load = cache(lambda source, instruction: _loaded(settings, source, instruction))
+    load = cache(lambda *which: _loaded(settings, *which))
     named = {model.name: model for model in settings.models}
     made = LoadedModels()
     for model in settings.models:
@@ -250,7 +278,9 @@ def load_models(settings: Settings) -> LoadedModels:
         if any(part.stages for part in parts) or (model.keep and not parts):
             raise InvalidInput(f"model {model.name!r}: --keep is of models in a row, which are no cascades themselves")
         if parts:
-            found = [load(part.source, part.instruction) for part in parts]
+            last = model.calibration or parts[-1].calibration
+            own = [part.calibration for part in parts[:-1]] + [last]
+            found = [load(part.source, part.instruction, file) for part, file in zip(parts, own, strict=True)]
             steps = (model.keep or DEFAULT_KEEP) * (len(parts) - 1 if len(model.keep) < 2 else 1)
             made[model.name] = Cascade([reranker for reranker, _ in found], steps)
             made.digests[model.name] = found[-1][1]
@@ -259,8 +289,10 @@ def load_models(settings: Settings) -> LoadedModels:
                 raise InvalidInput(f"max_length: the models of {model.source} have the windows that its rule is for")
             made[model.name] = stored = Cascade.load(model.source, **_options(settings, model.instruction))
             made.digests[model.name] = digest_of(stored.models[-1].name)
+            if model.calibration is not None:
+                stored.use_calibration(model.calibration)
         else:
-            made[model.name], made.digests[model.name] = load(model.source, model.instruction)
+            made[model.name], made.digests[model.name] = load(model.source, model.instruction, model.calibration)
     return made
 
 
@@ -272,10 +304,12 @@ def _options(settings: Settings, instruction: str | None) -> dict[str, Any]:
     return {"instruction": instruction, **{name: getattr(settings, name) for name in names}}
 
 
-def _loaded(settings: Settings, source: str, instruction: str | None) -> tuple[Reranker, str]:
+def _loaded(settings: Settings, source: str, instruction: str | None, calibration: str | None) -> tuple[Reranker, str]:
     """A model and the digest of its weights."""
     before = _stamps(source)
     encoder = CrossEncoder(source, max_length=settings.max_length, **_options(settings, instruction))
+    if calibration is not None:
+        encoder.use_calibration(calibration)
     digest = digest_of(source)
     if _stamps(source) != before:
         raise ModelLoadError(f"the weights of {source} were changed while they were read")

@@ -51,13 +51,18 @@ class ScoreRequest(Request):
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
         scores = answer.logits if self.raw_scores else answer.scores
-        return enveloped(answer, request_id, "scores", map(json_number, scores))
+        values = [answer.chances[index][0] if index in answer.chances else None for index in range(len(scores))]
+        more = {"probabilities": values} if answer.chances else {}
+        return enveloped(answer, request_id, "scores", map(json_number, scores), **more)
 
 
 class ScoreResponse(Envelope):
     """Scores in the order of the pairs."""
 
     scores: list[float]
+    probabilities: list[float | None] | None = Field(
+        default=None, description="Of being relevant, where the model has a calibration; null was not scored."
+    )
 
 
 # ---- vLLM's: `text_1` and `text_2` in, `data` out.

@@ -99,6 +99,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 class ModelSource:
     """The name that clients say, the folder or hub name behind it, and the instruction of requests without one.
 
+    `calibration` is the file that makes probabilities of its scores; None takes the one in the model's folder.
     Of a cascade `stages` are the names or sources of its models, the cheapest first, and `keep` is how many documents
     go on from each to the next, one number for all.
     """
@@ -108,6 +109,7 @@ class ModelSource:
     instruction: str | None = None
     stages: tuple[str, ...] = ()
     keep: tuple[int, ...] = ()
+    calibration: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,24 @@ def instructed(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[Mod
             if model.instruction is not None:
                 raise InvalidInput(f"--instruction is given twice for the model {model.name!r}")
             made[place] = replace(model, instruction=text if is_named else value)
+    return tuple(made)
+
+
+def probable(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[ModelSource, ...]:
+    """The models with the files of their calibrations, each given as `name=file`, or for one model as a file.
+
+    Raises:
+        InvalidInput: it is not said which of several models it is for, or one gets two.
+    """
+    made = list(models)
+    for value in given:
+        name, _, file = value.partition("=")
+        place = next((place for place, model in enumerate(made) if file and model.name == name), None)
+        if place is None and len(made) > 1:
+            raise InvalidInput(f"--calibration {value!r}: say of which model, name=file, by the name in --model")
+        if made[place or 0].calibration is not None:
+            raise InvalidInput(f"--calibration is given twice for the model {made[place or 0].name!r}")
+        made[place or 0] = replace(made[place or 0], calibration=value if place is None else file)
     return tuple(made)
 
 

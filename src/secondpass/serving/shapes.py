@@ -21,6 +21,7 @@ from secondpass.serving.fields import (
     ModelName,
     PairLimit,
     Query,
+    Share,
     Text,
     TextObject,
     TextOrObject,
@@ -39,10 +40,6 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     windows: WindowsWish = None
-
-    def paired(self, model: str | None, query: str, documents: Sequence[str], **more: Any) -> Work:
-        """The query with each document; `more` are further fields of `Work`."""
-        return self.pairs_of(model, (query,) * len(documents), tuple(documents), **more)
 
     def pairs_of(self, model: str | None, queries: Sequence[str], documents: Sequence[str], **more: Any) -> Work:
         """Each query with the document at its place.
@@ -63,10 +60,27 @@ class Request(BaseModel):
         return (f"unknown fields ignored: {', '.join(named) or len(given)}",)
 
 
+class OrderRequest(Request):
+    """A query with documents to order."""
+
+    min_probability: Share = Field(
+        default=None,
+        description="Leave out documents that are less probably relevant; for models with a calibration.",
+    )
+
+    def paired(self, model: str | None, query: str, documents: Sequence[str], **more: Any) -> Work:
+        """The query with each document; `more` are further fields of `Work`."""
+        around = {"min_probability": self.min_probability, **more}
+        return self.pairs_of(model, (query,) * len(documents), tuple(documents), **around)
+
+
 class TokensRead(BaseModel):
     """What the model read."""
 
     input_tokens: int
+
+
+VERDICT = "Whether, by the model's calibration, no document answers; absent where it has no rule for that."
 
 
 class Meta(BaseModel):
@@ -75,6 +89,7 @@ class Meta(BaseModel):
     tokens: TokensRead
     scored: int | None = Field(default=None, description="With a budget, documents that were scored or are blank.")
     complete: bool | None = Field(default=None, description="With a budget, whether all was scored.")
+    nothing_relevant: bool | None = Field(default=None, description=VERDICT)
     warnings: list[str] | None = None
 
 
@@ -142,6 +157,8 @@ def enveloped(answer: Answer, request_id: str, name: str, items: Iterable[str], 
     meta: dict[str, Any] = {"tokens": {"input_tokens": answer.tokens}}
     if answer.scored is not None:
         meta |= {"scored": answer.scored, "complete": answer.complete}
+    if answer.nothing_relevant is not None:
+        meta["nothing_relevant"] = answer.nothing_relevant
     if answer.warnings:
         meta["warnings"] = list(answer.warnings)
     rest = {"usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}, "meta": meta}
@@ -159,8 +176,11 @@ class PassageFound(BaseModel):
 
 
 def found(answer: Answer, index: int, document: str, passages: bool | None, logits: bool) -> str:
-    """What stands beside a document's score: its passage where that is wanted, and that it was not scored."""
+    """What stands beside a document's score: probability, passage if that is wanted, and that it was not scored."""
     made = ',"scored":false' if index in (answer.unscored or ()) else ""
+    if index in answer.chances:
+        value, low, high = map(json_number, answer.chances[index])
+        made += f',"probability":{value},"probability_interval":[{low},{high}]'
     passage = answer.passages[index] if passages and answer.passages else None
     if passage is None:
         return made
@@ -169,6 +189,9 @@ def found(answer: Answer, index: int, document: str, passages: bool | None, logi
     return f'{made},"passage":{{{told},"windows":{passage.windows}}}'
 
 
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+PROBABILITY = "That it is relevant, where the model has a calibration and has scored it."
+INTERVAL = "Where that probability may lie."
 RETURN_PASSAGES = "Tell the best window of each document that was read in windows."
 NOT_SCORED = "False where the budget was spent before."
 
@@ -206,7 +229,7 @@ class CuttingRequest(Request):
         return answer.logits if self.use_activation is False else answer.scores
 
 
-class RerankRequest(CuttingRequest):
+class RerankRequest(CuttingRequest, OrderRequest):
     """Documents to order for a query."""
 
     tells_documents: ClassVar[bool] = False
@@ -281,6 +304,8 @@ class RerankResult(BaseModel):
     relevance_score: float
     document: Document | None = None
     scored: bool | None = Field(default=None, description=NOT_SCORED)
+    probability: float | None = Field(default=None, description=PROBABILITY)
+    probability_interval: Interval | None = Field(default=None, description=INTERVAL)
     passage: PassageFound | None = None
 
 
@@ -292,7 +317,7 @@ class RerankResponse(Envelope):
 
 
 # ---- The shape of Voyage: the same texts in, `data` out.
-class VoyageRequest(Request):
+class VoyageRequest(OrderRequest):
     """Documents to order for a query; told from the shape above by `top_k` or `truncation`, without `top_n`."""
 
     model_config = ConfigDict(json_schema_extra={**VOYAGES, "not": {"required": ["top_n"]}})
@@ -331,6 +356,8 @@ class VoyageRank(BaseModel):
     relevance_score: float
     document: str | None = None
     scored: bool | None = Field(default=None, description=NOT_SCORED)
+    probability: float | None = Field(default=None, description=PROBABILITY)
+    probability_interval: Interval | None = Field(default=None, description=INTERVAL)
     passage: PassageFound | None = None
 
 
@@ -348,7 +375,7 @@ class QueryObject(BaseModel):
     text: str = Field(description="Not blank.", json_schema_extra={"pattern": SOMETHING})
 
 
-class RankingRequest(Request):
+class RankingRequest(OrderRequest):
     """Passages to order for a query."""
 
     model: ModelName = None
@@ -383,7 +410,7 @@ class RankingResponse(BaseModel):
 
 
 # ---- The shape of text-embeddings-inference: `texts` in, a bare list with `score` out.
-class TextsRequest(Request):
+class TextsRequest(OrderRequest):
     """Texts to order for a query."""
 
     query: Query
@@ -414,7 +441,7 @@ class TextsRequest(Request):
 
     def render(self, answer: Answer, request_id: str) -> str:
         """A bare list; readers such as Elasticsearch refuse any other field."""
-        scores = answer.logits if self.raw_scores else answer.probabilities
+        scores = answer.logits if self.raw_scores else answer.sigmoids
         items = (
             f'{{"index":{index},"score":{json_number(scores[index])}'
             + (f',"text":{json_text(self.texts[index])}' if self.return_text else "")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from secondpass.inputs import CutPolicy, Truncation, policy_of
 from secondpass.record import Cut
@@ -20,7 +20,8 @@ class Work:
     `max_document_tokens`, `max_query_tokens`, `max_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that
     and the `instruction` to the model. `refuse_cuts` makes any cut an error. `windows`: as said, by the service's
     setting or our defaults where it is True, not where it is False; None leaves that to the service. `most_windows` are
-    read of a document. `passages` are wanted in the answer. `field`: the client's word for documents.
+    read of a document. `passages` are wanted in the answer. Documents below `min_probability` are left out of it.
+    `field`: the client's word for documents.
     """
 
     model: str | None
@@ -37,6 +38,7 @@ class Work:
     windows: Windows | bool | None = None
     most_windows: int | None = None
     passages: bool = False
+    min_probability: float | None = None
 
     @property
     def ranks(self) -> bool:
@@ -80,14 +82,15 @@ class Work:
 class Answer:
     """Scores of one request's pairs in the order they were given, and `order`, their positions best first.
 
-    `scores` are the model's own (its activation applied), `probabilities` the sigmoid of `logits`. `pairs` are what
-    models scored, `cache_hits` those of them that a cache of scores knew. Of a request with a budget `unscored` are the
-    documents that no model has scored. `passages` are the best windows, `windows` how many were read of long documents.
+    `scores` are the model's own (its activation applied), `sigmoids` those of `logits`. `pairs` are what models scored,
+    `cache_hits` those of them that a cache of scores knew. Of a request with a budget `unscored` are the documents that
+    no model has scored. `passages` are the best windows, `windows` how many were read of long documents. `chances` are
+    probabilities with the ends of their intervals, where the model has a calibration, `nothing_relevant` its verdict.
     """
 
     model: str
     scores: tuple[float, ...]
-    probabilities: tuple[float, ...]
+    sigmoids: tuple[float, ...]
     logits: tuple[float, ...]
     order: tuple[int, ...]
     tokens: int
@@ -98,6 +101,8 @@ class Answer:
     windows: int = 0
     unscored: frozenset[int] | None = None
     passages: tuple[Passage | None, ...] = ()
+    chances: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
+    nothing_relevant: bool | None = None
 
     @property
     def scored(self) -> int | None:

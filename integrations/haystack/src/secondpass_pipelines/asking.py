@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from haystack_integrations.components.rankers.secondpass import SecondPassRanker
+
 from secondpass.cli.output import PipeConsole
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_pipelines.indexing import collection, fill
@@ -23,16 +25,30 @@ if TYPE_CHECKING:
 SOCKETS = ("answers", "replies")
 
 
-def run_ask(pipeline_name: str, corpus: Path | None, questions: Mapping[str, str], as_json: bool) -> None:
+def run_ask(
+    pipeline_name: str,
+    corpus: Path | None,
+    questions: Mapping[str, str],
+    as_json: bool,
+    calibration: Path | None = None,
+    refuse: bool | None = None,
+) -> None:
     """Answer the questions, by their ids, one after the other and print each as it comes.
 
+    `calibration` and `refuse` (no answer where no document has one) take the place of what the pipeline's ranker says.
+
     Raises:
-        InvalidInput: a file is refused, or the pipeline gives no answers.
+        InvalidInput: a file is refused, the pipeline gives no answers, or it is to refuse and no calibration says when.
         SecondPassError: a component failed on a question.
     """
     file = pipeline_file(pipeline_name)
-    pipeline = load_pipeline(file)
+    dropping = None if refuse is None else "drop" if refuse else "keep"
+    given = {"calibration": calibration and str(calibration), "when_nothing_relevant": dropping}
+    pipeline = load_pipeline(file, ranker=given)
     try:
+        rankers = {name: part for name, part in pipeline.walk() if isinstance(part, SecondPassRanker)}
+        if refuse:
+            check_rule(*rankers.values())
         asked = answer_sockets(pipeline, file)
         with progress_bars() as progress:
             fill(pipeline, collection(pipeline, corpus, add=True), progress)
@@ -40,7 +56,7 @@ def run_ask(pipeline_name: str, corpus: Path | None, questions: Mapping[str, str
         for query_id, question in questions.items():
             began = time.perf_counter()
             try:
-                outputs = pipeline.run(asked.inputs(question))
+                outputs = pipeline.run(asked.inputs(question), include_outputs_from=set(rankers))
             except Exception as error:
                 raise SecondPassError(f"question {query_id!r} failed: {failure_line(error, pipeline)}") from error
             answers = list(read_answers(outputs.get(asked.component, {}).get(asked.socket, ())))
@@ -48,11 +64,26 @@ def run_ask(pipeline_name: str, corpus: Path | None, questions: Mapping[str, str
             if as_json:
                 found = [asdict(answer) for answer in answers]
                 line = {"query_id": query_id, "query": question, "answers": found, "seconds": round(seconds, 3)}
+                verdicts = [outputs.get(name, {}).get("nothing_relevant") for name in rankers]
+                line |= {"nothing_relevant": verdicts[-1]} if verdicts and verdicts[-1] is not None else {}
                 console.out(json.dumps(line, ensure_ascii=False), highlight=False)
             else:
                 _show(console, question, answers)
     finally:
         close(pipeline)
+
+
+def check_rule(*rankers: SecondPassRanker) -> None:
+    """Refuse rankers none of which knows when nothing is relevant, so that no question would be refused.
+
+    Raises:
+        InvalidInput: so it is.
+    """
+    for ranker in rankers:
+        with ranker.lent_model() as model:
+            if model.calibration is not None and model.calibration.answers is not None:
+                return
+    raise InvalidInput("--refuse: the ranker's model has no calibration that says when nothing is relevant")
 
 
 def _show(console: PipeConsole, question: str, answers: list[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secondpass.cli.arguments import IdenticalIds
+from secondpass.cli.arguments import CalibrationFile, IdenticalIds
 from secondpass.corpora import read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, judged_queries, listed_queries
@@ -197,6 +197,15 @@ def ask(
         Path | None, typer.Option(help="File of questions: .jsonl (_id, text), .tsv (id, text) or .txt.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question.")] = False,
+    calibration: CalibrationFile = None,
+    refuse: Annotated[
+        bool | None,
+        typer.Option(
+            "--refuse/--no-refuse",
+            help="Give no answer where the model's calibration says that no document has one; by default as the "
+            "pipeline says, and the packaged ones do.",
+        ),
+    ] = None,
 ) -> None:
     """Answer questions from documents: retrieve, rerank, then quote or generate.
 
@@ -210,6 +219,8 @@ def ask(
     secondpass ask "how long do I have to return a parcel" -c help_centre.jsonl
 
     secondpass ask -p rag_rerank -c docs.jsonl --queries questions.txt --json
+
+    secondpass ask "do you deliver to the moon" -c docs.jsonl --calibration calibration.json
     """
     if (question is None) == (queries is None):
         raise InvalidInput("give a question, or a file of them with --queries")
@@ -221,4 +232,6 @@ def ask(
         corpus,
         read_queries(queries) if queries is not None else {"1": checked_query(question, "question")},
         as_json,
+        calibration,
+        refuse,
     )

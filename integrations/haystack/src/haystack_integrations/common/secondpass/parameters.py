@@ -144,6 +144,14 @@ def optional_milliseconds(name: str, value: object) -> float | None:
     return None if value is None else positive_number(value, name)
 
 
+def optional_share(name: str, value: object) -> float | None:
+    """Return None, or `value` as a float from 0 to 1."""
+    number = optional_number(name, value)
+    if number is not None and not 0 <= number <= 1:
+        raise InvalidInput(f"{name}={value!r} is not from 0 to 1")
+    return number
+
+
 def choice(name: str, value: object, choices: Collection[Choice]) -> Choice:
     """Return the one of `choices` that `value` is."""
     return one_of(value, choices, name)

@@ -16,6 +16,7 @@ from haystack_integrations.common.secondpass.parameters import REMOTE_CODE
 
 from secondpass import CrossEncoder
 from secondpass.activations import IDENTITY, SIGMOID, Activation
+from secondpass.calibration import least_of
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.inputs import PromptTemplate, Truncation
 from secondpass.ranking import Ranking, checked_relevance
@@ -29,6 +30,7 @@ __all__ = ["SecondPassRanker"]
 
 logger = logging.getLogger(__name__)
 
+WHEN_NOTHING: tuple[Literal["keep", "drop"], ...] = ("keep", "drop")
 OWN_TYPE = f"{__name__}.SecondPassRanker"
 # The same component before and after it left Haystack for a package of its own.
 STOCK_TYPES = (
@@ -46,6 +48,7 @@ class RankLimits:
     scale_score: bool
     threshold: float | None
     budget_ms: float | None
+    least: float | None
 
 
 @component
@@ -106,6 +109,9 @@ class SecondPassRanker(ModelLifecycle):
         budget_ms: float | None = None,
         score_cache: str | Path | None = None,
         score_cache_mb: int = 256,
+        calibration: str | Path | None = None,
+        min_probability: float | None = None,
+        when_nothing_relevant: Literal["keep", "drop"] = "keep",
     ) -> None:
         """Check and keep the parameters; the model is loaded by `warm_up` or the first `run`.
 
@@ -177,6 +183,14 @@ class SecondPassRanker(ModelLifecycle):
             is kept as long as one of them has its model.
         :param score_cache_mb: The most megabytes (2**20 bytes) that it takes; the scores that were used longest ago
             make room.
+        :param calibration: The file that `secondpass.calibration.Calibration.save` wrote, which makes probabilities of
+            the model's scores. If `None`, the one in the model's folder, if there is one. Of a cascade it is the last
+            model's.
+        :param min_probability: Return only documents that are relevant with at least this probability, for a model with
+            a calibration; without one it is refused when it is loaded. Applied before `top_k`.
+        :param when_nothing_relevant: What comes out where the model's calibration says that no document answers the
+            query: "keep" gives the documents as always, "drop" gives none, so that what reads them has no answer. A
+            model without a calibration never says so.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
@@ -205,6 +219,9 @@ class SecondPassRanker(ModelLifecycle):
         self.relevance = parameters.relevance("relevance", relevance)
         self.instruction = None if instruction is None else parameters.text("instruction", instruction)
         self.budget_ms = parameters.optional_milliseconds("budget_ms", budget_ms)
+        self.calibration = parameters.optional_path("calibration", calibration)
+        self.min_probability = parameters.optional_share("min_probability", min_probability)
+        self.when_nothing_relevant = parameters.choice("when_nothing_relevant", when_nothing_relevant, WHEN_NOTHING)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SecondPassRanker:
@@ -228,6 +245,8 @@ class SecondPassRanker(ModelLifecycle):
         passages=list[dict[str, Any]],
         complete=bool,
         unscored=int,
+        probabilities=list[dict[str, Any]],
+        nothing_relevant=bool | None,
     )
     def run(
         self,
@@ -239,6 +258,7 @@ class SecondPassRanker(ModelLifecycle):
         score_threshold: float | None = None,
         instruction: str | None = None,
         budget_ms: float | None = None,
+        min_probability: float | None = None,
     ) -> dict[str, Any]:
         """Order the documents by their relevance to the query.
 
@@ -256,6 +276,8 @@ class SecondPassRanker(ModelLifecycle):
             initialization.
         :param instruction: What the model is told to look for. `None` takes the value given at initialization.
         :param budget_ms: Milliseconds that the model may rank for. `None` takes the value given at initialization.
+        :param min_probability: Return only documents that are relevant with at least this probability. `None` takes the
+            value given at initialization.
         :returns:
             A dictionary with the following keys:
             - `documents`: The documents, most relevant first, with their new scores.
@@ -270,6 +292,11 @@ class SecondPassRanker(ModelLifecycle):
               is no part of it: such a passage starts at 0.
             - `complete`: Whether every document with text was scored.
             - `unscored`: How many were not: those that a budget left, or all if `reranked` is `False`.
+            - `probabilities`: With a calibration, one dictionary for each of `documents` that was scored, in their
+              order: its `id`, the `probability` that it is relevant, and its `interval`, two numbers. Of a cascade
+              those have one that the last model scored.
+            - `nothing_relevant`: Whether no document answers the query, by the model's calibration; `None` if it has no
+              rule for that, or if a budget left documents that nobody has read.
 
         :raises ValueError:
             If an argument has a wrong type or value, with its name and index.
@@ -277,7 +304,7 @@ class SecondPassRanker(ModelLifecycle):
         given = listed(documents)
         if not given:
             return _outputs([])
-        limits = self._limits(top_k, scale_score, score_threshold, budget_ms)
+        limits = self._limits(top_k, scale_score, score_threshold, budget_ms, min_probability)
         asked = parameters.text("query", query)
         wish = None if instruction is None else parameters.text("instruction", instruction)
         unique = deduplicated(given)
@@ -316,16 +343,24 @@ class SecondPassRanker(ModelLifecycle):
         for model in told:
             checked_relevance(self.relevance, model.num_labels)
         if len(models) == 1:
-            return models[0]
+            return self._calibrated(models[0])
         if self.relevance == "expected" and len({model.num_labels for model in models}) > 1:
             raise InvalidInput("relevance='expected' is on another scale where models have other numbers of labels")
         from secondpass.cascade import Cascade
 
         if isinstance(self.keep, str):
-            return Cascade.load(self.keep, models)
-        return Cascade(models, 100 if self.keep is None else self.keep)
+            return self._calibrated(Cascade.load(self.keep, models))
+        return self._calibrated(Cascade(models, 100 if self.keep is None else self.keep))
 
-    def _limits(self, top_k: object, scale_score: object, score_threshold: object, budget_ms: object) -> RankLimits:
+    def _calibrated(self, model: CrossEncoder | Cascade) -> CrossEncoder | Cascade:
+        if self.calibration is not None:
+            model.use_calibration(self.calibration)
+        least_of(model.calibration, self.min_probability)
+        return model
+
+    def _limits(
+        self, top_k: object, scale_score: object, score_threshold: object, budget_ms: object, least: object
+    ) -> RankLimits:
         """Take what this call states, else what the component states; 0, 0.0 and False are statements."""
         return RankLimits(
             self.top_k if top_k is None else parameters.positive("top_k", top_k),
@@ -334,6 +369,7 @@ class SecondPassRanker(ModelLifecycle):
             if score_threshold is None
             else parameters.optional_number("score_threshold", score_threshold),
             self.budget_ms if budget_ms is None else parameters.optional_milliseconds("budget_ms", budget_ms),
+            self.min_probability if least is None else parameters.optional_share("min_probability", least),
         )
 
     def _unranked(self, documents: Sequence[Document], unique: Sequence[Document]) -> dict[str, Any]:
@@ -361,15 +397,22 @@ class SecondPassRanker(ModelLifecycle):
             replace(readable.documents[item.index], score=item.score if item.scored else None)
             for item in ranking.documents
         ]
-        kept = _kept(ranked, readable.blank, limits)
+        is_dropped = ranking.nothing_relevant and self.when_nothing_relevant == "drop"
+        kept = [] if is_dropped else _kept(ranked, readable.blank, limits)
         truncated = []
         for cut in ranking.truncated:
             lost = asdict(cut)
             truncated.append({"id": readable.documents[lost.pop("index")].id, **lost})
-        best = {readable.documents[item.index].id: item.passage for item in ranking.documents}
-        passages = [self._told(document, best.get(document.id)) for document in kept]
+        found = {readable.documents[item.index].id: item for item in ranking.documents}
+        best = [(document, found[document.id]) for document in kept if document.id in found]
+        passages = [self._told(document, item.passage) for document, item in best]
         there = [passage for passage in passages if passage is not None]
-        return _outputs(kept, truncated, True, there, ranking.unscored)
+        probabilities = [
+            {"id": document.id, "probability": item.probability, "interval": list(item.interval)}
+            for document, item in best
+            if item.probability is not None and item.interval is not None
+        ]
+        return _outputs(kept, truncated, True, there, ranking.unscored, probabilities, ranking.nothing_relevant)
 
     def _told(self, document: Document, passage: Passage | None) -> dict[str, Any] | None:
         if passage is None:
@@ -394,11 +437,13 @@ class SecondPassRanker(ModelLifecycle):
                     ),
                     instruction=self._wish(instruction),
                     budget_ms=limits.budget_ms,
+                    min_probability=limits.least,
                 )
         except NonFiniteScore as error:
             ids = ", ".join(repr(readable.documents[index].id) for index in error.indices)
             raise NonFiniteScore(f"the model gave no finite score for the documents {ids}", error.indices) from error
-        if sorted(item.index for item in ranking.documents) != list(range(len(readable.documents))):
+        everything = sorted(item.index for item in ranking.documents) == list(range(len(readable.documents)))
+        if limits.least is None and not everything:
             raise RuntimeError(f"{len(ranking.documents)} scores for {len(readable.documents)} documents")
         return ranking
 
@@ -419,6 +464,8 @@ def _outputs(
     reranked: bool = False,
     passages: Sequence[dict[str, Any]] = (),
     unscored: int = 0,
+    probabilities: Sequence[dict[str, Any]] = (),
+    nothing_relevant: bool | None = None,
 ) -> dict[str, Any]:
     """The outputs of a ranker; without further arguments, of one that ranked nothing."""
     return {
@@ -428,13 +475,16 @@ def _outputs(
         "passages": list(passages),
         "complete": not unscored,
         "unscored": unscored,
+        "probabilities": list(probabilities),
+        "nothing_relevant": nothing_relevant,
     }
 
 
 def _kept(ranked: Sequence[Document], blank: Sequence[Document], limits: RankLimits) -> list[Document]:
     """Apply the threshold, then `top_k`; blank documents reach no threshold, and it says nothing of unscored ones."""
-    if limits.threshold is None:
-        kept = [*ranked, *(replace(document, score=None) for document in blank)]
-    else:
+    kept = list(ranked)
+    if limits.threshold is not None:
         kept = [document for document in ranked if document.score is None or document.score >= limits.threshold]
+    elif limits.least is None:
+        kept += (replace(document, score=None) for document in blank)
     return kept[: limits.top_k]
