@@ -37,17 +37,14 @@ Keep = int | StoppingRule
 
 @dataclass(slots=True)
 class _Asked:
-    """One query on its way: `blocks` are its documents by the model that scored them, the last model's first.
-
-    It `is_short` where a model had no time for documents that went on to it.
-    """
+    """One query on its way: `blocks` are its documents by the model that scored them, the last model's first."""
 
     query: str
     documents: list[str]
     blocks: list[list[Ranked]] = field(default_factory=lambda: [[]])
     cuts: dict[int, Cut] = field(default_factory=dict)
     unscored: int = 0
-    is_short: bool = False
+    is_short: bool = False  # a model had no time for documents that went on to it
 
     def ranking(self, record: CallRecord, top_k: int | None) -> Ranking:
         """All documents, none with more than those before it have."""
@@ -113,7 +110,7 @@ class Cascade:
         """Of the last model: what that one has not scored has no probability."""
         return self.models[-1].calibration
 
-    def use_calibration(self, calibration: Calibration | None) -> None:
+    def use_calibration(self, calibration: Calibration | str | Path | None) -> None:
         """Give documents that the last model scores a probability, as `Reranker.use_calibration`."""
         self.models[-1].use_calibration(calibration)
 
@@ -152,8 +149,7 @@ class Cascade:
         (ranking,) = self.rank_many([asked], [stripped], top_k=top_k, budget_ms=budget_ms, **options)
         if records is not None and texts:
             records.append(ranking.record)
-        scores = [one.score for one in ranking.documents]
-        return hits_of(ranking, scores, texts, return_documents, budget_ms is not None)
+        return hits_of(ranking, texts, return_documents, budget_ms is not None)
 
     def rank_many(
         self,

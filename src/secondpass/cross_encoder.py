@@ -370,11 +370,11 @@ class CrossEncoder(Reranker):
         (ranking,) = self._ranked([asked], [stripped], ["query"], top_k, activation_fct, rule, call)
         if not texts:
             return []
-        values: list[Any] = [one.score for one in ranking.documents]
+        hits = hits_of(ranking, texts, return_documents, until is not None)
         if convert_to_tensor or not convert_to_numpy:
             torch = optional("torch", "torch, which scores as tensors need,", "torch")
-            values = list(torch.tensor(values).to(self.device))
-        hits = hits_of(ranking, values, texts, return_documents, until is not None)
+            for hit, value in zip(hits, torch.tensor([hit["score"] for hit in hits]).to(self.device), strict=True):
+                hit["score"] = value
         if records is not None:
             records.append(ranking.record)
         return hits
@@ -470,13 +470,11 @@ class CrossEncoder(Reranker):
         return saving.upload(self, repo_id, commit_message=commit_message, private=private, tags=tags, **kwargs)
 
 
-def hits_of(
-    ranking: Ranking, values: Sequence[Any], texts: Sequence[str], with_texts: bool, budgeted: bool
-) -> list[dict[str, Any]]:
-    """What `rank` gives of a ranking of stripped `texts`, the `values` being its scores."""
+def hits_of(ranking: Ranking, texts: Sequence[str], with_texts: bool, budgeted: bool) -> list[dict[str, Any]]:
+    """What `rank` gives of a ranking of stripped `texts`."""
     hits: list[dict[str, Any]] = []
-    for one, value in zip(ranking.documents, values, strict=True):
-        hit = {"corpus_id": one.index, "score": value}
+    for one in ranking.documents:
+        hit: dict[str, Any] = {"corpus_id": one.index, "score": one.score}
         if with_texts:
             hit["text"] = texts[one.index]
         if one.probability is not None:

@@ -119,8 +119,7 @@ def rank(
     with arguments.with_files(encoder, score_cache, calibration):
         stripped = [text.strip() for text in texts]
         (ranking,) = encoder.rank_many([query.strip()], [stripped], **options, **limits)
-        scores = [one.score for one in ranking.documents]
-        best = hits_of(ranking, scores, texts, passages, budget_ms is not None)
+        best = hits_of(ranking, texts, passages, budget_ms is not None)
         chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
         why = [encoder.explain(query, text, **options) for text in chosen]
     if output is Format.jsonl:
