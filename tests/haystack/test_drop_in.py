@@ -159,6 +159,7 @@ def test_every_parameter_of_the_stock_ranker_survives_the_swap(tiny_folder: str)
     own = {"truncation": None, "max_documents": None, "raise_on_failure": True}
     own |= {"precision": None, "relevance": None, "instruction": None}
     own |= {"keep": None, "windows": None, "budget_ms": None, "score_cache": None, "score_cache_mb": 256}
+    own |= {"calibration": None, "min_probability": None, "when_nothing_relevant": "keep"}
     assert dumped == expected | own
     assert list(dumped) == [*sorted(expected, key=list(dumped).index), *own]
 

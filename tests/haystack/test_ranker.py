@@ -16,6 +16,7 @@ from secondpass.errors import InvalidInput
 MakeRanker = Callable[..., SecondPassRanker]
 QUERY = "where is the capital of france"
 UNRANKED = {"truncated": [], "reranked": False, "passages": [], "complete": True, "unscored": 0}
+UNRANKED |= {"probabilities": [], "nothing_relevant": None}
 
 
 def ids(result: dict) -> list[str]:

@@ -24,6 +24,7 @@ MakeRanker = Callable[..., SecondPassRanker]
 QUERY = "where is the capital of france"
 BROKEN_WORD = "apple"
 UNRANKED = {"truncated": [], "reranked": False, "passages": [], "complete": False, "unscored": 6}
+UNRANKED |= {"probabilities": [], "nothing_relevant": None}
 
 
 @pytest.fixture(scope="session")

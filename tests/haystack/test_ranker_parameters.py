@@ -65,6 +65,9 @@ def test_every_parameter_has_a_default_and_is_dumped() -> None:
             "budget_ms": None,
             "score_cache": None,
             "score_cache_mb": 256,
+            "calibration": None,
+            "min_probability": None,
+            "when_nothing_relevant": "keep",
         },
     }
 
@@ -93,6 +96,9 @@ def test_parameters_come_back_from_yaml_as_they_were() -> None:
         budget_ms=50,
         score_cache=Path("some") / "scores.db",
         score_cache_mb=8,
+        calibration=Path("some") / "calibration.json",
+        min_probability=0.5,
+        when_nothing_relevant="drop",
         max_documents=50,
         raise_on_failure=False,
         precision="bf16",
