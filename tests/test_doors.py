@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from tokenizers import Regex, normalizers
 from typer.testing import CliRunner
 
 from secondpass import CrossEncoder
+from secondpass.calibration import AnswerRule, Calibration
+from secondpass.cascade import Cascade
 from secondpass.cli import app
 from secondpass.errors import InvalidInput
 from secondpass.merging import SharedReranker
-from secondpass.ranking import activated, ranked
+from secondpass.ranking import Ranking, activated, ranked
 from secondpass.serving import create_app
 from secondpass.text import is_blank
 
@@ -320,6 +323,101 @@ def test_the_record_counts_blank_documents(tiny: CrossEncoder) -> None:
     assert [record.pairs for record in records] == [1 + len(BLANK), 2]
     assert records[0].tokens == records[1].tokens
     assert records[0].truncated == ()
+
+
+# ---- What its scores mean.
+@dataclass(frozen=True)
+class Told:
+    """Positions best first with the probability and interval of each that has one, and the verdict."""
+
+    order: list[int]
+    probabilities: list[tuple[float, float, float] | None]
+    nothing_relevant: bool | None
+
+
+def told_by(ranking: Ranking) -> Told:
+    """What a ranking says."""
+    found = [one.interval and (one.probability, *one.interval) for one in ranking.documents]
+    return Told([one.index for one in ranking.documents], found, ranking.nothing_relevant)
+
+
+async def told_through(door: str, folder: str, encoder: CrossEncoder, texts: Sequence[str], least: float) -> Told:
+    """The same texts through one of the doors."""
+    if door == "service":
+        body = {"query": QUERY, "documents": list(texts), "min_probability": least}
+        answer = (await posted({"one": encoder}, "/v1/rerank", body)).raise_for_status()
+        results, verdict = answer.json()["results"], answer.json()["meta"]["nothing_relevant"]
+        assert answer.headers["secondpass-nothing-relevant"] == str(verdict).lower()
+        made = [(one["probability"], *one["probability_interval"]) for one in results]
+        return Told([one["index"] for one in results], made, verdict)
+    if door == "ranker":
+        documents = [Document(id=str(place), content=text) for place, text in enumerate(texts)]
+        ranker = SecondPassRanker(model=folder, top_k=len(texts), min_probability=least)
+        found = ranker.run(query=QUERY, documents=documents)
+        assert [one["id"] for one in found["probabilities"]] == [one.id for one in found["documents"]]
+        made = [(one["probability"], *one["interval"]) for one in found["probabilities"]]
+        return Told([int(one.id) for one in found["documents"]], made, found["nothing_relevant"])
+    if door == "command line":
+        arguments = ["rank", QUERY, "--input-format", "json", "--format", "jsonl", "--model", folder]
+        result = CliRunner().invoke(app, [*arguments, "--min-probability", str(least)], input=json.dumps(list(texts)))
+        rows = [json.loads(line) for line in result.stdout.splitlines()]
+        made = [(row["probability"], *row["probability_interval"]) for row in rows]
+        return Told([row["index"] for row in rows], made, "nothing relevant" in result.stderr)
+    if door == "search":
+        hits = two_pass_search(AllOfThem(texts), FirstPass(QUERY), lambda: encoder, top_k=len(texts))
+        kept = [hit for hit in hits.hits if (hit.probability or 0) >= least]
+        made = [hit.interval and (hit.probability, *hit.interval) for hit in kept]
+        return Told([int(hit.candidate.id) for hit in kept], made, hits.nothing_relevant)
+    models = [CrossEncoder(folder, device="cpu", max_length=16), encoder]
+    (ranking,) = Cascade(models, len(texts)).rank_many([QUERY], [texts], min_probability=least)
+    return told_by(ranking)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("door", ["service", "ranker", "command line", "search", "cascade"])
+async def test_a_probability_is_one_through_every_door(
+    door: str, answered: bool, own_tiny: CrossEncoder, tmp_path: Path
+) -> None:
+    """With its interval, what is left out below one, and the verdict, all from the file in the model's folder."""
+    texts = ["the cat sat on the mat", "a dog", "water the tree in the garden", "the cat?", "cook an apple"]
+    (plain,) = own_tiny.rank_many([QUERY], [texts])
+    logits = [one.logit for one in plain.documents]
+    middle = (logits[1] + logits[2]) / 2
+    rule = AnswerRule(logits[0] + (-0.01 if answered else 0.01), 40, 0.9, 0.9)
+    own_tiny.use_calibration(
+        Calibration("logistic", 9.0, -9 * middle, edges=(middle,), low=(0.1, 0.4), high=(0.6, 0.9), answers=rule)
+    )
+    own_tiny.save(str(tmp_path / "model"))
+    encoder = CrossEncoder(str(tmp_path / "model"), device="cpu")
+    (ranking,) = encoder.rank_many([QUERY], [texts])
+    wanted = told_by(ranking)
+    assert wanted.order == [one.index for one in plain.documents]
+    exact = 1 / (1 + np.exp(np.clip(9 * (middle - np.array(logits)), None, 500)))
+    assert [found and found[0] for found in wanted.probabilities] == pytest.approx(exact.tolist(), abs=1e-4)
+    assert [found and found[1:] for found in wanted.probabilities] == [(0.4, 0.9)] * 2 + [(0.1, 0.6)] * 3
+    assert wanted.nothing_relevant is not answered
+    whole = await told_through(door, str(tmp_path / "model"), encoder, texts, 0.0)
+    some = await told_through(door, str(tmp_path / "model"), encoder, texts, 0.5)
+    for found, kept in ((whole, 5), (some, 2)):
+        assert found.order == wanted.order[:kept]
+        assert np.array(found.probabilities) == pytest.approx(np.array(wanted.probabilities[:kept]), abs=1e-5)
+        assert found.nothing_relevant is wanted.nothing_relevant
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/ranking"])
+async def test_without_a_calibration_there_is_no_probability(path: str, tiny: CrossEncoder, tiny_folder: str) -> None:
+    """And none can be asked for; the answer says so."""
+    asked = {"query": {"text": QUERY}, "passages": [{"text": text} for text in FULL]}
+    body = asked if path == "/v1/ranking" else {"query": QUERY, "documents": list(FULL)}
+    plain = await posted({"one": tiny}, path, body)
+    assert "probability" not in plain.text
+    assert "nothing" not in plain.text + str(plain.headers)
+    refused = await posted({"one": tiny}, path, {**body, "min_probability": 0})
+    assert (refused.status_code, "the model one has no calibration" in refused.json()["message"]) == (422, True)
+    with pytest.raises(InvalidInput, match="min_probability needs a model with a calibration"):
+        tiny.rank(QUERY, FULL, min_probability=0.5)
+    with pytest.raises(InvalidInput, match="min_probability needs a model with a calibration"):
+        SecondPassRanker(model=tiny_folder, min_probability=0.5).warm_up()
 
 
 # ---- What a model is told to look for.

@@ -79,6 +79,7 @@ def test_the_async_method_has_the_sockets_of_the_sync_one(make_ranker: MakeRanke
         "score_threshold",
         "instruction",
         "budget_ms",
+        "min_probability",
     ]
     assert {name: socket.type for name, socket in ranker.__haystack_output__._sockets_dict.items()} == {
         "documents": list[Document],
@@ -87,6 +88,8 @@ def test_the_async_method_has_the_sockets_of_the_sync_one(make_ranker: MakeRanke
         "passages": list[dict[str, Any]],
         "complete": bool,
         "unscored": int,
+        "probabilities": list[dict[str, Any]],
+        "nothing_relevant": bool | None,
     }
 
 

@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.datastructures import Headers
 
 from secondpass import CrossEncoder
+from secondpass.calibration import AnswerRule, Calibration
 from secondpass.errors import SecondPassError
 from secondpass.serving import Settings, bodies, create_app
 from secondpass.serving.bodies import ValueCount, check_headers, parse, read_body
@@ -63,9 +64,11 @@ CASES = [*((path, POSITIVE) for path in SCORING[:-1] + WATCHING), *((path, NEGAT
 
 
 @pytest.fixture(scope="module")
-def contract(tiny: CrossEncoder) -> Iterator[Any]:
-    """The service's own description, behind a key."""
-    with running(Settings(keys=ApiKeys([KEY])), {"tiny": tiny}) as live:
+def contract(tiny_folder: str) -> Iterator[Any]:
+    """The service's own description, behind a key; of a model with a calibration, which any request may ask for."""
+    encoder = CrossEncoder(tiny_folder, device="cpu")
+    encoder.use_calibration(Calibration("logistic", answers=AnswerRule(0.0, 40, 0.9, 0.9)))
+    with running(Settings(keys=ApiKeys([KEY])), {"tiny": encoder}) as live:
         yield schemathesis.openapi.from_url(f"{live.url}/openapi.json")
 
 
