@@ -101,7 +101,7 @@ def calibrate(
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
     encoder = arguments.load(model, max_length, device, precision, instruction)
     rule: Any = int(relevance) if relevance is not None and relevance.isdecimal() else relevance
-    with arguments.cached(encoder, score_cache):
+    with arguments.with_files(encoder, score_cache):
         made = calibrated(
             encoder, texts, lists, grades, relevance=rule, unjudged=unjudged, answered=answered, seed=seed,
             origin=told if origin is None else origin, truncation=how,

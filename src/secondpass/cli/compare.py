@@ -219,7 +219,7 @@ def reranked(
     queries = found.texts or {}
     rankings: dict[str, list[tuple[str, float | None]]] = {}
     records, seconds = [], 0.0
-    with arguments.cached(encoder, cache):
+    with arguments.with_files(encoder, cache):
         # What a first call sets up is no query's time.
         encoder.rank_many(["first call"], [["first call"]], **options)
         for query, documents in tqdm(filled.items(), name, disable=not sys.stderr.isatty(), leave=False):
