@@ -89,15 +89,19 @@ class AnswerRule:
 
     Attributes:
         logit: of the best document.
-        queries: labelled queries that it was fitted on, each with its relevant documents and again without them.
-        answered: the share of the first that it calls answered.
-        refused: the share of the second that it calls unanswered.
+        queries: labelled queries with relevant documents that it was fitted on.
+        answered: the share of them that it calls answered.
+        refused: the share of queries without an answer that it calls so.
+        unanswered: labelled queries none of whose documents is relevant; where they are fewer than ten, 0, and the
+            others without their relevant documents stand for them: what is left is nearer to the query, so that the
+            rule refuses too many.
     """
 
     logit: float
     queries: int
     answered: float
     refused: float
+    unanswered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class Conditions:
         wishes = asdict(policy) | (asdict(policy.windows) if policy.windows else {})
         usual = asdict(CutPolicy(policy.truncation)) | asdict(Windows())
         said = [f"{name}={wish}" for name, wish in wishes.items() if name != "windows" and wish != usual[name]]
-        around = "" if template is None else hashlib.sha256(repr(template).encode()).hexdigest()
+        around = "" if template in (None, PromptTemplate()) else hashlib.sha256(repr(template).encode()).hexdigest()
         return cls(window, " ".join([policy.truncation, *said]), prompt, around)
 
     def differences(self, other: Conditions) -> dict[str, str]:

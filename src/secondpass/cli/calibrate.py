@@ -204,7 +204,12 @@ def _tell(made: Calibration, file: Path) -> None:
         rule = made.answers
         console.print(
             f"Nothing is relevant where the best logit is below {rule.logit:.3f}: that keeps {rule.answered:.0%} of "
-            f"{rule.queries:,} queries, and refuses {rule.refused:.0%} of them without their relevant documents."
+            f"{rule.queries:,} queries, and refuses {rule.refused:.0%} of "
+            + (
+                f"{rule.unanswered:,} without an answer."
+                if rule.unanswered
+                else "them without their relevant documents."
+            )
         )
 
 

@@ -265,23 +265,30 @@ def best_scores(rows: LabelledScores) -> tuple[Doubles, Doubles]:
 def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRule | None:
     """The best score below which a query is said to have no answer.
 
-    Fitted on each query that has both relevant and other documents: on its best score, and on that of what is left
-    without the relevant ones. By default where a logistic model holds either to be as likely; or the highest score that
-    keeps the share `answered` of the queries. None where there are no ten such queries, or scores do not tell.
+    Fitted on the best score of each query that has relevant documents, against those of the labelled queries that have
+    none; with fewer than ten of these, against what is left of the others without their relevant documents. By default
+    where a logistic model gives either the same likelihood; or the highest score that keeps the share `answered` of the
+    queries. None where there are no ten such queries, or scores do not tell.
     """
     whole, without = best_scores(rows)
     if len(whole) < FEWEST_QUERIES:
         return None
+    silent = [rows.only(rows.queries == query) for query in np.unique(rows.queries)]
+    none = [float(own.scores.max()) for own in silent if own.judged.any() and not own.relevant.any()]
+    known = len(none) if len(none) >= FEWEST_QUERIES else 0
+    if known:
+        without = np.array(none)
     if answered is None:
         both = np.concatenate([whole, without])
         flags = np.arange(len(both)) < len(whole)
         line = logistic(LabelledScores(both, flags, flags | True, np.arange(len(both))))
         if line["slope"] <= 0:
             return None
-        threshold = -line["intercept"] / line["slope"]
+        threshold = (math.log(len(whole) / len(without)) - line["intercept"]) / line["slope"]
     else:
         threshold = float(np.sort(whole)[math.floor((1 - share(answered, "answered")) * len(whole) + 1e-9)])
-    return AnswerRule(threshold, len(whole), float((whole >= threshold).mean()), float((without < threshold).mean()))
+    kept, refused = float((whole >= threshold).mean()), float((without < threshold).mean())
+    return AnswerRule(threshold, len(whole), kept, refused, known)
 
 
 def fit_rows(
