@@ -2,11 +2,11 @@
 
     python -m benchmarks.answers
 
-Three commands, as a user would give them, on the packaged demo's articles: BM25's fifty candidates of forty questions,
-a calibration of the embedded model on them, and `ask` for forty other questions with that calibration. Of either forty an
-article answers twenty, asked in a reader's words, and readers of such a help centre ask the other twenty too, which no
-article answers. The questions of answers.jsonl were written after the articles, those of the test before anything was
-run on any of them. Needs the extras haystack and tune.
+Three commands, as a user would give them, on the packaged demo's articles: BM25's hundred candidates of eighty questions,
+a calibration of the embedded model on them, and `ask` for forty other questions with that calibration, by the packaged
+rag_extractive with as many candidates. An article answers half of the questions, asked in a reader's words; the other
+half readers of such a help centre ask too, and no article answers. All were written for this, after the articles, and
+those of the test before anything was run on any of them. Needs the extras haystack and tune.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
+from secondpass_pipelines.pipeline_files import pipeline_file
+
 QUESTIONS = Path(__file__).with_name("answers.jsonl")
-DEMO, DEPTH = "secondpass/demo", "50"
+DEMO, DEPTH = "secondpass/demo", 100
 # Bars: of the twenty questions without an answer so many are refused, of the others so many are answered.
 REFUSED, KEPT = 16, 16
 
 
-def secondpass(*arguments: str | Path) -> str:
+def secondpass(*arguments: str | Path | int) -> str:
     """What a command prints."""
     command = [sys.executable, "-m", "secondpass.cli", *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
@@ -60,8 +63,12 @@ def asked(folder: Path, questions: list[dict[str, Any]]) -> tuple[str, list[dict
     write_labels(told, [one for one in questions if one["part"] == "calibration"], run)
     fit = ("--run", run, "--depth", DEPTH, "--corpus", DEMO, "--queries", known)
     said = secondpass("calibrate", told, *fit, "-o", file)
-    lines = secondpass("ask", "-c", DEMO, "--queries", parts["test"], "--calibration", file, "--json").splitlines()
-    return said, [json.loads(line) for line in lines]
+    pipeline = folder / "rag.yaml"
+    data = yaml.safe_load(pipeline_file("rag_extractive").read_text(encoding="utf-8"))
+    data["components"]["retriever"]["init_parameters"]["top_k"] = DEPTH
+    pipeline.write_text(yaml.safe_dump(data), encoding="utf-8")
+    lines = secondpass("ask", "-p", pipeline, "-c", DEMO, "--queries", parts["test"], "--calibration", file, "--json")
+    return said, [json.loads(line) for line in lines.splitlines()]
 
 
 def main() -> None:

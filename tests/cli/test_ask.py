@@ -15,6 +15,7 @@ pytest.importorskip("haystack")
 pytest.importorskip("ir_measures")
 
 
+from secondpass.calibration import AnswerRule, Calibration
 from tests.cli.conftest import Run, Start, only_line
 
 TEXTS = {
@@ -22,6 +23,14 @@ TEXTS = {
     "login": "Reset your password under Settings. A code is sent to your phone.",
     "opening": "The shop opens at nine. It is closed on Sundays.",
 }
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    """One by which nothing is relevant below a logit of 0."""
+    file = tmp_path / "calibration.json"
+    Calibration("logistic", answers=AnswerRule(0.0, 40, 0.9, 0.9)).save(file)
+    return file
 
 
 @pytest.fixture
@@ -114,6 +123,38 @@ def test_a_chat_model_gets_the_best_passages_and_its_references_are_read(
     system, user = asked["messages"]
     assert "never an instruction" in system["content"]
     assert user["content"].rstrip().endswith("Question: when does the shop open")
+
+
+UNANSWERED = "do you deliver parcels to the moon"
+
+
+def test_no_document_that_answers_is_no_answer(run: Run, corpus: Path, calibration: Path) -> None:
+    """By the calibration's rule, unless it is told to answer whatever there is; without one it always does."""
+    question = ("ask", "-c", corpus, UNANSWERED)
+    refused = run(*question, "--calibration", calibration)
+    assert refused.stdout.splitlines() == [UNANSWERED, "  (no answer in the documents)"]
+    (line,) = run(*question, "--calibration", calibration, "--json", "--refuse").stdout.splitlines()
+    found = json.loads(line)
+    assert (found["answers"], found["nothing_relevant"]) == ([], True)
+    for more in ((), ("--no-refuse",), ("--calibration", calibration, "--no-refuse")):
+        assert "from returns" in run(*question, *more).stdout
+    (line,) = run(*question[:3], "when does the shop open", "--calibration", calibration, "--json").stdout.splitlines()
+    found = json.loads(line)
+    assert (found["answers"][0]["sources"], found["nothing_relevant"]) == (["opening"], False)
+    ignorant = run(*question, "--refuse")
+    assert (ignorant.exit_code, "has no calibration" in only_line(ignorant)) == (2, True)
+
+
+@pytest.mark.filterwarnings("default::ResourceWarning")
+def test_nothing_is_generated_where_nothing_answers(
+    run: Run, corpus: Path, calibration: Path, endpoint: list[dict[str, Any]]
+) -> None:
+    """The chat model is not asked."""
+    common = ("ask", "-p", "rag_rerank", "-c", corpus, "--json", UNANSWERED, "--calibration", calibration)
+    assert json.loads(run(*common).stdout)["answers"] == []
+    assert endpoint == []
+    assert json.loads(run(*common, "--no-refuse").stdout)["answers"][0]["sources"] == ["returns"]
+    assert len(endpoint) == 1
 
 
 def test_without_a_key_one_line_says_so(run: Run, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

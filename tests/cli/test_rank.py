@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from secondpass import Cascade, CrossEncoder
+from secondpass.calibration import AnswerRule, Calibration
 from secondpass.explanation import explain
 from secondpass.score_cache import ScoreCache
 from secondpass.windows import Windows
@@ -217,6 +218,34 @@ def test_a_budget_is_told(run: Run, tmp_path: Path, tiny_folder: str) -> None:
     assert late.stderr.splitlines()[-1] == f"secondpass: {300 - count} of 300 not scored within 0.01 ms"
     assert run(*options, "0.01").stdout.splitlines()[-1].split()[:3] == ["300", "-", "299"]
     assert all(row["scored"] for row in rows(run(*options, "60000", "-f", "jsonl").stdout))
+
+
+def test_probabilities_are_told(run: Run, lines_file: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """By the calibration that is named: in the table, and with intervals in JSON; and that nothing is relevant."""
+    file = tmp_path / "calibration.json"
+    Calibration("logistic", answers=AnswerRule(1e9, 40, 0.9, 0.9), low=(0.25,), high=(0.75,)).save(file)
+    common = ("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "--calibration", file)
+    found = rows(run(*common, "-f", "jsonl").stdout)
+    assert [row["probability"] for row in found] == pytest.approx([row["score"] for row in found], abs=1e-6)
+    assert {tuple(row["probability_interval"]) for row in found} == {(0.25, 0.75)}
+    shown = run(*common)
+    assert shown.stdout.splitlines()[0].split() == ["rank", "score", "probability", "index", "text"]
+    assert [line.split()[2] for line in shown.stdout.splitlines()[1:]] == [f"{row['probability']:.3f}" for row in found]
+    assert "nothing relevant" in shown.stderr
+    Calibration("logistic").save(file)
+    least = found[1]["probability"]
+    kept = run(*common, "-f", "jsonl", "--min-probability", str(least))
+    assert [row["index"] for row in rows(kept.stdout)] == [row["index"] for row in found[:2]]
+    assert kept.stderr == ""
+    none = run(*common, "--min-probability", "1")
+    assert "no document is relevant with a probability of 1" in only_line(none)
+    pair = f"{QUERY}\t{TEXTS[found[0]['index']]}\n"
+    scored = ("score", "-m", tiny_folder, "--calibration", file)
+    (row,) = rows(run(*scored, "-f", "jsonl", input=pair).stdout)
+    assert [row["score"], row["probability"]] == pytest.approx([found[0]["score"], found[0]["probability"]])
+    assert run(*scored, input=pair).stdout.split()[:3] == ["index", "score", "probability"]
+    refused = run("rank", QUERY, "-d", lines_file, "-m", tiny_folder, "--min-probability", "0.5")
+    assert (refused.exit_code, "needs a model with a calibration" in only_line(refused)) == (2, True)
 
 
 def test_an_instruction_goes_to_models_with_a_place(

@@ -16,6 +16,7 @@ import pytest
 from scipy.stats import hypergeom
 
 from secondpass import Cascade, CrossEncoder, Ranking, StoppingRule
+from secondpass.calibration import AnswerRule, Calibration
 from secondpass.cascade import CascadeRecord
 from secondpass.errors import InvalidInput, ModelLoadError, TooLong
 from secondpass.ranking import Ranked
@@ -259,6 +260,36 @@ def test_a_budget_is_for_all_models_together(small: CrossEncoder, large: CrossEn
     for budget in (None, 60_000):
         hits = Cascade([large, small], 8).rank("cat", alike, budget_ms=budget)
         assert [(hit["corpus_id"], hit["stage"]) for hit in hits] == [(place, 1) for place in range(8)]
+
+
+def test_probabilities_are_the_last_models(small: CrossEncoder, tmp_path: Path) -> None:
+    """Other documents have none, and go where there is a lowest one; no verdict where time was short for some."""
+    last = CrossEncoder(small.name, device="cpu")
+    queries, lists = texts(3, 30)
+    small.use_calibration(Calibration("logistic"))
+    with pytest.raises(InvalidInput, match="min_probability needs a model with a calibration"):
+        Cascade([small, last], 10).rank(queries[0], lists[0], min_probability=0.1)
+    cascade = Cascade([small, last], 10)
+    assert {one.probability for one in cascade.rank_many(queries, lists)[0].documents} == {None}
+    Calibration("logistic", 2.0, 0.5, answers=AnswerRule(1e9, 40, 0.9, 0.9)).save(tmp_path)
+    cascade.use_calibration(tmp_path)
+    small.use_calibration(None)
+    assert cascade.calibration == last.calibration
+    for ranking in cascade.rank_many(queries, lists):
+        told = [one.probability for one in ranking.documents]
+        wanted = [1 / (1 + math.exp(-2 * one.logit - 0.5)) for one in ranking.documents[:10]]
+        assert told == [*(pytest.approx(value) for value in wanted), *[None] * 20]
+        assert [one.interval for one in ranking.documents] == [(0.0, 1.0)] * 10 + [None] * 20
+        assert ranking.nothing_relevant is True
+    least = told[4]
+    assert least is not None
+    kept = cascade.rank_many(queries[2:], lists[2:], min_probability=least)[0].documents
+    assert [one.probability for one in kept] == [value for value in told if value is not None and value >= least]
+    for keep in (10, StoppingRule(5, math.inf, piece=5)):
+        cascade = Cascade([small, last], keep)
+        (late,) = cascade.rank_many(queries[:1], lists[:1], budget_ms=0.001)
+        assert late.unscored or late.documents[0].stage == 0
+        assert late.nothing_relevant is None
 
 
 def test_blank_documents_come_last_where_the_large_model_had_no_time_for_all(

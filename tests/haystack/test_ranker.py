@@ -5,12 +5,14 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from haystack import Document
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 
 from secondpass import CrossEncoder
+from secondpass.calibration import AnswerRule, Calibration
 from secondpass.errors import InvalidInput
 
 MakeRanker = Callable[..., SecondPassRanker]
@@ -191,6 +193,45 @@ def test_row_03_only_documents_without_text_are_no_ranking() -> None:
     result = ranker.run(query=QUERY, documents=[Document(id="b"), Document(id="a", content=" ")])
     assert ids(result) == ["b"]
     assert result["reranked"] is False
+
+
+def test_a_calibration_tells_what_is_relevant(
+    make_ranker: MakeRanker, documents: list[Document], tmp_path: Path
+) -> None:
+    """Probabilities in the documents' order, what is above one, and no documents where nothing is and that is asked."""
+    plain = make_ranker(scale_score=False).run(query=QUERY, documents=documents)
+    assert (plain["probabilities"], plain["nothing_relevant"]) == ([], None)
+    best = plain["documents"][0].score
+    for place, nothing in ((best - 0.01, False), (best + 0.01, True)):
+        file = tmp_path / f"{nothing}.json"
+        Calibration("logistic", answers=AnswerRule(place, 40, 0.9, 0.9)).save(file)
+        found = make_ranker(calibration=file, top_k=4).run(query=QUERY, documents=documents)
+        assert found["nothing_relevant"] is nothing
+        assert ids(found) == ids(plain)[:4]
+        assert [one["id"] for one in found["probabilities"]] == ids(found)
+        told = [one["probability"] for one in found["probabilities"]]
+        assert told == pytest.approx(scores(found), abs=1e-6)
+        assert {tuple(one["interval"]) for one in found["probabilities"]} == {(0.0, 1.0)}
+        blank = [*documents, Document(id="blank", content=" ")]
+        some = make_ranker(calibration=file).run(query=QUERY, documents=blank, min_probability=told[2])
+        assert ids(some) == ids(plain)[:3]
+        assert (
+            ids(make_ranker(calibration=file, min_probability=told[1]).run(query=QUERY, documents=blank))
+            == ids(plain)[:2]
+        )
+        dropping = make_ranker(calibration=file, when_nothing_relevant="drop")
+        assert ids(dropping.run(query=QUERY, documents=documents)) == ([] if nothing else ids(plain))
+    Calibration("logistic", answers=AnswerRule(1e9, 40, 0.9, 0.9)).save(file)
+    many = [*documents, *(Document(content=f"a dog {number}") for number in range(60))]
+    late = make_ranker(calibration=file, when_nothing_relevant="drop").run(query=QUERY, documents=many, budget_ms=0.001)
+    assert (late["unscored"] > 0, late["nothing_relevant"], len(late["documents"])) == (True, None, 10)
+    assert all(document.meta.keys() == {"place"} for document in found["documents"])
+    with pytest.raises(InvalidInput, match=r"min_probability=1\.5 is not from 0 to 1"):
+        make_ranker(min_probability=1.5)
+    with pytest.raises(InvalidInput, match="when_nothing_relevant='hide' is none of keep, drop"):
+        make_ranker(when_nothing_relevant="hide")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        make_ranker(calibration="/no/such/file.json").warm_up()
 
 
 @pytest.mark.parametrize("query", ["", " \t\n"])

@@ -15,10 +15,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from secondpass import Cascade, CrossEncoder
+from secondpass.calibration import Calibration
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.models.building import save_compact
 from secondpass.serving import models
-from secondpass.serving.models import Models, load_models
+from secondpass.serving.models import CalibrationInfo, Models, load_models
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import ModelSource, Settings, keeping, model_source
 from secondpass.token_cache import TokenCache
@@ -57,6 +58,23 @@ def test_a_folder_under_two_names_is_loaded_once(tiny_folder: str) -> None:
     assert loaded["a"].max_length == 64
     with pytest.raises(ModelLoadError):
         load_models(Settings(models=(ModelSource("x", "/no/such/folder"),)))
+
+
+def test_calibrations_are_of_one_name(tiny_folder: str, tmp_path: Path) -> None:
+    """The same weights under another name have another, or none; a cascade's is that of its last model."""
+    for name in ("a", "b"):
+        Calibration("logistic", model=name).save(tmp_path / f"{name}.json")
+    alone = [ModelSource(name, tiny_folder, calibration=str(tmp_path / f"{name}.json")) for name in ("a", "b")]
+    row = [ModelSource("plain", tiny_folder), ModelSource("row", "", stages=("plain", "a"))]
+    own = ModelSource("own", "", stages=("a", "plain"), calibration=str(tmp_path / "b.json"))
+    loaded = load_models(Settings(models=(*alone, *row, own), device="cpu"))
+    told = {name: model.calibration and model.calibration.model for name, model in loaded.items()}
+    assert told == {"a": "a", "b": "b", "plain": None, "row": "a", "own": "b"}
+    models = Models(loaded, Settings(), unwatched)
+    assert [found and found.method for found in (CalibrationInfo.of(one.reranker.calibration) for one in models)] == [
+        "logistic", "logistic", None, "logistic", "logistic",
+    ]  # fmt: skip
+    models.close()
 
 
 def test_closed_models_take_nothing(tiny: CrossEncoder) -> None:

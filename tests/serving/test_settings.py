@@ -19,6 +19,7 @@ from secondpass.serving.settings import (
     is_loopback,
     keeping,
     model_source,
+    probable,
     read_keys,
     require_libraries,
 )
@@ -166,6 +167,20 @@ def test_a_cascade_keeps_so_many() -> None:
             keeping(models, given)
     with pytest.raises(InvalidInput, match="no --model is a cascade"):
         keeping(models[1:2], ["9"])
+
+
+def test_a_model_has_its_calibration() -> None:
+    """By its name, or where there is one model alone."""
+    two = [model_source("a=/models/a"), model_source("b=/models/b")]
+    assert [model.calibration for model in probable(two, ["b=/files/b=1.json"])] == [None, "/files/b=1.json"]
+    assert [model.calibration for model in probable(two[:1], ["/files/x=1.json"])] == ["/files/x=1.json"]
+    for models, given, said in (
+        (two, ["all.json"], "say of which model"),
+        (two, ["c=c.json"], "say of which model"),
+        (two[:1], ["one.json", "a=two.json"], "twice for the model 'a'"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            probable(models, given)
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
