@@ -17,7 +17,7 @@ from secondpass.cli import arguments
 from secondpass.cli.arguments import GivenDocument, GivenPair, read_documents, read_pairs
 from secondpass.cli.output import Format, lost_tokens, note, note_cuts, print_explained, print_json_lines, print_table
 from secondpass.errors import InvalidInput
-from secondpass.ranking import activated, by_label, relevance_logits
+from secondpass.ranking import Ranking, activated, by_label, relevance_logits
 from secondpass.text import checked_query
 from secondpass.windows import Windows
 
@@ -123,23 +123,37 @@ def rank(
         chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
         why = [encoder.explain(query, text, **options) for text in chosen]
     if output is Format.jsonl:
-        lost = lost_tokens(ranking.record)
-        reasons = [{"explanation": _told(one)} for one in why]
-        rows = (_row(place, given[item["corpus_id"]], item, lost) for place, item in enumerate(best, start=1))
-        print_json_lines({**row, **more} for row, more in zip(rows, chain(reasons, repeat({})), strict=False))
+        _print_json(best, given, why, ranking.record)
     else:
-        name = "id" if any(document.id is not None for document in given) else "index"
-        told = ("probability",) if encoder.calibration is not None else ()
-        cells = (_cells(place, given[item["corpus_id"]], item, *told) for place, item in enumerate(best, start=1))
-        print_table(("rank", "score", *told, name, "passage" if passages else "text"), cells)
+        _print_table(best, given, passages, encoder.calibration is not None)
         print_explained(why)
     note_cuts(ranking.record, encoder.max_length, [document.index for document in given])
     if ranking.unscored:
         note(f"{ranking.unscored} of {len(given)} not scored within {budget_ms:g} ms")
+    _note_verdict(ranking, min_probability)
+
+
+def _note_verdict(ranking: Ranking, min_probability: float | None) -> None:
     if ranking.nothing_relevant:
         note("nothing relevant: by the model's calibration no document answers the query")
-    elif not best:
+    elif not ranking.documents:
         note(f"no document is relevant with a probability of {min_probability:g}")
+
+
+def _print_json(
+    best: list[dict[str, Any]], given: list[GivenDocument], why: list[Explanation], record: CallRecord
+) -> None:
+    lost = lost_tokens(record)
+    reasons = [{"explanation": _told(one)} for one in why]
+    rows = (_row(place, given[item["corpus_id"]], item, lost) for place, item in enumerate(best, start=1))
+    print_json_lines({**row, **more} for row, more in zip(rows, chain(reasons, repeat({})), strict=False))
+
+
+def _print_table(best: list[dict[str, Any]], given: list[GivenDocument], passages: bool, probable: bool) -> None:
+    name = "id" if any(document.id is not None for document in given) else "index"
+    told = PROBABILITY[:1] if probable else ()
+    cells = (_cells(place, given[item["corpus_id"]], item, *told) for place, item in enumerate(best, start=1))
+    print_table(("rank", "score", *told, name, "passage" if passages else "text"), cells)
 
 
 def _told(explanation: Explanation) -> dict[str, object]:

@@ -112,18 +112,16 @@ def serve(
 
     SECONDPASS_API_KEYS=$(cat keys) secondpass serve --host 0.0.0.0
     """
-    models = keeping(instructed(map(model_source, model or [arguments.POCKET]), instruction or ()), keep or ())
-    models = probable(models, calibration or ())
+    models = instructed(map(model_source, model or [arguments.POCKET]), instruction or ())
     settings = Settings(
-        models=models, host=host, port=port,
-        keys=read_keys(os.environ, api_keys_file), without_keys=without_keys, open_metrics=open_metrics,
-        max_requests=max_requests, max_documents=max_documents, max_body_bytes=max_body_bytes,
+        models=probable(keeping(models, keep or ()), calibration or ()), host=host, port=port, open_metrics=open_metrics,
+        keys=read_keys(os.environ, api_keys_file), without_keys=without_keys, max_requests=max_requests,
+        max_documents=max_documents, max_body_bytes=max_body_bytes, score_cache_mb=score_cache_mb,
         max_characters=max_characters, max_waiting_pairs=max_waiting_pairs, max_waiting_tokens=max_waiting_tokens,
-        max_wait_ms=max_wait_ms, deadline_s=deadline_s, head_s=head_s, shutdown_delay_s=shutdown_delay_s,
-        keep_alive_s=keep_alive_s, max_length=max_length, device=device, precision=precision,
+        keep_alive_s=keep_alive_s, max_length=max_length, device=device, precision=precision, score_cache=score_cache,
         token_cache_mb=token_cache_mb, template=template, true_token=true_token, false_token=false_token,
         truncation=arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select),
-        score_cache=score_cache, score_cache_mb=score_cache_mb,
+        max_wait_ms=max_wait_ms, deadline_s=deadline_s, head_s=head_s, shutdown_delay_s=shutdown_delay_s,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run

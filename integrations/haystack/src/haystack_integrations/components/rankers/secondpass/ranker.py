@@ -218,10 +218,13 @@ class SecondPassRanker(ModelLifecycle):
         self.max_documents = parameters.optional_positive("max_documents", max_documents)
         self.relevance = parameters.relevance("relevance", relevance)
         self.instruction = None if instruction is None else parameters.text("instruction", instruction)
+        self._keep_limits(budget_ms, calibration, min_probability, when_nothing_relevant)
+
+    def _keep_limits(self, budget_ms: object, calibration: object, min_probability: object, nothing: object) -> None:
         self.budget_ms = parameters.optional_milliseconds("budget_ms", budget_ms)
         self.calibration = parameters.optional_path("calibration", calibration)
         self.min_probability = parameters.optional_share("min_probability", min_probability)
-        self.when_nothing_relevant = parameters.choice("when_nothing_relevant", when_nothing_relevant, WHEN_NOTHING)
+        self.when_nothing_relevant = parameters.choice("when_nothing_relevant", nothing, WHEN_NOTHING)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SecondPassRanker:
