@@ -114,14 +114,14 @@ def serve(
     """
     models = instructed(map(model_source, model or [arguments.POCKET]), instruction or ())
     settings = Settings(
-        models=probable(keeping(models, keep or ()), calibration or ()), host=host, port=port, open_metrics=open_metrics,
-        keys=read_keys(os.environ, api_keys_file), without_keys=without_keys, max_requests=max_requests,
-        max_documents=max_documents, max_body_bytes=max_body_bytes, score_cache_mb=score_cache_mb,
-        max_characters=max_characters, max_waiting_pairs=max_waiting_pairs, max_waiting_tokens=max_waiting_tokens,
-        keep_alive_s=keep_alive_s, max_length=max_length, device=device, precision=precision, score_cache=score_cache,
-        token_cache_mb=token_cache_mb, template=template, true_token=true_token, false_token=false_token,
-        truncation=arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select),
-        max_wait_ms=max_wait_ms, deadline_s=deadline_s, head_s=head_s, shutdown_delay_s=shutdown_delay_s,
+        models=probable(keeping(models, keep or ()), calibration or ()), keys=read_keys(os.environ, api_keys_file),
+        truncation=arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select), template=template,
+        max_waiting_tokens=max_waiting_tokens, max_waiting_pairs=max_waiting_pairs, shutdown_delay_s=shutdown_delay_s,
+        max_body_bytes=max_body_bytes, score_cache_mb=score_cache_mb, max_characters=max_characters, device=device,
+        token_cache_mb=token_cache_mb, max_documents=max_documents, without_keys=without_keys, false_token=false_token,
+        open_metrics=open_metrics, keep_alive_s=keep_alive_s, max_requests=max_requests, score_cache=score_cache,
+        max_wait_ms=max_wait_ms, max_length=max_length, true_token=true_token, deadline_s=deadline_s, head_s=head_s,
+        precision=precision, host=host, port=port,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run
