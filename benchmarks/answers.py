@@ -2,8 +2,8 @@
 
     python -m benchmarks.answers
 
-Three commands, as a user would give them, on the packaged demo's articles: BM25's hundred candidates of eighty questions,
-a calibration of the embedded model on them, and `ask` for forty other questions with that calibration, by the packaged
+Three commands, as a user would give them, on the packaged demo's articles: BM25's candidates of eighty questions, a
+calibration of the embedded model on them, and `ask` for forty other questions with that calibration, by the packaged
 rag_extractive with as many candidates. An article answers half of the questions, asked in a reader's words; the other
 half readers of such a help centre ask too, and no article answers. All were written for this, after the articles, and
 those of the test before anything was run on any of them. Needs the extras haystack and tune.

@@ -16,6 +16,7 @@ pytest.importorskip("ir_measures")
 
 
 from secondpass.calibration import AnswerRule, Calibration
+from secondpass.tuning.probabilities import answer_rule, labelled
 from tests.cli.conftest import Run, Start, only_line
 
 TEXTS = {
@@ -238,3 +239,16 @@ def test_second_pass_helps(run: Run) -> None:
     assert second["nDCG@10"] > first["nDCG@10"] + 0.05
     assert second["MRR@10"] > first["MRR@10"] + 0.05
     assert found["helped"] > 2 * found["hurt"]
+
+
+def test_questions_without_an_answer_decide_where_they_are_labelled() -> None:
+    """From ten on; with fewer, the others without their relevant documents, which are nearer, stand for them."""
+    rows = [(score, grade, f"a{place}") for place in range(20) for score, grade in ((4.0 + place / 10, 1), (3.0, 0))]
+    none = [(-4.0 - place / 10, 0 if place < 18 else None, f"u{place}") for place in range(20)]
+    few, many = (answer_rule(labelled(*zip(*rows, *none[:count], strict=True))) for count in (9, 20))
+    assert few is not None
+    assert many is not None
+    assert (few.queries, few.unanswered, few.answered, few.refused) == (20, 0, 1.0, 1.0)
+    assert 3.0 < few.logit < 4.2
+    assert (many.queries, many.unanswered, many.answered, many.refused) == (20, 18, 1.0, 1.0)
+    assert -1.0 < many.logit < 1.0
