@@ -358,7 +358,8 @@ class CrossEncoder(Reranker):
             documents are read in windows "passage": the best window's "start" and "end" in the document, "score",
             "windows" (how many were read) and perhaps "text".
         """
-        until, least = until_of(budget_ms), least_of(self.calibration, min_probability)
+        until = until_of(budget_ms)
+        least = None if min_probability is None else least_of(self.calibration, min_probability)
         texts = self._checked_documents(documents, "documents")
         asked = checked_query(query).strip()
         rule = self._rule(relevance)

@@ -330,7 +330,8 @@ class Reranker(OpenModel):
         Returns:
             One `Ranking` per query, in order; scores and logits are Python floats.
         """
-        until, least = until_of(budget_ms), least_of(self._calibration, min_probability)
+        until = until_of(budget_ms)
+        least = None if min_probability is None else least_of(self._calibration, min_probability)
         asked = [checked_query(query, f"queries[{i}]") for i, query in enumerate(checked_documents(queries, "queries"))]
         given = materialised(documents_per_query, "documents_per_query", "a sequence of sequences of str")
         lists = [self._checked_documents(texts, f"documents_per_query[{i}]") for i, texts in enumerate(given)]
@@ -369,7 +370,8 @@ class Reranker(OpenModel):
             raise InvalidInput(f"{owners[silent[0]]} is blank")
         made = rankings(scored, sizes, self._activation(activation, rule), rule, kept)
         calibration, own = self._calibration, None if self.num_labels == 1 else rule
-        made = with_probabilities(made, calibration, own, call.least)
+        if calibration is not None or call.least is not None:
+            made = with_probabilities(made, calibration, own, call.least)
         if calibration is not None and calibration.conditions is not None and calibration.relevance == own:
             differences = self._conditions(call).differences(calibration.conditions)
             if differences:  # by their names alone: callers may have any number of prompts

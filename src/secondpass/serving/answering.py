@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from secondpass.activations import SIGMOID
-from secondpass.calibration import with_probabilities
 from secondpass.cascade import going_on, joined, put
 from secondpass.errors import NonFiniteScore, TooLong
 from secondpass.forwards.contract import non_finite
@@ -246,13 +245,9 @@ def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) ->
     blocks, records = standing.blocks, standing.records
     best = joined(blocks) if len(blocks) > 1 else blocks[0]
     unscored = frozenset(document.index for document in best if not document.scored)
-    (ranking,) = with_probabilities(
-        [Ranking(tuple(best), (), records[0], len(unscored))],
-        served.reranker.calibration,
-        None,
-        work.min_probability,
-        len(served.stages) - 1,
-    )
+    ranking, calibration = Ranking(tuple(best), (), records[0], len(unscored)), served.reranker.calibration
+    if calibration is not None:
+        ranking = calibration.ranking(ranking, work.min_probability, len(served.stages) - 1)
     verdict = ranking.nothing_relevant if work.ranks else None
     in_order = sorted(best, key=lambda document: document.index)
     logits = np.array([document.logit for document in in_order], np.float32)
