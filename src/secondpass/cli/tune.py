@@ -112,12 +112,11 @@ def tune(
     secondpass tune -d labels --corpus docs.jsonl --pipeline rerank_hybrid --output tuned
     """
     parsed([measure])
-    _check(pipeline, first, output)
+    _check(pipeline, first, output, max_length)
     if pipeline is not None:
-        request = DatasetRequest(
-            pipeline, dataset, split, limit, depth, model=model, instruction=instruction, tuning=True
-        )
-        given = _of_pipeline(replace(request, corpus=corpus))
+        ranker = _told(device=device, precision=precision, score_cache=score_cache)
+        request = DatasetRequest(pipeline, dataset, split, limit, depth, model=model, instruction=instruction)
+        given = _of_pipeline(replace(request, ranker=ranker, tuning=True, corpus=corpus))
     else:
         options: Any = dict(batch_size=batch_size, instruction=instruction, show_progress_bar=False)
         encoder = None if no_reranker else arguments.load(model or arguments.POCKET, max_length, device, precision)
@@ -141,10 +140,16 @@ def tune(
     _show(PipeConsole(highlight=False), result)
     for line in given.notes:
         note(line)
-    _write(result, output, pipeline, json)
+    _write(result, output, pipeline, depth, json)
 
 
-def _check(pipeline: str | None, first: list[str] | None, output: Path | None) -> None:
+def _told(**options: object) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check(pipeline: str | None, first: list[str] | None, output: Path | None, max_length: int | None) -> None:
+    if pipeline is not None and max_length is not None:
+        raise InvalidInput("--max-length goes with --first: with --pipeline its ranker says how long texts are read")
     if pipeline is not None and first:
         raise InvalidInput("give either --first or --pipeline: a pipeline has first passes of its own")
     if output is not None and output.exists() and not output.is_dir():
@@ -162,10 +167,8 @@ def _of_pipeline(request: DatasetRequest) -> Labels:
         for query, ranking in runs.second.items()
     }
     pairs = sum(map(len, logits.values()))
-    ms = None
-    if (whole := runs.ms.get(runs.second.name)) is not None:
-        before = max((runs.ms.get(run.name, 0.0) for run in runs.first), default=0.0)
-        ms = max(0.0, whole - before) * len(logits) / max(1, pairs)
+    if (ms := runs.ms.get(runs.second.name)) is not None:
+        ms *= len(logits) / max(1, pairs)
     return Labels(runs.qrels, runs.first, Run(runs.second.name, logits), runs.documents, ms, runs.model, runs.marks)
 
 
@@ -255,7 +258,7 @@ def _show_depth(console: Console, result: Tuning) -> None:
                       f"{rule.saved:.0%} of them, for {rule.lost:+.3f} less.")  # fmt: skip
 
 
-def _write(result: Tuning, output: Path | None, pipeline: str | None, json: Path | None) -> None:
+def _write(result: Tuning, output: Path | None, pipeline: str | None, depth: int | None, json: Path | None) -> None:
     page = result.tuned.to_dict()
     if json is not None:
         with opened(json) as stream:
@@ -268,5 +271,5 @@ def _write(result: Tuning, output: Path | None, pipeline: str | None, json: Path
         stream.write(jsons.dumps(page, indent=1) + "\n")
     note(f"wrote {file}")
     if pipeline is not None:
-        resolve_name(WRITE_TUNED)(pipeline, file, output / PIPELINE)
+        resolve_name(WRITE_TUNED)(pipeline, file, output / PIPELINE, depth=depth)
         note(f"wrote {output / PIPELINE}")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haystack_integrations.components.rankers.secondpass import SecondPassRanker
+from haystack_integrations.components.rankers.secondpass import SecondPassRanker, SecondPassTunedRanker
 
 from secondpass.cli.output import PipeConsole
 from secondpass.errors import InvalidInput, SecondPassError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # The sockets that hold answers, the better one first: objects that know their documents, then texts.
 SOCKETS = ("answers", "replies")
+RANKERS = (SecondPassRanker, SecondPassTunedRanker)
 
 
 def run_ask(
@@ -46,7 +47,7 @@ def run_ask(
     given = {"calibration": calibration and str(calibration), "when_nothing_relevant": dropping}
     pipeline = load_pipeline(file, ranker=given)
     try:
-        rankers = {name: part for name, part in pipeline.walk() if isinstance(part, SecondPassRanker)}
+        rankers = {name: part for name, part in pipeline.walk() if isinstance(part, RANKERS)}
         if refuse:
             check_rule(*rankers.values())
         asked = answer_sockets(pipeline, file)
@@ -73,17 +74,14 @@ def run_ask(
         close(pipeline)
 
 
-def check_rule(*rankers: SecondPassRanker) -> None:
+def check_rule(*rankers: SecondPassRanker | SecondPassTunedRanker) -> None:
     """Refuse rankers none of which knows when nothing is relevant, so that no question would be refused.
 
     Raises:
         InvalidInput: so it is.
     """
-    for ranker in rankers:
-        with ranker.lent_model() as model:
-            if model.calibration is not None and model.calibration.answers is not None:
-                return
-    raise InvalidInput("--refuse: the ranker's model has no calibration that says when nothing is relevant")
+    if not any(ranker.has_answer_rule() for ranker in rankers):
+        raise InvalidInput("--refuse: the ranker's model has no calibration that says when nothing is relevant")
 
 
 def _show(console: PipeConsole, question: str, answers: list[Any]) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
+from secondpass.models.identity import marks_of
 from secondpass_pipelines.pipeline_files import (
     load_pipeline,
     measures_of,
@@ -27,8 +30,12 @@ from secondpass_pipelines.showing import progress_bars
 from secondpass_pipelines.stores import absent, close, document_stores, store_name, told_in_one_line
 
 if TYPE_CHECKING:
-    from haystack import Pipeline
+    from pathlib import Path
 
+    from haystack import Pipeline
+    from haystack_integrations.components.rankers.secondpass import SecondPassRanker
+
+    from secondpass_pipelines.search_run import PipelineSearch
     from secondpass_pipelines.searching import Stages
 
 Documents = list[tuple[str, float | None]]
@@ -45,42 +52,34 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
     """
     need_haystack(request.pipeline)
     from secondpass_pipelines.indexing import collection
-    from secondpass_pipelines.search_run import PipelineSearch, ResultWriter, partial_results, query_results
+    from secondpass_pipelines.search_run import ResultWriter, partial_results, query_results
     from secondpass_pipelines.searching import searcher
+    from secondpass_pipelines.tuned_pipelines import for_tuning
 
     file = pipeline_file(request.pipeline)
     queries = judged_queries(request.dataset, request.split)
-    pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker)
+    shaped = partial(for_tuning, file=file) if request.tuning else None
+    pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker, shaped)
     with ExitStack() as stack:
         stack.callback(close, pipeline)
-        corpus = None if request.indexed else request.dataset
+        corpus = None if request.indexed else request.corpus or request.dataset
         found = collection(pipeline, corpus, request.add)
         # No query has more candidates than there are documents.
         search = searcher(pipeline, request.depth, request.top_k or found.documents)
         if not search.stages.first:
             raise InvalidInput(f"{file}: only {search.stages.last!r} gives documents, so there is no second pass in it")
-        asked = PipelineSearch(
-            request.pipeline,
-            corpus,
-            queries,
-            limit=request.limit,
-            depth=request.depth,
-            top_k=search.top_k,
-            model=request.model,
-            instruction=request.instruction,
-            ranker=request.ranker,
-            output=request.output,
-            form="" if request.output is None else "trec",
-            index=request.index,
-            add=request.add,
-        )
+        asked = _asked(request, corpus, queries, search.top_k)
         asked.check_columns()
         missing = not_indexed(pipeline, asked.asked) if request.indexed else 0
-        passes, notes = Passes(search.stages), Notes()
+        passes, notes = Passes(search.stages, by_component=request.tuning), Notes()
         progress = stack.enter_context(progress_bars())
-        partial = stack.enter_context(partial_results(asked, file, found))
-        answers = passes.watch(notes.watch(query_results(asked, search, found, partial, progress)))
+        kept = stack.enter_context(partial_results(asked, file, found))
+        answers = passes.watch(notes.watch(query_results(asked, search, found, kept, progress)))
+        documents: dict[str, CorpusDocument] = {}
+        ranker: Any = pipeline.get_component(search.stages.last) if request.tuning else None
+        answers = answers if ranker is None else with_documents(answers, ranker, documents)
         ResultWriter(request.output, asked.form, {}, search.stages).write(answers, list)
+        marks = None if ranker is None else _marks(ranker)
     *first, second = passes.runs()
     texts = asked.asked.texts
     judged = queries.qrels or Qrels({})
@@ -98,6 +97,34 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         absent=missing,
         unasked=queries.textless,
         model=_last(request.model or model_of(read_pipeline(file))),
+        documents=documents,
+        marks=marks,
+    )
+
+
+def _marks(ranker: SecondPassRanker) -> tuple[float, ...]:
+    with ranker.lent_model() as model:
+        return marks_of(model)
+
+
+def _asked(request: DatasetRequest, corpus: Path | None, queries: JudgedQueries, top_k: int | None) -> PipelineSearch:
+    from secondpass_pipelines.search_run import PipelineSearch
+
+    return PipelineSearch(
+        request.pipeline,
+        corpus,
+        queries,
+        limit=request.limit,
+        depth=request.depth,
+        top_k=top_k,
+        model=request.model,
+        instruction=request.instruction,
+        ranker={**request.ranker, **({"tuning": True} if request.tuning else {})},
+        output=request.output,
+        # JSON keeps the texts
+        form="" if request.output is None else "json" if request.tuning else "trec",
+        index=request.index,
+        add=request.add,
     )
 
 
@@ -106,27 +133,44 @@ def _last(models: str | list[str] | None) -> str | None:
     return models[-1] if isinstance(models, list) else models
 
 
+def with_documents(
+    answers: Iterable[QueryResult], ranker: SecondPassRanker, into: dict[str, CorpusDocument]
+) -> Iterator[QueryResult]:
+    """Pass answers on and keep the documents of the last pass, each with the text that the ranker reads."""
+    from haystack import Document
+
+    for answer in answers:
+        for one in answer.second:
+            if one.id not in into:
+                text = ranker.layout.document(Document(content=one.text, meta=dict(one.meta)))
+                into[one.id] = CorpusDocument(one.id, "", text, one.meta)
+        yield answer
+
+
 class Passes:
     """Collects answers as runs: one for each component of the first pass, one for the second.
 
     Where the ranker joins several lists itself, there is a further run of its candidates: these lists one after the
-    other, each document once, without scores, which would not be of one scale.
+    other, each document once, without scores, which would not be of one scale. `by_component` collects those lists
+    alone, under their components' names.
     """
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: Stages, *, by_component: bool = False) -> None:
         self._last = stages.last
-        self._joined = stages.feeding if len(stages.feeding) > 1 else ()
+        self._by_component = by_component
+        self._first = stages.feeding if by_component else stages.first
+        self._joined = stages.feeding if len(stages.feeding) > 1 and not by_component else ()
         candidates = (" + ".join(self._joined),) if self._joined else ()
         self._rankings: dict[str, dict[str, Documents]] = {
-            name: {} for name in (*stages.first, *candidates, stages.last)
+            name: {} for name in (*self._first, *candidates, stages.last)
         }
         self._ms: dict[str, list[float]] = {name: [] for name in self._rankings}
 
     def watch(self, answers: Iterable[QueryResult]) -> Iterator[QueryResult]:
         """Pass answers on and keep their rankings."""
         for answer in answers:
-            for name, ranking in answer.first.items():
-                self._add(name, answer, ranking, answer.ms[name])
+            for name in self._first:
+                self._add(name, answer, answer.first[name], answer.ms[name])
             if self._joined:
                 ms = sum(answer.ms[name] for name in answer.first)
                 self._add(" + ".join(self._joined), answer, answer.given(self._joined), ms)
@@ -146,6 +190,8 @@ class Passes:
         self._ms[name].append(ms)
 
     def _title(self, name: str) -> str:
+        if self._by_component:
+            return name
         return f"{'second' if name == self._last else 'first'} pass ({name})"
 
 

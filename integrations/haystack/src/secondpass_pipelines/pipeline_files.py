@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from haystack import Pipeline
 
 RANKER = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
+TUNED_RANKER = "haystack_integrations.components.rankers.secondpass.tuned_ranker.SecondPassTunedRanker"
+JOINER = "haystack.components.joiners.document_joiner.DocumentJoiner"
 # Parameters of the ranker that mean nothing without the one they describe: another value of that leaves them out.
 DETAILS = {"model": "keep", "truncation": "windows"}
 IN_MEMORY = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
@@ -73,10 +75,12 @@ def load_pipeline(
     index: str | None = None,
     instruction: str | None = None,
     ranker: Mapping[str, Any] | None = None,
+    shaped: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Pipeline:
     """Load the searching part of a pipeline.
 
-    `model`, `instruction` and further parameters take the place of what its SecondPassRanker has.
+    `model`, `instruction` and further parameters take the place of what its SecondPassRanker has. `shaped` may make
+    another pipeline's dictionary of the file's.
 
     Stores of Elasticsearch and OpenSearch use the server that the environment names and the given `index`.
 
@@ -91,9 +95,14 @@ def load_pipeline(
     from haystack import Pipeline
 
     data = without_evaluation(read_pipeline(file))
+    if shaped is not None:
+        data = shaped(data)
     for name, value in (("model", model), ("instruction", instruction), *(ranker or {}).items()):
         if value is not None:
             _set(data["components"], name, value, file)
+    for name, tuned in tuned_files(data, file).items():
+        part = data["components"][name]
+        part["init_parameters"] = {**part["init_parameters"], "tuned": str(tuned)}
     point_stores(data["components"], index)
     _own_indexes(data["components"])
     try:
@@ -124,7 +133,7 @@ def read_pipeline(file: Path) -> dict[str, Any]:
 
 
 def _set(components: dict[str, Any], name: str, value: Any, file: Path) -> None:
-    rankers = [component for component in components.values() if _type_of(component) == RANKER]
+    rankers = [component for component in components.values() if type_of(component) in (RANKER, TUNED_RANKER)]
     if not rankers:
         raise InvalidInput(f"{file}: no SecondPassRanker in it that could take the {name} {value}")
     for ranker in rankers:
@@ -147,14 +156,26 @@ def _own_indexes(components: dict[str, Any]) -> None:
                 store["init_parameters"] = {**own, "index": f"{own['index']}-{suffix}"}
 
 
-def _type_of(value: object) -> object:
+def tuned_files(data: dict[str, Any], pipeline: Path) -> dict[str, Path]:
+    """What its tuned rankers apply, by their names; a file that is not there is looked for beside the pipeline."""
+    found: dict[str, Path] = {}
+    for name, part in data["components"].items():
+        given = (part.get("init_parameters") or {}).get("tuned") if type_of(part) == TUNED_RANKER else None
+        if isinstance(given, str):
+            beside = pipeline.parent / Path(given).name
+            found[name] = beside if beside.exists() and not Path(given).exists() else Path(given)
+    return found
+
+
+def type_of(value: object) -> object:
+    """The type that a part of a pipeline's dictionary states; None where it states none."""
     return value.get("type") if isinstance(value, dict) else None
 
 
 def without_evaluation(data: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline's dictionary without its evaluation nodes and the connections from and to them."""
     components = data["components"]
-    kept = {name: part for name, part in components.items() if not str(_type_of(part)).startswith(PLACES)}
+    kept = {name: part for name, part in components.items() if not str(type_of(part)).startswith(PLACES)}
     links = [link for link in data.get("connections") or [] if not _ends(link) & (components.keys() - kept)]
     return {**data, "components": kept, "connections": links}
 
@@ -165,14 +186,14 @@ def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def model_of(data: dict[str, Any]) -> str | list[str] | None:
-    """The model or models that a pipeline's last SecondPassRanker names, None where there are none."""
-    rankers = (part for part in data["components"].values() if _type_of(part) == RANKER)
+    """The model or models that a pipeline's last ranker of ours names, None where there are none."""
+    rankers = (part for part in data["components"].values() if type_of(part) in (RANKER, TUNED_RANKER))
     named = [(ranker.get("init_parameters") or {}).get("model") for ranker in rankers]
     return named[-1] if named and isinstance(named[-1], (str, list)) and named[-1] else None
 
 
 def _measures(component: Any) -> Iterator[str]:
-    if _type_of(component) == EVALUATOR:
+    if type_of(component) == EVALUATOR:
         settings = component.get("init_parameters")
         stated = settings.get("measures") if isinstance(settings, dict) else None
         yield from (name for name in stated or () if isinstance(name, str))

@@ -35,6 +35,7 @@ from secondpass_pipelines.showing import (
     stdout_console,
 )
 from secondpass_pipelines.stores import close
+from secondpass_pipelines.tuned_pipelines import tuned_digests
 
 TAG = "secondpass"
 DEMO_PIPELINE = "rerank_bm25"
@@ -182,6 +183,7 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
         "model": request.model,
         "format": request.form,
         **({} if request.instruction is None else {"instruction": request.instruction}),
+        **{f"tuned of {name}": digest for name, digest in tuned_digests(file).items()},
         # where scores are kept decides nothing
         **{name: value for name, value in request.ranker.items() if name != "score_cache"},
     }

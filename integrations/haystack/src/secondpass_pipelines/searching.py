@@ -68,7 +68,7 @@ class Searcher:
             second=_ranking_of(outputs, self.stages.last, texts=True),
             ms={name: self._ms(ms, name) for name in (*self.stages.first, self.stages.last)},
             cut=len(last.get("truncated", ())),
-            reranked=bool(last.get("reranked", True)) or not last.get("documents"),
+            reranked=_is_reranked(last),
             textless=_textless(outputs, self.stages.feeding),
             shortened=short != query,
             unscored=last.get("unscored", 0) if last.get("reranked", True) else 0,
@@ -102,6 +102,13 @@ def searcher(pipeline: Pipeline, depth: int | None = None, top_k: int | None = N
 def _in_server(component: Any) -> bool:
     store = store_of(component)
     return store is not None and engine_of(store.to_dict()) is not None
+
+
+def _is_reranked(last: Mapping[str, Any]) -> bool:
+    """Whether the last component made an order of its own. A tuned ranker may well read no document on purpose."""
+    told = last.get("reranked", True)
+    on_purpose = told is not False and not last.get("unscored")
+    return bool(told) or on_purpose or not last.get("documents")
 
 
 def _textless(outputs: dict[str, Any], feeding: Iterable[str]) -> int:

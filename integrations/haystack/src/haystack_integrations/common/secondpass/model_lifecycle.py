@@ -69,6 +69,10 @@ class SerializedComponent:
         """Do what `warm_up` does, in a thread; the event loop goes on meanwhile."""
         await asyncio.to_thread(self.warm_up)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is no member of the original's pipeline.
+        return {**self.__dict__, "__haystack_added_to_pipeline__": None}
+
     def to_dict(self) -> dict[str, Any]:
         """Serialize the component to a dictionary.
 
@@ -297,10 +301,8 @@ class ModelLifecycle(SerializedComponent):
         return encoder
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy is no member of the original's pipeline, and locks and weights cannot or should not be copied.
-        return {key: value for key, value in self.__dict__.items() if key != "_shared"} | {
-            "__haystack_added_to_pipeline__": None
-        }
+        # Locks and weights cannot or should not be copied.
+        return {key: value for key, value in super().__getstate__().items() if key != "_shared"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

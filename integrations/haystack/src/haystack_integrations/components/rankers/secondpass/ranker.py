@@ -330,8 +330,14 @@ class SecondPassRanker(ModelLifecycle):
     run_async = in_thread(run)
 
     @property
-    def _layout(self) -> TextLayout:
+    def layout(self) -> TextLayout:
+        """How a document becomes the text that is read."""
         return TextLayout(self.meta_fields_to_embed, self.embedding_separator)
+
+    def has_answer_rule(self) -> bool:
+        """Whether the model, which is loaded for that, has a calibration that says when no document answers."""
+        with self.lent_model() as model:
+            return model.calibration is not None and model.calibration.answers is not None
 
     def _cut(self) -> Truncation | Windows | None:
         return self.truncation if self.windows is None else Windows(**self.windows)
@@ -376,7 +382,7 @@ class SecondPassRanker(ModelLifecycle):
         )
 
     def _unranked(self, documents: Sequence[Document], unique: Sequence[Document]) -> dict[str, Any]:
-        return _outputs(documents, unscored=sum(map(self._layout.has_text, unique)))
+        return _outputs(documents, unscored=sum(map(self.layout.has_text, unique)))
 
     def _reranked(
         self, query: str, documents: Sequence[Document], limits: RankLimits, instruction: str | None
@@ -386,7 +392,7 @@ class SecondPassRanker(ModelLifecycle):
             raise InvalidInput(
                 f"documents has {len(documents)} different ids, more than max_documents={self.max_documents}"
             )
-        readable = self._layout.split(documents)
+        readable = self.layout.split(documents)
         if readable.blank:
             logger.warning(
                 "{blank} of {count} documents have no text and are not ranked.",
@@ -420,7 +426,7 @@ class SecondPassRanker(ModelLifecycle):
     def _told(self, document: Document, passage: Passage | None) -> dict[str, Any] | None:
         if passage is None:
             return None
-        start, end = self._layout.place(document, passage.start, passage.end)
+        start, end = self.layout.place(document, passage.start, passage.end)
         own = {"start": start, "end": end, "score": passage.score, "windows": passage.windows}
         return {"id": document.id, "text": (document.content or "")[start:end], **own}
 

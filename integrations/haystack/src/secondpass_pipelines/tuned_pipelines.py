@@ -1,0 +1,188 @@
+"""Pipelines around tuning: cut down to what is tuned, and written anew with what was tuned in place of the ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+from haystack_integrations.components.rankers.secondpass.tuned_ranker import FILE, ReadingParameters, read_tuned
+
+from secondpass.errors import InvalidInput
+from secondpass_pipelines.pipeline_files import (
+    JOINER,
+    RANKER,
+    TUNED_RANKER,
+    pipeline_file,
+    read_pipeline,
+    tuned_files,
+    type_of,
+    without_evaluation,
+)
+
+# Of the ranker's parameters those that say what of its order is kept, and those that say how the model reads.
+KEPT = ("top_k", "raise_on_failure", "min_probability", "when_nothing_relevant")
+READING = tuple(ReadingParameters.__annotations__)
+HEAD = """\
+# Written by `secondpass tune` out of {file}: the ranker orders what each retriever finds as {tuned} says.
+# Where that file moves, change `tuned:` below; `secondpass` also looks for it beside this one.
+"""
+
+
+def write_tuned(
+    pipeline: str, tuned: Path, output: Path, names: Mapping[str, str] | None = None, depth: int | None = None
+) -> None:
+    """Write a pipeline with a SecondPassTunedRanker in place of its ranker, and each retriever connected to it.
+
+    A joiner in front of the ranker goes, as do retrievers that were not tuned with and what only they need. All else
+    stays as it is, comments of the file aside.
+
+    Args:
+        pipeline: file or packaged name.
+        tuned: what `secondpass tune` wrote; the pipeline names it by its whole path.
+        output: the file to write.
+        names: the component whose documents are a first pass, by the name of that in `tuned`; by default its own name.
+        depth: how many documents each of these was asked for in tuning, where that is not its own top_k.
+
+    Raises:
+        InvalidInput: the pipeline has not one ranker, or no component of such a name in front of it.
+    """
+    file = pipeline_file(pipeline)
+    data = read_pipeline(file)
+    ranker, found = candidates_of(data, file)
+    wanted = {name: (names or {}).get(name, name) for name in read_tuned(tuned).first}
+    for name, component in wanted.items():
+        if component not in found:
+            raise InvalidInput(f"{file}: {component!r}, for the first pass {name!r}, is none of {', '.join(found)}")
+    before = data.get("connections") or []
+    links = [link for link in before if not _feeds(link, ranker)]
+    links += [
+        {"sender": f"{component}.{found[component]}", "receiver": f"{ranker}.{name}"}
+        for name, component in wanted.items()
+    ]
+    given = data["components"][ranker].get("init_parameters") or {}
+    own = {name: given[name] for name in (*KEPT, *READING) if name in given}
+    changed = {"type": TUNED_RANKER, "init_parameters": {"tuned": str(tuned.resolve()), **own}}
+    parts = {**data["components"], ranker: changed}
+    if depth is not None:
+        parts |= {name: _finding(parts[name], depth) for name in wanted.values()}
+    data = {**data, "components": parts, "connections": links}
+    made = without_idle(data, data["components"].keys() - _above(before, ranker))
+    head = HEAD.format(file=file.name, tuned=tuned.name)
+    text = yaml.dump(made, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    output.write_text(head + text, encoding="utf-8")
+
+
+def _finding(part: dict[str, Any], depth: int) -> dict[str, Any]:
+    """A retriever that finds so many documents; what has no top_k, such as a filter, stays."""
+    given = part.get("init_parameters") or {}
+    if "top_k" not in given and not part["type"].endswith("Retriever"):
+        return part
+    return {**part, "init_parameters": {**given, "top_k": depth}}
+
+
+def for_tuning(data: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A pipeline's dictionary down to its ranker, which gives the logits of all that each retriever found.
+
+    Of a cascade the last model reads.
+
+    Raises:
+        InvalidInput: the pipeline has not one ranker, or nothing in front of it.
+    """
+    data = without_evaluation(data)
+    ranker, found = candidates_of(data, file)
+    links = [link for link in data.get("connections") or [] if not _feeds(link, ranker)]
+    links += [{"sender": f"{name}.{socket}", "receiver": f"{ranker}.documents"} for name, socket in found.items()]
+    kept = {ranker, *_above(links, ranker)}
+    given = data["components"][ranker].get("init_parameters") or {}
+    own = {name: given[name] for name in ("model", *READING) if name in given and name != "budget_ms"}
+    if isinstance(own.get("model"), list):
+        own["model"] = own["model"][-1]
+    components = {name: part for name, part in data["components"].items() if name in kept}
+    components[ranker] = {"type": RANKER, "init_parameters": {**own, "scale_score": False}}
+    return {**data, "components": components, "connections": [link for link in links if _names(link) <= kept]}
+
+
+def tuned_digests(file: Path) -> dict[str, str]:
+    """SHA-256 of what a pipeline file's tuned rankers apply, by their names."""
+    found = {
+        name: path / FILE if path.is_dir() else path for name, path in tuned_files(read_pipeline(file), file).items()
+    }
+    return {name: sha256(path.read_bytes()).hexdigest() for name, path in found.items() if path.is_file()}
+
+
+def candidates_of(data: Mapping[str, Any], file: Path) -> tuple[str, dict[str, str]]:
+    """The ranker, and the socket of each component that gives it documents, by its name; joiners are seen through.
+
+    Raises:
+        InvalidInput: the pipeline has not one ranker, or nothing in front of it.
+    """
+    rankers = [name for name, part in data["components"].items() if type_of(part) == RANKER]
+    if len(rankers) != 1:
+        raise InvalidInput(f"{file}: {len(rankers)} components are a SecondPassRanker, and one is tuned")
+    found = dict(_senders(data, rankers[0]))
+    if not found:
+        raise InvalidInput(f"{file}: no component gives {rankers[0]!r} documents, so there is no first pass in it")
+    return rankers[0], found
+
+
+def _senders(data: Mapping[str, Any], receiver: str) -> Iterator[tuple[str, str]]:
+    for link in data.get("connections") or []:
+        if _feeds(link, receiver):
+            name, _, socket = link["sender"].partition(".")
+            if type_of(data["components"].get(name)) == JOINER:
+                yield from _senders(data, name)
+            else:
+                yield name, socket or "documents"
+
+
+def _feeds(link: Mapping[str, str], name: str) -> bool:
+    """Whether a connection gives a component its documents; Haystack lets sockets go unsaid."""
+    given = link["sender"].partition(".")[2] in ("", "documents")
+    return link["receiver"] == f"{name}.documents" or (link["receiver"] == name and given)
+
+
+def without_idle(data: dict[str, Any], ends: Set[str]) -> dict[str, Any]:
+    """A pipeline's dictionary without components that give nothing to anybody, the `ends` aside."""
+    links = data["connections"]
+    used = set(ends).union(*(_above(links, end) for end in ends))
+    left = {name: part for name, part in data["components"].items() if name in used}
+    shown = {
+        name: [socket for socket in sockets if socket.partition(".")[0] in left]
+        if isinstance(sockets, list)
+        else sockets
+        for name, sockets in (data.get("inputs") or {}).items()
+    }
+    made = {**data, "components": left, "connections": [link for link in links if _names(link) <= left.keys()]}
+    return {**made, "inputs": shown} if shown else made
+
+
+def _above(links: list[dict[str, str]], name: str) -> set[str]:
+    """Components whose output reaches `name`."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        receiver = waiting.pop()
+        for link in links:
+            sender = link["sender"].partition(".")[0]
+            if link["receiver"].partition(".")[0] == receiver and sender not in found:
+                found.add(sender)
+                waiting.append(sender)
+    return found
+
+
+def _names(link: Mapping[str, str]) -> set[str]:
+    return {link[end].partition(".")[0] for end in ("sender", "receiver")}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines, such as prompts, as they are."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)

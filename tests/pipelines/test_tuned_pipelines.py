@@ -1,0 +1,226 @@
+"""Pipelines around tuning: what is taken out of one for that, what is written, and docs/tuning.md as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("ir_measures")
+
+from haystack import Document, Pipeline
+from haystack_integrations.components.rankers.secondpass import SecondPassTunedRanker
+
+from secondpass import CrossEncoder
+from secondpass.calibration import AnswerRule, Calibration
+from secondpass.errors import InvalidInput
+from secondpass.evaluation.second_pass import DatasetRequest
+from secondpass.fusion import Candidates, Fusion, Tuned
+from secondpass.models.identity import marks_of
+from secondpass_pipelines.dataset import run_dataset
+from secondpass_pipelines.pipeline_files import pipeline_file
+from secondpass_pipelines.tuned_pipelines import write_tuned
+from tests.cli.conftest import Run, only_line
+from tests.cli.conftest import run as run  # noqa: PLC0414 - a fixture
+from tests.cli.test_search import hybrid
+
+PAGE = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
+BOTH = Tuned(
+    ("words", "vectors"),
+    Fusion("rrf", {"words": 1.0, "vectors": 1.0}),
+    Fusion("weighted", {"words": 0.5, "reranker": 0.5}),
+    depth=3,
+)
+JOINED = """
+  joiner: {type: haystack.components.joiners.document_joiner.DocumentJoiner, init_parameters: {top_k: 2}}
+connections:
+  - {sender: joiner, receiver: ranker}
+"""
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, tiny_folder: str) -> Write:
+    """A `Tuned` put into a pipeline, the hybrid one if no other is named: the file that was written."""
+
+    def written(tuned: Tuned = BOTH, pipeline: str | None = None, **options: object) -> Path:
+        source = pipeline or str(hybrid(tmp_path / "hybrid.yaml", tiny_folder))
+        given = replace(tuned, model=tiny_folder) if tuned.after is not None else tuned
+        (tmp_path / "tuned.json").write_text(json.dumps(given.to_dict()))
+        write_tuned(source, tmp_path / "tuned.json", tmp_path / "written.yaml", **options)
+        return tmp_path / "written.yaml"
+
+    return written
+
+
+def test_what_is_tuned_on_is_what_each_retriever_found(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """Each list by its component's name, with its scores; the model's logits of all of them, texts and marks.
+
+    A joiner that would leave some out is seen through, and what stands behind the ranker is not asked.
+    """
+    file = hybrid(tmp_path / "p.yaml", tiny_folder)
+    plain = run_dataset(DatasetRequest(str(file), beir, tuning=True))
+    assert [run.name for run in (*plain.first, plain.second)] == ["words", "vectors", "ranker"] == list(plain.ms)
+    text = (
+        file.read_text()
+        .replace("connections:\n", JOINED.lstrip("\n"))
+        .replace("receiver: ranker.doc", "receiver: joiner.doc")
+    )
+    file.write_text(text + "  - {sender: ranker.documents, receiver: after.documents}\n".replace("after", "cut"))
+    page = yaml.safe_load(file.read_text())
+    kind = "haystack_integrations.components.preprocessors.secondpass.prompt_budget.PromptBudget"
+    page["components"]["cut"] = {"type": kind, "init_parameters": {"max_tokens": 1}}
+    page["components"]["ranker"]["init_parameters"] |= {"score_threshold": 0.9, "top_k": 1, "keep": None}
+    file.write_text(yaml.safe_dump(page))
+    found = run_dataset(DatasetRequest(str(file), beir, tuning=True))
+    assert [dict(run) for run in (*found.first, found.second)] == [dict(run) for run in (*plain.first, plain.second)]
+    model = CrossEncoder(tiny_folder)
+    assert found.marks == pytest.approx(marks_of(model), abs=1e-6)
+    for query, scores in found.second.items():
+        assert set(scores) == {name for run in found.first for name in run[query]}
+        pairs = [(found.texts[query], found.documents[name].content) for name in scores]
+        expected = model.predict(pairs, activation_fct=lambda logits: logits)
+        assert list(scores.values()) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_a_tuned_pipeline_orders_as_was_tuned(beir: Path, write: Write) -> None:
+    """Over a labelled set its order is that of `Tuned.order` on the lists and logits that are tuned on."""
+    given = run_dataset(DatasetRequest(str(write().parent / "hybrid.yaml"), beir, tuning=True))
+    found = run_dataset(DatasetRequest(str(write()), beir))
+    assert [run.name for run in found.first] == [
+        "first pass (words)", "first pass (vectors)", "first pass (words + vectors)",
+    ]  # fmt: skip
+    for query in found.texts:
+        candidates = Candidates.of({run.name: list(run[query].items()) for run in given.first})
+        rows = BOTH.to_read(candidates)
+        logits = [given.second[query][candidates.ids[row]] for row in rows]
+        order = BOTH.order(candidates, rows, logits)
+        assert list(found.second[query]) == [one.id for one in order]
+        assert list(found.second[query].values()) == pytest.approx([one.score for one in order], abs=1e-5)
+
+
+def test_plain_haystack_loads_what_was_written(write: Write, tmp_path: Path) -> None:
+    """Each retriever connected to its own input, all else kept; the file may stand elsewhere than the process."""
+    file = write(depth=7)
+    pipeline = Pipeline.loads(file.read_text())
+    sockets = {(sender, receiver, data["to_socket"].name) for sender, receiver, data in pipeline.graph.edges(data=True)}
+    assert sockets == {
+        ("embedder", "vectors", "query_embedding"),
+        ("words", "ranker", "words"),
+        ("vectors", "ranker", "vectors"),
+    }
+    assert isinstance(pipeline.get_component("ranker"), SecondPassTunedRanker)
+    assert [pipeline.get_component(name).top_k for name in ("words", "vectors")] == [7, 7]
+
+
+def test_a_retriever_that_is_not_needed_goes(write: Write) -> None:
+    """With what only it needs, and its inputs of Hayhooks; the order is then BM25's."""
+    page = yaml.safe_load(write(Tuned(("bm25_retriever",), Fusion("weighted", {"bm25_retriever": 1.0})),
+                                "rerank_hybrid").read_text())  # fmt: skip
+    assert list(page["components"]) == ["bm25_retriever", "ranker"]
+    assert page["connections"] == [{"sender": "bm25_retriever.documents", "receiver": "ranker.bm25_retriever"}]
+    assert page["inputs"] == {"query": ["bm25_retriever.query", "ranker.query"]}
+
+
+@pytest.mark.parametrize("name", ["evaluate_rerank", "rag_extractive", "rag_rerank", "rerank_elasticsearch_bm25"])
+def test_packaged_pipelines_can_be_tuned(write: Write, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was behind the ranker is there and fits its outputs."""
+    if "elasticsearch" in name:
+        pytest.importorskip("haystack_integrations.document_stores.elasticsearch")
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    tuned = Tuned(("retriever",), Fusion("weighted", {"retriever": 1.0}), Fusion("weighted", {"reranker": 1.0}), 5)
+    file = write(tuned, name)
+    before = yaml.safe_load((Path(__file__).parents[2] / "pipelines" / f"{name}.yaml").read_text())
+    after = Pipeline.loads(file.read_text())
+    assert set(after.graph.nodes) == set(before["components"])
+    assert len(after.graph.edges) == len(before["connections"])
+
+
+def test_a_tuned_pipeline_refuses_to_answer(
+    write: Write, beir: Path, tmp_path: Path, tiny_folder: str, run: Run
+) -> None:
+    """`ask` gives no answer where the tuned rule says that no document has one, `--no-refuse` asks for one anyway."""
+    rule = Calibration("logistic", answers=AnswerRule(1e9, 50, 0.9, 0.9))
+    tuned = Tuned(("retriever",), Fusion("weighted", {"retriever": 1.0}), Fusion("weighted", {"reranker": 1.0}), 5,
+                  calibration=rule)  # fmt: skip
+    source = tmp_path / "rag.yaml"
+    source.write_text(pipeline_file("rag_extractive").read_text().replace("secondpass/pocket", tiny_folder))
+    file = write(tuned, str(source))
+    for options, verdict, answered in (((), True, False), (("--refuse",), True, False), (("--no-refuse",), True, True)):
+        found = run("ask", "where is the train", "-p", file, "-c", beir, "--json", *options)
+        assert found.exit_code == 0, found.output
+        told = json.loads(found.stdout)
+        assert (told["nothing_relevant"], bool(told["answers"])) == (verdict, answered), options
+    refused = run("ask", "train", "-p", write(replace(tuned, calibration=None), str(source)), "-c", beir, "--refuse")
+    assert "no calibration that says when nothing is relevant" in only_line(refused)
+
+
+def test_a_file_that_moved_is_looked_for_beside_the_pipeline(
+    write: Write, beir: Path, tmp_path: Path, run: Run
+) -> None:
+    """And where it is not there either, the error names it."""
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in (write(), tmp_path / "tuned.json"):
+        file.rename(moved / file.name)
+    found = run("search", "-p", moved / "written.yaml", "-c", beir, "-q", "train")
+    assert found.exit_code == 0, found.output
+    (moved / "tuned.json").unlink()
+    refused = run("search", "-p", moved / "written.yaml", "-c", beir, "-q", "train")
+    assert refused.exit_code == 2
+    assert f"{tmp_path / 'tuned.json'} cannot be read" in only_line(refused)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            ("rankers.secondpass.ranker.SecondPassRanker", "rankers.meta_field.MetaFieldRanker"),
+            "0 components are a Sec",
+        ),
+        (("receiver: ranker.documents", "receiver: other.documents"), "no component gives 'ranker' documents"),
+        (("words", "bm25"), "'words', for the first pass 'words', is none of bm25, vectors"),
+    ],
+)
+def test_pipelines_that_cannot_be_tuned_are_refused(
+    tmp_path: Path, tiny_folder: str, write: Write, changed: tuple[str, str], said: str
+) -> None:
+    """By what they lack."""
+    file = hybrid(tmp_path / "other.yaml", tiny_folder)
+    file.write_text(file.read_text().replace(*changed))
+    with pytest.raises(InvalidInput, match=said):
+        write(pipeline=str(file))
+
+
+def test_from_a_log_of_clicks_to_a_tuned_pipeline_in_three_commands(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's code and commands as they stand there, one after the other, in an empty folder."""
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    log, applied = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(log, {})  # noqa: S102 - our own page
+    block = re.search(r"```\n(secondpass label.*?)```", PAGE, re.DOTALL)
+    assert block is not None
+    commands = block.group(1).splitlines()
+    assert len(commands) == 3
+    for command in commands:
+        result = run(*shlex.split(command)[1:])
+        assert result.exit_code == 0, f"{command}: {result.output}"
+    (best,) = [line for line in result.output.splitlines() if line.split()[:1] == ["1"]]
+    assert "billing-duplicate-payments" in best
+    exec(applied, {})  # noqa: S102 - our own page
+    assert capsys.readouterr().out.splitlines()[-2].startswith("invoice-paid-twice")
+    pipeline = Pipeline.loads(Path("tuned/pipeline.yaml").read_text())
+    assert pipeline.get_component("retriever").top_k == 20
+    store = pipeline.get_component("retriever").document_store
+    store.write_documents([Document(id="a", content="Invoices that were paid twice are returned.")])
+    query = "my invoice was paid twice"
+    found = pipeline.run({"retriever": {"query": query}, "ranker": {"query": query}})["ranker"]
+    assert ([one.id for one in found["documents"]], found["reranked"]) == (["a"], 1)
