@@ -441,7 +441,7 @@ class CrossEncoder(Reranker):
 
     def stored_settings(self) -> dict[str, Any]:
         """What stands beside the weights, as `models.saving.save` takes it: prompts, a template, a calibration."""
-        calibration = own_calibration(self)
+        calibration = None if self.calibration is None else own_calibration(self)
         own = {"prompts": self.prompts, "default_prompt": self.default_prompt_name, "calibration": calibration}
         settings = self._transformer_settings
         return {**own, "transformer_settings": settings, "template": None if settings else self.template}

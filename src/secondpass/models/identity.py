@@ -83,8 +83,8 @@ def check_marks(calibration: Calibration, model: Any, error: type[SecondPassErro
 
 def own_calibration(model: Any) -> Calibration | None:
     """The calibration of a `Reranker` that is about to be saved; none, with a warning, where its weights are others."""
-    calibration: Calibration | None = model.calibration
-    if calibration is None or calibration.marks is None or agree(marks_of(model), calibration.marks):
+    calibration: Calibration = model.calibration
+    if calibration.marks is None or agree(marks_of(model), calibration.marks):
         return calibration
     logger.warning("%s has other weights than those that were calibrated: saved without probabilities", model.name)
     return None

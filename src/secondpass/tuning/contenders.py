@@ -229,7 +229,7 @@ class Logistic:
 def weighed(given: Doubles, labels: npt.NDArray[np.bool_]) -> tuple[float, ...]:
     """The weights of a logistic regression, of columns [rows, columns]; equal ones where all labels are."""
     if labels.all() or not labels.any():
-        return (1.0,) * given.shape[1]
+        return tuple(1.0 for _ in range(given.shape[1]))
     found: list[float] = linear().LogisticRegression(C=10.0, solver="liblinear").fit(given, labels).coef_[0].tolist()
     return tuple(found)
 
