@@ -198,7 +198,7 @@ def analyse(
         ),
         ms=ms,
         settings={
-            "intervals": f"{level:.0%} bootstrap of the mean, {RESAMPLES} resamples",
+            "intervals": f"{level * 100:.6g}% bootstrap of the mean, {RESAMPLES} resamples",
             "tests": "paired by query: sign flips and t; Holm over all comparisons",
             "seed": str(seed),
             **({"first pass": _said_first(first.name, first_pass)} if others else {}),

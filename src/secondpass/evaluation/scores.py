@@ -7,13 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.comparison import RelevantShare, Reliability, ScoreBin, ScoreDistribution, ThresholdPoint
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
-from secondpass.evaluation.statistics import share_interval
+from secondpass.evaluation.statistics import finite, share_interval
 
 MOST_POINTS = 100
 # The highest bin is cut again only where its parts are as large as this: of fewer pairs no share can be told.
@@ -174,10 +174,7 @@ def reliability(qrels: Qrels, run: Run, bins: int = 10, *, level: float = 0.95) 
 def reliability_of(pairs: ScoredPairs, bins: int = 10, *, level: float = 0.95) -> Reliability:
     """Cut pairs of scores in [0, 1] into `bins` of as many each, and the highest of these once more.
 
-    Equal scores are never parted, so that sizes differ where many are equal. Bins of equal count: Nguyen and O'Connor
-    2015, "Posterior calibration and exploratory analysis for natural language processing models"; the expected
-    calibration error: Naeini, Cooper and Hauskrecht 2015, "Obtaining Well Calibrated Probabilities Using Bayesian
-    Binning".
+    The error is `calibration_error`.
 
     Raises:
         InvalidInput: bins is less than 1.
@@ -190,20 +187,47 @@ def reliability_of(pairs: ScoredPairs, bins: int = 10, *, level: float = 0.95) -
     highest = pairs.chosen(slice(len(pairs.scores) - whole[-1].every.size, None))
     parts = min(bins, len(highest.scores) // LEAST_IN_TOP) if len(whole) > 1 else 1
     top = _bins(highest, _equal_counts(highest.scores, max(1, parts)), level, pairs.one_sided)
-    judged = [each.judged for each in whole if each.judged is not None]
+    judged = [(each.judged.size, each.judged.mean_score - each.judged.share) for each in whole if each.judged]
     apart = (pairs.scores - pairs.relevant) ** 2
     return Reliability(
         bins=whole,
         top=top if len(top) > 1 else (),
-        error=_expected_error([each.every for each in whole]),
+        error=calibration_error(pairs.scores, pairs.relevant, bins),
         brier=float(apart.mean()),
         judged_error=_expected_error(judged) if judged else None,
         judged_brier=float(apart[pairs.judged].mean()) if judged else None,
     )
 
 
-def _expected_error(shares: list[RelevantShare]) -> float:
-    return sum(each.size * abs(each.mean_score - each.share) for each in shares) / sum(each.size for each in shares)
+def calibration_error(probabilities: ArrayLike, relevant: ArrayLike, bins: int = 10) -> float:
+    """Expected calibration error over bins of equal count: the mean over pairs of |mean probability - share relevant|.
+
+    Equal probabilities are never parted, so that sizes differ where many are equal, and the order of the pairs tells
+    nothing. Bins of equal count: Nguyen and O'Connor 2015, "Posterior calibration and exploratory analysis for natural
+    language processing models"; the error: Naeini, Cooper and Hauskrecht 2015, "Obtaining Well Calibrated Probabilities
+    Using Bayesian Binning".
+
+    Args:
+        probabilities: [pairs].
+        relevant: [pairs], true or false.
+        bins: how many.
+
+    Raises:
+        InvalidInput: there is no pair, the lengths differ, a probability is not finite, or bins is less than 1.
+    """
+    values, labels = finite(np.ravel(probabilities), "probabilities"), np.asarray(relevant, np.float64)
+    if labels.shape != values.shape:
+        raise InvalidInput(f"probabilities and relevant have {len(values)} and {labels.size} pairs")
+    if bins < 1:
+        raise InvalidInput(f"bins={bins!r} is less than 1")
+    order = np.argsort(values, kind="stable")
+    values, labels = values[order], labels[order]
+    parts = _equal_counts(values, bins)
+    return _expected_error([(len(values[part]), float((values[part] - labels[part]).mean())) for part in parts])
+
+
+def _expected_error(errors: list[tuple[int, float]]) -> float:
+    return sum(size * abs(error) for size, error in errors) / sum(size for size, _ in errors)
 
 
 def _equal_counts(scores: NDArray[np.float64], bins: int) -> list[slice]:

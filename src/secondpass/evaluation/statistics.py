@@ -112,6 +112,11 @@ def _bootstrapped(sample: NDArray[np.float64], level: float, resamples: int, see
 RANDOMISATIONS = 9999
 MOST_FLIPS = 50_000_000
 FLIPS_AT_ONCE = 2_000_000
+# So many means are held at a time.
+MOST_MEANS = 20_000_000
+# The least p-value of n draws is 2 / (n + 1): corrected for all tests made together it must come to less than half of
+# 1 - level, or many runs, or a high level, could never be told apart.
+DRAWS_FOR_A_LEVEL = 5
 
 
 def compare(
@@ -128,7 +133,8 @@ def compare(
 
     Queries without a value in one of the two are left out, and so is a measure that has none for both. All
     comparisons made in one call are corrected together. The randomisation test is exact while 2 to the power of the
-    queries that change is at most `resamples`; beyond 5,000 of them fewer signs are drawn (50 million in all).
+    queries that change is at most `resamples`; beyond 5,000 of them fewer signs are drawn (50 million in all), for very
+    many comparisons and high levels more: a corrected p-value can always come to less than half of 1 - level.
 
     Args:
         baseline: the report that differences are taken from.
@@ -158,7 +164,7 @@ def compare(
     if not found:
         return ()
     # No value is no difference: it moves no sum of the test.
-    randomised = _randomisation(np.nan_to_num(np.stack([row for _, row in found])), resamples, seed)
+    randomised = _randomisation(np.nan_to_num(np.stack([row for _, row in found])), resamples, level, seed)
     return tuple(
         _comparison(pair, row[~np.isnan(row)], p, adjusted, level, seed, len(found))
         for (pair, row), p, adjusted in zip(found, randomised, holm(randomised), strict=True)
@@ -225,7 +231,12 @@ def _differences(baseline: Report, other: Report, measure: str) -> NDArray[np.fl
     return row
 
 
-def _randomisation(rows: NDArray[np.float64], resamples: int, seed: int) -> list[float]:
+def _draws(resamples: int, length: int, most: int, together: int, level: float) -> int:
+    """How often to draw for so many tests of rows of one length, of which `most` numbers are drawn in all."""
+    return max(1, min(resamples, most // length), math.ceil(DRAWS_FOR_A_LEVEL * together / (1 - level)))
+
+
+def _randomisation(rows: NDArray[np.float64], resamples: int, level: float, seed: int) -> list[float]:
     """Two-sided p-value of each row of differences, float64 [comparisons, queries]."""
     # A query that changes nowhere has the same part in every resample, so leaving it out changes no p-value.
     changed = rows[:, (rows != 0).any(axis=0)]
@@ -235,17 +246,25 @@ def _randomisation(rows: NDArray[np.float64], resamples: int, seed: int) -> list
     # scipy wants two observations; one more without a difference changes nothing either.
     signs = np.ones(max(2, queries))
     changed = np.pad(changed, ((0, 0), (0, len(signs) - queries)))
+    draws = _draws(resamples, len(signs), MOST_FLIPS, len(rows), level)
+    at_once = max(1, MOST_MEANS // draws)
+    parts = [changed[start : start + at_once] for start in range(0, len(changed), at_once)]
+    return [p for part in parts for p in _flipped(part, signs, draws, seed)]
+
+
+def _flipped(rows: NDArray[np.float64], signs: NDArray[np.float64], draws: int, seed: int) -> list[float]:
+    """Two-sided p-value of each row; the same flips serve all, in whatever parts they come."""
 
     def means(flipped: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        # The same flips serve every comparison. Sums that differ by rounding alone must count as equal.
-        return np.asarray(np.round(flipped @ changed.T / queries, 12), np.float64)
+        # Sums that differ by rounding alone must count as equal.
+        return np.asarray(np.round(flipped @ rows.T / len(signs), 12), np.float64)
 
     found = scipy_stats().permutation_test(
         (signs,),
         means,
         permutation_type="samples",
         vectorized=True,
-        n_resamples=max(1, min(resamples, MOST_FLIPS // len(signs))),
+        n_resamples=draws,
         batch=max(1, FLIPS_AT_ONCE // len(signs)),
         rng=np.random.default_rng(seed),
         axis=-1,
@@ -338,7 +357,6 @@ THIRDS = (1 / 3, 2 / 3)
 # Fewer say nothing by themselves.
 FEWEST_IN_GROUP = 5
 MOST_SHUFFLED = 5_000_000
-FEWEST_SHUFFLES = 999
 
 
 def groupings(
@@ -353,10 +371,9 @@ def groupings(
 
     The cuts are quantiles of the property over the queries, equal values in one group, so no result decides them. A
     property that leaves one group only, or one of fewer than five queries, is left out, and all are where no query
-    differs. Everything is corrected for
-    the number of all groups: the intervals (Student's) by Bonferroni, the permutation tests of a group against the
-    other queries with the property by Holm; beyond 500 queries these are shuffled less often (5 million differences in
-    all, but 999 times at least).
+    differs. Everything is corrected for the number of all groups: the intervals (Student's) by Bonferroni, the
+    permutation tests of a group against the other queries with the property by Holm; beyond 500 queries these are
+    shuffled less often (5 million differences in all, but as often as the level needs).
 
     Args:
         differences: between two runs, by query.
@@ -377,7 +394,8 @@ def groupings(
     members = [(name, *group) for name, groups in cut.items() for group in groups]
     if not members:
         return ()
-    p_values = holm(_against_others(row, members, resamples, seed))
+    draws = _draws(resamples, len(row), MOST_SHUFFLED, len(members), level)
+    p_values = holm(_against_others(row, [group for groups in cut.values() for group in groups], draws, seed))
     shared = 1 - (1 - level) / len(members)
     made: dict[str, list[QueryGroup]] = {}
     for (name, values, mask, _), p in zip(members, p_values, strict=True):
@@ -411,12 +429,22 @@ def _cut(values: NDArray[np.float64]) -> list[Members]:
     return [(values, mask, known & ~mask) for mask in masks]
 
 
-def _against_others(
-    row: NDArray[np.float64], members: Sequence[tuple[str, *Members]], resamples: int, seed: int
-) -> list[float]:
-    """Two-sided p-value of each group's mean less the others', shuffled among all queries."""
-    weights = np.array([mask / mask.sum() - others / others.sum() for _, _, mask, others in members])
+def _against_others(row: NDArray[np.float64], groups: Sequence[Members], draws: int, seed: int) -> list[float]:
+    """Two-sided p-value of each group's mean less the others', shuffled among the queries that have the property."""
+    alike: dict[bytes, list[int]] = {}
+    for place, (_, mask, others) in enumerate(groups):
+        alike.setdefault((mask | others).tobytes(), []).append(place)
+    p_values = [1.0] * len(groups)
+    for known, places in alike.items():
+        own = np.frombuffer(known, np.bool_)
+        both = np.array([groups[place][1:] for place in places], np.float64)[..., own]
+        weights = both[:, 0] / both[:, 0].sum(-1, keepdims=True) - both[:, 1] / both[:, 1].sum(-1, keepdims=True)
+        for place, p in zip(places, _shuffled(row[own], weights, draws, seed), strict=True):
+            p_values[place] = p
+    return p_values
 
+
+def _shuffled(row: NDArray[np.float64], weights: NDArray[np.float64], draws: int, seed: int) -> list[float]:
     def apart(shuffled: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
         return np.asarray(np.round(shuffled @ weights.T, 12), np.float64)
 
@@ -425,7 +453,7 @@ def _against_others(
         apart,
         permutation_type="pairings",
         vectorized=True,
-        n_resamples=min(resamples, max(FEWEST_SHUFFLES, MOST_SHUFFLED // len(row))),
+        n_resamples=draws,
         batch=max(1, FLIPS_AT_ONCE // len(row)),
         rng=np.random.default_rng(seed),
         axis=-1,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from secondpass.calibration import METHODS, AnswerRule, Calibration, Method, Step
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.scores import calibration_error
 from secondpass.lazy import optional
 from secondpass.models.identity import marks_of
 from secondpass.ranking import Relevance
@@ -168,18 +169,6 @@ def isotonic(rows: LabelledScores) -> dict[str, Any]:
 
 Fit = Callable[[LabelledScores], dict[str, Any]]
 SHAPES: dict[Method, Fit] = {"logistic": logistic, "beta": beta, "isotonic": isotonic}
-
-
-def calibration_error(probabilities: npt.ArrayLike, relevant: npt.ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error over bins of equal count: the mean of |mean probability - share relevant|.
-
-    Naeini, Cooper and Hauskrecht 2015, with the bins of Nixon et al. 2019, "Measuring Calibration in Deep Learning".
-    """
-    values, labels = np.asarray(probabilities, np.float64), np.asarray(relevant, np.float64)
-    order = np.argsort(values, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    gaps = [abs(float(values[part].mean() - labels[part].mean())) * len(part) for part in parts]
-    return sum(gaps) / max(1, len(values))
 
 
 def halves(rows: LabelledScores, splits: int, seed: int) -> Iterable[tuple[LabelledScores, LabelledScores]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -144,6 +145,7 @@ def second_pass(first: Report, second: Report, texts: tuple[str, ...], seed: int
     )  # fmt: skip
 
 
+@cache
 def whole(count: int = 225, systems: tuple[str, ...] = ("bm25", "rerank"), texts: tuple[str, ...] = TEXTS) -> Analysis:
     """An analysis with every part; the first system is the baseline, the last one is no better than it."""
     queries = [f"q{place}" for place in range(1, count + 1)]
@@ -188,6 +190,7 @@ def bare(system: str = "bm25") -> Analysis:
     return Analysis("nDCG@10", (replace(only, coverage=Coverage(3)),), {}, ())
 
 
+@cache
 def hostile() -> Analysis:
     """Every text that users bring is made to break a page: names of systems and queries, texts, settings."""
     found = whole(40, ("bm25", HOSTILE[0], HOSTILE[4]), HOSTILE)

@@ -25,11 +25,11 @@ from secondpass.evaluation.comparison import (
 )
 from secondpass.evaluation.reporting import tables
 from secondpass.evaluation.reporting.wording import (
+    confidence,
     counted,
     depth_sentence,
     milliseconds,
     number,
-    percent,
     reliability_sentence,
 )
 from secondpass.lazy import optional
@@ -297,7 +297,7 @@ def threshold_plot(name: str, points: Sequence[ThresholdPoint]) -> Plot:
         _documents_above(axes, points)
 
     legend: Legend = (
-        ("second", "line", f"precision, {percent(points[0].interval.level)} interval"),
+        ("second", "line", f"precision, {confidence(points[0].interval.level)} interval"),
         *((("second", "dashes", "the same among judged documents"),) if sparse else ()),
         ("loss", "line", "recall"),
     )
@@ -343,7 +343,7 @@ def reliability_plot(name: str, reliability: Reliability) -> Plot:
         axes.set(xlim=limits, ylim=limits, xticks=ticks, yticks=ticks, **labels)
 
     legend: Legend = (
-        ("second", "dots", f"bins of scores, {percent(bins[0].every.interval.level)} interval"),
+        ("second", "dots", f"bins of scores, {confidence(bins[0].every.interval.level)} interval"),
         *((("third", "rings", "their judged documents alone"),) if known else ()),
         ("first", "dashes", "perfectly calibrated"),
     )

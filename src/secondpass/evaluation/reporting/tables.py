@@ -18,6 +18,7 @@ from secondpass.evaluation.comparison import (
 )
 from secondpass.evaluation.reporting.wording import (
     NOTHING,
+    confidence,
     counted,
     grouping_sentence,
     milliseconds,
@@ -114,7 +115,7 @@ def differences(analysis: Analysis, system: str | None = None, baseline: str | N
         for each in chosen
     ]
     columns = (*(["system"] if system is None else []), *(["against"] if len(names) > 1 else []), "measure")
-    level = percent(chosen[0].interval.level)
+    level = confidence(chosen[0].interval.level)
     numbers = ("difference", f"{level} interval", "adjusted p", "helped", "hurt", "same")
     together = counted(len(analysis.comparisons), "comparison", "comparisons")
     note = f"p: paired randomisation test, adjusted for {together} (Holm). helped, hurt, same: queries."
@@ -168,7 +169,7 @@ def groups(groupings: Sequence[Grouping], measure: str) -> Table | None:
     joint = 1 - (1 - groupings[0].groups[0].interval.level) * len(rows)
     columns = _columns(("group",), ("queries", measure, "interval", "p"))
     note = (
-        f"{grouping_sentence(groupings)} Intervals hold together at {percent(joint)}; p: this group against the "
+        f"{grouping_sentence(groupings)} Intervals hold together at {confidence(joint)}; p: this group against the "
         "others (Holm). Lengths in characters; the margin is the first pass's first score less its second."
     )
     return Table("When it hurts", columns, tuple(rows), note)
@@ -258,7 +259,7 @@ def thresholds(points: Sequence[ThresholdPoint]) -> Table:
         )
         for point in _spread(points, THRESHOLDS)
     ]
-    interval = f"{percent(points[0].interval.level)} interval" if points else "interval"
+    interval = f"{confidence(points[0].interval.level)} interval" if points else "interval"
     columns = _columns((), ("score from", "precision", interval, "recall", "kept", *unjudged))
     note = f"kept: documents. precision: from {LEAST_KEPT} documents on; its interval is the exact binomial one."
     return Table("What a threshold keeps", columns, tuple(rows), note + UNJUDGED[len(unjudged)])
@@ -280,7 +281,7 @@ def reliability(found: Reliability) -> Table:
         )
         for each in bins
     ]
-    interval = f"{percent(bins[0].every.interval.level)} interval"
+    interval = f"{confidence(bins[0].every.interval.level)} interval"
     columns = _columns((), ("from", "mean", "relevant", interval, "error", "pairs", *unjudged))
     note = "from, mean: of the bin's scores. relevant: share, with the exact binomial interval. error: mean - relevant."
     return Table("Scores as probabilities", columns, tuple(rows), note + UNJUDGED[len(unjudged)])
@@ -319,7 +320,7 @@ def _queries(analysis: Analysis) -> str:
 def interval_name(analysis: Analysis) -> str:
     """What the intervals of the means are called: by their level, if it is one."""
     levels = {interval.level for by_measure in analysis.intervals.values() for interval in by_measure.values()}
-    return f"{percent(levels.pop())} interval" if len(levels) == 1 else "interval"
+    return f"{confidence(levels.pop())} interval" if len(levels) == 1 else "interval"
 
 
 def _ranks(change: Change) -> str:

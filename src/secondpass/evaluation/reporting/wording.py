@@ -57,6 +57,11 @@ def percent(share: float | None) -> str:
     return f"{share * 100:.0f} %".replace("-0 %", "0 %")
 
 
+def confidence(level: float) -> str:
+    """The level of an interval in percent, with the decimals that it has: 99.9 % is not 100 %."""
+    return f"{level * 100:.6g} %"
+
+
 def p_value(p: float) -> str:
     """What follows "p": a sign and a number."""
     if not math.isfinite(p):
@@ -198,7 +203,7 @@ def reliability_sentence(reliability: Reliability) -> str:
     highest, worst = bins[-1], max(bins, key=lambda each: abs(each.clear_error))
     said = f"Of {_bin_line(highest)}. "
     said += f"Scores promise too much in {over} and too little in {under} of {counted(len(bins), 'bin', 'bins')}, "
-    said += f"beyond {percent(level)} intervals (by chance: {percent(1 - level)} of bins)"
+    said += f"beyond {confidence(level)} intervals (by chance: {confidence(1 - level)} of bins)"
     unsure = sum(not each.clear_error and _beyond(each.every) for each in bins)
     said += f"; in {unsure} more their unjudged pairs decide. " if unsure else ". "
     if worst is not highest and worst.clear_error:
@@ -280,7 +285,7 @@ def _coverage(report: Report) -> Iterator[str]:
 def _alone(analysis: Analysis, report: Report) -> Verdict:
     measure = analysis.primary
     interval = analysis.intervals.get(report.system, {}).get(measure)
-    sure = f" ({percent(interval.level)} interval {span(interval)})" if interval else ""
+    sure = f" ({confidence(interval.level)} interval {span(interval)})" if interval else ""
     queries = counted(report.coverage.measured, "query", "queries")
     detail = f"{measure} is {number(report.means.get(measure))}{sure} over {queries}."
     return Verdict(report.system, "alone", report.system, detail)
@@ -323,7 +328,7 @@ def _certainty(analysis: Analysis, comparison: Comparison) -> str:
     together = len(analysis.comparisons)
     adjusted = f" adjusted for {together} comparisons" if together > 1 else ""
     return (
-        f"{signed(comparison.difference)}, {percent(comparison.interval.level)} interval "
+        f"{signed(comparison.difference)}, {confidence(comparison.interval.level)} interval "
         f"{signed_span(comparison.interval)}, p {p_value(comparison.p_adjusted)}{adjusted}"
     )
 
