@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -332,8 +333,9 @@ def test_models_are_compared_on_the_candidates_of_one_first_pass(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("the model was asked"))
-        again = run(*given, "--first", tmp_path / "run.bm25.trec")
+        again = run(*given, "--first", f"run.bm25={tmp_path / 'run.bm25.trec'}", "--depth", "1")
     assert again.exit_code == 0, again.output
+    assert re.search(r"[1-9] documents of run.bm25 are beyond the depth of 1 ", " ".join(again.stdout.split()))
     assert "milliseconds are the models' alone: run.bm25 was not timed" in " ".join(again.stdout.split())
     files = [part for name in runs for part in ("-r", f"{name}={tmp_path / f'run.{name}.trec'}")]
     same = run("evaluate", "--qrels", tmp_path / "beir", *files, "-m", "nDCG@10", "-m", "AP", "--json", made["json"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import threading
 from pathlib import Path
@@ -186,6 +187,9 @@ def test_a_run_is_judged_into_a_folder(run, beir, tmp_path):
         assert "was begun with another judge" in run("label", "judge", *files, *where, "--model", "n").stderr
         said["The capital"] = "0"
         assert "(1 asked now)" in run("label", "judge", *files, *where).stdout
+        said |= dict.fromkeys(said, (400, '{"error": {"message": "no max_tokens here"}}'))
+        wrong = run("label", "judge", *files, *where[:-1], tmp_path / "none")
+        assert re.search("no reply of 2 names a grade.*; 2 requests failed: .*no max_tokens here", wrong.stderr)
     for options, message in (((), "give --run, --qrels or both"), (("-r", trec, "-d", beir), "give either --dataset")):
         wrong = run("label", "judge", *options, *files[:4], *where)
         assert message in only_line(wrong)

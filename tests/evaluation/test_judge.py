@@ -94,6 +94,40 @@ def test_a_reply_names_a_grade_or_none(reply, grade):
     assert grade_of(reply) == grade
 
 
+def choice(**given) -> tuple[int, str]:
+    """An answer with one choice."""
+    return 200, json.dumps({"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [given]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "grade"),
+    [
+        (
+            choice(
+                index=0, message={"content": [{"type": "thinking", "text": "grade: 3"}, {"type": "text", "text": "2"}]}
+            ),
+            2,
+        ),
+        (choice(index=0, message={"content": None, "refusal": "no"}), None),
+        (choice(index=0, message={}), None),
+    ],
+)
+def test_a_reply_comes_in_parts_or_not_at_all(tmp_path, answer, grade):
+    """Its text alone is read; an answer without a text leaves its pair unjudged, and ends nothing."""
+    with running_chat(lambda text: answer) as chat:
+        found = judged(chat, tmp_path, PAIRS[:1])
+    assert (dict(found.qrels), found.failed) == ({"q0": {"d0": grade}} if grade else {}, {})
+
+
+@pytest.mark.parametrize("answer", [choice(index=0, message=None), (200, '{"choices": [null]}'), (200, "null")])
+def test_a_broken_answer_is_a_failed_request(tmp_path, answer):
+    """The others are asked all the same, and it is asked again by the next run."""
+    with running_chat(lambda text: answer if number_of(text) else "1") as chat:
+        found = judged(chat, tmp_path, PAIRS[:3])
+        assert (dict(found.qrels), list(found.failed)) == ({"q0": {"d0": 1}}, [("q0", "d1"), ("q0", "d2")])
+        assert judged(chat, tmp_path, PAIRS[:3]).asked == 2
+
+
 def test_odd_replies_leave_pairs_unjudged(tmp_path):
     """Nothing, no words, no choices: not asked again, counted, and in no judgement."""
     odd: dict[int, str | tuple[int, str] | None] = {1: None, 2: "no idea", 3: (200, '{"choices": []}')}
@@ -244,5 +278,6 @@ def test_where_chance_agrees_on_all_there_is_no_kappa():
     ones = Qrels({"q": {"a": 1, "b": 1}})
     found = agreement(ones, ones)
     assert (found.agreed, found.kappa, found.weighted, found.kappa_interval) == (1.0, None, None, None)
+    assert found.agreed_interval is None  # one query says nothing of others
     with pytest.raises(InvalidInput, match="no pair of query and document in common"):
         agreement(ones, Qrels({"q": {"c": 1}}))

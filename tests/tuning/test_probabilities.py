@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -115,8 +116,12 @@ def test_the_shape_is_the_likeliest_on_the_other_half() -> None:
 
 
 def test_the_error_is_of_bins_of_equal_count() -> None:
-    """By hand: two bins of two, one off by 0.25 and one by 0; and small where the shape is right."""
+    """By hand: two bins of two, off by 0.25 and by 0.05; equal values are in one; small where the shape is right."""
     assert calibration_error([0.1, 0.9, 0.4, 1.0], [0, 1, 1, 1], bins=2) == pytest.approx((0.25 + 0.05) / 2)
+    assert calibration_error([0.5] * 40, [1] * 20 + [0] * 20) == 0.0  # whatever the order of the pairs
+    for wrong, said in (([0.5], "have 1 and 2 pairs"), ([], "is empty"), ([0.5, math.nan], r"probabilities\[1\]")):
+        with pytest.raises(InvalidInput, match=said):
+            calibration_error(wrong, [0, 1])
     made = fitted(*given(drawn(120)), methods=["logistic"])
     assert made.error is not None
     assert made.error < 0.03

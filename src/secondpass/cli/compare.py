@@ -174,13 +174,13 @@ def first_pass(
     """The candidates as the only run, at most `depth` a query, and milliseconds a query where they were found here."""
     from secondpass.training.negatives import candidates
 
-    texts, ms = found.texts or {}, None
+    texts, ms, read = found.texts or {}, None, False
     if source == BM25:
         index = candidates.BM25(list(corpus.values()))
         began = time.perf_counter()
         run = Run(BM25, candidates.bm25_candidates(texts, corpus, depth=depth + other_ids, index=index))
         ms = (time.perf_counter() - began) * 1000 / len(texts)
-    elif Path(source).is_file() or Path(source.partition("=")[2]).is_file():
+    elif read := Path(source).is_file() or Path(source.partition("=")[2]).is_file():
         run = run_of(source).only(texts)
         for query, ranking in run.items():
             if unknown := next((document for document in ranking if document not in corpus), None):
@@ -197,7 +197,7 @@ def first_pass(
     if not any(whole.values()):
         raise InvalidInput(f"--first {source}: it finds nothing for any of the {len(texts)} queries")
     kept = Run(whole.name, {query: list(ranking.items())[:depth] for query, ranking in whole.items()})
-    if Path(source).is_file() and (deeper := sum(map(len, whole.values())) - sum(map(len, kept.values()))):
+    if read and (deeper := sum(map(len, whole.values())) - sum(map(len, kept.values()))):
         note = f"{deeper:,} documents of {whole.name} are beyond the depth of {depth:,} and left out (--depth)"
         found = replace(found, notes=(*found.notes, note))
     return replace(found, runs=(kept,)), ms

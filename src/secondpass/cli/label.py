@@ -294,7 +294,8 @@ def judge(
             note(f"interrupted; the same command goes on from {path}")
             raise typer.Exit(INTERRUPTED) from None
     if not result.qrels:
-        raise InvalidInput(f"no reply of {len(pairs):,} names a grade; the replies are in {path}")
+        why = next((f"; {len(result.failed):,} requests failed: {one[:200]}" for one in result.failed.values()), "")
+        raise InvalidInput(f"no reply of {len(pairs):,} names a grade; the replies are in {path}{why}")
     target.write(result.qrels, {pair.query_id: pair.query for pair in pairs if pair.query_id in result.qrels})
     if not result.failed:
         path.unlink()

@@ -26,7 +26,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One system against another, here called baseline, on one measure, paired by query (`significance`).
+    """One system against another, here called baseline, on one measure, paired by query (`statistics.compare`).
 
     `difference` is the mean of system minus baseline (for a count the sum) with its bootstrap interval;
     `p_randomisation` and `p_t` are two-sided; `p_adjusted` is the randomisation test's after Holm's correction over
@@ -52,7 +52,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Ties:
-    """One measure's mean over the orders that equal scores allow (`ties`); all three are equal without ties.
+    """One measure's mean over the orders that equal scores allow (`second_pass.over_ties`); the same without ties.
 
     `tied_queries` counts the queries in which documents of different grades have equal scores.
     """
@@ -163,7 +163,7 @@ class DepthPoint:
 
 @dataclass(frozen=True, slots=True)
 class DepthCurve:
-    """Quality against depth (`depths`); depth 0 is the first pass itself."""
+    """Quality against depth (`second_pass.depth_curve`); depth 0 is the first pass itself."""
 
     measure: str
     points: tuple[DepthPoint, ...]

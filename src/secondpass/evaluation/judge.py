@@ -167,10 +167,19 @@ class ChatJudge:
         answer = await client.chat.completions.create(
             model=self.model, messages=self.messages(pair), temperature=0, **limit
         )
-        choices = getattr(answer, "choices", None)
-        if not isinstance(choices, list):
-            raise ValueError("the answer is no chat completion")
-        return (choices[0].message.content or "") if choices else ""
+        return _said(answer)
+
+
+def _said(answer: Any) -> str:
+    """The text of a chat completion, "" where it has none; some endpoints send it in parts, thoughts among them."""
+    choices = getattr(answer, "choices", None)
+    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    if not isinstance(choices, list) or (choices and message is None):
+        raise ValueError("the answer is no chat completion")
+    content = getattr(message, "content", None) or ""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +336,8 @@ class Agreement:
         agreed: the share of the pairs on which both say relevant, or both say not.
         kappa: Cohen's, of relevant or not; None where chance alone would agree on all.
         weighted: Cohen's with quadratic weights, of the grades as they are; None likewise.
-        agreed_interval, kappa_interval, weighted_interval: bootstrapped over queries; None where there is none.
+        agreed_interval, kappa_interval, weighted_interval: bootstrapped over queries; None where there is none, as of
+            one query alone.
         first_origin, second_origin: as in `Qrels.origin`.
     """
 
@@ -381,7 +391,7 @@ def agreement(
     found = figures(whole)
     resampled = np.concatenate([figures(part) for part in _resampled(tables, seed)])
     agreed, kappa, weighted = (None if np.isnan(value) else float(value) for value in found)
-    intervals = [_interval(resampled[:, place], level) for place in range(3)]
+    intervals = [_interval(resampled[:, place], level) if len(tables) > 1 else None for place in range(3)]
     pairs = int(whole.sum())
     return Agreement(
         pairs=pairs,

@@ -20,6 +20,7 @@ from secondpass.evaluation.comparison import (
 from secondpass.evaluation.measures import Coverage, Report
 from secondpass.evaluation.reporting.wording import (
     NOTHING,
+    confidence,
     counted,
     depth_sentence,
     headroom_sentence,
@@ -160,6 +161,22 @@ def test_doubt_says_how_many_more_queries_would_decide(effect: float | None, nee
     doubtful = replace(CLEAR, p_adjusted=0.06, effect=effect, queries_needed=needed)
     (verdict,) = verdicts(analysis(doubtful))
     assert verdict.detail.endswith(said)
+
+
+def test_queries_without_a_value_are_none_that_were_compared() -> None:
+    """Of 225 measured ones fifty have a value in both runs: fifty more are needed, not none."""
+    few = replace(CLEAR, p_adjusted=0.06, effect=0.3, queries_needed=100, helped=20, hurt=20, unchanged=10)
+    (verdict,) = verdicts(analysis(few))
+    assert "On 50 queries, that may be chance. About 50 more would decide" in verdict.detail
+
+
+def test_a_level_keeps_its_decimals() -> None:
+    """99.9 % is not 100 %, and rounding of sums does not show."""
+    assert [confidence(level) for level in (0.95, 0.999, 0.975, 1 - 0.05, 1 - 0.999)] == [
+        "95 %", "99.9 %", "97.5 %", "95 %", "0.1 %"
+    ]  # fmt: skip
+    (verdict,) = verdicts(analysis(replace(CLEAR, interval=Interval(0.06, 0.1, 0.999))))
+    assert "99.9 % interval" in verdict.detail
 
 
 def test_an_unchanged_order_is_no_gain() -> None:

@@ -69,7 +69,7 @@ def opened(target: Path | TextIO) -> Iterator[TextIO]:
 
 # ---- Reports for programs: JSON with everything, CSV with a line per query and system.
 #
-# The JSON's keys are the names of the fields of `findings.Analysis` and of the values in it, so their docstrings are
+# The JSON's keys are the names of the fields of `comparison.Analysis` and of the values in it, so their docstrings are
 # its documentation. Beside them stand "format", which grows when a key is renamed or lost, and "difference" in each
 # change. What is not a finite number is null.
 #

@@ -294,7 +294,6 @@ def _alone(analysis: Analysis, report: Report) -> Verdict:
 def _verdict(analysis: Analysis, comparison: Comparison) -> Verdict:
     system, baseline, direction = comparison.system, comparison.baseline, _direction(comparison)
     reports = {report.system: report for report in analysis.reports}
-    report = reports[system]
     before, after = (number(reports[name].means.get(analysis.primary)) for name in (baseline, system))
     equals = baseline != analysis.reports[0].system or analysis.first_pass is None
     if direction == "same":
@@ -305,8 +304,10 @@ def _verdict(analysis: Analysis, comparison: Comparison) -> Verdict:
     detail = f"{analysis.primary} {verb} from {before} to {after} ({_certainty(analysis, comparison)})"
     detail += f"{_reached(analysis, system)}." if direction == "better" and not equals else "."
     if direction == "unclear":
-        queries = counted(report.coverage.measured, "query", "queries")
-        detail += f" On {queries}, that may be chance.{_more_queries(comparison, report)}"
+        # Of the measured queries those with a value in both.
+        compared = comparison.helped + comparison.hurt + comparison.unchanged
+        queries = counted(compared, "query", "queries")
+        detail += f" On {queries}, that may be chance.{_more_queries(comparison, compared)}"
     headlines = {"better": "helps", "worse": "does harm", "unclear": "shows no clear difference"}
     if equals:
         clear = f"is {direction} than" if direction in ("better", "worse") else "shows no clear difference from"
@@ -333,13 +334,13 @@ def _certainty(analysis: Analysis, comparison: Comparison) -> str:
     )
 
 
-def _more_queries(comparison: Comparison, report: Report) -> str:
+def _more_queries(comparison: Comparison, compared: int) -> str:
     """How many more queries would decide, if the truth were what was seen; "" where nobody can say."""
     if comparison.effect is None:
         return ""
     if comparison.queries_needed is None:
         return " No number of queries tells nothing apart."
-    more = comparison.queries_needed - report.coverage.measured
+    more = comparison.queries_needed - compared
     if more <= 0:
         return ""
     seen = "if mean and spread of the differences are those seen here, which is not sure"
