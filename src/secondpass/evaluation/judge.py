@@ -375,32 +375,23 @@ def agreement(
         InvalidInput: no pair is in both, or level is not between 0 and 1.
     """
     level = share(level, "level")
-    grades, tables = _tables(first, second)
-    values = [np.array(own, np.float64) for own in grades]
-    differs = (values[0][:, None] >= relevant_from[0]) != (values[1][None, :] >= relevant_from[1])
-    squares = (values[0][:, None] - values[1][None, :]) ** 2
-    binary = np.stack([values[0] >= relevant_from[0], values[0] < relevant_from[0]]).astype(np.float64)
-    other = np.stack([values[1] >= relevant_from[1], values[1] < relevant_from[1]]).astype(np.float64)
-
-    def figures(counts: Counts) -> Counts:
-        """[..., grades, grades] -> [..., agreed, kappa, weighted]."""
-        agreed = 1 - (counts * differs).sum((-2, -1)) / counts.sum((-2, -1))
-        return np.stack([agreed, _kappa(binary @ counts @ other.T, 1 - np.eye(2)), _kappa(counts, squares)], -1)
-
-    whole = tables.sum(0)
-    found = figures(whole)
-    resampled = np.concatenate([figures(part) for part in _resampled(tables, seed)])
-    agreed, kappa, weighted = (None if np.isnan(value) else float(value) for value in found)
-    intervals = [_interval(resampled[:, place], level) if len(tables) > 1 else None for place in range(3)]
-    pairs = int(whole.sum())
+    owners, values = _both(first, second)
+    sums = _sums(owners, values, relevant_from)
+    agreed, kappa, weighted = (None if np.isnan(value) else float(value) for value in _figures(sums.sum(0)))
+    resampled = np.concatenate([_figures(part) for part in _resampled(sums, seed)])
+    intervals = [_interval(resampled[:, place], level) if len(sums) > 1 else None for place in range(3)]
+    pairs = len(owners)
+    grades, places = zip(*(np.unique(own, return_inverse=True) for own in values), strict=True)
+    table = np.zeros([len(own) for own in grades], np.int64)
+    np.add.at(table, places, 1)
     return Agreement(
         pairs=pairs,
-        queries=len(tables),
+        queries=len(sums),
         first_only=sum(map(len, first.values())) - pairs,
         second_only=sum(map(len, second.values())) - pairs,
-        first_grades=grades[0],
-        second_grades=grades[1],
-        table=tuple(tuple(map(int, row)) for row in whole.tolist()),
+        first_grades=tuple(grades[0].tolist()),
+        second_grades=tuple(grades[1].tolist()),
+        table=tuple(map(tuple, table.tolist())),
         relevant_from=relevant_from,
         agreed=agreed or 0.0,
         kappa=kappa,
@@ -413,40 +404,53 @@ def agreement(
     )
 
 
-def _tables(first: Qrels, second: Qrels) -> tuple[list[tuple[int, ...]], Counts]:
-    """The grades that each gives to pairs that both have, and the pairs by them: float64 [queries, grades, grades]."""
-    common = {query: first[query].keys() & second[query].keys() for query in first if query in second}
-    both = {query: sorted(documents) for query, documents in common.items() if documents}
+def _both(first: Qrels, second: Qrels) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """The pairs that both have: the number of the query, [pairs], and both grades, [2, pairs]."""
+    common = {query: sorted(first[query].keys() & second[query].keys()) for query in first if query in second}
+    both = [(query, documents) for query, documents in common.items() if documents]
     if not both:
         raise InvalidInput("the two sets of judgements have no pair of query and document in common")
-    grades = [
-        tuple(sorted({qrels[query][document] for query, documents in both.items() for document in documents}))
-        for qrels in (first, second)
+    rows = [
+        (number, first[query][document], second[query][document])
+        for number, (query, documents) in enumerate(both)
+        for document in documents
     ]
-    rows, columns = ({grade: place for place, grade in enumerate(own)} for own in grades)
-    tables = np.zeros((len(both), len(rows), len(columns)))
-    for index, (query, documents) in enumerate(both.items()):
-        for document in documents:
-            tables[index, rows[first[query][document]], columns[second[query][document]]] += 1
-    return grades, tables
+    owners, *values = np.array(rows, np.int64).T
+    return owners.astype(np.intp), np.stack(values)
 
 
-def _kappa(counts: Counts, weights: Counts) -> Counts:
-    """Of tables [..., rows, columns] by weights of disagreement; NaN where chance alone disagrees nowhere."""
-    rows, columns = counts.sum(-1), counts.sum(-2)
-    chance = (rows[..., :, None] * columns[..., None, :] * weights).sum((-2, -1)) / counts.sum((-2, -1))
-    seen = (counts * weights).sum((-2, -1))
-    return np.where(chance > 0, 1 - seen / np.where(chance > 0, chance, 1), np.nan)
+def _sums(owners: NDArray[np.intp], values: NDArray[np.int64], relevant_from: tuple[int, int]) -> Counts:
+    """What the figures are made of, float64 [queries, 9]: pairs, and sums over them of both grades and of squares.
+
+    Once as relevant or not and once as they are, less a number that all share, so that the sums stay exact.
+    """
+    columns: list[NDArray[np.int64]] = []
+    relevant = (values >= np.reshape(relevant_from, (2, 1))).astype(np.int64)
+    for one, other in (relevant, values - values.min()):
+        columns += [one, other, one**2 + other**2, (one - other) ** 2]
+    pairs = np.bincount(owners)
+    return np.stack([pairs, *(np.bincount(owners, column) for column in columns)], axis=1).astype(np.float64)
 
 
-def _resampled(tables: Counts, seed: int) -> Iterator[Counts]:
-    """Sums of as many tables as there are, drawn with replacement."""
-    draw, queries = np.random.default_rng(seed), len(tables)
-    flat = tables.reshape(queries, -1)
+def _figures(sums: Counts) -> Counts:
+    """[..., 9] -> [..., agreed, kappa, weighted].
+
+    Kappa is 1 less the squared differences over those that chance makes of the same grades; of two grades that is the
+    one without weights. NaN where chance makes none.
+    """
+    pairs = sums[..., :1]
+    one, other, squares, seen = (sums[..., [place, place + 4]] for place in range(1, 5))
+    chance = squares - 2 * one * other / pairs
+    kappas = np.where(chance > 0, 1 - seen / np.where(chance > 0, chance, 1), np.nan)
+    return np.concatenate([1 - seen[..., :1] / pairs, kappas], axis=-1)
+
+
+def _resampled(sums: Counts, seed: int) -> Iterator[Counts]:
+    """Totals of as many queries as there are, drawn with replacement."""
+    draw, queries = np.random.default_rng(seed), len(sums)
     for start in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
         many = min(RESAMPLES_AT_ONCE, RESAMPLES - start)
-        times = draw.multinomial(queries, np.full(queries, 1 / queries), many)
-        yield (times @ flat).reshape(many, *tables.shape[1:])
+        yield draw.multinomial(queries, np.full(queries, 1 / queries), many) @ sums
 
 
 def _interval(values: Counts, level: float) -> Interval | None:
