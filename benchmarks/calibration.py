@@ -32,10 +32,10 @@ import typer
 from scipy.stats import beta
 
 from secondpass.calibration import Calibration
+from secondpass.evaluation.scores import calibration_error
 from secondpass.tuning.probabilities import (
     LabelledScores,
     best_scores,
-    calibration_error,
     fit_rows,
     halves,
     labelled_run,

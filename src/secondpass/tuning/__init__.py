@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from secondpass.lazy import lazily
 
 if TYPE_CHECKING:
+    from secondpass.evaluation.scores import calibration_error
     from secondpass.tuning.choosing import Tuning, tune
-    from secondpass.tuning.probabilities import calibrate, calibration_error, fitted, labelled_run
+    from secondpass.tuning.probabilities import calibrate, fitted, labelled_run
 
 __all__ = ["Tuning", "calibrate", "calibration_error", "fitted", "labelled_run", "tune"]
 
