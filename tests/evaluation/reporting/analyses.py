@@ -27,9 +27,11 @@ from secondpass.evaluation.comparison import (
     Ties,
 )
 from secondpass.evaluation.measures import Coverage, Report
+from secondpass.evaluation.reporting.page import to_html
 from secondpass.evaluation.scores import ScoredPairs, reliability_of
 
 MEASURES = {"nDCG@10": 0.08, "RR@10": 0.07, "AP": 0.06, "R@100": 0.0}
+SYSTEMS = ("bm25", "pocket", "ms-marco-MiniLM-L6-v2")
 HOSTILE = (
     "<script>alert('x')</script>",
     "quotes \" and ' & <b>tags</b>",
@@ -207,3 +209,9 @@ def hostile() -> Analysis:
     opened = tuple(QueryRanks(queries.get(each.query, each.query), each.text, ranked, 0) for each in found.queries)
     settings = dict(zip(HOSTILE, HOSTILE[::-1], strict=True))
     return replace(found, second_passes=passes, settings=settings, queries=opened)
+
+
+@cache
+def page_of(kind: str) -> str:
+    """A page that several tests look at: drawing it takes most of their time."""
+    return to_html({"whole": whole(30), "three": whole(60, SYSTEMS), "hostile": hostile(), "bare": bare()}[kind])

@@ -16,16 +16,14 @@ from typing import Any
 
 import pytest
 
-from secondpass.evaluation.reporting.page import write_page
-from tests.evaluation.reporting.analyses import TEXTS, bare, hostile, whole
+from tests.evaluation.reporting.analyses import TEXTS, page_of
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-quic", "--disable-dev-shm-usage",
          "--enable-logging=stderr", "--v=0", "--virtual-time-budget=8000", "--dump-dom")  # fmt: skip
 WIDTHS = (390, 820, 1400)
-PAGES = ("whole", "hostile", "bare")
-SYSTEMS = ("bm25", "pocket", "ms-marco-MiniLM-L6-v2")
+PAGES = ("three", "hostile", "bare")
 
 # A page beside the report that shows it in frames of several widths and writes down what a person would notice.
 WATCHER = """<!DOCTYPE html><meta name="color-scheme" content="light dark"><title>watcher</title>
@@ -91,8 +89,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[s
     if BROWSER is None:
         pytest.skip("no chromium on PATH")
     folder = tmp_path_factory.mktemp("site")
-    for name, analysis in zip(PAGES, (whole(60, SYSTEMS), hostile(), bare()), strict=True):
-        write_page(folder / f"{name}.html", analysis)
+    for name in PAGES:
+        (folder / f"{name}.html").write_text(page_of(name), encoding="utf-8")
     (folder / "watcher.html").write_text(WATCHER.replace("PAGES", json.dumps(PAGES)))
     (folder / "faulty.html").write_text("<!DOCTYPE html><script>nothing.there</script><img src=absent.png>")
     asked: list[str] = []
@@ -161,7 +159,7 @@ def test_a_page_opens_from_a_file_where_a_link_leads(tmp_path: Path) -> None:
     if BROWSER is None:
         pytest.skip("no chromium on PATH")
     file = tmp_path / "report.html"
-    write_page(file, whole(30))
+    file.write_text(page_of("whole"), encoding="utf-8")
     document, complaints = browse(f"{file.as_uri()}#q3", tmp_path / "profile")
     assert complaints == []
     assert "<strong>rerank helps</strong>" in document
@@ -176,7 +174,7 @@ def test_a_printed_page_has_no_empty_sheet(tmp_path: Path) -> None:
         pytest.skip("no chromium on PATH")
     pdfium = pytest.importorskip("pypdfium2")
     file, printed = tmp_path / "report.html", tmp_path / "report.pdf"
-    write_page(file, whole(60, SYSTEMS))
+    file.write_text(page_of("three"), encoding="utf-8")
     browse(file.as_uri(), tmp_path / "profile", f"--print-to-pdf={printed}", "--no-pdf-header-footer")
     sheets = [sheet.get_textpage().get_text_range() for sheet in pdfium.PdfDocument(printed)]
     assert 8 < len(sheets) < 20
