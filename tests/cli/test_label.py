@@ -170,8 +170,9 @@ def test_a_judge_that_was_killed_goes_on(run, beir, tmp_path):
     assert not output.with_name("judged.jsonl.partial").exists()
 
 
-def test_a_run_is_judged_into_a_folder(run, beir, tmp_path):
+def test_a_run_is_judged_into_a_folder(run, beir, tmp_path, monkeypatch):
     """The best documents of each query; what has no text is left out and said, a failed request keeps the journal."""
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\r\n")
     trec = tmp_path / "a.trec"
     trec.write_text("".join(f"q1 Q0 {name} 1 {9 - n} t\n" for n, name in enumerate(("d2", "gone", "d3", "d4"))))
     files = ("--queries", beir / "queries.jsonl", "--corpus", beir, "--run", trec, "--depth", "3", "--retries", "0")
@@ -184,6 +185,7 @@ def test_a_run_is_judged_into_a_folder(run, beir, tmp_path):
         assert "Left unjudged: 1 pairs whose request failed (query 'q1', document 'd3'" in done.stdout
         assert dict(read_qrels(tmp_path / "out" / "qrels" / "test.tsv")) == {"q1": {"d2": 2}}
         assert (tmp_path / "out" / "queries.jsonl").exists()
+        assert chat.keys == {"Bearer secret"}
         assert "was begun with another judge" in run("label", "judge", *files, *where, "--model", "n").stderr
         said["The capital"] = "0"
         assert "(1 asked now)" in run("label", "judge", *files, *where).stdout

@@ -229,6 +229,24 @@ def test_pairs_that_are_refused(tmp_path, pairs, message):
         assert chat.asked == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api_key": "secret\n"}, "api_key has a character that no header can hold"),
+        ({"api_key": "s\u00e9cret"}, "api_key has a character"),
+        ({"retries": -1}, "retries=-1 is not a whole number"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"timeout": float("nan")}, "timeout=nan"),
+        ({"base_url": "localhost:8000"}, "no address that begins with http"),
+    ],
+)
+def test_settings_that_no_request_could_have_are_refused(options, message):
+    """When the judge is made, not by every request; a key is never shown."""
+    with pytest.raises(InvalidInput, match=message) as error:
+        ChatJudge(**{"model": "m", "base_url": "http://localhost/v1"} | options)
+    assert "cret" not in str(error.value)
+
+
 # ---- agreement
 
 

@@ -275,8 +275,9 @@ def judge(
     """
     from tqdm import tqdm
 
-    who = ChatJudge(model=model, base_url=base_url, api_key=os.environ.get(key_env) or None, timeout=timeout,
-                    retries=retries, max_tokens=max_tokens or None, max_characters=max_characters)  # fmt: skip
+    key = os.environ.get(key_env, "").strip() or None  # a file that it came out of ends in a line end
+    who = ChatJudge(model=model, base_url=base_url, api_key=key, timeout=timeout, retries=retries,
+                    max_tokens=max_tokens or None, max_characters=max_characters)  # fmt: skip
     people = None if qrels is None else read_qrels(qrels)
     texts, documents = _texts(dataset, queries, corpus)
     wanted = _wanted(run, people, depth, limit)

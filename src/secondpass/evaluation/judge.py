@@ -24,7 +24,7 @@ from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.statistics import RESAMPLES
 from secondpass.journal import Journal
 from secondpass.lazy import optional
-from secondpass.text import is_blank, positive_int, positive_number, repaired, share
+from secondpass.text import is_blank, positive_int, positive_number, repaired, share, whole_number
 
 PROMPT = "secondpass-1"
 """The version of the words below: another text is another judge."""
@@ -131,6 +131,11 @@ class ChatJudge:
             raise InvalidInput("model is blank")
         if not re.match(r"https?://[^/]", self.base_url):
             raise InvalidInput(f"base_url={self.base_url!r} is no address that begins with http:// or https://")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise InvalidInput("api_key has a character that no header can hold: a line end, or one beyond ASCII")
+        whole_number(self.retries, "retries")
+        if self.max_tokens is not None:
+            positive_int(self.max_tokens, "max_tokens")
         positive_number(self.timeout, "timeout")
         positive_int(self.max_characters, "max_characters")
 
