@@ -163,6 +163,18 @@ def test_doubt_says_how_many_more_queries_would_decide(effect: float | None, nee
     assert verdict.detail.endswith(said)
 
 
+def test_a_run_of_other_queries_does_no_harm() -> None:
+    """Nor does another one help against it: that it answers nothing is said in place of a verdict."""
+    silent = Coverage(225, unanswered=tuple(f"q{place}" for place in range(225)))
+    lost = replace(CLEAR, difference=-0.5, interval=Interval(-0.6, -0.4, 0.95))
+    (verdict,) = verdicts(analysis(lost, replace(RERANK, coverage=silent)))
+    assert (verdict.direction, verdict.headline) == ("unclear", "rerank answers none of the measured queries")
+    found = analysis(CLEAR)
+    first = replace(found.reports[0], coverage=silent)
+    (verdict,) = verdicts(replace(found, reports=(first, found.reports[1])))
+    assert verdict.headline == "bm25 answers none of the measured queries"
+
+
 def test_queries_without_a_value_are_none_that_were_compared() -> None:
     """Of 225 measured ones fifty have a value in both runs: fifty more are needed, not none."""
     few = replace(CLEAR, p_adjusted=0.06, effect=0.3, queries_needed=100, helped=20, hurt=20, unchanged=10)

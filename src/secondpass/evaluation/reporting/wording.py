@@ -294,6 +294,10 @@ def _alone(analysis: Analysis, report: Report) -> Verdict:
 def _verdict(analysis: Analysis, comparison: Comparison) -> Verdict:
     system, baseline, direction = comparison.system, comparison.baseline, _direction(comparison)
     reports = {report.system: report for report in analysis.reports}
+    for name in (system, baseline):
+        if len(reports[name].coverage.unanswered) == (measured := reports[name].coverage.measured):
+            detail = f"Its {measured:,} rankings count as empty ones: are its ids those of the judgements?"
+            return Verdict(system, "unclear", f"{name} answers none of the measured queries", detail)
     before, after = (number(reports[name].means.get(analysis.primary)) for name in (baseline, system))
     equals = baseline != analysis.reports[0].system or analysis.first_pass is None
     if direction == "same":
