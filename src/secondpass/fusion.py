@@ -99,6 +99,9 @@ def _column(name: str, ranking: Sequence[tuple[str, float | None]], rows: Mappin
     given = [score for _, score in ranking]
     if any(score is None for score in given):
         given = [float(-place) for place in range(len(given))]
+    if all(type(score) is float for score in given) and np.isfinite(given).all():
+        made[[rows[document] for document, _ in ranking]] = given
+        return made
     for (document, _), score in zip(ranking, given, strict=True):
         made[rows[document]] = finite_number(score, f"{name}: the score of {document!r}")
     return made
@@ -166,7 +169,7 @@ class Fusion:
             return f"{self.method} of {', '.join(self.inputs)}"
         if len(self.inputs) == 1:
             return f"{self.inputs[0]} alone"
-        return " + ".join(f"{self.weights[name]:.3g} {name}" for name in self.inputs)
+        return " + ".join(f"{self.weights[name]:.3g} {name}" for name in self.inputs).replace("+ -", "- ")
 
     def scores(self, candidates: Candidates) -> Doubles:
         """Float64 [documents].

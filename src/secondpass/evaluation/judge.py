@@ -349,6 +349,9 @@ class Agreement:
     second_origin: str
 
 
+MOST_GRADES = 100
+
+
 def agreement(
     first: Qrels, second: Qrels, *, relevant_from: tuple[int, int] = (1, 1), level: float = 0.95, seed: int = 0
 ) -> Agreement:
@@ -362,7 +365,7 @@ def agreement(
         seed: same seed, same intervals.
 
     Raises:
-        InvalidInput: no pair is in both, or level is not between 0 and 1.
+        InvalidInput: no pair is in both, one has more than a hundred different grades, or level is not between 0 and 1.
     """
     level = share(level, "level")
     grades, tables = _tables(first, second)
@@ -413,6 +416,11 @@ def _tables(first: Qrels, second: Qrels) -> tuple[list[tuple[int, ...]], Counts]
         tuple(sorted({qrels[query][document] for query, documents in both.items() for document in documents}))
         for qrels in (first, second)
     ]
+    for which, own in zip(("first", "second"), grades, strict=True):
+        if len(own) > MOST_GRADES:
+            raise InvalidInput(
+                f"{which} has {len(own):,} different grades; {MOST_GRADES} are the most to make a table of"
+            )
     rows, columns = ({grade: place for place, grade in enumerate(own)} for own in grades)
     tables = np.zeros((len(both), len(rows), len(columns)))
     for index, (query, documents) in enumerate(both.items()):

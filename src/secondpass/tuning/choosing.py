@@ -434,7 +434,7 @@ def _needed(contest: _Contest) -> int | None:
 
 def _verdicts(contest: _Contest) -> Iterator[str]:
     labelled, held_out, best = contest.labelled, contest.held_out, contest.best
-    first, sure = contest.contenders[0], f"with a certainty of {contest.sure:.0%}"
+    first, sure = contest.contenders[0], f"with a certainty of {100 * contest.sure:g}%"
     if not contest.has_signal(held_out, contest.rows):
         yield (
             f"No order of the candidates is better than a random one beyond chance: these {len(contest.rows)} labelled "
