@@ -99,8 +99,9 @@ def _column(name: str, ranking: Sequence[tuple[str, float | None]], rows: Mappin
     given = [score for _, score in ranking]
     if any(score is None for score in given):
         given = [float(-place) for place in range(len(given))]
-    if all(type(score) is float for score in given) and np.isfinite(given).all():
-        made[[rows[document] for document, _ in ranking]] = given
+    plain = [score for score in given if type(score) is float]
+    if len(plain) == len(given) and np.isfinite(plain).all():
+        made[[rows[document] for document, _ in ranking]] = plain
         return made
     for (document, _), score in zip(ranking, given, strict=True):
         made[rows[document]] = finite_number(score, f"{name}: the score of {document!r}")
