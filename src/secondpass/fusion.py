@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ RRF_K = 60
 VERSION = 1
 # How many of a list's first documents two first passes are compared by.
 COMPARED = 10
+HALF = np.finfo(np.float64).max / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Candidates:
 
     ids: tuple[str, ...]
     scores: Mapping[str, Doubles]
+    _stretched: dict[str, Doubles] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -75,7 +77,15 @@ class Candidates:
 
     def with_logits(self, logits: Doubles) -> Candidates:
         """The same with a reranker's logits, NaN for documents that it has not read."""
-        return replace(self, scores={**self.scores, RERANKER: logits})
+        made = replace(self, scores={**self.scores, RERANKER: logits})
+        made._stretched.update({name: values for name, values in self._stretched.items() if name != RERANKER})
+        return made
+
+    def stretched(self, name: str) -> Doubles:
+        """An input's scores from 0 to 1, computed once."""
+        if name not in self._stretched:
+            self._stretched[name] = stretched(self.scores[name])
+        return self._stretched[name]
 
     def rows(self, rows: npt.NDArray[np.intp]) -> Candidates:
         """Some of the documents, in that order."""
@@ -89,6 +99,10 @@ def _column(name: str, ranking: Sequence[tuple[str, float | None]], rows: Mappin
     given = [score for _, score in ranking]
     if any(score is None for score in given):
         given = [float(-place) for place in range(len(given))]
+    plain = [score for score in given if type(score) is float]
+    if len(plain) == len(given) and np.isfinite(plain).all():
+        made[[rows[document] for document, _ in ranking]] = plain
+        return made
     for (document, _), score in zip(ranking, given, strict=True):
         made[rows[document]] = finite_number(score, f"{name}: the score of {document!r}")
     return made
@@ -103,6 +117,8 @@ def stretched(scores: Doubles) -> Doubles:
     if not there.any():
         return np.zeros_like(scores)
     low, high = scores[there].min(), scores[there].max()
+    if max(abs(low), abs(high)) > HALF:  # their difference may be beyond float64
+        scores, low, high = scores / 2, low / 2, high / 2
     made: Doubles = np.where(there, (scores - low) / (high - low) if high > low else 1.0, 0.0)
     return made
 
@@ -154,7 +170,7 @@ class Fusion:
             return f"{self.method} of {', '.join(self.inputs)}"
         if len(self.inputs) == 1:
             return f"{self.inputs[0]} alone"
-        return " + ".join(f"{self.weights[name]:.3g} {name}" for name in self.inputs)
+        return " + ".join(f"{self.weights[name]:.3g} {name}" for name in self.inputs).replace("+ -", "- ")
 
     def scores(self, candidates: Candidates) -> Doubles:
         """Float64 [documents].
@@ -169,12 +185,12 @@ class Fusion:
                 f"the fusion needs {missing[0]!r}, and the candidates have {', '.join(candidates.scores)}"
             )
         if self.method == "lambdamart":
-            made: Doubles = np.asarray(_booster(self.trees).predict(features(candidates, self.inputs)), np.float64)
+            made: Doubles = _booster(self.trees).predict(features(candidates, self.inputs), num_threads=1)
             return made
-        part = by_rank if self.method == "rrf" else stretched
         total = np.zeros(len(candidates.ids))
         for name in self.inputs:
-            total += self.weights[name] * part(candidates.scores[name])
+            part = by_rank(candidates.scores[name]) if self.method == "rrf" else candidates.stretched(name)
+            total += self.weights[name] * part
         if len(self.inputs) == 1:  # what the only input has stands before all that it has not
             total += ~np.isnan(candidates.scores[self.inputs[0]])
         return total
@@ -182,11 +198,10 @@ class Fusion:
 
 def features(candidates: Candidates, inputs: Sequence[str]) -> Doubles:
     """Float64 [documents, 2 x inputs]: stretched, and as they are; what is not there is 0 and NaN."""
-    columns = [candidates.scores[name] for name in inputs]
-    return np.stack([*map(stretched, columns), *columns], axis=1)
+    return np.stack([*map(candidates.stretched, inputs), *(candidates.scores[name] for name in inputs)], axis=1)
 
 
-@cache
+@lru_cache(maxsize=8)
 def _booster(trees: str) -> Any:
     return optional("lightgbm", "LightGBM", "tune").Booster(model_str=trees)
 
@@ -201,9 +216,8 @@ def overlap(candidates: Candidates, first: Sequence[str]) -> float:
     if len(columns) == 1:
         best = np.sort(stretched(columns[0]))[::-1]
         return float(best[0] - best[1]) if len(best) > 1 else 1.0
-    tops = [
-        set(np.argsort(np.where(np.isnan(one), np.inf, -one), kind="stable")[:COMPARED].tolist()) for one in columns
-    ]
+    # NaN, which a list has not found, stands last
+    tops = [set(np.argsort(-one, kind="stable")[: min(COMPARED, (~np.isnan(one)).sum())].tolist()) for one in columns]
     return len(set.intersection(*tops)) / max(1, min(COMPARED, len(candidates.ids)))
 
 
@@ -217,6 +231,9 @@ class SkipRule:
     least: float
     saved: float
     lost: float
+
+    def __post_init__(self) -> None:
+        finite_number(self.least, "least")
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,32 +309,35 @@ class Tuned:
         Raises:
             InvalidInput: logits are not as many, or one is not finite.
         """
+        rows, scores = self.ranked(candidates, read, logits)
+        known = {} if self.after is None else dict(zip(map(int, read), np.asarray(logits, np.float64), strict=True))
+        given = [float(known[row]) for row in rows.tolist() if row in known]
+        chances = self._chances(scores[: len(given)], np.array(given))
+        names = [candidates.ids[row] for row in rows.tolist()]
+        best = [*map(Fused, rows.tolist(), names, scores.tolist(), given, chances)]
+        return [*best, *map(Fused, rows[len(best) :].tolist(), names[len(best) :], scores[len(best) :].tolist())]
+
+    def ranked(
+        self, candidates: Candidates, read: Sequence[int] = (), logits: npt.ArrayLike = ()
+    ) -> tuple[npt.NDArray[np.intp], Doubles]:
+        """The same as arrays: rows, best first, and their scores, float64 [documents] that do not rise."""
         before = self.before.scores(candidates)
         rows, given = np.asarray(read, np.intp).reshape(-1), np.asarray(logits, np.float64).reshape(-1)
         if len(rows) != len(given):
             raise InvalidInput(f"logits has {len(given)} numbers for {len(rows)} documents")
         if not np.isfinite(given).all():
             raise InvalidInput(f"logits[{int((~np.isfinite(given)).argmax())}] is not finite")
-        placed = [
-            Fused(row, candidates.ids[row], float(before[row])) for row in np.argsort(-before, kind="stable").tolist()
-        ]
+        placed = np.argsort(-before, kind="stable")
         if self.after is None or not len(rows):
-            return placed
+            return placed, before[placed]
         whole = np.full(len(candidates.ids), np.nan)
         whole[rows] = given
         scores = self.after.scores(candidates.with_logits(whole))[rows]
-        chances = self._chances(scores, given)
-        best = [
-            Fused(
-                int(rows[place]), candidates.ids[rows[place]], float(scores[place]), float(given[place]), chances[place]
-            )
-            for place in np.argsort(-scores, kind="stable").tolist()
-        ]
-        lowest, done = best[-1].score, set(rows.tolist())
-        behind = [one for one in placed if one.index not in done]
+        best = np.argsort(-scores, kind="stable")
+        behind = placed[np.isnan(whole[placed])]
         # never above what was read, whatever scale the first passes have
-        above = max((one.score for one in behind), default=0.0) - lowest
-        return [*best, *(replace(one, score=one.score - max(0.0, above)) for one in behind)]
+        above = max(0.0, float(before[behind].max(initial=-np.inf) - scores[best[-1]]))
+        return np.concatenate([rows[best], behind]), np.concatenate([scores[best], before[behind] - above])
 
     def calibrated(self, scores: Doubles, logits: Doubles) -> Doubles:
         """The number that the calibration is of: what is stretched within a query says nothing across queries alone."""
@@ -351,19 +371,23 @@ class Tuned:
         Raises:
             InvalidInput: it is none, or of another version; the message names `place`.
         """
-        if page.get("version") != VERSION:
-            raise InvalidInput(f"{place} has version {page.get('version')!r}, and this reads {VERSION}")
+        version = page.get("version") if isinstance(page, Mapping) else None
+        if version != VERSION:
+            raise InvalidInput(f"{place} has version {version!r}, and this reads {VERSION}")
         given = {name: value for name, value in page.items() if name in cls.__dataclass_fields__}
         try:
             given |= {name: tuple(map(str, given[name])) for name in ("first", "fields") if name in given}
             given["marks"] = None if given.get("marks") is None else tuple(map(float, given["marks"]))
             score, logit = given.get("calibrated_by", (1.0, 0.0))
-            given["calibrated_by"] = (float(score), float(logit))
+            given["calibrated_by"] = (
+                finite_number(score, "calibrated_by[0]"),
+                finite_number(logit, "calibrated_by[1]"),
+            )
             given["before"] = Fusion(**given["before"])
             given["after"] = None if given.get("after") is None else Fusion(**given["after"])
             given["skip"] = None if given.get("skip") is None else SkipRule(**given["skip"])
             own = given.get("calibration")
             given["calibration"] = None if own is None else Calibration.from_dict(own, place)
             return cls(**given)
-        except (TypeError, KeyError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             raise InvalidInput(f"{place} is no tuned ranking: {error}") from error

@@ -15,6 +15,8 @@ RUNS = {"bm25": [("a", 9.0), ("b", 5.0), ("c", 1.0)], "dense": [("c", 0.9), ("d"
 EVEN = Fusion("weighted", {"bm25": 0.5, "dense": 0.5})
 WITH = Fusion("weighted", {"bm25": 0.25, "dense": 0.25, "reranker": 0.5})
 
+PAGE = Tuned(("bm25", "dense"), EVEN, WITH, 2).to_dict()
+
 
 def scores(fusion: Fusion, candidates: Candidates) -> dict[str, float]:
     """By document, to six digits."""
@@ -33,9 +35,17 @@ def test_a_list_of_one_document_has_found_it() -> None:
     assert found == {"a": 0.5, "b": 0.5, "c": 0.5}
 
 
+def test_numbers_beyond_half_of_what_a_double_holds_are_stretched_too() -> None:
+    """Their difference is more than it holds."""
+    found = scores(
+        Fusion("weighted", {"year": 1.0}), Candidates.of({"year": [("a", 1.7e308), ("b", 0.0), ("c", -1.7e308)]})
+    )
+    assert found == {"a": 2.0, "b": 1.5, "c": 1.0}
+
+
 def test_reciprocal_ranks_are_those_of_the_lists() -> None:
     """1 / (60 + rank), summed; a list without scores counts by its order."""
-    runs = {"bm25": [("a", None), ("b", None)], "dense": [("b", 7.0)]}
+    runs: dict[str, list[tuple[str, float | None]]] = {"bm25": [("a", None), ("b", None)], "dense": [("b", 7.0)]}
     found = scores(Fusion("rrf", {"bm25": 1.0, "dense": 1.0}), Candidates.of(runs))
     assert found == {"a": round(1 / 61, 6), "b": round(1 / 62 + 1 / 61, 6)}
 
@@ -76,7 +86,8 @@ def test_probabilities_are_of_what_was_read_and_tell_that_nothing_is_relevant() 
 def test_queries_that_first_passes_agree_on_are_not_read() -> None:
     """How far they agree is the share of their ten best that both have; of one list the lead of its best."""
     candidates = Candidates.of(RUNS)
-    assert overlap(candidates, ("bm25", "dense")) == 1.0  # four documents, which all stand among ten
+    assert overlap(candidates, ("bm25", "dense")) == 0.5  # two of four documents
+    assert overlap(Candidates.of(RUNS | {"bm25": []}), ("bm25", "dense")) == 0.0
     assert overlap(candidates, ("bm25",)) == 0.5
     tuned = Tuned(("bm25", "dense"), EVEN, WITH, depth=2, skip=SkipRule(0.4, 0.5, 0.0))
     assert tuned.to_read(candidates) == []
@@ -120,6 +131,11 @@ def test_a_tuned_order_comes_back_from_its_file() -> None:
         (lambda: Tuned(("bm25", "dense"), EVEN, WITH, 2).order(Candidates.of(RUNS), [0], [np.inf]), r"logits\[0\]"),
         (lambda: Tuned.from_dict({"version": 7}, "t.json"), "t.json has version 7"),
         (lambda: Tuned.from_dict({"version": 1, "first": ["a"]}, "t.json"), "t.json is no tuned ranking"),
+        (lambda: Tuned.from_dict([], "t.json"), "t.json has version None"),  # type: ignore[arg-type]
+        (lambda: Tuned.from_dict({**PAGE, "depth": -1}, "t.json"), "t.json is no tuned ranking: depth=-1"),
+        (lambda: Tuned.from_dict({**PAGE, "before": {"method": "rrf", "weights": 5}}, "t.json"), "t.json is no tuned"),
+        (lambda: Tuned.from_dict({**PAGE, "marks": ["x"]}, "t.json"), "t.json is no tuned ranking"),
+        (lambda: Tuned.from_dict({**PAGE, "skip": {"least": "x", "saved": 0, "lost": 0}}, "t.json"), "least='x'"),
     ],
 )
 def test_what_makes_no_order_is_refused(wrong: object, said: str) -> None:

@@ -299,3 +299,6 @@ def test_where_chance_agrees_on_all_there_is_no_kappa():
     assert found.agreed_interval is None  # one query says nothing of others
     with pytest.raises(InvalidInput, match="no pair of query and document in common"):
         agreement(ones, Qrels({"q": {"c": 1}}))
+    fine = Qrels({"q": {f"d{place}": place for place in range(101)}})
+    with pytest.raises(InvalidInput, match="first has 101 different grades; 100 are the most"):
+        agreement(fine, fine)

@@ -88,6 +88,8 @@ def test_marked_judgements_are_read_as_they_were_written() -> None:
     }  # fmt: skip
     with pytest.raises(InvalidInput, match="cannot stand in a table"):
         write_qrels(io.StringIO(), Qrels({"q\t": {"a": 1}}), "beir")
+    with pytest.raises(InvalidInput, match="half a surrogate pair"):
+        write_qrels(io.StringIO(), Qrels({"q": {"d\udc00": 1}}), "beir")
 
 
 SUBTOPICS = {"q": {"a": {"1": 1, "2": 0}, "b": {"2": 2}}}

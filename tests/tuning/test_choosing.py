@@ -12,7 +12,8 @@ from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.tuning import Tuning, tune
-from secondpass.tuning.choosing import halves
+from secondpass.tuning.choosing import certainty, halves
+from secondpass.tuning.contenders import Labelled, LambdaMart, sums_of
 
 Task = tuple[Qrels, list[Run], Run]
 
@@ -56,7 +57,9 @@ def test_fusion_of_first_passes_is_recommended_where_a_reranker_adds_nothing() -
     assert found.recommended == "sum of first passes"
     assert found.tuned.after is None
     assert found.depth is None
-    assert [one.ms for one in found.outcomes][-1] == pytest.approx(40.0)
+    assert {one.name: one.ms for one in found.outcomes}["reranker"] == pytest.approx(40.0)
+    assert found.outcomes[-1].ms == (40.0 if "reranker" in found.outcomes[-1].fusion else 0.0)
+    assert "is not better with a certainty of 90%" in found.verdicts[1]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -103,6 +106,43 @@ def test_a_field_that_tells_is_used() -> None:
     assert found.recommended == "sum with fields"
     assert found.tuned.fields == ("age",)
     assert (found.tuned.after or found.tuned.before).weights["age"] >= 0.8
+    assert (found.tuned.after is None) == (found.tuned.before.weights.get("reranker", 0) == 0)
+
+
+def test_a_small_gain_is_not_spent_on_depth_and_skipped_queries() -> None:
+    """Both lose at most half of what the reranker adds: it is not recommended and then left out."""
+    found = tuned(task((0.4, 0.4, 0.5), queries=60, seed=1))
+    assert found.recommended == "sum with reranker"
+    means = {one.name: one.mean for one in found.outcomes}
+    quarter = (means["sum with reranker"] - means["sum of first passes"]) / 4
+    assert 0 < quarter < 0.004
+    assert found.depth is not None
+    assert found.depth.chosen > 5
+    assert found.tuned.skip is None or found.tuned.skip.lost <= quarter
+
+
+def test_two_queries_that_differ_are_not_told_from_chance() -> None:
+    """Nor is rounding, whatever a t-test says."""
+    assert certainty(np.array([0.5, 0.5, *np.zeros(48)])) == 0.75
+    assert certainty(np.full(50, 1e-17)) == 0.0
+    assert certainty(np.full(50, 0.1)) > 0.999
+
+
+def test_sums_of_many_inputs_stay_few() -> None:
+    """The steps of their weights grow, which make 1."""
+    for count in range(1, 40):
+        weights = [one.weights.values() for one in sums_of([f"n{place}" for place in range(count)])]
+        assert count <= len(weights) <= 300
+        assert {round(sum(one), 9) for one in weights} == {1.0}
+
+
+def test_trees_take_grades_of_any_size() -> None:
+    """What a grade gains is the grade, with no table up to it."""
+    qrels, runs, logits = task((0.8, 0.8, 0.4), queries=10)
+    large = Qrels({query: {name: grade * 10**6 for name, grade in one.items()} for query, one in qrels.items()})
+    labelled = Labelled.of(large, runs, logits, "nDCG@10")
+    fitted = LambdaMart("lambdamart", 2, labelled).fit(np.arange(10))
+    assert labelled.values(fitted, np.arange(10)).mean() > labelled.by_chance(0).mean()
 
 
 def test_the_first_pass_is_measured_as_evaluate_does() -> None:
@@ -137,6 +177,11 @@ def test_halves_hold_every_row_once_and_each_way() -> None:
         ({"qrels": Qrels({"q0": {"d0": 0}})}, "no query with a relevant document"),
         ({"sure": 1.5}, "sure=1.5"),
         ({"splits": 0}, "splits=0"),
+        ({"splits": 1}, "splits=1 is below 2"),
+        ({"sure": 0.3}, "sure=0.3 is below 0.5"),
+        ({"level": 1.0}, "level=1.0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"runs": [Run("bm25", {"other": [("d0", 1.0)]})]}, "runs have no document for any"),
         ({"fields": {"bm25": {}}}, "different names"),
     ],
 )

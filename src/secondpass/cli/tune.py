@@ -254,8 +254,10 @@ def _show_depth(console: Console, result: Tuning) -> None:
     if rule is None:
         console.print("No query is better left to the first passes, as far as these labels tell.")
     else:
-        console.print(f"Queries that the first passes agree on ({rule.least:.0%} of their ten best) are not reranked: "
-                      f"{rule.saved:.0%} of them, for {rule.lost:+.3f} less.")  # fmt: skip
+        sure = f"that the first passes agree on ({rule.least:.0%} of their ten best)"
+        if len(result.tuned.first) == 1:
+            sure = f"whose best candidate leads by {rule.least:.0%} of the first pass's scores from first to last"
+        console.print(f"Queries {sure} are not reranked: {rule.saved:.0%} of all, for {rule.lost:+.3f} less.")
 
 
 def _write(result: Tuning, output: Path | None, pipeline: str | None, depth: int | None, json: Path | None) -> None:

@@ -364,6 +364,9 @@ class Agreement:
     second_origin: str
 
 
+MOST_GRADES = 100
+
+
 def agreement(
     first: Qrels, second: Qrels, *, relevant_from: tuple[int, int] = (1, 1), level: float = 0.95, seed: int = 0
 ) -> Agreement:
@@ -377,7 +380,7 @@ def agreement(
         seed: same seed, same intervals.
 
     Raises:
-        InvalidInput: no pair is in both, or level is not between 0 and 1.
+        InvalidInput: no pair is in both, one has more than a hundred different grades, or level is not between 0 and 1.
     """
     level = share(level, "level")
     owners, values = _both(first, second)
@@ -387,6 +390,9 @@ def agreement(
     intervals = [_interval(resampled[:, place], level) if len(sums) > 1 else None for place in range(3)]
     pairs = len(owners)
     grades, places = zip(*(np.unique(own, return_inverse=True) for own in values), strict=True)
+    for which, one in zip(("first", "second"), grades, strict=True):
+        if len(one) > MOST_GRADES:
+            raise InvalidInput(f"{which} has {len(one):,} different grades; {MOST_GRADES} are the most for a table")
     table = np.zeros([len(own) for own in grades], np.int64)
     np.add.at(table, places, 1)
     return Agreement(

@@ -192,8 +192,8 @@ def write_qrels(stream: TextIO, qrels: Qrels, form: Literal["trec", "beir", "jso
     TREC's second column is the subtopic, 0 where there is one alone; BEIR's table has no place for subtopics.
 
     Raises:
-        InvalidInput: an id is empty or has white space in it, which TREC's columns cannot hold, or a tab in BEIR's; or
-            the judgements are not people's and TREC's columns cannot say so.
+        InvalidInput: an id is empty or has white space in it, which TREC's columns cannot hold, or a tab or half a
+            surrogate pair in BEIR's; or the judgements are not people's and TREC's columns cannot say so.
     """
     if form != "trec":
         _write_marked(stream, qrels, form == "beir")
@@ -214,16 +214,23 @@ def _write_marked(stream: TextIO, qrels: Qrels, table: bool) -> None:
         stream.write("\t".join((*BEIR_HEADER, *origin)) + "\n")
     for query, grades in qrels.items():
         for document, grade in grades.items():
-            if table and any(mark in query + document for mark in "\t\r\n"):
-                raise InvalidInput(
-                    f"ids {query!r} and {document!r} cannot stand in a table: a tab separates its columns"
-                )
+            if table and (fault := _unfit(query + document)):
+                raise InvalidInput(f"ids {query!r} and {document!r} cannot stand in a table: {fault}")
             several = qrels.subtopics.get(query, {}).get(document, {})
             for topic, part in several.items() if several and not table else (("", grade),):
                 row = {"query_id": query, "doc_id": document, "relevance": part, **origin}
                 row |= {"subtopic_id": topic} if topic else {}
                 columns = map(str, (query, document, part, *origin.values()))
                 stream.write(("\t".join(columns) if table else json.dumps(row)) + "\n")
+
+
+def _unfit(ids: str) -> str:
+    """Why they cannot stand in a table; "" if they can."""
+    if any(mark in ids for mark in "\t\r\n"):
+        return "a tab separates its columns"
+    if not ids.isascii() and any("\ud800" <= one <= "\udfff" for one in ids):
+        return "half a surrogate pair is no UTF-8; JSON lines can hold it"
+    return ""
 
 
 def _whole(query: str, document: object, grade: Any) -> int:

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.comparison import Interval
@@ -22,7 +21,7 @@ from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import ladder
 from secondpass.evaluation.statistics import mean_interval
 from secondpass.fusion import RERANKER, SkipRule, Tuned, overlap
-from secondpass.text import positive_int, share
+from secondpass.text import positive_int, share, whole_number
 from secondpass.tuning.contenders import Contender, Doubles, Labelled, Rows, WeightedSum, contenders_of, weighed
 from secondpass.tuning.probabilities import fitted
 
@@ -39,6 +38,9 @@ LEAST_SAVED = 0.1
 # Of the queries that differences would be told apart in, as `evaluation` plans them.
 POWER = 0.8
 FEWEST = 8
+# Differences of a query, and of means, that are rounding.
+NIL = 1e-12
+LEAST_LEAD = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,10 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class DepthChoice:
-    """The mean measure by depth, and what the chosen depth loses on held-out halves against the deepest."""
+    """The mean measure by depth, and what the chosen depth loses on held-out halves against the deepest.
+
+    The depth is held out; the weights are those that all labelled queries fit, so that means are a little high.
+    """
 
     values: tuple[tuple[int, float], ...]
     chosen: int
@@ -78,7 +83,8 @@ class Tuning:
     """What was found, and what is recommended.
 
     Attributes:
-        measure, queries, splits, seed: of what, on how many labelled queries, how often halved.
+        measure, queries, splits, seed: of what, on how many labelled queries, how often halved; logistic regression
+            only in the first 20 splits and trees in 10, and the choice where they are among the ways likewise.
         outcomes: the ways that were compared, the cheapest first.
         choice: the choice between them, itself made on one half and measured on the other.
         recommended: name of the way.
@@ -134,7 +140,7 @@ def tune(
         fields: numbers by document of further inputs, by their names (recency, popularity).
         splits: how often the queries are halved, half of them each way.
         seed: same seed, same result.
-        sure: see above.
+        sure: see above; from 0.5 on.
         level: of the intervals.
         ms_a_document: what reranking one costs.
         model: the reranker's name.
@@ -145,36 +151,33 @@ def tune(
         InvalidInput: an argument is refused, there are fewer than eight labelled queries, or a candidate has no logit.
         MissingExtra: a package of the extra tune is not installed.
     """
-    share(sure, "sure")
-    positive_int(splits, "splits")
+    if share(sure, "sure") < 0.5:
+        raise InvalidInput(f"sure={sure!r} is below 0.5, where a worse way would do")
+    if positive_int(splits, "splits") < 2:
+        raise InvalidInput(f"splits={splits!r} is below 2, which hold every query out")
+    share(level, "level")
     labelled = Labelled.of(qrels, runs, reranked, measure, fields)
     count = len(labelled.queries)
     if count < FEWEST:
         raise InvalidInput(f"qrels has {count} queries with a relevant document; {FEWEST} are the fewest to halve")
-    contest = _Contest(labelled, sure, seed)
-    held_out = contest.held_out(splits)
-    best = contest.decided(held_out, np.arange(count))
-    outcomes = tuple(_held_out(contest, one, held_out, level, ms_a_document) for one in contest.contenders)
-    choice = _held_out(contest, None, held_out, level, ms_a_document)
-    tuned, depth = _tuned(contest, best, held_out, splits, model)
+    contest = _Contest(labelled, sure, whole_number(seed, "seed"), splits, level)
+    tuned, depth = _tuned(contest, model)
     tuned, untold = _with_probabilities(labelled, replace(tuned, marks=None if marks is None else tuple(marks)), origin)
-    names = {query: row for row, query in enumerate(labelled.queries)}
     found = Tuning(
-        measure,
+        labelled.measure,
         count,
         splits,
         seed,
-        outcomes,
-        choice,
-        best.name,
+        tuple(_outcome(contest, one, ms_a_document) for one in contest.contenders),
+        _outcome(contest, None, ms_a_document),
+        contest.best.name,
         tuned,
         depth,
-        _needed(held_out, best, contest),
-        (),
+        _needed(contest),
+        (*_verdicts(contest), *untold),
         origin,
-        {name: {query: float(values[row]) for query, row in names.items()} for name, values in held_out.items()},
+        {name: dict(zip(labelled.queries, values.tolist(), strict=True)) for name, values in contest.held_out.items()},
     )
-    found = replace(found, verdicts=(*_verdicts(found, contest, held_out, best), *untold))
     return replace(found, tuned=replace(tuned, figures=figures_of(found)))
 
 
@@ -191,30 +194,37 @@ def halves(count: int, splits: int, seed: int) -> Iterator[tuple[Rows, Rows]]:
 
 
 class _Contest:
-    """Contenders on the same labelled queries."""
+    """Contenders on the same labelled queries.
 
-    def __init__(self, labelled: Labelled, sure: float, seed: int) -> None:
+    `held_out` is by name each query's mean over the splits in which it was held out, float64 [queries], with "choice"
+    among them; `best` is what all queries together recommend, and `whole` each way as they fit it.
+    """
+
+    def __init__(self, labelled: Labelled, sure: float, seed: int, splits: int, level: float) -> None:
         self.labelled = labelled
         self.contenders = contenders_of(labelled)
         self.sure = sure
         self.seed = seed
+        self.splits = splits
+        self.level = level
+        self.rows = np.arange(len(labelled.queries))
         self.chance = labelled.by_chance(seed)
+        self.held_out = self._held_out()
+        self.best = self.decided(self.held_out, self.rows)
+        self.whole = {one.name: one.fit(self.rows) for one in self.contenders}
 
-    def held_out(self, splits: int) -> dict[str, Doubles]:
-        """By name each query's mean over the splits in which it was held out, float64 [queries]; "choice" too."""
-        count = len(self.labelled.queries)
+    def _held_out(self) -> dict[str, Doubles]:
         names = [*(one.name for one in self.contenders), "choice"]
-        sums, times = ({name: np.zeros(count) for name in names} for _ in range(2))
-        fewest = min((one.splits for one in self.contenders if one.splits), default=splits)
-        for number, (half, other) in enumerate(halves(count, splits, self.seed)):
-            open_ = [one for one in self.contenders if one.splits is None or number < one.splits]
-            rows = {one.name: self.labelled.values(one.fit(half))[other] for one in open_}
+        sums, times = ({name: np.zeros(len(self.rows)) for name in names} for _ in range(2))
+        fewest = min((one.splits for one in self.contenders if one.splits), default=self.splits)
+        for number, (half, other) in enumerate(halves(len(self.rows), self.splits, self.seed)):
+            ways = {one.name: one for one in self.contenders if one.splits is None or number < one.splits}
             if number < fewest:
-                rows["choice"] = self.labelled.values(self.choice(half, number).fit(half))[other]
-            for name, values in rows.items():
-                sums[name][other] += values
+                ways["choice"] = self.choice(half, number)
+            for name, one in ways.items():
+                sums[name][other] += self.labelled.values(one.fit(half), other)
                 times[name][other] += 1
-        return {name: sums[name] / np.maximum(times[name], 1) for name in names}
+        return {name: sums[name] / times[name] for name in names}
 
     def choice(self, rows: Rows, seed: int) -> Contender:
         """What would be recommended had only these queries labels."""
@@ -223,26 +233,33 @@ class _Contest:
         for fold in folds:
             others = np.setdiff1d(rows, fold)
             for one in self.contenders:
-                found[one.name][fold] = self.labelled.values(one.fit(others))[fold]
+                found[one.name][fold] = self.labelled.values(one.fit(others), fold)
         return self.decided(found, rows)
 
     def decided(self, held_out: Mapping[str, Doubles], rows: Rows) -> Contender:
         """The cheapest way, unless a dearer one is better for sure.
 
-        Of equally dear ones it is the sum, which the others are cases of, unless another is better than it for sure: on
-        few labels the best of several is partly luck.
+        Which of equally dear ones that is, `of_cost` says.
         """
         best = self.contenders[0]
         if not self.has_signal(held_out, rows):
             return best
         for cost in sorted({one.cost for one in self.contenders} - {best.cost}):
-            level = [one for one in self.contenders if one.cost == cost]
-            dearer = next((one for one in reversed(level) if isinstance(one, WeightedSum)), level[0])
-            for other in level:
-                if self.is_better(other, dearer, held_out, rows):
-                    dearer = other
+            dearer = self.of_cost(cost, held_out, rows)
             if self.is_better(dearer, best, held_out, rows):
                 best = dearer
+        return best
+
+    def of_cost(self, cost: int, held_out: Mapping[str, Doubles], rows: Rows) -> Contender:
+        """Of equally dear ways the sum of scores, unless another is better than it for sure.
+
+        On few labels the best of several is partly luck; the sum has most of the others as cases, and no fields.
+        """
+        level = [one for one in self.contenders if one.cost == cost]
+        best = next((one for one in level if isinstance(one, WeightedSum)), level[0])
+        for other in level:
+            if self.is_better(other, best, held_out, rows):
+                best = other
         return best
 
     def is_better(self, one: Contender, other: Contender, held_out: Mapping[str, Doubles], rows: Rows) -> bool:
@@ -252,14 +269,24 @@ class _Contest:
     def has_signal(self, held_out: Mapping[str, Doubles], rows: Rows) -> bool:
         """Whether some way is better than random orders of the same candidates, beyond chance."""
         sure = 1 - CHANCE / len(self.contenders)
-        return any(certainty((held_out[one.name] - self.chance)[rows]) >= sure for one in self.contenders)
+        return any(t_certainty((held_out[one.name] - self.chance)[rows]) >= sure for one in self.contenders)
 
 
 def certainty(differences: Doubles) -> float:
-    """One-sided confidence of a paired t-test that their mean is above 0; 0 where none differs."""
-    if len(differences) < 2 or not differences.any():
+    """One-sided confidence of a paired t-test that their mean is above 0; 0 where none differs.
+
+    It is no more than flipping their signs could say: 1 - 1 / 2^k where k of them differ from 0. By the t-test alone
+    two queries of fifty that gained would do for nine tenths.
+    """
+    differing = int((np.abs(differences) > NIL).sum())
+    return min(t_certainty(differences), 1 - 0.5**differing)
+
+
+def t_certainty(differences: Doubles) -> float:
+    """The same by the t-test alone."""
+    if len(differences) < 2 or np.abs(differences).max() <= NIL:
         return 0.0
-    if np.ptp(differences) < 1e-12:
+    if np.ptp(differences) <= NIL:
         return float(differences[0] > 0)
     return float(1 - scipy_stats().ttest_1samp(differences, 0.0, alternative="greater").pvalue)
 
@@ -267,53 +294,57 @@ def certainty(differences: Doubles) -> float:
 def loss(differences: Doubles, sure: float) -> float:
     """What their mean is no more than, one-sided with that certainty (t-interval)."""
     count = len(differences)
-    if np.ptp(differences) < 1e-12:
-        return float(differences[0])
     width = float(scipy_stats().t.ppf(sure, count - 1)) * float(differences.std(ddof=1)) / math.sqrt(count)
     return float(differences.mean()) + width
 
 
-def _held_out(
-    contest: _Contest, one: Contender | None, held_out: Mapping[str, Doubles], level: float, ms: float | None
-) -> HeldOut:
-    values = held_out["choice" if one is None else one.name]
-    gains = values - held_out[contest.contenders[0].name]
-    rows = np.arange(len(values))
+def _outcome(contest: _Contest, one: Contender | None, ms: float | None) -> HeldOut:
+    name = "choice" if one is None else one.name
+    values = contest.held_out[name]
+    gains = values - contest.held_out[contest.contenders[0].name]
     sizes = np.mean([len(each.ids) for each in contest.labelled.candidates])
-    read = one is not None and one.cost == 2
+    read = name in contest.whole and RERANKER in contest.whole[name].inputs
     return HeldOut(
-        "choice" if one is None else one.name,
-        "" if one is None else one.fit(rows).label,
+        name,
+        "" if one is None else contest.whole[name].label,
         float(values.mean()),
-        mean_interval(values, level),
+        mean_interval(values, contest.level),
         float(gains.mean()),
-        mean_interval(gains, level),
+        mean_interval(gains, contest.level),
         certainty(gains),
-        (float(ms * sizes) if read else 0.0) if ms is not None and one is not None else None,
+        None if ms is None or one is None else float(ms * sizes) if read else 0.0,
     )
 
 
-def _tuned(
-    contest: _Contest, best: Contender, held_out: Mapping[str, Doubles], splits: int, model: str | None
-) -> tuple[Tuned, DepthChoice | None]:
-    labelled = contest.labelled
-    rows = np.arange(len(labelled.queries))
-    if best.cost < 2 and best.fit(rows).inputs and RERANKER not in best.fit(rows).inputs:
-        return Tuned(labelled.first, best.fit(rows), fields=labelled.fields), None
-    cheap = [one for one in contest.contenders if one.cost < 2]
-    before = max(cheap, key=lambda one: round(float(held_out[one.name].mean()), 9)).fit(rows)
+def _tuned(contest: _Contest, model: str | None) -> tuple[Tuned, DepthChoice | None]:
+    """What orders candidates, with depth and rule as the fusions that all labelled queries fit want them.
+
+    Both together lose at most half of what is gained over the best way without a reranker.
+    """
+    labelled, after = contest.labelled, contest.whole[contest.best.name]
+    if RERANKER not in after.inputs:
+        return Tuned(labelled.first, after, fields=labelled.fields), None
+    cheap = _best_without(contest)
+    gain = float((contest.held_out[contest.best.name] - contest.held_out[cheap.name]).mean())
+    most = min(MOST_LOST, max(0.0, gain / 4))
     deepest = max(len(one.ids) for one in labelled.candidates)
-    whole = Tuned(labelled.first, before, best.fit(rows), deepest, model=model, fields=labelled.fields)
-    depth = _depth(labelled, whole, splits, contest.seed, contest.sure)
+    whole = Tuned(labelled.first, contest.whole[cheap.name], after, deepest, model=model, fields=labelled.fields)
+    depth = _depth(contest, whole, most)
     chosen = replace(whole, depth=depth.chosen)
-    return replace(chosen, skip=_skip(labelled, chosen, splits, contest.seed, contest.sure)), depth
+    return replace(chosen, skip=_skip(contest, chosen, most)), depth
+
+
+def _best_without(contest: _Contest) -> Contender:
+    """The way without a reranker of the highest mean, of equal ones the cheapest."""
+    cheap = [one for one in contest.contenders if one.cost < 2]
+    return max(cheap, key=lambda one: round(float(contest.held_out[one.name].mean()), 9))
 
 
 def _ordered(labelled: Labelled, tuned: Tuned) -> list[Rows]:
     made = []
     for one in labelled.candidates:
         read = tuned.to_read(one)
-        made.append(np.array([fused.index for fused in tuned.order(one, read, one.scores[RERANKER][read])], np.intp))
+        made.append(tuned.ranked(one, read, one.scores[RERANKER][read])[0])
     return made
 
 
@@ -341,89 +372,106 @@ def _with_probabilities(labelled: Labelled, tuned: Tuned, origin: str) -> tuple[
     return replace(tuned, calibration=made, calibrated_by=(score, logit)), ()
 
 
-def _depth(labelled: Labelled, whole: Tuned, splits: int, seed: int, sure: float) -> DepthChoice:
-    """The shallowest depth that loses nothing to speak of."""
+def _depth(contest: _Contest, whole: Tuned, most: float) -> DepthChoice:
+    """The shallowest depth that loses no more, nor any that is deeper."""
     depths = ladder(whole.depth)
-    table = np.stack([labelled.measured_orders(_ordered(labelled, replace(whole, depth=depth))) for depth in depths])
+    table = np.stack(
+        [contest.labelled.measured(_ordered(contest.labelled, replace(whole, depth=depth))) for depth in depths]
+    )
 
-    def shallowest(rows: npt.NDArray[np.intp]) -> int:
-        return next(place for place, row in enumerate(table) if loss((table[-1] - row)[rows], sure) <= MOST_LOST)
+    def shallowest(rows: Rows) -> int:
+        found = len(depths) - 1
+        while found and loss((table[-1] - table[found - 1])[rows], contest.sure) <= most:
+            found -= 1
+        return found
 
     lost = [
         float((table[-1] - table[shallowest(half)])[other].mean())
-        for half, other in halves(table.shape[1], splits, seed)
+        for half, other in halves(len(contest.rows), contest.splits, contest.seed)
     ]
-    chosen = depths[shallowest(np.arange(table.shape[1]))]
-    return DepthChoice(tuple(zip(depths, map(float, table.mean(axis=1)), strict=True)), chosen, float(np.mean(lost)))
+    means = tuple(zip(depths, table.mean(axis=1).tolist(), strict=True))
+    return DepthChoice(means, depths[shallowest(contest.rows)], float(np.mean(lost)))
 
 
-def _skip(labelled: Labelled, tuned: Tuned, splits: int, seed: int, sure: float) -> SkipRule | None:
-    """The rule that leaves most queries to the first passes and loses nothing to speak of; None where none does."""
+def _skip(contest: _Contest, tuned: Tuned, most: float) -> SkipRule | None:
+    """The rule that leaves most queries to the first passes and loses no more; None where none does."""
+    labelled = contest.labelled
     agreed = np.array([overlap(one, labelled.first) for one in labelled.candidates])
-    gains = labelled.measured_orders(_ordered(labelled, tuned)) - labelled.values(tuned.before)
-    steps = np.unique(agreed)[::-1]
+    gains = labelled.measured(_ordered(labelled, tuned)) - labelled.values(tuned.before, contest.rows)
 
     def least(rows: Rows) -> float:
-        """The lowest threshold whose queries lose no more than that, over all of these rows."""
-        found = math.inf
-        for step in steps:
-            if loss(np.where(agreed[rows] >= step, gains[rows], 0.0), sure) > MOST_LOST:
-                break
-            found = float(step)
-        return found
+        """The lowest threshold whose queries lose no more than that, over all of these rows, nor any above it."""
+        order = rows[np.argsort(-agreed[rows], kind="stable")]
+        count, steps = len(order), agreed[order]
+        means, squares = np.cumsum(gains[order]) / count, np.cumsum(gains[order] ** 2) / count
+        spread = np.sqrt(np.maximum(squares - means**2, 0.0) / (count - 1))
+        fits = means + float(scipy_stats().t.ppf(contest.sure, count - 1)) * spread <= most
+        ends = np.flatnonzero(np.append(np.diff(steps) != 0, True))
+        kept = int(np.append(fits[ends], False).argmin())
+        return float(steps[ends[kept - 1]]) if kept else math.inf
 
     saved, lost = [], []
-    for half, other in halves(len(agreed), splits, seed):
+    for half, other in halves(len(agreed), contest.splits, contest.seed):
         left = agreed[other] >= least(half)
         saved.append(float(left.mean()))
         lost.append(float(gains[other][left].sum()) / len(other))
-    threshold = least(np.arange(len(agreed)))
-    rule = SkipRule(threshold, float(np.mean(saved)), float(np.mean(lost)))
-    return rule if math.isfinite(threshold) and rule.saved >= LEAST_SAVED and rule.lost <= MOST_LOST else None
+    threshold = least(contest.rows)
+    rule = SkipRule(threshold, float(np.mean(saved)), float(np.mean(lost))) if math.isfinite(threshold) else None
+    return rule if rule and rule.saved >= LEAST_SAVED and rule.lost <= most else None
 
 
-def _needed(held_out: Mapping[str, Doubles], best: Contender, contest: _Contest) -> int | None:
+def _needed(contest: _Contest) -> int | None:
     """Queries at which the best way's lead would be certain with a power of four in five; None where it is chosen."""
-    top = max(contest.contenders, key=lambda one: float(held_out[one.name].mean()))
-    leads = held_out[top.name] - held_out[best.name]
-    if top.name == best.name or leads.mean() <= 0:
+    best = contest.best
+    top = max(contest.contenders, key=lambda one: float(contest.held_out[one.name].mean()))
+    leads = contest.held_out[top.name] - contest.held_out[best.name]
+    if leads.mean() <= LEAST_LEAD or contest.is_better(top, best, contest.held_out, contest.rows):
         return None
     normal = NormalDist()
     size = (normal.inv_cdf(contest.sure) + normal.inv_cdf(POWER)) * float(leads.std(ddof=1)) / float(leads.mean())
     return max(len(leads) + 1, math.ceil(size**2))
 
 
-def _verdicts(found: Tuning, contest: _Contest, held_out: Mapping[str, Doubles], best: Contender) -> Iterator[str]:
-    first = contest.contenders[0]
-    rows = np.arange(found.queries)
-    if not contest.has_signal(held_out, rows):
+def _verdicts(contest: _Contest) -> Iterator[str]:
+    labelled, held_out, best = contest.labelled, contest.held_out, contest.best
+    first, sure = contest.contenders[0], f"with a certainty of {100 * contest.sure:g}%"
+    if not contest.has_signal(held_out, contest.rows):
         yield (
-            f"No order of the candidates is better than a random one beyond chance: these labels say nothing about "
-            f"{found.measure}, and the first pass stays."
+            f"No order of the candidates is better than a random one beyond chance: these {len(contest.rows)} labelled "
+            f"queries are too few, or say nothing about {labelled.measure}, and the first pass stays."
         )
         return
-    top = max(found.outcomes, key=lambda one: one.mean)
-    if best is first:
-        yield f"{first.name} stays: no other way is better with a certainty of {contest.sure:.0%}."
-    else:
-        own = next(one for one in found.outcomes if one.name == best.name)
+    dearer = [
+        contest.of_cost(cost, held_out, contest.rows) for cost in sorted({one.cost for one in contest.contenders})
+    ]
+    if best is not first:
+        own = f"{best.name} ({contest.whole[best.name].label}): {held_out[best.name].mean():.3f}"
+        yield f"{own}, {_against(contest, best, first)} over the first pass on held-out halves."
+    elif len(dearer) > 1:
+        told = "; ".join(f"{one.name}, {_against(contest, one, first)}, is not" for one in dearer[1:])
+        yield f"{first.name} stays: what would take its place must be better {sure}. {told}."
+    if RERANKER in contest.whole[best.name].inputs:
+        cheap = _best_without(contest)
+        untold = "" if contest.is_better(best, cheap, held_out, contest.rows) else f", which is not told {sure}"
+        yield f"The reranker adds {_against(contest, best, cheap)} to the best way without it, {cheap.name}{untold}."
+    elif best.cost == 2:
+        yield f"The reranker is not recommended: {best.name} gives it no weight."
+    elif labelled.has_reranker and best is not first:
+        one = dearer[-1]
+        yield f"The reranker is not recommended: {one.name}, {_against(contest, one, best)}, is not better {sure}."
+    if (needed := _needed(contest)) is not None:
+        top = max(contest.contenders, key=lambda one: float(held_out[one.name].mean()))
         yield (
-            f"{best.name} ({own.fusion}): {own.mean:.3f}, {own.gain:+.3f} over the first pass "
-            f"({own.gain_interval.low:+.3f} to {own.gain_interval.high:+.3f}) on held-out halves."
+            f"Too few labels to tell {top.name} ({held_out[top.name].mean():.3f}) from {best.name}: "
+            f"about {needed:,} queries would, were the difference what it seems."
         )
-    if best.cost == 2:
-        cheap = max((one for one in contest.contenders if one.cost < 2), key=lambda one: held_out[one.name].mean())
-        lead = mean_interval(held_out[best.name] - held_out[cheap.name])
-        mean = float((held_out[best.name] - held_out[cheap.name]).mean())
-        within = f"({lead.low:+.3f} to {lead.high:+.3f})"
-        yield f"The reranker adds {mean:+.3f} {within} to the best way without it, {cheap.name}."
-    elif found.outcomes[-1].ms is not None or contest.labelled.has_reranker:
-        yield "The reranker is not recommended: what it adds was not told from chance."
-    if found.needed is not None:
-        yield (
-            f"Too few labels to tell {top.name} ({top.mean:.3f}) from {best.name}: "
-            f"about {found.needed:,} queries would, were the difference what it seems."
-        )
+
+
+def _against(contest: _Contest, one: Contender, other: Contender) -> str:
+    """How much better it is: "+0.023 (+0.005 to +0.043)"."""
+    leads = contest.held_out[one.name] - contest.held_out[other.name]
+    interval = mean_interval(leads, contest.level)
+    return f"{leads.mean():+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
 def figures_of(found: Tuning) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measures import evaluate, parsed
+from secondpass.evaluation.measures import evaluate, over_subtopics, parsed
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import counted
@@ -24,9 +25,9 @@ Rows = npt.NDArray[np.intp]
 linear = partial(optional, "sklearn.linear_model", "scikit-learn", "tune")
 lightgbm = partial(optional, "lightgbm", "LightGBM", "tune")
 
-# Weights are tenths, of many inputs fifths: so many sums are measured at most.
+# Weights are tenths, of many inputs fifths or more: so many sums are measured at most.
 MOST_SUMS = 300
-MOST_INPUTS = 6
+STEPS = (10, 5, 4, 3, 2, 1)
 # How far weights are drawn to equal ones, whose prior they have: a gain of this over the number of queries for a step
 # of 1. On few labels the best weights are partly luck.
 DRAWN = 1.0
@@ -34,8 +35,10 @@ DRAWN = 1.0
 ENOUGH_FOR_LOGISTIC = 100
 ENOUGH_FOR_TREES = 300
 RANDOM_ORDERS = 20
-# Those two are slow, and more fits change a mean of held-out values little.
+# Those two are slow: more fits change a mean of held-out values little, and more documents a dozen weights.
 MOST_SPLITS = 20
+MOST_SPLITS_OF_TREES = 10
+MOST_ROWS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Labelled:
     """Queries with a relevant document, their candidates and judgements, and the measure of an order.
 
     `first` names the first passes, the main one first, `fields` the documents' fields; `has_reranker` says whether all
-    candidates have its logit.
+    candidates have its logit, `most` how many documents the measure looks at.
     """
 
     queries: tuple[str, ...]
@@ -53,7 +56,10 @@ class Labelled:
     first: tuple[str, ...]
     fields: tuple[str, ...]
     has_reranker: bool
+    most: int | None
+    _alike: tuple[npt.NDArray[np.integer], ...] = field(repr=False)
     _known: dict[tuple[object, ...], Doubles] = field(default_factory=dict, repr=False)
+    _worths: dict[tuple[int, bytes], float] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -67,9 +73,10 @@ class Labelled:
         """Out of first passes, the main one first, and the reranker's logits of all their documents.
 
         Raises:
-            InvalidInput: there is no run, two have one name, a candidate has no logit, or no query has a relevant
-                document; the message names it.
+            InvalidInput: there is no run, two have one name, a candidate has no logit, no query has a relevant
+                document, or none of those has a candidate; the message names it.
         """
+        ((measure, wanted),) = parsed([measure]).items()
         names = [run.name for run in runs]
         taken = [*names, RERANKER, *(fields or {})]
         if not runs or len(set(taken)) < len(taken):
@@ -81,51 +88,88 @@ class Labelled:
         for query in queries:
             one = Candidates.of({run.name: run.get(query, {}).items() for run in runs}, fields)
             made.append(one if reranked is None else one.with_logits(_logits(query, one, reranked)))
+        if not any(one.ids for one in made):
+            raise InvalidInput(f"runs have no document for any query with a relevant one: {queries[0]!r} and others")
         judged = qrels.only(set(queries))
-        return cls(queries, tuple(made), judged, measure, tuple(names), tuple(fields or ()), reranked is not None)
+        apart = over_subtopics(wanted)
+        alike = tuple(_alike(one.ids, {} if apart else qrels[query], apart)
+                      for query, one in zip(queries, made, strict=True))  # fmt: skip
+        given = tuple(names), tuple(fields or ()), reranked is not None
+        return cls(queries, tuple(made), judged, measure, *given, counted(wanted), alike)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """All that can be summed."""
         return (*self.first, *((RERANKER,) if self.has_reranker else ()), *self.fields)
 
-    def measured(self, scores: Sequence[Doubles]) -> Doubles:
-        """The measure of each query's candidates in the order of their scores, float64 [queries]."""
-        return self.measured_orders([np.argsort(-one, kind="stable") for one in scores])
+    def measured(self, orders: Sequence[Rows], rows: Rows | None = None) -> Doubles:
+        """The measure of these queries, all by default, for rows of their candidates, best first; float64 [queries].
 
-    def measured_orders(self, orders: Sequence[Rows]) -> Doubles:
-        """The same of rows, best first."""
-        ((name, wanted),) = parsed([self.measure]).items()
-        most = counted(wanted)
-        run = {
-            query: [(one.ids[row], None) for row in order[:most].tolist()]
-            for query, one, order in zip(self.queries, self.candidates, orders, strict=True)
-        }
-        values = evaluate(self.qrels, Run("tuned", run), [name]).values[name]
-        made = np.array([values[query] for query in self.queries])
-        if np.isnan(made).any():
-            query = self.queries[int(np.isnan(made).argmax())]
-            raise InvalidInput(f"measure={self.measure!r} has no value for query {query!r}")
-        return made
+        Documents with the same judgement are worth the same, so what was measured before is looked up.
+        """
+        numbers = range(len(self.queries)) if rows is None else rows.tolist()
+        orders = [order[: self.most] for order in orders]
+        keys = [(row, self._alike[row][order].tobytes()) for row, order in zip(numbers, orders, strict=True)]
+        new = {self.queries[key[0]]: (key, order) for key, order in zip(keys, orders, strict=True)
+               if key not in self._worths}  # fmt: skip
+        if new:
+            names = {query: self.candidates[key[0]].ids for query, (key, _) in new.items()}
+            run = Run("tuned", {query: [(names[query][row], None) for row in order.tolist()]
+                                for query, (_, order) in new.items()})  # fmt: skip
+            for query, value in evaluate(self.qrels.only(new), run, [self.measure]).values[self.measure].items():
+                if math.isnan(value):
+                    raise InvalidInput(f"measure={self.measure!r} has no value for query {query!r}")
+                self._worths[new[query][0]] = value
+        return np.array([self._worths[key] for key in keys])
 
-    def values(self, fusion: Fusion) -> Doubles:
-        """The measure of each query in a fusion's order, float64 [queries]; computed once."""
+    def best(self, scores: Doubles) -> Rows:
+        """Rows by their scores, as many as the measure looks at; equal ones in their order."""
+        most = self.most
+        if most is None or most >= len(scores):
+            return np.argsort(-scores, kind="stable")
+        least = np.partition(scores, len(scores) - most)[len(scores) - most]
+        rows = np.flatnonzero(scores >= least)
+        return rows[np.argsort(-scores[rows], kind="stable")]
+
+    def values(self, fusion: Fusion, rows: Rows) -> Doubles:
+        """The measure of these queries in a fusion's order, float64 [rows]; computed once."""
         key = (fusion.method, *fusion.weights.items(), fusion.trees)
-        if key not in self._known:
-            self._known[key] = self.measured([fusion.scores(one) for one in self.candidates])
-        return self._known[key]
+        known = self._known.setdefault(key, np.full(len(self.queries), np.nan))
+        new = rows[np.isnan(known[rows])]
+        if len(new):
+            known[new] = self.measured([self.best(fusion.scores(self.candidates[row])) for row in new.tolist()], new)
+        return known[rows]
 
     def by_chance(self, seed: int) -> Doubles:
         """The mean of each query over random orders of its candidates, float64 [queries]."""
         rng = np.random.default_rng(seed)
-        drawn = [self.measured([rng.random(len(one.ids)) for one in self.candidates]) for _ in range(RANDOM_ORDERS)]
+        drawn = [
+            self.measured([self.best(rng.random(len(one.ids))) for one in self.candidates])
+            for _ in range(RANDOM_ORDERS)
+        ]
         made: Doubles = np.mean(drawn, axis=0)
         return made
+
+    def enough(self, rows: Rows) -> list[int]:
+        """Some of these queries, drawn, so that they have not many more candidates than change a dozen weights."""
+        drawn = np.random.default_rng(0).permutation(rows)
+        before = np.cumsum([0, *(len(self.candidates[row].ids) for row in drawn.tolist())])[:-1]
+        kept: list[int] = np.sort(drawn[before < MOST_ROWS]).tolist()
+        return kept
 
     def relevant(self, row: int) -> npt.NDArray[np.int64]:
         """Grades of a query's candidates, 0 where nobody judged them; int [documents]."""
         grades = self.qrels[self.queries[row]]
         return np.array([max(0, grades.get(document, 0)) for document in self.candidates[row].ids], np.int64)
+
+
+def _alike(ids: Sequence[str], grades: Mapping[str, int], apart: bool) -> npt.NDArray[np.integer]:
+    """Numbers that documents with the same judgement share; its own of each where they are to be told apart."""
+    if apart:
+        return np.arange(len(ids))
+    levels: dict[int | None, int] = {}
+    made = np.array([levels.setdefault(grades.get(document), len(levels)) for document in ids], np.intp)
+    return made.astype(np.uint8) if len(levels) < 256 else made
 
 
 def _logits(query: str, candidates: Candidates, reranked: Run) -> Doubles:
@@ -167,7 +211,7 @@ class Fixed:
 
 @dataclass(slots=True)
 class WeightedSum:
-    """The weights in tenths whose mean over the queries is the highest; of equal means those nearest to equal ones."""
+    """The weights of `sums_of` whose mean over the queries is the highest; of equal means those nearest to equal."""
 
     name: str
     cost: int
@@ -182,7 +226,8 @@ class WeightedSum:
         """See the class."""
         if self._table is None:
             self._sums = list(sums_of(self.inputs))
-            self._table = np.stack([self.labelled.values(one) for one in self._sums])
+            every = np.arange(len(self.labelled.queries))
+            self._table = np.stack([self.labelled.values(one, every) for one in self._sums])
             even = 1 / len(self.inputs)
             self._far = np.array([sum((weight - even) ** 2 for weight in one.weights.values()) for one in self._sums])
         means = self._table[:, rows].mean(axis=1) - DRAWN / len(rows) * self._far
@@ -191,8 +236,9 @@ class WeightedSum:
 
 
 def sums_of(inputs: Sequence[str]) -> Iterator[Fusion]:
-    """Weighted sums with all weights in steps of a tenth, or of a fifth where they would be too many, that make 1."""
-    steps = 10 if len(inputs) < 5 else 5
+    """Weighted sums with all weights that make 1 in steps of a tenth, or of the next part that makes not too many."""
+    many = len(inputs) - 1
+    steps = next((one for one in STEPS if math.comb(one + many, many) <= MOST_SUMS), 1)
 
     def parts(left: int, places: int) -> Iterator[tuple[int, ...]]:
         if places == 1:
@@ -217,9 +263,9 @@ class Logistic:
 
     def fit(self, rows: Rows) -> Fusion:
         """See the class."""
-        inputs = self.labelled.inputs
-        given = np.concatenate([_stretched(self.labelled.candidates[row], inputs) for row in rows.tolist()])
-        labels = np.concatenate([self.labelled.relevant(row) > 0 for row in rows.tolist()])
+        inputs, fitted = self.labelled.inputs, self.labelled.enough(rows)
+        given = np.concatenate([features(self.labelled.candidates[row], inputs)[:, : len(inputs)] for row in fitted])
+        labels = np.concatenate([self.labelled.relevant(row) > 0 for row in fitted])
         found = np.array(weighed(given, labels))
         # to one size, so that weights can be compared; the order is the same
         scale = float(np.abs(found).sum()) or 1.0
@@ -234,10 +280,6 @@ def weighed(given: Doubles, labels: npt.NDArray[np.bool_]) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _stretched(candidates: Candidates, inputs: Sequence[str]) -> Doubles:
-    return features(candidates, inputs)[:, : len(inputs)]
-
-
 @dataclass(slots=True)
 class LambdaMart:
     """Trees that learn the order (Burges 2010, "From RankNet to LambdaRank to LambdaMART"), by LightGBM."""
@@ -245,20 +287,21 @@ class LambdaMart:
     name: str
     cost: int
     labelled: Labelled
-    splits: int | None = MOST_SPLITS
+    splits: int | None = MOST_SPLITS_OF_TREES
 
     def fit(self, rows: Rows) -> Fusion:
         """See the class."""
         labelled = self.labelled
-        parts = [labelled.candidates[row] for row in rows.tolist()]
+        fitted = [row for row in labelled.enough(rows) if labelled.candidates[row].ids]
+        parts = [labelled.candidates[row] for row in fitted]
         # trees depend on the order of rows within a query: by id, which says nothing
         orders = [np.argsort(np.array(one.ids)) for one in parts]
-        grades = [labelled.relevant(row)[order] for row, order in zip(rows.tolist(), orders, strict=True)]
+        grades = [labelled.relevant(row)[order] for row, order in zip(fitted, orders, strict=True)]
         given = [features(one, labelled.inputs)[order] for one, order in zip(parts, orders, strict=True)]
-        highest = int(max((one.max(initial=0) for one in grades), default=0))
+        gains, levels = np.unique(np.concatenate(grades), return_inverse=True)
         settings = {
             "objective": "lambdarank",
-            "label_gain": list(range(highest + 1)),
+            "label_gain": gains.tolist(),
             "min_data_in_leaf": 20,
             "num_leaves": 7,
             "learning_rate": 0.05,
@@ -266,9 +309,7 @@ class LambdaMart:
             "seed": 0,
             "num_threads": 1,
         }
-        data = lightgbm().Dataset(
-            np.concatenate(given), np.concatenate(grades), group=[len(one) for one in given], free_raw_data=True
-        )
+        data = lightgbm().Dataset(np.concatenate(given), levels, group=[len(one) for one in given], free_raw_data=True)
         trees = lightgbm().train(settings, data, num_boost_round=100).model_to_string()
         return Fusion("lambdamart", dict.fromkeys(labelled.inputs, 1.0), trees)
 
@@ -285,7 +326,7 @@ def contenders_of(labelled: Labelled) -> list[Contender]:
         made.append(Fixed(RERANKER, 2, alone(RERANKER)))
         made.append(WeightedSum("sum with reranker", 2, labelled, (*first, RERANKER)))
     cost = 2 if labelled.has_reranker else 1
-    if labelled.fields and len(labelled.inputs) <= MOST_INPUTS:
+    if labelled.fields:
         made.append(WeightedSum("sum with fields", cost, labelled, labelled.inputs))
     if len(labelled.inputs) > 1 and count >= ENOUGH_FOR_LOGISTIC:
         made.append(Logistic("logistic", cost, labelled))
