@@ -100,6 +100,11 @@ def test_a_tuned_order_comes_back_from_its_file() -> None:
     assert Tuned.from_dict(json.loads(json.dumps(tuned.to_dict()))) == tuned
 
 
+def edited(**changes: object) -> Tuned:
+    """What is read of a file that somebody changed."""
+    return Tuned.from_dict({**Tuned(("bm25", "dense"), EVEN).to_dict(), **changes}, "t.json")
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -120,6 +125,13 @@ def test_a_tuned_order_comes_back_from_its_file() -> None:
         (lambda: Tuned(("bm25", "dense"), EVEN, WITH, 2).order(Candidates.of(RUNS), [0], [np.inf]), r"logits\[0\]"),
         (lambda: Tuned.from_dict({"version": 7}, "t.json"), "t.json has version 7"),
         (lambda: Tuned.from_dict({"version": 1, "first": ["a"]}, "t.json"), "t.json is no tuned ranking"),
+        (lambda: edited(first="ab"), "first is a text, not a list"),
+        (lambda: edited(marks="x"), "t.json is no tuned ranking: could not convert"),
+        (lambda: edited(calibrated_by=[1]), "t.json is no tuned ranking: not enough values"),
+        (lambda: edited(calibration=3), "t.json is no calibration"),
+        (lambda: edited(skip={"least": "x", "saved": 0.5, "lost": 0.0}), "least='x' is not a finite number"),
+        (lambda: edited(before={"method": "rrf", "weights": [1]}), "t.json is no tuned ranking"),
+        (lambda: Fusion("lambdamart", {"bm25": 1.0}, "tree\n").scores(Candidates.of(RUNS)), "no model of LightGBM"),
     ],
 )
 def test_what_makes_no_order_is_refused(wrong: object, said: str) -> None:
