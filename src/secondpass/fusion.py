@@ -222,10 +222,6 @@ class SkipRule:
     saved: float
     lost: float
 
-    def __post_init__(self) -> None:
-        for name in ("least", "saved", "lost"):
-            finite_number(getattr(self, name), name)
-
 
 @dataclass(frozen=True, slots=True)
 class Fused:
@@ -372,7 +368,8 @@ class Tuned:
             given["calibrated_by"] = (float(score), float(logit))
             given["before"] = Fusion(**given["before"])
             given["after"] = None if given.get("after") is None else Fusion(**given["after"])
-            given["skip"] = None if given.get("skip") is None else SkipRule(**given["skip"])
+            rule = given.get("skip")
+            given["skip"] = None if rule is None else SkipRule(**{name: float(one) for name, one in rule.items()})
             own = given.get("calibration")
             given["calibration"] = None if own is None else Calibration.from_dict(own, place)
             return cls(**given)
