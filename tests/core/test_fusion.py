@@ -129,7 +129,10 @@ def edited(**changes: object) -> Tuned:
         (lambda: edited(marks="x"), "t.json is no tuned ranking: could not convert"),
         (lambda: edited(calibrated_by=[1]), "t.json is no tuned ranking: not enough values"),
         (lambda: edited(calibration=3), "t.json is no calibration"),
-        (lambda: edited(skip={"least": "x", "saved": 0.5, "lost": 0.0}), "t.json is no tuned ranking: could not convert"),
+        (
+            lambda: edited(skip={"least": "x", "saved": 0.5, "lost": 0.0}),
+            "t.json is no tuned ranking: could not convert",
+        ),
         (lambda: edited(before={"method": "rrf", "weights": [1]}), "t.json is no tuned ranking"),
         (lambda: Fusion("lambdamart", {"bm25": 1.0}, "tree\n").scores(Candidates.of(RUNS)), "no model of LightGBM"),
     ],
