@@ -205,7 +205,7 @@ def test_pipelines_that_cannot_be_tuned_are_refused(
 def test_a_probability_that_was_not_fitted_goes(
     write: Write, tmp_path: Path, tiny_folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And is said: the ranker would refuse it. Joiners in a circle, which Haystack allows, are no reason to go round."""
+    """And is said: the ranker would refuse it. Joiners in a circle are seen through as well."""
     file = hybrid(tmp_path / "other.yaml", tiny_folder)
     circle = JOINED.lstrip("\n") + "  - {sender: joiner, receiver: joiner}\n"
     file.write_text(file.read_text().replace("cpu}", "cpu, min_probability: 0.5}").replace("connections:\n", circle))
