@@ -14,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +27,7 @@ import numpy.typing as npt
 from secondpass.errors import InvalidInput
 from secondpass.inputs import CutPolicy, PromptTemplate
 from secondpass.ranking import Ranked, Ranking, Relevance
-from secondpass.text import finite_number, share
+from secondpass.text import finite_number, share, whole_number
 from secondpass.windows import Windows
 
 __all__ = ["AnswerRule", "Calibration", "Conditions", "Promise", "Step"]
@@ -36,6 +38,8 @@ METHODS: tuple[Method, ...] = ("logistic", "beta", "isotonic")
 # In a model's folder, beside its weights.
 FILE = "secondpass_calibration.json"
 VERSION = 1
+# Of a file's names those without which its probabilities would be others.
+SHAPE = ("method", "slope", "intercept", "beta", "knots", "edges", "low", "high")
 # Independent trials at the first threshold that is tried, where fewer could carry the promise too: of so few one error
 # ends the sequence. By simulation and on collections that nothing is reported on.
 FEWEST_TRIALS = 12
@@ -54,6 +58,12 @@ class Step:
     relevant: int
     queries: int
     trials: float
+
+    def __post_init__(self) -> None:
+        finite_number(self.logit, "logit")
+        counts_of(self, "kept", "relevant", "queries")
+        if max(self.relevant, self.queries, finite_number(self.trials, "trials"), 1) > self.kept or self.trials <= 0:
+            raise InvalidInput(f"kept={self.kept!r} is less than relevant, queries or trials")
 
     def is_promised(self, precision: float, confidence: float) -> bool:
         """Whether a share of relevant documents below `precision` would have given so many with 1 - confidence."""
@@ -102,6 +112,11 @@ class AnswerRule:
     answered: float
     refused: float
     unanswered: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("logit", "answered", "refused"):
+            finite_number(getattr(self, name), name)
+        counts_of(self, "queries", "unanswered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +209,32 @@ class Calibration:
         if finite_number(self.slope, "slope") < 0:
             raise InvalidInput(f"slope={self.slope!r} is below 0: a higher logit would be less relevant")
         finite_number(self.intercept, "intercept")
-        if min(finite_number(one, "beta") for one in self.beta[:2]) < 0:
+        for name, size in (("beta", 3), ("otherwise", 2)):
+            values = getattr(self, name)
+            if values is not None and len([finite_number(one, name) for one in values]) != size:
+                raise InvalidInput(f"{name} must have {size} numbers")
+        if min(self.beta[:2]) < 0:
             raise InvalidInput(f"beta={self.beta!r} falls: a higher logit would be less relevant")
         rising(self.knots, "knots", pairs=True, needed=self.method == "isotonic")
         rising(self.edges, "edges")
+        rising([-step.logit for step in self.sequence], "thresholds of sequence, the highest first,")
         for name in ("low", "high"):
             own = getattr(self, name)
             if len(own) != len(self.edges) + 1 or not all(0 <= value <= 1 for value in own):
                 raise InvalidInput(f"{name} must have {len(self.edges) + 1} numbers from 0 to 1")
+        self._check_origin()
+
+    def _check_origin(self) -> None:
+        counts_of(self, "queries", "rows", "relevant", "unjudged")
+        if self.unjudged_as not in ("other", "absent"):
+            raise InvalidInput(f"unjudged_as={self.unjudged_as!r} is neither 'other' nor 'absent'")
+        if self.relevance not in (None, "expected"):
+            whole_number(self.relevance, "relevance")
+        if self.error is not None:
+            finite_number(self.error, "error")
+        for name in ("origin", "model"):
+            if not isinstance(getattr(self, name), str):
+                raise InvalidInput(f"{name} is no text")
 
     def probabilities(self, logits: npt.ArrayLike) -> Doubles:
         """Numbers [documents] -> P(relevant) float64 [documents], never falling with the logit."""
@@ -238,25 +271,36 @@ class Calibration:
         """The lowest threshold that keeps `precision`, as the labels allow to promise with this `confidence`.
 
         The thresholds of `sequence` are tried from the first on that has trials enough, until one fails. The promise is
-        about other queries like those labelled: of what is kept of them at least that share is relevant.
+        about other queries like those labelled: of what is kept of them at least that share is relevant. Where the
+        probability is level around the last that holds, it is one above: documents that are as probable and have lower
+        logits than were tried are not promised.
 
         Raises:
             InvalidInput: one of them is not between 0 and 1.
         """
         wanted, sure = share(precision, "precision"), share(confidence, "confidence")
-        held: Step | None = None
+        held: list[Step] = []
         needed = max(FEWEST_TRIALS, math.ceil(math.log(1 - sure) / math.log(wanted) - 1e-9))
         for step in self.sequence:
             if step.trials < needed:
                 continue
             if not step.is_promised(wanted, sure):
                 break
-            held = step
-        if held is None:
+            held.append(step)
+        last = self._told_apart(held)
+        if last is None:
             reason = f"no threshold can be promised with {self.rows:,} rows of {self.queries:,} queries"
             return Promise(wanted, sure, None, None, 0, 0.0, reason)
-        threshold = float(self.probabilities([held.logit])[0])
-        return Promise(wanted, sure, threshold, held.logit, held.kept, held.queries / max(1, self.queries))
+        threshold = float(self.probabilities([last.logit])[0])
+        return Promise(wanted, sure, threshold, last.logit, last.kept, last.queries / max(1, self.queries))
+
+    def _told_apart(self, steps: Sequence[Step]) -> Step | None:
+        """The last of the steps that is more probable than what is just below all of them."""
+        if not steps:
+            return None
+        span = self.sequence[0].logit - self.sequence[-1].logit or 1.0
+        *chances, below = self.probabilities([*(step.logit for step in steps), steps[-1].logit - 1e-6 * span])
+        return next((step for step, own in zip(steps[::-1], chances[::-1], strict=True) if own > below), None)
 
     def ranking(self, ranking: Ranking, least: float | None = None, stage: int = 0) -> Ranking:
         """A ranking with probabilities and the verdict, less the documents whose probability is below `least`.
@@ -301,9 +345,14 @@ class Calibration:
         Raises:
             InvalidInput: it is none, or of another version; the message names `place`.
         """
+        if not isinstance(page, Mapping):
+            raise InvalidInput(f"{place} is no calibration: it holds no object")
         if page.get("version") != VERSION:
             raise InvalidInput(f"{place} has version {page.get('version')!r}, and this reads {VERSION}")
         known = {one.name for one in fields(cls)}
+        missing = [name for name in SHAPE if name not in page]
+        if missing:
+            raise InvalidInput(f"{place} is no calibration: it has no {missing[0]}")
         try:
             given = {name: value for name, value in page.items() if name in known}
             lists = ("beta", "edges", "low", "high", "marks", "otherwise")
@@ -313,21 +362,26 @@ class Calibration:
             for name, kind in (("answers", AnswerRule), ("conditions", Conditions)):
                 given[name] = None if given.get(name) is None else kind(**given[name])
             return cls(**given)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"{place} is no calibration: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write it to a JSON file, or to that of a model's folder.
+        """Write it to a JSON file, or to that of a model's folder, whole or not at all.
 
         Raises:
             InvalidInput: the file cannot be written.
         """
         file = file_of(path)
         lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in self.to_dict().items()]
+        aside = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
         try:
-            file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+            aside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+            os.replace(aside, file)
         except OSError as error:
             raise InvalidInput(f"{file} cannot be written: {error.strerror}") from error
+        finally:
+            with suppress(OSError):
+                aside.unlink()
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -341,10 +395,8 @@ class Calibration:
             page = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise InvalidInput(f"{file} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except (RecursionError, ValueError) as error:
             raise InvalidInput(f"{file} is no calibration: {error}") from error
-        if not isinstance(page, dict):
-            raise InvalidInput(f"{file} is no calibration: it holds no object")
         return cls.from_dict(page, file)
 
 
@@ -386,6 +438,12 @@ def with_probabilities(
     if least is not None:
         raise InvalidInput(f"min_probability: the model's calibration is none of relevance={rule!r}")
     return list(rankings)
+
+
+def counts_of(value: Any, *names: str) -> None:
+    """Refuse fields that are no whole numbers from 0 on."""
+    for name in names:
+        whole_number(getattr(value, name), name)
 
 
 def rising(values: Sequence[Any], name: str, *, pairs: bool = False, needed: bool = False) -> None:

@@ -203,7 +203,11 @@ def features(candidates: Candidates, inputs: Sequence[str]) -> Doubles:
 
 @lru_cache(maxsize=8)
 def _booster(trees: str) -> Any:
-    return optional("lightgbm", "LightGBM", "tune").Booster(model_str=trees)
+    library = optional("lightgbm", "LightGBM", "tune")
+    try:
+        return library.Booster(model_str=trees)
+    except library.basic.LightGBMError as error:
+        raise InvalidInput(f"trees are no model of LightGBM: {error}") from error
 
 
 def overlap(candidates: Candidates, first: Sequence[str]) -> float:
@@ -376,7 +380,10 @@ class Tuned:
             raise InvalidInput(f"{place} has version {version!r}, and this reads {VERSION}")
         given = {name: value for name, value in page.items() if name in cls.__dataclass_fields__}
         try:
-            given |= {name: tuple(map(str, given[name])) for name in ("first", "fields") if name in given}
+            for name in ("first", "fields"):
+                if isinstance(given.get(name), str):
+                    raise TypeError(f"{name} is a text, not a list of them")
+                given |= {name: tuple(map(str, given[name]))} if name in given else {}
             given["marks"] = None if given.get("marks") is None else tuple(map(float, given["marks"]))
             score, logit = given.get("calibrated_by", (1.0, 0.0))
             given["calibrated_by"] = (

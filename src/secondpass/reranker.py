@@ -61,7 +61,7 @@ class Call:
     show: bool | None = None
     wish: Wish = ("", None)
     template: PromptTemplate | None = None
-    truncation: Truncation | Windows | None = None
+    truncation: Truncation | Windows | CutPolicy | None = None
     until: float | None = None
     least: float | None = None
 
@@ -248,11 +248,18 @@ class Reranker(OpenModel):
         prompt: str | None = None,
         prompt_name: str | None = None,
         instruction: str | None = None,
-        truncation: Truncation | Windows | None = None,
+        truncation: Truncation | Windows | CutPolicy | None = None,
     ) -> Conditions:
         """How a call with these arguments of `rank_many` reads pairs; raises as it does."""
         wish = self._wish(prompt, prompt_name, instruction)
         return self._conditions(Call(1, wish=wish, template=template, truncation=truncation))
+
+    def compare_conditions(self, conditions: Conditions) -> None:
+        """Warn once where pairs are read otherwise than those that the model's calibration was fitted on."""
+        calibrated = None if self._calibration is None else self._calibration.conditions
+        differences = conditions.differences(calibrated) if calibrated is not None else ()
+        if differences:  # by their names alone: callers may have any number of prompts
+            warn_once(f"{self.name}: probabilities are of pairs read otherwise: {', '.join(differences)}")
 
     def _conditions(self, call: Call) -> Conditions:
         policy = policy_of(self.truncation if call.truncation is None else call.truncation)
@@ -372,10 +379,8 @@ class Reranker(OpenModel):
         calibration, own = self._calibration, None if self.num_labels == 1 else rule
         if calibration is not None or call.least is not None:
             made = with_probabilities(made, calibration, own, call.least)
-        if calibration is not None and calibration.conditions is not None and calibration.relevance == own:
-            differences = self._conditions(call).differences(calibration.conditions)
-            if differences:  # by their names alone: callers may have any number of prompts
-                warn_once(f"{self.name}: probabilities are of pairs read otherwise: {', '.join(differences)}")
+        if calibration is not None and calibration.relevance == own:
+            self.compare_conditions(self._conditions(call))
         record = timed(scored.record, began)
         return [replace(ranking, record=record) for ranking in made]
 

@@ -89,12 +89,14 @@ def test_groups_into_the_models_folder(run: Run, model: Path, collection: Path) 
             "is no BEIR folder: give --corpus and --queries too",
         ),
         (["{0}/groups.jsonl", "-o", "{0}/none/x.json"], "there is no folder"),
+        (["{0}/groups.jsonl", "-o", "{0}/folder.json"], "folder.json cannot be written"),
         (["{0}", "-r", "{0}/other.trec", "-m", "{1}"], "has no candidates of a judged query"),
         (["{0}", "-r", "{0}/lacking.trec", "-m", "{1}"], "1 of its documents have no text, 'd99' is one"),
     ],
 )
 def test_what_is_wrong_is_said(run: Run, model: Path, collection: Path, arguments: list[str], said: str) -> None:
     """In one line, before a model is loaded."""
+    (collection / "folder.json").mkdir()
     (collection / "other.trec").write_text("x Q0 d1 1 1 first\n")
     (collection / "lacking.trec").write_text("q0 Q0 d99 1 1 first\n")
     done = run("calibrate", *(one.format(collection, model) for one in arguments))

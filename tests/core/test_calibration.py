@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -63,6 +64,56 @@ def test_a_file_holds_all_of_it(tmp_path: Path) -> None:
             Calibration.load(tmp_path / "other.json")
     with pytest.raises(InvalidInput, match="cannot be read"):
         Calibration.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("slope", float("nan"), "slope=nan"),
+        ("slope", 10**400, "no calibration"),
+        ("slope", None, "slope=None"),
+        ("beta", [1.0], "beta must have 3 numbers"),
+        ("otherwise", [], "otherwise must have 2 numbers"),
+        ("unjudged_as", "x", "neither 'other' nor 'absent'"),
+        ("rows", "x", "rows='x'"),
+        ("relevance", [1], r"relevance=\[1\]"),
+        ("origin", 3, "origin is no text"),
+        ("error", "x", "error='x'"),
+        ("answers", {"logit": "x", "queries": 1, "answered": 1.0, "refused": 1.0}, "logit='x'"),
+        ("sequence", [{"logit": 1.0, "kept": 0, "relevant": 0, "queries": 0, "trials": 0.0}], "kept=0"),
+        ("sequence", [asdict(step) for step in WHOLE.sequence[::-1]], "the highest first"),
+        ("knots", ..., "it has no knots"),
+    ],
+)
+def test_a_file_edited_by_hand_is_refused_when_it_is_read(tmp_path: Path, name: str, value: Any, said: str) -> None:
+    """Not when a query is asked, and never taken for another calibration."""
+    page = {**WHOLE.to_dict(), name: value}
+    if value is ...:
+        del page[name]
+    (tmp_path / FILE).write_text(json.dumps(page))
+    with pytest.raises(InvalidInput, match=said):
+        Calibration.load(tmp_path)
+
+
+def test_a_writer_that_fails_leaves_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written stands in the folder whole or not at all, and nothing else."""
+    WHOLE.save(tmp_path)
+    monkeypatch.setattr("os.replace", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(InvalidInput, match=f"{FILE} cannot be written: Permission denied"):
+        replace(WHOLE, slope=2.0).save(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == [FILE]
+    assert Calibration.load(tmp_path) == WHOLE
+
+
+def test_a_level_probability_promises_no_more_than_its_logit() -> None:
+    """What is as probable as the last threshold that holds and below it was not tried: the one above is given."""
+    steps = (Step(3.0, 30, 30, 30, 30.0), Step(1.5, 60, 58, 60, 60.0), Step(0.2, 90, 60, 80, 80.0))
+    level = replace(WHOLE, method="isotonic", knots=((0.0, 0.1), (1.0, 0.9), (2.0, 0.9), (4.0, 1.0)), sequence=steps)
+    promise = level.threshold_for(0.9)
+    assert (promise.logit, promise.kept) == (3.0, 30)
+    assert promise.threshold == level.probabilities([3.0])[0]
+    assert replace(level, knots=((0.0, 0.1), (1.5, 0.9), (2.0, 0.9))).threshold_for(0.9).logit == 1.5
+    assert replace(level, method="logistic", slope=0.0).threshold_for(0.9).threshold is None
 
 
 @pytest.mark.parametrize("kind", [StoredModel, Loaded])

@@ -111,6 +111,11 @@ def test_a_tuned_order_comes_back_from_its_file() -> None:
     assert Tuned.from_dict(json.loads(json.dumps(tuned.to_dict()))) == tuned
 
 
+def edited(**changes: object) -> Tuned:
+    """What is read of a file that somebody changed."""
+    return Tuned.from_dict({**Tuned(("bm25", "dense"), EVEN).to_dict(), **changes}, "t.json")
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -136,6 +141,12 @@ def test_a_tuned_order_comes_back_from_its_file() -> None:
         (lambda: Tuned.from_dict({**PAGE, "before": {"method": "rrf", "weights": 5}}, "t.json"), "t.json is no tuned"),
         (lambda: Tuned.from_dict({**PAGE, "marks": ["x"]}, "t.json"), "t.json is no tuned ranking"),
         (lambda: Tuned.from_dict({**PAGE, "skip": {"least": "x", "saved": 0, "lost": 0}}, "t.json"), "least='x'"),
+        (lambda: edited(first="ab"), "first is a text, not a list"),
+        (lambda: edited(marks="x"), "t.json is no tuned ranking: could not convert"),
+        (lambda: edited(calibrated_by=[1]), "t.json is no tuned ranking: not enough values"),
+        (lambda: edited(calibration=3), "t.json is no calibration"),
+        (lambda: edited(before={"method": "rrf", "weights": [1]}), "t.json is no tuned ranking"),
+        (lambda: Fusion("lambdamart", {"bm25": 1.0}, "tree\n").scores(Candidates.of(RUNS)), "no model of LightGBM"),
     ],
 )
 def test_what_makes_no_order_is_refused(wrong: object, said: str) -> None:

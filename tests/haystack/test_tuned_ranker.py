@@ -178,6 +178,10 @@ def test_blank_texts_are_not_read(make: Make, lists: dict[str, list[Document]]) 
     result = make().run(query=QUERY, **blank)
     assert ([one.id for one in result["documents"]][2], result["reranked"], result["unscored"]) == ("d0", 2, 0)
     assert make().run(query=QUERY, bm25=[], dense=[])["documents"] == []
+    silent = {"bm25": [blank["bm25"][0]], "dense": []}
+    for asked, many in ((QUERY, 0), (" ", 1)):
+        result = make(CALIBRATED).run(query=asked, min_probability=0.1, **silent)
+        assert (len(result["documents"]), result["reranked"]) == (many, 0)
 
 
 @pytest.mark.parametrize(

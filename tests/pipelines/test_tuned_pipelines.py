@@ -186,6 +186,10 @@ def test_a_file_that_moved_is_looked_for_beside_the_pipeline(
         ),
         (("receiver: ranker.documents", "receiver: other.documents"), "no component gives 'ranker' documents"),
         (("words", "bm25"), "'words', for the first pass 'words', is none of bm25, vectors"),
+        (
+            ("connections:\n", "connections:\n  - {sender: words}\n"),
+            r"connections\[0\] does not say sender and receiver",
+        ),
     ],
 )
 def test_pipelines_that_cannot_be_tuned_are_refused(
@@ -196,6 +200,19 @@ def test_pipelines_that_cannot_be_tuned_are_refused(
     file.write_text(file.read_text().replace(*changed))
     with pytest.raises(InvalidInput, match=said):
         write(pipeline=str(file))
+
+
+def test_a_probability_that_was_not_fitted_goes(
+    write: Write, tmp_path: Path, tiny_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And is said: the ranker would refuse it. Joiners in a circle are seen through as well."""
+    file = hybrid(tmp_path / "other.yaml", tiny_folder)
+    circle = JOINED.lstrip("\n") + "  - {sender: joiner, receiver: joiner}\n"
+    file.write_text(file.read_text().replace("cpu}", "cpu, min_probability: 0.5}").replace("connections:\n", circle))
+    assert "min_probability" not in write(pipeline=str(file)).read_text()
+    assert "'ranker' has min_probability=0.5: left out" in capsys.readouterr().err
+    kept = write(replace(BOTH, calibration=Calibration("logistic")), str(file)).read_text()
+    assert ("min_probability: 0.5" in kept, capsys.readouterr().err) == (True, "")
 
 
 def test_from_a_log_of_clicks_to_a_tuned_pipeline_in_three_commands(

@@ -23,6 +23,7 @@ from secondpass.serving.models import CalibrationInfo, Models, load_models
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import ModelSource, Settings, keeping, model_source
 from secondpass.token_cache import TokenCache
+from tests.serving.conftest import Serve
 
 
 def unwatched(*given: object) -> None:
@@ -75,6 +76,18 @@ def test_calibrations_are_of_one_name(tiny_folder: str, tmp_path: Path) -> None:
         "logistic", "logistic", None, "logistic", "logistic",
     ]  # fmt: skip
     models.close()
+
+
+def test_pairs_read_otherwise_than_labelled_ones_are_told(
+    serve: Serve, own_tiny: CrossEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log, once, as with any other call."""
+    own_tiny.use_calibration(Calibration("logistic", conditions=own_tiny.conditions()))
+    client = serve().client
+    for wish in ({}, {"windows": {"most": 3}}, {"windows": {"most": 3}}):
+        answer = client.post("/v2/rerank", json={"query": "cat", "documents": ["the cat sat"], **wish})
+        assert answer.status_code == 200, answer.text
+    assert caplog.text.count("probabilities are of pairs read otherwise: truncation\n") == 1
 
 
 def test_closed_models_take_nothing(tiny: CrossEncoder) -> None:

@@ -203,6 +203,10 @@ def test_nothing_relevant_is_fitted_with_and_without() -> None:
     assert kept is not None
     assert kept.logit == 2.1
     assert kept.answered == 0.9
+    alone = fitted([3.0 + one / 9 for one in range(20)] + [-1.0 - one / 9 for one in range(20)],
+                   [1] * 20 + [0] * 20, range(40)).answers  # fmt: skip
+    assert alone is not None
+    assert (alone.queries, alone.unanswered, alone.answered, alone.refused) == (20, 20, 1.0, 1.0)
     assert fitted(
         scores[:45] + scores[:45], labels[:45] * 2, queries[:45] + [f"x{one}" for one in queries[:45]]
     ).answers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -121,8 +123,11 @@ def _target(output: Path | None, model: str) -> Path:
     if output is None and (model == POCKET or not own.is_dir()):
         raise InvalidInput(f"{model} is no folder of yours: say with --output where the calibration is written")
     target = own if output is None or output.absolute() == own.absolute() else output
-    if not file_of(target).absolute().parent.is_dir():
-        raise InvalidInput(f"--output {target}: there is no folder {file_of(target).absolute().parent}")
+    folder = file_of(target).absolute().parent
+    if not folder.is_dir():
+        raise InvalidInput(f"--output {target}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK) or file_of(target).is_dir():
+        raise InvalidInput(f"--output {target}: {file_of(target)} cannot be written")
     return target
 
 
@@ -196,9 +201,10 @@ def _tell(made: Calibration, file: Path) -> None:
         if promise.threshold is None:
             console.print(f"Precision {wanted:.0%}: {promise.reason}.")
             break
+        least = math.ceil(promise.threshold * 1000) / 1000  # rounded down it would let in more than is promised
         console.print(
-            f"Precision {wanted:.0%} is promised (confidence {promise.confidence:.0%}) from probability "
-            f"{promise.threshold:.3f} on, which {promise.queries_kept:.0%} of the queries have a document with."
+            f"Precision {wanted:.0%} is promised (confidence {promise.confidence:.0%}) from probability {least:.3f} "
+            f"on, which {promise.queries_kept:.0%} of the queries have a document with."
         )
     if made.answers is not None:
         rule = made.answers

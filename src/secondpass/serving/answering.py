@@ -129,6 +129,8 @@ class Standing:
         if silent.any():
             raise blank_query(work, rows[int(silent.argmax())])
         self._note(scored, rows, cut)
+        if stage is self._served.stages[-1] and reranker.calibration is not None:
+            reranker.compare_conditions(reranker.conditions(instruction=self._instruction(stage), truncation=cut))
         (best,) = ranked(
             scored.logits,
             reranker.own_activation,

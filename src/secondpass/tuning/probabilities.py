@@ -241,14 +241,12 @@ def sequence(rows: LabelledScores) -> tuple[Step, ...]:
 
 
 def best_scores(rows: LabelledScores) -> tuple[Doubles, Doubles]:
-    """Of each query that has both kinds of documents the best score, and the best without its relevant ones."""
-    both = [
-        (own.scores[0], own.scores[~own.relevant][0])
-        for own in (rows.only(rows.queries == query) for query in np.unique(rows.queries))
-        if own.relevant.any() and not own.relevant.all()
+    """Of each query that has relevant documents the best score, and the best of its others where it has such."""
+    known = [
+        own for own in (rows.only(rows.queries == query) for query in np.unique(rows.queries)) if own.relevant.any()
     ]
-    whole, without = np.array(both, np.float64).reshape(-1, 2).T
-    return whole, without
+    without = [own.scores[~own.relevant][0] for own in known if not own.relevant.all()]
+    return np.array([own.scores[0] for own in known], np.float64), np.array(without, np.float64)
 
 
 def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRule | None:
@@ -257,16 +255,16 @@ def answer_rule(rows: LabelledScores, answered: float | None = None) -> AnswerRu
     Fitted on the best score of each query that has relevant documents, against those of the labelled queries that have
     none; with fewer than ten of these, against what is left of the others without their relevant documents. By default
     where a logistic model gives either the same likelihood; or the highest score that keeps the share `answered` of the
-    queries. None where there are no ten such queries, or scores do not tell.
+    queries. None where there are no ten queries of either kind, or scores do not tell.
     """
     whole, without = best_scores(rows)
-    if len(whole) < FEWEST_QUERIES:
-        return None
     silent = [rows.only(rows.queries == query) for query in np.unique(rows.queries)]
     none = [float(own.scores.max()) for own in silent if own.judged.any() and not own.relevant.any()]
     known = len(none) if len(none) >= FEWEST_QUERIES else 0
     if known:
         without = np.array(none)
+    if min(len(whole), len(without)) < FEWEST_QUERIES:
+        return None
     if answered is None:
         both = np.concatenate([whole, without])
         flags = np.arange(len(both)) < len(whole)

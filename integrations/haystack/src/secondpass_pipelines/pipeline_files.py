@@ -129,6 +129,10 @@ def read_pipeline(file: Path) -> dict[str, Any]:
         raise InvalidInput(f"{file}: not a YAML file that can be read: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("components"), dict) or not data["components"]:
         raise InvalidInput(f"{file}: not a Haystack pipeline: it has no components")
+    links = data.get("connections") or []
+    for row, link in enumerate(links if isinstance(links, list) else [links]):
+        if not isinstance(link, dict) or not all(isinstance(link.get(end), str) for end in ("sender", "receiver")):
+            raise InvalidInput(f"{file}: connections[{row}] does not say sender and receiver: {link!r}")
     return data
 
 

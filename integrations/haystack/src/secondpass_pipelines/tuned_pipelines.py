@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from haystack_integrations.components.rankers.secondpass.tuned_ranker import FILE, ReadingParameters, read_tuned
 
+from secondpass.cli.output import note
 from secondpass.errors import InvalidInput
 from secondpass_pipelines.pipeline_files import (
     JOINER,
@@ -37,7 +38,7 @@ def write_tuned(
     """Write a pipeline with a SecondPassTunedRanker in place of its ranker, and each retriever connected to it.
 
     A joiner in front of the ranker goes, as do retrievers that were not tuned with and what only they need. All else
-    stays as it is, comments of the file aside.
+    stays as it is, comments of the file aside. A `min_probability` goes, which is said, where none were fitted.
 
     Args:
         pipeline: file or packaged name.
@@ -52,7 +53,8 @@ def write_tuned(
     file = pipeline_file(pipeline)
     data = read_pipeline(file)
     ranker, found = candidates_of(data, file)
-    wanted = {name: (names or {}).get(name, name) for name in read_tuned(tuned).first}
+    chosen = read_tuned(tuned)
+    wanted = {name: (names or {}).get(name, name) for name in chosen.first}
     for name, component in wanted.items():
         if component not in found:
             raise InvalidInput(f"{file}: {component!r}, for the first pass {name!r}, is none of {', '.join(found)}")
@@ -64,6 +66,10 @@ def write_tuned(
     ]
     given = data["components"][ranker].get("init_parameters") or {}
     own = {name: given[name] for name in (*KEPT, *READING) if name in given}
+    if own.get("min_probability") is not None and (chosen.after is None or chosen.calibration is None):
+        note(
+            f"{ranker!r} has min_probability={own.pop('min_probability')}: left out, as tuning fitted no probabilities"
+        )
     changed = {"type": TUNED_RANKER, "init_parameters": {"tuned": str(tuned.resolve()), **own}}
     parts = {**data["components"], ranker: changed}
     if depth is not None:
@@ -128,12 +134,14 @@ def candidates_of(data: Mapping[str, Any], file: Path) -> tuple[str, dict[str, s
     return rankers[0], found
 
 
-def _senders(data: Mapping[str, Any], receiver: str) -> Iterator[tuple[str, str]]:
+def _senders(data: Mapping[str, Any], receiver: str, behind: Set[str] = frozenset()) -> Iterator[tuple[str, str]]:
     for link in data.get("connections") or []:
         if _feeds(link, receiver):
             name, _, socket = link["sender"].partition(".")
+            if name in behind:  # joiners in a circle
+                continue
             if type_of(data["components"].get(name)) == JOINER:
-                yield from _senders(data, name)
+                yield from _senders(data, name, behind | {name})
             else:
                 yield name, socket or "documents"
 

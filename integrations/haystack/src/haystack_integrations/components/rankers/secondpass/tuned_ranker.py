@@ -76,17 +76,27 @@ class TunedModel(SecondPassRanker):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A query's documents, by the rows of its candidates, and what the model said of those that it was to read."""
+    """A query's documents, by the rows of its candidates, and what the model said of those `wanted`, all with text.
+
+    `is_silent` where it could say nothing: the query is blank, or it failed.
+    """
 
     candidates: Candidates
     documents: Sequence[Document]
     wanted: Sequence[int]
     told: Mapping[str, Any]
     logits: Mapping[str, float]
+    is_silent: bool
 
     @property
     def read(self) -> list[int]:
         return [row for row in self.wanted if self.candidates.ids[row] in self.logits]
+
+    def is_kept(self, one: Fused, least: float) -> bool:
+        """Whether a document is so probable, or a blank query, a budget or a failure left it."""
+        if one.probability is None:
+            return self.is_silent or one.index in self.wanted
+        return one.probability >= least
 
 
 @component
@@ -259,8 +269,7 @@ class SecondPassTunedRanker(SerializedComponent):
         read, told = asked.read, asked.told
         order = self._tuned.order(asked.candidates, read, [asked.logits[asked.candidates.ids[row]] for row in read])
         nothing = None if told["unscored"] else self._tuned.nothing_relevant(order)
-        left = set(asked.wanted) - set(read) if told["unscored"] else set()
-        kept = [one for one in order if least is None or self._is_likely(one, least, bool(read), left)][:most]
+        kept = [one for one in order if least is None or asked.is_kept(one, least)][:most]
         if nothing and self.when_nothing_relevant == "drop":
             kept = []
         passages = {passage["id"]: passage for passage in told["passages"]}
@@ -324,19 +333,15 @@ class SecondPassTunedRanker(SerializedComponent):
         )
         ranked = told["documents"] if told["reranked"] else ()
         logits = {document.id: document.score for document in ranked if document.score is not None}
-        return _Asked(candidates, documents, wanted, told, logits)
+        readable = [row for row in wanted if self._reader.layout.has_text(documents[row])]
+        is_silent = is_blank(query) or (not told["reranked"] and bool(readable))
+        return _Asked(candidates, documents, readable, told, logits, is_silent)
 
     def _least(self, given: float | None) -> float | None:
         least = self.min_probability if given is None else given
         if least is not None and (self._tuned.calibration is None or self._tuned.after is None):
             raise InvalidInput(f"min_probability={least}: no probabilities were fitted for {self.tuned}")
         return least
-
-    @staticmethod
-    def _is_likely(one: Fused, least: float, some_read: bool, left: set[int]) -> bool:
-        if one.probability is None:
-            return not some_read or one.index in left
-        return one.probability >= least
 
     def _probabilities(self, read: Sequence[Fused]) -> list[dict[str, Any]]:
         calibration = self._tuned.calibration
@@ -365,7 +370,7 @@ def read_tuned(path: str | Path) -> Tuned:
         page = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidInput(f"tuned: {file} cannot be read ({error.strerror}); `secondpass tune` writes it") from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise InvalidInput(f"tuned: {file} is no JSON: {error}") from error
     if not isinstance(page, dict):
         raise InvalidInput(f"tuned: {file} has a {type(page).__name__}, not what `secondpass tune` writes")
