@@ -109,7 +109,7 @@ def test_positional_arguments_are_the_seeds(
             ],
         ),
         (CrossEncoder.predict, CALL),
-        (CrossEncoder.rank, ["relevance", *CALL, "budget_ms"]),
+        (CrossEncoder.rank, ["relevance", *CALL, "budget_ms", "min_probability"]),
         (CrossEncoder.save, ["safe_serialization", "storage"]),
         (CrossEncoder.push_to_hub, ["commit_message", "private", "safe_serialization", "tags"]),
     ],
