@@ -84,6 +84,7 @@ def test_groups_into_the_models_folder(run: Run, model: Path, collection: Path) 
     [
         (["{0}/groups.jsonl"], "secondpass/pocket is no folder of yours: say with --output"),
         (["{0}", "-m", "{1}"], "judgements need --run"),
+        (["{0}/twice.jsonl", "-m", "{1}"], "a document of query 'q' has the label 0 and 1: 'a dog'"),
         (
             ["{0}/qrels/test.tsv", "-r", "{0}/first.trec", "-m", "{1}"],
             "is no BEIR folder: give --corpus and --queries too",
@@ -97,6 +98,8 @@ def test_groups_into_the_models_folder(run: Run, model: Path, collection: Path) 
 def test_what_is_wrong_is_said(run: Run, model: Path, collection: Path, arguments: list[str], said: str) -> None:
     """In one line, before a model is loaded."""
     (collection / "folder.json").mkdir()
+    twice = [{"query": "q", "documents": ["a dog"], "labels": [label]} for label in (1, 0)]
+    (collection / "twice.jsonl").write_text("".join(json.dumps(one) + "\n" for one in twice))
     (collection / "other.trec").write_text("x Q0 d1 1 1 first\n")
     (collection / "lacking.trec").write_text("q0 Q0 d99 1 1 first\n")
     done = run("calibrate", *(one.format(collection, model) for one in arguments))

@@ -57,6 +57,7 @@ def test_first_passes_come_from_files_and_fields_from_the_documents(run: Run, tm
         (("--first", "bm25", "--pipeline", "rerank_bm25"), "either --first or --pipeline"),
         (("--field", "colour", "--no-reranker"), "--field colour: no document has it"),
         (("--measure", "magic@10"), "magic@10"),
+        (("--no-reranker", "--model", "some"), "either --model or --no-reranker"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(run: Run, options: tuple[str, ...], said: str) -> None:

@@ -184,6 +184,7 @@ def test_a_file_that_moved_is_looked_for_beside_the_pipeline(
             ("rankers.secondpass.ranker.SecondPassRanker", "rankers.meta_field.MetaFieldRanker"),
             "0 components are a Sec",
         ),
+        (("ranker.SecondPassRanker", "tuned_ranker.SecondPassTunedRanker"), "is tuned already"),
         (("receiver: ranker.documents", "receiver: other.documents"), "no component gives 'ranker' documents"),
         (("words", "bm25"), "'words', for the first pass 'words', is none of bm25, vectors"),
         (

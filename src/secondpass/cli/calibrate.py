@@ -141,7 +141,13 @@ def _groups(labels: Path, *unused: Path | None) -> Candidates:
     found: dict[str, dict[str, Label]] = {}
     groups = list(read_groups(labels))
     for group in groups:
-        found.setdefault(group.query, {}).update(zip(group.documents, group.labels, strict=True))
+        own = found.setdefault(group.query, {})
+        for document, label in zip(group.documents, group.labels, strict=True):
+            if own.setdefault(document, label) != label:
+                raise InvalidInput(
+                    f"{labels}: a document of query {group.query!r} has the label {label:g} and {own[document]:g}: "
+                    f"{document[:60]!r}"
+                )
     grades = [list(own.values()) for own in found.values()]
     return list(found), [list(own) for own in found.values()], grades, label_origins(groups)
 

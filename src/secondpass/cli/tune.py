@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
@@ -113,6 +114,8 @@ def tune(
     """
     parsed([measure])
     _check(pipeline, first, output, max_length)
+    if no_reranker and model is not None:
+        raise InvalidInput("give either --model or --no-reranker")
     if pipeline is not None:
         ranker = _told(device=device, precision=precision, score_cache=score_cache)
         request = DatasetRequest(pipeline, dataset, split, limit, depth, model=model, instruction=instruction)
@@ -230,7 +233,7 @@ def _show(console: Console, result: Tuning) -> None:
             one.fusion,
             f"{one.mean:.3f} ({one.interval.low:.3f} to {one.interval.high:.3f})",
             f"{one.gain:+.3f} ({one.gain_interval.low:+.3f} to {one.gain_interval.high:+.3f})",
-            f"{one.certainty:.0%}",
+            f"{math.floor(1000 * one.certainty) / 10:g}%",
             "" if one.ms is None else f"{one.ms:.0f}",
             style=style,
         )

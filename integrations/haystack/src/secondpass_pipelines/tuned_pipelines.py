@@ -126,6 +126,8 @@ def candidates_of(data: Mapping[str, Any], file: Path) -> tuple[str, dict[str, s
         InvalidInput: the pipeline has not one ranker, or nothing in front of it.
     """
     rankers = [name for name, part in data["components"].items() if type_of(part) == RANKER]
+    if any(type_of(part) == TUNED_RANKER for part in data["components"].values()):
+        raise InvalidInput(f"{file}: is tuned already; tune the pipeline that it was made from")
     if len(rankers) != 1:
         raise InvalidInput(f"{file}: {len(rankers)} components are a SecondPassRanker, and one is tuned")
     found = dict(_senders(data, rankers[0]))
