@@ -47,10 +47,10 @@ class BM25:
         chosen = settings or BM25Settings()
         if not (chosen.k1 >= 0 and 0 <= chosen.b <= 1):
             raise InvalidInput(f"k1={chosen.k1!r}, b={chosen.b!r}: k1 is not below 0 and b is from 0 to 1")
-        self._library = optional("bm25s", "bm25s", "train")
+        self._library = optional("bm25s", "bm25s", "eval")
         self._stemmer = None
         if chosen.stemmer is not None:
-            stemming = optional("Stemmer", "PyStemmer", "train")
+            stemming = optional("Stemmer", "PyStemmer", "eval")
             if chosen.stemmer not in stemming.algorithms():
                 raise InvalidInput(f"stemmer={chosen.stemmer!r} is none of {', '.join(stemming.algorithms())}")
             self._stemmer = stemming.Stemmer(chosen.stemmer)
