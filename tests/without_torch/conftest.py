@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,10 +38,12 @@ def run() -> Run:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to be in, with the files that the pages name: a BEIR folder, articles, judgements and two runs."""
+    """A folder to be in, with what the pages name: a BEIR folder, articles, judgements, two runs and a model."""
     from tests.small_collection import write_beir
 
     write_beir(tmp_path / "my_beir_folder")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine").symlink_to(str(files("secondpass") / "pocket"))
     (tmp_path / "articles.jsonl").write_text(
         '{"_id": "a", "text": "Reset your password under Settings, Security."}\n'
         '{"_id": "b", "text": "You can return a parcel within 30 days."}\n'
