@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ def test_first_passes_come_from_files_and_fields_from_the_documents(run: Run, tm
     assert tuned.first == ("one", "other")
     assert tuned.after is None
     assert tuned.before.weights["year"] > 0.5
+
+
+def test_what_is_not_installed_is_said_before_anything_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the extra that brings all of it."""
+    monkeypatch.setitem(sys.modules, "venn_abers", None)
+    found = run("tune", "--dataset", "nowhere")
+    assert found.exit_code == 1
+    assert 'pip install "secondpass[tune]"' in only_line(found)
 
 
 @pytest.mark.parametrize(

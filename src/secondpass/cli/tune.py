@@ -26,6 +26,7 @@ from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
+from secondpass.lazy import optional
 from secondpass.models.identity import marks_of
 from secondpass.ranking import BLANK_LOGIT
 from secondpass.tuning import Tuning
@@ -112,6 +113,7 @@ def tune(
 
     secondpass tune -d labels --corpus docs.jsonl --pipeline rerank_hybrid --output tuned
     """
+    optional("venn_abers", "venn-abers", "tune")  # needed at the end, after hours perhaps
     parsed([measure])
     _check(pipeline, first, output, max_length)
     if no_reranker and model is not None:
