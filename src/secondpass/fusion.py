@@ -87,12 +87,6 @@ class Candidates:
             self._stretched[name] = stretched(self.scores[name])
         return self._stretched[name]
 
-    def rows(self, rows: npt.NDArray[np.intp]) -> Candidates:
-        """Some of the documents, in that order."""
-        return Candidates(
-            tuple(self.ids[row] for row in rows.tolist()), {name: values[rows] for name, values in self.scores.items()}
-        )
-
 
 def _column(name: str, ranking: Sequence[tuple[str, float | None]], rows: Mapping[str, int]) -> Doubles:
     made = np.full(len(rows), np.nan)
@@ -218,7 +212,7 @@ def overlap(candidates: Candidates, first: Sequence[str]) -> float:
     """
     columns = [candidates.scores[name] for name in first]
     if len(columns) == 1:
-        best = np.sort(stretched(columns[0]))[::-1]
+        best = np.sort(candidates.stretched(first[0]))[::-1]
         return float(best[0] - best[1]) if len(best) > 1 else 1.0
     # NaN, which a list has not found, stands last
     tops = [set(np.argsort(-one, kind="stable")[: min(COMPARED, (~np.isnan(one)).sum())].tolist()) for one in columns]

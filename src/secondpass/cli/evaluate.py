@@ -302,13 +302,18 @@ def run_of(given: str) -> Run:
     return read_run(Path(path), name) if named else read_run(Path(given))
 
 
-def _piped(request: DatasetRequest) -> Evaluated:
+def pipeline_runs(request: DatasetRequest) -> DatasetRuns:
     """Both passes of a pipeline; the Haystack part runs it, since the core knows no framework."""
     try:
         runner: Callable[[DatasetRequest], DatasetRuns] = resolve_name(RUN_DATASET)
     except ModuleNotFoundError as error:
         raise MissingExtra(f'nothing here can run a pipeline ({error}): pip install "secondpass[haystack]"') from error
-    runs = runner(request)
+    return runner(request)
+
+
+def _piped(request: DatasetRequest) -> Evaluated:
+    """What they found, to be analysed."""
+    runs = pipeline_runs(request)
     counted = (
         (runs.cut, "documents were cut to fit the model"),
         (runs.not_reranked, "queries kept the first pass's order, because the ranker failed"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -17,15 +17,15 @@ from rich.table import Table
 
 from secondpass.cli import arguments
 from secondpass.cli.compare import BM25, first_pass, judged_by, reranked
-from secondpass.cli.evaluate import RUN_DATASET, Evaluated
+from secondpass.cli.evaluate import Evaluated, pipeline_runs
 from secondpass.cli.output import PipeConsole, note
 from secondpass.corpora import CorpusDocument, read_corpus
-from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import parsed
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.runs import Run
-from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns
+from secondpass.evaluation.second_pass import DatasetRequest
 from secondpass.lazy import optional
 from secondpass.models.identity import marks_of
 from secondpass.ranking import BLANK_LOGIT
@@ -162,11 +162,7 @@ def _check(pipeline: str | None, first: list[str] | None, output: Path | None, m
 
 
 def _of_pipeline(request: DatasetRequest) -> Labels:
-    try:
-        runner: Callable[[DatasetRequest], DatasetRuns] = resolve_name(RUN_DATASET)
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f'nothing here can run a pipeline ({error}): pip install "secondpass[haystack]"') from error
-    runs = runner(request)
+    runs = pipeline_runs(request)
     logits = {
         query: [(document, BLANK_LOGIT if score is None else score) for document, score in ranking.items()]
         for query, ranking in runs.second.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -259,13 +259,24 @@ def _flipped(rows: NDArray[np.float64], signs: NDArray[np.float64], draws: int, 
         # Sums that differ by rounding alone must count as equal.
         return np.asarray(np.round(flipped @ rows.T / len(signs), 12), np.float64)
 
+    return _permuted(signs, means, "samples", draws, seed)
+
+
+def _permuted(
+    sample: NDArray[np.float64],
+    statistic: Callable[[NDArray[np.float64], int], NDArray[np.float64]],
+    kind: str,
+    draws: int,
+    seed: int,
+) -> list[float]:
+    """Two-sided p-values of scipy's permutation test, of that kind, for each number of a statistic of one sample."""
     found = scipy_stats().permutation_test(
-        (signs,),
-        means,
-        permutation_type="samples",
+        (sample,),
+        statistic,
+        permutation_type=kind,
         vectorized=True,
         n_resamples=draws,
-        batch=max(1, FLIPS_AT_ONCE // len(signs)),
+        batch=max(1, FLIPS_AT_ONCE // len(sample)),
         rng=np.random.default_rng(seed),
         axis=-1,
     )
@@ -448,17 +459,7 @@ def _shuffled(row: NDArray[np.float64], weights: NDArray[np.float64], draws: int
     def apart(shuffled: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
         return np.asarray(np.round(shuffled @ weights.T, 12), np.float64)
 
-    found = scipy_stats().permutation_test(
-        (row,),
-        apart,
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=draws,
-        batch=max(1, FLIPS_AT_ONCE // len(row)),
-        rng=np.random.default_rng(seed),
-        axis=-1,
-    )
-    return [float(p) for p in found.pvalue]
+    return _permuted(row, apart, "pairings", draws, seed)
 
 
 def _students(row: NDArray[np.float64], level: float) -> Interval:

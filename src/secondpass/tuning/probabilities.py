@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.calibration import METHODS, AnswerRule, Calibration, Method, Step
+from secondpass.calibration import METHODS, AnswerRule, Calibration, Method, Step, sigmoid
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.scores import calibration_error
 from secondpass.lazy import optional
@@ -130,7 +130,7 @@ def _newton(columns: Doubles, target: Doubles, weights: Doubles) -> Doubles:
     """Weights of the least log loss; a step that does not lower it is halved."""
     loss = _loss(columns, target, weights)
     for _ in range(100):
-        values = 1.0 / (1.0 + np.exp(-np.clip(weights @ columns, -700.0, 700.0)))
+        values = sigmoid(weights @ columns)
         curve = (columns * (values * (1.0 - values))) @ columns.T + 1e-12 * np.eye(len(weights))
         step = np.linalg.solve(curve, columns @ (values - target))
         while _loss(columns, target, weights - step) > loss and np.abs(step).max() > 1e-12:
