@@ -54,12 +54,13 @@ test-stacks: $(VENV)/.test
 test-kernel: $(VENV)/.test
 	$(BIN)/python -m tests.forwards.kernel.sanitized $(ARGS)
 
-# Train the embedded model again, from the data folder; stops and continues where it was. Under three hours.
+# Make both embedded models again, from the data folder; stops and continues where it was.
 pocket: $(VENV)/.pocket
 	$(BIN)/python -m recipes.pocket train --data $(DATA)
 
-# nDCG@10 over BM25 on every test query; the table of the model card.
+# The tables of the model card: the development collections beside the teachers, and every test query.
 pocket-figures: $(VENV)/.pocket
+	$(BIN)/python -m recipes.pocket compare --data $(DATA)
 	$(BIN)/python -m recipes.pocket evaluate --data $(DATA)
 
 # A million lines of a run, beside ir_measures alone.

@@ -33,8 +33,8 @@ from rich.console import Console
 
 from benchmarks.inference.judged import JUDGED_ONLY, Task, ndcg, tasks
 from benchmarks.service import processor
-from recipes.pocket import evaluate
-from recipes.pocket.corpora import TEST_SETS
+from recipes.pocket.corpora import TEST_SETS, read_test
+from recipes.pocket.evaluate import exam
 from secondpass import CrossEncoder
 from secondpass.forwards.contract import Computation, Compute, Forward, Logits
 from secondpass.merging import SharedReranker
@@ -196,7 +196,9 @@ def candidates(data: Path, name: str, limit: int) -> list[Task]:
     asked = tasks(data, name, limit)
     if name != JUDGED_ONLY:
         return asked
-    order = {task.query_id: task.document_ids for task in evaluate.tasks(data, name)[0]}
+    judged = exam(read_test(data, name), None)
+    ids = judged.collection.corpus.ids
+    order = {task.query_id: [ids[row] for row in task.rows] for task in judged.tasks}
     return [replace(one, documents={d: one.documents[d] for d in order[one.query_id]}) for one in asked]
 
 

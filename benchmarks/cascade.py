@@ -55,8 +55,8 @@ class Task:
 
 def tasks(data: Path, name: str, split: str, limit: int, depth: int = DEPTH) -> tuple[list[Task], Any]:
     """Queries with a relevant document, evenly over the set, in an order of chance; and the judgements of them."""
+    from recipes.pocket.candidates import FirstPass
     from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
-    from recipes.pocket.groups import FirstPass
 
     qrels = read_qrels(data, name, split)
     names = sorted(qrels.with_relevant)
@@ -73,8 +73,8 @@ def tasks(data: Path, name: str, split: str, limit: int, depth: int = DEPTH) -> 
 
 def groups_of(data: Path, name: str, count: int, size: int) -> Iterator[Any]:
     """Queries with documents from BM25's first thousand, the first ones likelier, without labels."""
+    from recipes.pocket.candidates import FirstPass
     from recipes.pocket.corpora import read_corpus, read_queries
-    from recipes.pocket.groups import FirstPass
     from secondpass.training import Group
 
     rng = random.Random(name)

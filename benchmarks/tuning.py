@@ -40,13 +40,13 @@ def score(
     split: str = "test",
 ) -> None:
     """Write NAME.json for each set: per query its judgements, both first passes, and the reranker's logits."""
-    from recipes.pocket.teachers import minilm_folder
+    from recipes.pocket.teachers import TEACHERS, teacher_folder
     from secondpass import CrossEncoder
     from secondpass.biencoder import BiEncoder
 
     work.mkdir(parents=True, exist_ok=True)
     reranker = CrossEncoder(model, device="cpu")
-    encoder = BiEncoder(minilm_folder(), device="cpu")
+    encoder = BiEncoder(teacher_folder(TEACHERS[0], work), device="cpu")
     for name in sets.split(","):
         file = work / f"{Path(name).name}.json"
         if file.exists():
@@ -61,8 +61,8 @@ def score(
 
 def scored(data: Path, name: str, split: str, limit: int, reranker: Any, encoder: Any) -> dict[str, Any]:
     """Queries with a relevant document, evenly over the set, with both first passes and logits of their union."""
+    from recipes.pocket.candidates import FirstPass
     from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
-    from recipes.pocket.groups import FirstPass
 
     qrels = read_qrels(data, name, split)
     texts = read_queries(data, name)

@@ -221,8 +221,8 @@ class Task:
 
 def tasks(data: Path, wanted: Collection) -> list[Task]:
     """Test queries with a relevant document, and BM25's best."""
+    from recipes.pocket.candidates import FirstPass
     from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
-    from recipes.pocket.groups import FirstPass
 
     corpus, queries, qrels = read_corpus(data, wanted.name), read_queries(data, wanted.name), {}
     order = (

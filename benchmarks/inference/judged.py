@@ -35,8 +35,8 @@ class Judged(TypedDict):
 
 def tasks(data: Path, name: str, limit: int | None) -> list[Task]:
     """Test queries with a relevant document, spread evenly over the set where `limit` asks for fewer."""
+    from recipes.pocket.candidates import FirstPass
     from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
-    from recipes.pocket.groups import FirstPass
 
     qrels = {query: judged for query, judged in read_qrels(data, name, "test").items() if max(judged.values()) > 0}
     names = sorted(qrels)

@@ -1,83 +1,136 @@
-"""The pocket model, step by step: `python -m recipes.pocket train|finish|evaluate`."""
+"""The embedded models, step by step: `python -m recipes.pocket train|compare|evaluate`."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from recipes.pocket import evaluate as judged
 from recipes.pocket import stages
 from recipes.pocket.corpora import TEST_SETS
-from recipes.pocket.evaluate import Scorer, evaluate, runs_folder
-from recipes.pocket.stages import POCKET, Recipe
-from recipes.pocket.teachers import TEACHERS, minilm_folder
+from recipes.pocket.evaluate import Exam, Scores, Values
+from recipes.pocket.stages import LOG, PACKAGE, Recipe, fast_precision
+from recipes.pocket.teachers import TEACHERS, Teacher
+from secondpass import CrossEncoder
 from secondpass.models.folders import folder_of
+from secondpass.models.identity import weights_digest
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 WORK = Path("build/pocket")
 
 DataOption = Annotated[Path, typer.Option(help="Folder of BEIR collections.")]
-WorkOption = Annotated[Path, typer.Option(help="Vectors, groups, checkpoints and runs; kept between calls.")]
-OutputOption = Annotated[Path, typer.Option(help="Folder of the finished model; by default the package's.")]
+WorkOption = Annotated[Path, typer.Option(help="Vectors, groups, checkpoints and scores; kept between calls.")]
+ModelsOption = Annotated[str, typer.Option(help="Names or folders, comma-separated.")]
 
 
 @app.command(name="train")
 def train_command(
     data: DataOption,
     work: WorkOption = WORK,
-    minutes: Annotated[float, typer.Option(help="Time of the first training; a stopped one goes on.")] = 55,
-    share: Annotated[float, typer.Option(help="Of all queries, steps and minutes; less than 1 for a trial.")] = 1.0,
-    base: Annotated[Path | None, typer.Option(help="Bi-encoder to start from, instead of all-MiniLM-L6-v2.")] = None,
-    teachers: Annotated[str, typer.Option(help="Names, comma-separated.")] = ",".join(s.name for s in TEACHERS),
-    output: OutputOption = POCKET,
+    output: Annotated[Path, typer.Option(help="Gets the folders of both models.")] = PACKAGE,
+    log: Annotated[Path, typer.Option(help="Gets what each stage was given and made.")] = LOG,
+    seed: Annotated[int, typer.Option(help="Of queries, groups and trainings.")] = Recipe.seed,
+    minutes: Annotated[float, typer.Option(help="Of the student's training.")] = Recipe.minutes,
+    mini_minutes: Annotated[float, typer.Option(help="Of pocket-mini's training.")] = Recipe.mini_minutes,
+    share: Annotated[float, typer.Option(help="Of queries, steps and minutes; less than 1 for a trial.")] = 1.0,
 ) -> None:
-    """Train all stages, calibrate and write the model folder; the same call goes on where a stopped one was."""
-    names = tuple(teachers.split(","))
-    unknown = set(names) - {spec.name for spec in TEACHERS}
-    if unknown or not 0 < share <= 1:
-        raise typer.BadParameter(
-            f"no teacher {min(unknown)}" if unknown else f"share={share} is not above 0, at most 1"
-        )
-    work.mkdir(parents=True, exist_ok=True)
-    stages.make_all(Recipe(data, work, base or minilm_folder(), names, share, minutes, output))
+    """Make both models, calibrated, with their log; the same call goes on where a stopped one was."""
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"share={share} is not above 0, at most 1")
+    stages.make_all(Recipe(data, work, seed, share, minutes, mini_minutes, output, log))
 
 
-@app.command(name="finish")
-def finish_command(data: DataOption, work: WorkOption = WORK, output: OutputOption = POCKET) -> None:
-    """Calibrate the trained student and write the model folder."""
-    stages.finish(Recipe(data, work, work / "start", output=output))
+@app.command(name="compare")
+def compare_command(
+    data: DataOption,
+    work: WorkOption = WORK,
+    models: ModelsOption = "secondpass/pocket",
+    limit: Annotated[int, typer.Option(help="At most so many queries a collection.")] = judged.DEVELOPMENT_QUERIES,
+) -> None:
+    """The development collections: BM25, each teacher, sums of them, and models, with paired intervals."""
+    exams = judged.development(data, limit)
+    rankers: dict[str, Values] = {"BM25": judged.collected(exams, lambda own: own.bm25)}
+    cosines = {spec.name: _cosines(Teacher(spec, work), exams) for spec in TEACHERS}
+    for name, scores in cosines.items():
+        rankers[name] = judged.collected(exams, lambda own, scores=scores: scores[own.name])  # type: ignore[misc]
+    for pair in (("minilm", "e5"), tuple(cosines)):
+        rankers[" + ".join(pair)] = judged.collected(exams, lambda own, pair=pair: _sum(cosines, pair, own))  # type: ignore[misc]
+    for model in models.split(","):
+        rankers[model] = _model_values(model, exams, work)
+    first = rankers[models.partition(",")[0]]
+    table = Table("ranker", "mean", f"{models.partition(',')[0]} is better by", *(own.name for own in exams))
+    for name, values in rankers.items():
+        gap = "" if values is first else str(judged.difference(first, values))
+        table.add_row(name, f"{judged.mean(values):.3f}", gap, *(f"{v:.3f}" for v in judged.means(values).values()))
+    Console(width=200).print(table)
 
 
 @app.command(name="evaluate")
 def evaluate_command(
     data: DataOption,
     work: WorkOption = WORK,
-    model: Annotated[str, typer.Option(help="What to measure.")] = "secondpass/pocket",
+    models: ModelsOption = "secondpass/pocket",
     sets: Annotated[str, typer.Option(help="Names, comma-separated.")] = ",".join(TEST_SETS),
     limit: Annotated[int | None, typer.Option(help="At most so many queries a set, evenly spaced.")] = None,
-    fast: Annotated[bool, typer.Option(help="bfloat16 forward where the processor has a matrix unit.")] = True,
-    workers: Annotated[int, typer.Option(help="Processes of one thread each.")] = os.cpu_count() or 1,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens read of a pair; all that the model can by default.")
+    ] = None,
 ) -> None:
-    """Measure nDCG@10 and MRR@10 of BM25's top 100 before and after the model; continues a stopped run."""
-    table = Table("set", "queries", "BM25 nDCG@10", "nDCG@10", "change", "BM25 MRR@10", "MRR@10")
-    gains = []
-    fast = fast and stages.fast_precision() == "bf16"
-    folder = runs_folder(work, folder_of(model), fast)
-    with Scorer(model, fast, workers) as scorer:
-        for row in evaluate(scorer, data, folder, tuple(sets.split(",")), limit):
-            first, second = row.first, row.second
-            gains.append(second["nDCG@10"] - first["nDCG@10"])
-            cells = (first["nDCG@10"], second["nDCG@10"], gains[-1], first["RR@10"], second["RR@10"])
-            table.add_row(row.name, str(row.queries), *(f"{value:.3f}" for value in cells))
-            logging.info("%s", json.dumps({"set": row.name, "queries": row.queries, "bm25": first, **second}))
-    table.add_row("mean", "", "", "", f"{sum(gains) / len(gains):+.3f}", "", "")
-    Console().print(table)
+    """Measure nDCG@10 of BM25's top 100 before and after models; goes on where a stopped call was."""
+    exams = judged.tests(data, tuple(sets.split(",")), limit)
+    first = judged.collected(exams, lambda own: own.bm25)
+    table = Table("set", "queries", "BM25", *(f"{model}, change" for model in models.split(",")))
+    found = {model: _model_values(model, exams, work, window) for model in models.split(",")}
+    for own in exams:
+        cells = [
+            f"{judged.means(v)[own.name]:.3f} {judged.difference(*_one(v, first, own.name))}" for v in found.values()
+        ]
+        table.add_row(own.name, str(len(own.tasks)), f"{judged.means(first)[own.name]:.3f}", *cells)
+    table.add_row("mean", "", f"{judged.mean(first):.3f}", *(str(judged.difference(v, first)) for v in found.values()))
+    Console(width=160).print(table)
+
+
+def _one(values: Values, first: Values, name: str) -> tuple[Values, Values]:
+    return judged.only(values, name), judged.only(first, name)
+
+
+def _model_values(model: str, exams: Iterable[Exam], work: Path, window: int | None = None) -> Values:
+    """Scores are kept by the weights' digest, the precision, the window and what was scored."""
+    encoder = CrossEncoder(model, device="cpu", max_length=window, precision=fast_precision())
+    folder = folder_of(model)
+    key = f"{folder.name}-{str(weights_digest(folder))[:12]}-{fast_precision()}-{window or 'all'}"
+
+    def scores(own: Exam) -> Scores:
+        return judged.model_scores(encoder, own, work / "scores" / key / f"{own.name}-{own.digest()}.jsonl")
+
+    return judged.collected(tuple(exams), scores)
+
+
+def _cosines(teacher: Teacher, exams: Iterable[Exam]) -> dict[str, Scores]:
+    made: dict[str, Scores] = {}
+    for own in exams:
+        asked = teacher.queries([task.query for task in own.tasks]).astype(np.float32)
+        texts = list(dict.fromkeys(text for task in own.tasks for text in own.documents(task)))
+        vectors = teacher.documents(texts).astype(np.float32)
+        places = {text: row for row, text in enumerate(texts)}
+        made[own.name] = {
+            task.query_id: (vectors[[places[text] for text in own.documents(task)]] @ query).tolist()
+            for task, query in zip(own.tasks, asked, strict=True)
+        }
+    return made
+
+
+def _sum(cosines: dict[str, dict[str, Scores]], names: Iterable[str], own: Exam) -> Scores:
+    """Each teacher standardised within the query."""
+    parts = [judged.standardised(cosines[name][own.name]) for name in names]
+    return {task.query_id: np.sum([part[task.query_id] for part in parts], axis=0).tolist() for task in own.tasks}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 
-from recipes.pocket.corpora import TRAINING_CORPORA, Corpus, read_claims, read_corpus
 from secondpass.inputs import cut_longest_first, probe_template
 from secondpass.training import Group, Teaching
 from secondpass.training.distillation.vocabulary import kept_ids, smaller_tokenizer, with_rows
@@ -20,26 +19,21 @@ from secondpass.training.distillation.vocabulary import kept_ids, smaller_tokeni
 # 6 layers in int8 and 11,500 word vectors in int8 stay under 16 MB.
 VOCABULARY = 11_500
 # BERT's vocabulary is sorted by frequency: its first part is general English.
-GENERAL = 7000
+GENERAL = 6000
 ASCII = "".join(map(chr, range(ord(" "), ord("~") + 1)))
 PLAIN = re.compile(r"(##)?[ -~]+")
 # Most documents are shorter; every eighth group sees whole windows so that long articles are learnt too.
-MAX_TOKENS = 256
+MAX_TOKENS = 192
 LONG_MAX_TOKENS = 512
 # Characters; more than any window reads.
 LONGEST_TEXT = 8000
 
 
-def read_all(data: Path) -> tuple[list[Corpus], list[str]]:
-    claims_corpus, claims = read_claims(data)
-    return [*(read_corpus(data, name) for name in TRAINING_CORPORA), claims_corpus], claims
-
-
-def student_tokenizer(base: Path, corpora: Iterable[Corpus], path: Path) -> Tokenizer:
-    """The tokenizer of `base` over general English, then what the corpora use; kept in the file `path`."""
+def student_tokenizer(base: Path, texts: Iterable[str], path: Path, size: int = VOCABULARY) -> Tokenizer:
+    """The tokenizer of `base` over general English, then what texts use most; kept in the file `path`."""
     if not path.exists():
         full = full_tokenizer(base)
-        ids = kept_tokens(full, (text for corpus in corpora for text in corpus.texts), VOCABULARY)
+        ids = kept_tokens(full, texts, size)
         partial = path.with_name(f"{path.name}.partial")
         smaller_tokenizer(full, ids).save(str(partial), pretty=False)
         partial.rename(path)
@@ -65,12 +59,18 @@ def kept_tokens(tokenizer: Tokenizer, texts: Iterable[str], size: int, general: 
     return kept_ids(tokenizer, texts, size, always=plain[:general], characters=ASCII)
 
 
-def new_student(base: Path, tokenizer: Tokenizer) -> Any:
-    """The transformer of `base` with the trimmed vocabulary and a new head of one label; no dropout."""
+def new_model(base: Path, tokenizer: Tokenizer) -> Any:
+    """The transformer of `base` with the trimmed vocabulary and a new head of one label; no dropout.
+
+    The pooler, which bi-encoders do not have or do not use, begins as one that lets the first token through.
+    """
     torch.manual_seed(5)
     model = AutoModelForSequenceClassification.from_pretrained(
         base, num_labels=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
+    with torch.no_grad():
+        torch.nn.init.eye_(model.bert.pooler.dense.weight)
+        model.bert.pooler.dense.bias.zero_()
     vocabulary = full_tokenizer(base).get_vocab()
     kept = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return with_rows(model, [vocabulary[token] for token, _ in kept])

@@ -1,7 +1,14 @@
-"""The collections the pocket model is trained and measured on, read from BEIR folders."""
+"""The collections of the recipe, read from BEIR folders, and who may see which.
+
+Three circles that do not touch: what is trained on, what decides (`DEVELOPMENT`, whole sources that no training
+reads), and what is measured once at the end (`TEST_SETS`, of which only train splits and train documents are trained
+on).
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,22 +19,9 @@ from secondpass.evaluation import qrels
 from secondpass.evaluation.qrels import Qrels, qrels_file
 from secondpass.training.data.sources import read_delimited_rows
 
-# Text of these is read without labels; of TRAIN_QRELS the named split's judgements too.
-TRAINING_CORPORA = (
-    "squad",
-    "medquad",
-    "trecqa",
-    "stackfaq",
-    "lisa",
-    "cacm",
-    "cranfield",
-    "time",
-    "nq-gold",
-    "pubmedqa",
-)
-TRAIN_QRELS = {"squad": "train", "medquad": "train", "trecqa": "train"}
-UNLABELLED_QUERIES = ("nq-gold", "pubmedqa")
 TEST_SETS = ("squad", "trecqa", "medquad", "stackfaq", "cranfield", "cacm", "lisa", "time")
+# Sites of the dump that decide; its other sites are trained on.
+HELD_OUT_SITES = ("beer", "quantumcomputing")
 
 
 @dataclass(frozen=True)
@@ -40,17 +34,61 @@ class Corpus:
     titles: list[str]
 
     def index(self) -> dict[str, int]:
+        """Rows by id."""
         return {identifier: row for row, identifier in enumerate(self.ids)}
 
     def body(self, row: int) -> str:
         """The text without its title; the whole text where there is nothing else."""
         return self.texts[row][len(self.titles[row]) :].strip() or self.texts[row]
 
+    def only(self, wanted: Callable[[str], bool]) -> Corpus:
+        """The documents whose ids are wanted."""
+        kept = [row for row, name in enumerate(self.ids) if wanted(name)]
+        return Corpus(self.name, *([part[row] for row in kept] for part in (self.ids, self.texts, self.titles)))
+
+    def every(self, step: int) -> Corpus:
+        """One of so many documents."""
+        return Corpus(self.name, self.ids[::step], self.texts[::step], self.titles[::step])
+
+    def digest(self) -> str:
+        """Stands for the texts and their ids."""
+        return digest_of(part for pair in zip(self.ids, self.texts, strict=True) for part in pair)
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """16 hexadecimal digits of SHA-256."""
+    made = hashlib.sha256()
+    for text in texts:
+        made.update(text.encode() + b"\0")
+    return made.hexdigest()[:16]
+
+
+def joined(name: str, parts: Iterable[Corpus]) -> Corpus:
+    """Several corpora as one; ids begin with the name of theirs."""
+    made = Corpus(name, [], [], [])
+    for part in parts:
+        made.ids.extend(f"{part.name}/{identifier}" for identifier in part.ids)
+        made.texts.extend(part.texts)
+        made.titles.extend(part.titles)
+    return made
+
+
+def whole_pages(corpus: Corpus) -> Corpus:
+    """Passages of a page one behind the other: their ids are the page's, "-" and a number."""
+    pages: dict[str, list[int]] = {}
+    for row, name in enumerate(corpus.ids):
+        pages.setdefault(name.rpartition("-")[0], []).append(row)
+    titles = [corpus.titles[rows[0]] for rows in pages.values()]
+    bodies = ["\n".join(corpus.body(row) for row in rows) for rows in pages.values()]
+    texts = [f"{title}\n{body}".strip() for title, body in zip(titles, bodies, strict=True)]
+    return Corpus(corpus.name, list(pages), texts, titles)
+
 
 def read_corpus(data: Path, name: str) -> Corpus:
+    """`name` is a folder below `data`; of "open/NAME" the corpus is called NAME."""
     documents = list(corpora.read_corpus(data / name))
     return Corpus(
-        name,
+        name.rpartition("/")[2],
         [document.id for document in documents],
         [document.content for document in documents],
         [document.title for document in documents],
@@ -58,20 +96,119 @@ def read_corpus(data: Path, name: str) -> Corpus:
 
 
 def read_queries(data: Path, name: str) -> dict[str, str]:
+    """Texts by id."""
     return corpora.read_queries(named_file(data / name, "queries.jsonl"))
 
 
 def read_qrels(data: Path, name: str, split: str) -> Qrels:
+    """Judgements of a split."""
     return qrels.read_qrels(qrels_file(data / name, split))
 
 
-def read_claims(data: Path) -> tuple[Corpus, list[str]]:
-    """Evidence sentences of climate-fever's training part, and the claims they belong to."""
-    rows = []
-    for row in read_delimited_rows(data / "pairs" / "climate-fever" / "train.tsv", "\t", quoted=False):
-        if isinstance(row, InvalidInput):
-            raise row
-        rows.append(row.values)
-    evidence = list(dict.fromkeys(row["sentence1"] for row in rows))
-    claims = list(dict.fromkeys(row["sentence2"] for row in rows))
-    return Corpus("climate", [str(i) for i in range(len(evidence))], evidence, [""] * len(evidence)), claims
+def read_claims(data: Path) -> tuple[Corpus, dict[str, str], Qrels]:
+    """climate-fever as a collection: sentences that support or refute a claim are relevant to it, neutral ones not."""
+    sentences: dict[str, str] = {}
+    claims: dict[str, str] = {}
+    grades: dict[str, dict[str, int]] = {}
+    for split in ("train", "test"):
+        for row in read_delimited_rows(data / "pairs" / "climate-fever" / f"{split}.tsv", "\t", quoted=False):
+            if isinstance(row, InvalidInput):
+                raise row
+            sentence, claim = row.values["sentence1"], row.values["sentence2"]
+            place = sentences.setdefault(sentence, f"s{len(sentences)}")
+            number = claims.setdefault(claim, f"c{len(claims)}")
+            grades.setdefault(number, {})[place] = int(row.values["label"] != "neutral")
+    corpus = Corpus("climate-fever", list(sentences.values()), list(sentences), [""] * len(sentences))
+    return corpus, {number: claim for claim, number in claims.items()}, Qrels(grades)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What rankers are compared on: documents, queries and judgements of one source."""
+
+    name: str
+    kind: str
+    corpus: Corpus
+    queries: Mapping[str, str]
+    qrels: Qrels
+
+
+def _boolq(data: Path) -> Collection:
+    corpus = joined("boolq", [read_corpus(data, "open/boolq"), read_corpus(data, "open/wiki-intro")])
+    return _beside("web", data, "open/boolq", "train", corpus)
+
+
+def _nq_gold(data: Path) -> Collection:
+    corpus = joined("nq-gold", [read_corpus(data, "nq-gold"), read_corpus(data, "open/wiki-intro")])
+    return _beside("web", data, "nq-gold", "test", corpus)
+
+
+def _beside(kind: str, data: Path, name: str, split: str, corpus: Corpus) -> Collection:
+    """A collection whose documents stand among others."""
+    own = name.rpartition("/")[2]
+    judged = read_qrels(data, name, split)
+    grades = {
+        query: {f"{own}/{document}": grade for document, grade in found.items()} for query, found in judged.items()
+    }
+    return Collection(own, kind, corpus, read_queries(data, name), Qrels(grades))
+
+
+def _plain(kind: str, name: str, split: str = "train") -> Callable[[Path], Collection]:
+    def read(data: Path) -> Collection:
+        corpus = read_corpus(data, name)
+        return Collection(corpus.name, kind, corpus, read_queries(data, name), read_qrels(data, name, split))
+
+    return read
+
+
+def held_out(identifier: str) -> bool:
+    """Whether a record of stackexchange is of a site that decides."""
+    return identifier.partition("-")[0] in HELD_OUT_SITES
+
+
+def _forum(data: Path) -> Collection:
+    name = "open/stackexchange"
+    queries = {number: text for number, text in read_queries(data, name).items() if held_out(number)}
+    return Collection(
+        "stackexchange",
+        "forum",
+        read_corpus(data, name).only(held_out),
+        queries,
+        read_qrels(data, name, "train").only(queries),
+    )
+
+
+def _posts(data: Path) -> Collection:
+    name = "open/blog-usgov"
+    judged = read_qrels(data, name, "train")
+    grades: dict[str, dict[str, int]] = {}
+    for query, found in judged.items():
+        for document, grade in found.items():
+            page = document.rpartition("-")[0]
+            grades.setdefault(query, {})[page] = max(grade, grades.get(query, {}).get(page, 0))
+    corpus = whole_pages(read_corpus(data, name))
+    return Collection(corpus.name, "long documents", corpus, read_queries(data, name), Qrels(grades))
+
+
+def _claims(data: Path) -> Collection:
+    corpus, claims, judged = read_claims(data)
+    return Collection(corpus.name, "claims", corpus, claims, judged)
+
+
+# By name, what reads it. No document or query of these is trained on, but wiki-intro's documents, among which the
+# passages of the two web collections have to be found.
+DEVELOPMENT: dict[str, Callable[[Path], Collection]] = {
+    "boolq": _boolq,
+    "nq-gold": _nq_gold,
+    "stackexchange": _forum,
+    "help-arduino": _plain("help centre", "open/help-arduino"),
+    "docs-microsoft": _plain("documentation", "open/docs-microsoft"),
+    "climate-fever": _claims,
+    "blog-usgov": _posts,
+    "adi": _plain("classical", "adi", "test"),
+}
+
+
+def read_test(data: Path, name: str) -> Collection:
+    """One of `TEST_SETS`."""
+    return _plain("test", name, "test")(data)

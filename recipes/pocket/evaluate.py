@@ -1,167 +1,205 @@
-"""nDCG@10 of BM25's top 100 before and after the model, over every test query; resumable, query by query."""
+"""Rankers on the same candidates, BM25's first hundred: nDCG@10 by collection, and their mean with intervals.
+
+What is compared is the mean over collections; its intervals resample the queries of each collection, the same ones for
+both rankers.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import cache
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from recipes.pocket.corpora import TEST_SETS, read_corpus, read_qrels, read_queries
-from recipes.pocket.groups import DEPTH, FirstPass
+from recipes.pocket.candidates import FirstPass
+from recipes.pocket.corpora import DEVELOPMENT, Collection, digest_of, read_test
 from secondpass import CrossEncoder
 from secondpass.evaluation.measures import evaluate as measure
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
-from secondpass.forwards.precision import Precision
 
 log = logging.getLogger(__name__)
 
-MEASURES = ("nDCG@10", "RR@10")
+MEASURE = "nDCG@10"
+# Evenly spaced queries of a collection.
+DEVELOPMENT_QUERIES = 150
+RESAMPLES = 5000
 # Queries of one call: enough pairs to sort by length, few enough to lose little when stopped.
 CHUNK = 20
+
+Scores = dict[str, list[float]]
+"""By query one score per candidate, in the order of BM25."""
+Values = dict[str, dict[str, float]]
+"""By collection, by query: nDCG@10."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One test query with its candidates, best first by BM25."""
+    """One query with its candidates, best first by BM25."""
 
     query_id: str
     query: str
-    document_ids: list[str]
-    documents: list[str]
+    rows: list[int]
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One test set: both measures of the first and the second pass."""
+class Exam:
+    """A collection's queries that are measured, each with its candidates."""
 
-    name: str
-    queries: int
-    first: dict[str, float]
-    second: dict[str, float]
+    collection: Collection
+    tasks: list[Task]
+    bm25: Scores
 
+    @property
+    def name(self) -> str:
+        """Of the collection."""
+        return self.collection.name
 
-def tasks(data: Path, name: str) -> tuple[list[Task], Qrels]:
-    """Test queries with at least one relevant document; for trecqa the candidates are the judged documents."""
-    corpus = read_corpus(data, name)
-    rows = corpus.index()
-    qrels = read_qrels(data, name, "test")
-    queries = read_queries(data, name)
-    names = sorted(qrels.with_relevant)
-    first = FirstPass(corpus.texts)
-    depth = len(corpus.texts) if name == "trecqa" else DEPTH
-    made = []
-    for start in range(0, len(names), 500):
-        part = names[start : start + 500]
-        found, scores = first.search([queries[n] for n in part], depth)
-        for number, query_id in enumerate(part):
-            allowed = {rows[d] for d in qrels[query_id]} if name == "trecqa" else None
-            keep = [
-                int(row)
-                for row, score in zip(found[number], scores[number], strict=True)
-                if (score > 0 if allowed is None else row in allowed)
-            ]
-            ids, texts = [corpus.ids[row] for row in keep], [corpus.texts[row] for row in keep]
-            made.append(Task(query_id, queries[query_id], ids, texts))
-    return made, qrels
+    @property
+    def qrels(self) -> Qrels:
+        """Of the measured queries."""
+        return self.collection.qrels.only({task.query_id for task in self.tasks})
 
+    def documents(self, task: Task) -> list[str]:
+        """Texts of a query's candidates."""
+        return [self.collection.corpus.texts[row] for row in task.rows]
 
-def runs_folder(work: Path, model: Path, fast: bool) -> Path:
-    """Where runs of exactly these weights and this tokenizer are kept: a changed model does not continue old ones."""
-    digest = hashlib.sha256()
-    for path in sorted([*model.glob("*.safetensors"), *model.glob("tokenizer.json")]):
-        digest.update(path.read_bytes())
-    return work / "runs" / f"{model.name}-{digest.hexdigest()[:12]}-{'bf16' if fast else 'fp32'}"
+    def digest(self) -> str:
+        """Stands for what is scored."""
+        return digest_of(part for task in self.tasks for part in (task.query, *self.documents(task)))
+
+    def values(self, scores: Scores) -> dict[str, float]:
+        """nDCG@10 by query; equal scores keep BM25's order."""
+        ids = self.collection.corpus.ids
+        rankings: dict[str, list[tuple[str, float | None]]] = {}
+        for task in self.tasks:
+            order = np.argsort(-np.asarray(scores[task.query_id]), kind="stable")
+            rankings[task.query_id] = [(ids[task.rows[place]], None) for place in order]
+        report = measure(self.qrels, Run("scores", rankings), (MEASURE,))
+        return dict(report.values[MEASURE])
 
 
-def _done(path: Path) -> dict[str, dict[str, float]]:
-    if not path.exists():
-        return {}
-    with path.open(encoding="utf-8") as lines:
-        return {row["query"]: row["scores"] for row in map(json.loads, lines)}
+def exam(collection: Collection, limit: int | None) -> Exam:
+    """At most `limit` evenly spaced queries that can be answered, with BM25's hundred; of trecqa the judged ones."""
+    corpus = collection.corpus
+    names = sorted(collection.qrels.with_relevant)
+    if limit is not None and len(names) > limit:
+        names = [names[place * len(names) // limit] for place in range(limit)]
+    judged_only = collection.name == "trecqa"
+    places = corpus.index() if judged_only else {}
+    depth = len(corpus.texts) if judged_only else 100
+    rows, scores = FirstPass(corpus.texts).search([collection.queries[name] for name in names], depth)
+    tasks, bm25 = [], {}
+    for name, found, own in zip(names, rows, scores, strict=True):
+        allowed = {places[document] for document in collection.qrels[name]} if judged_only else None
+        kept = [
+            (int(row), float(score))
+            for row, score in zip(found, own, strict=True)
+            if (score > 0 if allowed is None else int(row) in allowed)
+        ]
+        tasks.append(Task(name, collection.queries[name], [row for row, _ in kept]))
+        bm25[name] = [score for _, score in kept]
+    return Exam(collection, tasks, bm25)
 
 
-class Scorer:
-    """A model that scores tasks, in several processes of one thread each: twice as fast as two threads in one."""
-
-    def __init__(self, model: str, fast: bool, workers: int) -> None:
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _start, (model, fast))
-
-    def __call__(self, parts: list[list[Task]]) -> Iterator[list[dict[str, float]]]:
-        """Logits by document id of each task, part after part."""
-        return self._pool.map(_scores, parts)
-
-    def __enter__(self) -> Scorer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+@cache
+def development(data: Path, limit: int = DEVELOPMENT_QUERIES) -> tuple[Exam, ...]:
+    """What decides, see `corpora.DEVELOPMENT`."""
+    return tuple(exam(read(data), limit) for read in DEVELOPMENT.values())
 
 
-_LOADED: list[CrossEncoder] = []
+def tests(data: Path, names: Sequence[str], limit: int | None) -> tuple[Exam, ...]:
+    """What is measured once, at the end."""
+    return tuple(exam(read_test(data, name), limit) for name in names)
 
 
-def _start(model: str, fast: bool) -> None:
-    torch.set_num_threads(1)
-    precision: Precision = "bf16" if fast else "fp32"
-    _LOADED.append(CrossEncoder(model, device="cpu", max_batch_tokens=4096, precision=precision))
-
-
-def _scores(part: list[Task]) -> list[dict[str, float]]:
-    rankings = _LOADED[0].rank_many(
-        [task.query for task in part], [task.documents for task in part], batch_size=64, show_progress_bar=False
-    )
-    return [
-        {task.document_ids[ranked.index]: ranked.logit for ranked in ranking.documents}
-        for task, ranking in zip(part, rankings, strict=True)
-    ]
-
-
-def rescored(scorer: Scorer, todo: list[Task], path: Path) -> dict[str, dict[str, float]]:
-    """Run by query id; each chunk is appended to `path` as soon as it is scored."""
-    run = _done(path)
-    left = [task for task in todo if task.query_id not in run]
-    parts = [left[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
-    with path.open("a", encoding="utf-8") as out:
-        for number, (part, scores) in enumerate(zip(parts, scorer(parts), strict=True)):
-            for task, found in zip(part, scores, strict=True):
-                run[task.query_id] = found
-                out.write(json.dumps({"query": task.query_id, "scores": found}) + "\n")
+def model_scores(model: CrossEncoder, own: Exam, file: Path) -> Scores:
+    """Logits of a model, kept in `file` query by query; a stopped call goes on."""
+    done = _kept(file)
+    left = [task for task in own.tasks if task.query_id not in done]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        for start in range(0, len(left), CHUNK):
+            part = left[start : start + CHUNK]
+            rankings = model.rank_many(
+                [task.query for task in part],
+                [own.documents(task) for task in part],
+                show_progress_bar=False,
+            )
+            for task, ranking in zip(part, rankings, strict=True):
+                logits = {hit.index: hit.logit for hit in ranking.documents}
+                done[task.query_id] = [float(logits[place]) for place in range(len(task.rows))]
+                out.write(json.dumps({"query": task.query_id, "scores": done[task.query_id]}) + "\n")
             out.flush()
-            if number % 25 == 0:
-                log.info("%s: %d of %d queries", path.stem, number * CHUNK + len(part), len(left))
-    return run
+    return done
 
 
-def measured(qrels: Qrels, run: Run) -> dict[str, float]:
-    return dict(measure(qrels, run, MEASURES).means)
+def _kept(file: Path) -> Scores:
+    """What is in the file; a line that a stop has cut is dropped from it."""
+    if not file.exists():
+        return {}
+    raw = file.read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    if whole != raw:
+        file.write_bytes(whole)
+    return {row["query"]: row["scores"] for row in map(json.loads, whole.splitlines())}
 
 
-def first_pass_run(todo: list[Task]) -> Run:
-    return Run("BM25", {task.query_id: [(document, None) for document in task.document_ids] for task in todo})
+def collected(exams: Sequence[Exam], scores: Callable[[Exam], Scores]) -> Values:
+    """A ranker's nDCG@10 on every collection."""
+    return {own.name: own.values(scores(own)) for own in exams}
 
 
-def evaluate(
-    scorer: Scorer,
-    data: Path,
-    folder: Path,
-    names: tuple[str, ...] = TEST_SETS,
-    limit: int | None = None,
-) -> Iterator[Figures]:
-    """One row per test set: queries, and both measures of both passes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        todo, qrels = tasks(data, name)
-        if limit is not None:
-            todo = todo[:: max(1, len(todo) // limit)][:limit]
-        qrels = qrels.only({task.query_id for task in todo})
-        scores = rescored(scorer, todo, folder / f"{name}.jsonl")
-        second = Run(folder.name, {task.query_id: scores[task.query_id].items() for task in todo})
-        yield Figures(name, len(todo), measured(qrels, first_pass_run(todo)), measured(qrels, second))
+def means(values: Values) -> dict[str, float]:
+    """By collection."""
+    return {name: sum(found.values()) / len(found) for name, found in values.items()}
+
+
+def mean(values: Values) -> float:
+    """Over collections."""
+    own = means(values)
+    return sum(own.values()) / len(own)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
+
+def difference(one: Values, other: Values, seed: int = 0) -> Difference:
+    """How much higher `one` is, over the collections' mean; for one collection give only that."""
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros(RESAMPLES)
+    total = 0.0
+    for name, found in one.items():
+        gaps = np.array([value - other[name][query] for query, value in found.items()])
+        total += float(gaps.mean())
+        drawn += gaps[rng.integers(0, len(gaps), (RESAMPLES, len(gaps)))].mean(axis=1)
+    low, high = np.quantile(drawn / len(one), [0.025, 0.975])
+    return Difference(total / len(one), float(low), float(high))
+
+
+def only(values: Values, name: str) -> Values:
+    """One collection's."""
+    return {name: values[name]}
+
+
+def standardised(scores: Mapping[str, Sequence[float]]) -> Scores:
+    """Each query's scores to mean 0 and spread 1."""
+    made = {}
+    for query, own in scores.items():
+        array = np.asarray(own, np.float64)
+        spread = float(array.std()) if len(array) else 0.0
+        made[query] = ((array - array.mean()) / (spread or 1.0)).tolist() if len(array) else []
+    return made

@@ -5,65 +5,61 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 
-from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
-from recipes.pocket.groups import FirstPass
+from recipes.pocket.evaluate import Exam, Scores
+from recipes.pocket.teachers import TOKENIZER_CONFIG
 from secondpass import CrossEncoder
 from secondpass.forwards.precision import CONFIG_KEY
 from secondpass.models.building import save_compact
 
 log = logging.getLogger(__name__)
 
-CALIBRATION_SETS = ("squad", "medquad")
-CALIBRATION_QUERIES = 150
+# Of BM25's order: what a user looks at.
 CANDIDATES = 10
 
-TOKENIZER_CONFIG = {
-    "tokenizer_class": "BertTokenizer",
-    "do_lower_case": True,
-    "model_max_length": 512,
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
+
+@dataclass(frozen=True)
+class Temperature:
+    """P(relevant) is the sigmoid of `scale` times the logit plus `bias`."""
+
+    scale: float
+    bias: float
 
 
-def labelled_pairs(data: Path) -> tuple[list[str], list[str], list[int]]:
-    """Queries, documents and labels: BM25's top ten of dev queries, the judged document among them."""
-    queries, documents, labels = [], [], []
-    for name in CALIBRATION_SETS:
-        corpus = read_corpus(data, name)
-        qrels = read_qrels(data, name, "dev")
-        texts = read_queries(data, name)
-        chosen = sorted(qrels)[:: max(1, len(qrels) // CALIBRATION_QUERIES)]
-        rows, _ = FirstPass(corpus.texts).search([texts[query] for query in chosen], CANDIDATES)
-        for query, found in zip(chosen, rows, strict=True):
-            for row in found:
-                queries.append(texts[query])
-                documents.append(corpus.texts[row])
-                labels.append(int(qrels[query].get(corpus.ids[row], 0) > 0))
-    return queries, documents, labels
+def temperature(exams: Sequence[Exam], scores: Sequence[Scores]) -> Temperature:
+    """A logistic fit (Platt 1999) of the judgements on BM25's first ten, every collection counting the same."""
+    from sklearn.linear_model import LogisticRegression
+
+    logits: list[float] = []
+    labels: list[int] = []
+    weights: list[float] = []
+    for own, found in zip(exams, scores, strict=True):
+        ids, before = own.collection.corpus.ids, len(logits)
+        for task in own.tasks:
+            grades = own.qrels[task.query_id]
+            for row, logit in list(zip(task.rows, found[task.query_id], strict=True))[:CANDIDATES]:
+                logits.append(logit)
+                labels.append(int(grades.get(ids[row], 0) > 0))
+        weights += [1 / (len(logits) - before)] * (len(logits) - before)
+    share = np.asarray(weights) * len(weights) / sum(weights)
+    fit = LogisticRegression(C=1e6).fit(np.asarray(logits)[:, None], labels, share)
+    return Temperature(float(fit.coef_[0, 0]), float(fit.intercept_[0]))
 
 
-def calibrate(encoder: CrossEncoder, data: Path) -> None:
-    """Fold a logistic fit (Platt 1999, classes balanced) into the head: 0.5 is then as likely relevant as not."""
-    queries, documents, labels = labelled_pairs(data)
-    pairs = list(zip(queries, documents, strict=True))
-    logits = encoder.predict(pairs, activation_fct=torch.nn.Identity(), show_progress_bar=False)
-    fit = LogisticRegression(class_weight="balanced", C=1e6).fit(logits.reshape(-1, 1), labels)
-    scale, bias = float(fit.coef_[0, 0]), float(fit.intercept_[0])
-    log.info("calibration: logit -> %.3f * logit %+.3f", scale, bias)
+def calibrate(encoder: CrossEncoder, own: Temperature) -> None:
+    """Fold it into the head: the score then is the probability."""
+    log.info("calibration: logit -> %.3f * logit %+.3f", own.scale, own.bias)
     with torch.no_grad():
         head = encoder.model.classifier
-        head.weight *= scale
-        head.bias.mul_(scale).add_(bias)
+        head.weight *= own.scale
+        head.bias.mul_(own.scale).add_(own.bias)
 
 
 def write_tokenizer(tokenizer: Path, folder: Path) -> None:
@@ -85,7 +81,7 @@ def write_stage(model: Any, tokenizer: Path, folder: Path) -> None:
 
 
 def write_folder(model: Any, tokenizer: Path, folder: Path) -> None:
-    """config.json, tokenizer.json, tokenizer_config.json and the int8 weights."""
+    """config.json, tokenizer.json, tokenizer_config.json and the int8 weights; what else is there stays."""
     write_tokenizer(tokenizer, folder)
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "_name_or_path"}
     config |= {"architectures": ["BertForSequenceClassification"], "dtype": "float32"}
@@ -93,5 +89,5 @@ def write_folder(model: Any, tokenizer: Path, folder: Path) -> None:
     config[CONFIG_KEY] = {"precision": "auto"}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     save_compact(folder, model.state_dict())
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.name != "README.md")
     log.info("%s: %.2f MB", folder, size / 1e6)

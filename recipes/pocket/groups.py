@@ -1,133 +1,195 @@
-"""Candidates and soft targets: per query eight documents, each with the teachers' opinion of it."""
+"""Training groups: for each query eight texts of the pool, near and far, with the teachers' opinion of each.
+
+Candidates are BM25's and each teacher's nearest. What nobody judged is no negative: it has the teachers' score, and for
+queries of forums and help centres, which other passages can answer as well, it stays out where the teachers find it
+better than the judged one.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from recipes.pocket.build import Window, token_limit
+from recipes.pocket.candidates import FirstPass, Floats, Rows, nearest_rows
 from recipes.pocket.corpora import Corpus
-from recipes.pocket.queries import TrainingQuery
-from recipes.pocket.teachers import Teacher
+from recipes.pocket.queries import TrainingQuery, judged_sentences
+from recipes.pocket.teachers import Teacher, Vectors
 from secondpass.training import Group, Teaching
-from secondpass.training.negatives.candidates import BM25, best
-
-Floats = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
-DEPTH = 100
-DOCUMENTS_PER_QUERY = 8
-# What the labelled document counts beside the teachers.
-LABEL_WEIGHT = 0.5
-
-# Cosines spread differently: these bring the three to one spread (MiniLM's, times ten).
+DOCUMENTS = 8
+# Of BM25 and of each teacher.
+DEPTH, NEAR = 100, 30
+# Cosines spread differently: these bring the teachers to one spread, that of all-MiniLM-L6-v2's times ten.
 COSINE_SCALE = {"minilm": 10.0, "e5": 45.0, "bge": 20.0}
-# Who is right about what: e5 and bge on questions, MiniLM and BM25 on keywords, BM25 also on claims.
-WEIGHTS = {
-    "question": {"minilm": 0.6, "e5": 1.2, "bge": 1.2, "bm25": 0.1},
-    "title": {"minilm": 1.0, "e5": 0.8, "bge": 1.2, "bm25": 0.3},
-    "keywords": {"minilm": 1.1, "e5": 0.6, "bge": 1.0, "bm25": 0.6},
-    "request": {"minilm": 1.0, "e5": 0.8, "bge": 1.0, "bm25": 0.6},
-    "claim": {"minilm": 0.9, "e5": 0.8, "bge": 1.1, "bm25": 0.5},
-}
+# A teacher's weighted mean in logits is so much of what the student is to give.
+SHARPNESS = 2.0
+# Chosen by the development mean: bge-small-en-v1.5 beside these two lowers it (.681 to .674), and BM25's vote helps
+# where words are names and terms (claims, keywords, long requests) more than where they ask.
+TEACHER_WEIGHTS: Mapping[str, float] = {"minilm": 0.75, "e5": 1.0}
+VOTES: Mapping[str, float] = {
+    "question": 0.2, "title": 0.25, "command": 0.2, "keywords": 0.5, "request": 0.5, "claim": 0.5,
+}  # fmt: skip
+# What the judged document counts beside the teachers.
+LABEL_WEIGHT = 0.5
+# What the teachers count where a sentence is to answer: about that they know little.
+SENTENCE_WEIGHT = 0.3
+# Unjudged documents that are better than the best judged one by so many logits are taken for relevant.
+SURPASSES = 1.0
+# Passages before and behind one that are shown with it, where whole pages are.
+BEFORE, BEHIND = 2, 3
 
 
-class FirstPass:
-    """BM25 as in the test tables: k1 0.9, b 0.4, English stop words and stemmer."""
+@dataclass(frozen=True)
+class Opinions:
+    """What the teachers and BM25 think of the pool, query by query.
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._index = BM25(texts)
-        self._size = len(texts)
+    `queries` and `documents` are vectors by teacher's name.
+    """
 
-    def search(self, queries: Sequence[str], depth: int = DEPTH) -> tuple[npt.NDArray[np.int64], Floats]:
-        """-> rows [queries, depth] best first, scores alike; a score of 0 means no word in common."""
-        depth = min(depth, self._size)
-        rows, scores = np.empty((len(queries), depth), np.int64), np.empty((len(queries), depth), np.float32)
-        for number, found in enumerate(self._index.scores(queries)):
-            rows[number] = best(found[None], depth)[0]
-            scores[number] = found[rows[number]]
-        return rows, scores
+    queries: Mapping[str, Vectors]
+    documents: Mapping[str, Vectors]
 
-
-def mixed_targets(kind: str, cosines: dict[str, Floats], bm25: Floats) -> Floats:
-    """Weighted mean of the teachers in logits, twice, and BM25's vote standardised within the query."""
-    weight = WEIGHTS[kind]
-    total = sum(weight[name] for name in cosines)
-    mean = sum(weight[name] * COSINE_SCALE[name] * cosines[name] for name in cosines) / total
-    spread = float(bm25.std()) or 1.0
-    return np.asarray(2.0 * mean + weight["bm25"] * (bm25 - bm25.mean()) / spread, dtype=np.float32)
+    def targets(self, kind: str, query: int, rows: Sequence[int], bm25: Mapping[int, float]) -> Floats:
+        """Logits [rows] to learn: the teachers' weighted mean, and BM25's vote standardised within what it found."""
+        total = sum(TEACHER_WEIGHTS.values())
+        made = np.zeros(len(rows), np.float32)
+        for name, asked in self.queries.items():
+            cosines = self.documents[name][rows].astype(np.float32) @ asked[query].astype(np.float32)
+            made += SHARPNESS * TEACHER_WEIGHTS[name] / total * COSINE_SCALE[name] * cosines
+        known = np.fromiter(bm25.values(), np.float32, len(bm25))
+        lowest, centre, spread = (
+            (float(known.min()), float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 0.0, 1.0)
+        )
+        votes = np.array([bm25.get(row, lowest) for row in rows], np.float32)
+        return np.asarray(made + VOTES[kind] * (votes - centre) / spread, np.float32)
 
 
-def choose(targets: Floats, relevant: list[int], rng: random.Random) -> list[int]:
-    """Positions of the documents to train on: labelled ones, the teachers' best, BM25's best, the rest."""
-    chosen = relevant[:2]
-    by_teacher = [int(position) for position in np.argsort(-targets)]
-    pools = (
-        (by_teacher[:6], 2),
-        (list(range(min(10, len(targets)))), 2),
-        (by_teacher[:40], 1),
-        (list(range(len(targets))), DOCUMENTS_PER_QUERY),
+def opinions(pool: Corpus, queries: Sequence[TrainingQuery], teachers: Sequence[Teacher]) -> Opinions:
+    """Encode what has not been encoded."""
+    asked = [query.text for query in queries]
+    return Opinions(
+        {teacher.spec.name: teacher.queries(asked) for teacher in teachers},
+        {teacher.spec.name: teacher.documents(pool.texts) for teacher in teachers},
     )
-    for pool, take in pools:
-        free = [position for position in pool if position not in chosen]
-        room = DOCUMENTS_PER_QUERY - len(chosen)
-        chosen += rng.sample(free, min(take, room, len(free)))
-    return chosen
 
 
 def training_groups(
-    corpora: Sequence[Corpus], queries: Sequence[TrainingQuery], teachers: Sequence[Teacher], window: Window
+    pool: Corpus, queries: Sequence[TrainingQuery], known: Opinions, window: Window, seed: int
 ) -> Iterator[Group]:
-    """The groups of the first stage, corpus after corpus."""
-    number = 0
-    for corpus in corpora:
-        own = [query for query in queries if query.corpus == corpus.name]
-        before = number
-        for query, rows, targets in corpus_targets(corpus, own, teachers, seed=31) if own else ():
-            documents = [corpus.body(row) if query.kind == "title" else corpus.texts[row] for row in rows]
-            relevant = [place for place, row in enumerate(rows) if row in query.relevant]
-            teaching = Teaching(tuple(targets.tolist()), label_weight=LABEL_WEIGHT)
-            group = window.group(query.text, documents, relevant, teaching, token_limit(number))
-            if group is not None:
-                number += 1
-                yield group
-        log.info("%s: %d of %d queries give a group", corpus.name, number - before, len(own))
-
-
-def corpus_targets(
-    corpus: Corpus, queries: Sequence[TrainingQuery], teachers: Sequence[Teacher], seed: int
-) -> Iterator[tuple[TrainingQuery, list[int], Floats]]:
-    """Each query with the rows chosen for it and their targets; one with fewer than eight candidates is left out."""
+    """A group for each query that finds enough."""
     rng = random.Random(seed)
-    texts = [query.text for query in queries]
-    rows, scores = FirstPass(corpus.texts).search(texts)
-    vectors = {teacher.spec.name: (teacher.queries(texts), teacher.documents(corpus.texts)) for teacher in teachers}
-    for number, query in enumerate(queries):
-        found, bm25 = _candidates(query, rows[number], scores[number], rng)
-        if len(found) < DOCUMENTS_PER_QUERY:
-            continue
-        cosines = {n: (d[found].astype(np.float32) @ q[number].astype(np.float32)) for n, (q, d) in vectors.items()}
-        targets = mixed_targets(query.kind, cosines, bm25)
-        relevant = [position for position, row in enumerate(found) if row in query.relevant]
-        chosen = choose(targets, relevant, rng)
-        yield query, [int(found[place]) for place in chosen], targets[chosen]
+    found, scores = FirstPass(pool.texts).search([query.text for query in queries], DEPTH)
+    near = np.concatenate(
+        [nearest_rows(asked, known.documents[name], NEAR) for name, asked in known.queries.items()], axis=1
+    )
+    log.info("candidates of %d queries found", len(queries))
+    pages = [name.rpartition("-")[0] for name in pool.ids]
+    number = 0
+    for place, query in enumerate(queries):
+        group = _group(
+            pool, pages, query, place, known, (found[place], scores[place], near[place]), window, number, rng
+        )
+        if group is not None:
+            number += 1
+            yield group
+    log.info("%d of %d queries give a group", number, len(queries))
 
 
-def _candidates(
-    query: TrainingQuery, rows: npt.NDArray[np.int64], scores: Floats, rng: random.Random
-) -> tuple[npt.NDArray[np.int64], Floats]:
-    """First-pass rows with any score, plus labelled ones it missed, sometimes less the query's own source."""
-    keep = scores > 0
+def _group(
+    pool: Corpus,
+    pages: Sequence[str],
+    query: TrainingQuery,
+    place: int,
+    known: Opinions,
+    candidates: tuple[Rows, Floats, Rows],
+    window: Window,
+    number: int,
+    rng: random.Random,
+) -> Group | None:
+    found, scores, near = candidates
+    bm25 = {int(row): float(score) for row, score in zip(found, scores, strict=True) if score > 0}
+    # a sentence of a passage finds that passage by every word: half of these queries have to do without
     if query.source >= 0 and query.kind in ("claim", "request") and rng.random() < 0.5:
-        keep &= rows != query.source
-    rows, scores = rows[keep], scores[keep]
-    missed = [row for row in query.relevant if row not in rows]
-    if missed and len(scores):
-        rows = np.concatenate([rows, np.asarray(missed, dtype=rows.dtype)])
-        scores = np.concatenate([scores, np.full(len(missed), scores.min(), dtype=np.float32)])
-    return rows, scores
+        bm25.pop(query.source, None)
+        near = near[near != query.source]
+    grades = dict(query.relevant)
+    rows = list(dict.fromkeys([*bm25, *map(int, near), *grades]))
+    if len(rows) < DOCUMENTS:
+        return None
+    targets = known.targets(query.kind, place, rows, bm25)
+    relevant = sorted((n for n, row in enumerate(rows) if row in grades), key=lambda n: -grades[rows[n]])[:2]
+    allowed = set(range(len(rows)))
+    if relevant and query.kind == "title":
+        bar = max(targets[n] for n in relevant) + SURPASSES
+        allowed = {n for n in allowed if targets[n] <= bar or n in relevant}
+    chosen = _chosen(targets, relevant, allowed, len(bm25), rng)
+    if len(chosen) < DOCUMENTS // 2:
+        return None
+    limit = token_limit(number)
+    opinion = targets[chosen].tolist()
+    picked = [rows[n] for n in chosen]
+    if limit > token_limit(1):
+        stretches = [_stretch(pages, row, rng) for row in picked]
+        documents = ["\n".join([pool.texts[own[0]], *map(pool.body, own[1:])]) for own in stretches]
+        # a page is as good as its best passage
+        opinion = [float(known.targets(query.kind, place, own, bm25).max()) for own in stretches]
+    else:
+        documents = [
+            pool.body(row) if query.kind == "title" and query.source >= 0 else pool.texts[row] for row in picked
+        ]
+    teaching = Teaching(tuple(opinion), label_weight=LABEL_WEIGHT)
+    return window.group(query.shown, documents, [n for n, c in enumerate(chosen) if c in relevant], teaching, limit)
+
+
+def _chosen(
+    targets: Floats, relevant: Sequence[int], allowed: set[int], by_words: int, rng: random.Random
+) -> list[int]:
+    """Places of the documents to train on: judged ones, the teachers' best, BM25's best, and from further down.
+
+    The first `by_words` places are BM25's order.
+    """
+    chosen = list(relevant)
+    best = [int(place) for place in np.argsort(-targets, kind="stable") if place in allowed]
+    words = [place for place in range(by_words) if place in allowed]
+    pools = ((best[:4], 2), (words[:10], 2), (best[:30], 1), (words, 2), (best, DOCUMENTS))
+    for choice, take in pools:
+        free = [place for place in choice if place not in chosen]
+        chosen += rng.sample(free, min(take, DOCUMENTS - len(chosen), len(free)))
+    return chosen
+
+
+def _stretch(pages: Sequence[str], row: int, rng: random.Random) -> list[int]:
+    """A passage with neighbours of its page."""
+    first, last = row, row
+    if pages[row]:
+        for _ in range(rng.randint(0, BEFORE)):
+            first -= first > 0 and pages[first - 1] == pages[row]
+        for _ in range(rng.randint(0, BEHIND)):
+            last += last + 1 < len(pages) and pages[last + 1] == pages[row]
+    return list(range(first, last + 1))
+
+
+def sentence_groups(data: Path, teachers: Sequence[Teacher], window: Window, seed: int) -> Iterator[Group]:
+    """Judged sentences of trecqa's train questions: which sentence answers, not which is about the same."""
+    drawn = judged_sentences(data, random.Random(seed))
+    texts = list(dict.fromkeys(text for _, sentences in drawn for text in sentences))
+    places = {text: row for row, text in enumerate(texts)}
+    asked = [question for question, _ in drawn]
+    known = Opinions(
+        {teacher.spec.name: teacher.queries(asked) for teacher in teachers},
+        {teacher.spec.name: teacher.documents(texts) for teacher in teachers},
+    )
+    for query, (question, sentences) in enumerate(drawn):
+        opinion = known.targets("question", query, [places[text] for text in sentences], {})
+        teaching = Teaching(tuple(opinion.tolist()), SENTENCE_WEIGHT, 1.0)
+        group = window.group(question, sentences, [0], teaching, token_limit(1))
+        if group is not None:
+            yield group

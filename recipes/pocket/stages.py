@@ -1,55 +1,57 @@
-"""The trainings that make the pocket model, one after the other, each in a folder of its own that survives a stop.
+"""The stages that make both models, one after the other, each in a file or folder of its own that survives a stop.
 
-Every training is `secondpass.training.train` on a file of groups beside its folder: both are made once, and a folder
-that holds a model is a finished training.
+Every training is `secondpass.training.train` on a file of groups: both are made once, and a folder that holds a model
+is a finished training. What each stage was given and what came out is a line of the log, which is published with the
+weights.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from recipes.pocket.answers import MIXES, Mix, round_drafts, with_targets
-from recipes.pocket.build import Window, new_student, read_all, student_tokenizer
-from recipes.pocket.corpora import Corpus
-from recipes.pocket.finish import calibrate, write_folder, write_stage
-from recipes.pocket.groups import training_groups
-from recipes.pocket.lower_half import (
-    JUDGED,
-    JUDGED_SHARE,
-    MASKED,
-    MASKED_SHARE,
-    VOTED,
-    VOTED_SHARE,
-    judged_groups,
-    lower_half,
-)
-from recipes.pocket.queries import TrainingQuery, all_queries, part
-from recipes.pocket.teachers import TEACHERS, Teacher
+from recipes.pocket import evaluate as judged
+from recipes.pocket.build import Window, new_model, student_tokenizer
+from recipes.pocket.corpora import Corpus, digest_of
+from recipes.pocket.evaluate import Exam, Scores, Values
+from recipes.pocket.finish import calibrate, temperature, write_folder, write_stage
+from recipes.pocket.groups import TEACHER_WEIGHTS, opinions, sentence_groups, training_groups
+from recipes.pocket.queries import TrainingQuery, all_queries, part, read_pool
+from recipes.pocket.teachers import TEACHERS, Teacher, teacher_folder
 from secondpass import CrossEncoder
 from secondpass.forwards.learning.packed import has_amx_bf16
 from secondpass.forwards.precision import Precision
 from secondpass.training import (
     Group,
     TrainingSettings,
-    mean_weights,
+    drop_layers,
     read_groups,
+    taught,
     train,
-    with_changes,
+    trim_vocabulary,
     write_groups,
 )
 
 log = logging.getLogger(__name__)
 
-POCKET = Path(__file__).parents[2] / "src" / "secondpass" / "pocket"
+PACKAGE = Path(__file__).parents[2] / "src" / "secondpass"
+LOG = Path(__file__).with_name("log.jsonl")
+# The student starts from the second of these teachers, every other of its twelve layers.
+BASE = "e5"
+STUDENT_LAYERS = (1, 3, 5, 7, 9, 11)
+# pocket-mini: two of the student's layers and fewer words, 6 MB in all.
+MINI_LAYERS = (0, 3)
+MINI_VOCABULARY = 5_500
 # Hardly ever reached: the time ends the schedule.
-LAST_STEP = 20_000
+LAST_STEP = 50_000
 SETTINGS = TrainingSettings(
     loss="labelled_distillation",
     tokens_per_step=8192,
@@ -59,7 +61,6 @@ SETTINGS = TrainingSettings(
     beta2=0.98,
     save_every=200,
     log_every=50,
-    seed=29,
 )
 
 
@@ -74,48 +75,54 @@ class Recipe:
 
     Attributes:
         data: folder of BEIR collections.
-        work: vectors, groups, checkpoints and runs; kept between calls.
-        base: folder of the bi-encoder whose transformer the student starts from, and which is the first teacher.
-        teachers: names of `TEACHERS`.
+        work: vectors, groups, checkpoints and scores; kept between calls.
+        seed: of queries, groups and trainings.
         share: of all queries, steps and minutes; below 1 for a trial.
-        minutes: of the first training.
-        output: gets the finished model.
+        minutes: of the student's training.
+        mini_minutes: of pocket-mini's.
+        output: gets the finished models, in "pocket" and "pocket_mini", and its log.
     """
 
     data: Path
     work: Path
-    base: Path
-    teachers: tuple[str, ...] = tuple(spec.name for spec in TEACHERS)
+    seed: int = 17
     share: float = 1.0
-    minutes: float = 55.0
-    output: Path = POCKET
+    minutes: float = 180.0
+    mini_minutes: float = 45.0
+    output: Path = PACKAGE
+    log: Path = LOG
 
     @cached_property
-    def texts(self) -> tuple[list[Corpus], list[str]]:
-        return read_all(self.data)
-
-    @property
-    def corpora(self) -> list[Corpus]:
-        return self.texts[0]
+    def pool(self) -> Corpus:
+        """What is trained on."""
+        return read_pool(self.data)
 
     @cached_property
     def queries(self) -> list[TrainingQuery]:
-        return all_queries(self.data, *self.texts, share=self.share)
+        """Of every kind."""
+        return all_queries(self.data, self.pool, self.seed, self.share)
 
     @cached_property
-    def window(self) -> Window:
-        self.work.mkdir(parents=True, exist_ok=True)
-        return Window(student_tokenizer(self.base, self.corpora, self.work / "tokenizer.json"))
+    def teachers(self) -> list[Teacher]:
+        """Those that are listened to."""
+        return [Teacher(spec, self.work) for spec in TEACHERS if spec.name in TEACHER_WEIGHTS]
 
-    def settings(self, minutes: float, learning_rate: float = SETTINGS.learning_rate) -> TrainingSettings:
-        return replace(SETTINGS, minutes=minutes, learning_rate=learning_rate, max_steps=part(LAST_STEP, self.share))
+    @cached_property
+    def exams(self) -> tuple[Exam, ...]:
+        """What decides."""
+        return judged.development(self.data, part(judged.DEVELOPMENT_QUERIES, self.share))
+
+    def settings(self, minutes: float) -> TrainingSettings:
+        """Of a training that takes so long."""
+        return replace(SETTINGS, minutes=minutes * self.share, max_steps=part(LAST_STEP, self.share), seed=self.seed)
 
 
 def make_all(recipe: Recipe) -> None:
-    """Train, calibrate and write the finished model; what is finished is not done again."""
-    first(recipe)
-    second(recipe)
-    third(recipe)
+    """Train, calibrate and write both models; what is finished is not done again."""
+    recipe.work.mkdir(parents=True, exist_ok=True)
+    start(recipe)
+    student(recipe)
+    mini(recipe)
     finish(recipe)
 
 
@@ -124,20 +131,141 @@ def is_finished(folder: Path) -> bool:
     return (folder / "model.safetensors").is_file()
 
 
-def trained(start: Path, groups: Callable[[], Iterable[Group]], settings: TrainingSettings, folder: Path) -> None:
-    """Train the model in `start` on the groups, into `folder`; goes on where a stopped training was.
+# ---- The log.
+def note(recipe: Recipe, stage: str, given: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    """Add a stage's line, in place of an older one."""
+    entries = {entry["stage"]: entry for entry in logged(recipe.work / "log.jsonl")}
+    entries[stage] = {"stage": stage, "given": dict(given), "made": dict(made)}
+    file = recipe.work / "log.partial"
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in entries.values()))
+    file.rename(recipe.work / "log.jsonl")
+
+
+def logged(file: Path) -> list[dict[str, Any]]:
+    """Entries of a log, none where there is no file."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def figures(values: Values) -> dict[str, Any]:
+    """Development figures as the log has them."""
+    return {"mean": round(judged.mean(values), 4), **{name: round(v, 4) for name, v in judged.means(values).items()}}
+
+
+# ---- The stages.
+def start(recipe: Recipe) -> None:
+    """The student's first weights: a bi-encoder's, with fewer words and every other layer."""
+    folder = recipe.work / "start"
+    if is_finished(folder):
+        return
+    base = teacher_folder(next(spec for spec in TEACHERS if spec.name == BASE), recipe.work)
+    file = recipe.work / "tokenizer.json"
+    tokenizer = student_tokenizer(base, [*recipe.pool.texts, *(query.text for query in recipe.queries)], file)
+    whole = recipe.work / "start-whole"
+    write_stage(new_model(base, tokenizer), file, whole)
+    encoder = CrossEncoder(str(whole), device="cpu")
+    drop_layers(encoder, STUDENT_LAYERS)
+    write_stage(encoder.model, file, folder)
+    shutil.rmtree(whole)
+    note(
+        recipe,
+        "start",
+        {
+            "base": BASE,
+            "layers": STUDENT_LAYERS,
+            "base_weights": file_digest(base / "model.safetensors"),
+            "seed": recipe.seed,
+        },
+        {"weights": file_digest(folder / "model.safetensors"), "tokenizer": file_digest(file)},
+    )
+
+
+def student(recipe: Recipe) -> None:
+    """Six layers that learn from the teachers and the judgements."""
+
+    def groups() -> Iterator[Group]:
+        window = Window(student_tokenizer(recipe.work, (), recipe.work / "tokenizer.json"))
+        known = opinions(recipe.pool, recipe.queries, recipe.teachers)
+        yield from training_groups(recipe.pool, recipe.queries, known, window, recipe.seed)
+        yield from sentence_groups(recipe.data, recipe.teachers, window, recipe.seed)
+
+    given = {"pool": recipe.pool.digest(), "queries": digest_of(query.shown for query in recipe.queries)}
+    trained(recipe, recipe.work / "start", groups, recipe.settings(recipe.minutes), "student", given)
+
+
+def mini(recipe: Recipe) -> None:
+    """Two layers and fewer words, which learn from the student."""
+    folder = recipe.work / "mini-start"
+    if not is_finished(folder):
+        encoder = CrossEncoder(str(recipe.work / "student"), device="cpu")
+        drop_layers(encoder, MINI_LAYERS)
+        texts = [*recipe.pool.texts, *(query.text for query in recipe.queries)]
+        smaller = trim_vocabulary(encoder, texts, MINI_VOCABULARY)
+        smaller.tokenizer.backend_tokenizer.save(str(recipe.work / "mini-tokenizer.json"), pretty=False)
+        write_stage(smaller.model, recipe.work / "mini-tokenizer.json", folder)
+
+    def groups() -> Iterator[Group]:
+        teacher = CrossEncoder(str(recipe.work / "student"), device="cpu", precision=fast_precision())
+        most = max(1, round(MINI_SHARE * len((recipe.work / "student.jsonl").read_bytes().splitlines())))
+        yield from taught(islice(read_groups(recipe.work / "student.jsonl"), most), teacher, beside=True)
+
+    given = {"layers": MINI_LAYERS, "vocabulary": MINI_VOCABULARY}
+    settings = replace(recipe.settings(recipe.mini_minutes), learning_rate=2e-4)
+    trained(recipe, folder, groups, settings, "mini", given)
+
+
+# Of the student's groups, those that there is time for.
+MINI_SHARE = 0.6
+
+
+def trained(
+    recipe: Recipe,
+    start: Path,
+    groups: Callable[[], Iterable[Group]],
+    settings: TrainingSettings,
+    name: str,
+    given: Mapping[str, Any],
+) -> None:
+    """Train the model in `start` on the groups, into a folder of that name; goes on where a stopped training was.
 
     The groups are made once: what a run goes on with must be the same to the last bit.
     """
-    if is_finished(folder):
-        log.info("%s is finished", folder.name)
+    folder, file = recipe.work / name, recipe.work / f"{name}.jsonl"
+    if not is_finished(folder):
+        if not file.exists():
+            write_groups(file, groups())
+        log.info("%s: training", name)
+        encoder = CrossEncoder(str(start), device="cpu")
+        train(encoder, read_groups(file), settings, output_dir=folder, watch=_told, show_progress_bar=False)
+    if name in {entry["stage"] for entry in logged(recipe.work / "log.jsonl")}:
         return
-    file = folder.with_name(f"{folder.name}.jsonl")
-    if not file.exists():
-        write_groups(file, groups())
-    log.info("%s: training", folder.name)
-    encoder = CrossEncoder(str(start), device="cpu")
-    train(encoder, read_groups(file), settings, output_dir=folder, watch=_told, show_progress_bar=False)
+    encoder = CrossEncoder(str(folder), device="cpu", precision=fast_precision())
+    values = judged.collected(recipe.exams, partial(_scores, recipe, encoder, name=name))
+    entries = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+    note(
+        recipe,
+        name,
+        {
+            **given,
+            "settings": asdict(settings),
+            "groups": file_digest(file),
+            "start": file_digest(start / "model.safetensors"),
+        },
+        {
+            "weights": file_digest(folder / "model.safetensors"),
+            "last": entries[-1],
+            "development": figures(values),
+        },
+    )
+
+
+def _scores(recipe: Recipe, encoder: CrossEncoder, own: Exam, *, name: str) -> Scores:
+    return judged.model_scores(encoder, own, recipe.work / "scores" / name / f"{own.name}.jsonl")
 
 
 def _told(entry: Mapping[str, Any]) -> None:
@@ -145,74 +273,19 @@ def _told(entry: Mapping[str, Any]) -> None:
     log.info("%s", " ".join(f"{key}={value}" for key, value in shown.items()))
 
 
-def first(recipe: Recipe) -> None:
-    """What a text is about: distillation from three bi-encoders and BM25."""
-    folder, start = recipe.work / "first", recipe.work / "start"
-    if is_finished(folder):
-        return
-    if not is_finished(start):
-        window = recipe.window
-        write_stage(new_student(recipe.base, window.tokenizer), recipe.work / "tokenizer.json", start)
-
-    def groups() -> Iterator[Group]:
-        teachers = [Teacher(spec, recipe.work, recipe.base) for spec in TEACHERS if spec.name in recipe.teachers]
-        yield from training_groups(recipe.corpora, recipe.queries, teachers, recipe.window)
-
-    trained(start, groups, recipe.settings(recipe.minutes * recipe.share), folder)
-
-
-def second(recipe: Recipe) -> None:
-    """Which sentence answers: three rounds, one from the other, whose weights are averaged."""
-    if is_finished(recipe.work / "second"):
-        return
-    rounds = [recipe.work / f"round-{number}" for number in range(1, len(MIXES) + 1)]
-    for start, mix, folder in zip((recipe.work / "first", *rounds), MIXES, rounds, strict=False):
-        _round(recipe, start, mix, folder)
-    _write(recipe, rounds[-1], mean_weights([_weights(folder) for folder in rounds]), "second")
-
-
-def third(recipe: Recipe) -> None:
-    """Changes of the lower half: those of three trainings from the second stage, added up."""
-    if is_finished(recipe.work / "student"):
-        return
-    start = recipe.work / "second"
-    trecqa = next(corpus for corpus in recipe.corpora if corpus.name == "trecqa")
-    trained(start, partial(judged_groups, recipe.data, trecqa), JUDGED, recipe.work / "judged")
-    _round(recipe, start, MASKED, recipe.work / "masked")
-    _round(recipe, start, VOTED, recipe.work / "voted")
-    shares = {"judged": JUDGED_SHARE, "masked": MASKED_SHARE, "voted": VOTED_SHARE}
-    changes = [(_weights(recipe.work / name), share) for name, share in shares.items()]
-    names = lower_half(_model(start))
-    _write(recipe, start, with_changes(_weights(start), changes, names), "student")
+MODELS = {"student": ("pocket", "tokenizer.json"), "mini": ("pocket_mini", "mini-tokenizer.json")}
 
 
 def finish(recipe: Recipe) -> None:
-    """Calibrate the trained student and write the model folder."""
-    encoder = CrossEncoder(str(recipe.work / "student"), device="cpu", precision=fast_precision())
-    calibrate(encoder, recipe.data)
-    write_folder(encoder.model, recipe.work / "tokenizer.json", recipe.output)
-
-
-def _round(recipe: Recipe, start: Path, mix: Mix, folder: Path) -> None:
-    """A training on a mix, the opinion of the model in `start` being the target."""
-    mix = mix.of(recipe.share)
-
-    def groups() -> Iterator[Group]:
-        drafts = round_drafts(recipe.data, recipe.corpora, recipe.queries, recipe.window, mix)
-        yield from with_targets(CrossEncoder(str(start), device="cpu", precision=fast_precision()), drafts)
-
-    trained(start, groups, recipe.settings(mix.minutes, mix.learning_rate), folder)
-
-
-def _model(folder: Path) -> Any:
-    return CrossEncoder(str(folder), device="cpu").model
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    return dict(_model(folder).state_dict())
-
-
-def _write(recipe: Recipe, like: Path, weights: Mapping[str, Tensor], name: str) -> None:
-    model = _model(like)
-    model.load_state_dict(weights)
-    write_stage(model, recipe.work / "tokenizer.json", recipe.work / name)
+    """Calibrate both on the development collections and write the package's folders and the log."""
+    for name, (folder, tokenizer) in MODELS.items():
+        encoder = CrossEncoder(str(recipe.work / name), device="cpu", precision=fast_precision())
+        fit = temperature(recipe.exams, [_scores(recipe, encoder, own, name=name) for own in recipe.exams])
+        calibrate(encoder, fit)
+        output = recipe.output / folder
+        write_folder(encoder.model, recipe.work / tokenizer, output)
+        stored = CrossEncoder(str(output), device="cpu")
+        values = judged.collected(recipe.exams, partial(_scores, recipe, stored, name=folder))
+        files = {file.name: file_digest(file) for file in sorted(output.iterdir()) if file.suffix != ".md"}
+        note(recipe, folder, {"temperature": asdict(fit)}, {"files": files, "development": figures(values)})
+    shutil.copy(recipe.work / "log.jsonl", recipe.log)

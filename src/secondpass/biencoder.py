@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.forwards.contract import padding_of, plan
+from secondpass.errors import InvalidInput, ModelLoadError, NonFiniteScore
+from secondpass.forwards.contract import Forward, Progress, padding_of, plan, score
+from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.lazy import optional
 from secondpass.models.folders import folder_of
 from secondpass.models.limits import token_limit
@@ -22,7 +23,7 @@ from secondpass.models.tokenizer import load_tokenizer
 from secondpass.models.weights import check_counts, stored_sizes, weight_files
 from secondpass.scoring import batch_tokens
 from secondpass.text import positive_int
-from secondpass.tokens import PairTokenizer
+from secondpass.tokens import PairTokenizer, Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Pooling = Literal["mean", "first"]
+# What the modules of `forwards.readout` call them.
+MODES = {"mean": "mean", "first": "cls"}
 
 FILE = "1_Pooling/config.json"
 # What is done here of a folder's modules; anything else would change the vectors.
@@ -110,6 +113,7 @@ class BiEncoder:
         pooling: "mean" over the tokens or the "first" one; None takes what the folder says, else the mean.
         max_length: longest text in tokens; None takes what the folder says.
         device: torch device or its name; None takes the best there is.
+        precision: of the computation, as of `CrossEncoder`.
         hub: cache_dir, revision, local_files_only and token, for a hub name.
 
     Raises:
@@ -125,51 +129,69 @@ class BiEncoder:
         pooling: Pooling | None = None,
         max_length: int | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = "fp32",
         **hub: Any,
     ) -> None:
         optional("torch", "torch, which computes bi-encoders,", "torch")
         folder = folder_of(source, **hub)
         self.pooling = pooling_of(folder, source, hub) if pooling is None else pooling
-        if self.pooling not in ("mean", "first"):
+        if self.pooling not in MODES:
             raise InvalidInput(f"pooling={pooling!r} is neither 'mean' nor 'first'")
-        self._model = _model(folder).to(pick_device(device)).eval()
-        fast = load_tokenizer(folder, self._model, {})
-        self._names = fast.model_input_names
+        model = _model(folder)
+        fast = load_tokenizer(folder, model, {})
         self._tokenizer = PairTokenizer(fast)
-        self._padding = padding_of(fast)
-        limit = min(token_limit(fast, self._model), longest_of(folder))
+        limit = min(token_limit(fast, model), longest_of(folder))
         self.max_length = limit if max_length is None else min(limit, positive_int(max_length, "max_length"))
+        self._dimension: int = model.config.hidden_size
+        self._forward = _pooled(model, MODES[self.pooling], fast, pick_device(device), checked_precision(precision))
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """-> float32 [texts, dim], each of length 1."""
-        from secondpass.forwards.padded import pad
+        """-> float32 [texts, dim], each of length 1.
 
-        made = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
+        Raises:
+            NonFiniteScore: a vector has NaN or infinity; `indices` are its places in `texts`.
+            OutOfMemory: a single text does not fit.
+        """
+        made = np.zeros((len(texts), self._dimension), np.float32)
         cut = 0
         for start in range(0, len(texts), CHUNK):
             tokens = self._tokenizer.singles(texts[start : start + CHUNK], self.max_length, "longest_first")
             cut += sum(item.cut is not None for item in tokens)
-            device = self._model.device
-            for rows in plan([len(item) for item in tokens], batch_tokens(str(device)), CHUNK):
-                batch = pad([tokens[row] for row in rows], self._padding)
-                vectors = self._vectors(batch.named(self._names, device))
-                made[start + np.asarray(rows)] = vectors.cpu().numpy()
+            made[start : start + CHUNK] = self._vectors(tokens, start)
         if cut:
             logger.warning("%d of %d texts were cut to %d tokens for the bi-encoder", cut, len(texts), self.max_length)
         return made
 
-    def _vectors(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        import torch
+    def _vectors(self, tokens: Sequence[Tokens], start: int) -> npt.NDArray[np.float32]:
+        """Vectors of texts of which the first is number `start`."""
+        computation = self._forward.ready()
+        batches = plan([len(item) for item in tokens], batch_tokens(computation.device), CHUNK, computation.pads)
+        try:
+            pooled = score(computation, tokens, batches, Progress())
+        except NonFiniteScore as error:
+            wrong = tuple(start + row for row in error.indices)
+            raise NonFiniteScore(f"the bi-encoder gave NaN or infinity for texts {list(wrong)}", wrong) from None
+        lengths = np.linalg.norm(pooled, axis=1, keepdims=True)
+        return np.asarray(pooled / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
-        with torch.inference_mode():
-            hidden = self._model(**inputs).last_hidden_state.float()
-            mask = inputs["attention_mask"]
-            if self.pooling == "first":
-                pooled = hidden[torch.arange(len(hidden)), mask.argmax(dim=1)]
-            else:
-                weights = mask[:, :, None].float()
-                pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
-            return torch.nn.functional.normalize(pooled, dim=1)
+
+def _pooled(model: Any, mode: str, fast: Any, device: torch.device, precision: Precision) -> Forward:
+    """What gives a transformer's pooled states as logits: all that a cross-encoder's forward does serves vectors too.
+
+    The last step is a linear layer that changes nothing, because the kernel reads out through one.
+    """
+    import torch
+
+    from secondpass.forwards.description import POOLED, SCORES
+    from secondpass.forwards.module import ModelForward
+    from secondpass.forwards.readout import Dense, ModuleChain, Pooling, ReadoutModel
+
+    width = model.config.hidden_size
+    same = Dense((width, width), False, torch.nn.Identity(), reads=POOLED, writes=SCORES)
+    with torch.no_grad():
+        torch.nn.init.eye_(same.linear.weight)
+    whole = ReadoutModel(model, ModuleChain([Pooling(width, (mode,)), same])).to(device).eval()
+    return ModelForward(whole, fast.model_input_names, padding_of(fast), precision)
 
 
 def _model(folder: Path) -> Any:

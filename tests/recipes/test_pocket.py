@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipes.pocket.build import Window, kept_tokens, new_student
-from recipes.pocket.evaluate import runs_folder
+from recipes.pocket.build import Window, kept_tokens, new_model
+from recipes.pocket.candidates import FirstPass, nearest_rows
 from recipes.pocket.finish import write_folder, write_stage
-from recipes.pocket.groups import FirstPass
 from secondpass import CrossEncoder
 from secondpass.training.data.groups import Teaching
 from secondpass.training.distillation.vocabulary import smaller_tokenizer
@@ -34,7 +34,7 @@ def test_the_smaller_vocabulary_reads_the_same_words(tiny_folder: str, tokenizer
     assert len(small.get_vocab()) == size
     assert {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"} < set(small.get_vocab())
     assert small.encode(texts[0]).tokens == tokenizer.encode(texts[0]).tokens
-    model = new_student(Path(tiny_folder), small)
+    model = new_model(Path(tiny_folder), small)
     full = AutoModelForSequenceClassification.from_pretrained(tiny_folder)
     rows = [made.get_input_embeddings().weight for made in (model, full)]
     assert torch.equal(rows[0][small.token_to_id("cat")], rows[1][tokenizer.token_to_id("cat")])
@@ -75,6 +75,15 @@ def test_the_first_pass_is_the_librarys_bm25() -> None:
     assert scores[0, 0] > scores[0, 1] > scores[0, 2] == 0
 
 
+def test_the_nearest_are_those_of_the_highest_cosine() -> None:
+    """Over blocks of documents, best first."""
+    rng = np.random.default_rng(3)
+    documents = rng.normal(size=(50, 8)).astype(np.float16)
+    asked = rng.normal(size=(3, 8)).astype(np.float16)
+    expected = np.argsort(-(asked.astype(np.float32) @ documents.astype(np.float32).T), axis=1)[:, :7]
+    assert nearest_rows(asked, documents, 7).tolist() == expected.tolist()
+
+
 def test_the_finished_folder_recommends_the_fast_path(tiny_folder: str, tmp_path: Path) -> None:
     """config.json says so, and the folder loads."""
     model, source = AutoModelForSequenceClassification.from_pretrained(tiny_folder).eval(), Path(tiny_folder)
@@ -97,16 +106,3 @@ def test_a_stage_is_there_whole_or_not_at_all(tiny_folder: str, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["second"]
     made = CrossEncoder(str(tmp_path / "second"), device="cpu").model.state_dict()
     assert all(torch.equal(weight, made[name]) for name, weight in model.state_dict().items())
-
-
-def test_runs_of_other_weights_or_another_precision_are_not_continued(tmp_path: Path) -> None:
-    """The folder's name alone says nothing about what was measured."""
-    model = tmp_path / "pocket"
-    model.mkdir()
-    weights = model / "model.safetensors"
-    weights.write_bytes(b"one")
-    first = runs_folder(tmp_path, model, fast=True)
-    assert first == runs_folder(tmp_path, model, fast=True)
-    assert first != runs_folder(tmp_path, model, fast=False)
-    weights.write_bytes(b"two")
-    assert first != runs_folder(tmp_path, model, fast=True)

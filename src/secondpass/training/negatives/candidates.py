@@ -111,13 +111,21 @@ def best(scores: Floats, depth: int) -> Places:
     depth = min(depth, scores.shape[1])
     if depth == 0 or not len(scores):
         return np.empty((len(scores), depth), np.int64)
-    lowest = np.partition(scores, -depth, axis=1)[:, -depth, None]
-    above, equal = scores > lowest, scores == lowest
-    room = depth - above.sum(axis=1, keepdims=True)
-    chosen = above | (equal & (np.cumsum(equal, axis=1) <= room))
-    columns = np.nonzero(chosen)[1].reshape(len(scores), depth)
-    order = np.argsort(-np.take_along_axis(scores, columns, 1), axis=1, kind="stable")
-    return np.take_along_axis(columns, order, 1).astype(np.int64)
+    columns = np.empty((len(scores), depth), np.int64)
+    for row, own in enumerate(scores):
+        # most texts share no word with a query: those are not sorted
+        least = own.min()
+        above = np.flatnonzero(own > least)
+        if len(above) > depth:
+            values = own[above]
+            lowest = np.partition(values, -depth)[-depth]
+            above, equal = above[values > lowest], above[values == lowest]
+        else:
+            equal = np.flatnonzero(own == least)
+        equal = equal[: depth - len(above)]
+        # the highest first; the stable sort keeps equal ones as they come
+        columns[row] = np.concatenate([above[np.argsort(-own[above], kind="stable")], equal])
+    return columns
 
 
 def nearest(queries: Floats, blocks: Iterable[Floats], depth: int) -> Neighbours:
