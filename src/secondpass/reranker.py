@@ -89,8 +89,9 @@ class Reranker(OpenModel):
         self._leaves_prompt_out = loaded.leaves_prompt_out
         if instruction is not None:
             # as sentence-transformers stores it, so that it comes back with the saved model; "" leaves a stored one out
-            self.default_prompt_name = OWN_INSTRUCTION if self._wish(instruction=instruction)[1] else None
-            self.prompts |= {OWN_INSTRUCTION: str(instruction)} if instruction else {}
+            _, own = self._wish(instruction=instruction)
+            self.default_prompt_name = OWN_INSTRUCTION if own else None
+            self.prompts |= {OWN_INSTRUCTION: own} if own else {}
         self._transformer_settings = loaded.transformer_settings
         self.own_activation = default_activation_function
         self.max_length = max_length
@@ -401,16 +402,20 @@ class Reranker(OpenModel):
         return Window(self.window, policy, self.max_batch_tokens, pairs, template)
 
     def _wish(self, prompt: object = None, prompt_name: str | None = None, instruction: object = None) -> Wish:
-        """The one of these texts that a call gives, else the stored default prompt, where the model wants it."""
+        """The one of these texts that a call gives, else the stored default prompt, where the model wants it.
+
+        A blank instruction is none, as "" is.
+        """
         given = {"prompt": prompt, "prompt_name": prompt_name, "instruction": instruction}
         named = [name for name, value in given.items() if value is not None]
         if len(named) > 1:
             raise InvalidInput(f"{' and '.join(named)} are given, where one says what to put before the query")
         has_place = self.takes_instruction
         if instruction is not None:
-            if checked(instruction, "instruction") and not has_place:
+            own = readable(checked(instruction, "instruction"))
+            if own and not has_place:
                 raise InvalidInput(NO_PLACE)
-            return "", str(instruction)
+            return "", own
         name = self.default_prompt_name if prompt is None and prompt_name is None else prompt_name
         if name is not None and name not in self.prompts:
             known = ", ".join(map(repr, self.prompts)) or "none"
@@ -418,7 +423,7 @@ class Reranker(OpenModel):
         text = self.prompts[name] if name is not None else checked("" if prompt is None else prompt, "prompt")
         if text and self._leaves_prompt_out:
             raise InvalidInput("prompt: the model's pooling leaves out a prompt's tokens, which is not done here")
-        return ("", text) if has_place else (text, None)
+        return ("", readable(text)) if has_place else (text, None)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:
         texts = checked_documents(documents, argument)
