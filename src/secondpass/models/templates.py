@@ -21,7 +21,15 @@ from typing import Any
 from secondpass.activations import Activation, tempered_sigmoid
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
-from secondpass.models.config import LISTED, NEWEST_FILE, OWN_KEY, TRANSFORMER_FILE, read_if_present, read_json
+from secondpass.models.config import (
+    LISTED,
+    NEWEST_FILE,
+    OWN_KEY,
+    TRANSFORMER_FILE,
+    read_if_present,
+    read_json,
+    stored_template,
+)
 from secondpass.tokens import PairTokenizer
 
 logger = logging.getLogger(__name__)
@@ -192,9 +200,8 @@ def _template(given: object, folder: Path, saved: bool, tokenizer: Any) -> Model
         return _slotted(given, given if INSTRUCTION in given else None, tokenizer)
     if given is not None:
         raise InvalidInput(f"template={given!r} is none of {', '.join(families())}, no text with {QUERY}, no template")
-    kept = read_if_present(folder / NEWEST_FILE).get(OWN_KEY) if saved else None
-    if isinstance(kept, dict) and "template" in kept:
-        return restored(kept["template"], folder / NEWEST_FILE)
+    if saved and (kept := stored_template(folder)) is not None:
+        return restored(kept, folder / NEWEST_FILE)
     stored = read_if_present(folder / TRANSFORMER_FILE) if saved else {}
     modalities = stored.get("modality_config")
     message = modalities.get("message") if isinstance(modalities, dict) else None
