@@ -386,9 +386,12 @@ def load_all(
 
     Raises:
         ModelLoadError: as `load`.
-        InvalidInput: likewise; or `keep` does not fit, or `max_length` is given for a saved one, which has its own.
+        InvalidInput: likewise; or `keep` does not fit, a template is given for several, or `max_length` for a saved
+            one, which has its own.
     """
     names = models or [POCKET]
+    named = ("device", "precision", "instruction", "template", "true_token", "false_token")
+    told: dict[str, Any] = dict(zip(named, options, strict=True))
     if len(names) == 1 and keep:
         raise InvalidInput("--keep goes with several --model, which are a cascade")
     if len(names) == 1 and not holds_cascade(names[0]):
@@ -398,7 +401,6 @@ def load_all(
     if len(names) == 1:
         if max_length is not None:
             raise InvalidInput(f"--max-length: the models of {names[0]} have the windows that they were saved with")
-        named = ("device", "precision", "instruction", "template", "true_token", "false_token")
-        return Cascade.load(names[0], **dict(zip(named, options, strict=True)))
+        return Cascade.load(names[0], **told)
     steps = (keep or [100]) * (len(names) - 1 if len(keep or [100]) == 1 else 1)
-    return Cascade([load(name, max_length, *options) for name in names], steps)
+    return Cascade(names, steps, max_length=max_length, **told)

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
@@ -43,6 +43,8 @@ PROBES = (
 LONG_PROBE = 100_000
 # Arguments of `apply_chat_template` that say nothing about the text, and one of sentence-transformers alone.
 NO_TEXT = ("padding", "truncation", "max_length", "return_tensors", "restore_suffix")
+# What the owner of a model says where its folder does not.
+ANSWER = ("template", "true_token", "false_token")
 # By these sentence-transformers tells that a template wants the content of a message as a list of parts.
 STRUCTURED = re.compile(r"content\[0\]|\.type|'type'|\"type\"|message\.content\[")
 
@@ -176,6 +178,21 @@ def template_for(
             "token whose logit is the score, false_token= one whose logit is taken off it"
         )
     return template, *ids
+
+
+def check_alone(models: Iterable[str], given: Mapping[str, Any]) -> None:
+    """Refuse, by their names among `given`, a template and tokens that would go to several models alike.
+
+    Raises:
+        InvalidInput: there is one, and not one model.
+    """
+    several = sorted(set(models))
+    for name in ANSWER:
+        if given.get(name) is not None and len(several) > 1:
+            raise InvalidInput(
+                f"{name} is for one model, and here are {' and '.join(several)}: load the one it is for with it, save "
+                "that, and give the saved folder"
+            )
 
 
 def _family(folder: Path, source: str, architecture: str) -> RerankerFamily | None:
