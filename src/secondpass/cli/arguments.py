@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from secondpass.corpora import TEXT_KEYS, Line, corpus_file, packaged, read_lines, stream_lines, table_document
-from secondpass.errors import InvalidInput
+from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards import precision as precisions
 from secondpass.models.folders import holds_cascade
 from secondpass.text import is_blank
 from secondpass.windows import Select, Windows
 
 if TYPE_CHECKING:
+    from secondpass.biencoder import BiEncoder
     from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
 
@@ -377,6 +378,23 @@ def load(
         true_token=true_token,
         false_token=false_token,
     )
+
+
+def bi_encoder(option: str, source: str, device: str | None) -> BiEncoder:
+    """The first-pass model that an option names which takes a run's file too.
+
+    Raises:
+        ModelLoadError: it is neither; the message has the file.
+    """
+    from secondpass.biencoder import BiEncoder
+
+    try:
+        return BiEncoder(source, device=device)
+    except ModelLoadError as error:
+        if Path(source).is_dir():
+            raise
+        file = source.partition("=")[2] or source
+        raise ModelLoadError(f"{option}: there is no file {file} with a run, and as a bi-encoder: {error}") from error
 
 
 def load_all(

@@ -411,9 +411,7 @@ def _candidates(source: str, labelled: Dataset, last: int, prefixes: tuple[str, 
     given: dict[str, Any] = {"depth": last + most, "qrels": labelled.qrels}
     if source == BM25:
         return bm25_candidates(labelled.queries, labelled.corpus, **given)
-    from secondpass.biencoder import BiEncoder
-
-    encode = BiEncoder(source, device=device)
+    encode = arguments.bi_encoder("--from", source, device)
     return encoder_candidates(
         labelled.queries, labelled.corpus, encode, query_prefix=prefixes[0], document_prefix=prefixes[1], **given
     )
