@@ -470,7 +470,7 @@ def _students(row: NDArray[np.float64], among: NDArray[np.float64], level: float
     """
     if np.ptp(row) <= NIL:
         mean, least = float(row.mean()), share_interval(len(row), len(row), level).low
-        ends = min(0.0, float(among.min())), max(0.0, float(among.max()))
-        return Interval(*(least * mean + (1 - least) * end for end in ends), level)
+        low, high = min(0.0, float(among.min())), max(0.0, float(among.max()))
+        return Interval(least * mean + (1 - least) * low, least * mean + (1 - least) * high, level)
     found = scipy_stats().ttest_1samp(row, 0.0).confidence_interval(level)
     return Interval(float(found.low), float(found.high), level)

@@ -273,8 +273,8 @@ def load_models(settings: Settings) -> LoadedModels:
     """
     load = cache(lambda *which: _loaded(settings, *which))
     named = {model.name: model for model in settings.models}
-    parts = (part for model in settings.models for part in model.stages or (model.name,))
-    sources = [named[part].source if part in named else part for part in parts]
+    loaded = [part for model in settings.models for part in model.stages or (model.name,)]
+    sources = [named[part].source if part in named else part for part in loaded]
     check_alone(sources, {name: getattr(settings, name) for name in ANSWER})
     made = LoadedModels()
     for model in settings.models:
