@@ -37,7 +37,7 @@ from secondpass.tuning.probabilities import (
     LabelledScores,
     best_scores,
     fit_rows,
-    halves,
+    halved,
     labelled_run,
 )
 
@@ -67,7 +67,7 @@ def line(file: Path, splits: int, seed: int, promised: list[float]) -> Iterator[
     queries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["queries"]
     grades = {name: one["grades"] for name, one in queries.items()}
     rows = labelled_run(grades, {name: one["logits"] for name, one in queries.items()})
-    found = [counted(fit_rows(own), other, promised) for own, other in halves(rows, splits, seed)]
+    found = [counted(fit_rows(own), other, promised) for own, other in halved(rows, splits, seed)]
     yield from (file.stem, f"{rows.asked:,}", f"{len(rows.scores):,}", f"{rows.relevant.mean():.2%}")
     yield f"{rows.judged.mean():.0%}"
     shapes = [one["shape"] for one in found]

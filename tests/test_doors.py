@@ -499,8 +499,8 @@ async def test_an_instruction_is_one_through_every_door(told: str, tmp_path: Pat
 
 
 async def test_an_instruction_without_a_place_is_refused(tiny: CrossEncoder, tiny_folder: str) -> None:
-    """A model that was never trained with one would read it as noise; `prompt` says so on purpose."""
-    refused = "instruction: this model's input has no place for one; prompt="
+    """A model that was never trained with one would read it as noise; what is said is true at each door."""
+    refused = "instruction: this model's input has no place for one; put the text in front of the query instead"
     for call in (
         lambda: tiny.predict([(QUERY, "a dog")], instruction=TOLD),
         lambda: tiny.rank(QUERY, ["a dog"], instruction=TOLD),
@@ -513,7 +513,36 @@ async def test_an_instruction_without_a_place_is_refused(tiny: CrossEncoder, tin
         tiny.predict([(QUERY, "a dog")], prompt="a", instruction="b")
     assert tiny.predict((QUERY, "a dog"), instruction="") == tiny.predict((QUERY, "a dog"))
     answer = await posted({"one": tiny}, "/rerank", {"query": QUERY, "documents": ["a dog"], "instruction": TOLD})
-    assert (answer.status_code, answer.json()["message"][:24]) == (422, refused[:24])
+    assert (answer.status_code, answer.json()["message"]) == (422, refused)
+    result = CliRunner().invoke(app, ["rank", QUERY, "--model", tiny_folder, "--instruction", TOLD], input="a dog")
+    assert result.exit_code == 2
+    assert refused in result.output
+
+
+@pytest.mark.parametrize("blank", ["", " \n", "\u200b"])
+async def test_a_blank_instruction_is_none_through_every_door(
+    told: str, tiny: CrossEncoder, tiny_folder: str, blank: str
+) -> None:
+    """A model without a place takes it too, and where there is a stored one it is left out."""
+    encoder, own = CrossEncoder(told, device="cpu"), CrossEncoder(told, device="cpu", instruction=TOLD)
+    (wanted,) = encoder.predict([(QUERY, "a dog")])
+    made = [own.predict([(QUERY, "a dog")], **{name: blank})[0] for name in ("instruction", "prompt")]
+    made += [CrossEncoder(told, device="cpu", instruction=blank).predict([(QUERY, "a dog")])[0]]
+    made += [own.rank_many([QUERY], [["a dog"]], instruction=blank)[0].documents[0].score]
+    body = {"query": QUERY, "documents": ["a dog"], "instruction": blank}
+    answer = await posted({"one": own}, "/rerank", body)
+    made += [answer.raise_for_status().json()["results"][0]["relevance_score"]]
+    given = [Document(content="a dog")]
+    (found,) = SecondPassRanker(model=told, instruction=blank).run(query=QUERY, documents=given)["documents"]
+    made += [found.score]
+    assert made == pytest.approx([wanted] * len(made), abs=1e-5)
+    assert own.conditions(instruction=blank) == encoder.conditions()
+    own.prompts["blank"] = blank
+    assert len(own.tokens([QUERY], ["a dog"], instruction=blank)[0]) == len(encoder.tokens([QUERY], ["a dog"])[0])
+    assert own.predict([(QUERY, "a dog")], prompt_name="blank") == pytest.approx([wanted], abs=1e-5)
+    assert CrossEncoder(tiny_folder, device="cpu", instruction=blank).prompts == tiny.prompts
+    assert tiny.predict((QUERY, "a dog"), instruction=blank) == tiny.predict((QUERY, "a dog"))
+    assert (await posted({"one": tiny}, "/rerank", body)).status_code == 200
 
 
 async def test_a_long_document_keeps_the_template(told: str) -> None:

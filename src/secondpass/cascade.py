@@ -20,6 +20,7 @@ from secondpass.explanation import Explanation, explain
 from secondpass.models.config import read_json, write_json
 from secondpass.models.folders import CASCADE
 from secondpass.models.identity import agree, marks_of
+from secondpass.models.templates import check_alone
 from secondpass.ranking import Ranked, Ranking, Relevance, checked_top_k
 from secondpass.record import CallRecord, CascadeRecord, Cut, added
 from secondpass.reranker import Reranker, until_of
@@ -31,7 +32,6 @@ from secondpass.token_cache import TokenCache
 __all__ = ["Cascade", "CascadeRecord"]
 
 VERSION = 1
-
 Keep = int | StoppingRule
 
 
@@ -61,7 +61,7 @@ class Cascade:
             first with a short `max_length`, is a cascade too.
         keep: one for each step from a model to the next, or one for all: how many of the documents that the model
             before has scored go on, by turns its best and the first of those given; or a `StoppingRule`.
-        options: of `CrossEncoder`, for models that are loaded here.
+        options: of `CrossEncoder`, for models that are loaded here; a template is for one of them.
 
     Raises:
         InvalidInput: an argument is refused.
@@ -82,6 +82,7 @@ class Cascade:
             step if isinstance(step, StoppingRule) else positive_int(step, f"keep[{number}]")
             for number, step in enumerate(steps)
         )
+        check_alone((model for model in given if isinstance(model, str)), options)
         self.models: tuple[Reranker, ...] = tuple(
             model if isinstance(model, Reranker) else CrossEncoder(str(model), **options) for model in given
         )
@@ -242,8 +243,7 @@ class Cascade:
 
     def explain(self, query: str, document: str, *, relevance: Relevance | None = None, **options: Any) -> Explanation:
         """What the last model says of a document; arguments are those of `explanation.explain`."""
-        last = len(self.models) - 1
-        return explain(self.models[last], query, document, **self._options(last, relevance, options))
+        return explain(self.models[-1], query, document, **self._options(-1, relevance, options))
 
     def save(self, path: str | Path) -> None:
         """Write the models' names, what they are known by, and the steps to a JSON file or a folder's cascade.json.
@@ -292,6 +292,7 @@ class Cascade:
         if len(stored) != len(steps) + 1:
             raise InvalidInput(f"{file} is no cascade: {len(stored)} models and {len(steps)} steps")
         if models is None:
+            check_alone((name for name, *_ in stored), options)
             models = [CrossEncoder(name, **options | {"max_length": window}) for name, window, _ in stored]
         made = cls(models, steps, **options)
         if any(isinstance(step, StoppingRule) for step in steps):

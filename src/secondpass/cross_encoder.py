@@ -298,15 +298,15 @@ class CrossEncoder(Reranker):
         self._prepare(pool, chunk_size, device)
         before, wish = self._wish(prompt, prompt_name, instruction)
         columns[0] = [before + text for text in columns[0]]
-        activation = self.own_activation if activation_fct is None else activation_fct
-        num_labels = self.num_labels
+        activation, num_labels = self._activation(activation_fct, None), self.num_labels
+        call = Call(batch_size, show_progress_bar, ("", wish), truncation=truncation)
         if columns[0]:
-            call = Call(batch_size, show_progress_bar, ("", wish), truncation=truncation)
             scored = self._score(columns, call)
             logits = scored.logits
             if records is not None:
                 records.append(scored.record)
         else:
+            self._planned(columns, call)
             logits = np.empty((0, num_labels), np.float32)
         scores = by_label(activated(logits, activation, apply_softmax), num_labels)
         result = converted(scores, self.device_name, convert_to_numpy, convert_to_tensor)

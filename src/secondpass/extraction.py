@@ -91,7 +91,8 @@ def extract(
         NonFiniteScore: the model gave NaN or infinity.
         OutOfMemory: a sentence alone does not fit.
     """
-    texts = checked_documents(documents, "documents")
+    asked, texts = checked_query(query), checked_documents(documents, "documents")
+    activation = reranker._activation(activation_fct, None)
     positive_int(top_k, "top_k")
     if not isinstance(windows, Windows | None):
         raise InvalidInput(f"windows={windows!r} is not a Windows")
@@ -99,7 +100,7 @@ def extract(
     read_before: list[CallRecord] = []
     places = None
     if windows is not None and not all(map(is_blank, texts)):
-        places, record = _best_windows(reranker, checked_query(query), texts, windows, top_k, limit)
+        places, record = _best_windows(reranker, asked, texts, windows, top_k, limit)
         read_before.append(record)
     candidates = list(_candidates(texts, places))
     if len(candidates) > max_sentences:
@@ -107,12 +108,11 @@ def extract(
     if not candidates:
         return Extraction((), None)
     read = [candidate.alone for candidate in candidates] + [candidate.in_context for candidate in candidates]
-    (ranking,) = reranker.rank_many([query], [read], show_progress_bar=False)
+    (ranking,) = reranker.rank_many([asked], [read], show_progress_bar=False)
     logits = np.empty(len(read), np.float32)
     for read_one in ranking.documents:
         logits[read_one.index] = read_one.logit
     means = logits.reshape(2, -1).mean(axis=0)
-    activation = reranker.own_activation if activation_fct is None else activation_fct
     (best,) = ranked(means[:, None], activation)
     kept: list[Extract] = []
     taken = [0] * len(texts)

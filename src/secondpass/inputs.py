@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.text import checked, choice, positive_int, repaired
+from secondpass.text import checked, choice, is_blank, positive_int, repaired
 from secondpass.windows import Windows
 
 Ids = npt.NDArray[np.int32]
@@ -181,13 +181,13 @@ class ModelTemplate:
     query_share: tuple[int, int] | None = None
 
     def rendered(self, instruction: str | None = None, inside: PromptTemplate | None = None) -> PromptTemplate:
-        """The template of a call; `instruction` is plain text, `inside` stands next to the user's texts.
+        """The template of a call; `instruction` is plain text, blank is none; `inside` stands next to the user's texts.
 
         Raises:
             InvalidInput: there is an instruction and no place for one.
         """
         whole = self.plain
-        if instruction:
+        if instruction and not is_blank(instruction):
             if self.instructed is None:
                 raise InvalidInput(NO_PLACE)
             whole = self.instructed.parted(lambda spans: filled(spans, (Plain(instruction),), Mark.INSTRUCTION))
@@ -200,7 +200,8 @@ class ModelTemplate:
         return replace(whole, **joined)
 
 
-NO_PLACE = "instruction: this model's input has no place for one; prompt= puts a text in front of each query"
+# In words that are true at every door.
+NO_PLACE = "instruction: this model's input has no place for one; put the text in front of the query instead"
 
 
 def filled(

@@ -89,8 +89,9 @@ class Reranker(OpenModel):
         self._leaves_prompt_out = loaded.leaves_prompt_out
         if instruction is not None:
             # as sentence-transformers stores it, so that it comes back with the saved model; "" leaves a stored one out
-            self.default_prompt_name = OWN_INSTRUCTION if self._wish(instruction=instruction)[1] else None
-            self.prompts |= {OWN_INSTRUCTION: str(instruction)} if instruction else {}
+            _, own = self._wish(instruction=instruction)
+            self.default_prompt_name = OWN_INSTRUCTION if own else None
+            self.prompts |= {OWN_INSTRUCTION: own} if own else {}
         self._transformer_settings = loaded.transformer_settings
         self.own_activation = default_activation_function
         self.max_length = max_length
@@ -361,13 +362,14 @@ class Reranker(OpenModel):
         call: Call,
     ) -> list[Ranking]:
         """Rank checked texts; `names` are what an error calls the queries."""
-        kept = checked_top_k(top_k)
+        kept, activation = checked_top_k(top_k), self._activation(activation, rule)
         sizes = [len(texts) for texts in lists]
         columns = [
             [call.wish[0] + query for query, size in zip(queries, sizes, strict=True) for _ in range(size)],
             [readable(text) for texts in lists for text in texts],
         ]
         if not columns[1]:
+            self._planned(columns, call, rule)
             return [Ranking((), (), _EMPTY) for _ in queries]
         scored = self._score(columns, call, rule)
         began = time.perf_counter()
@@ -375,7 +377,7 @@ class Reranker(OpenModel):
         if silent:
             owners = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
             raise InvalidInput(f"{owners[silent[0]]} is blank")
-        made = rankings(scored, sizes, self._activation(activation, rule), rule, kept)
+        made = rankings(scored, sizes, activation, rule, kept)
         calibration, own = self._calibration, None if self.num_labels == 1 else rule
         if calibration is not None or call.least is not None:
             made = with_probabilities(made, calibration, own, call.least)
@@ -392,6 +394,8 @@ class Reranker(OpenModel):
         instruction: str | None = None,
     ) -> Window:
         pairs = positive_int(batch_size, "batch_size")
+        if not isinstance(template, PromptTemplate | None):
+            raise InvalidInput(f"template is {type(template).__name__}, not a PromptTemplate")
         own, policy = self.template, policy_of(self.truncation if cut is None else cut)
         if len(instruction or "") > CHARACTERS_PER_TOKEN * self.window:
             raise InvalidInput(f"instruction has {len(instruction or '')} characters, which no window has room for")
@@ -401,16 +405,20 @@ class Reranker(OpenModel):
         return Window(self.window, policy, self.max_batch_tokens, pairs, template)
 
     def _wish(self, prompt: object = None, prompt_name: str | None = None, instruction: object = None) -> Wish:
-        """The one of these texts that a call gives, else the stored default prompt, where the model wants it."""
+        """The one of these texts that a call gives, else the stored default prompt, where the model wants it.
+
+        A blank instruction is none, as "" is.
+        """
         given = {"prompt": prompt, "prompt_name": prompt_name, "instruction": instruction}
         named = [name for name, value in given.items() if value is not None]
         if len(named) > 1:
             raise InvalidInput(f"{' and '.join(named)} are given, where one says what to put before the query")
         has_place = self.takes_instruction
         if instruction is not None:
-            if checked(instruction, "instruction") and not has_place:
+            own = readable(checked(instruction, "instruction"))
+            if own and not has_place:
                 raise InvalidInput(NO_PLACE)
-            return "", str(instruction)
+            return "", own
         name = self.default_prompt_name if prompt is None and prompt_name is None else prompt_name
         if name is not None and name not in self.prompts:
             known = ", ".join(map(repr, self.prompts)) or "none"
@@ -418,7 +426,7 @@ class Reranker(OpenModel):
         text = self.prompts[name] if name is not None else checked("" if prompt is None else prompt, "prompt")
         if text and self._leaves_prompt_out:
             raise InvalidInput("prompt: the model's pooling leaves out a prompt's tokens, which is not done here")
-        return ("", text) if has_place else (text, None)
+        return ("", readable(text)) if has_place else (text, None)
 
     def _checked_documents(self, documents: object, argument: str) -> list[str]:
         texts = checked_documents(documents, argument)
@@ -430,17 +438,21 @@ class Reranker(OpenModel):
         labels = self.num_labels
         return None if labels == 1 and relevance is None else checked_relevance(relevance, labels)
 
-    def _score(self, columns: list[list[str]], call: Call, rule: Relevance | None = None) -> Scored:
-        engine = self.engine()
+    def _planned(self, columns: list[list[str]], call: Call, rule: Relevance | None = None) -> tuple[Window, Reading]:
+        """How a call reads its pairs; a mistake in it is refused where there are none too."""
         window = self._window(call.batch_size, call.template, call.truncation, call.wish[1])
         if len(columns) == 1 and self.template is not None:
             raise InvalidInput("sentences[0] has one text, where the model's template reads a query and a document")
+        return window, self.reading(columns, window, rule)
+
+    def _score(self, columns: list[list[str]], call: Call, rule: Relevance | None = None) -> Scored:
+        engine = self.engine()
+        window, reading = self._planned(columns, call, rule)
         loaded, show = self._loaded, call.show
         if isinstance(loaded, Loaded):
             loaded.model.eval()
         if show is None:
             show = logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
-        reading = self.reading(columns, window, rule)
         with ranking.Bar(show) as bar:
 
             def step(remaining: int) -> None:
@@ -452,7 +464,7 @@ class Reranker(OpenModel):
     def _activation(self, given: Activation | None, rule: Relevance | None) -> Activation:
         """What makes scores of the numbers that documents are ranked by."""
         if given is not None:
-            return given
+            return checked_activation(given, "activation_fct")
         if rule is None or self.num_labels == 1:
             return self.own_activation
         return IDENTITY if rule == "expected" else SIGMOID

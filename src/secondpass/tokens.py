@@ -193,7 +193,8 @@ class _Fitting:
         usable = [min(len(text), head or len(text)) for text, head in zip(texts, heads, strict=True)]
         if sum(usable) > room and room < len(texts):
             raise InvalidInput(
-                f"max_length={self.max_length} leaves no room for the texts of pair {index} {self._beside()}"
+                f"a window of {self.max_length} tokens (max_length) leaves no room for the texts of pair {index} "
+                f"{self._beside()}"
             )
         beside = self.room - room + len(self.frames[0].behind) + len(self.frames[-1].before)
         parts = self.policy.parts(tuple(usable), room, self.keep_tail, (beside, texts[0].head + texts[0].tail))
@@ -257,7 +258,9 @@ class _Fitting:
     def check_room(self) -> None:
         """Refuse a window that has no room for a token of each text."""
         if self.max_length - self.template.added - sum(frame.tokens for frame in self.frames) < len(self.frames):
-            raise InvalidInput(f"max_length={self.max_length} leaves no room for text {self._beside()}")
+            raise InvalidInput(
+                f"a window of {self.max_length} tokens (max_length) leaves no room for text {self._beside()}"
+            )
 
     def _beside(self) -> str:
         own = sum(frame.tokens for frame in self.frames)

@@ -146,6 +146,15 @@ def test_no_document_that_answers_is_no_answer(run: Run, corpus: Path, calibrati
     assert (ignorant.exit_code, "has no calibration" in only_line(ignorant)) == (2, True)
 
 
+def test_a_calibration_that_is_none_is_refused_before_anything_is_indexed(run: Run, tmp_path: Path) -> None:
+    """As the other files are: one that is not there, and one of another model."""
+    other, nowhere = tmp_path / "other.json", tmp_path / "nowhere.json"
+    Calibration("logistic", marks=(9.0, -9.0) * 5).save(other)
+    for file, said in ((nowhere, "nowhere.json cannot be read"), (other, "of another model")):
+        done = run("ask", "-c", tmp_path / "no-corpus.jsonl", UNANSWERED, "--calibration", file)
+        assert (done.exit_code, said in only_line(done)) == (2, True), done.output
+
+
 @pytest.mark.filterwarnings("default::ResourceWarning")
 def test_nothing_is_generated_where_nothing_answers(
     run: Run, corpus: Path, calibration: Path, endpoint: list[dict[str, Any]]

@@ -144,6 +144,7 @@ def test_a_bi_encoder_and_a_cross_encoder(run_mine, beir, tmp_path, tiny_folder)
         (["--clicks", "{}/corpus.jsonl", "-d", "{}"], "goes without --dataset"),
         (["--clicks", "{}/corpus.jsonl", "--queries", "{}/queries.jsonl"], "--queries with --corpus"),
         (["-d", "{}", "--split", "test", "--from", "{}/nowhere"], "there is no folder"),
+        (["-d", "{}", "--split", "test", "--from", "run.trec"], "--from: there is no file run.trec with a run"),
         (["-d", "{}", "--split", "test", "-o", "{}/g.csv"], "end in .jsonl"),
         (["-d", "{}", "--split", "test", "-o", "{}/no/g.jsonl"], "there is no folder"),
     ],

@@ -294,6 +294,8 @@ def test_several_models_are_a_cascade(run: Run, lines_file: Path, tiny_folder: s
     saved = (*options[:4], "-m", lines_file.with_name("cascade.json"), "-f", "jsonl")
     assert rows(run(*saved).stdout) == found
     assert "--max-length: the models of" in only_line(run(*saved, "--max-length", "9"))
+    for given in (options, saved):
+        assert "template is for one model, and here are" in only_line(run(*given, "--template", "zerank"))
     refused = run(*options, "--keep", "2", "--keep", "1")
     assert "keep has 2, and 2 models have 1 steps" in only_line(refused)
 

@@ -46,10 +46,28 @@ def test_first_passes_come_from_files_and_fields_from_the_documents(run: Run, tm
     options = ("--field", "year", "--no-reranker", "--splits", "4", "-o", str(tmp_path / "tuned"))
     found = run("tune", "-d", str(folder), *files, *options)
     assert found.exit_code == 0, found.output
-    tuned = Tuned.from_dict(json.loads((tmp_path / "tuned" / "tuned.json").read_text()))
+    written = (tmp_path / "tuned" / "tuned.json").read_text()
+    tuned = Tuned.from_dict(json.loads(written))
     assert tuned.first == ("one", "other")
     assert tuned.after is None
     assert tuned.before.weights["year"] > 0.5
+    graded = tmp_path / "graded.jsonl"
+    for names in ([f"d{place}" for place in range(6)], None):
+        labels = [{"query_id": one["_id"], "query": one["text"], "documents": [each["text"] for each in documents],
+                   "labels": [0, 0, 0, 0, 0, 1], **({} if names is None else {"document_ids": names})}
+                  for one in [*queries, {"_id": "q10", "text": "nothing"}]]  # fmt: skip
+        labels[-1]["labels"] = [0] * 6
+        graded.write_text("".join(json.dumps(row) + "\n" for row in labels))
+        found = run("tune", "-d", graded, "--corpus", folder, *files, *options)
+        assert found.exit_code == 0, found.output
+        assert (tmp_path / "tuned" / "tuned.json").read_text() == written
+    for more, said in (
+        (("--pipeline", "rerank_bm25"), "is a file, and --pipeline takes a BEIR folder"),
+        (("--split", "train"), "--split train goes with a BEIR folder"),
+    ):
+        assert said in only_line(run("tune", "-d", graded, *more))
+    graded.write_text(json.dumps({"query": "a", "documents": ["x"], "labels": [0.5]}) + "\n")
+    assert "grade 0.5" in only_line(run("tune", "-d", graded, "--first", "bm25", "--no-reranker"))
 
 
 def test_what_is_not_installed_is_said_before_anything_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -396,6 +396,8 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, message: s
         (lambda one: Cascade([one, one], 0), "keep[0]=0 is not a positive int"),
         (lambda one: Cascade([one, one], True), "keep[0]=True is not a positive int"),
         (lambda one: Cascade([one, one], [5, 3]), "keep has 2, and 2 models have 1 steps"),
+        (lambda one: Cascade(["a", one, "b"], template="zerank"), "template is for one model, and here are a and b"),
+        (lambda one: Cascade(["a", "b"], false_token="no"), "false_token is for one model"),  # noqa: S106
         (lambda one: StoppingRule(0, 1.0), "top_k=0"),
         (lambda one: StoppingRule(1, math.nan), "margin=nan"),
         (lambda one: StoppingRule(1, 1.0, -1.0), "slope=-1.0 is below 0"),

@@ -290,7 +290,7 @@ def test_max_length_is_in_force_at_once(own_tiny: CrossEncoder) -> None:
         with pytest.raises(InvalidInput, match=f"max_length={wrong!r} is not a positive int"):
             own_tiny.predict(long)
     own_tiny.max_length = 4
-    with pytest.raises(InvalidInput, match="max_length=4 leaves no room"):
+    with pytest.raises(InvalidInput, match=r"a window of 4 tokens \(max_length\) leaves no room"):
         own_tiny.predict(long)
 
 

@@ -102,12 +102,14 @@ def test_without_text_there_is_no_answer(tiny: CrossEncoder) -> None:
         ({"per_document": 0}, "per_document"),
         ({"max_sentences": 1}, "2 sentences"),
         ({"windows": "windows"}, "windows='windows' is not a Windows"),
+        ({"activation_fct": "sigmoid"}, "activation_fct is str"),
     ],
 )
 def test_bad_arguments_are_named(tiny: CrossEncoder, arguments: dict[str, Any], message: str) -> None:
     """Rather than computing for minutes or returning nothing."""
-    with pytest.raises(InvalidInput, match=message):
-        extract(tiny, "dog", ["A cat. A dog."], **arguments)
+    for texts in (["A cat. A dog."], *([[""]] if "max_sentences" not in arguments else [])):
+        with pytest.raises(InvalidInput, match=message):
+            extract(tiny, "dog", texts, **arguments)
 
 
 def test_nan_is_never_an_answer(own_tiny: CrossEncoder) -> None:

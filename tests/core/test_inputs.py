@@ -325,9 +325,8 @@ def test_a_template_that_fills_the_window_is_refused() -> None:
     """Before anything is read, whatever the texts are; the message counts its tokens."""
     ours = PairTokenizer(fast_of("bert"))
     own = sum(frame.tokens for frame in ours.framed(CHAT))
-    with pytest.raises(
-        InvalidInput, match=f"max_length={own + 4} leaves no room .* {own} tokens of the prompt template"
-    ):
+    refused = rf"a window of {own + 4} tokens \(max_length\) leaves no room .* {own} tokens of the prompt template"
+    with pytest.raises(InvalidInput, match=refused):
         ours.pairs(["a"], ["b"], own + 4, "longest_first", CHAT)
     assert len(ours.pairs(["a"], ["b"], own + 5, "longest_first", CHAT)[0]) == own + 5
 

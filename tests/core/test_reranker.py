@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from secondpass import CrossEncoder
+from secondpass.cascade import Cascade
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.keywords import CONSTRUCTOR, SCORING, accepts_renamed
 from secondpass.models.loading import LoadRequest, load
@@ -81,12 +82,35 @@ def test_top_k_counts_for_each_query(reranker: Reranker) -> None:
     assert [len(ranking.documents) for ranking in rankings] == [2, 1]
 
 
-def test_arguments_are_checked_without_documents_too(reranker: Reranker) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k=0"),
+        ({"truncation": "most"}, "truncation='most' is none of longest_first"),
+        ({"batch_size": 0}, "batch_size=0 is not a positive int"),
+        ({"activation_fct": "sigmoid"}, "activation_fct is str, which cannot be called"),
+        ({"activation_fct": nn.Sigmoid}, r"activation_fct is the class Sigmoid; give an instance"),
+        ({"template": "a {query}"}, "template is str, not a PromptTemplate"),
+        ({"instruction": "find " * 10_000}, "instruction"),
+        ({"relevance": 1}, "relevance=1"),
+        ({"min_probability": 2}, "min_probability"),
+    ],
+)
+def test_arguments_are_checked_without_documents_too(
+    own_tiny: CrossEncoder, options: dict[str, Any], message: str
+) -> None:
     """A mistake does not wait for the first query that has any."""
-    with pytest.raises(InvalidInput, match="top_k=0"):
-        reranker.rank_many([QUERY], [[]], top_k=0)
+    pairs = {name: value for name, value in options.items() if name in ("truncation", "batch_size", "activation_fct")}
+    cascade = Cascade([own_tiny, own_tiny], 1)
+    for texts in ([], ["a dog"]):
+        calls = [lambda texts=texts, one=one: one.rank_many([QUERY], [texts], **options) for one in (own_tiny, cascade)]
+        calls += [lambda texts=texts: own_tiny.rank(QUERY, texts, **options)] * ("template" not in options)
+        calls += [lambda texts=texts: own_tiny.predict([(QUERY, text) for text in texts], **pairs)] * bool(pairs)
+        for call in calls:
+            with pytest.raises(InvalidInput, match=message):
+                call()
     with pytest.raises(InvalidInput, match=r"queries\[0\] is blank"):
-        reranker.rank_many([" "], [[]])
+        own_tiny.rank_many([" "], [[]])
 
 
 def test_the_window_is_the_smaller_of_wish_and_model(tiny_folder: str) -> None:

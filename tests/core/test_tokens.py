@@ -116,7 +116,7 @@ def test_error_truncation_names_pair_and_tokens(tiny_folder: str) -> None:
 def test_a_window_without_room_is_refused(tiny_folder: str) -> None:
     """Three special tokens and two texts need five places."""
     ours = PairTokenizer(AutoTokenizer.from_pretrained(tiny_folder))
-    with pytest.raises(InvalidInput, match="max_length=4 leaves no room"):
+    with pytest.raises(InvalidInput, match=r"a window of 4 tokens \(max_length\) leaves no room"):
         ours.pairs(["cat"], ["mat"], 4, "longest_first")
 
 

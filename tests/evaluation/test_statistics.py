@@ -381,6 +381,22 @@ def test_groups_are_thirds_with_their_means() -> None:
     assert [group.p_adjusted for group in found.groups] == pytest.approx(holm(expected), abs=0.03)
 
 
+@pytest.mark.parametrize("equal", [-0.5, 0.0])
+def test_a_group_of_equal_differences_has_an_interval(equal: float) -> None:
+    """What so many of one value say of a share by the exact binomial interval, and of all else what others have."""
+    gains = named([equal] * 5 + [0.25, -0.75, 0.5, 0.0, 0.125] * 2)
+    (found,) = groupings(gains, {"length": named(range(15))})
+    first = found.groups[0]
+    assert (first.queries, first.difference) == (5, equal)
+    least = (0.05 / 3 / 2) ** (1 / 5)
+    assert stats.binomtest(5, 5).proportion_ci(1 - 0.05 / 3, "exact").low == pytest.approx(least)
+    wanted = (least * equal - 0.75 * (1 - least), least * equal + 0.5 * (1 - least))
+    assert (first.interval.low, first.interval.high) == pytest.approx(wanted)
+    (only,) = groupings(named([-0.5] * 15), {"length": named(range(15))})
+    ends = {(round(group.interval.low, 9), round(group.interval.high, 9)) for group in only.groups}
+    assert ends == {(-0.5, round(-0.5 * least, 9))}
+
+
 def test_queries_without_a_property_decide_nothing_about_it() -> None:
     """A group is tested against the others that have the property: what the rest gained changes no p-value."""
     gains = np.random.default_rng(3).normal(0.02, 0.1, 18)

@@ -204,6 +204,10 @@ def test_a_nested_object_in_place_of_a_value_is_refused(name: str, monkeypatch: 
         ({"relevance": -1}, "relevance=-1 is not a whole number from 0 on"),
         ({"raise_on_failure": 1}, "raise_on_failure is int, not bool"),
         ({"model_kwargs": ["dtype"]}, "model_kwargs is list, not dict"),
+        (
+            {"model": ["a", "b"], "model_kwargs": {"template": "zerank"}},
+            "template is for one model, and",
+        ),
     ],
 )
 def test_a_value_of_a_wrong_kind_is_refused_by_name(parameters: dict, message: str) -> None:

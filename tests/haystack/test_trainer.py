@@ -20,9 +20,10 @@ from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 from haystack_integrations.components.trainers.secondpass import CrossEncoderTrainer, LabelledCandidates
 
 from secondpass import CrossEncoder
-from secondpass.errors import CheckpointError, InvalidInput
+from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError
 from secondpass.training.measuring.before_after import of_folder
 from tests.small_collection import CORPUS, write_json_lines
+from tests.tiny_models import make_decoder
 from tests.toy_task import document
 
 SETTINGS = {"epochs": 8, "tokens_per_step": 300, "learning_rate": 3e-3, "precision": "fp32", "loss": "ranknet"}
@@ -72,6 +73,24 @@ def test_a_ranker_loads_what_it_trained(make_trainer: Any, tmp_path: Path) -> No
     ranker = SecondPassRanker(model=out["model"], device="cpu", top_k=1)
     first = ranker.run(query=inputs["queries"][0], documents=inputs["documents"][0])["documents"][0]
     assert first.id == "0-2"
+
+
+def test_a_plain_causal_model_trains_in_the_template_that_is_said(make_trainer: Any, tmp_path: Path) -> None:
+    """A ranker of the trained folder needs to be told nothing; untold the model is refused as by a ranker."""
+    folder = str(make_decoder(tmp_path / "plain", "qwen3"))
+    settings = {**SETTINGS, "max_steps": 1, "lora": {"rank": 2}}
+    template = "<|im_start|>{instruction}\n{query}\n{document}<|im_end|>"
+    told = {"template": template, "true_token": "yes", "false_token": "no"}
+    one = {"model": folder, "dev_share": 0.0, "settings": settings, "instruction": "find it"}
+    with pytest.raises(ModelLoadError, match="must be said"):
+        make_trainer(**one).run(**labelled(4))
+    out = make_trainer(**one, model_kwargs=told).run(**labelled(4))
+    trained = CrossEncoder(out["model"], device="cpu")
+    given = CrossEncoder(folder, device="cpu", instruction="find it", **told)
+    assert trained.takes_instruction
+    assert [one.ids.tolist() for one in trained.tokens(["cat"], ["mat"])] == [
+        one.ids.tolist() for one in given.tokens(["cat"], ["mat"], instruction="find it")
+    ]
 
 
 def test_what_is_learnt_from(make_trainer: Any) -> None:
@@ -165,6 +184,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         "card": False,
         "show_progress_bar": True,
         "instruction": "find it",
+        "model_kwargs": {"template": "{query} {document}", "true_token": "yes", "revision": "1"},
     }
     made = CrossEncoderTrainer(**parameters)
     pipeline = Pipeline()
@@ -198,6 +218,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ({"unjudged_as_negatives": 1}, "unjudged_as_negatives is int"),
         ({"token": "secret"}, "token is str"),
         ({"model": 3}, "model is int"),
+        ({"model_kwargs": {"template": 3}}, "model_kwargs['template'] cannot be 3"),
     ],
 )
 def test_bad_parameters_are_named(make_trainer: Any, parameters: dict[str, Any], reason: str) -> None:

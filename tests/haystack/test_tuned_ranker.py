@@ -70,8 +70,8 @@ def test_documents_come_as_was_tuned(make: Make, lists: dict[str, list[Document]
     result = make().run(query=QUERY, **lists)
     assert shown(result["documents"]) == [(one.id, one.score) for one in expected]
     assert {name: result[name] for name in result if name != "documents"} == {
-        "truncated": [], "reranked": 3, "passages": [], "complete": True, "unscored": 0, "probabilities": [],
-        "nothing_relevant": None,
+        "truncated": [], "reranked": True, "read": 3, "passages": [], "complete": True, "unscored": 0,
+        "probabilities": [], "nothing_relevant": None,
     }  # fmt: skip
     assert [one.score for one in lists["bm25"]] == [6.0, 5.0, 4.0, 3.0]
     assert len(make(top_k=2).run(query=QUERY, **lists)["documents"]) == 2
@@ -92,10 +92,10 @@ def test_nothing_is_read_where_it_does_not_pay(make: Make, lists: dict[str, list
     alone.warm_up()
     result = alone.run(query=QUERY, bm25=lists["bm25"])
     assert [one.id for one in result["documents"]] == ["d0", "d1", "d2", "d3"]
-    assert (result["reranked"], result["complete"], result["unscored"]) == (0, True, 0)
+    assert (result["reranked"], result["read"], result["complete"], result["unscored"]) == (False, 0, True, 0)
     skipping = replace(TUNED, model="not/there", skip=SkipRule(0.5, 0.3, 0.0))
     result = make(skipping).run(query=QUERY, bm25=lists["bm25"], dense=lists["bm25"])
-    assert ([one.id for one in result["documents"]], result["reranked"]) == (["d0", "d1", "d2", "d3"], 0)
+    assert ([one.id for one in result["documents"]], result["reranked"]) == (["d0", "d1", "d2", "d3"], False)
 
 
 def test_fields_of_documents_count(make: Make, documents: list[Document]) -> None:
@@ -140,7 +140,7 @@ def test_where_nothing_is_relevant_documents_can_be_dropped(
     tuned = replace(CALIBRATED, calibration=rule, skip=SkipRule(0.0, 0.5, 0.0))
     assert make(tuned).run(query=QUERY, **lists)["nothing_relevant"] is None
     result = make(tuned, when_nothing_relevant="drop").run(query=QUERY, **lists)
-    assert (result["nothing_relevant"], result["reranked"], result["documents"] == []) == (nothing, 3, nothing)
+    assert (result["nothing_relevant"], result["read"], result["documents"] == []) == (nothing, 3, nothing)
     assert make(replace(tuned, skip=None)).run(query=QUERY, **lists)["documents"]
     assert make(tuned).has_answer_rule()
     assert not make(CALIBRATED).has_answer_rule()
@@ -152,7 +152,7 @@ def test_another_model_than_the_one_tuned_with_is_refused(
     """By its logits for sample pairs, when it is loaded."""
     with make_ranker().lent_model() as model:
         own = marks_of(model)
-    assert make(replace(TUNED, marks=own)).run(query=QUERY, **lists)["reranked"] == 3
+    assert make(replace(TUNED, marks=own)).run(query=QUERY, **lists)["read"] == 3
     with pytest.raises(InvalidInput, match="is another model than the one tuned with"):
         make(replace(TUNED, marks=own[::-1])).warm_up()
 
@@ -162,26 +162,26 @@ def test_a_failure_can_give_the_order_of_the_first_passes(make: Make, lists: dic
     broken = replace(CALIBRATED, model="not/there")
     result = make(broken, raise_on_failure=False, min_probability=0.9).run(query=QUERY, **lists)
     assert [one.id for one in result["documents"]] == ["d0", "d1", "d4", "d2", "d3"]
-    assert (result["reranked"], result["unscored"], result["complete"]) == (0, 3, False)
+    assert (result["reranked"], result["read"], result["unscored"], result["complete"]) == (False, 0, 3, False)
     with pytest.raises(Exception, match="not/there"):
         make(broken).run(query=QUERY, **lists)
 
 
 def test_blank_texts_are_not_read(make: Make, lists: dict[str, list[Document]]) -> None:
     """A blank query keeps the order of the first passes; a document without text stays behind those that are read."""
-    assert make().run(query=" ", **lists)["reranked"] == 0
+    assert make().run(query=" ", **lists)["read"] == 0
     blank = {
         **lists,
         "bm25": [replace(lists["bm25"][0], content=None), *lists["bm25"][1:]],
         "dense": lists["dense"][:2],
     }
     result = make().run(query=QUERY, **blank)
-    assert ([one.id for one in result["documents"]][2], result["reranked"], result["unscored"]) == ("d0", 2, 0)
+    assert ([one.id for one in result["documents"]][2], result["read"], result["unscored"]) == ("d0", 2, 0)
     assert make().run(query=QUERY, bm25=[], dense=[])["documents"] == []
     silent = {"bm25": [blank["bm25"][0]], "dense": []}
     for asked, many in ((QUERY, 0), (" ", 1)):
         result = make(CALIBRATED).run(query=asked, min_probability=0.1, **silent)
-        assert (len(result["documents"]), result["reranked"]) == (many, 0)
+        assert (len(result["documents"]), result["read"]) == (many, 0)
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,29 @@ def test_weights_of_the_model_before_do_not_stay(loaded: Loaded, tmp_path: Path)
     assert torch.equal(load(LoadRequest(tmp_path)).model.classifier.bias, loaded.model.classifier.bias)
 
 
+@pytest.mark.parametrize("stop", [0, 1, 6])
+def test_shards_are_of_one_model(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    """A save that stops while they are put in place leaves the model before, or the new one."""
+    _saved(loaded, tmp_path, max_shard_size="20KB")
+    old = load(LoadRequest(tmp_path)).model.state_dict()
+    with torch.no_grad():
+        for weight in loaded.model.parameters():
+            weight.add_(1)
+    replace, done = Path.replace, iter(range(stop))
+
+    def stopping(path: Path, target: Path) -> Path:
+        if next(done, None) is None:
+            raise OSError("no space left on device")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stopping)
+    with pytest.raises(CheckpointError):
+        _saved(loaded, tmp_path, max_shard_size="20KB")
+    wanted = loaded.model.state_dict() if stop else old
+    found = load(LoadRequest(tmp_path)).model.state_dict()
+    assert all(torch.equal(weight, found[name]) for name, weight in wanted.items())
+
+
 def test_the_callers_objects_are_not_changed(loaded: Loaded, tmp_path: Path) -> None:
     """Saving writes; config, tokenizer and training mode are as before."""
     loaded.model.train()

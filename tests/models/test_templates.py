@@ -16,11 +16,13 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import CutPolicy, Mark, ModelTemplate, Plain, PromptTemplate
 from secondpass.models.templates import families, template_for, template_of
 from secondpass.token_cache import TokenCache
 from secondpass.tokens import PairTokenizer
+from tests.tiny_models import make_folder
 
 # ---- Tiny tokenizers with the pre-tokenisation and the special tokens of Qwen and Gemma.
 WORDS = ("yes", "no", "Yes", "cat", "Ġcat", "Ġthe", "Ġis", "query", "document", "Query", "Ġon", "assistant", "user")
@@ -558,3 +560,28 @@ def test_a_template_is_given_as_text_or_as_value(tmp_path: Path) -> None:
     assert plain.rendered("") == PromptTemplate("a")
     with pytest.raises(InvalidInput, match="document_prefix has a part that is no str, Plain or Mark"):
         PromptTemplate(document_prefix=(Plain("a"), Mark.BORDER, 3))  # type: ignore[arg-type]
+
+
+SAVED = {
+    "text": "about {instruction} : {query} and {document} .",
+    "a pair": template_of("the {query}", "a {document}", own_specials="pair", window=40),
+    "parts": template_of(("on {instruction}", "{query}"), ("a", "{document}"), truncation="error", query_share=(3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_what_is_saved_again_is_the_template_that_was_read(tmp_path: Path, name: str) -> None:
+    """As often as a model is loaded and saved, also where a folder with another template was told this one."""
+    make_folder(tmp_path / "plain", "bert")
+    other = CrossEncoder(str(tmp_path / "plain"), device="cpu", template="house {query} {document} river")
+    other.save(str(tmp_path / "other"))
+    encoder = CrossEncoder(str(tmp_path / "other"), device="cpu", template=SAVED[name])
+    wanted, templates = encoder.tokens(["cat"], ["the mat"])[0].ids.tolist(), []
+    assert wanted != other.tokens(["cat"], ["the mat"])[0].ids.tolist()
+    for number in range(2):
+        encoder.save(str(tmp_path / str(number)))
+        encoder = CrossEncoder(str(tmp_path / str(number)), device="cpu")
+        assert encoder.tokens(["cat"], ["the mat"])[0].ids.tolist() == wanted
+        templates.append(encoder.template)
+    assert templates[0] == templates[1]
+    assert name == "text" or templates[0] == SAVED[name]

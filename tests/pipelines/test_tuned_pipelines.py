@@ -241,4 +241,4 @@ def test_from_a_log_of_clicks_to_a_tuned_pipeline_in_three_commands(
     store.write_documents([Document(id="a", content="Invoices that were paid twice are returned.")])
     query = "my invoice was paid twice"
     found = pipeline.run({"retriever": {"query": query}, "ranker": {"query": query}})["ranker"]
-    assert ([one.id for one in found["documents"]], found["reranked"]) == (["a"], 1)
+    assert ([one.id for one in found["documents"]], found["read"]) == (["a"], 1)

@@ -199,6 +199,8 @@ def test_models_in_a_row_are_a_cascade(
         ({"models": (ModelSource("stored", str(tmp_path)),), "max_length": 9}, "max_length: the models of"),
         ({"models": (ModelSource("a", tiny_folder, keep=(5,)),)}, "model 'a': --keep is of models in a row"),
         ({"models": (*sources, ModelSource("x", "x", stages=("best", "small")))}, "model 'x': --keep is of models"),
+        ({"models": sources, "template": "zerank"}, "template is for one model, and here are"),
+        ({"models": (ModelSource("stored", str(tmp_path)),), "true_token": "yes"}, "true_token is for one model"),
     ):
         with pytest.raises(InvalidInput, match=said):
             load_models(Settings(**settings))  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from secondpass.calibration import Calibration, Step, at_least
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels
 from secondpass.tuning import calibrate, calibration_error, fitted, labelled_run
-from secondpass.tuning.probabilities import LabelledScores, beta, halves, labelled, logistic, sequence
+from secondpass.tuning.probabilities import LabelledScores, beta, halved, halves, labelled, logistic, sequence
 from tests.tiny_models import WORDS
 
 
@@ -92,9 +92,18 @@ def test_intervals_are_venn_abers(documents: int, decimals: int) -> None:
 def test_halves_are_of_queries() -> None:
     """No query has rows in both, and together they have all rows."""
     rows = drawn(11, 3)
-    for first, second in halves(rows, 5, seed=0):
+    for first, second in halved(rows, 5, seed=0):
         assert not {*first.queries} & {*second.queries}
         assert (first.asked, second.asked) == (5, 6)
+
+
+def test_halves_hold_every_row_once_and_each_way() -> None:
+    """What was fitted on in one split is measured on in the next, or else each split is drawn anew."""
+    splits, anew = list(halves(7, 4, 0)), list(halves(7, 4, 0, each_way=False))
+    for half, other in splits + anew:
+        assert sorted([*half, *other]) == list(range(7))
+    assert splits[0][0].tolist() == splits[1][1].tolist()
+    assert len({tuple(half) for half, _ in anew}) == 4
 
 
 def test_the_shape_is_the_likeliest_on_the_other_half() -> None:

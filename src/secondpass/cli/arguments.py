@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from secondpass.corpora import TEXT_KEYS, Line, corpus_file, packaged, read_lines, stream_lines, table_document
-from secondpass.errors import InvalidInput
+from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.forwards import precision as precisions
 from secondpass.models.folders import holds_cascade
 from secondpass.text import is_blank
 from secondpass.windows import Select, Windows
 
 if TYPE_CHECKING:
+    from secondpass.biencoder import BiEncoder
     from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
 
@@ -379,6 +380,23 @@ def load(
     )
 
 
+def bi_encoder(option: str, source: str, device: str | None) -> BiEncoder:
+    """The first-pass model that an option names which takes a run's file too.
+
+    Raises:
+        ModelLoadError: it is neither; the message has the file.
+    """
+    from secondpass.biencoder import BiEncoder
+
+    try:
+        return BiEncoder(source, device=device)
+    except ModelLoadError as error:
+        if Path(source).is_dir():
+            raise
+        file = source.partition("=")[2] or source
+        raise ModelLoadError(f"{option}: there is no file {file} with a run, and as a bi-encoder: {error}") from error
+
+
 def load_all(
     models: list[str] | None, keep: list[int] | None, max_length: int | None, *options: Any
 ) -> CrossEncoder | Cascade:
@@ -386,9 +404,12 @@ def load_all(
 
     Raises:
         ModelLoadError: as `load`.
-        InvalidInput: likewise; or `keep` does not fit, or `max_length` is given for a saved one, which has its own.
+        InvalidInput: likewise; or `keep` does not fit, a template is given for several, or `max_length` for a saved
+            one, which has its own.
     """
     names = models or [POCKET]
+    named = ("device", "precision", "instruction", "template", "true_token", "false_token")
+    told: dict[str, Any] = dict(zip(named, options, strict=True))
     if len(names) == 1 and keep:
         raise InvalidInput("--keep goes with several --model, which are a cascade")
     if len(names) == 1 and not holds_cascade(names[0]):
@@ -398,7 +419,6 @@ def load_all(
     if len(names) == 1:
         if max_length is not None:
             raise InvalidInput(f"--max-length: the models of {names[0]} have the windows that they were saved with")
-        named = ("device", "precision", "instruction", "template", "true_token", "false_token")
-        return Cascade.load(names[0], **dict(zip(named, options, strict=True)))
+        return Cascade.load(names[0], **told)
     steps = (keep or [100]) * (len(names) - 1 if len(keep or [100]) == 1 else 1)
-    return Cascade([load(name, max_length, *options) for name in names], steps)
+    return Cascade(names, steps, max_length=max_length, **told)

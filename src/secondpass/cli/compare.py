@@ -186,9 +186,7 @@ def first_pass(
             if unknown := next((document for document in ranking if document not in corpus), None):
                 raise InvalidInput(f"{source}: document {unknown!r} of query {query!r} is not in the dataset")
     else:
-        from secondpass.biencoder import BiEncoder
-
-        encode = BiEncoder(source, device=device)
+        encode = arguments.bi_encoder("--first", source, device)
         name = Path(source).name if Path(source).is_dir() else source
         run = Run(name, candidates.encoder_candidates(texts, corpus, encode, depth=depth + other_ids))
     found = replace(found, runs=(run,))

@@ -373,6 +373,7 @@ def _refuse_beside_clicks(judged: Path | None, queries: Path | None, corpus: Pat
 
 def _clicked(clicks: Path, corpus: Path | None, queries: Path | None, columns: Sequence[str]) -> Dataset:
     """Texts and judgements of relevant pairs; documents of the corpus that have their texts are the same documents."""
+    from secondpass.training.data.groups import judged
     from secondpass.training.data.sources import read_groups
     from secondpass.training.settings import words_of
 
@@ -383,19 +384,8 @@ def _clicked(clicks: Path, corpus: Path | None, queries: Path | None, columns: S
     with words_of("options"):
         groups = list(read_groups(clicks, columns=chosen or None, corpus=corpus if queries else None, queries=queries))
     contents = {} if corpus is None else {document.id: document.content for document in read_corpus(corpus)}
-    named = {text: name for name, text in contents.items()}
-    asked: dict[str, str] = {}
-    grades: dict[str, dict[str, float]] = {}
-    for group in groups:
-        query = group.query_id or group.query
-        asked[query] = group.query
-        for place, (text, label) in enumerate(zip(group.documents, group.labels, strict=True)):
-            name = group.document_ids[place] if group.document_ids else named.get(text, text)
-            contents.setdefault(name, text)
-            before = grades.setdefault(query, {}).setdefault(name, label)
-            if before != label:
-                raise InvalidInput(f"{group.source}: {text[:60]!r} has label {label:g} here and {before:g} before")
-    return Dataset(contents, asked, Qrels(grades))
+    found = judged(groups, contents)
+    return Dataset(contents, found.texts, found.qrels or Qrels({}))
 
 
 def _candidates(source: str, labelled: Dataset, last: int, prefixes: tuple[str, str], device: str | None) -> Candidates:
@@ -411,9 +401,7 @@ def _candidates(source: str, labelled: Dataset, last: int, prefixes: tuple[str, 
     given: dict[str, Any] = {"depth": last + most, "qrels": labelled.qrels}
     if source == BM25:
         return bm25_candidates(labelled.queries, labelled.corpus, **given)
-    from secondpass.biencoder import BiEncoder
-
-    encode = BiEncoder(source, device=device)
+    encode = arguments.bi_encoder("--from", source, device)
     return encoder_candidates(
         labelled.queries, labelled.corpus, encode, query_prefix=prefixes[0], document_prefix=prefixes[1], **given
     )

@@ -41,7 +41,10 @@ WRITE_TUNED = "secondpass_pipelines.tuned_pipelines:write_tuned"
 TUNED, PIPELINE = "tuned.json", "pipeline.yaml"
 DEPTH = 100
 
-Dataset = Annotated[Path, typer.Option("--dataset", "-d", help="BEIR folder with labels, or secondpass/demo.")]
+Dataset = Annotated[
+    Path,
+    typer.Option("--dataset", "-d", help="BEIR folder with labels, secondpass/demo, or a file of graded documents."),
+]
 Corpus = Annotated[Path | None, typer.Option(help="The documents, where the folder of labels has none.")]
 FirstPasses = Annotated[
     list[str] | None,
@@ -112,10 +115,13 @@ def tune(
     secondpass tune -d beir/scifact --first bm25.trec --first dense=dense.trec --field year -o tuned
 
     secondpass tune -d labels --corpus docs.jsonl --pipeline rerank_hybrid --output tuned
+
+    secondpass tune -d graded.jsonl --corpus docs.jsonl --model models/mine --output tuned
     """
     optional("venn_abers", "venn-abers", "tune")  # needed at the end, after hours perhaps
     parsed([measure])
     _check(pipeline, first, output, max_length)
+    _check_file(dataset, pipeline, split)
     if no_reranker and model is not None:
         raise InvalidInput("give either --model or --no-reranker")
     if pipeline is not None:
@@ -125,8 +131,7 @@ def tune(
     else:
         options: Any = dict(batch_size=batch_size, instruction=instruction, show_progress_bar=False)
         encoder = None if no_reranker else arguments.load(model or arguments.POCKET, max_length, device, precision)
-        read = {one.id: one for one in read_corpus(corpus or dataset)}
-        found = judged_by(dataset, split, limit)
+        found, read = _labelled(dataset, corpus, split, limit)
         given = _of_first(found, first or [BM25], read, depth or DEPTH, device, encoder, score_cache, options)
     result = tuned_on(
         given.qrels,
@@ -159,6 +164,33 @@ def _check(pipeline: str | None, first: list[str] | None, output: Path | None, m
         raise InvalidInput("give either --first or --pipeline: a pipeline has first passes of its own")
     if output is not None and output.exists() and not output.is_dir():
         raise InvalidInput(f"--output {output}: is a file, and tuned.json goes into a folder")
+
+
+def _check_file(dataset: Path, pipeline: str | None, split: str) -> None:
+    if dataset.is_file() and pipeline is not None:
+        raise InvalidInput(f"--dataset {dataset}: is a file, and --pipeline takes a BEIR folder")
+    if dataset.is_file() and split != "test":
+        raise InvalidInput(f"--split {split} goes with a BEIR folder, and {dataset} is a file")
+
+
+def _labelled(
+    dataset: Path, corpus: Path | None, split: str, limit: int | None
+) -> tuple[Evaluated, dict[str, CorpusDocument]]:
+    """The labelled queries, and all documents: of a file for training those of the corpus and its own."""
+    if not dataset.is_file():
+        return judged_by(dataset, split, limit), {one.id: one for one in read_corpus(corpus or dataset)}
+    from secondpass.training.data.groups import judged
+    from secondpass.training.data.sources import read_groups
+
+    read = {} if corpus is None else {one.id: one for one in read_corpus(corpus)}
+    contents = {name: one.content for name, one in read.items()}
+    found = judged(list(read_groups(dataset)), contents)
+    read |= {name: CorpusDocument(name, "", text) for name, text in contents.items() if name not in read}
+    qrels = found.qrels or Qrels({})
+    relevant = set(qrels.with_relevant)
+    texts = {name: text for name, text in found.texts.items() if name in relevant}
+    texts = dict(list(texts.items())[:limit])
+    return Evaluated(qrels.only(texts), (), texts), read
 
 
 def _of_pipeline(request: DatasetRequest) -> Labels:

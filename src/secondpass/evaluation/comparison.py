@@ -119,9 +119,9 @@ class Change:
 class QueryGroup:
     """Queries with a property from `low` to `high`, and the mean difference between two runs in them.
 
-    `interval` is Student's, at a level at which those of all groups hold together; `p_adjusted` is of a permutation
-    test of this group against the other queries that have the property, after Holm's correction over all groups, and
-    `apart` whether that tells it apart from them.
+    `interval` is Student's, of equal differences an exact one, at a level at which those of all groups hold together;
+    `p_adjusted` is of a permutation test of this group against the other queries that have the property, after Holm's
+    correction over all groups, and `apart` whether that tells it apart from them.
     """
 
     low: float

@@ -409,14 +409,14 @@ def groupings(
     p_values = holm(_against_others(row, [group for groups in cut.values() for group in groups], draws, seed))
     shared = 1 - (1 - level) / len(members)
     made: dict[str, list[QueryGroup]] = {}
-    for (name, values, mask, _), p in zip(members, p_values, strict=True):
+    for (name, values, mask, others), p in zip(members, p_values, strict=True):
         made.setdefault(name, []).append(
             QueryGroup(
                 low=float(values[mask].min()),
                 high=float(values[mask].max()),
                 queries=int(mask.sum()),
                 difference=float(row[mask].mean()),
-                interval=_students(row[mask], shared),
+                interval=_students(row[mask], row[mask | others], shared),
                 p_adjusted=p,
                 apart=p < 1 - level + NIL,
             )
@@ -462,8 +462,15 @@ def _shuffled(row: NDArray[np.float64], weights: NDArray[np.float64], draws: int
     return _permuted(row, apart, "pairings", draws, seed)
 
 
-def _students(row: NDArray[np.float64], level: float) -> Interval:
+def _students(row: NDArray[np.float64], among: NDArray[np.float64], level: float) -> Interval:
+    """Student's interval of the mean; of equal differences, which have no spread, what their number alone says.
+
+    The share of such queries that have this difference is bounded below, exactly; those of the others are taken to be
+    within what was seen of any query, and 0.
+    """
     if np.ptp(row) <= NIL:
-        return Interval(float(row.mean()), float(row.mean()), level)
+        mean, least = float(row.mean()), share_interval(len(row), len(row), level).low
+        low, high = min(0.0, float(among.min())), max(0.0, float(among.max()))
+        return Interval(least * mean + (1 - least) * low, least * mean + (1 - least) * high, level)
     found = scipy_stats().ttest_1samp(row, 0.0).confidence_interval(level)
     return Interval(float(found.low), float(found.high), level)

@@ -210,6 +210,12 @@ def read_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
     return prompts, default
 
 
+def stored_template(folder: Path) -> Any:
+    """What `models.templates.stored` made of the template that the folder was saved with, None where it has none."""
+    kept = read_if_present(folder / NEWEST_FILE).get(OWN_KEY)
+    return kept.get("template") if isinstance(kept, dict) else None
+
+
 def write_activation(
     folder: Path,
     activation: str | None,

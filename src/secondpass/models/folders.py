@@ -17,6 +17,9 @@ from secondpass.errors import InvalidInput, ModelLoadError
 POCKET = "secondpass/pocket"
 CASCADE = "cascade.json"
 
+# In a folder: the whole new model, for as long as its files are being put in their places.
+FINISHED = ".finished"
+
 # The top folder, and those of modules: others hold exports for other runtimes. Pickles are never read, so never
 # downloaded.
 WANTED = ("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja", "model.int8.safetensors")
@@ -61,6 +64,11 @@ def holds_cascade(source: str) -> bool:
     return folder.suffix == ".json" or ((folder / CASCADE).is_file() and not (folder / "config.json").exists())
 
 
+def whole(folder: Path) -> Path:
+    """Where the model of a folder is: inside it where a save of weights in several files is, or was, broken off."""
+    return folder / FINISHED if (folder / FINISHED).is_dir() else folder
+
+
 def looks_like_path(name: str) -> bool:
     """Tell whether a name can only be meant as a path: hub names have one slash at most."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.count(os.sep) > 1 or "\\" in name
@@ -71,7 +79,7 @@ def _existing(path: Path, name: str) -> Path:
         raise ModelLoadError(f"{name!r} is a file; a model is a folder with config.json and model.safetensors")
     if not path.is_dir():
         raise ModelLoadError(f"there is no folder {name!r} (a path is never looked up on the model hub)")
-    return path
+    return whole(path)
 
 
 def _downloaded(name: str, options: dict[str, Any]) -> Path:

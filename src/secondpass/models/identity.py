@@ -19,6 +19,7 @@ from secondpass.calibration import FILE, Calibration
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.forwards.kernel.cache import digest_of
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
+from secondpass.models.folders import whole
 from secondpass.models.weights import stored_weights
 
 logger = logging.getLogger(__name__)
@@ -92,4 +93,5 @@ def own_calibration(model: Any) -> Calibration | None:
 
 def put_calibration(folder: Path, calibration: Calibration, *, rounded: bool = False) -> None:
     """Write it into a folder beside the weights that it is of; `rounded` ones are known by their logits alone."""
+    folder = whole(folder)
     replace(calibration, weights=None if rounded else weights_digest(folder)).save(folder)

@@ -27,6 +27,7 @@ from secondpass.models.config import (
     read_activation,
     read_if_present,
     read_prompts,
+    stored_template,
 )
 from secondpass.models.folders import folder_of
 from secondpass.models.limits import check_vocabulary, token_limit
@@ -273,11 +274,13 @@ def saved_beside(folder: Path, request: LoadRequest) -> dict[str, Any]:
     prompts, default_prompt = read_prompts(folder)
     settings = read_if_present(folder / TRANSFORMER_FILE)
     modalities = settings["modality_config"] if isinstance(settings.get("modality_config"), dict) else {}
+    is_theirs = request.template is None and stored_template(folder) is None
     return {
         "stored_activation": read_activation(folder),
         "prompts": prompts,
         "default_prompt": default_prompt,
-        "transformer_settings": settings if request.template is None and "message" in modalities else {},
+        # what else the folder says of the template is written again from the template itself
+        "transformer_settings": settings if is_theirs and "message" in modalities else {},
     }
 
 

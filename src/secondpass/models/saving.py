@@ -1,7 +1,7 @@
 """A model to a folder that secondpass and sentence-transformers 3 to 6 read alike, or to one ONNX file.
 
-Everything is written beside the old files first and put in place by renaming: a save that stops half-way,
-whatever the reason, leaves the model that was there.
+Everything is written beside the old files first and put in place by renaming: a save that stops half-way, whatever the
+reason, leaves the model that was there, or the new one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ from secondpass.models.building import save_compact
 from secondpass.models.card import write_card
 from secondpass.models.chains import write_modules
 from secondpass.models.config import LISTED, TRANSFORMER_FILE, read_json, write_activation, write_json
+from secondpass.models.folders import FINISHED
 from secondpass.models.identity import put_calibration
 from secondpass.models.limits import token_limit
 from secondpass.models.loading import quiet_transformers
@@ -103,7 +104,7 @@ def save(
 
     Raises:
         InvalidInput: an argument is refused.
-        CheckpointError: the folder cannot be written; what was there before is still there.
+        CheckpointError: the folder cannot be written; what was there before is still there, or the new model whole.
     """
     if path is None:
         return
@@ -204,10 +205,45 @@ def _limit(max_length: int | None, tokenizer: Any, model: Any) -> int | None:
 def _put_in_place(unfinished: Path, folder: Path) -> None:
     """Rename file by file, weights last; weights in one file are replaced in one step.
 
-    Those of a chain are in several: modules.json, without which none is loaded, is away for so long.
+    Those of a chain, and large ones, are in several: the new model is read from the folder `FINISHED` for so long.
     """
-    made = sorted(
-        (file for file in unfinished.rglob("*") if file.is_file()),
+    if (folder / FINISHED).is_dir():
+        _finish(folder)  # a save before was killed
+    made = _in_order(unfinished)
+    for file in made:
+        # safetensors makes files that only their owner can read.
+        file.chmod((unfinished / "config.json").stat().st_mode)
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    weights = [file for file in made if file.suffix == ".safetensors"]
+    if len(weights) > 1 or (folder / INDEX).is_file() or _module_folders(folder):
+        unfinished.chmod(folder.stat().st_mode)
+        unfinished.replace(folder / FINISHED)
+        _finish(folder)
+    else:
+        _place(unfinished, folder, Path.replace)
+
+
+def _finish(folder: Path) -> None:
+    """Put the files of the folder `FINISHED` in their places, and that folder away when all of them are there."""
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as beside:
+        again = Path(beside) / "again"
+
+        def also(file: Path, target: Path) -> None:
+            try:
+                again.hardlink_to(file)
+            except OSError:  # not every file system has links
+                shutil.copy2(file, again)
+            again.replace(target)
+
+        _place(folder / FINISHED, folder, also)
+        (folder / FINISHED).replace(Path(beside) / "done")
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """The files of a model, those that make it another one last."""
+    return sorted(
+        (file for file in folder.rglob("*") if file.is_file()),
         key=lambda file: (
             file.name == CALIBRATION,
             file.name == LISTED,
@@ -216,12 +252,12 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
             file.name,
         ),
     )
-    for file in made:
-        # safetensors makes files that only their owner can read.
-        file.chmod((unfinished / "config.json").stat().st_mode)
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-    names = [file.relative_to(unfinished) for file in made]
+
+
+def _place(made: Path, folder: Path, put: Callable[[Path, Path], object]) -> None:
+    """Put the files of a model in place of those that are there; without modules.json none is read meanwhile."""
+    files = _in_order(made)
+    names = [file.relative_to(made) for file in files]
     before = _module_folders(folder)
     now = {name.parts[0] for name in names if len(name.parts) > 1}
     if before or now:
@@ -229,9 +265,9 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
     (folder / CALIBRATION).unlink(missing_ok=True)
     for old in before - now:
         shutil.rmtree(folder / old, ignore_errors=True)
-    for file, name in zip(made, names, strict=True):
+    for file, name in zip(files, names, strict=True):
         (folder / name).parent.mkdir(exist_ok=True)
-        file.replace(folder / name)
+        put(file, folder / name)
     _remove_superseded(folder, {name.name for name in names if len(name.parts) == 1})
 
 

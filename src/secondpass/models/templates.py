@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
@@ -21,7 +21,15 @@ from typing import Any
 from secondpass.activations import Activation, tempered_sigmoid
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
-from secondpass.models.config import LISTED, NEWEST_FILE, OWN_KEY, TRANSFORMER_FILE, read_if_present, read_json
+from secondpass.models.config import (
+    LISTED,
+    NEWEST_FILE,
+    OWN_KEY,
+    TRANSFORMER_FILE,
+    read_if_present,
+    read_json,
+    stored_template,
+)
 from secondpass.tokens import PairTokenizer
 
 logger = logging.getLogger(__name__)
@@ -35,6 +43,8 @@ PROBES = (
 LONG_PROBE = 100_000
 # Arguments of `apply_chat_template` that say nothing about the text, and one of sentence-transformers alone.
 NO_TEXT = ("padding", "truncation", "max_length", "return_tensors", "restore_suffix")
+# What the owner of a model says where its folder does not.
+ANSWER = ("template", "true_token", "false_token")
 # By these sentence-transformers tells that a template wants the content of a message as a list of parts.
 STRUCTURED = re.compile(r"content\[0\]|\.type|'type'|\"type\"|message\.content\[")
 
@@ -170,6 +180,21 @@ def template_for(
     return template, *ids
 
 
+def check_alone(models: Iterable[str], given: Mapping[str, Any]) -> None:
+    """Refuse, by their names among `given`, a template and tokens that would go to several models alike.
+
+    Raises:
+        InvalidInput: there is one, and not one model.
+    """
+    several = sorted(set(models))
+    for name in ANSWER:
+        if given.get(name) is not None and len(several) > 1:
+            raise InvalidInput(
+                f"{name} is for one model, and here are {' and '.join(several)}: load the one it is for with it, save "
+                "that, and give the saved folder"
+            )
+
+
 def _family(folder: Path, source: str, architecture: str) -> RerankerFamily | None:
     """The published family by the model's name and its architecture together."""
     stored = read_json(folder / "config.json").get("_name_or_path")
@@ -192,9 +217,8 @@ def _template(given: object, folder: Path, saved: bool, tokenizer: Any) -> Model
         return _slotted(given, given if INSTRUCTION in given else None, tokenizer)
     if given is not None:
         raise InvalidInput(f"template={given!r} is none of {', '.join(families())}, no text with {QUERY}, no template")
-    kept = read_if_present(folder / NEWEST_FILE).get(OWN_KEY) if saved else None
-    if isinstance(kept, dict) and "template" in kept:
-        return restored(kept["template"], folder / NEWEST_FILE)
+    if saved and (kept := stored_template(folder)) is not None:
+        return restored(kept, folder / NEWEST_FILE)
     stored = read_if_present(folder / TRANSFORMER_FILE) if saved else {}
     modalities = stored.get("modality_config")
     message = modalities.get("message") if isinstance(modalities, dict) else None

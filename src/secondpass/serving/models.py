@@ -22,6 +22,7 @@ from secondpass.inputs import Truncation, policy_of
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
 from secondpass.models.folders import folder_of, holds_cascade
+from secondpass.models.templates import ANSWER, check_alone
 from secondpass.models.weights import stored_weights
 from secondpass.reranker import Reranker
 from secondpass.score_cache import cache_named
@@ -272,6 +273,9 @@ def load_models(settings: Settings) -> LoadedModels:
     """
     load = cache(lambda *which: _loaded(settings, *which))
     named = {model.name: model for model in settings.models}
+    loaded = [part for model in settings.models for part in model.stages or (model.name,)]
+    sources = [named[part].source if part in named else part for part in loaded]
+    check_alone(sources, {name: getattr(settings, name) for name in ANSWER})
     made = LoadedModels()
     for model in settings.models:
         parts = [named.get(part, ModelSource(part, part, model.instruction)) for part in model.stages]
@@ -300,7 +304,7 @@ DEFAULT_KEEP = (100,)
 
 
 def _options(settings: Settings, instruction: str | None) -> dict[str, Any]:
-    names = ("device", "precision", "template", "true_token", "false_token")
+    names = ("device", "precision", *ANSWER)
     return {"instruction": instruction, **{name: getattr(settings, name) for name in names}}
 
 

@@ -120,7 +120,8 @@ class Settings:
     `max_waiting_pairs` and `max_waiting_tokens` wait for a model at most; `deadline_s` is from the first byte to the
     answer; `head_s` is how long a request line with its headers may take, from the first byte or the connection on;
     `shutdown_delay_s` is how long a draining service stays to be seen as not ready. `max_length`, `device`,
-    `precision`, `template`, `true_token` and `false_token` are those of `CrossEncoder`, for every model that is loaded.
+    `precision`, `template`, `true_token` and `false_token` are those of `CrossEncoder`, for every model that is loaded,
+    the last three where that is one.
     `truncation` says what is read of a pair that is too long where a request does not; None: as the model does.
     `token_cache_mb` MiB hold the token ids of documents seen before, of all models together; 0 is without.
     `score_cache` is a file for the scores of pairs seen before, of `score_cache_mb` MiB; ":memory:" is none.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist
 
 import numpy as np
 
@@ -19,11 +18,11 @@ from secondpass.evaluation.measures import scipy_stats
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import ladder
-from secondpass.evaluation.statistics import mean_interval
+from secondpass.evaluation.statistics import effect_size, mean_interval, queries_needed
 from secondpass.fusion import RERANKER, SkipRule, Tuned, overlap
 from secondpass.text import positive_int, share, whole_number
 from secondpass.tuning.contenders import Contender, Doubles, Labelled, Rows, WeightedSum, contenders_of, weighed
-from secondpass.tuning.probabilities import fitted
+from secondpass.tuning.probabilities import fitted, halves
 
 SPLITS = 200
 FOLDS = 5
@@ -35,8 +34,6 @@ CHANCE = 1e-4
 # it is no more.
 MOST_LOST = 0.01
 LEAST_SAVED = 0.1
-# Of the queries that differences would be told apart in, as `evaluation` plans them.
-POWER = 0.8
 FEWEST = 8
 # Differences of a query, and of means, that are rounding.
 NIL = 1e-12
@@ -179,18 +176,6 @@ def tune(
         {name: dict(zip(labelled.queries, values.tolist(), strict=True)) for name, values in contest.held_out.items()},
     )
     return replace(found, tuned=replace(tuned, figures=figures_of(found)))
-
-
-def halves(count: int, splits: int, seed: int) -> Iterator[tuple[Rows, Rows]]:
-    """Random halves of so many rows, each way: (fitted on, measured on)."""
-    rng = np.random.default_rng(seed)
-    for number in range(splits):
-        if number % 2 == 0:
-            order = rng.permutation(count)
-            one, other = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
-        else:
-            one, other = other, one
-        yield one, other
 
 
 class _Contest:
@@ -421,15 +406,18 @@ def _skip(contest: _Contest, tuned: Tuned, most: float) -> SkipRule | None:
 
 
 def _needed(contest: _Contest) -> int | None:
-    """Queries at which the best way's lead would be certain with a power of four in five; None where it is chosen."""
+    """Queries at which the best way's lead would be certain with a power of four in five; None where it is chosen.
+
+    They are what the paired t-test needs that decides here, which is one-sided.
+    """
     best = contest.best
     top = max(contest.contenders, key=lambda one: float(contest.held_out[one.name].mean()))
     leads = contest.held_out[top.name] - contest.held_out[best.name]
     if leads.mean() <= LEAST_LEAD or contest.is_better(top, best, contest.held_out, contest.rows):
         return None
-    normal = NormalDist()
-    size = (normal.inv_cdf(contest.sure) + normal.inv_cdf(POWER)) * float(leads.std(ddof=1)) / float(leads.mean())
-    return max(len(leads) + 1, math.ceil(size**2))
+    effect = effect_size(leads)
+    needed = None if effect is None else queries_needed(effect, min(2 * (1 - contest.sure), 1 - NIL))
+    return max(len(leads) + 1, needed or 0)
 
 
 def _verdicts(contest: _Contest) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.intp]
 Unjudged = Literal["other", "absent"]
 Label = float | bool | None
 """A grade, above 0 is relevant; None where nobody judged."""
@@ -43,7 +44,7 @@ class LabelledScores:
     scores: Doubles
     relevant: Flags
     judged: Flags
-    queries: npt.NDArray[np.intp]
+    queries: Numbers
 
     def only(self, kept: Flags) -> LabelledScores:
         """Some of the rows."""
@@ -171,12 +172,23 @@ Fit = Callable[[LabelledScores], dict[str, Any]]
 SHAPES: dict[Method, Fit] = {"logistic": logistic, "beta": beta, "isotonic": isotonic}
 
 
-def halves(rows: LabelledScores, splits: int, seed: int) -> Iterable[tuple[LabelledScores, LabelledScores]]:
-    """The rows of a random half of the queries, and those of the other half."""
+def halves(count: int, splits: int, seed: int, *, each_way: bool = True) -> Iterator[tuple[Numbers, Numbers]]:
+    """Random halves of so many queries, each way or each anew: int64 (fitted on, measured on), both rising."""
+    rng = np.random.default_rng(seed)
+    for number in range(splits):
+        if number % 2 == 0 or not each_way:
+            order = rng.permutation(count)
+            one, other = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+        else:
+            one, other = other, one
+        yield one, other
+
+
+def halved(rows: LabelledScores, splits: int, seed: int) -> Iterator[tuple[LabelledScores, LabelledScores]]:
+    """The rows of a random half of the queries, and those of the other half, each anew."""
     names = np.unique(rows.queries)
-    random = np.random.default_rng(seed)
-    for _ in range(splits):
-        first = np.isin(rows.queries, random.permutation(names)[: len(names) // 2])
+    for half, _ in halves(len(names), splits, seed, each_way=False):
+        first = np.isin(rows.queries, names[half])
         yield rows.only(first), rows.only(~first)
 
 
@@ -184,7 +196,7 @@ def _chosen(rows: LabelledScores, methods: Sequence[Method], seed: int) -> tuple
     """The method of the least log loss on held-out halves, and its error there."""
     losses: dict[Method, list[float]] = {method: [] for method in methods}
     errors: dict[Method, list[float]] = {method: [] for method in methods}
-    for own, other in halves(rows, SPLITS, seed):
+    for own, other in halved(rows, SPLITS, seed):
         if not own.relevant.any() or own.relevant.all():
             continue
         for method in methods:

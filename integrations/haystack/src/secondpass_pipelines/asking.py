@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker, SecondPassTunedRanker
 
+from secondpass.calibration import Calibration
 from secondpass.cli.output import PipeConsole
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_pipelines.indexing import collection, fill
@@ -43,6 +44,8 @@ def run_ask(
         SecondPassError: a component failed on a question.
     """
     file = pipeline_file(pipeline_name)
+    if calibration is not None:
+        Calibration.load(calibration)
     dropping = None if refuse is None else "drop" if refuse else "keep"
     given = {"calibration": calibration and str(calibration), "when_nothing_relevant": dropping}
     pipeline = load_pipeline(file, ranker=given)
@@ -50,6 +53,8 @@ def run_ask(
         rankers = {name: part for name, part in pipeline.walk() if isinstance(part, RANKERS)}
         if refuse:
             check_rule(*rankers.values())
+        elif calibration is not None:  # whether it is the model's is known when that is loaded, and not late
+            any(ranker.has_answer_rule() for ranker in rankers.values())
         asked = answer_sockets(pipeline, file)
         with progress_bars() as progress:
             fill(pipeline, collection(pipeline, corpus, add=True), progress)

@@ -106,9 +106,8 @@ def _in_server(component: Any) -> bool:
 
 def _is_reranked(last: Mapping[str, Any]) -> bool:
     """Whether the last component made an order of its own. A tuned ranker may well read no document on purpose."""
-    told = last.get("reranked", True)
-    on_purpose = told is not False and not last.get("unscored")
-    return bool(told) or on_purpose or not last.get("documents")
+    on_purpose = last.get("read") == 0 and not last.get("unscored")
+    return bool(last.get("reranked", True)) or on_purpose or not last.get("documents")
 
 
 def _textless(outputs: dict[str, Any], feeding: Iterable[str]) -> int:

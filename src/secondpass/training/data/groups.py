@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from secondpass import corpora
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.qrels import JudgedQueries, Qrels
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.runs import Run
 
@@ -350,6 +350,32 @@ def label_origins(groups: Iterable[Group]) -> str:
     if len(counts) < 2:
         return "".join(counts)
     return "; ".join(f"{origin or 'by people'} ({count:,} of {total:,} groups)" for origin, count in counts.items())
+
+
+def judged(groups: Sequence[Group], contents: dict[str, str]) -> JudgedQueries:
+    """The queries of groups, and what their labels say of documents, by the ids of those.
+
+    A document without an id is the one of `contents`, texts by id, that has its text, or else is called by its text;
+    `contents` gets those that it lacks.
+
+    Raises:
+        InvalidInput: a document has two labels for a query, or a label is no whole number.
+    """
+    named = {text: name for name, text in contents.items()}
+    asked: dict[str, str] = {}
+    grades: dict[str, dict[str, float]] = {}
+    for group in groups:
+        query = group.query_id or group.query
+        asked[query] = group.query
+        if group.margins:
+            raise InvalidInput(f"{group.source}: margins between documents are no grades of them")
+        for place, (text, label) in enumerate(zip(group.documents, group.labels, strict=True)):
+            name = group.document_ids[place] if group.document_ids else named.get(text, text)
+            contents.setdefault(name, text)
+            before = grades.setdefault(query, {}).setdefault(name, label)
+            if before != label:
+                raise InvalidInput(f"{group.source}: {text[:60]!r} has label {label:g} here and {before:g} before")
+    return JudgedQueries(asked, Qrels(grades, origin=label_origins(groups)))
 
 
 # ---- A name for training data by what is in it, so that a run is not resumed on other data.

@@ -23,6 +23,7 @@ from haystack_integrations.common.secondpass.parameters import checked_arguments
 from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import PRECISIONS
 from secondpass.inputs import TRUNCATIONS
+from secondpass.models.templates import check_alone
 from secondpass.score_cache import ScoreCache, cache_named
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ class ModelLifecycle(SerializedComponent):
         self.device = parameters.device("device", device)
         self.token = parameters.secret("token", token)
         self.model_kwargs = checked_arguments("model_kwargs", model_kwargs)
+        check_alone([self.model] if isinstance(self.model, str) else self.model, self.model_kwargs or {})
         self.tokenizer_kwargs = checked_arguments("tokenizer_kwargs", tokenizer_kwargs)
         self.config_kwargs = checked_arguments("config_kwargs", config_kwargs)
         engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs)

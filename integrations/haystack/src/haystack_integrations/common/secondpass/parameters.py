@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from haystack.utils import ComponentDevice, Secret
 
 from secondpass.errors import InvalidInput
+from secondpass.models.templates import ANSWER
 from secondpass.text import Choice, positive_int, positive_number, whole_number
 from secondpass.text import choice as one_of
 from secondpass.windows import Windows
@@ -286,8 +287,6 @@ def _device_map(value: object) -> bool:
 
 _text, _flag, _side = _kind(str), _kind(bool), _among("left", "right")
 _SOURCE: Mapping[str, Check] = {"revision": _text, "local_files_only": _flag, "cache_dir": _text}
-# Of a causal language model whose folder does not say it: arguments of `CrossEncoder` itself.
-ANSWER = ("template", "true_token", "false_token")
 ALLOWED: Mapping[str, Mapping[str, Check]] = {
     "model_kwargs": {
         **_SOURCE,
@@ -295,6 +294,7 @@ ALLOWED: Mapping[str, Mapping[str, Check]] = {
         "device_map": _device_map,
         "dtype": _dtype,
         "torch_dtype": _dtype,
+        # arguments of `CrossEncoder` itself
         **dict.fromkeys(ANSWER, _text),
         "use_safetensors": _true,
         "variant": _text,

@@ -210,7 +210,8 @@ class SecondPassTunedRanker(SerializedComponent):
     @component.output_types(
         documents=list[Document],
         truncated=list[dict[str, Any]],
-        reranked=int,
+        reranked=bool,
+        read=int,
         passages=list[dict[str, Any]],
         complete=bool,
         unscored=int,
@@ -250,7 +251,8 @@ class SecondPassTunedRanker(SerializedComponent):
             - `documents`: The documents, best first, with the fused score, which orders one query's documents and means
               nothing across queries.
             - `truncated`: As `SecondPassRanker` gives it, of the documents that were read.
-            - `reranked`: How many documents the model read; 0 where tuning found that it does not pay.
+            - `reranked`: Whether a model read any of them, and so made this order.
+            - `read`: How many documents it read; 0 where tuning found that it does not pay.
             - `passages`: As `SecondPassRanker` gives it, of the documents that were read; scores are logits.
             - `complete`: Whether all documents with text that were to be read were.
             - `unscored`: How many were not: those that a budget or a failure left.
@@ -276,7 +278,8 @@ class SecondPassTunedRanker(SerializedComponent):
         return {
             "documents": [replace(asked.documents[one.index], score=one.score) for one in kept],
             "truncated": told["truncated"],
-            "reranked": len(read),
+            "reranked": bool(read),
+            "read": len(read),
             "passages": [passages[one.id] for one in kept if one.id in passages],
             "complete": not told["unscored"],
             "unscored": told["unscored"],

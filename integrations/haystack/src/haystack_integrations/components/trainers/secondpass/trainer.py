@@ -75,6 +75,7 @@ class CrossEncoderTrainer(SerializedComponent):
         card: bool = True,
         show_progress_bar: bool = False,
         instruction: str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """Check and keep the parameters; the model is loaded by `run`.
 
@@ -98,6 +99,8 @@ class CrossEncoderTrainer(SerializedComponent):
         :param card: Whether to write a model card, README.md.
         :param show_progress_bar: Whether to show progress bars.
         :param instruction: What the model is told to look for, as `SecondPassRanker` takes it; stored with the model.
+        :param model_kwargs: Further arguments of loading it, as `SecondPassRanker` takes them: among them `template`,
+            `true_token` and `false_token` of a causal language model whose folder does not say them.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name.
@@ -124,6 +127,7 @@ class CrossEncoderTrainer(SerializedComponent):
         self.card = parameters.flag("card", card)
         self.show_progress_bar = parameters.flag("show_progress_bar", show_progress_bar)
         self.instruction = None if instruction is None else parameters.text("instruction", instruction)
+        self.model_kwargs = parameters.checked_arguments("model_kwargs", model_kwargs)
 
     @component.output_types(model=str, report=dict[str, Any], scores=list[dict[str, Any]])
     def run(
@@ -182,6 +186,7 @@ class CrossEncoderTrainer(SerializedComponent):
             device=torch_device(self.device),
             token=token,
             instruction=self.instruction,
+            **parameters.engine_arguments(self.model_kwargs, None, None),
         )
         queries = {query.id: query for query in labelled.kept}
         groups = [self._to_learn(query) for query in queries.values()]
