@@ -24,17 +24,18 @@ demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
 
 # Python compiles what is imported when it is first imported, and keeps it: compiling all of torch at installation
-# takes a minute more. After an installation one process does so, or each worker would. Beside that and the tests, which
-# wait for servers now and then, the types are checked, and the tests of an environment that has no torch run.
+# takes a minute more. After an installation one process does so, or each worker would. Beside the tests, which wait for
+# servers now and then, the types are checked, and the tests of an environment without torch run.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	{ $(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass)) -m tests.core.typed_calls \
-		$(if $(ARGS),,&& $(BIN)/python -m tests.without_torch $(SMALL)); } & beside=$$!; \
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass)) -m tests.core.typed_calls & types=$$!; \
 	test $(VENV)/.compiled -nt $(VENV)/.test || { $(BIN)/python -m tests.compiled > /dev/null && touch $(VENV)/.compiled; }; \
+	$(if $(ARGS),true,$(BIN)/python -m tests.without_torch $(SMALL)) & small=$$!; \
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS); tests=$$?; \
-	wait $$beside || { echo "mypy$(if $(ARGS),, or without torch): errors stand before the tests"; exit 1; }; exit $$tests
+	wait $$types || { echo "mypy: its errors stand before the tests"; tests=1; }; \
+	wait $$small || { echo "without torch: failures stand among the tests"; tests=1; }; exit $$tests
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
