@@ -3,7 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SMALL := .venv-small
-INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+# uv fetches, builds and unpacks side by side, and keeps what it fetched for other checkouts (`uv cache clean`); where it
+# is not to be had or does not get through, pip does the same. Our own package is built each time: the kernel with it.
+INSTALL = { $(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip install --quiet --python $(BIN)/python \
+	--reinstall-package secondpass --constraint constraints.txt --editable $(1); } \
+	|| $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable $(1)
+export UV_HTTP_TIMEOUT ?= 300
+# mypy knows files by what is in them, so checkouts share what it has read of the libraries.
+export MYPY_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/secondpass/mypy
 DATA ?= ../shared/data
 # The tests run in so many processes, each with one thread for torch: one waits for a search server now and then.
 WORKERS ?= 3
@@ -17,16 +24,18 @@ demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
 
 # Python compiles what is imported when it is first imported, and keeps it: compiling all of torch at installation
-# takes a minute more. The types are checked beside the tests, which wait for servers now and then. At the end come those
-# of an environment that has no torch.
+# takes a minute more. After an installation one process does so, or each worker would. Beside the tests, which wait for
+# servers now and then, the types are checked, and the tests of an environment without torch run.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass)) & types=$$!; \
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES) $(foreach kind,$(KINDS),$(COMPONENTS).$(kind).secondpass)) -m tests.core.typed_calls & types=$$!; \
+	test $(VENV)/.compiled -nt $(VENV)/.test || { $(BIN)/python -m tests.compiled > /dev/null && touch $(VENV)/.compiled; }; \
+	$(if $(ARGS),true,$(BIN)/python -m tests.without_torch $(SMALL)) & small=$$!; \
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS); tests=$$?; \
-	wait $$types || { echo "mypy: its errors stand before the tests"; exit 1; }; exit $$tests
-	$(if $(ARGS),,$(BIN)/python -m tests.without_torch $(SMALL))
+	wait $$types || { echo "mypy: its errors stand before the tests"; tests=1; }; \
+	wait $$small || { echo "without torch: failures stand among the tests"; tests=1; }; exit $$tests
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -112,13 +121,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) ".[haystack]" --no-compile
+	$(call INSTALL,".[haystack]")
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) ".[test]" --no-compile
+	$(call INSTALL,".[test]")
 	touch $@
 
 $(VENV)/.pocket: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) ".[pocket]"
+	$(call INSTALL,".[pocket]")
 	touch $@

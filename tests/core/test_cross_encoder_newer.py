@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,50 +204,6 @@ def test_a_template_of_two_roles_is_read(tmp_path: Path) -> None:
     templated = CrossEncoder(folder, device="cpu", tokenizer_args={"chat_template": TEMPLATE})
     made = [templated.tokenizer.convert_ids_to_tokens(item.ids) for item in templated.tokens(["a"], ["cat"])]
     assert made == [["a", "cat"]]
-
-
-# ---- types
-
-SNIPPET = """
-from secondpass import CrossEncoder
-
-encoder = CrossEncoder("secondpass/pocket", 1, max_length=64, automodel_args={}, precision="fp32")
-newer = CrossEncoder("secondpass/pocket", max_seq_length=64, model_kwargs={}, activation_fn=None)
-named = CrossEncoder(model_name_or_path="secondpass/pocket", cache_folder="x")
-pairs = [("a", "b")]
-reveal_type(encoder.predict(pairs))
-reveal_type(encoder.predict(pairs, convert_to_tensor=True))
-reveal_type(encoder.predict(pairs, convert_to_numpy=False, activation_fn=None))
-reveal_type(encoder.predict(("a", "b")))
-reveal_type(encoder.rank("a", ["b"], activation_fn=None, prompt="c"))
-encoder.predict(pairs, 32, None, 0, None, False, True, False, records=[])
-encoder.predict(inputs=pairs, batch_size=2)
-encoder.rank_many(["a"], [["b"]], activation_fn=None)
-encoder.predict(pairs, activation_function=None)
-CrossEncoder("secondpass/pocket", model_kwarg={})
-encoder.rank("a", ["b"], pool={})
-"""
-
-
-def test_type_checkers_see_older_and_newer_names(tmp_path: Path) -> None:
-    """Returned types follow the flags; a name that does not exist, or a pool, is an error on its line."""
-    pytest.importorskip("mypy", reason="mypy is not installed")
-    root = Path(__file__).parents[2]
-    (tmp_path / "snippet.py").write_text(SNIPPET)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", str(tmp_path / "snippet.py")],  # settings and cache of the project
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    told = [line.split(":", 1)[1] for line in done.stdout.splitlines() if "snippet.py" in line]
-    revealed = [line.partition('"')[2] for line in told if "Revealed" in line]
-    expected = ("ndarray", "Tensor", "list[torch", "Any", "list[dict")
-    assert [name in text for name, text in zip(expected, revealed, strict=True)] == [True] * 5, told
-    wrong = sorted({int(line.split(":")[0]) for line in told if " error:" in line})
-    lines = SNIPPET.splitlines()
-    assert [lines[number - 1] for number in wrong] == lines[-3:], told
 
 
 def test_a_copy_has_its_own_card(tiny: CrossEncoder) -> None:

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -166,13 +167,19 @@ def test_activations_are_those_of_the_model(activation: str, routine: Routine) -
     torch.testing.assert_close(kernel(encoder, routine)(inputs), expected(model, inputs), rtol=near, atol=near)
 
 
+@cache
+def of_real_width(family: str) -> tuple[Encoder, list[Tokens], torch.Tensor, torch.Tensor]:
+    """An encoder, its inputs, and torch's logits in float32 and in float64: once for all routines."""
+    model, encoder = sized(384, 12, 1536, family, num_hidden_layers=4 if family == "bert" else 2)
+    inputs = tokens(*range(30, 60), types=2) if family == "bert" else tokens(*range(30, 80, 5))
+    return encoder, inputs, expected(model, inputs), expected(copy.deepcopy(model).double(), inputs)
+
+
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_float32_is_as_near_to_the_truth_as_torch(family: str, full: Routine) -> None:
     """Against float64, whatever float32 is multiplied as: no more than four times torch's own rounding error."""
-    model, encoder = sized(384, 12, 1536, family, num_hidden_layers=4 if family == "bert" else 2)
-    inputs = tokens(*range(30, 60), types=2) if family == "bert" else tokens(*range(30, 80, 5))
-    rounded, found = expected(model, inputs), kernel(encoder, full)(inputs)
-    truth = expected(model.double(), inputs)
+    encoder, inputs, rounded, truth = of_real_width(family)
+    found = kernel(encoder, full)(inputs)
     assert (found - truth).square().mean().sqrt() < 4 * (rounded - truth).square().mean().sqrt()
 
 
@@ -199,15 +206,20 @@ def test_attention_that_is_certain_or_spread_is_near(heads: int, routine: Routin
         torch.testing.assert_close(kernel(own, routine)(inputs), wanted, rtol=0, atol=near)
 
 
+@cache
+def of_layers(layers: int) -> tuple[Encoder, list[Tokens], torch.Tensor]:
+    """An encoder, its inputs and transformers' logits: once for all routines."""
+    model, encoder = sized(128, 4, 512, num_hidden_layers=layers)
+    inputs = tokens(*range(20, 60), types=2)
+    return encoder, inputs, expected(model, inputs)
+
+
 def test_short_precisions_are_near(routine: Routine) -> None:
     """bfloat16 keeps 8 bits and int8 little less: the error is a small part of the spread of logits, in the mean of two
     models, because that of one is larger or smaller by a tenth as chance rounds.
     """
     errors = []
-    for layers in (3, 4):
-        model, encoder = sized(128, 4, 512, num_hidden_layers=layers)
-        inputs = tokens(*range(20, 60), types=2)
-        wanted = expected(model, inputs)
+    for encoder, inputs, wanted in map(of_layers, (3, 4)):
         error = (kernel(encoder, routine)(inputs) - wanted).square().mean().sqrt()
         errors.append(float(error / wanted.std()))
     allowed = {"fp32": 1e-5, "bf16": 0.04, "int8": 0.08}[routine.precision]
