@@ -18,7 +18,7 @@ DOCUMENTS, QUERIES = 24, 12
 PLAIN = [word for word in WORDS if len(word) > 2]
 # Ids say more than a name in these.
 PREFIXES = {"squad": ("tr",), "stackexchange": ("beer-", "coffee-"), "blog-usgov": ("page1-", "page2-", "page3-")}
-LAYERS = 12
+LAYERS = {"minilm": 6}
 
 
 def write_all(data: Path) -> Path:
@@ -67,9 +67,11 @@ def _sentence(rng: random.Random) -> str:
 
 
 def write_teachers(work: Path) -> None:
-    """Bi-encoders of twelve layers in the places of those that are fetched."""
+    """Bi-encoders in the places of those that are fetched."""
     for number, spec in enumerate(TEACHERS):
-        folder = make_folder(work / "teachers" / spec.name, "bert", seed=number, num_hidden_layers=LAYERS)
+        folder = make_folder(
+            work / "teachers" / spec.name, "bert", seed=number, num_hidden_layers=LAYERS.get(spec.name, 2)
+        )
         whole = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
         (folder / "model.safetensors").unlink()
         whole.save_pretrained(folder)
