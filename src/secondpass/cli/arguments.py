@@ -409,7 +409,7 @@ def load_all(
     """
     names = models or [POCKET]
     named = ("device", "precision", "instruction", "template", "true_token", "false_token")
-    told: dict[str, Any] = dict(zip(named, options, strict=True))
+    told: dict[str, Any] = dict(zip(named, options, strict=False))  # a door may have the first of them only
     if len(names) == 1 and keep:
         raise InvalidInput("--keep goes with several --model, which are a cascade")
     if len(names) == 1 and not holds_cascade(names[0]):

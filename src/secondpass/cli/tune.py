@@ -114,9 +114,9 @@ def tune(
 
     secondpass tune -d beir/scifact --first bm25.trec --first dense=dense.trec --field year -o tuned
 
-    secondpass tune -d labels --corpus docs.jsonl --pipeline rerank_hybrid --output tuned
+    secondpass tune -d labels --corpus docs.jsonl --pipeline rerank_hybrid -o tuned
 
-    secondpass tune -d graded.jsonl --corpus docs.jsonl --model models/mine --output tuned
+    secondpass tune -d graded.jsonl --corpus docs.jsonl -m models/mine -o tuned
     """
     optional("venn_abers", "venn-abers", "tune")  # needed at the end, after hours perhaps
     parsed([measure])
