@@ -139,7 +139,8 @@ def test_sigterm_under_load_drops_nothing_accepted(tmp_path: Path, model: str, r
         assert service.process.wait(60) == 0
         logged = service.requests()
     assert after[0] > CLIENTS // 2
-    assert set(tally.statuses) == {200, 503}
+    # the service may be gone before anybody asks again
+    assert set(tally.statuses) <= {200, 503}
     assert tally.wrong == 0
     # Work in flight at the signal was finished, and whatever the service answered has reached its client.
     assert tally.statuses[200] > CLIENTS
