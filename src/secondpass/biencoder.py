@@ -22,7 +22,7 @@ from secondpass.models.loading import pick_device, quiet_transformers
 from secondpass.models.tokenizer import load_tokenizer
 from secondpass.models.weights import check_counts, stored_sizes, weight_files
 from secondpass.scoring import batch_tokens
-from secondpass.text import positive_int
+from secondpass.text import checked_documents, positive_int
 from secondpass.tokens import PairTokenizer, Tokens
 
 if TYPE_CHECKING:
@@ -149,9 +149,11 @@ class BiEncoder:
         """-> float32 [texts, dim], each of length 1.
 
         Raises:
+            InvalidInput: `texts` is one text, or one of them is none; the message has its index.
             NonFiniteScore: a vector has NaN or infinity; `indices` are its places in `texts`.
             OutOfMemory: a single text does not fit.
         """
+        texts = checked_documents(texts, "texts")
         made = np.zeros((len(texts), self._dimension), np.float32)
         cut = 0
         for start in range(0, len(texts), CHUNK):

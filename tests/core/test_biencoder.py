@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from secondpass.biencoder import BiEncoder, longest_of, pooling_of
-from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.errors import InvalidInput, ModelLoadError, NonFiniteScore
 from tests.tiny_models import make_folder
 
 TEXTS = ["the cat sat on the mat", "", "a river in london " * 40, "bank", "[SEP] is text", "\ud800 é"]
@@ -76,6 +76,42 @@ def test_cuts_are_logged(encoder_folder, caplog):
 def test_no_texts(encoder_folder):
     """No texts give no vectors."""
     assert BiEncoder(encoder_folder, device="cpu")([]).shape == (0, 32)
+
+
+def test_refuses_what_is_no_text(encoder_folder):
+    """One text alone would be read as its letters; None is named by its place."""
+    encode = BiEncoder(encoder_folder, device="cpu")
+    with pytest.raises(InvalidInput, match="texts"):
+        encode("one text")
+    with pytest.raises(InvalidInput, match=r"texts\[1\]"):
+        encode(["a cat", None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_less_precision_gives_near_vectors(precision):
+    """By the kernel, as a cross-encoder's scores."""
+    texts = ["how to reset a password", "The capital of France is Paris. " * 20]
+    try:
+        found = BiEncoder(minilm(), device="cpu", precision=precision)(texts)
+    except InvalidInput as error:  # no kernel here
+        pytest.skip(str(error))
+    exact = BiEncoder(minilm(), device="cpu")(texts)
+    assert (found * exact).sum(axis=1) == pytest.approx(1.0, abs=0.01)
+    assert not np.array_equal(found, exact)
+
+
+def test_a_text_that_is_no_number_is_named(encoder_folder, tmp_path):
+    """Weights that overflow give no vectors that would be searched with."""
+    from safetensors.torch import load_file, save_file
+
+    for file in Path(encoder_folder).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][:] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NonFiniteScore, match=r"texts \[0, 1\]") as caught:
+        BiEncoder(tmp_path, device="cpu")(["a cat", "the dog"])
+    assert caught.value.indices == (0, 1)
 
 
 def test_refuses_what_is_no_bi_encoder(tiny_folder, encoder_folder, tmp_path):
