@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from recipes.pocket.teachers import TEACHERS, Teacher
 from secondpass import CrossEncoder
 from secondpass.models.folders import folder_of
 from secondpass.models.identity import weights_digest
+from secondpass.training.distillation.teachers import standardised
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 WORK = Path("build/pocket")
@@ -58,10 +59,10 @@ def compare_command(
     exams = judged.development(data, limit)
     rankers: dict[str, Values] = {"BM25": judged.collected(exams, lambda own: own.bm25)}
     cosines = {spec.name: _cosines(Teacher(spec, work), exams) for spec in TEACHERS}
-    for name, scores in cosines.items():
-        rankers[name] = judged.collected(exams, lambda own, scores=scores: scores[own.name])  # type: ignore[misc]
-    for pair in (("minilm", "e5"), tuple(cosines)):
-        rankers[" + ".join(pair)] = judged.collected(exams, lambda own, pair=pair: _sum(cosines, pair, own))  # type: ignore[misc]
+    for names in (*((name,) for name in cosines), ("minilm", "e5"), tuple(cosines)):
+        rankers[" + ".join(names)] = {
+            own.name: own.values(_sum([cosines[name][own.name] for name in names])) for own in exams
+        }
     for model in models.split(","):
         rankers[model] = _model_values(model, exams, work)
     first = rankers[models.partition(",")[0]]
@@ -90,15 +91,12 @@ def evaluate_command(
     found = {model: _model_values(model, exams, work, window) for model in models.split(",")}
     for own in exams:
         cells = [
-            f"{judged.means(v)[own.name]:.3f} {judged.difference(*_one(v, first, own.name))}" for v in found.values()
+            f"{judged.means(v)[own.name]:.3f} {judged.difference(judged.only(v, own.name), first)}"
+            for v in found.values()
         ]
         table.add_row(own.name, str(len(own.tasks)), f"{judged.means(first)[own.name]:.3f}", *cells)
     table.add_row("mean", "", f"{judged.mean(first):.3f}", *(str(judged.difference(v, first)) for v in found.values()))
     Console(width=160).print(table)
-
-
-def _one(values: Values, first: Values, name: str) -> tuple[Values, Values]:
-    return judged.only(values, name), judged.only(first, name)
 
 
 def _model_values(model: str, exams: Iterable[Exam], work: Path, window: int | None = None) -> Values:
@@ -127,10 +125,12 @@ def _cosines(teacher: Teacher, exams: Iterable[Exam]) -> dict[str, Scores]:
     return made
 
 
-def _sum(cosines: dict[str, dict[str, Scores]], names: Iterable[str], own: Exam) -> Scores:
+def _sum(parts: Sequence[Scores]) -> Scores:
     """Each teacher standardised within the query."""
-    parts = [judged.standardised(cosines[name][own.name]) for name in names]
-    return {task.query_id: np.sum([part[task.query_id] for part in parts], axis=0).tolist() for task in own.tasks}
+    return {
+        query: np.sum([standardised(part[query]) for part in parts], axis=0).tolist() if own else []
+        for query, own in parts[0].items()
+    }
 
 
 if __name__ == "__main__":

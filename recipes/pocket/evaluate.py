@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from recipes.pocket.candidates import FirstPass
+from recipes.pocket.candidates import DEPTH, FirstPass
 from recipes.pocket.corpora import DEVELOPMENT, Collection, digest_of, read_test
 from secondpass import CrossEncoder
 from secondpass.evaluation.measures import evaluate as measure
@@ -91,7 +91,7 @@ def exam(collection: Collection, limit: int | None) -> Exam:
         names = [names[place * len(names) // limit] for place in range(limit)]
     judged_only = collection.name == "trecqa"
     places = corpus.index() if judged_only else {}
-    depth = len(corpus.texts) if judged_only else 100
+    depth = len(corpus.texts) if judged_only else DEPTH
     rows, scores = FirstPass(corpus.texts).search([collection.queries[name] for name in names], depth)
     tasks, bm25 = [], {}
     for name, found, own in zip(names, rows, scores, strict=True):
@@ -193,13 +193,3 @@ def difference(one: Values, other: Values, seed: int = 0) -> Difference:
 def only(values: Values, name: str) -> Values:
     """One collection's."""
     return {name: values[name]}
-
-
-def standardised(scores: Mapping[str, Sequence[float]]) -> Scores:
-    """Each query's scores to mean 0 and spread 1."""
-    made = {}
-    for query, own in scores.items():
-        array = np.asarray(own, np.float64)
-        spread = float(array.std()) if len(array) else 0.0
-        made[query] = ((array - array.mean()) / (spread or 1.0)).tolist() if len(array) else []
-    return made

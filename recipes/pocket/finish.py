@@ -43,7 +43,7 @@ def temperature(exams: Sequence[Exam], scores: Sequence[Scores]) -> Temperature:
     for own, found in zip(exams, scores, strict=True):
         ids, before = own.collection.corpus.ids, len(logits)
         for task in own.tasks:
-            grades = own.qrels[task.query_id]
+            grades = own.collection.qrels[task.query_id]
             for row, logit in list(zip(task.rows, found[task.query_id], strict=True))[:CANDIDATES]:
                 logits.append(logit)
                 labels.append(int(grades.get(ids[row], 0) > 0))

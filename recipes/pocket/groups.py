@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.pocket.build import Window, token_limit
+from recipes.pocket.build import LONG_MAX_TOKENS, MAX_TOKENS, Window, token_limit
 from recipes.pocket.candidates import FirstPass, Floats, Rows, nearest_rows
 from recipes.pocket.corpora import Corpus
 from recipes.pocket.queries import TrainingQuery, judged_sentences
@@ -25,10 +25,10 @@ from secondpass.training import Group, Teaching
 log = logging.getLogger(__name__)
 
 DOCUMENTS = 8
-# Of BM25 and of each teacher.
-DEPTH, NEAR = 100, 30
+# Of each teacher, beside what BM25 finds.
+NEAR = 30
 # Cosines spread differently: these bring the teachers to one spread, that of all-MiniLM-L6-v2's times ten.
-COSINE_SCALE = {"minilm": 10.0, "e5": 45.0, "bge": 20.0}
+COSINE_SCALE = {"minilm": 10.0, "e5": 45.0}
 # A teacher's weighted mean in logits is so much of what the student is to give.
 SHARPNESS = 2.0
 # Chosen by the development mean: bge-small-en-v1.5 beside these two lowers it (.681 to .674), and BM25's vote helps
@@ -72,12 +72,11 @@ class Opinions:
         return np.asarray(made + VOTES[kind] * (votes - centre) / spread, np.float32)
 
 
-def opinions(pool: Corpus, queries: Sequence[TrainingQuery], teachers: Sequence[Teacher]) -> Opinions:
+def opinions(asked: Sequence[str], texts: Sequence[str], teachers: Sequence[Teacher]) -> Opinions:
     """Encode what has not been encoded."""
-    asked = [query.text for query in queries]
     return Opinions(
         {teacher.spec.name: teacher.queries(asked) for teacher in teachers},
-        {teacher.spec.name: teacher.documents(pool.texts) for teacher in teachers},
+        {teacher.spec.name: teacher.documents(texts) for teacher in teachers},
     )
 
 
@@ -86,7 +85,7 @@ def training_groups(
 ) -> Iterator[Group]:
     """A group for each query that finds enough."""
     rng = random.Random(seed)
-    found, scores = FirstPass(pool.texts).search([query.text for query in queries], DEPTH)
+    found, scores = FirstPass(pool.texts).search([query.text for query in queries])
     near = np.concatenate(
         [nearest_rows(asked, known.documents[name], NEAR) for name, asked in known.queries.items()], axis=1
     )
@@ -136,7 +135,7 @@ def _group(
     limit = token_limit(number)
     opinion = targets[chosen].tolist()
     picked = [rows[n] for n in chosen]
-    if limit > token_limit(1):
+    if limit == LONG_MAX_TOKENS:
         stretches = [_stretch(pages, row, rng) for row in picked]
         documents = ["\n".join([pool.texts[own[0]], *map(pool.body, own[1:])]) for own in stretches]
         # a page is as good as its best passage
@@ -183,13 +182,10 @@ def sentence_groups(data: Path, teachers: Sequence[Teacher], window: Window, see
     texts = list(dict.fromkeys(text for _, sentences in drawn for text in sentences))
     places = {text: row for row, text in enumerate(texts)}
     asked = [question for question, _ in drawn]
-    known = Opinions(
-        {teacher.spec.name: teacher.queries(asked) for teacher in teachers},
-        {teacher.spec.name: teacher.documents(texts) for teacher in teachers},
-    )
+    known = opinions(asked, texts, teachers)
     for query, (question, sentences) in enumerate(drawn):
         opinion = known.targets("question", query, [places[text] for text in sentences], {})
         teaching = Teaching(tuple(opinion.tolist()), SENTENCE_WEIGHT, 1.0)
-        group = window.group(question, sentences, [0], teaching, token_limit(1))
+        group = window.group(question, sentences, [0], teaching, MAX_TOKENS)
         if group is not None:
             yield group

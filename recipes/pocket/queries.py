@@ -81,7 +81,7 @@ class TrainingQuery:
 
     kind: str
     text: str
-    shown: str = ""
+    shown: str
     relevant: tuple[tuple[int, int], ...] = ()
     source: int = -1
 
@@ -192,7 +192,6 @@ def made_queries(pool: Corpus, rng: random.Random) -> list[TrainingQuery]:
     """Titles, keywords, requests and claims of passages drawn at random."""
     salience = Salience(pool)
     titled = [row for row, title in enumerate(pool.titles) if title and pool.texts[row] != title]
-    # what a title says of a made page of a handbook is often nothing
     makers: Sequence[tuple[str, int, Sequence[int], Callable[[int], str]]] = (
         ("title", TITLES, titled, lambda row: pool.titles[row]),
         ("keywords", KEYWORDS, range(len(pool.texts)), lambda row: salience.keywords(row, rng)),

@@ -18,6 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from recipes.pocket import evaluate as judged
 from recipes.pocket.build import Window, new_model, student_tokenizer
 from recipes.pocket.corpora import Corpus, digest_of
@@ -49,6 +51,8 @@ BASE = "minilm"
 # pocket-mini: two of the student's layers and fewer words, 6 MB in all.
 MINI_LAYERS = (0, 3)
 MINI_VOCABULARY = 5_500
+# It learns on so many of the student's groups, those that there is time for.
+MINI_SHARE = 0.6
 # Hardly ever reached: the time ends the schedule.
 LAST_STEP = 50_000
 SETTINGS = TrainingSettings(
@@ -100,6 +104,11 @@ class Recipe:
     def queries(self) -> list[TrainingQuery]:
         """Of every kind."""
         return all_queries(self.data, self.pool, self.seed, self.share)
+
+    @property
+    def texts(self) -> list[str]:
+        """What decides which words a vocabulary keeps."""
+        return [*self.pool.texts, *(query.text for query in self.queries)]
 
     @cached_property
     def teachers(self) -> list[Teacher]:
@@ -164,7 +173,7 @@ def start(recipe: Recipe) -> None:
         return
     base = teacher_folder(next(spec for spec in TEACHERS if spec.name == BASE), recipe.work)
     file = recipe.work / "tokenizer.json"
-    tokenizer = student_tokenizer(base, [*recipe.pool.texts, *(query.text for query in recipe.queries)], file)
+    tokenizer = student_tokenizer(base, recipe.texts, file)
     write_stage(new_model(base, tokenizer), file, folder)
     note(
         recipe,
@@ -182,12 +191,14 @@ def student(recipe: Recipe) -> None:
     """Six layers that learn from the teachers and the judgements."""
 
     def groups() -> Iterator[Group]:
-        window = Window(student_tokenizer(recipe.work, (), recipe.work / "tokenizer.json"))
-        known = opinions(recipe.pool, recipe.queries, recipe.teachers)
+        window = Window(Tokenizer.from_file(str(recipe.work / "tokenizer.json")))
+        known = opinions([query.text for query in recipe.queries], recipe.pool.texts, recipe.teachers)
         yield from training_groups(recipe.pool, recipe.queries, known, window, recipe.seed)
         yield from sentence_groups(recipe.data, recipe.teachers, window, recipe.seed)
 
-    given = {"pool": recipe.pool.digest(), "queries": digest_of(query.shown for query in recipe.queries)}
+    def given() -> dict[str, Any]:
+        return {"pool": recipe.pool.digest(), "queries": digest_of(query.shown for query in recipe.queries)}
+
     trained(recipe, recipe.work / "start", groups, recipe.settings(recipe.minutes), "student", given)
 
 
@@ -197,8 +208,7 @@ def mini(recipe: Recipe) -> None:
     if not is_finished(folder):
         encoder = CrossEncoder(str(recipe.work / "student"), device="cpu")
         drop_layers(encoder, MINI_LAYERS)
-        texts = [*recipe.pool.texts, *(query.text for query in recipe.queries)]
-        smaller = trim_vocabulary(encoder, texts, MINI_VOCABULARY)
+        smaller = trim_vocabulary(encoder, recipe.texts, MINI_VOCABULARY)
         smaller.tokenizer.backend_tokenizer.save(str(recipe.work / "mini-tokenizer.json"), pretty=False)
         write_stage(smaller.model, recipe.work / "mini-tokenizer.json", folder)
 
@@ -207,13 +217,8 @@ def mini(recipe: Recipe) -> None:
         most = max(1, round(MINI_SHARE * len((recipe.work / "student.jsonl").read_bytes().splitlines())))
         yield from taught(islice(read_groups(recipe.work / "student.jsonl"), most), teacher, beside=True)
 
-    given = {"layers": MINI_LAYERS, "vocabulary": MINI_VOCABULARY}
     settings = replace(recipe.settings(recipe.mini_minutes), learning_rate=2e-4)
-    trained(recipe, folder, groups, settings, "mini", given)
-
-
-# Of the student's groups, those that there is time for.
-MINI_SHARE = 0.6
+    trained(recipe, folder, groups, settings, "mini", lambda: {"layers": MINI_LAYERS, "vocabulary": MINI_VOCABULARY})
 
 
 def trained(
@@ -222,7 +227,7 @@ def trained(
     groups: Callable[[], Iterable[Group]],
     settings: TrainingSettings,
     name: str,
-    given: Mapping[str, Any],
+    given: Callable[[], Mapping[str, Any]],
 ) -> None:
     """Train the model in `start` on the groups, into a folder of that name; goes on where a stopped training was.
 
@@ -244,7 +249,7 @@ def trained(
         recipe,
         name,
         {
-            **given,
+            **given(),
             "settings": asdict(settings),
             "groups": file_digest(file),
             "start": file_digest(start / "model.safetensors"),

@@ -206,7 +206,7 @@ class Teacher:
             self._add(b"".join(part), vectors)
             log.info("%s: %d of %d texts encoded", self.spec.name, start + len(part), len(wanted))
         if len(self._vectors) > 1:
-            self._vectors[:-1], self._vectors[-1:] = [], [np.concatenate(self._vectors)]
+            self._vectors = [np.concatenate(self._vectors)]
         if not texts:
             return np.zeros((0, WIDTH), np.float16)
         made: Vectors = self._vectors[0][[self._places[key] for key in keys]]

@@ -398,9 +398,9 @@ def bi_encoder(option: str, source: str, device: str | None) -> BiEncoder:
 
 
 def load_all(
-    models: list[str] | None, keep: list[int] | None, max_length: int | None, *options: Any
+    models: list[str] | None, keep: list[int] | None, max_length: int | None, **options: Any
 ) -> CrossEncoder | Cascade:
-    """Load one model, several as a cascade, or one that was saved.
+    """Load one model, several as a cascade, or one that was saved; `options` are further arguments of `load`.
 
     Raises:
         ModelLoadError: as `load`.
@@ -408,17 +408,15 @@ def load_all(
             one, which has its own.
     """
     names = models or [POCKET]
-    named = ("device", "precision", "instruction", "template", "true_token", "false_token")
-    told: dict[str, Any] = dict(zip(named, options, strict=False))  # a door may have the first of them only
     if len(names) == 1 and keep:
         raise InvalidInput("--keep goes with several --model, which are a cascade")
     if len(names) == 1 and not holds_cascade(names[0]):
-        return load(names[0], max_length, *options)
+        return load(names[0], max_length, **options)
     from secondpass.cascade import Cascade
 
     if len(names) == 1:
         if max_length is not None:
             raise InvalidInput(f"--max-length: the models of {names[0]} have the windows that they were saved with")
-        return Cascade.load(names[0], **told)
+        return Cascade.load(names[0], **options)
     steps = (keep or [100]) * (len(names) - 1 if len(keep or [100]) == 1 else 1)
-    return Cascade(names, steps, max_length=max_length, **told)
+    return Cascade(names, steps, max_length=max_length, **options)

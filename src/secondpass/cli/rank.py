@@ -110,15 +110,15 @@ def rank(
     if passages and not isinstance(how, Windows):
         raise InvalidInput("--passages goes with --long windows")
     given = read_documents(documents, input_format)
-    encoder = arguments.load_all(model, keep, max_length, device, precision, None, template, true_token, false_token)
+    answer: Any = dict(template=template, true_token=true_token, false_token=false_token)
+    encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision, **answer)
     from secondpass.cross_encoder import hits_of
 
     texts = [document.text for document in given]
     options: Any = dict(batch_size=batch_size, relevance=rule, truncation=how, instruction=instruction)
     limits: Any = dict(top_k=top_k, budget_ms=budget_ms, min_probability=min_probability)
     with arguments.with_files(encoder, score_cache, calibration):
-        stripped = [text.strip() for text in texts]
-        (ranking,) = encoder.rank_many([query.strip()], [stripped], **options, **limits)
+        (ranking,) = encoder.rank_many([query.strip()], [[text.strip() for text in texts]], **options, **limits)
         best = hits_of(ranking, texts, passages, budget_ms is not None)
         chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
         why = [encoder.explain(query, text, **options) for text in chosen]

@@ -337,7 +337,7 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         timeout: options.Timeout = 30.0,
     ) -> None:
         def load() -> CrossEncoder | Cascade:
-            encoder = arguments.load_all(model, keep, max_length, device, precision)
+            encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision)
             stack.enter_context(arguments.with_files(encoder, score_cache, calibration))
             return encoder
 
