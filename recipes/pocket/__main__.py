@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +16,8 @@ from recipes.pocket import evaluate as judged
 from recipes.pocket import stages
 from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.evaluate import Exam, Scores, Values
-from recipes.pocket.stages import LOG, PACKAGE, Recipe, fast_precision
+from recipes.pocket.stages import LOG, PACKAGE, Recipe
 from recipes.pocket.teachers import TEACHERS, Teacher
-from secondpass import CrossEncoder
-from secondpass.models.folders import folder_of
-from secondpass.models.identity import weights_digest
 from secondpass.training.distillation.teachers import standardised
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -64,7 +61,7 @@ def compare_command(
             own.name: own.values(_sum([cosines[name][own.name] for name in names])) for own in exams
         }
     for model in models.split(","):
-        rankers[model] = _model_values(model, exams, work)
+        rankers[model] = judged.collected(exams, judged.scorer(model, work))
     first = rankers[models.partition(",")[0]]
     table = Table("ranker", "mean", f"{models.partition(',')[0]} is better by", *(own.name for own in exams))
     for name, values in rankers.items():
@@ -88,7 +85,7 @@ def evaluate_command(
     exams = judged.tests(data, tuple(sets.split(",")), limit)
     first = judged.collected(exams, lambda own: own.bm25)
     table = Table("set", "queries", "BM25", *(f"{model}, change" for model in models.split(",")))
-    found = {model: _model_values(model, exams, work, window) for model in models.split(",")}
+    found = {model: judged.collected(exams, judged.scorer(model, work, window)) for model in models.split(",")}
     for own in exams:
         cells = [
             f"{judged.means(v)[own.name]:.3f} {judged.difference(judged.only(v, own.name), first)}"
@@ -99,19 +96,7 @@ def evaluate_command(
     Console(width=160).print(table)
 
 
-def _model_values(model: str, exams: Iterable[Exam], work: Path, window: int | None = None) -> Values:
-    """Scores are kept by the weights' digest, the precision, the window and what was scored."""
-    encoder = CrossEncoder(model, device="cpu", max_length=window, precision=fast_precision())
-    folder = folder_of(model)
-    key = f"{folder.name}-{str(weights_digest(folder))[:12]}-{fast_precision()}-{window or 'all'}"
-
-    def scores(own: Exam) -> Scores:
-        return judged.model_scores(encoder, own, work / "scores" / key / f"{own.name}-{own.digest()}.jsonl")
-
-    return judged.collected(tuple(exams), scores)
-
-
-def _cosines(teacher: Teacher, exams: Iterable[Exam]) -> dict[str, Scores]:
+def _cosines(teacher: Teacher, exams: Sequence[Exam]) -> dict[str, Scores]:
     made: dict[str, Scores] = {}
     for own in exams:
         asked = teacher.queries([task.query for task in own.tasks]).astype(np.float32)

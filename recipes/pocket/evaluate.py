@@ -21,6 +21,10 @@ from secondpass import CrossEncoder
 from secondpass.evaluation.measures import evaluate as measure
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
+from secondpass.forwards.learning.packed import has_amx_bf16
+from secondpass.forwards.precision import Precision
+from secondpass.models.folders import folder_of
+from secondpass.models.identity import weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +121,22 @@ def tests(data: Path, names: Sequence[str], limit: int | None) -> tuple[Exam, ..
     return tuple(exam(read_test(data, name), limit) for name in names)
 
 
-def model_scores(model: CrossEncoder, own: Exam, file: Path) -> Scores:
+def fast_precision() -> Precision:
+    """bfloat16 where the processor has a matrix unit for it, else float32."""
+    return "bf16" if has_amx_bf16() else "fp32"
+
+
+def scorer(model: str, work: Path, window: int | None = None) -> Callable[[Exam], Scores]:
+    """What gives a model's logits: a name or a folder's.
+
+    They are kept in `work` by the weights' digest, the precision, the window and what was scored.
+    """
+    encoder = CrossEncoder(model, device="cpu", max_length=window, precision=fast_precision())
+    key = f"{str(weights_digest(folder_of(model)))[:12]}-{fast_precision()}-{window or 'all'}"
+    return lambda own: _model_scores(encoder, own, work / "scores" / key / f"{own.name}-{own.digest()}.jsonl")
+
+
+def _model_scores(model: CrossEncoder, own: Exam, file: Path) -> Scores:
     """Logits of a model, kept in `file` query by query; a stopped call goes on."""
     done = _kept(file)
     left = [task for task in own.tasks if task.query_id not in done]

@@ -84,68 +84,70 @@ def training_groups(
     pool: Corpus, queries: Sequence[TrainingQuery], known: Opinions, window: Window, seed: int
 ) -> Iterator[Group]:
     """A group for each query that finds enough."""
-    rng = random.Random(seed)
     found, scores = FirstPass(pool.texts).search([query.text for query in queries])
     near = np.concatenate(
         [nearest_rows(asked, known.documents[name], NEAR) for name, asked in known.queries.items()], axis=1
     )
     log.info("candidates of %d queries found", len(queries))
-    pages = [name.rpartition("-")[0] for name in pool.ids]
-    number = 0
+    drawing = _Drawing(pool, known, window, random.Random(seed))
     for place, query in enumerate(queries):
-        group = _group(
-            pool, pages, query, place, known, (found[place], scores[place], near[place]), window, number, rng
-        )
+        bm25 = {int(row): float(score) for row, score in zip(found[place], scores[place], strict=True) if score > 0}
+        group = drawing.group(query, place, bm25, near[place])
         if group is not None:
-            number += 1
             yield group
-    log.info("%d of %d queries give a group", number, len(queries))
+    log.info("%d of %d queries give a group", drawing.number, len(queries))
 
 
-def _group(
-    pool: Corpus,
-    pages: Sequence[str],
-    query: TrainingQuery,
-    place: int,
-    known: Opinions,
-    candidates: tuple[Rows, Floats, Rows],
-    window: Window,
-    number: int,
-    rng: random.Random,
-) -> Group | None:
-    found, scores, near = candidates
-    bm25 = {int(row): float(score) for row, score in zip(found, scores, strict=True) if score > 0}
-    # a sentence of a passage finds that passage by every word: half of these queries have to do without
-    if query.source >= 0 and query.kind in ("claim", "request") and rng.random() < 0.5:
-        bm25.pop(query.source, None)
-        near = near[near != query.source]
-    grades = dict(query.relevant)
-    rows = list(dict.fromkeys([*bm25, *map(int, near), *grades]))
-    if len(rows) < DOCUMENTS:
-        return None
-    targets = known.targets(query.kind, place, rows, bm25)
-    relevant = sorted((n for n, row in enumerate(rows) if row in grades), key=lambda n: -grades[rows[n]])[:2]
-    allowed = set(range(len(rows)))
-    if relevant and query.kind == "title":
-        bar = max(targets[n] for n in relevant) + SURPASSES
-        allowed = {n for n in allowed if targets[n] <= bar or n in relevant}
-    chosen = _chosen(targets, relevant, allowed, len(bm25), rng)
-    if len(chosen) < DOCUMENTS // 2:
-        return None
-    limit = token_limit(number)
-    opinion = targets[chosen].tolist()
-    picked = [rows[n] for n in chosen]
-    if limit == LONG_MAX_TOKENS:
-        stretches = [_stretch(pages, row, rng) for row in picked]
-        documents = ["\n".join([pool.texts[own[0]], *map(pool.body, own[1:])]) for own in stretches]
-        # a page is as good as its best passage
-        opinion = [float(known.targets(query.kind, place, own, bm25).max()) for own in stretches]
-    else:
-        documents = [
-            pool.body(row) if query.kind == "title" and query.source >= 0 else pool.texts[row] for row in picked
-        ]
-    teaching = Teaching(tuple(opinion), label_weight=LABEL_WEIGHT)
-    return window.group(query.shown, documents, [n for n, c in enumerate(chosen) if c in relevant], teaching, limit)
+class _Drawing:
+    """Draws the groups of one pool, one after the other; `number` of them so far."""
+
+    def __init__(self, pool: Corpus, known: Opinions, window: Window, rng: random.Random) -> None:
+        self._pool = pool
+        self._pages = [name.rpartition("-")[0] for name in pool.ids]
+        self._known = known
+        self._window = window
+        self._rng = rng
+        self.number = 0
+
+    def group(self, query: TrainingQuery, place: int, bm25: dict[int, float], near: Rows) -> Group | None:
+        """Of the query at `place`, from BM25's rows with their scores and the teachers' nearest rows."""
+        # a sentence of a passage finds that passage by every word: half of these queries have to do without
+        if query.source >= 0 and query.kind in ("claim", "request") and self._rng.random() < 0.5:
+            bm25.pop(query.source, None)
+            near = near[near != query.source]
+        grades = dict(query.relevant)
+        rows = list(dict.fromkeys([*bm25, *map(int, near), *grades]))
+        if len(rows) < DOCUMENTS:
+            return None
+        targets = self._known.targets(query.kind, place, rows, bm25)
+        relevant = sorted((n for n, row in enumerate(rows) if row in grades), key=lambda n: -grades[rows[n]])[:2]
+        allowed = set(range(len(rows)))
+        if relevant and query.kind == "title":
+            bar = max(targets[n] for n in relevant) + SURPASSES
+            allowed = {n for n in allowed if targets[n] <= bar or n in relevant}
+        chosen = _chosen(targets, relevant, allowed, len(bm25), self._rng)
+        if len(chosen) < DOCUMENTS // 2:
+            return None
+        limit = token_limit(self.number)
+        picked = [rows[n] for n in chosen]
+        if limit == LONG_MAX_TOKENS:
+            stretches = [_stretch(self._pages, row, self._rng) for row in picked]
+            documents = [self._joined(own) for own in stretches]
+            # a page is as good as its best passage
+            opinion = [float(self._known.targets(query.kind, place, own, bm25).max()) for own in stretches]
+        else:
+            bare = query.kind == "title" and query.source >= 0
+            documents = [self._pool.body(row) if bare else self._pool.texts[row] for row in picked]
+            opinion = targets[chosen].tolist()
+        teaching = Teaching(tuple(opinion), label_weight=LABEL_WEIGHT)
+        labels = [n for n, c in enumerate(chosen) if c in relevant]
+        group = self._window.group(query.shown, documents, labels, teaching, limit)
+        self.number += group is not None
+        return group
+
+    def _joined(self, rows: Sequence[int]) -> str:
+        """Passages of a page, the first with its title."""
+        return "\n".join([self._pool.texts[rows[0]], *map(self._pool.body, rows[1:])])
 
 
 def _chosen(

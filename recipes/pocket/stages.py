@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,12 @@ from tokenizers import Tokenizer
 from recipes.pocket import evaluate as judged
 from recipes.pocket.build import Window, new_model, student_tokenizer
 from recipes.pocket.corpora import Corpus, digest_of
-from recipes.pocket.evaluate import Exam, Scores, Values
+from recipes.pocket.evaluate import Exam, Values
 from recipes.pocket.finish import calibrate, temperature, write_folder, write_stage
 from recipes.pocket.groups import TEACHER_WEIGHTS, opinions, sentence_groups, training_groups
 from recipes.pocket.queries import TrainingQuery, all_queries, part, read_pool
 from recipes.pocket.teachers import TEACHERS, Teacher, teacher_folder
 from secondpass import CrossEncoder
-from secondpass.forwards.learning.packed import has_amx_bf16
-from secondpass.forwards.precision import Precision
 from secondpass.training import (
     Group,
     TrainingSettings,
@@ -65,11 +63,6 @@ SETTINGS = TrainingSettings(
     save_every=200,
     log_every=50,
 )
-
-
-def fast_precision() -> Precision:
-    """bfloat16 where the processor has a matrix unit for it, else float32."""
-    return "bf16" if has_amx_bf16() else "fp32"
 
 
 @dataclass(frozen=True)
@@ -213,7 +206,7 @@ def mini(recipe: Recipe) -> None:
         write_stage(smaller.model, recipe.work / "mini-tokenizer.json", folder)
 
     def groups() -> Iterator[Group]:
-        teacher = CrossEncoder(str(recipe.work / "student"), device="cpu", precision=fast_precision())
+        teacher = CrossEncoder(str(recipe.work / "student"), device="cpu", precision=judged.fast_precision())
         most = max(1, round(MINI_SHARE * len((recipe.work / "student.jsonl").read_bytes().splitlines())))
         yield from taught(islice(read_groups(recipe.work / "student.jsonl"), most), teacher, beside=True)
 
@@ -242,8 +235,7 @@ def trained(
         train(encoder, read_groups(file), settings, output_dir=folder, watch=_told, show_progress_bar=False)
     if name in {entry["stage"] for entry in logged(recipe.work / "log.jsonl")}:
         return
-    encoder = CrossEncoder(str(folder), device="cpu", precision=fast_precision())
-    values = judged.collected(recipe.exams, partial(_scores, recipe, encoder, name=name))
+    values = judged.collected(recipe.exams, judged.scorer(str(folder), recipe.work))
     entries = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
     note(
         recipe,
@@ -262,10 +254,6 @@ def trained(
     )
 
 
-def _scores(recipe: Recipe, encoder: CrossEncoder, own: Exam, *, name: str) -> Scores:
-    return judged.model_scores(encoder, own, recipe.work / "scores" / name / f"{own.name}.jsonl")
-
-
 def _told(entry: Mapping[str, Any]) -> None:
     shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in entry.items()}
     log.info("%s", " ".join(f"{key}={value}" for key, value in shown.items()))
@@ -277,13 +265,13 @@ MODELS = {"student": ("pocket", "tokenizer.json"), "mini": ("pocket_mini", "mini
 def finish(recipe: Recipe) -> None:
     """Calibrate both on the development collections and write the package's folders and the log."""
     for name, (folder, tokenizer) in MODELS.items():
-        encoder = CrossEncoder(str(recipe.work / name), device="cpu", precision=fast_precision())
-        fit = temperature(recipe.exams, [_scores(recipe, encoder, own, name=name) for own in recipe.exams])
+        scores = judged.scorer(str(recipe.work / name), recipe.work)
+        fit = temperature(recipe.exams, [scores(own) for own in recipe.exams])
+        encoder = CrossEncoder(str(recipe.work / name), device="cpu")
         calibrate(encoder, fit)
         output = recipe.output / folder
         write_folder(encoder.model, recipe.work / tokenizer, output)
-        stored = CrossEncoder(str(output), device="cpu")
-        values = judged.collected(recipe.exams, partial(_scores, recipe, stored, name=folder))
+        values = judged.collected(recipe.exams, judged.scorer(str(output), recipe.work))
         files = {file.name: file_digest(file) for file in sorted(output.iterdir()) if file.suffix != ".md"}
         note(recipe, folder, {"temperature": asdict(fit)}, {"files": files, "development": figures(values)})
     shutil.copy(recipe.work / "log.jsonl", recipe.log)

@@ -151,5 +151,5 @@ def test_models_are_compared_and_measured(made: Recipe) -> None:
         found = runner.invoke(app, ["evaluate", *options, "--models", model, "--sets", "trecqa", "--limit", "1"])
         assert found.exit_code == 0, found.output
         assert "trecqa" in found.output
-    (kept,) = (made.work / "scores").glob("pocket-*-all/trecqa-*.jsonl")
+    (kept,) = (made.work / "scores").glob("*-all/trecqa-*.jsonl")
     assert len(kept.read_text().splitlines()) == 1
