@@ -95,7 +95,11 @@ def test_every_setting_of_the_model_has_a_variable(run: Run, monkeypatch: pytest
         monkeypatch.setenv(f"SECONDPASS_{name}", value)
     assert run("serve").exit_code == 0
     assert run("serve", "--precision", "fp32", "--token-cache-mb", "5").exit_code == 0
-    first, second = seen
+    monkeypatch.setenv("SECONDPASS_INSTRUCTION", "a=Find code, not prose.\n")
+    assert run("serve").exit_code == 0
+    assert run("serve", "--instruction", "Find prose.").exit_code == 0
+    first, second, *others = seen
+    assert [settings.models[0].instruction for settings in others] == ["Find code, not prose.", "Find prose."]
     assert (first.max_length, first.device, first.precision, first.token_cache_mb) == (64, "cpu", "bf16", 0)
     assert first.truncation == Windows(tokens=90, overlap=9, most=3, select="bm25")
     assert (first.score_cache, first.score_cache_mb) == ("scores.db", 5)

@@ -37,8 +37,15 @@ Models = Annotated[
     ),
 ]
 Instructions = Annotated[
-    list[str] | None,
-    _option("INSTRUCTION", "What a model is told to look for: name=text, or a text for all.", "--instruction"),
+    list[str],
+    typer.Option(
+        "--instruction",
+        help="What a model is told to look for: name=text, or a text for all. [env var: SECONDPASS_INSTRUCTION, one a "
+        "line]",
+        # a list that typer takes from a variable is cut at blanks, and an instruction has blanks
+        default_factory=lambda: os.environ.get("SECONDPASS_INSTRUCTION", "").splitlines(),
+        show_default=False,
+    ),
 ]
 Calibrations = Annotated[
     list[str] | None,
@@ -80,7 +87,7 @@ def serve(
     max_length: Annotated[int | None, _option("MAX_LENGTH", arguments.MAX_LENGTH_HELP, min=1)] = None,
     device: Annotated[str | None, _option("DEVICE", arguments.DEVICE_HELP)] = None,
     precision: Annotated[Precision | None, _option("PRECISION", arguments.PRECISION_HELP)] = None,
-    instruction: Instructions = None,
+    instruction: Instructions,
     template: Annotated[str | None, _option("TEMPLATE", arguments.TEMPLATE_HELP)] = None,
     true_token: Annotated[str | None, _option("TRUE_TOKEN", arguments.TRUE_HELP)] = None,
     false_token: Annotated[str | None, _option("FALSE_TOKEN", arguments.FALSE_HELP)] = None,
@@ -112,7 +119,7 @@ def serve(
 
     SECONDPASS_API_KEYS=$(cat keys) secondpass serve --host 0.0.0.0
     """
-    models = instructed(map(model_source, model or [arguments.POCKET]), instruction or ())
+    models = instructed(map(model_source, model or [arguments.POCKET]), instruction)
     settings = Settings(
         models=probable(keeping(models, keep or ()), calibration or ()), keys=read_keys(os.environ, api_keys_file),
         truncation=arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select), template=template,
