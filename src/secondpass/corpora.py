@@ -223,11 +223,7 @@ def read_corpus(path: Path, keys: RecordKeys | None = None) -> Iterator[CorpusDo
     """
     file = corpus_file(path)
     chosen = keys or RecordKeys()
-    parse: Callable[[Line], CorpusDocument | None] = partial(_document, keys=chosen)
-    if Path(file.name.removesuffix(".gz")).suffix.lower() == ".tsv":
-        if chosen != RecordKeys():
-            raise InvalidInput(f"{file}: a table of ids and texts, whose columns have no other names")
-        parse = table_document
+    parse = corpus_parser(file, chosen)
     seen: set[str] = set()
     titled = chosen.title is None
     for line in read_lines(file):
@@ -243,6 +239,19 @@ def read_corpus(path: Path, keys: RecordKeys | None = None) -> Iterator[CorpusDo
         raise InvalidInput(f"{file}: no document in it")
     if not titled:
         raise InvalidInput(f"{file}: no line has a title under {shown_keys([str(chosen.title)])}")
+
+
+def corpus_parser(file: Path, keys: RecordKeys) -> Callable[[Line], CorpusDocument | None]:
+    """What makes a document of a line of such a file, or None of one that names the columns.
+
+    Raises:
+        InvalidInput: `keys` names some for a table, which has none.
+    """
+    if Path(file.name.removesuffix(".gz")).suffix.lower() != ".tsv":
+        return partial(_document, keys=keys)
+    if keys != RecordKeys():
+        raise InvalidInput(f"{file}: a table of ids and texts, whose columns have no other names")
+    return table_document
 
 
 def survey(path: Path, keys: RecordKeys | None = None) -> Survey:

@@ -407,16 +407,17 @@ def load_all(
         InvalidInput: likewise; or `keep` does not fit, a template is given for several, or `max_length` for a saved
             one, which has its own.
     """
-    names = models or [POCKET]
-    if len(names) == 1 and keep:
-        raise InvalidInput("--keep goes with several --model, which are a cascade")
-    if len(names) == 1 and not holds_cascade(names[0]):
-        return load(names[0], max_length, **options)
-    from secondpass.cascade import Cascade
+    check_models(models, keep, max_length)
+    from secondpass.rescoring import open_reranker
 
-    if len(names) == 1:
-        if max_length is not None:
-            raise InvalidInput(f"--max-length: the models of {names[0]} have the windows that they were saved with")
-        return Cascade.load(names[0], **options)
-    steps = (keep or [100]) * (len(names) - 1 if len(keep or [100]) == 1 else 1)
-    return Cascade(names, steps, max_length=max_length, **options)
+    return open_reranker(models or [POCKET], keep, max_length, **options)
+
+
+def check_models(models: list[str] | None, keep: list[int] | None, max_length: int | None) -> None:
+    """Refuse what does not go together; raises InvalidInput as `load_all`."""
+    if models is not None and len(models) > 1:
+        return
+    if keep:
+        raise InvalidInput("--keep goes with several --model, which are a cascade")
+    if models and holds_cascade(models[0]) and max_length is not None:
+        raise InvalidInput(f"--max-length: the models of {models[0]} have the windows that they were saved with")

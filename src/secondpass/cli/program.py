@@ -20,6 +20,7 @@ from secondpass.errors import MissingExtra
 COMMANDS = {
     "rank": ("secondpass.cli.rank:rank", None),
     "score": ("secondpass.cli.rank:score", None),
+    "rescore": ("secondpass.cli.rescore:rescore", None),
     "evaluate": ("secondpass.cli.evaluate:evaluate", None),
     "compare": ("secondpass.cli.compare:compare", None),
     "train": ("secondpass.cli.train:train", None),

@@ -37,7 +37,9 @@ InputFormat = Annotated[
         help="txt (one a line), jsonl, json (a list) or tsv (id, tab, text); by default what the file's name says."
     ),
 ]
-TopK = Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to print; all by default.")]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", "-k", min=1, help="Of each query the best so many; all by default.")
+]
 RelevanceRule = Annotated[
     str | None, typer.Option(help="For a model with several labels: the label's number to rank by, or 'expected'.")
 ]
@@ -105,7 +107,7 @@ def rank(
     secondpass rank "tax deadline" -d reports.jsonl --long windows --passages
     """
     checked_query(query, "the query")
-    rule = _relevance(relevance)
+    rule = relevance_of(relevance)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
     if passages and not isinstance(how, Windows):
         raise InvalidInput("--passages goes with --long windows")
@@ -178,7 +180,8 @@ def _cells(place: int, document: GivenDocument, item: dict[str, Any], *more: str
     return str(place), score, *told, name, item.get("passage", {}).get("text", document.text)
 
 
-def _relevance(value: str | None) -> int | Literal["expected"] | None:
+def relevance_of(value: str | None) -> int | Literal["expected"] | None:
+    """What --relevance says; raises InvalidInput where it is neither a label's number nor 'expected'."""
     if value is None:
         return None
     if value == "expected":

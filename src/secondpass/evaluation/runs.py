@@ -18,6 +18,7 @@ import numpy as np
 from secondpass.corpora import Line, existing, read_lines
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import column_of, string_id
+from secondpass.lazy import optional
 
 Ranking = Mapping[str, float | None]
 """Score by document id, best document first; None where a ranker gave no score."""
@@ -100,21 +101,26 @@ def read_run(path: Path, name: str | None = None) -> Run:
     """A run from a file, gzip accepted; `name` is by default the file's.
 
     A name that ends in .jsonl holds an object a query, {"query_id": ..., "documents": [{"id": ..., "score": ...},
-    ...]}, best document first. Any other file has TREC's six columns (query, Q0, document, rank, score, tag), ordered
-    by score: rank and tag are not read, as trec_eval does not read them; or MS MARCO's three (query, document, rank).
+    ...]}, best document first. A Parquet file, or a folder of them as `secondpass rescore` writes it, has the columns
+    query_id, document_id, rank and score. Any other file has TREC's six columns (query, Q0, document, rank, score,
+    tag), ordered by score: rank and tag are not read, as trec_eval does not read them; or MS MARCO's three (query,
+    document, rank).
 
     Raises:
-        InvalidInput: a line has another form, a score is no number, a query or document comes twice, or ranks are not
-            1, 2, 3, ...; the message names file and line.
+        MissingExtra: pyarrow, which reads Parquet, is not installed.
+        InvalidInput: a folder's run is not finished, a line has another form, a score is no number, a query or
+            document comes twice, or ranks are not 1, 2, 3, ...; the message names file and line.
     """
     given = name if name is not None else path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    if path.is_dir() or path.suffix == ".parquet":
+        return Run(given, _table_rankings(path))
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         return Run(given, _json_rankings(path))
     scores: dict[str, dict[str, float]] = {}
     columns = 0
     for line in read_lines(existing(path)):
         columns = columns or (3 if len(line.text.split()) == 3 else 6)
-        query, document, score = _trec(line) if columns == 6 else _ms_marco(line)
+        query, document, score = run_row(line, columns)
         ranking = scores.get(query)
         if ranking is None:
             ranking = scores[query] = {}
@@ -170,6 +176,11 @@ def _ranking(query: str, documents: Iterable[tuple[str, float | None]]) -> dict[
     return ranking
 
 
+def run_row(line: Line, columns: int) -> tuple[str, str, float]:
+    """Query, document and score of a line of TREC's six columns, or rank of MS MARCO's three; raises InvalidInput."""
+    return _ms_marco(line) if columns == 3 else _trec(line)
+
+
 def _trec(line: Line) -> tuple[str, str, float]:
     columns = line.text.split()
     if len(columns) != 6:
@@ -208,23 +219,50 @@ def _by_rank(path: Path, ranks: Mapping[str, Mapping[str, float]]) -> dict[str, 
     }
 
 
+def _table_rankings(path: Path) -> dict[str, list[tuple[str, float | None]]]:
+    tables = optional("pyarrow.parquet", "pyarrow, which reads Parquet,", "ray")
+    files = sorted(path.glob("[!._]*.parquet")) if path.is_dir() else [path]
+    if not files or ((path / "_manifest.jsonl").exists() and not (path / "_SUCCESS").exists()):
+        raise InvalidInput(f"{path}: {'its run is not finished' if files else 'no Parquet file in it'}")
+    found: dict[str, list[tuple[int, str, float]]] = {}
+    for file in files:
+        try:
+            table = tables.read_table(existing(file), columns=["query_id", "document_id", "rank", "score"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InvalidInput(f"{file}: no run: {error}") from None
+        for query, *ranked in zip(*(column.to_pylist() for column in table.itercolumns()), strict=True):
+            found.setdefault(query, []).append((ranked[1], ranked[0], ranked[2]))
+    for query, ranking in found.items():
+        ranking.sort()
+        if [rank for rank, _, _ in ranking] != list(range(1, len(ranking) + 1)):
+            raise InvalidInput(f"{path}: the ranks of query {query!r} are not 1 to {len(ranking)}, each once")
+    return {query: [(document, score) for _, document, score in ranking] for query, ranking in found.items()}
+
+
 def _json_rankings(path: Path) -> dict[str, list[tuple[str, float | None]]]:
     rankings: dict[str, list[tuple[str, float | None]]] = {}
     for line in read_lines(existing(path)):
-        value = line.json_object()
-        query, documents = value.get("query_id"), value.get("documents")
-        if not isinstance(query, str) or not query:
-            raise line.refuse(f'"query_id" is {query!r}, not a string with something in it')
+        query, documents = json_ranking(line)
         if query in rankings:
             raise line.refuse(f"query {query!r} was given before")
-        if not isinstance(documents, list):
-            raise line.refuse('"documents" is no list')
-        rankings[query] = [_json_document(line, index, document) for index, document in enumerate(documents)]
-        if len({document for document, _ in rankings[query]}) != len(documents):
-            raise line.refuse("a document comes twice")
+        rankings[query] = documents
     if not rankings:
         raise InvalidInput(f"{path}: no ranking in it")
     return rankings
+
+
+def json_ranking(line: Line) -> tuple[str, list[tuple[str, float | None]]]:
+    """A query's id and its documents, best first, of a line of JSON Lines; raises InvalidInput where it is none."""
+    value = line.json_object()
+    query, documents = value.get("query_id"), value.get("documents")
+    if not isinstance(query, str) or not query:
+        raise line.refuse(f'"query_id" is {query!r}, not a string with something in it')
+    if not isinstance(documents, list):
+        raise line.refuse('"documents" is no list')
+    ranking = [_json_document(line, index, document) for index, document in enumerate(documents)]
+    if len({document for document, _ in ranking}) != len(documents):
+        raise line.refuse("a document comes twice")
+    return query, ranking
 
 
 def _json_document(line: Line, index: int, document: object) -> tuple[str, float | None]:

@@ -197,10 +197,13 @@ def thread_count() -> int:
 
 @cache
 def own_thread_count() -> int:
-    """OMP_NUM_THREADS, else the cores that this process may use: a core counts once however many threads it runs."""
+    """OMP_NUM_THREADS, else `usable_cores`: a core counts once however many threads it runs."""
     asked = re.match(r"\s*([1-9]\d{0,3})\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
-    if asked:
-        return int(asked[1])
+    return int(asked[1]) if asked else usable_cores()
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, by its affinity and its control group."""
     return max(1, min([len(_cores()), *(-(-quota // period) for quota, period in _shares() if quota > 0 < period)]))
 
 
