@@ -351,7 +351,7 @@ def _check_no_null(file: Path, table: Any, name: str) -> None:
 def _named(file: Path, place: int, row: int, cells: Sequence[Sequence[str]]) -> Iterator[_Row]:
     absent: list[Sequence[str | None]] = [[None] * len(cells[0])] * (4 - len(cells))
     for number, values in enumerate(zip(*cells, *absent, strict=True)):
-        yield _Row(place + number + 1, f"{file}: row {row + number}", *values)  # type: ignore[arg-type]
+        yield _Row(place + number + 1, f"{file}: row {row + number}", *values)
 
 
 # ---- Texts of a BEIR folder by id, for whoever has a part: queries in memory, documents by their places in the file.

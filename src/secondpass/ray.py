@@ -225,7 +225,9 @@ def service(arguments: Mapping[str, Any]) -> Any:
     if unknown:
         raise InvalidInput(f"{unknown[0]!r} is no setting of the service under Ray Serve")
     keys = read_keys(os.environ)
-    own = {name: _number(name, value) if _is_number(kinds[name]) else value for name, value in given.items()}
+    own: dict[str, Any] = {
+        name: _number(name, value) if _is_number(kinds[name]) else value for name, value in given.items()
+    }
     own["without_keys"] = str(given.get("without_keys", False)).lower() in ("true", "1")
     if not (keys or own["without_keys"]):
         raise InvalidInput("set SECONDPASS_API_KEYS, or say without_keys=true: Serve's proxy decides who reaches it")

@@ -1,0 +1,67 @@
+"""Rescoring by a pool of Ray workers, the class in a dataset, and the service under Ray Serve; each in its own Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secondpass import CrossEncoder
+from tests.cli.test_rescore import ROWS, expected, read
+
+pytest.importorskip("ray", reason="needs the extra ray")
+
+Session = Callable[[str, Path, str], dict[str, Any]]
+
+
+def session(what: str, folder: Path, model: str) -> dict[str, Any]:
+    """What `tests.ray_session` told."""
+    command = [sys.executable, "-m", "tests.ray_session", what, str(folder), model]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def test_a_pool_of_workers(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """A killed worker loses nothing and doubles nothing; one part that kills every worker ends the work, and is named.
+
+    Ray listens on loopback alone, a pool that the cluster has no room for is refused, the model's own refusal arrives
+    as it is.
+    """
+    told = session("pool", tmp_path, tiny_folder)
+    assert set(told["addresses"]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert told["room"] == "InvalidInput: workers=3 with threads=1: Ray has 2 cores, which is room for 2"
+    assert told["done"] == [0, 1, 2]
+    assert read(tmp_path / "killed") == read(tmp_path / "local") == expected(tiny)
+    assert told["model"].startswith("InvalidInput: part 0 (queries 'q1' to 'q1'): ")
+    assert told["fatal"].startswith("SecondPassError: 1 times a worker died over part 1: ")
+    assert not (tmp_path / "fatal" / "part-00001.parquet").exists()
+
+
+@pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")
+def test_a_dataset_and_the_service(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """The class scores a dataset's rows.
+
+    Under Serve requests go to every replica, settings hold, and it does not start without keys unless that is said.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    told = session("serve", tmp_path, tiny_folder)
+    assert "set SECONDPASS_API_KEYS" in told["keyless"]
+    assert told["unknown"] == "InvalidInput: 'hots' is no setting of the service under Ray Serve"
+    (ranking,) = tiny.rank_many(["reset my password"], [["Reset it.", "A cat."]])
+    results = [(each["index"], each["relevance_score"]) for each in told["answer"]["results"]]
+    assert results == [(one.index, pytest.approx(one.score, abs=1e-6)) for one in ranking.documents]
+    scores = {(row["query_id"], row["document_id"]): row["score"] for row in expected(tiny)}
+    found = {(row["query_id"], row["document_id"]): row["score"] for row in told["dataset"]}
+    assert (len(told["dataset"]), found) == (len(ROWS), scores)
+    assert (told["replicas"], told["refused"], told["ready"]) == (2, 422, 200)

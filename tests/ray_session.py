@@ -1,0 +1,132 @@
+"""A process with a Ray of its own: what the pool, a dataset and Serve do there, as JSON on stdout.
+
+`python -m tests.ray_session pool|serve FOLDER MODEL`; tests read it, since Ray neither forks nor shares a process well.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from secondpass import ray as ours
+from secondpass.candidates import CandidateFiles, RunPart
+from secondpass.errors import SecondPassError
+from secondpass.rescoring import PartDone, PartWriter, begun, local
+from tests.cli.test_rescore import parquet
+
+
+class Fatal(PartWriter):
+    """A writer whose process does not outlive part 1."""
+
+    def write(self, part: RunPart) -> PartDone:
+        if part.number == 1:
+            os._exit(1)
+        return super().write(part)
+
+
+def workers(name: str) -> list[Any]:
+    """Processes of Ray's under this one whose title begins so."""
+    import psutil
+
+    found = psutil.Process().children(recursive=True)
+    return [each for each in found if name in " ".join(each.cmdline())]
+
+
+def addresses() -> list[str]:
+    """What this process and those under it listen on."""
+    import psutil
+
+    mine = psutil.Process()
+    listening = [
+        connection
+        for each in (mine, *mine.children(recursive=True))
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    return sorted({connection.laddr.ip for connection in listening})
+
+
+def refused(make: Any) -> str:
+    """What an error says."""
+    try:
+        list(make())
+    except SecondPassError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def pool(folder: Path, model: str) -> dict[str, Any]:
+    """Everything that needs no second Ray."""
+    files, options = CandidateFiles.of(parquet(folder / "in.parquet")), {"model": model}
+    with begun(folder / "local", files, options, pairs=1) as work:
+        list(local(work))
+    told: dict[str, Any] = {}
+    with ours.started(2) as ray:
+        told["addresses"] = addresses()
+        told["room"] = refused(lambda: [ours.Pool(ray, workers=3)])
+        with begun(folder / "killed", files, options, pairs=1) as work:
+            made = iter(ours.Pool(ray, workers=2)(work))
+            done = [next(made)]
+            workers("PartWriter")[0].send_signal(signal.SIGKILL)
+            done += made
+        told["done"] = sorted(each.part for each in done)
+        with begun(folder / "broken", files, {"model": model, "max_length": 2}, pairs=1) as work:
+            told["model"] = refused(lambda: ours.Pool(ray, workers=1)(work))
+        ours.PartWriter = Fatal  # type: ignore[misc]
+        with begun(folder / "fatal", files, options, pairs=1) as work:
+            told["fatal"] = refused(lambda: ours.Pool(ray, workers=1, most_deaths=1)(work))
+    return told
+
+
+def dataset(ray: Any, path: Path, model: str) -> list[dict[str, Any]]:
+    """The rows of a file with scores, by the class as an actor of Ray Data."""
+    from ray import data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    rows = data.read_parquet(str(path))
+    rows.context.enable_progress_bars = False
+    actors = data.ActorPoolStrategy(size=1)
+    scored = rows.map_batches(
+        ours.Rescorer, fn_constructor_args=[model], batch_format="pyarrow", compute=actors, batch_size=5
+    )
+    return list(scored.iter_rows())
+
+
+def serve(folder: Path, model: str) -> dict[str, Any]:
+    """The service on a free port, asked once it stands; two replicas."""
+    import httpx
+
+    with ours.started(3) as ray:
+        from ray import serve as serving
+
+        told: dict[str, Any] = {"keyless": refused(lambda: [ours.service({})])}
+        told["unknown"] = refused(lambda: [ours.service({"hots": 1, "without_keys": "true"})])
+        told["dataset"] = dataset(ray, parquet(folder / "in.parquet"), model)
+
+        serving.start(http_options={"host": "127.0.0.1", "port": int((folder / "port").read_text())})
+        arguments = {"model": f"tiny={model}", "min_replicas": "2", "max_replicas": 2, "without_keys": "true"}
+        serving.run(ours.service({**arguments, "max_documents": "3"}), name="secondpass")
+        with httpx.Client(base_url=f"http://127.0.0.1:{(folder / 'port').read_text()}", timeout=60) as client:
+            body = {"query": "reset my password", "documents": ["Reset it.", "A cat."]}
+            began, seen = time.monotonic(), set()
+            while len(seen) < 2 and time.monotonic() < began + 60:
+                answer = client.post("/v1/rerank", json=body)
+                seen |= set(re.findall(r"^process_start_time_seconds (.+)$", client.get("/metrics").text, re.M))
+            told["answer"], told["replicas"] = answer.json(), len(seen)
+            told["refused"] = client.post("/v1/rerank", json={**body, "documents": ["a"] * 4}).status_code
+            told["ready"] = client.get("/ready").status_code
+        serving.shutdown()
+    return told
+
+
+if __name__ == "__main__":
+    os.environ.pop("RAY_ADDRESS", None)
+    result = {"pool": pool, "serve": serve}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
+    print(f"\n{json.dumps(result)}")  # noqa: T201
