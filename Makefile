@@ -18,7 +18,7 @@ COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks
 
-.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade deploy-check clean
+.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade benchmark-ray deploy-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -57,7 +57,7 @@ servers: $(VENV)/.test
 
 # Like the tests of these folders in `make test`, but a server that cannot be had is an error.
 test-stacks: $(VENV)/.test
-	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/secondpass_servers tests/pipelines $(ARGS)
+	SECONDPASS_STACKS=1 $(BIN)/python -m pytest tests/servers tests/secondpass_servers tests/pipelines tests/core/test_ray.py $(ARGS)
 
 # The files of deploy/ by linters, and the image by its Dockerfile with the service in it: root, Debian's buildah and
 # debootstrap, no Docker engine. ARGS=lint leaves the image out.
@@ -112,6 +112,13 @@ benchmark-windows: $(VENV)/.test
 # The service with 16 clients beside scoring the same pairs in process, on the same cores.
 benchmark-service: $(VENV)/.test
 	$(BIN)/python -m benchmarks.service compare
+
+# Ray workers beside one process, the driver's memory, and what is left when workers, drivers and a node are killed.
+benchmark-ray: $(VENV)/.test
+	$(BIN)/python -m benchmarks.rescoring compare $(ARGS)
+	$(BIN)/python -m benchmarks.rescoring memory
+	$(BIN)/python -m benchmarks.rescoring kill
+	$(BIN)/python -m benchmarks.rescoring cluster
 
 # A cascade beside its large model alone, with a small model that is made in minutes, and the promise of its rule.
 benchmark-cascade: $(VENV)/.pocket

@@ -1,6 +1,6 @@
-"""A process with a Ray of its own: what the pool, a dataset and Serve do there, as JSON on stdout.
+"""A process with a Ray of its own: what the pool, a dataset and Serve do there, as JSON on stdout; and one with Spark.
 
-`python -m tests.ray_session pool|serve FOLDER MODEL`; tests read it, since Ray neither forks nor shares a process well.
+`python -m tests.ray_session pool|serve|spark FOLDER MODEL`; tests read it, since neither shares a process well.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ import signal
 import sys
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
+
+import yaml
 
 from secondpass import ray as ours
 from secondpass.candidates import CandidateFiles, RunPart
 from secondpass.errors import SecondPassError
 from secondpass.rescoring import PartDone, PartWriter, begun, local
 from tests.cli.test_rescore import parquet
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
 class Fatal(PartWriter):
@@ -111,8 +116,9 @@ def serve(folder: Path, model: str) -> dict[str, Any]:
         told["dataset"] = dataset(ray, parquet(folder / "in.parquet"), model)
 
         serving.start(http_options={"host": "127.0.0.1", "port": int((folder / "port").read_text())})
-        arguments = {"model": f"tiny={model}", "min_replicas": "2", "max_replicas": 2, "without_keys": "true"}
-        serving.run(ours.service({**arguments, "max_documents": "3"}), name="secondpass")
+        (page,) = yaml.safe_load((DEPLOY / "ray-serve.yaml").read_text(encoding="utf-8"))["applications"]
+        more = {"model": f"tiny={model}", "min_replicas": "2", "without_keys": "true", "max_documents": "3"}
+        serving.run(resolve_name(page["import_path"])({**page["args"], **more}), name=page["name"])
         with httpx.Client(base_url=f"http://127.0.0.1:{(folder / 'port').read_text()}", timeout=60) as client:
             body = {"query": "reset my password", "documents": ["Reset it.", "A cat."]}
             began, seen = time.monotonic(), set()
@@ -126,7 +132,25 @@ def serve(folder: Path, model: str) -> dict[str, Any]:
     return told
 
 
+def spark(folder: Path, model: str) -> dict[str, Any]:
+    """The scores of a file's rows by a pandas UDF on two cores, as docs/ray.md writes it."""
+    from pyspark.sql import SparkSession
+
+    page = (Path(__file__).parents[1] / "docs" / "ray.md").read_text(encoding="utf-8")
+    code = page.split("## Spark")[1].split("```python\n")[1].split("```")[0]
+    own = {"driver.host": "127.0.0.1", "driver.bindAddress": "127.0.0.1", "ui.enabled": "false"}
+    builder = SparkSession.builder.master("local[2]")
+    for name, value in own.items():
+        builder = builder.config(f"spark.{name}", value)
+    session = builder.getOrCreate()
+    names = {"pairs": session.read.parquet(str(parquet(folder / "in.parquet"))).repartition(2)}
+    exec(code.replace("secondpass/pocket", model), names)  # noqa: S102 - our own page
+    rows = [row.asDict() for row in names["scored"].collect()]
+    session.stop()
+    return {"dataset": rows}
+
+
 if __name__ == "__main__":
     os.environ.pop("RAY_ADDRESS", None)
-    result = {"pool": pool, "serve": serve}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
+    result = {"pool": pool, "serve": serve, "spark": spark}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
     print(f"\n{json.dumps(result)}")  # noqa: T201

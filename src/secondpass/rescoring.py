@@ -91,6 +91,10 @@ class Rescorer:
             "show_progress_bar": False,
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model: another process loads its own."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
+
     @cached_property
     def model(self) -> CrossEncoder | Cascade:
         """The model, loaded.

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from secondpass import CrossEncoder
 from tests.cli.test_rescore import ROWS, expected, read
 
 pytest.importorskip("ray", reason="needs the extra ray")
-
-Session = Callable[[str, Path, str], dict[str, Any]]
 
 
 def session(what: str, folder: Path, model: str) -> dict[str, Any]:
@@ -61,7 +58,19 @@ def test_a_dataset_and_the_service(tmp_path: Path, tiny_folder: str, tiny: Cross
     (ranking,) = tiny.rank_many(["reset my password"], [["Reset it.", "A cat."]])
     results = [(each["index"], each["relevance_score"]) for each in told["answer"]["results"]]
     assert results == [(one.index, pytest.approx(one.score, abs=1e-6)) for one in ranking.documents]
-    scores = {(row["query_id"], row["document_id"]): row["score"] for row in expected(tiny)}
-    found = {(row["query_id"], row["document_id"]): row["score"] for row in told["dataset"]}
-    assert (len(told["dataset"]), found) == (len(ROWS), scores)
+    check(told["dataset"], tiny)
     assert (told["replicas"], told["refused"], told["ready"]) == (2, 422, 200)
+
+
+@pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")
+def test_a_spark_udf(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """docs/ray.md: the same class scores a data frame's rows."""
+    pytest.importorskip("pyspark", reason="pyspark, which no extra brings, is not installed")
+    check(session("spark", tmp_path, tiny_folder)["dataset"], tiny)
+
+
+def check(rows: list[dict[str, Any]], encoder: CrossEncoder) -> None:
+    """Every row has the score that a run has of it, once."""
+    scores = {(row["query_id"], row["document_id"]): row["score"] for row in expected(encoder)}
+    found = {(row["query_id"], row["document_id"]): row["score"] for row in rows}
+    assert (len(rows), found) == (len(ROWS), scores)
