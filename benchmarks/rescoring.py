@@ -35,6 +35,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -198,8 +199,7 @@ def parts_there(folder: Path) -> int:
 def kill(pairs: PairCount = 100_000, kills: int = 50, part_pairs: PartPairs = 500, words: Words = 20,
          seed: int = 1, drivers: float = 0.2) -> None:  # fmt: skip
     """SIGKILL workers and drivers, `drivers` of the kills, each once a part more is done, until there were so many."""
-    import psutil
-
+    psutil: Any = import_module("psutil")
     generator, died = random.Random(seed), {"worker": 0, "driver": 0}
     with workplace(pairs, words) as folder:
         wanted = undisturbed(folder, part_pairs)
@@ -237,10 +237,10 @@ def cluster(pairs: PairCount = 20_000, part_pairs: PartPairs = 500, words: Words
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all on loopback
     from ray.cluster_utils import Cluster
 
-    options = {"num_cpus": cores, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+    options: dict[str, Any] = {"num_cpus": cores, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
     with workplace(pairs, words) as folder:
         wanted = undisturbed(folder, part_pairs)
-        nodes = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+        nodes: Any = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
         other = nodes.add_node(**options)
         process = driver(folder, part_pairs, RAY_ADDRESS=nodes.address)
         began = time.monotonic()
