@@ -136,6 +136,11 @@ class Pool:
                         continue
                     if isinstance(done, PartDone):
                         yield done
+                    elif (wanted := work.dtype) is not None and done != wanted:
+                        self._running[actor.handle.load.remote(wanted)] = actor
+                        continue
+                    else:
+                        work.begin(done)
                     actor.part = waiting.popleft() if waiting else None
                     if actor.part is not None:
                         self._running[actor.handle.write.remote(actor.part)] = actor
@@ -188,7 +193,7 @@ class Pool:
 
         def start() -> None:
             handle = kind.remote(folder, candidates, digests, top_k, {**options, "device": self.device})
-            self._running[handle.load.remote()] = _Actor(handle)
+            self._running[handle.load.remote(work.dtype)] = _Actor(handle)
 
         return start
 

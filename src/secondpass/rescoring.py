@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from secondpass.calibration import FILE
 from secondpass.candidates import DOCUMENT_ID, DOCUMENT_KEYS, QUERY, QUERY_ID, CandidateFiles, Question, RunPart, Texts
 from secondpass.cascade import Cascade
+from secondpass.corpora import existing
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
+from secondpass.forwards.choosing import DTYPES
 from secondpass.forwards.kernel.cache import digest_of
 from secondpass.journal import Journal
 from secondpass.lazy import optional
@@ -37,6 +39,7 @@ from secondpass.text import positive_int
 
 MANIFEST, DONE, INDEX = "_manifest.jsonl", "_SUCCESS", "_documents"
 PAIRS = 10_000
+PRECISIONS = {dtype: precision for precision, dtype in DTYPES.items()}
 POCKET = "secondpass/pocket"
 
 
@@ -109,6 +112,12 @@ class Rescorer:
         if self._score_cache is not None:
             made.use_score_cache(ScoreCache(self._score_cache))
         return made
+
+    @property
+    def dtype(self) -> str:
+        """The type that the model computes in; of a cascade those of its models, by commas."""
+        models = self.model.models if isinstance(self.model, Cascade) else (self.model,)
+        return ",".join(one.dtype_name for one in models)
 
     def rank(
         self, queries: Sequence[str], documents: Sequence[Sequence[str]], top_k: int | None = None
@@ -198,17 +207,26 @@ class PartWriter:
         options: Mapping[str, Any],
     ) -> None:
         self._folder, self._candidates, self._digests, self._top_k = Path(folder), candidates, list(digests), top_k
-        self._rescorer = Rescorer(**options)
+        self._options, self._rescorer = dict(options), Rescorer(**options)
 
-    def load(self) -> None:
-        """Load the model.
+    def load(self, dtype: str | None = None) -> str:
+        """Load the model, and say the type that it computes in.
+
+        Args:
+            dtype: the one that the run was begun in: precision "auto" goes by what is faster, which may differ here.
 
         Raises:
             ModelLoadError: it cannot be had, or is another one here than where the run was begun.
         """
-        _ = self._rescorer.model
+        found = self._rescorer.dtype
+        if found != dtype and dtype in PRECISIONS:
+            self._rescorer = Rescorer(**{**self._options, "precision": PRECISIONS[dtype]})
+            found = self._rescorer.dtype
+        if dtype not in (None, found):
+            raise ModelLoadError(f"the model computes in {found} here, and this run in {dtype}: say its precision")
         if digests_of(self._rescorer.names) != self._digests:
             raise ModelLoadError(f"{', '.join(self._rescorer.names)}: not the weights that this run was begun with")
+        return found
 
     @cached_property
     def _texts(self) -> Texts | None:
@@ -287,13 +305,26 @@ def _write(file: Path, table: Any) -> None:
 # ---- A run's folder, and the parts of it that are to be done.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunParts:
-    """Parts that are absent, and those that are there; `writer` are the arguments of a `PartWriter`."""
+    """Parts that are absent, and those that are there.
+
+    Attributes:
+        writer: the arguments of a `PartWriter`.
+        dtype: the type that the run's scores are computed in; None until the first model is loaded.
+    """
 
     todo: list[RunPart]
     done: list[RunPart]
     writer: tuple[Any, ...]
+    dtype: str | None
+    _journal: Journal
+
+    def begin(self, dtype: str) -> None:
+        """Hold the type of the first model for all that come, after a kill too."""
+        if self.dtype is None:
+            self.dtype = dtype
+            self._journal.append({"dtype": dtype})
 
 
 Engine = Callable[[RunParts], Iterator[PartDone]]
@@ -303,7 +334,7 @@ Engine = Callable[[RunParts], Iterator[PartDone]]
 def local(work: RunParts) -> Iterator[PartDone]:
     """One part after the other in this process, with all its threads."""
     writer = PartWriter(*work.writer)
-    writer.load()
+    work.begin(writer.load(work.dtype))
     for part in work.todo:
         yield writer.write(part)
 
@@ -327,8 +358,8 @@ def begun(
     """
     optional("pyarrow.parquet", "pyarrow, which writes Parquet,", "ray")
     folder = folder.absolute()
-    rescorer = Rescorer(**options)
-    digests = digests_of(rescorer.names)
+    options = _placed(options)
+    digests = digests_of(Rescorer(**options).names)
     how = {"pairs": positive_int(pairs, "pairs"), "top_k": top_k, **_settings(options)}
     header = {"rescored": candidates.identity(), "weights": digests, "settings": how}
     _make(folder)
@@ -340,14 +371,18 @@ def begun(
 
     with Journal(folder / MANIFEST, header, "another run is writing it", refuse) as journal:
         _clear(folder)
-        parts = next(journal.records(lambda record: [RunPart(*each) for each in record["parts"]], "a plan"), None)
-        if parts is None:
-            parts = _planned(folder, candidates, pairs)
-            journal.append({"parts": [list(asdict(part).values()) for part in parts]})
+        told: dict[str, Any] = {}
+        for record in journal.records(dict, "a record of a run"):
+            told |= record
+        if "parts" not in told:
+            told["parts"] = [list(asdict(part).values()) for part in _planned(folder, candidates, pairs)]
+            journal.append({"parts": told["parts"]})
+        parts = [RunPart(*each) for each in told["parts"]]
         there = {file.name for file in folder.glob("part-*.parquet")}
         done = [part for part in parts if part_name(part.number) in there]
         todo = [part for part in parts if part_name(part.number) not in there]
-        yield RunParts(todo, done, (str(folder), candidates, digests, top_k, dict(options)))
+        writer = (str(folder), candidates, digests, top_k, options)
+        yield RunParts(todo, done, writer, told.get("dtype"), journal)
         if all((folder / part_name(part.number)).is_file() for part in parts):
             _clear(folder)
             (folder / DONE).touch()
@@ -376,10 +411,25 @@ def _planned(folder: Path, candidates: CandidateFiles, pairs: int) -> list[RunPa
     return candidates.plan(pairs, texts)
 
 
+def _placed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with whole paths: a worker may run in another folder."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, list):
+            return [whole(each) for each in value]
+        return str(Path(value).absolute()) if Path(value).exists() else value
+
+    made = dict(options)
+    for name in ("model", "calibration", "score_cache"):
+        if made.get(name) is not None:
+            made[name] = str(Path(made[name]).absolute()) if name == "score_cache" else whole(made[name])
+    return made
+
+
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """What scores depend on, as JSON keeps it; the calibration by its contents."""
     passing = ("batch_size", "device", "score_cache")
     told = {name: value for name, value in options.items() if name not in passing and value is not None}
     if (file := told.get("calibration")) is not None:
-        told["calibration"] = digest_of([_file_of(file, FILE)])
+        told["calibration"] = digest_of([existing(_file_of(file, FILE))])
     return {name: value if isinstance(value, (str, int, list)) else repr(value) for name, value in told.items()}

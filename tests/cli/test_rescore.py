@@ -212,6 +212,20 @@ def test_a_writer_takes_no_other_weights(tmp_path: Path, tiny_folder: str) -> No
             writer.load()
 
 
+def test_a_run_has_one_precision(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
+    """What the first model computes in ("auto" goes by speed) holds for all that come, also after a kill."""
+    files, options = CandidateFiles.of(parquet(tmp_path / "in.parquet")), {"model": tiny_folder, "precision": "bf16"}
+    with begun(tmp_path / "run", files, options, pairs=1) as work:
+        work.begin("float32")
+        next(local(work))
+    with begun(tmp_path / "run", files, options, pairs=1) as work:
+        assert work.dtype == "float32"
+        with pytest.raises(OSError, match="computes in bfloat16 here, and this run in float16: say its precision"):
+            rescoring.PartWriter(*work.writer).load("float16")
+        list(local(work))
+    assert read(tmp_path / "run") == expected(tiny)
+
+
 def test_a_run_is_evaluated(run: Run, tmp_path: Path, tiny_folder: str) -> None:
     """Its folder is a run like others, in the order of its ranks."""
     dataset = write_beir(tmp_path / "beir")

@@ -77,8 +77,7 @@ def rescore(
         model=model or [arguments.POCKET], keep=keep, max_length=max_length, batch_size=batch_size, device=device,
         precision=precision, instruction=instruction, template=template, true_token=true_token, truncation=how,
         false_token=false_token, relevance=relevance_of(relevance),
-        score_cache=None if score_cache is None else str(score_cache.absolute()),
-        calibration=None if calibration is None else str(calibration.absolute()),
+        score_cache=score_cache, calibration=calibration,
     )  # fmt: skip
     with (
         begun(output, CandidateFiles.of(candidates, dataset), options, top_k, part_pairs) as work,
