@@ -34,7 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,23 +112,20 @@ def environment(threads: int) -> dict[str, str]:
 @app.command()
 def run(source: Path, folder: Path, workers: int = 0, part_pairs: PartPairs = 10_000) -> None:
     """Rescore a file, and print pairs, pairs a second once a model is loaded, and the peak memory in MB as JSON."""
-    with begun(folder, CandidateFiles.of(source), {"device": "cpu"}, pairs=part_pairs) as work:
+    files = CandidateFiles.of(source)
+    with begun(folder, files, {"device": "cpu"}, pairs=part_pairs) as work, ExitStack() as stack:
+        engine: Engine = local
+        if workers:
+            from secondpass.ray import Pool, started
+
+            engine = Pool(stack.enter_context(started(workers)), workers)
         ends = []
-        for done in engine(workers)(work):
+        for done in engine(work):
             ends.append((time.perf_counter(), done.seconds, done.pairs))
     first = min(end - seconds for end, seconds, _ in ends)
     pairs = sum(each for *_, each in ends)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\n{json.dumps({'pairs': pairs, 'rate': pairs / (ends[-1][0] - first), 'peak': peak})}")
-
-
-def engine(workers: int) -> Engine:
-    """The calling process, or a pool with a Ray of its own, which ends with it."""
-    if not workers:
-        return local
-    from secondpass.ray import Pool, started
-
-    return Pool(started(workers).__enter__(), workers)
 
 
 @app.command()
