@@ -19,7 +19,7 @@ from secondpass.candidates import RunPart
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.kernel.native import usable_cores
 from secondpass.lazy import optional
-from secondpass.rescoring import PartDone, PartWriter, Rescorer, RunParts
+from secondpass.rescoring import THREADS, PartDone, PartWriter, Rescorer, RunParts
 from secondpass.text import positive_int
 
 __all__ = ["Pool", "Rescorer", "service"]
@@ -188,11 +188,11 @@ class Pool:
             scheduling_strategy="SPREAD",
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": _environment(self.threads)},
         )
 
         def start() -> None:
-            handle = kind.remote(folder, candidates, digests, top_k, {**options, "device": self.device})
+            own = {**options, "device": self.device}
+            handle = kind.remote(folder, candidates, digests, top_k, own, self.threads)
             self._running[handle.load.remote(work.dtype)] = _Actor(handle)
 
         return start
@@ -252,7 +252,7 @@ def service(arguments: Mapping[str, Any]) -> Any:
         ray_actor_options={
             "num_cpus": threads,
             "num_gpus": int((settings.device or "").startswith("cuda")),
-            "runtime_env": {"env_vars": _environment(threads)},
+            "runtime_env": {"env_vars": dict.fromkeys(THREADS, str(threads))},
         },
     )
     return deployment.bind()
@@ -269,8 +269,3 @@ def _number(name: str, value: object) -> float:
     except ValueError:
         raise InvalidInput(f"{name}={value!r} is no number") from None
     return int(found) if found.is_integer() else found
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Else the libraries of each process would take all cores of its machine."""
-    return {name: str(threads) for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")}

@@ -39,6 +39,7 @@ from secondpass.text import positive_int
 
 MANIFEST, DONE, INDEX = "_manifest.jsonl", "_SUCCESS", "_documents"
 PAIRS = 10_000
+THREADS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 PRECISIONS = {dtype: precision for precision, dtype in DTYPES.items()}
 POCKET = "secondpass/pocket"
 
@@ -196,6 +197,7 @@ class PartWriter:
         digests: of the weights that it was begun with.
         top_k: documents of a query that are written, the best ones; None writes all.
         options: of `Rescorer`.
+        threads: of this process, if it is one of several on its machine: else each would take all cores.
     """
 
     def __init__(
@@ -205,7 +207,10 @@ class PartWriter:
         digests: Sequence[str | None],
         top_k: int | None,
         options: Mapping[str, Any],
+        threads: int | None = None,
     ) -> None:
+        if threads is not None:  # read when the libraries first compute
+            os.environ |= dict.fromkeys(THREADS, str(threads))
         self._folder, self._candidates, self._digests, self._top_k = Path(folder), candidates, list(digests), top_k
         self._options, self._rescorer = dict(options), Rescorer(**options)
 
