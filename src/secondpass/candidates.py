@@ -104,12 +104,12 @@ class CandidateFiles:
             InvalidInput: there are none, they are packed by gzip (a part begins in the middle), or rows without texts
                 come without `dataset`.
         """
-        path = existing(path.absolute())
+        path = existing(path).absolute()
         files = _files(path)
         form = _form(files[0])
         if form not in ("parquet", "pairs") and dataset is None:
             raise InvalidInput(f"{files[0]} is a run, which has no texts: say in which BEIR folder they are")
-        return cls(files, form, None if dataset is None else packaged(dataset.absolute()))
+        return cls(files, form, None if dataset is None else packaged(dataset).absolute())
 
     def identity(self) -> dict[str, Any]:
         """What changes with the files: names, sizes and times."""

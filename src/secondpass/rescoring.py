@@ -39,6 +39,7 @@ from secondpass.text import positive_int
 
 MANIFEST, DONE, INDEX = "_manifest.jsonl", "_SUCCESS", "_documents"
 PAIRS = 10_000
+HUB = ("cache_dir", "local_files_only", "revision", "token")
 THREADS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 PRECISIONS = {dtype: precision for precision, dtype in DTYPES.items()}
 POCKET = "secondpass/pocket"
@@ -86,7 +87,7 @@ class Rescorer:
         **loading: Any,
     ) -> None:
         self.names = [model] if isinstance(model, str) else list(model)
-        self._keep, self._max_length, self._loading = keep, max_length, loading
+        self._keep, self._max_length, self.loading = keep, max_length, loading
         self._score_cache, self._calibration = score_cache, calibration
         self._options = {
             "relevance": relevance,
@@ -107,7 +108,7 @@ class Rescorer:
             ModelLoadError: it cannot be had.
             InvalidInput: an argument is refused.
         """
-        made = open_reranker(self.names, self._keep, self._max_length, **self._loading)
+        made = open_reranker(self.names, self._keep, self._max_length, **self.loading)
         if self._calibration is not None:
             made.use_calibration(self._calibration)
         if self._score_cache is not None:
@@ -229,7 +230,7 @@ class PartWriter:
             found = self._rescorer.dtype
         if dtype not in (None, found):
             raise ModelLoadError(f"the model computes in {found} here, and this run in {dtype}: say its precision")
-        if digests_of(self._rescorer.names) != self._digests:
+        if digests_of(self._rescorer) != self._digests:
             raise ModelLoadError(f"{', '.join(self._rescorer.names)}: not the weights that this run was begun with")
         return found
 
@@ -266,11 +267,12 @@ def part_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
-def digests_of(names: Sequence[str]) -> list[str | None]:
-    """Of the weights of models by name, of a saved cascade of its file; None where they cannot be read."""
+def digests_of(rescorer: Rescorer) -> list[str | None]:
+    """Of the weights of its models, of a saved cascade of its file; None where they cannot be read."""
+    hub = {name: rescorer.loading[name] for name in HUB if rescorer.loading.get(name) is not None}
     return [
-        digest_of([_file_of(name, CASCADE)]) if holds_cascade(name) else weights_digest(folder_of(name))
-        for name in names
+        digest_of([_file_of(name, CASCADE)]) if holds_cascade(name) else weights_digest(folder_of(name, **hub))
+        for name in rescorer.names
     ]
 
 
@@ -364,7 +366,7 @@ def begun(
     optional("pyarrow.parquet", "pyarrow, which writes Parquet,", "ray")
     folder = folder.absolute()
     options = _placed(options)
-    digests = digests_of(Rescorer(**options).names)
+    digests = digests_of(Rescorer(**options))
     how = {"pairs": positive_int(pairs, "pairs"), "top_k": top_k, **_settings(options)}
     header = {"rescored": candidates.identity(), "weights": digests, "settings": how}
     _make(folder)
@@ -380,7 +382,12 @@ def begun(
         for record in journal.records(dict, "a record of a run"):
             told |= record
         if "parts" not in told:
-            told["parts"] = [list(asdict(part).values()) for part in _planned(folder, candidates, pairs)]
+            try:
+                told["parts"] = [list(asdict(part).values()) for part in _planned(folder, candidates, pairs)]
+            except InvalidInput:
+                journal.remove()
+                (folder / INDEX).unlink(missing_ok=True)
+                raise
             journal.append({"parts": told["parts"]})
         parts = [RunPart(*each) for each in told["parts"]]
         there = {file.name for file in folder.glob("part-*.parquet")}
@@ -433,7 +440,7 @@ def _placed(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """What scores depend on, as JSON keeps it; the calibration by its contents."""
-    passing = ("batch_size", "device", "score_cache")
+    passing = ("batch_size", "device", "score_cache", "cache_dir", "local_files_only", "token")
     told = {name: value for name, value in options.items() if name not in passing and value is not None}
     if (file := told.get("calibration")) is not None:
         told["calibration"] = digest_of([existing(_file_of(file, FILE))])

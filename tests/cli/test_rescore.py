@@ -184,8 +184,9 @@ def test_a_folder_has_one_run(tmp_path: Path, tiny_folder: str, tiny_model_folde
     """Other candidates, another model or other settings are refused by name; two at once, and strangers' files too."""
     path = parquet(tmp_path / "in.parquet")
     files, folder = CandidateFiles.of(path), tmp_path / "run"
-    with begun(folder, files, {"model": tiny_folder}) as work:
+    with begun(folder, files, {"model": tiny_folder, "token": "hf_secret"}) as work:
         list(local(work))
+        assert "secret" not in (folder / "_manifest.jsonl").read_text()
         with pytest.raises(InvalidInput, match="another run is writing it"), begun(folder, files, {}):
             pass
     other = {"model": tiny_model_folder("roberta", 1)}
@@ -271,11 +272,11 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_row_is_named(case: str, run: Run, tmp_path: Path) -> None:
-    """In a table by the row of its file, with the command's own exit code; no part is begun."""
+    """In a table by the row of its file, with the command's own exit code; the folder is as if nothing had been."""
     rows, message = BAD[case]
     result = run("rescore", parquet(tmp_path / "in.parquet", rows), tmp_path / "run", "--part-pairs", "2")
     assert (result.exit_code, message in only_line(result)) == (2, True), result.stderr
-    assert list((tmp_path / "run").glob("part*")) == []
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 LINES: dict[str, tuple[str, str, str]] = {
@@ -310,6 +311,7 @@ def test_texts_that_are_not_there_are_named(line: str, message: str, run: Run, t
     result = run("rescore", tmp_path / "first.trec", tmp_path / "run", "-d", write_beir(tmp_path / "beir"))
     assert "first.trec:2" in only_line(result)
     assert message in result.stderr
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 # ---- The class by itself, as Ray Data and Spark use it.
