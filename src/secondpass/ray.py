@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 MOST_DEATHS = 5
 # How long nothing may run before it is said, seconds.
 PATIENCE = 30.0
+TRIES = 3
 # What we start holds parts' places and counts only; less is refused.
 STORE_BYTES = 80 * 2**20
 
@@ -42,7 +43,8 @@ def started(cores: int | None = None) -> Iterator[Any]:
 
     Raises:
         MissingExtra: Ray is not installed.
-        SecondPassError: Ray was imported before, so that it would listen on all addresses.
+        SecondPassError: it cannot be reached or started, or was imported before, so that it would listen on all
+            addresses.
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -53,12 +55,16 @@ def started(cores: int | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        own = {"num_cpus": cores or usable_cores(), "include_dashboard": False, "object_store_memory": STORE_BYTES}
-        ray.init(address="local", **own, **quiet)
+    options: dict[str, Any] = {"num_cpus": cores or usable_cores(), "object_store_memory": STORE_BYTES}
+    options = {"address": address} if address else {"address": "local", "include_dashboard": False, **options}
+    for left in range(1 if address else TRIES)[::-1]:
+        try:
+            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+            break
+        except Exception as error:  # a machine with much to do does not start it within Ray's 30 seconds
+            ray.shutdown()
+            if not left:
+                raise SecondPassError(f"no Ray at {address or 'this machine'}: {error}") from error
     try:
         if not address and not ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback:
             raise SecondPassError("Ray was imported before, and would listen on all addresses: start it yourself first")
