@@ -27,7 +27,7 @@ PACKAGE = CORE / "secondpass"
 
 # Floors of the house, the lowest first: a floor may use those below it and nothing above.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "journal", "corpora")),
+    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "journal", "corpora", "tracing")),
     tuple(
         f"secondpass.{noun}"
         for noun in ("sentences", "windows", "inputs", "record", "token_cache", "tokens", "score_cache")
@@ -45,7 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("secondpass.training",),
     ("secondpass.fit", "secondpass.cross_encoder", "secondpass.cascade"),
     ("secondpass.training.distillation", "secondpass.training.configured"),
-    ("secondpass.serving",),
+    tuple(f"secondpass.{noun}" for noun in ("serving", "postprocessing", "langchain", "llama_index")),
     ("secondpass.cli.arguments", "secondpass.cli.output"),
     ("haystack_integrations",),
     ("secondpass_servers",),

@@ -86,7 +86,7 @@ def test_counts_are_shown(tiny: CrossEncoder) -> None:
     metrics.answered("/score", 200, 0.5, None)
     metrics.answered("/score", 429, 0.0, "overloaded")
     cut = (Cut(0, 0, 3),)
-    metrics.scored("a", Answer("a", (0.5,) * 6, (), (), (), 70, cut, (), pairs=5, unscored=frozenset({5})))
+    metrics.scored("a", Answer("a", (0.5,) * 6, (), (), (), 70, cut, (), pairs=5, unscored=frozenset({5})), 0.25)
     metrics.watch("a", MergedBatch(calls=3, pairs=9, tokens=90, seconds=0.1))
     with admission.place():
         shown = samples(metrics.text().decode())
@@ -98,6 +98,8 @@ def test_counts_are_shown(tiny: CrossEncoder) -> None:
     assert shown["secondpass_cut_pairs_total", "a"] == 1
     assert shown["secondpass_incomplete_answers_total", "a"] == 1
     assert shown["secondpass_round_calls_sum", "a"] == 3
+    assert shown["secondpass_round_seconds_sum", "a"] == 0.1
+    assert shown["secondpass_model_seconds_sum", "a"] == 0.25
     assert shown["secondpass_requests_in_flight", ""] == 1
     assert shown["secondpass_waiting_pairs", "a"] == 0
     assert shown["process_resident_memory_bytes", ""] > 0

@@ -69,6 +69,10 @@ def serve(
     ] = None,
     without_keys: Annotated[bool, _option("WITHOUT_KEYS", "Let others in without a key.", "--without-keys")] = False,
     open_metrics: Annotated[bool, _option("OPEN_METRICS", "/metrics needs no key.", "--open-metrics")] = False,
+    docs: Annotated[bool, _option("DOCS", "Offer Swagger's pages at /docs.", "--docs")] = False,
+    trace_texts: Annotated[
+        bool, _option("TRACE_TEXTS", "Put queries and documents into spans of OpenTelemetry.", "--trace-texts")
+    ] = False,
     max_requests: Annotated[int, _option("MAX_REQUESTS", "Requests at once; then 429.", min=1)] = 256,
     max_documents: Annotated[int, _option("MAX_DOCUMENTS", "Documents of a request; then 422.", min=1)] = 1000,
     max_body_bytes: Annotated[int, _option("MAX_BODY_BYTES", "Bytes of a body; then 413.", min=1)] = 10_000_000,
@@ -128,7 +132,7 @@ def serve(
         token_cache_mb=token_cache_mb, max_documents=max_documents, without_keys=without_keys, false_token=false_token,
         open_metrics=open_metrics, keep_alive_s=keep_alive_s, max_requests=max_requests, score_cache=score_cache,
         max_wait_ms=max_wait_ms, max_length=max_length, true_token=true_token, deadline_s=deadline_s, head_s=head_s,
-        precision=precision, host=host, port=port,
+        precision=precision, trace_texts=trace_texts, docs=docs, host=host, port=port,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run
