@@ -141,7 +141,7 @@ def reranking(
         name: of the span.
         headers: where W3C's `traceparent` may be that this belongs to, names in small letters: those of a request, or
             what `carrier` gave another process. A span that is open here counts more.
-        serves: whether this answers another process's request.
+        serves: whether this answers another process's request, where no span is open here that does.
 
     Yields:
         What the span is told by; where no provider is set, something that hears nothing.
@@ -150,10 +150,9 @@ def reranking(
     if trace is None or _is_idle(trace):
         yield NOT_TOLD
         return
-    kind = trace.SpanKind.SERVER if serves else trace.SpanKind.INTERNAL
-    outer = None
-    if headers and not trace.get_current_span().get_span_context().is_valid:
-        outer = import_module("opentelemetry.propagate").extract(headers)
+    is_inner = trace.get_current_span().get_span_context().is_valid
+    kind = trace.SpanKind.SERVER if serves and not is_inner else trace.SpanKind.INTERNAL
+    outer = import_module("opentelemetry.propagate").extract(headers) if headers and not is_inner else None
     tracer = trace.get_tracer("secondpass")
     quiet = {"record_exception": False, "set_status_on_exception": False}
     with tracer.start_as_current_span(name, outer, kind, KIND, **quiet) as span:

@@ -44,8 +44,8 @@ from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, Requ
 from secondpass.stopping import StoppingRule
 from secondpass.tracing import reranking
 
-METRICS = "/metrics"
-TEI_PATH = "/rerank"
+METRICS, TEI_PATH = "/metrics", "/rerank"
+UNTRACED = PROBES | {METRICS}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -83,7 +83,7 @@ class GuardedRoute(APIRoute):
             facts.tei = self.path == TEI_PATH
             if request.method != "POST":
                 return await _answered(request, facts, inner)
-            with reranking(f"POST {self.path}", headers=request.headers, serves=True) as facts.span:
+            with reranking(f"rerank {self.path}", headers=request.headers, serves=True) as facts.span:
                 response = await _answered(request, facts, inner)
                 facts.trace(response.status_code)
                 return response
@@ -458,13 +458,15 @@ def create_app(settings: Settings | None = None, models: Mapping[str, Reranker |
         service.thread.shutdown(wait=False)
 
     # FastAPI's own pages would load scripts of others into the browser of whoever opens them.
-    make = optional("fastapi_offline", "fastapi-offline", "docs").FastAPIOffline if settings.docs else FastAPI
+    make = optional("fastapi_offline", "fastapi-offline", "swagger").FastAPIOffline if settings.docs else FastAPI
     app: FastAPI = make(
         title="secondpass",
         summary="Second-pass ranking",
         version=version("secondpass"),
         docs_url="/docs" if settings.docs else None,
         redoc_url=None,
+        # spans of its own, where it makes any: not of probes, and messages of errors are nobody's
+        telemetry={"operation_spans": False, "logs": False, "exclude": lambda scope: scope["path"] in UNTRACED},
         redirect_slashes=False,
         lifespan=lifespan,
     )

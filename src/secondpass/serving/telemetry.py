@@ -255,8 +255,7 @@ class Facts:
     def trace(self, status: int) -> None:
         """Tell the span what is known now, by the names of OpenTelemetry and, below `secondpass`, those of the log."""
         own = ("request_id", "pairs", "tokens", "cut", "windows", "unscored", "cache_hits")
-        http: dict[str, str | int] = {"method": "POST", "response.status_code": status}
-        self.span.note({"http.route": self.path} | {f"http.{name}": value for name, value in http.items()})
+        self.span.note({"http.request.method": "POST", "http.route": self.path, "http.response.status_code": status})
         self.span.note({f"secondpass.{name}": getattr(self, name) for name in own})
         if self.reason is not None:
             self.span.failed(self.reason, status >= 500)
