@@ -22,6 +22,7 @@ from secondpass.cascade import Cascade
 from secondpass.cli import app
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.postprocessing import RerankOptions
 
 QUERY = "how many people live in Berlin"
 MUSEUMS, PEOPLE = "Berlin is known for its museums.", "Berlin had 3.7 million inhabitants in 2023."
@@ -99,7 +100,7 @@ async def test_documents_are_ordered_as_in_process(framework: Any, pocket: Cross
     """With its scores, `top_n` of them, from any thread or task; what was given is left as it was."""
     documents = framework.documents(TEXTS)
     before = copy.deepcopy(documents)
-    reranker = framework.made(top_n=None)
+    reranker = framework.made(model=pocket, top_n=None)
     own = {} if isinstance(framework, LangChain) else {"document_prefix": "title: Cities\n\n"}
     read = [own.get("document_prefix", "") + text for text in TEXTS]
     wanted = pocket.rank(QUERY, read, show_progress_bar=False)
@@ -108,7 +109,7 @@ async def test_documents_are_ordered_as_in_process(framework: Any, pocket: Cross
         (str(one["corpus_id"]), pytest.approx(one["score"], abs=1e-6)) for one in wanted
     ]
     assert documents == before
-    assert len(framework.run(framework.made(), documents)) == framework.limit
+    assert len(framework.run(framework.made(model=pocket), documents)) == framework.limit
     names = [name for name, *_ in found]
     threads = [threading.Thread(target=lambda: names.__iadd__([one[0] for one in framework.run(reranker, documents)]))]
     for one in threads:
@@ -120,7 +121,7 @@ async def test_documents_are_ordered_as_in_process(framework: Any, pocket: Cross
     assert framework.run(reranker, []) == []
 
 
-def test_what_haystack_s_ranker_knows_is_there(framework: Any, tmp_path: Path) -> None:
+def test_what_haystack_s_ranker_knows_is_there(framework: Any, tiny_folder: str, tmp_path: Path) -> None:
     """Passages, probabilities and verdicts, what was cut, what a budget left, thresholds, a cascade."""
     encoder = CrossEncoder("secondpass/pocket", device="cpu")
     documents = framework.documents([LONG, MUSEUMS])
@@ -133,8 +134,7 @@ def test_what_haystack_s_ranker_knows_is_there(framework: Any, tmp_path: Path) -
     cut = framework.run(framework.made(model=encoder, max_documents=2), documents)
     assert [facts.get("truncated", {}).get("document_tokens", 0) > 100 for _, _, facts in sorted(cut)] == [True, False]
     encoder.use_calibration(Calibration("logistic", 1.0, 0.0, edges=(), low=(0.1,), high=(0.9,), answers=None))
-    encoder.calibration.save(str(tmp_path / "calibration.json"))
-    facts = framework.run(framework.made(calibration=tmp_path / "calibration.json", top_n=1), documents)[0][2]
+    facts = framework.run(framework.made(model=encoder), documents)[0][2]
     assert 0 < facts["probability"] < 1
     assert facts["probability_interval"] == [0.1, 0.9]
     assert framework.run(framework.made(model=encoder, min_probability=1.0), documents) == []
@@ -150,9 +150,11 @@ def test_what_haystack_s_ranker_knows_is_there(framework: Any, tmp_path: Path) -
     logits = framework.run(framework.made(model=encoder, scale_score=False, score_threshold=-99), documents)
     assert min(score for _, score, _ in logits) < 0
     assert framework.run(framework.made(model=encoder, score_threshold=0.999), documents) == []
-    both = framework.made(model=["secondpass/pocket", "secondpass/pocket"], keep=1, max_length=64)
-    assert both.model_name == "secondpass/pocket,secondpass/pocket"
+    both = framework.made(model=[Path(tiny_folder), tiny_folder], keep=1, max_length=64, precision="fp32")
+    assert both.model_name == f"{tiny_folder},{tiny_folder}"
     assert len(framework.run(both, documents)) == 2
+    with pytest.raises(ValueError, match=r"calibration\.json cannot be read"):
+        framework.made(model=tiny_folder, calibration=tmp_path / "calibration.json")
 
 
 @pytest.mark.parametrize(
@@ -177,10 +179,14 @@ def test_what_haystack_s_ranker_knows_is_there(framework: Any, tmp_path: Path) -
         ({"budget_ms": 0}, "budget_ms"),
     ],
 )
-def test_an_option_is_refused_when_it_is_given(framework: Any, options: dict[str, Any], said: str) -> None:
-    """By its name, not at the first question; none is ignored."""
+def test_an_option_is_refused_when_it_is_given(
+    framework: Any, options: dict[str, Any], said: str, pocket: CrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name, not at the first question; none is ignored, and what runs code reaches no loader."""
+    monkeypatch.setattr(RerankOptions, "_load", None)
+    is_named = {"model", "model_kwargs", "keep"} & set(options)
     with pytest.raises(ValueError, match=said):
-        framework.made(**options)
+        framework.made(**({} if is_named else {"model": pocket}) | options)
 
 
 def test_a_failure_is_told_or_gives_the_documents_back(framework: Any, pocket: CrossEncoder) -> None:
@@ -201,9 +207,9 @@ def test_a_failure_is_told_or_gives_the_documents_back(framework: Any, pocket: C
         framework.made(model=Cascade([pocket, pocket]), precision="fp32")
 
 
-def test_copies_and_pickles_rank_too(framework: Any) -> None:
+def test_copies_and_pickles_rank_too(framework: Any, tiny_folder: str) -> None:
     """They are equal in their options; pickling leaves the original whole."""
-    documents, reranker = framework.documents(TEXTS), framework.made(top_n=1, score_cache=":memory:")
+    documents, reranker = framework.documents(TEXTS), framework.made(model=tiny_folder, score_cache=":memory:")
     wanted = framework.run(reranker, documents)
     travelled = pickle.loads(pickle.dumps(reranker))  # noqa: S301
     for one in (copy.deepcopy(reranker), copy.copy(reranker), travelled, reranker):
@@ -266,9 +272,17 @@ def test_llama_index_s_query_engine_reranks(pocket: CrossEncoder, monkeypatch: p
     monkeypatch.setattr(get_dispatcher("secondpass.llama_index"), "event_handlers", [Ears()])
     debug = LlamaDebugHandler(print_trace_on_end=False)
     reranker = frame.made(model=pocket, top_n=1, keep_retrieval_score=True, callback_manager=CallbackManager([debug]))
-    index = VectorStoreIndex.from_documents([Document(text=text) for text in TEXTS[:2]], MockEmbedding(embed_dim=4))
-    engine = index.as_query_engine(llm=MockLLM(), node_postprocessors=[reranker])
-    (source,) = engine.query(QUERY).source_nodes
+    index = VectorStoreIndex.from_documents(
+        [Document(text=text) for text in TEXTS[:2]], embed_model=MockEmbedding(embed_dim=4)
+    )
+    (alone,) = reranker.postprocess_nodes(index.as_retriever().retrieve(QUERY), query_str=QUERY)
+    ((begun, ended),) = debug.get_event_pairs(CBEventType.RERANKING)
+    assert begun.payload[EventPayload.TOP_K] == 1
+    assert [one.score for one in ended.payload[EventPayload.NODES]] == [alone.score]
+    heard.clear()
+    # which gives it a callback manager of its own
+    (source,) = index.as_query_engine(llm=MockLLM(), node_postprocessors=[reranker]).query(QUERY).source_nodes
+    assert source.score == alone.score
     assert source.node.get_content() == PEOPLE
     assert source.node.metadata["retrieval_score"] is not None
     for mode in (MetadataMode.LLM, MetadataMode.EMBED):
@@ -276,21 +290,18 @@ def test_llama_index_s_query_engine_reranks(pocket: CrossEncoder, monkeypatch: p
     start, end = [one for one in heard if isinstance(one, (ReRankStartEvent, ReRankEndEvent))]
     assert (start.query, start.top_n, start.model_name, len(start.nodes)) == (QUERY, 1, pocket.name, 2)
     assert [one.node.node_id for one in end.nodes] == [source.node.node_id]
-    ((begun, ended),) = debug.get_event_pairs(CBEventType.RERANKING)
-    assert begun.payload[EventPayload.TOP_K] == 1
-    assert [one.score for one in ended.payload[EventPayload.NODES]] == [source.score]
 
 
-def test_llama_index_s_components_are_serialised() -> None:
+def test_llama_index_s_components_are_serialised(tiny_folder: str) -> None:
     """By their class's name, and made again with the same options; without a query nothing is ranked."""
     frame = LlamaIndex()
     from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
-    reranker = frame.made(top_n=3, metadata_mode=MetadataMode.NONE, truncation="windows", windows={"most": 2})
+    reranker = frame.made(model=tiny_folder, metadata_mode=MetadataMode.NONE, truncation="windows", windows={"most": 2})
     told = json.loads(reranker.to_json())
     assert (told["class_name"], told["model"], told["metadata_mode"]) == (
         "SecondPassRerank",
-        "secondpass/pocket",
+        tiny_folder,
         "none",
     )
     again = frame.made.from_dict(told)
@@ -300,7 +311,7 @@ def test_llama_index_s_components_are_serialised() -> None:
     with pytest.raises(ValueError, match="Missing query bundle"):
         reranker.postprocess_nodes(documents)
     odd = TextNode(text=LONG, text_template="{content} -- {metadata_str}", metadata={"title": "Cities"})
-    ((_, _, facts),) = frame.run(frame.made(truncation="windows"), [NodeWithScore(node=odd)])
+    ((_, _, facts),) = frame.run(frame.made(model=tiny_folder, truncation="windows"), [NodeWithScore(node=odd)])
     assert facts["passage"]["text"] in f"{LONG} -- title: Cities"
 
 
@@ -386,31 +397,27 @@ async def test_a_client_of_http_is_served_on_this_machine_alone(pocket: CrossEnc
     """Over MCP's streamable HTTP; a web page of another host is not."""
     pytest.importorskip("mcp", reason="mcp is not installed")
     from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client.streamable_http import streamable_http_client
 
     from secondpass.cli import mcp
 
     made = mcp.http_app(mcp.server_of(mcp.Tools(pocket)))
     transport = httpx.ASGITransport(made)
 
-    def factory(**options: Any) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=transport, follow_redirects=True, trust_env=False)
-
     url = f"http://{mcp.HOST}:9{mcp.PATH}/"
-    async with made.router.lifespan_context(made):
+    async with made.router.lifespan_context(made), httpx.AsyncClient(transport=transport, trust_env=False) as http:
         async with (
-            streamablehttp_client(url, httpx_client_factory=factory) as (read, write, _),
+            streamable_http_client(url, http_client=http) as (read, write, _),
             ClientSession(read, write) as client,
         ):
             await client.initialize()
             answer = await client.call_tool("rank", ASKED)
             assert [tool.name for tool in (await client.list_tools()).tools] == ["rank"]
-        async with factory() as other:
-            headers = {"accept": "application/json, text/event-stream"}
-            refused = [
-                (await other.post(url, json={}, headers=headers | more)).status_code
-                for more in ({"Host": "evil.example"}, {"Origin": "http://evil.example"})
-            ]
+        headers = {"accept": "application/json, text/event-stream"}
+        refused = [
+            (await http.post(url, json={}, headers=headers | more)).status_code
+            for more in ({"Host": "evil.example"}, {"Origin": "http://evil.example"})
+        ]
     assert [one["index"] for one in answer.structuredContent["results"]] == [1, 0]
     assert (refused, mcp.HOST) == ([421, 403], "127.0.0.1")
 

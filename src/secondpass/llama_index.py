@@ -91,9 +91,12 @@ class SecondPassRerank(RerankOptions, BaseNodePostprocessor):
 
 
 def _before(node: BaseNode, text: str) -> int:
-    """Characters of what is read that stand in front of the node's own text; 0 where a template puts it elsewhere."""
+    """Where the node's own text begins in what is read, whose ends are stripped; 0 where a template has it inside."""
     own = node.text if isinstance(node, TextNode) else ""
-    return len(text) - len(own) if own and text.endswith(own) else 0
+    for skipped in (0, len(own) - len(own.lstrip())):
+        if (rest := own[skipped:].rstrip()) and text.endswith(rest):
+            return len(text) - len(rest) - skipped
+    return 0
 
 
 def _with(node: BaseNode, facts: dict[str, Any]) -> BaseNode:

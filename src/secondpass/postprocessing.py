@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from secondpass.activations import IDENTITY, SIGMOID
 from secondpass.cascade import Cascade
@@ -130,9 +130,12 @@ class RerankOptions(BaseModel):
 
     _shared: SharedModel = PrivateAttr(default_factory=SharedModel)
 
-    @model_validator(mode="after")
-    def _fit_together(self) -> RerankOptions:
-        """Refuse options that go without the ones they are for."""
+    def model_post_init(self, context: Any, /) -> None:
+        """Refuse options that do not go together, load the model, and see whether it takes them.
+
+        Not by a validator of the whole: pydantic asks that one after this method, when the model is loaded.
+        """
+        super().model_post_init(context)
         if self.windows is not None:
             if self.truncation != "windows":
                 raise ValueError("windows is for truncation='windows'")
@@ -145,11 +148,6 @@ class RerankOptions(BaseModel):
         given = [name for name in LOADING if getattr(self, name) is not None]
         if given and isinstance(self.model, (Reranker, Cascade)):
             raise ValueError(f"{', '.join(given)}: the model is loaded already")
-        return self
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Load the model, and see whether it takes the options."""
-        super().model_post_init(context)
         with self._lent() as model:
             self._rankings(model, [], [])
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -178,3 +180,39 @@ def test_an_unforeseen_error_is_told_by_its_places(caplog: pytest.LogCaptureFixt
     assert (line["error"], line["request_id"]) == ("ValueError", "id")
     assert "test_telemetry.py" in json.dumps(line["at"])
     assert SECRET not in json.dumps(line) + JsonLines().format(record)
+
+
+def test_the_dashboard_shows_what_the_service_tells(own_tiny: CrossEncoder, tmp_path: Path) -> None:
+    """Each metric of deploy/grafana.json is in /metrics, with the labels that are asked of it; places do not overlap."""
+    metrics = Metrics()
+    models = Models({"a": own_tiny}, Settings(score_cache=str(tmp_path / "scores")), metrics.watch)
+    metrics.follow(Admission(3), models)
+    metrics.follow_connections(lambda: 0)
+    metrics.answered("/score", 429, 0.0, "overloaded")
+    metrics.scored("a", Answer("a", (0.5,), (), (), (), 7, (), (), pairs=1), 0.25)
+    metrics.watch("a", MergedBatch(calls=3, pairs=9, tokens=90, seconds=0.1))
+    there = {
+        sample.name: set(sample.labels) | {"job", "instance"}
+        for family in text_string_to_metric_families(metrics.text().decode())
+        for sample in family.samples
+    }
+    models.close()
+    page = json.loads((Path(__file__).parents[2] / "deploy" / "grafana.json").read_text(encoding="utf-8"))
+    charts = [panel for panel in page["panels"] if panel["type"] != "row"]
+    asked = [target["expr"] for panel in charts for target in panel["targets"]]
+    asked += [one["query"]["query"] for one in page["templating"]["list"] if one["type"] == "query"]
+    used = set()
+    for expression in asked:
+        assert [expression.count(mark) for mark in "({["] == [expression.count(mark) for mark in ")}]"]
+        wanted = {label for group in re.findall(r"by \(([\w, ]+)\)", expression) for label in group.split(", ")}
+        for name, selected in re.findall(r"\b((?:secondpass|process)_\w+)(?:\{([^}]*)\})?", expression):
+            assert name in there, expression
+            assert wanted | set(re.findall(r"(\w+)=~?\"", selected)) <= there[name], expression
+            used.add(name)
+    plain = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in used}
+    own = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in there if name.startswith("secondpass_")}
+    assert own - plain == set()
+    places = [{(x, y) for x in range(box["x"], box["x"] + box["w"]) for y in range(box["y"], box["y"] + box["h"])}
+              for box in (panel["gridPos"] for panel in page["panels"])]  # fmt: skip
+    assert len(set().union(*places)) == sum(map(len, places))
+    assert len({panel["id"] for panel in page["panels"]}) == len(page["panels"])
