@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -460,3 +461,13 @@ def test_the_command_refuses_in_one_line(options: list[str]) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")
     result = CliRunner().invoke(app, ["mcp", *options])
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_the_page_s_code_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/neighbours.md, a block for each framework: the document that answers comes first."""
+    pytest.importorskip(FRAMEWORKS[name], reason=f"{FRAMEWORKS[name]} is not installed")
+    page = (Path(__file__).parents[1] / "docs" / "neighbours.md").read_text(encoding="utf-8")
+    (block,) = [one for one in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if f"secondpass.{name}" in one]
+    exec(block, {})  # noqa: S102 - our own page
+    assert capsys.readouterr().out.splitlines()[0] == f"0.86 {PEOPLE}"

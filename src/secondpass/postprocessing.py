@@ -53,7 +53,7 @@ def _named(value: object) -> object:
 
 
 @dataclass(frozen=True, slots=True)
-class Reranked:
+class KeptDocument:
     """A document that was kept, by its place in the input: its score, and what else is known of it for its metadata.
 
     `score` is None where a budget left it unscored.
@@ -170,7 +170,7 @@ class RerankOptions(BaseModel):
         before: Sequence[int],
         ids: Sequence[str] | None = None,
         scores: Sequence[float | None] | None = None,
-    ) -> list[Reranked] | None:
+    ) -> list[KeptDocument] | None:
         """Rank texts.
 
         Args:
@@ -212,7 +212,7 @@ class RerankOptions(BaseModel):
                 facts["truncated"] = {name: value for name, value in asdict(cuts[one.index]).items() if name != "index"}
             if ranking.nothing_relevant is not None:
                 facts["nothing_relevant"] = ranking.nothing_relevant
-            made.append(Reranked(one.index, one.score if one.scored else None, facts))
+            made.append(KeptDocument(one.index, one.score if one.scored else None, facts))
         return made
 
     def _kept(self, ranking: Ranking) -> list[Ranked]:
