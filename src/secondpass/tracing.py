@@ -169,7 +169,7 @@ def reranking(
 def _is_idle(trace: Any) -> bool:
     """Whether no provider is set, or one that does nothing."""
     try:
-        return isinstance(trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider))
+        return type(trace.get_tracer_provider()) in (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
     except AttributeError:  # another thread is importing it
         return True
 

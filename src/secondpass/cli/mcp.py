@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult, Tool
     from starlette.applications import Starlette
 
-    from secondpass.training.negatives.candidates import BM25
-
 __all__ = ["Tools", "http_app", "server_of"]
 
 HOST = "127.0.0.1"
@@ -76,6 +74,7 @@ class Tools:
         options: keywords of its `rank_many`.
         name: of the model, for spans.
         documents: of the corpus; empty: there is no `search`.
+        index: the `BM25` of their contents.
         depth: documents that the first pass hands on.
         max_documents: that `rank` takes.
     """
@@ -84,7 +83,7 @@ class Tools:
     options: Mapping[str, Any] = field(default_factory=dict)
     name: str = arguments.POCKET
     documents: Sequence[CorpusDocument] = ()
-    index: BM25 | None = None
+    index: Any = None
     depth: int = 100
     max_documents: int = 1000
 
@@ -112,7 +111,7 @@ class Tools:
 
         _check_names(given, SEARCH)
         query = checked_query(given.get("query"))
-        (scores,) = self.index.scores([query]) if self.index is not None else ()
+        (scores,) = self.index.scores([query])
         found = [place for place in best(scores[None], self.depth)[0].tolist() if scores[place] > 0]
         chosen = [self.documents[place] for place in found]
         texts, ids = [one.content for one in chosen], [one.id for one in chosen]

@@ -320,10 +320,9 @@ class SecondPassRanker(ModelLifecycle):
         except Exception as error:
             if self.raise_on_failure:
                 raise
-            logger.warning(
-                "Ranking failed ({kind}: {error}): {count} documents are returned as they were given.",
-                **{"kind": type(error).__name__, "error": error, "count": len(given)},
-            )
+            kind, count = type(error).__name__, len(given)
+            line = "Ranking failed ({kind}: {error}): {count} documents are returned as they were given."
+            logger.warning(line, kind=kind, error=error, count=count)
             return self._unranked(given, unique)
 
     run_async = in_thread(run)
@@ -398,9 +397,9 @@ class SecondPassRanker(ModelLifecycle):
         if not readable.documents:
             return _outputs(_kept([], readable.blank, limits))
         name = self.model if isinstance(self.model, str) else ",".join(self.model)
-        came = {"ids": [one.id for one in readable.documents], "scores": [one.score for one in readable.documents]}
+        ids, scores = [one.id for one in readable.documents], [one.score for one in readable.documents]
         with reranking() as span:
-            span.asked(name, query, readable.texts, top_k=limits.top_k, **came)
+            span.asked(name, query, readable.texts, top_k=limits.top_k, ids=ids, scores=scores)
             ranking = self._ranking(query, readable, limits, instruction)
             span.answered([(one.index, one.score if one.scored else None) for one in ranking.documents[: limits.top_k]])
         ranked = [
