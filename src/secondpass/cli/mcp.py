@@ -22,6 +22,7 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.cli.output import lost_tokens, note
+from secondpass.cli.rank import BudgetMs
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.lazy import optional
@@ -309,6 +310,7 @@ def mcp(
         typer.Option(min=0, max=65535, help="Serve HTTP on this port of 127.0.0.1 instead; 0 takes a free one."),
     ] = None,
     max_documents: Annotated[int, typer.Option(min=1, help="Documents that rank takes at once.")] = 1000,
+    budget_ms: BudgetMs = None,
     model: arguments.Models = None,
     keep: arguments.Keep = None,
     max_length: arguments.MaxLength = None,
@@ -346,6 +348,7 @@ def mcp(
     answer: Any = dict(template=template, true_token=true_token, false_token=false_token)
     encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision, **answer)
     options: Any = dict(batch_size=batch_size, truncation=how, instruction=instruction, show_progress_bar=False)
+    options["budget_ms"] = budget_ms
     index = None
     if documents:
         from secondpass.training.negatives.candidates import BM25
