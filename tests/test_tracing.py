@@ -290,3 +290,35 @@ def test_a_ranker_s_run_is_a_span(spans: Spans, tiny_folder: str) -> None:
     assert told["reranker.output_documents.0.document.id"] == found[0].id
     assert told["reranker.output_documents.0.document.score"] == pytest.approx(found[0].score)
     assert "reranker.output_documents.1.document.id" not in told
+
+
+# ---- The neighbours.
+
+
+def test_a_compressor_s_call_is_a_span(spans: Spans, tiny: CrossEncoder) -> None:
+    """LangChain's, and as they share the code LlamaIndex's: what comes out, not what was ranked."""
+    documents = pytest.importorskip("langchain_core.documents", reason="langchain-core is not installed")
+    from secondpass.langchain import SecondPassReranker
+
+    given = [documents.Document("the cat", id="a"), documents.Document("a dog"), documents.Document("tree", id="c")]
+    found = SecondPassReranker(model=tiny, top_n=2).compress_documents(given, "cat")
+    assert [spans.told[f"reranker.input_documents.{place}.document.id"] for place in range(3)] == ["a", "1", "c"]
+    for place, document in enumerate(found):
+        told = spans.told[f"reranker.output_documents.{place}.document.score"]
+        assert told == document.metadata["relevance_score"]
+    assert "reranker.output_documents.2.document.id" not in spans.told
+
+
+async def test_a_tool_s_call_is_a_span_of_its_client(spans: Spans, tiny: CrossEncoder) -> None:
+    """MCP's clients say in `_meta` which trace it belongs to."""
+    pytest.importorskip("mcp", reason="mcp is not installed")
+    from mcp.shared.memory import create_connected_server_and_client_session
+
+    from secondpass.cli.mcp import Tools, server_of
+
+    async with create_connected_server_and_client_session(server_of(Tools(tiny, name="tiny"))) as client:
+        await client.call_tool("rank", {"query": "cat", "documents": ["a cat"]}, meta=dict(PARENT))
+    (span,) = [one for one in spans.exporter.get_finished_spans() if one.name == "mcp rank"]
+    assert span.parent is not None
+    assert (span.parent.trace_id, span.parent.span_id, span.kind) == (TRACE, SPAN, trace.SpanKind.SERVER)
+    assert (span.attributes or {})["reranker.model_name"] == "tiny"

@@ -97,10 +97,10 @@ class Tools:
         """
         _check_names(given, RANK)
         texts, ids = self._texts(given.get("documents"))
-        told, ranked = self._ranked(given, texts, ids, headers)
         repeats = given.get("return_documents", False)
         if not isinstance(repeats, bool):
             raise InvalidInput(f"return_documents is {type(repeats).__name__}, not bool")
+        told, ranked = self._ranked(given, texts, ids, headers)
         for place, hit in ranked:
             hit.update({"index": place, **({"id": ids[place]} if ids else {})})
             hit.update({"text": texts[place]} if repeats else {})
@@ -362,6 +362,8 @@ def mcp(
             if http is not None:
                 _over_http(server, http)
             else:
+                if sys.stdin.isatty():
+                    note("waiting for messages of a client, which is the one to start this command; Ctrl-C ends it")
                 # a thread that waits for a line can be told nothing: Ctrl-C ends the process
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 anyio.run(_over_pipes, server)
