@@ -19,6 +19,7 @@ from secondpass import CrossEncoder
 from secondpass.calibration import AnswerRule, Calibration
 from secondpass.cascade import Cascade
 from secondpass.cli import app
+from secondpass.cli.mcp import Tools
 from secondpass.errors import InvalidInput
 from secondpass.merging import SharedReranker
 from secondpass.ranking import Ranking, activated, ranked
@@ -202,7 +203,36 @@ def test_a_search_gives_what_it_knows_when_the_time_is_up(tiny: CrossEncoder) ->
     assert [int(hit.candidate.id) for hit in found.hits[count:]] == list(range(count, len(texts)))
 
 
-DOORS: list[Door] = [rank, rank_many, shared, service, haystack_ranker, command_line, two_pass]
+async def langchain(folder: str, encoder: CrossEncoder, query: str, texts: Sequence[str]) -> Answer:
+    """LangChain's compressor; pydantic takes no half of a surrogate pair, so documents are made without it."""
+    documents = pytest.importorskip("langchain_core.documents", reason="langchain-core is not installed")
+    from secondpass.langchain import SecondPassReranker
+
+    given = [
+        documents.Document.model_construct(page_content=text, id=str(place), metadata={})
+        for place, text in enumerate(texts)
+    ]
+    found = SecondPassReranker(model=encoder, top_n=None).compress_documents(given, query)
+    return Answer([int(str(item.id)) for item in found], [item.metadata["relevance_score"] for item in found])
+
+
+async def mcp_tool(folder: str, encoder: CrossEncoder, query: str, texts: Sequence[str]) -> Answer:
+    """What the tool `rank` of `secondpass mcp` does."""
+    results = Tools(encoder).rank({"query": query, "documents": list(texts)})["results"]
+    return Answer([item["index"] for item in results], [item["score"] for item in results])
+
+
+DOORS: list[Door] = [
+    rank,
+    rank_many,
+    shared,
+    service,
+    haystack_ranker,
+    command_line,
+    two_pass,
+    langchain,
+    mcp_tool,
+]
 
 
 def checked(answer: Answer, expected: Answer, texts: Sequence[str]) -> None:

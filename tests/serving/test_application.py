@@ -333,6 +333,21 @@ def test_other_methods_and_paths_answer_in_json(live: Live) -> None:
         assert (head.status_code, head.content) == (200, b"")
 
 
+def test_swagger_s_pages_are_there_when_asked_for(serve: Serve) -> None:
+    """With all that they load, which is the service's own; by default there are none."""
+    pytest.importorskip("fastapi_offline", reason="fastapi-offline is not installed")
+    client = serve(docs=True, keys=ApiKeys([KEY])).client
+    page = client.get("/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
+    assert len(loaded) > 1
+    for address in (*loaded, "/openapi.json"):
+        assert address.startswith("/")
+        assert client.get(address).status_code == 200
+    assert client.get("/redoc").status_code == 404
+    assert client.post("/v2/rerank", json=BODY).status_code == 401
+
+
 def test_nobody_comes_in_when_all_places_are_taken(serve: Serve, held: Held) -> None:
     """429 with Retry-After, and the service recovers."""
     import threading

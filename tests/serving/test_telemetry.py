@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -86,7 +88,7 @@ def test_counts_are_shown(tiny: CrossEncoder) -> None:
     metrics.answered("/score", 200, 0.5, None)
     metrics.answered("/score", 429, 0.0, "overloaded")
     cut = (Cut(0, 0, 3),)
-    metrics.scored("a", Answer("a", (0.5,) * 6, (), (), (), 70, cut, (), pairs=5, unscored=frozenset({5})))
+    metrics.scored("a", Answer("a", (0.5,) * 6, (), (), (), 70, cut, (), pairs=5, unscored=frozenset({5})), 0.25)
     metrics.watch("a", MergedBatch(calls=3, pairs=9, tokens=90, seconds=0.1))
     with admission.place():
         shown = samples(metrics.text().decode())
@@ -98,6 +100,8 @@ def test_counts_are_shown(tiny: CrossEncoder) -> None:
     assert shown["secondpass_cut_pairs_total", "a"] == 1
     assert shown["secondpass_incomplete_answers_total", "a"] == 1
     assert shown["secondpass_round_calls_sum", "a"] == 3
+    assert shown["secondpass_round_seconds_sum", "a"] == 0.1
+    assert shown["secondpass_model_seconds_sum", "a"] == 0.25
     assert shown["secondpass_requests_in_flight", ""] == 1
     assert shown["secondpass_waiting_pairs", "a"] == 0
     assert shown["process_resident_memory_bytes", ""] > 0
@@ -176,3 +180,39 @@ def test_an_unforeseen_error_is_told_by_its_places(caplog: pytest.LogCaptureFixt
     assert (line["error"], line["request_id"]) == ("ValueError", "id")
     assert "test_telemetry.py" in json.dumps(line["at"])
     assert SECRET not in json.dumps(line) + JsonLines().format(record)
+
+
+def test_the_dashboard_shows_what_the_service_tells(own_tiny: CrossEncoder, tmp_path: Path) -> None:
+    """Each metric of deploy/grafana.json is in /metrics with the labels asked for, and each of ours is shown."""
+    metrics = Metrics()
+    models = Models({"a": own_tiny}, Settings(score_cache=str(tmp_path / "scores")), metrics.watch)
+    metrics.follow(Admission(3), models)
+    metrics.follow_connections(lambda: 0)
+    metrics.answered("/score", 429, 0.0, "overloaded")
+    metrics.scored("a", Answer("a", (0.5,), (), (), (), 7, (), (), pairs=1), 0.25)
+    metrics.watch("a", MergedBatch(calls=3, pairs=9, tokens=90, seconds=0.1))
+    there = {
+        sample.name: set(sample.labels) | {"job", "instance"}
+        for family in text_string_to_metric_families(metrics.text().decode())
+        for sample in family.samples
+    }
+    models.close()
+    page = json.loads((Path(__file__).parents[2] / "deploy" / "grafana.json").read_text(encoding="utf-8"))
+    charts = [panel for panel in page["panels"] if panel["type"] != "row"]
+    asked = [target["expr"] for panel in charts for target in panel["targets"]]
+    asked += [one["query"]["query"] for one in page["templating"]["list"] if one["type"] == "query"]
+    used = set()
+    for expression in asked:
+        assert [expression.count(mark) for mark in "({["] == [expression.count(mark) for mark in ")}]"]
+        wanted = {label for group in re.findall(r"by \(([\w, ]+)\)", expression) for label in group.split(", ")}
+        for name, selected in re.findall(r"\b((?:secondpass|process)_\w+)(?:\{([^}]*)\})?", expression):
+            assert name in there, expression
+            assert wanted | set(re.findall(r"(\w+)=~?\"", selected)) <= there[name], expression
+            used.add(name)
+    plain = {re.sub(r"_(bucket|sum|count|created|total)$", "", name) for name in used}
+    own = {re.sub(r"_(bucket|sum|count|created|total)$", "", name) for name in there if name.startswith("secondpass_")}
+    assert own - plain == set()
+    places = [{(x, y) for x in range(box["x"], box["x"] + box["w"]) for y in range(box["y"], box["y"] + box["h"])}
+              for box in (panel["gridPos"] for panel in page["panels"])]  # fmt: skip
+    assert len(set().union(*places)) == sum(map(len, places))
+    assert len({panel["id"] for panel in page["panels"]}) == len(page["panels"])

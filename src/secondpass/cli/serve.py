@@ -69,6 +69,8 @@ def serve(
     ] = None,
     without_keys: Annotated[bool, _option("WITHOUT_KEYS", "Let others in without a key.", "--without-keys")] = False,
     open_metrics: Annotated[bool, _option("OPEN_METRICS", "/metrics needs no key.", "--open-metrics")] = False,
+    docs: Annotated[bool, _option("DOCS", "Offer Swagger's pages at /docs.", "--docs")] = False,
+    trace_texts: Annotated[bool, _option("TRACE_TEXTS", "Put texts into spans.", "--trace-texts")] = False,
     max_requests: Annotated[int, _option("MAX_REQUESTS", "Requests at once; then 429.", min=1)] = 256,
     max_documents: Annotated[int, _option("MAX_DOCUMENTS", "Documents of a request; then 422.", min=1)] = 1000,
     max_body_bytes: Annotated[int, _option("MAX_BODY_BYTES", "Bytes of a body; then 413.", min=1)] = 10_000_000,
@@ -91,9 +93,7 @@ def serve(
     template: Annotated[str | None, _option("TEMPLATE", arguments.TEMPLATE_HELP)] = None,
     true_token: Annotated[str | None, _option("TRUE_TOKEN", arguments.TRUE_HELP)] = None,
     false_token: Annotated[str | None, _option("FALSE_TOKEN", arguments.FALSE_HELP)] = None,
-    token_cache_mb: Annotated[
-        int, _option("TOKEN_CACHE_MB", "MiB for tokens of documents seen before; 0 for none.", min=0)
-    ] = 64,
+    token_cache_mb: Annotated[int, _option("TOKEN_CACHE_MB", "MiB for documents' tokens; 0 for none.", min=0)] = 64,
     long: Annotated[arguments.Truncation | None, _option("LONG", arguments.LONG_HELP)] = None,
     window_tokens: Annotated[int | None, _option("WINDOW_TOKENS", arguments.WINDOW_TOKENS_HELP, min=1)] = None,
     window_overlap: Annotated[int | None, _option("WINDOW_OVERLAP", arguments.OVERLAP_HELP, min=0)] = None,
@@ -128,7 +128,7 @@ def serve(
         token_cache_mb=token_cache_mb, max_documents=max_documents, without_keys=without_keys, false_token=false_token,
         open_metrics=open_metrics, keep_alive_s=keep_alive_s, max_requests=max_requests, score_cache=score_cache,
         max_wait_ms=max_wait_ms, max_length=max_length, true_token=true_token, deadline_s=deadline_s, head_s=head_s,
-        precision=precision, host=host, port=port,
+        precision=precision, trace_texts=trace_texts, docs=docs, host=host, port=port,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run

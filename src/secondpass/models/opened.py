@@ -1,11 +1,12 @@
-"""A loaded model while it is open: how it computes now, and transformers' objects for whoever asks for them."""
+"""A loaded model while it is open: how it computes now, transformers' objects for whoever asks, and lending it out."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from secondpass.calibration import Calibration
@@ -309,3 +310,54 @@ class OpenModel:
         """Let go of the weights; later calls raise `SecondPassError`."""
         self._engine = None
         self._loaded = None
+
+
+@dataclass(slots=True)
+class _Held:
+    model: Any
+    users: int = 0
+
+
+class SharedModel:
+    """Lends a model to concurrent calls.
+
+    Threads that ask while it is being loaded wait for that one load. A load that fails leaves nothing behind, so
+    the next call tries again. `close` does not wait for calls under way: they finish on the model they have, and
+    the last one closes it. What is pickled has no model.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: _Held | None = None
+
+    def __reduce__(self) -> tuple[type[SharedModel], tuple[()]]:
+        # Locks and weights cannot or should not travel.
+        return SharedModel, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedModel:
+        return self
+
+    @contextmanager
+    def lend(self, load: Callable[[], Any]) -> Iterator[Any]:
+        """Give the model to the `with` block; `load` makes it if there is none."""
+        with self._lock:
+            held = self._held
+            if held is None:
+                held = self._held = _Held(load())
+            held.users += 1
+        try:
+            yield held.model
+        finally:
+            with self._lock:
+                held.users -= 1
+                abandoned = held.users == 0 and held is not self._held
+            if abandoned:
+                held.model.close()
+
+    def close(self) -> None:
+        """Drop the model; without one, do nothing."""
+        with self._lock:
+            held, self._held = self._held, None
+            idle = held is not None and held.users == 0
+        if held is not None and idle:
+            held.model.close()

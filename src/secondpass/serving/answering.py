@@ -316,9 +316,17 @@ class Service:
             left, budget = whole - passed, None if budget_ms is None else max(LEAST_S, budget_ms / 1000 - passed)
             if left <= 0:
                 raise late(whole)
+            facts.span.asked(
+                served.name,
+                work.queries[0] if work.ranks else None,
+                work.documents,
+                top_k=shape.most,
+                texts=self.settings.trace_texts,
+            )
             answer = await unless_gone(request.receive, left, whole, answered(served, work, left, budget))
         facts.answered(answer, self.models.score_cache is not None)
-        self.metrics.scored(served.name, answer)
+        facts.span.answered([(one, answer.scores[one]) for one in answer.order[: shape.most]])
+        self.metrics.scored(served.name, answer, time.monotonic() - facts.began)
         answer = replace(answer, warnings=(*answer.warnings, *warnings))
         body = await self.aside(facts, lambda: shape.render(answer, facts.request_id).encode())
         return Response(body, media_type="application/json", headers=_headers(answer))

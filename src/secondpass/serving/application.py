@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from secondpass.cascade import Cascade
 from secondpass.inputs import policy_of
+from secondpass.lazy import optional
 from secondpass.reranker import Reranker
 from secondpass.score_cache import ScoreCache
 from secondpass.scoring import batch_tokens
@@ -41,9 +42,10 @@ from secondpass.serving.problems import Problem, body_of, from_error, invalid, m
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, RequestLog, facts_of, log_failure
 from secondpass.stopping import StoppingRule
+from secondpass.tracing import reranking
 
-METRICS = "/metrics"
-TEI_PATH = "/rerank"
+METRICS, TEI_PATH = "/metrics", "/rerank"
+UNTRACED = PROBES | {METRICS}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -79,12 +81,22 @@ class GuardedRoute(APIRoute):
             facts.path = self.path
             # until the body tells another shape
             facts.tei = self.path == TEI_PATH
-            try:
-                return await _through_the_gate(request, facts, inner)
-            except Exception as error:
-                return told(_problem(error, facts), facts)
+            if request.method != "POST":
+                return await _answered(request, facts, inner)
+            with reranking(f"rerank {self.path}", headers=request.headers, serves=True) as facts.span:
+                response = await _answered(request, facts, inner)
+                facts.trace(response.status_code)
+                return response
 
         return handler
+
+
+async def _answered(request: Request, facts: Facts, inner: Handler) -> Response:
+    """What comes of a request, be it a problem."""
+    try:
+        return await _through_the_gate(request, facts, inner)
+    except Exception as error:
+        return told(_problem(error, facts), facts)
 
 
 def told(problem: Problem, facts: Facts) -> Response:
@@ -351,10 +363,8 @@ def _add_watching(made: APIRouter, service: Service) -> None:
         return JSONResponse(_info(service).model_dump())
 
     async def models() -> Response:
-        listed = [
-            ListedModel(id=served.name, created=served.created, root=served.name, max_model_len=served.window)
-            for served in service.models
-        ]
+        own = ((one.name, one.created, one.window) for one in service.models)
+        listed = [ListedModel(id=name, created=since, root=name, max_model_len=window) for name, since, window in own]
         return JSONResponse(ListedModels(data=listed).model_dump())
 
     async def metrics() -> Response:
@@ -433,6 +443,7 @@ def create_app(settings: Settings | None = None, models: Mapping[str, Reranker |
     Raises:
         ModelLoadError: a model cannot be had.
         InvalidInput: a model has several labels.
+        MissingExtra: pages are wanted, and fastapi-offline is not installed.
     """
     settings = settings or Settings()
     metrics = Metrics()
@@ -446,13 +457,16 @@ def create_app(settings: Settings | None = None, models: Mapping[str, Reranker |
         await asyncio.to_thread(served.close)
         service.thread.shutdown(wait=False)
 
-    # The pages that FastAPI offers would load scripts of others into the browser of whoever opens them.
-    app = FastAPI(
+    # FastAPI's own pages would load scripts of others into the browser of whoever opens them.
+    make = optional("fastapi_offline", "fastapi-offline", "swagger").FastAPIOffline if settings.docs else FastAPI
+    app: FastAPI = make(
         title="secondpass",
         summary="Second-pass ranking",
         version=version("secondpass"),
-        docs_url=None,
+        docs_url="/docs" if settings.docs else None,
         redoc_url=None,
+        # spans of its own, where it makes any: not of probes, and messages of errors are nobody's
+        telemetry={"operation_spans": False, "logs": False, "exclude": lambda scope: scope["path"] in UNTRACED},
         redirect_slashes=False,
         lifespan=lifespan,
     )

@@ -125,6 +125,7 @@ class Settings:
     `truncation` says what is read of a pair that is too long where a request does not; None: as the model does.
     `token_cache_mb` MiB hold the token ids of documents seen before, of all models together; 0 is without.
     `score_cache` is a file for the scores of pairs seen before, of `score_cache_mb` MiB; ":memory:" is none.
+    `docs` offers Swagger's pages at /docs; `trace_texts` puts queries and documents into spans.
 
     Raises:
         InvalidInput: a value is refused, a model's name is taken twice, or others could reach a service without keys.
@@ -136,6 +137,8 @@ class Settings:
     keys: ApiKeys = field(default_factory=ApiKeys)
     without_keys: bool = False
     open_metrics: bool = False
+    docs: bool = False
+    trace_texts: bool = False
     max_requests: int = 256
     max_documents: int = 1000
     max_body_bytes: int = 10_000_000

@@ -51,6 +51,12 @@ class Request(BaseModel):
         around = {"warnings": self.unknown(), "windows": windows, **more}
         return Work(model, tuple(queries), tuple(documents), **around)
 
+    @property
+    def most(self) -> int | None:
+        """How many results are wanted; None: all."""
+        names = (name for name in ("top_n", "top_k") if name in type(self).model_fields)
+        return next((getattr(self, name) for name in names), None) or None
+
     def unknown(self) -> tuple[str, ...]:
         """A warning for fields that have no effect here; a name that is no name is only counted."""
         given = [name for name, value in (self.__pydantic_extra__ or {}).items() if value is not None]
@@ -275,7 +281,7 @@ class RerankRequest(CuttingRequest, OrderRequest):
             + (f',"document":{{"text":{json_text(self.documents[index])}}}' if told else "")
             + found(answer, index, self.documents[index], self.return_passages, self.use_activation is False)
             + "}"
-            for index in answer.order[: self.top_n or None]
+            for index in answer.order[: self.most]
         )
         return enveloped(answer, request_id, "results", results, object="list")
 
@@ -344,7 +350,7 @@ class VoyageRequest(OrderRequest):
             + (f',"document":{json_text(self.documents[index])}' if self.return_documents else "")
             + found(answer, index, self.documents[index], self.return_passages, False)
             + "}"
-            for index in answer.order[: self.top_k]
+            for index in answer.order[: self.most]
         )
         return enveloped(answer, request_id, "data", items, object="list")
 
@@ -446,7 +452,7 @@ class TextsRequest(OrderRequest):
             f'{{"index":{index},"score":{json_number(scores[index])}'
             + (f',"text":{json_text(self.texts[index])}' if self.return_text else "")
             + "}"
-            for index in answer.order[: self.top_n]
+            for index in answer.order[: self.most]
         )
         return f"[{','.join(items)}]"
 

@@ -25,6 +25,7 @@ from secondpass.serving.models import Models
 from secondpass.serving.problems import CLIENT_GONE, overloaded, stopping
 from secondpass.serving.work import Answer
 from secondpass.token_cache import TokenCache
+from secondpass.tracing import NOT_TOLD, RerankSpan
 
 # Requests that begin in one round of the event loop.
 AT_ONCE = 8
@@ -127,6 +128,12 @@ class Metrics:
         self._seconds = Histogram(
             "secondpass_request_seconds", "First byte to answer.", ("path",), buckets=SECONDS, registry=registry
         )
+        self._model_seconds = Histogram(
+            "secondpass_model_seconds", "First byte to scores.", ("model",), buckets=SECONDS, registry=registry
+        )
+        self._round_seconds = Histogram(
+            "secondpass_round_seconds", "A round through the model.", ("model",), buckets=SECONDS, registry=registry
+        )
         self._problems = Counter(
             "secondpass_problems", "Requests without scores, by reason.", ("reason",), registry=registry
         )
@@ -150,6 +157,7 @@ class Metrics:
     def watch(self, model: str, batch: MergedBatch) -> None:
         """Count a round; called by the scoring thread."""
         self._rounds.labels(model).observe(batch.calls)
+        self._round_seconds.labels(model).observe(batch.seconds)
 
     def follow(self, admission: Admission, models: Models) -> None:
         """Show what is in flight, what waits and what the token cache knew, read when asked."""
@@ -175,8 +183,9 @@ class Metrics:
         """Count a connection for which there was no file descriptor."""
         self._turned_away.inc()
 
-    def scored(self, model: str, answer: Answer) -> None:
-        """Count an answer."""
+    def scored(self, model: str, answer: Answer, seconds: float) -> None:
+        """Count an answer, which was there so many seconds after the first byte."""
+        self._model_seconds.labels(model).observe(seconds)
         self._pairs.labels(model).inc(answer.pairs)
         self._tokens.labels(model).inc(answer.tokens)
         self._cut.labels(model).inc(len(answer.cuts))
@@ -217,7 +226,8 @@ GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Facts:
     """What is known of a request as it goes; `path` is the route's, so that no client invents one.
 
-    `size`: bytes of the body; `tei`: whether errors are told in text-embeddings-inference's words.
+    `size`: bytes of the body; `tei`: whether errors are told in text-embeddings-inference's words; `span`: what else
+    hears of it.
     """
 
     request_id: str
@@ -234,12 +244,21 @@ class Facts:
     status: int = 0
     size: int = 0
     tei: bool = False
+    span: RerankSpan = NOT_TOLD
 
     def answered(self, answer: Answer, has_cache: bool) -> None:
         """Take what an answer took; what did not happen is not told."""
         self.tokens, self.cut = answer.tokens, len(answer.cuts)
         self.windows, self.unscored = answer.windows or None, len(answer.unscored or ()) or None
         self.cache_hits = answer.cache_hits if has_cache else None
+
+    def trace(self, status: int) -> None:
+        """Tell the span what is known now, by the names of OpenTelemetry and, below `secondpass`, those of the log."""
+        own = ("request_id", "pairs", "tokens", "cut", "windows", "unscored", "cache_hits")
+        self.span.note({"http.request.method": "POST", "http.route": self.path, "http.response.status_code": status})
+        self.span.note({f"secondpass.{name}": getattr(self, name) for name in own})
+        if self.reason is not None:
+            self.span.failed(self.reason, status >= 500)
 
 
 class RequestLog:
@@ -281,6 +300,7 @@ def note(facts: Facts, method: str, metrics: Metrics) -> None:
         "path": facts.path, "status": status, "ms": round(1000 * seconds, 2),
         "model": facts.model, "pairs": facts.pairs, "tokens": facts.tokens, "cut": facts.cut,
         "windows": facts.windows, "unscored": facts.unscored, "cache_hits": facts.cache_hits, "reason": facts.reason,
+        "trace_id": facts.span.trace_id,
     }  # fmt: skip
     logger.info("request", extra={"fields": {name: value for name, value in shown.items() if value is not None}})
 

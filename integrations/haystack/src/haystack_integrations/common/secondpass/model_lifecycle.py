@@ -6,9 +6,8 @@ import asyncio
 import copy
 import inspect
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from functools import wraps
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
@@ -23,6 +22,7 @@ from haystack_integrations.common.secondpass.parameters import checked_arguments
 from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import PRECISIONS
 from secondpass.inputs import TRUNCATIONS
+from secondpass.models.opened import SharedModel
 from secondpass.models.templates import check_alone
 from secondpass.score_cache import ScoreCache, cache_named
 
@@ -154,50 +154,6 @@ def shared_cache(path: str, megabytes: int) -> ScoreCache:
         return held
 
 
-@dataclass(slots=True)
-class _Held:
-    model: CrossEncoder | Cascade
-    users: int = 0
-
-
-class SharedModel:
-    """Lends a model to concurrent calls.
-
-    Threads that ask while it is being loaded wait for that one load. A load that fails leaves nothing behind, so
-    the next call tries again. `close` does not wait for calls under way: they finish on the model they have, and
-    the last one closes it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._held: _Held | None = None
-
-    @contextmanager
-    def lend(self, load: Callable[[], CrossEncoder | Cascade]) -> Iterator[Any]:
-        """Give the model to the `with` block; `load` makes it if there is none."""
-        with self._lock:
-            held = self._held
-            if held is None:
-                held = self._held = _Held(load())
-            held.users += 1
-        try:
-            yield held.model
-        finally:
-            with self._lock:
-                held.users -= 1
-                abandoned = held.users == 0 and held is not self._held
-            if abandoned:
-                held.model.close()
-
-    def close(self) -> None:
-        """Drop the model; without one, do nothing."""
-        with self._lock:
-            held, self._held = self._held, None
-            idle = held is not None and held.users == 0
-        if held is not None and idle:
-            held.model.close()
-
-
 class ModelLifecycle(SerializedComponent):
     """The part of a component that holds a model; the component states which one."""
 
@@ -303,7 +259,7 @@ class ModelLifecycle(SerializedComponent):
         return encoder
 
     def __getstate__(self) -> dict[str, Any]:
-        # Locks and weights cannot or should not be copied.
+        # A copy loads a model of its own.
         return {key: value for key, value in super().__getstate__().items() if key != "_shared"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

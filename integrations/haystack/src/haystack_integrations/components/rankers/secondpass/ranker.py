@@ -21,6 +21,7 @@ from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.inputs import PromptTemplate, Truncation
 from secondpass.ranking import Ranking, checked_relevance
 from secondpass.text import is_blank
+from secondpass.tracing import reranking
 from secondpass.windows import Passage, Windows
 
 if TYPE_CHECKING:
@@ -319,12 +320,9 @@ class SecondPassRanker(ModelLifecycle):
         except Exception as error:
             if self.raise_on_failure:
                 raise
-            logger.warning(
-                "Ranking failed ({kind}: {error}): {count} documents are returned as they were given.",
-                kind=type(error).__name__,
-                error=error,
-                count=len(given),
-            )
+            kind, count = type(error).__name__, len(given)
+            line = "Ranking failed ({kind}: {error}): {count} documents are returned as they were given."
+            logger.warning(line, kind=kind, error=error, count=count)
             return self._unranked(given, unique)
 
     run_async = in_thread(run)
@@ -394,14 +392,16 @@ class SecondPassRanker(ModelLifecycle):
             )
         readable = self.layout.split(documents)
         if readable.blank:
-            logger.warning(
-                "{blank} of {count} documents have no text and are not ranked.",
-                blank=len(readable.blank),
-                count=len(documents),
-            )
+            blank, count = len(readable.blank), len(documents)
+            logger.warning("{blank} of {count} documents have no text and are not ranked.", blank=blank, count=count)
         if not readable.documents:
             return _outputs(_kept([], readable.blank, limits))
-        ranking = self._ranking(query, readable, limits, instruction)
+        name = self.model if isinstance(self.model, str) else ",".join(self.model)
+        ids, scores = [one.id for one in readable.documents], [one.score for one in readable.documents]
+        with reranking() as span:
+            span.asked(name, query, readable.texts, top_k=limits.top_k, ids=ids, scores=scores)
+            ranking = self._ranking(query, readable, limits, instruction)
+            span.answered([(one.index, one.score if one.scored else None) for one in ranking.documents[: limits.top_k]])
         ranked = [
             replace(readable.documents[item.index], score=item.score if item.scored else None)
             for item in ranking.documents
