@@ -319,7 +319,7 @@ def _loaded(settings: Settings, source: str, instruction: str | None, calibratio
         raise ModelLoadError(f"the weights of {source} were changed while they were read")
     # What happens once a model, such as choosing its forward, happens before anybody waits for it.
     encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
-    told = encoder.engine().forward.ready().identity
+    told = encoder.engine().ready().identity
     if settings.score_cache is not None and told is not None:
         told()
     return encoder, digest
