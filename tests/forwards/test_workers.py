@@ -269,7 +269,7 @@ def test_weights_travel_in_shared_memory(tiny_model_folder: Callable[..., str]) 
     assert numbers.tolist() == table.tolist()
 
 
-@pytest.mark.parametrize(("architecture", "precision"), [("bert", "auto"), ("deberta", "fp32"), ("bert", "bf16")])
+@pytest.mark.parametrize(("architecture", "precision"), [("bert", "auto"), ("deberta-v2", "fp32"), ("bert", "bf16")])
 def test_a_model_of_torch_is_the_same_elsewhere(
     tiny_model_folder: Callable[..., str], architecture: str, precision: str
 ) -> None:

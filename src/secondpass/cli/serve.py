@@ -18,6 +18,7 @@ from secondpass.serving.settings import (
     probable,
     read_keys,
     require_libraries,
+    shadow_of,
 )
 from secondpass.windows import Select
 
@@ -56,6 +57,14 @@ Calibrations = Annotated[
 Keep = Annotated[
     list[str] | None,
     _option("KEEP", "Documents that go on in a cascade: 100, one for each step (500,100), or name=100.", "--keep"),
+]
+Shadows = Annotated[
+    list[str] | None,
+    _option(
+        "SHADOW",
+        "name=next: next scores a share of name's answers too; /metrics tells how they agree.",
+        "--shadow",
+    ),
 ]
 
 
@@ -103,6 +112,8 @@ def serve(
     score_cache_mb: Annotated[int, _option("SCORE_CACHE_MB", "MiB that it has.", min=1)] = 256,
     keep: Keep = None,
     calibration: Calibrations = None,
+    shadow: Shadows = None,
+    shadow_share: Annotated[float, _option("SHADOW_SHARE", "Share of the answers.", min=0, max=1)] = 0.1,
 ) -> None:
     """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM, Voyage and text-embeddings-inference.
 
@@ -128,7 +139,8 @@ def serve(
         token_cache_mb=token_cache_mb, max_documents=max_documents, without_keys=without_keys, false_token=false_token,
         open_metrics=open_metrics, keep_alive_s=keep_alive_s, max_requests=max_requests, score_cache=score_cache,
         max_wait_ms=max_wait_ms, max_length=max_length, true_token=true_token, deadline_s=deadline_s, head_s=head_s,
-        precision=precision, host=host, port=port,
+        shadows=tuple(map(shadow_of, shadow or ())), shadow_share=shadow_share, precision=precision, host=host,
+        port=port,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run
