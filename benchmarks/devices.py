@@ -30,7 +30,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.service import Asked, ask, by_service, cpu_seconds, processor, questions, service, show
+from benchmarks.service import Asked, ask, by_service, cpu_seconds, processor, questions, service
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -41,6 +41,14 @@ def family(pid: int) -> list[int]:
     """A process and those that it started."""
     threads = Path(f"/proc/{pid}/task").glob("*/children")
     return [pid, *(int(child) for thread in threads for child in thread.read_text(encoding="utf-8").split())]
+
+
+def tell(figures: dict[str, Any], output: Path | None) -> None:
+    """Print the figures, and write them where that is asked for."""
+    told = json.dumps(figures, indent=1)
+    typer.echo(told)
+    if output is not None:
+        output.write_text(told + "\n", encoding="utf-8")
 
 
 @app.command()
@@ -87,9 +95,7 @@ def throughput(
         "cpu_ms_per_pair": {name: round(1000 * statistics.median(s) / pairs, 3) for name, s in used.items()},
         "same_scores": scores[0] == scores[1],
     }  # fmt: skip
-    if output is not None:
-        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    show(figures)
+    tell(figures, output)
     if statistics.median(ratios) < least or scores[0] != scores[1]:
         raise typer.Exit(1)
 
@@ -164,9 +170,7 @@ def reload(
         "answered": load.answered, "lost": len(load.lost), "reloads": done, "seconds_of_reloads": seconds,
         "requests_per_second": round(requests / whole_s, 1), "processes_at_the_end": left, "first_lost": load.lost[:1],
     }  # fmt: skip
-    if output is not None:
-        output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    show(figures)
+    tell(figures, output)
     if load.lost or done < reloads or load.answered != requests:
         raise typer.Exit(1)
 

@@ -256,8 +256,8 @@ class TwoHeads(nn.Module):
 def test_weights_travel_in_shared_memory(tiny_model_folder: Callable[..., str]) -> None:
     """Of torch and of numpy: the same bits, tied ones one, mapped and not copied; what is written stays where it is."""
     model, table = TwoHeads(), np.arange(6, dtype=np.float32)
-    file = shared((model, table))
-    (first, numbers), (second, _) = opened(file.fileno()), opened(file.fileno())
+    with shared((model, table)) as file:
+        (first, numbers), (second, _) = opened(file.fileno()), opened(file.fileno())
     for name, weight in model.state_dict().items():
         assert torch.equal(first.state_dict()[name], weight)
         assert first.state_dict()[name].dtype == weight.dtype
@@ -279,6 +279,7 @@ def test_a_model_of_torch_is_the_same_elsewhere(
     forward, tokens = encoder.engine().forward, encoder.tokens([QUERY] * 5, DOCUMENTS[:5])
     assert isinstance(forward, ModelForward)
     own = forward.ready()
-    made = opened(shared(forward.elsewhere(own)).fileno())("cpu")
+    with shared(forward.elsewhere(own)) as file:
+        made = opened(file.fileno())("cpu")
     assert made(tokens).tobytes() == own.logits(tokens).tobytes()
     assert isinstance(own, Computation)

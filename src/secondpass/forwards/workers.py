@@ -38,6 +38,7 @@ import numpy.typing as npt
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.choosing import StoredForward
 from secondpass.forwards.contract import Computation, Compute, Forward, Logits, PortableForward, end_to_end
+from secondpass.forwards.kernel import KernelEncoder
 from secondpass.forwards.kernel.native import own_thread_count
 from secondpass.tokens import Tokens
 
@@ -314,9 +315,12 @@ def _unfit(error: Exception) -> str:
 
 # ---- What travels: what computes, once, in memory that everybody maps; then batches there and logits back.
 class _Pickler(pickle.Pickler):
-    """Numbers of torch's tensors are put beside, as pickle does with numpy's."""
+    """Numbers of the kernel and of torch's tensors are put beside, as pickle does with numpy's."""
 
     def reducer_override(self, value: Any) -> Any:
+        if type(value) is KernelEncoder:
+            made, (packed, *rest) = value.__reduce__()
+            return made, (pickle.PickleBuffer(packed), *rest)
         torch = sys.modules.get("torch")
         if torch is None or type(value) is not torch.Tensor:
             return NotImplemented

@@ -273,16 +273,17 @@ def probable(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[Model
     return tuple(made)
 
 
-def shadow_of(value: str) -> tuple[str, str]:
-    """Read `name=next`, two names of models.
+def shadows_of(given: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Read `name=next`, two names of models each.
 
     Raises:
         InvalidInput: it is not that.
     """
-    name, equals, shadow = value.partition("=")
-    if not (name and equals and shadow):
-        raise InvalidInput(f"--shadow {value!r} is not name=next, two names of models")
-    return name, shadow
+    made = [value.partition("=") for value in given]
+    for name, equals, shadow in made:
+        if not (name and equals and shadow):
+            raise InvalidInput(f"--shadow {name + equals + shadow!r} is not name=next, two names of models")
+    return tuple((name, shadow) for name, _, shadow in made)
 
 
 def is_loopback(host: str) -> bool:

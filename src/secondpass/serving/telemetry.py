@@ -112,7 +112,8 @@ class Admission:
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
-AGREEMENT = (-0.5, 0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+# None is below 0: prometheus_client leaves out the sum of such a histogram.
+AGREEMENT = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
 class Metrics:
@@ -146,7 +147,7 @@ class Metrics:
         )
         self._agreement = Histogram(
             "secondpass_shadow_agreement",
-            "Of the orders of a model and its shadow: first, top10, tau.",
+            "Of the orders of a model and its shadow: first, top10, pairs.",
             (*pair, "measure"),
             buckets=AGREEMENT,
             registry=registry,

@@ -122,8 +122,8 @@ class Answer:
 def agreement(order: Sequence[int], other: Sequence[int]) -> dict[str, float]:
     """How far two orders of the same documents agree, 1.0 where they do.
 
-    "first": whether the best is the same; "top10": the share of the first ten that are among the other's; "tau":
-    Kendall's rank correlation of the first `COMPARED` documents, -1.0 where they are turned round.
+    "first": whether the best is the same; "top10": the share of the first ten that are among the other's; "pairs": the
+    share of pairs among the first `COMPARED` documents that both have in one order (half of 1 + Kendall's tau).
     """
     most = min(10, len(order))
     places = {document: place for place, document in enumerate(other)}
@@ -133,7 +133,7 @@ def agreement(order: Sequence[int], other: Sequence[int]) -> dict[str, float]:
     return {
         "first": float(order[0] == other[0]),
         "top10": len({*order[:most]} & {*other[:most]}) / most,
-        "tau": 1.0 - 2 * turned / pairs if pairs else 1.0,
+        "pairs": 1.0 - turned / pairs if pairs else 1.0,
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ctypes import byref
-from pickle import PickleBuffer
 from typing import Any
 
 import numpy as np
@@ -86,10 +85,9 @@ class KernelEncoder:
     def __deepcopy__(self, memo: object) -> KernelEncoder:
         return KernelEncoder(self._weights)
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        routine, content = self._routine, cache.to_bytes(self._weights)
-        given = PickleBuffer(content) if protocol >= 5 else content  # beside the rest, where that is asked for
-        return _unpickled, (given, routine.precision, routine.instructions)
+    def __reduce__(self) -> tuple[Any, ...]:
+        routine = self._routine
+        return _unpickled, (cache.to_bytes(self._weights), routine.precision, routine.instructions)
 
     def __call__(self, inputs: Sequence[Tokens]) -> Logits:
         """-> logits float32 [pairs, labels].
