@@ -1,6 +1,6 @@
 """Several processes for one model in the service: how much more it scores, and that a reload under load loses nothing.
 
-    python -m benchmarks.devices throughput --model models/minilm --output devices.json
+    python -m benchmarks.devices throughput --model l12 --output devices.json
 
 `secondpass serve` with one process of one thread, and with a process for each of so many cores (`--device cpu,cpu`), by
 turns; both are started first and warmed up, 16 clients ask the one whose turn it is. Medians of the rounds, and the
@@ -26,10 +26,12 @@ from contextlib import ExitStack
 from http.client import HTTPConnection
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.inference.models import SHAPES, write_model
 from benchmarks.service import Asked, ask, by_service, cpu_seconds, processor, questions, service
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -53,7 +55,7 @@ def tell(figures: dict[str, Any], output: Path | None) -> None:
 
 @app.command()
 def throughput(
-    model: Annotated[str, typer.Option(help="Folder or name.")] = "secondpass/pocket",
+    model: Annotated[str, typer.Option(help="Folder, name, or a shape: l6, l12, base.")] = "l12",
     workers: Annotated[int, typer.Option(min=2)] = 2,
     clients: Annotated[int, typer.Option(min=1)] = 16,
     requests: Annotated[int, typer.Option(min=1, help="Requests of each client in a round.")] = 2,
@@ -68,9 +70,12 @@ def throughput(
     used: dict[str, list[float]] = {ONE: [], SEVERAL: []}
     answers: dict[str, list[Any]] = {}
     with ExitStack() as stack:
+        place = model if model not in SHAPES else str(Path(stack.enter_context(TemporaryDirectory()), model))
+        if model in SHAPES:
+            write_model(model, Path(place))
         started = {
-            ONE: stack.enter_context(service(model, 1)),
-            SEVERAL: stack.enter_context(service(model, workers, options=("--device", ",".join(["cpu"] * workers)))),
+            ONE: stack.enter_context(service(place, 1)),
+            SEVERAL: stack.enter_context(service(place, workers, options=("--device", ",".join(["cpu"] * workers)))),
         }
         for name, (host, port, _) in started.items():
             _, answers[name] = by_service(host, port, asked, clients)
