@@ -26,7 +26,7 @@ from tests import fork_server
 from tests.forwards.portable import KILLS, NO_MEMORY, STRANGE, WRONG, PortableSum, inputs_of
 from tests.tiny_models import WORDS
 
-WAIT_S = 60.0
+WAIT_S = 240.0
 QUERY = "how to reset the password"
 DOCUMENTS = [" ".join(random.Random(size).choices(WORDS, k=1 + size % 23)) for size in range(60)]
 PAIRS = [(QUERY, document) for document in DOCUMENTS]

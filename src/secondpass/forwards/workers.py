@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 # A batch that so many processes ended with is refused: the next one would end with it too.
 MOST_DEATHS = 3
 # A place whose process ended so often in a row before its first batch was done is given up.
-MOST_STARTS = 3
+MOST_STARTS = 10
 # How long after that another is started, the longer the more often; how often it is seen whether an idle one is there.
 PAUSE_S, LOOK_S = 0.2, 1.0
 # How long an end is waited for.
@@ -73,6 +73,7 @@ class Workers:
         self.devices = tuple(devices)
         self._lock = threading.Lock()
         self._crew: _Crew | None = None
+        _WORKERS.add(self)
 
     def __reduce__(self) -> tuple[type[Workers], tuple[tuple[str, ...]]]:
         return Workers, (self.devices,)
@@ -97,10 +98,27 @@ class Workers:
         with self._lock:
             self._end()
 
+    def forked(self) -> None:
+        """In a forked child the processes are the parent's: what was handed out is computed by this one."""
+        self._lock = threading.Lock()
+        if self._crew is not None:
+            self._crew.forked()
+
     def _end(self) -> None:
         if self._crew is not None:
             self._at_last()
             self._crew = None
+
+
+_WORKERS: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for workers in _WORKERS:
+        workers.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(slots=True)
@@ -115,8 +133,6 @@ class _Job:
 Told = tuple[str, Sequence[int] | None, int]
 """Of a process: its device, the processors it may use where that is said, and how many threads."""
 
-_CREWS: weakref.WeakSet[_Crew] = weakref.WeakSet()
-
 
 class _Crew:
     """Processes that hold one state of a model, and the batches that wait for them."""
@@ -128,7 +144,7 @@ class _Crew:
         # Without torch what this process computes is the same, and nobody waits for the first start.
         self._patient = not isinstance(forward, StoredForward)
         self._waiting: deque[_Job] = deque()
-        self._changed, self._making = threading.Condition(), threading.Lock()
+        self._changed, self._making = threading.Condition(), threading.RLock()
         self._ready, self._hoped_for = int(here), len(places)  # those that take batches, those that are or may come
         self._open = True
         self._failure: Exception | None = None
@@ -140,7 +156,6 @@ class _Crew:
         for device, some in zip(places, cores, strict=True):
             told = (device, some if not here else None, threads)
             self._threads.append(threading.Thread(target=self._keep, args=(forward, told), daemon=True))
-        _CREWS.add(self)
         for thread in self._threads:
             thread.start()
 
@@ -180,8 +195,8 @@ class _Crew:
                 self._shared.close()
 
     def forked(self) -> None:
-        """In a forked child the processes are the parent's."""
-        self._changed = threading.Condition()
+        """See `Workers.forked`; locks may be held by threads that are not there."""
+        self._changed, self._making = threading.Condition(), threading.RLock()
         self._open, self._ready, self._hoped_for, self._threads = False, 0, 0, []
         self._waiting.clear()
         for worker in self._workers:
@@ -239,11 +254,12 @@ class _Crew:
             self._waiting.clear()
         if self._open and failure is None:
             logger.error("no worker process is left: this one computes")
+
+        def failed(inputs: Sequence[Tokens]) -> Logits:
+            raise failure or SecondPassError("a worker process ended over this batch, and no other is left")
+
         for job in left:
-            if failure is not None:
-                job.future.set_exception(failure)
-            else:
-                self._do(job, self.own.logits)
+            self._do(job, failed if failure is not None or (job.deaths and self._open) else self.own.logits)
 
     def _take(self, compute: Compute, lives: Callable[[], bool]) -> int:
         """Do batches until there are none any more, or whoever computes has gone; how many were done."""
@@ -287,14 +303,6 @@ class _Crew:
             job.future.set_exception(error)
         else:
             job.future.set_result(logits)
-
-
-def _after_fork() -> None:
-    for crew in _CREWS:
-        crew.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _shares(count: int) -> list[list[int]]:
@@ -378,12 +386,12 @@ class _Worker:
         environment = os.environ | ({} if cores is None else {"OMP_NUM_THREADS": str(threads)})
         self.ready = False
         with theirs:
+            self._pipe: Connection[Any, Any] = Connection(ours.detach())
             executable = os.fsdecode(get_executable())
             program = [executable, "-c", PROGRAM, str(theirs.fileno()), str(file), *sys.path]
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter
                 program, env=environment, pass_fds=(theirs.fileno(), file), stdin=subprocess.DEVNULL, stdout=2
             )
-        self._pipe: Connection[Any, Any] = Connection(ours.detach())
         self._pipe.send((device, cores))
 
     def wait(self) -> None:
