@@ -72,7 +72,9 @@ def questions(count: int, documents: int) -> list[Asked]:
 
 
 @contextmanager
-def service(model: str, threads: int, python: str = sys.executable) -> Iterator[tuple[str, int, int]]:
+def service(
+    model: str, threads: int, python: str = sys.executable, options: Sequence[str] = ()
+) -> Iterator[tuple[str, int, int]]:
     """Start `secondpass serve`, perhaps by another interpreter; gives host, port and process id, and ends it."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if python != sys.executable:
@@ -81,7 +83,7 @@ def service(model: str, threads: int, python: str = sys.executable) -> Iterator[
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.jsonl"
         with log.open("wb") as stderr:
-            process = subprocess.Popen([*command, "--deadline-s", "600"], env=environment, stderr=stderr)
+            process = subprocess.Popen([*command, "--deadline-s", "600", *options], env=environment, stderr=stderr)
             try:
                 address = urlsplit(_address(process, log))
                 _until_ready(address.hostname or "", address.port or 0, process)

@@ -33,19 +33,21 @@ from secondpass.keywords import (
 from secondpass.lazy import Later, optional
 from secondpass.models.card import ModelCardData
 from secondpass.models.identity import own_calibration
-from secondpass.models.loading import LoadRequest, pick_device
+from secondpass.models.loading import LoadRequest, devices_of
 from secondpass.models.stored import open_model
 from secondpass.models.templates import published_activation
 from secondpass.ranking import Ranking, Relevance, activated, by_label, checked_top_k, converted
 from secondpass.record import CallRecord, CascadeRecord
 from secondpass.reranker import Call, Reranker, until_of, warn_once
-from secondpass.text import checked_query, columns_of
+from secondpass.text import checked_query, columns_of, positive_int
 from secondpass.windows import Passage, Windows
 
 if TYPE_CHECKING:
     import torch
 
     from secondpass import fit as fitting
+    from secondpass.forwards.workers import Workers
+    from secondpass.keywords import Devices
     from secondpass.models import saving
 
 
@@ -60,7 +62,7 @@ class CrossEncoder(Reranker):
             model that reranks; "secondpass/pocket" is in the package.
         num_labels: size of the head; None takes the checkpoint's. Given explicitly, a missing head is made new.
         max_length: longest input in tokens; None takes what model and tokenizer allow.
-        device: torch device or its name; None takes the best there is.
+        device: torch device or its name; None takes the best there is. Several ("cpu,cpu", a list): `use_devices`.
         automodel_args: keyword arguments of `AutoModelForSequenceClassification.from_pretrained`.
         tokenizer_args: keyword arguments of `AutoTokenizer.from_pretrained`.
         config_args: keyword arguments of `AutoConfig.from_pretrained`.
@@ -99,7 +101,7 @@ class CrossEncoder(Reranker):
         model_name: str,
         num_labels: int | None = None,
         max_length: int | None = None,
-        device: str | torch.device | None = None,
+        device: Devices | None = None,
         automodel_args: dict[str, Any] | None = None,
         tokenizer_args: dict[str, Any] | None = None,
         config_args: dict[str, Any] | None = None,
@@ -130,7 +132,7 @@ class CrossEncoder(Reranker):
         model_name: str,
         num_labels: int | None = None,
         max_length: int | None = None,
-        device: str | torch.device | None = None,
+        device: Devices | None = None,
         automodel_args: dict[str, Any] | None = None,
         tokenizer_args: dict[str, Any] | None = None,
         config_args: dict[str, Any] | None = None,
@@ -153,6 +155,7 @@ class CrossEncoder(Reranker):
     ) -> None:
         if precision is not None:
             checked_precision(precision)
+        devices = devices_of(device)
         loaded = open_model(
             LoadRequest(
                 source=str(model_name),
@@ -169,16 +172,16 @@ class CrossEncoder(Reranker):
                 template=template,
                 true_token=true_token,
                 false_token=false_token,
-                device=device,
+                device=devices[0] if devices else None,
             )
         )
         stored, published = loaded.stored_activation, published_activation(loaded.template)
-        activation = default_activation(
-            default_activation_function, stored, loaded.num_labels, trust_remote_code, published
-        )
+        own = default_activation_function
+        activation = default_activation(own, stored, loaded.num_labels, trust_remote_code, published)
         super().__init__(
             loaded, activation, max_length, truncation, max_batch_tokens, max_documents, precision, instruction
         )
+        self.use_devices(devices if len(devices) > 1 else None)
         self.best_score: float | None = None
         self.model_card_data = ModelCardData()
 
@@ -257,9 +260,9 @@ class CrossEncoder(Reranker):
         prompt: str | None = None,
         prompt_name: str | None = None,
         instruction: str | None = None,
-        pool: None = None,
-        chunk_size: None = None,
-        device: str | torch.device | None = None,
+        pool: Workers | None = None,
+        chunk_size: int | None = None,
+        device: Devices | None = None,
         records: list[CallRecord] | None = None,
         truncation: Truncation | Windows | None = None,
     ) -> Any:
@@ -280,9 +283,9 @@ class CrossEncoder(Reranker):
                 `instruction`, that of the stored `default_prompt_name` is taken.
             prompt_name: the same, by its name in `prompts`, which the model's folder may bring along.
             instruction: what the model is told to look for, plain text; for models with a place for it only.
-            pool: only None: there are no worker processes, and the threads of this one are all used.
-            chunk_size: only None, as there is no pool.
-            device: move the model there first, where it stays; None leaves it where it is.
+            pool: what `start_multi_process_pool` gave; while there is one it computes without being named, too.
+            chunk_size: accepted and without effect: batches go to whichever process is free.
+            device: move the model there first, where it stays; None leaves it where it is. Several: `use_devices`.
             records: a list that gets this call's `CallRecord`.
             truncation: what is read of a pair that is too long; None takes the model's.
 
@@ -331,9 +334,9 @@ class CrossEncoder(Reranker):
         prompt: str | None = None,
         prompt_name: str | None = None,
         instruction: str | None = None,
-        pool: None = None,
-        chunk_size: None = None,
-        device: str | torch.device | None = None,
+        pool: Workers | None = None,
+        chunk_size: int | None = None,
+        device: Devices | None = None,
         records: list[CallRecord] | None = None,
         truncation: Truncation | Windows | None = None,
         budget_ms: float | None = None,
@@ -380,16 +383,14 @@ class CrossEncoder(Reranker):
             records.append(ranking.record)
         return hits
 
-    def _prepare(self, pool: object, chunk_size: object, device: str | torch.device | None) -> None:
-        """Refuse what has no meaning here, and move the model."""
-        if pool is not None:
-            raise InvalidInput("pool must be None: there are no worker processes, predict uses all threads of this one")
+    def _prepare(self, pool: Workers | None, chunk_size: int | None, device: Devices | None) -> None:
+        """Check what only says how, and move the model."""
+        if pool is not None and pool is not self.engine().workers:
+            raise InvalidInput("pool is not what this model's start_multi_process_pool gave last, or has been stopped")
         if chunk_size is not None:
-            raise InvalidInput("chunk_size must be None: it is the share of one worker of a pool, and there is no pool")
-        if isinstance(device, (list, tuple)):
-            raise InvalidInput("device must be one device: there is no pool of processes to use several")
-        if device is not None and str(device) != self.device_name:
-            self.to(pick_device(device))
+            positive_int(chunk_size, "chunk_size")
+        if device is not None:
+            self.use_devices(device)
 
     # The functions' first argument is the encoder: as attributes of the class they are methods.
     explain = explanation.explain

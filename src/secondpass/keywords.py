@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar
 
 from secondpass.activations import Activation
@@ -15,6 +15,10 @@ from secondpass.windows import Windows
 
 if TYPE_CHECKING:
     import torch
+
+    from secondpass.forwards.workers import Workers
+
+    Devices = str | torch.device | Sequence[str | torch.device]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +43,7 @@ class Construction(TypedDict, total=False):
     num_labels: int | None
     max_length: int | None
     max_seq_length: int | None
-    device: str | torch.device | None
+    device: Devices | None
     model_kwargs: dict[str, Any] | None
     tokenizer_kwargs: dict[str, Any] | None
     processor_kwargs: dict[str, Any] | None
@@ -73,9 +77,9 @@ class CallOptions(TypedDict, total=False):
     prompt: str | None
     prompt_name: str | None
     instruction: str | None
-    pool: None
-    chunk_size: None
-    device: str | torch.device | None
+    pool: Workers | None
+    chunk_size: int | None
+    device: Devices | None
     records: list[CallRecord] | None
     truncation: Truncation | Windows | None
 

@@ -298,7 +298,7 @@ class Reranker(OpenModel):
         if cache is None:
             return None
         engine = self.engine()
-        told = engine.forward.ready().identity
+        told = engine.ready().identity
         if told is None:
             return None
         identity = told()

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from secondpass.errors import NonFiniteScore
 from secondpass.forwards.contract import Computation, Forward, Logits, Progress, non_finite, plan, score
 from secondpass.forwards.prefixes import side_by_side
+from secondpass.forwards.workers import Workers
 from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
 from secondpass.record import CallRecord, Cut
 from secondpass.score_cache import Kept, ScoreCache
@@ -382,15 +383,21 @@ def fitting(left: float, most: int, each: float) -> int:
 class Engine:
     """One tokenizer and one forward; holds no state of a call, so any number of threads may use it.
 
-    The forward may be replaced. `cache` keeps the ids of documents; None encodes every text anew.
+    The forward may be replaced. `cache` keeps the ids of documents; None encodes every text anew. `workers` compute.
     """
 
     def __init__(self, fast_tokenizer: Any, forward: Forward, cache: TokenCache | None = None) -> None:
         self.tokenizer = PairTokenizer(fast_tokenizer, cache)
         self.forward = forward
+        self.workers: Workers | None = None
         # of calls with a budget
         self._tokenising, self._scoring = Pace(), Pace()
         self._under_way: set[int] = set()
+
+    def ready(self) -> Computation:
+        """How the model is computed now."""
+        own = self.forward.ready()
+        return own if self.workers is None else self.workers.around(own, self.forward)
 
     def tokens(self, columns: Sequence[Sequence[str]], window: Window) -> list[Tokens]:
         """Inputs of one column (single texts) or two (queries, documents)."""
@@ -425,7 +432,7 @@ class Engine:
         if until is None or not job.asked:
             began = time.perf_counter()
             job.add(self.tokens(job.next_texts(len(job)), window) if job.asked else [], time.perf_counter() - began)
-        computation = self.forward.ready()
+        computation = self.ready()
         budget = window.max_batch_tokens or batch_tokens(computation.device)
         if not computation.pads:
             budget = min(budget, window.max_pairs * window.max_length)

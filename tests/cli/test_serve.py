@@ -33,6 +33,8 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--deadline-s", "inf"], "deadline_s=inf"),
         (["--max-windows", "3"], "--max-windows goes with --long windows"),
         (["--keep", "3"], "--keep: no --model is a cascade"),
+        (["--shadow", "next"], "--shadow 'next' is not name=next"),
+        (["--device", "cpu,cuda"], "device: cpu and cuda devices"),
     ],
 )
 def test_refusals_are_one_line(run: Run, options: list[str], said: str) -> None:

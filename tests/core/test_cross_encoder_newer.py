@@ -142,9 +142,9 @@ def test_the_stored_default_prompt_is_in_every_call(prompted: CrossEncoder, tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pool": {"processes": []}}, "pool must be None"),
-        ({"chunk_size": 5}, "chunk_size must be None"),
-        ({"device": ["cpu", "cpu"]}, "device must be one device"),
+        ({"pool": {"processes": []}}, "pool is not what this model's start_multi_process_pool gave"),
+        ({"chunk_size": 0}, "chunk_size=0"),
+        ({"device": ["cpu", "cuda"]}, "device: cpu and cuda devices"),
         ({"device": "toaster"}, "device='toaster'"),
         ({"prompt": 3}, "prompt is int, not str"),
     ],

@@ -186,7 +186,7 @@ def test_row_37_a_copy_made_in_a_call_does_not_wait_for_it(
 ) -> None:
     """Locks do not travel: a copy made while the original scores works at once."""
     expected = own_tiny.predict((QUERY, "cat"))
-    with own_tiny._engine.forward._lock:
+    with own_tiny.engine().ready().lock:
         assert way(own_tiny).predict((QUERY, "cat")) == pytest.approx(expected, rel=0, abs=ROUNDING)
 
 

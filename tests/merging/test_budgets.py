@@ -255,7 +255,7 @@ def test_a_budget_ends_while_the_model_is_used_directly(own_tiny: CrossEncoder) 
     """No row is taken that would wait for others: the call is answered, and the next one scored."""
     computation = own_tiny.engine().forward.ready()
     assert computation.lock is not None
-    own_tiny.use_forward(StoredForward(computation, computation.lock))
+    own_tiny.use_forward(StoredForward(computation, computation.logits, types=True))
     with SharedReranker(own_tiny) as shared:
         with computation.lock:
             found = shared.submit(QUERY, texts(5), budget_s=0.02).result(WAIT_S)

@@ -7,7 +7,7 @@ import importlib
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,12 @@ from torch import nn
 
 from secondpass import Cascade, CrossEncoder, StoppingRule
 from secondpass.errors import InvalidInput
+from secondpass.serving import answering
 from secondpass.serving.answering import answered, check_texts, unless_gone
 from secondpass.serving.models import Models, Served
 from secondpass.serving.problems import Problem
 from secondpass.serving.settings import Settings
-from secondpass.serving.work import Work
+from secondpass.serving.work import Work, agreement
 from secondpass.windows import Windows
 from tests.model_spy import before_forward, inputs_read
 from tests.serving.conftest import Held, Live, Serve, running, until
@@ -623,3 +624,69 @@ def test_a_blank_document_never_outranks_a_real_one(pocket: CrossEncoder) -> Non
         scores = live.client.post("/score", json=pairs).json()["scores"]
         assert [scores[0], scores[2], scores[4]] == [0.0] * 3
         assert min(scores[1], scores[3]) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("order", "other", "first", "top10", "pairs"),
+    [
+        ((0, 1, 2), (0, 1, 2), 1.0, 1.0, 1.0),
+        ((0, 1, 2), (2, 1, 0), 0.0, 1.0, 0.0),
+        ((0, 1, 2), (0, 2, 1), 1.0, 1.0, 2 / 3),
+        (range(20), (*range(5), *range(10, 20), *range(5, 10)), 1.0, 0.5, 1 - 50 / 190),
+        ((0,), (0,), 1.0, 1.0, 1.0),
+    ],
+)
+def test_how_far_two_orders_agree(
+    order: Sequence[int], other: Sequence[int], first: float, top10: float, pairs: float
+) -> None:
+    """The best, the first ten, and every pair of the first hundred."""
+    assert agreement(order, other) == pytest.approx({"first": first, "top10": top10, "pairs": pairs})
+
+
+def test_a_shadow_scores_a_share_of_the_answers(
+    own_tiny: CrossEncoder, tiny: CrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the answer, which is the first model's; what it fails at or has no place for is counted, too."""
+    with torch.no_grad():
+        own_tiny.model.classifier.weight.neg_()
+    body = {"model": "tiny", "query": "where is the cat", "documents": TEXTS}
+
+    def shadowed() -> dict[str, float]:
+        shown = samples(live.client.get("/metrics").text)
+        return {labels: value for (name, labels), value in shown.items() if name == "secondpass_shadow_requests_total"}
+
+    def ask(name: str) -> list[int]:
+        results = live.client.post("/v2/rerank", json=body | {"model": name}).json()["results"]
+        return [one["index"] for one in results]
+
+    settings = Settings(shadows=(("tiny", "next"),), shadow_share=1.0)
+    with running(settings, {"tiny": tiny, "next": own_tiny}) as live:
+        first, second = ask("tiny"), ask("next")
+        until(lambda: shadowed() == {"tiny,compared,next": 1})
+        sums = samples(live.client.get("/metrics").text)
+        for measure, value in agreement(first, second).items():
+            assert sums["secondpass_shadow_agreement_sum", f"{measure},tiny,next"] == pytest.approx(value)
+            assert value < 1 or measure == "top10"
+        own_tiny.close()
+        assert ask("tiny") == first
+        until(lambda: shadowed() == {"tiny,compared,next": 1, "tiny,failed,next": 1})
+        monkeypatch.setattr(answering, "SHADOWS", 0)
+        assert ask("tiny") == first
+        until(lambda: shadowed() == {f"tiny,{outcome},next": 1 for outcome in ("compared", "failed", "skipped")})
+    with running(Settings(shadows=(("tiny", "next"),), shadow_share=0.0), {"tiny": tiny, "next": tiny}) as live:
+        assert ask("tiny") == first
+        assert shadowed() == {}
+
+
+@pytest.mark.parametrize(
+    ("shadows", "message"),
+    [
+        ((("tiny", "new"),), "shadow tiny=new: there is no model 'new'"),
+        ((("tiny", "tiny"),), "one shadow, which is another"),
+        ((("tiny", "next"), ("tiny", "next")), "one shadow"),
+    ],
+)
+def test_a_shadow_is_another_model(tiny: CrossEncoder, shadows: tuple[tuple[str, str], ...], message: str) -> None:
+    """That is served, too, and one of each."""
+    with pytest.raises(InvalidInput, match=message):
+        Models({"tiny": tiny, "next": tiny}, Settings(shadows=shadows), lambda *given: None)

@@ -9,8 +9,10 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -52,10 +54,22 @@ class Process:
         # The line is there, so it listens.
         assert httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
 
+    def workers(self) -> set[int]:
+        """The processes of its models."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        numbers = {int(number) for thread in threads for number in thread.read_text().split()}
+        return {number for number in numbers if b"secondpass.forwards.workers" in _command(number)}
+
     def lines(self) -> list[dict[str, object]]:
         """What it has logged."""
         text = self.log.read_text()
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _command(number: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{number}/cmdline").read_bytes()
+    return b""
 
 
 Start = Callable[..., Process]
@@ -157,9 +171,12 @@ def test_a_process_loads_its_models_anew_and_leaves_at_once(
 ) -> None:
     """SIGHUP under load: no request is lost, each has the scores of old or new weights, the log has their digests.
 
-    Weights that cannot be had leave the old ones in place. A second SIGTERM waits for nothing.
+    Weights that cannot be had leave the old ones in place. A second SIGTERM waits for nothing. The model has two
+    processes of its own each time, which are gone when it is.
     """
-    running = start("--shutdown-delay-s", "600")
+    running = start("--shutdown-delay-s", "600", "--device", "cpu,cpu")
+    until(lambda: len(running.workers()) == 2)
+    workers = running.workers()
     weights = Path(tiny_folder) / "model.safetensors"
     kept = weights.read_bytes()
     body = {"query": "where is the cat", "documents": ["the mat", "a dog"]}
@@ -187,6 +204,8 @@ def test_a_process_loads_its_models_anew_and_leaves_at_once(
             until(lambda: bool(events("reloaded")))
             count = len(seen)
             until(lambda: len(seen) > count + 4)
+            until(lambda: len(running.workers()) == 2 and not running.workers() & workers)
+            workers = running.workers()
             digest = hashlib.sha256(weights.read_bytes()).hexdigest()
             weights.unlink()
             running.process.send_signal(signal.SIGHUP)
@@ -200,12 +219,38 @@ def test_a_process_loads_its_models_anew_and_leaves_at_once(
     assert seen[0][1] != seen[-1][1]
     assert events("serving")[0]["digests"] == {"tiny": hashlib.sha256(kept).hexdigest()}
     assert events("reloaded")[0]["digests"] == events("reload failed")[0]["digests"] == {"tiny": digest}
-    assert httpx.get(f"{running.url}/info", trust_env=False).json()["models"][0]["digest"] == digest
+    model = httpx.get(f"{running.url}/info", trust_env=False).json()["models"][0]
+    assert (model["digest"], model["device"]) == (digest, "cpu,cpu")
     running.process.terminate()
     until(lambda: bool(events("stopping")))
     running.process.terminate()
     assert running.process.wait(60) == 128 + signal.SIGTERM
     assert running.lines()[-1]["event"] == "stopped at once"
+    until(lambda: not any(Path(f"/proc/{number}/cmdline").exists() for number in workers))
+
+
+def test_the_first_process_of_a_container_ends_while_it_loads(tiny_folder: str, tmp_path: Path) -> None:
+    """It has no default for SIGTERM: the models, here from a pipe into which nobody writes, are not waited for."""
+    namespace = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*namespace, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("no namespace of process numbers can be made here")
+    folder, log = tmp_path / "model", tmp_path / "log"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    command = [sys.executable, "-m", "secondpass.cli", "serve", "--model", f"tiny={folder}", "--port", "0"]
+    with log.open("wb") as file:
+        outer = subprocess.Popen([*namespace, *command], stderr=file, start_new_session=True)
+    try:
+        writer = os.open(folder / "config.json", os.O_WRONLY)  # waits for the reader
+        (inner,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        os.kill(int(inner), signal.SIGTERM)
+        assert outer.wait(60) == 128 + signal.SIGTERM
+        os.close(writer)
+    finally:
+        outer.kill()
+        outer.wait()
+    assert json.loads(log.read_text().splitlines()[-1])["event"] == "stopped"
 
 
 def test_a_signal_in_the_middle_of_a_log_line_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ def test_settings_are_shown_without_keys() -> None:
         ({"deadline_s": float("inf")}, "deadline_s=inf"),
         ({"max_wait_ms": -1}, "max_wait_ms=-1"),
         ({"head_s": 0}, "head_s=0"),
+        ({"shadow_share": 1.5}, "shadow_share=1.5"),
         ({"precision": "fp16"}, "precision='fp16'"),
         ({"token_cache_mb": -1}, "token_cache_mb=-1"),
         ({"token_cache_mb": 1.5}, "token_cache_mb=1.5"),

@@ -251,7 +251,7 @@ Model = Annotated[
 MAX_LENGTH_HELP = "Tokens of a pair at most; by default what the model allows."
 MaxLength = Annotated[int | None, typer.Option(min=1, help=MAX_LENGTH_HELP)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pairs scored together at most.")]
-DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1, mps; by default the best there is."
+DEVICE_HELP = "Where to compute: cpu, cuda, cuda:1, mps; several: cpu,cpu. By default the best there is."
 Device = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
 PRECISION_HELP = "How exactly to compute: fp32, bf16, int8 or auto; by default what the model recommends, else fp32."
 Precision = Annotated[precisions.Precision | None, typer.Option(help=PRECISION_HELP)]

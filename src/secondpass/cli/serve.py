@@ -18,6 +18,7 @@ from secondpass.serving.settings import (
     probable,
     read_keys,
     require_libraries,
+    shadows_of,
 )
 from secondpass.windows import Select
 
@@ -57,6 +58,18 @@ Keep = Annotated[
     list[str] | None,
     _option("KEEP", "Documents that go on in a cascade: 100, one for each step (500,100), or name=100.", "--keep"),
 ]
+Shadows = Annotated[
+    list[str] | None,
+    _option(
+        "SHADOW",
+        "name=next: next scores a share of name's answers too; /metrics tells how they agree.",
+        "--shadow",
+    ),
+]
+ShadowShare = Annotated[float, _option("SHADOW_SHARE", "Share of the answers.", min=0, max=1)]
+ShutdownDelay = Annotated[
+    float, _option("SHUTDOWN_DELAY_S", "After a signal, stay this long answering 503 to be noticed.", min=0)
+]
 
 
 def serve(
@@ -76,15 +89,13 @@ def serve(
     max_body_bytes: Annotated[int, _option("MAX_BODY_BYTES", "Bytes of a body; then 413.", min=1)] = 10_000_000,
     max_characters: Annotated[int, _option("MAX_CHARACTERS", "Characters of one text; then 422.", min=1)] = 1_000_000,
     max_waiting_pairs: Annotated[
-        int, _option("MAX_WAITING_PAIRS", "Pairs that wait for a model; then 429.", min=1)
+        int, _option("MAX_WAITING_PAIRS", "A model's waiting pairs; then 429.", min=1)
     ] = 20_000,
     max_waiting_tokens: Annotated[int, _option("MAX_WAITING_TOKENS", "The same for their tokens.", min=1)] = 4_000_000,
     max_wait_ms: Annotated[float, _option("MAX_WAIT_MS", "How long an idle model waits for company.", min=0)] = 0.0,
     deadline_s: Annotated[float, _option("DEADLINE_S", "Seconds to an answer; then 504.", min=0.001)] = 30.0,
     head_s: Annotated[float, _option("HEAD_S", "Seconds for a request line and headers; then 408.", min=0.001)] = 5.0,
-    shutdown_delay_s: Annotated[
-        float, _option("SHUTDOWN_DELAY_S", "After a signal, stay this long answering 503 to be noticed.", min=0)
-    ] = 0.0,
+    shutdown_delay_s: ShutdownDelay = 0.0,
     keep_alive_s: Annotated[int, _option("KEEP_ALIVE_S", "Seconds that an idle connection stays open.", min=1)] = 75,
     max_length: Annotated[int | None, _option("MAX_LENGTH", arguments.MAX_LENGTH_HELP, min=1)] = None,
     device: Annotated[str | None, _option("DEVICE", arguments.DEVICE_HELP)] = None,
@@ -103,6 +114,8 @@ def serve(
     score_cache_mb: Annotated[int, _option("SCORE_CACHE_MB", "MiB that it has.", min=1)] = 256,
     keep: Keep = None,
     calibration: Calibrations = None,
+    shadow: Shadows = None,
+    shadow_share: ShadowShare = 0.1,
 ) -> None:
     """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM, Voyage and text-embeddings-inference.
 
@@ -128,7 +141,8 @@ def serve(
         token_cache_mb=token_cache_mb, max_documents=max_documents, without_keys=without_keys, false_token=false_token,
         open_metrics=open_metrics, keep_alive_s=keep_alive_s, max_requests=max_requests, score_cache=score_cache,
         max_wait_ms=max_wait_ms, max_length=max_length, true_token=true_token, deadline_s=deadline_s, head_s=head_s,
-        precision=precision, trace_texts=trace_texts, docs=docs, host=host, port=port,
+        shadows=shadows_of(shadow or ()), shadow_share=shadow_share, precision=precision, trace_texts=trace_texts,
+        docs=docs, host=host, port=port,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Literal
@@ -96,11 +96,20 @@ class StoredForward:
     """The forward of a model that stands in a folder: what it computes never changes."""
 
     computation: Computation
-    _lock: ForwardLock
+    compute: Compute
+    types: bool
 
     def ready(self) -> Computation:
         """The same each time."""
         return self.computation
+
+    def elsewhere(self, own: Computation) -> Callable[[str], Compute]:
+        """What gives the same in another process; it can be pickled."""
+        return partial(_apart_there, self.compute, self.types)
+
+
+def _apart_there(compute: Compute, types: bool, device: str) -> Compute:
+    return apart(compute, types)
 
 
 def stored_forward(
@@ -180,4 +189,4 @@ def _forward(
         identity=cache(lambda: told_of(digest(), compute, dtype)),
         lock=lock,
     )
-    return StoredForward(computation, lock)
+    return StoredForward(computation, compute, types)

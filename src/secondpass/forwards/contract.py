@@ -10,10 +10,12 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -198,6 +200,8 @@ class Computation:
         identity: stands for the weights and how they are computed, where that can be told: of equal ones logits are
             equal for ever.
         lock: lets one thread at a time compute `logits`; None: nothing does.
+        start: begins a batch, where several are computed at a time.
+        workers: how many are.
     """
 
     device: str
@@ -209,6 +213,8 @@ class Computation:
     shares_beginnings: bool = False
     identity: Callable[[], str] | None = None
     lock: ForwardLock | None = None
+    start: Callable[[Sequence[Tokens]], Future[Logits]] | None = None
+    workers: int = 1
 
     def turn(self, seconds: Callable[[], float]) -> AbstractContextManager[bool]:
         """Keep the model for this thread, or tell that others kept it for as long as `seconds` says, see `acquire`."""
@@ -220,6 +226,15 @@ class Forward(Protocol):
 
     def ready(self) -> Computation:
         """Tell how the model is computed now. Asked once a call, so it may take time to see what changed."""
+        ...
+
+
+@runtime_checkable
+class PortableForward(Forward, Protocol):
+    """One that other processes can compute by, too."""
+
+    def elsewhere(self, own: Computation) -> Callable[[str], Compute]:
+        """What gives, in another process and for a device there, what `own` computes here; it can be pickled."""
         ...
 
 
@@ -247,36 +262,58 @@ def score(
         NonFiniteScore: a logit is NaN or infinite (below float32: also when repeated in float32).
         OutOfMemory: a single pair does not fit.
     """
-    todo = list(reversed(batches))
+    todo, left = list(reversed(batches)), len(batches)
     logits: Logits | None = None
     filled = 0
-    step(len(todo))
-    while todo:
-        rows = todo.pop()
-        batch = batch_of(tokens, rows)
-        part = _attempt(computation.logits, batch)
-        if part is None:
-            progress.retries += 1
-            todo += _halves(batch)
-            continue
-        part = _finite(computation, batch, part, progress)
-        if logits is None:
-            logits = np.empty((len(tokens), part.shape[1]), np.float32)
-        logits[list(rows)] = part
-        filled += len(rows)
-        progress.batches += 1
-        progress.places += batch.places if computation.pads else batch.tokens
-        step(len(todo))
+    step(left)
+    with closing(_attempts(computation, tokens, todo)) as attempts:
+        for batch, computed in attempts:
+            rows = batch.rows
+            if computed is None:
+                progress.retries += 1
+                todo += _halves(batch)
+                left += 1
+                continue
+            part = _finite(computation, batch, computed, progress)
+            left -= 1
+            if logits is None:
+                logits = np.empty((len(tokens), part.shape[1]), np.float32)
+            logits[list(rows)] = part
+            filled += len(rows)
+            progress.batches += 1
+            progress.places += batch.places if computation.pads else batch.tokens
+            step(left)
     expected = sum(map(len, batches))
     if logits is None or filled != expected:
         raise RuntimeError(f"{filled} scores for {expected} pairs")
     return logits
 
 
-def _attempt(compute: Compute, batch: Batch) -> Logits | None:
+def _attempts(
+    computation: Computation, tokens: Sequence[Tokens], todo: list[tuple[int, ...]]
+) -> Generator[tuple[Batch, Logits | None]]:
+    """What each batch of `todo` gives, the last first; as many at a time as there are workers, and one in reserve."""
+    start, running = computation.start, dict[Future[Logits], Batch]()
+    try:
+        while todo or running:
+            while todo and (start is None or len(running) <= computation.workers):
+                batch = batch_of(tokens, todo.pop())
+                if start is None:
+                    yield batch, _attempt(partial(computation.logits, batch.inputs), batch)
+                else:
+                    running[start(batch.inputs)] = batch
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                batch = running.pop(done)
+                yield batch, _attempt(done.result, batch)
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _attempt(compute: Callable[[], Logits], batch: Batch) -> Logits | None:
     """Logits [pairs, labels], or None out of memory."""
     try:
-        part = compute(batch.inputs)
+        part = compute()
     except MemoryError:
         return None
     if part.ndim != 2 or part.shape[0] != len(batch.rows):
@@ -296,7 +333,7 @@ def _finite(computation: Computation, batch: Batch, part: Logits, progress: Prog
     """Repeat an overflowed batch of less precision once in float32, refuse what is still not finite."""
     if computation.full_precision is not None and not np.isfinite(part).all():
         progress.retries += 1
-        repeated = _attempt(computation.full_precision, batch)
+        repeated = _attempt(partial(computation.full_precision, batch.inputs), batch)
         # Without memory for float32 the first answer stands, and is refused.
         part = part if repeated is None else repeated
     good = np.isfinite(part).all(axis=1)

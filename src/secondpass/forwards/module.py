@@ -6,10 +6,11 @@ trained, moved, or given other weights, and the next call is computed from what 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -200,6 +201,13 @@ class ModelForward:
         """What a copy takes along: what computes is made anew from the copy's model."""
         return {**self.__dict__, "_choice": None, "exact": False}
 
+    def elsewhere(self, own: Computation) -> Callable[[str], Compute]:
+        """What computes in another process, on a device, as `own` does here; it can be pickled."""
+        made = copy.copy(self)
+        if self._precision == "auto" and dtype_name(self._model.dtype) in FULL_PRECISION:
+            made._precision = next(name for name, dtype in DTYPES.items() if dtype == own.dtype)
+        return partial(_moved, made)
+
     def ready(self) -> Computation:
         """What computes the model as it is now; its dtype is int8 where the kernel computes with that."""
         with self._lock:
@@ -275,3 +283,9 @@ class ModelForward:
                 raise ModelLoadError(f"{type(self._model).__name__} cannot score a pair: {reason}") from error
             self._seen = "equal" if "equal" in seen else "any"
         return self._seen
+
+
+def _moved(forward: ModelForward, device: str) -> Compute:
+    if device != "cpu":
+        forward._model.to(device)
+    return forward.ready().logits

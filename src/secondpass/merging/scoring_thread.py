@@ -1,4 +1,4 @@
-"""The thread that scores: takes a batch from the queue, runs it, hands out what is complete."""
+"""The threads that score: each takes a batch from the queue, runs it, hands out what is complete."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def too_late(call: QueuedJob) -> DeadlineExceeded:
 
 
 class ScoringThread:
-    """Starts when there is something to score, ends after an idle while: an object that nobody closed leaves none."""
+    """Starts when there is something to score, ends after an idle while: an object that nobody closed leaves none.
+
+    A model that is computed by several processes has as many threads, which wait for those.
+    """
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class ScoringThread:
         self._max_round_tokens = max_round_tokens
         self._watch = watch
         self._resume = resume
-        self._thread: threading.Thread | None = None
+        self._threads: set[threading.Thread] = set()
         self._pace = Pace()
 
     @property
@@ -67,20 +70,21 @@ class ScoringThread:
         """See to it that new rows of `call` get scored; a call whose rows all were scored already is delivered."""
         self._deliver(call)
         with self._queue.changed:
-            if self._thread is None and not call.settled:
-                self._thread = threading.Thread(target=self._run, name="secondpass-score", daemon=True)
-                self._thread.start()
+            while len(self._threads) < self._reranker.workers and not call.settled:
+                thread = threading.Thread(target=self._run, name="secondpass-score", daemon=True)
+                self._threads.add(thread)
+                thread.start()
 
     def join(self) -> None:
-        """Wait for the end of the thread, unless this is it (a callback of an answer)."""
+        """Wait for the end of the threads, but for this one where it is one of them (a callback of an answer)."""
         with self._queue.changed:
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+            threads = self._threads - {threading.current_thread()}
+        for thread in threads:
             thread.join()
 
     def after_fork(self) -> None:
-        """The thread stayed in the parent."""
-        self._thread = None
+        """The threads stayed in the parent."""
+        self._threads.clear()
 
     def _run(self) -> None:
         try:
@@ -88,19 +92,19 @@ class ScoringThread:
                 self._score_next()
         except BaseException as error:
             with self._queue.changed:
-                self._thread = None
+                self._threads.discard(threading.current_thread())
             self._queue.abandon(SecondPassError(f"the scoring thread ended: {error!r}"))
             raise
 
     def _wait(self) -> bool:
-        """True when rows wait; False when none will come or none came for long: this is the thread no more then."""
+        """True when rows wait; False when none will come or none came for long: this thread is over then."""
         queue = self._queue
         with queue.changed:
             while not queue.rows_wait():
                 left, over = queue.left_s, queue.closed and not queue.calls
                 idle = not over and not queue.changed.wait(min(IDLE_S, left)) and left == math.inf
                 if (idle and not queue.rows_wait()) or (queue.closed and not queue.calls):
-                    self._thread = None
+                    self._threads.discard(threading.current_thread())
                     return False
             return True
 
@@ -111,7 +115,7 @@ class ScoringThread:
             self._gather(self.batch_tokens)
             asked = time.monotonic()
             # may wait for a batch of others: never under the lock of the queue
-            computation = engine.forward.ready()
+            computation = engine.ready()
             budget = self._budget(computation.device)
             self._end(computation)
             shares, outcomes, seconds = self._batch(asked, budget, computation)
@@ -201,4 +205,4 @@ class ScoringThread:
             self._queue.settle(call, too_late(call))
             return
         engine = self._reranker.engine()
-        self._queue.settle(call, partial(call.scored, computation or engine.forward.ready()))
+        self._queue.settle(call, partial(call.scored, computation or engine.ready()))

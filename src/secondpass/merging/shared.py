@@ -100,7 +100,8 @@ class SharedReranker:
         """What is waiting now."""
         with self._queue.changed:
             tokens = sum(call.remaining_tokens for call in self._queue.calls)
-            return Load(len(self._queue.calls), self._queue.pairs, tokens, tokens * self._scoring.seconds_per_token)
+            each = self._scoring.seconds_per_token / self.reranker.workers
+            return Load(len(self._queue.calls), self._queue.pairs, tokens, tokens * each)
 
     def submit(
         self,

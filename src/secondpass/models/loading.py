@@ -362,6 +362,32 @@ def _token(request: LoadRequest) -> str | bool | None:
     return request.token
 
 
+def devices_of(given: object) -> tuple[str, ...]:
+    """The devices that an argument names, as torch does: none for None, one, or of one kind several.
+
+    Several are a list, or a str with commas between them; of processors it is "cpu" as often as there shall be
+    processes.
+
+    Raises:
+        InvalidInput: one is no str or device; of several, one is not available, or kinds are mixed.
+    """
+    if given is None:
+        return ()
+    several = given.split(",") if isinstance(given, str) else given
+    names = list(several) if isinstance(several, (list, tuple)) else [several]
+    for place, name in enumerate(names):
+        if not isinstance(name, str) and type(name).__name__ != "device":
+            what = f"device[{place}]" if isinstance(several, (list, tuple)) else "device"
+            raise InvalidInput(f"{what} is {type(name).__name__}, not str or torch.device")
+    made = tuple(str(name).strip() for name in names)
+    kinds = {name.partition(":")[0]: None for name in made}
+    if not made or len(kinds) > 1:
+        raise InvalidInput(f"device: {' and '.join(kinds) or 'no'} devices, where several have to be of one kind")
+    for name in made if len(made) > 1 and made[0] != "cpu" else ():
+        pick_device(name)
+    return made
+
+
 def pick_device(requested: str | torch.device | None) -> torch.device:
     """Return the device asked for, or for None the best present: cuda, mps, npu, hpu, cpu, as the seed picks.
 

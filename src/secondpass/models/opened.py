@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from secondpass.calibration import Calibration
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.choosing import StoredForward, has_torch, stored_forward
-from secondpass.forwards.contract import Computation, Forward, Padding, padding_of
+from secondpass.forwards.contract import Computation, Forward, Padding, PortableForward, padding_of
 from secondpass.forwards.families import family_of
+from secondpass.forwards.kernel.native import own_thread_count
 from secondpass.forwards.precision import (
     SAMPLE_DOCUMENTS,
     SAMPLE_QUERIES,
@@ -22,14 +24,17 @@ from secondpass.forwards.precision import (
     precision_of,
     recommended_precision,
 )
+from secondpass.forwards.workers import Workers
 from secondpass.lazy import optional
-from secondpass.models.loading import Loaded
+from secondpass.models.loading import Loaded, devices_of, pick_device
 from secondpass.models.stored import StoredModel
 from secondpass.scoring import Engine, Window
 from secondpass.tokens import Tokens
 
 if TYPE_CHECKING:
     import torch
+
+    from secondpass.keywords import Devices
 
 logger = logging.getLogger(__name__)
 
@@ -225,15 +230,15 @@ class OpenModel:
         state = {**self.__dict__, "training_thread": None}
         engine = self._engine
         if engine is not None and isinstance(engine.forward, StoredForward):
-            state["_engine"] = engine.tokenizer.cache
+            state["_engine"] = engine.tokenizer.cache, engine.workers
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._loaded is not None and not isinstance(self._engine, Engine):
-            cache: Any = self._engine
+            parts: Any = self._engine
             self._engine = self._made_engine()
-            self._engine.tokenizer.cache = cache
+            self._engine.tokenizer.cache, self._engine.workers = parts
 
     @property
     def device(self) -> torch.device:
@@ -264,7 +269,7 @@ class OpenModel:
     @property
     def dtype_name(self) -> str:
         """The same by its name: "float32", "bfloat16", "int8"."""
-        return self.engine().forward.ready().dtype
+        return self.engine().ready().dtype
 
     @property
     def calibration(self) -> Calibration | None:
@@ -279,7 +284,70 @@ class OpenModel:
 
     def to(self, device: str | torch.device) -> Any:
         """Move the model; returns the transformers model, as the seed does."""
+        self._end_workers()
         return self._built("moving a model").model.to(device)
+
+    @property
+    def workers(self) -> int:
+        """How many batches are computed at a time."""
+        workers = None if self._engine is None else self._engine.workers
+        return 1 if workers is None else len(workers.devices)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where batches are computed, as torch names them; several where there is a process for each."""
+        workers = self.engine().workers
+        return (self.device_name,) if workers is None else workers.devices
+
+    def use_devices(self, devices: Devices | None) -> None:
+        """Compute batches on several devices at a time, each in a process of its own; None or one ends that.
+
+        Scores are those of one device. Of processors it is "cpu" as often as there shall be processes, which get equal
+        parts of those that this one may use. With accelerators the model moves to the first, where this process
+        computes. Calls share one queue; a process that ends is replaced, and its batch is done by another.
+
+        Raises:
+            InvalidInput: one is no device of this machine, or they are of several kinds.
+            MissingExtra: other devices than the CPU need torch.
+        """
+        engine, wanted = self.engine(), devices_of(devices)
+        if engine.workers is None or engine.workers.devices != wanted:
+            self._end_workers()
+            if wanted and wanted[0] != self.device_name:
+                self.to(pick_device(wanted[0]))
+            if len(wanted) > 1 and not isinstance(engine.forward, PortableForward):
+                raise InvalidInput("device: a forward of your own is computed by this process alone")
+            if len(wanted) > 1:
+                engine.workers = Workers(wanted)
+                engine.ready()  # they start meanwhile
+
+    def start_multi_process_pool(self, target_devices: Devices | None = None) -> Workers:
+        """`use_devices` as sentence-transformers has it; None takes every GPU, or a process for each core.
+
+        Raises:
+            InvalidInput: as `use_devices`, or it is one device.
+        """
+        torch = sys.modules.get("torch") if target_devices is None else None
+        gpus = torch.cuda.device_count() if torch is not None else 0
+        every = [f"cuda:{place}" for place in range(gpus)] if gpus > 1 else ["cpu"] * max(2, own_thread_count())
+        self.use_devices(every if target_devices is None else target_devices)
+        workers = self.engine().workers
+        if workers is None:
+            raise InvalidInput(f"target_devices={target_devices!r}: a pool has several devices")
+        return workers
+
+    def stop_multi_process_pool(self, pool: Workers) -> None:
+        """End the processes of a pool; the model is computed by this process, on the first of the devices."""
+        engine = self._engine
+        if engine is not None and engine.workers is pool:
+            self._end_workers()
+        pool.close()
+
+    def _end_workers(self) -> None:
+        engine = self._engine
+        if engine is not None and engine.workers is not None:
+            ended, engine.workers = engine.workers, None
+            ended.close()
 
     def use_forward(self, forward: Forward) -> None:
         """Put another forward behind the stages; it must give the logits of this model on the same inputs."""
@@ -308,6 +376,7 @@ class OpenModel:
 
     def close(self) -> None:
         """Let go of the weights; later calls raise `SecondPassError`."""
+        self._end_workers()
         self._engine = None
         self._loaded = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from secondpass.serving.scores import ScoreRequest, TextPairsRequest
 from secondpass.serving.settings import Settings
 from secondpass.serving.shapes import RankingRequest, RerankRequest, TextsRequest, VoyageRequest
 from secondpass.serving.telemetry import Admission, Facts, Metrics, facts_of
-from secondpass.serving.work import Answer, Work, indices
+from secondpass.serving.work import Answer, Work, agreement, indices
 from secondpass.stopping import StoppingRule
 from secondpass.text import is_blank
 from secondpass.windows import Windows
@@ -279,6 +280,9 @@ def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) ->
 Shape = RerankRequest | VoyageRequest | RankingRequest | TextsRequest | ScoreRequest | TextPairsRequest
 # Headers are lines, and proxies refuse long ones.
 LONGEST_HEADER = 1000
+# Answers that are scored a second time at once; what is beyond is left out.
+SHADOWS = 4
+_DRAW = random.Random()  # noqa: S311 - which answers, no secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +294,7 @@ class Service:
     metrics: Metrics
     admission: Admission
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "secondpass-bodies"))
+    shadowing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def aside(self, facts: Facts, do: Callable[..., Result], *given: Any) -> Result:
         """Do what takes the longer the larger a body is; for a large one beside the event loop, one after the other."""
@@ -327,9 +332,33 @@ class Service:
         facts.answered(answer, self.models.score_cache is not None)
         facts.span.answered([(one, answer.scores[one]) for one in answer.order[: shape.most]])
         self.metrics.scored(served.name, answer, time.monotonic() - facts.began)
+        self._shadow(work, answer)
         answer = replace(answer, warnings=(*answer.warnings, *warnings))
         body = await self.aside(facts, lambda: shape.render(answer, facts.request_id).encode())
         return Response(body, media_type="application/json", headers=_headers(answer))
+
+    def _shadow(self, work: Work, answer: Answer) -> None:
+        """Let the model's shadow score the same documents, for a share of the answers, once this one is given."""
+        name = dict(self.settings.shadows).get(answer.model)
+        if name is None or not work.ranks or len(answer.order) < len(answer.scores) or not answer.complete:
+            return
+        if _DRAW.random() >= self.settings.shadow_share:
+            return
+        if len(self.shadowing) >= SHADOWS or self.admission.draining:
+            self.metrics.shadowed(answer.model, name, "skipped")
+            return
+        task = asyncio.create_task(self._compare(replace(work, model=name), answer, name))
+        self.shadowing.add(task)
+        task.add_done_callback(self.shadowing.discard)
+
+    async def _compare(self, work: Work, answer: Answer, name: str) -> None:
+        try:
+            with self.models.held(name) as served:
+                other = await answered(served, work, self.settings.deadline_s)
+        except Exception:  # whatever: the client has its answer
+            self.metrics.shadowed(answer.model, name, "failed")
+        else:
+            self.metrics.shadowed(answer.model, name, "compared", agreement(answer.order, other.order))
 
 
 def _headers(answer: Answer) -> dict[str, str]:

@@ -394,7 +394,7 @@ def _info(service: Service) -> Info:
             name=served.name,
             max_tokens=served.window,
             truncation=policy_of(served.truncation).truncation,
-            device=served.reranker.device_name,
+            device=",".join(served.reranker.devices),
             precision=served.reranker.precision,
             dtype=served.dtype,
             digest=served.digest,

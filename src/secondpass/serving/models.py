@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -110,7 +110,7 @@ class Models:
         """Put a queue in front of each model, and give a token cache to each that has none of its own.
 
         Raises:
-            InvalidInput: there is no model, or one has several labels, of which none is the relevance.
+            InvalidInput: there is no model, one has several labels, of which none is the relevance, or no shadow.
         """
         self._settings = settings
         self._watch = watch
@@ -121,6 +121,7 @@ class Models:
         file = settings.score_cache
         self.score_cache = None if file is None else cache_named(file, settings.score_cache_mb)
         self._served = self._queued(rerankers)
+        _check_shadows(settings, self._served)
         # of its own, for which the end of the event loop does not wait
         self._loader = ThreadPoolExecutor(1, "secondpass-load")
         self._loading: Future[LoadedModels] | None = None
@@ -245,6 +246,17 @@ class Models:
             self.score_cache.close()
 
 
+def _check_shadows(settings: Settings, names: Container[str]) -> None:
+    """Refuse a shadow that nobody has, of nobody or of itself, and a second one of a model."""
+    seen = set[str]()
+    for name, shadow in settings.shadows:
+        unknown = next((one for one in (name, shadow) if one not in names), None)
+        if unknown is not None or name == shadow or name in seen:
+            reason = "a model has one shadow, which is another" if unknown is None else f"there is no model {unknown!r}"
+            raise InvalidInput(f"shadow {name}={shadow}: {reason}")
+        seen.add(name)
+
+
 def _models_of(model: Reranker | Cascade) -> tuple[Reranker, ...]:
     return model.models if isinstance(model, Cascade) else (model,)
 
@@ -319,7 +331,7 @@ def _loaded(settings: Settings, source: str, instruction: str | None, calibratio
         raise ModelLoadError(f"the weights of {source} were changed while they were read")
     # What happens once a model, such as choosing its forward, happens before anybody waits for it.
     encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
-    told = encoder.engine().forward.ready().identity
+    told = encoder.engine().ready().identity
     if settings.score_cache is not None and told is not None:
         told()
     return encoder, digest

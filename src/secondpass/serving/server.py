@@ -353,7 +353,7 @@ def serve(settings: Settings) -> None:
         InvalidInput: the address cannot be listened on, or a model is refused.
         ModelLoadError: a model cannot be had.
     """
-    with logs_as_json(), _bound(settings.host, settings.port) as listener, _hangups() as hangups:
+    with logs_as_json(), _ends(), _bound(settings.host, settings.port) as listener, _hangups() as hangups:
         app = create_app(settings)
         service: Service = app.state.service
         config = uvicorn.Config(
@@ -372,6 +372,28 @@ def serve(settings: Settings) -> None:
         logger.info("stopped")
         if service.models.are_loading:
             os._exit(0)  # models that nobody will ask are not waited for
+
+
+@contextmanager
+def _ends() -> Iterator[None]:
+    """End at SIGTERM until the server takes it: the first process of a container is not ended by a signal alone."""
+
+    def end(sig: int, frame: FrameType | None) -> None:
+        try:
+            logger.info("stopped", extra={"fields": {"signal": sig}})
+        finally:
+            signal.signal(sig, signal.SIG_DFL)
+            os.kill(os.getpid(), sig)
+            os._exit(128 + sig)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

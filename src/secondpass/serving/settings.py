@@ -126,6 +126,8 @@ class Settings:
     `token_cache_mb` MiB hold the token ids of documents seen before, of all models together; 0 is without.
     `score_cache` is a file for the scores of pairs seen before, of `score_cache_mb` MiB; ":memory:" is none.
     `docs` offers Swagger's pages at /docs; `trace_texts` puts queries and documents into spans.
+    `shadows` are pairs of models by name: the second one scores the documents of `shadow_share` of the first one's
+    answers too, and how far they agree is counted.
 
     Raises:
         InvalidInput: a value is refused, a model's name is taken twice, or others could reach a service without keys.
@@ -160,6 +162,8 @@ class Settings:
     truncation: Truncation | Windows | None = None
     score_cache: str | None = None
     score_cache_mb: int = 256
+    shadows: tuple[tuple[str, str], ...] = ()
+    shadow_share: float = 0.1
 
     def __post_init__(self) -> None:
         for what in ("requests", "documents", "body_bytes", "characters", "waiting_pairs", "waiting_tokens"):
@@ -174,6 +178,8 @@ class Settings:
             positive_int(self.token_cache_mb, "token_cache_mb")
         positive_int(self.score_cache_mb, "score_cache_mb")
         names = [model.name for model in self.models]
+        if not 0 <= self.shadow_share <= 1:
+            raise InvalidInput(f"shadow_share={self.shadow_share!r} is not between 0 and 1")
         twice = sorted({name for name in names if names.count(name) > 1})
         if not names or twice:
             raise InvalidInput(f"two models have the name {twice[0]!r}" if twice else "no model is given")
@@ -268,6 +274,19 @@ def probable(models: Iterable[ModelSource], given: Iterable[str]) -> tuple[Model
             raise InvalidInput(f"--calibration is given twice for the model {made[place or 0].name!r}")
         made[place or 0] = replace(made[place or 0], calibration=value if place is None else file)
     return tuple(made)
+
+
+def shadows_of(given: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Read `name=next`, two names of models each.
+
+    Raises:
+        InvalidInput: it is not that.
+    """
+    made = [value.partition("=") for value in given]
+    for name, equals, shadow in made:
+        if not (name and equals and shadow):
+            raise InvalidInput(f"--shadow {name + equals + shadow!r} is not name=next, two names of models")
+    return tuple((name, shadow) for name, _, shadow in made)
 
 
 def is_loopback(host: str) -> bool:

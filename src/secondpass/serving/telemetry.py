@@ -10,7 +10,7 @@ import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -113,6 +113,8 @@ class Admission:
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 CALLS = (1, 2, 4, 8, 16, 32, 64)
+# None is below 0: prometheus_client leaves out the sum of such a histogram.
+AGREEMENT = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
 class Metrics:
@@ -142,6 +144,20 @@ class Metrics:
         self._cut = Counter("secondpass_cut_pairs", "Pairs that lost tokens.", ("model",), registry=registry)
         self._incomplete = Counter(
             "secondpass_incomplete_answers", "Answers whose budget was spent.", ("model",), registry=registry
+        )
+        pair = ("model", "shadow")
+        self._shadowed = Counter(
+            "secondpass_shadow_requests",
+            "Answers that another model scored too.",
+            (*pair, "outcome"),
+            registry=registry,
+        )
+        self._agreement = Histogram(
+            "secondpass_shadow_agreement",
+            "Of the orders of a model and its shadow: first, top10, pairs.",
+            (*pair, "measure"),
+            buckets=AGREEMENT,
+            registry=registry,
         )
         self._turned_away = Counter(
             "secondpass_connections_refused", "Connections without a file descriptor for them.", registry=registry
@@ -190,6 +206,12 @@ class Metrics:
         self._tokens.labels(model).inc(answer.tokens)
         self._cut.labels(model).inc(len(answer.cuts))
         self._incomplete.labels(model).inc(not answer.complete)
+
+    def shadowed(self, model: str, shadow: str, outcome: str, agreement: Mapping[str, float] | None = None) -> None:
+        """Count what became of an answer that a second model was to score: compared, failed or skipped."""
+        self._shadowed.labels(model, shadow, outcome).inc()
+        for measure, value in (agreement or {}).items():
+            self._agreement.labels(model, shadow, measure).observe(value)
 
     def answered(self, path: str, status: int, seconds: float, reason: str | None) -> None:
         """Count a request, whatever came of it."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from secondpass.inputs import CutPolicy, Truncation, policy_of
 from secondpass.record import Cut
 from secondpass.serving.problems import invalid
 from secondpass.windows import Passage, Windows
 
 PAIRS = ("pairs", "text_2")
+# Documents of an order that are compared with another pair by pair.
+COMPARED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,24 @@ class Answer:
     def complete(self) -> bool:
         """Whether every document was scored that says something."""
         return not self.unscored
+
+
+def agreement(order: Sequence[int], other: Sequence[int]) -> dict[str, float]:
+    """How far two orders of the same documents agree, 1.0 where they do.
+
+    "first": whether the best is the same; "top10": the share of the first ten that are among the other's; "pairs": the
+    share of pairs among the first `COMPARED` documents that both have in one order (half of 1 + Kendall's tau).
+    """
+    most = min(10, len(order))
+    places = {document: place for place, document in enumerate(other)}
+    ranks = np.array([places[document] for document in order[:COMPARED]])
+    turned = int(np.triu(ranks[:, None] > ranks, 1).sum())
+    pairs = len(ranks) * (len(ranks) - 1) / 2
+    return {
+        "first": float(order[0] == other[0]),
+        "top10": len({*order[:most]} & {*other[:most]}) / most,
+        "pairs": 1.0 - turned / pairs if pairs else 1.0,
+    }
 
 
 def indices(numbers: Sequence[int], most: int = 20) -> str:

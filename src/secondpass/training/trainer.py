@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from secondpass.errors import InvalidInput
+from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import cheap_dropout, dropout_set_to, give_back_memory, keep_freed_memory
 from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
@@ -242,6 +242,8 @@ class _Parts:
         hooks = RunWatch(settings, self.plan, self.processes, StepLog(None, None, 0), averages, storage)
         run = TrainingRun(self.encoder, self._learner(optimisation), optimisation, evaluation, best, hooks)
         resumed = storage.restore(run, hooks) if storage is not None and resume else None
+        if len(found := set(self.processes.gathered(resumed))) > 1:
+            raise CheckpointError(f"output_dir {self.folder} is another folder for other processes: {found}")
         if self.folder is not None and resume and resumed is None:
             done = read_finished(self.folder, identity)
             if done is not None:

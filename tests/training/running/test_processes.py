@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +21,15 @@ from tests.training.toy_run import SETTINGS, run
 ROOT = Path(__file__).parents[3]
 
 
-def together(model: str, output: Path, count: int, **settings) -> None:
-    """Run the toy task in `count` processes that meet in a file; gloo keeps to the loopback interface."""
-    output.mkdir()
+def begun(model: str, output: Path, count: int, **settings) -> list[fork_server.Popen]:
+    """The toy task in `count` processes that meet in a file; gloo keeps to the loopback interface."""
+    output.mkdir(exist_ok=True)
+    (output / ".store").unlink(missing_ok=True)
     shared = {"WORLD_SIZE": str(count), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "ACCELERATE_USE_CPU": "true"}
     program = [sys.executable, "-m", "tests.training.toy_run", model, str(output)]
     options = ["--settings", json.dumps(settings), "--store", str(output / ".store")]
-    started = [
+    return [
         fork_server.Popen(
             [*program, *options],
             cwd=ROOT,
@@ -37,8 +39,13 @@ def together(model: str, output: Path, count: int, **settings) -> None:
         )
         for rank in range(count)
     ]
-    errors = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * count, errors[0][-2000:]
+
+
+def ended(processes: list[fork_server.Popen], code: int = 0) -> list[str]:
+    """What they wrote to stderr, once all have ended with this code."""
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), errors[0][-2000:]
+    return errors
 
 
 def averages(output: Path) -> dict[str, torch.Tensor]:
@@ -52,18 +59,60 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-@pytest.mark.parametrize("count", [2])
-def test_several_processes_give_the_single_process_result(tiny_folder, tmp_path, count):
-    """The same global batches: weights and dev scores agree to 1e-5, and differ from the start."""
-    exact = {"dropout": 0.0, "learning_rate": 3e-4, "keep": 2}
-    _, report = run(tiny_folder, str(tmp_path / "alone"), replace(SETTINGS, **exact))
-    together(tiny_folder, tmp_path / "both", count, **exact)
-    steps, scores = json.loads((tmp_path / "both" / "report.json").read_text())
-    assert steps == report.steps > 10
-    assert [score for _, score in scores] == pytest.approx([score for _, score in report.scores], abs=1e-5)
-    alone, both = averages(tmp_path / "alone"), averages(tmp_path / "both")
-    assert largest_difference(alone, both) < 1e-5
-    assert largest_difference(both, load_file(Path(tiny_folder) / "model.safetensors")) > 1e-3
+EXACT = {"dropout": 0.0, "learning_rate": 3e-4, "keep": 2, "epochs": 10, "evaluate_every": 10}
+
+
+class StoppedError(Exception):
+    """A run was stopped in the midst of it."""
+
+
+def stopping_at(step: int):
+    """A watch that ends the run there."""
+
+    def watch(entry):
+        if entry["step"] >= step:
+            raise StoppedError
+
+    return watch
+
+
+def test_several_processes_give_the_single_process_result(tiny_folder, tmp_path):
+    """A step of two processes is that of one with the whole of their batch: after 50, weights and scores agree to 1e-5.
+
+    They differ from the start. So it is where both were killed, one went on and was stopped, and two ended it.
+    """
+    _, report = run(tiny_folder, str(tmp_path / "alone"), replace(SETTINGS, **EXACT))
+    ended(begun(tiny_folder, tmp_path / "both", 2, **EXACT))
+    output = tmp_path / "killed"
+    killed = begun(tiny_folder, output, 2, **EXACT)
+    end = time.monotonic() + 120
+    while not list(output.glob("checkpoints/step-*/manifest.json")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    for process in killed:
+        process.kill()
+        process.communicate()
+    with pytest.raises(StoppedError):
+        run(tiny_folder, str(output), replace(SETTINGS, **EXACT), watch=stopping_at(30))
+    ended(begun(tiny_folder, output, 2, **EXACT))
+    alone = averages(tmp_path / "alone")
+    for folder in (tmp_path / "both", output):
+        steps, scores = json.loads((folder / "report.json").read_text())
+        assert steps == report.steps >= 50
+        assert [score for _, score in scores] == pytest.approx([score for _, score in report.scores], abs=1e-5)
+        assert largest_difference(alone, averages(folder)) < 1e-5
+    assert largest_difference(alone, load_file(Path(tiny_folder) / "model.safetensors")) > 1e-3
+
+
+def test_processes_end_together(tiny_folder, tmp_path):
+    """At the end of patience, of the time by the first one's clock, and of finite numbers: none waits for another."""
+    quiet = {"dropout": 0.0, "epochs": 30, "evaluate_every": 1}
+    ended(begun(tiny_folder, tmp_path / "patience", 2, **quiet, learning_rate=1e-12, patience=2))
+    assert json.loads((tmp_path / "patience" / "report.json").read_text())[0] == 2
+    ended(begun(tiny_folder, tmp_path / "time", 2, **quiet, minutes=0.02))
+    assert 1 <= json.loads((tmp_path / "time" / "report.json").read_text())[0] < 180
+    for told in ended(begun(tiny_folder, tmp_path / "nan", 2, **quiet, loss_options={"sigma": 1e38}), code=1):
+        assert "TrainingError: epoch 0, step" in told
 
 
 def test_alone_everything_is_as_it_was(monkeypatch):

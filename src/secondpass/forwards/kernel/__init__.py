@@ -171,8 +171,8 @@ class KernelEncoder:
         return memory if len(memory) >= size else aligned(size)
 
 
-def _unpickled(content: bytes, precision: Precision, instructions: str) -> KernelEncoder:
-    return KernelEncoder(cache.from_bytes(content, native.named(precision, instructions)))
+def _unpickled(content: Any, precision: Precision, instructions: str) -> KernelEncoder:
+    return KernelEncoder(cache.from_bytes(np.frombuffer(content, np.uint8), native.named(precision, instructions)))
 
 
 def kernel_forward(

@@ -321,6 +321,9 @@ def joined(device: torch.device) -> Processes:
         MissingExtra: accelerate is not installed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        # accelerate names a place to meet where it was told of several processes, and on CPUs starts one all the same
+        if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ:
+            logger.warning("this process trains alone: on CPUs `accelerate launch` starts one; torchrun starts several")
         return ALONE
     try:
         from accelerate import PartialState

@@ -95,6 +95,7 @@ class RunWatch(Hooks):
     epochs: float = 0.0
     finished: bool = False
     _began: float = field(default_factory=time.monotonic)
+    _clock: float = 0.0
     _read: int = 0
     _saved: int = -1
 
@@ -109,15 +110,20 @@ class RunWatch(Hooks):
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
-        self.before = state["seconds"]
+        self.before = self._clock = state["seconds"]
         self.scores = [(int(step), float(score)) for step, score in state["scores"]]
         for name in KEPT:
             setattr(self, name, state[name])
 
     def done(self, run: TrainingRun) -> float:
         """The share of the run that is behind it, by steps or by the clock, whichever is further."""
-        clock = 0.0 if self.settings.minutes is None else self.seconds / (60 * self.settings.minutes)
+        clock = 0.0 if self.settings.minutes is None else self._clock / (60 * self.settings.minutes)
         return max(run.total / self.plan.total, clock)
+
+    def _look_at_the_clock(self) -> None:
+        """All go by the first process's: where each went by its own, one would stop a step before another."""
+        if self.settings.minutes is not None:
+            self._clock = self.processes.from_first(self.seconds)
 
     @property
     def exhausted(self) -> bool:
@@ -126,6 +132,7 @@ class RunWatch(Hooks):
 
     def on_step(self, run: TrainingRun, gradients: Gradients, rate: float) -> None:
         """Move a schedule that goes by the clock, average the weights, and write the log."""
+        self._look_at_the_clock()
         if isinstance(run.optimisation.schedule, StretchedSchedule):
             run.optimisation.schedule.at(self.done(run))
         if run.total % STEPS_PER_TRIM == 0 and run.encoder.device.type == "cpu":
@@ -139,24 +146,16 @@ class RunWatch(Hooks):
         if run.total % self.settings.log_every == 0 and self.processes.first:
             speed = self._read / max(time.monotonic() - self._began, 1e-9)
             left = (1 - self.done(run)) / self.done(run) * self.seconds
-            self.log.write(
-                "step",
-                run.total,
-                epoch=run.epoch,
-                loss=float(gradients.loss),
-                norm=float(gradients.norm),
-                learning_rate=rate,
-                pairs=self.pairs,
-                tokens=self.tokens,
-                seconds=round(self.seconds, 3),
-                pairs_per_second=round(speed, 2),
-                seconds_left=round(left, 1),
-            )
+            made = {"loss": float(gradients.loss), "norm": float(gradients.norm), "learning_rate": rate}
+            read = {"pairs": self.pairs, "tokens": self.tokens, "seconds": round(self.seconds, 3)}
+            pace = {"pairs_per_second": round(speed, 2), "seconds_left": round(left, 1)}
+            self.log.write("step", run.total, epoch=run.epoch, **made, **read, **pace)
 
     def on_score(self, run: TrainingRun, score: float, best: bool) -> None:
         """Remember the score, and lose patience or gain it."""
         self.scores.append((run.total, score))
         self.misses = 0 if best else self.misses + 1
+        self._look_at_the_clock()
         if self.processes.first:
             self.log.write("evaluation", run.total, epoch=run.epoch, score=score, best=best)
 
@@ -174,7 +173,7 @@ class RunWatch(Hooks):
 
     def stops(self, run: TrainingRun) -> bool:
         """Whether the last step has been made, the time is up, or patience is at its end."""
-        overdue = self.settings.minutes is not None and self.seconds >= 60 * self.settings.minutes
+        overdue = self.settings.minutes is not None and self._clock >= 60 * self.settings.minutes
         return run.total >= self.plan.total or overdue or self.exhausted
 
     def expected(self, run: TrainingRun) -> int | None:
@@ -461,7 +460,9 @@ class RunStorage:
         watch.load(state["watch"])
         parted = ((name.partition("."), value) for name, value in found.tensors["random"].items())
         own = {name: value for (owner, _, name), value in parted if owner == str(rank)}
-        states.restore_random_state(own, state["random"][rank], self.generators)
+        # One more than there were goes on with its first random numbers.
+        if rank < len(state["random"]):
+            states.restore_random_state(own, state["random"][rank], self.generators)
         return found.step
 
 

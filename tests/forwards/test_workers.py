@@ -1,0 +1,285 @@
+"""Several processes compute one model: the same numbers in the same order, whatever becomes of a process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from secondpass import CrossEncoder
+from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.forwards import workers
+from secondpass.forwards.contract import Computation, Progress, score
+from secondpass.forwards.module import ModelForward
+from secondpass.forwards.workers import Workers, opened, shared
+from secondpass.merging import SharedReranker
+from tests import fork_server
+from tests.forwards.portable import KILLS, NO_MEMORY, STRANGE, WRONG, PortableSum, inputs_of
+from tests.tiny_models import WORDS
+
+WAIT_S = 240.0
+QUERY = "how to reset the password"
+DOCUMENTS = [" ".join(random.Random(size).choices(WORDS, k=1 + size % 23)) for size in range(60)]
+PAIRS = [(QUERY, document) for document in DOCUMENTS]
+TWO = ["cpu", "cpu"]
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for it."""
+    end = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < end, true
+        time.sleep(0.01)
+
+
+def numbers(pool: Workers | None) -> list[int]:
+    """The processes that take batches now."""
+    crew = None if pool is None else pool._crew
+    assert crew is not None
+    until(lambda: crew._ready == len(pool.devices))
+    return [worker._process.pid for worker in crew._workers]
+
+
+def gone(number: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    return b"\nState:\tZ" in Path(f"/proc/{number}/status").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def one(tiny_folder: str) -> CrossEncoder:
+    """A model on one device, whose calls are of many batches."""
+    return CrossEncoder(tiny_folder, device="cpu", max_batch_tokens=60)
+
+
+@pytest.fixture(scope="module")
+def two(tiny_folder: str) -> Iterator[CrossEncoder]:
+    """The same on two."""
+    encoder = CrossEncoder(tiny_folder, device="cpu,cpu", max_batch_tokens=60)
+    numbers(encoder.engine().workers)
+    yield encoder
+    encoder.close()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Workers]:
+    """Two processes for any portable forward."""
+    made = Workers(TWO)
+    yield made
+    made.close()
+
+
+def test_every_door_gives_the_scores_of_one_process(one: CrossEncoder, two: CrossEncoder) -> None:
+    """Bit for bit, in the order of the input, with the same batches in the record."""
+    records: list[list[object]] = [[], []]
+    given = [encoder.predict(PAIRS, records=told) for encoder, told in zip((one, two), records, strict=True)]
+    assert given[0].tobytes() == given[1].tobytes()
+    assert records[0][0].batches == records[1][0].batches > 10
+    assert one.rank(QUERY, DOCUMENTS, top_k=7) == two.rank(QUERY, DOCUMENTS, top_k=7)
+    many = [encoder.rank_many([QUERY, "dog"], [DOCUMENTS, DOCUMENTS[:9]]) for encoder in (one, two)]
+    assert [ranking.documents for ranking in many[0]] == [ranking.documents for ranking in many[1]]
+    assert (two.devices, two.workers, one.devices) == (("cpu", "cpu"), 2, ("cpu",))
+
+
+def test_a_batch_of_a_dead_process_is_done_by_another(one: CrossEncoder, two: CrossEncoder) -> None:
+    """A process is stopped with a batch and killed: nothing is lost or swapped, and another takes its place."""
+    pool = two.engine().workers
+    before = numbers(pool)
+    os.kill(before[0], signal.SIGSTOP)
+    with SharedReranker(two) as queue:
+        calls = [queue.submit(QUERY, DOCUMENTS[place : place + 20]) for place in range(0, 60, 20)]
+        until(lambda: sum(call.done() for call in calls) >= 1)  # by the other one
+        os.kill(before[0], signal.SIGKILL)
+        logits = np.concatenate([call.result(WAIT_S).logits for call in calls])
+    assert logits.tobytes() == one.engine().score([[QUERY] * 60, DOCUMENTS], one._window(32)).logits.tobytes()
+    after = numbers(pool)
+    assert before[0] not in after
+    assert before[1] in after
+
+
+def test_a_pool_is_used_as_sentence_transformers_uses_one(one: CrossEncoder, tiny_folder: str) -> None:
+    """`start_multi_process_pool`, `pool=`, `chunk_size=`, `stop_multi_process_pool`; the processes end then."""
+    encoder = CrossEncoder(tiny_folder, device="cpu")
+    pool = encoder.start_multi_process_pool(TWO)
+    assert encoder.predict(PAIRS, pool=pool, chunk_size=8).tobytes() == one.predict(PAIRS).tobytes()
+    started = numbers(pool)
+    assert encoder.predict(PAIRS[:2], device=TWO).tolist() == one.predict(PAIRS[:2]).tolist()
+    assert numbers(pool) == started
+    encoder.stop_multi_process_pool(pool)
+    assert all(map(gone, started))
+    with pytest.raises(InvalidInput, match="pool is not what"):
+        encoder.predict(PAIRS, pool=pool)
+    with pytest.raises(InvalidInput, match="chunk_size"):
+        encoder.predict(PAIRS, chunk_size=0)
+    assert encoder.predict(PAIRS[:2]).tolist() == one.predict(PAIRS[:2]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (["cpu", "cuda:0"], "device: cpu and cuda devices"),
+        ([], "device: no devices"),
+        (["cpu", 3], r"device\[1\] is int"),
+        (["cuda:0", "cuda:77"], "is not available"),
+    ],
+)
+def test_devices_that_cannot_share_a_model_are_refused(
+    own_tiny: CrossEncoder, devices: list[object], message: str
+) -> None:
+    """Before anything is started, by the argument's name and the index."""
+    for call in (
+        lambda: own_tiny.predict(PAIRS, device=devices),
+        lambda: own_tiny.rank(QUERY, DOCUMENTS, device=devices),
+        lambda: CrossEncoder("nowhere", device=devices),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            call()
+    assert own_tiny.devices == ("cpu",)
+
+
+def test_nobody_waits_for_the_first_start(
+    one: CrossEncoder, own_tiny: CrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without torch a model on several devices scores as soon as one on one does: this process computes until then."""
+    monkeypatch.setattr(workers._Crew, "_started", lambda *given: time.sleep(WAIT_S))
+    began = own_tiny.predict(PAIRS, device=TWO)
+    assert began.tobytes() == one.predict(PAIRS).tobytes()
+    monkeypatch.setattr(workers, "END_S", 0.0)
+    own_tiny.close()
+
+
+def test_a_batch_that_ends_processes_ends_few(pool: Workers, tmp_path: Path) -> None:
+    """It is refused after the third; what waits beside it is done, and the places are filled again."""
+    computation = pool.around((forward := PortableSum(tmp_path)).ready(), forward)
+    before = numbers(pool)
+    bad, good = computation.start(inputs_of(KILLS)), computation.start(inputs_of(1, 2))
+    with pytest.raises(SecondPassError, match=r"3 worker processes ended over a batch of 1 inputs.*exit code 3"):
+        bad.result(WAIT_S)
+    assert good.result(WAIT_S).tolist() == [[101.0], [103.0]]
+    assert len({*numbers(pool)} | {*before}) in (3, 4, 5)
+    assert {int(path.name) for path in tmp_path.iterdir()}.isdisjoint({os.getpid()})
+
+
+def test_errors_of_a_process_are_errors_of_the_call(pool: Workers, tmp_path: Path) -> None:
+    """A batch that does not fit into memory is halved; other errors come back, in words where they cannot travel."""
+    computation = pool.around((forward := PortableSum(tmp_path)).ready(), forward)
+    numbers(pool)
+    inputs, progress = inputs_of(NO_MEMORY, 1, 2, 3), Progress()
+    logits = score(computation, inputs, [(0, 1), (2, 3)], progress)
+    assert (logits[:, 0].tolist(), progress.retries, progress.batches) == ([108.0, 102.0, 104.0, 106.0], 1, 3)
+    with pytest.raises(InvalidInput, match="input 0 is wrong"):
+        score(computation, inputs_of(1, WRONG), [(0,), (1,)], Progress())
+    with pytest.raises(RuntimeError, match="OfItsOwnKindError: strange error"):
+        computation.logits(inputs_of(STRANGE))
+    assert str(os.getpid()) not in {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_model_that_changed_is_computed_anew(tmp_path: Path) -> None:
+    """The next call is of the new one, a call under way ends with the old; who is let go of leaves no process."""
+    pool, forward = Workers(TWO), PortableSum(tmp_path)
+    first = pool.around(forward.ready(), forward)
+    assert pool.around(forward.ready(), forward) is first
+    started = numbers(pool)
+    forward.use(2.0)
+    second = pool.around(forward.ready(), forward)
+    assert all(map(gone, started))
+    assert second.logits(inputs_of(1)).tolist() == [[202.0]]
+    assert first.logits(inputs_of(1)).tolist() == [[101.0]]
+    started = numbers(pool)
+    del pool, first, second
+    gc.collect()
+    until(lambda: all(map(gone, started)))
+
+
+PARENT = """
+import os, sys, threading
+from pathlib import Path
+from secondpass.forwards.workers import Workers
+from tests.forwards.portable import SLOW, PortableSum, inputs_of
+pool, forward = Workers(["cpu", "cpu"]), PortableSum(Path(sys.argv[1]))
+computation = pool.around(forward.ready(), forward)
+crew = pool._crew
+while crew._ready < 2:
+    threading.Event().wait(0.01)
+child = os.fork()
+if not child:
+    ended = computation.logits(inputs_of(1)).tolist() == [[101.0]] and not crew._workers
+    os.write(1, b"alone\\n" if ended else b"not alone\\n")
+    threading.Event().wait()
+print(child, *[worker._process.pid for worker in crew._workers], flush=True)
+computation.start(inputs_of(SLOW))
+threading.Event().wait()
+"""
+
+
+def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """In the midst of a batch, too; whoever was forked from it meanwhile computes alone, and lives on."""
+    parent = fork_server.Popen([os.sys.executable, "-c", PARENT, str(tmp_path)], stdout=-1, text=True)
+    with parent.stdout as told:
+        lines = [told.readline() for _ in range(2)]
+    assert "alone\n" in lines
+    child, *processes = map(int, max(lines, key=len).split())
+    until(lambda: any(int(path.name) in processes for path in tmp_path.iterdir()))
+    parent.kill()
+    parent.wait()
+    try:
+        until(lambda: all(map(gone, processes)))
+        assert not gone(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+class TwoHeads(nn.Module):
+    """Weights of several types and sizes, of which two are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.randn(3, 5).T)
+        self.other = self.one
+        self.small = nn.Parameter(torch.randn(4).bfloat16())
+        self.register_buffer("none", torch.empty(0, 3))
+        self.register_buffer("number", torch.tensor(3))
+
+
+def test_weights_travel_in_shared_memory(tiny_model_folder: Callable[..., str]) -> None:
+    """Of torch and of numpy: the same bits, tied ones one, mapped and not copied; what is written stays where it is."""
+    model, table = TwoHeads(), np.arange(6, dtype=np.float32)
+    with shared((model, table)) as file:
+        (first, numbers), (second, _) = opened(file.fileno()), opened(file.fileno())
+    for name, weight in model.state_dict().items():
+        assert torch.equal(first.state_dict()[name], weight)
+        assert first.state_dict()[name].dtype == weight.dtype
+    assert first.one is first.other
+    with torch.no_grad():
+        first.one.zero_()
+    assert torch.equal(second.one, model.one)
+    assert numbers.base is not None
+    assert numbers.tolist() == table.tolist()
+
+
+@pytest.mark.parametrize(("architecture", "precision"), [("bert", "auto"), ("deberta-v2", "fp32"), ("bert", "bf16")])
+def test_a_model_of_torch_is_the_same_elsewhere(
+    tiny_model_folder: Callable[..., str], architecture: str, precision: str
+) -> None:
+    """What "auto" was settled as here goes with it."""
+    encoder = CrossEncoder(tiny_model_folder(architecture), device="cpu", precision=precision)
+    _ = encoder.model
+    forward, tokens = encoder.engine().forward, encoder.tokens([QUERY] * 5, DOCUMENTS[:5])
+    assert isinstance(forward, ModelForward)
+    own = forward.ready()
+    with shared(forward.elsewhere(own)) as file:
+        made = opened(file.fileno())("cpu")
+    assert made(tokens).tobytes() == own.logits(tokens).tobytes()
+    assert isinstance(own, Computation)
