@@ -88,9 +88,7 @@ def serve(
     max_documents: Annotated[int, _option("MAX_DOCUMENTS", "Documents of a request; then 422.", min=1)] = 1000,
     max_body_bytes: Annotated[int, _option("MAX_BODY_BYTES", "Bytes of a body; then 413.", min=1)] = 10_000_000,
     max_characters: Annotated[int, _option("MAX_CHARACTERS", "Characters of one text; then 422.", min=1)] = 1_000_000,
-    max_waiting_pairs: Annotated[
-        int, _option("MAX_WAITING_PAIRS", "A model's waiting pairs; then 429.", min=1)
-    ] = 20_000,
+    max_waiting_pairs: Annotated[int, _option("MAX_WAITING_PAIRS", "Pairs that wait; then 429.", min=1)] = 20_000,
     max_waiting_tokens: Annotated[int, _option("MAX_WAITING_TOKENS", "The same for their tokens.", min=1)] = 4_000_000,
     max_wait_ms: Annotated[float, _option("MAX_WAIT_MS", "How long an idle model waits for company.", min=0)] = 0.0,
     deadline_s: Annotated[float, _option("DEADLINE_S", "Seconds to an answer; then 504.", min=0.001)] = 30.0,
