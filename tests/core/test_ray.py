@@ -22,6 +22,8 @@ def session(what: str, folder: Path, model: str) -> dict[str, Any]:
     """What `tests.ray_session` told."""
     command = [sys.executable, "-m", "tests.ray_session", what, str(folder), model]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    if "no Ray at this machine: The current node timed out during startup" in done.stderr:
+        pytest.skip("three times Ray did not start within its 30 seconds: this machine has too much else to do")
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
