@@ -21,7 +21,7 @@ import yaml
 from secondpass import ray as ours
 from secondpass.candidates import CandidateFiles, RunPart
 from secondpass.errors import SecondPassError
-from secondpass.rescoring import PartDone, PartWriter, begun, local
+from secondpass.rescoring import PartDone, PartWriter, begun
 from tests.cli.test_rescore import parquet
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -70,8 +70,6 @@ def refused(make: Any) -> str:
 def pool(folder: Path, model: str) -> dict[str, Any]:
     """Everything that needs no second Ray."""
     files, options = CandidateFiles.of(parquet(folder / "in.parquet")), {"model": model}
-    with begun(folder / "local", files, options, pairs=1) as work:
-        list(local(work))
     told: dict[str, Any] = {}
     with ours.started(2) as ray:
         told["addresses"] = addresses()

@@ -12,7 +12,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -106,7 +106,7 @@ class CandidateFiles:
         """
         path = existing(path).absolute()
         files = _files(path)
-        form = _form(files[0])
+        form = _form(files)
         if form not in ("parquet", "pairs") and dataset is None:
             raise InvalidInput(f"{files[0]} is a run, which has no texts: say in which BEIR folder they are")
         return cls(files, form, None if dataset is None else packaged(dataset).absolute())
@@ -240,7 +240,7 @@ class CandidateFiles:
                 if base < stop and start < base + size:
                     names = list(dict.fromkeys(columns))
                     place = base
-                    for batch in table.iter_batches(ROWS, row_groups=[group], columns=names):
+                    for batch in _batches(file, table, group, names):
                         low, high = max(0, start - place), min(batch.num_rows, stop - place)
                         if low < high:
                             cells = [
@@ -253,8 +253,10 @@ class CandidateFiles:
 
 
 def _files(path: Path) -> tuple[Path, ...]:
-    if not path.is_dir():
+    if path.is_file():
         files = [path]
+    elif not path.is_dir():
+        raise InvalidInput(f"{path}: no file: it is read more than once, and from its middle")
     else:
         shown = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] not in "._")
         kinds = {file.suffix for file in shown}
@@ -267,16 +269,20 @@ def _files(path: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _form(file: Path) -> Form:
-    if file.suffix == ".parquet":
+def _form(files: Sequence[Path]) -> Form:
+    if files[0].suffix == ".parquet":
         return "parquet"
-    with file.open("rb") as stream:
-        first = next(stream_lines(stream, str(file)), None)
+    first = next((line for file in files for line in _first(file)), None)
     if first is None:
-        raise InvalidInput(f"{file}: no candidate in it")
-    if file.suffix in (".jsonl", ".ndjson"):
+        raise InvalidInput(f"{files[0]}: no candidate in it")
+    if files[0].suffix in (".jsonl", ".ndjson"):
         return "rankings" if "documents" in first.json_object() else "pairs"
     return "msmarco" if len(first.text.split()) == 3 else "trec"
+
+
+def _first(file: Path) -> list[Line]:
+    with file.open("rb") as stream:
+        return list(islice(stream_lines(stream, str(file)), 1))
 
 
 def _run(end: int, line: Line) -> Iterator[_Row]:
@@ -313,7 +319,17 @@ def _columns(file: Path, names: Sequence[str], with_dataset: bool) -> list[str]:
     absent = [name for name in wanted if name not in names]
     if absent:
         raise InvalidInput(f"{file}: no column {shown_keys(absent)}; its columns are {shown_keys(names)}")
+    twice = next((name for name in wanted if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"{file}: two columns are named {twice!r}")
     return wanted
+
+
+def _batches(file: Path, table: Any, group: int, names: Sequence[str]) -> Iterator[Any]:
+    try:
+        yield from table.iter_batches(ROWS, row_groups=[group], columns=names)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{file}: row group {group} cannot be read: {error}") from None
 
 
 def _strings(file: Path, column: Any, name: str, row: int, low: int, high: int) -> list[str]:
@@ -325,7 +341,11 @@ def _strings(file: Path, column: Any, name: str, row: int, low: int, high: int) 
     if not texts and not (kinds.is_integer(kind) and name in (QUERY_ID, DOCUMENT_ID)):
         what = "strings or whole numbers" if name in (QUERY_ID, DOCUMENT_ID) else "strings"
         raise InvalidInput(f"{file}: column {name!r} is of {kind}, not of {what}")
-    cells: list[str | None] = column.slice(low, high - low).cast(arrow.string()).to_pylist()
+    try:
+        cells: list[str | None] = column.slice(low, high - low).cast(arrow.string()).to_pylist()
+    except ValueError:
+        where = f"{file}: rows {row} to {row + high - low - 1}"
+        raise InvalidInput(f"{where}: {name} has bytes that are not UTF-8") from None
     empty = "" if name in (QUERY_ID, DOCUMENT_ID) else None
     for number, cell in enumerate(cells):
         if cell is None or cell == empty:
@@ -341,7 +361,7 @@ def _check_no_null(file: Path, table: Any, name: str) -> None:
         found = table.metadata.row_group(group)
         counts = found.column(place).statistics if found.num_columns == len(table.schema_arrow.names) else None
         if counts is None or not counts.has_null_count or counts.null_count:
-            for batch in table.iter_batches(ROWS, row_groups=[group], columns=[name]):
+            for batch in _batches(file, table, group, [name]):
                 _strings(file, batch.column(0), name, row, 0, batch.num_rows)
                 row += batch.num_rows
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,8 +28,8 @@ __all__ = ["Pool", "Rescorer", "service"]
 logger = logging.getLogger(__name__)
 
 MOST_DEATHS = 5
-# How long nothing may run before it is said, seconds.
-PATIENCE = 30.0
+# How long nothing may run before it is said, and how long a cluster's port may take to answer, seconds.
+PATIENCE, ANSWER = 30.0, 10.0
 TRIES = 3
 # What we start holds parts' places and counts only; less is refused.
 STORE_BYTES = 80 * 2**20
@@ -46,7 +47,8 @@ def started(cores: int | None = None) -> Iterator[Any]:
         SecondPassError: it cannot be reached or started, or was imported before, so that it would listen on all
             addresses.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    address = "" if address == "local" else address
     if not address:
         # Ray reads both when it is imported. Without the first it takes this machine's address for 127.0.0.1 too.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -55,6 +57,7 @@ def started(cores: int | None = None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    check_answers(address)
     options: dict[str, Any] = {"num_cpus": cores or usable_cores(), "object_store_memory": STORE_BYTES}
     options = {"address": address} if address else {"address": "local", "include_dashboard": False, **options}
     for left in range(1 if address else TRIES)[::-1]:
@@ -71,6 +74,19 @@ def started(cores: int | None = None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Raise SecondPassError for an address where nobody listens: Ray itself tries for minutes."""
+    if address in ("", "auto"):
+        return
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        raise SecondPassError(f"RAY_ADDRESS={address!r} is not host:port, ray://host:port, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+    except (OSError, UnicodeError) as error:
+        raise SecondPassError(f"no Ray at {address}, which is RAY_ADDRESS: {error}") from None
 
 
 @dataclass
@@ -96,7 +112,7 @@ class Pool:
         most_deaths: workers that may die over one part, or while they load the model, before the work ends.
 
     Raises:
-        InvalidInput: the cluster has no room for so many.
+        InvalidInput: the cluster has no room for so many, or the device is not one that every worker has.
     """
 
     ray: Any
@@ -109,6 +125,8 @@ class Pool:
 
     def __post_init__(self) -> None:
         positive_int(self.threads, "threads")
+        if self.device not in (None, "cuda:0") and ({",", ":"} & set(self.device)):
+            raise InvalidInput(f"device={self.device!r}: each worker has one device, cpu or cuda")
         have = self.ray.cluster_resources()
         cores, gpus = int(have.get("CPU", 0)), int(have.get("GPU", 0))
         if self.device is None and gpus:

@@ -133,11 +133,17 @@ class Rescorer:
         Args:
             queries: one per document; equal ones side by side are one query.
             documents: as many.
+
+        Raises:
+            InvalidInput: they are not as many, or the model refuses one.
         """
-        sizes = [len(list(group)) for _, group in groupby(queries)]
+        if len(queries) != len(documents):
+            raise InvalidInput(f"{len(queries)} queries and {len(documents)} documents: one query is for each document")
+        groups = [(query, len(list(group))) for query, group in groupby(queries)]
+        sizes = [size for _, size in groups]
         ends = np.cumsum(sizes).tolist()
         lists = [list(documents[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-        rankings = self.rank([queries[end - 1] for end in ends], lists)
+        rankings = self.rank([query for query, _ in groups], lists)
         scores = np.empty(len(documents))
         for end, size, ranking in zip(ends, sizes, rankings, strict=True):
             for one in ranking.documents:
@@ -149,7 +155,7 @@ class Rescorer:
 
         Raises:
             InvalidInput: it is another kind of batch (in numpy's, whole numbers become floats where one is null), a
-                column is not there or a cell of it is null.
+                column is not there, a cell of it is null, or a column "score" is there.
         """
         names = list(getattr(batch, "column_names", getattr(batch, "columns", ())))
         document = next((key for key in DOCUMENT_KEYS if key in names), DOCUMENT_KEYS[0])
@@ -157,6 +163,8 @@ class Rescorer:
             what = f"is {type(batch).__name__}" if not names else f"has the columns {', '.join(map(str, names))}"
             forms = "a table of pyarrow or pandas (batch_format) with the columns query and document"
             raise InvalidInput(f"the batch {what}, not {forms}")
+        if "score" in names:
+            raise InvalidInput("the batch has a column score: rename it, since the scores' own is named so")
         queries, documents = (_texts_of(batch[name], name) for name in (QUERY, document))
         scores = self.score(queries, documents)
         if hasattr(batch, "append_column"):
@@ -393,6 +401,8 @@ def begun(
         there = {file.name for file in folder.glob("part-*.parquet")}
         done = [part for part in parts if part_name(part.number) in there]
         todo = [part for part in parts if part_name(part.number) not in there]
+        if todo:
+            (folder / DONE).unlink(missing_ok=True)
         writer = (str(folder), candidates, digests, top_k, options)
         yield RunParts(todo, done, writer, told.get("dtype"), journal)
         if all((folder / part_name(part.number)).is_file() for part in parts):
@@ -403,9 +413,10 @@ def begun(
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        foreign = not (folder / MANIFEST).exists() and any(folder.iterdir())
     except OSError as error:
-        raise InvalidInput(f"{folder}: cannot be made: {error.strerror}") from None
-    if not (folder / MANIFEST).exists() and any(folder.iterdir()):
+        raise InvalidInput(f"{folder}: cannot be made or read: {error.strerror}") from None
+    if foreign:
         raise InvalidInput(f"{folder}: has files and no {MANIFEST}: choose an empty folder")
 
 

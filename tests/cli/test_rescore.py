@@ -146,7 +146,8 @@ def test_files_of_a_folder_are_one(tmp_path: Path, tiny_folder: str, tiny: Cross
     lines = tmp_path / "lines"
     lines.mkdir()
     for number, (start, stop) in enumerate([(0, 5), (5, 6), (6, 18)]):
-        write_json_lines(lines / f"{number}.jsonl", ROWS[start:stop])
+        write_json_lines(lines / f"{number + 1}.jsonl", ROWS[start:stop])
+    (lines / "0.jsonl").touch()
     assert rescored(lines, tmp_path / "again", tiny_folder, pairs=1) == expected(tiny)
 
 
@@ -178,6 +179,11 @@ def test_a_broken_run_goes_on(tmp_path: Path, tiny_folder: str, tiny: CrossEncod
     assert read(folder) == expected(tiny)
     assert first.stat().st_mtime_ns == before
     assert sorted(file.name[:6] for file in folder.iterdir()) == ["_SUCCE", "_manif", *3 * ["part-0"]]
+    first.unlink()
+    with begun(folder, files, options, pairs=1) as work:
+        assert [part.number for part in work.todo] == [0]
+    with pytest.raises(InvalidInput, match="its run is not finished"):
+        read_run(folder)
 
 
 def test_a_folder_has_one_run(tmp_path: Path, tiny_folder: str, tiny_model_folder: Any) -> None:
@@ -277,6 +283,28 @@ def test_a_bad_row_is_named(case: str, run: Run, tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_a_broken_table_is_refused(tmp_path: Path) -> None:
+    """By its file and the place: bytes that are no text, a page that cannot be unpacked, two columns of one name."""
+    raw = pa.array([b"q1", b"q\xff"])
+    names, whole = ["query_id", "document_id", "query", "document"], pa.table([["a", "b"]] * 4, [*"abcd"])
+    pages, table = tmp_path / "pages.parquet", tmp_path / "in.parquet"
+    pq.write_table(whole.rename_columns(names), pages, compression="zstd", use_dictionary=False)
+    content = bytearray(pages.read_bytes())
+    start = content.index(b"\x28\xb5\x2f\xfd")  # zstd's own first bytes
+    content[start : start + 4] = b"none"
+    pages.write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"pages\.parquet: row group 0 cannot be read: "):
+        CandidateFiles.of(pages).plan(2, None)
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    for made, message in (
+        (whole.set_column(0, "a", text).rename_columns(names), "rows 0 to 1: query_id has bytes that are not UTF-8"),
+        (whole.append_column("e", whole["a"]).rename_columns([*names, "query"]), "two columns are named 'query'"),
+    ):
+        pq.write_table(made, table)
+        with pytest.raises(InvalidInput, match=rf"in\.parquet: {message}"):
+            CandidateFiles.of(table).plan(2, None)
+
+
 LINES: dict[str, tuple[str, str, str]] = {
     "half a pair": ("a.jsonl", json.dumps(ROWS[0])[:-9], "a.jsonl:1: not JSON"),
     "no text": ("a.jsonl", '{"query_id": "1", "document_id": 2, "query": "a"}', 'a.jsonl:1: no "document"'),
@@ -329,7 +357,12 @@ def test_a_table_gets_scores(tiny_folder: str, tiny: CrossEncoder, tmp_path: Pat
         ({"query": np.array(["a"]), "document": np.array(["b"])}, "is dict, not a table"),
         (table.drop_columns(["query"]), "has the columns query_id, document_id, document"),
         (pa.table({"query": ["a", None], "document": ["b", "c"]}), r"query\[1\] is None"),
+        (table.append_column("score", [wanted]), "has a column score"),
     ):
         with pytest.raises(InvalidInput, match=message):
             rescorer(batch)
     assert rescorer.score([], []).shape == (0,)
+    shuffled = table.to_pandas().iloc[::-1]
+    assert rescorer.score(shuffled["query"], shuffled["document"]).tolist() == wanted[::-1]
+    with pytest.raises(InvalidInput, match="2 queries and 1 documents"):
+        rescorer.score(["a", "a"], ["b"])

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from secondpass import CrossEncoder
+from secondpass import ray as ours
+from secondpass.errors import InvalidInput, SecondPassError
 from tests.cli.test_rescore import ROWS, expected, read
 
-pytest.importorskip("ray", reason="needs the extra ray")
+# Ray itself is imported by the processes of `session` alone, which takes seconds.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
 
 
 def session(what: str, folder: Path, model: str) -> dict[str, Any]:
@@ -39,10 +44,29 @@ def test_a_pool_of_workers(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder)
     assert set(told["addresses"]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     assert told["room"] == "InvalidInput: workers=3 with threads=1: Ray has 2 cores, which is room for 2"
     assert told["done"] == [0, 1, 2]
-    assert read(tmp_path / "killed") == read(tmp_path / "local") == expected(tiny)
+    assert read(tmp_path / "killed") == expected(tiny)
     assert told["model"].startswith("InvalidInput: part 0 (queries 'q1' to 'q1'): ")
     assert told["fatal"].startswith("SecondPassError: 1 times a worker died over part 1: ")
     assert not (tmp_path / "fatal" / "part-00001.parquet").exists()
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+    """Ray itself tries for minutes; what is no address is refused too, and so are devices that a worker has not."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://localhost:{port}", "a..b:1"):
+            with pytest.raises(SecondPassError, match=f"^no Ray at {re.escape(address)}, which is RAY_ADDRESS: "):
+                ours.check_answers(address)
+        free.listen()
+        ours.check_answers(f"127.0.0.1:{port}")
+    ours.check_answers("auto")
+    for address in ("localhost", ":6379", "localhost:", "localhost:99999", "localhost:-1", "localhost:\u0663"):
+        with pytest.raises(SecondPassError, match="is not host:port"):
+            ours.check_answers(address)
+    for device in ("cpu,cpu", "cuda:1"):
+        with pytest.raises(InvalidInput, match=f"device='{device}': each worker has one device"):
+            ours.Pool(None, device=device)
 
 
 @pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")
