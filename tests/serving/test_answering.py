@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from secondpass import Cascade, CrossEncoder, StoppingRule
+from secondpass.calibration import Calibration
 from secondpass.errors import InvalidInput
 from secondpass.serving import answering
 from secondpass.serving.answering import answered, check_texts, unless_gone
@@ -676,6 +677,22 @@ def test_a_shadow_scores_a_share_of_the_answers(
     with running(Settings(shadows=(("tiny", "next"),), shadow_share=0.0), {"tiny": tiny, "next": tiny}) as live:
         assert ask("tiny") == first
         assert shadowed() == {}
+
+
+def test_a_shadow_is_asked_for_whole_orders(own_tiny: CrossEncoder, tiny: CrossEncoder) -> None:
+    """Not with min_probability, of which it may know nothing or leave out other documents, even where all pass."""
+    own_tiny.use_calibration(Calibration("logistic"))
+    body = {"query": "where is the cat", "documents": TEXTS, "model": "own"}
+    with running(Settings(shadows=(("own", "next"),), shadow_share=1.0), {"own": own_tiny, "next": tiny}) as live:
+        for more in ({"min_probability": 0.0}, {}):
+            answer = live.client.post("/v1/rerank", json=body | more)
+            assert (answer.status_code, len(answer.json()["results"])) == (200, len(TEXTS)), answer.text
+
+        def shadowed() -> list[tuple[str, float]]:
+            shown = samples(live.client.get("/metrics").text)
+            return [(at, value) for (name, at), value in shown.items() if name == "secondpass_shadow_requests_total"]
+
+        until(lambda: shadowed() == [("own,compared,next", 1)])
 
 
 @pytest.mark.parametrize(

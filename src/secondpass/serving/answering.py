@@ -340,7 +340,7 @@ class Service:
     def _shadow(self, work: Work, answer: Answer) -> None:
         """Let the model's shadow score the same documents, for a share of the answers, once this one is given."""
         name = dict(self.settings.shadows).get(answer.model)
-        if name is None or not work.ranks or len(answer.order) < len(answer.scores) or not answer.complete:
+        if name is None or not work.ranks or work.min_probability is not None or not answer.complete:
             return
         if _DRAW.random() >= self.settings.shadow_share:
             return
@@ -355,10 +355,11 @@ class Service:
         try:
             with self.models.held(name) as served:
                 other = await answered(served, work, self.settings.deadline_s)
+            agreed = agreement(answer.order, other.order)
         except Exception:  # whatever: the client has its answer
             self.metrics.shadowed(answer.model, name, "failed")
         else:
-            self.metrics.shadowed(answer.model, name, "compared", agreement(answer.order, other.order))
+            self.metrics.shadowed(answer.model, name, "compared", agreed)
 
 
 def _headers(answer: Answer) -> dict[str, str]:
