@@ -169,6 +169,9 @@ def test_what_haystack_s_ranker_knows_is_there(framework: Any, tiny_folder: str,
         ({"truncation": "left"}, "truncation"),
         ({"windows": {"tokens": 64}}, "windows is for truncation='windows'"),
         ({"windows": {"tokens": -1}, "truncation": "windows"}, "tokens=-1"),
+        ({"windows": {"token": 8}, "truncation": "windows"}, "windows: .*'token'"),
+        ({"model": []}, "a list has names or folders"),
+        ({"model": [["a"]]}, "a list has names or folders"),
         ({"keep": 3}, "keep is for a list of models"),
         ({"model_kwargs": {"trust_remote_code": True}}, "model_kwargs: trust_remote_code"),
         ({"model_kwargs": {"token": "x"}}, "model_kwargs: token"),
@@ -188,6 +191,21 @@ def test_an_option_is_refused_when_it_is_given(
     is_named = {"model", "model_kwargs", "keep"} & set(options)
     with pytest.raises(ValueError, match=said):
         framework.made(**({} if is_named else {"model": pocket}) | options)
+
+
+def test_another_model_by_assignment_or_copy_is_loaded(
+    framework: Any, tiny_folder: str, tiny_model_folder: Callable[..., str]
+) -> None:
+    """A copy shares the loaded model only as long as it would load the same."""
+    other = tiny_model_folder("roberta", 1)
+    documents = framework.documents(TEXTS)
+    first = framework.made(model=tiny_folder)
+    before, wanted = (framework.run(one, documents) for one in (first, framework.made(model=other)))
+    assert before != wanted
+    assert framework.run(first.model_copy(update={"model": other}), documents) == wanted
+    assert framework.run(first.model_copy(update={"batch_size": 2}), documents) == before
+    first.model = other
+    assert framework.run(first, documents) == wanted
 
 
 def test_a_failure_is_told_or_gives_the_documents_back(framework: Any, pocket: CrossEncoder) -> None:
@@ -316,6 +334,23 @@ def test_llama_index_s_components_are_serialised(tiny_folder: str) -> None:
     assert facts["passage"]["text"] in f"{LONG} -- title: Cities"
 
 
+@pytest.mark.parametrize("kind", ["TextNode", "Document"])
+def test_llama_index_s_nodes_tell_of_the_last_reranker(kind: str, tiny_folder: str) -> None:
+    """Of any kind of node the passage is its own text's; what another reranker told is gone, what is the user's not."""
+    frame = LlamaIndex()
+    from llama_index.core import schema
+
+    node = getattr(schema, kind)(text=LONG, metadata={"title": "Cities", "truncated": "mine"})
+    found = [schema.NodeWithScore(node=node)]
+    for how, name in (("windows", "passage"), ("only_document", "truncated")):
+        found = frame.made(model=tiny_folder, truncation=how).postprocess_nodes(found, query_str=QUERY)
+        facts = found[0].node.metadata
+        assert (set(facts) - {"title"}, facts[name] != "mine") == ({name, "truncated"}, True)
+        if name == "passage":
+            assert facts["truncated"] == "mine"
+            assert facts[name]["text"] == LONG[facts[name]["start"] : facts[name]["end"]] != ""
+
+
 # ---- MCP.
 
 
@@ -342,10 +377,13 @@ async def test_a_client_ranks_and_searches(session: Callable[[], Any], pocket: C
     async with session() as client:
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         ranked = await client.call_tool("rank", ASKED | {"return_documents": True, "top_k": 1})
-        named = await client.call_tool("rank", {"query": "x", "documents": [{"text": "a b", "id": "k"}]})
+        only = {"text": "a b", "id": "k", "title": None}
+        named = await client.call_tool("rank", {"query": "x", "top_k": None, "documents": [only]})
         found = await client.call_tool("search", {"query": "where do I get coffee", "top_k": 2})
         nothing = await client.call_tool("search", {"query": "qqqzzz"})
+        usual = await client.call_tool("search", {"query": "how do I get a new card", "top_k": None})
     assert set(listed) == {"rank", "search"}
+    assert len(usual.structuredContent["results"]) == 10
     assert listed["search"].annotations.readOnlyHint is True
     (wanted, *_) = pocket.rank(QUERY, [MUSEUMS, f"Zürich {PEOPLE}"], show_progress_bar=False)
     (told,) = ranked.structuredContent["results"]
@@ -380,6 +418,7 @@ async def test_a_client_ranks_and_searches(session: Callable[[], Any], pocket: C
         ("rank", {"query": "x", "documents": ["a"], "return_documents": 1}, "return_documents is int, not bool"),
         ("rank", {"query": "x", "documents": ["a"], "min_probability": 0.5}, "needs a model with a calibration"),
         ("rank", {"query": "x", "documents": ["a"], "instruction": "find"}, "no place for one"),
+        ("rank", {"query": "x", "documents": [{"text": "a", "title": 0}]}, "documents[0].title is int, not str"),
         ("search", {"query": "coffee", "top_k": 1.5}, "top_k=1.5 is not a positive int"),
         ("find", {"query": "coffee"}, "there is no tool 'find'; there is rank, search"),
     ],
@@ -455,9 +494,14 @@ async def test_the_command_serves_the_client_that_started_it(tmp_path: Path) -> 
     assert (tmp_path / "ended").read_text() == "0"
 
 
-@pytest.mark.parametrize("options", [["-c", "/no/such/file"], ["--window-tokens", "3"], ["--keep", "3"]])
-def test_the_command_refuses_in_one_line(options: list[str]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [["-c", "/no/such/file"], ["-c", "a.jsonl"], ["--relevance", "best"], ["--window-tokens", "3"], ["--keep", "3"]],
+)
+def test_the_command_refuses_in_one_line(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is loaded."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"_id": "a", "text": " "}')
     pytest.importorskip("mcp", reason="mcp is not installed")
     result = CliRunner().invoke(app, ["mcp", *options])
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)

@@ -99,9 +99,10 @@ def test_texts_are_told_when_asked_for(by: str, spans: Spans, monkeypatch: pytes
     if by == "environment":
         monkeypatch.setenv(tracing.TRACE_TEXTS, "true")
     with reranking() as span:
-        span.asked("pocket", "caf\ud83d", ["tree \ud83d\ude00"], texts=by == "caller")
+        span.asked("pocket", "caf\ud83d", ["tree \ud83d\ude00"], ids=["a\udcff"], texts=by == "caller")
         span.answered([(0, None)])
     assert spans.told["reranker.query"] == "caf\ufffd"
+    assert spans.told["reranker.output_documents.0.document.id"] == "a\ufffd"
     assert spans.told["reranker.input_documents.0.document.content"] == "tree \U0001f600"
     assert spans.told["reranker.output_documents.0.document.content"] == "tree \U0001f600"
     assert "reranker.output_documents.0.document.score" not in spans.told
@@ -290,6 +291,9 @@ def test_a_ranker_s_run_is_a_span(spans: Spans, tiny_folder: str) -> None:
     assert told["reranker.output_documents.0.document.id"] == found[0].id
     assert told["reranker.output_documents.0.document.score"] == pytest.approx(found[0].score)
     assert "reranker.output_documents.1.document.id" not in told
+    strict = SecondPassRanker(model=tiny_folder, score_threshold=1.1)
+    assert strict.run(query="cat", documents=documents)["documents"] == []
+    assert not [name for name in spans.told if name.startswith("reranker.output_documents")]
 
 
 # ---- The neighbours.

@@ -12,7 +12,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import Field
 
 from secondpass.errors import InvalidInput
-from secondpass.postprocessing import RerankOptions
+from secondpass.postprocessing import FACTS, RerankOptions
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import Callbacks
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["SecondPassReranker"]
 
 SCORE = "relevance_score"
-# What an earlier reranker may have left in the metadata.
-OWN = (SCORE, "probability", "probability_interval", "passage", "truncated", "nothing_relevant")
 
 
 class SecondPassReranker(RerankOptions, BaseDocumentCompressor):
@@ -73,5 +71,5 @@ class SecondPassReranker(RerankOptions, BaseDocumentCompressor):
 
 
 def _copy(document: Document, facts: dict[str, Any]) -> Document:
-    kept = {name: value for name, value in document.metadata.items() if name not in OWN}
+    kept = {name: value for name, value in document.metadata.items() if name != SCORE and name not in FACTS}
     return document.model_copy(update={"metadata": {**kept, **facts}})

@@ -11,10 +11,10 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
-from secondpass.postprocessing import Count, RerankOptions
+from secondpass.postprocessing import FACTS, Count, RerankOptions
 
 __all__ = ["SecondPassRerank"]
 
@@ -86,13 +86,13 @@ class SecondPassRerank(RerankOptions, BaseNodePostprocessor):
         for one in found:
             came = nodes[one.index]
             facts = {**one.facts, **({"retrieval_score": came.score} if keeps and came.score is not None else {})}
-            made.append(NodeWithScore(node=_with(came.node, facts) if facts else came.node, score=one.score))
+            made.append(NodeWithScore(node=_with(came.node, facts), score=one.score))
         return made
 
 
 def _before(node: BaseNode, text: str) -> int:
     """Where the node's own text begins in what is read, whose ends are stripped; 0 where a template has it inside."""
-    own = node.text if isinstance(node, TextNode) else ""
+    own = node.get_content(metadata_mode=MetadataMode.NONE)
     for skipped in (0, len(own) - len(own.lstrip())):
         if (rest := own[skipped:].rstrip()) and text.endswith(rest):
             return len(text) - len(rest) - skipped
@@ -100,9 +100,13 @@ def _before(node: BaseNode, text: str) -> int:
 
 
 def _with(node: BaseNode, facts: dict[str, Any]) -> BaseNode:
-    """A copy with further metadata, which no model reads."""
+    """A copy with these facts, which no model reads, instead of an earlier reranker's; without any the node itself."""
+    old = set(FACTS).intersection(node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys)
+    kept = {name: value for name, value in node.metadata.items() if name not in old}
+    if not facts and len(kept) == len(node.metadata):
+        return node
     hidden = {
         name: [*getattr(node, name), *(key for key in facts if key not in getattr(node, name))]
         for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
     }
-    return node.model_copy(update={"metadata": {**node.metadata, **facts}, **hidden})
+    return node.model_copy(update={"metadata": {**kept, **facts}, **hidden})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
@@ -27,7 +27,7 @@ from secondpass.text import checked_query
 from secondpass.tracing import reranking
 from secondpass.windows import Windows
 
-__all__ = ["RerankOptions"]
+__all__ = ["FACTS", "RerankOptions"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,10 @@ ALLOWED = frozenset(
 )
 # Of a model that is loaded here.
 LOADING = ("device", "max_length", "precision", "keep", "model_kwargs", "score_cache", "calibration")
+# What a copy of the options, or one that is assigned, needs another model for.
+OF_THE_MODEL = frozenset({"model", "score_cache_mb", *LOADING})
+# In the metadata of a document, what an earlier reranker may have left there too.
+FACTS = ("probability", "probability_interval", "passage", "truncated", "nothing_relevant")
 Count = Annotated[int, Field(gt=0, strict=True)]
 File = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 
@@ -45,7 +49,10 @@ File = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(val
 def _named(value: object) -> object:
     """A model as it is kept: a path as a str, and of a cascade's models a list."""
     if isinstance(value, (list, tuple)):
-        return [_named(one) for one in value]
+        names = [_named(one) for one in value]
+        if not names or not all(isinstance(one, str) for one in names):
+            raise ValueError("a list has names or folders: hand over a Cascade of models that are loaded")
+        return names
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (Reranker, Cascade)) or (isinstance(value, str) and value.strip()):
@@ -140,7 +147,10 @@ class RerankOptions(BaseModel):
         if self.windows is not None:
             if self.truncation != "windows":
                 raise ValueError("windows is for truncation='windows'")
-            Windows(**self.windows)
+            try:
+                Windows(**self.windows)
+            except TypeError as error:
+                raise ValueError(f"windows: {error}") from None
         unknown = sorted(set(self.model_kwargs or {}) - ALLOWED)
         if unknown:
             raise ValueError(f"model_kwargs: {', '.join(unknown)}: hand over a CrossEncoder that is loaded with it")
@@ -151,6 +161,18 @@ class RerankOptions(BaseModel):
             raise ValueError(f"{', '.join(given)}: the model is loaded already")
         with self._lent() as model:
             self._rankings(model, [], [])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in OF_THE_MODEL:
+            self._shared = SharedModel()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; it shares the loaded model unless the `update` is of what that depends on."""
+        made = super().model_copy(update=update, deep=deep)
+        if OF_THE_MODEL & set(update or ()):
+            made._shared = SharedModel()
+        return made
 
     def close(self) -> None:
         """Drop a model that was loaded here; the next call loads it again."""

@@ -80,13 +80,13 @@ class RerankSpan:
         self._texts = texts or os.environ.get(TRACE_TEXTS, "").lower() in ("1", "true", "yes", "on")
         self.note({"reranker.model_name": model, "reranker.top_k": top_k, "secondpass.documents": len(documents)})
         if self._texts and query is not None:
-            self._told["reranker.query"] = repaired(query)
+            self._told["reranker.query"] = query
         for place, text in enumerate(documents):
             document: dict[str, Value] = {"id": str(place) if ids is None else ids[place]}
             if scores is not None and (score := scores[place]) is not None:
                 document["score"] = float(score)
             if self._texts:
-                document["content"] = repaired(text)
+                document["content"] = text
             self._given.append(document)
 
     def answered(self, best: Sequence[tuple[int, float | None]]) -> None:
@@ -114,7 +114,9 @@ class RerankSpan:
         limit = next((int(os.environ[name]) for name in LIMITS if os.environ.get(name, "").isdecimal()), USUAL_LIMIT)
         room = max(0, limit - LEFT - len(self._told))
         outputs = _fitting("output", self._best, room - min(room // INPUTS, sum(map(len, self._given))))
-        self._span.set_attributes(_fitting("input", self._given, room - len(outputs)) | outputs | self._told)
+        told = _fitting("input", self._given, room - len(outputs)) | outputs | self._told
+        # one half of a surrogate pair, in an id or a name too, and no exporter could send any span of its batch
+        self._span.set_attributes({key: repaired(one) if isinstance(one, str) else one for key, one in told.items()})
 
 
 def _fitting(which: str, documents: Sequence[Mapping[str, Value]], room: int) -> dict[str, Value]:

@@ -22,7 +22,7 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.cli.output import lost_tokens, note
-from secondpass.cli.rank import BudgetMs
+from secondpass.cli.rank import BudgetMs, RelevanceRule, relevance_of
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.lazy import optional
@@ -95,7 +95,7 @@ class Tools:
             InvalidInput: one is refused; the message names it.
             SecondPassError: what scoring raises.
         """
-        _check_names(given, RANK)
+        given = _told(given, RANK)
         texts, ids = self._texts(given.get("documents"))
         repeats = given.get("return_documents", False)
         if not isinstance(repeats, bool):
@@ -110,7 +110,7 @@ class Tools:
         """Find documents of the corpus, in two passes; raises as `rank`."""
         from secondpass.training.negatives.candidates import best
 
-        _check_names(given, SEARCH)
+        given = _told(given, SEARCH)
         query = checked_query(given.get("query"))
         (scores,) = self.index.scores([query])
         found = [place for place in best(scores[None], self.depth)[0].tolist() if scores[place] > 0]
@@ -132,9 +132,9 @@ class Tools:
             raise InvalidInput("documents is empty")
         if len(items) > self.max_documents:
             raise InvalidInput(f"documents has {len(items)}, more than {self.max_documents}")
-        objects = [item if isinstance(item, dict) else {"text": item} for item in items]
+        objects = [_without_null(item) if isinstance(item, dict) else {"text": item} for item in items]
         texts = [checked(item.get("text"), f"documents[{place}].text") for place, item in enumerate(objects)]
-        titles = [checked(item.get("title") or "", f"documents[{place}].title") for place, item in enumerate(objects)]
+        titles = [checked(item.get("title", ""), f"documents[{place}].title") for place, item in enumerate(objects)]
         ids = [checked(item["id"], f"documents[{place}].id") for place, item in enumerate(objects) if "id" in item]
         if ids and len(ids) < len(items):
             raise InvalidInput(f"documents: {len(ids)} of {len(items)} have an id, and all or none do")
@@ -194,10 +194,17 @@ SEARCH: dict[str, Any] = {
 }
 
 
-def _check_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def _told(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that a call has."""
     unknown = [name for name in given if name not in known]
     if unknown:
         raise InvalidInput(f"there is no argument {unknown[0]!r}; there is {', '.join(known)}")
+    return _without_null(given)
+
+
+def _without_null(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Clients fill in what is optional with null: that is what is absent."""
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def server_of(tools: Tools) -> Server[Any, Any]:
@@ -298,6 +305,16 @@ def _over_http(server: Server[Any, Any], port: int) -> None:
         uvicorn.Server(uvicorn.Config(http_app(server), log_level="warning")).run(sockets=[listener])
 
 
+def _indexed(corpus: Path) -> tuple[list[CorpusDocument], Any]:
+    """The documents of a corpus that have text, and their `BM25`."""
+    from secondpass.training.negatives.candidates import BM25
+
+    documents = [one for one in read_corpus(corpus) if not is_blank(one.content)]
+    if not documents:
+        raise InvalidInput(f"{corpus}: no document in it has text")
+    return documents, BM25([one.content for one in documents])
+
+
 def mcp(
     *,
     corpus: Annotated[
@@ -311,6 +328,7 @@ def mcp(
     ] = None,
     max_documents: Annotated[int, typer.Option(min=1, help="Documents that rank takes at once.")] = 1000,
     budget_ms: BudgetMs = None,
+    relevance: RelevanceRule = None,
     model: arguments.Models = None,
     keep: arguments.Keep = None,
     max_length: arguments.MaxLength = None,
@@ -343,17 +361,13 @@ def mcp(
     """
     anyio = optional("anyio", "anyio", "mcp")
     optional("mcp", "mcp", "mcp")
+    rule = relevance_of(relevance)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
-    documents = [] if corpus is None else [one for one in read_corpus(corpus) if not is_blank(one.content)]
+    documents, index = ([], None) if corpus is None else _indexed(corpus)
     answer: Any = dict(template=template, true_token=true_token, false_token=false_token)
     encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision, **answer)
     options: Any = dict(batch_size=batch_size, truncation=how, instruction=instruction, show_progress_bar=False)
-    options["budget_ms"] = budget_ms
-    index = None
-    if documents:
-        from secondpass.training.negatives.candidates import BM25
-
-        index = BM25([one.content for one in documents])
+    options |= {"budget_ms": budget_ms, "relevance": rule}
     with arguments.with_files(encoder, score_cache, calibration):
         encoder.rank_many(["ready?"], [["yes"]], **options)
         name = ",".join(model or [arguments.POCKET])

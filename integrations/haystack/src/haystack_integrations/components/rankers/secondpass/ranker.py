@@ -401,18 +401,18 @@ class SecondPassRanker(ModelLifecycle):
         with reranking() as span:
             span.asked(name, query, readable.texts, top_k=limits.top_k, ids=ids, scores=scores)
             ranking = self._ranking(query, readable, limits, instruction)
-            span.answered([(one.index, one.score if one.scored else None) for one in ranking.documents[: limits.top_k]])
-        ranked = [
-            replace(readable.documents[item.index], score=item.score if item.scored else None)
-            for item in ranking.documents
-        ]
-        is_dropped = ranking.nothing_relevant and self.when_nothing_relevant == "drop"
-        kept = [] if is_dropped else _kept(ranked, readable.blank, limits)
+            ranked = [
+                replace(readable.documents[item.index], score=item.score if item.scored else None)
+                for item in ranking.documents
+            ]
+            is_dropped = ranking.nothing_relevant and self.when_nothing_relevant == "drop"
+            kept = [] if is_dropped else _kept(ranked, readable.blank, limits)
+            found = {readable.documents[item.index].id: item for item in ranking.documents}
+            span.answered([(found[one.id].index, one.score) for one in kept if one.id in found])
         truncated = []
         for cut in ranking.truncated:
             lost = asdict(cut)
             truncated.append({"id": readable.documents[lost.pop("index")].id, **lost})
-        found = {readable.documents[item.index].id: item for item in ranking.documents}
         best = [(document, found[document.id]) for document in kept if document.id in found]
         passages = [self._told(document, item.passage) for document, item in best]
         there = [passage for passage in passages if passage is not None]
