@@ -1,4 +1,4 @@
-"""CandidateFiles of queries in files of any size: Parquet, JSON Lines or a run with a BEIR folder, cut into parts.
+"""Candidates of queries in files of any size: Parquet, JSON Lines or a run with a BEIR folder, cut into parts.
 
 A part is a stretch of the files that holds whole queries. Who has the part reads it by itself, on whatever machine sees
 the files; who plans reads everything once, in constant memory but for eight bytes a query, and finds every row that

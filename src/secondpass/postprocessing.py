@@ -17,7 +17,6 @@ from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import Precision
 from secondpass.inputs import PromptTemplate, Truncation
-from secondpass.models.folders import holds_cascade
 from secondpass.models.opened import SharedModel
 from secondpass.ranking import Ranked, Ranking
 from secondpass.reranker import Reranker
@@ -277,10 +276,7 @@ class RerankOptions(BaseModel):
     def _load(self) -> CrossEncoder | Cascade:
         options: dict[str, Any] = {"device": self.device, "precision": self.precision, **(self.model_kwargs or {})}
         names = self.model if isinstance(self.model, list) else [self.model]
-        keep = [self.keep] if isinstance(self.keep, int) else self.keep
-        if self.max_length is not None and holds_cascade(names[0]):
-            raise InvalidInput(f"max_length: the models of {names[0]} have the windows that they were saved with")
-        made = open_reranker(names, keep, self.max_length, **options)
+        made = open_reranker(names, self.keep, self.max_length, **options)
         if self.calibration is not None:
             made.use_calibration(self.calibration)
         if self.score_cache is not None:

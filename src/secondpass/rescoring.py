@@ -1,4 +1,4 @@
-"""CandidateFiles of any number scored by one loaded model or many: a part at a time, each an atomic file of the run.
+"""Candidates of any number scored by one loaded model or many: a part at a time, each an atomic file of the run.
 
 A folder holds the run: `part-00000.parquet` and so on, `_SUCCESS` once all are there, and `_manifest.jsonl`, which says
 what is scored how and where the parts begin. A part's file is whole or absent, and holds the same whoever wrote it: so
@@ -46,13 +46,19 @@ POCKET = "secondpass/pocket"
 
 
 def open_reranker(
-    models: Sequence[str], keep: Sequence[int] | None, max_length: int | None, **options: Any
+    models: Sequence[str], keep: int | Sequence[int] | None, max_length: int | None, **options: Any
 ) -> CrossEncoder | Cascade:
-    """Load one model, several as a cascade, or one that was saved; raises as they do."""
+    """Load one model, several as a cascade, or one that was saved; raises as they do.
+
+    Raises:
+        InvalidInput: `max_length` for a saved cascade, which has its own.
+    """
     if len(models) > 1:
-        steps = list(keep or [100]) * (len(models) - 1 if len(keep or [100]) == 1 else 1)
-        return Cascade(models, steps, max_length=max_length, **options)
+        steps = [keep] if isinstance(keep, int) else list(keep or [100])
+        return Cascade(models, steps[0] if len(steps) == 1 else steps, max_length=max_length, **options)
     if holds_cascade(models[0]):
+        if max_length is not None:
+            raise InvalidInput(f"max_length: the models of {models[0]} have the windows that they were saved with")
         return Cascade.load(models[0], **options)
     return CrossEncoder(models[0], max_length=max_length, **options)
 

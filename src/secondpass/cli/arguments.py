@@ -408,9 +408,13 @@ def load_all(
             one, which has its own.
     """
     check_models(models, keep, max_length)
+    names = models or [POCKET]
+    if len(names) == 1 and not holds_cascade(names[0]):
+        return load(names[0], max_length, **options)
+    # what it brings along is for many files, and costs a command of one model a start
     from secondpass.rescoring import open_reranker
 
-    return open_reranker(models or [POCKET], keep, max_length, **options)
+    return open_reranker(names, keep, max_length, **options)
 
 
 def check_models(models: list[str] | None, keep: list[int] | None, max_length: int | None) -> None:
