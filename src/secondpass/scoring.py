@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ import numpy.typing as npt
 from secondpass.errors import NonFiniteScore
 from secondpass.forwards.contract import Computation, Forward, Logits, Progress, non_finite, plan, score
 from secondpass.forwards.prefixes import side_by_side
-from secondpass.forwards.workers import Workers
 from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
 from secondpass.record import CallRecord, Cut
 from secondpass.score_cache import Kept, ScoreCache
@@ -28,6 +27,9 @@ from secondpass.text import is_blank
 from secondpass.token_cache import TokenCache
 from secondpass.tokens import PairTokenizer, Tokens
 from secondpass.windows import Grade, Passage, Windows
+
+if TYPE_CHECKING:
+    from secondpass.forwards.workers import Workers
 
 # Padded tokens of one batch. A CPU is fastest while activations stay in its caches, a GPU while it is full.
 BATCH_TOKENS = {"cpu": 2048, "mps": 8192}

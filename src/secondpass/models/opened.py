@@ -24,7 +24,6 @@ from secondpass.forwards.precision import (
     precision_of,
     recommended_precision,
 )
-from secondpass.forwards.workers import Workers
 from secondpass.lazy import optional
 from secondpass.models.loading import Loaded, devices_of, pick_device
 from secondpass.models.stored import StoredModel
@@ -34,6 +33,7 @@ from secondpass.tokens import Tokens
 if TYPE_CHECKING:
     import torch
 
+    from secondpass.forwards.workers import Workers
     from secondpass.keywords import Devices
 
 logger = logging.getLogger(__name__)
@@ -318,6 +318,9 @@ class OpenModel:
             if len(wanted) > 1 and not isinstance(engine.forward, PortableForward):
                 raise InvalidInput("device: a forward of your own is computed by this process alone")
             if len(wanted) > 1:
+                # with what starts processes, 6 ms that a model on one device does not need
+                from secondpass.forwards.workers import Workers
+
                 engine.workers = Workers(wanted)
                 engine.ready()  # they start meanwhile
 
