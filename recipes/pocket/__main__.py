@@ -35,14 +35,12 @@ def train_command(
     output: Annotated[Path, typer.Option(help="Gets the folders of both models.")] = PACKAGE,
     log: Annotated[Path, typer.Option(help="Gets what each stage was given and made.")] = LOG,
     seed: Annotated[int, typer.Option(help="Of queries, groups and trainings.")] = Recipe.seed,
-    minutes: Annotated[float, typer.Option(help="Of the student's training.")] = Recipe.minutes,
-    mini_minutes: Annotated[float, typer.Option(help="Of pocket-mini's training.")] = Recipe.mini_minutes,
-    share: Annotated[float, typer.Option(help="Of queries, steps and minutes; less than 1 for a trial.")] = 1.0,
+    share: Annotated[float, typer.Option(help="Of queries and steps; less than 1 for a trial.")] = 1.0,
 ) -> None:
     """Make both models, calibrated, with their log; the same call goes on where a stopped one was."""
     if not 0 < share <= 1:
         raise typer.BadParameter(f"share={share} is not above 0, at most 1")
-    stages.make_all(Recipe(data, work, seed, share, minutes, mini_minutes, output, log))
+    stages.make_all(Recipe(data, work, seed, share, output, log))
 
 
 @app.command(name="compare")

@@ -21,7 +21,7 @@ from secondpass import CrossEncoder
 from secondpass.evaluation.measures import evaluate as measure
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
-from secondpass.forwards.learning.packed import has_amx_bf16
+from secondpass.forwards.learning.packed import has_fast_bf16
 from secondpass.forwards.precision import Precision
 from secondpass.models.folders import folder_of
 from secondpass.models.identity import weights_digest
@@ -122,8 +122,8 @@ def tests(data: Path, names: Sequence[str], limit: int | None) -> tuple[Exam, ..
 
 
 def fast_precision() -> Precision:
-    """bfloat16 where the processor has a matrix unit for it, else float32."""
-    return "bf16" if has_amx_bf16() else "fp32"
+    """bfloat16 where the processor multiplies in it, else float32."""
+    return "bf16" if has_fast_bf16() else "fp32"
 
 
 def scorer(model: str, work: Path, window: int | None = None) -> Callable[[Exam], Scores]:

@@ -45,6 +45,8 @@ ASKED = {
 }  # fmt: skip
 # Made of passages.
 TITLES, KEYWORDS, REQUESTS, CLAIMS = 3500, 5500, 3000, 4500
+# Of all of them so many, drawn at random: about as many as the student's steps take.
+QUERIES = 12_500
 # Share of questions that are shown as keywords.
 SHORTENED = 0.12
 # Of a question of trecqa one sentence that answers among judged ones that do not, so often.
@@ -214,7 +216,7 @@ def all_queries(data: Path, pool: Corpus, seed: int, share: float = 1.0) -> list
     made = judged_queries(data, pool, rng) + asked_queries(data, rng) + made_queries(pool, rng)
     rng.shuffle(made)
     once = list({query.text: query for query in reversed(made)}.values())
-    return once[: part(len(once), share)]
+    return once[: part(min(QUERIES, len(once)), share)]
 
 
 def judged_sentences(data: Path, rng: random.Random) -> list[tuple[str, list[str]]]:

@@ -228,7 +228,8 @@ if not child:
     ended = computation.logits(inputs_of(1)).tolist() == [[101.0]] and not crew._workers
     os.write(1, b"alone\\n" if ended else b"not alone\\n")
     threading.Event().wait()
-print(child, *[worker._process.pid for worker in crew._workers], flush=True)
+# one write: what `print` hands on in pieces where output is unbuffered could stand around the child's line
+os.write(1, f"{child} {' '.join(str(worker._process.pid) for worker in crew._workers)}\\n".encode())
 computation.start(inputs_of(SLOW))
 threading.Event().wait()
 """
@@ -237,14 +238,14 @@ threading.Event().wait()
 def test_processes_end_with_a_killed_parent(tmp_path: Path) -> None:
     """In the midst of a batch, too; whoever was forked from it meanwhile computes alone, and lives on."""
     command = [sys.executable, "-c", PARENT, str(tmp_path)]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with parent.stdout as told:
-        lines = [told.readline() for _ in range(2)]
-    assert "alone\n" in lines
-    child, *processes = map(int, max(lines, key=len).split())
-    until(lambda: any(int(path.name) in processes for path in tmp_path.iterdir()))
-    parent.kill()
-    parent.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            lines = [parent.stdout.readline() for _ in range(2)]
+            assert "alone\n" in lines
+            child, *processes = map(int, min(lines).split())
+            until(lambda: any(int(path.name) in processes for path in tmp_path.iterdir()))
+        finally:
+            parent.kill()
     try:
         until(lambda: all(map(gone, processes)))
         assert not gone(child)

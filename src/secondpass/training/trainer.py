@@ -19,7 +19,7 @@ import torch
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import cheap_dropout, dropout_set_to, give_back_memory, keep_freed_memory
-from secondpass.forwards.learning.packed import TrainingForward, has_amx_bf16, training_forward
+from secondpass.forwards.learning.packed import TrainingForward, has_fast_bf16, training_forward
 from secondpass.models.folders import MODULE_WEIGHTS
 from secondpass.models.saving import check_storage
 from secondpass.models.weights import COMPACT
@@ -485,6 +485,6 @@ def precision_for(settings: TrainingSettings, device: torch.device) -> torch.dty
     if wish == "fp16" and device.type != "cuda":
         raise InvalidInput("precision='fp16' needs a CUDA device: take 'bf16'")
     if wish == "auto":
-        suits = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and has_amx_bf16()
+        suits = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and has_fast_bf16()
         return torch.bfloat16 if suits else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wish]

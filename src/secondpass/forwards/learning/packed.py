@@ -148,8 +148,8 @@ class PaddedForward:
         return padded_logits(self._model, tokens, self._input_names, self._padding).float()
 
 
-def has_amx_bf16() -> bool:
-    """Whether this CPU has a matrix unit for bfloat16 (Intel AMX): elsewhere float32 is as fast or faster."""
-    # as `torch.backends.mkldnn` asks; torch has no public name for it
-    known: Callable[[], bool] | None = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return known is not None and bool(known())
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies in bfloat16 (Intel AMX, AVX-512 BF16): elsewhere float32 is as fast or faster."""
+    # as `torch.backends.mkldnn` asks; torch has no public name for either
+    known = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(ask is not None and bool(ask()) for ask in known)
