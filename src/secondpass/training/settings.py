@@ -59,7 +59,7 @@ class TrainingSettings:
         frozen_layers: so many of the lowest layers, and the embeddings, stay as they are; 0 trains all.
         max_grad_norm: longer gradients are shortened to this.
         dropout: None: 0 on a CPU, where its random numbers cost a third of a step, else the model's own.
-        precision: "auto": bfloat16 where the device multiplies faster in it (on CPUs: AMX, AVX-512 BF16), else float32.
+        precision: "auto": bfloat16 where the device multiplies faster in it (AMX, AMD's Zen 4 and 5), else float32.
         gradient_checkpointing: recompute activations instead of keeping them.
         averaging: decay of the moving average of the weights, which are then what is evaluated and saved; 0 is none.
         lora: None trains the weights themselves.

@@ -47,6 +47,24 @@ from tests.tiny_models import ARCHITECTURES, ROUNDING, make_chain, make_model, m
 CPU = torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("has", "fast"),
+    [
+        ({"avx512_f": True}, False),
+        ({"amx_bf16": True, "avx512_bf16": True, "avx512_fp16": True}, True),
+        ({"amx_bf16": False, "avx512_bf16": True, "avx512_fp16": True}, False),
+        ({"amx_bf16": False, "avx512_bf16": True, "avx512_fp16": False}, True),
+        ({"neon": True}, False),
+    ],
+)
+def test_bfloat16_is_taken_where_a_processor_multiplies_faster_in_it(
+    has: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where AVX-512 has it at half the speed of float32."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert precision_for(TrainingSettings(), CPU) == (torch.bfloat16 if fast else torch.float32)
+
+
 @pytest.mark.parametrize(("wish", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision(wish, dtype):
     """As asked; "auto" is one of the two on a CPU, and float16 needs CUDA."""
