@@ -181,6 +181,9 @@ def test_what_haystack_s_ranker_knows_is_there(framework: Any, tiny_folder: str,
         ({"relevance": 7}, "relevance=7"),
         ({"score_threshold": float("nan")}, "score_threshold"),
         ({"budget_ms": 0}, "budget_ms"),
+        ({"budget_ms": True}, "budget_ms"),
+        ({"score_threshold": True}, "score_threshold"),
+        ({"min_probability": True}, "min_probability"),
     ],
 )
 def test_an_option_is_refused_when_it_is_given(

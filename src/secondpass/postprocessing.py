@@ -126,11 +126,11 @@ class RerankOptions(BaseModel):
     relevance: Annotated[int, Field(ge=0, strict=True)] | Literal["expected"] | None = None
     keep: Count | list[Count] | None = None
     scale_score: bool = True
-    score_threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    score_threshold: Annotated[float, Field(allow_inf_nan=False, strict=True)] | None = None
     calibration: File | None = None
-    min_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_probability: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
     when_nothing_relevant: Literal["keep", "drop"] = "keep"
-    budget_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    budget_ms: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None
     score_cache: File | None = None
     score_cache_mb: Count = 256
     raise_on_failure: bool = True

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from secondpass import CrossEncoder, rescoring
+from secondpass import Cascade, CrossEncoder, rescoring
 from secondpass.candidates import CandidateFiles
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.runs import read_run
@@ -256,6 +256,16 @@ def test_options_reach_the_model(run: Run, tmp_path: Path, tiny_model_folder: An
     )
     wanted = [one.score for ranking in rankings for one in ranking.documents]
     assert [row["score"] for row in read(tmp_path / "a")] == [row["score"] for row in read(tmp_path / "b")] == wanted
+
+
+def test_a_saved_cascade_has_its_own_windows(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """It is rescored with; another window for it is refused, by the class and by the command."""
+    saved, path = str(tmp_path / "cascade.json"), parquet(tmp_path / "in.parquet")
+    Cascade([tiny_folder, tiny_folder], keep=1).save(saved)
+    assert run("rescore", path, tmp_path / "a", "-m", saved).exit_code == 0
+    assert "--max-length: the models" in run("rescore", path, tmp_path / "b", "-m", saved, "--max-length", "9").stderr
+    with pytest.raises(InvalidInput, match="max_length: the models of"):
+        Rescorer(saved, max_length=9).model  # noqa: B018 - it is loaded when it is first asked
 
 
 # ---- What cannot be scored is found before anything is.

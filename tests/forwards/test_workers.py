@@ -125,6 +125,8 @@ def test_a_pool_is_used_as_sentence_transformers_uses_one(one: CrossEncoder, tin
         encoder.predict(PAIRS, pool=pool)
     with pytest.raises(InvalidInput, match="chunk_size"):
         encoder.predict(PAIRS, chunk_size=0)
+    with pytest.raises(InvalidInput, match="pool is NoneType"):
+        encoder.stop_multi_process_pool(None)
     assert encoder.predict(PAIRS[:2]).tolist() == one.predict(PAIRS[:2]).tolist()
 
 

@@ -340,7 +340,15 @@ class OpenModel:
         return workers
 
     def stop_multi_process_pool(self, pool: Workers) -> None:
-        """End the processes of a pool; the model is computed by this process, on the first of the devices."""
+        """End the processes of a pool; the model is computed by this process, on the first of the devices.
+
+        Raises:
+            InvalidInput: it is no pool.
+        """
+        from secondpass.forwards.workers import Workers
+
+        if not isinstance(pool, Workers):
+            raise InvalidInput(f"pool is {type(pool).__name__}, not what start_multi_process_pool gave")
         engine = self._engine
         if engine is not None and engine.workers is pool:
             self._end_workers()
