@@ -35,9 +35,9 @@ def pages() -> dict[str, str]:
     return made
 
 
-def navigation() -> list[dict[str, object]]:
+def navigation() -> list[object]:
     """What stands below "Reference", a section for each module."""
-    sections: list[dict[str, object]] = []
+    sections: list[object] = ["reference/index.md"]
     for module, names in public_names().items():
         own = [name for name in names if homes()[name.definition] is name]
         if own:
