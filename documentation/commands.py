@@ -34,13 +34,15 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 def page_of(words: str) -> str:
     """The page of a command; those of a group stand on the group's."""
-    return f"commands/{words.split()[0]}.md"
+    return f"commands/{words.split(maxsplit=1)[0]}.md"
 
 
 def pages() -> dict[str, str]:
     """Markdown by page."""
     rows = [f"| [`{PROGRAM} {words}`]({_link(words)}) | {_first(command)} |" for words, command in commands()]
-    head = "# Commands\n\nEvery command with its options, as `--help` tells them. Exit codes: 0 done, 1 the run failed,\n"
+    head = (
+        "# Commands\n\nEvery command with its options, as `--help` tells them. Exit codes: 0 done, 1 the run failed,\n"
+    )
     head += "2 the command line or the input was refused, 130 interrupted.\n\n| command | |\n|---|---|\n"
     made = {"commands/index.md": head + "\n".join(rows) + "\n"}
     for words, command in commands():

@@ -1,4 +1,4 @@
-"""`python -m documentation.links build/site` reads a built site as a browser does, and ends with 1 if anything is wrong.
+"""`python -m documentation.links build/site` reads a built site as a browser does, and ends with 1 if it finds a fault.
 
 Every link leads to a file and an anchor that are there, nothing that loads comes from elsewhere, every picture and page
 says what it is, and every public name has its page. Links to other sites are counted; nobody is asked for them.
@@ -19,7 +19,7 @@ from documentation.public import homes
 from documentation.reference import page_of
 
 # Elements that load what they name when a page is opened, by the attribute that names it; `link` by its `rel`.
-LOADED = {"audio": "src", "embed": "src", "iframe": "src", "img": "src", "script": "src", "source": "src", "video": "src"}
+LOADED = dict.fromkeys(("audio", "embed", "iframe", "img", "script", "source", "video"), "src")
 LOADED_RELS = {"icon", "manifest", "modulepreload", "preconnect", "dns-prefetch", "preload", "stylesheet"}
 IN_STYLES = re.compile(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)")
 
@@ -102,22 +102,24 @@ def faults(site: Path) -> Iterator[str]:
         yield from (f"{name}: {fault}" for fault in page.faults)
         if page.headings != 1 and name != "404.html":
             yield f"{name}: {page.headings} headings of the first level"
-        for link in page.loaded:
-            found = target(name, link)
-            if found is None:
-                yield f"{name}: loads {link} from elsewhere"
-            elif not (site / found[0]).is_file():
-                yield f"{name}: loads {link}, which is not there"
+        yield from _of_loaded(site, name, page.loaded)
         for link in page.links:
             yield from _of_link(site, pages, name, link)
     for sheet in sorted(site.rglob("*.css")):
-        for link in in_styles(sheet.read_text(encoding="utf-8")):
-            if target(sheet.name, link) is None:
-                yield f"{sheet.relative_to(site)}: loads {link} from elsewhere"
+        yield from _of_loaded(site, sheet.relative_to(site).as_posix(), in_styles(sheet.read_text(encoding="utf-8")))
     for public in homes().values():
         file = page_of(public).removesuffix(".md") + ".html"
         if file not in pages or public.path not in pages[file].anchors:
             yield f"{public.path} has no page: {file}"
+
+
+def _of_loaded(site: Path, name: str, loaded: list[str]) -> Iterator[str]:
+    for link in loaded:
+        found = target(name, link)
+        if found is None:
+            yield f"{name}: loads {link} from elsewhere"
+        elif not (site / found[0]).is_file():
+            yield f"{name}: loads {link}, which is not there"
 
 
 def _of_link(site: Path, pages: dict[str, Page], name: str, link: str) -> Iterator[str]:
@@ -137,8 +139,8 @@ def main(site: Path) -> int:
     links = [link for page in pages.values() for link in page.links]
     away = {link for name, page in pages.items() for link in page.links if target(name, link) is None}
     found = list(dict.fromkeys(faults(site)))
-    print(*found, sep="\n", end="\n" if found else "")  # noqa: T201
-    print(  # noqa: T201
+    print(*found, sep="\n", end="\n" if found else "")
+    print(
         f"{len(pages)} pages, {len(links)} links, {len(away)} of them to other sites (not asked), "
         f"{len(homes())} public names: {len(found) or 'no'} faults"
     )

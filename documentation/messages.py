@@ -1,6 +1,6 @@
 """The index of error messages, read from the source: each class, each message it is raised with, and where.
 
-What a message puts in is shown as ‹its name›, "…" where that is a longer expression.
+What a message puts in is shown as <its name>, "…" where that is a longer expression.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from documentation.public import modules, parsed
 
 TREE = "SecondPassError"
-# Where to read on, by the longest part of a module's name that is here; what a page of the site is called is a person's choice.
+# Where to read on, by the longest beginning of a module's name that is here.
 TOPICS = {
     "secondpass": "start.md",
     "secondpass.calibration": "probabilities.md",
@@ -55,7 +55,11 @@ TOPICS = {
 AREAS = (
     ("ranking", "Texts, models and ranking", ("secondpass",)),
     ("evaluation", "Evaluation and labels", ("secondpass.evaluation",)),
-    ("training", "Training and tuning", ("secondpass.training", "secondpass.fit", "secondpass.tuning", "secondpass.fusion")),
+    (
+        "training",
+        "Training and tuning",
+        ("secondpass.training", "secondpass.fit", "secondpass.tuning", "secondpass.fusion"),
+    ),
     ("commands", "The command line", ("secondpass.cli",)),
     ("service", "The service", ("secondpass.serving",)),
     ("files", "Rescoring files, Ray", ("secondpass.rescoring", "secondpass.candidates", "secondpass.ray")),
@@ -129,11 +133,11 @@ def _in_body(module: str, node: ast.AST, function: str) -> Iterator[Message]:
 
 
 def _of_call(module: str, call: ast.Call, function: str) -> Iterator[Message]:
-    called = ast.unparse(call.func).split(".")[-1]
+    called = str(getattr(call.func, "attr", getattr(call.func, "id", "")))
     error = called if called in error_classes() else _helpers().get(called)
     if error and call.args:
         for text in _texts(call.args[0]):
-            if len(re.sub(r"‹.*?›|[^\w]", "", text)) > 3:
+            if len(re.sub(r"<.*?>|[^\w]", "", text)) > 3:
                 yield Message(error, text, module, function)
 
 
@@ -157,7 +161,7 @@ def _piece(value: ast.expr) -> str:
     while isinstance(inner, ast.Call) and len(inner.args) == 1 and not inner.keywords:
         inner = inner.args[0]
     name = inner.attr if isinstance(inner, ast.Attribute) else getattr(inner, "id", "…")
-    return f"‹{name.strip('_')}›" if name != "…" else "…"
+    return f"<{name.strip('_')}>" if name != "…" else "…"
 
 
 def area_of(module: str) -> str:
@@ -192,9 +196,9 @@ def _overview() -> str:
         counts[message.error] += 1
     parts = [
         "# Errors\n",
-        "What secondpass raises on purpose is one tree under `SecondPassError`, and each class is an error of Python's own\n"
-        "kind as well. The commands print one line of it and end with 2 where the input was refused, with 1 where a run\n"
-        "failed; the [service](../service.md#errors) answers with a status.\n",
+        "What secondpass raises on purpose is one tree under `SecondPassError`, and each class is of a kind of\n"
+        "Python's own as well. Commands print one line of it, and end with 2 where the input was refused and with 1\n"
+        "where a run failed; the [service](../service.md#errors) answers with a status.\n",
         f"Look for a message with the search above (`/`), or in the pages of its part: {len(messages()):,} of them.\n",
         *(f"- [{title}]({file}.md)" for file, title, _ in AREAS),
         "\n## Classes\n",
@@ -202,13 +206,15 @@ def _overview() -> str:
     for error in error_classes().values():
         if not error.name.startswith("_"):
             parts.append(f"### {error.name}\n")
-            parts.append(f"`from {error.module} import {error.name}`: {_kinds(error)}, {counts[error.name]} messages.\n")
+            parts.append(
+                f"`from {error.module} import {error.name}`: {_kinds(error)}, {counts[error.name]} messages.\n"
+            )
             parts.append(f"{error.documentation}\n")
     return "\n".join(parts) + "\n"
 
 
 def _kinds(error: ErrorClass) -> str:
-    shown = []
+    shown: list[str] = []
     for base in error.bases:
         known = error_classes().get(base)
         shown += known.bases if known and base.startswith("_") else [base]
@@ -218,7 +224,7 @@ def _kinds(error: ErrorClass) -> str:
 
 
 def _area(file: str, title: str) -> str:
-    parts = [f"# {title}: messages\n", "‹Words in these marks› stand for what is said of your input.\n"]
+    parts = [f"# {title}: messages\n", "`<Words in these marks>` stand for what a message says of your input.\n"]
     by_topic: dict[str, list[Message]] = defaultdict(list)
     for message in messages():
         if area_of(message.module) == file:
@@ -234,10 +240,12 @@ def _area(file: str, title: str) -> str:
 
 def topic_title(page: str) -> str:
     """How a link to a page reads."""
-    return page.removesuffix("/README.md").removesuffix("/index.md").removesuffix(".md").split("/")[-1].replace("-", " ")
+    return (
+        page.removesuffix("/README.md").removesuffix("/index.md").removesuffix(".md").split("/")[-1].replace("-", " ")
+    )
 
 
 def _cell(text: str) -> str:
     """A message as code in a table."""
-    shown = " ".join(text.split()).replace("|", r"\|")
+    shown = " ".join(text.split())
     return f"`` {shown} ``" if "`" in shown else f"`{shown}`"

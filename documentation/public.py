@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,20 +58,21 @@ def listed(module: str) -> list[str]:
     return []
 
 
-def _imports(module: str) -> Iterator[tuple[str, str, str]]:
-    """(name here, module, name there) of what it imports by name, also for the type checker alone."""
-    for node in ast.walk(parsed(module)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                yield alias.asname or alias.name, node.module, alias.name
+@cache
+def _imports(module: str) -> dict[str, tuple[str, str]]:
+    """By name the module and the name there of what it imports at its top, also for the type checker alone."""
+    found = {}
+    for node in parsed(module).body:
+        for inner in node.body if isinstance(node, ast.If) else [node]:
+            if isinstance(inner, ast.ImportFrom) and inner.module:
+                found.update({alias.asname or alias.name: (inner.module, alias.name) for alias in inner.names})
+    return found
 
 
 def defining_module(module: str, name: str) -> str:
     """The module in which a name is bound by a definition and not by an import."""
-    for here, origin, there in _imports(module):
-        if here == name and origin in modules():
-            return defining_module(origin, there)
-    return module
+    origin, there = _imports(module).get(name, ("", ""))
+    return defining_module(origin, there) if origin in modules() else module
 
 
 def summary(module: str, name: str) -> str:
@@ -90,7 +90,7 @@ def package_summary(module: str) -> str:
 
 @cache
 def public_names() -> dict[str, tuple[PublicName, ...]]:
-    """Every public name by the module that lists it, modules in alphabetical order, ours of Haystack's namespace last."""
+    """Every public name by the module that lists it, modules by name, those in Haystack's namespace last."""
     order = sorted(modules(), key=lambda module: (not module.startswith("secondpass"), module))
     found = {}
     for module in order:

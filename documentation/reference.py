@@ -70,7 +70,11 @@ def _module_page(module: str, names: tuple[PublicName, ...]) -> str:
 
 
 def _name_page(name: PublicName) -> str:
-    lines = [f"---\ntitle: {name.name}\n---\n", f"# {name.name}\n", f"```python\nfrom {name.module} import {name.name}\n```\n"]
+    lines = [
+        f"---\ntitle: {name.name}\n---\n",
+        f"# {name.name}\n",
+        f"```python\nfrom {name.module} import {name.name}\n```\n",
+    ]
     if name.module.startswith(HAYSTACK):
         lines.append(f"In a pipeline file its `type` is `{name.definition}`.\n")
     lines.append(f"::: {name.path}\n    options:\n      heading_level: 2\n")

@@ -66,9 +66,9 @@ def sources() -> dict[str, str]:
     left += [path for path in NAMED if path != "README.md"]
     seen: dict[str, str] = {site_page(path): path for path in left}
     for path in left:
-        for target in links(path, _text(path)) if path.endswith(".md") else []:
-            if (ROOT / target).is_dir() and (ROOT / target / "README.md").is_file():
-                target = f"{target}/README.md"
+        for linked in links(path, _text(path)) if path.endswith(".md") else []:
+            readme = f"{linked}/README.md"
+            target = readme if (ROOT / readme).is_file() else linked
             page = site_page(target)
             if page not in seen and (ROOT / target).exists() and target != "README.md":
                 seen[page] = target
