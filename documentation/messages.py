@@ -12,21 +12,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from documentation.public import modules, parsed
+from documentation import repository
+from documentation.public import ROOT, modules, parsed
 
 TREE = "SecondPassError"
 # Where to read on, by the longest beginning of a module's name that is here.
 TOPICS = {
     "secondpass": "start.md",
+    "secondpass.activations": "models.md",
+    "secondpass.biencoder": "training.md",
     "secondpass.calibration": "probabilities.md",
     "secondpass.cascade": "cascades.md",
     "secondpass.cli": "commands/index.md",
+    "secondpass.corpora": "evaluation.md",
+    "secondpass.cross_encoder": "compatibility.md",
     "secondpass.evaluation": "evaluation.md",
     "secondpass.evaluation.clicks": "labels.md",
     "secondpass.evaluation.judge": "labels.md",
     "secondpass.explanation": "explanations.md",
     "secondpass.extraction": "rag.md",
-    "secondpass.forwards": "kernel.md",
+    "secondpass.fit": "training.md",
+    "secondpass.forwards": "models.md",
+    "secondpass.forwards.kernel": "kernel.md",
     "secondpass.fusion": "tuning.md",
     "secondpass.inputs": "templates.md",
     "secondpass.langchain": "neighbours.md",
@@ -38,9 +45,11 @@ TOPICS = {
     "secondpass.ray": "ray.md",
     "secondpass.candidates": "ray.md",
     "secondpass.rescoring": "ray.md",
+    "secondpass.reranker": "compatibility.md",
     "secondpass.score_cache": "score-cache.md",
     "secondpass.serving": "service.md",
     "secondpass.stopping": "cascades.md",
+    "secondpass.text": "compatibility.md",
     "secondpass.tracing": "observability.md",
     "secondpass.training": "training.md",
     "secondpass.tuning": "tuning.md",
@@ -239,10 +248,10 @@ def _area(file: str, title: str) -> str:
 
 
 def topic_title(page: str) -> str:
-    """How a link to a page reads."""
-    return (
-        page.removesuffix("/README.md").removesuffix("/index.md").removesuffix(".md").split("/")[-1].replace("-", " ")
-    )
+    """How a link to a page reads: as its first heading does."""
+    source = ROOT / repository.sources().get(page, f"docs/{page}")
+    found = re.search(r"^# (.+)$", source.read_text(encoding="utf-8") if source.is_file() else "", re.MULTILINE)
+    return found[1] if found else page.split("/", maxsplit=1)[0].capitalize()
 
 
 def _cell(text: str) -> str:
