@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from documentation import repository
-from documentation.public import ROOT, modules, parsed
+from documentation.public import modules, parsed
 
 TREE = "SecondPassError"
 # Where to read on, by the longest beginning of a module's name that is here.
@@ -239,7 +239,7 @@ def _area(file: str, title: str) -> str:
         if area_of(message.module) == file:
             by_topic[message.module].append(message)
     for module, found in by_topic.items():
-        parts += [f"## {module}\n", f"Read on: [{topic_title(topic_of(module))}](../{topic_of(module)}).\n"]
+        parts += [f"## {module}\n", f"Read on: [{_topic_title(topic_of(module))}](../{topic_of(module)}).\n"]
         parts += ["| message | error | raised by |", "|---|---|---|"]
         for one in dict.fromkeys(found):
             parts.append(f"| {_cell(one.text)} | [{one.error}](index.md#{one.error.lower()}) | `{one.function}` |")
@@ -247,11 +247,9 @@ def _area(file: str, title: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-def topic_title(page: str) -> str:
-    """How a link to a page reads: as its first heading does."""
-    source = ROOT / repository.sources().get(page, f"docs/{page}")
-    found = re.search(r"^# (.+)$", source.read_text(encoding="utf-8") if source.is_file() else "", re.MULTILINE)
-    return found[1] if found else page.split("/", maxsplit=1)[0].capitalize()
+def _topic_title(page: str) -> str:
+    path = repository.sources().get(page, f"{repository.DOCS}{page}")
+    return repository.title(path) or page.split("/", maxsplit=1)[0].capitalize()
 
 
 def _cell(text: str) -> str:

@@ -21,6 +21,8 @@ NAMED = {
 }
 LANGUAGES = {"yaml": "yaml", "json": "json", "service": "ini", "Dockerfile": "dockerfile", "py": "python"}
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+# A link that reads as a file's name, which is well in a folder and not in a site.
+FILE_NAMED = re.compile(r"\[(?:docs/)?[\w/-]+\.md\](?=\(([^)#]+\.md)[^)]*\))")
 FENCE = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1[ ]*$", re.DOTALL | re.MULTILINE)
 
 
@@ -43,7 +45,7 @@ def links(path: str, markdown: str) -> list[str]:
 
 
 def rewritten(path: str, markdown: str) -> str:
-    """A page's Markdown with links to the site's pages in place of the repository's files."""
+    """A page's Markdown with links to the site's pages, by their titles, in place of the repository's files."""
     here = dirname(site_page(path)) or "."
 
     def link(found: re.Match[str]) -> str:
@@ -52,11 +54,24 @@ def rewritten(path: str, markdown: str) -> str:
             return found[0]
         return f"{relpath(site_page(target), here)}{found[2] or ''}"
 
+    def named(found: re.Match[str]) -> str:
+        return f"[{title(normpath(f'{dirname(path)}/{found[1]}'.lstrip('/'))) or found[1]}]"
+
+    def prose(text: str) -> str:
+        return LINK.sub(link, FILE_NAMED.sub(named, text))
+
     kept, parts = 0, []
     for fence in FENCE.finditer(markdown):
-        parts += [LINK.sub(link, markdown[kept : fence.start()]), fence[0]]
+        parts += [prose(markdown[kept : fence.start()]), fence[0]]
         kept = fence.end()
-    return "".join([*parts, LINK.sub(link, markdown[kept:])])
+    return "".join([*parts, prose(markdown[kept:])])
+
+
+def title(path: str) -> str:
+    """The first heading of a page, "" where there is none."""
+    file = ROOT / path
+    found = re.search(r"^# (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE) if file.is_file() else None
+    return found[1] if found else ""
 
 
 @cache

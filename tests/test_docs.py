@@ -20,6 +20,7 @@ import yaml
 from typer.testing import CliRunner
 
 from documentation import commands, messages, reference, repository
+from documentation.links import faults
 from documentation.public import ROOT, modules, parsed
 from secondpass import CrossEncoder
 from secondpass.cli import app
@@ -280,6 +281,7 @@ def test_links_out_of_the_folder_lead_to_pages_of_the_site() -> None:
     )
     assert moved.splitlines()[0] == "[a](../repository/deploy/compose.yaml.md) [b](../models.md#the-table)"
     assert "[c](d)" in moved
+    assert repository.rewritten("docs/rag.md", "[labels.md](labels.md)") == "[Labels without people](labels.md)"
     moved = repository.rewritten("integrations/haystack/README.md", "[a](../../docs/rag.md) [b](../../README.md)")
     assert moved == "[a](../../../rag.md) [b](../../../index.md)"
     assert repository.sources()["changelog.md"] == "CHANGELOG.md"
@@ -359,6 +361,31 @@ def test_every_error_says_what_to_do() -> None:
     assert set(messages.TOPICS.values()) <= {named(page).removeprefix("docs/") for page in PAGES} | {
         *repository.sources(), *commands.pages(),
     }  # fmt: skip
+
+
+# ---- the checker of the built site
+
+FAULTY = {
+    '<a href="b.html">b</a>': "a.html: b.html leads nowhere",
+    '<a href="#there">b</a>': "a.html: #there has no such place",
+    '<script src="https://cdn.example/x.js"></script>': "a.html: loads https://cdn.example/x.js from elsewhere",
+    "<style>p { background: url(//cdn.example/x.png) }</style>": "a.html: loads //cdn.example/x.png from elsewhere",
+    '<link rel="stylesheet" href="x.css">': "a.html: loads x.css, which is not there",
+    '<img src="a.html">': "a.html: a picture says nothing: a.html",
+    "<h1>again</h1>": "a.html: 2 headings of the first level",
+    '<p id="here"></p>': "a.html: two places are called #here",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_fault_of_the_site_is_found(fault: str, tmp_path: Path) -> None:
+    """Each kind, in a page that has no other; links to other sites are none."""
+    page = '<h1 id="here">A</h1><a href="#here">a</a><a href="https://example.org">away</a>'
+    (tmp_path / "a.html").write_text(page)
+    missing = [f"{name.path} has no page: {reference.page_of(name)[:-3]}.html" for name in reference.homes().values()]
+    assert list(faults(tmp_path)) == missing
+    (tmp_path / "a.html").write_text(page + fault)
+    assert [line for line in faults(tmp_path) if line not in missing] == [FAULTY[fault]]
 
 
 # ---- words and pictures
