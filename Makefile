@@ -16,9 +16,9 @@ DATA ?= ../shared/data
 WORKERS ?= 3
 COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
-PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks
+PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks documentation
 
-.PHONY: demo test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade benchmark-ray deploy-check clean
+.PHONY: demo docs test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade benchmark-ray deploy-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -47,6 +47,11 @@ fix: $(VENV)/.test
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+# The site of docs/ in build/site, to be opened from there: no network, every warning is an error, then every link is tried.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m documentation.links build/site
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
@@ -136,6 +141,10 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(call INSTALL,".[haystack]")
+	touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(call INSTALL,".[docs]")
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python

@@ -235,7 +235,7 @@ def test_no_file_name_three_times() -> None:
 def documented() -> list[tuple[str, str, str]]:
     """(page, module, name) of every import of ours in the pages' Python blocks."""
     found = []
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
             for module, names in re.findall(r"^ *from (secondpass[\w.]*) import ([\w, ]+)$", block, re.M):
                 found += [(page.name, module, name.split(" as ")[0].strip()) for name in names.split(",")]

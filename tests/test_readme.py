@@ -43,7 +43,7 @@ def test_pages_name_tests_that_are_there() -> None:
         for file in (ROOT / "tests").rglob("test_*.py")
     }
     missing = []
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
         file = ""
         for named, name in re.findall(r"([\w/]*test_\w+\.py)?(?:::(test_\w+\*?))?", page.read_text(encoding="utf-8")):
             file = named.removeprefix("tests/") or file

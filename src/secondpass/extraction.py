@@ -30,7 +30,7 @@ __all__ = ["Extract", "Extraction", "Span", "extract", "sentences"]
 
 @dataclass(frozen=True, slots=True)
 class Extract:
-    """documents[document][span.start:span.end], which the model gave `score` (activated) and `logit`."""
+    """`documents[document][span.start:span.end]`, which the model gave `score` (activated) and `logit`."""
 
     document: int
     span: Span

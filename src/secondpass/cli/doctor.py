@@ -128,7 +128,7 @@ def _libraries(missing: list[str]) -> Rows:
     own = [Requirement(text) for text in metadata.requires("secondpass") or ()]
     extras = metadata.metadata("secondpass").get_all("Provides-Extra") or []
     rows = {"secondpass": metadata.version("secondpass")}
-    for extra in ["", *(name for name in extras if name != "test")]:
+    for extra in ["", *(name for name in extras if name not in ("docs", "test"))]:
         wanted = list(_wanted(own, extra))
         lacking = [str(need.name) for need in wanted if not _fits(need)]
         if not extra:
