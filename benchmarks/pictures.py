@@ -1,6 +1,6 @@
 """The two pictures of README, as SVG: what a second pass moves, and how fast it is.
 
-    python -m benchmarks.pictures moves --query q01
+    python -m benchmarks.pictures moves
     python -m benchmarks.pictures speed
 
 `moves` asks the demo's help centre one query and draws both orders; `speed` draws the first table of
@@ -48,7 +48,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def moves(
-    query: Annotated[str, typer.Option(help="Id of one of the demo's queries.")] = "q01",
+    query: Annotated[str, typer.Option(help="Id of one of the demo's queries.")] = "q26",
     rows: Annotated[int, typer.Option(min=1, help="Documents of each order.")] = 5,
     output: Annotated[Path, typer.Option()] = DOCS / "moves.svg",
 ) -> None:
@@ -82,7 +82,9 @@ def speed_picture(page: str) -> str:
         if name in SHOWN and name not in found:
             found[name] = float(cells[0].replace(",", "")), cells[1]
     widest, left = max(pairs for pairs, _ in found.values()), 330
-    drawn = ['<text class="strong" x="10" y="24">(query, passage) pairs a second, two cores of an Intel Xeon with AMX</text>']
+    drawn = [
+        '<text class="strong" x="10" y="24">(query, passage) pairs a second, two cores of an Intel Xeon with AMX</text>'
+    ]
     for row, (way, said) in enumerate(SHOWN.items()):
         y, (rate, ratio) = 46 + ROW * row, found[way]
         width = round((WIDTH - left - 150) * rate / widest)
@@ -127,7 +129,7 @@ def moves_picture(query: str, first: Sequence[str], second: Sequence[str], right
 
 
 def _short(title: str) -> str:
-    return escape(title if len(title) <= 36 else title[:35] + "\N{HORIZONTAL ELLIPSIS}")
+    return escape(title if len(title) <= 32 else title[:31] + "\N{HORIZONTAL ELLIPSIS}")
 
 
 def _picture(drawn: Sequence[str], height: int, said: str) -> str:

@@ -6,8 +6,11 @@ import ast
 import contextlib
 import io
 import re
+from html import unescape
 from pathlib import Path
 
+from benchmarks.pictures import speed_picture
+from secondpass.corpora import read_corpus
 from secondpass.forwards.families import families as forward_families
 from secondpass.models.templates import families
 
@@ -25,6 +28,16 @@ def test_the_ten_lines_print_what_the_readme_shows() -> None:
     with contextlib.redirect_stdout(printed):
         exec(code, {})  # noqa: S102 - our own README
     assert printed.getvalue().splitlines() == shown.splitlines()
+
+
+def test_the_pictures_show_what_the_pages_say() -> None:
+    """Speed is drawn from the table of docs/performance.md, and what moves are articles of the demo."""
+    speed, moves = ((ROOT / "docs" / f"{name}.svg").read_text(encoding="utf-8") for name in ("speed", "moves"))
+    assert speed == speed_picture((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"))
+    titles = {document.title for document in read_corpus(ROOT / "src" / "secondpass" / "demo")}
+    shown = re.findall(r">\d  ([^<\N{HORIZONTAL ELLIPSIS}]+)", moves)
+    assert len(shown) == 10
+    assert all(any(title.startswith(unescape(text).strip()) for title in titles) for text in shown)
 
 
 def test_nothing_is_left_to_fill_in() -> None:
