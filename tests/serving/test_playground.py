@@ -14,8 +14,11 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.generation.modes import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from secondpass import CrossEncoder
+from secondpass.cli import app as cli
 from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.explanation import explain
 from secondpass.serving import Settings, create_app
@@ -242,3 +245,28 @@ def test_the_endpoints_keep_their_contract(play: Live, path: str, mode: Generati
 
     asked()
     assert max(seen) < 500
+
+
+def test_the_page_of_docs_does_what_it_says(play: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its requests are answered, its commands are understood, and its Python makes a service with the page."""
+    page = Path(__file__).parents[2].joinpath("docs", "playground.md").read_text(encoding="utf-8")
+    asked = re.findall(r"curl localhost:8000(/\S+)(?: -H '\S+ \S+' -d '(.*?)')?$", page, re.DOTALL | re.MULTILINE)
+    assert [path for path, _ in asked] == ["/playground/search", "/playground/explain", "/playground/corpus"]
+    for path, body in asked:
+        answer = play.client.post(path, json=json.loads(body)) if body else play.client.get(path)
+        assert answer.status_code == 200, answer.text
+    seen: list[Settings] = []
+    monkeypatch.setattr("secondpass.serving.server.serve", seen.append)
+    for line in re.findall(r"^secondpass (.*)$", page, re.MULTILINE):
+        assert CliRunner().invoke(cli, line.split()).exit_code == 0, line
+    assert [(one.playground, len(one.models), one.port) for one in seen] == [
+        (DEMO, 1, 8000),
+        ("help_centre.jsonl", 2, 8000),
+        ("my_beir_folder", 1, 9000),
+    ]
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)  # noqa: S102 - our own page
+    with TestClient(names["app"], "http://localhost") as client:  # type: ignore[arg-type]
+        assert client.get("/playground").status_code == 200
+        assert client.get("/playground/corpus").json()["documents"] == 305
