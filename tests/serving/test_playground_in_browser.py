@@ -312,7 +312,7 @@ def test_8_dark_where_the_system_is(window: Open) -> None:
 
 def test_9_a_long_document_is_read_whole(window: Open) -> None:
     """Its best passage is marked where it stands, with how many windows were read; in one piece, that it was cut."""
-    filler = "The zoo is open and the 😀 trains are late. " * 300
+    filler = "The zoo is open and the 😀 trains are late. " * 100
     answer = "Berlin had 3.7 million inhabitants in 2023."
     with window() as page:
         page.click("#own")
@@ -346,13 +346,16 @@ def test_10_the_service_fails_and_comes_back(window: Open, tiny: CrossEncoder) -
             page.until("!document.getElementById('problem').hidden")
             assert "query has 101 characters, more than 100" in page.texts("#problem p")[0].lower()
             assert "(request " in page.texts("#problem p")[0]
-    with running(Settings(playground="secondpass/demo"), {"tiny": tiny}) as live:
+    with running(Settings(playground="secondpass/demo", shutdown_delay_s=600.0), {"tiny": tiny}) as live:
         with window(link(), live=live) as page:
-            live.server.handle_exit(15, None)
             live.service.admission.drain()
             slide_refused(page)
+            assert page.texts("#problem p")[0].startswith("The service is stopping. (request ")
             assert page.value("document.querySelectorAll('.hit').length") == 20
             live.service.admission.draining_since = None
+            page.click("#problem button")
+            page.until(f"document.getElementById('problem').hidden && {QUIET}")
+            assert sorted(page.value(PLACES.format(1))) == list(range(7))
 
 
 def slide_refused(page: Page) -> None:

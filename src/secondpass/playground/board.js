@@ -28,7 +28,7 @@ export function firstColumn(found, documents, read, searched, ms) {
   const most = Math.max(...found.map(one => one.score), 1e-9);
   return {
     name: "First pass", model: null, ms, read,
-    about: `BM25 · ${found.length} of ${searched.toLocaleString("en")} found`,
+    about: `BM25 · ${found.filter(one => one.score > 0).length} of ${searched.toLocaleString("en")} found`,
     hits: found.map((one, place) => hit(documents[place], place, null, {
       score: one.score, share: one.score / most, said: one.score ? `BM25 ${decimals(one.score)}` : "no word in common",
       value: one.score ? decimals(one.score) : "–", isRead: place < read,

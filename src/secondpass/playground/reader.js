@@ -121,7 +121,10 @@ async function fill(place, hit, model, query, options) {
   place.replaceChildren(reading(hit, model, null, null));
   try {
     const found = await explained(model, query, content(hit.document), hit.passage, options);
-    if (!options.signal.aborted) place.replaceChildren(reading(hit, model, found, null));
+    if (options.signal.aborted) return;
+    place.replaceChildren(reading(hit, model, found, null));
+    // a long text shows what counts most, not its beginning
+    if (hit.passage) place.querySelector(".part.by5")?.scrollIntoView({ block: "center" });
   } catch (error) {
     if (!options.signal.aborted) place.replaceChildren(reading(hit, model, null, error.message));
   }

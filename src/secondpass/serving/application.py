@@ -88,7 +88,8 @@ class GuardedRoute(APIRoute):
             facts.path = self.path
             # until the body tells another shape
             facts.tei = self.path == TEI_PATH
-            if request.method != "POST":
+            # what the playground asks beside a ranking is none
+            if request.method != "POST" or self.path.startswith(PAGE):
                 return await _answered(request, facts, inner)
             with reranking(f"rerank {self.path}", headers=request.headers, serves=True) as facts.span:
                 response = await _answered(request, facts, inner)
