@@ -420,6 +420,9 @@ def test_files_that_are_dropped(window: Open) -> None:
             ("new Uint8Array(99)", "picture.png", "it holds no text"),
             ('\'{"text": "a"}\\n{oh\'', "broken.jsonl", "Line 2: not JSON"),
             ("'{\"body\": 3}'", "other.jsonl", "Line 1: no “text”"),
+            ("'{oh'", "none.jsonl", "Line 1: not JSON"),
+            ("'[{\"text\": 3}]'", "list.json", "Document 1: no “text”"),
+            ("'3'", "three.json", "It is no JSON list"),
             ("' \\n'", "empty.txt", "There is no document in it."),
         ):
             page.value(DROP.format(content=content, name=name))

@@ -23,7 +23,7 @@ function fromLines(text) {
     try {
       value = JSON.parse(line);
     } catch {
-      throw new Unreadable(`Line ${index + 1}: not JSON, as the first line is.`);
+      throw new Unreadable(`Line ${index + 1}: not JSON.`);
     }
     made.push(fromRecord(value, `Line ${index + 1}`));
   });
@@ -44,9 +44,11 @@ export function documentsOf(given, name = "") {
   const text = given.replace(/^\uFEFF/, "").replace(/\r\n?/g, "\n");
   const first = text.trimStart().split("\n", 1)[0].trim();
   let made;
-  if (isJson(first, "{")) made = fromLines(text);
-  else if (text.trimStart().startsWith("[") && isJson(text.trim(), "[")) {
-    made = JSON.parse(text).map((value, index) => fromRecord(value, `Document ${index + 1}`));
+  if (/\.(jsonl|ndjson)$/i.test(name) || isJson(first, "{")) made = fromLines(text);
+  else if (/\.json$/i.test(name) || isJson(text.trim(), "[")) {
+    const list = JSON.parse(text);
+    if (!Array.isArray(list)) throw new Unreadable("It is no JSON list of documents.");
+    made = list.map((value, index) => fromRecord(value, `Document ${index + 1}`));
   } else if (/\.tsv$/i.test(name)) {
     made = text.split("\n").filter(line => line.trim()).map((line, index) => {
       const [id, ...rest] = line.split("\t");

@@ -226,7 +226,7 @@ async def _aside(request: Request, settings: Settings, pool: ThreadPoolExecutor,
 
 def _name(path: Path) -> str:
     """A corpus by the name of its file or folder, without what leads there: others may read it."""
-    return path.resolve().name if path.exists() else path.as_posix()
+    return repaired(path.resolve().name if path.exists() else path.as_posix())
 
 
 def _examples(corpus: Path) -> list[str]:
