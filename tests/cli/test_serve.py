@@ -1,4 +1,4 @@
-"""`secondpass serve` on the command line: what it refuses before it serves. tests/serving/test_server.py serves."""
+"""`secondpass serve` and `play` on the command line: what they refuse before they serve, which tests/serving does."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--keep", "3"], "--keep: no --model is a cascade"),
         (["--shadow", "next"], "--shadow 'next' is not name=next"),
         (["--device", "cpu,cuda"], "device: cpu and cuda devices"),
+        (["--corpus", "a.jsonl"], "--corpus goes with --playground"),
+        (["--playground", "--corpus", "/no/such/file"], "/no/such/file: no such file"),
     ],
 )
 def test_refusals_are_one_line(run: Run, options: list[str], said: str) -> None:
@@ -109,3 +111,17 @@ def test_every_setting_of_the_model_has_a_variable(run: Run, monkeypatch: pytest
     assert (second.precision, second.token_cache_mb) == ("fp32", 5)
     monkeypatch.setenv("SECONDPASS_PRECISION", "half")
     assert "SECONDPASS_PRECISION" in only_line(run("serve"))
+
+
+def test_the_playground_searches_a_corpus(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packaged one where none is named; `play` is the same for this machine alone, and says where to look."""
+    seen: list[Settings] = []
+    monkeypatch.setattr("secondpass.serving.server.serve", seen.append)
+    for command in (["serve"], ["serve", "--playground"], ["serve", "--playground", "--corpus", "a.jsonl"], ["play"],
+                    ["play", "b.jsonl", "--port", "0", "-m", "x=y,z", "--keep", "5"]):  # fmt: skip
+        result = run(*command)
+        assert result.exit_code == 0, result.stderr
+        assert ("http://127.0.0.1:8000/playground in a moment" in result.stderr) is (command == ["play"])
+    assert [one.playground for one in seen] == [None, "secondpass/demo", "a.jsonl", "secondpass/demo", "b.jsonl"]
+    assert {one.host for one in seen} == {"127.0.0.1"}
+    assert seen[-1].models == (ModelSource("x", "y,z", stages=("y", "z"), keep=(5,)),)

@@ -18,7 +18,7 @@ from tests.without_torch.conftest import Run
 ROOT = environments.ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What a command of README does not do here: ask a server that is not there, serve for ever, train, change a shell.
-ELSEWHERE = ("elasticsearch", "opensearch", "serve", "train", "export", "--install-completion")
+ELSEWHERE = ("elasticsearch", "opensearch", "serve", "play", "train", "export", "--install-completion")
 LINES = [
     line
     for line in re.search(r"## Command line\n\n```\n(.*?)```", README, re.DOTALL)[1].splitlines()  # type: ignore[index]

@@ -23,10 +23,10 @@ import typer
 from secondpass.cli import arguments
 from secondpass.cli.output import lost_tokens, note
 from secondpass.cli.rank import BudgetMs, RelevanceRule, relevance_of
-from secondpass.corpora import CorpusDocument, read_corpus
+from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
 from secondpass.lazy import optional
-from secondpass.text import checked, checked_query, is_blank, materialised, positive_int, repaired
+from secondpass.text import checked, checked_query, materialised, positive_int, repaired
 from secondpass.tracing import reranking
 
 if TYPE_CHECKING:
@@ -108,13 +108,9 @@ class Tools:
 
     def search(self, given: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Find documents of the corpus, in two passes; raises as `rank`."""
-        from secondpass.training.negatives.candidates import best
-
         given = _told(given, SEARCH)
         query = checked_query(given.get("query"))
-        (scores,) = self.index.scores([query])
-        found = [place for place in best(scores[None], self.depth)[0].tolist() if scores[place] > 0]
-        chosen = [self.documents[place] for place in found]
+        chosen = [self.documents[place] for place, _ in self.index.found(query, self.depth)]
         texts, ids = [one.content for one in chosen], [one.id for one in chosen]
         told, ranked = self._ranked({"top_k": TOP_K, **given}, texts, ids, headers)
         for place, hit in ranked:
@@ -305,16 +301,6 @@ def _over_http(server: Server[Any, Any], port: int) -> None:
         uvicorn.Server(uvicorn.Config(http_app(server), log_level="warning")).run(sockets=[listener])
 
 
-def _indexed(corpus: Path) -> tuple[list[CorpusDocument], Any]:
-    """The documents of a corpus that have text, and their `BM25`."""
-    from secondpass.training.negatives.candidates import BM25
-
-    documents = [one for one in read_corpus(corpus) if not is_blank(one.content)]
-    if not documents:
-        raise InvalidInput(f"{corpus}: no document in it has text")
-    return documents, BM25([one.content for one in documents])
-
-
 def mcp(
     *,
     corpus: Annotated[
@@ -359,11 +345,13 @@ def mcp(
 
     secondpass mcp --corpus secondpass/demo --http 8010
     """
+    from secondpass.training.negatives.candidates import indexed
+
     anyio = optional("anyio", "anyio", "mcp")
     optional("mcp", "mcp", "mcp")
     rule = relevance_of(relevance)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
-    documents, index = ([], None) if corpus is None else _indexed(corpus)
+    documents, index = ([], None) if corpus is None else indexed(corpus)
     answer: Any = dict(template=template, true_token=true_token, false_token=false_token)
     encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision, **answer)
     options: Any = dict(batch_size=batch_size, truncation=how, instruction=instruction, show_progress_bar=False)

@@ -102,7 +102,7 @@ GROUPS = {
     "Selection": r"negatives|first|last|.*margin|max-score|against|sampling|positives|graded|from|depth|top-k|passages"
     r"|limit|relevance|measure|level|seed|budget-ms|min-probability|refuse",
     "Limits": r"max-.*|deadline.*|.*-s|.*-ms|in-flight|batch.*|patience",
-    "Server": r"url|.*timeout|host|port|.*keys.*|open-metrics|docs|trace-texts|http|service.*|on-failure"
+    "Server": r"url|.*timeout|host|port|.*keys.*|open-metrics|docs|playground|trace-texts|http|service.*|on-failure"
     r"|private-address|check|shards|replicas",
     "Output": r"output|format|json|csv|html|examples?|explain.*|rows|storage|dry-run|quiet",
 }

@@ -30,6 +30,7 @@ COMMANDS = {
     "label": ("secondpass.cli.label:commands", None),
     "export": ("secondpass.cli.export:export", None),
     "serve": ("secondpass.cli.serve:serve", None),
+    "play": ("secondpass.cli.serve:play", None),
     "mcp": ("secondpass.cli.mcp:mcp", None),
     "doctor": ("secondpass.cli.doctor:doctor", None),
     "ask": ("secondpass_pipelines.commands:ask", "haystack"),

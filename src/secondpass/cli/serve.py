@@ -1,4 +1,4 @@
-"""`secondpass serve`: the second pass over HTTP."""
+"""`secondpass serve`: the second pass over HTTP; `secondpass play`: a page that shows it on a corpus."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from secondpass.cli import arguments
+from secondpass.cli.output import note
+from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import Precision
 from secondpass.serving.settings import (
     Settings,
@@ -67,9 +69,14 @@ Shadows = Annotated[
     ),
 ]
 ShadowShare = Annotated[float, _option("SHADOW_SHARE", "Share of the answers.", min=0, max=1)]
+KeysFile = Annotated[Path | None, _option("API_KEYS_FILE", "API keys, one a line; or set SECONDPASS_API_KEYS.")]
 ShutdownDelay = Annotated[
     float, _option("SHUTDOWN_DELAY_S", "After a signal, stay this long answering 503 to be noticed.", min=0)
 ]
+
+
+CORPUS_HELP = "a BEIR folder, JSON Lines or a table of ids and texts; secondpass/demo when absent"
+DEMO = "secondpass/demo"
 
 
 def serve(
@@ -77,12 +84,12 @@ def serve(
     model: Models = None,
     host: Annotated[str, _option("HOST", "Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, _option("PORT", "0 takes a free one.", "--port", "-p", min=0, max=65535)] = 8000,
-    api_keys_file: Annotated[
-        Path | None, _option("API_KEYS_FILE", "API keys, one a line; or set SECONDPASS_API_KEYS.")
-    ] = None,
+    api_keys_file: KeysFile = None,
     without_keys: Annotated[bool, _option("WITHOUT_KEYS", "Let others in without a key.", "--without-keys")] = False,
     open_metrics: Annotated[bool, _option("OPEN_METRICS", "/metrics needs no key.", "--open-metrics")] = False,
     docs: Annotated[bool, _option("DOCS", "Offer Swagger's pages at /docs.", "--docs")] = False,
+    playground: Annotated[bool, _option("PLAYGROUND", "Offer a page at /playground.", "--playground")] = False,
+    corpus: Annotated[Path | None, _option("CORPUS", f"What its first pass searches: {CORPUS_HELP}.")] = None,
     trace_texts: Annotated[bool, _option("TRACE_TEXTS", "Put texts into spans.", "--trace-texts")] = False,
     max_requests: Annotated[int, _option("MAX_REQUESTS", "Requests at once; then 429.", min=1)] = 256,
     max_documents: Annotated[int, _option("MAX_DOCUMENTS", "Documents of a request; then 422.", min=1)] = 1000,
@@ -128,6 +135,8 @@ def serve(
 
     secondpass serve --model best=secondpass/pocket,models/big --keep 50 --long windows --score-cache scores.db
 
+    secondpass serve --playground --corpus help_centre.jsonl
+
     SECONDPASS_API_KEYS=$(cat keys) secondpass serve --host 0.0.0.0
     """
     models = instructed(map(model_source, model or [arguments.POCKET]), instruction)
@@ -140,9 +149,49 @@ def serve(
         open_metrics=open_metrics, keep_alive_s=keep_alive_s, max_requests=max_requests, score_cache=score_cache,
         max_wait_ms=max_wait_ms, max_length=max_length, true_token=true_token, deadline_s=deadline_s, head_s=head_s,
         shadows=shadows_of(shadow or ()), shadow_share=shadow_share, precision=precision, trace_texts=trace_texts,
-        docs=docs, host=host, port=port,
+        playground=_searched(playground, corpus), docs=docs, host=host, port=port,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run
 
+    run(settings)
+
+
+def _searched(playground: bool, corpus: Path | None) -> str | None:
+    """The corpus of the playground; None: there is none."""
+    if corpus is not None and not playground:
+        raise InvalidInput("--corpus goes with --playground")
+    return str(corpus or DEMO) if playground else None
+
+
+def play(
+    corpus: Annotated[Path, typer.Argument(help=f"What the first pass searches: {CORPUS_HELP}.")] = Path(DEMO),
+    *,
+    model: Models = None,
+    port: Annotated[int, _option("PORT", "0 takes a free one.", "--port", "-p", min=0, max=65535)] = 8000,
+    max_length: Annotated[int | None, _option("MAX_LENGTH", arguments.MAX_LENGTH_HELP, min=1)] = None,
+    device: Annotated[str | None, _option("DEVICE", arguments.DEVICE_HELP)] = None,
+    precision: Annotated[Precision | None, _option("PRECISION", arguments.PRECISION_HELP)] = None,
+    keep: Keep = None,
+    calibration: Calibrations = None,
+) -> None:
+    """Look at both passes over a corpus in the browser: what moved, why, and how long it took.
+
+    It is `secondpass serve --playground`, for this machine alone; that command has all other options.
+
+    [bold]Examples[/bold]
+
+    secondpass play
+
+    secondpass play help_centre.jsonl --model small=models/small --model pocket=secondpass/pocket
+    """
+    models = keeping(map(model_source, model or [arguments.POCKET]), keep or ())
+    settings = Settings(
+        models=probable(models, calibration or ()), playground=str(corpus), port=port, max_length=max_length,
+        device=device, precision=precision,
+    )  # fmt: skip
+    require_libraries()
+    from secondpass.serving.server import serve as run
+
+    note(f"http://{settings.host}:{port}/playground in a moment; Ctrl-C ends it" if port else "Ctrl-C ends it")
     run(settings)

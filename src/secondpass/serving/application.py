@@ -21,11 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from secondpass.cascade import Cascade
-from secondpass.inputs import policy_of
 from secondpass.lazy import optional
 from secondpass.reranker import Reranker
-from secondpass.score_cache import ScoreCache
-from secondpass.scoring import batch_tokens
 from secondpass.serving import scores, shapes
 from secondpass.serving.answering import Service
 from secondpass.serving.bodies import (
@@ -37,11 +34,21 @@ from secondpass.serving.bodies import (
     parse,
     read_body,
 )
-from secondpass.serving.models import CalibrationInfo, Models, Stage, load_models
+from secondpass.serving.info import Info, ListedModel, ListedModels, info_of
+from secondpass.serving.models import Models, load_models
+from secondpass.serving.playground import (
+    PAGE,
+    CorpusInfo,
+    ExplainRequest,
+    ExplainResponse,
+    Playground,
+    SearchRequest,
+    SearchResponse,
+    pages,
+)
 from secondpass.serving.problems import Problem, body_of, from_error, invalid, misdirected, of_validation
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import PROBES, Admission, Facts, Metrics, RequestLog, facts_of, log_failure
-from secondpass.stopping import StoppingRule
 from secondpass.tracing import reranking
 
 METRICS, TEI_PATH = "/metrics", "/rerank"
@@ -81,7 +88,8 @@ class GuardedRoute(APIRoute):
             facts.path = self.path
             # until the body tells another shape
             facts.tei = self.path == TEI_PATH
-            if request.method != "POST":
+            # what the playground asks beside a ranking is none
+            if request.method != "POST" or self.path.startswith(PAGE):
                 return await _answered(request, facts, inner)
             with reranking(f"rerank {self.path}", headers=request.headers, serves=True) as facts.span:
                 response = await _answered(request, facts, inner)
@@ -191,109 +199,13 @@ class Status(BaseModel):
     status: str
 
 
-class StageInfo(BaseModel):
-    """A model of a cascade: which documents go on to it, so many or until a calibrated rule is content; null: all."""
-
-    max_tokens: int
-    dtype: str
-    keep: int | dict[str, float | None] | None
-
-    @classmethod
-    def of(cls, stage: Stage) -> StageInfo:
-        """As it is served."""
-        reranker, keep = stage.shared.reranker, stage.keep
-        told = ("top_k", "risk", "confidence", "read")
-        rule = {name: getattr(keep, name) for name in told} if isinstance(keep, StoppingRule) else keep
-        return cls(max_tokens=reranker.window, dtype=reranker.dtype_name, keep=rule)
-
-
-class ModelInfo(BaseModel):
-    """A served model: the precision it was asked for, the type of its large matrix products, its weights' SHA-256."""
-
-    name: str
-    max_tokens: int
-    truncation: str
-    device: str
-    precision: str
-    dtype: str
-    digest: str | None
-    cascade: list[StageInfo] | None = None
-    calibration: CalibrationInfo | None = None
-
-
-class ListedModel(BaseModel):
-    """A served model as OpenAI's clients read it; `root` is the model that one is made of: itself."""
-
-    id: str
-    object: str = "model"
-    created: int
-    owned_by: str = "secondpass"
-    root: str
-    max_model_len: int
-
-
-class ListedModels(BaseModel):
-    """Served models, the default first."""
-
-    object: str = "list"
-    data: list[ListedModel]
-
-
-class RequestLimits(BaseModel):
-    """What a request may be."""
-
-    max_requests: int
-    max_documents: int
-    max_body_bytes: int
-    max_characters: int
-    deadline_s: float
-
-
-class CacheInfo(BaseModel):
-    """The cache of scores since the start: pairs that it knew and did not know, and bytes."""
-
-    hits: int
-    misses: int
-    hit_rate: float
-    bytes_held: int
-    max_bytes: int
-    errors: int
-
-    @classmethod
-    def of(cls, cache: ScoreCache) -> CacheInfo:
-        """As it is now."""
-        counts = {name: getattr(cache, name) for name in cls.model_fields if name != "hit_rate"}
-        return cls(hit_rate=cache.hits / max(1, cache.hits + cache.misses), **counts)
-
-
-class Info(BaseModel):
-    """The service; the fields from `model_id` to `docker_label` are text-embeddings-inference's, of the first model."""
-
-    name: str
-    version: str
-    model_id: str
-    model_sha: str | None
-    model_dtype: str
-    model_type: dict[str, dict[str, dict[str, str | int]]]
-    max_concurrent_requests: int
-    max_input_length: int
-    max_batch_tokens: int
-    max_batch_requests: int | None = None
-    max_client_batch_size: int
-    auto_truncate: bool
-    tokenization_workers: int
-    sha: str | None = None
-    docker_label: str | None = None
-    models: list[ModelInfo]
-    score_cache: CacheInfo | None = None
-    limits: RequestLimits
-
-
-def router(service: Service) -> APIRouter:
+def router(service: Service, playground: Playground | None = None) -> APIRouter:
     """Every endpoint of a service."""
     made = APIRouter(route_class=GuardedRoute)
     _add_scoring(made, service)
     _add_watching(made, service)
+    if playground is not None:
+        _add_playground(made, service, playground)
     return made
 
 
@@ -360,7 +272,7 @@ def _add_watching(made: APIRouter, service: Service) -> None:
         return JSONResponse({"status": "ready"})
 
     async def info() -> Response:
-        return JSONResponse(_info(service).model_dump())
+        return JSONResponse(info_of(service).model_dump())
 
     async def models() -> Response:
         own = ((one.name, one.created, one.window) for one in service.models)
@@ -387,47 +299,24 @@ def _add_watching(made: APIRouter, service: Service) -> None:
         made.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **options)
 
 
-def _info(service: Service) -> Info:
-    settings = service.settings
-    models = [
-        ModelInfo(
-            name=served.name,
-            max_tokens=served.window,
-            truncation=policy_of(served.truncation).truncation,
-            device=",".join(served.reranker.devices),
-            precision=served.reranker.precision,
-            dtype=served.dtype,
-            digest=served.digest,
-            cascade=[StageInfo.of(stage) for stage in served.stages] if len(served.stages) > 1 else None,
-            calibration=CalibrationInfo.of(served.reranker.calibration),
-        )
-        for served in service.models
-    ]
-    first = service.models.get(None)
-    labels, budget = first.reranker.label_names, first.reranker.max_batch_tokens
-    cache = service.models.score_cache
-    return Info(
-        name="secondpass",
-        version=version("secondpass"),
-        model_id=first.name,
-        model_sha=first.digest,
-        model_dtype=first.dtype,
-        model_type={
-            "reranker": {
-                "id2label": {str(key): label for key, label in labels.items()},
-                "label2id": {label: key for key, label in labels.items()},
-            }
-        },
-        max_concurrent_requests=settings.max_requests,
-        max_input_length=first.window,
-        max_batch_tokens=budget or batch_tokens(first.reranker.device_name),
-        max_client_batch_size=settings.max_documents,
-        auto_truncate=first.truncation != "error",
-        tokenization_workers=1,
-        models=models,
-        score_cache=None if cache is None else CacheInfo.of(cache),
-        limits=RequestLimits(**{name: getattr(settings, name) for name in RequestLimits.model_fields}),
-    )
+def _add_playground(made: APIRouter, service: Service, playground: Playground) -> None:
+    async def search(request: Request, body: SearchRequest) -> Response:
+        return await playground.search(request, body, service.settings)
+
+    async def explain(request: Request, body: ExplainRequest) -> Response:
+        return await playground.explain(request, body, service)
+
+    async def corpus() -> Response:
+        return Response(playground.about().model_dump_json(), media_type="application/json")
+
+    gated = {401: UNAUTHORIZED[401]} if len(service.settings.keys) else {}
+    for path, endpoint, method, model, problems, summary in (
+        ("search", search, "POST", SearchResponse, PROBLEMS, "The first pass of the playground"),
+        ("explain", explain, "POST", ExplainResponse, PROBLEMS, "What a document's score is made of"),
+        ("corpus", corpus, "GET", CorpusInfo, gated, "What the playground searches"),
+    ):
+        name, options = f"playground_{path}", _options(service, model, problems)
+        made.add_api_route(f"{PAGE}/{path}", endpoint, methods=[method], operation_id=name, summary=summary, **options)
 
 
 def create_app(settings: Settings | None = None, models: Mapping[str, Reranker | Cascade] | None = None) -> FastAPI:
@@ -443,9 +332,11 @@ def create_app(settings: Settings | None = None, models: Mapping[str, Reranker |
     Raises:
         ModelLoadError: a model cannot be had.
         InvalidInput: a model has several labels.
-        MissingExtra: pages are wanted, and fastapi-offline is not installed.
+        InvalidInput: the corpus of the playground cannot be read.
+        MissingExtra: pages are wanted, and fastapi-offline is not installed; or a playground, and bm25s is not.
     """
     settings = settings or Settings()
+    playground = None if settings.playground is None else Playground(settings.playground)
     metrics = Metrics()
     served = Models(load_models(settings) if models is None else models, settings, metrics.watch)
     service = Service(settings, served, metrics, Admission(settings.max_requests))
@@ -455,6 +346,8 @@ def create_app(settings: Settings | None = None, models: Mapping[str, Reranker |
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(served.close)
+        if playground is not None:
+            playground.close()
         service.thread.shutdown(wait=False)
 
     # FastAPI's own pages would load scripts of others into the browser of whoever opens them.
@@ -471,7 +364,10 @@ def create_app(settings: Settings | None = None, models: Mapping[str, Reranker |
         lifespan=lifespan,
     )
     app.state.service = service
-    app.include_router(router(service))
+    app.include_router(router(service, playground))
+    if playground is not None:
+        # whoever opens a page has no header for a key; what the page asks for needs one
+        app.include_router(pages())
     app.add_exception_handler(HTTPException, _no_such_endpoint)
     if not (settings.keys or settings.without_keys):
         app.add_middleware(HostGuard)

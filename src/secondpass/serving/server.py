@@ -304,7 +304,8 @@ class DrainingServer(uvicorn.Server):
             host, port = sockets[0].getsockname()[:2]
             address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             settings = self._settings.redacted() | {"port": port}
-            fields = {"address": address, "settings": settings, "digests": self._models.digests}
+            page = {} if self._settings.playground is None else {"playground": f"{address}/playground"}
+            fields = {"address": address, **page, "settings": settings, "digests": self._models.digests}
             logger.info("serving", extra={"fields": fields})
 
     async def on_tick(self, counter: int) -> bool:

@@ -125,7 +125,8 @@ class Settings:
     `truncation` says what is read of a pair that is too long where a request does not; None: as the model does.
     `token_cache_mb` MiB hold the token ids of documents seen before, of all models together; 0 is without.
     `score_cache` is a file for the scores of pairs seen before, of `score_cache_mb` MiB; ":memory:" is none.
-    `docs` offers Swagger's pages at /docs; `trace_texts` puts queries and documents into spans.
+    `docs` offers Swagger's pages at /docs, `playground` a page at /playground whose first pass searches that corpus (a
+    file or folder, as `corpora.read_corpus` takes it); `trace_texts` puts queries and documents into spans.
     `shadows` are pairs of models by name: the second one scores the documents of `shadow_share` of the first one's
     answers too, and how far they agree is counted.
 
@@ -140,6 +141,7 @@ class Settings:
     without_keys: bool = False
     open_metrics: bool = False
     docs: bool = False
+    playground: str | None = None
     trace_texts: bool = False
     max_requests: int = 256
     max_documents: int = 1000

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.runs import Run
 from secondpass.lazy import optional
-from secondpass.text import positive_int
+from secondpass.text import is_blank, positive_int
 
 # ---- BM25 over a corpus in memory: the first pass whose best wrong answers are the classic hard negatives.
 Floats = npt.NDArray[np.float32]
@@ -76,11 +78,29 @@ class BM25:
             else:
                 yield np.asarray(self._index.get_scores_from_ids(known), np.float32)
 
+    def found(self, query: str, depth: int) -> list[tuple[int, float]]:
+        """The places and scores of at most `depth` texts that share a word with a query, best first."""
+        (scores,) = self.scores([query])
+        return [(place, float(scores[place])) for place in best(scores[None], depth)[0].tolist() if scores[place] > 0]
+
     def _tokens(self, texts: Sequence[str]) -> list[list[str]]:
         found: list[list[str]] = self._library.tokenize(
             list(texts), stopwords=self._stop_words, stemmer=self._stemmer, return_ids=False, show_progress=False
         )
         return found
+
+
+def indexed(corpus: Path) -> tuple[list[CorpusDocument], BM25]:
+    """The documents of a corpus that have text, and the index of their contents.
+
+    Raises:
+        InvalidInput: the corpus cannot be read, or no document in it has text.
+        MissingExtra: bm25s or PyStemmer is not installed.
+    """
+    documents = [one for one in read_corpus(corpus) if not is_blank(one.content)]
+    if not documents:
+        raise InvalidInput(f"{corpus}: no document in it has text")
+    return documents, BM25([one.content for one in documents])
 
 
 # ---- The best of many scores, exactly: a block of documents at a time, ties in the order of the corpus.
