@@ -27,7 +27,7 @@ PACKAGE = CORE / "secondpass"
 
 # Floors of the house, the lowest first: a floor may use those below it and nothing above.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "journal", "corpora", "tracing")),
+    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "display", "journal", "corpora", "tracing")),
     tuple(
         f"secondpass.{noun}"
         for noun in ("sentences", "windows", "inputs", "record", "token_cache", "tokens", "score_cache")

@@ -20,6 +20,9 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
 import typer
+from rich.table import Table
+
+from secondpass.cli.output import PipeConsole
 
 SECONDS = 1.0
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "i8mm", "bf16", "sve")
@@ -30,6 +33,7 @@ SERVERS = {
     "secondpass serve": (None, "http://127.0.0.1:{port}", "/health", "secondpass"),
 }
 Rows = dict[str, str]
+NAME_WIDTH = 24
 
 
 def doctor(
@@ -61,13 +65,19 @@ def doctor(
     if as_json:
         typer.echo(json.dumps({**parts, "missing": missing}, ensure_ascii=False, indent=1))
         return
+    console = PipeConsole()
     for title, rows in parts.items():
-        typer.echo(f"{title}:")
+        console.print(f"{title}:")
+        table = Table.grid(padding=(0, 1, 0, 0))
+        table.add_column(width=NAME_WIDTH, overflow="fold")
+        table.add_column(width=max(10, console.width - NAME_WIDTH - 1), overflow="fold")
         for name, value in rows.items():
-            typer.echo(f"  {name:<22} {value}")
-    typer.echo("missing:" if missing else "missing: nothing")
+            table.add_row(f"  {name}", value)
+        console.print(table)
+    console.print("missing:" if missing else "missing: nothing")
     for line in missing:
-        typer.echo(f"  {line}")
+        # commands to copy: a terminal breaks them itself
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def _told(part: Callable[[], Rows]) -> Rows:

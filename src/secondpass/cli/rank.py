@@ -15,7 +15,16 @@ import typer
 from secondpass.activations import IDENTITY
 from secondpass.cli import arguments
 from secondpass.cli.arguments import GivenDocument, GivenPair, read_documents, read_pairs
-from secondpass.cli.output import Format, lost_tokens, note, note_cuts, print_explained, print_json_lines, print_table
+from secondpass.cli.output import (
+    Format,
+    lost_tokens,
+    note,
+    note_cuts,
+    print_explained,
+    print_json_lines,
+    print_json_list,
+    print_table,
+)
 from secondpass.errors import InvalidInput
 from secondpass.ranking import Ranking, activated, by_label, relevance_logits
 from secondpass.text import checked_query
@@ -60,6 +69,7 @@ def rank(
     input_format: InputFormat = None,
     top_k: TopK = None,
     output: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
+    as_json: arguments.JsonObject = False,
     relevance: RelevanceRule = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what each sentence and word of the best document contributes.")
@@ -124,8 +134,12 @@ def rank(
         best = hits_of(ranking, texts, passages, budget_ms is not None)
         chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
         why = [encoder.explain(query, text, **options) for text in chosen]
-    if output is Format.jsonl:
-        _print_json(best, given, why, ranking.record)
+    if as_json:
+        verdict = {} if ranking.nothing_relevant is None else {"nothing_relevant": ranking.nothing_relevant}
+        head = {"query": query, "documents": len(given), "unscored": ranking.unscored, **verdict}
+        print_json_list(head, "results", _json_rows(best, given, why, ranking.record))
+    elif output is Format.jsonl:
+        print_json_lines(_json_rows(best, given, why, ranking.record))
     else:
         _print_table(best, given, passages, encoder.calibration is not None)
         print_explained(why)
@@ -142,13 +156,13 @@ def _note_verdict(ranking: Ranking, min_probability: float | None) -> None:
         note(f"no document is relevant with a probability of {min_probability:g}")
 
 
-def _print_json(
+def _json_rows(
     best: list[dict[str, Any]], given: list[GivenDocument], why: list[Explanation], record: CallRecord
-) -> None:
+) -> Iterator[dict[str, object]]:
     lost = lost_tokens(record)
     reasons = [{"explanation": _told(one)} for one in why]
     rows = (_row(place, given[item["corpus_id"]], item, lost) for place, item in enumerate(best, start=1))
-    print_json_lines({**row, **more} for row, more in zip(rows, chain(reasons, repeat({})), strict=False))
+    return ({**row, **more} for row, more in zip(rows, chain(reasons, repeat({})), strict=False))
 
 
 def _print_table(best: list[dict[str, Any]], given: list[GivenDocument], passages: bool, probable: bool) -> None:
@@ -207,6 +221,7 @@ def score(
         typer.Option(help="tsv (query, tab, document) or jsonl; by default what the file's name says."),
     ] = None,
     output: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
+    as_json: arguments.JsonObject = False,
     model: arguments.Model = arguments.POCKET,
     max_length: arguments.MaxLength = None,
     batch_size: arguments.BatchSize = 32,
@@ -249,11 +264,13 @@ def score(
             return made
 
         scored = _scored(read_pairs(pairs, input_format), encoder, batch_size, how)
-        if output is Format.jsonl:
-            print_json_lines(
-                {"index": pair.index, **numbers, "query": pair.query, "document": pair.document}
-                for pair, numbers in scored
-            )
+        found = (
+            {"index": pair.index, **numbers, "query": pair.query, "document": pair.document} for pair, numbers in scored
+        )
+        if as_json:
+            print_json_list({}, "results", found)
+        elif output is Format.jsonl:
+            print_json_lines(found)
         else:
             first = next(scored)
             names = [name for name in first[1] if name != PROBABILITY[1]]

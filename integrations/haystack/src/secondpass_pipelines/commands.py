@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secondpass.cli.arguments import CalibrationFile, IdenticalIds
+from secondpass.cli.arguments import CalibrationFile, IdenticalIds, JsonObject
 from secondpass.corpora import read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, judged_queries, listed_queries
@@ -76,6 +76,7 @@ def search(
     form: Annotated[
         Form | None, typer.Option("--format", "-f", help="By default trec, or json for a .json file; table on stdout.")
     ] = None,
+    as_json: JsonObject = False,
 ) -> None:
     """Run queries through a pipeline: a TREC run or JSON out, and the figures of both passes.
 
@@ -106,7 +107,9 @@ def search(
         raise InvalidInput("--add is for --corpus: without one nothing is indexed")
     if query is not None and qrels is not None:
         raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
-    chosen = _form(form, output, measured=judged or qrels is not None)
+    if as_json and (output is not None or form not in (None, Form.json)):
+        raise InvalidInput("--json prints the answers as JSON: it goes without --output and --format")
+    chosen = _form(Form.json if as_json else form, output, measured=judged or qrels is not None)
     need_haystack(pipeline)
     from secondpass_pipelines.search_run import PipelineSearch, run_search
 
@@ -131,6 +134,7 @@ def index(
     name: Index = None,
     add: Add = False,
     batch: Annotated[int, typer.Option(min=1, help="Documents that go through the pipeline together.")] = 500,
+    as_json: JsonObject = False,
 ) -> None:
     """Run an indexing pipeline over a corpus, a batch at a time.
 
@@ -146,7 +150,7 @@ def index(
     need_haystack(pipeline)
     from secondpass_pipelines.indexing import run_index
 
-    run_index(pipeline, corpus, name, add, batch)
+    run_index(pipeline, corpus, name, add, batch, as_json)
 
 
 def demo(
