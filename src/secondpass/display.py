@@ -12,18 +12,21 @@ from typing import Literal
 
 from secondpass.text import UNSHOWABLE
 
+__all__ = ["Kind", "html_table", "stacked"]
+
 Kind = Literal["name", "number", "text"]
 """What a column holds: short words, figures (right-aligned), or running text (which wraps)."""
 
 # A colour of middle luminance: three times as bright as a dark page, a third of a white one.
 BAR = "rgb(47,127,160)"
 # A cell of running text longer than this is shortened with a mark: a document may be a book.
-LONGEST_TEXT = 400
-ALIGNED = {
-    "name": "text-align:left;white-space:nowrap",
-    "number": "text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums",
-    "text": "text-align:left;overflow-wrap:anywhere",
+LONGEST_TEXT = 240
+ALIGNED: dict[Kind, str] = {
+    "name": "text-align:left;white-space:nowrap;",
+    "number": "text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums;",
+    "text": "text-align:left;overflow-wrap:anywhere;",
 }
+CELL = "vertical-align:top;padding:0.25em 0.6em"
 
 
 def html_table(
@@ -44,11 +47,11 @@ def html_table(
         bars: by column a share from 0 to 1 for each row, drawn as a bar behind the number.
     """
     drawn = bars or {}
-    head = "".join(f'<th scope="col" style="{ALIGNED[kind]}">{_html(name)}</th>' for name, kind in columns)
+    head = "".join(f'<th scope="col" style="{ALIGNED[kind]}{CELL}">{_html(name)}</th>' for name, kind in columns)
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td style="{ALIGNED[kind]}{_bar(drawn[place][row]) if place in drawn else ""}">{_html(cell)}</td>'
+            f'<td style="{ALIGNED[kind]}{CELL}{_bar(drawn[place][row]) if place in drawn else ""}">{_html(cell)}</td>'
             for place, ((_, kind), cell) in enumerate(zip(columns, cells, strict=True))
         )
         + "</tr>"

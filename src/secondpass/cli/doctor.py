@@ -23,9 +23,9 @@ import typer
 from rich.table import Table
 
 from secondpass.cli.output import PipeConsole
+from secondpass.machine import processor
 
 SECONDS = 1.0
-FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "i8mm", "bf16", "sve")
 # The variable that says where, where it is else, the path asked for, and what answers there.
 SERVERS = {
     "Elasticsearch": ("ELASTICSEARCH_URL", "http://localhost:9200", "/", "elasticsearch"),
@@ -94,16 +94,13 @@ def _private(text: str) -> str:
 
 
 def _machine() -> Rows:
-    known = Path("/proc/cpuinfo")
-    text = known.read_text(encoding="utf-8", errors="replace") if known.is_file() else ""
-    found = dict(reversed([line.split(":", 1) for line in text.replace("\t", "").splitlines() if ":" in line]))
-    flags = (found.get("flags") or found.get("Features") or "").split()
+    found = processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "processor": (found.get("model name") or platform.processor() or platform.machine()).strip(),
-        "instructions": ", ".join(flag for flag in FLAGS if flag in flags) or "not told by the system",
+        "processor": found["name"],
+        "instructions": ", ".join(found["flags"]) or "not told by the system",
         "cores, memory": f"{cores} usable, {memory:.1f} GiB",
         "accelerators": _accelerators(),
     }

@@ -159,9 +159,11 @@ def group_of(parameter: Any) -> str:
 
 
 # ---- Rows.
-NUMBERS = ("rank", "was", "score", "probability", "index", "pairs/s", "median ms", "spread", "differs", "times")
+NUMBERS = ("rank", "was", "score", "probability", "index", "times")
+# Beside them every column of figures that a command names so.
+FIGURES = ("pairs/s", "median ms", "one ms", "spread", "differs", "top 10")
 # What may be cut, with a mark, so that there is room for the text.
-NAMES = ("id", "data", "way")
+NAMES = ("id", "data", "contender")
 WIDEST = 32
 NARROWEST = 10
 PADDING = 2
@@ -225,7 +227,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, width in zip(columns[:-1], widths, strict=True):
-        justify: JustifyMethod = "right" if name in NUMBERS else "left"
+        justify: JustifyMethod = "right" if name in (*NUMBERS, *FIGURES) else "left"
         table.add_column(name, no_wrap=True, overflow="ellipsis", width=width, justify=justify)
     table.add_column(columns[-1], no_wrap=True)
     left = console.width - sum(widths) - PADDING * len(widths)

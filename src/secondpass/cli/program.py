@@ -32,6 +32,7 @@ COMMANDS = {
     "export": ("secondpass.cli.export:export", None),
     "serve": ("secondpass.cli.serve:serve", None),
     "mcp": ("secondpass.cli.mcp:mcp", None),
+    "bench": ("secondpass.cli.bench:bench", None),
     "doctor": ("secondpass.cli.doctor:doctor", None),
     "ask": ("secondpass_pipelines.commands:ask", "haystack"),
     "demo": ("secondpass_pipelines.commands:demo", "haystack"),
