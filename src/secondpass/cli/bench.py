@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-import io
 import json
-import logging
 import math
 import os
 import platform
@@ -19,9 +17,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -33,8 +31,18 @@ import typer
 
 from secondpass import machine
 from secondpass.activations import IDENTITY
-from secondpass.calibration import sigmoid
 from secondpass.cli import arguments
+from secondpass.cli.competitors import (
+    COMPETITORS,
+    BenchContender,
+    Weights,
+    fastembed,
+    flashrank,
+    quiet,
+    scores_of,
+    sentence_transformers,
+    since,
+)
 from secondpass.cli.output import INTERRUPTED, PipeConsole, note, print_table, progress_bar
 from secondpass.corpora import packaged, read_corpus, read_queries
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
@@ -44,7 +52,6 @@ from secondpass.models.identity import weights_digest
 from secondpass.text import choice
 
 if TYPE_CHECKING:
-    from secondpass.cross_encoder import CrossEncoder
     from secondpass.forwards.kernel.native import Precision
 
 # It grows when a key is renamed or lost; benchmarks/results/schema.json describes it.
@@ -56,10 +63,7 @@ SHORTEST, SPREAD = 50, 70
 # Threads of one library spin for a moment after a call; the next contender shall not pay for that.
 PAUSE = 0.2
 TOP = 10
-COMPETITORS = {"sentence-transformers": "sentence_transformers", "FlashRank": "flashrank", "fastembed": "fastembed"}
 LIBRARIES = ("secondpass", "numpy", "tokenizers", "torch", "transformers", *COMPETITORS, "onnxruntime")
-Scorer = Callable[[str, Sequence[str]], list[float]]
-"""A query and its documents to scores from 0 to 1, in the order of the documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +72,6 @@ class Asked:
 
     query: str
     passages: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class BenchContender:
-    """One way to rank, and what it did: seconds of each query and of each single pair, and the scores."""
-
-    name: str
-    library: str
-    precision: str
-    batch: int | None
-    settings: dict[str, Any]
-    score: Scorer
-    load_s: float
-    first_s: float = 0.0
-    seconds: list[float] = field(default_factory=list)
-    single: list[float] = field(default_factory=list)
-    scores: list[list[float]] = field(default_factory=list)
 
 
 # ---- Texts.
@@ -115,32 +102,6 @@ def digest_of(asked: Sequence[Asked]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# ---- Ways to rank: the same weights everywhere.
-@dataclass(slots=True)
-class Weights:
-    """The model that all contenders compute, and folders with it for those who read another form."""
-
-    name: str
-    scratch: Path
-    threads: int
-    encoder: CrossEncoder
-
-    def folder(self) -> Path:
-        """As sentence-transformers reads it, in float32."""
-        place = self.scratch / "folder"
-        if not place.exists():
-            self.encoder.save(str(place))
-        return place
-
-    def onnx(self) -> Path:
-        """One float32 ONNX file beside its tokenizer."""
-        place = self.scratch / "onnx"
-        if not place.exists():
-            with _quiet():
-                self.encoder.export_onnx(str(place))
-        return place
-
-
 def ours(weights: Weights, precision: Precision, batch: int) -> BenchContender:
     """Secondpass at one precision."""
     began = time.perf_counter()
@@ -151,116 +112,14 @@ def ours(weights: Weights, precision: Precision, batch: int) -> BenchContender:
         records.clear()
         pairs = [(query, passage) for passage in passages]
         logits = encoder.predict(pairs, batch, False, activation_fct=IDENTITY, convert_to_numpy=True, records=records)
-        return _scores(logits.tolist())
+        return scores_of(logits.tolist())
 
     score("what is warm", ["warm water"])
     from secondpass.forwards.kernel import native
 
     found = native.find(precision)
     settings = {"dtype": records[0].dtype, "kernel": found if isinstance(found, str) else found.instructions}
-    return BenchContender(f"secondpass {precision}", "secondpass", precision, batch, settings, score, _since(began))
-
-
-def sentence_transformers(weights: Weights, batch: int) -> BenchContender:
-    """sentence-transformers' CrossEncoder in float32, torch."""
-    folder = str(weights.folder())
-    began = time.perf_counter()
-    import torch
-    from sentence_transformers import CrossEncoder as Theirs
-
-    torch.set_num_threads(weights.threads)
-    theirs: Any = Theirs(folder, device="cpu")
-    named = "activation_fn" if int(version("sentence-transformers").partition(".")[0]) >= 4 else "activation_fct"
-    options = {named: torch.nn.Identity(), "batch_size": batch, "show_progress_bar": False}
-
-    def score(query: str, passages: Sequence[str]) -> list[float]:
-        return _scores(theirs.predict([(query, passage) for passage in passages], **options).tolist())
-
-    return BenchContender("sentence-transformers", "sentence-transformers", "fp32", batch,
-                          {"threads": torch.get_num_threads()}, score, _since(began))  # fmt: skip
-
-
-def flashrank(weights: Weights) -> BenchContender:
-    """FlashRank's Ranker on an export of the weights, put where it looks for one of its own models."""
-    from flashrank import Ranker, RerankRequest  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    from flashrank.Config import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        default_model as name,
-    )
-    from flashrank.Config import model_file_map as file_names
-
-    place = weights.scratch / "flashrank" / name
-    place.mkdir(parents=True)
-    for file in weights.onnx().iterdir():
-        (place / (file_names[name] if file.suffix == ".onnx" else file.name)).symlink_to(file)
-    _complete(place, weights)
-    began = time.perf_counter()
-    ranker = Ranker(model_name=name, cache_dir=str(place.parent), log_level="WARNING")
-
-    def score(query: str, passages: Sequence[str]) -> list[float]:
-        given = [{"id": place, "text": passage} for place, passage in enumerate(passages)]
-        found = {one["id"]: float(one["score"]) for one in ranker.rerank(RerankRequest(query=query, passages=given))}
-        return [found[place] for place in range(len(passages))]
-
-    return BenchContender("FlashRank", "FlashRank", "fp32", None, {"batch": "all at once"}, score, _since(began))
-
-
-def fastembed(weights: Weights, batch: int) -> BenchContender:
-    """Fastembed's TextCrossEncoder on an export of the weights, as a model of one's own."""
-    from fastembed.common.model_description import (  # type: ignore[import-not-found, unused-ignore]
-        ModelSource,
-    )
-    from fastembed.rerank.cross_encoder import (  # type: ignore[import-not-found, unused-ignore]
-        TextCrossEncoder,
-    )
-
-    _complete(weights.onnx(), weights)
-    name = f"secondpass/bench-{hashlib.sha256(str(weights.scratch).encode()).hexdigest()[:12]}"
-    TextCrossEncoder.add_custom_model(name, ModelSource(hf=name), model_file="model.onnx")
-    began = time.perf_counter()
-    encoder = TextCrossEncoder(
-        name, threads=weights.threads, specific_model_path=str(weights.onnx()), providers=["CPUExecutionProvider"]
-    )
-
-    def score(query: str, passages: Sequence[str]) -> list[float]:
-        return _scores([float(one) for one in encoder.rerank(query, passages, batch_size=batch)])
-
-    return BenchContender("fastembed", "fastembed", "fp32", batch, {"threads": weights.threads}, score, _since(began))
-
-
-def _complete(place: Path, weights: Weights) -> None:
-    """The small files that onnxruntime's wrappers read beside a tokenizer, where an export has none."""
-    tokenizer: Any = weights.encoder.tokenizer
-    named = {key: str(token) for key, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    told = {"model_max_length": weights.encoder.max_length or 512, **named}
-    for file, value in (("tokenizer_config.json", told), ("special_tokens_map.json", named)):
-        known = json.loads((place / file).read_text(encoding="utf-8")) if (place / file).exists() else {}
-        (place / file).unlink(missing_ok=True)
-        (place / file).write_text(json.dumps(known | value), encoding="utf-8")
-    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-    (place / "config.json").unlink()
-    (place / "config.json").write_text(json.dumps({"pad_token_id": tokenizer.pad_token_id, **config}), encoding="utf-8")
-
-
-def _scores(logits: Sequence[float]) -> list[float]:
-    import numpy as np
-
-    return [float(value) for value in sigmoid(np.asarray(logits, np.float64).reshape(-1))]
-
-
-def _since(began: float) -> float:
-    return time.perf_counter() - began
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Libraries that talk while they export or load shall not talk into our output."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
+    return BenchContender(f"secondpass {precision}", "secondpass", precision, batch, settings, score, since(began))
 
 
 def entered(
@@ -284,7 +143,7 @@ def entered(
             absent[name] = f"not installed: pip install {name}"
         else:
             try:
-                with _quiet():
+                with quiet():
                     made.append(way())
             except (SecondPassError, ValueError, TypeError, ImportError, OSError, RuntimeError, KeyError) as error:
                 absent[name] = f"cannot be had here: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -304,13 +163,13 @@ def take_turns(contenders: Sequence[BenchContender], asked: Sequence[Asked], ste
             time.sleep(PAUSE)
             began = time.perf_counter()
             scores = contender.score(one.query, one.passages)
-            contender.seconds.append(_since(began))
+            contender.seconds.append(since(began))
             if len(scores) != len(one.passages) or any(map(math.isnan, scores)):
                 raise SecondPassError(f"{contender.name} did not give a score that is a number for each passage")
             contender.scores.append(scores)
             began = time.perf_counter()
             contender.score(one.query, one.passages[:1])
-            contender.single.append(_since(began))
+            contender.single.append(since(began))
             step()
 
 
@@ -442,7 +301,7 @@ def _measured(
         for contender in contenders:
             began = time.perf_counter()
             contender.score(asked[0].query, asked[0].passages)
-            contender.first_s = _since(began)
+            contender.first_s = since(began)
         gc.collect()
         began_at = machine.Clock.now()
         with progress_bar("Measuring", len(asked) * len(contenders), "calls") as bar:

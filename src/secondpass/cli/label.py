@@ -318,12 +318,7 @@ def judge(
     if not result.failed:
         path.unlink()
     if as_json:
-        agreed = None if people is None else agreement(people, result.qrels)
-        failed = [{"query": query, "document": name, "reason": why} for (query, name), why in result.failed.items()]
-        print_json({
-            "file": target.file, "pairs": len(pairs), "asked": result.asked, "without_grade": len(result.without_grade),
-            "failed": failed, "cut": result.cut, "origin": result.qrels.origin, "agreement": agreed,
-        })  # fmt: skip
+        print_json(_judged(result, target.file, len(pairs), people))
         return
     console = PipeConsole(soft_wrap=True)
     for line in _judge_lines(result, len(pairs), path):
@@ -331,6 +326,16 @@ def judge(
     if people is not None:
         _print_agreement(console, agreement(people, result.qrels))
     console.print(f"{result.qrels.origin_note}: {target.file}")
+
+
+def _judged(result: JudgeResult, file: Path, pairs: int, people: Qrels | None) -> dict[str, object]:
+    """What was judged, for programs."""
+    agreed = None if people is None else agreement(people, result.qrels)
+    failed = [{"query": query, "document": name, "reason": why} for (query, name), why in result.failed.items()]
+    return {
+        "file": file, "pairs": pairs, "asked": result.asked, "without_grade": len(result.without_grade),
+        "failed": failed, "cut": result.cut, "origin": result.qrels.origin, "agreement": agreed,
+    }  # fmt: skip
 
 
 def _texts(dataset: Path | None, queries: Path | None, corpus: Path | None) -> tuple[Path, Path]:

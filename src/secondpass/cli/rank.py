@@ -122,8 +122,8 @@ def rank(
     if passages and not isinstance(how, Windows):
         raise InvalidInput("--passages goes with --long windows")
     given = read_documents(documents, input_format)
-    answer: Any = dict(template=template, true_token=true_token, false_token=false_token)
-    encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision, **answer)
+    loading: Any = dict(device=device, precision=precision, template=template)
+    encoder = arguments.load_all(model, keep, max_length, true_token=true_token, false_token=false_token, **loading)
     from secondpass.cross_encoder import hits_of
 
     texts = [document.text for document in given]
@@ -135,25 +135,29 @@ def rank(
         chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
         why = [encoder.explain(query, text, **options) for text in chosen]
     if as_json:
-        verdict = {} if ranking.nothing_relevant is None else {"nothing_relevant": ranking.nothing_relevant}
-        head = {"query": query, "documents": len(given), "unscored": ranking.unscored, **verdict}
-        print_json_list(head, "results", _json_rows(best, given, why, ranking.record))
+        print_json_list(_head(query, given, ranking), "results", _json_rows(best, given, why, ranking.record))
     elif output is Format.jsonl:
         print_json_lines(_json_rows(best, given, why, ranking.record))
     else:
         _print_table(best, given, passages, encoder.calibration is not None)
         print_explained(why)
     note_cuts(ranking.record, encoder.max_length, [document.index for document in given])
+    _note_rest(ranking, len(given), budget_ms, min_probability)
+
+
+def _note_rest(ranking: Ranking, given: int, budget_ms: float | None, min_probability: float | None) -> None:
     if ranking.unscored:
-        note(f"{ranking.unscored} of {len(given)} not scored within {budget_ms:g} ms")
-    _note_verdict(ranking, min_probability)
-
-
-def _note_verdict(ranking: Ranking, min_probability: float | None) -> None:
+        note(f"{ranking.unscored} of {given} not scored within {budget_ms:g} ms")
     if ranking.nothing_relevant:
         note("nothing relevant: by the model's calibration no document answers the query")
     elif not ranking.documents:
         note(f"no document is relevant with a probability of {min_probability:g}")
+
+
+def _head(query: str, given: list[GivenDocument], ranking: Ranking) -> dict[str, object]:
+    """What is told of the whole ranking."""
+    verdict = {} if ranking.nothing_relevant is None else {"nothing_relevant": ranking.nothing_relevant}
+    return {"query": query, "documents": len(given), "unscored": ranking.unscored, **verdict}
 
 
 def _json_rows(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from secondpass.training.configured import Finished, Prepared
     from secondpass.training.measuring.before_after import BeforeAfter
     from secondpass.training.negatives.candidates import Candidates
-    from secondpass.training.negatives.mining import MiningReport
     from secondpass.training.negatives.sifting import MiningRule
 
 
@@ -342,13 +341,7 @@ def mine(
         _refuse_beside_clicks(dataset or qrels, queries, corpus)
         labelled = _clicked(clicks, corpus, queries, column or ())
     found = _candidates(source, labelled, last + rule.ignore_identical_ids, (query_prefix, document_prefix), device)
-    report = _write(output, labelled, found, rule, _second_pass(rescore, device, instruction))
-    if as_json:
-        print_json({"file": output, **asdict(report)})
-        return
-    console = PipeConsole(soft_wrap=True)
-    for line in report.lines():
-        console.print(line)
+    _write(output, labelled, found, rule, _second_pass(rescore, device, instruction), as_json)
 
 
 def _second_pass(rescore: str | None, device: str | None, instruction: str | None) -> CrossEncoder | None:
@@ -360,8 +353,13 @@ def _second_pass(rescore: str | None, device: str | None, instruction: str | Non
 
 
 def _write(
-    output: Path, labelled: Dataset, found: Candidates, rule: MiningRule, encoder: CrossEncoder | None
-) -> MiningReport:
+    output: Path,
+    labelled: Dataset,
+    found: Candidates,
+    rule: MiningRule,
+    encoder: CrossEncoder | None,
+    as_json: bool,
+) -> None:
     from secondpass.training.negatives.mining import mine_negatives, write_mined
 
     shown = sys.stderr.isatty()
@@ -373,7 +371,12 @@ def _write(
             note(line)
         raise InvalidInput(f"no query has a negative that the rule allows: {output} is not written")
     write_mined(output, mined)
-    return mined.report
+    if as_json:
+        print_json({"file": output, **asdict(mined.report)})
+        return
+    console = PipeConsole(soft_wrap=True)
+    for line in mined.report.lines():
+        console.print(line)
 
 
 def _read(dataset: Path | None, corpus: Path | None, queries: Path | None, qrels: Path | None, split: str) -> Dataset:

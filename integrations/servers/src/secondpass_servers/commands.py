@@ -220,10 +220,17 @@ def run_search(
     return two_pass_search(index, first, load, **ranking)
 
 
-def show_hits(answer: TwoPassAnswer, form: Format) -> None:
-    """Print the hits, best first; `was` is the rank that the first pass gave."""
+def show_hits(answer: TwoPassAnswer, form: Format | str) -> None:
+    """Print the hits, best first; `was` is the rank that the first pass gave.
+
+    Another form than `Format`'s is the query, and asks for one JSON object with it.
+    """
     hits = enumerate(answer.hits, start=1)
-    if form is Format.jsonl:
+    if not isinstance(form, Format):
+        verdict = {} if answer.nothing_relevant is None else {"nothing_relevant": answer.nothing_relevant}
+        head = {"query": form, "candidates": answer.candidates, "unscored": answer.unscored, **verdict}
+        print_json_list(head, "results", (_row(rank, hit) for rank, hit in hits))
+    elif form is Format.jsonl:
         print_json_lines(_row(rank, hit) for rank, hit in hits)
     elif answer.hits:
         print_table(COLUMNS, [_cells(rank, hit) for rank, hit in hits])
@@ -351,21 +358,16 @@ def _search(access: EngineAccess) -> Callable[..., None]:
             return encoder
 
         how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
-        fields = tuple(field or (CONTENT,))
-        wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)
-        bi_encoder = None if first is First.bm25 else embedder
-        reading = {"passages": passages, "truncation": how, "budget_ms": budget_ms}
-        ranking = {"top_k": top_k, "batch_size": batch_size, **reading}
+        wanted = FirstPass(
+            query, tuple(field or (CONTENT,)), depth, first is not First.dense, vector_field=vector_field
+        )
+        ranking = {"top_k": top_k, "batch_size": batch_size, "passages": passages, "truncation": how}
         with ExitStack() as stack, access.searched(url, timeout, index) as place:
             wanted = replace(wanted, filters=filter_clauses(place, filters or ()))
-            answer = run_search(place, wanted, load, bi_encoder, device, **ranking)
-        if as_json:
-            rows = (_row(rank, hit) for rank, hit in enumerate(answer.hits, start=1))
-            verdict = {} if answer.nothing_relevant is None else {"nothing_relevant": answer.nothing_relevant}
-            head = {"query": query, "candidates": answer.candidates, "unscored": answer.unscored, **verdict}
-            print_json_list(head, "results", rows)
-        else:
-            show_hits(answer, output)
+            answer = run_search(
+                place, wanted, load, None if first is First.bm25 else embedder, device, budget_ms=budget_ms, **ranking
+            )
+        show_hits(answer, query if as_json else output)
         show_notes(answer, wanted)
 
     return search
