@@ -119,28 +119,27 @@ def rank(
     checked_query(query, "the query")
     rule = relevance_of(relevance)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
+    options: Any = dict(relevance=rule, truncation=how, batch_size=batch_size, instruction=instruction)
     if passages and not isinstance(how, Windows):
         raise InvalidInput("--passages goes with --long windows")
     given = read_documents(documents, input_format)
-    loading: Any = dict(device=device, precision=precision, template=template)
-    encoder = arguments.load_all(model, keep, max_length, true_token=true_token, false_token=false_token, **loading)
+    tokens: Any = dict(template=template, true_token=true_token, false_token=false_token)
+    encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision, **tokens)
     from secondpass.cross_encoder import hits_of
 
     texts = [document.text for document in given]
-    options: Any = dict(batch_size=batch_size, relevance=rule, truncation=how, instruction=instruction)
     limits: Any = dict(top_k=top_k, budget_ms=budget_ms, min_probability=min_probability)
     with arguments.with_files(encoder, score_cache, calibration):
         (ranking,) = encoder.rank_many([query.strip()], [[text.strip() for text in texts]], **options, **limits)
         best = hits_of(ranking, texts, passages, budget_ms is not None)
-        chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
+        chosen = (texts[item["corpus_id"]] for item in best[: explain_best or int(explain)])
         why = [encoder.explain(query, text, **options) for text in chosen]
     if as_json:
         print_json_list(_head(query, given, ranking), "results", _json_rows(best, given, why, ranking.record))
     elif output is Format.jsonl:
         print_json_lines(_json_rows(best, given, why, ranking.record))
     else:
-        _print_table(best, given, passages, encoder.calibration is not None)
-        print_explained(why)
+        _print_table(best, given, passages, encoder.calibration is not None, why)
     note_cuts(ranking.record, encoder.max_length, [document.index for document in given])
     _note_rest(ranking, len(given), budget_ms, min_probability)
 
@@ -169,11 +168,14 @@ def _json_rows(
     return ({**row, **more} for row, more in zip(rows, chain(reasons, repeat({})), strict=False))
 
 
-def _print_table(best: list[dict[str, Any]], given: list[GivenDocument], passages: bool, probable: bool) -> None:
+def _print_table(
+    best: list[dict[str, Any]], given: list[GivenDocument], passages: bool, probable: bool, why: list[Explanation]
+) -> None:
     name = "id" if any(document.id is not None for document in given) else "index"
     told = PROBABILITY[:1] if probable else ()
     cells = (_cells(place, given[item["corpus_id"]], item, *told) for place, item in enumerate(best, start=1))
     print_table(("rank", "score", *told, name, "passage" if passages else "text"), cells)
+    print_explained(why)
 
 
 def _told(explanation: Explanation) -> dict[str, object]:

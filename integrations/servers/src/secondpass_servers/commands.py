@@ -358,15 +358,13 @@ def _search(access: EngineAccess) -> Callable[..., None]:
             return encoder
 
         how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
-        wanted = FirstPass(
-            query, tuple(field or (CONTENT,)), depth, first is not First.dense, vector_field=vector_field
-        )
+        fields = tuple(field or (CONTENT,))
+        wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)
+        bi_encoder = None if first is First.bm25 else embedder
         ranking = {"top_k": top_k, "batch_size": batch_size, "passages": passages, "truncation": how}
         with ExitStack() as stack, access.searched(url, timeout, index) as place:
             wanted = replace(wanted, filters=filter_clauses(place, filters or ()))
-            answer = run_search(
-                place, wanted, load, None if first is First.bm25 else embedder, device, budget_ms=budget_ms, **ranking
-            )
+            answer = run_search(place, wanted, load, bi_encoder, device, budget_ms=budget_ms, **ranking)
         show_hits(answer, query if as_json else output)
         show_notes(answer, wanted)
 
