@@ -107,9 +107,7 @@ def search(
         raise InvalidInput("--add is for --corpus: without one nothing is indexed")
     if query is not None and qrels is not None:
         raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
-    if as_json and (output is not None or form not in (None, Form.json)):
-        raise InvalidInput("--json prints the answers as JSON: it goes without --output and --format")
-    chosen = _form(Form.json if as_json else form, output, measured=judged or qrels is not None)
+    chosen = _form(form, output, judged or qrels is not None, as_json)
     need_haystack(pipeline)
     from secondpass_pipelines.search_run import PipelineSearch, run_search
 
@@ -179,8 +177,12 @@ def demo(
     run_demo(queries, rows, quiet, as_json, model)
 
 
-def _form(form: Form | None, output: Path | None, measured: bool) -> str:
+def _form(form: Form | None, output: Path | None, measured: bool, as_json: bool) -> str:
     """Return the form of the output, "" for figures only."""
+    if as_json and (output is not None or form not in (None, Form.json)):
+        raise InvalidInput("--json prints the answers as JSON: it goes without --output and --format")
+    if as_json:
+        return str(Form.json)
     if output is None:
         return str(form or ("" if measured else Form.table))
     if form is Form.table:
