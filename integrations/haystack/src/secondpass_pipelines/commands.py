@@ -103,10 +103,7 @@ def search(
     folder = dataset or corpus
     if judged and folder is None:
         raise InvalidInput("--data-queries needs a BEIR folder: give --dataset, or --corpus to index it too")
-    if add and corpus is None:
-        raise InvalidInput("--add is for --corpus: without one nothing is indexed")
-    if query is not None and qrels is not None:
-        raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
+    _check_search(query, qrels, corpus, add)
     chosen = _form(form, output, judged or qrels is not None, as_json)
     need_haystack(pipeline)
     from secondpass_pipelines.search_run import PipelineSearch, run_search
@@ -175,6 +172,13 @@ def demo(
     from secondpass_pipelines.search_run import run_demo
 
     run_demo(queries, rows, quiet, as_json, model)
+
+
+def _check_search(query: str | None, qrels: Path | None, corpus: Path | None, add: bool) -> None:
+    if add and corpus is None:
+        raise InvalidInput("--add is for --corpus: without one nothing is indexed")
+    if query is not None and qrels is not None:
+        raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
 
 
 def _form(form: Form | None, output: Path | None, measured: bool, as_json: bool) -> str:
