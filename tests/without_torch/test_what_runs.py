@@ -24,8 +24,8 @@ LINES = [
     for line in re.search(r"## Command line\n\n```\n(.*?)```", README, re.DOTALL)[1].splitlines()  # type: ignore[index]
     if line.split()[1] not in ELSEWHERE
 ]
-HELP = ("", "rank", "score", "evaluate", "train", "mine", "export", "serve", "mcp", "bench", "doctor", "ask", "demo", "index",
-        "search", "elasticsearch", "elasticsearch search", "opensearch", "opensearch connect")  # fmt: skip
+HELP = ("", "rank", "score", "evaluate", "train", "mine", "export", "serve", "mcp", "bench", "doctor", "ask", "demo",
+        "index", "search", "elasticsearch", "elasticsearch search", "opensearch", "opensearch connect")  # fmt: skip
 
 
 def blocks(page: str) -> list[str]:
