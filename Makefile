@@ -18,7 +18,7 @@ COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks documentation
 
-.PHONY: demo docs test check fix coverage wheel servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade benchmark-ray deploy-check clean
+.PHONY: demo docs test check fix coverage wheel results servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade benchmark-ray deploy-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -83,6 +83,10 @@ pocket: $(VENV)/.pocket
 pocket-figures: $(VENV)/.pocket
 	$(BIN)/python -m recipes.pocket compare --data $(DATA)
 	$(BIN)/python -m recipes.pocket evaluate --data $(DATA)
+
+# docs/results.md of the files that were added, which are checked first.
+results: $(VENV)/.test
+	$(BIN)/python -m benchmarks.result_page
 
 # A million lines of a run, beside ir_measures alone.
 benchmark-evaluation: $(VENV)/.test

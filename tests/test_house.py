@@ -27,7 +27,10 @@ PACKAGE = CORE / "secondpass"
 
 # Floors of the house, the lowest first: a floor may use those below it and nothing above.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "journal", "corpora", "tracing")),
+    tuple(
+        f"secondpass.{noun}"
+        for noun in ("errors", "lazy", "text", "display", "machine", "journal", "corpora", "tracing")
+    ),
     tuple(
         f"secondpass.{noun}"
         for noun in ("sentences", "windows", "inputs", "record", "token_cache", "tokens", "score_cache")
@@ -56,9 +59,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 60
-MOST_FILES = 234
-MOST_LINES = 58_100
-MOST_TEST_FILES = 236
+MOST_FILES = 238
+MOST_LINES = 59_200
+MOST_TEST_FILES = 241
 MEDIAN_FILE = 160
 MOST_WITH_ONE_USER = 28
 

@@ -6,38 +6,31 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from secondpass.machine import cores_given, gflops, processor, warnings
+
+__all__ = [
+    "cores_given",
+    "cores_in_words",
+    "facts",
+    "gpu",
+    "in_words",
+    "kernel",
+    "multiply_add_limit",
+    "processor",
+    "seen",
+    "unit_limit",
+    "versions",
+    "warning",
+]
+
 SOURCES = Path(__file__).parents[2] / "src/secondpass/forwards/kernel/source"
-FLAGS = (
-    "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8",
-)  # fmt: skip
 PACKAGES = ("secondpass", "torch", "transformers", "sentence-transformers", "haystack-ai", "onnxruntime")
-# All cores together must give this share of what one gives alone, times their number.
-SHARED = 0.8
-
-MULTIPLY = """
-import sys, time
-import numpy as np
-a = np.ones((768, 768), dtype=np.float32)
-for _ in range(5):
-    a @ a
-print("ready", flush=True)
-sys.stdin.readline()
-began, count = time.perf_counter(), 0
-while time.perf_counter() - began < 1.0:
-    a @ a
-    count += 1
-print(count * 2 * 768**3 / (time.perf_counter() - began) / 1e9, flush=True)
-"""
-
-
 # Sums that do not wait for each other, in registers: nothing but one instruction, in processor time.
 INSTRUCTION = """
 #include <immintrin.h>
@@ -91,17 +84,6 @@ UNITS: dict[tuple[str, str], tuple[str, str, int]] = {
     ("amx", "bf16"): (TILES, " _tile_dpbf16ps", 16 * 16 * 64),
     ("amx", "int8"): (TILES, " _tile_dpbusd", 16 * 16 * 128),
 }
-
-
-def processor() -> dict[str, Any]:
-    """The CPU's name, how many there are, and what it has for small numbers."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {"name": platform.processor(), "count": os.cpu_count() or 1, "flags": []}
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = set(next((line for line in lines if line.startswith("flags")), "").split())
-    return {"name": names[0] if names else "?", "count": len(names), "flags": [f for f in FLAGS if f in flags]}
 
 
 def versions() -> dict[str, str]:
@@ -159,23 +141,6 @@ def seen(before: dict[str, Any], threads: int, device: str) -> dict[str, Any]:
     }
 
 
-def gflops(processes: int, command: Sequence[str] = (sys.executable, "-c", MULTIPLY)) -> float:
-    """What so many processes of one thread reach together, multiplying float32 matrices for a second."""
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(processes)
-    ]
-    for process in started:
-        if process.stdout is not None:
-            process.stdout.readline()
-    for process in started:
-        if process.stdin is not None:
-            process.stdin.write("\n")
-            process.stdin.flush()
-    return sum(float(process.communicate()[0]) for process in started)
-
-
 def unit_limit(instructions: str, precision: str, threads: int) -> float | None:
     """Billions of multiplications and additions a second, on `threads` cores together; None without a C++ compiler.
 
@@ -201,19 +166,6 @@ def multiply_add_limit(threads: int) -> float | None:
     return unit_limit("avx512" if "avx512f" in processor()["flags"] else "avx2", "fp32", threads)
 
 
-def cores_given(threads: int) -> dict[str, Any]:
-    """How many cores' work `threads` processes get done together; virtual machines may have fewer than they show."""
-    alone = gflops(1)
-    together = gflops(threads) if threads > 1 else alone
-    return {
-        "gflops_alone": round(alone, 1),
-        "gflops_together": round(together, 1),
-        "cores": round(together / alone, 2),
-        "all": together / alone >= SHARED * threads,
-        "load": round(os.getloadavg()[0], 2),
-    }
-
-
 def in_words(found: dict[str, Any]) -> str:
     """One line about the machine, for a table's title."""
     if found["gpu"]:
@@ -229,10 +181,4 @@ def cores_in_words(before: dict[str, Any], after: dict[str, Any], threads: int) 
 
 def warning(before: dict[str, Any], after: dict[str, Any], threads: int) -> str | None:
     """A sentence if the machine did not give its cores, or nothing."""
-    if before["all"] and after["all"]:
-        return None
-    return (
-        f"NOT VALID: the machine did not give its {threads} cores (load {before['load']} before the run and "
-        f"{after['load']} after it). Ratios taken so favour whatever uses the fewest threads: run it again when it is "
-        "quiet."
-    )
+    return next(iter(warnings(before, after, threads)), None)

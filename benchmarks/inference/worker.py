@@ -105,7 +105,9 @@ class Worker:
     """The asking end: starts `python -m module` and ends it."""
 
     def __init__(self, python: str, module: str, threads: int, log: Path) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        # the other interpreter has no secondpass installed, whose file about the machine needs nothing else
+        ours = {"PYTHONPATH": str(ROOT / "src")}
+        environment = os.environ | ours | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         try:
             with log.open("ab") as stderr:
                 self._process = subprocess.Popen(

@@ -7,13 +7,14 @@ What ties keeps the caller's order. Documents that say nothing come last, with t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from secondpass.activations import Activation, Elementwise, known_steps
+from secondpass.display import Kind, html_table
 from secondpass.errors import InvalidInput, MissingExtra, NonFiniteScore
 from secondpass.lazy import optional
 from secondpass.record import CallRecord, Cut
@@ -278,7 +279,8 @@ class Ranking:
 
     `unscored` counts those that no model has scored because a budget was spent: they follow the scored ones, in the
     order in which they were given. `nothing_relevant` is the verdict of the model's calibration that no document
-    answers the query; None where it has no rule for that.
+    answers the query; None where it has no rule for that. `texts` are the documents in the order in which they were
+    given, where somebody handed them over (`with_texts`): a ranking by itself keeps no text.
     """
 
     documents: tuple[Ranked, ...]
@@ -286,22 +288,42 @@ class Ranking:
     record: CallRecord
     unscored: int = 0
     nothing_relevant: bool | None = None
+    texts: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def complete(self) -> bool:
         """Whether every document was scored that says something."""
         return not self.unscored
 
+    def with_texts(self, documents: Sequence[str]) -> Ranking:
+        """The same with the texts that were ranked, which a notebook then shows beside the scores.
+
+        Raises:
+            InvalidInput: there are fewer of them than were ranked.
+        """
+        if (last := max((one.index for one in self.documents), default=-1)) >= len(documents):
+            raise InvalidInput(f"documents has {len(documents)} texts, and document {last} was ranked")
+        return replace(self, texts=tuple(documents))
+
     def _repr_html_(self) -> str:
-        """A table for notebooks: place, index of the document, score, logit, and the tokens that were not read."""
+        """A table for notebooks: place, index, score, probability, logit, text, and the tokens that were not read."""
         cuts = {cut.index: f"{cut.query_tokens + cut.document_tokens} tokens" for cut in self.truncated}
-        rows = "".join(
-            f"<tr><td>{place}</td><td>{one.index}</td><td>{one.score:.4f}</td><td>{one.logit:.4f}</td>"
-            f"<td>{cuts.get(one.index, '')}</td></tr>"
-            for place, one in enumerate(self.documents, start=1)
-        )
-        names = "".join(f"<th>{name}</th>" for name in ("rank", "index", "score", "logit", "not read"))
-        return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>"
+        given: list[tuple[str, Kind, Callable[[Ranked], str], bool]] = [
+            ("index", "number", lambda one: str(one.index), True),
+            ("score", "number", lambda one: f"{one.score:.4f}" if one.scored else "-", True),
+            ("probability", "number", lambda one: "-" if one.probability is None else f"{one.probability:.3f}",
+             any(one.probability is not None for one in self.documents)),
+            ("logit", "number", lambda one: f"{one.logit:.4f}" if one.scored else "-", True),
+            ("text", "text", lambda one: (self.texts or ())[one.index], self.texts is not None),
+            ("not read", "name", lambda one: cuts.get(one.index, ""), bool(cuts)),
+        ]  # fmt: skip
+        shown = [column for column in given if column[3]]
+        rows = [(str(place), *(cell(one) for _, _, cell, _ in shown)) for place, one in enumerate(self.documents, 1)]
+        bars = [one.score for one in self.documents if one.scored and 0 <= one.score <= 1]
+        columns: list[tuple[str, Kind]] = [("rank", "number"), *((name, kind) for name, kind, *_ in shown)]
+        note = "Nothing relevant, by the model's calibration." if self.nothing_relevant else ""
+        note = f"{self.unscored} not scored in time. {note}".strip() if self.unscored else note
+        return html_table(columns, rows, note=note, bars={2: bars} if len(bars) == len(rows) else None)
 
 
 def ranked(

@@ -307,6 +307,20 @@ Keep = Annotated[
 ]
 
 
+JsonObject = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object; all else goes to stderr.")
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", help="Everything as one JSON object; without a file it is printed, in place of tables."),
+]
+
+
+def printed(json: Path | None) -> bool:
+    """Whether JSON is what is printed: `--json` without a file, or with "-"."""
+    return json is not None and str(json) == STDIN
+
+
 def truncation_of(
     long: Truncation | None, tokens: int | None, overlap: int | None, most: int | None, select: Select | None
 ) -> Truncation | Windows | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ import typer
 
 from secondpass.calibration import Calibration, file_of
 from secondpass.cli import arguments
-from secondpass.cli.output import PipeConsole
+from secondpass.cli.output import PipeConsole, print_json
 from secondpass.corpora import corpus_file, named_file, packaged, read_corpus, read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import qrels_file, read_qrels
@@ -81,6 +82,7 @@ def calibrate(
     origin: Origin = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the held-out halves.")] = 0,
     output: Output = None,
+    as_json: arguments.JsonObject = False,
 ) -> None:
     """Fit the probability that a document is relevant, thresholds that hold, and when nothing is relevant.
 
@@ -114,7 +116,11 @@ def calibrate(
         write_card(own, own, None, made)
     else:
         made.save(target)
-    _tell(made, file_of(target))
+    if as_json:
+        promises = [{"precision": wanted, **asdict(made.threshold_for(wanted))} for wanted in PRECISIONS]
+        print_json({"file": file_of(target), "calibration": made.to_dict(), "promises": promises})
+    else:
+        _tell(made, file_of(target))
 
 
 def _target(output: Path | None, model: str) -> Path:
@@ -185,7 +191,7 @@ def _ranked(labels: Path, run: Path, corpus: Path | None, queries: Path | None, 
 
 
 def _tell(made: Calibration, file: Path) -> None:
-    console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = PipeConsole(soft_wrap=True)
     error = "" if made.error is None else f", expected calibration error on held-out halves {made.error:.4f}"
     console.print(f"{file}: {made.method}{error}.")
     if made.origin:

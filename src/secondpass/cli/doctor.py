@@ -20,9 +20,12 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
 import typer
+from rich.table import Table
+
+from secondpass.cli.output import PipeConsole
+from secondpass.machine import processor
 
 SECONDS = 1.0
-FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "i8mm", "bf16", "sve")
 # The variable that says where, where it is else, the path asked for, and what answers there.
 SERVERS = {
     "Elasticsearch": ("ELASTICSEARCH_URL", "http://localhost:9200", "/", "elasticsearch"),
@@ -30,6 +33,7 @@ SERVERS = {
     "secondpass serve": (None, "http://127.0.0.1:{port}", "/health", "secondpass"),
 }
 Rows = dict[str, str]
+NAME_WIDTH = 24
 
 
 def doctor(
@@ -61,13 +65,19 @@ def doctor(
     if as_json:
         typer.echo(json.dumps({**parts, "missing": missing}, ensure_ascii=False, indent=1))
         return
+    console = PipeConsole()
     for title, rows in parts.items():
-        typer.echo(f"{title}:")
+        console.print(f"{title}:")
+        table = Table.grid(padding=(0, 1, 0, 0))
+        table.add_column(width=NAME_WIDTH, overflow="fold")
+        table.add_column(width=max(10, console.width - NAME_WIDTH - 1), overflow="fold")
         for name, value in rows.items():
-            typer.echo(f"  {name:<22} {value}")
-    typer.echo("missing:" if missing else "missing: nothing")
+            table.add_row(f"  {name}", value)
+        console.print(table)
+    console.print("missing:" if missing else "missing: nothing")
     for line in missing:
-        typer.echo(f"  {line}")
+        # commands to copy: a terminal breaks them itself
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def _told(part: Callable[[], Rows]) -> Rows:
@@ -84,16 +94,13 @@ def _private(text: str) -> str:
 
 
 def _machine() -> Rows:
-    known = Path("/proc/cpuinfo")
-    text = known.read_text(encoding="utf-8", errors="replace") if known.is_file() else ""
-    found = dict(reversed([line.split(":", 1) for line in text.replace("\t", "").splitlines() if ":" in line]))
-    flags = (found.get("flags") or found.get("Features") or "").split()
+    found = processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "processor": (found.get("model name") or platform.processor() or platform.machine()).strip(),
-        "instructions": ", ".join(flag for flag in FLAGS if flag in flags) or "not told by the system",
+        "processor": found["name"],
+        "instructions": ", ".join(found["flags"]) or "not told by the system",
         "cores, memory": f"{cores} usable, {memory:.1f} GiB",
         "accelerators": _accelerators(),
     }

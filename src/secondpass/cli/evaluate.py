@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
@@ -74,7 +75,7 @@ Texts = Annotated[
 ]
 Budget = Annotated[float | None, typer.Option(min=0, help="Which depth to choose for so many ms a query, if timed.")]
 Html = Annotated[Path | None, typer.Option(help="Report as one HTML page.")]
-Json = Annotated[Path | None, typer.Option(help="Everything as one JSON object.")]
+Json = arguments.JsonFile
 Csv = Annotated[Path | None, typer.Option(help="A line per query and system.")]
 Level = Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the confidence intervals.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of resampling.")]
@@ -204,7 +205,8 @@ def conclude(
     csv: Path | None,
 ) -> None:
     """Print an analysis and write the reports that were asked for."""
-    _show(analysis, notes, budget_ms)
+    if not arguments.printed(json):
+        _show(analysis, notes, budget_ms)
     _write(replace(analysis, notes=(*analysis.notes, *notes)), html, json, csv)
 
 
@@ -373,7 +375,7 @@ def _differs(score: float | None, why: Explanation) -> bool:
 
 
 def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -> None:
-    console = PipeConsole(highlight=False, markup=False, emoji=False)
+    console = PipeConsole()
     print_analysis(console, analysis)
     for found in analysis.second_passes:
         if found.depth is not None and budget_ms is not None:
@@ -388,6 +390,6 @@ def _write(analysis: Analysis, html: Path | None, json: Path | None, csv: Path |
     if html is not None:
         write_page(html, analysis)
     if json is not None:
-        write_json(json, analysis)
+        write_json(sys.stdout if arguments.printed(json) else json, analysis)
     if csv is not None:
         write_csv(csv, analysis)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from secondpass.cli.output import INTERRUPTED, PipeConsole, note, print_table
+from secondpass.cli import arguments
+from secondpass.cli.output import INTERRUPTED, PipeConsole, note, print_json, print_table, progress_bar
 from secondpass.corpora import CorpusDocument, named_file, read_corpus, read_queries, survey
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.clicks import (
@@ -129,6 +129,7 @@ def clicks(
         float, typer.Option(min=0, help="Examination is 1/position^ETA where the log itself cannot tell.")
     ] = ETA,
     first_position: Annotated[int, typer.Option(min=0, max=1, help="What the log calls the top of a list.")] = 1,
+    as_json: arguments.JsonObject = False,
 ) -> None:
     """Turn a log of impressions and clicks into graded judgements.
 
@@ -153,18 +154,35 @@ def clicks(
     if model.warning:
         note(f"warning: {model.warning}")
     target.write(qrels, {query: text for query, text in labels.texts.items() if query in qrels})
-    rows = zip(model.positions, model.impressions, model.clicks, model.examination, model.estimated, strict=True)
+    rows = list(zip(*(getattr(model, name) for name in POSITION), strict=True))
+    if as_json:
+        print_json({
+            "file": target.file, "rows": log.rows, "pairs": len(log.pairs), "dropped": log.dropped,
+            "positions": [dict(zip(POSITION, map(_plain, row), strict=True)) for row in rows],
+            "thresholds": labels.thresholds, "grades": labels.grades, "unjudged": labels.unjudged,
+            "not_in_corpus": absent, "queries": len(qrels), "origin": qrels.origin, "unread": log.unread,
+        })  # fmt: skip
+        return
     print_table(
         ("position", "impressions", "clicks", "clicks/impressions", "examination", "from"),
         [(str(at), f"{shown:,}", f"{clicked:,}", number(clicked / shown), number(seen), "the log" if told else "curve")
          for at, shown, clicked, seen, told in rows],
     )  # fmt: skip
-    console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = PipeConsole(soft_wrap=True)
     for line in _click_lines(log, model, labels, absent):
         console.print(line)
     if target.folder is not None and not labels.texts:
         console.print(f"The log has no texts of queries: {target.folder}/queries.jsonl is still to be had.")
     console.print(f"{qrels.origin_note}: {target.file}")
+
+
+# What is told of each position.
+POSITION = ("positions", "impressions", "clicks", "examination", "estimated")
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's number or Python's as Python's."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -258,6 +276,7 @@ def judge(
     timeout: Annotated[float, typer.Option(help="Of a request, in seconds.")] = 120.0,
     max_tokens: Annotated[int, typer.Option(min=0, help="Of a reply; 0: not sent, for models that refuse it.")] = 1024,
     max_characters: Annotated[int, typer.Option(min=1, help="Longer documents are cut.")] = 20_000,
+    as_json: arguments.JsonObject = False,
 ) -> None:
     """Have a language model grade documents from 0 to 3, after UMBRELA's scheme.
 
@@ -273,8 +292,6 @@ def judge(
     secondpass label judge -d beir/scifact --qrels beir/scifact/qrels/test.tsv -o judged.jsonl --base-url
     https://api.openai.com/v1 --model gpt-5-mini --max-tokens 0
     """
-    from tqdm import tqdm
-
     key = os.environ.get(key_env, "").strip() or None  # a file that it came out of ends in a line end
     who = ChatJudge(model=model, base_url=base_url, api_key=key, timeout=timeout, retries=retries,
                     max_tokens=max_tokens or None, max_characters=max_characters)  # fmt: skip
@@ -288,7 +305,7 @@ def judge(
 
     for count, why in left:
         note(f"{count:,} {why}")
-    with tqdm(total=len(pairs), desc="judged", disable=not sys.stderr.isatty()) as bar:
+    with progress_bar("judged", len(pairs), "pairs") as bar:
         try:
             result = asyncio.run(judge_pairs(who, pairs, path, concurrency=concurrency, told=bar.update))
         except KeyboardInterrupt:
@@ -300,12 +317,25 @@ def judge(
     target.write(result.qrels, {pair.query_id: pair.query for pair in pairs if pair.query_id in result.qrels})
     if not result.failed:
         path.unlink()
-    console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if as_json:
+        print_json(_judged(result, target.file, len(pairs), people))
+        return
+    console = PipeConsole(soft_wrap=True)
     for line in _judge_lines(result, len(pairs), path):
         console.print(line)
     if people is not None:
         _print_agreement(console, agreement(people, result.qrels))
     console.print(f"{result.qrels.origin_note}: {target.file}")
+
+
+def _judged(result: JudgeResult, file: Path, pairs: int, people: Qrels | None) -> dict[str, object]:
+    """What was judged, for programs."""
+    agreed = None if people is None else agreement(people, result.qrels)
+    failed = [{"query": query, "document": name, "reason": why} for (query, name), why in result.failed.items()]
+    return {
+        "file": file, "pairs": pairs, "asked": result.asked, "without_grade": len(result.without_grade),
+        "failed": failed, "cut": result.cut, "origin": result.qrels.origin, "agreement": agreed,
+    }  # fmt: skip
 
 
 def _texts(dataset: Path | None, queries: Path | None, corpus: Path | None) -> tuple[Path, Path]:
@@ -370,7 +400,7 @@ def compare(
     ] = None,
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the confidence intervals.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Of resampling.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Everything as one JSON object.")] = None,
+    json_file: arguments.JsonFile = None,
 ) -> None:
     """Say how far two sets of judgements agree: Cohen's kappa, of relevant or not and weighted, with a table.
 
@@ -385,7 +415,10 @@ def compare(
         raise InvalidInput("--qrels is given twice, and --relevant-from at most so often")
     first, second = map(read_qrels, qrels)
     found = agreement(first, second, relevant_from=(least[0], least[-1]), level=level, seed=seed)
-    _print_agreement(PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True), found)
+    if arguments.printed(json_file):
+        print_json(found)
+        return
+    _print_agreement(PipeConsole(soft_wrap=True), found)
     if json_file is not None:
         with opened(json_file) as stream:
             stream.write(json.dumps(asdict(found)) + "\n")

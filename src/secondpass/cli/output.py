@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from secondpass.display import stacked
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.lazy import without_torch
 
@@ -82,7 +83,16 @@ def forget_stdout() -> None:
 
 
 class PipeConsole(Console):
-    """rich's console on stdout that leaves a closed pipe to the program instead of exiting on its own."""
+    """rich's console on stdout that leaves a closed pipe to the program instead of exiting on its own.
+
+    Texts are printed as they are, without markup, emoji or highlighting. With NO_COLOR (https://no-color.org) there
+    are no escape sequences at all: rich alone would leave out colours, and still write bold.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+        colours: dict[str, Any] = {"color_system": None} if os.environ.get("NO_COLOR") else {}
+        super().__init__(**plain | colours | options)
 
     def on_broken_pipe(self) -> None:
         """Raise what the write raised."""
@@ -112,7 +122,7 @@ WIDEST_OPTION = 30
 
 def print_help(command: Any, context: Any) -> None:
     """Print a command's help: usage, text, commands, and parameters in groups; an unknown option has a group too."""
-    console = PipeConsole(highlight=False, emoji=False)
+    console = PipeConsole()
     console.print(Text(command.get_usage(context), style="bold"))
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         console.print()
@@ -149,8 +159,11 @@ def group_of(parameter: Any) -> str:
 
 
 # ---- Rows.
-NUMBERS = ("rank", "was", "score", "probability", "index")
-# An id that is longer is cut, so that there is room for the text.
+NUMBERS = ("rank", "was", "score", "probability", "index", "times")
+# Beside them every column of figures that a command names so.
+FIGURES = ("pairs/s", "median ms", "one ms", "spread", "differs", "top 10")
+# What may be cut, with a mark, so that there is room for the text.
+NAMES = ("id", "data", "contender")
 WIDEST = 32
 NARROWEST = 10
 PADDING = 2
@@ -165,6 +178,30 @@ class Format(StrEnum):
     jsonl = "jsonl"
 
 
+def print_json(value: object) -> None:
+    """Print one JSON object or list in a line, UTF-8 as it is; dataclasses are objects, what is not finite is null."""
+    from secondpass.evaluation.reporting.files import dumped
+
+    sys.stdout.write(dumped(value).translate(LINE_ENDS) + "\n")
+
+
+def print_json_list(head: Mapping[str, object], name: str, rows: Iterable[Mapping[str, object]]) -> None:
+    """Print one JSON object: `head`, and under `name` a list whose rows, a line each, are written as they come.
+
+    The first row is waited for: where it fails, nothing is printed.
+    """
+    from secondpass.evaluation.reporting.files import dumped
+
+    made = (dumped(row).translate(LINE_ENDS) for row in rows)
+    first = next(made, None)
+    opening = dumped(head).translate(LINE_ENDS)
+    sys.stdout.write(f"{opening[:-1]}{', ' if head else ''}{json.dumps(name)}: [")
+    if first is not None:
+        sys.stdout.write(f"\n{first}")
+        sys.stdout.writelines(f",\n{row}" for row in made)
+    sys.stdout.write("\n]}\n")
+
+
 def print_json_lines(rows: Iterable[dict[str, object]]) -> None:
     """Print one JSON object a line, UTF-8 as it is."""
     for row in rows:
@@ -172,30 +209,52 @@ def print_json_lines(rows: Iterable[dict[str, object]]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table no wider than the terminal; the last column gives way, with an ellipsis."""
-    console = PipeConsole(highlight=False, markup=False, emoji=False)
-    cells = [[Text(" ".join(cell.split())) for cell in row] for row in rows]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    left = console.width
+    """Print a table no wider than the terminal: the last column gives way, then names, each with an ellipsis.
+
+    Figures are never cut. Where they do not fit beside each other, each row is printed line by line.
+    """
+    console = PipeConsole()
+    cells = [[" ".join(cell.split()) for cell in row] for row in rows]
+    widths = [max(map(cell_len, (name, *(row[place] for row in cells)))) for place, name in enumerate(columns)]
+    widths = [min(WIDEST, width) if name in NAMES else width for name, width in zip(columns, widths, strict=True)]
+    needed = min(NARROWEST, widths.pop())
+    over = sum(widths) + PADDING * len(widths) + needed - console.width
     for place, name in enumerate(columns[:-1]):
-        width = min(WIDEST, max(map(cell_len, (name, *(row[place].plain for row in cells)))))
-        justify: JustifyMethod = "right" if name in NUMBERS else "left"
-        table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=WIDEST, justify=justify)
-        left -= width + PADDING
+        cut = min(over, widths[place] - NARROWEST) if name in NAMES else 0
+        widths[place], over = (widths[place] - cut, over - cut) if cut > 0 else (widths[place], over)
+    if over > 0:
+        console.print(Text("\n".join(stacked(columns, cells)), overflow="fold"))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, width in zip(columns[:-1], widths, strict=True):
+        justify: JustifyMethod = "right" if name in (*NUMBERS, *FIGURES) else "left"
+        table.add_column(name, no_wrap=True, overflow="ellipsis", width=width, justify=justify)
     table.add_column(columns[-1], no_wrap=True)
+    left = console.width - sum(widths) - PADDING * len(widths)
     for row in cells:
-        # rich would take from every column alike if the whole were too wide.
-        row[-1].truncate(max(NARROWEST, left), overflow="ellipsis")
-        table.add_row(*row)
+        shown = [Text(cell) for cell in row]
+        # rich would take from every column alike if the whole were too wide
+        shown[-1].truncate(max(needed, left), overflow="ellipsis")
+        table.add_row(*shown)
     console.print(table)
 
 
 def print_explained(explanations: Sequence[Explanation]) -> None:
     """Print the texts of the best documents, best first, their parts in the colours of what they contribute."""
-    console = PipeConsole(highlight=False, markup=False, emoji=False)
+    console = PipeConsole()
     for place, explanation in enumerate(explanations, start=1):
         console.print(Text(f"\n{place}. score {explanation.score:.4f}", style="bold"))
         console.print(explanation)
+
+
+def progress_bar(what: str, total: int | None, unit: str = "it", done: int = 0) -> Any:
+    """A bar on stderr with what is done of the total, the rate and the time left; none where stderr is no terminal.
+
+    It is tqdm's, and goes when it is closed. A `total` that is not known yet is set by `reset(total=...)`.
+    """
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit=unit, initial=done, leave=False, disable=not sys.stderr.isatty())
 
 
 def note_cuts(record: CallRecord, max_length: int | None, names: Sequence[int]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from itertools import zip_longest
 from pkgutil import resolve_name
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "serve": ("secondpass.cli.serve:serve", None),
     "play": ("secondpass.cli.serve:play", None),
     "mcp": ("secondpass.cli.mcp:mcp", None),
+    "bench": ("secondpass.cli.bench:bench", None),
     "doctor": ("secondpass.cli.doctor:doctor", None),
     "ask": ("secondpass_pipelines.commands:ask", "haystack"),
     "demo": ("secondpass_pipelines.commands:demo", "haystack"),
@@ -53,7 +55,7 @@ class Program(TyperGroup):
         """A command by name, imported when it is asked for; a name that is none imports all, for a suggestion."""
         for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
             if name not in self.commands:
-                self.commands[name] = _with_our_help(_imported(name))
+                self.commands[name] = _ours(_imported(name))
         return super().get_command(ctx, cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -140,12 +142,26 @@ def _imported(name: str) -> Any:
     return typer.main.get_command(alone)
 
 
-def _with_our_help(command: Any) -> Any:
-    """The command, its help and that of the commands in it printed by `print_help`, whatever package it is of."""
+def _ours(command: Any) -> Any:
+    """The command with our ways, whatever package it is of, and so the commands in it.
+
+    Its help is printed by `print_help`, and `--json` of a command that takes a file with it may stand alone.
+    """
     command.format_help = lambda ctx, formatter: print_help(command, ctx)
+    if any("--json" in each.opts and not each.is_flag for each in command.params if hasattr(each, "is_flag")):
+        parse = command.parse_args
+        command.parse_args = lambda ctx, args: parse(ctx, list(_with_stdout(args)))
     for inner in getattr(command, "commands", {}).values():
-        _with_our_help(inner)
+        _ours(inner)
     return command
+
+
+def _with_stdout(args: Sequence[str]) -> Iterator[str]:
+    """The arguments, "-" behind a `--json` that no file follows."""
+    for word, behind in zip_longest(args, args[1:], fillvalue="--"):
+        yield word
+        if word == "--json" and behind != "-" and behind.startswith("-"):
+            yield "-"
 
 
 def _unavailable(name: str, place: str, extra: str, reason: str) -> Callable[[], None]:

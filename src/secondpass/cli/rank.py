@@ -15,7 +15,16 @@ import typer
 from secondpass.activations import IDENTITY
 from secondpass.cli import arguments
 from secondpass.cli.arguments import GivenDocument, GivenPair, read_documents, read_pairs
-from secondpass.cli.output import Format, lost_tokens, note, note_cuts, print_explained, print_json_lines, print_table
+from secondpass.cli.output import (
+    Format,
+    lost_tokens,
+    note,
+    note_cuts,
+    print_explained,
+    print_json_lines,
+    print_json_list,
+    print_table,
+)
 from secondpass.errors import InvalidInput
 from secondpass.ranking import Ranking, activated, by_label, relevance_logits
 from secondpass.text import checked_query
@@ -60,6 +69,7 @@ def rank(
     input_format: InputFormat = None,
     top_k: TopK = None,
     output: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
+    as_json: arguments.JsonObject = False,
     relevance: RelevanceRule = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what each sentence and word of the best document contributes.")
@@ -109,53 +119,63 @@ def rank(
     checked_query(query, "the query")
     rule = relevance_of(relevance)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
+    options: Any = dict(relevance=rule, truncation=how, batch_size=batch_size, instruction=instruction)
     if passages and not isinstance(how, Windows):
         raise InvalidInput("--passages goes with --long windows")
     given = read_documents(documents, input_format)
-    answer: Any = dict(template=template, true_token=true_token, false_token=false_token)
-    encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision, **answer)
+    tokens: Any = dict(template=template, true_token=true_token, false_token=false_token)
+    encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision, **tokens)
     from secondpass.cross_encoder import hits_of
 
     texts = [document.text for document in given]
-    options: Any = dict(batch_size=batch_size, relevance=rule, truncation=how, instruction=instruction)
     limits: Any = dict(top_k=top_k, budget_ms=budget_ms, min_probability=min_probability)
     with arguments.with_files(encoder, score_cache, calibration):
         (ranking,) = encoder.rank_many([query.strip()], [[text.strip() for text in texts]], **options, **limits)
         best = hits_of(ranking, texts, passages, budget_ms is not None)
-        chosen = [texts[item["corpus_id"]] for item in best[: explain_best or int(explain)]]
+        chosen = (texts[item["corpus_id"]] for item in best[: explain_best or int(explain)])
         why = [encoder.explain(query, text, **options) for text in chosen]
-    if output is Format.jsonl:
-        _print_json(best, given, why, ranking.record)
+    if as_json:
+        print_json_list(_head(query, given, ranking), "results", _json_rows(best, given, why, ranking.record))
+    elif output is Format.jsonl:
+        print_json_lines(_json_rows(best, given, why, ranking.record))
     else:
-        _print_table(best, given, passages, encoder.calibration is not None)
-        print_explained(why)
+        _print_table(best, given, passages, encoder.calibration is not None, why)
     note_cuts(ranking.record, encoder.max_length, [document.index for document in given])
+    _note_rest(ranking, len(given), budget_ms, min_probability)
+
+
+def _note_rest(ranking: Ranking, given: int, budget_ms: float | None, min_probability: float | None) -> None:
     if ranking.unscored:
-        note(f"{ranking.unscored} of {len(given)} not scored within {budget_ms:g} ms")
-    _note_verdict(ranking, min_probability)
-
-
-def _note_verdict(ranking: Ranking, min_probability: float | None) -> None:
+        note(f"{ranking.unscored} of {given} not scored within {budget_ms:g} ms")
     if ranking.nothing_relevant:
         note("nothing relevant: by the model's calibration no document answers the query")
     elif not ranking.documents:
         note(f"no document is relevant with a probability of {min_probability:g}")
 
 
-def _print_json(
+def _head(query: str, given: list[GivenDocument], ranking: Ranking) -> dict[str, object]:
+    """What is told of the whole ranking."""
+    verdict = {} if ranking.nothing_relevant is None else {"nothing_relevant": ranking.nothing_relevant}
+    return {"query": query, "documents": len(given), "unscored": ranking.unscored, **verdict}
+
+
+def _json_rows(
     best: list[dict[str, Any]], given: list[GivenDocument], why: list[Explanation], record: CallRecord
-) -> None:
+) -> Iterator[dict[str, object]]:
     lost = lost_tokens(record)
     reasons = [{"explanation": _told(one)} for one in why]
     rows = (_row(place, given[item["corpus_id"]], item, lost) for place, item in enumerate(best, start=1))
-    print_json_lines({**row, **more} for row, more in zip(rows, chain(reasons, repeat({})), strict=False))
+    return ({**row, **more} for row, more in zip(rows, chain(reasons, repeat({})), strict=False))
 
 
-def _print_table(best: list[dict[str, Any]], given: list[GivenDocument], passages: bool, probable: bool) -> None:
+def _print_table(
+    best: list[dict[str, Any]], given: list[GivenDocument], passages: bool, probable: bool, why: list[Explanation]
+) -> None:
     name = "id" if any(document.id is not None for document in given) else "index"
     told = PROBABILITY[:1] if probable else ()
     cells = (_cells(place, given[item["corpus_id"]], item, *told) for place, item in enumerate(best, start=1))
     print_table(("rank", "score", *told, name, "passage" if passages else "text"), cells)
+    print_explained(why)
 
 
 def _told(explanation: Explanation) -> dict[str, object]:
@@ -207,6 +227,7 @@ def score(
         typer.Option(help="tsv (query, tab, document) or jsonl; by default what the file's name says."),
     ] = None,
     output: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
+    as_json: arguments.JsonObject = False,
     model: arguments.Model = arguments.POCKET,
     max_length: arguments.MaxLength = None,
     batch_size: arguments.BatchSize = 32,
@@ -249,11 +270,13 @@ def score(
             return made
 
         scored = _scored(read_pairs(pairs, input_format), encoder, batch_size, how)
-        if output is Format.jsonl:
-            print_json_lines(
-                {"index": pair.index, **numbers, "query": pair.query, "document": pair.document}
-                for pair, numbers in scored
-            )
+        found = (
+            {"index": pair.index, **numbers, "query": pair.query, "document": pair.document} for pair, numbers in scored
+        )
+        if as_json:
+            print_json_list({}, "results", found)
+        elif output is Format.jsonl:
+            print_json_lines(found)
         else:
             first = next(scored)
             names = [name for name in first[1] if name != PROBABILITY[1]]

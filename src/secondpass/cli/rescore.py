@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from secondpass.candidates import CandidateFiles
 from secondpass.cli import arguments
-from secondpass.cli.output import note
+from secondpass.cli.output import note, print_json
 from secondpass.cli.rank import RelevanceRule, TopK, relevance_of
 from secondpass.errors import InvalidInput
 from secondpass.rescoring import PAIRS, Engine, PartDone, RunParts, begun, local
@@ -53,6 +53,7 @@ def rescore(
     select: arguments.SelectWindows = None,
     score_cache: arguments.ScoreCacheFile = None,
     calibration: arguments.CalibrationFile = None,
+    as_json: arguments.JsonObject = False,
 ) -> None:
     """Score the candidates of many queries and write a run: Parquet, the best first.
 
@@ -88,11 +89,13 @@ def rescore(
             from secondpass.ray import Pool, started
 
             engine = Pool(stack.enter_context(started()), workers, threads, device)
-        _run(engine, work)
+        counts = _run(engine, work)
+    if as_json:
+        print_json({"run": str(output), **counts})
 
 
-def _run(engine: Engine, work: RunParts) -> None:
-    """Let an engine write what is to be done, with a bar that has the time left, and say what was done."""
+def _run(engine: Engine, work: RunParts) -> dict[str, float]:
+    """Let an engine write what is to be done, with a bar that has the time left, say what was done, and return it."""
     before = sum(part.pairs for part in work.done)
     total = before + sum(part.pairs for part in work.todo)
     began = time.perf_counter()
@@ -111,3 +114,5 @@ def _run(engine: Engine, work: RunParts) -> None:
     told += [f"{cached:,} known from the cache"] if cached else []
     told += [f"{before:,} in {len(work.done)} parts were done before"] if before else []
     note("; ".join(told))
+    counts = {"pairs": pairs, "queries": queries, "parts": len(made), "seconds": seconds, "cut": cut, "cached": cached}
+    return {**counts, "pairs_before": before, "parts_before": len(work.done)}

@@ -8,15 +8,16 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secondpass.cli import arguments
-from secondpass.cli.output import INTERRUPTED, PipeConsole, print_table
+from secondpass.cli.output import INTERRUPTED, PipeConsole, note, print_json, print_table
 from secondpass.corpora import named_file, read_corpus, read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
@@ -62,6 +63,7 @@ def train(
         Storage | None, typer.Option("--storage", help="Write the weights as int8, a quarter of the size.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: arguments.JsonObject = False,
 ) -> None:
     """Train a reranker as a YAML file says.
 
@@ -79,6 +81,8 @@ def train(
     """
     from secondpass.training.yaml import example_text, read_config
 
+    if example and as_json:
+        raise InvalidInput("give either --example, which prints YAML, or --json")
     if example:
         sys.stdout.write(example_text())
         return
@@ -95,24 +99,28 @@ def train(
 
     prepared = prepare(chosen)
     if _is_first():
-        _introduce(prepared)
+        _introduce(prepared, as_json)
     if dry_run:
-        _dry(prepared)
+        _dry(prepared, as_json)
         return
-    _run(prepared, resume, config, quiet)
+    _run(prepared, resume, config, quiet, as_json)
 
 
-def _run(prepared: Prepared, resume: bool, config: Path, quiet: bool) -> None:
+def _run(prepared: Prepared, resume: bool, config: Path, quiet: bool, as_json: bool) -> None:
     from secondpass.training.configured import run
 
     folder = Path(prepared.config.output.folder)
     try:
-        done = run(prepared, resume=resume, watch=_tell, show_progress_bar=not quiet)
+        # two bars, one below the other, move the cursor: in a file those are escape sequences
+        shown = not quiet and sys.stderr.isatty()
+        done = run(prepared, resume=resume, watch=partial(_tell, aside=as_json), show_progress_bar=shown)
     except KeyboardInterrupt:
         if _is_first():
             print(f"secondpass: {_where_it_stands(folder, config)}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(INTERRUPTED) from None
-    if _is_first():
+    if _is_first() and as_json:
+        print_json(_concluded(done, folder))
+    elif _is_first():
         _conclude(done, folder)
 
 
@@ -121,38 +129,46 @@ def _is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _introduce(prepared: Prepared) -> None:
-    typer.echo("training data:")
+def _introduce(prepared: Prepared, aside: bool) -> None:
+    """What is trained on; on stderr where stdout is JSON."""
+    say = partial(typer.echo, err=aside)
+    say("training data:")
     checked = prepared.checked
     groups = [line for line in checked.counts.lines() if not (line.startswith("dropped") and "groups, " in line)]
     for line in (*groups, *checked.dropped):
-        typer.echo(f"  {line}")
+        say(f"  {line}")
     for held in prepared.measured:
         candidates = sum(len(group) for group in held.ranking.groups)
         first = "" if held.first is None else f", first pass {held.first.name}"
-        typer.echo(f"{held.name}: {len(held.queries):,} queries, {candidates:,} candidates{first}")
-    for note in prepared.notes:
-        typer.echo(f"note: {note}")
+        say(f"{held.name}: {len(held.queries):,} queries, {candidates:,} candidates{first}")
+    for line in prepared.notes:
+        say(f"note: {line}")
 
 
-def _dry(prepared: Prepared) -> None:
+def _dry(prepared: Prepared, as_json: bool) -> None:
     plan = prepared.plan()
     tokens = int(plan.lengths.tokens.sum())
     settings = prepared.config.settings
+    if as_json:
+        print_json({
+            "steps": plan.total, "epochs": plan.epochs, "tokens_an_epoch": tokens, "loss": str(settings.loss),
+            "cut": int(plan.cut), "pairs": len(plan.lengths.tokens), "folder": str(prepared.config.output.folder),
+        })  # fmt: skip
+        return
     typer.echo(f"steps: {plan.total:,} in {plan.epochs:,} epochs ({tokens:,} tokens an epoch), loss {settings.loss}")
     if plan.cut:
         typer.echo(f"cut: {plan.cut:,} of {len(plan.lengths.tokens):,} pairs are too long and lose tokens")
     typer.echo(f"output: {prepared.config.output.folder} (nothing was written: --dry-run)")
 
 
-def _tell(entry: Mapping[str, Any]) -> None:
+def _tell(entry: Mapping[str, Any], aside: bool = False) -> None:
     """Say the score of each evaluation as it comes."""
     from tqdm import tqdm
 
     if entry["kind"] == "evaluation":
         best = ", the best so far" if entry.get("best") else ""
         with tqdm.external_write_mode():
-            typer.echo(f"step {entry['step']:,}: dev nDCG@10 {entry['score']:.4f}{best}")
+            typer.echo(f"step {entry['step']:,}: dev nDCG@10 {entry['score']:.4f}{best}", err=aside)
 
 
 def _where_it_stands(folder: Path, config: Path) -> str:
@@ -162,6 +178,13 @@ def _where_it_stands(folder: Path, config: Path) -> str:
     kept = config if config.absolute().parent == folder.absolute() else folder / "train.yaml"
     last = folder / "checkpoints" / checkpoints[-1]
     return f"interrupted; the last checkpoint is {last}: `secondpass train {kept}` goes on from it"
+
+
+def _concluded(done: Finished, folder: Path) -> dict[str, object]:
+    """The same as `_conclude` for programs; of each held-out set what training changed."""
+    measured = {held.name: held.gain().comparisons for held in done.measured}
+    return {"model": folder, "card": done.card, "report": done.report, "unchanged": done.report.unchanged,
+            "measured": measured}  # fmt: skip
 
 
 def _conclude(done: Finished, folder: Path) -> None:
@@ -174,7 +197,7 @@ def _conclude(done: Finished, folder: Path) -> None:
     rows = [row for held in done.measured for row in _rows(held)]
     if rows:
         typer.echo("")
-        print_table(("data", "measure", "first pass", "before", "after", "change", "95 % interval of it", "p"), rows)
+        print_table(("data", "measure", "first", "before", "after", "change", "95 % interval", "p"), rows)
         typer.echo("")
     if report.best_step is not None:
         typer.echo(f"weights: those of step {report.best_step:,}, the best on dev")
@@ -283,6 +306,7 @@ def mine(
     device: arguments.Device = None,
     ignore_identical_ids: OwnDocuments = None,
     seed: Annotated[int, typer.Option(help="Of random sampling.")] = 0,
+    as_json: arguments.JsonObject = False,
 ) -> None:
     """Find hard negatives: documents that a first pass ranks high and nobody judged relevant.
 
@@ -317,7 +341,7 @@ def mine(
         _refuse_beside_clicks(dataset or qrels, queries, corpus)
         labelled = _clicked(clicks, corpus, queries, column or ())
     found = _candidates(source, labelled, last + rule.ignore_identical_ids, (query_prefix, document_prefix), device)
-    _write(output, labelled, found, rule, _second_pass(rescore, device, instruction))
+    _write(output, labelled, found, rule, _second_pass(rescore, device, instruction), as_json)
 
 
 def _second_pass(rescore: str | None, device: str | None, instruction: str | None) -> CrossEncoder | None:
@@ -328,19 +352,31 @@ def _second_pass(rescore: str | None, device: str | None, instruction: str | Non
     return None
 
 
-def _write(output: Path, labelled: Dataset, found: Candidates, rule: MiningRule, encoder: CrossEncoder | None) -> None:
+def _write(
+    output: Path,
+    labelled: Dataset,
+    found: Candidates,
+    rule: MiningRule,
+    encoder: CrossEncoder | None,
+    as_json: bool,
+) -> None:
     from secondpass.training.negatives.mining import mine_negatives, write_mined
 
     shown = sys.stderr.isatty()
     mined = mine_negatives(
         labelled.queries, labelled.corpus, labelled.qrels, found, rule=rule, cross_encoder=encoder, progress=shown
     )
-    console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    for line in mined.report.lines():
-        console.print(line)
     if not mined.groups:
+        for line in mined.report.lines():
+            note(line)
         raise InvalidInput(f"no query has a negative that the rule allows: {output} is not written")
     write_mined(output, mined)
+    if as_json:
+        print_json({"file": output, **asdict(mined.report)})
+        return
+    console = PipeConsole(soft_wrap=True)
+    for line in mined.report.lines():
+        console.print(line)
 
 
 def _read(dataset: Path | None, corpus: Path | None, queries: Path | None, qrels: Path | None, split: str) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
@@ -13,17 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from secondpass.cli import arguments
 from secondpass.cli.compare import BM25, first_pass, judged_by, reranked
 from secondpass.cli.evaluate import Evaluated, pipeline_runs
 from secondpass.cli.output import PipeConsole, note
 from secondpass.corpora import CorpusDocument, read_corpus
+from secondpass.display import stacked
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import parsed
 from secondpass.evaluation.qrels import Qrels
-from secondpass.evaluation.reporting.files import opened
+from secondpass.evaluation.reporting.files import dumped, opened
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import DatasetRequest
 from secondpass.lazy import optional
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 WRITE_TUNED = "secondpass_pipelines.tuned_pipelines:write_tuned"
 TUNED, PIPELINE = "tuned.json", "pipeline.yaml"
 DEPTH = 100
+# Cells of a terminal below which figures would be broken in the middle.
+NARROW = 64
 
 Dataset = Annotated[
     Path,
@@ -101,7 +105,7 @@ def tune(
     ] = SURE,
     seed: Annotated[int, typer.Option(min=0, help="Of the halves.")] = 0,
     output: Folder = None,
-    json: Annotated[Path | None, typer.Option(help="Everything as one JSON object.")] = None,
+    json: arguments.JsonFile = None,
 ) -> None:
     """Find the best way to order candidates: first passes alone or together, the reranker, or all of them.
 
@@ -147,7 +151,8 @@ def tune(
         marks=given.marks,
         origin=given.qrels.origin,
     )
-    _show(PipeConsole(highlight=False), result)
+    if not arguments.printed(json):
+        _show(PipeConsole(), result)
     for line in given.notes:
         note(line)
     _write(result, output, pipeline, depth, json)
@@ -255,22 +260,24 @@ def _numbers(name: str, documents: Mapping[str, CorpusDocument]) -> dict[str, fl
 
 def _show(console: Console, result: Tuning) -> None:
     names = ("way", "fitted on all", result.measure, "over the first pass", "sure", "ms")
-    table = Table(*names, box=None, pad_edge=False)
+    table = Table(*(Column(name, overflow="fold") for name in names), box=None, pad_edge=False)
+    rows = []
     for one in (*result.outcomes, result.choice):
         style = "bold" if one.name == result.recommended else ""
-        table.add_row(
+        row = (
             one.name,
             one.fusion,
             f"{one.mean:.3f} ({one.interval.low:.3f} to {one.interval.high:.3f})",
             f"{one.gain:+.3f} ({one.gain_interval.low:+.3f} to {one.gain_interval.high:+.3f})",
             f"{math.floor(1000 * one.certainty) / 10:g}%",
             "" if one.ms is None else f"{one.ms:.0f}",
-            style=style,
         )
+        rows.append(row)
+        table.add_row(*row, style=style)
     console.print(
         f"Of {result.queries} labelled queries, half of them fitted on and half measured, {result.splits} times"
     )
-    console.print(table)
+    console.print("\n".join(stacked(names, rows)) if console.width < NARROW else table)
     if result.origin:
         console.print(f"The labels are {result.origin}, not from people.")
     for line in result.verdicts:
@@ -296,8 +303,8 @@ def _show_depth(console: Console, result: Tuning) -> None:
 def _write(result: Tuning, output: Path | None, pipeline: str | None, depth: int | None, json: Path | None) -> None:
     page = result.tuned.to_dict()
     if json is not None:
-        with opened(json) as stream:
-            stream.write(jsons.dumps({**asdict(result), "tuned": page}) + "\n")
+        with opened(sys.stdout if arguments.printed(json) else json) as stream:
+            stream.write(dumped({**asdict(result), "tuned": page}) + "\n")
     if output is None:
         return
     output.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from secondpass.evaluation.pairs.evaluator import CECorrelationEvaluator
     from secondpass.evaluation.pairs.reranking import CERerankingEvaluator
     from secondpass.evaluation.qrels import Qrels, read_qrels
+    from secondpass.evaluation.reporting.plots import depth_plot, reliability_plot
     from secondpass.evaluation.runs import Run, read_run
 
 __all__ = [
@@ -39,11 +40,13 @@ __all__ = [
     "agreement",
     "analyse",
     "click_labels",
+    "depth_plot",
     "evaluate",
     "fit_positions",
     "judge_pairs",
     "read_qrels",
     "read_run",
+    "reliability_plot",
 ]
 
 __getattr__ = lazily(
@@ -64,11 +67,13 @@ __getattr__ = lazily(
         "agreement": "judge",
         "analyse": "analysis",
         "click_labels": "clicks",
+        "depth_plot": "reporting.plots",
         "evaluate": "measures",
         "fit_positions": "clicks",
         "judge_pairs": "judge",
         "read_qrels": "qrels",
         "read_run": "runs",
+        "reliability_plot": "reporting.plots",
     },
 )
 

@@ -5,10 +5,12 @@ Nothing is computed here; the modules named in each docstring do that. Reports a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from secondpass.display import Kind, html_table
 from secondpass.evaluation.measures import Report
 
 if TYPE_CHECKING:
@@ -316,3 +318,33 @@ class Analysis:
     first_pass: str | None = ""
     contrasts: tuple[Contrast, ...] = ()
     queries: tuple[QueryRanks, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Two tables for notebooks: means with intervals, and what each system adds to another; the page has more."""
+        means = [
+            (report.system, measure, _shown(value), _span(self.intervals.get(report.system, {}).get(measure)))
+            for measure in self.reports[0].means
+            for report in self.reports
+            for value in [report.means.get(measure)]
+        ]
+        names: tuple[tuple[str, Kind], ...] = (("system", "name"), ("measure", "name"))
+        figures: tuple[tuple[str, Kind], ...] = (("mean", "number"), ("interval", "number"))
+        first = html_table((*names, *figures), means, caption="Means")
+        if not self.comparisons:
+            return first
+        pairs = [
+            (each.system, each.measure, each.baseline, f"{each.difference:+.4f}", _span(each.interval, "+"),
+             f"{each.p_adjusted:.3f}" if math.isfinite(each.p_adjusted) else "-")
+            for each in self.comparisons
+        ]  # fmt: skip
+        figures = (("against", "name"), ("difference", "number"), ("interval", "number"), ("p", "number"))
+        note = "p: paired randomisation test, adjusted for all comparisons (Holm)."
+        return first + html_table((*names, *figures), pairs, caption="Differences", note=note)
+
+
+def _shown(value: float | None, sign: str = "") -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:{sign}.4f}"
+
+
+def _span(interval: Interval | None, sign: str = "") -> str:
+    return "-" if interval is None else f"{_shown(interval.low, sign)} to {_shown(interval.high, sign)}"

@@ -16,6 +16,7 @@ from functools import cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from secondpass.display import html_table
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
@@ -92,6 +93,12 @@ class Report:
     def queries(self) -> tuple[str, ...]:
         """Ids of the queries that count."""
         return tuple(next(iter(self.values.values()), {}))
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: each measure with its mean, or its sum where it counts."""
+        rows = [(name, f"{value:.4f}" if math.isfinite(value) else "-") for name, value in self.means.items()]
+        caption = f"{self.system}, over {self.coverage.measured:,} queries"
+        return html_table((("measure", "name"), ("mean", "number")), rows, caption=caption)
 
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "AP", "R@100")

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from secondpass.display import Kind, html_table
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.comparison import Interval
 from secondpass.evaluation.measures import scipy_stats
@@ -106,6 +107,18 @@ class Tuning:
     verdicts: tuple[str, ...]
     origin: str
     held_out: Mapping[str, Mapping[str, float]]
+
+    def _repr_html_(self) -> str:
+        """A table of the ways for notebooks, with the verdicts below."""
+        rows = [
+            (one.name, one.fusion, f"{one.mean:.3f}", f"{one.interval.low:.3f} to {one.interval.high:.3f}",
+             f"{one.gain:+.3f}", f"{math.floor(1000 * one.certainty) / 10:g}%")
+            for one in (*self.outcomes, self.choice)
+        ]  # fmt: skip
+        names: list[tuple[str, Kind]] = [("way", "name"), ("fitted on all", "text"), (self.measure, "number")]
+        names += [("interval", "number"), ("over the first pass", "number"), ("sure", "number")]
+        note = " ".join((f"Recommended: {self.recommended}.", *self.verdicts))
+        return html_table(names, rows, caption=f"Held out, over {self.queries} queries", note=note)
 
 
 def tune(

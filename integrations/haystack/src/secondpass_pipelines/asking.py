@@ -16,7 +16,6 @@ from secondpass.cli.output import PipeConsole
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_pipelines.indexing import collection, fill
 from secondpass_pipelines.pipeline_files import inputs_to, load_pipeline, pipeline_file
-from secondpass_pipelines.showing import progress_bars
 from secondpass_pipelines.stores import close, failure_line
 
 if TYPE_CHECKING:
@@ -56,9 +55,8 @@ def run_ask(
         elif calibration is not None:  # whether it is the model's is known when that is loaded, and not late
             any(ranker.has_answer_rule() for ranker in rankers.values())
         asked = answer_sockets(pipeline, file)
-        with progress_bars() as progress:
-            fill(pipeline, collection(pipeline, corpus, add=True), progress)
-        console = PipeConsole(highlight=False, soft_wrap=True)
+        fill(pipeline, collection(pipeline, corpus, add=True))
+        console = PipeConsole(soft_wrap=True)
         for query_id, question in questions.items():
             began = time.perf_counter()
             try:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secondpass.cli.arguments import CalibrationFile, IdenticalIds
+from secondpass.cli.arguments import CalibrationFile, IdenticalIds, JsonObject
 from secondpass.corpora import read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, judged_queries, listed_queries
@@ -76,6 +76,7 @@ def search(
     form: Annotated[
         Form | None, typer.Option("--format", "-f", help="By default trec, or json for a .json file; table on stdout.")
     ] = None,
+    as_json: JsonObject = False,
 ) -> None:
     """Run queries through a pipeline: a TREC run or JSON out, and the figures of both passes.
 
@@ -102,11 +103,8 @@ def search(
     folder = dataset or corpus
     if judged and folder is None:
         raise InvalidInput("--data-queries needs a BEIR folder: give --dataset, or --corpus to index it too")
-    if add and corpus is None:
-        raise InvalidInput("--add is for --corpus: without one nothing is indexed")
-    if query is not None and qrels is not None:
-        raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
-    chosen = _form(form, output, measured=judged or qrels is not None)
+    _check_search(query, qrels, corpus, add)
+    chosen = _form(form, output, judged or qrels is not None, as_json)
     need_haystack(pipeline)
     from secondpass_pipelines.search_run import PipelineSearch, run_search
 
@@ -131,6 +129,7 @@ def index(
     name: Index = None,
     add: Add = False,
     batch: Annotated[int, typer.Option(min=1, help="Documents that go through the pipeline together.")] = 500,
+    as_json: JsonObject = False,
 ) -> None:
     """Run an indexing pipeline over a corpus, a batch at a time.
 
@@ -146,7 +145,7 @@ def index(
     need_haystack(pipeline)
     from secondpass_pipelines.indexing import run_index
 
-    run_index(pipeline, corpus, name, add, batch)
+    run_index(pipeline, corpus, name, add, batch, as_json)
 
 
 def demo(
@@ -175,8 +174,19 @@ def demo(
     run_demo(queries, rows, quiet, as_json, model)
 
 
-def _form(form: Form | None, output: Path | None, measured: bool) -> str:
+def _check_search(query: str | None, qrels: Path | None, corpus: Path | None, add: bool) -> None:
+    if add and corpus is None:
+        raise InvalidInput("--add is for --corpus: without one nothing is indexed")
+    if query is not None and qrels is not None:
+        raise InvalidInput("--qrels needs query ids: give --queries or --data-queries instead of --query")
+
+
+def _form(form: Form | None, output: Path | None, measured: bool, as_json: bool) -> str:
     """Return the form of the output, "" for figures only."""
+    if as_json and (output is not None or form not in (None, Form.json)):
+        raise InvalidInput("--json prints the answers as JSON: it goes without --output and --format")
+    if as_json:
+        return str(Form.json)
     if output is None:
         return str(form or ("" if measured else Form.table))
     if form is Form.table:

@@ -26,7 +26,6 @@ from secondpass_pipelines.pipeline_files import (
     read_pipeline,
 )
 from secondpass_pipelines.results import Notes, QueryResult, RankedDocument
-from secondpass_pipelines.showing import progress_bars
 from secondpass_pipelines.stores import absent, close, document_stores, store_name, told_in_one_line
 
 if TYPE_CHECKING:
@@ -72,9 +71,8 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         asked.check_columns()
         missing = not_indexed(pipeline, asked.asked) if request.indexed else 0
         passes, notes = Passes(search.stages, by_component=request.tuning), Notes()
-        progress = stack.enter_context(progress_bars())
         kept = stack.enter_context(partial_results(asked, file, found))
-        answers = passes.watch(notes.watch(query_results(asked, search, found, kept, progress)))
+        answers = passes.watch(notes.watch(query_results(asked, search, found, kept)))
         documents: dict[str, CorpusDocument] = {}
         ranker: Any = pipeline.get_component(search.stages.last) if request.tuning else None
         answers = answers if ranker is None else with_documents(answers, ranker, documents)

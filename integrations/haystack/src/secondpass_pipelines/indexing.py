@@ -15,14 +15,12 @@ from haystack import Document
 from haystack.core.serialization import component_from_dict, component_to_dict
 from haystack.document_stores.types import DuplicatePolicy
 from haystack_integrations.components.converters.secondpass.corpus_reader import CorpusReader
-from rich.progress import Progress
 
-from secondpass.cli.output import PipeConsole
+from secondpass.cli.output import PipeConsole, print_json, progress_bar
 from secondpass.corpora import CorpusDocument, read_corpus, survey
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.evaluation.qrels import column_of
 from secondpass_pipelines.pipeline_files import inputs_to, load_pipeline, pipeline_file
-from secondpass_pipelines.showing import progress_bars
 from secondpass_pipelines.stores import (
     absent,
     batches,
@@ -48,7 +46,9 @@ DOCUMENT_EMBEDDER = "DocumentEmbedder"
 Sockets = tuple[tuple[str, str], ...]
 
 
-def run_index(pipeline_name: str, corpus: Path, index: str | None, add: bool, batch: int) -> None:
+def run_index(
+    pipeline_name: str, corpus: Path, index: str | None, add: bool, batch: int, as_json: bool = False
+) -> None:
     """Index a corpus, `batch` documents at a time, and say how much went where.
 
     `index` takes the place of the index of stores that live in a server.
@@ -84,7 +84,10 @@ def run_index(pipeline_name: str, corpus: Path, index: str | None, add: bool, ba
         raise SecondPassError(f"{missing} of {found.documents} documents are not in the index, though it took them")
     names = ", ".join(store_name(store) for store in stores)
     speed = found.documents / seconds
-    console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if as_json:
+        print_json({"documents": found.documents, "seconds": seconds, "stores": list(map(store_name, stores))})
+        return
+    console = PipeConsole(soft_wrap=True)
     console.print(f"{found.documents} documents indexed in {seconds:.1f} s, {speed:.0f} documents a second: {names}")
 
 
@@ -110,8 +113,7 @@ def without_reader(pipeline: Pipeline, file: Path) -> tuple[CorpusReader, Socket
 
 def _run_batches(pipeline: Pipeline, sockets: Sockets, documents: Iterable[Document], size: int, total: int) -> None:
     written = 0
-    with progress_bars() as progress:
-        bar = progress.add_task("Indexing", total=total)
+    with progress_bar("Indexing", total, "documents") as bar:
         for batch in batches(documents, size):
             try:
                 with told_in_one_line(pipeline):
@@ -119,7 +121,7 @@ def _run_batches(pipeline: Pipeline, sockets: Sockets, documents: Iterable[Docum
             except SecondPassError as error:
                 raise SecondPassError(f"{error}; {written} of {total} documents were written before") from error
             written += len(batch)
-            progress.advance(bar, len(batch))
+            bar.update(len(batch))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +156,7 @@ def collection(pipeline: Pipeline, corpus: Path | None, add: bool = False) -> Co
     return Collection(None, sum(counts.values()), identity)
 
 
-def fill(
-    pipeline: Pipeline, found: Collection, progress: Progress, columns: bool = False, continued: bool = False
-) -> None:
+def fill(pipeline: Pipeline, found: Collection, columns: bool = False, continued: bool = False) -> None:
     """Index a corpus; with `columns`, ids must fit a TREC run.
 
     `continued` says that an earlier search began to index the same corpus into the same stores.
@@ -167,14 +167,14 @@ def fill(
     """
     if found.corpus is None:
         return
-    bar = progress.add_task("Indexing", total=found.documents)
     documents = read_corpus(found.corpus)
     with told_in_one_line(pipeline):
         if not (found.add or continued):
             refuse_filled(server_stores(pipeline))
         map_metadata(server_stores(pipeline), found.kinds)
         checked = _with_column_ids(documents) if columns else documents
-        index(pipeline, checked, lambda count: progress.advance(bar, count))
+        with progress_bar("Indexing", found.documents, "documents") as bar:
+            index(pipeline, checked, bar.update)
 
 
 def fill_from_environment(pipeline: Pipeline) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.text import Text
 
+from secondpass.cli.output import PipeConsole, progress_bar
 from secondpass.corpora import read_corpus
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, column_of, judged_queries
 from secondpass.evaluation.runs import write_run
@@ -29,7 +29,6 @@ from secondpass_pipelines.searching import Searcher, Stages, searcher
 from secondpass_pipelines.showing import (
     RELEVANT,
     print_answer,
-    progress_bars,
     quality_table,
     side_by_side,
     stdout_console,
@@ -104,12 +103,11 @@ def run_search(request: PipelineSearch) -> None:
         stack.callback(close, pipeline)
         search = searcher(pipeline, request.depth, request.top_k)
         found = collection(pipeline, request.corpus, request.add)
-        progress = stack.enter_context(progress_bars())
         partial = stack.enter_context(partial_results(request, file, found))
         head = {"pipeline": str(file), "corpus": str(request.corpus or found.identity)}
         writer = ResultWriter(request.output, request.form, head, search.stages)
         notes = Notes()
-        answers = notes.watch(query_results(request, search, found, partial, progress))
+        answers = notes.watch(query_results(request, search, found, partial))
         if judge is not None:
             answers = judge.watch(answers, search.stages.last)
         writer.write(answers, lambda: [] if judge is None else judge.figures())
@@ -127,7 +125,6 @@ def query_results(
     search: Searcher,
     found: Collection,
     partial: Journal | None,
-    progress: Progress,
 ) -> Iterator[QueryResult]:
     """Answers in the order of the queries: first those of an earlier, broken run, then new ones."""
     asked = request.asked
@@ -135,19 +132,21 @@ def query_results(
     left = {query_id: text for query_id, text in asked.texts.items() if query_id not in done}
     if left:
         continued = partial is not None and partial.continued
-        fill(search.pipeline, found, progress, columns=request.form == "trec", continued=continued)
+        fill(search.pipeline, found, columns=request.form == "trec", continued=continued)
         search.warm_up()
-    if request.printing:
-        # Bars that are redrawn and results that are printed would overwrite each other on a terminal.
-        progress.stop()
-    bar = progress.add_task("Searching", total=len(asked.texts), completed=len(asked.texts) - len(left))
-    for query_id, text in left.items():
-        answer = search.answer(query_id, text)
-        if partial is None:
-            yield answer
-        else:
-            partial.append(answer.to_json(texts=request.form == "json"))
-        progress.advance(bar)
+    with ExitStack() as stack:
+        bar = None
+        if not (request.printing and sys.stdout.isatty()):
+            # a bar that is redrawn and results that are printed would overwrite each other on a terminal
+            bar = stack.enter_context(progress_bar("Searching", len(asked.texts), "queries", len(done)))
+        for query_id, text in left.items():
+            answer = search.answer(query_id, text)
+            if partial is None:
+                yield answer
+            else:
+                partial.append(answer.to_json(texts=request.form == "json"))
+            if bar is not None:
+                bar.update()
     if partial is not None:
         yield from (answer for answer in _kept(partial) if answer.query_id in asked.texts)
 
@@ -157,7 +156,7 @@ def _kept(partial: Journal) -> Iterator[QueryResult]:
 
 
 def _show(judge: Judge, last: str, asked: int, to_stderr: bool) -> None:
-    console = Console(file=sys.stderr if to_stderr else sys.stdout, highlight=False)
+    console = PipeConsole(file=sys.stderr if to_stderr else sys.stdout)
     console.print(quality_table(judge.qualities(), last))
     console.print(f"Means over {judge.judged} judged queries of {asked}.")
 
@@ -292,25 +291,23 @@ def run_demo(queries: int | None, rows: int, quiet: bool, as_json: bool, model: 
     search = searcher(load_pipeline(pipeline_file(DEMO_PIPELINE), model))
     console = stdout_console()
     shown = not (quiet or as_json)
-    with progress_bars() as progress:
-        fill(search.pipeline, collection(search.pipeline, folder), progress)
-        loading = progress.add_task("Loading the model", total=None)
-        load_seconds = search.warm_up()
-        progress.remove_task(loading)
-        bar = progress.add_task("Searching", total=len(asked.texts), visible=not shown)
-        titles = {document.id: document.title for document in read_corpus(folder)}
-        if shown:
-            progress.stop()
-            first = f"{len(asked.texts)} queries over {len(titles)} help-centre articles. First pass: BM25."
-            console.print(first, style="bold")
-            console.print(f"Second pass: a cross-encoder reads its top 100 again. {RELEVANT} answers the query.\n")
-        answers = []
+    fill(search.pipeline, collection(search.pipeline, folder))
+    load_seconds = search.warm_up()
+    titles = {document.id: document.title for document in read_corpus(folder)}
+    if shown:
+        first = f"{len(asked.texts)} queries over {len(titles)} help-centre articles. First pass: BM25."
+        console.print(first, style="bold")
+        console.print(f"Second pass: a cross-encoder reads its top 100 again. {RELEVANT} answers the query.\n")
+    answers = []
+    with ExitStack() as stack:
+        bar = None if shown else stack.enter_context(progress_bar("Searching", len(asked.texts), "queries"))
         for query_id, text in asked.texts.items():
             answer = search.answer(query_id, text)
             judge.add(answer, search.stages.last)
             answers.append(answer)
-            progress.advance(bar)
-            if shown:
+            if bar is not None:
+                bar.update()
+            else:
                 console.print(Text(text, style="bold"))
                 console.print(side_by_side(answer, titles, qrels.get(query_id, {}), rows))
                 console.print()

@@ -1,4 +1,4 @@
-"""Answers, figures and progress on a terminal: tables that hold at 80 columns and without colours."""
+"""Answers and figures on a terminal: tables that hold at 80 columns and without colours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,21 +17,7 @@ RELEVANT = "✓"
 
 def stdout_console() -> Console:
     """Return a console that leaves texts as they are."""
-    return PipeConsole(highlight=False, markup=False, emoji=False)
-
-
-def progress_bars() -> Progress:
-    """Bars on stderr, so that stdout is the result alone; nothing is drawn where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(
-        *columns,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    return PipeConsole()
 
 
 def print_answer(answer: QueryResult) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
 
 from secondpass.cli import arguments
-from secondpass.cli.output import Format, PipeConsole, print_json_lines, print_table
+from secondpass.cli.output import (
+    Format,
+    PipeConsole,
+    note,
+    print_json,
+    print_json_lines,
+    print_json_list,
+    print_table,
+    progress_bar,
+)
 from secondpass.corpora import RecordKeys, shown_keys
 from secondpass_servers import options
 from secondpass_servers.contract import DocumentsRefused, SearchEngine
@@ -41,8 +48,6 @@ from secondpass_servers.two_pass import (
 )
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from secondpass.cascade import Cascade
     from secondpass.cross_encoder import CrossEncoder
 
@@ -101,36 +106,41 @@ def length_of(embedding: Embedding) -> int:
 class ProgressBar:
     """Draws a bar where stderr is a terminal, and else prints each reason for waiting once."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("Indexing", total=None)
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
         self._told = ""
 
     def counted(self, counters: IndexingCounters) -> None:
         """Move the bar."""
+        if self._bar.total is None:
+            self._bar.reset(total=counters.documents)
+            # what an earlier run has indexed is no part of this one's rate
+            self._bar.initial = self._bar.n = self._bar.last_print_n = counters.already
         done = counters.already + counters.indexed + counters.dead
-        self._progress.update(self._task, total=counters.documents, completed=min(done, counters.documents))
+        self._bar.update(min(done, counters.documents) - self._bar.n)
 
     def notice(self, text: str) -> None:
         """Show why the run waits."""
-        self._progress.update(self._task, description=escape(text) if text else "Indexing")
+        self._bar.set_description(text or "Indexing")
         reason = text.partition(";")[0]
-        if reason and reason != self._told and self._progress.disable:
-            print(f"secondpass: {text}", file=sys.stderr)  # noqa: T201
+        if reason and reason != self._told and self._bar.disable:
+            note(text)
         self._told = reason or self._told
 
 
-def run_indexing(request: IndexingRequest) -> IndexingReport:
+def run_indexing(request: IndexingRequest, as_json: bool = False) -> IndexingReport:
     """Index with a bar on stderr and print the summary.
 
     Raises:
         DocumentsRefused: the run came to its end and some documents are dead letters: exit code 1.
         InvalidInput, IndexingError: as `index_corpus`.
     """
-    with progress_bar() as listener:
+    with indexing_bar() as listener:
         report = index_corpus(request, listener)
-    console = PipeConsole(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    for line in summary(report, request.sink.name):
+    console = PipeConsole(soft_wrap=True)
+    if as_json:
+        print_json({"index": request.sink.name, **asdict(report)})
+    for line in () if as_json else summary(report, request.sink.name):
         console.print(line)
     if report.dead_letters is not None:
         raise DocumentsRefused(
@@ -141,15 +151,10 @@ def run_indexing(request: IndexingRequest) -> IndexingReport:
 
 
 @contextmanager
-def progress_bar() -> Iterator[ProgressBar]:
+def indexing_bar() -> Iterator[ProgressBar]:
     """A bar that goes when it is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield ProgressBar(progress)
+    with progress_bar("Indexing", None, "documents") as bar:
+        yield ProgressBar(bar)
 
 
 def summary(report: IndexingReport, name: str) -> list[str]:
@@ -170,7 +175,9 @@ def summary(report: IndexingReport, name: str) -> list[str]:
     return lines
 
 
-def run_index(engine: SearchEngine, sink: Sink, request: IndexingRequest, embedder: str | None) -> None:
+def run_index(
+    engine: SearchEngine, sink: Sink, request: IndexingRequest, embedder: str | None, as_json: bool = False
+) -> None:
     """Index a corpus; embeddings that the index does not take are refused before the first document.
 
     Raises:
@@ -178,15 +185,15 @@ def run_index(engine: SearchEngine, sink: Sink, request: IndexingRequest, embedd
         SecondPassError: as `run_indexing`.
     """
     if embedder is None:
-        run_indexing(request)
+        run_indexing(request, as_json)
         return
-    with progress_bar() as bar:
+    with indexing_bar() as bar:
         answer = Backoff(request.settings, bar.notice).call(lambda: sink.field_mapping(EMBEDDING))
     mappings = mappings_in(answer, EMBEDDING)
     check_vector_field(engine, sink.name, mappings, EMBEDDING)
     embedding = embedding_of(embedder)
     check_vector_field(engine, sink.name, mappings, EMBEDDING, length_of(embedding))
-    run_indexing(replace(request, embedding=embedding))
+    run_indexing(replace(request, embedding=embedding), as_json)
 
 
 def run_search(
@@ -213,10 +220,17 @@ def run_search(
     return two_pass_search(index, first, load, **ranking)
 
 
-def show_hits(answer: TwoPassAnswer, form: Format) -> None:
-    """Print the hits, best first; `was` is the rank that the first pass gave."""
+def show_hits(answer: TwoPassAnswer, form: Format | str) -> None:
+    """Print the hits, best first; `was` is the rank that the first pass gave.
+
+    Another form than `Format`'s is the query, and asks for one JSON object with it.
+    """
     hits = enumerate(answer.hits, start=1)
-    if form is Format.jsonl:
+    if not isinstance(form, Format):
+        verdict = {} if answer.nothing_relevant is None else {"nothing_relevant": answer.nothing_relevant}
+        head = {"query": form, "candidates": answer.candidates, "unscored": answer.unscored, **verdict}
+        print_json_list(head, "results", (_row(rank, hit) for rank, hit in hits))
+    elif form is Format.jsonl:
         print_json_lines(_row(rank, hit) for rank, hit in hits)
     elif answer.hits:
         print_table(COLUMNS, [_cells(rank, hit) for rank, hit in hits])
@@ -247,7 +261,7 @@ def notes(answer: TwoPassAnswer, first: FirstPass) -> list[str]:
 def show_notes(answer: TwoPassAnswer, first: FirstPass) -> None:
     """Print them on stderr."""
     for line in notes(answer, first):
-        print(f"secondpass: {line}", file=sys.stderr)  # noqa: T201
+        note(line)
 
 
 def _row(rank: int, hit: TwoPassHit) -> dict[str, object]:
@@ -292,6 +306,7 @@ def _index(access: EngineAccess) -> Callable[..., None]:
         patience: options.Patience = 300.0,
         url: options.Url = None,
         timeout: options.Timeout = 60.0,
+        as_json: arguments.JsonObject = False,
     ) -> None:
         settings = IndexingSettings(
             max_documents=batch_documents, max_bytes=batch_bytes, in_flight=in_flight, give_up_after=patience
@@ -300,7 +315,7 @@ def _index(access: EngineAccess) -> Callable[..., None]:
             left_behind = RunFiles.of_index(index, files)
             keys = RecordKeys(id_field, title_field, text_field)
             request = IndexingRequest(corpus, sink, left_behind, settings, add=add, keys=keys)
-            run_index(access.engine, sink, request, embedder)
+            run_index(access.engine, sink, request, embedder, as_json)
 
     return index
 
@@ -335,6 +350,7 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         calibration: arguments.CalibrationFile = None,
         url: options.Url = None,
         timeout: options.Timeout = 30.0,
+        as_json: arguments.JsonObject = False,
     ) -> None:
         def load() -> CrossEncoder | Cascade:
             encoder = arguments.load_all(model, keep, max_length, device=device, precision=precision)
@@ -345,12 +361,11 @@ def _search(access: EngineAccess) -> Callable[..., None]:
         fields = tuple(field or (CONTENT,))
         wanted = FirstPass(query, fields, depth, first is not First.dense, vector_field=vector_field)
         bi_encoder = None if first is First.bm25 else embedder
-        reading = {"passages": passages, "truncation": how, "budget_ms": budget_ms}
-        ranking = {"top_k": top_k, "batch_size": batch_size, **reading}
+        ranking = {"top_k": top_k, "batch_size": batch_size, "passages": passages, "truncation": how}
         with ExitStack() as stack, access.searched(url, timeout, index) as place:
             wanted = replace(wanted, filters=filter_clauses(place, filters or ()))
-            answer = run_search(place, wanted, load, bi_encoder, device, **ranking)
-        show_hits(answer, output)
+            answer = run_search(place, wanted, load, bi_encoder, device, budget_ms=budget_ms, **ranking)
+        show_hits(answer, query if as_json else output)
         show_notes(answer, wanted)
 
     return search

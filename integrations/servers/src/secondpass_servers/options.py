@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from secondpass.cli.output import Format
+from secondpass.errors import InvalidInput
 
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -107,3 +108,9 @@ QueryEmbedder = Annotated[
 ]
 VectorField = Annotated[str, typer.Option(help="Field of the embeddings.")]
 Output = Annotated[Format, typer.Option("--format", "-f", help="How to print them.")]
+
+
+def check_json(as_json: bool, dry_run: bool) -> None:
+    """Refuse two forms of output at once; raises InvalidInput."""
+    if as_json and dry_run:
+        raise InvalidInput("give either --json, which is the result, or --dry-run, which prints the requests")

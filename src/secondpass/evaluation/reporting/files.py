@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import chain
@@ -20,6 +20,7 @@ from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from secondpass.display import stacked
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.comparison import Analysis, Change, Contrast, SecondPass
 from secondpass.evaluation.reporting import tables
@@ -80,8 +81,16 @@ HALVES = re.compile("[\ud800-\udfff]")
 
 def to_json(analysis: Analysis) -> str:
     """One JSON object in one line, characters as they are."""
-    value = {"format": FORMAT, **_plain(analysis)}
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return dumped({"format": FORMAT, **_plain(analysis)})
+
+
+def dumped(value: object) -> str:
+    """JSON in one line, characters as they are: of dataclasses objects, of what is not finite null.
+
+    Raises:
+        TypeError: JSON has nothing for what is in it.
+    """
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
     # Half of a surrogate pair cannot be written as UTF-8, but as an escape.
     return HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
@@ -133,7 +142,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (str, bool)):
         return value
-    return _number(value)
+    return str(value) if isinstance(value, Path) else _number(value)
 
 
 def _number(value: Any) -> int | float | None:
@@ -141,7 +150,7 @@ def _number(value: Any) -> int | float | None:
         return int(value)
     if isinstance(value, Real):
         return float(value) if math.isfinite(value) else None
-    raise TypeError(f"an analysis holds a {type(value).__name__}")
+    raise TypeError(f"JSON has nothing for a {type(value).__name__}")
 
 
 # ---- An analysis on a terminal: tables that hold at 80 columns and say the same without colours.
@@ -151,6 +160,8 @@ CONTRASTS = 3
 # A name that is longer is folded, a text gets what the other columns leave.
 NAME_WIDTH = 28
 TEXT_WIDTH = 10
+# Narrower names would be a letter or two a line: then a table's rows stand line by line.
+NARROWEST_NAME = 12
 GAP = 2
 STYLES = {"better": "bold green", "worse": "bold red", "unclear": "bold yellow", "same": "bold", "alone": "bold"}
 
@@ -227,6 +238,8 @@ def _title(text: str) -> Iterator[Text]:
 
 def _drawn(table: Table, width: int) -> RenderableType:
     cells = [[_shown(cell) for cell in row] for row in table.rows]
+    if least_width(table, cells) > width:
+        return Text("\n".join(stacked([name for name, _ in table.columns], cells)))
     drawn = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     left = width
     for place, (name, kind) in enumerate(table.columns):
@@ -242,6 +255,16 @@ def _drawn(table: Table, width: int) -> RenderableType:
             texts[-1].truncate(max(TEXT_WIDTH, left), overflow="ellipsis")
         drawn.add_row(*texts)
     return drawn
+
+
+def least_width(table: Table, cells: Sequence[Sequence[str]]) -> int:
+    """Cells of a terminal that a table needs at least: figures whole, names folded, texts shortened."""
+    most = {"name": NARROWEST_NAME, "text": TEXT_WIDTH}
+    widths = [
+        min(max(cell_len(name), *(cell_len(row[place]) for row in cells)), most.get(kind, 10**6))
+        for place, (name, kind) in enumerate(table.columns)
+    ]
+    return sum(widths) + GAP * (len(widths) - 1)
 
 
 def _line(text: str, style: str = "") -> Text:

@@ -147,6 +147,16 @@ PANEL = 290.0
 # How something is drawn, so that the legend shows it the same way.
 Key = Literal["area", "line", "dashes", "dots", "dotted-line", "rings"]
 Legend = tuple[tuple[str, Key, str], ...]
+MARKS: dict[Key, str] = {"area": "■", "line": "—", "dashes": "╌", "dots": "●", "dotted-line": "●", "rings": "○"}
+# Where nothing tells whether the page is dark: each is at least three times as bright as black and a third of white.
+NOTEBOOK = {
+    "faint": "rgb(128 128 128 / 0.35)",
+    "gain": "#2b8a9d",
+    "loss": "#d0604a",
+    "first": "#808894",
+    "second": "#4a78dd",
+    "third": "#9a7bb8",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,17 @@ class Plot:
     svg: str
     note: str = ""
     legend: Legend = ()
+
+    def _repr_html_(self) -> str:
+        """The drawing for a notebook, in its text colour and in colours that stand out from light and dark alike."""
+        colours = "".join(f"--{name}:{colour};" for name, colour in NOTEBOOK.items())
+        keys = " &emsp; ".join(
+            f'<span style="color:var(--{name})">{MARKS[key]}</span> {escape(label)}' for name, key, label in self.legend
+        )
+        small = "font-size:0.85em"
+        head = f'<div style="font-weight:bold">{escape(self.title)}</div><div style="{small}">{keys}</div>'
+        below = f'<p style="{small};opacity:0.8">{escape(self.note)}</p>' if self.note else ""
+        return f'<div style="max-width:32em;{colours}">{head}{self.svg}{below}</div>'
 
 
 def means_plot(name: str, analysis: Analysis, measure: str) -> Plot:

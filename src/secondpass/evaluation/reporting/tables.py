@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from secondpass.display import Kind
 from secondpass.evaluation.comparison import (
     Analysis,
     Change,
@@ -32,7 +32,6 @@ from secondpass.evaluation.reporting.wording import (
     span,
 )
 
-Kind = Literal["name", "number", "text"]
 THRESHOLDS = 9
 # A share of fewer documents is no precision: three of three would be 1.000, and anything from 0.29 on is likely.
 LEAST_KEPT = 10

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from secondpass.cli.arguments import JsonObject
+from secondpass.cli.output import print_json
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_servers import options
 from secondpass_servers.commands import add_commands
@@ -302,6 +304,7 @@ def create(
     shards: options.Shards = None,
     replicas: options.Replicas = None,
     dry_run: options.DryRun = False,
+    as_json: JsonObject = False,
     url: options.Url = None,
     timeout: options.Timeout = 30.0,
 ) -> None:
@@ -313,13 +316,17 @@ def create(
 
     secondpass elasticsearch create articles --analyzer english --dims 384 --replicas 0
     """
+    options.check_json(as_json, dry_run)
     layout = IndexLayout(index, analyzer, shards, replicas, dims)
     if dry_run:
         typer.echo(creation(layout, similarity.value).shown())
         return
     with session(url, timeout) as (client, server):
         create_index(client, server, layout, similarity.value)
-    typer.echo(layout.made(server))
+    if as_json:
+        print_json({"server": server, **asdict(layout)})
+    else:
+        typer.echo(layout.made(server))
 
 
 add_commands(commands, ACCESS)
@@ -343,6 +350,7 @@ def connect(
     on_failure: options.OnFailureOption = options.OnFailure.error,
     replace: Annotated[bool, typer.Option("--replace", help="Make an endpoint of this name anew, with key.")] = False,
     dry_run: options.DryRun = False,
+    as_json: JsonObject = False,
     url: options.Url = None,
     timeout: options.Timeout = 60.0,
 ) -> None:
@@ -357,6 +365,7 @@ def connect(
 
     secondpass elasticsearch connect http://rerank:8000 --shape hugging_face --dry-run
     """
+    options.check_json(as_json, dry_run)
     endpoint = Endpoint(inference_id, service, shape, model, service_key())
     ready = endpoint.ready_query(index, content, on_failure is options.OnFailure.first_pass).shown()
     if dry_run:
@@ -366,6 +375,9 @@ def connect(
     with session(url, timeout) as (client, server):
         done = connect_service(client, server, endpoint, replace)
     where = ELASTICSEARCH.at(server)
+    if as_json:
+        print_json({"server": server, "inference_id": inference_id, "result": done.value, "search": ready})
+        return
     typer.echo(f"Inference endpoint {inference_id!r} on {where}: {done.value}, and it answers. A search with it:\n")
     typer.echo(ready)
 
@@ -375,15 +387,20 @@ def disconnect(
     *,
     inference_id: InferenceId = "secondpass",
     dry_run: options.DryRun = False,
+    as_json: JsonObject = False,
     url: options.Url = None,
     timeout: options.Timeout = 30.0,
 ) -> None:
     """Remove the inference endpoint that `connect` made; nothing happens if there is none."""
+    options.check_json(as_json, dry_run)
     request = removal(inference_id)
     if dry_run:
         typer.echo(request.shown())
         return
     with session(url, timeout) as (client, server):
         removed = disconnect_service(client, server, request)
+    if as_json:
+        print_json({"server": server, "inference_id": inference_id, "removed": removed})
+        return
     what = "removed" if removed else "there was none"
     typer.echo(f"Inference endpoint {inference_id!r} on {ELASTICSEARCH.at(server)}: {what}.")

@@ -6,10 +6,13 @@ OPENSEARCH_CA_FILE.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from secondpass.cli.arguments import JsonObject
+from secondpass.cli.output import print_json
 from secondpass_servers import options
 from secondpass_servers.commands import add_commands
 from secondpass_servers.index import CONTENT, IndexLayout
@@ -38,6 +41,7 @@ def create(
     shards: options.Shards = 1,
     replicas: options.Replicas = None,
     dry_run: options.DryRun = False,
+    as_json: JsonObject = False,
     url: options.Url = None,
     timeout: options.Timeout = 30.0,
 ) -> None:
@@ -51,13 +55,17 @@ def create(
 
     secondpass opensearch create articles --analyzer english --dims 384 --replicas 0
     """
+    options.check_json(as_json, dry_run)
     layout = IndexLayout(index, analyzer, shards, replicas, dims)
     if dry_run:
         typer.echo(creation(layout).shown())
         return
     server = Server.from_environment(url=url, timeout=timeout)
     create_index(server, layout)
-    typer.echo(layout.made(server.address))
+    if as_json:
+        print_json({"server": server.address, **asdict(layout)})
+    else:
+        typer.echo(layout.made(server.address))
 
 
 add_commands(commands, ACCESS)
@@ -84,6 +92,7 @@ def connect(
         True
     ),
     dry_run: options.DryRun = False,
+    as_json: JsonObject = False,
     url: options.Url = None,
     timeout: options.Timeout = 30.0,
 ) -> None:
@@ -92,6 +101,7 @@ def connect(
     The key of the service is taken from SECONDPASS_API_KEY. The same command again brings everything to what it says,
     whatever an earlier run left; `disconnect` takes it all back.
     """
+    options.check_json(as_json, dry_run)
     server = Server.from_environment(url=url, timeout=timeout)
     fields = tuple(field or (CONTENT,))
     target = RerankService.from_environment(service, model, service_timeout)
@@ -103,8 +113,12 @@ def connect(
         return
     if check:
         search_pipeline.check(server, model_id, target)
+    ready = search_pipeline.ready_query(server, name, index, "how do I reset my password", fields)
+    if as_json:
+        print_json({"server": server.address, "service": target.endpoint, "search_pipeline": name, "search": ready})
+        return
     typer.echo(f"{OPENSEARCH.at(server.address)} reranks through {target.endpoint}: search pipeline {name}")
-    typer.echo(f"\n{search_pipeline.ready_query(server, name, index, 'how do I reset my password', fields)}")
+    typer.echo(f"\n{ready}")
 
 
 @commands.command()
@@ -112,12 +126,16 @@ def disconnect(
     *,
     name: Name = NAME,
     dry_run: options.DryRun = False,
+    as_json: JsonObject = False,
     url: options.Url = None,
     timeout: options.Timeout = 30.0,
 ) -> None:
     """Take back everything that `connect` made, and nothing else."""
+    options.check_json(as_json, dry_run)
     server = Server.from_environment(url=url, timeout=timeout)
     was_there = search_pipeline.disconnect(server, name, dry=dry_run)
-    if not dry_run:
+    if as_json:
+        print_json({"server": server.address, "search_pipeline": name, "removed": was_there})
+    elif not dry_run:
         state = "disconnected" if was_there else "nothing to take back"
         typer.echo(f"{state}: {name} on {OPENSEARCH.at(server.address)}")
