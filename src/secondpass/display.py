@@ -12,7 +12,7 @@ from typing import Literal
 
 from secondpass.text import UNSHOWABLE
 
-__all__ = ["Kind", "html_table", "stacked"]
+__all__ = ["html_table", "stacked"]
 
 Kind = Literal["name", "number", "text"]
 """What a column holds: short words, figures (right-aligned), or running text (which wraps)."""

@@ -35,7 +35,7 @@ from tests import fork_server
 from tests.cli.conftest import Run, command
 
 # They answer requests until they are stopped, and have no result.
-SERVERS = {("serve",), ("mcp",)}
+SERVERS = {("serve",), ("play",), ("mcp",)}
 ESCAPE = "\x1b"
 LONG = "a-model-with-a-very-long-name-that-nobody-would-type-twice-in-a-row"
 Line = tuple[str | Path, ...]
