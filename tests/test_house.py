@@ -16,6 +16,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+import yaml
 
 import secondpass
 
@@ -27,7 +28,7 @@ PACKAGE = CORE / "secondpass"
 
 # Floors of the house, the lowest first: a floor may use those below it and nothing above.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "text", "journal", "corpora", "tracing")),
+    tuple(f"secondpass.{noun}" for noun in ("errors", "lazy", "system", "text", "journal", "corpora", "tracing")),
     tuple(
         f"secondpass.{noun}"
         for noun in ("sentences", "windows", "inputs", "record", "token_cache", "tokens", "score_cache")
@@ -274,9 +275,12 @@ def test_no_entry_points_of_our_own() -> None:
     assert "entry-points" not in project()
 
 
-def test_the_version_is_that_of_the_distribution() -> None:
-    """Said twice, so checked once."""
-    assert secondpass.__version__ == project()["version"]
+def test_the_version_stands_in_one_place() -> None:
+    """The distribution reads it from the package; how to cite says it again, because that is read without a build."""
+    assert "version" in project()["dynamic"]  # type: ignore[operator]
+    said = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert secondpass.__version__ == said["version"]
+    assert said["license"] == project()["license"]
 
 
 @pytest.mark.parametrize(
