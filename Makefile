@@ -18,7 +18,7 @@ COMPONENTS := haystack_integrations.components
 KINDS := converters evaluators preprocessors rankers readers trainers
 PACKAGES := secondpass secondpass_servers secondpass_pipelines haystack_integrations.common.secondpass recipes benchmarks documentation
 
-.PHONY: demo docs test check fix coverage wheel results servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade benchmark-ray deploy-check clean
+.PHONY: demo docs test check fix coverage wheel wheels results servers test-stacks test-kernel pocket pocket-figures benchmark-budget benchmark-evaluation benchmark-inference benchmark-score-cache benchmark-startup benchmark-training benchmark-windows benchmark-service benchmark-cascade benchmark-ray deploy-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/secondpass demo
@@ -55,6 +55,13 @@ docs: $(VENV)/.docs
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+# What an index gets, for x86-64 and ARM: built twice, audited, installed, computed under an emulator (Debian's qemu-user
+# and libc6-arm64-cross). clang is a package here, so this needs no compiler of the machine. ARGS="--models 20" for less.
+wheels: $(VENV)/.test
+	test -d build/packaging || $(PYTHON) -m venv build/packaging
+	build/packaging/bin/python -m pip install --quiet --requirement tests/wheels/requirements.txt
+	build/packaging/bin/python -m tests.wheels --python $(BIN)/python $(ARGS)
 
 # Elasticsearch and OpenSearch on loopback until Ctrl-C; the archives are fetched once.
 servers: $(VENV)/.test

@@ -1,13 +1,13 @@
 """Build hook: compiles the CPU kernel into the package where a C++ compiler is found, and goes on without where not.
 
 The library needs no Python headers and holds code for several instruction sets, chosen when it is loaded; a wheel with
-it is for any Python 3 on this platform. CXX names a compiler; SECONDPASS_NO_KERNEL=1 skips the step.
+it is for any Python 3 on the platform that the compiler compiles for. CXX names a compiler, which may be one for
+another processor; SECONDPASS_NO_KERNEL=1 skips the step.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -24,6 +24,8 @@ LIBRARY = KERNEL / "secondpass_kernel.so"
 # Contraction is off so that a sum is rounded in the same way wherever the compiler puts a copy of it.
 COMMON = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
 SECONDS = 600
+# As compilers and platform tags call them; a table of the file of instructions each.
+MACHINES = ("x86_64", "aarch64")
 
 
 class CompileError(Exception):
@@ -32,8 +34,6 @@ class CompileError(Exception):
 
 def compiler() -> str:
     """The C++ compiler to use."""
-    if platform.system() != "Linux" or platform.machine() not in {"x86_64", "AMD64"}:
-        raise CompileError(f"no kernel for {platform.system()} on {platform.machine()}")
     for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
         found = shutil.which(name) if name else None
         if found:
@@ -41,8 +41,8 @@ def compiler() -> str:
     raise CompileError("no C++ compiler")
 
 
-def run(command: list[str]) -> None:
-    """Run a compiler."""
+def run(command: list[str]) -> str:
+    """Run a compiler; -> what it says."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -50,18 +50,32 @@ def run(command: list[str]) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
         raise CompileError(lines[0] if lines else f"{command[0]} ended with {done.returncode}")
+    return done.stdout
+
+
+def machine(program: str) -> str:
+    """The processor that a compiler compiles for: x86_64 or aarch64, and Linux."""
+    target = run([program, "-dumpmachine"]).strip()
+    name, _, rest = target.partition("-")
+    if name not in MACHINES or "linux" not in rest:
+        raise CompileError(f"no kernel for {target}")
+    return name
 
 
 def compile_kernel(root: Path, library: Path, flags: tuple[str, ...] = ()) -> None:
-    """Compile every source with the instructions it is for, and put the library in place in one step.
+    """Compile every source for the compiler's processor, and put the library in place in one step.
 
-    `flags` go to the compiler and the linker as well.
+    A source that has instructions on other processors only is left out. `flags` go to the compiler and the linker as
+    well.
     """
     source = root / KERNEL / "source"
-    instructions = tomllib.loads((source / "instructions.toml").read_text(encoding="utf-8"))
+    tables = tomllib.loads((source / "instructions.toml").read_text(encoding="utf-8"))
     program = compiler()
+    instructions = tables.get(machine(program), {})
+    others = {name for table in tables.values() for name in table} - set(instructions)
+    files = [file for file in sorted(source.glob("*.cpp")) if file.stem not in others]
     with tempfile.TemporaryDirectory() as folder:
-        objects = {file: str(Path(folder) / f"{file.stem}.o") for file in sorted(source.glob("*.cpp"))}
+        objects = {file: str(Path(folder) / f"{file.stem}.o") for file in files}
 
         def compile_one(file: Path) -> None:
             run([program, *COMMON, *flags, *instructions.get(file.stem, []), "-c", str(file), "-o", objects[file]])
@@ -70,7 +84,8 @@ def compile_kernel(root: Path, library: Path, flags: tuple[str, ...] = ()) -> No
             list(compilers.map(compile_one, objects))
         ready = library.with_suffix(f".{os.getpid()}.tmp")
         try:
-            run([program, *COMMON, *flags, "-shared", *objects.values(), "-o", str(ready)])
+            exports = f"-Wl,--version-script={source / 'exports.map'}"
+            run([program, *COMMON, *flags, "-shared", exports, *objects.values(), "-o", str(ready)])
             os.replace(ready, library)
         finally:
             ready.unlink(missing_ok=True)
@@ -103,6 +118,6 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
             library.unlink(missing_ok=True)
             return
         build_data["pure_python"] = False
-        build_data["tag"] = "py3-none-linux_x86_64"
+        build_data["tag"] = f"py3-none-linux_{machine(compiler())}"
         if version != "editable":
             build_data["force_include"][str(library)] = LIBRARY.relative_to("src").as_posix()

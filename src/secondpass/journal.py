@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 
 from secondpass.errors import InvalidInput
+from secondpass.system import lock
 
 Record = TypeVar("Record")
 
@@ -37,7 +37,7 @@ class Journal:
             raise InvalidInput(f"{path}: cannot be written: {error.strerror}") from None
         try:
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(self._file.fileno())
             except OSError:
                 raise InvalidInput(f"{path}: {busy}") from None
             self.continued = self._begin(header, refuse)

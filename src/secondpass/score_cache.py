@@ -7,7 +7,6 @@ write-ahead log, for any number of processes, each of which may be killed at any
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from secondpass.errors import InvalidInput
+from secondpass.system import at_fork, lock
 from secondpass.text import positive_int
 
 logger = logging.getLogger(__name__)
@@ -441,7 +441,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """While no other process makes or deletes a cache there."""
     number = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX)
+        lock(number, wait=True)
         yield
     finally:
         os.close(number)
@@ -479,4 +479,4 @@ def _before_fork() -> None:
             cache._disconnect()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)
+at_fork(before=_before_fork, after_in_parent=_LOCK.release, after_in_child=_LOCK.release)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from secondpass.inputs import Ids
+from secondpass.system import at_fork
 from secondpass.text import positive_int
 
 # What an entry takes beside its ids: two bytes objects and their places, a table just grown included.
@@ -91,4 +91,4 @@ def _after_fork() -> None:
         cache._renew()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(after_in_child=_after_fork)

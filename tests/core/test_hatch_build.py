@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 BUILT_FROM = ("src", "integrations", "pipelines", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE")
 
 try:
-    hatch_build.compiler()
+    MACHINE = hatch_build.machine(hatch_build.compiler())
 except hatch_build.CompileError as reason:
     pytest.skip(str(reason), allow_module_level=True)
 
@@ -34,8 +34,10 @@ def project(tmp_path: Path) -> Path:
     (source / "library.cpp").write_text(
         'extern "C" __attribute__((visibility("default"))) int answer() { return 1; }\n'
     )
-    (source / "wide.cpp").write_text("#ifndef __AVX2__\n#error not compiled for AVX2\n#endif\n")
-    (source / "instructions.toml").write_text('wide = ["-mavx2"]\n')
+    (source / "exports.map").write_text("{ global: answer; local: *; };\n")
+    (source / "wide.cpp").write_text("#ifndef WIDE\n#error not compiled for its instructions\n#endif\n")
+    (source / "foreign.cpp").write_text("#error of another processor\n")
+    (source / "instructions.toml").write_text(f'[{MACHINE}]\nwide = ["-DWIDE"]\n[other]\nforeign = []\n')
     shutil.copy(REPOSITORY / "hatch_build.py", tmp_path)
     return tmp_path
 
@@ -49,11 +51,11 @@ def built(root: Path, version: str = "standard", target: str = "wheel") -> dict[
 
 
 def test_a_wheel_gets_the_library_and_the_platform_tag(project: Path) -> None:
-    """Each file is compiled for its own instructions; nothing but the library is left behind."""
+    """Each file is compiled for its own instructions, none of another processor; only the library is left behind."""
     data = built(project)
     library = project / hatch_build.LIBRARY
     assert data["force_include"] == {str(library): "secondpass/forwards/kernel/secondpass_kernel.so"}
-    assert data["tag"] == "py3-none-linux_x86_64"
+    assert data["tag"] == f"py3-none-linux_{MACHINE}"
     assert data["pure_python"] is False
     assert sorted(part.name for part in library.parent.iterdir()) == ["secondpass_kernel.so", "source"]
 
@@ -101,6 +103,19 @@ def test_without_the_kernel_the_package_is_for_any_platform(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("target", ["riscv64-linux-gnu", "arm64-apple-darwin24", "x86_64-w64-mingw32"])
+def test_a_compiler_for_another_platform_makes_no_kernel(
+    target: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it compiles for decides, not the machine that it runs on."""
+    other = tmp_path / "c++"
+    other.write_text(f"#!/bin/sh\necho {target}\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("CXX", str(other))
+    assert built(project) == {"force_include": {}}
+    assert f"(no kernel for {target})" in capsys.readouterr().err
+
+
 def test_a_compiler_that_fails_is_said_in_one_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first error of the compiler; no half library."""
     (project / hatch_build.KERNEL / "source" / "wide.cpp").write_text("#error too old\n#error and more\n")
@@ -136,7 +151,7 @@ def test_pip_builds_a_wheel_whose_library_works(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     [wheel] = (tmp_path / "wheels").iterdir()
-    assert wheel.name.endswith("-py3-none-linux_x86_64.whl")
+    assert wheel.name.endswith(f"-py3-none-linux_{MACHINE}.whl")
     with zipfile.ZipFile(wheel) as file:
         library = Path(file.extract("secondpass/forwards/kernel/secondpass_kernel.so", tmp_path / "elsewhere"))
         assert any(name.startswith("secondpass/forwards/kernel/source/") for name in file.namelist())

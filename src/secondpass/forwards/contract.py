@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.errors import InvalidInput, NonFiniteScore, OutOfMemory
+from secondpass.system import at_fork
 from secondpass.tokens import Tokens
 
 
@@ -118,7 +119,7 @@ def _after_fork() -> None:
         lock.renew()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(after_in_child=_after_fork)
 
 
 class ForwardLock:

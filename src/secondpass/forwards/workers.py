@@ -40,6 +40,7 @@ from secondpass.forwards.choosing import StoredForward
 from secondpass.forwards.contract import Computation, Compute, Forward, Logits, PortableForward, end_to_end
 from secondpass.forwards.kernel import KernelEncoder
 from secondpass.forwards.kernel.native import own_thread_count
+from secondpass.system import at_fork
 from secondpass.tokens import Tokens
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def _after_fork() -> None:
         workers.forked()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(after_in_child=_after_fork)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import math
-import os
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from secondpass.merging.queue import CLOSED, Queue, QueuedJob, columns
 from secondpass.merging.scoring_thread import MergedBatch, ScoringThread, too_late
 from secondpass.reranker import Reranker
 from secondpass.scoring import CHARACTERS, Scored
+from secondpass.system import at_fork
 from secondpass.text import positive_int, positive_number
 from secondpass.tokens import Tokens
 
@@ -313,5 +313,5 @@ def _at_exit() -> None:
         shared.close(drain=False)
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_at_exit)

@@ -41,6 +41,7 @@ from secondpass.models.modules import __file__ as modules_source
 from secondpass.models.stored_tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
 from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, stored_weights, tell_unused
+from secondpass.system import READ, read_at
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class HeldFiles:
         self._copies: dict[str, bytes] = {}
         for name in names:
             try:
-                place = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+                place = os.open(folder / name, READ)
             except OSError as error:
                 raise ModelLoadError(f"{folder / name} cannot be read: {error.strerror}") from error
             # not at the end of the interpreter, which closes them itself
@@ -97,8 +98,9 @@ class HeldFiles:
         return self._open[name][1].st_size if name in self._open else len(self._copies[name])
 
     def path_of(self, name: str) -> Path:
-        """By which the open file is found, whatever has its name by now."""
-        return Path(f"/proc/self/fd/{self._open[name][0]}")
+        """By which the open file is found, whatever has its name by now; its own where the system has no such paths."""
+        place = Path(f"/proc/self/fd/{self._open[name][0]}")
+        return place if place.exists() else self.folder / name
 
     def bytes_of(self, name: str, begin: int, size: int) -> memoryview:
         """Part of a file; a copy that is its caller's."""
@@ -108,7 +110,7 @@ class HeldFiles:
         made = memoryview(bytearray(size))
         read = 0
         while read < size:
-            step = os.preadv(place, [made[read : read + 2**30]], begin + read)
+            step = read_at(place, made[read : read + 2**30], begin + read)
             if step == 0:
                 break
             read += step

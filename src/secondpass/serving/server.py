@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import resource
 import signal
 import socket
 import sys
@@ -34,6 +33,7 @@ from secondpass.serving.application import create_app
 from secondpass.serving.problems import Problem, body_of, head_too_large, no_descriptors, slow_head
 from secondpass.serving.settings import Settings
 from secondpass.serving.telemetry import Admission, Facts, JsonLines, Metrics, logger, note
+from secondpass.system import open_files
 
 # After the last deadline everything has been answered; a little more for writing it out.
 WRITE_OUT_S = 5.0
@@ -61,8 +61,8 @@ class Door:
 
     def measure(self) -> None:
         """Count the file descriptors that are left for connections."""
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most != resource.RLIM_INFINITY:
+        most = open_files()
+        if most is not None:
             self.most = max(1, most - len(os.listdir("/dev/fd")) - SPARE_FILES)
 
     def turned_away(self, open_ones: int) -> None:

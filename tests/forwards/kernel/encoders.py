@@ -30,6 +30,11 @@ def sized(
 ) -> tuple[PreTrainedModel, Encoder]:
     """A model of other widths, its weights small enough that wide layers do not saturate."""
     model, _ = made(architecture, hidden_size=hidden, num_attention_heads=heads, intermediate_size=inner, **config)
+    return calmed(model, hidden)
+
+
+def calmed(model: PreTrainedModel, hidden: int) -> tuple[PreTrainedModel, Encoder]:
+    """The model with weights as small as those of one that is 32 wide, and its description."""
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:

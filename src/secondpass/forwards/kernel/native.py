@@ -123,7 +123,8 @@ class Routine:
     """One precision on one instruction set.
 
     `panel` columns of weights lie together; `side_bytes` is the size of a value between attention and its output;
-    `digits` says whether the routine multiplies float32 as three digits of 8 bits.
+    `digits` says whether the routine multiplies float32 as three digits of 8 bits, `words` whether what attention found
+    is multiplied as words of 16 bits.
     """
 
     library: Any
@@ -133,6 +134,7 @@ class Routine:
     panel: int
     side_bytes: int
     digits: bool
+    words: bool
 
 
 @cache
@@ -142,7 +144,7 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
         return "the kernel was not compiled"
     try:
         loaded = ctypes.CDLL(str(library))
-        loaded.secondpass_routine.restype = ctypes.c_char_p
+        loaded.secondpass_described.restype = ctypes.c_char_p
         loaded.secondpass_memory.restype = ctypes.c_size_t
         loaded.secondpass_run.restype = None
         structures = (ModelStruct, LayerStruct, StepStruct, CallStruct)
@@ -151,13 +153,13 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
     found: list[Routine] = []
-    precision, panel, side_bytes, digits, runs_here = told = tuple(ctypes.c_int() for _ in range(5))
+    precision, panel, side_bytes, digits, words, runs_here = told = tuple(ctypes.c_int() for _ in range(6))
     answers = tuple(map(ctypes.byref, told))
     index = 0
-    while (name := loaded.secondpass_routine(index, *answers)) is not None:
+    while (name := loaded.secondpass_described(index, *answers)) is not None:
         if runs_here.value:
             given, sizes = PRECISIONS[precision.value], (panel.value, side_bytes.value)
-            found.append(Routine(loaded, index, name.decode(), given, *sizes, bool(digits.value)))
+            found.append(Routine(loaded, index, name.decode(), given, *sizes, bool(digits.value), bool(words.value)))
         index += 1
     return tuple(found)
 

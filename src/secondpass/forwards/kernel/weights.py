@@ -187,8 +187,8 @@ class _Packing:
         # half a panel: a register
         self._lanes = routine.panel // 2
         self._kind: Kind = "digits" if routine.digits else routine.precision
-        # attention's output, too: where int8 has no bfloat16 beside it, words
-        side: Kind = "int16" if routine.precision == "int8" else "fp32"
+        # attention's output, too
+        side: Kind = "int16" if routine.words else "fp32"
         self._out_kind: Kind = "bf16" if routine.side_bytes == 2 else self._kind if routine.digits else side
         found = {turned.tobytes(): turned for layer in encoder.layers if (turned := layer.frequencies) is not None}
         self._frequencies = tuple(found.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -18,6 +17,7 @@ import torch
 
 from secondpass.errors import CheckpointError, MissingExtra
 from secondpass.forwards.learning.dropout import give_back_memory
+from secondpass.system import at_fork, lock
 from secondpass.training.checkpoints import state as states
 from secondpass.training.checkpoints.checkpoints import (
     Checkpoint,
@@ -327,14 +327,14 @@ _HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
 
 def _forget_all() -> None:
     """In a forked child: close its copies of the descriptors, which would hold the locks after the parent's end."""
-    for lock in list(_HELD):
-        if lock._descriptor is not None:
-            os.close(lock._descriptor)
-            lock._descriptor = None
+    for held in list(_HELD):
+        if held._descriptor is not None:
+            os.close(held._descriptor)
+            held._descriptor = None
     _HELD.clear()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+at_fork(after_in_child=_forget_all)
 
 
 def _lock(descriptor: int) -> None:
@@ -344,7 +344,7 @@ def _lock(descriptor: int) -> None:
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor)
             return
         except BlockingIOError:
             if not _holder_has_ended(descriptor) or time.monotonic() > end:

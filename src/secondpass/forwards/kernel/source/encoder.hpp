@@ -387,6 +387,7 @@ constexpr Routine routine(const char* name, Precision precision) {
             PANEL,
             sizeof(typename Side::Element),
             Main::PLANES > 1,
+            Out::SCALED && Out::PLANES == 1,
             Made::sizes,
             [](const Model& model, const Call& call, int first, int last, Team team, Memory memory) {
                 Made(model, call, team, memory).run(first, last);

@@ -39,7 +39,7 @@ struct Norm {
 // Norms stand behind attention and feed-forward, or in front of them (`norm_first`). Where queries and keys are turned,
 // both halves of a head lie in turn, a register of each; where a feed-forward is gated, so do inner values and gates.
 struct Layer {
-    Matrix qkv, out, up, down;  // out in bfloat16 or words where a routine is int8
+    Matrix qkv, out, up, down;  // out in bfloat16, words or float32 where a routine is int8
     Norm attention_norm, output_norm;
     int32_t window;    // tokens that one sees to either side; negative: all
     int32_t rotation;  // which of the call's; negative: none
@@ -111,12 +111,14 @@ struct Routine {
     int32_t panel;       // columns
     int32_t side_bytes;  // of one element of the context
     int32_t digits;      // whether weights are digits
+    int32_t words;       // whether what attention found is multiplied as words
     Sizes (*sizes)(const Model&, const Call&);
     void (*chunk)(const Model&, const Call&, int first_sequence, int last_sequence, Team, Memory);
     void (*finish)(const Model&, const Call&, int pairs, Team, Memory);
 };
 
 extern const Routine avx2_float32, avx_vnni_int8, avx512_float32, avx512_vnni_int8, avx512_bf16_bfloat16,
-    avx512_bf16_int8, amx_bfloat16, amx_int8, amx_float32;
+    avx512_bf16_int8, amx_bfloat16, amx_int8, amx_float32;  // x86-64
+extern const Routine neon_float32, neon_dotprod_int8, neon_bf16_bfloat16, neon_i8mm_int8;  // aarch64
 
 }  // namespace secondpass

@@ -1,11 +1,16 @@
 // What Python calls: which routines this processor can run, and one call with its threads.
 //
 // Threads live for one call: nothing survives into a forked child, and nothing spins between calls.
+#if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#else
+#include <sys/auxv.h>
+#endif
 
 #include <atomic>
+#include <cstring>
 #include <exception>
 #include <new>
 #include <thread>
@@ -13,6 +18,15 @@
 #include "kernel.h"
 
 namespace secondpass {
+
+// Tells the processor that one waits for another.
+inline void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    asm volatile("yield");
+#endif
+}
 
 // All threads of a team meet; a short spin first, because they arrive close together.
 class Barrier {
@@ -26,7 +40,7 @@ class Barrier {
         }
         for (int spins = 0; round_.load() == round; spins++) {
             if (spins < 2000)
-                __builtin_ia32_pause();
+                pause();
             else
                 std::this_thread::yield();
         }
@@ -42,10 +56,26 @@ void Team::wait() const {
 
 namespace {
 
+#if defined(__x86_64__)
+
 // Tiles are 8 KB of state more per thread: Linux wants to be asked before the first use (kernel 5.16).
 bool tiles_permitted() {
     constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18;
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+}
+
+// Which registers the system saves when it changes threads: bits of XCR0, none where it does not say.
+unsigned saved_registers(unsigned features) {
+    constexpr unsigned OSXSAVE = 1u << 27;
+    unsigned low = 0, high = 0;
+    if (features & OSXSAVE) asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+bool is_intel() {
+    unsigned most = 0, name[3] = {};
+    __get_cpuid(0, &most, &name[0], &name[2], &name[1]);
+    return memcmp(name, "GenuineIntel", sizeof name) == 0;
 }
 
 struct Processor {
@@ -54,23 +84,43 @@ struct Processor {
     bool words_first, words_last;
 
     Processor() {
-        unsigned a = 0, b = 0, c = 0, d = 0, a1 = 0, other = 0;
+        unsigned a = 0, b = 0, c = 0, d = 0, first = 0, a1 = 0, other = 0;
+        __get_cpuid(1, &other, &other, &first, &other);
         __get_cpuid_count(7, 0, &a, &b, &c, &d);
         if (a >= 1) __get_cpuid_count(7, 1, &a1, &other, &other, &other);
-        __builtin_cpu_init();
-        // These also ask whether the system saves the registers.
-        avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        // By hand: not every compiler's library fills what __builtin_cpu_supports reads.
+        const unsigned saved = saved_registers(first);
+        constexpr unsigned FMA = 1u << 12, AVX2 = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31;
+        constexpr unsigned YMM = 0x6, ZMM = 0xE6;
+        avx2 = (first & FMA) && (b & AVX2) && (saved & YMM) == YMM;
         avx_vnni = avx2 && (a1 >> 4 & 1);
-        avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        avx512 = avx2 && (b & (F | DQ | BW | VL)) == (F | DQ | BW | VL) && (saved & ZMM) == ZMM;
         avx512_vnni = avx512 && (c >> 11 & 1);
         avx512_bf16 = avx512_vnni && (a1 >> 5 & 1);
-        words_first = avx512_vnni && __builtin_cpu_is("intel");
+        words_first = avx512_vnni && is_intel();
         words_last = avx512_vnni && !words_first;
         constexpr unsigned TILES = 1u << 22 | 1u << 24 | 1u << 25;
         amx = avx512_bf16 && (d & TILES) == TILES && tiles_permitted();
     }
 };
+
+#else
+
+struct Processor {
+    bool neon, dotprod, bf16, i8mm;
+
+    Processor() {
+        // Bits of Linux' interface; headers of older C libraries lack the later ones.
+        constexpr unsigned long DOTPROD = 1ul << 20, SECOND_I8MM = 1ul << 13, SECOND_BF16 = 1ul << 14;
+        neon = true;
+        dotprod = getauxval(AT_HWCAP) & DOTPROD;
+        bf16 = getauxval(AT_HWCAP2) & SECOND_BF16;
+        // beside its bytes are bfloat16 values
+        i8mm = bf16 && (getauxval(AT_HWCAP2) & SECOND_I8MM);
+    }
+};
+
+#endif
 
 const Processor& processor() {
     static const Processor found;
@@ -84,6 +134,7 @@ struct Choice {
 
 // The fastest of each precision first.
 const Choice CHOICES[] = {
+#if defined(__x86_64__)
     {&amx_float32, &Processor::amx},
     {&amx_bfloat16, &Processor::amx},
     {&amx_int8, &Processor::amx},
@@ -94,6 +145,12 @@ const Choice CHOICES[] = {
     {&avx512_float32, &Processor::avx512},
     {&avx_vnni_int8, &Processor::avx_vnni},
     {&avx2_float32, &Processor::avx2},
+#else
+    {&neon_bf16_bfloat16, &Processor::bf16},
+    {&neon_i8mm_int8, &Processor::i8mm},
+    {&neon_dotprod_int8, &Processor::dotprod},
+    {&neon_float32, &Processor::neon},
+#endif
 };
 constexpr int CHOICE_COUNT = sizeof(CHOICES) / sizeof(*CHOICES);
 
@@ -167,15 +224,17 @@ using namespace secondpass;
 #pragma GCC visibility push(default)
 extern "C" {
 
-// The routine at `index`: its name, or null behind the last one, and what Python must know of it.
-const char* secondpass_routine(int index, int* precision, int* panel, int* side_bytes, int* digits,
-                                int* runs_here) {
+// The routine at `index`: its name, or null behind the last one, and what Python must know of it. Earlier libraries have
+// a function of another name that says less.
+const char* secondpass_described(int index, int* precision, int* panel, int* side_bytes, int* digits, int* words,
+                                 int* runs_here) {
     if (index < 0 || index >= CHOICE_COUNT) return nullptr;
     const Routine& routine = *CHOICES[index].routine;
     *precision = routine.precision;
     *panel = routine.panel;
     *side_bytes = routine.side_bytes;
     *digits = routine.digits;
+    *words = routine.words;
     *runs_here = processor().*CHOICES[index].needed;
     return routine.name;
 }

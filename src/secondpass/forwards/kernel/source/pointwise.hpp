@@ -92,7 +92,7 @@ void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename 
     const float least = smallest(minimum(minimum(low[0], low[1]), minimum(low[2], low[3])));
     const float range = largest(maximum(maximum(high[0], high[1]), maximum(high[2], high[3]))) - least;
     const float times = range > 1e-30f ? 255.0f / range : 0.0f;
-    const Vec inverse = all(times), shift = all(-least * times);
+    const Vec inverse = all(times), shift = all(LEAST_BYTE - least * times);
     Ints lowest = whole(zero());  // below all others where there is what is no number
     for (int i = 0; i < count; i += STEP) {
         Ints four[4];
@@ -108,8 +108,9 @@ void write_bytes(uint8_t* out, float* scale_out, float* low_out, const typename 
             memcpy(out + i, last, count - i);
         }
     }
-    *scale_out = has_no_number(lowest) ? __builtin_nanf("") : range / 255.0f;
-    *low_out = least;
+    const float step = range / 255.0f;
+    *scale_out = has_no_number(lowest) ? __builtin_nanf("") : step;
+    *low_out = least - LEAST_BYTE * step;
 }
 
 // Rows of words from -most to most, end to end, that share a step, which is returned; it is not a number where one of them

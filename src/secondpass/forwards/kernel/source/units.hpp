@@ -4,7 +4,7 @@
 // BLOCK rows and WIDTH columns (of those of a panel, from where `panel` points on). Rows of
 // `a` are `stride` bytes apart; each value of c is summed in the same order whatever the other rows are.
 // A scaled unit multiplies integers; value(c) is the float, before it is scaled; with an offset, rows begin at their least
-// value. What lies between products is attended to in its Products.
+// value. What lies between products is attended to in its Products. A unit that is PAIRED multiplies rows two by two.
 #pragma once
 
 #include "vector.hpp"
@@ -22,7 +22,7 @@ struct Float32 {
     using Element = float;
     using Sum = float;
     using Products = Float32;
-    static constexpr bool EXACT = true, SCALED = false, OFFSET = false, TILED = false, LONG = false;
+    static constexpr bool EXACT = true, SCALED = false, OFFSET = false, TILED = false, LONG = false, PAIRED = false;
     static constexpr int GROUP = 1, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
@@ -36,12 +36,24 @@ struct Float32 {
     static void put(Element* p, Vec x) { store(p, x); }
 };
 
+// As `registers` further below, for a unit that is PAIRED.
+template <class Unit, int Rows>
+void by_pairs(const char* a, size_t stride, const char* panel, int groups, typename Unit::Sum* c, int width);
+
+}  // namespace
+
+#if defined(__aarch64__)
+#include "neon_units.hpp"
+#endif
+
+namespace {
+
 #if defined(__AVX512BF16__)
 struct BFloat16 {
     using Element = uint16_t;
     using Sum = float;
     using Products = BFloat16;
-    static constexpr bool EXACT = false, SCALED = false, OFFSET = false, TILED = false, LONG = false;
+    static constexpr bool EXACT = false, SCALED = false, OFFSET = false, TILED = false, LONG = false, PAIRED = false;
     static constexpr int GROUP = 2, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
@@ -71,7 +83,7 @@ struct BFloat16 {
 struct Int8 {
     using Element = uint8_t;
     using Sum = int32_t;
-    static constexpr bool EXACT = false, SCALED = true, OFFSET = true, TILED = false, LONG = false;
+    static constexpr bool EXACT = false, SCALED = true, OFFSET = true, TILED = false, LONG = false, PAIRED = false;
     static constexpr int GROUP = 4, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     struct Scope {};
     static Vec dot(Vec acc, const char* a, Vec b) {
@@ -94,7 +106,7 @@ struct Int8 {
 struct Int16 {
     using Element = int16_t;
     using Sum = int32_t;
-    static constexpr bool EXACT = false, SCALED = true, OFFSET = false, TILED = false, LONG = false;
+    static constexpr bool EXACT = false, SCALED = true, OFFSET = false, TILED = false, LONG = false, PAIRED = false;
     static constexpr int GROUP = 2, BLOCK = 24, WIDTH = PANEL, COLUMNS = PANEL, PLANES = 1, ORDERS = 1;
     static constexpr float MOST = 4095.0f;  // of rows; weights are at most 1365, and 4095 * 1365 * 384 < 2^31
     struct Scope {};
@@ -151,10 +163,13 @@ void some_registers(const char* a, size_t stride, const char* panel, int groups,
                     int width) {
     if constexpr (Rows > 1)
         if (rows < Rows) return some_registers<Unit, Rows - 1>(a, stride, panel, groups, rows, c, width);
-    registers<Unit, Rows>(a, stride, panel, groups, c, width);
+    if constexpr (Unit::PAIRED)
+        by_pairs<Unit, Rows>(a, stride, panel, groups, c, width);
+    else
+        registers<Unit, Rows>(a, stride, panel, groups, c, width);
 }
 
-// Accumulators, two columns and a row value must fit into 32 (AVX-512) or 16 registers.
+// Accumulators, two columns and a row value must fit into 32 (AVX-512; NEON by two) or 16 registers.
 template <class Unit>
 void multiply(const char* a, size_t stride, const char* panel, int groups, int rows, typename Unit::Sum* c,
               int width) {

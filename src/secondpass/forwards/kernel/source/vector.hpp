@@ -3,11 +3,10 @@
 // Everything in the headers below is in an unnamed namespace: each unit has its own copy, and the linker can never
 // take one unit's code for another's. For the same reason nothing here instantiates templates of the library.
 // maximum(a, b) and minimum(a, b) give b where either is NaN, so a running value comes first only if NaN may be lost.
-// whole(x) is the nearest integer, NO_NUMBER where there is none; store_bytes cuts such to 0..255, store_words to 16 bits.
+// whole(x) is the nearest integer, NO_NUMBER where there is none; store_bytes cuts such to 256 from LEAST_BYTE on, store_words
+// to 16 bits.
 // words(p) are words as integers of 32 bits, words_of their low halves as words again, side by side.
 #pragma once
-
-#include <immintrin.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +18,17 @@ inline int smaller(int a, int b) { return a < b ? a : b; }
 inline int larger(int a, int b) { return a > b ? a : b; }
 inline int rounded_up(int n, int step) { return (n + step - 1) / step * step; }
 constexpr int32_t NO_NUMBER = INT32_MIN;
+
+}  // namespace
+
+#if defined(__aarch64__)
+#include "neon.hpp"
+#else
+#include <immintrin.h>
+
+namespace {
+
+constexpr float LEAST_BYTE = 0.0f;
 
 #if defined(__AVX512F__)
 
@@ -115,6 +125,11 @@ inline void store_bytes(uint8_t* p, const Ints (&x)[4]) {
 }
 
 #endif
+
+}  // namespace
+#endif
+
+namespace {
 
 inline Vec zero() { return all(0.0f); }
 // Not a number where either is.
