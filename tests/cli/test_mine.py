@@ -163,7 +163,7 @@ def test_nothing_left_is_an_error(run_mine, beir, tmp_path):
     done = run_mine("-d", beir, "--split", "test", "--first", "90")
     assert done.exit_code == 2
     assert "no query has a negative that the rule allows" in done.stderr
-    assert "1 judged relevant, 1 outside the ranks" in done.stdout
+    assert "1 judged relevant, 1 outside the ranks" in done.stderr
     assert not (tmp_path / "groups.jsonl").exists()
 
 

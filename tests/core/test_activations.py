@@ -231,9 +231,12 @@ def test_scores_are_those_of_torch(module: nn.Module) -> None:
     with np.errstate(over="ignore"):
         made, expected = own(TABLE.numpy()).astype(np.float32), module(TABLE).float().numpy()
     different = ~((made == expected) | (np.isnan(made) & np.isnan(expected)))
-    # expm1 of both libraries may differ in the last bit, which a factor may bring next to a tie
-    assert different.sum() <= (1 if isinstance(module, nn.ELU) else 0), TABLE.numpy()[different]
-    assert np.allclose(made, expected, rtol=2e-7, atol=0, equal_nan=True)
+    # expm1 and tanh of both libraries may differ in the last bit, on some processors; a factor may bring that next to a
+    # tie, and of a small x nothing else may be left of x - tanh(x)
+    left = np.nan_to_num(np.spacing(np.abs(TABLE.numpy()))) if isinstance(module, nn.Tanhshrink) else 0.0
+    tolerated = {nn.ELU: 1, nn.Tanhshrink: 9}.get(type(module), 0)
+    assert different.sum() <= tolerated, TABLE.numpy()[different]
+    assert np.isclose(made, expected, rtol=2e-7, atol=left, equal_nan=True).all()
 
 
 def test_the_other_gelu_is_torchs_but_where_it_is_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -164,9 +165,8 @@ def test_a_notebook_shows_a_table() -> None:
     cuts = (Cut(index=1, query_tokens=0, document_tokens=7, characters=0),)
     record = CallRecord(2, 9, 1, 0.0, cuts, 0.0, 0.0, 0.0, 0.0, 0, "cpu", "float32")
     html = Ranking((Ranked(1, 0.75, 1.5), Ranked(0, 0.5, 0.0)), cuts, record)._repr_html_()
-    assert "<tr><td>1</td><td>1</td><td>0.7500</td><td>1.5000</td><td>7 tokens</td></tr>" in html
-    assert "<tr><td>2</td><td>0</td><td>0.5000</td><td>0.0000</td><td></td></tr>" in html
-    assert html.count("<tr>") == 3
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in html.split("<tr>")[2:]]
+    assert cells == [["1", "1", "0.7500", "1.5000", "7 tokens"], ["2", "0", "0.5000", "0.0000", ""]]
 
 
 LOGITS = np.array([[1.0, 2.0], [-3.0, 0.5], [0.0, 0.0]], np.float32)

@@ -15,7 +15,6 @@ from secondpass.forwards.learning.packed import (
     PackedForward,
     PaddedForward,
     chunks_of,
-    has_amx_bf16,
     packable,
     recomputes,
     training_forward,
@@ -72,14 +71,6 @@ def test_the_choice(tiny_model_folder, architecture, kind, tmp_path):
         model = encoder.model
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         assert type(training_forward(encoder.model, names, encoder.padding, DropoutSource(0))) is PaddedForward
-
-
-def test_matrix_unit(monkeypatch):
-    """What the CPU says; a torch that cannot tell means no."""
-    with open("/proc/cpuinfo") as file:
-        assert has_amx_bf16() is (" amx_bf16" in file.read() and torch.cpu._is_amx_tile_supported())
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    assert has_amx_bf16() is False
 
 
 PACKED = ("bert", "roberta", "xlm-roberta", "electra")

@@ -65,6 +65,15 @@ def test_bfloat16_is_taken_where_a_processor_multiplies_faster_in_it(
     assert precision_for(TrainingSettings(), CPU) == (torch.bfloat16 if fast else torch.float32)
 
 
+def test_an_older_torch_knows_of_one_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AMX; one that cannot tell that either means no."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert precision_for(TrainingSettings(), CPU) == torch.bfloat16
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert precision_for(TrainingSettings(), CPU) == torch.float32
+
+
 @pytest.mark.parametrize(("wish", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision(wish, dtype):
     """As asked; "auto" is one of the two on a CPU, and float16 needs CUDA."""

@@ -59,7 +59,8 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-EXACT = {"dropout": 0.0, "learning_rate": 3e-4, "keep": 2, "epochs": 10, "evaluate_every": 10}
+# Adam makes as much of a gradient of nothing but rounding as of any other: the difference goes with the learning rate.
+EXACT = {"precision": "fp32", "dropout": 0.0, "learning_rate": 2e-4, "keep": 2, "epochs": 10, "evaluate_every": 10}
 
 
 class StoppedError(Exception):
