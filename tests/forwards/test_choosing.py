@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.forwards import choosing, kernel
-from secondpass.forwards.contract import Computation, Logits, Padding
+from secondpass.forwards.contract import Computation, Compute, Logits, Padding
 from secondpass.forwards.description import mapped
 from secondpass.forwards.families import describe
 from secondpass.forwards.kernel import native
@@ -209,6 +211,44 @@ def test_auto_takes_bfloat16_only_where_it_is_faster_and_agrees(
     assert torch.allclose(_logits(forward, inputs), reference(model, inputs), rtol=1e-5, atol=1e-5)
     forward.exact = False
     assert forward.ready().dtype == settled
+
+
+@pytest.mark.parametrize(
+    ("rounded", "exact", "choice", "kept"),
+    [
+        ((0.5,), (1.0,), "bf16", {"bf16"}),
+        ((1.0,), (1.0,), "fp32", {"fp32"}),
+        ((0.50, 0.51), (1.0, 1.02), "bf16", {"bf16"}),
+        ((2.0, 1.1, 1.7, 0.9, 3.0), (1.0,), "bf16", set()),
+        ((2.0, 1.6, 1.2, 2.0, 1.9), (1.0,), "fp32", set()),
+        ((0.5,), (1.0, 3.0, 2.0, 1.2, 1.6), "bf16", set()),
+    ],
+)
+def test_what_was_measured_beside_others_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch, rounded: tuple[float, ...], exact: tuple[float, ...], choice: str, kept: set[str]
+) -> None:
+    """A busy machine decides for this process alone: times that come again are taken for those of a quiet one."""
+    now, known = [0.0], dict[str, Any]()
+    samples = inputs_of((9, 20), model_of("bert"))
+
+    def taking(seconds: tuple[float, ...]) -> Compute:
+        times = itertools.cycle(seconds)
+
+        def compute(inputs: Sequence[Tokens]) -> np.ndarray:
+            now[0] += next(times)
+            return np.arange(len(inputs), dtype=np.float32)[:, None]
+
+        return compute
+
+    ways = {"bf16": taking(rounded), "fp32": taking(exact)}
+    monkeypatch.setattr(choosing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(native, "find", lambda precision: SimpleNamespace(instructions=precision))
+    monkeypatch.setattr(choosing, "digest_of", lambda paths: "of the library")
+    monkeypatch.setattr(choosing, "remembered", known.get)
+    monkeypatch.setattr(choosing, "remember", known.__setitem__)
+    for _ in range(2):
+        assert choosing._remembered(ways.get, 128, "a model", lambda: samples) == choice
+    assert set(known.values()) == kept
 
 
 def test_auto_is_exact_without_samples_and_for_small_models() -> None:

@@ -228,7 +228,7 @@ class ModelForward:
         if own is not None:
             choice = wanted
             if choice == "auto":
-                choice = settled(own.fastest, own.weights.device.type, own.weights.hidden, self._samples)
+                choice, _ = settled(own.fastest, own.weights.device.type, own.weights.hidden, self._samples)
             compute = own.fastest(choice)
             if compute is not None:
                 return self._computation(DTYPES[choice], compute)
