@@ -32,7 +32,7 @@ SAVING = 0.05
 FEW = 4
 TURNS = 4
 # The second best time is so much longer than the best at most, or others computed meanwhile: alone it is 1 % on two
-# cores of a Zen 5, beside six busy programs 5 to 60 %, and then bfloat16 seemed to save anything from nothing to half.
+# cores of a Zen 4, beside six busy programs 5 to 60 %, and then bfloat16 seemed to save anything from nothing to half.
 ALONE = 0.03
 # Below this width nothing is won, and what is measured is noise.
 SMALLEST_HIDDEN = 128
