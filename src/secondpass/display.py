@@ -41,7 +41,7 @@ def html_table(
 
     Args:
         columns: the name of each column and what it holds.
-        rows: [rows][columns], cells as texts.
+        rows: [rows, columns], cells as texts.
         caption: stands above; "" for none.
         note: stands below.
         bars: by column a share from 0 to 1 for each row, drawn as a bar behind the number.
