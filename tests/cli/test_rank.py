@@ -192,6 +192,7 @@ def test_long_documents_are_read_in_windows(run: Run, tmp_path: Path, tiny_folde
         (("--long", "whole"), "--long"),
         (("--budget-ms", "0"), "budget_ms=0.0 is not above 0"),
         (("--keep", "3"), "--keep goes with several --model"),
+        (("--json", "--format", "jsonl"), "give either"),
         (("--score-cache", "."), "is no file"),
         (("--long", "error"), "pair 0 has"),
     ],

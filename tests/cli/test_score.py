@@ -112,6 +112,12 @@ def test_bad_pair_is_named(run: Run, tmp_path: Path, name: str, line: str, reaso
     assert f"{name}:3: {reason}" in only_line(result)
 
 
+def test_one_object_or_one_a_line(run: Run, pairs_file: Path, tiny_folder: str) -> None:
+    """Not both."""
+    refused = run("score", pairs_file, "-m", tiny_folder, "--json", "--format", "jsonl")
+    assert (refused.exit_code, "give either" in only_line(refused)) == (2, True)
+
+
 def test_nothing_to_score(run: Run, tiny_folder: str) -> None:
     """Empty input is refused."""
     result = run("score", "-m", tiny_folder, input="")

@@ -178,6 +178,12 @@ class Format(StrEnum):
     jsonl = "jsonl"
 
 
+def one_form(output: Format, as_json: bool) -> None:
+    """Refuse lines of JSON together with one JSON object; raises InvalidInput."""
+    if as_json and output is Format.jsonl:
+        raise InvalidInput("--json prints one object and --format jsonl one a line: give either")
+
+
 def print_json(value: object) -> None:
     """Print one JSON object or list in a line, UTF-8 as it is; dataclasses are objects, what is not finite is null."""
     from secondpass.evaluation.reporting.files import dumped

@@ -20,6 +20,7 @@ from secondpass.cli.output import (
     lost_tokens,
     note,
     note_cuts,
+    one_form,
     print_explained,
     print_json_lines,
     print_json_list,
@@ -117,9 +118,9 @@ def rank(
     secondpass rank "tax deadline" -d reports.jsonl --long windows --passages
     """
     checked_query(query, "the query")
-    rule = relevance_of(relevance)
+    one_form(output, as_json)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
-    options: Any = dict(relevance=rule, truncation=how, batch_size=batch_size, instruction=instruction)
+    asked: Any = dict(relevance=relevance_of(relevance), truncation=how, batch_size=batch_size, instruction=instruction)
     if passages and not isinstance(how, Windows):
         raise InvalidInput("--passages goes with --long windows")
     given = read_documents(documents, input_format)
@@ -130,10 +131,10 @@ def rank(
     texts = [document.text for document in given]
     limits: Any = dict(top_k=top_k, budget_ms=budget_ms, min_probability=min_probability)
     with arguments.with_files(encoder, score_cache, calibration):
-        (ranking,) = encoder.rank_many([query.strip()], [[text.strip() for text in texts]], **options, **limits)
+        (ranking,) = encoder.rank_many([query.strip()], [[text.strip() for text in texts]], **asked, **limits)
         best = hits_of(ranking, texts, passages, budget_ms is not None)
         chosen = (texts[item["corpus_id"]] for item in best[: explain_best or int(explain)])
-        why = [encoder.explain(query, text, **options) for text in chosen]
+        why = [encoder.explain(query, text, **asked) for text in chosen]
     if as_json:
         print_json_list(_head(query, given, ranking), "results", _json_rows(best, given, why, ranking.record))
     elif output is Format.jsonl:
@@ -258,6 +259,7 @@ def score(
 
     paste queries.txt answers.txt | secondpass score --format jsonl
     """
+    one_form(output, as_json)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
     options = (max_length, device, precision, instruction, template, true_token, false_token)
     with ExitStack() as stack:
