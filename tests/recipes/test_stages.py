@@ -21,7 +21,7 @@ from secondpass.training import read_groups
 from tests import fork_server
 from tests.recipes.small_data import write_all, write_teachers
 
-SHARE = 0.0015
+SHARE = 0.02
 TRAININGS = ("student", "mini")
 PATIENCE = 600
 
