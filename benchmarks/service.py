@@ -22,7 +22,6 @@ import http.client
 import json
 import multiprocessing
 import os
-import platform
 import random
 import resource
 import statistics
@@ -42,6 +41,8 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from secondpass import machine
 
 DEMO = Path(__file__).parents[1] / "src" / "secondpass" / "demo"
 START_S = 180
@@ -170,10 +171,7 @@ def own_cpu_seconds() -> float:
 
 def processor() -> str:
     """The CPU's name."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+    return str(machine.processor()["name"])
 
 
 @app.command()

@@ -14,7 +14,6 @@ Needs the extra test.
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -28,6 +27,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from secondpass import machine
 
 PAIRS = 32
 DOCUMENTS = 4  # of a training group
@@ -159,13 +160,9 @@ def quality(folder: Path, dev: Path, max_length: int) -> float:
 
 def processor() -> str:
     """Give the CPU's name, and what it has for products of bfloat16."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if any(f" {flag}" in line for line in lines)]
-    return f"{len(names)} x {names[0] if names else platform.processor()} ({', '.join(flags)})"
+    found = machine.processor()
+    flags = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in found["flags"]]
+    return f"{found['count']} x {found['name']} ({', '.join(flags)})"
 
 
 @app.command(hidden=True)

@@ -243,7 +243,7 @@ def _name(path: Path | None) -> str:
 
 
 # ---- Options that every scoring command has, and the model they lead to.
-POCKET = "secondpass/pocket"
+POCKET, DEMO = "secondpass/pocket", "secondpass/demo"
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Folder or hub name of a cross-encoder; the default is in the package.")

@@ -32,6 +32,7 @@ import typer
 from secondpass import machine
 from secondpass.activations import IDENTITY
 from secondpass.cli import arguments
+from secondpass.cli.arguments import DEMO
 from secondpass.cli.competitors import (
     COMPETITORS,
     BenchContender,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
 # It grows when a key is renamed or lost; benchmarks/results/schema.json describes it.
 FORMAT = 1
-DEMO = "secondpass/demo"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 # Words of a passage: at least, and how many more at most. With a query that is about 120 tokens in the mean.
 SHORTEST, SPREAD = 50, 70

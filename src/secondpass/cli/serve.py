@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from secondpass.cli import arguments
+from secondpass.cli.arguments import DEMO
 from secondpass.cli.output import note
 from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import Precision
@@ -76,7 +77,6 @@ ShutdownDelay = Annotated[
 
 
 CORPUS_HELP = "a BEIR folder, JSON Lines or a table of ids and texts; secondpass/demo when absent"
-DEMO = "secondpass/demo"
 
 
 def serve(

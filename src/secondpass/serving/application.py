@@ -331,8 +331,7 @@ def create_app(settings: Settings | None = None, models: Mapping[str, Reranker |
 
     Raises:
         ModelLoadError: a model cannot be had.
-        InvalidInput: a model has several labels.
-        InvalidInput: the corpus of the playground cannot be read.
+        InvalidInput: a model has several labels, or the corpus of the playground cannot be read.
         MissingExtra: pages are wanted, and fastapi-offline is not installed; or a playground, and bm25s is not.
     """
     settings = settings or Settings()
