@@ -28,6 +28,7 @@ from secondpass.training.running.plan import (
     epoch_steps,
     measured,
     micro_batches,
+    own_share,
     planned,
 )
 from secondpass.training.settings import TrainingSettings
@@ -151,11 +152,16 @@ def test_the_loss_is_the_mean_over_all_pairs(own_tiny):
     assert result.names == tuple(group.source for group in groups)
 
 
+@pytest.mark.parametrize(("loss", "micro_tokens"), [("ranknet", 60), ("binary_cross_entropy", 100_000)])
+@pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 40])
-def test_processes_share_a_step(own_tiny, count, monkeypatch):
-    """What the processes compute adds up to the step of one process, those without a micro-batch included."""
+def test_processes_share_a_step(own_tiny, count, cached, loss, micro_tokens, monkeypatch):
+    """What the processes compute adds up to the step of one process, those without a group included.
+
+    Only where there are fewer groups than processes has one nothing to do, also if the step is one micro-batch.
+    """
     groups = step_of_groups()
-    _, expected = gradients(own_tiny, groups, "ranknet", micro_tokens=60)
+    _, expected = gradients(own_tiny, groups, loss, micro_tokens=micro_tokens, cached=cached)
     sums: list[torch.Tensor] = []
 
     def keep(self, tensors):
@@ -166,8 +172,11 @@ def test_processes_share_a_step(own_tiny, count, monkeypatch):
 
     monkeypatch.setattr(Processes, "add_up", keep)
     for rank in range(count):
-        gradients(own_tiny, groups, "ranknet", micro_tokens=60, processes=Processes(rank, count))
+        processes = Processes(rank, count)
+        gradients(own_tiny, groups, loss, micro_tokens=micro_tokens, cached=cached, processes=processes)
     assert len({len(flat) for flat in sums}) == 1
+    if loss == "binary_cross_entropy":
+        assert sum(bool(flat[-1]) for flat in sums) == min(count, len(groups))
     total = torch.stack(sums).sum(0)
     pairs = sum(map(len, groups))
     units = total[-1]
@@ -329,6 +338,23 @@ def test_micro_batches_keep_groups_whole_under_the_budget(groups, budget):
         width = max(max(groups[place]) for place in batch)
         assert len(batch) == 1 or pairs * width <= budget
     assert max(groups[made[0][0]]) == max(max(group) for group in groups)
+
+
+@given(tokens=st.lists(st.integers(1, 900), max_size=30), count=st.integers(1, 9))
+def test_shares_of_a_step_are_even(tokens, count):
+    """Every group is read once; shares differ by one group at most, nobody is idle without need, and one has all."""
+    shares = [own_share(tokens, rank, count) for rank in range(count)]
+    assert sorted(place for share in shares for place in share) == list(range(len(tokens)))
+    assert all(share == sorted(share) for share in shares)
+    loads = [sum(tokens[place] for place in share) for share in shares]
+    assert max(loads) - min(loads) <= max(tokens, default=0)
+    assert sum(map(bool, shares)) == min(count, len(tokens))
+    assert own_share(tokens, 0, 1) == list(range(len(tokens)))
+
+
+def test_a_step_of_default_size_is_shared():
+    """Eleven groups of 800 tokens fit into one micro-batch, of which two processes read six and five."""
+    assert [len(own_share([800] * 11, rank, 2)) for rank in (0, 1)] == [6, 5]
 
 
 @pytest.mark.parametrize("epoch", [0, 7])

@@ -102,8 +102,22 @@ def micro_batches(
         batch.append(place)
         pairs += len(widths[place])
         width = max(width, *widths[place])
-    made.append(tuple(batch))
-    return made
+    return [*made, tuple(batch)] if batch else made
+
+
+def own_share(tokens: Sequence[int], rank: int, count: int) -> list[int]:
+    """Positions, in order, of the groups of a step that process `rank` of `count` reads; `tokens` are those of each.
+
+    The longest group left goes to whoever has the fewest tokens (Graham 1969): shares differ by no more than one group
+    has, and nobody is idle while there are as many groups as processes.
+    """
+    loads, mine = [0] * count, []
+    for place in sorted(range(len(tokens)), key=lambda place: -tokens[place]):
+        owner = loads.index(min(loads))
+        loads[owner] += tokens[place]
+        if owner == rank:
+            mine.append(place)
+    return sorted(mine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +222,11 @@ class GroupLearner:
         """Leave the gradients of the mean loss over all units of `step`, clipped."""
         groups = self._with_in_batch_negatives(step, where)
         tokens = self._tokens(groups)
-        parts = micro_batches([item.widths for item in tokens], self.micro_tokens)
-        mine = parts[self.processes.rank :: self.processes.count]
+        share = own_share([sum(item.widths) for item in tokens], self.processes.rank, self.processes.count)
+        own = [tokens[place] for place in share]
         pairs = sum(len(group) for group in groups)
-        judged = [_joined([tokens[place] for place in part]) for part in mine]
+        parts = micro_batches([item.widths for item in own], self.micro_tokens)
+        judged = [_joined([own[place] for place in part]) for part in parts]
         learn = self._cached if self.cached else self._direct
         total, units = learn(judged, pairs)
         grads = self._gradients()
