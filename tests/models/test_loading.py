@@ -23,7 +23,7 @@ from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.building import save_compact
 from secondpass.models.folders import POCKET, folder_of, looks_like_path
-from secondpass.models.loading import LoadRequest, load, pick_device, quiet_transformers
+from secondpass.models.loading import LoadRequest, load, own_gpu, pick_device, quiet_transformers
 from secondpass.models.stored import open_model
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import ARCHITECTURES
@@ -50,6 +50,36 @@ def test_a_requested_device_is_not_logged(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO, logger="secondpass.models.loading"):
         pick_device("cpu")
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "present", "expected"),
+    [
+        ("cuda", {}, 4, "cuda"),
+        ("cuda", {"WORLD_SIZE": "1", "LOCAL_RANK": "0"}, 4, "cuda"),
+        ("cuda", {"LOCAL_RANK": "3"}, 4, "cuda"),
+        ("cuda", {"WORLD_SIZE": "2"}, 4, "cuda"),
+        ("cuda", {"WORLD_SIZE": "2", "LOCAL_RANK": "0"}, 2, "cuda:0"),
+        ("cuda", {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 2, "cuda:1"),
+        ("cuda", {"WORLD_SIZE": "16", "RANK": "13", "LOCAL_RANK": "5"}, 8, "cuda:5"),
+        ("cuda", {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 1, "cuda:0"),
+        ("cuda:0", {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 2, "cuda:0"),
+        ("cpu", {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 2, "cpu"),
+        ("mps", {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 1, "mps"),
+    ],
+)
+def test_each_process_of_a_launcher_has_a_gpu_of_its_own(
+    name: str, environment: dict[str, str], present: int, expected: str
+) -> None:
+    """By its number on this machine, as accelerate counts; what names a GPU, and what is none, stays."""
+    assert own_gpu(name, environment, present) == expected
+
+
+def test_what_a_launcher_says_moves_no_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several processes each is on the CPU that was asked for."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "the fast one"])

@@ -391,6 +391,8 @@ def devices_of(given: object) -> tuple[str, ...]:
 def pick_device(requested: str | torch.device | None) -> torch.device:
     """Return the device asked for, or for None the best present: cuda, mps, npu, hpu, cpu, as the seed picks.
 
+    "cuda" without a number is `own_gpu` of this process.
+
     Raises:
         InvalidInput: the name is no device, or names one that this machine lacks.
         MissingExtra: torch is not installed.
@@ -398,19 +400,31 @@ def pick_device(requested: str | torch.device | None) -> torch.device:
     optional("torch", f"torch, which knows of device={requested!r},", "torch")
     import torch
 
-    if requested is None:
-        best: torch.device = torch.device(_best())
-        logger.info("Use pytorch device: %s", best)
-        return best
-    if not isinstance(requested, (str, torch.device)):
+    if requested is not None and not isinstance(requested, (str, torch.device)):
         raise InvalidInput(f"device is {type(requested).__name__}, not str or torch.device")
     try:
-        device: torch.device = torch.device(requested)
+        device: torch.device = torch.device(_best() if requested is None else requested)
     except RuntimeError as error:
         raise InvalidInput(f"device={requested!r} is no device; say 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
     if not _present(device):
         raise InvalidInput(f"device={str(requested)!r} is not available on this machine")
+    if device.type == "cuda":
+        device = torch.device(own_gpu(str(device), os.environ, torch.cuda.device_count()))
+    if requested is None:
+        logger.info("Use pytorch device: %s", device)
     return device
+
+
+def own_gpu(name: str, environment: Mapping[str, str], present: int) -> str:
+    """Which GPU "cuda" is for one of several processes that a launcher started: accelerate gives each the same one.
+
+    `environment` has the launcher's WORLD_SIZE and LOCAL_RANK; `present` GPUs, at least one, are seen by this process:
+    where each sees only its own, that is number 0 to all of them. Any other `name` is given back.
+    """
+    rank = environment.get("LOCAL_RANK")
+    if name != "cuda" or rank is None or int(environment.get("WORLD_SIZE", "1")) <= 1:
+        return name
+    return f"cuda:{int(rank) % present}"
 
 
 def _best() -> str:

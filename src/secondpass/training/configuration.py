@@ -23,7 +23,7 @@ class ModelConfig:
         name: a folder, or a name on the hub; "secondpass/pocket" comes with the package.
         num_labels: size of the head; None takes the model's own.
         max_length: longest input in tokens; None takes what the model allows.
-        device: "cpu", "cuda", "cuda:1"; None takes the best there is.
+        device: "cpu", "cuda", "cuda:1"; None takes the best there is. Of several processes "cuda" is a GPU for each.
         truncation: which text is cut when both are too long together (see `CrossEncoder`); None is the model's rule.
             Under "windows" held-out documents are read whole, and of one that is learnt from the first window.
         revision: of a model on the hub; pin a commit.
