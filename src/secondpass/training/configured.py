@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +26,7 @@ from secondpass.training.losses.loss import LabelKind
 from secondpass.training.measuring import before_after
 from secondpass.training.measuring.before_after import BeforeAfter
 from secondpass.training.measuring.card import Card, write_card
+from secondpass.training.running.loop import joined
 from secondpass.training.running.plan import Plan, planned
 from secondpass.training.running.run_watch import make_folder, tensorboard_log
 from secondpass.training.settings import words_of
@@ -149,12 +149,14 @@ def run(
     train.yaml`); the other arguments are as in `trainer.train`.
 
     Raises:
+        MissingExtra: there are several processes, and accelerate is not installed.
         TrainingError: a loss or gradient is not finite.
         CheckpointError: the output folder is in use, cannot be written, or has another run's checkpoint.
     """
     config = prepared.config
     folder = Path(config.output.folder)
-    first = int(os.environ.get("RANK", "0")) == 0
+    # before the first one measures: what is amiss with another shows at once, and the rest wait as `joined` lets them
+    first = joined(prepared.encoder.device).first
     watches = [watch] if watch is not None else []
     with ExitStack() as stack:
         stack.enter_context(words_of("configuration"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,22 +17,19 @@ from safetensors.torch import load_file
 
 from secondpass.training.running.loop import ALONE, joined
 from tests import fork_server
-from tests.training.toy_run import SETTINGS, run
+from tests.small_collection import write_json_lines
+from tests.training.toy_run import SETTINGS, run, toy_groups
 
 ROOT = Path(__file__).parents[3]
 
 
-def begun(model: str, output: Path, count: int, **settings) -> list[fork_server.Popen]:
-    """The toy task in `count` processes that meet in a file; gloo keeps to the loopback interface."""
-    output.mkdir(exist_ok=True)
-    (output / ".store").unlink(missing_ok=True)
+def launched(program: list[str], count: int, port: int = 29511) -> list[fork_server.Popen]:
+    """A program in `count` processes, with a launcher's environment; gloo keeps to the loopback interface."""
     shared = {"WORLD_SIZE": str(count), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "ACCELERATE_USE_CPU": "true"}
-    program = [sys.executable, "-m", "tests.training.toy_run", model, str(output)]
-    options = ["--settings", json.dumps(settings), "--store", str(output / ".store")]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     return [
         fork_server.Popen(
-            [*program, *options],
+            [sys.executable, *program],
             cwd=ROOT,
             env=os.environ | shared | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
@@ -39,6 +37,14 @@ def begun(model: str, output: Path, count: int, **settings) -> list[fork_server.
         )
         for rank in range(count)
     ]
+
+
+def begun(model: str, output: Path, count: int, **settings) -> list[fork_server.Popen]:
+    """The toy task in `count` processes that meet in a file."""
+    output.mkdir(exist_ok=True)
+    (output / ".store").unlink(missing_ok=True)
+    program = ["-m", "tests.training.toy_run", model, str(output)]
+    return launched([*program, "--settings", json.dumps(settings), "--store", str(output / ".store")], count)
 
 
 def ended(processes: list[fork_server.Popen], code: int = 0) -> list[str]:
@@ -60,7 +66,11 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
 
 
 # Adam makes as much of a gradient of nothing but rounding as of any other: the difference goes with the learning rate.
-EXACT = {"precision": "fp32", "dropout": 0.0, "learning_rate": 2e-4, "keep": 2, "epochs": 10, "evaluate_every": 10}
+# Of the size that a CPU has by default, a micro-batch is a whole step.
+EXACT = {
+    "precision": "fp32", "dropout": 0.0, "learning_rate": 2e-4, "keep": 2, "epochs": 10, "evaluate_every": 10,
+    "micro_batch_tokens": None,
+}  # fmt: skip
 
 
 class StoppedError(Exception):
@@ -114,6 +124,52 @@ def test_processes_end_together(tiny_folder, tmp_path):
     assert 1 <= json.loads((tmp_path / "time" / "report.json").read_text())[0] < 180
     for told in ended(begun(tiny_folder, tmp_path / "nan", 2, **quiet, loss_options={"sigma": 1e38}), code=1):
         assert "TrainingError: epoch 0, step" in told
+
+
+# The first process measures for longer than torch's processes wait for each other unless they are told to.
+SLOW = """
+import sys, time
+from datetime import timedelta
+from pathlib import Path
+from torch.distributed import distributed_c10d
+from secondpass.training.configured import prepare, run
+from secondpass.training.measuring.before_after import AFTER, DevRanking
+from secondpass.training.yaml import read_config
+
+distributed_c10d.default_pg_timeout = timedelta(seconds=1)
+ranked = DevRanking.run
+
+def slowly(self, encoder, name):
+    time.sleep(0 if name == AFTER else 2)
+    return ranked(self, encoder, name)
+
+DevRanking.run = slowly
+run(prepare(read_config(Path(sys.argv[1]))), show_progress_bar=False)
+"""
+
+
+def test_processes_wait_for_the_first_one_to_measure(tiny_folder, tmp_path):
+    """Before the run, where they are to be joined, and at each evaluation: however long it takes."""
+    pytest.importorskip("ir_measures")
+    pytest.importorskip("bm25s")
+    for name, seed, size in (("train", 1, 12), ("dev", 2, 4)):
+        rows = [
+            {"query": f"{group.query} {number}", "documents": group.documents, "labels": group.labels}
+            for number, group in enumerate(toy_groups(seed, size))
+        ]
+        write_json_lines(tmp_path / f"{name}.jsonl", rows)
+    config = {
+        "model": {"name": tiny_folder, "device": "cpu"},
+        "data": {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in ("train", "dev")},
+        "settings": {"tokens_per_step": 300, "precision": "fp32"},
+        "output": {"folder": str(tmp_path / "out")},
+    }
+    (tmp_path / "train.yaml").write_text(json.dumps(config), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ended(launched(["-c", SLOW, str(tmp_path / "train.yaml")], 2, port))
+    assert {"README.md", "model.safetensors", "finished.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_alone_everything_is_as_it_was(monkeypatch):

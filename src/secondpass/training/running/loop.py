@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -269,7 +271,12 @@ def claimed(encoder: Any) -> Iterator[None]:
 
 # ---- Several processes, one run: torchrun or `accelerate launch` start them, accelerate joins them.
 #
-# Each process reads its share of a step's micro-batches; gradients are summed, so the step is that of one process.
+# Each process reads its share of a step's groups; gradients are summed, so the step is that of one process.
+# How long the others wait for the first, which measures and saves alone: torch's 10 minutes with NCCL and 30 with gloo
+# end runs whose held-out data are large. That a process has died is the launcher's to notice.
+WAIT = timedelta(days=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Processes:
     """One process among `count`; alone, everything is a no-op."""
@@ -315,7 +322,9 @@ ALONE = Processes()
 
 
 def joined(device: torch.device) -> Processes:
-    """Join the processes that a launcher started (WORLD_SIZE above 1), for a model on `device`.
+    """Join the processes that a launcher started (WORLD_SIZE above 1), for a model on `device`; once joined they stay.
+
+    They wait `WAIT` for each other, or as long as the caller said who initialised torch's process group.
 
     Raises:
         MissingExtra: accelerate is not installed.
@@ -323,11 +332,16 @@ def joined(device: torch.device) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         # accelerate names a place to meet where it was told of several processes, and on CPUs starts one all the same
         if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ:
-            logger.warning("this process trains alone: on CPUs `accelerate launch` starts one; torchrun starts several")
+            _say_alone()
         return ALONE
     try:
         from accelerate import PartialState
     except ImportError:
         raise MissingExtra('training in several processes needs accelerate: pip install "secondpass[train]"') from None
-    state = PartialState(cpu=device.type == "cpu")
+    state = PartialState(cpu=device.type == "cpu", timeout=WAIT)
     return Processes(state.process_index, state.num_processes)
+
+
+@cache
+def _say_alone() -> None:
+    logger.warning("this process trains alone: on CPUs `accelerate launch` starts one; torchrun starts several")
