@@ -85,7 +85,7 @@ class CrossEncoder(Reranker):
             while the weights are of a half type.
         template: what the model was trained to read around its texts, where its folder does not say: the name of a
             published family ("qwen3-reranker", see `models/templates`), a text with "{query}", "{document}" and perhaps
-            "{instruction}", or a template.
+            "{instruction}", or a template. A text spells its special tokens ("<s>", "[CLS]"): the tokenizer adds none.
         true_token: of a causal language model, the token whose logit is the score.
         false_token: one whose logit is taken off it.
         instruction: what the model is told to look for in calls that do not say it; stored with it as a prompt.
@@ -441,11 +441,12 @@ class CrossEncoder(Reranker):
         )
 
     def stored_settings(self) -> dict[str, Any]:
-        """What stands beside the weights, as `models.saving.save` takes it: prompts, a template, a calibration."""
+        """What stands beside the weights, as `models.saving.save` takes it: prompts, a template, the longest input."""
         calibration = None if self.calibration is None else own_calibration(self)
         own = {"prompts": self.prompts, "default_prompt": self.default_prompt_name, "calibration": calibration}
         settings = self._transformer_settings
-        return {**own, "transformer_settings": settings, "template": None if settings else self.template}
+        own |= {"transformer_settings": settings, "template": None if settings else self.template}
+        return {**own, "input_limit": self._token_limit}
 
     def save_pretrained(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
         """The same as `save`."""

@@ -109,6 +109,7 @@ class Mark(Enum):
 Spans = str | tuple[str | Plain | Mark, ...]
 OwnSpecials = Literal["pair", "text", "none"]
 NAMES = ("query_prefix", "query_suffix", "document_prefix", "document_suffix")
+LAYOUT = ("document_first", "own_specials", "stripped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ class ModelTemplate:
         """The template of a call; `instruction` is plain text, blank is none; `inside` stands next to the user's texts.
 
         Raises:
-            InvalidInput: there is an instruction and no place for one.
+            InvalidInput: there is an instruction and no place for one, or `inside` has a rule of its own.
         """
         whole = self.plain
         if instruction and not is_blank(instruction):
@@ -193,6 +194,9 @@ class ModelTemplate:
             whole = self.instructed.parted(lambda spans: filled(spans, (Plain(instruction),), Mark.INSTRUCTION))
         if not inside:
             return whole
+        for name in LAYOUT:
+            if (wish := getattr(inside, name)) not in (getattr(PromptTemplate(), name), getattr(whole, name)):
+                raise InvalidInput(f"template: {name}={wish!r}, where the model's own template rules")
         joined: dict[str, Any] = {name: _spans(getattr(whole, name)) for name in NAMES}
         for name in NAMES:
             own = _spans(getattr(inside, name))
@@ -355,13 +359,9 @@ def _frame(
         behind += [ids_of(() if mark is None else (mark[0],)), encode(piece, inner)]
     if suffix.pieces[-1]:
         border, inner = None, True
-    fixed = _joined(before), _joined(behind)
+    fixed = [np.concatenate([ids_of([]), *parts]) for parts in (before, behind)]
     tokens += len(fixed[0]) + len(fixed[1])
     return Frame(fixed[0], left, right, fixed[1], strips_left, strips_right, tokens, begins_inner), border, inner
-
-
-def _joined(parts: Sequence[Ids]) -> Ids:
-    return np.concatenate([ids_of([]), *parts])
 
 
 def _at_specials(text: str, specials: Specials) -> tuple[list[str], list[str]]:

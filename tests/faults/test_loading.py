@@ -49,8 +49,16 @@ def test_row_38_a_pickle_only_checkpoint_is_refused(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
     with pytest.raises(ModelLoadError, match="pickle files, which can run code") as caught:
         load(LoadRequest(folder))
-    assert "save_pretrained" in str(caught.value)
+    assert "AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)" in str(caught.value)
     assert "\n" not in str(caught.value)
+    for architecture, made in (("Qwen3ForCausalLM", "AutoModelForCausalLM"), ("BertModel", "AutoModel")):
+        _edit(folder / "config.json", architectures=[architecture])
+        for pickled, message in ((True, "trust them: "), (False, "converted with ")):
+            (folder / "pytorch_model.bin").unlink(missing_ok=True)
+            if pickled:
+                (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
+            with pytest.raises(ModelLoadError, match=f"{message}{made}\\.from_pretrained"):
+                load(LoadRequest(folder))
 
 
 @pytest.mark.parametrize(

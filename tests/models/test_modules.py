@@ -141,6 +141,26 @@ BROKEN_CHAINS: dict[str, tuple[Callable[[Path], object], str]] = {
         "only forward's last_hidden_state is read",
     ),
     "a modality that is none": (_config(FIRST, modality_config=[1]), "modality_config"),
+    "rows of a vocabulary behind a pooling": (
+        _entry(5, type="sentence_transformers.cross_encoder.modules.logit_score.LogitScore"),
+        r"modules\.json: the modules Transformer, Pooling, .*, LogitScore .* end in no score",
+    ),
+    "no chat template": (
+        _config(FIRST, modality_config={"message": {"method": "forward", "format": "flat"}}),
+        r"sentence_bert_config\.json says .*message.* chat_template\.jinja is missing",
+    ),
+    "processing that is none": (
+        _config(FIRST, processing_kwargs=[1]),
+        r"sentence_bert_config\.json: processing_kwargs is \[1\], no object",
+    ),
+    "a part of it that is none": (
+        _config(FIRST, processing_kwargs={"chat_template": "x"}),
+        r"processing_kwargs\.chat_template is 'x', no object",
+    ),
+    "no special tokens": (
+        _config(FIRST, processing_kwargs={"text": {"add_special_tokens": False}}),
+        r"sentence_bert_config\.json: .*add_special_tokens is False",
+    ),
     "no window": (_config(FIRST, max_seq_length="long"), "longest input is 'long'"),
     "another width of states": (_config("1_Pooling/config.json", embedding_dimension=64), "embedding_dimension is 64"),
     "an unknown pooling": (_config("1_Pooling/config.json", pooling_mode="best"), "pooling_mode is 'best'"),
@@ -167,6 +187,20 @@ BROKEN_CHAINS: dict[str, tuple[Callable[[Path], object], str]] = {
         "'x' is none of its prompts",
     ),
 }
+
+
+def _their_template(folder: Path, **processing: Any) -> None:
+    """A folder as sentence-transformers leaves it: what is read around texts stands in its chat template alone."""
+    _set(folder / NEWEST, secondpass="gone")
+    if processing:
+        _set(folder / FIRST, processing_kwargs=processing)
+
+
+def _without_chat(folder: Path) -> None:
+    _their_template(folder)
+    (folder / "chat_template.jinja").unlink()
+
+
 BROKEN_ROWS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no list of modules": (lambda folder: (folder / MODULES).unlink(), "lacks modules.json.* 1_LogitScore"),
     "a row beyond": (_config(ROWS, true_token_id=10**9), "true_token_id is 1000000000"),
@@ -174,6 +208,11 @@ BROKEN_ROWS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a negative row": (_config(ROWS, false_token_id=-1), "false_token_id is -1"),
     "one row twice": (_config(ROWS, true_token_id=5, false_token_id=5), "every score is 0"),
     "other logits": (_config(ROWS, module_input_name="x"), "module_input_name is 'x'"),
+    "no chat template": (_without_chat, r"sentence_bert_config\.json says .* chat_template\.jinja is missing"),
+    "no processing": (
+        lambda folder: _their_template(folder, chat_template="x"),
+        r"sentence_bert_config\.json: processing_kwargs\.chat_template is 'x'",
+    ),
 }
 
 
@@ -228,6 +267,47 @@ def test_earlier_names_and_keys_are_read(chain_folder: Path, tmp_path: Path) -> 
     assert (older.window, newer.window) == (20, 128)
     newer.max_length = 20
     assert older.predict(PAIRS).tolist() == newer.predict(PAIRS).tolist()
+
+
+def test_a_stored_limit_is_that_of_what_is_saved(
+    chain_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the tokenizer's, where every reader looks, also under another template; a wish not to cut is told."""
+    folder = Path(shutil.copytree(chain_folder, tmp_path / "model"))
+    _set(folder / FIRST, processing_kwargs={"text": {"max_length": 20, "truncation": False}})
+    ways: list[dict[str, Any]] = [{}, {"template": "q {query} d {document}"}]
+    for options in ways:
+        model = CrossEncoder(str(folder), device="cpu", **options)
+        assert model.window == load(LoadRequest(folder, **options)).token_limit == 20
+        model.save(str(tmp_path / "saved"))
+        again = CrossEncoder(str(tmp_path / "saved"), device="cpu")
+        assert again.window == load(LoadRequest(tmp_path / "saved")).token_limit == 20
+        assert again.predict(PAIRS).tolist() == model.predict(PAIRS).tolist()
+    assert "truncation False is not applied" in caplog.text
+
+
+def test_a_limit_of_a_chat_template_is_stored_once(causal_folder: Path, tmp_path: Path) -> None:
+    """In the tokenizer's settings, as the model's own `max_length` is; what else stands beside it stays."""
+    folder = Path(shutil.copytree(causal_folder, tmp_path / "model"))
+    _their_template(folder, chat_template={"max_length": 40, "restore_suffix": True}, text={"max_length": 30})
+    model = CrossEncoder(str(folder), device="cpu")
+    for limit in (40, 25):
+        assert model.window == limit
+        model.save(str(tmp_path / "saved"))
+        assert json.loads((tmp_path / "saved" / FIRST).read_text())["processing_kwargs"] == {
+            "chat_template": {"restore_suffix": True},
+            "text": {},
+        }
+        again = CrossEncoder(str(tmp_path / "saved"), device="cpu")
+        assert (again.window, again.predict(PAIRS).tolist()) == (limit, model.predict(PAIRS).tolist())
+        model.max_length = 25
+
+
+def test_a_folder_without_modules_has_no_limit_of_theirs(tiny_folder: str, tmp_path: Path) -> None:
+    """sentence-transformers reads the file where modules.json is, and nowhere else."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    (folder / FIRST).write_text(json.dumps({"max_seq_length": 20}))
+    assert CrossEncoder(str(folder), device="cpu").window == load(LoadRequest(folder)).token_limit == 128
 
 
 def test_a_chain_ranks_by_a_label_or_the_expected_grade(tmp_path: Path) -> None:

@@ -342,6 +342,18 @@ def test_a_calls_own_template_stands_inside() -> None:
     assert ids(made) == qwen3(encoding(fast, ""), "q<|im_end|>cat q?", "d: mat\nd", INSTRUCTION)
 
 
+@pytest.mark.parametrize("rule", [{"document_first": True}, {"own_specials": "text"}, {"stripped": True}])
+def test_a_calls_own_template_has_no_rules_inside(rule: dict[str, Any], tiny_folder: str) -> None:
+    """They would be ignored, so they are refused by name; what the model's own says too is no contradiction."""
+    model = CrossEncoder(tiny_folder, device="cpu", template=template_of("the {query}", "a {document}"))
+    name, wish = next(iter(rule.items()))
+    with pytest.raises(InvalidInput, match=f"template: {name}={wish!r}, where the model's own template rules"):
+        model.rank_many(["cat"], [["mat", "dog"]], template=PromptTemplate("q: ", **rule))
+    same = template_of("the {query}", "a {document}", **rule)
+    alike = PromptTemplate("q: ", **rule)
+    assert same.rendered(None, alike) == same.rendered(None, PromptTemplate("q: "))
+
+
 # ---- Chat templates that sentence-transformers saved, as the tokenizer's own engine renders and reads them.
 PUBLISHED = (
     QWEN_SYSTEM
@@ -464,6 +476,22 @@ def test_a_text_between_that_cannot_be_divided_is_told(caplog: pytest.LogCapture
     assert not caplog.records
 
 
+def test_a_text_without_the_tokenizers_special_tokens_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever leaves <bos> out by mistake is told its name; one that spells it, or a tokenizer without any, is not."""
+    text = "<|told once|> {query} ? {document}"
+
+    def told(fast: PreTrainedTokenizerFast, text: str) -> list[str]:
+        caplog.clear()
+        template_for(Path(), "x", "", fast, text)
+        return [made for made in caplog.messages if "puts around texts" in made]
+
+    (message,) = told(gemma_tokenizer(), text)
+    assert message == f"template={text!r} has no <bos>, which the tokenizer puts around texts: inputs are without"
+    assert told(gemma_tokenizer(), text) == []
+    assert told(gemma_tokenizer(), f"<bos>{text}") == []
+    assert told(qwen_tokenizer(), f"qwen {text}") == []
+
+
 # ---- Which template and which tokens go with a folder.
 def asked(folder: Path, source: str, architecture: str, **given: Any) -> tuple[str | None, int | None, int | None]:
     """The family's name and the tokens of its answer."""
@@ -519,6 +547,27 @@ def test_a_causal_model_of_an_unknown_family_is_refused(tmp_path: Path) -> None:
     assert asked(tmp_path, "x", "Qwen2ForCausalLM", given="qwen3-reranker") == ("qwen3-reranker", "yes", "no")
     given = {"given": "{query}\n{document}?", "true_token": "Ġcat", "false_token": "0"}
     assert asked(tmp_path, "x", "Qwen2ForCausalLM", **given) == (None, "Ġcat", "0")
+
+
+@pytest.mark.parametrize("settings", [{"unk_token": UNKNOWN}, {}], ids=["named", "not named"])
+def test_an_answer_that_is_no_token_is_refused(tmp_path: Path, settings: dict[str, str]) -> None:
+    """The tokenizer makes one unknown token of it; ctxl's 6b is read there, by the token's own name."""
+    (tmp_path / "config.json").write_text("{}")
+    backend = Tokenizer(models.WordLevel({UNKNOWN: 0, "no": 1}, unk_token=UNKNOWN))
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, **settings)  # type: ignore[no-untyped-call]
+    assert fast.encode("Yes", add_special_tokens=False) == [0]
+    for family, (source, kind) in {
+        "zerank": ("zeroentropy/zerank-1", "Qwen3ForCausalLM"),
+        "bge-reranker-v2-gemma": ("BAAI/bge-reranker-v2-gemma", "GemmaForCausalLM"),
+        "ctxl-rerank-v2": ("ctxl-rerank-v2-instruct-multilingual-1b", "Qwen3ForCausalLM"),
+        "qwen3-reranker": ("Qwen/Qwen3-Reranker-0.6B", "Qwen3ForCausalLM"),
+    }.items():
+        with pytest.raises(ModelLoadError, match=f"{families()[family].true_token!r}, which the tokenizer lacks"):
+            template_for(tmp_path, source, kind, fast)
+    with pytest.raises(InvalidInput, match="true_token='Yes' is not one token"):
+        template_for(tmp_path, "x", "Qwen3ForCausalLM", fast, template_of("{query}", "{document}"), "Yes")
+    found = template_for(tmp_path, "ctxl-rerank-v2-instruct-multilingual-6b", "MistralForCausalLM", fast)
+    assert found[1:] == (0, None)
 
 
 @pytest.mark.parametrize(

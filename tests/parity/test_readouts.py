@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from secondpass import CrossEncoder
+from secondpass.models.loading import LoadRequest, load
 from tests.tiny_models import make_decoder
 
 sentence_transformers = pytest.importorskip("sentence_transformers", "6.0", reason="sentence-transformers 6 is needed")
@@ -166,6 +168,40 @@ def test_a_causal_reranker_scores_as_theirs(architecture: str, tmp_path: Path) -
     assert np.allclose(ours.predict(PAIRS), wanted, rtol=0, atol=CAUSAL)
     assert np.allclose([ours.predict(pair) for pair in PAIRS], wanted, rtol=0, atol=CAUSAL)
     _round_trip(ours, wanted, tmp_path / "ours", CAUSAL)
+
+
+LIMITS: list[tuple[str, dict[str, Any], int]] = [
+    ("chain", {"max_seq_length": 24}, 24),
+    ("chain", {"max_seq_length": 60, "processing_kwargs": {"text": {"max_length": 24}}}, 24),
+    ("chain", {"processing_kwargs": {"text": {"max_length": 60}, "common": {"max_length": 24}}}, 24),
+    ("head", {"max_seq_length": 24}, 24),
+    ("head", {"processing_kwargs": {"text": {"max_length": 24}}}, 24),
+    ("rows", {"processing_kwargs": {"common": {"max_length": 220}}}, 220),
+    ("rows", {"processing_kwargs": {"text": {"max_length": 220}, "common": {"max_length": 240}}}, 220),
+    ("rows", {"processing_kwargs": {"chat_template": {"max_length": 220}, "text": {"max_length": 240}}}, 220),
+]
+
+
+@pytest.mark.parametrize(("kind", "said", "limit"), LIMITS)
+def test_a_stored_limit_is_theirs(
+    tiny_model_folder: Callable[..., str], kind: str, said: dict[str, Any], limit: int, tmp_path: Path
+) -> None:
+    """Wherever the file says it; scores of what is saved again are the same, there and here."""
+    folder = tmp_path / "theirs"
+    if kind == "chain":
+        save_chain(folder, tiny_model_folder("modernbert"), CHAINS["ettin"][1]())
+    elif kind == "head":
+        sentence_transformers.CrossEncoder(tiny_model_folder("bert"), device="cpu").save_pretrained(str(folder))
+    else:
+        save_causal(folder, "qwen3")
+    path = folder / "sentence_bert_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    wanted = sentence_transformers.CrossEncoder(str(folder), device="cpu").predict(PAIRS)
+    ours = CrossEncoder(str(folder), device="cpu")
+    assert ours.window == load(LoadRequest(folder)).token_limit == limit
+    assert np.allclose(ours.predict(PAIRS), wanted, rtol=0, atol=CAUSAL if kind == "rows" else CHAIN)
+    _round_trip(ours, wanted, tmp_path / "ours", CAUSAL if kind == "rows" else CHAIN)
+    assert CrossEncoder(str(tmp_path / "ours"), device="cpu").window == limit
 
 
 @pytest.mark.parametrize("template", ["qwen3-reranker", "ctxl-rerank-v2", "zerank"])

@@ -261,7 +261,7 @@ Instruction = Annotated[
 
 TEMPLATE_HELP = (
     "What the model reads around its texts where its folder does not say: the name of a published family, such as "
-    '"qwen3-reranker", or a text with "{query}" and "{document}".'
+    '"qwen3-reranker", or a text with "{query}" and "{document}", which is read without special tokens but its own.'
 )
 Template = Annotated[str | None, typer.Option(help=TEMPLATE_HELP)]
 TRUE_HELP = "Of a causal language model, the token whose logit is the score."

@@ -256,6 +256,20 @@ def read_if_present(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def read_processing(path: Path) -> dict[str, dict[str, Any]]:
+    """What sentence-transformers gives the tokenizer, by its names: "text", "common", "chat_template".
+
+    Raises:
+        ModelLoadError: `path`, a `TRANSFORMER_FILE`, is no JSON object, or what stands there for the tokenizer is none.
+    """
+    given = read_if_present(path).get("processing_kwargs") or {}
+    named = {f"processing_kwargs.{name}": own for name, own in given.items()} if isinstance(given, dict) else {}
+    for key, value in {"processing_kwargs": given, **named}.items():
+        if value and not isinstance(value, dict):
+            raise ModelLoadError(f"{path}: {key} is {value!r}, no object")
+    return {name: own or {} for name, own in given.items()}
+
+
 def write_json(path: Path, content: object) -> None:
     """Write JSON as the files of a model have it."""
     path.write_text(json.dumps(content, indent=2, sort_keys=isinstance(content, dict)) + "\n", encoding="utf-8")

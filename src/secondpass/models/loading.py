@@ -26,6 +26,7 @@ from secondpass.models.config import (
     load_config,
     read_activation,
     read_if_present,
+    read_processing,
     read_prompts,
     stored_template,
 )
@@ -216,7 +217,7 @@ def load(request: LoadRequest, folder: Path | None = None) -> Loaded:
         raise InvalidInput(f"true_token={request.true_token!r}: the model has a classification head")
     if request.automodel_args.get("device_map") is None:
         model.to(pick_device(request.device))
-    return _loaded(folder, model, tokenizer, template, request)
+    return _loaded(folder, model, tokenizer, template, request, modules)
 
 
 def task_of(folder: Path, modules: Modules | None, request: LoadRequest) -> Task:
@@ -251,19 +252,24 @@ def _with_readout(
     return ReadoutModel(body, readout).eval()
 
 
-def _loaded(folder: Path, model: Any, tokenizer: Any, template: ModelTemplate | None, request: LoadRequest) -> Loaded:
+def _loaded(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    template: ModelTemplate | None,
+    request: LoadRequest,
+    modules: Modules | None,
+) -> Loaded:
     model.config.name_or_path = str(request.source)
     if getattr(model.config, "pad_token_id", None) is None and not ends_with_padding(tokenizer):
         # Decoders score at the last token that is no padding, and refuse batches without this.
         model.config.pad_token_id = tokenizer.pad_token_id
     limit = token_limit(tokenizer, model)
-    if getattr(model, "readout", None) is not None:
-        limit = min(limit, stored_limit(folder) or limit)
     return Loaded(
         config=model.config,
         model=model,
         tokenizer=tokenizer,
-        token_limit=limit,
+        token_limit=min(limit, stored_limit(folder, modules) or limit),
         template=template,
         **saved_beside(folder, request),
     )
@@ -275,6 +281,12 @@ def saved_beside(folder: Path, request: LoadRequest) -> dict[str, Any]:
     settings = read_if_present(folder / TRANSFORMER_FILE)
     modalities = settings["modality_config"] if isinstance(settings.get("modality_config"), dict) else {}
     is_theirs = request.template is None and stored_template(folder) is None
+    # the longest input is saved as the tokenizer's, where every reader looks, and said once
+    processing = read_processing(folder / TRANSFORMER_FILE)
+    for own in processing.values():
+        own.pop("max_length", None)
+    settings = {key: value for key, value in settings.items() if key not in ("max_seq_length", "processing_kwargs")}
+    settings |= {"processing_kwargs": processing} if processing else {}
     return {
         "stored_activation": read_activation(folder),
         "prompts": prompts,

@@ -37,6 +37,7 @@ from secondpass.models.config import (
     read_if_present,
     read_json,
     read_list,
+    read_processing,
 )
 from secondpass.models.weights import PICKLES, stored_sizes
 
@@ -136,7 +137,8 @@ def read_modules(folder: Path, new_head: bool = False) -> Modules | None:
         )
     causal = [part.kind for part in parts] == ["LogitScore"]
     wanted: Task = "text-generation" if causal else "feature-extraction"
-    if not scores or (task is not None and task != wanted):
+    rows_behind = not causal and any(part.kind == "LogitScore" for part in parts)
+    if not scores or rows_behind or (task is not None and task != wanted):
         names = ", ".join(["Transformer", *(part.kind for part in parts)])
         raise ModelLoadError(f"{listed}: the modules {names} (transformer_task {task!r}) end in no score of a pair")
     _check_output(folder / TRANSFORMER_FILE, settings, wanted)
@@ -198,17 +200,29 @@ def _part(listed: Path, kind: str, path: str) -> Part:
     return Part(kind, folder, read(folder / "config.json"))
 
 
-def stored_limit(folder: Path) -> int | None:
-    """The longest input in tokens that a folder's chain asks for, None where it says nothing.
+def stored_limit(folder: Path, modules: Modules | None) -> int | None:
+    """The longest input in tokens that a folder of `modules` asks for, None where it says nothing.
+
+    None are those of a model with a head, which has such a folder where modules.json names the Transformer alone.
+    `truncation` that is another than ours is told in a warning.
 
     Raises:
-        ModelLoadError: it is no positive whole number.
+        ModelLoadError: it is no positive whole number, or the tokenizer's special tokens are to be left out.
     """
-    path = folder / TRANSFORMER_FILE
-    settings = read_if_present(path)
-    processing = settings.get("processing_kwargs") or {}
-    text = processing.get("text") or {} if isinstance(processing, dict) else {}
-    for value in (text.get("max_length") if isinstance(text, dict) else None, settings.get("max_seq_length")):
+    path, listed = folder / TRANSFORMER_FILE, folder / LISTED
+    if modules is None and (not listed.is_file() or parts_of(listed)):
+        return None
+    settings, given = read_if_present(path), read_processing(path)
+    modalities = settings.get("modality_config")
+    chat = isinstance(modalities, dict) and "message" in modalities
+    # as sentence-transformers 6.2 lays them over each other (`_call_processor`, `_process_chat_messages`)
+    order = ("common", "text", "chat_template") if chat else ("text", "common")
+    asked = {key: value for name in order for key, value in given.get(name, {}).items()}
+    if not chat and asked.get("add_special_tokens") is False:
+        raise ModelLoadError(f"{path}: processing_kwargs: add_special_tokens is False, which is not supported")
+    if asked.get("truncation") not in (None, True, "longest_first"):
+        logger.warning("%s: truncation %r is not applied: truncation= says what is cut", path, asked["truncation"])
+    for value in (asked.get("max_length"), settings.get("max_seq_length")):
         if value is not None:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ModelLoadError(f"{path}: the longest input is {value!r} tokens, which cannot be")

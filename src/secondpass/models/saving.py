@@ -80,6 +80,7 @@ def save(
     transformer_settings: Mapping[str, Any] | None = None,
     template: ModelTemplate | None = None,
     calibration: Calibration | None = None,
+    input_limit: int | None = None,
     **options: Any,
 ) -> None:
     """Write model, tokenizer and activation; other files of the folder stay.
@@ -90,7 +91,7 @@ def save(
         tokenizer: its fast tokenizer; not changed.
         activation: stored by class name, see `activations.stored_name`.
         max_length: stored as the tokenizer's `model_max_length`, where every reader finds it; None stores what
-            tokenizer and model allow.
+            tokenizer and model allow, and `input_limit` where that is less.
         safe_serialization: only True: pickles are not written.
         prompts: stored by name.
         default_prompt: the name of the one that a call gets that names none.
@@ -100,6 +101,7 @@ def save(
         storage: None writes weights in the model's own dtype. "int8" writes a quarter of float32's size, each row of a
             matrix rounded to 255 steps: scores change a little, and secondpass alone reads it, as float32.
         calibration: of these weights; without one a file of the model before is removed.
+        input_limit: the longest input that was asked for by the folder that the model was loaded from.
         options: further arguments of the model's `save_pretrained`, e.g. max_shard_size.
 
     Raises:
@@ -129,7 +131,7 @@ def save(
                     model.config.save_pretrained(unfinished)
                     save_compact(unfinished, model.state_dict())
                 tokenizer.save_pretrained(unfinished)
-            _tidy_tokenizer(unfinished, _limit(max_length, tokenizer, model))
+            _tidy_tokenizer(unfinished, _limit(max_length, input_limit, tokenizer, model))
             own = {} if template is None else {"template": stored(template)}
             write_activation(unfinished, stored_name(activation), prompts, default_prompt, own)
             chat = template is not None and _write_chat(unfinished, template, tokenizer)
@@ -193,13 +195,14 @@ def _tidy_tokenizer(folder: Path, limit: int | None) -> None:
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _limit(max_length: int | None, tokenizer: Any, model: Any) -> int | None:
+def _limit(max_length: int | None, input_limit: int | None, tokenizer: Any, model: Any) -> int | None:
     if max_length is not None:
         return max_length
     try:
-        return token_limit(tokenizer, model)
+        limit = token_limit(tokenizer, model)
     except ModelLoadError:
-        return None
+        return input_limit
+    return min(limit, input_limit or limit)
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
@@ -345,7 +348,7 @@ def export_onnx(encoder: Any, path: str | os.PathLike[str]) -> Exported:
                 )
             model.config.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
-            _tidy_tokenizer(unfinished, _limit(encoder.max_length, tokenizer, model))
+            _tidy_tokenizer(unfinished, encoder.window)
             # FlashRank and fastembed read it; transformers 5 writes none
             write_json(unfinished / "special_tokens_map.json", dict(tokenizer.special_tokens_map))
             activation = stored_name(encoder.default_activation_function)

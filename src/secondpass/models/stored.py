@@ -328,8 +328,7 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     )
     tell_unused(folder, unused)
     limit = limit_of(tokenizer, _positions(encoder, settings))
-    if modules is not None:
-        limit = min(limit, stored_limit(folder) or limit)
+    limit = min(limit, stored_limit(folder, modules) or limit)
     # an access token is for the hub, and nothing that a copy should carry
     return StoredModel(
         replace(request, token=None, automodel_args={}, tokenizer_args={}, config_args={}),

@@ -20,7 +20,7 @@ from typing import Any
 
 from secondpass.activations import Activation, tempered_sigmoid
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.inputs import NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
+from secondpass.inputs import LAYOUT, NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
 from secondpass.models.config import (
     LISTED,
     NEWEST_FILE,
@@ -28,6 +28,7 @@ from secondpass.models.config import (
     TRANSFORMER_FILE,
     read_if_present,
     read_json,
+    read_processing,
     stored_template,
 )
 from secondpass.tokens import PairTokenizer
@@ -41,7 +42,8 @@ PROBES = (
     "<b>", "</s>", "<|im_end|>", "\u00a0x\u3000", "\t-", "\U0001f600",
 )  # fmt: skip
 LONG_PROBE = 100_000
-# Arguments of `apply_chat_template` that say nothing about the text, and one of sentence-transformers alone.
+# Arguments of `apply_chat_template` that say nothing about the text (`modules.stored_limit` reads what is a limit), and
+# one of sentence-transformers alone.
 NO_TEXT = ("padding", "truncation", "max_length", "return_tensors", "restore_suffix")
 # What the owner of a model says where its folder does not.
 ANSWER = ("template", "true_token", "false_token")
@@ -109,7 +111,7 @@ def template_of(
     Raises:
         InvalidInput: "{query}" or "{document}" is not there once.
     """
-    own = {name: rules.pop(name) for name in ("document_first", "own_specials", "stripped") if name in rules}
+    own = {name: rules.pop(name) for name in LAYOUT if name in rules}
     layout = PromptTemplate(*_beside(query, QUERY), *_beside(document, DOCUMENT), **{"own_specials": "none", **own})
     before, _, behind = instruction.partition(INSTRUCTION)
     wanted = () if default_instruction is None else (before, default_instruction, behind)
@@ -214,6 +216,7 @@ def _template(given: object, folder: Path, saved: bool, tokenizer: Any) -> Model
     if isinstance(given, PromptTemplate):
         return ModelTemplate(given)
     if isinstance(given, str) and QUERY in given:
+        _tell_specials(given, tokenizer)
         return _slotted(given, given if INSTRUCTION in given else None, tokenizer)
     if given is not None:
         raise InvalidInput(f"template={given!r} is none of {', '.join(families())}, no text with {QUERY}, no template")
@@ -222,9 +225,15 @@ def _template(given: object, folder: Path, saved: bool, tokenizer: Any) -> Model
     stored = read_if_present(folder / TRANSFORMER_FILE) if saved else {}
     modalities = stored.get("modality_config")
     message = modalities.get("message") if isinstance(modalities, dict) else None
-    if getattr(tokenizer, "chat_template", None) is None or (saved and message is None):
+    absent = getattr(tokenizer, "chat_template", None) is None
+    if absent and message is not None:
+        raise ModelLoadError(
+            f"{folder / TRANSFORMER_FILE} says (modality_config, message) that pairs are read in a chat template, and "
+            "there is none: chat_template.jinja is missing"
+        )
+    if absent or (saved and message is None):
         return None
-    kwargs = (stored.get("processing_kwargs") or {}).get("chat_template") or {}
+    kwargs = read_processing(folder / TRANSFORMER_FILE).get("chat_template", {}) if saved else {}
     form = message.get("format") if isinstance(message, dict) else None
     if form not in ("flat", "structured"):
         form = "structured" if STRUCTURED.search(str(tokenizer.chat_template)) else "flat"
@@ -264,6 +273,21 @@ def _chat(
         raise ModelLoadError(f"{folder}: the chat template changes the texts of query and document")
     own, other = replace(made.plain, stripped=True), made.instructed
     return replace(made, plain=own, instructed=other and replace(other, stripped=True))
+
+
+def _tell_specials(text: str, tokenizer: Any) -> None:
+    """Warn of a text that is read without special tokens which the tokenizer puts around others."""
+    backend = tokenizer.backend_tokenizer
+    ids = [int(number) for part in probe_template(backend, 1).parts for number in part]
+    absent = [token for token in map(backend.id_to_token, dict.fromkeys(ids)) if token not in text]
+    if absent:
+        _tell_absent(text, ", ".join(absent))
+
+
+@cache
+def _tell_absent(text: str, absent: str) -> None:
+    """Once for each text, however often it is loaded."""
+    logger.warning("template=%r has no %s, which the tokenizer puts around texts: inputs are without", text, absent)
 
 
 def _slotted(plain: str, instructed: str | None, tokenizer: Any) -> ModelTemplate:
@@ -348,8 +372,11 @@ def _token(tokenizer: Any, token: str | None, argument: str) -> int | None:
 def _known(tokenizer: Any, token: str) -> int | None:
     found: int | None = tokenizer.backend_tokenizer.token_to_id(token)
     if found is None:
-        ids = tokenizer.encode(token, add_special_tokens=False)
-        found = ids[0] if len(ids) == 1 else None
+        ids, model = tokenizer.encode(token, add_special_tokens=False), tokenizer.backend_tokenizer.model
+        # a token that is not there is one, too
+        unknown = getattr(model, "unk_token", None)
+        absent = tokenizer.unk_token_id, unknown and model.token_to_id(unknown)
+        found = ids[0] if len(ids) == 1 and ids[0] not in absent else None
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from secondpass.errors import ModelLoadError
-from secondpass.models.config import read_json
+from secondpass.models.config import read_if_present, read_json
 from secondpass.models.folders import MODULE_WEIGHTS
 
 logger = logging.getLogger(__name__)
@@ -65,15 +65,25 @@ def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
 def _no_weights(folder: Path, name: str) -> str:
     if next(folder.glob("*.onnx"), None) or next(folder.glob("onnx/*.onnx"), None):
         return f"{folder} holds an ONNX model, and only safetensors are read: {_onnx_original(folder)}"
+    made = _auto_class(folder)
     if any(next(folder.glob(pattern), None) for pattern in PICKLES):
         return (
             f"{folder} holds no {name} but pickle files, which can run code and are not read; convert once, where you "
-            "trust them: AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            f"trust them: {made}.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     return (
         f"{folder} holds no {name} (only safetensors are read; a checkpoint of pickles such as pytorch_model.bin is "
-        "converted with AutoModelForSequenceClassification.from_pretrained(NAME).save_pretrained(FOLDER))"
+        f"converted with {made}.from_pretrained(NAME).save_pretrained(FOLDER))"
     )
+
+
+def _auto_class(folder: Path) -> str:
+    """The class of transformers that reads all weights of a folder and makes none up."""
+    named = read_if_present(folder / "config.json").get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
+    if architecture.endswith("ForCausalLM"):
+        return "AutoModelForCausalLM"
+    return "AutoModel" if architecture.endswith("Model") else "AutoModelForSequenceClassification"
 
 
 def _onnx_original(folder: Path) -> str:

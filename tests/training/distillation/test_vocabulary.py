@@ -80,12 +80,16 @@ def test_a_causal_reranker_keeps_its_template_and_its_answer(tmp_path, architect
 
 
 def test_a_chain_keeps_its_modules(tmp_path):
-    """Its scores stay, and so they do in the folder."""
-    encoder = CrossEncoder(str(make_chain(tmp_path / "m", "modernbert")), device="cpu")
+    """Its scores stay, and so they do in the folder, with the longest input that the folder asked for."""
+    folder = make_chain(tmp_path / "m", "modernbert")
+    first = folder / "sentence_bert_config.json"
+    first.write_text(json.dumps(json.loads(first.read_text()) | {"max_seq_length": 40}))
+    encoder = CrossEncoder(str(folder), device="cpu")
     made = trim_vocabulary(encoder, TEXTS, len(encoder.tokenizer) - 20)
     assert made.predict(KNOWN) == pytest.approx(encoder.predict(KNOWN), rel=0, abs=ROUNDING)
     made.save(str(tmp_path / "out"))
     again = CrossEncoder(str(tmp_path / "out"), device="cpu")
+    assert encoder.window == made.window == again.window == 40
     assert again.predict([*KNOWN, *OTHERS]) == pytest.approx(made.predict([*KNOWN, *OTHERS]), rel=0, abs=ROUNDING)
 
 
