@@ -115,7 +115,8 @@ def serve(folder: Path, model: str) -> dict[str, Any]:
 
         serving.start(http_options={"host": "127.0.0.1", "port": int((folder / "port").read_text())})
         (page,) = yaml.safe_load((DEPLOY / "ray-serve.yaml").read_text(encoding="utf-8"))["applications"]
-        more = {"model": f"tiny={model}", "min_replicas": "2", "without_keys": "true", "max_documents": "3"}
+        more = {"model": f"tiny={model}", "min_replicas": "2", "max_documents": "3"}
+        more |= {"without_keys": "true", "docs": "false"}
         serving.run(resolve_name(page["import_path"])({**page["args"], **more}), name=page["name"])
         with httpx.Client(base_url=f"http://127.0.0.1:{(folder / 'port').read_text()}", timeout=60) as client:
             body = {"query": "reset my password", "documents": ["Reset it.", "A cat."]}
@@ -125,7 +126,7 @@ def serve(folder: Path, model: str) -> dict[str, Any]:
                 seen |= set(re.findall(r"^process_start_time_seconds (.+)$", client.get("/metrics").text, re.M))
             told["answer"], told["replicas"] = answer.json(), len(seen)
             told["refused"] = client.post("/v1/rerank", json={**body, "documents": ["a"] * 4}).status_code
-            told["ready"] = client.get("/ready").status_code
+            told["ready"], told["docs"] = (client.get(path).status_code for path in ("/ready", "/docs"))
         serving.shutdown()
     return told
 

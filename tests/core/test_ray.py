@@ -69,6 +69,30 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
             ours.Pool(None, device=device)
 
 
+def test_settings_of_the_service_are_text_or_not() -> None:
+    """`serve run` gives text, a YAML file values; what is neither is refused by its name."""
+    names = ("open_metrics", "docs", "trace_texts", "playground", "max_documents", "shadows", "device")
+    text = ("false", "0", "True", "false", "3", "a=b b=a", "cuda:0,cuda:1")
+    values = (False, False, True, False, 3, ["a=b", "b=a"], ["cuda:0", "cuda:1"])
+    for given in (text, values):
+        made = ours.settings_of({"without_keys": given[2], "model": "a=m b=m", **dict(zip(names, given, strict=True))})
+        told = [getattr(made, name) for name in names]
+        assert told == [False, False, True, None, 3, (("a", "b"), ("b", "a")), "cuda:0,cuda:1"]
+        assert made.without_keys
+    for searched, wanted in (("true", "secondpass/demo"), ("texts.jsonl", "texts.jsonl")):
+        assert ours.settings_of({"without_keys": True, "playground": searched}).playground == wanted
+    for name, value, message in (
+        ("docs", "yes", "docs='yes' is neither true nor false"),
+        ("without_keys", "ture", "without_keys='ture' is neither true nor false"),
+        ("shadows", ["ab"], "--shadow 'ab' is not name=next"),
+        ("max_documents", "few", "max_documents='few' is no number"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            ours.settings_of({"without_keys": True, name: value})
+    asked = (None, "cpu,cpu", "cuda", "cuda:0,cuda:1")
+    assert [ours.gpus_of(device) for device in asked] == [0, 0, 1, 2]
+
+
 @pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")
 def test_a_dataset_and_the_service(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
     """The class scores a dataset's rows.
@@ -85,7 +109,7 @@ def test_a_dataset_and_the_service(tmp_path: Path, tiny_folder: str, tiny: Cross
     results = [(each["index"], each["relevance_score"]) for each in told["answer"]["results"]]
     assert results == [(one.index, pytest.approx(one.score, abs=1e-6)) for one in ranking.documents]
     check(told["dataset"], tiny)
-    assert (told["replicas"], told["refused"], told["ready"]) == (2, 422, 200)
+    assert (told["replicas"], told["refused"], told["ready"], told["docs"]) == (2, 422, 200, 404)
 
 
 @pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")
