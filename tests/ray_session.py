@@ -1,6 +1,6 @@
 """A process with a Ray of its own: what the pool, a dataset and Serve do there, as JSON on stdout; and one with Spark.
 
-`python -m tests.ray_session pool|serve|spark FOLDER MODEL`; tests read it, since neither shares a process well.
+`python -m tests.ray_session pool|nodes|serve|spark FOLDER MODEL`; tests read it, since neither shares a process well.
 """
 
 from __future__ import annotations
@@ -88,6 +88,22 @@ def pool(folder: Path, model: str) -> dict[str, Any]:
     return told
 
 
+def nodes(_folder: Path, _model: str) -> dict[str, Any]:
+    """What pools two nodes of two cores have room for."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all on loopback
+    from ray.cluster_utils import Cluster
+
+    options: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+    both = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    both.add_node(**options)
+    os.environ["RAY_ADDRESS"] = both.address
+    with ours.started() as ray:
+        told: dict[str, Any] = {"refused": refused(lambda: [ours.Pool(ray, threads=3)])}
+        told["workers"] = [ours.Pool(ray, threads=threads).workers for threads in (1, 2)]
+    both.shutdown()
+    return told
+
+
 def dataset(ray: Any, path: Path, model: str) -> list[dict[str, Any]]:
     """The rows of a file with scores, by the class as an actor of Ray Data."""
     from ray import data
@@ -151,5 +167,5 @@ def spark(folder: Path, model: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.environ.pop("RAY_ADDRESS", None)
-    result = {"pool": pool, "serve": serve, "spark": spark}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
+    result = {"pool": pool, "nodes": nodes, "serve": serve, "spark": spark}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
     print(f"\n{json.dumps(result)}")  # noqa: T201

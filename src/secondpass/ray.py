@@ -108,7 +108,7 @@ class Pool:
 
     Args:
         ray: of `started`.
-        workers: how many; None takes one for each GPU, else one for each `threads` cores of the cluster.
+        workers: how many; None takes one for each GPU, else one for each `threads` cores of each node.
         threads: cores, and threads, of each.
         device: of the models; None takes GPUs where there are some.
         most_deaths: workers that may die over one part, or while they load the model, before the work ends.
@@ -129,15 +129,18 @@ class Pool:
         positive_int(self.threads, "threads")
         if self.device not in (None, "cuda:0") and ({",", ":"} & set(self.device)):
             raise InvalidInput(f"device={self.device!r}: each worker has one device, cpu or cuda")
-        have = self.ray.cluster_resources()
-        cores, gpus = int(have.get("CPU", 0)), int(have.get("GPU", 0))
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        held = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+        cores, gpus = (sum(each[place] for each in held) for place in (0, 1))
         if self.device is None and gpus:
             self.device = "cuda"
-        self.gpus = int((self.device or "").startswith("cuda"))
-        room = min(cores // self.threads, gpus if self.gpus else cores)
+        self.gpus = gpus_of(self.device)
+        # a worker's cores are all of one node
+        room = sum(min(own // self.threads, cards if self.gpus else own) for own, cards in held)
         wanted = self.workers = positive_int(self.workers, "workers") if self.workers is not None else max(room, 1)
         if wanted > room:
             have = f"{cores} cores and {gpus} GPUs" if self.gpus else f"{cores} cores"
+            have += f" on {len(held)} nodes" if len(held) > 1 else ""
             asked = f"workers={wanted} with threads={self.threads}"
             raise InvalidInput(f"{asked}: Ray has {have}, which is room for {room}")
 

@@ -50,6 +50,14 @@ def test_a_pool_of_workers(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder)
     assert not (tmp_path / "fatal" / "part-00001.parquet").exists()
 
 
+@pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")
+def test_the_cores_of_a_worker_are_of_one_node(tmp_path: Path) -> None:
+    """Two nodes of two cores have no room for a worker of three, which would wait for ever."""
+    told = session("nodes", tmp_path, "")
+    assert told["refused"] == "InvalidInput: workers=1 with threads=3: Ray has 4 cores on 2 nodes, which is room for 0"
+    assert told["workers"] == [4, 2]
+
+
 def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
     """Ray itself tries for minutes; what is no address is refused too, and so are devices that a worker has not."""
     with socket.socket() as free:
