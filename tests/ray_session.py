@@ -22,6 +22,7 @@ from secondpass import ray as ours
 from secondpass.candidates import CandidateFiles, RunPart
 from secondpass.errors import SecondPassError
 from secondpass.rescoring import PartDone, PartWriter, begun
+from secondpass.tracing import carrier, reranking
 from tests.cli.test_rescore import parquet
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -34,6 +35,28 @@ class Fatal(PartWriter):
         if part.number == 1:
             os._exit(1)
         return super().write(part)
+
+
+class Traced(PartWriter):
+    """A writer whose process records spans, as with a hook of Ray's: a line each, in a file beside the run."""
+
+    def __init__(self, folder: str, *rest: Any) -> None:
+        record(Path(f"{folder}.spans"))
+        super().__init__(folder, *rest)
+
+
+def record(file: Path | None = None) -> None:
+    """Have this process make spans, and write those that end to a file."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
+    provider = TracerProvider()
+    if file is not None:
+        out = file.open("a", encoding="utf-8")
+        exporter = ConsoleSpanExporter(out=out, formatter=lambda span: span.to_json(indent=None) + "\n")
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
 
 
 def workers(name: str) -> list[Any]:
@@ -85,6 +108,13 @@ def pool(folder: Path, model: str) -> dict[str, Any]:
         ours.PartWriter = Fatal  # type: ignore[misc]
         with begun(folder / "fatal", files, options, pairs=1) as work:
             told["fatal"] = refused(lambda: ours.Pool(ray, workers=1, most_deaths=1)(work))
+        ours.PartWriter = Traced  # type: ignore[misc]
+        record()
+        with begun(folder / "traced", files, options, pairs=1) as work, reranking("outer"):
+            outer = carrier()["traceparent"].split("-")[2]
+            list(ours.Pool(ray, workers=1)(work))
+    spans = map(json.loads, (folder / "traced.spans").read_text(encoding="utf-8").splitlines())
+    told["spans"] = [[each["attributes"]["secondpass.part"], each["parent_id"] == f"0x{outer}"] for each in spans]
     return told
 
 

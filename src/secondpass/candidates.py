@@ -326,11 +326,11 @@ def _columns(file: Path, schema: Any, with_dataset: bool) -> list[str]:
         raise InvalidInput(f"{file}: two columns are named {twice!r}")
     kinds = optional("pyarrow", "pyarrow, which reads Parquet,", "ray").types
     for name in wanted:
-        held = schema.field(name).type
+        held, is_id = schema.field(name).type, name in (QUERY_ID, DOCUMENT_ID)
         kind = held.value_type if kinds.is_dictionary(held) else held
         texts = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
-        if not texts and not (kinds.is_integer(kind) and name in (QUERY_ID, DOCUMENT_ID)):
-            what = "strings or whole numbers" if name in (QUERY_ID, DOCUMENT_ID) else "strings"
+        if not texts and not (is_id and kinds.is_integer(kind)):
+            what = "strings or whole numbers" if is_id else "strings"
             raise InvalidInput(f"{file}: column {name!r} is of {kind}, not of {what}")
     return wanted
 

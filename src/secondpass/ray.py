@@ -23,6 +23,7 @@ from secondpass.lazy import optional
 from secondpass.rescoring import THREADS, PartDone, PartWriter, Rescorer, RunParts
 from secondpass.serving.settings import Settings, model_source, read_keys, require_libraries, shadows_of
 from secondpass.text import positive_int
+from secondpass.tracing import carrier
 
 __all__ = ["Pool", "Rescorer", "service"]
 
@@ -139,8 +140,7 @@ class Pool:
         room = sum(min(own // self.threads, cards if self.gpus else own) for own, cards in held)
         wanted = self.workers = positive_int(self.workers, "workers") if self.workers is not None else max(room, 1)
         if wanted > room:
-            have = f"{cores} cores and {gpus} GPUs" if self.gpus else f"{cores} cores"
-            have += f" on {len(held)} nodes" if len(held) > 1 else ""
+            have = f"{cores} cores" + f" and {gpus} GPUs" * self.gpus + f" on {len(held)} nodes" * (len(held) > 1)
             asked = f"workers={wanted} with threads={self.threads}"
             raise InvalidInput(f"{asked}: Ray has {have}, which is room for {room}")
 
@@ -220,7 +220,7 @@ class Pool:
         )
 
         def start() -> None:
-            own = {**options, "device": self.device}
+            own = {**options, "device": self.device, "headers": carrier()}
             handle = kind.remote(folder, candidates, digests, top_k, own, self.threads)
             self._running[handle.load.remote(work.dtype)] = _Actor(handle)
 

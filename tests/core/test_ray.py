@@ -38,7 +38,7 @@ def test_a_pool_of_workers(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder)
     """A killed worker loses nothing and doubles nothing; one part that kills every worker ends the work, and is named.
 
     Ray listens on loopback alone, a pool that the cluster has no room for is refused, the model's own refusal arrives
-    as it is.
+    as it is. Where workers record spans, those of parts are below what is open here.
     """
     told = session("pool", tmp_path, tiny_folder)
     assert set(told["addresses"]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
@@ -48,6 +48,7 @@ def test_a_pool_of_workers(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder)
     assert told["model"].startswith("InvalidInput: part 0 (queries 'q1' to 'q1'): ")
     assert told["fatal"].startswith("SecondPassError: 1 times a worker died over part 1: ")
     assert not (tmp_path / "fatal" / "part-00001.parquet").exists()
+    assert told["spans"] == [[0, True], [1, True], [2, True]]
 
 
 @pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")
