@@ -1,6 +1,6 @@
 """A process with a Ray of its own: what the pool, a dataset and Serve do there, as JSON on stdout; and one with Spark.
 
-`python -m tests.ray_session pool|serve|spark FOLDER MODEL`; tests read it, since neither shares a process well.
+`python -m tests.ray_session pool|nodes|serve|spark FOLDER MODEL`; tests read it, since neither shares a process well.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from secondpass import ray as ours
 from secondpass.candidates import CandidateFiles, RunPart
 from secondpass.errors import SecondPassError
 from secondpass.rescoring import PartDone, PartWriter, begun
+from secondpass.tracing import carrier, reranking
 from tests.cli.test_rescore import parquet
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -34,6 +35,28 @@ class Fatal(PartWriter):
         if part.number == 1:
             os._exit(1)
         return super().write(part)
+
+
+class Traced(PartWriter):
+    """A writer whose process records spans, as with a hook of Ray's: a line each, in a file beside the run."""
+
+    def __init__(self, folder: str, *rest: Any) -> None:
+        record(Path(f"{folder}.spans"))
+        super().__init__(folder, *rest)
+
+
+def record(file: Path | None = None) -> None:
+    """Have this process make spans, and write those that end to a file."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
+    provider = TracerProvider()
+    if file is not None:
+        out = file.open("a", encoding="utf-8")
+        exporter = ConsoleSpanExporter(out=out, formatter=lambda span: span.to_json(indent=None) + "\n")
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
 
 
 def workers(name: str) -> list[Any]:
@@ -85,6 +108,29 @@ def pool(folder: Path, model: str) -> dict[str, Any]:
         ours.PartWriter = Fatal  # type: ignore[misc]
         with begun(folder / "fatal", files, options, pairs=1) as work:
             told["fatal"] = refused(lambda: ours.Pool(ray, workers=1, most_deaths=1)(work))
+        ours.PartWriter = Traced  # type: ignore[misc]
+        record()
+        with begun(folder / "traced", files, options, pairs=1) as work, reranking("outer"):
+            outer = carrier()["traceparent"].split("-")[2]
+            list(ours.Pool(ray, workers=1)(work))
+    spans = map(json.loads, (folder / "traced.spans").read_text(encoding="utf-8").splitlines())
+    told["spans"] = [[each["attributes"]["secondpass.part"], each["parent_id"] == f"0x{outer}"] for each in spans]
+    return told
+
+
+def nodes(_folder: Path, _model: str) -> dict[str, Any]:
+    """What pools two nodes of two cores have room for."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # all on loopback
+    from ray.cluster_utils import Cluster
+
+    options: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+    both = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    both.add_node(**options)
+    os.environ["RAY_ADDRESS"] = both.address
+    with ours.started() as ray:
+        told: dict[str, Any] = {"refused": refused(lambda: [ours.Pool(ray, threads=3)])}
+        told["workers"] = [ours.Pool(ray, threads=threads).workers for threads in (1, 2)]
+    both.shutdown()
     return told
 
 
@@ -115,7 +161,8 @@ def serve(folder: Path, model: str) -> dict[str, Any]:
 
         serving.start(http_options={"host": "127.0.0.1", "port": int((folder / "port").read_text())})
         (page,) = yaml.safe_load((DEPLOY / "ray-serve.yaml").read_text(encoding="utf-8"))["applications"]
-        more = {"model": f"tiny={model}", "min_replicas": "2", "without_keys": "true", "max_documents": "3"}
+        more = {"model": f"tiny={model}", "min_replicas": "2", "max_documents": "3"}
+        more |= {"without_keys": "true", "docs": "false"}
         serving.run(resolve_name(page["import_path"])({**page["args"], **more}), name=page["name"])
         with httpx.Client(base_url=f"http://127.0.0.1:{(folder / 'port').read_text()}", timeout=60) as client:
             body = {"query": "reset my password", "documents": ["Reset it.", "A cat."]}
@@ -125,7 +172,7 @@ def serve(folder: Path, model: str) -> dict[str, Any]:
                 seen |= set(re.findall(r"^process_start_time_seconds (.+)$", client.get("/metrics").text, re.M))
             told["answer"], told["replicas"] = answer.json(), len(seen)
             told["refused"] = client.post("/v1/rerank", json={**body, "documents": ["a"] * 4}).status_code
-            told["ready"] = client.get("/ready").status_code
+            told["ready"], told["docs"] = (client.get(path).status_code for path in ("/ready", "/docs"))
         serving.shutdown()
     return told
 
@@ -150,5 +197,5 @@ def spark(folder: Path, model: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.environ.pop("RAY_ADDRESS", None)
-    result = {"pool": pool, "serve": serve, "spark": spark}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
+    result = {"pool": pool, "nodes": nodes, "serve": serve, "spark": spark}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
     print(f"\n{json.dumps(result)}")  # noqa: T201

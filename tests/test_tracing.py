@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -39,7 +40,7 @@ class Spans:
 
     @property
     def last(self) -> ReadableSpan:
-        return [one for one in self.exporter.get_finished_spans() if one.name.startswith(("rerank", "inner"))][-1]
+        return [one for one in self.exporter.get_finished_spans() if one.name.startswith(("re", "inner"))][-1]
 
     @property
     def told(self) -> Mapping[str, Any]:
@@ -294,6 +295,42 @@ def test_a_ranker_s_run_is_a_span(spans: Spans, tiny_folder: str) -> None:
     strict = SecondPassRanker(model=tiny_folder, score_threshold=1.1)
     assert strict.run(query="cat", documents=documents)["documents"] == []
     assert not [name for name in spans.told if name.startswith("reranker.output_documents")]
+
+
+# ---- Files of any size.
+
+
+def test_a_part_and_a_batch_are_spans(spans: Spans, tiny_folder: str, tmp_path: Path) -> None:
+    """Below what is open here or was open where the work was handed out; with counts, and no texts."""
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from secondpass.candidates import CandidateFiles
+    from secondpass.rescoring import Rescorer, begun, local
+    from tests.cli.test_rescore import ROWS, parquet
+
+    files = CandidateFiles.of(parquet(tmp_path / "in.parquet"))
+    tracer = spans.provider.get_tracer("test")
+    with begun(tmp_path / "run", files, {"model": tiny_folder}, pairs=1) as work:
+        with tracer.start_as_current_span("outer") as outer:
+            done = list(local(work))
+    parts = [one for one in spans.exporter.get_finished_spans() if one.name == "rescore part"]
+    assert [one.parent for one in parts] == [outer.get_span_context()] * 3
+    for span, part in zip(parts, done, strict=True):
+        assert span.attributes == {
+            "openinference.span.kind": "RERANKER",
+            "reranker.model_name": tiny_folder,
+            "secondpass.part": part.part,
+            "secondpass.queries": 1,
+            "secondpass.pairs": 6,
+            "secondpass.tokens": part.tokens,
+            "secondpass.cut": part.cut,
+            "secondpass.cache_hits": 0,
+        }
+    Rescorer(tiny_folder, device="cpu", headers=PARENT)(arrow.Table.from_pylist(ROWS))
+    assert spans.last.name == "rescore batch"
+    assert spans.last.parent is not None
+    assert (spans.last.parent.trace_id, spans.last.parent.span_id) == (TRACE, SPAN)
+    assert spans.told["secondpass.documents"] == len(ROWS)
+    assert ROWS[0]["document"] not in "".join(one.to_json() for one in spans.exporter.get_finished_spans())
 
 
 # ---- The neighbours.

@@ -35,7 +35,7 @@ from secondpass.corpora import (
     stream_lines,
 )
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.runs import json_ranking, run_row
+from secondpass.evaluation.runs import check_finished, json_ranking, run_row
 from secondpass.lazy import optional
 from secondpass.text import is_blank
 
@@ -101,8 +101,8 @@ class CandidateFiles:
         """The candidates of a file or folder.
 
         Raises:
-            InvalidInput: there are none, they are packed by gzip (a part begins in the middle), or rows without texts
-                come without `dataset`.
+            InvalidInput: there are none, they are packed by gzip (a part begins in the middle), a run that is not
+                finished, or rows without texts come without `dataset`.
         """
         path = existing(path).absolute()
         files = _files(path)
@@ -231,7 +231,7 @@ class CandidateFiles:
         base = 0
         for file in self.files:
             table = _parquet(file)
-            columns = _columns(file, table.schema_arrow.names, self.dataset is not None)
+            columns = _columns(file, table.schema_arrow, self.dataset is not None)
             if not whole and len(columns) > 3:
                 _check_no_null(file, table, columns.pop())
             first = base
@@ -258,6 +258,7 @@ def _files(path: Path) -> tuple[Path, ...]:
     elif not path.is_dir():
         raise InvalidInput(f"{path}: no file: it is read more than once, and from its middle")
     else:
+        check_finished(path)
         shown = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] not in "._")
         kinds = {file.suffix for file in shown}
         files = shown if len(kinds) == 1 and kinds <= {".parquet", ".jsonl", ".ndjson"} else []
@@ -313,7 +314,8 @@ def _parquet(file: Path) -> Any:
         raise InvalidInput(f"{file}: no Parquet file: {error}") from None
 
 
-def _columns(file: Path, names: Sequence[str], with_dataset: bool) -> list[str]:
+def _columns(file: Path, schema: Any, with_dataset: bool) -> list[str]:
+    names = schema.names
     document = next((key for key in DOCUMENT_KEYS if key in names), DOCUMENT_KEYS[0])
     wanted = [QUERY_ID, DOCUMENT_ID, *([] if with_dataset else [QUERY, document])]
     absent = [name for name in wanted if name not in names]
@@ -322,6 +324,14 @@ def _columns(file: Path, names: Sequence[str], with_dataset: bool) -> list[str]:
     twice = next((name for name in wanted if names.count(name) > 1), None)
     if twice is not None:
         raise InvalidInput(f"{file}: two columns are named {twice!r}")
+    kinds = optional("pyarrow", "pyarrow, which reads Parquet,", "ray").types
+    for name in wanted:
+        held, is_id = schema.field(name).type, name in (QUERY_ID, DOCUMENT_ID)
+        kind = held.value_type if kinds.is_dictionary(held) else held
+        texts = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
+        if not texts and not (is_id and kinds.is_integer(kind)):
+            what = "strings or whole numbers" if is_id else "strings"
+            raise InvalidInput(f"{file}: column {name!r} is of {kind}, not of {what}")
     return wanted
 
 
@@ -335,12 +345,6 @@ def _batches(file: Path, table: Any, group: int, names: Sequence[str]) -> Iterat
 def _strings(file: Path, column: Any, name: str, row: int, low: int, high: int) -> list[str]:
     """A batch's cells from `low` to `high` as str; `row` is the file's row of the first."""
     arrow = optional("pyarrow", "pyarrow, which reads Parquet,", "ray")
-    kinds = arrow.types
-    kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
-    texts = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
-    if not texts and not (kinds.is_integer(kind) and name in (QUERY_ID, DOCUMENT_ID)):
-        what = "strings or whole numbers" if name in (QUERY_ID, DOCUMENT_ID) else "strings"
-        raise InvalidInput(f"{file}: column {name!r} is of {kind}, not of {what}")
     try:
         cells: list[str | None] = column.slice(low, high - low).cast(arrow.string()).to_pylist()
     except ValueError:

@@ -21,7 +21,9 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.kernel.native import usable_cores
 from secondpass.lazy import optional
 from secondpass.rescoring import THREADS, PartDone, PartWriter, Rescorer, RunParts
+from secondpass.serving.settings import Settings, model_source, read_keys, require_libraries, shadows_of
 from secondpass.text import positive_int
+from secondpass.tracing import carrier
 
 __all__ = ["Pool", "Rescorer", "service"]
 
@@ -33,6 +35,7 @@ PATIENCE, ANSWER = 30.0, 10.0
 TRIES = 3
 # What we start holds parts' places and counts only; less is refused.
 STORE_BYTES = 80 * 2**20
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @contextmanager
@@ -106,7 +109,7 @@ class Pool:
 
     Args:
         ray: of `started`.
-        workers: how many; None takes one for each GPU, else one for each `threads` cores of the cluster.
+        workers: how many; None takes one for each GPU, else one for each `threads` cores of each node.
         threads: cores, and threads, of each.
         device: of the models; None takes GPUs where there are some.
         most_deaths: workers that may die over one part, or while they load the model, before the work ends.
@@ -127,15 +130,17 @@ class Pool:
         positive_int(self.threads, "threads")
         if self.device not in (None, "cuda:0") and ({",", ":"} & set(self.device)):
             raise InvalidInput(f"device={self.device!r}: each worker has one device, cpu or cuda")
-        have = self.ray.cluster_resources()
-        cores, gpus = int(have.get("CPU", 0)), int(have.get("GPU", 0))
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        held = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+        cores, gpus = (sum(each[place] for each in held) for place in (0, 1))
         if self.device is None and gpus:
             self.device = "cuda"
-        self.gpus = int((self.device or "").startswith("cuda"))
-        room = min(cores // self.threads, gpus if self.gpus else cores)
+        self.gpus = gpus_of(self.device)
+        # a worker's cores are all of one node
+        room = sum(min(own // self.threads, cards if self.gpus else own) for own, cards in held)
         wanted = self.workers = positive_int(self.workers, "workers") if self.workers is not None else max(room, 1)
         if wanted > room:
-            have = f"{cores} cores and {gpus} GPUs" if self.gpus else f"{cores} cores"
+            have = f"{cores} cores" + f" and {gpus} GPUs" * self.gpus + f" on {len(held)} nodes" * (len(held) > 1)
             asked = f"workers={wanted} with threads={self.threads}"
             raise InvalidInput(f"{asked}: Ray has {have}, which is room for {room}")
 
@@ -215,7 +220,7 @@ class Pool:
         )
 
         def start() -> None:
-            own = {**options, "device": self.device}
+            own = {**options, "device": self.device, "headers": carrier()}
             handle = kind.remote(folder, candidates, digests, top_k, own, self.threads)
             self._running[handle.load.remote(work.dtype)] = _Actor(handle)
 
@@ -234,33 +239,19 @@ def service(arguments: Mapping[str, Any]) -> Any:
     Args:
         arguments: `model` (as `secondpass serve` takes it, several separated by blanks) and further fields of
             `serving.Settings`; `min_replicas` (1), `max_replicas` (4), `target_ongoing_requests` (8) and `threads` (1),
-            the cores of each replica.
+            the cores of each replica, which has a GPU for each device of `cuda`.
 
     Raises:
         InvalidInput: one is refused, or neither keys nor `without_keys` are given: who reaches Serve's proxy is not
             known here.
     """
     serve = optional("ray.serve", "Ray Serve", "ray")
-    from secondpass.serving.settings import Settings, model_source, read_keys, require_libraries
-
     require_libraries()
     given = dict(arguments)
     names = ("min_replicas", "max_replicas", "target_ongoing_requests", "threads")
     counts = {name: _number(name, given.pop(name, default)) for name, default in zip(names, (1, 4, 8, 1), strict=True)}
     threads = int(counts.pop("threads"))
-    models = str(given.pop("model", "secondpass/pocket")).split()
-    kinds = {each.name: each.type for each in fields(Settings)}
-    unknown = [name for name in given if name not in kinds or name in ("models", "keys", "host", "port")]
-    if unknown:
-        raise InvalidInput(f"{unknown[0]!r} is no setting of the service under Ray Serve")
-    keys = read_keys(os.environ)
-    own: dict[str, Any] = {
-        name: _number(name, value) if _is_number(kinds[name]) else value for name, value in given.items()
-    }
-    own["without_keys"] = str(given.get("without_keys", False)).lower() in ("true", "1")
-    if not (keys or own["without_keys"]):
-        raise InvalidInput("set SECONDPASS_API_KEYS, or say without_keys=true: Serve's proxy decides who reaches it")
-    settings = Settings(tuple(map(model_source, models)), keys=keys, **own)
+    settings = settings_of(given)
 
     def application() -> Any:
         from secondpass.serving import create_app
@@ -275,15 +266,47 @@ def service(arguments: Mapping[str, Any]) -> Any:
         graceful_shutdown_timeout_s=settings.deadline_s + 10,
         ray_actor_options={
             "num_cpus": threads,
-            "num_gpus": int((settings.device or "").startswith("cuda")),
+            "num_gpus": gpus_of(settings.device),
             "runtime_env": {"env_vars": dict.fromkeys(THREADS, str(threads))},
         },
     )
     return deployment.bind()
 
 
-def _is_number(kind: Any) -> bool:
-    return str(kind).partition(" |")[0] in ("int", "float")
+def gpus_of(device: str | None) -> int:
+    """How many GPUs have to be there for a process on these devices, several with commas between them."""
+    return len({name.strip() for name in (device or "").split(",") if name.strip().startswith("cuda")})
+
+
+def settings_of(arguments: Mapping[str, Any]) -> Settings:
+    """The service's settings of what `service` is told, without what is Serve's; raises InvalidInput as it does."""
+    given = dict(arguments)
+    models = str(given.pop("model", "secondpass/pocket")).split()
+    kinds = {each.name: str(each.type) for each in fields(Settings)}
+    unknown = [name for name in given if name not in kinds or name in ("models", "keys", "host", "port")]
+    if unknown:
+        raise InvalidInput(f"{unknown[0]!r} is no setting of the service under Ray Serve")
+    keys = read_keys(os.environ)
+    own = {name: _setting(name, kinds[name], value) for name, value in given.items()}
+    if not (keys or own.get("without_keys")):
+        raise InvalidInput("set SECONDPASS_API_KEYS, or say without_keys=true: Serve's proxy decides who reaches it")
+    return Settings(tuple(map(model_source, models)), keys=keys, **own)
+
+
+def _setting(name: str, kind: str, value: Any) -> Any:
+    """A setting's value, also one that a command line gave as text; several are text with blanks, or a list."""
+    word = str(value).lower()
+    if name == "shadows":
+        return shadows_of(map(str, value) if isinstance(value, (list, tuple)) else str(value).split())
+    if name == "playground" and word in FLAGS:
+        return "secondpass/demo" if FLAGS[word] else None
+    if kind == "bool":
+        if word not in FLAGS:
+            raise InvalidInput(f"{name}={value!r} is neither true nor false")
+        return FLAGS[word]
+    if name == "device" and isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return _number(name, value) if kind.partition(" |")[0] in ("int", "float") else value
 
 
 def _number(name: str, value: object) -> float:

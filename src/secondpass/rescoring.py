@@ -36,6 +36,7 @@ from secondpass.models.identity import weights_digest
 from secondpass.ranking import Ranking, Relevance
 from secondpass.score_cache import ScoreCache
 from secondpass.text import positive_int
+from secondpass.tracing import reranking
 
 MANIFEST, DONE, INDEX = "_manifest.jsonl", "_SUCCESS", "_documents"
 PAIRS = 10_000
@@ -76,6 +77,7 @@ class Rescorer:
         batch_size: upper bound of a batch; batches are made by tokens across all rows of a call.
         score_cache: a file that keeps scores; of one machine, on its own disk.
         calibration: a file that makes probabilities of scores.
+        headers: what `tracing.carrier` gave where the work is handed out, for the spans of its batches or parts.
         loading: further arguments of `CrossEncoder`: max_length, device, precision, instruction, template, ...
     """
 
@@ -90,11 +92,12 @@ class Rescorer:
         score_cache: str | os.PathLike[str] | None = None,
         calibration: str | None = None,
         max_length: int | None = None,
+        headers: Mapping[str, str] | None = None,
         **loading: Any,
     ) -> None:
         self.names = [model] if isinstance(model, str) else list(model)
         self._keep, self._max_length, self.loading = keep, max_length, loading
-        self._score_cache, self._calibration = score_cache, calibration
+        self._score_cache, self._calibration, self.headers = score_cache, calibration, headers
         self._options = {
             "relevance": relevance,
             "truncation": truncation,
@@ -172,7 +175,9 @@ class Rescorer:
         if "score" in names:
             raise InvalidInput("the batch has a column score: rename it, since the scores' own is named so")
         queries, documents = (_texts_of(batch[name], name) for name in (QUERY, document))
-        scores = self.score(queries, documents)
+        with reranking("rescore batch", headers=self.headers) as span:
+            span.note({"reranker.model_name": ",".join(self.names), "secondpass.documents": len(documents)})
+            scores = self.score(queries, documents)
         if hasattr(batch, "append_column"):
             arrow = optional("pyarrow", "pyarrow", "ray")
             return batch.append_column("score", arrow.array(scores))
@@ -259,6 +264,14 @@ class PartWriter:
         Raises:
             SecondPassError: the model refuses or fails; the message says in which part.
         """
+        with reranking("rescore part", headers=self._rescorer.headers) as span:
+            span.note({"reranker.model_name": ",".join(self._rescorer.names), "secondpass.part": part.number})
+            done = self._written(part)
+            told = {f"secondpass.{name}": getattr(done, name) for name in ("queries", "pairs", "tokens", "cut")}
+            span.note({**told, "secondpass.cache_hits": done.cached})
+        return done
+
+    def _written(self, part: RunPart) -> PartDone:
         began = time.perf_counter()
         questions = self._candidates.read(part, self._texts)
         try:
@@ -271,9 +284,8 @@ class PartWriter:
             raise kind(f"part {part.number} ({ends}): {error}") from error
         _write(self._folder / part_name(part.number), _table(questions, rankings))
         record = rankings[0].record
-        seconds = time.perf_counter() - began
         counted = (record.tokens, len(record.truncated), record.cache_hits)
-        return PartDone(part.number, part.pairs, part.queries, *counted, seconds)
+        return PartDone(part.number, part.pairs, part.queries, *counted, time.perf_counter() - began)
 
 
 def part_name(number: int) -> str:
@@ -457,7 +469,7 @@ def _placed(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """What scores depend on, as JSON keeps it; the calibration by its contents."""
-    passing = ("batch_size", "device", "score_cache", "cache_dir", "local_files_only", "token")
+    passing = ("batch_size", "device", "score_cache", "cache_dir", "local_files_only", "token", "headers")
     told = {name: value for name, value in options.items() if name not in passing and value is not None}
     if (file := told.get("calibration")) is not None:
         told["calibration"] = digest_of([existing(_file_of(file, FILE))])

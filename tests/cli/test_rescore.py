@@ -170,8 +170,9 @@ def test_a_broken_run_goes_on(tmp_path: Path, tiny_folder: str, tiny: CrossEncod
     first = folder / "part-00000.parquet"
     before = first.stat().st_mtime_ns
     (folder / "_part-00001.parquet.half").write_bytes(b"PAR1")
-    with pytest.raises(InvalidInput, match="its run is not finished"):
-        read_run(folder)
+    for read_it in (read_run, CandidateFiles.of):
+        with pytest.raises(InvalidInput, match="its run is not finished"):
+            read_it(folder)
     monkeypatch.setattr(CandidateFiles, "plan", lambda *_: pytest.fail("the plan is kept"))
     with begun(folder, files, options, pairs=1) as work:
         assert ([part.number for part in work.todo], [part.number for part in work.done]) == ([1, 2], [0])
@@ -313,6 +314,21 @@ def test_a_broken_table_is_refused(tmp_path: Path) -> None:
         pq.write_table(made, table)
         with pytest.raises(InvalidInput, match=rf"in\.parquet: {message}"):
             CandidateFiles.of(table).plan(2, None)
+    pq.write_table(whole.set_column(3, "d", text).rename_columns(names), table)
+    parts = CandidateFiles.of(table).plan(2, None)  # documents are not read
+    with pytest.raises(InvalidInput, match=r"in\.parquet: rows 0 to 1: document has bytes that are not UTF-8"):
+        CandidateFiles.of(table).read(parts[0], None)
+
+
+def test_a_column_of_another_type_is_found_before_anything_is_scored(run: Run, tmp_path: Path) -> None:
+    """Of every file, also where the file's own counts tell that no document is null."""
+    (tmp_path / "in").mkdir()
+    parquet(tmp_path / "in" / "1.parquet", ROWS[:6])
+    numbers = [{**row, "document": number} for number, row in enumerate(ROWS[6:12])]
+    parquet(tmp_path / "in" / "2.parquet", numbers)
+    result = run("rescore", tmp_path / "in", tmp_path / "run", "--part-pairs", "2")
+    assert (result.exit_code, list((tmp_path / "run").iterdir())) == (2, [])
+    assert "2.parquet: column 'document' is of int64, not of strings" in only_line(result)
 
 
 LINES: dict[str, tuple[str, str, str]] = {

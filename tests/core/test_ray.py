@@ -38,7 +38,7 @@ def test_a_pool_of_workers(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder)
     """A killed worker loses nothing and doubles nothing; one part that kills every worker ends the work, and is named.
 
     Ray listens on loopback alone, a pool that the cluster has no room for is refused, the model's own refusal arrives
-    as it is.
+    as it is. Where workers record spans, those of parts are below what is open here.
     """
     told = session("pool", tmp_path, tiny_folder)
     assert set(told["addresses"]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
@@ -48,6 +48,15 @@ def test_a_pool_of_workers(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder)
     assert told["model"].startswith("InvalidInput: part 0 (queries 'q1' to 'q1'): ")
     assert told["fatal"].startswith("SecondPassError: 1 times a worker died over part 1: ")
     assert not (tmp_path / "fatal" / "part-00001.parquet").exists()
+    assert told["spans"] == [[0, True], [1, True], [2, True]]
+
+
+@pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")
+def test_the_cores_of_a_worker_are_of_one_node(tmp_path: Path) -> None:
+    """Two nodes of two cores have no room for a worker of three, which would wait for ever."""
+    told = session("nodes", tmp_path, "")
+    assert told["refused"] == "InvalidInput: workers=1 with threads=3: Ray has 4 cores on 2 nodes, which is room for 0"
+    assert told["workers"] == [4, 2]
 
 
 def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
@@ -69,6 +78,30 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
             ours.Pool(None, device=device)
 
 
+def test_settings_of_the_service_are_text_or_not() -> None:
+    """`serve run` gives text, a YAML file values; what is neither is refused by its name."""
+    names = ("open_metrics", "docs", "trace_texts", "playground", "max_documents", "shadows", "device")
+    text = ("false", "0", "True", "false", "3", "a=b b=a", "cuda:0,cuda:1")
+    values = (False, False, True, False, 3, ["a=b", "b=a"], ["cuda:0", "cuda:1"])
+    for given in (text, values):
+        made = ours.settings_of({"without_keys": given[2], "model": "a=m b=m", **dict(zip(names, given, strict=True))})
+        told = [getattr(made, name) for name in names]
+        assert told == [False, False, True, None, 3, (("a", "b"), ("b", "a")), "cuda:0,cuda:1"]
+        assert made.without_keys
+    for searched, wanted in (("true", "secondpass/demo"), ("texts.jsonl", "texts.jsonl")):
+        assert ours.settings_of({"without_keys": True, "playground": searched}).playground == wanted
+    for name, value, message in (
+        ("docs", "yes", "docs='yes' is neither true nor false"),
+        ("without_keys", "ture", "without_keys='ture' is neither true nor false"),
+        ("shadows", ["ab"], "--shadow 'ab' is not name=next"),
+        ("max_documents", "few", "max_documents='few' is no number"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            ours.settings_of({"without_keys": True, name: value})
+    asked = (None, "cpu,cpu", "cuda", "cuda:0,cuda:1")
+    assert [ours.gpus_of(device) for device in asked] == [0, 0, 1, 2]
+
+
 @pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")
 def test_a_dataset_and_the_service(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
     """The class scores a dataset's rows.
@@ -85,7 +118,7 @@ def test_a_dataset_and_the_service(tmp_path: Path, tiny_folder: str, tiny: Cross
     results = [(each["index"], each["relevance_score"]) for each in told["answer"]["results"]]
     assert results == [(one.index, pytest.approx(one.score, abs=1e-6)) for one in ranking.documents]
     check(told["dataset"], tiny)
-    assert (told["replicas"], told["refused"], told["ready"]) == (2, 422, 200)
+    assert (told["replicas"], told["refused"], told["ready"], told["docs"]) == (2, 422, 200, 404)
 
 
 @pytest.mark.skipif(not os.environ.get("SECONDPASS_STACKS"), reason="takes a minute: `make test-stacks` runs it")

@@ -42,7 +42,9 @@ def computed(factor: float, folder: str, inputs: Sequence[Tokens]) -> Logits:
 
 
 def there(factor: float, folder: str, device: str) -> Compute:
-    """The same in a worker."""
+    """The same in a worker; it cannot be loaded while the folder has a file "broken"."""
+    if Path(folder, "broken").exists():
+        raise RuntimeError("no memory for it")
     return partial(computed, factor, folder)
 
 

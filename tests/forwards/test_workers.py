@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,12 @@ from torch import nn
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards import workers
-from secondpass.forwards.contract import Computation, Progress, score
+from secondpass.forwards.contract import Computation, Logits, Progress, score
 from secondpass.forwards.module import ModelForward
 from secondpass.forwards.workers import Workers, opened, shared
 from secondpass.merging import SharedReranker
-from tests.forwards.portable import KILLS, NO_MEMORY, STRANGE, WRONG, PortableSum, inputs_of
+from secondpass.tokens import Tokens
+from tests.forwards.portable import KILLS, NO_MEMORY, SLOW, STRANGE, WRONG, PortableSum, inputs_of
 from tests.tiny_models import WORDS
 
 WAIT_S = 240.0
@@ -182,6 +184,58 @@ def test_a_batch_that_ends_processes_ends_few(pool: Workers, tmp_path: Path, mon
     assert good.result(WAIT_S).tolist() == [[101.0], [103.0]]
     assert len({*numbers(pool)} | {*before}) in (3, 4)
     assert {int(path.name) for path in tmp_path.iterdir()}.isdisjoint({os.getpid()})
+
+
+def test_a_replacement_that_cannot_load_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others go on meanwhile, and this process where none is left; a model that none ever loaded is refused."""
+    monkeypatch.setattr(workers, "PAUSE_S", 0.01)
+    monkeypatch.setattr(workers, "MOST_STARTS", 1000)
+    broken, forward = tmp_path / "broken", PortableSum(tmp_path)
+    pool = Workers(TWO)
+    computation = pool.around(forward.ready(), forward)
+    before = numbers(pool)
+    broken.touch()
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: "did not start: no memory for it" in caplog.text)
+    assert computation.logits(inputs_of(1)).tolist() == [[101.0]]
+    broken.unlink()
+    assert before[1] in numbers(pool)
+    monkeypatch.setattr(workers, "MOST_STARTS", 3)
+    broken.touch()
+    for number in numbers(pool):
+        os.kill(number, signal.SIGKILL)
+    until(lambda: "no worker process is left" in caplog.text)
+    assert computation.logits(inputs_of(2)).tolist() == [[102.0]]
+    assert str(os.getpid()) in {path.name for path in tmp_path.iterdir()}
+    pool.close()
+    fresh = Workers(["cpu"])
+    with pytest.raises(InvalidInput, match="device: the model cannot be given to other processes: no memory for it"):
+        fresh.around(forward.ready(), forward).logits(inputs_of(1))
+    fresh.close()
+
+
+def test_what_a_process_gives_back_at_the_end_is_done_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With accelerators this process has a place too: it has left when a process is killed that had no end in time."""
+    monkeypatch.setattr(workers, "END_S", 1.0)
+    forward, begun, free = PortableSum(tmp_path), threading.Event(), threading.Event()
+
+    def here(inputs: Sequence[Tokens]) -> Logits:
+        begun.set()
+        free.wait(WAIT_S)
+        return np.array([[inputs[0].ids[0]]], np.float32)
+
+    pool = Workers(["cuda:0", "cuda:1"])
+    computation = pool.around(replace(forward.ready(), device="cuda:0", logits=here), forward)
+    first = computation.start(inputs_of(1))
+    until(begun.is_set)
+    until(lambda: pool._crew is not None and pool._crew._ready == 2)
+    slow = computation.start(inputs_of(SLOW))
+    until(lambda: any(tmp_path.iterdir()))
+    free.set()
+    pool.close()
+    assert [future.result(WAIT_S).tolist() for future in (first, slow)] == [[[1.0]], [[float(SLOW)]]]
 
 
 def test_errors_of_a_process_are_errors_of_the_call(pool: Workers, tmp_path: Path) -> None:

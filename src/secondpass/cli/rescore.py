@@ -17,6 +17,7 @@ from secondpass.cli.output import note, print_json
 from secondpass.cli.rank import RelevanceRule, TopK, relevance_of
 from secondpass.errors import InvalidInput
 from secondpass.rescoring import PAIRS, Engine, PartDone, RunParts, begun, local
+from secondpass.tracing import reranking
 
 
 def rescore(
@@ -101,7 +102,8 @@ def _run(engine: Engine, work: RunParts) -> dict[str, float]:
     began = time.perf_counter()
     every = 0.5 if sys.stderr.isatty() else 10.0
     made: list[PartDone] = []
-    with tqdm(total=total, initial=before, unit="pairs", mininterval=every, smoothing=0.1) as bar:
+    show = tqdm(total=total, initial=before, unit="pairs", mininterval=every, smoothing=0.1)
+    with reranking("rescore"), show as bar:
         for done in engine(work) if work.todo else ():
             made.append(done)
             bar.update(done.pairs)

@@ -219,11 +219,18 @@ def _by_rank(path: Path, ranks: Mapping[str, Mapping[str, float]]) -> dict[str, 
     }
 
 
+def check_finished(path: Path) -> None:
+    """Raise InvalidInput for the folder of a run (`secondpass.rescoring`) that has not all its parts."""
+    if (path / "_manifest.jsonl").exists() and not (path / "_SUCCESS").exists():
+        raise InvalidInput(f"{path}: its run is not finished")
+
+
 def _table_rankings(path: Path) -> dict[str, list[tuple[str, float | None]]]:
     tables = optional("pyarrow.parquet", "pyarrow, which reads Parquet,", "ray")
     files = sorted(path.glob("[!._]*.parquet")) if path.is_dir() else [path]
-    if not files or ((path / "_manifest.jsonl").exists() and not (path / "_SUCCESS").exists()):
-        raise InvalidInput(f"{path}: {'its run is not finished' if files else 'no Parquet file in it'}")
+    if not files:
+        raise InvalidInput(f"{path}: no Parquet file in it")
+    check_finished(path)
     found: dict[str, list[tuple[int, str, float]]] = {}
     for file in files:
         try:

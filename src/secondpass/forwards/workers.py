@@ -148,10 +148,11 @@ class _Crew:
         self._changed, self._making = threading.Condition(), threading.RLock()
         self._ready, self._hoped_for = int(here), len(places)  # those that take batches, those that are or may come
         self._open = True
+        self._loaded = False  # by a process, ever: then a failure to load is one of its place, not of the model
         self._failure: Exception | None = None
         self._workers: set[_Worker] = set()
         self.computation = replace(own, logits=self._logits, start=self.start, workers=len(devices), lock=None)
-        self._threads = [threading.Thread(target=self._take, args=(own.logits, lambda: True), daemon=True)] * here
+        self._threads = [threading.Thread(target=self._compute_here, daemon=True)] * here
         cores, threads = _shares(len(places)), max(1, own_thread_count() // len(places))
         self._shared: Any = None  # memory with what computes, once a process is to be started
         for device, some in zip(places, cores, strict=True):
@@ -210,17 +211,18 @@ class _Crew:
         while self._open and failures < MOST_STARTS and self._failure is None:
             try:
                 worker = self._started(forward, told)
-            except (EOFError, OSError) as error:
+            except Exception as error:  # models are pickled in their own ways, and fail in their own ways
+                if not (self._loaded or isinstance(error, (EOFError, OSError))):
+                    unfit = f"device: the model cannot be given to other processes: {_reason(error)}"
+                    self._failure = error if isinstance(error, SecondPassError) else InvalidInput(unfit)
+                    break
                 if self._open:
                     failures += 1
-                    logger.warning("a worker process of %s did not start: %s", told[0], error or type(error).__name__)
+                    logger.warning("a worker process of %s did not start: %s", told[0], _reason(error))
                     time.sleep(PAUSE_S * failures)
                 continue
-            except Exception as error:  # models are pickled in their own ways, and fail in their own ways
-                self._failure = error if isinstance(error, SecondPassError) else InvalidInput(_unfit(error))
-                break
             with self._changed:
-                self._ready += 1
+                self._ready, self._loaded = self._ready + 1, True
             done = self._take(worker.compute, worker.lives)
             with self._changed:
                 self._ready -= 1
@@ -229,7 +231,7 @@ class _Crew:
             if self._open:
                 failures = 0 if done else failures + 1
                 logger.warning("a worker process of %s ended (%s): another takes its place", told[0], code)
-        self._give_up()
+        self._leave(places=1)
 
     def _started(self, forward: PortableForward, told: Told) -> _Worker:
         with self._making:
@@ -245,10 +247,16 @@ class _Crew:
             raise
         return worker
 
-    def _give_up(self) -> None:
-        """Leave this place empty; the last one does what waits itself."""
+    def _compute_here(self) -> None:
+        """Take batches in this process until the end; what a process gives back later is for whoever leaves last."""
+        self._take(self.own.logits, lambda: True)
+        self._leave(ready=1)
+
+    def _leave(self, ready: int = 0, places: int = 0) -> None:
+        """One takes no more batches, or a place stays empty; the last one does what waits itself."""
         with self._changed:
-            self._hoped_for -= 1
+            self._ready -= ready
+            self._hoped_for -= places
             if self._hoped_for or self._ready:
                 return
             left, failure = [*self._waiting], self._failure
@@ -317,9 +325,8 @@ def _shares(count: int) -> list[list[int]]:
     return [all_of_them[place * size // count : (place + 1) * size // count] for place in range(count)]
 
 
-def _unfit(error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"device: the model cannot be given to other processes: {reason}"
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 # ---- What travels: what computes, once, in memory that everybody maps; then batches there and logits back.

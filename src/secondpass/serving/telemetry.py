@@ -147,10 +147,7 @@ class Metrics:
         )
         pair = ("model", "shadow")
         self._shadowed = Counter(
-            "secondpass_shadow_requests",
-            "Answers that another model scored too.",
-            (*pair, "outcome"),
-            registry=registry,
+            "secondpass_shadow_requests", "Answers another model scored too.", (*pair, "outcome"), registry=registry
         )
         self._agreement = Histogram(
             "secondpass_shadow_agreement",
