@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from secondpass import CrossEncoder
 from secondpass.calibration import AnswerRule, Calibration
+from secondpass.activations import IDENTITY
 from secondpass.cascade import Cascade
 from secondpass.cli import app
 from secondpass.cli.mcp import Tools
@@ -526,6 +527,47 @@ async def test_an_instruction_is_one_through_every_door(told: str, tmp_path: Pat
     assert [
         row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ] == [one.ids.tolist() for one in tokens]
+
+# Of requests that order texts: the path, and what has the texts.
+SHAPES: dict[str, tuple[str, Callable[[Sequence[str]], dict[str, Any]]]] = {
+    "Cohere": ("/v2/rerank", lambda texts: {"query": QUERY, "documents": texts}),
+    "vLLM": ("/v1/rerank", lambda texts: {"query": QUERY, "documents": texts}),
+    "Voyage": ("/v1/rerank", lambda texts: {"query": QUERY, "documents": texts, "top_k": len(texts)}),
+    "Nvidia": ("/v1/ranking", lambda texts: {"query": {"text": QUERY}, "passages": [{"text": one} for one in texts]}),
+    "TEI": ("/rerank", lambda texts: {"query": QUERY, "texts": texts}),
+}
+SCORES = ("relevance_score", "score", "logit")
+
+
+async def through(shape: str, encoder: CrossEncoder, texts: Sequence[str], **more: Any) -> Answer:
+    """The answer in one of the shapes; Nvidia's has logits for scores."""
+    path, body = SHAPES[shape]
+    answer = await posted({"one": encoder}, path, body(texts) | more)
+    assert "unknown" not in answer.text + str(answer.headers)
+    found = answer.raise_for_status().json()
+    results = found if isinstance(found, list) else next(value for value in found.values() if isinstance(value, list))
+    scores = [next(item[name] for name in SCORES if name in item) for item in results]
+    return Answer([item["index"] for item in results], scores)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_an_instruction_is_one_in_every_shape(shape: str, told: str, tiny: CrossEncoder) -> None:
+    """It changes what is read, and a model without a place for it refuses."""
+    texts = ["the cat sat", "a dog", "water the tree " * 90, "the cat?"]
+    encoder = CrossEncoder(told, device="cpu")
+    activation = IDENTITY if shape == "Nvidia" else None
+    (wanted,) = encoder.rank_many([QUERY], [texts], instruction=TOLD, activation_fct=activation)
+    (plain,) = encoder.rank_many([QUERY], [texts], activation_fct=activation)
+    for ranking, more in ((wanted, {"instruction": TOLD}), (plain, {}), (plain, {"instruction": " "})):
+        found = await through(shape, encoder, texts, **more)
+        assert found.order == [one.index for one in ranking.documents]
+        assert found.scores == pytest.approx([one.score for one in ranking.documents], abs=1e-5)
+    assert abs(wanted.documents[0].score - plain.documents[0].score) > 1e-4
+    path, body = SHAPES[shape]
+    refused = await posted({"one": tiny}, path, body(texts) | {"instruction": TOLD})
+    assert refused.status_code == 422
+    assert "instruction: this model's input has no place for one" in refused.json()["message"]
+
 
 
 async def test_an_instruction_without_a_place_is_refused(tiny: CrossEncoder, tiny_folder: str) -> None:
