@@ -422,7 +422,7 @@ class TextsRequest(OrderRequest):
     texts: Annotated[list[Text], FailFast()] = Field(
         min_length=1, description="Not all blank.", json_schema_extra=SOME_TEXT
     )
-    raw_scores: bool | None = Field(default=None, strict=True, description="Logits instead of their sigmoid.")
+    raw_scores: bool | None = Field(default=None, strict=True, description="Logits instead of scores from 0 to 1.")
     truncate: bool | None = Field(default=None, strict=True, description="False refuses pairs that would be cut.")
     truncation_direction: Literal["Left", "Right", "left", "right"] | None = Field(
         default=None, description="Which end of a text that is too long goes; the model's own habit when absent."
@@ -446,7 +446,7 @@ class TextsRequest(OrderRequest):
 
     def render(self, answer: Answer, request_id: str) -> str:
         """A bare list; readers such as Elasticsearch refuse any other field."""
-        scores = answer.logits if self.raw_scores else answer.sigmoids
+        scores = answer.logits if self.raw_scores else answer.scaled
         items = (
             f'{{"index":{index},"score":{json_number(scores[index])}'
             + (f',"text":{json_text(self.texts[index])}' if self.return_text else "")
