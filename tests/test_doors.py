@@ -13,9 +13,11 @@ import httpx
 import numpy as np
 import pytest
 from tokenizers import Regex, normalizers
+from torch import nn
 from typer.testing import CliRunner
 
 from secondpass import CrossEncoder
+from secondpass.activations import IDENTITY
 from secondpass.calibration import AnswerRule, Calibration
 from secondpass.cascade import Cascade
 from secondpass.cli import app
@@ -355,6 +357,56 @@ def test_the_record_counts_blank_documents(tiny: CrossEncoder) -> None:
     assert records[0].truncated == ()
 
 
+# ---- Scores from 0 to 1.
+@pytest.fixture(scope="module")
+def tempered(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model of a family that publishes another sigmoid than that of the logit, as a plain folder."""
+    from transformers import AutoTokenizer
+
+    from tests.tiny_models import make_decoder
+
+    folder = make_decoder(tmp_path_factory.mktemp("tempered") / "zerank-1-tiny", "qwen3", chat=None)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["Yes"])
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
+async def test_every_door_has_the_scores_that_a_family_publishes(door: Door, tempered: str) -> None:
+    """zerank's are the sigmoid of a fifth of the logit; doors that promise scores from 0 to 1 give no others."""
+    texts, encoder = [*FULL, "", "the cat?"], CrossEncoder(tempered, device="cpu")
+    (ranking,) = encoder.rank_many([QUERY], [texts])
+    logits = np.array([one.logit for one in ranking.documents])
+    wanted = Answer([one.index for one in ranking.documents], (1 / (1 + np.exp(-logits / 5))).tolist())
+    assert abs(1 / (1 + np.exp(-logits)) - np.array(wanted.scores)).max() > 1e-3
+    checked(await door(tempered, encoder, QUERY, texts), wanted, texts)
+    if door is service:
+        checked(await through("TEI", encoder, texts), wanted, texts)
+
+
+@pytest.mark.parametrize(
+    ("activation", "is_own"), [(nn.Hardsigmoid(), True), (nn.Identity(), False), (nn.Tanh(), False)]
+)
+async def test_scores_from_0_to_1_are_the_models_own_or_the_sigmoid(
+    activation: nn.Module, is_own: bool, own_tiny: CrossEncoder, tmp_path: Path
+) -> None:
+    """Where its own are others: in Haystack, LangChain and TEI's shape; every other door gives its own."""
+    own_tiny.default_activation_function = activation
+    own_tiny.save(str(tmp_path))
+    encoder = CrossEncoder(str(tmp_path), device="cpu")
+    (own,) = encoder.rank_many([QUERY], [FULL])
+    (scaled,) = encoder.rank_many([QUERY], [FULL], activation_fct=None if is_own else nn.Sigmoid())
+    for ranking, found in (
+        (own, await service(str(tmp_path), encoder, QUERY, FULL)),
+        (own, await command_line(str(tmp_path), encoder, QUERY, FULL)),
+        (scaled, await haystack_ranker(str(tmp_path), encoder, QUERY, FULL)),
+        (scaled, await langchain(str(tmp_path), encoder, QUERY, FULL)),
+        (scaled, await through("TEI", encoder, FULL)),
+    ):
+        checked(found, Answer([one.index for one in ranking.documents], [one.score for one in ranking.documents]), FULL)
+
+
 # ---- What its scores mean.
 @dataclass(frozen=True)
 class Told:
@@ -474,6 +526,47 @@ async def posted(models: dict[str, CrossEncoder], path: str, body: dict[str, Any
         httpx.AsyncClient(transport=transport, base_url="http://x", trust_env=False) as client,
     ):
         return await client.post(path, json=body)
+
+
+# Of requests that order texts: the path, and what has the texts.
+SHAPES: dict[str, tuple[str, Callable[[Sequence[str]], dict[str, Any]]]] = {
+    "Cohere": ("/v2/rerank", lambda texts: {"query": QUERY, "documents": texts}),
+    "vLLM": ("/v1/rerank", lambda texts: {"query": QUERY, "documents": texts}),
+    "Voyage": ("/v1/rerank", lambda texts: {"query": QUERY, "documents": texts, "top_k": len(texts)}),
+    "Nvidia": ("/v1/ranking", lambda texts: {"query": {"text": QUERY}, "passages": [{"text": one} for one in texts]}),
+    "TEI": ("/rerank", lambda texts: {"query": QUERY, "texts": texts}),
+}
+SCORES = ("relevance_score", "score", "logit")
+
+
+async def through(shape: str, encoder: CrossEncoder, texts: Sequence[str], **more: Any) -> Answer:
+    """The answer in one of the shapes; Nvidia's has logits for scores."""
+    path, body = SHAPES[shape]
+    answer = await posted({"one": encoder}, path, body(texts) | more)
+    assert "unknown" not in answer.text + str(answer.headers)
+    found = answer.raise_for_status().json()
+    results = found if isinstance(found, list) else next(value for value in found.values() if isinstance(value, list))
+    scores = [next(item[name] for name in SCORES if name in item) for item in results]
+    return Answer([item["index"] for item in results], scores)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_an_instruction_is_one_in_every_shape(shape: str, told: str, tiny: CrossEncoder) -> None:
+    """It changes what is read, and a model without a place for it refuses."""
+    texts = ["the cat sat", "a dog", "water the tree " * 90, "the cat?"]
+    encoder = CrossEncoder(told, device="cpu")
+    activation = IDENTITY if shape == "Nvidia" else None
+    (wanted,) = encoder.rank_many([QUERY], [texts], instruction=TOLD, activation_fct=activation)
+    (plain,) = encoder.rank_many([QUERY], [texts], activation_fct=activation)
+    for ranking, more in ((wanted, {"instruction": TOLD}), (plain, {}), (plain, {"instruction": " "})):
+        found = await through(shape, encoder, texts, **more)
+        assert found.order == [one.index for one in ranking.documents]
+        assert found.scores == pytest.approx([one.score for one in ranking.documents], abs=1e-5)
+    assert abs(wanted.documents[0].score - plain.documents[0].score) > 1e-4
+    path, body = SHAPES[shape]
+    refused = await posted({"one": tiny}, path, body(texts) | {"instruction": TOLD})
+    assert refused.status_code == 422
+    assert "instruction: this model's input has no place for one" in refused.json()["message"]
 
 
 async def test_an_instruction_is_one_through_every_door(told: str, tmp_path: Path) -> None:

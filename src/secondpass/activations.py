@@ -121,6 +121,8 @@ class Elementwise:
 
 
 IDENTITY, SIGMOID = Elementwise("Identity"), Elementwise("Sigmoid")
+# What gives no score outside, by its name in torch.nn or, where it is ours, its dotted one.
+FROM_0_TO_1 = frozenset({"Sigmoid", "Hardsigmoid", f"{__name__}.TemperedSigmoid"})
 
 
 def as_torch(activation: Activation | None) -> Any:
@@ -269,6 +271,16 @@ def default_activation(
                 stored_name,
             )
     return published or (SIGMOID if num_labels == 1 else IDENTITY)
+
+
+def scaled(own: Activation, num_labels: int = 1) -> Activation:
+    """What makes scores from 0 to 1 of logits: a model's own activation where it is known to, else the sigmoid.
+
+    Of several labels one number is ranked by, of which the sigmoid makes the probability of the label.
+    """
+    found = known(own)
+    name = full_name(type(own)) if found is None else found.name
+    return own if num_labels == 1 and name in FROM_0_TO_1 else SIGMOID
 
 
 def stored_name(activation: Activation) -> str | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from secondpass.activations import IDENTITY, SIGMOID
+from secondpass.activations import IDENTITY, scaled
 from secondpass.cascade import Cascade
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import InvalidInput
@@ -89,7 +89,7 @@ class RerankOptions(BaseModel):
         instruction: what the model is told to look for, where its template has a place for that.
         relevance: of a model with several labels, the label that documents are ranked by, or "expected".
         keep: documents that go on in a cascade.
-        scale_score: scores between 0 and 1 (sigmoid); False gives logits.
+        scale_score: scores between 0 and 1 (the model's own where it gives such, else the sigmoid); False gives logits.
         score_threshold: lower scores are left out.
         calibration: file that makes probabilities of scores; None takes the one in the model's folder.
         min_probability: less probable documents are left out.
@@ -247,7 +247,7 @@ class RerankOptions(BaseModel):
     def _rankings(self, model: Any, queries: Sequence[str], texts: Sequence[Sequence[str]]) -> list[Ranking]:
         """Rank the texts of queries; without any, only see whether the model takes the options."""
         around = PromptTemplate(self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix)
-        activation: Any = SIGMOID if self.scale_score else IDENTITY
+        activation: Any = scaled(model.own_activation, model.num_labels) if self.scale_score else IDENTITY
         if self.scale_score and self.relevance == "expected" and model.num_labels > 1:
             activation = _share_of(model.num_labels - 1)
         made: list[Ranking] = model.rank_many(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from secondpass import CrossEncoder
 from secondpass.calibration import FILE, Calibration
+from secondpass.errors import InvalidInput
 from secondpass.models.card import PROBABILITIES
 from tests.cli.conftest import Run, only_line
 from tests.small_collection import write_json_lines
-from tests.tiny_models import WORDS, make_folder
+from tests.tiny_models import WORDS, make_decoder, make_folder
 
 QUERIES = 14
 
@@ -77,6 +80,26 @@ def test_groups_into_the_models_folder(run: Run, model: Path, collection: Path) 
     assert "Nobody judged" not in done.stdout
     ranked = run("rank", "cat", "-m", model, "--format", "jsonl", input="a dog\nthe cat\n")
     assert ranked.exit_code == 0, ranked.stderr
+
+
+def test_a_model_is_told_what_its_folder_does_not_say(run: Run, collection: Path, tmp_path: Path) -> None:
+    """A template with the tokens of the answer; which label is ranked by is read as everywhere."""
+    plain, out = str(make_decoder(tmp_path / "plain", "qwen3", chat=None)), tmp_path / "out.json"
+    answer: dict[str, Any] = {"template": "Q {query} D {document}", "true_token": "yes", "false_token": "no"}
+    told = [part for name, value in answer.items() for part in (f"--{name.replace('_', '-')}", value)]
+    given = ("calibrate", collection / "groups.jsonl", "-m", plain, "-o", out)
+    assert "must be said: template=" in only_line(run(*given))
+    done = run(*given, *told)
+    assert done.exit_code == 0, done.stderr
+    CrossEncoder(plain, device="cpu", **answer).use_calibration(out)
+    other = CrossEncoder(plain, device="cpu", **answer | {"template": "{document} answers {query}"})
+    with pytest.raises(InvalidInput, match="logits"):
+        other.use_calibration(out)
+    labels = str(make_folder(tmp_path / "labels", "bert", 2))
+    given = ("calibrate", collection / "groups.jsonl", "-m", labels, "-o", out)
+    assert run(*given, "--relevance", "1").exit_code == 0
+    assert Calibration.load(out).relevance == 1
+    assert "neither a label's number nor 'expected'" in only_line(run(*given, "--relevance", "best"))
 
 
 @pytest.mark.parametrize(

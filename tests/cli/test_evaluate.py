@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModel, AutoTokenizer
@@ -21,6 +22,7 @@ from secondpass.windows import Windows
 from tests.cli.conftest import Run, only_line
 from tests.small_collection import CORPUS, write_beir
 from tests.small_collection import QUERIES as QUERIES_OF_SMALL
+from tests.tiny_models import make_decoder
 
 QUERIES = 30
 
@@ -342,6 +344,32 @@ def test_models_are_compared_on_the_candidates_of_one_first_pass(
     assert same.exit_code == 0, same.output
     for key in ("reports", "comparisons", "contrasts"):
         assert json.loads(made["json"].read_text())[key] == found[key]
+
+
+def test_a_model_is_told_what_its_folder_does_not_say(
+    run: Run, tmp_path: Path, models: tuple[str | Path, ...], tiny_model_folder: Callable[..., str]
+) -> None:
+    """A template is for one model, and a label to rank by for those that have several; nothing is guessed."""
+    plain, labels = str(make_decoder(tmp_path / "plain", "qwen3", chat=None)), tiny_model_folder("bert", 3)
+    answer: dict[str, Any] = {"template": "Q {query} D {document}", "true_token": "yes", "false_token": "no"}
+    told = [part for name, value in answer.items() for part in (f"--{name.replace('_', '-')}", value)]
+    assert "template is for one model, and here are" in only_line(run(*models, *told))
+    given = ("compare", "--dataset", tmp_path / "beir", "--device", "cpu", "-m", "nDCG@10", "-o", tmp_path / "run.trec")
+    assert "must be said: template=" in run(*given, "--model", f"m={plain}").stderr
+    assert "say relevance=" in run(*given, "--model", f"m={labels}").stderr
+    corpus = {row["_id"]: " ".join(filter(None, (row["title"], row["text"]))) for row in CORPUS}
+    for folder, more, encoder, rule in (
+        (plain, told, CrossEncoder(plain, device="cpu", **answer), None),
+        (labels, ["--relevance", "2"], CrossEncoder(labels, device="cpu"), 2),
+    ):
+        done = run(*given, "--model", f"m={folder}", *more)
+        assert done.exit_code == 0, done.output
+        made = read_run(tmp_path / "run.m.trec")
+        for query in QUERIES_OF_SMALL[:3]:
+            names = list(made[query["_id"]])
+            (ranking,) = encoder.rank_many([query["text"]], [[corpus[name] for name in names]], relevance=rule)
+            wanted = {names[one.index]: pytest.approx(one.score, abs=1e-5) for one in ranking.documents}
+            assert dict(made[query["_id"]]) == wanted
 
 
 def test_a_bi_encoder_finds_candidates_by_its_name(

@@ -13,10 +13,12 @@ import typer
 from transformers import AutoModel, AutoTokenizer
 from typer.testing import CliRunner, Result
 
+from secondpass import CrossEncoder
 from secondpass.cli.program import Program
 from secondpass.cli.train import mine
 from tests.cli.conftest import only_line
 from tests.small_collection import write_json_lines
+from tests.tiny_models import make_decoder
 
 Mine = Callable[..., Result]
 
@@ -133,6 +135,30 @@ def test_a_bi_encoder_and_a_cross_encoder(run_mine, beir, tmp_path, tiny_folder)
     assert all(len(row["cross_encoder_scores"]) == len(row["documents"]) for row in groups(tmp_path).values())
 
 
+def test_a_second_pass_is_told_what_its_folder_does_not_say(run_mine, beir, tmp_path, tiny_model_folder):
+    """A template with the tokens of the answer, or by which of several labels it ranks."""
+    plain = str(make_decoder(tmp_path / "plain", "qwen3", chat=None))
+    options = ["--dataset", beir, "--split", "test", "--device", "cpu", "--rescore"]
+    answer = {"template": "Q {query} D {document}", "true_token": "yes", "false_token": "no"}
+    told = [part for name, value in answer.items() for part in (f"--{name.replace('_', '-')}", value)]
+    labels = tiny_model_folder("bert", 2)
+    assert "must be said: template=" in run_mine(*options, plain).stderr
+    assert "say relevance=" in run_mine(*options, labels).stderr
+    assert "neither a label's number" in only_line(run_mine(*options, labels, "--relevance", "best"))
+    for folder, given, encoder, rule in (
+        (plain, told, CrossEncoder(plain, device="cpu", **answer), None),
+        (labels, ["--relevance", "1"], CrossEncoder(labels, device="cpu"), 1),
+    ):
+        done = run_mine(*options, folder, *given)
+        assert done.exit_code == 0, done.stderr
+        for row in groups(tmp_path).values():
+            (ranking,) = encoder.rank_many([row["query"]], [row["documents"]], relevance=rule)
+            wanted = {one.index: pytest.approx(one.score, abs=1e-5) for one in ranking.documents}
+            read = [place for place, score in enumerate(row["cross_encoder_scores"]) if score is not None]
+            assert read
+            assert [row["cross_encoder_scores"][place] for place in read] == [wanted[place] for place in read]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -145,6 +171,8 @@ def test_a_bi_encoder_and_a_cross_encoder(run_mine, beir, tmp_path, tiny_folder)
         (["--clicks", "{}/corpus.jsonl", "--queries", "{}/queries.jsonl"], "--queries with --corpus"),
         (["-d", "{}", "--split", "test", "--from", "{}/nowhere"], "there is no folder"),
         (["-d", "{}", "--split", "test", "--from", "run.trec"], "--from: there is no file run.trec with a run"),
+        (["-d", "{}", "--split", "test", "--true-token", "a"], "--true-token is for the cross-encoder of --rescore"),
+        (["-d", "{}", "--split", "test", "--relevance", "1"], "--relevance is for the cross-encoder of --rescore"),
         (["-d", "{}", "--split", "test", "-o", "{}/g.csv"], "end in .jsonl"),
         (["-d", "{}", "--split", "test", "-o", "{}/no/g.jsonl"], "there is no folder"),
     ],

@@ -27,13 +27,30 @@ from secondpass.activations import (
     default_activation,
     known,
     known_steps,
+    scaled,
     stored_name,
+    tempered_sigmoid,
     torch_name,
 )
 from secondpass.errors import InvalidInput, ModelLoadError
 
 SIGMOID_NAME = "torch.nn.modules.activation.Sigmoid"
 IDENTITY_NAME = "torch.nn.modules.linear.Identity"
+
+
+@pytest.mark.parametrize("own", [SIGMOID, nn.Sigmoid(), Elementwise("Hardsigmoid"), tempered_sigmoid()(5.0)])
+def test_scores_from_0_to_1_are_a_models_own_where_it_gives_such(own: Any) -> None:
+    """Of one label; of several the sigmoid makes the probability of the one that is ranked by."""
+    logits = torch.linspace(-40, 40, 9)
+    assert scaled(own) is own
+    assert 0 <= float(as_torch(own)(logits).min()) <= float(as_torch(own)(logits).max()) <= 1
+    assert scaled(own, 2) == SIGMOID
+
+
+@pytest.mark.parametrize("own", [IDENTITY, nn.Identity(), nn.Tanh(), nn.ReLU6(), torch.relu, lambda logits: logits])
+def test_other_scores_are_scaled_by_the_sigmoid(own: Any) -> None:
+    """Whatever they are, and also where nothing is known of a callable."""
+    assert scaled(own) == scaled(own, 3) == SIGMOID
 
 
 class Doubled(nn.Module):

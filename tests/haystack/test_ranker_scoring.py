@@ -17,7 +17,7 @@ from secondpass import Cascade, CrossEncoder
 from secondpass.activations import IDENTITY
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.windows import Windows
-from tests.tiny_models import make_folder, make_reranker
+from tests.tiny_models import make_decoder, make_folder, make_reranker
 
 MakeRanker = Callable[..., SecondPassRanker]
 QUERY = "where is the capital of france"
@@ -253,6 +253,23 @@ def test_an_instruction_goes_to_the_models_of_a_cascade_that_take_one(
         (ranking,) = cascade.rank_many([QUERY], [texts], activation_fct=IDENTITY, instruction=wish)
         found = ranker.run(query=QUERY, documents=documents, instruction=said)["documents"]
         assert [document.score for document in found] == [one.score for one in ranking.documents]
+
+
+def test_the_scores_of_a_cascade_are_on_the_scale_of_its_last_model(
+    make_ranker: MakeRanker, tiny_folder: str, tmp_path: Path
+) -> None:
+    """zerank's own sigmoid, for documents that only the model before has scored too."""
+    told: dict[str, Any] = {"template": "zerank", "true_token": "yes"}
+    CrossEncoder(str(make_decoder(tmp_path / "plain", "qwen3")), device="cpu", **told).save(str(tmp_path / "judge"))
+    names = [tiny_folder, str(tmp_path / "judge")]
+    cascade = Cascade([CrossEncoder(name, device="cpu") for name in names], 3)
+    texts = [document.content for document in MANY]
+    (ranking,) = cascade.rank_many([QUERY], [texts], activation_fct=cascade.own_activation)
+    found = make_ranker(model=names, keep=3, top_k=len(MANY)).run(query=QUERY, documents=MANY)["documents"]
+    assert [one.id for one in found] == [MANY[one.index].id for one in ranking.documents]
+    assert [one.score for one in found] == pytest.approx([one.score for one in ranking.documents], abs=1e-6)
+    alone = cascade.models[1].predict([(QUERY, document.content) for document in found[:3]])
+    assert [one.score for one in found[:3]] == pytest.approx(alone.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("several_first", [True, False])

@@ -450,6 +450,37 @@ def test_the_published_score_of_a_family_is_the_default(tmp_path: Path) -> None:
     assert CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PAIRS).tolist() == logits.tolist()
 
 
+RAW = {"true_token": "yes", "false_token": "no"}
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "told"),
+    [
+        ("mxbai-rerank-base-v2", "qwen2", {}),
+        ("ctxl-rerank-v2-instruct-multilingual-1b", "qwen3", {}),
+        ("plain", "qwen3", RAW | {"template": "bge-reranker-v2-gemma"}),
+        ("plain", "qwen3", RAW | {"template": "ctxl-rerank-v2-6b"}),
+    ],
+)
+def test_a_family_that_publishes_logits_has_logits_for_scores(
+    name: str, architecture: str, told: dict[str, Any], tmp_path: Path
+) -> None:
+    """Also after a save, which stores the identity; what a folder stores wins."""
+    folder = str(make_decoder(tmp_path / name, architecture, chat=None, length=1024))
+    model = CrossEncoder(folder, device="cpu", **told)
+    scores = model.predict(PAIRS)
+    assert scores.tolist() == model.predict(PAIRS, activation_fct=nn.Identity()).tolist()
+    assert np.ptp(scores) > 1e-3
+    model.save(str(tmp_path / "saved"))
+    again = CrossEncoder(str(tmp_path / "saved"), device="cpu")
+    assert isinstance(again.default_activation_function, nn.Identity)
+    assert again.predict(PAIRS).tolist() == scores.tolist()
+    stored = "torch.nn.modules.activation.Sigmoid"
+    _set(tmp_path / "saved" / "config_sentence_transformers.json", activation_fn=stored)
+    again = CrossEncoder(str(tmp_path / "saved"), device="cpu")
+    assert np.allclose(again.predict(PAIRS), 1 / (1 + np.exp(-scores)), rtol=0, atol=1e-6)
+
+
 def test_a_plain_causal_model_is_read_only_where_its_answer_is_known(tmp_path: Path) -> None:
     """Never at "yes" and "no" because there is nothing else; num_labels= still makes a classifier of it to train."""
     folder = make_decoder(tmp_path / "plain", "llama", chat=None)

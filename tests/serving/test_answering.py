@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from secondpass import Cascade, CrossEncoder, StoppingRule
+from secondpass.activations import TemperedSigmoid
 from secondpass.calibration import Calibration
 from secondpass.errors import InvalidInput
 from secondpass.serving import answering
@@ -62,12 +64,16 @@ async def test_scores_and_order_are_those_in_process(served: Served) -> None:
     assert answer.warnings == (f"cut documents: index 4 ({answer.cuts[0].document_tokens} tokens; the window has 128)",)
 
 
-async def test_a_models_own_activation_and_the_sigmoid_are_both_there(served: Served) -> None:
-    """A model that stores the identity has logits for scores."""
+async def test_a_models_own_scores_and_those_from_0_to_1_are_both_there(served: Served) -> None:
+    """A model that stores the identity has logits for scores; where its own are from 0 to 1 they are the same."""
+    served.reranker.default_activation_function = TemperedSigmoid(5.0)
+    answer = await answered(served, work(), 30)
+    assert answer.scaled == pytest.approx(answer.scores, abs=1e-6)
+    assert answer.scaled == pytest.approx((1 / (1 + np.exp(-np.array(answer.logits) / 5))).tolist(), abs=1e-6)
     served.reranker.default_activation_function = nn.Identity()
     answer = await answered(served, work(), 30)
     assert answer.scores == answer.logits
-    assert all(0 < probability < 1 for probability in answer.sigmoids)
+    assert all(0 < probability < 1 for probability in answer.scaled)
 
 
 async def test_documents_are_cut_as_asked(served: Served) -> None:
@@ -161,7 +167,7 @@ async def test_blank_documents_are_last_whatever_the_activation(
     plain = await answered(models.get(None), Work(None, ("where is the cat",) * 2, texts[1::2]), 30)
     models.close()
     assert answer.order == (*(1 + 2 * index for index in plain.order), 0, 2)
-    for name in ("scores", "logits", "sigmoids"):
+    for name in ("scores", "logits", "scaled"):
         values = getattr(answer, name)
         assert values[1::2] == pytest.approx(getattr(plain, name), abs=1e-4)
         assert values[0] == values[2] <= min(values[1::2])

@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from secondpass.calibration import Calibration, file_of
 from secondpass.cli import arguments
 from secondpass.cli.output import PipeConsole, print_json
+from secondpass.cli.rank import RelevanceRule, relevance_of
 from secondpass.corpora import corpus_file, named_file, packaged, read_corpus, read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import qrels_file, read_qrels
@@ -70,7 +71,10 @@ def calibrate(
     device: arguments.Device = None,
     precision: arguments.Precision = None,
     instruction: arguments.Instruction = None,
-    relevance: Annotated[str | None, typer.Option(help='Of several labels, which is ranked by: 1, "expected".')] = None,
+    template: arguments.Template = None,
+    true_token: arguments.TrueToken = None,
+    false_token: arguments.FalseToken = None,
+    relevance: RelevanceRule = None,
     long: arguments.Long = None,
     window_tokens: arguments.WindowTokens = None,
     window_overlap: arguments.WindowOverlap = None,
@@ -101,10 +105,9 @@ def calibrate(
         texts, lists, grades, told = _groups(labels, corpus, queries)
     else:
         texts, lists, grades, told = _ranked(labels, run, corpus, queries, split, depth)
-    target = _target(output, model)
+    target, rule = _target(output, model), relevance_of(relevance)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
-    encoder = arguments.load(model, max_length, device, precision, instruction)
-    rule: Any = int(relevance) if relevance is not None and relevance.isdecimal() else relevance
+    encoder = arguments.load(model, max_length, device, precision, instruction, template, true_token, false_token)
     with arguments.with_files(encoder, score_cache):
         made = calibrated(
             encoder, texts, lists, grades, relevance=rule, unjudged=unjudged, answered=answered, seed=seed,

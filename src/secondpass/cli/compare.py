@@ -31,12 +31,14 @@ from secondpass.cli.evaluate import (
     run_of,
     without_identical_ids,
 )
+from secondpass.cli.rank import RelevanceRule, relevance_of
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import parsed
 from secondpass.evaluation.qrels import Qrels, column_of, judged_queries
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.runs import Run, write_run
+from secondpass.models.templates import ANSWER, check_alone
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
@@ -94,6 +96,10 @@ def compare(
     device: arguments.Device = None,
     precision: arguments.Precision = None,
     instruction: arguments.Instruction = None,
+    template: arguments.Template = None,
+    true_token: arguments.TrueToken = None,
+    false_token: arguments.FalseToken = None,
+    relevance: RelevanceRule = None,
     long: arguments.Long = None,
     window_tokens: arguments.WindowTokens = None,
     window_overlap: arguments.WindowOverlap = None,
@@ -126,16 +132,18 @@ def compare(
     check_reports(0, html, json, csv, output)
     if measure:
         parsed(measure)
-    models = _named(model)
+    loading = max_length, device, precision, None, template, true_token, false_token
+    models = _named(model, loading[4:])
+    rule = relevance_of(relevance)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
     found = judged_by(dataset, split, limit)
     corpus = {document.id: document.content for document in read_corpus(dataset)}
     found, first_ms = first_pass(found, first, corpus, depth, ignore_identical_ids, device)
     (candidates,) = found.runs
     _check_names([candidates.name, *models], candidates, output)
-    options: Any = dict(batch_size=batch_size, truncation=how, instruction=instruction, show_progress_bar=False)
+    options: Any = dict(batch_size=batch_size, truncation=how, instruction=instruction, relevance=rule)
     made = [
-        reranked(name, arguments.load(source, max_length, device, precision), score_cache, found, corpus, options)
+        reranked(name, arguments.load(source, *loading), score_cache, found, corpus, options)
         for name, source in models.items()
     ]
     found = _joined(found, made, models, first_ms, depth)
@@ -154,8 +162,8 @@ def judged_by(dataset: Path, split: str, limit: int | None) -> Evaluated:
     return Evaluated(judged, (), texts, notes=noted(queries.textless), beir=True, folder=dataset)
 
 
-def _named(given: Sequence[str]) -> dict[str, str]:
-    """Models by the names that reports call them."""
+def _named(given: Sequence[str], answer: Sequence[str | None]) -> dict[str, str]:
+    """Models by the names that reports call them; a template and the tokens of an answer are for one of them."""
     made: dict[str, str] = {}
     for one in given:
         name, equals, source = one.partition("=")
@@ -165,6 +173,7 @@ def _named(given: Sequence[str]) -> dict[str, str]:
             why = f"{made[name]} is called {name!r} too" if name else "it has no name"
             raise InvalidInput(f"--model {one}: {why}; say NAME=MODEL")
         made[name] = source
+    check_alone(made.values(), dict(zip(ANSWER, answer, strict=True)))
     return made
 
 
@@ -212,7 +221,7 @@ def reranked(
     by_logit: bool = False,
 ) -> Reranked:
     """One model over all candidates, a query at a time; the run has its scores, or its logits."""
-    options = options | ({} if encoder.num_labels == 1 else {"relevance": "expected"})
+    options = {**options, "show_progress_bar": False} | ({"relevance": None} if encoder.num_labels == 1 else {})
     filled = {query: list(ranking) for query, ranking in found.runs[0].items() if ranking}
     queries = found.texts or {}
     rankings: dict[str, list[tuple[str, float | None]]] = {}

@@ -18,6 +18,7 @@ import typer
 
 from secondpass.cli import arguments
 from secondpass.cli.output import INTERRUPTED, PipeConsole, note, print_json, print_table
+from secondpass.cli.rank import RelevanceRule, relevance_of
 from secondpass.corpora import named_file, read_corpus, read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
@@ -26,6 +27,7 @@ from secondpass.evaluation.runs import read_run
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
     from secondpass.evaluation.comparison import Analysis
+    from secondpass.ranking import Relevance
     from secondpass.training.configured import Finished, Prepared
     from secondpass.training.measuring.before_after import BeforeAfter
     from secondpass.training.negatives.candidates import Candidates
@@ -257,6 +259,14 @@ class Dataset:
     qrels: Qrels
 
 
+OwnCorpus = Annotated[Path | None, typer.Option(help="Documents (JSON lines or BEIR folder), without --dataset.")]
+OwnJudgements = Annotated[Path | None, typer.Option(help="Judgements (TREC, BEIR or JSON lines), without --dataset.")]
+Clicks = Annotated[
+    Path | None, typer.Option(help="Relevant pairs (.csv, .parquet, .jsonl), texts or ids, for --qrels.")
+]
+SecondPass = Annotated[
+    str | None, typer.Option(help="Cross-encoder that drops what it finds as relevant as the positive.")
+]
 OwnDocuments = Annotated[
     bool | None,
     typer.Option(
@@ -269,16 +279,10 @@ OwnDocuments = Annotated[
 def mine(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the groups go, as JSON lines.")],
     dataset: Annotated[Path | None, typer.Option("--dataset", "-d", help="BEIR folder, or secondpass/demo.")] = None,
-    corpus: Annotated[
-        Path | None, typer.Option(help="Documents (JSON lines or BEIR folder), without --dataset.")
-    ] = None,
+    corpus: OwnCorpus = None,
     queries: Annotated[Path | None, typer.Option(help="Queries (JSON lines or .tsv), without --dataset.")] = None,
-    qrels: Annotated[
-        Path | None, typer.Option(help="Judgements (TREC, BEIR or JSON lines), without --dataset.")
-    ] = None,
-    clicks: Annotated[
-        Path | None, typer.Option(help="Relevant pairs (.csv, .parquet, .jsonl), texts or ids, for --qrels.")
-    ] = None,
+    qrels: OwnJudgements = None,
+    clicks: Clicks = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="ROLE=NAME", help="Of --clicks, where names do not say it; see docs.")
     ] = None,
@@ -293,10 +297,12 @@ def mine(
     absolute_margin: Annotated[float | None, typer.Option(min=0, help="The same as a difference of scores.")] = None,
     max_score: Annotated[float | None, typer.Option(help="Drop candidates with a higher score.")] = None,
     against: Annotated[Against, typer.Option(help="Which of several positives margins start from.")] = Against.lowest,
-    rescore: Annotated[
-        str | None, typer.Option(help="Cross-encoder that drops what it finds as relevant as the positive.")
-    ] = None,
+    rescore: SecondPass = None,
     instruction: Annotated[str | None, typer.Option(help="What --rescore is told to look for.")] = None,
+    template: arguments.Template = None,
+    true_token: arguments.TrueToken = None,
+    false_token: arguments.FalseToken = None,
+    relevance: RelevanceRule = None,
     rescore_margin: Annotated[float, typer.Option(min=0, help="By how much it has to score lower.")] = 0.0,
     sampling: Annotated[Sampling, typer.Option(help="The best candidates left, or any of them.")] = Sampling.top,
     positives: Annotated[int | None, typer.Option(min=1, help="For each query, at most; by default all.")] = None,
@@ -328,6 +334,8 @@ def mine(
     from secondpass.training.negatives.sifting import MiningRule
 
     checked_target(output)
+    told: Any = dict(instruction=instruction, template=template, true_token=true_token, false_token=false_token)
+    by_label = _for_second_pass(rescore, relevance, told)
     with _said_as_options():
         rule = MiningRule(
             negatives=negatives, first=first, last=last, max_score=max_score, absolute_margin=absolute_margin,
@@ -341,15 +349,16 @@ def mine(
         _refuse_beside_clicks(dataset or qrels, queries, corpus)
         labelled = _clicked(clicks, corpus, queries, column or ())
     found = _candidates(source, labelled, last + rule.ignore_identical_ids, (query_prefix, document_prefix), device)
-    _write(output, labelled, found, rule, _second_pass(rescore, device, instruction), as_json)
+    encoder = None if rescore is None else arguments.load(rescore, None, device, **told)
+    _write(output, labelled, found, rule, encoder, by_label, as_json)
 
 
-def _second_pass(rescore: str | None, device: str | None, instruction: str | None) -> CrossEncoder | None:
-    if rescore is not None:
-        return arguments.load(rescore, None, device, instruction=instruction)
-    if instruction is not None:
-        raise InvalidInput("--instruction is for the cross-encoder of --rescore")
-    return None
+def _for_second_pass(rescore: str | None, relevance: str | None, told: Mapping[str, str | None]) -> Relevance | None:
+    """What --relevance says; what is for a cross-encoder is refused where there is none."""
+    given = [name for name, value in {**told, "relevance": relevance}.items() if value is not None]
+    if given and rescore is None:
+        raise InvalidInput(f"--{given[0].replace('_', '-')} is for the cross-encoder of --rescore")
+    return relevance_of(relevance)
 
 
 def _write(
@@ -358,14 +367,15 @@ def _write(
     found: Candidates,
     rule: MiningRule,
     encoder: CrossEncoder | None,
+    relevance: Relevance | None,
     as_json: bool,
 ) -> None:
     from secondpass.training.negatives.mining import mine_negatives, write_mined
 
-    shown = sys.stderr.isatty()
     mined = mine_negatives(
-        labelled.queries, labelled.corpus, labelled.qrels, found, rule=rule, cross_encoder=encoder, progress=shown
-    )
+        labelled.queries, labelled.corpus, labelled.qrels, found,
+        rule=rule, cross_encoder=encoder, relevance=relevance, progress=sys.stderr.isatty(),
+    )  # fmt: skip
     if not mined.groups:
         for line in mined.report.lines():
             note(line)

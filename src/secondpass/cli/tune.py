@@ -133,7 +133,7 @@ def tune(
         request = DatasetRequest(pipeline, dataset, split, limit, depth, model=model, instruction=instruction)
         given = _of_pipeline(replace(request, ranker=ranker, tuning=True, corpus=corpus))
     else:
-        options: Any = dict(batch_size=batch_size, instruction=instruction, show_progress_bar=False)
+        options: Any = dict(batch_size=batch_size, instruction=instruction, relevance="expected")
         encoder = None if no_reranker else arguments.load(model or arguments.POCKET, max_length, device, precision)
         found, read = _labelled(dataset, corpus, split, limit)
         given = _of_first(found, first or [BM25], read, depth or DEPTH, device, encoder, score_cache, options)

@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from secondpass.activations import Activation, tempered_sigmoid
+from secondpass.activations import Activation, Elementwise, tempered_sigmoid
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import LAYOUT, NAMES, Mark, ModelTemplate, Plain, PromptTemplate, filled, probe_template
 from secondpass.models.config import (
@@ -55,7 +55,8 @@ STRUCTURED = re.compile(r"content\[0\]|\.type|'type'|\"type\"|message\.content\[
 class RerankerFamily:
     """A published family: its template, where it is known by, and the tokens of its answer (the second may be None).
 
-    Where there is a `temperature`, the published score is the sigmoid of the logit over it.
+    Where there is a `temperature`, the published score is the sigmoid of the logit over it; `activation` is the name of
+    another one, of torch.nn, that makes it.
     """
 
     template: ModelTemplate
@@ -64,6 +65,7 @@ class RerankerFamily:
     true_token: str | None
     false_token: str | None
     temperature: float | None = None
+    activation: str | None = None
 
 
 @cache
@@ -77,17 +79,18 @@ def families() -> Mapping[str, RerankerFamily]:
             template = template_of(**stored["template"], query_share=share and tuple(share))
             pattern = re.compile(stored["names"], re.IGNORECASE)
             tokens = stored.get("true_token"), stored.get("false_token")
-            family = RerankerFamily(
-                template, pattern, tuple(stored["architectures"]), *tokens, stored.get("temperature")
-            )
+            score = stored.get("temperature"), stored.get("activation")
+            family = RerankerFamily(template, pattern, tuple(stored["architectures"]), *tokens, *score)
             made[file.name.removesuffix(".toml")] = family
     return made
 
 
 def published_activation(template: ModelTemplate | None) -> Activation | None:
     """What makes the published scores of the family that a template is of; None where that is as everywhere."""
-    own = (family.temperature for family in families().values() if family.template == template)
-    return next((tempered_sigmoid()(temperature) for temperature in own if temperature is not None), None)
+    own = next((family for family in families().values() if family.template == template), None)
+    if own is None or own.temperature is not None:
+        return None if own is None else tempered_sigmoid()(own.temperature)
+    return None if own.activation is None else Elementwise(own.activation)
 
 
 def template_of(

@@ -15,7 +15,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from secondpass.activations import SIGMOID
+from secondpass.activations import scaled
 from secondpass.cascade import going_on, joined, put
 from secondpass.errors import NonFiniteScore, TooLong
 from secondpass.forwards.contract import non_finite
@@ -257,7 +257,7 @@ def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) ->
     return Answer(
         model=served.name,
         scores=tuple(document.score for document in in_order),
-        sigmoids=tuple(activated(logits, SIGMOID, False).tolist()),
+        scaled=tuple(activated(logits, scaled(served.reranker.own_activation), False).tolist()),
         logits=tuple(document.logit for document in in_order),
         order=tuple(document.index for document in ranking.documents),
         tokens=sum(record.tokens for record in records),

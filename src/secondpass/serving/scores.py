@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, FailFast, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from secondpass.serving.fields import NOT_BLANK, SOME_TEXT, TEXT, CountOrZero, Instruction, ModelName, Text
+from secondpass.serving.fields import NOT_BLANK, SOME_TEXT, TEXT, CountOrZero, ModelName, Text
 from secondpass.serving.problems import invalid
 from secondpass.serving.shapes import CuttingRequest, Envelope, Request, enveloped, json_number
 from secondpass.serving.work import Answer, Work
@@ -41,12 +41,11 @@ class ScoreRequest(Request):
         json_schema_extra=SOME_PAIR,
     )
     raw_scores: bool | None = Field(default=None, strict=True, description="Logits instead of the model's scores.")
-    instruction: Instruction = None
 
     def work(self) -> Work:
         """The pairs to score."""
         queries, documents = zip(*self.pairs, strict=True)
-        return self.pairs_of(self.model, queries, documents, field="pairs", instruction=self.instruction)
+        return self.pairs_of(self.model, queries, documents, field="pairs")
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""

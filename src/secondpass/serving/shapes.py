@@ -40,6 +40,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     windows: WindowsWish = None
+    instruction: Instruction = None
 
     def pairs_of(self, model: str | None, queries: Sequence[str], documents: Sequence[str], **more: Any) -> Work:
         """Each query with the document at its place.
@@ -48,7 +49,7 @@ class Request(BaseModel):
             Problem: the windows that are asked for cannot be.
         """
         windows = self.windows.windows() if isinstance(self.windows, WindowsAsked) else self.windows
-        around = {"warnings": self.unknown(), "windows": windows, **more}
+        around = {"warnings": self.unknown(), "windows": windows, "instruction": self.instruction, **more}
         return Work(model, tuple(queries), tuple(documents), **around)
 
     @property
@@ -217,17 +218,15 @@ class CuttingRequest(Request):
     )
     max_tokens_per_query: CountOrZero = Field(default=None, description="First tokens read of a query; 0 is all.")
     use_activation: bool | None = Field(default=None, strict=True, description="False gives logits.")
-    instruction: Instruction = None
 
     def cuts(self, per_document: int | None) -> dict[str, Any]:
-        """The fields of `Work` that say what is read, and how."""
+        """The fields of `Work` that say what is read of a pair."""
         whole = self.truncate_prompt_tokens
         return {
             "max_document_tokens": per_document or None,
             "max_query_tokens": self.max_tokens_per_query or None,
             "max_tokens": None if whole == -1 else whole,
             "keep_tail": None if self.truncation_side is None else self.truncation_side == "left",
-            "instruction": self.instruction,
         }
 
     def scores(self, answer: Answer) -> tuple[float, ...]:
@@ -423,7 +422,7 @@ class TextsRequest(OrderRequest):
     texts: Annotated[list[Text], FailFast()] = Field(
         min_length=1, description="Not all blank.", json_schema_extra=SOME_TEXT
     )
-    raw_scores: bool | None = Field(default=None, strict=True, description="Logits instead of their sigmoid.")
+    raw_scores: bool | None = Field(default=None, strict=True, description="Logits instead of scores from 0 to 1.")
     truncate: bool | None = Field(default=None, strict=True, description="False refuses pairs that would be cut.")
     truncation_direction: Literal["Left", "Right", "left", "right"] | None = Field(
         default=None, description="Which end of a text that is too long goes; the model's own habit when absent."
@@ -447,7 +446,7 @@ class TextsRequest(OrderRequest):
 
     def render(self, answer: Answer, request_id: str) -> str:
         """A bare list; readers such as Elasticsearch refuse any other field."""
-        scores = answer.logits if self.raw_scores else answer.sigmoids
+        scores = answer.logits if self.raw_scores else answer.scaled
         items = (
             f'{{"index":{index},"score":{json_number(scores[index])}'
             + (f',"text":{json_text(self.texts[index])}' if self.return_text else "")

@@ -86,7 +86,7 @@ class Work:
 class Answer:
     """Scores of one request's pairs in the order they were given, and `order`, their positions best first.
 
-    `scores` are the model's own (its activation applied), `sigmoids` those of `logits`. `pairs` are what models scored,
+    `scores` are the model's own (its activation applied), `scaled` those from 0 to 1. `pairs` are what models scored,
     `cache_hits` those of them that a cache of scores knew. Of a request with a budget `unscored` are the documents that
     no model has scored. `passages` are the best windows, `windows` how many were read of long documents. `chances` are
     probabilities with the ends of their intervals, where the model has a calibration, `nothing_relevant` its verdict.
@@ -94,7 +94,7 @@ class Answer:
 
     model: str
     scores: tuple[float, ...]
-    sigmoids: tuple[float, ...]
+    scaled: tuple[float, ...]
     logits: tuple[float, ...]
     order: tuple[int, ...]
     tokens: int

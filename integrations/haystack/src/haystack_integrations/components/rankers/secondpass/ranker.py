@@ -15,7 +15,7 @@ from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecyc
 from haystack_integrations.common.secondpass.parameters import REMOTE_CODE
 
 from secondpass import CrossEncoder
-from secondpass.activations import IDENTITY, SIGMOID, Activation
+from secondpass.activations import IDENTITY, Activation, scaled
 from secondpass.calibration import least_of
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.inputs import PromptTemplate, Truncation
@@ -133,9 +133,9 @@ class SecondPassRanker(ModelLifecycle):
             fields are left out.
         :param embedding_separator: Text between the meta values and the content. It is cut with the document, and
             special tokens in it are text.
-        :param scale_score: If `True`, scores are between 0 and 1 (sigmoid of the logit; with several labels the
-            probability of the label, or the expected grade as a share of the highest). If `False`, scores are the
-            logits (with several labels the log-odds of the label, or the expected grade).
+        :param scale_score: If `True`, scores are between 0 and 1: the model's own where its activation gives such, else
+            the sigmoid of the logit; with several labels the probability of the label, or the expected grade as a share
+            of the highest. If `False`, the logits (with several labels the label's log-odds, or the expected grade).
         :param score_threshold: Return only documents with at least this score. Applied before `top_k`.
         :param trust_remote_code: Must be `False`: a pipeline file cannot switch on code from a model's repository. In
             Python, `secondpass.CrossEncoder(..., trust_remote_code=True)` can.
@@ -439,7 +439,7 @@ class SecondPassRanker(ModelLifecycle):
                     [readable.texts],
                     batch_size=self.batch_size,
                     show_progress_bar=False,
-                    activation_fct=self._activation(encoder.num_labels) if limits.scale_score else IDENTITY,
+                    activation_fct=self._activation(encoder) if limits.scale_score else IDENTITY,
                     relevance=self.relevance,
                     template=PromptTemplate(
                         self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix
@@ -460,11 +460,11 @@ class SecondPassRanker(ModelLifecycle):
         """What a call says; a model that was loaded with an instruction knows it, those of a cascade are told."""
         return self.instruction if instruction is None and isinstance(self.model, list) else instruction
 
-    def _activation(self, num_labels: int) -> Activation:
+    def _activation(self, model: CrossEncoder | Cascade) -> Activation:
         """What makes scores between 0 and 1 of the logits, or of the expected grades from 0 to the last label's."""
-        if self.relevance == "expected" and num_labels > 1:
-            return lambda grades: grades / (num_labels - 1)
-        return SIGMOID
+        if self.relevance == "expected" and (highest := model.num_labels - 1):
+            return lambda grades: grades / highest
+        return scaled(model.own_activation, model.num_labels)
 
 
 def _outputs(
