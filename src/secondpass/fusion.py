@@ -51,14 +51,14 @@ class Candidates:
     def of(
         cls,
         runs: Mapping[str, Iterable[tuple[str, float | None]]],
-        fields: Mapping[str, Mapping[str, float]] | None = None,
+        fields: Mapping[str, Mapping[str, float | None]] | None = None,
     ) -> Candidates:
         """Candidates of first passes, each a ranking with scores or None; `fields` give values by document.
 
-        A list in which a score is missing counts by its order.
+        A list in which a score is missing counts by its order; a document that a field lacks, or has None, is unknown.
 
         Raises:
-            InvalidInput: a document comes twice in a ranking, or a score is no finite number.
+            InvalidInput: a document comes twice in a ranking, or a score or a field's value is no finite number.
         """
         lists = {name: list(ranking) for name, ranking in runs.items()}
         best: dict[str, tuple[int, int]] = {}
@@ -71,7 +71,7 @@ class Candidates:
         rows = {document: row for row, document in enumerate(ids)}
         scores = {name: _column(name, ranking, rows) for name, ranking in lists.items()}
         for name, values in (fields or {}).items():
-            known = [(document, values[document]) for document in ids if document in values]
+            known = [(document, value) for document in ids if (value := values.get(document)) is not None]
             scores[name] = _column(name, known, rows)
         return cls(ids, scores)
 

@@ -70,6 +70,44 @@ def test_first_passes_come_from_files_and_fields_from_the_documents(run: Run, tm
     assert "grade 0.5" in only_line(run("tune", "-d", graded, "--first", "bm25", "--no-reranker"))
 
 
+def test_questions_without_an_answer_are_read_too(run: Run, tmp_path: Path, pocket_folder: Path) -> None:
+    """Of a folder and of a file of graded documents; they are no labelled queries of the measure, but of the rule."""
+    demo = pocket_folder.parent / "demo"
+    documents = [json.loads(line) for line in (demo / "corpus.jsonl").read_text().splitlines()]
+    asked = [json.loads(line) for line in (demo / "queries.jsonl").read_text().splitlines()][:12]
+    judged = [line.split("\t") for line in (demo / "qrels" / "test.tsv").read_text().splitlines()[1:]]
+    grades = {one["_id"]: {name: int(grade) for query, name, grade in judged if query == one["_id"]} for one in asked}
+    others = [{"_id": f"n{row}", "text": f"how far is it to the moon in {row} months"} for row in range(10)]
+    grades |= {one["_id"]: {documents[0]["_id"]: 0} for one in others}
+    asked += others
+    # the first pass has what is relevant last, so that the model is worth its time
+    names = [one["_id"] for one in documents]
+    found = {query: [*(name for name in names if name not in own), *own][-8:] for query, own in grades.items()}
+    lines = [f"{query} Q0 {name} 1 {-row} first" for query, own in found.items() for row, name in enumerate(own)]
+    (tmp_path / "first.trec").write_text("\n".join(lines) + "\n")
+    folder, graded = tmp_path / "beir", tmp_path / "graded.jsonl"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [f"{query}\t{name}\t{grade}\n" for query, own in grades.items() for name, grade in own.items()]
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
+    texts = {one["_id"]: f"{one['title']} {one['text']}" for one in documents}
+    groups = [{"query_id": one["_id"], "query": one["text"], "document_ids": list(grades[one["_id"]]),
+               "documents": [texts[name] for name in grades[one["_id"]]], "labels": list(grades[one["_id"]].values())}
+              for one in asked]  # fmt: skip
+    for file, each in (("beir/queries", asked), ("beir/corpus", documents), ("graded", groups)):
+        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
+    for labels in (folder, graded):
+        options = ("--corpus", folder, "--first", tmp_path / "first.trec", "--splits", "4", "-o", tmp_path / "tuned")
+        done = run("tune", "-d", labels, *options)
+        assert done.exit_code == 0, done.output
+        assert "Of 12 labelled queries, half of them fitted on and half measured, 4 times\n" in done.stdout
+        assert "10 queries without a relevant document are not measured" in " ".join(done.stdout.split())
+        tuned = Tuned.from_dict(json.loads((tmp_path / "tuned" / "tuned.json").read_text()))
+        assert tuned.calibration is not None
+        assert tuned.calibration.queries == 22
+        assert tuned.calibration.answers is not None
+        assert tuned.calibration.answers.unanswered == 10
+
+
 def test_what_is_not_installed_is_said_before_anything_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the extra that brings all of it."""
     monkeypatch.setitem(sys.modules, "venn_abers", None)

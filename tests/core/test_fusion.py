@@ -50,6 +50,16 @@ def test_reciprocal_ranks_are_those_of_the_lists() -> None:
     assert found == {"a": round(1 / 61, 6), "b": round(1 / 62 + 1 / 61, 6)}
 
 
+def test_what_a_field_lacks_is_unknown_and_never_a_rank() -> None:
+    """A document with None is one that is absent: the others' values stay what they are, as does a weight for them."""
+    runs = {"bm25": [("old", 9.0), ("undated", 5.0), ("new", 1.0)]}
+    absent = Candidates.of(runs, {"year": {"old": 1990.0, "new": 2024.0}})
+    given = Candidates.of(runs, {"year": {"old": 1990.0, "undated": None, "new": 2024.0}})
+    for candidates in (absent, given):
+        assert candidates.scores["year"] == pytest.approx([1990.0, np.nan, 2024.0], nan_ok=True)
+        assert scores(Fusion("weighted", {"year": 1.0}), candidates) == {"old": 1.0, "undated": 0.0, "new": 2.0}
+
+
 def test_one_input_alone_keeps_its_own_order_before_all_it_has_not() -> None:
     """Its last document is above those that only others found."""
     candidates = Candidates.of(RUNS)
@@ -121,6 +131,10 @@ def edited(**changes: object) -> Tuned:
     [
         (lambda: Candidates.of({"bm25": [("a", 1.0), ("a", 2.0)]}), "bm25 has a document twice"),
         (lambda: Candidates.of({"bm25": [("a", float("nan"))]}), "bm25: the score of 'a'=nan is not a finite number"),
+        (
+            lambda: Candidates.of(RUNS, {"year": {"b": float("nan")}}),
+            "year: the score of 'b'=nan is not a finite number",
+        ),
         (lambda: EVEN.scores(Candidates.of({"bm25": []})), "needs 'dense'"),
         (lambda: Fusion("weighted", {}), "weights is empty"),
         (lambda: Fusion("weighted", {"a": float("inf")}), r"weights\['a'\]=inf"),

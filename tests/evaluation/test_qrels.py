@@ -305,6 +305,17 @@ def test_judged_queries_come_in_the_order_of_the_queries_file(folder: Path) -> N
     assert list(judged_queries(folder, "test").texts) == ["a", "c"]
 
 
+def test_queries_without_an_answer_are_asked_where_that_is_wanted(folder: Path) -> None:
+    """In their place among the others; the judgements are the same, and those that nobody judged stay out."""
+    with (folder / "queries.jsonl").open("a") as queries:
+        queries.write('{"_id": "unjudged", "text": "text"}\n')
+    found = judged_queries(folder, "test")
+    every = found.with_unanswered()
+    assert list(every.texts) == ["a", "b", "c"]
+    assert (every.qrels, every.textless) == (found.qrels, ())
+    assert list(every.limited(2).texts) == ["a", "b"]
+
+
 def test_other_judgements_can_be_given(folder: Path) -> None:
     """--qrels replaces the folder's judgements."""
     other = folder / "other.txt"

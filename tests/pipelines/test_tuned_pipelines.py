@@ -20,9 +20,12 @@ from haystack_integrations.components.rankers.secondpass import SecondPassTunedR
 from secondpass import CrossEncoder
 from secondpass.calibration import AnswerRule, Calibration
 from secondpass.errors import InvalidInput
+from secondpass.evaluation.qrels import Qrels
+from secondpass.evaluation.runs import Run as Ranked
 from secondpass.evaluation.second_pass import DatasetRequest
 from secondpass.fusion import Candidates, Fusion, Tuned
 from secondpass.models.identity import marks_of
+from secondpass.tuning import tune
 from secondpass_pipelines.dataset import run_dataset
 from secondpass_pipelines.pipeline_files import pipeline_file
 from secondpass_pipelines.tuned_pipelines import write_tuned
@@ -89,6 +92,15 @@ def test_what_is_tuned_on_is_what_each_retriever_found(beir: Path, tmp_path: Pat
         assert list(scores.values()) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+def test_questions_without_an_answer_are_asked_where_it_is_tuned(beir: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """Their candidates are read as the others' are; evaluation leaves them out."""
+    file = str(hybrid(tmp_path / "p.yaml", tiny_folder))
+    asked = {tuning: run_dataset(DatasetRequest(file, beir, tuning=tuning)) for tuning in (True, False)}
+    assert [list(one.texts) for one in asked.values()] == [["q1", "q2", "q3", "unjudged"], ["q1", "q2", "q3"]]
+    assert asked[True].second["unjudged"]
+    assert asked[True].qrels["unjudged"] == {"d2": 0}
+
+
 def test_a_tuned_pipeline_orders_as_was_tuned(beir: Path, write: Write) -> None:
     """Over a labelled set its order is that of `Tuned.order` on the lists and logits that are tuned on."""
     given = run_dataset(DatasetRequest(str(write().parent / "hybrid.yaml"), beir, tuning=True))
@@ -121,8 +133,12 @@ def test_plain_haystack_loads_what_was_written(write: Write, tmp_path: Path) -> 
 
 def test_a_retriever_that_is_not_needed_goes(write: Write) -> None:
     """With what only it needs, and its inputs of Hayhooks; the order is then BM25's."""
-    page = yaml.safe_load(write(Tuned(("bm25_retriever",), Fusion("weighted", {"bm25_retriever": 1.0})),
-                                "rerank_hybrid").read_text())  # fmt: skip
+    names = ("bm25_retriever", "embedding_retriever")
+    grades = {f"q{number}": {"a": 1} for number in range(20)}
+    lists = [Ranked(name, {query: [(one, 9.0 - row) for row, one in enumerate(found)] for query in grades})
+             for name, found in zip(names, ("abcd", "bcxa"), strict=True)]  # fmt: skip
+    logits = Ranked("m", {query: [(one, -float(row)) for row, one in enumerate("xbcda")] for query in grades})
+    page = yaml.safe_load(write(tune(Qrels(grades), lists, logits, splits=4).tuned, "rerank_hybrid").read_text())
     assert list(page["components"]) == ["bm25_retriever", "ranker"]
     assert page["connections"] == [{"sender": "bm25_retriever.documents", "receiver": "ranker.bm25_retriever"}]
     assert page["inputs"] == {"query": ["bm25_retriever.query", "ranker.query"]}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
+from secondpass.cli.tune import _show
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
+from secondpass.fusion import RERANKER, Candidates, Fusion, Tuned
 from secondpass.tuning import Tuning, tune
-from secondpass.tuning.choosing import certainty
-from secondpass.tuning.contenders import Labelled, LambdaMart, sums_of
+from secondpass.tuning.choosing import _Contest, _verdicts, _with_probabilities
+from secondpass.tuning.contenders import Doubles, Labelled, LambdaMart, certainty, sums_of
 
 Task = tuple[Qrels, list[Run], Run]
 
@@ -88,6 +93,185 @@ def test_a_lead_that_few_labels_cannot_tell_is_not_recommended() -> None:
     assert found.needed is not None
     power = [stats.nct.sf(stats.t.ppf(0.999, n - 1), n - 1, effect * n**0.5) for n in (found.needed, found.needed - 1)]
     assert power[0] >= 0.8 > power[1]
+
+
+def spread(mean: float, deviation: float) -> Doubles:
+    """Fifty numbers of that mean and standard deviation."""
+    signs = np.where(np.arange(50) % 2, 1.0, -1.0)
+    made: Doubles = mean + deviation * signs / signs.std(ddof=1)
+    return made
+
+
+@pytest.mark.parametrize(("mean", "recommended"), [(0.045, "first pass"), (0.055, "sum with reranker")])
+def test_no_way_is_recommended_whose_mean_a_cheaper_one_beats(mean: float, recommended: str) -> None:
+    """However sure it is over the first pass: the cheaper one that was not sure enough has the higher mean."""
+    contest = _Contest(Labelled.of(*task((0.8, 0.8, 0.4), queries=50), "nDCG@10"), 0.9, 0, 2, 0.95)
+    held_out = {one.name: np.full(50, 0.5) for one in contest.contenders}
+    held_out["first pass"] = np.full(50, 0.9)
+    held_out["sum of first passes"] = 0.9 + spread(0.05, 0.3)
+    held_out["sum with reranker"] = 0.9 + spread(mean, 0.2)
+    assert certainty(held_out["sum of first passes"] - 0.9) < 0.9 < certainty(held_out["sum with reranker"] - 0.9)
+    best = contest.decided(held_out, contest.rows)
+    assert best.name == recommended
+    contest.held_out, contest.best = held_out, best
+    told = " ".join(_verdicts(contest))
+    if best.cost:
+        assert "The reranker adds +0.005" in told
+    else:
+        assert "first pass stays: what would take its place must be better with a certainty of 90%" in told
+        assert "sum of first passes, +0.050 (" in told
+        assert ", is not; sum with reranker, -0.005 (" in told
+        assert ", is below sum of first passes, which is cheaper." in told
+
+
+def applied(found: Tuning, given: Task) -> dict[str, float]:
+    """The measure of each query, ordered by what was tuned over the lists of its own first passes."""
+    qrels, runs, logits = given
+    tuned = replace(found.tuned, skip=None)
+    orders: dict[str, list[tuple[str, float | None]]] = {}
+    for query in qrels.with_relevant:
+        candidates = Candidates.of({run.name: run[query].items() for run in runs if run.name in tuned.first})
+        read = tuned.to_read(candidates)
+        order = tuned.order(candidates, read, [logits[query][candidates.ids[row]] or 0.0 for row in read])
+        orders[query] = [(one.id, None) for one in order]
+    return dict(evaluate(qrels, Run("applied", orders), [found.measure]).values[found.measure])
+
+
+def apart(given: Task, kept: int, lost: str = "") -> Task:
+    """The same where the main first pass finds its best alone, for one query nothing, and the other one the others."""
+    qrels, (one, two), logits = given
+    lists = {query: [] if query == lost else list(ranking.items())[:kept] for query, ranking in one.items()}
+    rest = {query: [each for each in ranking.items() if each[0] not in dict(lists[query])]
+            for query, ranking in two.items()}  # fmt: skip
+    return qrels, [Run("bm25", lists), Run("dense", rest)], logits
+
+
+def test_first_passes_that_won_without_a_weight_are_not_asked() -> None:
+    """The first pass alone is measured on what it finds, as `evaluate` does, and so it is applied."""
+    given = apart(task((0.2, 50.0, 50.0)), 6, lost="q0")
+    found = tuned(given)
+    assert found.recommended == "first pass"
+    assert found.tuned.first == ("bm25",)
+    expected = dict(evaluate(given[0], given[1][0], ["nDCG@10"]).values["nDCG@10"])
+    assert found.held_out["first pass"] == pytest.approx(expected)
+    assert applied(found, given) == pytest.approx(expected)
+    assert expected["q0"] == 0.0
+
+
+@pytest.mark.parametrize("noise", [(0.8, 50.0, 0.3), (0.8, 0.8, 0.4), (0.4, 30.0, 0.2)])
+@pytest.mark.parametrize("kept", [6, 14, 20])
+def test_what_is_tuned_does_what_was_measured(noise: tuple[float, float, float], kept: int) -> None:
+    """With its own first passes alone, whichever those are: the mean is that of its depth."""
+    given = apart(task(noise), kept)
+    found = tuned(given)
+    assert found.depth is not None
+    measured = dict(found.depth.values)[found.tuned.depth]
+    assert np.mean([*applied(found, given).values()]) == pytest.approx(measured)
+
+
+def test_a_first_pass_that_brings_something_is_needed_without_a_weight() -> None:
+    """Something that is read, or that the measure looks at; not what stands below both."""
+    runs = [Run("bm25", {"q": [("a", 3.0), ("b", 2.0), ("c", 1.0)]}), Run("dense", {"q": [("c", 2.0), ("d", 1.0)]})]
+    logits = Run("m", {"q": [(name, 0.0) for name in "abcd"]})
+    alone = Fusion("weighted", {"bm25": 1.0, "dense": 0.0}), Fusion("weighted", {"dense": 0.0, RERANKER: 1.0})
+    for measure, depth, needed in (
+        ("nDCG@2", 3, ("bm25",)),
+        ("nDCG@2", 4, ("bm25", "dense")),
+        ("nDCG@4", 3, ("bm25", "dense")),
+        ("nDCG", 1, ("bm25", "dense")),
+    ):
+        labelled = Labelled.of(Qrels({"q": {"d": 1}}), runs, logits, measure)
+        assert labelled.needed(Tuned(("bm25", "dense"), *alone, depth)) == needed
+    weighed = replace(Tuned(("bm25", "dense"), *alone, 3), after=Fusion("weighted", {"dense": 0.5, RERANKER: 0.5}))
+    assert Labelled.of(Qrels({"q": {"d": 1}}), runs, logits, "nDCG@2").needed(weighed) == ("bm25", "dense")
+
+
+def test_queries_without_an_answer_count_for_probabilities_alone() -> None:
+    """The measure, the choice and the order are those of the others; the rule for no answer is fitted on them.
+
+    Where the reranker has not read them they are left out.
+    """
+    given = task((0.8, 0.8, 0.4))
+    _, silent, read = task((0.8, 0.8, 0.4), seed=1)
+    more = {f"no {query}": {"d0": 0} for query in given[0]}
+    rng = np.random.default_rng(0)
+    logits = {f"no {query}": [(name, float(rng.normal(-1, 0.4))) for name in one] for query, one in read.items()}
+    lists = [
+        Run(run.name, {**run_of(run), **{f"no {query}": list(one.items()) for query, one in other.items()}})
+        for run, other in zip(given[1], silent, strict=True)
+    ]
+    qrels = Qrels({**given[0], **more})
+    plain, both = tuned(given), tuned((qrels, lists, Run("m", {**run_of(given[2]), **logits})))
+    assert both.queries == 40
+    assert both.held_out == plain.held_out
+    assert both.outcomes == plain.outcomes
+    assert both.tuned.after == plain.tuned.after
+    assert plain.tuned.calibration is not None
+    assert both.tuned.calibration is not None
+    assert (plain.tuned.calibration.queries, both.tuned.calibration.queries) == (40, 80)
+    assert both.tuned.calibration.relevant == plain.tuned.calibration.relevant
+    assert both.tuned.calibration.rows == 2 * plain.tuned.calibration.rows
+    assert both.tuned.calibration.answers is not None
+    assert both.tuned.calibration.answers.unanswered == 40
+    assert both.verdicts[-1].startswith("40 queries without a relevant document are not measured")
+    assert tuned((qrels, lists, given[2])) == plain
+
+
+def run_of(run: Run) -> dict[str, list[tuple[str, float | None]]]:
+    """Its lists."""
+    return {query: list(ranking.items()) for query, ranking in run.items()}
+
+
+def test_probabilities_of_trees_are_of_queries_that_they_have_not_seen() -> None:
+    """No tree that orders a query for them changes with its labels; where nothing is to be learnt, none is likely."""
+    qrels, runs, logits = task((5.0, 5.0, 5.0), queries=60)
+    labelled = Labelled.of(qrels, runs, logits, "nDCG@10")
+    trees = LambdaMart("lambdamart", 2, labelled).fit(np.arange(60))
+    others = labelled.unseen(trees, 5)
+    assert len({one.trees for one in others} - {trees.trees}) == 5
+    changed = Labelled.of(Qrels({**qrels, "q7": {"d3": 1}}), runs, logits, "nDCG@10")
+    same = [one == other for one, other in zip(others, changed.unseen(trees, 5), strict=True)]
+    assert same[7]
+    assert sum(same) == 12
+    even = Fusion("weighted", {"bm25": 0.5, "dense": 0.5})
+    assert labelled.unseen(even, 5) == [even] * 60
+    made, told = _with_probabilities(labelled, Tuned(labelled.first, even, trees, 20), "")
+    assert told == ()
+    assert made.calibration is not None
+    highest = max(step.logit for step in made.calibration.sequence)
+    assert made.calibration.probabilities([highest])[0] < 0.3
+
+
+def test_where_labels_come_from_is_known_without_saying_so() -> None:
+    """By the judgements themselves, unless the call says otherwise; probabilities and figures have it too."""
+    qrels, runs, logits = task((0.8, 0.8, 0.4))
+    marked = Qrels(dict(qrels), origin="from clicks")
+    cases: list[tuple[dict[str, Any], str]] = [({}, "from clicks"), ({"origin": "by hand"}, "by hand")]
+    for options, origin in cases:
+        found = tuned((marked, runs, logits), **options)
+        assert found.tuned.calibration is not None
+        assert {found.origin, found.tuned.calibration.origin, found.tuned.figures["origin"]} == {origin}
+
+
+def test_how_often_each_way_was_halved_is_told() -> None:
+    """What is slow to fit only at first, and the choice as often as the rarest."""
+    found = tune(*task((0.8, 0.8, 0.4), queries=100), splits=24)
+    assert {one.name: one.splits for one in (*found.outcomes, found.choice)} == {
+        **{one.name: 24 for one in found.outcomes}, "logistic": 20, "choice": 20,
+    }  # fmt: skip
+
+
+def test_ways_that_were_halved_less_often_are_said() -> None:
+    """Beside how often the others were."""
+    grades = {f"q{number}": {"a": 1} for number in range(10)}
+    found = tune(Qrels(grades), [Run("bm25", {query: [("a", 2.0), ("b", 1.0)] for query in grades})], splits=4)
+    shown = []
+    for result in (found, replace(found, splits=9)):
+        console = Console(file=io.StringIO(), width=120)
+        _show(console, result)
+        shown.append(console.file.getvalue().splitlines()[0])  # type: ignore[attr-defined]
+    assert shown[0].endswith(", 4 times")
+    assert shown[1].endswith(", 9 times, first pass 4, choice 4")
 
 
 def test_only_the_depth_that_pays_is_reranked() -> None:

@@ -153,9 +153,10 @@ def compare(
     conclude(analysed(found, measure, level, seed, examples, candidates.name), found.notes, budget_ms, html, json, csv)
 
 
-def judged_by(dataset: Path, split: str, limit: int | None) -> Evaluated:
-    """The first judged queries, and their judgements."""
+def judged_by(dataset: Path, split: str, limit: int | None, *, unanswered: bool = False) -> Evaluated:
+    """The first judged queries, and their judgements; perhaps with those that have no relevant document."""
     queries = judged_queries(dataset, split)
+    queries = queries.with_unanswered() if unanswered else queries
     texts = queries.limited(limit).texts
     qrels = queries.qrels or Qrels({})
     judged = qrels if limit is None else qrels.only(texts)

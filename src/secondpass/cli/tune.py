@@ -183,19 +183,17 @@ def _labelled(
 ) -> tuple[Evaluated, dict[str, CorpusDocument]]:
     """The labelled queries, and all documents: of a file for training those of the corpus and its own."""
     if not dataset.is_file():
-        return judged_by(dataset, split, limit), {one.id: one for one in read_corpus(corpus or dataset)}
+        found = judged_by(dataset, split, limit, unanswered=True)
+        return found, {one.id: one for one in read_corpus(corpus or dataset)}
     from secondpass.training.data.groups import judged
     from secondpass.training.data.sources import read_groups
 
     read = {} if corpus is None else {one.id: one for one in read_corpus(corpus)}
     contents = {name: one.content for name, one in read.items()}
-    found = judged(list(read_groups(dataset)), contents)
+    asked = judged(list(read_groups(dataset)), contents)
     read |= {name: CorpusDocument(name, "", text) for name, text in contents.items() if name not in read}
-    qrels = found.qrels or Qrels({})
-    relevant = set(qrels.with_relevant)
-    texts = {name: text for name, text in found.texts.items() if name in relevant}
-    texts = dict(list(texts.items())[:limit])
-    return Evaluated(qrels.only(texts), (), texts), read
+    texts = asked.limited(limit).texts
+    return Evaluated((asked.qrels or Qrels({})).only(texts), (), texts), read
 
 
 def _of_pipeline(request: DatasetRequest) -> Labels:
@@ -274,8 +272,10 @@ def _show(console: Console, result: Tuning) -> None:
         )
         rows.append(row)
         table.add_row(*row, style=style)
+    fewer = [f", {one.name} {one.splits}" for one in (*result.outcomes, result.choice) if one.splits < result.splits]
     console.print(
         f"Of {result.queries} labelled queries, half of them fitted on and half measured, {result.splits} times"
+        + "".join(fewer)
     )
     console.print("\n".join(stacked(names, rows)) if console.width < NARROW else table)
     if result.origin:

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
@@ -309,15 +309,21 @@ class JudgedQueries:
     """Text by query id in the order in which they are asked, and judgements if they are to be measured.
 
     `textless` are the queries with a relevant document that have no text; the judgements no longer have them.
+    `judged` are the texts of a folder's judged queries, those without a relevant document among them.
     """
 
     texts: dict[str, str]
     qrels: Qrels | None = None
     textless: tuple[str, ...] = ()
+    judged: dict[str, str] = field(default_factory=dict)
 
     def limited(self, limit: int | None) -> JudgedQueries:
         """Only the first `limit`."""
-        return JudgedQueries(dict(list(self.texts.items())[:limit]), self.qrels, self.textless)
+        return replace(self, texts=dict(list(self.texts.items())[:limit]))
+
+    def with_unanswered(self) -> JudgedQueries:
+        """Those without a relevant document are asked too: no measure is of them, but probabilities are."""
+        return replace(self, texts=self.judged or self.texts)
 
     @property
     def note(self) -> str:
@@ -367,4 +373,5 @@ def judged_queries(folder: Path, split: str, qrels: Path | None = None) -> Judge
         raise InvalidInput(f"{file}: none of its {len(textless)} judged queries has a text in {folder}")
     if not judged:
         raise InvalidInput(f"{file}: no query has a relevant document")
-    return JudgedQueries({query: text for query, text in texts.items() if query in judged}, judgements, textless)
+    every = {query: text for query, text in texts.items() if query in judgements}
+    return JudgedQueries({query: every[query] for query in every if query in judged}, judgements, textless, every)

@@ -16,10 +16,15 @@ logger = logging.getLogger(__name__)
 
 README = "README.md"
 
-# Tells our own card from one that somebody wrote.
+# Where `secondpass train` writes its card if the folder has a README of somebody else's.
+ASIDE = "MODEL_CARD.md"
+# They tell our own cards from one that somebody wrote: that of figures, and that of a training.
 MARK = "<!-- written by secondpass from model_card_data -->"
+TRAINED = "<!-- Written by `secondpass train`. -->"
 HEAD = "---\nlibrary_name: sentence-transformers\ntags:\n- cross-encoder\n---"
 PROBABILITIES = "# Probabilities"
+# How that section begins: a model may have its heading for a name.
+SECTION = f"{PROBABILITIES}\n\n`{FILE}` makes probabilities"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +76,27 @@ class ModelCardData:
 def write_card(made: Path, folder: Path, card: str | None, calibration: Calibration | None) -> None:
     """Write the README.md of a model into the folder `made`; that of somebody else in `folder` stays, with a warning.
 
-    Without a `card` the one that is there stays, but for what it says of a calibration.
+    Without a `card` the one that is there stays, but for what it says of a calibration; so does a training's, always.
     """
-    there = folder / README
-    before = there.read_text(encoding="utf-8", errors="replace") if there.exists() else None
+    files = [folder / name for name in (README, ASIDE) if (folder / name).exists()]
+    there = {file.name: file.read_text(encoding="utf-8", errors="replace") for file in files}
+    name = next((name for name, text in there.items() if MARK in text or TRAINED in text), README)
+    before = there.get(name)
     if before is not None and MARK not in before:
-        if card is not None or calibration is not None:
-            logger.warning("%s was written by somebody: nothing is put into it of figures and probabilities", there)
-        return
+        by, what = ("a training", "figures") if TRAINED in before else ("somebody", "figures and probabilities")
+        if card is not None or (calibration is not None and by == "somebody"):
+            logger.warning("%s was written by %s: nothing is put into it of %s", folder / name, by, what)
+        if by == "somebody":
+            return
+        card = None
     text = with_probabilities(before if card is None else card, calibration)
     if text is not None and (card is not None or text != before):
-        (made / README).write_text(text, encoding="utf-8")
+        (made / name).write_text(text, encoding="utf-8")
 
 
 def with_probabilities(card: str | None, calibration: Calibration | None) -> str | None:
     """A card that also says on what probabilities were fitted, in place of what it said of that before."""
-    start = (card or "").find(PROBABILITIES)
+    start = (card or "").rfind(SECTION)
     before = card if card is None or start < 0 else card[:start].rstrip() + "\n"
     if calibration is None:
         return before

@@ -22,8 +22,8 @@ from secondpass.evaluation.second_pass import ladder
 from secondpass.evaluation.statistics import effect_size, mean_interval, queries_needed
 from secondpass.fusion import RERANKER, SkipRule, Tuned, overlap
 from secondpass.text import positive_int, share, whole_number
-from secondpass.tuning.contenders import Contender, Doubles, Labelled, Rows, WeightedSum, contenders_of, weighed
-from secondpass.tuning.probabilities import fitted, halves
+from secondpass.tuning.contenders import Contender, Labelled, Rows, WeightedSum, certainty, contenders_of, weighed
+from secondpass.tuning.probabilities import Doubles, fitted, halves
 
 SPLITS = 200
 FOLDS = 5
@@ -36,8 +36,7 @@ CHANCE = 1e-4
 MOST_LOST = 0.01
 LEAST_SAVED = 0.1
 FEWEST = 8
-# Differences of a query, and of means, that are rounding.
-NIL = 1e-12
+# A lead of a mean that is rounding.
 LEAST_LEAD = 1e-6
 
 
@@ -52,6 +51,7 @@ class HeldOut:
         gain, gain_interval: over the first pass, paired by query.
         certainty: that the gain is above 0, one-sided (paired t-test).
         ms: milliseconds a query that the reranker takes; None where that is not known.
+        splits: how often the queries were halved for it.
     """
 
     name: str
@@ -62,6 +62,7 @@ class HeldOut:
     gain_interval: Interval
     certainty: float
     ms: float | None
+    splits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def tune(
     reranked: Run | None = None,
     *,
     measure: str = "nDCG@10",
-    fields: Mapping[str, Mapping[str, float]] | None = None,
+    fields: Mapping[str, Mapping[str, float | None]] | None = None,
     splits: int = SPLITS,
     seed: int = 0,
     sure: float = SURE,
@@ -140,10 +141,12 @@ def tune(
     """Choose how to order candidates.
 
     A dearer way (other first passes; a reranker) is recommended only where it is better than the cheaper one that would
-    be, with the certainty `sure`. Labels that no order has anything to do with recommend the first pass.
+    be, with the certainty `sure`, and no cheaper one has a higher mean. Labels that no order has anything to do with
+    recommend the first pass.
 
     Args:
-        qrels: labels; queries without a relevant document say nothing here.
+        qrels: labels. Queries without a relevant document are out of every measure; where `reranked` has them, they
+            count for the probabilities and the rule that says when nothing answers, with no candidate relevant.
         runs: first passes with their scores, the main one first.
         reranked: the reranker's logits of all their documents; None compares first passes alone.
         measure: as ir_measures names it; higher is better.
@@ -155,7 +158,7 @@ def tune(
         ms_a_document: what reranking one costs.
         model: the reranker's name.
         marks: its logits for sample pairs (`models.identity.marks_of`), by which it is known where this is applied.
-        origin: where the labels come from.
+        origin: where the labels come from; what `qrels` says of that where it is empty.
 
     Raises:
         InvalidInput: an argument is refused, there are fewer than eight labelled queries, or a candidate has no logit.
@@ -166,7 +169,7 @@ def tune(
     if positive_int(splits, "splits") < 2:
         raise InvalidInput(f"splits={splits!r} is below 2, which hold every query out")
     share(level, "level")
-    labelled = Labelled.of(qrels, runs, reranked, measure, fields)
+    labelled, origin = Labelled.of(qrels, runs, reranked, measure, fields), origin or qrels.origin
     count = len(labelled.queries)
     if count < FEWEST:
         raise InvalidInput(f"qrels has {count} queries with a relevant document; {FEWEST} are the fewest to halve")
@@ -204,6 +207,7 @@ class _Contest:
         self.sure = sure
         self.seed = seed
         self.splits = splits
+        self.fewest = min((one.splits for one in self.contenders if one.splits), default=splits)
         self.level = level
         self.rows = np.arange(len(labelled.queries))
         self.chance = labelled.by_chance(seed)
@@ -214,10 +218,9 @@ class _Contest:
     def _held_out(self) -> dict[str, Doubles]:
         names = [*(one.name for one in self.contenders), "choice"]
         sums, times = ({name: np.zeros(len(self.rows)) for name in names} for _ in range(2))
-        fewest = min((one.splits for one in self.contenders if one.splits), default=self.splits)
         for number, (half, other) in enumerate(halves(len(self.rows), self.splits, self.seed)):
             ways = {one.name: one for one in self.contenders if one.splits is None or number < one.splits}
-            if number < fewest:
+            if number < self.fewest:
                 ways["choice"] = self.choice(half, number)
             for name, one in ways.items():
                 sums[name][other] += self.labelled.values(one.fit(half), other)
@@ -235,18 +238,25 @@ class _Contest:
         return self.decided(found, rows)
 
     def decided(self, held_out: Mapping[str, Doubles], rows: Rows) -> Contender:
-        """The cheapest way, unless a dearer one is better for sure.
+        """The cheapest way, unless a dearer one is better for sure, and has at least the mean of every cheaper one.
 
-        Which of equally dear ones that is, `of_cost` says.
+        Which of equally dear ones that is, `of_cost` says. One that is better than the cheapest for sure may still be
+        worse than a cheaper one in between whose gain was larger, but varied more.
         """
         best = self.contenders[0]
         if not self.has_signal(held_out, rows):
             return best
         for cost in sorted({one.cost for one in self.contenders} - {best.cost}):
             dearer = self.of_cost(cost, held_out, rows)
-            if self.is_better(dearer, best, held_out, rows):
+            if self.is_better(dearer, best, held_out, rows) and self.above(dearer, held_out, rows) is None:
                 best = dearer
         return best
+
+    def above(self, one: Contender, held_out: Mapping[str, Doubles], rows: Rows) -> Contender | None:
+        """The best of the cheaper ways, where its mean is higher."""
+        cheaper = [other for other in self.contenders if other.cost < one.cost]
+        best = max(cheaper, key=lambda other: float(held_out[other.name][rows].mean()), default=one)
+        return best if float((held_out[best.name] - held_out[one.name])[rows].mean()) > LEAST_LEAD else None
 
     def of_cost(self, cost: int, held_out: Mapping[str, Doubles], rows: Rows) -> Contender:
         """Of equally dear ways the sum of scores, unless another is better than it for sure.
@@ -267,33 +277,8 @@ class _Contest:
     def has_signal(self, held_out: Mapping[str, Doubles], rows: Rows) -> bool:
         """Whether some way is better than random orders of the same candidates, beyond chance."""
         sure = 1 - CHANCE / len(self.contenders)
-        return any(t_certainty((held_out[one.name] - self.chance)[rows]) >= sure for one in self.contenders)
-
-
-def certainty(differences: Doubles) -> float:
-    """One-sided confidence of a paired t-test that their mean is above 0; 0 where none differs.
-
-    It is no more than flipping their signs could say: 1 - 1 / 2^k where k of them differ from 0. By the t-test alone
-    two queries of fifty that gained would do for nine tenths.
-    """
-    differing = int((np.abs(differences) > NIL).sum())
-    return min(t_certainty(differences), 1 - 0.5**differing)
-
-
-def t_certainty(differences: Doubles) -> float:
-    """The same by the t-test alone."""
-    if len(differences) < 2 or np.abs(differences).max() <= NIL:
-        return 0.0
-    if np.ptp(differences) <= NIL:
-        return float(differences[0] > 0)
-    return float(1 - scipy_stats().ttest_1samp(differences, 0.0, alternative="greater").pvalue)
-
-
-def loss(differences: Doubles, sure: float) -> float:
-    """What their mean is no more than, one-sided with that certainty (t-interval)."""
-    count = len(differences)
-    width = float(scipy_stats().t.ppf(sure, count - 1)) * float(differences.std(ddof=1)) / math.sqrt(count)
-    return float(differences.mean()) + width
+        leads = [(held_out[one.name] - self.chance)[rows] for one in self.contenders]
+        return any(certainty(lead, by_signs=False) >= sure for lead in leads)
 
 
 def _outcome(contest: _Contest, one: Contender | None, ms: float | None) -> HeldOut:
@@ -311,6 +296,7 @@ def _outcome(contest: _Contest, one: Contender | None, ms: float | None) -> Held
         mean_interval(gains, contest.level),
         certainty(gains),
         None if ms is None or one is None else float(ms * sizes) if read else 0.0,
+        min(contest.splits, (contest.fewest if one is None else one.splits) or contest.splits),
     )
 
 
@@ -321,7 +307,7 @@ def _tuned(contest: _Contest, model: str | None) -> tuple[Tuned, DepthChoice | N
     """
     labelled, after = contest.labelled, contest.whole[contest.best.name]
     if RERANKER not in after.inputs:
-        return Tuned(labelled.first, after, fields=labelled.fields), None
+        return Tuned(labelled.asked(after), after, fields=labelled.fields), None
     cheap = _best_without(contest)
     gain = float((contest.held_out[contest.best.name] - contest.held_out[cheap.name]).mean())
     most = min(MOST_LOST, max(0.0, gain / 4))
@@ -329,6 +315,7 @@ def _tuned(contest: _Contest, model: str | None) -> tuple[Tuned, DepthChoice | N
     whole = Tuned(labelled.first, contest.whole[cheap.name], after, deepest, model=model, fields=labelled.fields)
     depth = _depth(contest, whole, most)
     chosen = replace(whole, depth=depth.chosen)
+    chosen = replace(chosen, first=labelled.needed(chosen))
     return replace(chosen, skip=_skip(contest, chosen, most)), depth
 
 
@@ -338,27 +325,24 @@ def _best_without(contest: _Contest) -> Contender:
     return max(cheap, key=lambda one: round(float(contest.held_out[one.name].mean()), 9))
 
 
-def _ordered(labelled: Labelled, tuned: Tuned) -> list[Rows]:
-    made = []
-    for one in labelled.candidates:
-        read = tuned.to_read(one)
-        made.append(tuned.ranked(one, read, one.scores[RERANKER][read])[0])
-    return made
-
-
 def _with_probabilities(labelled: Labelled, tuned: Tuned, origin: str) -> tuple[Tuned, tuple[str, ...]]:
     """With probabilities of the documents that are reranked, or a sentence that says why there are none.
 
-    They are those of a sum of fused score and logit, as a logistic regression weighs the two.
+    They are those of a sum of fused score and logit, as a logistic regression weighs the two. Fused scores are those
+    of `Labelled.unseen`: in practice no tree has seen the query.
     """
     if tuned.after is None:
         return tuned, ()
     fused, labels, owners = [], [], []
-    for query, one in zip(labelled.queries, labelled.candidates, strict=True):
-        read = replace(tuned, skip=None).to_read(one)
-        best = tuned.order(one, read, one.scores[RERANKER][read])[: len(read)]
+    fusions = dict(zip(labelled.queries, labelled.unseen(tuned.after, FOLDS), strict=True))
+    every = dict(zip(labelled.queries, labelled.candidates, strict=True)) | labelled.unanswered
+    for query, one in every.items():
+        own = replace(tuned, after=fusions.get(query, tuned.after), skip=None)
+        read = own.to_read(one)
+        best = own.order(one, read, one.scores[RERANKER][read])[: len(read)]
         fused += [(each.score, each.logit) for each in best]
-        labels += [labelled.qrels[query].get(each.id) for each in best]
+        # whoever judges that a query has no answer says so of all its candidates
+        labels += [labelled.qrels[query].get(each.id) if query in fusions else 0 for each in best]
         owners += [query] * len(best)
     columns = np.array(fused, np.float64).reshape(-1, 2)
     try:
@@ -367,15 +351,22 @@ def _with_probabilities(labelled: Labelled, tuned: Tuned, origin: str) -> tuple[
         made = fitted(sums.tolist(), labels, owners, origin=origin, model=tuned.model or "")
     except InvalidInput as error:
         return tuned, (f"No probabilities: {error}.",)
-    return replace(tuned, calibration=made, calibrated_by=(score, logit)), ()
+    silent = len({*owners} & labelled.unanswered.keys())
+    told = f"{silent} queries without a relevant document are not measured; they count for probabilities."
+    return replace(tuned, calibration=made, calibrated_by=(score, logit)), (told,) * (silent > 0)
+
+
+def loss(differences: Doubles, sure: float) -> float:
+    """What their mean is no more than, one-sided with that certainty (t-interval)."""
+    count = len(differences)
+    width = float(scipy_stats().t.ppf(sure, count - 1)) * float(differences.std(ddof=1)) / math.sqrt(count)
+    return float(differences.mean()) + width
 
 
 def _depth(contest: _Contest, whole: Tuned, most: float) -> DepthChoice:
     """The shallowest depth that loses no more, nor any that is deeper."""
-    depths = ladder(whole.depth)
-    table = np.stack(
-        [contest.labelled.measured(_ordered(contest.labelled, replace(whole, depth=depth))) for depth in depths]
-    )
+    labelled, depths = contest.labelled, ladder(whole.depth)
+    table = np.stack([labelled.measured(labelled.ordered(replace(whole, depth=depth))) for depth in depths])
 
     def shallowest(rows: Rows) -> int:
         found = len(depths) - 1
@@ -394,8 +385,9 @@ def _depth(contest: _Contest, whole: Tuned, most: float) -> DepthChoice:
 def _skip(contest: _Contest, tuned: Tuned, most: float) -> SkipRule | None:
     """The rule that leaves most queries to the first passes and loses no more; None where none does."""
     labelled = contest.labelled
-    agreed = np.array([overlap(one, labelled.first) for one in labelled.candidates])
-    gains = labelled.measured(_ordered(labelled, tuned)) - labelled.values(tuned.before, contest.rows)
+    agreed = np.array([overlap(one, tuned.first) for one in labelled.candidates])
+    unread = labelled.ordered(replace(tuned, depth=0))
+    gains = labelled.measured(labelled.ordered(tuned)) - labelled.measured(unread)
 
     def least(rows: Rows) -> float:
         """The lowest threshold whose queries lose no more than that, over all of these rows, nor any above it."""
@@ -429,7 +421,7 @@ def _needed(contest: _Contest) -> int | None:
     if leads.mean() <= LEAST_LEAD or contest.is_better(top, best, contest.held_out, contest.rows):
         return None
     effect = effect_size(leads)
-    needed = None if effect is None else queries_needed(effect, min(2 * (1 - contest.sure), 1 - NIL))
+    needed = None if effect is None else queries_needed(effect, min(2 * (1 - contest.sure), 1 - LEAST_LEAD))
     return max(len(leads) + 1, needed or 0)
 
 
@@ -449,7 +441,7 @@ def _verdicts(contest: _Contest) -> Iterator[str]:
         own = f"{best.name} ({contest.whole[best.name].label}): {held_out[best.name].mean():.3f}"
         yield f"{own}, {_against(contest, best, first)} over the first pass on held-out halves."
     elif len(dearer) > 1:
-        told = "; ".join(f"{one.name}, {_against(contest, one, first)}, is not" for one in dearer[1:])
+        told = "; ".join(_why_not(contest, one, first) for one in dearer[1:])
         yield f"{first.name} stays: what would take its place must be better {sure}. {told}."
     if RERANKER in contest.whole[best.name].inputs:
         cheap = _best_without(contest)
@@ -458,14 +450,21 @@ def _verdicts(contest: _Contest) -> Iterator[str]:
     elif best.cost == 2:
         yield f"The reranker is not recommended: {best.name} gives it no weight."
     elif labelled.has_reranker and best is not first:
-        one = dearer[-1]
-        yield f"The reranker is not recommended: {one.name}, {_against(contest, one, best)}, is not better {sure}."
+        yield f"The reranker is not recommended: {_why_not(contest, dearer[-1], best, f' better {sure}')}."
     if (needed := _needed(contest)) is not None:
         top = max(contest.contenders, key=lambda one: float(held_out[one.name].mean()))
         yield (
             f"Too few labels to tell {top.name} ({held_out[top.name].mean():.3f}) from {best.name}: "
             f"about {needed:,} queries would, were the difference what it seems."
         )
+
+
+def _why_not(contest: _Contest, one: Contender, best: Contender, told: str = "") -> str:
+    """What keeps a dearer way from taking the place of the best."""
+    above = contest.above(one, contest.held_out, contest.rows)
+    if above is not None and contest.is_better(one, best, contest.held_out, contest.rows):
+        return f"{one.name}, {_against(contest, one, above)}, is below {above.name}, which is cheaper"
+    return f"{one.name}, {_against(contest, one, best)}, is not{told}"
 
 
 def _against(contest: _Contest, one: Contender, other: Contender) -> str:

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.measures import evaluate, over_subtopics, parsed
+from secondpass.evaluation.measures import evaluate, over_subtopics, parsed, scipy_stats
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import counted
-from secondpass.fusion import RERANKER, Candidates, Fusion, features
+from secondpass.fusion import RERANKER, Candidates, Fusion, Tuned, features
 from secondpass.lazy import optional
 
 Doubles = npt.NDArray[np.float64]
@@ -39,6 +39,8 @@ RANDOM_ORDERS = 20
 MOST_SPLITS = 20
 MOST_SPLITS_OF_TREES = 10
 MOST_ROWS = 30_000
+# Differences of a query, and of means, that are rounding.
+NIL = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Labelled:
     """Queries with a relevant document, their candidates and judgements, and the measure of an order.
 
     `first` names the first passes, the main one first, `fields` the documents' fields; `has_reranker` says whether all
-    candidates have its logit, `most` how many documents the measure looks at.
+    candidates have its logit, `most` how many documents the measure looks at. `unanswered` are the candidates of judged
+    queries that have no relevant document, where the reranker read them: no measure is of those.
     """
 
     queries: tuple[str, ...]
@@ -57,9 +60,12 @@ class Labelled:
     fields: tuple[str, ...]
     has_reranker: bool
     most: int | None
+    unanswered: Mapping[str, Candidates] = field(repr=False)
+    _runs: Sequence[Run] = field(repr=False)
     _alike: tuple[npt.NDArray[np.integer], ...] = field(repr=False)
     _known: dict[tuple[object, ...], Doubles] = field(default_factory=dict, repr=False)
     _worths: dict[tuple[int, bytes], float] = field(default_factory=dict, repr=False)
+    _found: dict[tuple[int, tuple[str, ...]], Rows] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -68,7 +74,7 @@ class Labelled:
         runs: Sequence[Run],
         reranked: Run | None,
         measure: str,
-        fields: Mapping[str, Mapping[str, float]] | None = None,
+        fields: Mapping[str, Mapping[str, float | None]] | None = None,
     ) -> Labelled:
         """Out of first passes, the main one first, and the reranker's logits of all their documents.
 
@@ -84,10 +90,13 @@ class Labelled:
         queries = tuple(qrels.with_relevant)
         if not queries:
             raise InvalidInput("qrels has no query with a relevant document")
-        made = []
-        for query in queries:
+
+        def candidates(query: str) -> Candidates:
             one = Candidates.of({run.name: run.get(query, {}).items() for run in runs}, fields)
-            made.append(one if reranked is None else one.with_logits(_logits(query, one, reranked)))
+            return one if reranked is None else one.with_logits(_logits(query, one, reranked))
+
+        made = [candidates(query) for query in queries]
+        silent = {one: candidates(one) for one in qrels if one in (reranked or ()) and one not in set(queries)}
         if not any(one.ids for one in made):
             raise InvalidInput(f"runs have no document for any query with a relevant one: {queries[0]!r} and others")
         judged = qrels.only(set(queries))
@@ -95,7 +104,7 @@ class Labelled:
         alike = tuple(_alike(one.ids, {} if apart else qrels[query], apart)
                       for query, one in zip(queries, made, strict=True))  # fmt: skip
         given = tuple(names), tuple(fields or ()), reranked is not None
-        return cls(queries, tuple(made), judged, measure, *given, counted(wanted), alike)
+        return cls(queries, tuple(made), judged, measure, *given, counted(wanted), silent, runs, alike)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -131,14 +140,63 @@ class Labelled:
         rows = np.flatnonzero(scores >= least)
         return rows[np.argsort(-scores[rows], kind="stable")]
 
+    def asked(self, fusion: Fusion) -> tuple[str, ...]:
+        """The first passes that a fusion needs: all where a reranker or a field may put any candidate first.
+
+        Otherwise those with a weight: what only the others find is ordered by nothing.
+        """
+        own = tuple(name for name in self.first if name in fusion.inputs)
+        return own if own and set(own) == set(fusion.inputs) else self.first
+
+    def order(self, fusion: Fusion, row: int) -> Rows:
+        """A query's candidates in a fusion's order, of the first passes that it needs, as if no other were asked."""
+        scores, asked = fusion.scores(self.candidates[row]), self.asked(fusion)
+        if asked == self.first:
+            return self.best(scores)
+        if (row, asked) not in self._found:
+            places = {name: place for place, name in enumerate(self.candidates[row].ids)}
+            lists = {run.name: run.get(self.queries[row], {}).items() for run in self._runs if run.name in asked}
+            self._found[row, asked] = np.array([places[name] for name in Candidates.of(lists).ids], np.intp)
+        found = self._found[row, asked]
+        return found[self.best(scores[found])]
+
     def values(self, fusion: Fusion, rows: Rows) -> Doubles:
         """The measure of these queries in a fusion's order, float64 [rows]; computed once."""
         key = (fusion.method, *fusion.weights.items(), fusion.trees)
         known = self._known.setdefault(key, np.full(len(self.queries), np.nan))
         new = rows[np.isnan(known[rows])]
         if len(new):
-            known[new] = self.measured([self.best(fusion.scores(self.candidates[row])) for row in new.tolist()], new)
+            known[new] = self.measured([self.order(fusion, row) for row in new.tolist()], new)
         return known[rows]
+
+    def ordered(self, tuned: Tuned, *, unanswered: bool = False) -> list[Rows]:
+        """The candidates of each query, all first passes asked, as they are ordered; perhaps of the unanswered too."""
+        made = []
+        for one in (*self.candidates, *(self.unanswered.values() if unanswered else ())):
+            read = tuned.to_read(one)
+            made.append(tuned.ranked(one, read, one.scores[RERANKER][read])[0])
+        return made
+
+    def needed(self, tuned: Tuned) -> tuple[str, ...]:
+        """The first passes that have a weight, and those that alone found something that is read or measured."""
+        weighted = {*tuned.before.inputs, *(tuned.after or tuned.before).inputs} & {*self.first}
+        needed, seen = weighted, None if self.most is None else max(self.most, tuned.depth)
+        every = (*self.candidates, *self.unanswered.values())
+        for one, order in zip(every, self.ordered(tuned, unanswered=True), strict=True):
+            there = {name: ~np.isnan(one.scores[name][order[:seen]]) for name in self.first}
+            alone = ~np.any([there[name] for name in weighted], axis=0)
+            needed = needed | {name for name in self.first if (there[name] & alone).any()}
+        return tuple(name for name in self.first if name in needed)
+
+    def unseen(self, fusion: Fusion, folds: int) -> list[Fusion]:
+        """The fusion for each query; trees, which know by heart what they were fitted on, are others that lack it."""
+        every = np.arange(len(self.queries))
+        made = [fusion] * len(every)
+        for fold in np.array_split(np.random.default_rng(0).permutation(every), folds) if fusion.trees else ():
+            others = LambdaMart(fusion.method, 2, self).fit(np.setdiff1d(every, fold))
+            for row in fold.tolist():
+                made[row] = others
+        return made
 
     def by_chance(self, seed: int) -> Doubles:
         """The mean of each query over random orders of its candidates, float64 [queries]."""
@@ -338,3 +396,18 @@ def contenders_of(labelled: Labelled) -> list[Contender]:
 def alone(name: str) -> Fusion:
     """One input's own order."""
     return Fusion("weighted", {name: 1.0})
+
+
+def certainty(differences: Doubles, *, by_signs: bool = True) -> float:
+    """One-sided confidence of a paired t-test that their mean is above 0; 0 where none differs.
+
+    `by_signs` it is no more than flipping their signs could say: 1 - 1 / 2^k where k of them differ from 0. By the
+    t-test alone two queries of fifty that gained would do for nine tenths.
+    """
+    if len(differences) < 2 or np.abs(differences).max() <= NIL:
+        return 0.0
+    if np.ptp(differences) <= NIL:
+        sure = float(differences[0] > 0)
+    else:
+        sure = float(1 - scipy_stats().ttest_1samp(differences, 0.0, alternative="greater").pvalue)
+    return min(sure, 1 - 0.5 ** int((np.abs(differences) > NIL).sum())) if by_signs else sure

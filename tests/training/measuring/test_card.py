@@ -13,12 +13,16 @@ import yaml
 pytest.importorskip("ir_measures")
 
 from secondpass import CrossEncoder
+from secondpass.calibration import Calibration
 from secondpass.errors import InvalidInput
+from secondpass.models.card import ASIDE, PROBABILITIES, ModelCardData
+from secondpass.models.card import README as CARD
+from secondpass.models.identity import marks_of
 from secondpass.training.data.checking import checked_groups
 from secondpass.training.data.groups import fingerprint
 from secondpass.training.losses import make_loss
 from secondpass.training.measuring.before_after import AFTER, BEFORE, BeforeAfter, of_groups
-from secondpass.training.measuring.card import ASIDE, CARD, Card, card_text, write_card
+from secondpass.training.measuring.card import Card, card_text, write_card
 from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.trainer import TrainingReport
 from tests.tiny_models import ROUNDING
@@ -185,6 +189,39 @@ def test_a_readme_of_somebody_else_stays(card: Card, tmp_path: Path) -> None:
     assert write_card(tmp_path, card) == tmp_path / ASIDE
     assert (tmp_path / CARD).read_bytes() == b"# mine \xff\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == [ASIDE, CARD]
+
+
+@pytest.mark.parametrize("name", ["my-reranker", "Probabilities"])
+def test_a_calibration_is_told_in_the_card_of_a_training(
+    card: Card, own_tiny: CrossEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Below all that training wrote, which stays: figures do not replace it, and without a calibration it is as it was.
+
+    So it is where the folder has somebody else's README, and the card lies beside that.
+    """
+    trained = card_text(replace(card, name=name))
+    for file in (CARD, ASIDE):
+        if file == ASIDE:
+            (tmp_path / CARD).write_text("mine")
+        write_card(tmp_path, replace(card, name=name))
+        for queries in (14, 15):
+            made = Calibration("logistic", queries=queries, marks=marks_of(own_tiny))
+            own_tiny.use_calibration(made)
+            own_tiny.save(str(tmp_path))
+            text = (tmp_path / file).read_text()
+            assert text.startswith(trained.rstrip() + f"\n\n{PROBABILITIES}\n\n")
+            assert f"fitted on {queries} queries" in text
+            assert text.count("makes probabilities") == 1
+        assert "was written" not in caplog.text
+        own_tiny.use_calibration(None)
+        own_tiny.save(str(tmp_path))
+        assert (tmp_path / file).read_text() == trained
+    assert (tmp_path / CARD).read_text() == "mine"
+    own_tiny.model_card_data = ModelCardData()
+    own_tiny.model_card_data.set_evaluation_metrics(object(), {"map": 0.5})
+    own_tiny.save(str(tmp_path))
+    assert (tmp_path / ASIDE).read_text() == trained
+    assert "was written by a training: nothing is put into it of figures\n" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written(card: Card, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         search = searcher(pipeline, request.depth, request.top_k or found.documents)
         if not search.stages.first:
             raise InvalidInput(f"{file}: only {search.stages.last!r} gives documents, so there is no second pass in it")
-        asked = _asked(request, corpus, queries, search.top_k)
+        asked = _asked(request, corpus, queries.with_unanswered() if request.tuning else queries, search.top_k)
         asked.check_columns()
         missing = not_indexed(pipeline, asked.asked) if request.indexed else 0
         passes, notes = Passes(search.stages, by_component=request.tuning), Notes()

@@ -19,16 +19,14 @@ from secondpass.evaluation.comparison import Analysis
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.reporting.tables import Table, differences, means
 from secondpass.evaluation.reporting.wording import number
+from secondpass.models.card import ASIDE, TRAINED
+from secondpass.models.card import README as CARD
 from secondpass.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from secondpass.training.measuring.before_after import BeforeAfter
     from secondpass.training.trainer import TrainingReport
 
-CARD = "README.md"
-# Where the folder has a README of somebody else's.
-ASIDE = "MODEL_CARD.md"
-MARK = "<!-- Written by `secondpass train`. -->"
 TAGS = ("cross-encoder", "reranker", "secondpass")
 READERS = ("secondpass", "sentence_transformers")
 ADAPTER = "adapter"
@@ -86,7 +84,7 @@ def write_card(folder: Path, card: Card) -> Path:
     """
     text = card_text(card)
     path = folder / CARD
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+    if path.exists() and TRAINED not in path.read_text(encoding="utf-8", errors="replace"):
         path = folder / ASIDE
     with opened(path) as stream:
         stream.write(text)
@@ -97,7 +95,7 @@ def card_text(card: Card) -> str:
     """The card as Markdown with front matter."""
     parts = (
         f"---\n{yaml.safe_dump(_front(card), sort_keys=False, allow_unicode=True)}---",
-        MARK,
+        TRAINED,
         f"# {_text(card.name)}",
         _introduction(card),
         *([f"**{card.report.unchanged}.**"] if card.report.unchanged else []),
