@@ -232,23 +232,24 @@ def service(arguments: Mapping[str, Any]) -> Any:
     the requests that wait or run for each. Keys are those of SECONDPASS_API_KEYS where this runs.
 
     Args:
-        arguments: `model` (as `secondpass serve` takes it, several separated by blanks) and further fields of
-            `serving.Settings`; `min_replicas` (1), `max_replicas` (4), `target_ongoing_requests` (8) and `threads` (1),
-            the cores of each replica.
+        arguments: `model` and `calibration` (as `secondpass serve` takes them, several separated by blanks) and further
+            fields of `serving.Settings`; `min_replicas` (1), `max_replicas` (4), `target_ongoing_requests` (8) and
+            `threads` (1), the cores of each replica.
 
     Raises:
         InvalidInput: one is refused, or neither keys nor `without_keys` are given: who reaches Serve's proxy is not
             known here.
     """
     serve = optional("ray.serve", "Ray Serve", "ray")
-    from secondpass.serving.settings import Settings, model_source, read_keys, require_libraries
+    from secondpass.serving.settings import Settings, model_source, probable, read_keys, require_libraries
 
     require_libraries()
     given = dict(arguments)
     names = ("min_replicas", "max_replicas", "target_ongoing_requests", "threads")
     counts = {name: _number(name, given.pop(name, default)) for name, default in zip(names, (1, 4, 8, 1), strict=True)}
     threads = int(counts.pop("threads"))
-    models = str(given.pop("model", "secondpass/pocket")).split()
+    models = map(model_source, str(given.pop("model", "secondpass/pocket")).split())
+    sources = probable(models, str(given.pop("calibration", "")).split())
     kinds = {each.name: each.type for each in fields(Settings)}
     unknown = [name for name in given if name not in kinds or name in ("models", "keys", "host", "port")]
     if unknown:
@@ -260,7 +261,7 @@ def service(arguments: Mapping[str, Any]) -> Any:
     own["without_keys"] = str(given.get("without_keys", False)).lower() in ("true", "1")
     if not (keys or own["without_keys"]):
         raise InvalidInput("set SECONDPASS_API_KEYS, or say without_keys=true: Serve's proxy decides who reaches it")
-    settings = Settings(tuple(map(model_source, models)), keys=keys, **own)
+    settings = Settings(sources, keys=keys, **own)
 
     def application() -> Any:
         from secondpass.serving import create_app
