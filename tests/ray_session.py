@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from secondpass import ray as ours
+from secondpass.calibration import Calibration
 from secondpass.candidates import CandidateFiles, RunPart
 from secondpass.errors import SecondPassError
 from secondpass.rescoring import PartDone, PartWriter, begun
@@ -161,8 +162,10 @@ def serve(folder: Path, model: str) -> dict[str, Any]:
 
         serving.start(http_options={"host": "127.0.0.1", "port": int((folder / "port").read_text())})
         (page,) = yaml.safe_load((DEPLOY / "ray-serve.yaml").read_text(encoding="utf-8"))["applications"]
+        Calibration("logistic").save(folder / "own.json")
+        told["whose"] = refused(lambda: [ours.service({"model": "a=b c=d", "calibration": "x.json"})])
         more = {"model": f"tiny={model}", "min_replicas": "2", "max_documents": "3"}
-        more |= {"without_keys": "true", "docs": "false"}
+        more |= {"without_keys": "true", "docs": "false", "calibration": f"tiny={folder / 'own.json'}"}
         serving.run(resolve_name(page["import_path"])({**page["args"], **more}), name=page["name"])
         with httpx.Client(base_url=f"http://127.0.0.1:{(folder / 'port').read_text()}", timeout=60) as client:
             body = {"query": "reset my password", "documents": ["Reset it.", "A cat."]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from secondpass.text import is_blank
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "false"
 pytest.importorskip("haystack")
 
-from haystack import Document
+from haystack import Document, Pipeline
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 from haystack_integrations.components.readers.secondpass import SentenceReader
 
@@ -39,6 +40,8 @@ from secondpass_servers.contract import SearchEngine
 from secondpass_servers.two_pass import FirstPass, two_pass_search
 from tests import fork_server
 from tests.cli.conftest import command
+from tests.cli.test_search import hybrid
+from tests.small_collection import write_json_lines
 
 QUERY = "where is the cat"
 BLANK = {
@@ -408,6 +411,10 @@ async def test_scores_from_0_to_1_are_the_models_own_or_the_sigmoid(
 
 
 # ---- What its scores mean.
+HAYHOOKS = Path(__file__).parents[1] / "integrations" / "hayhooks"
+PIPELINES = ("search command", "hayhooks search", "hayhooks rerank")
+
+
 @dataclass(frozen=True)
 class Told:
     """Positions best first with the probability and interval of each that has one, and the verdict."""
@@ -423,8 +430,45 @@ def told_by(ranking: Ranking) -> Told:
     return Told([one.index for one in ranking.documents], found, ranking.nothing_relevant)
 
 
+async def told_by_a_pipeline(door: str, folder: str, texts: Sequence[str], least: float) -> Told:
+    """The same through `secondpass search` or one of Hayhooks' wrappers, which say the verdict with each document."""
+    place = Path(folder).parent
+    file = hybrid(place / "pipeline.yaml", folder)
+    page = file.read_text().replace("{top_k: 3,", "{top_k: 9,")  # the embedder finds every document
+    rows = [{"_id": str(number), "text": text} for number, text in enumerate(texts)]
+    corpus = str(write_json_lines(place / "corpus.jsonl", rows))
+    if door == "search command":
+        file.write_text(page)
+        arguments = ["search", "-p", str(file), "-c", corpus, "-q", QUERY, "--json", "--min-probability", str(least)]
+        result = CliRunner().invoke(app, arguments)
+        (answer,) = json.loads(result.stdout)["queries"]
+        assert answer["nothing_relevant"] == ("1 of 1 queries have nothing relevant" in result.stderr)
+        found, verdicts = answer["second"], {answer["nothing_relevant"]}
+    else:
+        pytest.importorskip("hayhooks")
+        file.write_text(page.replace("device: cpu}", f"device: cpu, min_probability: {least}}}"))
+        name = door.split()[1]
+        wrapper = runpy.run_path(str(HAYHOOKS / name / "pipeline_wrapper.py"))["PipelineWrapper"]()
+        if name == "search":
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setenv("SECONDPASS_SEARCH_PIPELINE", str(file))
+                patched.setenv("SECONDPASS_CORPUS", corpus)
+                wrapper.setup()
+            found = await wrapper.run_api_async(QUERY, len(texts))
+        else:
+            wrapper.pipeline = Pipeline()
+            wrapper.pipeline.add_component("ranker", SecondPassRanker(model=folder, min_probability=least))
+            found = await wrapper.run_api_async(QUERY, list(texts), len(texts))
+        verdicts = {one["nothing_relevant"] for one in found}
+    (verdict,) = verdicts
+    made = [(one["probability"], *one["probability_interval"]) for one in found]
+    return Told([int(one.get("id", one.get("index"))) for one in found], made, verdict)
+
+
 async def told_through(door: str, folder: str, encoder: CrossEncoder, texts: Sequence[str], least: float) -> Told:
     """The same texts through one of the doors."""
+    if door in PIPELINES:
+        return await told_by_a_pipeline(door, folder, texts, least)
     if door == "service":
         body = {"query": QUERY, "documents": list(texts), "min_probability": least}
         answer = (await posted({"one": encoder}, "/v1/rerank", body)).raise_for_status()
@@ -456,7 +500,7 @@ async def told_through(door: str, folder: str, encoder: CrossEncoder, texts: Seq
 
 
 @pytest.mark.parametrize("answered", [True, False])
-@pytest.mark.parametrize("door", ["service", "ranker", "command line", "search", "cascade"])
+@pytest.mark.parametrize("door", ["service", "ranker", "command line", "search", "cascade", *PIPELINES])
 async def test_a_probability_is_one_through_every_door(
     door: str, answered: bool, own_tiny: CrossEncoder, tmp_path: Path
 ) -> None:

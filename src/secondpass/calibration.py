@@ -38,6 +38,8 @@ METHODS: tuple[Method, ...] = ("logistic", "beta", "isotonic")
 # In a model's folder, beside its weights.
 FILE = "secondpass_calibration.json"
 VERSION = 1
+# What rows have of it: the number, and two more of its interval.
+PROBABILITY = ("probability", "probability_interval")
 # Of a file's names those without which its probabilities would be others.
 SHAPE = ("method", "slope", "intercept", "beta", "knots", "edges", "low", "high")
 # Independent trials at the first threshold that is tried, where fewer could carry the promise too: of so few one error

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.calibration import Calibration
+from secondpass.calibration import Calibration, Conditions
 from secondpass.errors import InvalidInput
 from secondpass.lazy import optional
 from secondpass.text import finite_number, whole_number
@@ -260,6 +260,7 @@ class Tuned:
         fields: names of the documents' fields that count.
         calibration: probabilities of documents that were reranked.
         calibrated_by: it is one of `calibrated_by[0]` times the fused score and `calibrated_by[1]` times the logit.
+        conditions: how the reranker read the pairs; None where that is not known.
         figures: what it was chosen by, for people: the contenders' held-out means and the like.
     """
 
@@ -273,6 +274,7 @@ class Tuned:
     fields: tuple[str, ...] = ()
     calibration: Calibration | None = None
     calibrated_by: tuple[float, float] = (1.0, 0.0)
+    conditions: Conditions | None = None
     figures: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -387,6 +389,8 @@ class Tuned:
             given["before"] = Fusion(**given["before"])
             given["after"] = None if given.get("after") is None else Fusion(**given["after"])
             given["skip"] = None if given.get("skip") is None else SkipRule(**given["skip"])
+            read = given.get("conditions")
+            given["conditions"] = None if read is None else Conditions(**read)
             own = given.get("calibration")
             given["calibration"] = None if own is None else Calibration.from_dict(own, place)
             return cls(**given)

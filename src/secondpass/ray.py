@@ -21,7 +21,14 @@ from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.forwards.kernel.native import usable_cores
 from secondpass.lazy import optional
 from secondpass.rescoring import THREADS, PartDone, PartWriter, Rescorer, RunParts
-from secondpass.serving.settings import Settings, model_source, read_keys, require_libraries, shadows_of
+from secondpass.serving.settings import (
+    Settings,
+    model_source,
+    probable,
+    read_keys,
+    require_libraries,
+    shadows_of,
+)
 from secondpass.text import positive_int
 from secondpass.tracing import carrier
 
@@ -237,9 +244,9 @@ def service(arguments: Mapping[str, Any]) -> Any:
     the requests that wait or run for each. Keys are those of SECONDPASS_API_KEYS where this runs.
 
     Args:
-        arguments: `model` (as `secondpass serve` takes it, several separated by blanks) and further fields of
-            `serving.Settings`; `min_replicas` (1), `max_replicas` (4), `target_ongoing_requests` (8) and `threads` (1),
-            the cores of each replica, which has a GPU for each device of `cuda`.
+        arguments: `model` and `calibration` (as `secondpass serve` takes them, several separated by blanks) and further
+            fields of `serving.Settings`; `min_replicas` (1), `max_replicas` (4), `target_ongoing_requests` (8) and
+            `threads` (1), the cores of each replica, which has a GPU for each device of `cuda`.
 
     Raises:
         InvalidInput: one is refused, or neither keys nor `without_keys` are given: who reaches Serve's proxy is not
@@ -281,7 +288,8 @@ def gpus_of(device: str | None) -> int:
 def settings_of(arguments: Mapping[str, Any]) -> Settings:
     """The service's settings of what `service` is told, without what is Serve's; raises InvalidInput as it does."""
     given = dict(arguments)
-    models = str(given.pop("model", "secondpass/pocket")).split()
+    models = map(model_source, str(given.pop("model", "secondpass/pocket")).split())
+    sources = probable(models, str(given.pop("calibration", "")).split())
     kinds = {each.name: str(each.type) for each in fields(Settings)}
     unknown = [name for name in given if name not in kinds or name in ("models", "keys", "host", "port")]
     if unknown:
@@ -290,7 +298,7 @@ def settings_of(arguments: Mapping[str, Any]) -> Settings:
     own = {name: _setting(name, kinds[name], value) for name, value in given.items()}
     if not (keys or own.get("without_keys")):
         raise InvalidInput("set SECONDPASS_API_KEYS, or say without_keys=true: Serve's proxy decides who reaches it")
-    return Settings(tuple(map(model_source, models)), keys=keys, **own)
+    return Settings(sources, keys=keys, **own)
 
 
 def _setting(name: str, kind: str, value: Any) -> Any:

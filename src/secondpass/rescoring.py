@@ -21,7 +21,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from secondpass.calibration import FILE
+from secondpass.calibration import FILE, PROBABILITY
 from secondpass.candidates import DOCUMENT_ID, DOCUMENT_KEYS, QUERY, QUERY_ID, CandidateFiles, Question, RunPart, Texts
 from secondpass.cascade import Cascade
 from secondpass.corpora import existing
@@ -33,7 +33,7 @@ from secondpass.journal import Journal
 from secondpass.lazy import optional
 from secondpass.models.folders import CASCADE, folder_of, holds_cascade
 from secondpass.models.identity import weights_digest
-from secondpass.ranking import Ranking, Relevance
+from secondpass.ranking import Ranked, Ranking, Relevance
 from secondpass.score_cache import ScoreCache
 from secondpass.text import positive_int
 from secondpass.tracing import reranking
@@ -76,7 +76,7 @@ class Rescorer:
         truncation: what is read of a pair that is too long, as in `CrossEncoder`.
         batch_size: upper bound of a batch; batches are made by tokens across all rows of a call.
         score_cache: a file that keeps scores; of one machine, on its own disk.
-        calibration: a file that makes probabilities of scores.
+        calibration: a file that makes probabilities of scores; without one it is that of the model's folder.
         headers: what `tracing.carrier` gave where the work is handed out, for the spans of its batches or parts.
         loading: further arguments of `CrossEncoder`: max_length, device, precision, instruction, template, ...
     """
@@ -146,6 +146,10 @@ class Rescorer:
         Raises:
             InvalidInput: they are not as many, or the model refuses one.
         """
+        return np.array([one.score for one in self._ranked(queries, documents)], np.float64)
+
+    def _ranked(self, queries: Sequence[str], documents: Sequence[str]) -> list[Ranked]:
+        """The pairs in their order, as they are ranked."""
         if len(queries) != len(documents):
             raise InvalidInput(f"{len(queries)} queries and {len(documents)} documents: one query is for each document")
         groups = [(query, len(list(group))) for query, group in groupby(queries)]
@@ -153,18 +157,30 @@ class Rescorer:
         ends = np.cumsum(sizes).tolist()
         lists = [list(documents[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
         rankings = self.rank([query for query, _ in groups], lists)
-        scores = np.empty(len(documents))
-        for end, size, ranking in zip(ends, sizes, rankings, strict=True):
-            for one in ranking.documents:
-                scores[end - size + one.index] = one.score
-        return scores
+        found = {
+            end - size + one.index: one
+            for end, size, ranking in zip(ends, sizes, rankings, strict=True)
+            for one in ranking.documents
+        }
+        return [found[place] for place in range(len(documents))]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a table gets: "score", and what the model's calibration, of this `relevance`, makes of it."""
+        calibration, rule = self.model.calibration, self._options["relevance"]
+        is_own = calibration is not None and calibration.relevance == (rule if self.model.num_labels > 1 else None)
+        return ("score", *(PROBABILITY if is_own else ()))
 
     def __call__(self, batch: Any) -> Any:
         """A table with the column "score", float64, after its own; of pyarrow or pandas, with "query" and "document".
 
+        Where a calibration applies (`columns`), "probability", float64, and "probability_interval", two numbers, come
+        after it; of a cascade they are null where a model before the last one ranked the document. Whether nothing is
+        relevant is said of a whole query, which a batch may have a part of: `rank` tells it.
+
         Raises:
             InvalidInput: it is another kind of batch (in numpy's, whole numbers become floats where one is null), a
-                column is not there, a cell of it is null, or a column "score" is there.
+                column is not there, a cell of it is null, or one that is to be added is there.
         """
         names = list(getattr(batch, "column_names", getattr(batch, "columns", ())))
         document = next((key for key in DOCUMENT_KEYS if key in names), DOCUMENT_KEYS[0])
@@ -172,16 +188,25 @@ class Rescorer:
             what = f"is {type(batch).__name__}" if not names else f"has the columns {', '.join(map(str, names))}"
             forms = "a table of pyarrow or pandas (batch_format) with the columns query and document"
             raise InvalidInput(f"the batch {what}, not {forms}")
-        if "score" in names:
-            raise InvalidInput("the batch has a column score: rename it, since the scores' own is named so")
+        if there := next((name for name in self.columns if name in names), None):
+            raise InvalidInput(f"the batch has a column {there}: rename it, since one that is added is named so")
         queries, documents = (_texts_of(batch[name], name) for name in (QUERY, document))
         with reranking("rescore batch", headers=self.headers) as span:
             span.note({"reranker.model_name": ",".join(self.names), "secondpass.documents": len(documents)})
-            scores = self.score(queries, documents)
-        if hasattr(batch, "append_column"):
-            arrow = optional("pyarrow", "pyarrow", "ray")
-            return batch.append_column("score", arrow.array(scores))
-        return batch.assign(score=scores)
+            found = self._ranked(queries, documents)
+        cells: tuple[Any, ...] = (
+            np.array([one.score for one in found], np.float64),
+            np.array([one.probability for one in found], np.float64),
+            [None if one.interval is None else list(one.interval) for one in found],
+        )
+        made = dict(zip(self.columns, cells, strict=False))
+        if not hasattr(batch, "append_column"):
+            return batch.assign(**made)
+        arrow = optional("pyarrow", "pyarrow", "ray")
+        for name, each in made.items():
+            kind = arrow.list_(arrow.float64()) if name == PROBABILITY[1] else arrow.float64()
+            batch = batch.append_column(name, arrow.array(each, kind, from_pandas=True))
+        return batch
 
 
 def _texts_of(column: Any, name: str) -> list[str]:

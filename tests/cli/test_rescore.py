@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from secondpass import Cascade, CrossEncoder, rescoring
+from secondpass.calibration import Calibration
 from secondpass.candidates import CandidateFiles
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.runs import read_run
@@ -392,3 +393,41 @@ def test_a_table_gets_scores(tiny_folder: str, tiny: CrossEncoder, tmp_path: Pat
     assert rescorer.score(shuffled["query"], shuffled["document"]).tolist() == wanted[::-1]
     with pytest.raises(InvalidInput, match="2 queries and 1 documents"):
         rescorer.score(["a", "a"], ["b"])
+
+
+def test_a_table_gets_probabilities(tiny_folder: str, own_tiny: CrossEncoder, tmp_path: Path) -> None:
+    """Where a calibration applies, of a file or the model's folder, with their intervals; also to a table without rows.
+
+    One for another label gives none, and documents that only the first model of a cascade read have nulls.
+    """
+    own = Calibration("logistic", slope=9.0, low=(0.25,), high=(0.75,))
+    own.save(tmp_path / "own.json")
+    own_tiny.use_calibration(own)
+    own_tiny.save(str(tmp_path / "model"))
+    rankings = own_tiny.rank_many([row["query"] for row in ROWS], [[row["document"]] for row in ROWS])
+    wanted = [ranking.documents[0].probability for ranking in rankings]
+    assert None not in wanted
+    table = pa.Table.from_pylist(ROWS)
+    rescorers = [
+        Rescorer(str(tmp_path / "model"), device="cpu"),
+        Rescorer(tiny_folder, device="cpu", calibration=str(tmp_path / "own.json")),
+    ]
+    for rescorer in rescorers:
+        made = rescorer(table)
+        assert made.column_names == [*table.column_names, "score", "probability", "probability_interval"]
+        assert made["probability"].to_pylist() == pytest.approx(wanted, abs=1e-6)
+        assert made["probability_interval"].to_pylist() == [[0.25, 0.75]] * len(ROWS)
+        assert rescorer(table.slice(0, 0)).schema == made.schema
+        frame = rescorer(table.to_pandas())
+        assert frame["probability"].tolist() == made["probability"].to_pylist()
+        assert [list(each) for each in frame["probability_interval"]] == [[0.25, 0.75]] * len(ROWS)
+        with pytest.raises(InvalidInput, match="has a column probability: rename it"):
+            rescorer(table.append_column("probability", [wanted]))
+    Calibration("logistic", relevance="expected").save(tmp_path / "other.json")
+    other = Rescorer(tiny_folder, device="cpu", calibration=str(tmp_path / "other.json"))
+    assert other(table).column_names == [*table.column_names, "score"]
+    first = table.slice(0, 6)
+    cascade = Rescorer([tiny_folder, str(tmp_path / "model")], keep=[2], device="cpu")
+    told = cascade(first)["probability"].to_pylist()
+    assert [one is None for one in told].count(False) == 2
+    assert [one is None for one in cascade(first)["probability_interval"].to_pylist()] == [one is None for one in told]

@@ -17,6 +17,7 @@ pytest.importorskip("ir_measures")
 
 import ir_measures
 
+from secondpass.calibration import AnswerRule, Calibration
 from secondpass.evaluation import Qrels, evaluate
 from secondpass.evaluation import Run as TrecRun
 from secondpass.evaluation.qrels import read_qrels
@@ -114,6 +115,43 @@ def test_passages_of_long_documents(run: Run, tmp_path: Path, tiny_folder: str) 
         assert (place["windows"] > 1, len(place["text"]) < len(found["text"])) == (found["id"] == "long",) * 2
     table = run(*common, "table").stdout
     assert all(place["text"][:20] in table for place in passages.values())
+
+
+def test_probabilities_by_a_file(run: Run, beir: Path, tmp_path: Path, tiny_folder: str) -> None:
+    """With --calibration each document has one, through OUTPUT.partial too, whose calibration is no other's.
+
+    The table has them, what is less probable is left out, and without a calibration that is refused.
+    """
+    own, other = tmp_path / "own.json", tmp_path / "other.json"
+    rule = AnswerRule(1e9, 50, 0.9, 0.9)
+    Calibration("logistic", slope=2.0, low=(0.25,), high=(0.75,), answers=rule).save(own)
+    Calibration("logistic", slope=3.0).save(other)
+    common = (*BM25, "-c", beir, "-m", tiny_folder, "-q", "the second account in paris")
+    shown = run(*common, "--calibration", own, "--json")
+    assert "1 of 1 queries have nothing relevant, by the model's calibration" in shown.stderr
+    (answer,) = json.loads(shown.stdout)["queries"]
+    assert answer["nothing_relevant"] is True
+    assert [one["probability_interval"] for one in answer["second"]] == [[0.25, 0.75]] * 5
+    assert not any("probability" in one for one in answer["first"]["retriever"])
+    run(*common, "--calibration", own, "-o", tmp_path / "out.json")
+    (kept,) = json.loads((tmp_path / "out.json").read_text())["queries"]
+    assert {**kept, "ms": None} == {**answer, "ms": None}
+    chances = [one["probability"] for one in answer["second"]]
+    table = run(*common, "--calibration", own).stdout.splitlines()
+    assert table[1].split()[:4] == ["rank", "was", "score", "probability"]
+    assert [row.split()[3] for row in table[2:]] == [f"{chance:.3f}" for chance in chances]
+    (fewer,) = json.loads(run(*common, "--calibration", own, "--min-probability", chances[1], "--json").stdout)[
+        "queries"
+    ]
+    assert fewer["second"] == answer["second"][:2]
+    refused = run(*common, "--min-probability", "0.5")
+    assert refused.exit_code
+    assert "min_probability needs a model with a calibration" in only_line(refused)
+    absent = (*common[:-4], "-m", tmp_path / "absent", "-q", "a", "-o", tmp_path / "x.trec", "--calibration")
+    assert run(*absent, own).exit_code == 1
+    assert "was begun with another calibration" in only_line(run(*absent, other))
+    own.write_text("{}")
+    assert "has version None" in only_line(run(*common, "--calibration", own))
 
 
 def test_a_ranker_whose_time_is_up(run: Run, tmp_path: Path, tiny_folder: str) -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from secondpass import CrossEncoder
 from secondpass.fusion import Candidates, Tuned
+from secondpass.models.identity import marks_of
 from tests.cli.conftest import Run, only_line
+from tests.cli.test_search import hybrid
+from tests.tiny_models import make_decoder
 
 FEW = ("--dataset", "secondpass/demo", "--limit", "12", "--depth", "8", "--splits", "4")
 
@@ -28,6 +32,51 @@ def test_bm25_and_the_packaged_model_are_tuned_where_nothing_else_is_said(run: R
     candidates = Candidates.of({"bm25": [("a", 2.0), ("b", 1.0)]})
     read = tuned.to_read(candidates)
     assert {one.id for one in tuned.order(candidates, read, [0.0] * len(read))} == {"a", "b"}
+
+
+def test_how_pairs_were_read_is_kept(run: Run, tmp_path: Path) -> None:
+    """The window and the instruction, under which the model's logits for the sample pairs are taken too."""
+    folder = make_decoder(tmp_path / "Qwen3-Reranker-tiny", "qwen3", length=600)
+    options = ("--model", folder, "--instruction", "is it about invoices", "--max-length", "560", "-o", tmp_path)
+    found = run("tune", *FEW, *options)
+    assert found.exit_code == 0, found.output
+    tuned = Tuned.from_dict(json.loads((tmp_path / "tuned.json").read_text()))
+    model = CrossEncoder(str(folder), max_length=560, instruction="is it about invoices")
+    assert tuned.conditions == model.conditions()
+    assert (model.conditions().window, model.conditions().prompt) == (560, "is it about invoices")
+    assert tuned.marks == pytest.approx(marks_of(model), abs=1e-4)
+    plain = CrossEncoder(str(folder)).conditions()
+    assert list(plain.differences(tuned.conditions)) == ["window", "prompt"]
+
+
+def test_mistakes_are_told_before_a_model_is_loaded(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """Names that stand for two, fields that are no numbers, too few labels; a pipeline's likewise, before it runs."""
+    runs = [tmp_path / name / "run.trec" for name in ("a", "b")]
+    for file in (*runs, tmp_path / "reranker.trec"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("q1 Q0 d1 1 1.0 x\n")
+    same = tuple(argument for file in runs for argument in ("--first", str(file)))
+    reranker = hybrid(tmp_path / "p.yaml", tiny_folder)
+    reranker.write_text(reranker.read_text().replace("words", "reranker"))
+    pipeline = ("--pipeline", "rerank_bm25")
+    for options, said in (
+        (same, f"--first {runs[1]}: --first {runs[0]} is called 'run' too; say NAME=FILE"),
+        (("--first", str(tmp_path / "reranker.trec")), "the reranker is called 'reranker' too; say NAME=FILE"),
+        (("--first", f"reranker={runs[0]}"), "the reranker is called 'reranker' too; say NAME=FILE"),
+        (("--field", "reranker"), "--field reranker: the reranker is called 'reranker' too"),
+        (("--field", "bm25"), "--field bm25: --first bm25 is called 'bm25' too"),
+        (("--field", "colour"), "--field colour: no document has it"),
+        (
+            ("--limit", "5"),
+            "5 queries (of --split, within --limit) have a relevant document; 8 are the fewest to halve",
+        ),
+        ((*pipeline, "--field", "colour"), "--field colour: no document has it"),
+        ((*pipeline, "--limit", "5"), "5 queries (of --split, within --limit) have a relevant document"),
+        (("--pipeline", str(reranker)), "the component 'reranker' has the name of"),
+    ):
+        found = run("tune", *FEW, "--model", tmp_path / "absent", *options)
+        assert (found.exit_code, said in only_line(found)) == (2, True), (options, found.stderr)
+    assert run("tune", *FEW, "--model", tmp_path / "absent").exit_code == 1
 
 
 def test_first_passes_come_from_files_and_fields_from_the_documents(run: Run, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from secondpass.calibration import AnswerRule, Calibration
+from secondpass.calibration import AnswerRule, Calibration, Conditions
 from secondpass.errors import InvalidInput
 from secondpass.fusion import Candidates, Fusion, SkipRule, Tuned, overlap
 
@@ -117,6 +117,7 @@ def test_a_tuned_order_comes_back_from_its_file() -> None:
         fields=("year",),
         calibration=Calibration("logistic"),
         calibrated_by=(0.25, 0.5),
+        conditions=Conditions(128, prompt="find"),
     )
     assert Tuned.from_dict(json.loads(json.dumps(tuned.to_dict()))) == tuned
 
@@ -154,6 +155,7 @@ def edited(**changes: object) -> Tuned:
         (lambda: Tuned.from_dict({**PAGE, "depth": -1}, "t.json"), "t.json is no tuned ranking: depth=-1"),
         (lambda: Tuned.from_dict({**PAGE, "before": {"method": "rrf", "weights": 5}}, "t.json"), "t.json is no tuned"),
         (lambda: Tuned.from_dict({**PAGE, "marks": ["x"]}, "t.json"), "t.json is no tuned ranking"),
+        (lambda: Tuned.from_dict({**PAGE, "conditions": {"size": 1}}, "t.json"), "t.json is no tuned ranking"),
         (lambda: Tuned.from_dict({**PAGE, "skip": {"least": "x", "saved": 0, "lost": 0}}, "t.json"), "least='x'"),
         (lambda: edited(first="ab"), "first is a text, not a list"),
         (lambda: edited(marks="x"), "t.json is no tuned ranking: could not convert"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -106,7 +107,8 @@ def test_settings_of_the_service_are_text_or_not() -> None:
 def test_a_dataset_and_the_service(tmp_path: Path, tiny_folder: str, tiny: CrossEncoder) -> None:
     """The class scores a dataset's rows.
 
-    Under Serve requests go to every replica, settings hold, and it does not start without keys unless that is said.
+    Under Serve requests go to every replica, settings and a calibration hold, and it does not start without keys unless
+    that is said.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -117,6 +119,9 @@ def test_a_dataset_and_the_service(tmp_path: Path, tiny_folder: str, tiny: Cross
     (ranking,) = tiny.rank_many(["reset my password"], [["Reset it.", "A cat."]])
     results = [(each["index"], each["relevance_score"]) for each in told["answer"]["results"]]
     assert results == [(one.index, pytest.approx(one.score, abs=1e-6)) for one in ranking.documents]
+    chances = [1 / (1 + math.exp(-one.logit)) for one in ranking.documents]
+    assert [each["probability"] for each in told["answer"]["results"]] == pytest.approx(chances, abs=1e-5)
+    assert "--calibration 'x.json': say of which model" in told["whose"]
     check(told["dataset"], tiny)
     assert (told["replicas"], told["refused"], told["ready"], told["docs"]) == (2, 422, 200, 404)
 

@@ -19,6 +19,7 @@ from secondpass.calibration import AnswerRule, Calibration
 from secondpass.errors import InvalidInput
 from secondpass.fusion import Candidates, Fusion, SkipRule, Tuned
 from secondpass.models.identity import marks_of
+from secondpass.reranker import warn_once
 
 QUERY = "where is the capital of france"
 TUNED = Tuned(
@@ -155,6 +156,25 @@ def test_another_model_than_the_one_tuned_with_is_refused(
     assert make(replace(TUNED, marks=own)).run(query=QUERY, **lists)["read"] == 3
     with pytest.raises(InvalidInput, match="is another model than the one tuned with"):
         make(replace(TUNED, marks=own[::-1])).warm_up()
+
+
+def test_what_is_read_otherwise_than_in_tuning_is_said(
+    make: Make, lists: dict[str, list[Document]], make_ranker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, by its names; and where logits for the sample pairs are others because of it, the refusal says what."""
+    with make_ranker().lent_model() as model:
+        tuned = replace(TUNED, marks=marks_of(model), conditions=model.conditions())
+        other = replace(tuned, marks=marks_of(model)[::-1])
+    warn_once.cache_clear()
+    assert make(tuned).run(query=QUERY, **lists)["read"] == 3
+    assert "read otherwise" not in caplog.text
+    otherwise = make(tuned, truncation="only_document", query_prefix="find: ")
+    for _ in range(2):
+        otherwise.run(query=QUERY, **lists)
+    assert caplog.text.count("pairs are read otherwise than those tuned on: truncation, template\n") == 1
+    said = r"than the one tuned with: .* \(truncation 'only_document' instead of 'longest_first'\)"
+    with pytest.raises(InvalidInput, match=said):
+        make(other, truncation="only_document").warm_up()
 
 
 def test_a_failure_can_give_the_order_of_the_first_passes(make: Make, lists: dict[str, list[Document]]) -> None:

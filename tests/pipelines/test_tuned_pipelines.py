@@ -32,6 +32,8 @@ from secondpass_pipelines.tuned_pipelines import write_tuned
 from tests.cli.conftest import Run, only_line
 from tests.cli.conftest import run as run  # noqa: PLC0414 - a fixture
 from tests.cli.test_search import hybrid
+from tests.small_collection import write_json_lines
+from tests.tiny_models import make_decoder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
 BOTH = Tuned(
@@ -142,6 +144,68 @@ def test_a_retriever_that_is_not_needed_goes(write: Write) -> None:
     assert list(page["components"]) == ["bm25_retriever", "ranker"]
     assert page["connections"] == [{"sender": "bm25_retriever.documents", "receiver": "ranker.bm25_retriever"}]
     assert page["inputs"] == {"query": ["bm25_retriever.query", "ranker.query"]}
+
+
+def test_a_pipeline_reads_as_it_was_tuned(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An instruction of the command is in the pipeline that is written, and is missed where somebody takes it out.
+
+    The model is refused where its logits for the sample pairs are others without it; else the log says it.
+    """
+    pytest.importorskip("sklearn")
+    folder = make_decoder(tmp_path / "Qwen3-Reranker-tiny", "qwen3", length=600)
+    few = ("-d", "secondpass/demo", "--limit", "8", "--depth", "4", "--splits", "2", "-o", tmp_path / "tuned")
+    told = ("--model", folder, "--instruction", "is it about invoices", "--precision", "fp32")
+    found = run("tune", *few, "-p", "rerank_bm25", *told)
+    assert found.exit_code == 0, found.output
+    file, pipeline = tmp_path / "tuned" / "tuned.json", tmp_path / "tuned" / "pipeline.yaml"
+    page = yaml.safe_load(pipeline.read_text())
+    given = page["components"]["ranker"]["init_parameters"]
+    assert (given["instruction"], given["precision"]) == ("is it about invoices", "fp32")
+    tuned = Tuned.from_dict(json.loads(file.read_text()))
+    model = CrossEncoder(str(folder), instruction="is it about invoices")
+    assert tuned.conditions == model.conditions()
+    alone = Fusion("weighted", {"reranker": 1.0})  # whatever won, it reads now
+    reading = replace(tuned, after=alone, depth=4, skip=None, calibration=None, model=str(folder))
+    file.write_text(json.dumps(reading.to_dict()))
+    search = ("search", "-p", pipeline, "-c", "secondpass/demo", "--depth", "4", "-q", "my invoice was paid twice")
+    answered = run(*search, "--json")
+    assert answered.exit_code == 0, answered.output
+    (answer,) = json.loads(answered.stdout)["queries"]
+    texts = [one["text"] for one in answer["second"]]
+    logits = model.predict([(answer["query"], text) for text in texts], activation_fct=lambda logits: logits)
+    assert logits.tolist() == sorted(logits.tolist(), reverse=True)
+    del given["instruction"]
+    pipeline.write_text(yaml.safe_dump(page))
+    without = run(*search)
+    refused = "is another model than the one tuned with" in without.stderr
+    said = "(prompt '' instead of 'is it about invoices')" if refused else "than those tuned on: prompt\n"
+    assert (without.exit_code != 0, said in without.stderr + caplog.text) == (refused, True)
+
+
+def test_a_pipeline_is_tuned_as_first_passes_are(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """Documents that are their queries are left out, and what was cut, known before or left out is said."""
+    pytest.importorskip("sklearn")
+    names = [f"{letter}{letter}" for letter in "abcdefghij"]
+    (tmp_path / "qrels").mkdir()
+    queries = [{"_id": name, "text": f"word{name} cat"} for name in names]
+    answers = [{"_id": f"d{name}", "text": f"word{name} " + "the cat sat on the mat " * 60} for name in names]
+    write_json_lines(tmp_path / "queries.jsonl", queries)
+    write_json_lines(tmp_path / "corpus.jsonl", [*queries, *answers])
+    lines = "".join(f"{name}\td{name}\t1\n" for name in [*names, "lost"])
+    (tmp_path / "qrels" / "test.tsv").write_text(lines)
+    options = ("tune", "-d", tmp_path, "-p", "rerank_bm25", "-m", "nDCG@1", "--model", tiny_folder, "--splits", "2")
+    told = [run(*options, "--depth", "3", "--score-cache", tmp_path / "scores.db", "--json") for _ in range(2)]
+    assert [one.exit_code for one in told] == [0, 0], told[0].output
+    first = json.loads(told[0].stdout)["outcomes"][0]
+    assert (first["name"], first["mean"]) == ("first pass", 1.0)
+    for said in (
+        "documents whose id is their query's are left out",
+        "documents were cut to fit the model",
+        "(lost)",
+    ):
+        assert said in told[0].stderr
+    known = "30 of 30 scores of ranker were known, so its milliseconds are fewer"
+    assert [known in one.stderr for one in told] == [False, True]
 
 
 @pytest.mark.parametrize("name", ["evaluate_rerank", "rag_extractive", "rag_rerank", "rerank_elasticsearch_bm25"])

@@ -6,6 +6,8 @@ from hayhooks import BasePipelineWrapper
 from haystack import Document, Pipeline
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 
+from secondpass_pipelines.results import chances_of, verdict_of
+
 
 class PipelineWrapper(BasePipelineWrapper):
     """One ranker; `POST /rerank/run`, and the tool `rerank` of `hayhooks mcp run`."""
@@ -25,12 +27,19 @@ class PipelineWrapper(BasePipelineWrapper):
             top_k: At most so many of them come back.
 
         Returns:
-            A list of {"index": place in `documents`, "score": between 0 and 1, "text": the text}.
+            A list of {"index": place in `documents`, "score": between 0 and 1, "text": the text}. Where the model has a
+            calibration, also "probability" and "probability_interval", and in each "nothing_relevant": whether no text
+            answers the query.
         """
         given = [Document(id=str(place), content=text) for place, text in enumerate(documents)]
         inputs = {"query": query, "documents": given, "top_k": top_k}
-        found = await self.pipeline.run_async({"ranker": inputs})
+        found = (await self.pipeline.run_async({"ranker": inputs}))["ranker"]
+        chances, verdict = chances_of(found), verdict_of(found)
         return [
-            {"index": int(document.id), "score": document.score, "text": document.content}
-            for document in found["ranker"]["documents"]
+            {
+                **{"index": int(document.id), "score": document.score, "text": document.content},
+                **chances.get(document.id, {}),
+                **verdict,
+            }
+            for document in found["documents"]
         ]

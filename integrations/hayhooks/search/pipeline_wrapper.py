@@ -13,6 +13,7 @@ from hayhooks import BasePipelineWrapper
 
 from secondpass_pipelines.indexing import fill_from_environment
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
+from secondpass_pipelines.results import chances_of, verdict_of
 from secondpass_pipelines.searching import stages_of
 
 
@@ -35,15 +36,19 @@ class PipelineWrapper(BasePipelineWrapper):
 
         Returns:
             A list of {"id", "score", "text", "meta"}, best first; of documents that were read in windows, as those of
-            rerank_long, also the best "passage".
+            rerank_long, also the best "passage". Where the ranker's model has a calibration, also "probability" and
+            "probability_interval", and in each "nothing_relevant": whether no document answers the query.
         """
         outputs = await self.pipeline.run_async(self.stages.inputs(query, None, top_k))
         found = outputs[self.stages.last]
         passages = {told["id"]: {"passage": told["text"]} for told in found.get("passages", ())}
+        chances, verdict = chances_of(found), verdict_of(found)
         return [
             {
                 **{"id": document.id, "score": document.score, "text": document.content, "meta": document.meta},
                 **passages.get(document.id, {}),
+                **chances.get(document.id, {}),
+                **verdict,
             }
             for document in found["documents"]
         ]

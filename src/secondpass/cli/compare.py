@@ -37,7 +37,7 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import parsed
 from secondpass.evaluation.qrels import Qrels, column_of, judged_queries
 from secondpass.evaluation.reporting.files import opened
-from secondpass.evaluation.runs import Run, write_run
+from secondpass.evaluation.runs import Run, run_name, write_run
 from secondpass.models.templates import ANSWER, check_alone
 
 if TYPE_CHECKING:
@@ -72,9 +72,14 @@ class Reranked:
         """What its figures hide."""
         pairs, hits = (sum(getattr(record, name) for record in self.records) for name in ("pairs", "cache_hits"))
         cut = sum(len(record.truncated) for record in self.records)
-        known = f"{hits:,} of {pairs:,} scores of {self.run.name} were known, so its milliseconds are fewer"
+        known = known_note(hits, pairs, self.run.name)
         lost = f"{cut:,} documents were cut to fit {self.run.name}"
         return [text for number, text in ((hits, known), (cut, lost)) if number]
+
+
+def known_note(hits: int, pairs: int, name: str) -> str:
+    """That a cache of scores had some of them."""
+    return f"{hits:,} of {pairs:,} scores of {name} were known, so its milliseconds are fewer"
 
 
 def compare(
@@ -184,21 +189,20 @@ def first_pass(
     """The candidates as the only run, at most `depth` a query, and milliseconds a query where they were found here."""
     from secondpass.training.negatives import candidates
 
-    texts, ms, read = found.texts or {}, None, False
+    texts, ms, read = found.texts or {}, None, is_run_file(source)
     if source == BM25:
         index = candidates.BM25(list(corpus.values()))
         began = time.perf_counter()
         run = Run(BM25, candidates.bm25_candidates(texts, corpus, depth=depth + other_ids, index=index))
         ms = (time.perf_counter() - began) * 1000 / len(texts)
-    elif read := Path(source).is_file() or Path(source.partition("=")[2]).is_file():
+    elif read:
         run = run_of(source).only(texts)
         for query, ranking in run.items():
             if unknown := next((document for document in ranking if document not in corpus), None):
                 raise InvalidInput(f"{source}: document {unknown!r} of query {query!r} is not in the dataset")
     else:
         encode = arguments.bi_encoder("--first", source, device)
-        name = Path(source).name if Path(source).is_dir() else source
-        run = Run(name, candidates.encoder_candidates(texts, corpus, encode, depth=depth + other_ids))
+        run = Run(name_of(source), candidates.encoder_candidates(texts, corpus, encode, depth=depth + other_ids))
     found = replace(found, runs=(run,))
     found = without_identical_ids(found) if other_ids else found
     (whole,) = found.runs
@@ -209,6 +213,19 @@ def first_pass(
         note = f"{deeper:,} documents of {whole.name} are beyond the depth of {depth:,} and left out (--depth)"
         found = replace(found, notes=(*found.notes, note))
     return replace(found, runs=(kept,)), ms
+
+
+def is_run_file(source: str) -> bool:
+    """Whether a first pass is read from a file, with a name in front or without one."""
+    return source != BM25 and (Path(source).is_file() or Path(source.partition("=")[2]).is_file())
+
+
+def name_of(source: str) -> str:
+    """What the run of a first pass is called, before anything is read."""
+    if not is_run_file(source):
+        return Path(source).name if source != BM25 and Path(source).is_dir() else source
+    name, equals, _ = source.partition("=")
+    return name if equals and not Path(source).exists() else run_name(Path(source))
 
 
 def reranked(

@@ -313,9 +313,8 @@ def pipeline_runs(request: DatasetRequest) -> DatasetRuns:
     return runner(request)
 
 
-def _piped(request: DatasetRequest) -> Evaluated:
-    """What they found, to be analysed."""
-    runs = pipeline_runs(request)
+def notes_of(runs: DatasetRuns) -> tuple[str, ...]:
+    """What the figures of both passes of a pipeline hide."""
     counted = (
         (runs.cut, "documents were cut to fit the model"),
         (runs.not_reranked, "queries kept the first pass's order, because the ranker failed"),
@@ -323,12 +322,16 @@ def _piped(request: DatasetRequest) -> Evaluated:
         (runs.shortened, "queries were cut for retrieval; the ranker read them whole"),
         (runs.absent, "relevant documents are not in the index, so no pass can find them"),
     )
-    notes = tuple(f"{count} {what}" for count, what in counted if count)
+    return (*(f"{count} {what}" for count, what in counted if count), *noted(runs.unasked))
+
+
+def _piped(request: DatasetRequest) -> Evaluated:
+    """What they found, to be analysed."""
+    runs = pipeline_runs(request)
     # The last component before the ranker gave it the candidates: that is the first pass it is measured against.
     first = (runs.first[-1], *runs.first[:-1])
-    notes = (*notes, *noted(runs.unasked))
     every = (*first, runs.second)
-    known = (runs.texts, runs.ms, runs.measures, notes, True, first[0].name, runs.model, request.dataset)
+    known = (runs.texts, runs.ms, runs.measures, notes_of(runs), True, first[0].name, runs.model, request.dataset)
     return Evaluated(runs.qrels, every, *known)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 from secondpass.activations import IDENTITY
+from secondpass.calibration import PROBABILITY
 from secondpass.cli import arguments
 from secondpass.cli.arguments import GivenDocument, GivenPair, read_documents, read_pairs
 from secondpass.cli.output import (
@@ -56,8 +57,6 @@ RelevanceRule = Annotated[
 Passages = Annotated[
     bool, typer.Option("--passages", help="With --long windows, show the best window of each document.")
 ]
-# What a hit has of it in JSON.
-PROBABILITY = ("probability", "probability_interval")
 BudgetMs = Annotated[
     float | None, typer.Option(help="Milliseconds after which what is not scored follows in the order given.")
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsons
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from secondpass.cli import arguments
-from secondpass.cli.compare import BM25, first_pass, judged_by, reranked
-from secondpass.cli.evaluate import Evaluated, pipeline_runs
+from secondpass.cli.compare import BM25, first_pass, is_run_file, judged_by, known_note, name_of, reranked
+from secondpass.cli.evaluate import Evaluated, notes_of, pipeline_runs, without_identical_ids
 from secondpass.cli.output import PipeConsole, note
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.display import stacked
@@ -28,14 +28,16 @@ from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.reporting.files import dumped, opened
 from secondpass.evaluation.runs import Run
 from secondpass.evaluation.second_pass import DatasetRequest
+from secondpass.fusion import RERANKER
 from secondpass.lazy import optional
 from secondpass.models.identity import marks_of
 from secondpass.ranking import BLANK_LOGIT
 from secondpass.tuning import Tuning
-from secondpass.tuning.choosing import SPLITS, SURE
+from secondpass.tuning.choosing import FEWEST, SPLITS, SURE
 from secondpass.tuning.choosing import tune as tuned_on
 
 if TYPE_CHECKING:
+    from secondpass.calibration import Conditions
     from secondpass.cross_encoder import CrossEncoder
 
 # Puts what was tuned into a pipeline: a function of another import package of this distribution.
@@ -79,6 +81,7 @@ class Labels:
     model: str | None
     marks: tuple[float, ...] | None
     notes: tuple[str, ...] = ()
+    conditions: Conditions | None = None
 
 
 def tune(
@@ -124,25 +127,26 @@ def tune(
     """
     optional("venn_abers", "venn-abers", "tune")  # needed at the end, after hours perhaps
     parsed([measure])
-    _check(pipeline, first, output, max_length)
+    _check(pipeline, first, output, max_length, no_reranker and model is not None)
     _check_file(dataset, pipeline, split)
-    if no_reranker and model is not None:
-        raise InvalidInput("give either --model or --no-reranker")
+    fields, sources = tuple(dict.fromkeys(field or ())), first or [BM25]
+    _check_names(() if pipeline is not None else sources, fields)
+    how = (max_length, device, precision, instruction)
     if pipeline is not None:
         ranker = _told(device=device, precision=precision, score_cache=score_cache)
         request = DatasetRequest(pipeline, dataset, split, limit, depth, model=model, instruction=instruction)
-        given = _of_pipeline(replace(request, ranker=ranker, tuning=True, corpus=corpus))
+        given = _of_pipeline(replace(request, ranker=ranker, tuning=True, corpus=corpus), fields)
     else:
-        options: Any = dict(batch_size=batch_size, instruction=instruction, relevance="expected")
-        encoder = None if no_reranker else arguments.load(model or arguments.POCKET, max_length, device, precision)
         found, read = _labelled(dataset, corpus, split, limit)
-        given = _of_first(found, first or [BM25], read, depth or DEPTH, device, encoder, score_cache, options)
+        _check_labels(dataset, found.qrels, fields, read.values())
+        encoder = None if no_reranker else arguments.load(model or arguments.POCKET, *how)
+        given = _of_first(found, sources, read, depth or DEPTH, device, encoder, score_cache, batch_size)
     result = tuned_on(
         given.qrels,
         given.runs,
         None if no_reranker else given.reranked,
         measure=measure,
-        fields={name: _numbers(name, given.documents) for name in field or ()},
+        fields={name: _numbers(name, given.documents.values()) for name in fields},
         splits=splits,
         seed=seed,
         sure=sure,
@@ -151,18 +155,20 @@ def tune(
         marks=given.marks,
         origin=given.qrels.origin,
     )
-    if not arguments.printed(json):
-        _show(PipeConsole(), result)
-    for line in given.notes:
-        note(line)
-    _write(result, output, pipeline, depth, json)
+    result = replace(result, tuned=replace(result.tuned, conditions=given.conditions))
+    _tell(result, given.notes, json)
+    _write(result, output, pipeline, depth, json, _told(precision=precision, instruction=instruction))
 
 
 def _told(**options: object) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _check(pipeline: str | None, first: list[str] | None, output: Path | None, max_length: int | None) -> None:
+def _check(
+    pipeline: str | None, first: list[str] | None, output: Path | None, max_length: int | None, twice: bool
+) -> None:
+    if twice:
+        raise InvalidInput("give either --model or --no-reranker")
     if pipeline is not None and max_length is not None:
         raise InvalidInput("--max-length goes with --first: with --pipeline its ranker says how long texts are read")
     if pipeline is not None and first:
@@ -176,6 +182,28 @@ def _check_file(dataset: Path, pipeline: str | None, split: str) -> None:
         raise InvalidInput(f"--dataset {dataset}: is a file, and --pipeline takes a BEIR folder")
     if dataset.is_file() and split != "test":
         raise InvalidInput(f"--split {split} goes with a BEIR folder, and {dataset} is a file")
+
+
+def _check_names(sources: Sequence[str], fields: Sequence[str]) -> None:
+    """Refuse a name that stands for two of what is summed, before hours of work."""
+    called = {RERANKER: "the reranker"}
+    given = [(name_of(source), f"--first {source}", is_run_file(source)) for source in sources]
+    for name, option, is_named in (*given, *((name, f"--field {name}", False) for name in fields)):
+        if name in called:
+            raise InvalidInput(f"{option}: {called[name]} is called {name!r} too{'; say NAME=FILE' * is_named}")
+        called[name] = option
+
+
+def _check_labels(dataset: Path, qrels: Qrels, fields: Sequence[str], documents: Iterable[CorpusDocument]) -> None:
+    """Refuse labels that are too few, and fields that are no numbers, before hours of work."""
+    count = len(qrels.with_relevant)
+    if count < FEWEST:
+        raise InvalidInput(
+            f"--dataset {dataset}: {count} queries (of --split, within --limit) have a relevant document; {FEWEST} are "
+            "the fewest to halve"
+        )
+    for name in fields:
+        _numbers(name, documents)
 
 
 def _labelled(
@@ -196,8 +224,13 @@ def _labelled(
     return Evaluated((asked.qrels or Qrels({})).only(texts), (), texts), read
 
 
-def _of_pipeline(request: DatasetRequest) -> Labels:
-    runs = pipeline_runs(request)
+def _of_pipeline(request: DatasetRequest, fields: Sequence[str]) -> Labels:
+    """What a pipeline's retrievers found, without a document that is its query, as BEIR, and the logits of that."""
+    corpus = list(read_corpus(request.corpus or request.dataset)) if fields else []
+    _check_labels(
+        request.dataset, judged_by(request.dataset, request.split, request.limit, unanswered=True).qrels, fields, corpus
+    )
+    runs = pipeline_runs(replace(request, taken=(RERANKER, *fields)))
     logits = {
         query: [(document, BLANK_LOGIT if score is None else score) for document, score in ranking.items()]
         for query, ranking in runs.second.items()
@@ -205,7 +238,12 @@ def _of_pipeline(request: DatasetRequest) -> Labels:
     pairs = sum(map(len, logits.values()))
     if (ms := runs.ms.get(runs.second.name)) is not None:
         ms *= len(logits) / max(1, pairs)
-    return Labels(runs.qrels, runs.first, Run(runs.second.name, logits), runs.documents, ms, runs.model, runs.marks)
+    name = runs.second.name
+    notes = (*notes_of(runs), *((known_note(runs.known, pairs, name),) if runs.known else ()))
+    found = without_identical_ids(Evaluated(runs.qrels, (*runs.first, Run(name, logits)), notes=notes))
+    *first, second = found.runs
+    known_by = (runs.model, runs.marks, found.notes, runs.conditions)
+    return Labels(runs.qrels, tuple(first), second, runs.documents, ms, *known_by)
 
 
 def _of_first(
@@ -216,7 +254,7 @@ def _of_first(
     device: str | None,
     encoder: CrossEncoder | None,
     cache: Path | None,
-    options: dict[str, Any],
+    batch_size: int,
 ) -> Labels:
     """First passes that are found here or read from files, and the logits of all that they found."""
     texts = {name: document.content for name, document in documents.items()}
@@ -232,19 +270,21 @@ def _of_first(
         query: [(name, None) for name in dict.fromkeys(name for run in runs for name in run.get(query, {}))]
         for query in found.texts or {}
     }
-    marks, name = marks_of(encoder), encoder.name
+    marks, name, conditions = marks_of(encoder), encoder.name, encoder.conditions()
+    options: dict[str, Any] = dict(batch_size=batch_size, relevance="expected", show_progress_bar=False)
     made = reranked(
-        "reranker", encoder, cache, replace(found, runs=(Run("union", union),)), texts, options, by_logit=True
+        RERANKER, encoder, cache, replace(found, runs=(Run("union", union),)), texts, options, by_logit=True
     )
     filled = [len(ranking) for ranking in union.values() if ranking]
     ms = made.ms * len(filled) / max(1, sum(filled))
-    return Labels(found.qrels, tuple(runs), made.run, documents, ms, name, marks, (*notes, *made.notes()))
+    notes = (*notes, *made.notes())
+    return Labels(found.qrels, tuple(runs), made.run, documents, ms, name, marks, notes, conditions)
 
 
-def _numbers(name: str, documents: Mapping[str, CorpusDocument]) -> dict[str, float]:
+def _numbers(name: str, documents: Iterable[CorpusDocument]) -> dict[str, float]:
     """The numbers of a field by document; a document without it has none."""
     made = {}
-    for document in documents.values():
+    for document in documents:
         value = document.meta.get(name)
         if value is None:
             continue
@@ -254,6 +294,13 @@ def _numbers(name: str, documents: Mapping[str, CorpusDocument]) -> dict[str, fl
     if not made:
         raise InvalidInput(f"--field {name}: no document has it")
     return made
+
+
+def _tell(result: Tuning, notes: Sequence[str], json: Path | None) -> None:
+    if not arguments.printed(json):
+        _show(PipeConsole(), result)
+    for line in notes:
+        note(line)
 
 
 def _show(console: Console, result: Tuning) -> None:
@@ -300,7 +347,18 @@ def _show_depth(console: Console, result: Tuning) -> None:
         console.print(f"Queries {sure} are not reranked: {rule.saved:.0%} of all, for {rule.lost:+.3f} less.")
 
 
-def _write(result: Tuning, output: Path | None, pipeline: str | None, depth: int | None, json: Path | None) -> None:
+def _write(
+    result: Tuning,
+    output: Path | None,
+    pipeline: str | None,
+    depth: int | None,
+    json: Path | None,
+    reading: Mapping[str, object],
+) -> None:
+    """Write what was tuned, and the pipeline with it, whose ranker is to read as it did here (`reading`).
+
+    Where that was computed, and which scores were kept, is no part of it.
+    """
     page = result.tuned.to_dict()
     if json is not None:
         with opened(sys.stdout if arguments.printed(json) else json) as stream:
@@ -313,5 +371,5 @@ def _write(result: Tuning, output: Path | None, pipeline: str | None, depth: int
         stream.write(jsons.dumps(page, indent=1) + "\n")
     note(f"wrote {file}")
     if pipeline is not None:
-        resolve_name(WRITE_TUNED)(pipeline, file, output / PIPELINE, depth=depth)
+        resolve_name(WRITE_TUNED)(pipeline, file, output / PIPELINE, depth=depth, reading=reading)
         note(f"wrote {output / PIPELINE}")

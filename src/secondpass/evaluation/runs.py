@@ -97,6 +97,11 @@ def by_score(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     return [document for _, document in ranked]
 
 
+def run_name(path: Path) -> str:
+    """What the run of a file is called, where nobody says another name."""
+    return path.name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
 def read_run(path: Path, name: str | None = None) -> Run:
     """A run from a file, gzip accepted; `name` is by default the file's.
 
@@ -111,7 +116,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
         InvalidInput: a folder's run is not finished, a line has another form, a score is no number, a query or
             document comes twice, or ranks are not 1, 2, 3, ...; the message names file and line.
     """
-    given = name if name is not None else path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    given = name if name is not None else run_name(path)
     if path.is_dir() or path.suffix == ".parquet":
         return Run(given, _table_rankings(path))
     if path.name.removesuffix(".gz").endswith(".jsonl"):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secondpass.calibration import Conditions
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.comparison import DepthCurve, DepthPoint, Headroom, Ties
@@ -147,7 +148,8 @@ class DatasetRequest:
     second pass; answers are kept beside it as they come, and a broken run goes on with them. `indexed` says that the
     pipeline's stores hold the documents already, `index` takes the place of the index of stores that live in a server,
     and `add` allows to index into one that holds documents. With `tuning` the ranker gives the logits of all documents
-    that any retriever found; `corpus` has the documents where the folder does not.
+    that any retriever found, which may have none of the names that are `taken`; `corpus` has the documents where the
+    folder does not.
     """
 
     pipeline: str
@@ -165,6 +167,7 @@ class DatasetRequest:
     ranker: Mapping[str, Any] = field(default_factory=dict)
     tuning: bool = False
     corpus: Path | None = None
+    taken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,8 @@ class DatasetRuns:
         measures: names of the measures that the pipeline's own evaluators state; empty if it has none.
         model: of the second pass, where a SecondPassRanker names one.
         documents: with `tuning`, those of all rankings, with the text that the ranker reads.
-        marks: with `tuning`, the model's logits for sample pairs.
+        marks, conditions: with `tuning`, the model's logits for sample pairs, and how it read all others.
+        known: with `tuning`, how many of the second pass's pairs had their score in its cache of scores.
     """
 
     qrels: Qrels
@@ -205,6 +209,8 @@ class DatasetRuns:
     model: str | None = None
     documents: Mapping[str, CorpusDocument] = field(default_factory=dict)
     marks: tuple[float, ...] | None = None
+    conditions: Conditions | None = None
+    known: int = 0
 
 
 # ---- Quality against depth: how many candidates are worth re-ranking, and how many a latency budget allows.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secondpass.cli.arguments import CalibrationFile, IdenticalIds, JsonObject
+from secondpass.cli.arguments import CalibrationFile, IdenticalIds, JsonObject, MinProbability
 from secondpass.corpora import read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, judged_queries, listed_queries
@@ -37,6 +37,12 @@ Index = Annotated[
     str | None, typer.Option("--index", help="Index of Elasticsearch or OpenSearch, instead of the pipeline's own.")
 ]
 Add = Annotated[bool, typer.Option("--add", help="Index into one that holds documents already.")]
+RankerTopK = Annotated[
+    int | None, typer.Option("--top-k", "-k", min=1, help="top_k of the ranker, instead of its own.")
+]
+RankerModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="Cross-encoder for the ranker, instead of its own.")
+]
 
 
 def search(
@@ -61,13 +67,11 @@ def search(
     depth: Annotated[
         int | None, typer.Option(min=1, help="top_k of the first pass, instead of the pipeline's own.")
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", min=1, help="top_k of the ranker, instead of its own.")
-    ] = None,
+    top_k: RankerTopK = None,
+    min_probability: MinProbability = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first queries.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Cross-encoder for the ranker, instead of its own.")
-    ] = None,
+    model: RankerModel = None,
+    calibration: CalibrationFile = None,
     index: Index = None,
     add: Add = False,
     output: Annotated[
@@ -86,6 +90,9 @@ def search(
     With judgements, nDCG@10 and MRR@10 of every stage are printed, as means over the queries with a relevant document.
 
     Answers are kept in OUTPUT.partial as they come; the same command run again goes on where it stopped.
+
+    Where the ranker's model has a calibration, its own or --calibration, each document has its probability, and
+    --min-probability leaves out what is less probable.
 
     [bold]Examples[/bold]
 
@@ -115,7 +122,10 @@ def search(
     elif folder is not None:
         asked = judged_queries(folder, split, qrels)
     own = judged if ignore_identical_ids is None else ignore_identical_ids
-    run_search(PipelineSearch(pipeline, corpus, asked, limit, depth, top_k, model, output, chosen, index, add, own))
+    given = {"calibration": calibration and str(calibration), "min_probability": min_probability}
+    ranker = {name: value for name, value in given.items() if value is not None}
+    wanted = (pipeline, corpus, asked, limit, depth, top_k, model, output, chosen, index, add, own)
+    run_search(PipelineSearch(*wanted, ranker=ranker))
 
 
 def index(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from haystack import Pipeline
     from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 
+    from secondpass.calibration import Conditions
     from secondpass_pipelines.search_run import PipelineSearch
     from secondpass_pipelines.searching import Stages
 
@@ -57,7 +58,7 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
 
     file = pipeline_file(request.pipeline)
     queries = judged_queries(request.dataset, request.split)
-    shaped = partial(for_tuning, file=file) if request.tuning else None
+    shaped = partial(for_tuning, file=file, taken=request.taken) if request.tuning else None
     pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker, shaped)
     with ExitStack() as stack:
         stack.callback(close, pipeline)
@@ -76,8 +77,10 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         documents: dict[str, CorpusDocument] = {}
         ranker: Any = pipeline.get_component(search.stages.last) if request.tuning else None
         answers = answers if ranker is None else with_documents(answers, ranker, documents)
+        known = -_hits(ranker)
         ResultWriter(request.output, asked.form, {}, search.stages).write(answers, list)
-        marks = None if ranker is None else _marks(ranker)
+        known += _hits(ranker)  # before the sample pairs are asked for, which may be known too
+        marks, conditions = (None, None) if ranker is None else _identity(ranker)
     *first, second = passes.runs()
     texts = asked.asked.texts
     judged = queries.qrels or Qrels({})
@@ -97,12 +100,25 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         model=_last(request.model or model_of(read_pipeline(file))),
         documents=documents,
         marks=marks,
+        conditions=conditions,
+        known=known,
     )
 
 
-def _marks(ranker: SecondPassRanker) -> tuple[float, ...]:
+def _identity(ranker: SecondPassRanker) -> tuple[tuple[float, ...], Conditions]:
+    """What the model is known by, and how it read."""
+    from haystack_integrations.components.rankers.secondpass.tuned_ranker import conditions_of
+
     with ranker.lent_model() as model:
-        return marks_of(model)
+        return marks_of(model), conditions_of(ranker, model)
+
+
+def _hits(ranker: SecondPassRanker | None) -> int:
+    """Scores that its cache has known until now."""
+    if ranker is None or ranker.score_cache is None:
+        return 0
+    with ranker.lent_model() as model:
+        return int(model.score_cache.hits)
 
 
 def _asked(request: DatasetRequest, corpus: Path | None, queries: JudgedQueries, top_k: int | None) -> PipelineSearch:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from secondpass.calibration import PROBABILITY
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass_servers.two_pass import MAX_CLAUSES
@@ -42,7 +43,8 @@ MEASURES = {NDCG: ndcg, MRR: reciprocal_rank}
 class RankedDocument:
     """A document in a ranking; `text`, `meta` (in JSON's types) and `passage` are kept only for the last pass.
 
-    A passage has its "text", "start", "end", "score" and "windows", as a SecondPassRanker gives them.
+    A passage has its "text", "start", "end", "score" and "windows", as a SecondPassRanker gives them. `chance` has
+    "probability" and "probability_interval" where the ranker's model has a calibration and scored the document.
     """
 
     id: str
@@ -50,6 +52,22 @@ class RankedDocument:
     text: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
     passage: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    chance: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def chances_of(outputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """How probably each document is relevant, by its id, as a ranker's outputs say and under the names JSON has."""
+    return {
+        one["id"]: dict(zip(PROBABILITY, (one["probability"], list(one["interval"])), strict=True))
+        for one in outputs.get("probabilities", ())
+        if isinstance(one, dict) and {"id", "probability", "interval"} <= one.keys()
+    }
+
+
+def verdict_of(outputs: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether no document answers, as a ranker's outputs say and under JSON's name; empty where it has no rule."""
+    verdict = outputs.get("nothing_relevant")
+    return {} if verdict is None else {"nothing_relevant": verdict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +78,7 @@ class QueryResult:
     order that it was given, `unscored` counts documents that its budget left. These are known of a SecondPassRanker
     only. `textless` counts documents without any text among those that the last component was given; `shortened` is
     True if the retriever was asked with the beginning of the query only, because it has more terms than a server takes.
+    `nothing_relevant` is the ranker's verdict on the query; None where its model has no rule for that.
     """
 
     query_id: str
@@ -72,6 +91,7 @@ class QueryResult:
     textless: int = 0
     shortened: bool = False
     unscored: int = 0
+    nothing_relevant: bool | None = None
 
     def given(self, names: tuple[str, ...]) -> tuple[RankedDocument, ...]:
         """What components of the first pass gave; several one after the other, each document once and unscored."""
@@ -81,7 +101,7 @@ class QueryResult:
         return tuple(RankedDocument(name, None) for name in ids)
 
     def to_json(self, texts: bool) -> dict[str, Any]:
-        """Plain values; without `texts` a document is only its id and score."""
+        """Plain values; without `texts` a document is only its id, its score and its probability."""
         return {
             "query_id": self.query_id,
             "query": self.query,
@@ -93,6 +113,7 @@ class QueryResult:
             **({"textless": self.textless} if self.textless else {}),
             **({"shortened": True} if self.shortened else {}),
             **({"unscored": self.unscored} if self.unscored else {}),
+            **({} if self.nothing_relevant is None else {"nothing_relevant": self.nothing_relevant}),
         }
 
     @classmethod
@@ -109,6 +130,7 @@ class QueryResult:
             textless=value.get("textless", 0),
             shortened=value.get("shortened", False),
             unscored=value.get("unscored", 0),
+            nothing_relevant=value.get("nothing_relevant"),
         )
 
 
@@ -117,6 +139,7 @@ def _plain(ranking: tuple[RankedDocument, ...], texts: bool) -> list[dict[str, A
         {
             "id": document.id,
             "score": document.score,
+            **document.chance,
             **({"text": document.text} if texts and document.text is not None else {}),
             **({"meta": dict(document.meta)} if texts and document.meta else {}),
             **({"passage": dict(document.passage)} if texts and document.passage else {}),
@@ -127,9 +150,10 @@ def _plain(ranking: tuple[RankedDocument, ...], texts: bool) -> list[dict[str, A
 
 def _ranking_of(values: list[dict[str, Any]]) -> tuple[RankedDocument, ...]:
     return tuple(
-        RankedDocument(value["id"], value["score"], value.get("text"), value.get("meta", {}), value.get("passage", {}))
+        RankedDocument(value["id"], value["score"], value.get("text"), value.get("meta", {}), value.get("passage", {}),
+                       {name: value[name] for name in PROBABILITY if name in value})
         for value in values
-    )
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -142,6 +166,7 @@ class Notes:
     textless: int = 0
     shortened: int = 0
     unscored: int = 0
+    unanswered: int = 0
 
     def watch(self, answers: Iterable[QueryResult]) -> Iterator[QueryResult]:
         """Pass answers on and count."""
@@ -152,6 +177,7 @@ class Notes:
             self.textless += answer.textless
             self.shortened += answer.shortened
             self.unscored += answer.unscored
+            self.unanswered += answer.nothing_relevant is True
             yield answer
 
     def lines(self) -> list[str]:
@@ -166,6 +192,9 @@ class Notes:
                 self.shortened
             ),
             f"{self.unscored} documents were not scored in time: they follow the others": self.unscored,
+            f"{self.unanswered} of {self.answers} queries have nothing relevant, by the model's calibration": (
+                self.unanswered
+            ),
         }
         return [line for line, count in said.items() if count]
 

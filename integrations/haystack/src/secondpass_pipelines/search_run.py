@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from secondpass.calibration import Calibration, file_of
 from secondpass.cli.output import PipeConsole, progress_bar
 from secondpass.corpora import read_corpus
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, column_of, judged_queries
@@ -94,11 +95,13 @@ def run_search(request: PipelineSearch) -> None:
         SecondPassError: a component failed on a query; what was answered before is kept.
     """
     file = pipeline_file(request.pipeline)
+    if (probable := request.ranker.get("calibration")) is not None:
+        Calibration.load(probable)
     judge = None
     if request.queries.qrels is not None:
         judge = Judge(request.queries.qrels, request.ignore_identical_ids)
     request.check_columns()
-    pipeline = load_pipeline(file, request.model, request.index)
+    pipeline = load_pipeline(file, request.model, request.index, request.instruction, request.ranker)
     with ExitStack() as stack:
         stack.callback(close, pipeline)
         search = searcher(pipeline, request.depth, request.top_k)
@@ -173,6 +176,7 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
     if request.output is None:
         yield None
         return
+    probable = request.ranker.get("calibration")
     settings = {
         "pipeline": hashlib.sha256(file.read_bytes()).hexdigest(),
         "corpus": found.identity,
@@ -183,8 +187,9 @@ def partial_results(request: PipelineSearch, file: Path, found: Collection) -> I
         "format": request.form,
         **({} if request.instruction is None else {"instruction": request.instruction}),
         **{f"tuned of {name}": digest for name, digest in tuned_digests(file).items()},
-        # where scores are kept decides nothing
-        **{name: value for name, value in request.ranker.items() if name != "score_cache"},
+        # where scores are kept decides nothing, and a calibration counts by its contents
+        **{name: value for name, value in request.ranker.items() if name not in ("score_cache", "calibration")},
+        **({} if probable is None else {"calibration": hashlib.sha256(file_of(probable).read_bytes()).hexdigest()}),
     }
 
     def refuse(begun: Any) -> str:

@@ -14,7 +14,7 @@ from haystack.tracing.tracer import Span, Tracer, enable_tracing, tracer
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.text import is_blank
 from secondpass_pipelines.pipeline_files import inputs_to
-from secondpass_pipelines.results import QueryResult, RankedDocument
+from secondpass_pipelines.results import QueryResult, RankedDocument, chances_of
 from secondpass_pipelines.stores import engine_of, failure_line, store_of
 from secondpass_servers.two_pass import shortened
 
@@ -72,6 +72,7 @@ class Searcher:
             textless=_textless(outputs, self.stages.feeding),
             shortened=short != query,
             unscored=last.get("unscored", 0) if last.get("reranked", True) else 0,
+            nothing_relevant=last.get("nothing_relevant"),
         )
 
     def shallow(self) -> str:
@@ -119,12 +120,14 @@ def _ranking_of(outputs: dict[str, Any], stage: str, texts: bool) -> tuple[Ranke
     documents: Iterable[Document] = outputs.get(stage, {}).get("documents", ())
     told = outputs.get(stage, {}).get("passages", ()) if texts else ()
     passages = {one["id"]: one for one in told if isinstance(one, dict) and "id" in one}
+    chances = chances_of(outputs.get(stage, {})) if texts else {}
     ranking: dict[str, RankedDocument] = {}
     for document in documents:
         # A run lists a document once: its first place counts.
         score = None if document.score is None else float(document.score)
         passage = {name: value for name, value in passages.get(document.id, {}).items() if name != "id"}
-        kept = (document.content, _in_json(document.meta), passage) if texts else ()
+        chance = chances.get(document.id, {})
+        kept = (document.content, _in_json(document.meta), passage, chance) if texts else ()
         ranking.setdefault(document.id, RankedDocument(document.id, score, *kept))
     return tuple(ranking.values())
 

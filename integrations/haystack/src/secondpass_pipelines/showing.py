@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from secondpass.calibration import PROBABILITY
 from secondpass.cli.output import PipeConsole, print_table
 from secondpass_pipelines.results import MRR, NDCG, Quality, QueryResult, RankedDocument
 
@@ -27,13 +28,15 @@ def print_answer(answer: QueryResult) -> None:
     if not answer.second:
         stdout_console().print("(no document found)")
         return
+    told = PROBABILITY[:1] if any(document.chance for document in answer.second) else ()
     print_table(
-        ("rank", "was", "score", "id", "text"),
+        ("rank", "was", "score", *told, "id", "text"),
         (
             (
                 str(place),
                 str(before.get(document.id, "-")),
                 "" if document.score is None else f"{document.score:.4f}",
+                *(f"{document.chance[name]:.3f}" if name in document.chance else "-" for name in told),
                 document.id,
                 document.passage.get("text") or document.text or "",
             )

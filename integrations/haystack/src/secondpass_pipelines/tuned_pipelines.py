@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Container, Iterator, Mapping, Set
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,12 @@ HEAD = """\
 
 
 def write_tuned(
-    pipeline: str, tuned: Path, output: Path, names: Mapping[str, str] | None = None, depth: int | None = None
+    pipeline: str,
+    tuned: Path,
+    output: Path,
+    names: Mapping[str, str] | None = None,
+    depth: int | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a pipeline with a SecondPassTunedRanker in place of its ranker, and each retriever connected to it.
 
@@ -46,6 +51,7 @@ def write_tuned(
         output: the file to write.
         names: the component whose documents are a first pass, by the name of that in `tuned`; by default its own name.
         depth: how many documents each of these was asked for in tuning, where that is not its own top_k.
+        reading: parameters of the ranker that had other values in tuning than the file says.
 
     Raises:
         InvalidInput: the pipeline has not one ranker, or no component of such a name in front of it.
@@ -65,7 +71,7 @@ def write_tuned(
         for name, component in wanted.items()
     ]
     given = data["components"][ranker].get("init_parameters") or {}
-    own = {name: given[name] for name in (*KEPT, *READING) if name in given}
+    own = {name: given[name] for name in (*KEPT, *READING) if name in given} | dict(reading or {})
     if own.get("min_probability") is not None and (chosen.after is None or chosen.calibration is None):
         note(
             f"{ranker!r} has min_probability={own.pop('min_probability')}: left out, as tuning fitted no probabilities"
@@ -89,16 +95,18 @@ def _finding(part: dict[str, Any], depth: int) -> dict[str, Any]:
     return {**part, "init_parameters": {**given, "top_k": depth}}
 
 
-def for_tuning(data: dict[str, Any], file: Path) -> dict[str, Any]:
+def for_tuning(data: dict[str, Any], file: Path, taken: Container[str] = ()) -> dict[str, Any]:
     """A pipeline's dictionary down to its ranker, which gives the logits of all that each retriever found.
 
     Of a cascade the last model reads.
 
     Raises:
-        InvalidInput: the pipeline has not one ranker, or nothing in front of it.
+        InvalidInput: the pipeline has not one ranker, nothing in front of it, or a retriever whose name is `taken`.
     """
     data = without_evaluation(data)
     ranker, found = candidates_of(data, file)
+    if twice := next((name for name in found if name in taken), None):
+        raise InvalidInput(f"{file}: the component {twice!r} has the name of a --field or of the scores that are tuned")
     links = [link for link in data.get("connections") or [] if not _feeds(link, ranker)]
     links += [{"sender": f"{name}.{socket}", "receiver": f"{ranker}.documents"} for name, socket in found.items()]
     kept = {ranker, *_above(links, ranker)}

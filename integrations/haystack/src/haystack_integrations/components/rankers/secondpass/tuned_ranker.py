@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import numpy as np
 from haystack import Document, component, default_to_dict, logging
 from haystack_integrations.common.secondpass import parameters
-from haystack_integrations.common.secondpass.documents import deduplicated, listed
+from haystack_integrations.common.secondpass.documents import Readable, deduplicated, listed
 from haystack_integrations.common.secondpass.model_lifecycle import SerializedComponent, in_thread
-from haystack_integrations.components.rankers.secondpass.ranker import WHEN_NOTHING, SecondPassRanker
+from haystack_integrations.components.rankers.secondpass.ranker import WHEN_NOTHING, RankLimits, SecondPassRanker
 
+from secondpass.calibration import Conditions
 from secondpass.errors import InvalidInput
 from secondpass.fusion import Candidates, Fused, Tuned
+from secondpass.inputs import PromptTemplate
 from secondpass.models.identity import agree, marks_of
+from secondpass.ranking import Ranking
+from secondpass.reranker import warn_once
 from secondpass.text import finite_number, is_blank
 
 if TYPE_CHECKING:
@@ -62,16 +66,41 @@ class ReadingParameters(TypedDict, total=False):
 
 
 class TunedModel(SecondPassRanker):
-    """Gives the logits of the model that was tuned with, and of no other."""
+    """Gives the logits of the model that was tuned with, and of no other; warns where it reads pairs otherwise."""
 
     tuned_marks: Sequence[float] | None = None
+    tuned_conditions: Conditions | None = None
 
     def _load(self) -> CrossEncoder | Cascade:
         model = super()._load()
         if self.tuned_marks is not None and not agree(marks_of(model), self.tuned_marks):
+            others = self._differences(model)
             model.close()
-            raise InvalidInput(f"{self.model} is another model than the one tuned with: its logits for samples differ")
+            read = f" ({', '.join(others.values())})" if others else ""
+            raise InvalidInput(
+                f"{self.model} is another model than the one tuned with: its logits for samples differ{read}"
+            )
         return model
+
+    def _differences(self, model: Any, instruction: str | None = None) -> dict[str, str]:
+        """What is otherwise than it was in tuning, by name, in words."""
+        if self.tuned_conditions is None:
+            return {}
+        return conditions_of(self, model, instruction).differences(self.tuned_conditions)
+
+    def _ranking(self, query: str, readable: Readable, limits: RankLimits, instruction: str | None) -> Ranking:
+        with self.lent_model() as model:
+            others = self._differences(model, instruction)
+        if others:  # by their names alone: callers may have any number of instructions
+            warn_once(f"{self.model}: pairs are read otherwise than those tuned on: {', '.join(others)}")
+        return super()._ranking(query, readable, limits, instruction)
+
+
+def conditions_of(ranker: SecondPassRanker, model: Any, instruction: str | None = None) -> Conditions:
+    """How a ranker's one `model`, loaded, reads pairs; `instruction` is what a call says."""
+    around = PromptTemplate(ranker.query_prefix, ranker.query_suffix, ranker.document_prefix, ranker.document_suffix)
+    found: Conditions = model.conditions(around, instruction=instruction)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +179,8 @@ class SecondPassTunedRanker(SerializedComponent):
         :param reading: How the model is loaded and reads, as in `SecondPassRanker`: device, token, query_prefix,
             query_suffix, document_prefix, document_suffix, meta_fields_to_embed, embedding_separator, model_kwargs,
             tokenizer_kwargs, config_kwargs, batch_size, truncation, precision, relevance, instruction, windows,
-            budget_ms, score_cache, score_cache_mb. It should be what it was tuned with.
+            budget_ms, score_cache, score_cache_mb. It should be what it was tuned with: where the window, the cut, the
+            instruction or the prefixes and suffixes are others, the log says so once.
 
         :raises ValueError:
             If a parameter has a wrong type or value, with its name; if the file is not there or is none that
@@ -172,7 +202,7 @@ class SecondPassTunedRanker(SerializedComponent):
         if self._tuned.after is not None and named is None:
             raise InvalidInput(f"model: {self.tuned} names none")
         self._reader = TunedModel(model=named or "secondpass/pocket", raise_on_failure=raise_on_failure, **reading)
-        self._reader.tuned_marks = self._tuned.marks
+        self._reader.tuned_marks, self._reader.tuned_conditions = self._tuned.marks, self._tuned.conditions
         for name in self._tuned.first:
             if name in OWN_INPUTS:
                 raise InvalidInput(f"{self.tuned} has a first pass named {name!r}, which is another input")
