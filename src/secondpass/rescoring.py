@@ -175,8 +175,7 @@ class Rescorer:
         """A table with the column "score", float64, after its own; of pyarrow or pandas, with "query" and "document".
 
         Where a calibration applies (`columns`), "probability", float64, and "probability_interval", two numbers, come
-        after it; of a cascade they are null where a model before the last one ranked the document. Whether nothing is
-        relevant is said of a whole query, which a batch may have a part of: `rank` tells it.
+        next, null for what a cascade's last model did not rank. No verdict: a batch may hold a part of a query only.
 
         Raises:
             InvalidInput: it is another kind of batch (in numpy's, whole numbers become floats where one is null), a
@@ -202,10 +201,10 @@ class Rescorer:
         made = dict(zip(self.columns, cells, strict=False))
         if not hasattr(batch, "append_column"):
             return batch.assign(**made)
-        arrow = optional("pyarrow", "pyarrow", "ray")
+        pa = optional("pyarrow", "pyarrow", "ray")
         for name, each in made.items():
-            kind = arrow.list_(arrow.float64()) if name == PROBABILITY[1] else arrow.float64()
-            batch = batch.append_column(name, arrow.array(each, kind, from_pandas=True))
+            kind = pa.list_(pa.float64()) if name == PROBABILITY[1] else pa.float64()
+            batch = batch.append_column(name, pa.array(each, kind, from_pandas=True))
         return batch
 
 
