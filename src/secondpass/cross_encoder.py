@@ -17,6 +17,7 @@ from secondpass import explanation
 from secondpass.activations import Activation, default_activation
 from secondpass.calibration import least_of
 from secondpass.errors import InvalidInput
+from secondpass.forwards.choosing import has_torch
 from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
 from secondpass.keywords import (
@@ -421,24 +422,19 @@ class CrossEncoder(Reranker):
         """Write model, tokenizer and activation to a folder that every generation of the library reads.
 
         With `storage="int8"` the weights take a quarter of float32's size and are read by secondpass alone, see
-        `models.saving.save`. Where evaluators left figures in `model_card_data`, README.md tells them.
+        `models.saving.save`. Where evaluators left figures in `model_card_data`, README.md tells them. Without torch
+        the files are copied that the model was loaded from; what was set otherwise since cannot be written then.
         """
         self.engine()
-        self._built("saving a model")
+        settings = {"card": self.model_card_data.text(), **self.stored_settings()}
+        asked: dict[str, Any] = {"safe_serialization": safe_serialization, "storage": storage, **kwargs}
+        if not has_torch() and self._copied(path, self.own_activation, self.max_length, settings, asked):
+            return
+        self._built("saving a model otherwise than as the files that it was loaded from")
         from secondpass.models import saving
 
-        saving.save(
-            path,
-            self.model,
-            self.tokenizer,
-            self.default_activation_function,
-            self.max_length,
-            safe_serialization,
-            card=self.model_card_data.text(),
-            storage=storage,
-            **self.stored_settings(),
-            **kwargs,
-        )
+        activation = self.default_activation_function
+        saving.save(path, self.model, self.tokenizer, activation, self.max_length, **settings, **asked)
 
     def stored_settings(self) -> dict[str, Any]:
         """What stands beside the weights, as `models.saving.save` takes it: prompts, a template, the longest input."""

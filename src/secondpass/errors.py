@@ -32,6 +32,13 @@ class TooLong(_OfPairs, InvalidInput):
     """
 
 
+class NoTokens(_OfPairs, InvalidInput):
+    """The tokenizer makes nothing of pairs, and puts nothing around them; `indices` are their positions in the input.
+
+    Leave them out.
+    """
+
+
 class ModelLoadError(SecondPassError, OSError):
     """A model cannot be loaded, or not safely; the message is one line and names the source.
 

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 from secondpass import ranking
 from secondpass.activations import IDENTITY, SIGMOID, Activation, Elementwise, as_torch, checked_activation
 from secondpass.calibration import Calibration, Conditions, least_of, with_probabilities
-from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.errors import InvalidInput, ModelLoadError, NoTokens
 from secondpass.forwards.choosing import has_torch
 from secondpass.forwards.precision import Precision
 from secondpass.inputs import NO_PLACE, CutPolicy, ModelTemplate, PromptTemplate, Truncation, policy_of
@@ -371,11 +371,11 @@ class Reranker(OpenModel):
         if not columns[1]:
             self._planned(columns, call, rule)
             return [Ranking((), (), _EMPTY) for _ in queries]
-        scored = self._score(columns, call, rule)
+        owners = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
+        scored = self._score(columns, call, rule, owners)
         began = time.perf_counter()
         silent = scored.blank[:, 0].nonzero()[0].tolist()
         if silent:
-            owners = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
             raise InvalidInput(f"{owners[silent[0]]} is blank")
         made = rankings(scored, sizes, activation, rule, kept)
         calibration, own = self._calibration, None if self.num_labels == 1 else rule
@@ -445,7 +445,10 @@ class Reranker(OpenModel):
             raise InvalidInput("sentences[0] has one text, where the model's template reads a query and a document")
         return window, self.reading(columns, window, rule)
 
-    def _score(self, columns: list[list[str]], call: Call, rule: Relevance | None = None) -> Scored:
+    def _score(
+        self, columns: list[list[str]], call: Call, rule: Relevance | None = None, owners: Sequence[str] = ()
+    ) -> Scored:
+        """Score pairs; `owners` are what an error calls their queries, where not the pairs are the caller's."""
         engine = self.engine()
         window, reading = self._planned(columns, call, rule)
         loaded, show = self._loaded, call.show
@@ -459,7 +462,13 @@ class Reranker(OpenModel):
                 self.engine()  # a fit or close that began meanwhile in another thread ends this call
                 bar(remaining)
 
-            return engine.score(columns, window, step, reading, call.until)
+            try:
+                return engine.score(columns, window, step, reading, call.until)
+            except NoTokens as error:
+                (pair,) = error.indices
+                if owners:
+                    raise InvalidInput(f"{owners[pair]} is blank") from None
+                raise NoTokens(f"sentences[{pair}] has no tokens, nor has the template", (pair,)) from None
 
     def _activation(self, given: Activation | None, rule: Relevance | None) -> Activation:
         """What makes scores of the numbers that documents are ranked by."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.errors import NonFiniteScore
+from secondpass.errors import NonFiniteScore, NoTokens
 from secondpass.forwards.contract import Computation, Forward, Logits, Progress, non_finite, plan, score
 from secondpass.forwards.prefixes import side_by_side
 from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
@@ -169,10 +169,12 @@ class Job:
         return [[column[pair] for pair in pairs] for column in self.columns]
 
     def add(self, piece: Sequence[Tokens], seconds: float) -> None:
-        """Take the tokens of the next pairs, which took `seconds` to make."""
+        """Take the tokens of the next pairs, which took `seconds` to make; raises NoTokens where a pair has none."""
         began = time.perf_counter()
         for first in piece:
             pair = self.asked[len(self._ends)]
+            if not len(first):
+                raise NoTokens(f"pair {pair} has no tokens", (pair,))
             for item in (first, *first.others):
                 place = self._seen.setdefault((item.ids.tobytes(), item.type_ids.tobytes()), len(self._rows))
                 self._places.append(place)
@@ -181,8 +183,7 @@ class Job:
                     self.waiting.append(len(self.tokens))
                     self.waiting_tokens += len(item)
                     self._real_tokens += len(item)
-                cut = item.cut
-                self.tokens.append(item if cut is None else replace(item, cut=replace(cut, index=pair)))
+                self.tokens.append(item if item.cut is None else replace(item, cut=replace(item.cut, index=pair)))
             self._ends.append(len(self.tokens))
         self._tokenising += seconds
         self._planning += time.perf_counter() - began
@@ -218,11 +219,8 @@ class Job:
         if not isinstance(error, NonFiniteScore):
             return error
         wrong = {self._places[row] for row in error.indices}
-        pairs = {self._pair(row): None for row, place in enumerate(self._places) if place in wrong}
-        return non_finite(tuple(pairs))
-
-    def _pair(self, row: int) -> int:
-        return self.asked[bisect_right(self._ends, row)]
+        rows = [row for row, place in enumerate(self._places) if place in wrong]
+        return non_finite(tuple(dict.fromkeys(self.asked[bisect_right(self._ends, row)] for row in rows)))
 
     def scored(self, computation: Computation) -> Scored:
         """What is known of every pair, in the caller's order."""

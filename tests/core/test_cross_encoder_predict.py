@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from secondpass import CrossEncoder
-from secondpass.errors import InvalidInput
+from secondpass.errors import InvalidInput, NoTokens
+from secondpass.merging import SharedReranker
 from tests.model_spy import before_forward, inputs_read, not_reached
 
 QUERY = "how to reset the password"
@@ -53,6 +54,20 @@ def test_a_single_pair_is_unwrapped(tiny_model_folder: Callable[..., str], num_l
         assert tensor.shape == shape
     among = encoder.predict([tuple(pair), tuple(pair)])[1]
     assert np.allclose(score, among, atol=1e-6)
+
+
+@pytest.mark.parametrize("budget", [None, 60_000])
+def test_a_pair_without_any_token_is_named(budget: float | None) -> None:
+    """Of a template without special tokens, by its place among the pairs given, whatever batch it would be in."""
+    encoder = CrossEncoder("secondpass/pocket", device="cpu", template="{query} {document}")
+    for pairs, place in (([("", ""), ("a", "b")], 0), ([*PAIRS, ("", ""), ("a", ""), ("", "")], len(PAIRS))):
+        with pytest.raises(NoTokens, match=rf"^sentences\[{place}\] has no tokens") as refused:
+            encoder.predict(pairs)
+        assert refused.value.indices == (place,)
+        with SharedReranker(encoder) as shared, pytest.raises(InvalidInput, match=f"^pair {place} has no tokens"):
+            shared.submit(*map(list, zip(*pairs, strict=True)), budget_s=budget).result(60)
+        with pytest.raises(InvalidInput, match=r"^queries\[0\] is blank"):
+            encoder.rank_many([""], [["a", ""]], budget_ms=budget)
 
 
 def test_single_texts_are_taken(own_tiny: CrossEncoder) -> None:

@@ -113,6 +113,20 @@ def test_a_batch_of_a_dead_process_is_done_by_another(one: CrossEncoder, two: Cr
     assert before[1] in after
 
 
+def test_every_accelerator_is_asked_for_where_nobody_has_imported_torch(tiny_folder: str) -> None:
+    """A model that needs no torch does not say that there is no GPU: torch is asked, which is installed."""
+    code = (
+        "import sys\nfrom secondpass import CrossEncoder\n"
+        f"encoder = CrossEncoder({tiny_folder!r}, device='cpu')\nseen = ['torch' in sys.modules]\n"
+        "pool = encoder.start_multi_process_pool()\nseen.append('torch' in sys.modules)\n"
+        "import torch\ngpus = torch.cuda.device_count()\n"
+        "wanted = [f'cuda:{place}' for place in range(gpus)] if gpus > 1 else ['cpu'] * len(pool.devices)\n"
+        "print(*seen, [*pool.devices] == wanted, len(wanted) > 1)\nencoder.stop_multi_process_pool(pool)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True", "True"]
+
+
 def test_a_pool_is_used_as_sentence_transformers_uses_one(one: CrossEncoder, tiny_folder: str) -> None:
     """`start_multi_process_pool`, `pool=`, `chunk_size=`, `stop_multi_process_pool`; the processes end then."""
     encoder = CrossEncoder(tiny_folder, device="cpu")

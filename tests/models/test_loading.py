@@ -479,9 +479,18 @@ def test_only_what_is_read_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ],
 )
 def test_a_commit_is_looked_for_here_first(
-    tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool, answer: str | None, asks: list[str]
+    tiny_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    listed: bool,
+    answer: str | None,
+    asks: list[str],
 ) -> None:
-    """Where the client can say that no file of it is missing nobody is asked; else the hub once, without retries."""
+    """Where the client can say that no file of it is missing nobody is asked; else the hub once, without retries.
+
+    Where the hub does not answer either, it is said that files may be missing, and of which folder.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     commit, asked = commit_id(7), []
@@ -501,5 +510,9 @@ def test_a_commit_is_looked_for_here_first(
 
     monkeypatch.setattr(HfApi, "model_info", info)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert folder_of("org/tiny", cache_dir=tmp_path, revision=commit).name == commit
+    found = folder_of("org/tiny", cache_dir=tmp_path, revision=commit)
+    assert found.name == commit
     assert asked == asks
+    told = [record.getMessage() for record in caplog.records if record.name == "secondpass.models.folders"]
+    assert len(told) == (asks == ["info"])
+    assert all(f"whether {found} has all files of 'org/tiny' at {commit} is not known" in line for line in told)

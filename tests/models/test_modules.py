@@ -34,7 +34,7 @@ from secondpass.forwards.readout import (
 from secondpass.models import saving
 from secondpass.models.folders import FINISHED
 from secondpass.models.loading import LoadRequest, load
-from secondpass.models.weights import stored_weights
+from secondpass.models.modules import stored_weights
 from tests.hub_cache import add_to_cache, commit_id
 from tests.tiny_models import make_decoder, make_folder, make_model, make_tokenizer
 
@@ -359,6 +359,16 @@ def test_all_weights_of_a_chain_are_its_weights(chain_folder: Path) -> None:
         "model.safetensors",
         *(f"{part}/model.safetensors" for part in ("2_Dense", "3_LayerNorm", "5_Dense")),
     ]
+
+
+def test_weights_of_a_folder_that_is_not_listed_are_nobodys(chain_folder: Path, tmp_path: Path) -> None:
+    """Whatever it is called: the list says of what the chain is made."""
+    folder = Path(shutil.copytree(chain_folder, tmp_path / "model"))
+    wanted = CrossEncoder(str(folder), device="cpu").predict(PAIRS)
+    for name in ("2024_old", "6_Dense", "old"):
+        shutil.copytree(folder / "2_Dense", folder / name)
+    assert [path.parent.name for path in stored_weights(folder)[1:]] == ["2_Dense", "3_LayerNorm", "5_Dense"]
+    assert (CrossEncoder(str(folder), device="cpu").predict(PAIRS) == wanted).all()
 
 
 def test_an_activation_of_others_is_imported_on_trust(chain_folder: Path, tmp_path: Path) -> None:

@@ -34,8 +34,9 @@ from secondpass.lazy import optional
 from secondpass.models import saving
 from secondpass.models.building import compressed, expanded, save_compact
 from secondpass.models.card import MARK, Measured, ModelCardData
+from secondpass.models.folders import STALE_SECONDS, UNFINISHED
 from secondpass.models.loading import Loaded, LoadRequest, load
-from secondpass.models.saving import STALE_SECONDS, UNFINISHED, save
+from secondpass.models.saving import save
 from tests import fork_server
 from tests.tiny_models import ARCHITECTURES, ROUNDING, make_folder
 from tests.toy_task import same, state

@@ -21,12 +21,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING
 
 from secondpass import CrossEncoder
-from secondpass.errors import MissingExtra, ModelLoadError
+from secondpass.errors import CheckpointError, InvalidInput, MissingExtra, ModelLoadError
 from secondpass.forwards.description import NotDescribed, StoredArray
 from secondpass.forwards.families import ENCODERS, describe, describe_stored, stored_family
 from secondpass.forwards.readout import ReadoutModel
+from secondpass.models.identity import weights_digest
 from secondpass.models.loading import Loaded, LoadRequest, load
 from secondpass.models.stored import HeldFiles, StoredModel, _read, arrays_of, open_model
+from secondpass.tuning.probabilities import fitted
 from tests.parity.test_families import ARCHITECTURES, tiny
 from tests.tiny_models import make_chain, make_folder
 
@@ -210,6 +212,27 @@ def _compact(folder: Path) -> None:
     _config({"dtype": "bfloat16"})(folder)
 
 
+def _altered(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return write
+
+
+def _encoder_alone(folder: Path) -> None:
+    _config({"architectures": ["BertForMaskedLM"]})(folder)
+    _altered(lambda weights: [weights.pop(f"classifier.{name}") for name in ("weight", "bias")])(folder)
+
+
+def _names_of_2018(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    named = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): one for name, one in weights.items()}
+    save_file({name.replace("LayerNorm.bias", "LayerNorm.beta"): one for name, one in named.items()},
+              folder / "model.safetensors")  # fmt: skip
+
+
 UNUSUAL: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
     "arguments of transformers": ({"tokenizer_args": {"model_max_length": 64}}, lambda folder: None, "arguments"),
     "an activation": ({}, _config({"hidden_act": "mish"}), "activation"),
@@ -218,9 +241,10 @@ UNUSUAL: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
     "a quantised model": ({}, _config({"quantization_config": {"quant_method": "none"}}), "quantization_config"),
     "no class": ({"num_labels": 1}, _config({"architectures": ...}), "no class"),
     "a class without a head": ({"num_labels": 1}, _config({"architectures": ["BertModel"]}), "BertModel"),
-    "a type of another": ({}, _config({"model_type": "albert"}), "albert"),
-    "fewer positions": ({}, _config({"max_position_embeddings": 64}), "positions"),
-    "labels by name": ({}, _config({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}), "labels"),
+    "a head of a class without one": ({}, _config({"architectures": ["BertModel"]}), "BertModel"),
+    "another type of the same names": ({}, _config({"architectures": ["RobertaForSequenceClassification"]}), "bert"),
+    "names of 2018": ({}, _names_of_2018, "LayerNorm"),
+    "labels by name": ({}, _config({"id2label": {"x": "a"}, "label2id": {"a": "x"}}), "labels"),
     "another device": ({"device": "meta"}, lambda folder: None, "meta"),
 }
 
@@ -245,6 +269,113 @@ def test_what_is_unusual_is_left_to_torch(
     monkeypatch.setattr("secondpass.models.stored.has_torch", lambda: False)
     with pytest.raises(MissingExtra, match=f"{reason}.*secondpass\\[torch\\]"):
         open_model(LoadRequest(str(folder), **asked))
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "another vocabulary": (_config({"vocab_size": 30_000}), r"the embeddings have shape \[\d+, 32\]"),
+    "fewer positions": (_config({"max_position_embeddings": 64}), "the positions have shape"),
+    "no layers": (_config({"num_hidden_layers": 0}), "num_hidden_layers of config.json is 0"),
+    "more layers": (_config({"num_hidden_layers": 3}), r"no weight bert\.encoder\.layer\.2"),
+    "more labels": (_config({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}), "the head has 1 labels"),
+    "a type that nobody knows": (_config({"model_type": "nosuch"}), "model_type is 'nosuch'"),
+    "a type of another": (_config({"model_type": "albert"}), "model_type is 'albert'"),
+    "no type": (_config({"model_type": ...}), "model_type is None"),
+    "a lost bias": (_altered(lambda weights: weights.pop("classifier.bias")), r"classifier\.bias is missing"),
+    "a lost part": (
+        _altered(lambda weights: [weights.pop(f"bert.pooler.dense.{name}") for name in ("weight", "bias")]),
+        r"no weight bert\.pooler",
+    ),
+    "no head": (_encoder_alone, "BertForMaskedLM, which has no head, and none is there"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_folders_own_fault_is_no_want_of_torch(
+    tiny_model_folder: Any, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch refuses is refused without torch, and nobody is told to install it; num_labels= may mend it."""
+    change, reason = BROKEN[case]
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("bert"), folder)
+    change(folder)
+    for way in (open_model, load):
+        with pytest.raises(ModelLoadError, match=re.escape(str(folder))):
+            way(LoadRequest(str(folder)))
+    monkeypatch.setattr("secondpass.models.stored.has_torch", lambda: False)
+    with pytest.raises(ModelLoadError, match=f"{re.escape(str(folder))}: .*{reason}") as refused:
+        open_model(LoadRequest(str(folder)))
+    assert "pip install" not in str(refused.value)
+    with pytest.raises(MissingExtra):
+        open_model(LoadRequest(str(folder), num_labels=1))
+
+
+@pytest.mark.parametrize("asked", [{"device": "cuda"}, {"automodel_args": {"dtype": "float16"}}, {"true_token": "yes"}])
+def test_nothing_is_downloaded_for_a_call_that_cannot_work(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments that only torch has a use for are refused before the hub is asked; wrong ones before that."""
+    monkeypatch.setattr("secondpass.models.stored.has_torch", lambda: False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(MissingExtra, match=r"^org/large: .*secondpass\[torch\]"):
+        open_model(LoadRequest("org/large", **asked))
+    with pytest.raises(InvalidInput, match="num_labels=0"):
+        open_model(LoadRequest("org/large", num_labels=0, **asked))
+
+
+def test_the_processor_has_a_number_too(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is "cpu:0" and, as torch has it, "cpu:1"; nothing else is."""
+    monkeypatch.setattr("secondpass.models.stored.has_torch", lambda: False)
+    assert (torch.ones(2, device="cpu:1") + torch.ones(2)).tolist() == [2.0, 2.0]
+    for name in ("cpu:0", "cpu:1", "cpu"):
+        assert CrossEncoder(tiny_folder, device=name).device_name == "cpu"
+        assert isinstance(opened(tiny_folder, device=name), StoredModel)
+    for name in ("cpu:", "cpu:01", "cpu:x", "cpus"):
+        with pytest.raises(RuntimeError):
+            torch.device(name)
+        with pytest.raises(MissingExtra, match="is not the CPU"):
+            opened(tiny_folder, device=name)
+
+
+@pytest.mark.parametrize("form", ["float32", "int8", "shards", "chain"])
+def test_a_model_is_saved_without_torch(
+    tiny_model_folder: Any, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the files that it was loaded from, with its calibration, also in their own place and over another model."""
+    source = tmp_path / "source"
+    if form == "chain":
+        make_chain(source, "bert")
+    else:
+        shutil.copytree(tiny_model_folder("bert"), source)
+    if form == "int8":
+        CrossEncoder(str(source)).save(str(source), storage="int8")
+    if form == "shards":
+        CrossEncoder(str(source)).save(str(source), max_shard_size="20KB")
+    monkeypatch.setattr("secondpass.cross_encoder.has_torch", lambda: False)
+    monkeypatch.setattr("secondpass.models.stored.has_torch", lambda: False)
+    own, target = CrossEncoder(str(source)), tmp_path / "target"
+    before = own.predict(PAIRS)
+    scores = np.linspace(-2, 2, 40)
+    own.use_calibration(fitted(scores, (scores + np.tile([1, -1], 20) > 0).astype(int), np.repeat(np.arange(20), 2)))
+    shutil.copytree(tiny_model_folder("electra"), target)
+    for folder in (target, source):
+        own.save(str(folder))
+        again = CrossEncoder(str(folder))
+        assert (again.predict(PAIRS) == before).all()
+        assert again.calibration is not None
+        assert {*again._loaded.files.names()} >= {*own._loaded.files.names()}  # type: ignore[union-attr]
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert isinstance(own._loaded, StoredModel)
+    own.max_length = 17
+    with pytest.raises(MissingExtra, match=r"saving a model otherwise.*secondpass\[torch\]"):
+        own.save(str(target))
+    own.max_length, own.prompts = None, {"a": "b"}
+    with pytest.raises(MissingExtra):
+        own.save(str(target))
+    own.prompts = {}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be saved"):
+        own.save(str(tmp_path / "file"))
+    with pytest.raises(MissingExtra):
+        own.save(str(target), storage="int8")
+    assert caplog.messages == []
 
 
 ODD: dict[str, dict[str, list[Any]]] = {
@@ -417,6 +548,41 @@ def test_what_a_class_has_is_there_and_nothing_else(
     kept |= {key: StoredArray((2, 32) if "token_type" in key else (32,), dict) for key in added}  # type: ignore[arg-type]
     with pytest.raises(NotDescribed, match=r"\w+ \w+"):
         describe_stored(family, name, settings, kept)
+
+
+def test_weights_of_folders_that_nobody_lists_are_not_read(tiny_model_folder: Any, tmp_path: Path) -> None:
+    """A copy of last year's model in a numbered folder is neither the model's nor part of what it is known by."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("bert"), folder)
+    before, digest = CrossEncoder(str(folder)).predict(PAIRS), weights_digest(folder)
+    (folder / "2024_old").mkdir()
+    save_file({"classifier.bias": torch.tensor([77.0])}, folder / "2024_old" / "model.safetensors")
+    own = opened(folder)
+    assert own.files.names().count("model.safetensors") == 1
+    assert not [name for name in own.files.names() if "old" in name]
+    assert (CrossEncoder(str(folder)).predict(PAIRS) == before).all()
+    assert weights_digest(folder) == digest is not None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "change"),
+    [
+        ("distilbert", {"layer_norm_eps": 0.5, "intermediate_size": 7}),
+        ("modernbert", {"layer_norm_eps": 0.5}),
+    ],
+)
+def test_a_setting_that_the_class_lacks_changes_nothing(
+    tiny_model_folder: Any, tmp_path: Path, architecture: str, change: dict[str, Any]
+) -> None:
+    """transformers has DistilBERT's epsilon in its code, and ModernBERT's under another name."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder(architecture), folder)
+    _config(change)(folder)
+    opened(folder)
+    own, theirs = CrossEncoder(str(folder)), CrossEncoder(str(folder), automodel_args={"dtype": "float32"})
+    assert isinstance(own._loaded, StoredModel)
+    assert np.allclose(own.predict(PAIRS), theirs.predict(PAIRS), rtol=0, atol=1e-5)
+    assert np.allclose(own.predict(PAIRS), CrossEncoder(tiny_model_folder(architecture)).predict(PAIRS), atol=1e-6)
 
 
 def test_scales_of_another_kind_are_left_to_torch(tiny_model_folder: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import environments
 
-EXTRAS = ("elasticsearch", "eval", "haystack", "opensearch", "serve")
+EXTRAS = ("elasticsearch", "eval", "haystack", "opensearch", "serve", "tune")
 # Of the tests themselves.
 TESTING = ("pytest", "pytest-asyncio")
 # Those of this folder, and of others that need nothing but the embedded model.

@@ -14,7 +14,7 @@ import pytest
 from secondpass import CrossEncoder, InputExample
 from secondpass.biencoder import BiEncoder
 from secondpass.cli.output import message
-from secondpass.errors import MissingExtra
+from secondpass.errors import MissingExtra, ModelLoadError
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
 from tests.without_torch.conftest import Run
 
@@ -22,6 +22,7 @@ from tests.without_torch.conftest import Run
 INSTALL = re.compile(r'pip install "secondpass\[(torch|train|onnx)\]"')
 POCKET = "secondpass/pocket"
 PAIR = [("cat", "a cat"), ("cat", "a dog")]
+ASKED = "{instruction} {query} {document}"
 EXAMPLES = [[InputExample(texts=["cat", "a cat"], label=1.0)]]
 
 
@@ -43,6 +44,9 @@ CALLS: dict[str, Callable[[CrossEncoder], object]] = {
     "an activation of torch's way": lambda encoder: encoder.predict(PAIR, activation_fct=lambda x: x.sigmoid()),
     "training": lambda encoder: encoder.fit(EXAMPLES),  # type: ignore[arg-type]
     "inputs as tensors": lambda encoder: encoder.collate([["cat", "a cat"]]),
+    "saving as int8": lambda encoder: encoder.save("out", storage="int8"),
+    "saving another limit": lambda encoder: CrossEncoder(POCKET, max_length=64).save("out"),
+    "saving an instruction": lambda encoder: CrossEncoder(POCKET, template=ASKED, instruction="x").save("out"),
     "upload": lambda encoder: encoder.push_to_hub("me/mine"),
     "ONNX": lambda encoder: encoder.export_onnx("out"),
     "loading for another device": lambda encoder: CrossEncoder(POCKET, device="cuda"),
@@ -78,16 +82,38 @@ def test_a_call_that_needs_torch_says_so(
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"vocab_size": 30_000}, "the embeddings have shape"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers of config.json is 0"),
+        ({"model_type": "nosuch"}, "model_type is 'nosuch'"),
+        ({"id2label": {"0": "a", "1": "b"}}, "the head has 1 labels"),
+    ],
+)
+def test_a_damaged_folder_is_no_want_of_torch(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """What torch would refuse is refused, and nothing is to be installed for it."""
+    copy_with(tmp_path, change)
+    with pytest.raises(ModelLoadError, match=said) as refused:
+        CrossEncoder(str(tmp_path))
+    assert "pip install" not in str(refused.value)
+
+
+def copy_with(folder: Path, change: dict[str, Any]) -> None:
+    """The embedded model with some settings changed."""
+    pocket = Path(str(resources.files("secondpass"))) / "pocket"
+    config = json.loads((pocket / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    for name in ("model.int8.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).symlink_to(pocket / name)
+
+
+@pytest.mark.parametrize(
     "architecture", ["Qwen3ForCausalLM", "GPT2ForSequenceClassification", "XLNetForSequenceClassification"]
 )
 def test_another_architecture_says_so(architecture: str, tmp_path: Path) -> None:
     """Decoders, and what transformers alone computes."""
-    pocket = Path(str(resources.files("secondpass"))) / "pocket"
-    config = json.loads((pocket / "config.json").read_text())
     kind = architecture.partition("For")[0].lower()
-    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": [architecture], "model_type": kind}))
-    for name in ("model.int8.safetensors", "tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).symlink_to(pocket / name)
+    copy_with(tmp_path, {"architectures": [architecture], "model_type": kind})
     with pytest.raises(MissingExtra) as raised:
         CrossEncoder(str(tmp_path))
     assert architecture in said(raised.value) or kind in said(raised.value)

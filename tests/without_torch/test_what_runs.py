@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 
 from benchmarks import environments
 from secondpass import Cascade, CrossEncoder
+from secondpass.calibration import FILE as CALIBRATION
 from secondpass.serving import Settings, create_app
 from tests.without_torch.conftest import Run
 
@@ -96,6 +98,37 @@ def test_every_command_tells_what_it_does(command: str, run: Run) -> None:
     assert "Usage" in result.stdout
 
 
+@pytest.mark.parametrize(
+    "page", ["budgets", "cascades", "long-documents", "observability", "playground", "probabilities", "start"]
+)
+def test_the_python_of_a_page_runs(page: str, here: Path) -> None:
+    """Its blocks one behind the other, with copies of the embedded model as the reader's own, and labelled queries."""
+    pocket = (here / "models" / "mine").resolve()
+    (here / "models" / "mine").unlink()
+    for folder in ("models/mine", "small"):
+        shutil.copytree(pocket, here / folder)
+    documents = ["Reset a password by a link.", "A lake near Berlin.", "Bread is made of flour."]
+    queries = [f"how do I reset my password {number}" for number in range(70)]
+    names: dict[str, object] = {"documents": documents, "queries": queries}
+    names["documents_per_query"] = [documents] * len(queries)
+    names["grades"] = [[1, 0, int(number % 4 == 0)] for number in range(len(queries))]
+    for code in blocks(f"docs/{page}.md"):
+        exec(code, names)  # noqa: S102 - our own pages
+    stored = here / "models" / "mine" / CALIBRATION
+    assert stored.is_file() == (page == "probabilities")
+    if page == "probabilities":
+        assert CrossEncoder("models/mine").rank(queries[0], documents)[0]["probability"] > 0.5
+
+
+def test_a_model_is_saved(tmp_path: Path) -> None:
+    """As the files that it was loaded from: the same scores, to the bit."""
+    encoder = CrossEncoder("secondpass/pocket")
+    encoder.save_pretrained(str(tmp_path / "copy"))
+    pairs = [("how do I reset my password", "Ask for a link."), ("bread", "")]
+    assert (CrossEncoder(str(tmp_path / "copy")).predict(pairs) == encoder.predict(pairs)).all()
+    assert (tmp_path / "copy" / "model.int8.safetensors").is_file()
+
+
 def test_runs_are_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """docs/evaluation.md."""
     (code,) = blocks("docs/evaluation.md")
@@ -151,6 +184,19 @@ def test_the_ranker_of_haystack_reads_long_documents(tmp_path: Path) -> None:
         assert [document.id for document in found["documents"]] == ["long", "short"]
         assert found["passages"][0]["text"].endswith("3.7 million inhabitants.")
         assert found["complete"]
+
+
+def test_the_sentence_reader_of_haystack_reads() -> None:
+    """docs/rag.md."""
+    from haystack import Document
+    from haystack_integrations.components.readers.secondpass import SentenceReader
+
+    documents = [
+        Document(content="Trains leave every hour. Berlin has 3.7 million inhabitants."),
+        Document(content="A."),
+    ]
+    found = SentenceReader(top_k=1).run(query="how many people live in Berlin", documents=documents)
+    assert found["replies"] == ["Berlin has 3.7 million inhabitants."]
 
 
 def test_the_evaluator_of_haystack_measures() -> None:

@@ -223,6 +223,18 @@ class NotDescribed(Exception):
     """A part is not what its family has; the message says which, where one is known."""
 
 
+class Broken(NotDescribed):
+    """Weights and config.json do not go together, so that transformers would refuse them too.
+
+    Attributes:
+        lacks: the weight, or the module, that is not there under the name that we know.
+    """
+
+    def __init__(self, message: str, lacks: str | None = None) -> None:
+        super().__init__(message)
+        self.lacks = lacks
+
+
 class StoredConfig:
     """A config.json as transformers reads it: with the defaults of its kind, and keys by any of their names."""
 
@@ -243,7 +255,7 @@ class StoredConfig:
         """A positive whole number."""
         value = self._values.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise NotDescribed(f"{name} of config.json is {value!r}")
+            raise Broken(f"{name} of config.json is {value!r}")
         return value
 
 
@@ -313,7 +325,7 @@ class StoredModule:
         made = self.below(name)
         if made.prefix in self.weights.prefixes:
             return made
-        raise AttributeError(f"there is no weight {made.prefix.removesuffix('.')}")
+        raise AttributeError(f"there is no weight {made.prefix.removesuffix('.')}", name=name, obj=self)
 
     def __iter__(self) -> Iterator[StoredModule]:
         return (self.below(str(place)) for place in range(self.config.count("num_hidden_layers")))
@@ -328,9 +340,10 @@ class StoredModule:
         found = self.weights.get(f"{self.prefix}{name}")
         if found is None and optional:
             return None
-        if found is None or len(found.shape) != axes:
-            wanted = "is missing" if found is None else f"has shape {list(found.shape)}"
-            raise NotDescribed(f"the weight {self.prefix}{name} {wanted}")
+        if found is None:
+            raise Broken(f"the weight {self.prefix}{name} is missing", f"{self.prefix}{name}")
+        if len(found.shape) != axes:
+            raise Broken(f"the weight {self.prefix}{name} has shape {list(found.shape)}")
         return found
 
 

@@ -58,12 +58,14 @@ class StoredKind:
         functions: keys of the config that name an activation, or names themselves behind "=", by the last two parts
             of the activation's place.
         aliases: other names of keys, by those that we ask for.
+        passed_over: keys that we ask for under these names and that transformers' class has no such setting of.
     """
 
     defaults: Mapping[str, Any]
     prefix: str
     functions: Mapping[str, str]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    passed_over: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

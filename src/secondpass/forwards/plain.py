@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secondpass.forwards.contract import Logits, checked_inputs
-from secondpass.forwards.description import Embeddings, Encoder, Layer, Linear, Norm, Pooling, Readout, Relative, mapped
+from secondpass.forwards.description import Embeddings, Encoder, Layer, Linear, Norm, Pooling, Readout, mapped
 from secondpass.tokens import Tokens
 
 Floats = npt.NDArray[np.float32]
@@ -72,9 +72,14 @@ class PlainEncoder:
 
     Args:
         encoder: its arrays are read as float32.
+
+    Raises:
+        ValueError: it has relative positions, which no folder has that is read without torch.
     """
 
     def __init__(self, encoder: Encoder) -> None:
+        if encoder.buckets is not None:
+            raise ValueError("relative positions are computed by torch alone")
         self._encoder = mapped(encoder, lambda part: np.asarray(part, np.float32))
         own = self._encoder.embeddings
         positions = None if own.positions is None else len(own.positions) - own.first_position
@@ -143,13 +148,7 @@ class PlainEncoder:
             low, high = max(0, begin - layer.window), min(high, begin + len(query) + layer.window)
         asks, key, value = (part.transpose(1, 0, 2) for part in (query, key[low:high], value[low:high]))
         scores: Floats = asks @ key.transpose(0, 2, 1)
-        parts = 1
-        buckets = self._encoder.buckets
-        if layer.relative is not None and buckets is not None:
-            for added in by_distance(layer.relative, buckets, asks, key, begin - low):
-                scores += added
-                parts += 1
-        scores *= np.float32(1 / math.sqrt(query.shape[2] * parts))
+        scores *= np.float32(1 / math.sqrt(query.shape[2]))
         if layer.window is not None:
             distance = np.arange(begin, begin + len(query))[:, None] - np.arange(low, high)
             scores[:, np.abs(distance) > layer.window] = -np.inf
@@ -180,39 +179,6 @@ def embedded(own: Embeddings, item: Tokens) -> Floats:
         made = made + own.positions[own.first_position : own.first_position + len(item)]
     made = normed(own.norm, made)
     return made if own.projection is None else linear(own.projection, made)
-
-
-def by_distance(
-    relative: Relative, buckets: npt.NDArray[np.int64], query: Floats, key: Floats, ahead: int
-) -> list[Floats]:
-    """What distances add to scores, unscaled [heads, queries, keys] for the queries' products and for the keys'.
-
-    The first query stands `ahead` places behind the first key. A product with the row of every distance is one matrix
-    product; the score of a query and a key lies on a diagonal of that.
-    """
-    heads, asking, size = query.shape
-    count, span = key.shape[1], len(buckets) // 2
-    width = asking + count - 1
-    rising = np.arange(ahead - count + 1, ahead + asking)
-    rows = buckets[np.clip(rising, -span, span - 1) + span]
-    found = []
-    for table, laid, order, start in (
-        (relative.keys, query, rows[::-1], asking - 1),
-        (relative.queries, key, rows, count - 1),
-    ):
-        if table is None:
-            continue
-        product = np.ascontiguousarray(laid) @ table[order].reshape(width, heads, size).transpose(1, 2, 0)
-        step = product.itemsize
-        across = laid.shape[1], asking + count - laid.shape[1]
-        diagonals = np.lib.stride_tricks.as_strided(
-            product.reshape(heads, -1)[:, start:],
-            (heads, *across),
-            (step * width * laid.shape[1], step * (width - 1), step),
-            writeable=False,
-        )
-        found.append(diagonals if laid is query else diagonals.transpose(0, 2, 1))
-    return found
 
 
 def turned(rows: Floats, turn: Turns) -> Floats:

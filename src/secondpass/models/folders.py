@@ -1,18 +1,29 @@
-"""Where a model's files are: a folder, the package itself, or the model hub.
+"""Where a model's files are: a folder, the package itself, or the model hub; and how a folder gets new ones.
 
 Everything after this stage reads a local folder, so that one set of checks sees every file before it is used.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from contextlib import suppress
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from secondpass.calibration import FILE as CALIBRATION
 from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.models.config import LISTED
+from secondpass.models.modules import WEIGHTS, parts_of
+from secondpass.models.weights import COMPACT
+
+logger = logging.getLogger(__name__)
 
 POCKET = "secondpass/pocket"
 CASCADE = "cascade.json"
@@ -91,7 +102,13 @@ def _downloaded(name: str, options: dict[str, Any]) -> Path:
         # hub cannot be reached that is 23 s of retries.
         with suppress(errors.LocalEntryNotFoundError):
             kept = Path(snapshot_download(name, **{**options, "local_files_only": True}))
-            if _is_listed(kept) or not _is_reached(name, options):
+            if _is_listed(kept):
+                return kept
+            if not _is_reached(name, options):
+                logger.warning(
+                    "the model hub cannot be reached, and whether %s has all files of %r at %s is not known: settings "
+                    "that are in a file of their own may be missing", kept, name, revision,
+                )  # fmt: skip
                 return kept
     return Path(snapshot_download(name, **options))
 
@@ -131,3 +148,112 @@ def _reason(error: Exception) -> str:
             "the network, local_files_only and cache_dir, or give a folder"
         )
     return f"cannot be had from the model hub ({type(error).__name__}); a downloaded folder works without it"
+
+
+# ---- A new model in a folder: its files are written beside those that are there, and put in their places at the end.
+UNFINISHED = ".unfinished-"
+STALE_SECONDS = 3600
+
+INDEX = "model.safetensors.index.json"
+LAST = re.compile(r"\.(safetensors|onnx)")
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+
+
+@contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder inside the target: renaming from it stays in the file system and needs no rights above."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"{UNFINISHED}*"):
+        if time.time() - stale.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(stale, ignore_errors=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
+    try:
+        yield unfinished
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """Rename file by file, weights last; weights in one file are replaced in one step.
+
+    Those of a chain, and large ones, are in several: the new model is read from the folder `FINISHED` for so long.
+    """
+    if (folder / FINISHED).is_dir():
+        _finish(folder)  # a save before was killed
+    made = _in_order(unfinished)
+    for file in made:
+        # safetensors makes files that only their owner can read.
+        file.chmod((unfinished / "config.json").stat().st_mode)
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    weights = [file for file in made if file.suffix == ".safetensors"]
+    if len(weights) > 1 or (folder / INDEX).is_file() or _module_folders(folder):
+        unfinished.chmod(folder.stat().st_mode)
+        unfinished.replace(folder / FINISHED)
+        _finish(folder)
+    else:
+        _place(unfinished, folder, Path.replace)
+
+
+def _finish(folder: Path) -> None:
+    """Put the files of the folder `FINISHED` in their places, and that folder away when all of them are there."""
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as beside:
+        again = Path(beside) / "again"
+
+        def also(file: Path, target: Path) -> None:
+            try:
+                again.hardlink_to(file)
+            except OSError:  # not every file system has links
+                shutil.copy2(file, again)
+            again.replace(target)
+
+        _place(folder / FINISHED, folder, also)
+        (folder / FINISHED).replace(Path(beside) / "done")
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """The files of a model, those that make it another one last."""
+    return sorted(
+        (file for file in folder.rglob("*") if file.is_file()),
+        key=lambda file: (
+            file.name == CALIBRATION,
+            file.name == LISTED,
+            bool(LAST.search(file.name)),
+            len(file.parts),
+            file.name,
+        ),
+    )
+
+
+def _place(made: Path, folder: Path, put: Callable[[Path, Path], object]) -> None:
+    """Put the files of a model in place of those that are there; without modules.json none is read meanwhile."""
+    files = _in_order(made)
+    names = [file.relative_to(made) for file in files]
+    before = _module_folders(folder)
+    now = {name.parts[0] for name in names if len(name.parts) > 1}
+    if before or now:
+        (folder / LISTED).unlink(missing_ok=True)
+    (folder / CALIBRATION).unlink(missing_ok=True)
+    for old in before - now:
+        shutil.rmtree(folder / old, ignore_errors=True)
+    for file, name in zip(files, names, strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        put(file, folder / name)
+    _remove_superseded(folder, {name.name for name in names if len(name.parts) == 1})
+
+
+def _module_folders(folder: Path) -> set[str]:
+    """Those of the chain that was there."""
+    try:
+        return {part.folder.name for part in parts_of(folder / LISTED)}
+    except ModelLoadError:  # there was none, or one that we do not know
+        return set()
+
+
+def _remove_superseded(folder: Path, made: set[str]) -> None:
+    """Delete weights of the model before that a reader might take instead: one file, shards, compact."""
+    if made.isdisjoint({WEIGHTS, INDEX, COMPACT}):
+        return
+    for old in folder.glob("model*.safetensors*"):
+        if old.name not in made and (old.name in {WEIGHTS, INDEX, COMPACT} or SHARD.fullmatch(old.name)):
+            old.unlink()

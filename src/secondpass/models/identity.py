@@ -20,7 +20,7 @@ from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.forwards.kernel.cache import digest_of
 from secondpass.forwards.precision import SAMPLE_DOCUMENTS, SAMPLE_QUERIES
 from secondpass.models.folders import whole
-from secondpass.models.weights import stored_weights
+from secondpass.models.modules import stored_weights
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,10 +33,10 @@ from secondpass.models.config import (
 )
 from secondpass.models.folders import folder_of
 from secondpass.models.limits import check_vocabulary, token_limit
-from secondpass.models.modules import Modules, read_modules, stored_limit
+from secondpass.models.modules import Modules, read_modules, stored_limit, stored_weights
 from secondpass.models.templates import template_for
 from secondpass.models.tokenizer import ends_with_padding, load_tokenizer
-from secondpass.models.weights import COMPACT, check_counts, is_compact, stored_sizes, stored_weights
+from secondpass.models.weights import COMPACT, check_counts, is_compact, stored_sizes
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +163,7 @@ class Loaded:
 
 def folder_for(request: LoadRequest) -> Path:
     """Where the model asked for is on this machine, when the arguments are checked; raises as `load`."""
-    _check_arguments(request)
+    check_arguments(request)
     return folder_of(
         request.source,
         variant=request.automodel_args.get("variant"),
@@ -324,7 +325,7 @@ def _dtype(given: object) -> torch.dtype:
     return named
 
 
-def _check_arguments(request: LoadRequest) -> None:
+def check_arguments(request: LoadRequest) -> None:
     """Refuse arguments that reach pickles, foreign code or other files by a side door."""
     labels = request.num_labels
     if labels is not None and (not isinstance(labels, int) or isinstance(labels, bool) or labels < 1):
@@ -374,6 +375,11 @@ def _token(request: LoadRequest) -> str | bool | None:
     return request.token
 
 
+def is_cpu(device: str) -> bool:
+    """Whether torch computes on the processor for this name: of "cpu" and "cpu:1" there is one."""
+    return re.fullmatch(r"cpu(:(0|[1-9]\d*))?", device) is not None
+
+
 def devices_of(given: object) -> tuple[str, ...]:
     """The devices that an argument names, as torch does: none for None, one, or of one kind several.
 
@@ -391,7 +397,7 @@ def devices_of(given: object) -> tuple[str, ...]:
         if not isinstance(name, str) and type(name).__name__ != "device":
             what = f"device[{place}]" if isinstance(several, (list, tuple)) else "device"
             raise InvalidInput(f"{what} is {type(name).__name__}, not str or torch.device")
-    made = tuple(str(name).strip() for name in names)
+    made = tuple("cpu" if is_cpu(str(name).strip()) else str(name).strip() for name in names)
     kinds = {name.partition(":")[0]: None for name in made}
     if not made or len(kinds) > 1:
         raise InvalidInput(f"device: {' and '.join(kinds) or 'no'} devices, where several have to be of one kind")

@@ -39,7 +39,7 @@ from secondpass.models.config import (
     read_list,
     read_processing,
 )
-from secondpass.models.weights import PICKLES, stored_sizes
+from secondpass.models.weights import COMPACT, PICKLES, is_compact, stored_sizes, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -436,3 +436,14 @@ def part_weights(part: Part) -> Path:
         reason = "but pickle files, which can run code and are not read" if pickles else "and its weights are nowhere"
         raise ModelLoadError(f"{part.folder} holds no {WEIGHTS} {reason}")
     return path
+
+
+def stored_weights(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
+    """The files that a model of this folder is loaded from: its body's, and those of the parts that it lists.
+
+    Raises:
+        ModelLoadError: the body has none, or the list is none that we know.
+    """
+    body = (folder / COMPACT,) if is_compact(folder) else weight_files(folder, variant)
+    parts = parts_of(folder / LISTED) if (folder / LISTED).is_file() else ()
+    return body + tuple(path for path in sorted({part.folder / WEIGHTS for part in parts}) if path.is_file())

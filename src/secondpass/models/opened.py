@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from secondpass.activations import Activation, default_activation
 from secondpass.calibration import Calibration
-from secondpass.errors import InvalidInput, SecondPassError
+from secondpass.errors import CheckpointError, InvalidInput, SecondPassError
 from secondpass.forwards.choosing import StoredForward, has_torch, stored_forward
 from secondpass.forwards.contract import Computation, Forward, Padding, PortableForward, padding_of
 from secondpass.forwards.families import family_of
@@ -25,8 +26,12 @@ from secondpass.forwards.precision import (
     recommended_precision,
 )
 from secondpass.lazy import optional
+from secondpass.models.card import write_card
+from secondpass.models.folders import put_in_place, unfinished_folder
+from secondpass.models.identity import put_calibration
 from secondpass.models.loading import Loaded, devices_of, pick_device
 from secondpass.models.stored import StoredModel
+from secondpass.models.templates import published_activation
 from secondpass.scoring import Engine, Window
 from secondpass.tokens import Tokens
 
@@ -276,6 +281,53 @@ class OpenModel:
         """What makes probabilities of this model's logits."""
         return self._calibration
 
+    def _copied(
+        self,
+        path: str | None,
+        activation: Activation,
+        max_length: int | None,
+        settings: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> bool:
+        """Save without torch: the files that the model was loaded from, with the calibration and the card of now.
+
+        Args:
+            path: as of `saving.save`.
+            activation: the model's now.
+            max_length: the same.
+            settings: what stands beside the weights, by the arguments of `saving.save`.
+            options: other arguments of `save`, of which only those are copied that say nothing.
+
+        Returns:
+            False, and nothing is written, where anything is not what the files say.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or the files were written to since they were opened.
+        """
+        stored, asked = self._open(), {**options, "safe_serialization": not options["safe_serialization"]}
+        if not isinstance(stored, StoredModel) or stored.request.template is not None or any(asked.values()):
+            return False
+        published, trusts = published_activation(stored.template), stored.request.trust_remote_code
+        own = default_activation(None, stored.stored_activation, stored.num_labels, trusts, published)
+        prompts = settings["prompts"], settings["default_prompt"]
+        if activation != own or prompts != (stored.prompts, stored.default_prompt):
+            return False
+        if max_length not in (None, stored.token_limit):
+            return False
+        if path is None:
+            return True
+        folder, calibration = Path(path), settings["calibration"]
+        try:
+            with unfinished_folder(folder) as unfinished:
+                stored.files.write(unfinished)
+                if calibration is not None:
+                    put_calibration(unfinished, calibration)
+                write_card(unfinished, folder, settings["card"], calibration)
+                put_in_place(unfinished, folder)
+        except OSError as error:
+            raise CheckpointError(f"the model cannot be saved to {folder}: {' '.join(str(error).split())}") from error
+        return True
+
     def forget_calibration(self) -> None:
         """Give no probabilities any more: the weights are no longer those that were calibrated."""
         if self._calibration is not None:
@@ -330,8 +382,11 @@ class OpenModel:
         Raises:
             InvalidInput: as `use_devices`, or it is one device.
         """
-        torch = sys.modules.get("torch") if target_devices is None else None
-        gpus = torch.cuda.device_count() if torch is not None else 0
+        gpus = 0
+        if target_devices is None and has_torch():
+            import torch
+
+            gpus = torch.cuda.device_count()
         every = [f"cuda:{place}" for place in range(gpus)] if gpus > 1 else ["cpu"] * max(2, own_thread_count())
         self.use_devices(every if target_devices is None else target_devices)
         workers = self.engine().workers

@@ -10,13 +10,8 @@ import copy
 import json
 import logging
 import os
-import re
-import shutil
-import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +22,6 @@ from safetensors import SafetensorError
 from transformers.utils.hub import PushToHubMixin
 
 from secondpass.activations import Activation, stored_name
-from secondpass.calibration import FILE as CALIBRATION
 from secondpass.calibration import Calibration
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError
 from secondpass.forwards.contract import padding_of
@@ -42,26 +36,17 @@ from secondpass.models.building import save_compact
 from secondpass.models.card import write_card
 from secondpass.models.chains import write_modules
 from secondpass.models.config import LISTED, TRANSFORMER_FILE, read_json, write_activation, write_json
-from secondpass.models.folders import FINISHED
+from secondpass.models.folders import put_in_place, unfinished_folder
 from secondpass.models.identity import put_calibration
 from secondpass.models.limits import token_limit
 from secondpass.models.loading import quiet_transformers
-from secondpass.models.modules import parts_of
 from secondpass.models.templates import chat_template_of, stored
-from secondpass.models.weights import COMPACT
 from secondpass.text import choice
 from secondpass.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
 # ---- The folder itself.
-UNFINISHED = ".unfinished-"
-STALE_SECONDS = 3600
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-LAST = re.compile(r"\.(safetensors|onnx)")
-SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-
 # How this process came by the tokenizer is nobody else's business, and a token among it none at all.
 PRIVATE_SETTINGS = ("cache_dir", "is_local", "local_files_only", "name_or_path", "revision", "token", "use_auth_token")
 
@@ -123,7 +108,7 @@ def save(
     folder = Path(path)
     logger.info("Save model to %s", path)
     try:
-        with _unfinished_folder(folder) as unfinished:
+        with unfinished_folder(folder) as unfinished:
             with quiet_transformers():
                 if storage is None:
                     body_of(model).save_pretrained(unfinished, **options)
@@ -139,7 +124,7 @@ def save(
             if calibration is not None:
                 put_calibration(unfinished, calibration, rounded=storage is not None)
             write_card(unfinished, folder, card, calibration)
-            _put_in_place(unfinished, folder)
+            put_in_place(unfinished, folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"the model cannot be saved to {folder}: {' '.join(str(error).split())}") from error
 
@@ -170,20 +155,6 @@ def check_storage(model: Any, storage: str) -> None:
         raise InvalidInput(f"storage={storage!r} is for architectures of transformers, not for {type(model).__name__}")
 
 
-@contextmanager
-def _unfinished_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder inside the target: renaming from it stays in the file system and needs no rights above."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{UNFINISHED}*"):
-        if time.time() - stale.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(stale, ignore_errors=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
-    try:
-        yield unfinished
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
 def _tidy_tokenizer(folder: Path, limit: int | None) -> None:
     path = folder / "tokenizer_config.json"
     settings = {key: value for key, value in read_json(path).items() if key not in PRIVATE_SETTINGS}
@@ -203,92 +174,6 @@ def _limit(max_length: int | None, input_limit: int | None, tokenizer: Any, mode
     except ModelLoadError:
         return input_limit
     return min(limit, input_limit or limit)
-
-
-def _put_in_place(unfinished: Path, folder: Path) -> None:
-    """Rename file by file, weights last; weights in one file are replaced in one step.
-
-    Those of a chain, and large ones, are in several: the new model is read from the folder `FINISHED` for so long.
-    """
-    if (folder / FINISHED).is_dir():
-        _finish(folder)  # a save before was killed
-    made = _in_order(unfinished)
-    for file in made:
-        # safetensors makes files that only their owner can read.
-        file.chmod((unfinished / "config.json").stat().st_mode)
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-    weights = [file for file in made if file.suffix == ".safetensors"]
-    if len(weights) > 1 or (folder / INDEX).is_file() or _module_folders(folder):
-        unfinished.chmod(folder.stat().st_mode)
-        unfinished.replace(folder / FINISHED)
-        _finish(folder)
-    else:
-        _place(unfinished, folder, Path.replace)
-
-
-def _finish(folder: Path) -> None:
-    """Put the files of the folder `FINISHED` in their places, and that folder away when all of them are there."""
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as beside:
-        again = Path(beside) / "again"
-
-        def also(file: Path, target: Path) -> None:
-            try:
-                again.hardlink_to(file)
-            except OSError:  # not every file system has links
-                shutil.copy2(file, again)
-            again.replace(target)
-
-        _place(folder / FINISHED, folder, also)
-        (folder / FINISHED).replace(Path(beside) / "done")
-
-
-def _in_order(folder: Path) -> list[Path]:
-    """The files of a model, those that make it another one last."""
-    return sorted(
-        (file for file in folder.rglob("*") if file.is_file()),
-        key=lambda file: (
-            file.name == CALIBRATION,
-            file.name == LISTED,
-            bool(LAST.search(file.name)),
-            len(file.parts),
-            file.name,
-        ),
-    )
-
-
-def _place(made: Path, folder: Path, put: Callable[[Path, Path], object]) -> None:
-    """Put the files of a model in place of those that are there; without modules.json none is read meanwhile."""
-    files = _in_order(made)
-    names = [file.relative_to(made) for file in files]
-    before = _module_folders(folder)
-    now = {name.parts[0] for name in names if len(name.parts) > 1}
-    if before or now:
-        (folder / LISTED).unlink(missing_ok=True)
-    (folder / CALIBRATION).unlink(missing_ok=True)
-    for old in before - now:
-        shutil.rmtree(folder / old, ignore_errors=True)
-    for file, name in zip(files, names, strict=True):
-        (folder / name).parent.mkdir(exist_ok=True)
-        put(file, folder / name)
-    _remove_superseded(folder, {name.name for name in names if len(name.parts) == 1})
-
-
-def _module_folders(folder: Path) -> set[str]:
-    """Those of the chain that was there."""
-    try:
-        return {part.folder.name for part in parts_of(folder / LISTED)}
-    except ModelLoadError:  # there was none, or one that we do not know
-        return set()
-
-
-def _remove_superseded(folder: Path, made: set[str]) -> None:
-    """Delete weights of the model before that a reader might take instead: one file, shards, compact."""
-    if made.isdisjoint({WEIGHTS, INDEX, COMPACT}):
-        return
-    for old in folder.glob("model*.safetensors*"):
-        if old.name not in made and (old.name in {WEIGHTS, INDEX, COMPACT} or SHARD.fullmatch(old.name)):
-            old.unlink()
 
 
 # ---- One ONNX file, for runtimes that have no torch.
@@ -338,7 +223,7 @@ def export_onnx(encoder: Any, path: str | os.PathLike[str]) -> Exported:
     documents = [*SAMPLE_DOCUMENTS, " ".join(SAMPLE_DOCUMENTS * 3)]
     samples = encoder.tokens([*SAMPLE_QUERIES, SAMPLE_QUERIES[0]], documents)
     try:
-        with _unfinished_folder(folder) as unfinished:
+        with unfinished_folder(folder) as unfinished:
             inputs = _write_onnx(unfinished, model, samples, tokenizer)
             difference = _difference(unfinished / ONNX, model, samples, tokenizer)
             if not difference <= MOST_DIFFERENCE:
@@ -355,7 +240,7 @@ def export_onnx(encoder: Any, path: str | os.PathLike[str]) -> Exported:
             write_activation(unfinished, activation, encoder.prompts, encoder.default_prompt_name)
             for name in OF_OTHERS:
                 (unfinished / name).unlink(missing_ok=True)
-            _put_in_place(unfinished, folder)
+            put_in_place(unfinished, folder)
     except SecondPassError:
         raise
     except Exception as error:  # torch's exporter and onnxruntime have errors of their own kinds

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,8 +26,8 @@ import numpy.typing as npt
 from secondpass.calibration import FILE, Calibration
 from secondpass.errors import MissingExtra, ModelLoadError
 from secondpass.forwards.choosing import has_torch
-from secondpass.forwards.description import Encoder, NotDescribed, StoredArray
-from secondpass.forwards.families import describe_stored, stored_family
+from secondpass.forwards.description import Broken, Encoder, NotDescribed, StoredArray
+from secondpass.forwards.families import ENCODERS, describe_stored, stored_family, weights_prefix
 from secondpass.forwards.families.modernbert import DEFAULTS as MODERNBERT
 from secondpass.forwards.family import Family
 from secondpass.forwards.kernel.cache import digest_of, keeps
@@ -35,12 +35,21 @@ from secondpass.inputs import ModelTemplate
 from secondpass.models.config import architecture_in, read_json
 from secondpass.models.identity import stored_calibration
 from secondpass.models.limits import check_ids, limit_of
-from secondpass.models.loading import Loaded, LoadRequest, folder_for, load, saved_beside, task_of
-from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_limit, stored_readout
+from secondpass.models.loading import (
+    Loaded,
+    LoadRequest,
+    check_arguments,
+    folder_for,
+    is_cpu,
+    load,
+    saved_beside,
+    task_of,
+)
+from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_limit, stored_readout, stored_weights
 from secondpass.models.modules import __file__ as modules_source
 from secondpass.models.stored_tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
-from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, stored_weights, tell_unused
+from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, tell_unused
 from secondpass.system import READ, read_at
 
 logger = logging.getLogger(__name__)
@@ -126,11 +135,15 @@ class HeldFiles:
             yield self.folder
             return
         with tempfile.TemporaryDirectory(prefix="secondpass-") as folder:
-            for name in self.names():
-                path = Path(folder, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self.bytes_of(name, 0, self.size(name)))
+            self.write(Path(folder))
             yield Path(folder)
+
+    def write(self, folder: Path) -> None:
+        """Write all of them below another folder."""
+        for name in self.names():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.bytes_of(name, 0, self.size(name)))
 
     def _is_same(self) -> bool:
         """Whether the files are where they were, and no other has come beside them, which torch might read."""
@@ -265,55 +278,71 @@ def open_model(request: LoadRequest) -> StoredModel | Loaded:
     Raises:
         InvalidInput: an argument is refused; the message names it.
         ModelLoadError: the model cannot be had, is broken or incomplete, or would run foreign code.
-        MissingExtra: it needs torch, which is not installed.
+        MissingExtra: it needs torch, which is not installed; where the arguments alone say so nothing is downloaded.
     """
+    check_arguments(request)
+    unusual = _unusual(request)
+    if unusual is not None and not has_torch():
+        raise MissingExtra(f"{request.source}: {unusual}; {NEEDS_TORCH}")
     folder = folder_for(request)
     calibration = stored_calibration(folder, request.automodel_args.get("variant"))
     if calibration is not None and any(getattr(request, name) is not None for name in OTHER_LOGITS):
         calibration = replace(calibration, weights=None)
     try:
-        _check_usual(request)
-        return replace(_read(folder, request), calibration=calibration)
+        if unusual is None:
+            return replace(_read(folder, request), calibration=calibration)
     except NotDescribed as error:
         if not has_torch():
+            # with num_labels= a head that is missing is made new
+            if isinstance(error, Broken) and request.num_labels is None:
+                raise ModelLoadError(f"{folder}: {error}") from None
             raise MissingExtra(f"{folder}: {error}; {NEEDS_TORCH}") from None
     return replace(load(request, folder), calibration=calibration)
 
 
-def _check_usual(request: LoadRequest) -> None:
-    """Refuse what only torch or transformers can do."""
+def _unusual(request: LoadRequest) -> str | None:
+    """What of the arguments only torch or transformers can do."""
     for name in PASSED_ON:
         # a token is for the hub alone
         if {*getattr(request, name)} - {"token", "use_safetensors", "weights_only"}:
-            raise NotDescribed(f"{name} are arguments of transformers")
+            return f"{name} are arguments of transformers"
     if request.true_token is not None or request.false_token is not None:
-        raise NotDescribed("true_token and false_token are of language models")
+        return "true_token and false_token are of language models"
     if request.device is None:
         if has_torch() and (sys.platform != "linux" or any(next(Path("/dev").glob(a), None) for a in ACCELERATORS)):
-            raise NotDescribed("there may be an accelerator")
+            return "there may be an accelerator"
         logger.info("Use pytorch device: %s", "cpu")
-    elif str(request.device) != "cpu":
-        raise NotDescribed(f"device={request.device!r} is not the CPU")
+    elif not is_cpu(str(request.device)):
+        return f"device={request.device!r} is not the CPU"
+    return None
 
 
 def _read(folder: Path, request: LoadRequest) -> StoredModel:
     modules = read_modules(folder, request.num_labels is not None)
     task_of(folder, modules, request)
     weights = stored_weights(folder)
-    check_counts(folder / "config.json", stored_sizes(weights))
+    sizes = stored_sizes(weights)
+    check_counts(folder / "config.json", sizes)
     settings = read_json(folder / "config.json")
-    family, architecture = _family(folder, settings, modules)
+    family, architecture = _family(folder, settings, modules, sizes)
     names = [path.relative_to(folder).as_posix() for path in weights]
     small = {path.name for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()} - {FILE}
     parts = [
         (part.folder / "config.json").relative_to(folder).as_posix() for part in (modules.parts if modules else ())
     ]
     held = HeldFiles(folder, [*names, *sorted(small), *(name for name in parts if (folder / name).is_file())])
-    encoder, unused = _described(held, names, family, architecture, settings, modules)
+    try:
+        encoder, unused = _described(held, names, family, architecture, settings, modules)
+    except Broken as error:
+        if error.lacks is not None and _is_renamed(
+            error.lacks, family.stored[str(settings["model_type"])].prefix, sizes
+        ):
+            raise NotDescribed(str(error)) from None
+        raise
     if COMPACT in names and str(settings.get("dtype") or settings.get("torch_dtype") or "float32") != "float32":
         raise NotDescribed(f"{COMPACT} is expanded to a half type by config.json")
     if unused and COMPACT in names:
-        raise NotDescribed(f"{COMPACT} has {unused[0]}, which has no place in the model")
+        raise Broken(f"{COMPACT} has {unused[0]}, which has no place in the model")
     _check_labels(encoder, settings, modules, request)
     tokenizer = read_tokenizer(folder, settings)
     if isinstance(tokenizer, str):
@@ -345,17 +374,34 @@ def _read(folder: Path, request: LoadRequest) -> StoredModel:
     )
 
 
-def _family(folder: Path, settings: Mapping[str, Any], modules: Modules | None) -> tuple[Family[Any], str]:
+def _is_renamed(lacks: str, prefix: str, names: Iterable[str]) -> bool:
+    """Whether transformers, which reads other names too, may find a weight: without prefix, or in those of 2018.
+
+    Names are of all that is stored, of types that we do not read too.
+    """
+    own = lacks.removeprefix(f"{prefix}.")
+    return any(f".{own}." in f".{name}." or name.endswith((".gamma", ".beta")) for name in names)
+
+
+def _family(
+    folder: Path, settings: Mapping[str, Any], modules: Modules | None, names: Iterable[str]
+) -> tuple[Family[Any], str]:
     """The family of a folder and the class that its weights are of: with a head, or below a chain without one."""
     unusual = [key for key in UNUSUAL if settings.get(key)]
     if unusual:
         raise NotDescribed(f"config.json has {unusual[0]}")
     named, kind = architecture_in(folder), settings.get("model_type")
+    ours = any(kind in family.stored for family in ENCODERS if isinstance(kind, str))
     if modules is None and not named.endswith("ForSequenceClassification"):
-        raise NotDescribed(f"config.json says that its weights are of {named or 'no class'}, which has no head")
+        lost = ours and not named.endswith("ForCausalLM") and not any(name.startswith("classifier.") for name in names)
+        reason = f"config.json says that its weights are of {named or 'no class'}, which has no head"
+        raise Broken(f"{reason}, and none is there: its scores would be random") if lost else NotDescribed(reason)
     if modules is not None and not named.endswith("Model"):
         raise NotDescribed(f"config.json says that the weights below the modules are of {named or 'no class'}")
     family = stored_family(named, kind)
+    prefix = weights_prefix(named)
+    if modules is None and not ours and prefix and any(name.startswith(f"{prefix}.") for name in names):
+        raise Broken(f"config.json says that its model_type is {kind!r}, and its weights are of {named}")
     if family is None:
         raise NotDescribed(f"{named} of type {kind!r} is computed by torch")
     return family, named
@@ -373,7 +419,7 @@ def _described(
     chained = [] if modules is None else [f"{part.folder.name}/{WEIGHTS}" for part in modules.parts]
     arrays: dict[str, StoredArray] = {}
     for name in names:
-        if name not in chained:
+        if "/" not in name:  # those of modules have folders of their own
             arrays |= arrays_of(held, name, name == COMPACT)
     readout = None
     if modules is not None:
@@ -400,7 +446,10 @@ def _check_labels(encoder: Encoder, settings: Mapping[str, Any], modules: Module
             found = [] if named is None else [named]
         found += [] if counted is None else [counted]
         if any(one != labels for one in found or [2]):
-            raise NotDescribed(f"the head has {labels} labels, and config.json says {found or 2}")
+            clear = len({*map(repr, found)}) < 2 and all(type(one) is int for one in found)
+            raise (Broken if clear else NotDescribed)(
+                f"the head has {labels} labels, and config.json says {found or 2}"
+            )
     if request.num_labels not in (None, labels):
         raise NotDescribed(f"the head has {labels} labels, and num_labels={request.num_labels}")
 

@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 
 from secondpass.errors import ModelLoadError
 from secondpass.models.config import read_if_present, read_json
-from secondpass.models.folders import MODULE_WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -106,12 +105,6 @@ def stored_sizes(files: tuple[Path, ...]) -> dict[str, tuple[int, ...]]:
         with whole(path), safe_open(path, framework="np", backend="pread") as file:
             sizes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     return sizes
-
-
-def stored_weights(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
-    """The files that a model of this folder is loaded from; raises ModelLoadError where there are none."""
-    body = (folder / COMPACT,) if is_compact(folder) else weight_files(folder, variant)
-    return body + tuple(sorted(folder.glob(MODULE_WEIGHTS)))
 
 
 def is_compact(folder: Path) -> bool:

@@ -22,8 +22,8 @@ from secondpass.inputs import Truncation, policy_of
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
 from secondpass.models.folders import folder_of, holds_cascade
+from secondpass.models.modules import stored_weights
 from secondpass.models.templates import ANSWER, check_alone
-from secondpass.models.weights import stored_weights
 from secondpass.reranker import Reranker
 from secondpass.score_cache import cache_named
 from secondpass.serving.problems import Problem

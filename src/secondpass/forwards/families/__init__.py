@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from secondpass.forwards.description import (
     Array,
+    Broken,
     Encoder,
     NotDescribed,
     Readout,
     StoredConfig,
     StoredEncoder,
+    StoredModule,
     StoredWeights,
     is_plain,
 )
@@ -104,6 +106,14 @@ def stored_family(architecture: str, model_type: object) -> Family[Any] | None:
     return None
 
 
+def weights_prefix(architecture: str) -> str | None:
+    """What the names of weights below the head of one of our classes begin with; None for other classes."""
+    known = [
+        (family, family.architectures[architecture]) for family in ENCODERS if architecture in family.architectures
+    ]
+    return next((family.stored[own.model_type].prefix for family, own in known if own.model_type is not None), None)
+
+
 def describe_stored(
     family: Family[Any],
     architecture: str,
@@ -124,11 +134,13 @@ def describe_stored(
         The description, and the names of weights that have no place in it.
 
     Raises:
+        Broken: weights are missing, or of other shapes than config.json gives them.
         NotDescribed: it is not exactly what the class makes of such a config; the message says what is other.
     """
     own = family.architectures[architecture]
     kind = family.stored[str(own.model_type)]
-    config = StoredConfig(settings, kind.defaults, kind.aliases)
+    read_settings = {key: value for key, value in settings.items() if key not in kind.passed_over}
+    config = StoredConfig(read_settings, kind.defaults, kind.aliases)
     read = StoredWeights(weights)
     try:
         functions = {
@@ -139,8 +151,12 @@ def describe_stored(
         encoder: Encoder = own.describe(model)
         _check_parts(encoder, config, kind.defaults)
         _check_sizes(encoder, config)
+    except Broken:
+        raise
     except (AttributeError, NotDescribed, *ODD) as error:
         reason = str(error) if isinstance(error, (AttributeError, NotDescribed)) else ""
+        if isinstance(error, AttributeError) and isinstance(error.obj, StoredModule):
+            raise Broken(reason, f"{error.obj.prefix}{error.name}") from None
         raise NotDescribed(reason or f"config.json says something of {architecture} that is not known") from None
     # a body below a readout has a pooler that nobody reads
     over = BUFFERS if readout is None else POOLER
@@ -182,7 +198,7 @@ def _check_sizes(encoder: Encoder, config: StoredConfig) -> None:
         ]
     for name, array, shape in wanted:
         if tuple(array.shape) != shape:
-            raise NotDescribed(f"{name} have shape {list(array.shape)}, where config.json says {list(shape)}")
+            raise Broken(f"{name} have shape {list(array.shape)}, where config.json says {list(shape)}")
     _check_chain(encoder, hidden)
     whole = [encoder.heads, own.first_position, *(layer.window or 0 for layer in encoder.layers)]
     odd = not isinstance(config.layer_norm_eps, float) or any(type(one) is not int or one < 0 for one in whole)
@@ -196,7 +212,7 @@ def _check_chain(encoder: Encoder, hidden: int) -> None:
     for step in encoder.readout.steps:
         if step.linear is not None:
             if step.linear.weight.shape[1] != width:
-                raise NotDescribed(f"the head reads {step.linear.weight.shape[1]} numbers of {width}")
+                raise Broken(f"the head reads {step.linear.weight.shape[1]} numbers of {width}")
             width = step.linear.weight.shape[0]
     parts = [part for layer in encoder.layers for part in (layer.qkv, layer.attention_out, layer.up, layer.down)]
     parts += [step.linear for step in encoder.readout.steps if step.linear is not None]
@@ -205,7 +221,7 @@ def _check_chain(encoder: Encoder, hidden: int) -> None:
     norms += [encoder.final_norm, encoder.embeddings.norm]
     uneven = [one for one in norms if one is not None and one.bias is not None and one.bias.shape != one.weight.shape]
     if short or uneven:
-        raise NotDescribed("a bias has another length than what it is added to")
+        raise Broken("a bias has another length than what it is added to")
 
 
 def trainable(model: nn.Module) -> TrainableModules | None:

@@ -210,7 +210,7 @@ DISTILBERT = {
     "intermediate_size": 3072,
     "activation": "gelu",
     "max_position_embeddings": 512,
-    "layer_norm_eps": 1e-12,  # no setting: the class has it in its code
+    "layer_norm_eps": 1e-12,  # the class has it in its code
     "pad_token_id": 0,
 }
 ALIASES = {
@@ -219,6 +219,8 @@ ALIASES = {
     "num_attention_heads": "n_heads",
     "intermediate_size": "hidden_dim",
 }
+# The class has other names of the first three of those alone.
+PASSED_OVER = frozenset({"intermediate_size", "layer_norm_eps"})
 
 FAMILY = Family(
     architectures={
@@ -243,6 +245,6 @@ FAMILY = Family(
         "xlm-roberta": StoredKind(ROBERTA, "roberta", FUNCTIONS),
         "camembert": StoredKind(ROBERTA, "roberta", FUNCTIONS),
         "electra": StoredKind(ELECTRA, "electra", {**FUNCTIONS, "classifier.activation": "=gelu"}),
-        "distilbert": StoredKind(DISTILBERT, "distilbert", {"ffn.activation": "activation"}, ALIASES),
+        "distilbert": StoredKind(DISTILBERT, "distilbert", {"ffn.activation": "activation"}, ALIASES, PASSED_OVER),
     },
 )

@@ -163,6 +163,7 @@ DEFAULTS = {
     "classifier_activation": "gelu",
 }
 FUNCTIONS = {"mlp.act": "hidden_activation", "head.act": "classifier_activation"}
+EPSILON = "layer_norm_eps"  # folders have it beside norm_eps, and the class passes it over
 
 FAMILY = Family(
     architectures={
@@ -171,5 +172,5 @@ FAMILY = Family(
     },
     in_torch=packed_encoder,
     for_kernel=lambda encoder: encoder,
-    stored={"modernbert": StoredKind(DEFAULTS, "model", FUNCTIONS, {"layer_norm_eps": "norm_eps"})},
+    stored={"modernbert": StoredKind(DEFAULTS, "model", FUNCTIONS, {EPSILON: "norm_eps"}, frozenset({EPSILON}))},
 )
