@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +16,10 @@ from recipes.pocket import evaluate as judged
 from recipes.pocket import stages
 from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.evaluate import Exam, Scores, Values
+from recipes.pocket.groups import TEACHER_WEIGHTS
 from recipes.pocket.stages import LOG, PACKAGE, Recipe
-from recipes.pocket.teachers import TEACHERS, Teacher
+from recipes.pocket.teachers import TEACHERS, Teacher, TeacherSpec
+from secondpass.models.folders import PACKAGED
 from secondpass.training.distillation.teachers import standardised
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -26,6 +28,9 @@ WORK = Path("build/pocket")
 DataOption = Annotated[Path, typer.Option(help="Folder of BEIR collections.")]
 WorkOption = Annotated[Path, typer.Option(help="Vectors, groups, checkpoints and scores; kept between calls.")]
 ModelsOption = Annotated[str, typer.Option(help="Names or folders, comma-separated.")]
+TeachersOption = Annotated[str, typer.Option(help="Names, comma-separated; none for models alone.")]
+MODELS = ",".join(PACKAGED)
+TAUGHT_BY = ",".join(TEACHER_WEIGHTS)
 
 
 @app.command(name="train")
@@ -47,51 +52,68 @@ def train_command(
 def compare_command(
     data: DataOption,
     work: WorkOption = WORK,
-    models: ModelsOption = "secondpass/pocket",
+    models: ModelsOption = MODELS,
+    teachers: TeachersOption = TAUGHT_BY,
     limit: Annotated[int, typer.Option(help="At most so many queries a collection.")] = judged.DEVELOPMENT_QUERIES,
 ) -> None:
-    """The development collections: BM25, each teacher, sums of them, and models, with paired intervals."""
-    exams = judged.development(data, limit)
-    rankers: dict[str, Values] = {"BM25": judged.collected(exams, lambda own: own.bm25)}
-    cosines = {spec.name: _cosines(Teacher(spec, work), exams) for spec in TEACHERS}
-    for names in (*((name,) for name in cosines), ("minilm", "e5"), tuple(cosines)):
-        rankers[" + ".join(names)] = {
-            own.name: own.values(_sum([cosines[name][own.name] for name in names])) for own in exams
-        }
-    for model in models.split(","):
-        rankers[model] = judged.collected(exams, judged.scorer(model, work))
-    first = rankers[models.partition(",")[0]]
-    table = Table("ranker", "mean", f"{models.partition(',')[0]} is better by", *(own.name for own in exams))
-    for name, values in rankers.items():
-        gap = "" if values is first else str(judged.difference(first, values))
-        table.add_row(name, f"{judged.mean(values):.3f}", gap, *(f"{v:.3f}" for v in judged.means(values).values()))
-    Console(width=200).print(table)
+    """The development collections: BM25, each teacher, their sum, and models, with paired intervals."""
+    _show(_rankers(judged.development(data, limit), models, teachers, work), models)
 
 
 @app.command(name="evaluate")
 def evaluate_command(
     data: DataOption,
     work: WorkOption = WORK,
-    models: ModelsOption = "secondpass/pocket",
+    models: ModelsOption = MODELS,
+    teachers: TeachersOption = TAUGHT_BY,
     sets: Annotated[str, typer.Option(help="Names, comma-separated.")] = ",".join(TEST_SETS),
-    limit: Annotated[int | None, typer.Option(help="At most so many queries a set, evenly spaced.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many queries a set, evenly spaced.")
+    ] = judged.DEVELOPMENT_QUERIES,
     window: Annotated[
         int | None, typer.Option(help="Tokens read of a pair; all that the model can by default.")
     ] = None,
 ) -> None:
-    """Measure nDCG@10 of BM25's top 100 before and after models; goes on where a stopped call was."""
-    exams = judged.tests(data, tuple(sets.split(",")), limit)
-    first = judged.collected(exams, lambda own: own.bm25)
-    table = Table("set", "queries", "BM25", *(f"{model}, change" for model in models.split(",")))
-    found = {model: judged.collected(exams, judged.scorer(model, work, window)) for model in models.split(",")}
-    for own in exams:
-        cells = [
-            f"{judged.means(v)[own.name]:.3f} {judged.difference(judged.only(v, own.name), first)}"
-            for v in found.values()
-        ]
-        table.add_row(own.name, str(len(own.tasks)), f"{judged.means(first)[own.name]:.3f}", *cells)
-    table.add_row("mean", "", f"{judged.mean(first):.3f}", *(str(judged.difference(v, first)) for v in found.values()))
-    Console(width=160).print(table)
+    """The same of the test sets, which are measured once, at the end; goes on where a stopped call was."""
+    _show(_rankers(judged.tests(data, tuple(sets.split(",")), limit), models, teachers, work, window), models)
+
+
+def _rankers(
+    exams: Sequence[Exam], models: str, teachers: str, work: Path, window: int | None = None
+) -> dict[str, Values]:
+    """nDCG@10 of everything that orders the same candidates, by its name; BM25 first."""
+    made: dict[str, Values] = {"BM25": judged.collected(exams, lambda own: own.bm25)}
+    cosines = {name: _cosines(Teacher(_spec(name), work), exams) for name in teachers.split(",") if name}
+    for names in dict.fromkeys([*((name,) for name in cosines), tuple(cosines)] if cosines else []):
+        made[" + ".join(names)] = {
+            own.name: own.values(_sum([cosines[name][own.name] for name in names])) for own in exams
+        }
+    return made | {model: judged.collected(exams, judged.scorer(model, work, window)) for model in models.split(",")}
+
+
+def _spec(name: str) -> TeacherSpec:
+    for spec in TEACHERS:
+        if spec.name == name:
+            return spec
+    raise typer.BadParameter(f"{name} is not one of {', '.join(spec.name for spec in TEACHERS)}")
+
+
+def _show(rankers: Mapping[str, Values], models: str) -> None:
+    """Means beside the first model's, then every model's change of BM25's order, collection by collection."""
+    named, bm25 = models.split(","), rankers["BM25"]
+    first = rankers[named[0]]
+    table = Table("ranker", "mean", f"{named[0]} is better by", *bm25)
+    for name, values in rankers.items():
+        gap = "" if values is first else str(judged.difference(first, values))
+        table.add_row(name, f"{judged.mean(values):.3f}", gap, *(f"{v:.3f}" for v in judged.means(values).values()))
+    console = Console(width=200)
+    console.print(table)
+    changes = Table("set", "queries", *(f"{model}, change" for model in named))
+    for name, found in bm25.items():
+        gaps = [str(judged.difference(judged.only(rankers[model], name), bm25)) for model in named]
+        changes.add_row(name, str(len(found)), *gaps)
+    changes.add_row("mean", "", *(str(judged.difference(rankers[model], bm25)) for model in named))
+    console.print(changes)
 
 
 def _cosines(teacher: Teacher, exams: Sequence[Exam]) -> dict[str, Scores]:
