@@ -231,7 +231,6 @@ def trained(
         train(encoder, read_groups(file), settings, output_dir=folder, watch=_told, show_progress_bar=False)
     if name in {entry["stage"] for entry in logged(recipe.work / "log.jsonl")}:
         return
-    values = judged.collected(recipe.exams, judged.scorer(str(folder), recipe.work))
     entries = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
     note(
         recipe,
@@ -245,7 +244,6 @@ def trained(
         {
             "weights": file_digest(folder / "model.safetensors"),
             "last": entries[-1],
-            "development": figures(values),
         },
     )
 
@@ -261,13 +259,16 @@ MODELS = {"student": ("pocket", "tokenizer.json"), "mini": ("pocket_mini", "mini
 def finish(recipe: Recipe) -> None:
     """Calibrate both on the development collections and write the package's folders and the log."""
     for name, (folder, tokenizer) in MODELS.items():
-        scores = judged.scorer(str(recipe.work / name), recipe.work)
-        fit = temperature(recipe.exams, [scores(own) for own in recipe.exams])
-        encoder = CrossEncoder(str(recipe.work / name), device="cpu")
+        encoder, rounded = CrossEncoder(str(recipe.work / name), device="cpu"), recipe.work / f"{name}-int8"
+        write_folder(encoder.model, recipe.work / tokenizer, rounded)
+        # what is scored is the stored weights, once: scale and bias change no order
+        scorer = judged.scorer(str(rounded), recipe.work)
+        scores = [scorer(own) for own in recipe.exams]
+        fit = temperature(recipe.exams, scores)
         calibrate(encoder, fit)
         output = recipe.output / folder
         write_folder(encoder.model, recipe.work / tokenizer, output)
-        values = judged.collected(recipe.exams, judged.scorer(str(output), recipe.work))
+        values = judged.collected(recipe.exams, scorer)
         files = {file.name: file_digest(file) for file in sorted(output.iterdir()) if file.suffix != ".md"}
         note(recipe, folder, {"temperature": asdict(fit)}, {"files": files, "development": figures(values)})
     shutil.copy(recipe.work / "log.jsonl", recipe.log)
