@@ -439,7 +439,11 @@ class CrossEncoder(Reranker):
     def stored_settings(self) -> dict[str, Any]:
         """What stands beside the weights, as `models.saving.save` takes it: prompts, a template, the longest input."""
         calibration = None if self.calibration is None else own_calibration(self)
-        own = {"prompts": self.prompts, "default_prompt": self.default_prompt_name, "calibration": calibration}
+        own: dict[str, Any] = {
+            "prompts": self.prompts,
+            "default_prompt": self.default_prompt_name,
+            "calibration": calibration,
+        }
         settings = self._transformer_settings
         own |= {"transformer_settings": settings, "template": None if settings else self.template}
         return {**own, "input_limit": self._token_limit}

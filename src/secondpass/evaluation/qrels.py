@@ -365,9 +365,8 @@ def judged_queries(folder: Path, split: str, qrels: Path | None = None) -> Judge
     if not folder.is_dir():
         raise InvalidInput(f"{folder}: not a BEIR folder, so it has no queries of its own; give --queries FILE")
     file = qrels or qrels_file(folder, split)
-    every = read_qrels(file)
     texts = read_queries(named_file(folder, "queries.jsonl"))
-    judgements, textless = with_text(every, texts)
+    judgements, textless = with_text(read_qrels(file), texts)
     judged = set(judgements.with_relevant)
     if not judged and textless:
         raise InvalidInput(f"{file}: none of its {len(textless)} judged queries has a text in {folder}")

@@ -335,7 +335,7 @@ def _with_probabilities(labelled: Labelled, tuned: Tuned, origin: str) -> tuple[
         return tuned, ()
     fused, labels, owners = [], [], []
     fusions = dict(zip(labelled.queries, labelled.unseen(tuned.after, FOLDS), strict=True))
-    every = dict(zip(labelled.queries, labelled.candidates, strict=True)) | labelled.unanswered
+    every = dict(zip(labelled.queries, labelled.candidates, strict=True)) | {**labelled.unanswered}
     for query, one in every.items():
         own = replace(tuned, after=fusions.get(query, tuned.after), skip=None)
         read = own.to_read(one)
