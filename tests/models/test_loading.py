@@ -22,7 +22,7 @@ import secondpass
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.models.building import save_compact
-from secondpass.models.folders import POCKET, folder_of, looks_like_path
+from secondpass.models.folders import folder_of, looks_like_path
 from secondpass.models.loading import LoadRequest, load, own_gpu, pick_device, quiet_transformers
 from secondpass.models.stored import open_model
 from tests.hub_cache import add_to_cache, commit_id
@@ -386,7 +386,7 @@ def test_no_name_is_refused(source: Any) -> None:
 @pytest.mark.usefixtures("no_hub")
 def test_the_pocket_model_is_in_the_package() -> None:
     """Its name leads into the installed package, which has the whole model."""
-    folder = folder_of(POCKET)
+    folder = folder_of("secondpass/pocket")
     assert folder == Path(secondpass.__file__).parent / "pocket"
     assert {file.name for file in folder.iterdir()} >= {"config.json", "model.int8.safetensors", "tokenizer.json"}
 

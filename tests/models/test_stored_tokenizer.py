@@ -25,7 +25,7 @@ from secondpass.corpora import read_corpus
 from secondpass.errors import ModelLoadError
 from secondpass.forwards.contract import padding_of
 from secondpass.inputs import PromptTemplate
-from secondpass.models.folders import POCKET, folder_of
+from secondpass.models.folders import folder_of
 from secondpass.models.limits import check_ids, limit_of, usable
 from secondpass.models.stored_tokenizer import OF_TYPE, ROLES, StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
@@ -433,16 +433,18 @@ def test_the_embedded_model_is_read_without_torch_and_transformers() -> None:
     """Neither is imported, and what tokenises is what transformers makes."""
     code = (
         "import json, sys\n"
-        "from secondpass.models.folders import POCKET, folder_of\n"
+        "from secondpass.models.folders import folder_of\n"
         "from secondpass.models.stored_tokenizer import read_tokenizer\n"
         "from secondpass.tokens import PairTokenizer\n"
-        "folder = folder_of(POCKET)\n"
+        "folder = folder_of('secondpass/pocket')\n"
         "made = PairTokenizer(read_tokenizer(folder, json.loads((folder / 'config.json').read_text())))\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & sys.modules.keys()\n"
         "print(made.pairs(['the cat'], ['[SEP] caf\u00e9'], 64, 'error')[0].ids.tolist())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    (made,) = PairTokenizer(_theirs(folder_of(POCKET))).pairs(["the cat"], ["[SEP] caf\u00e9"], 64, "error")
+    (made,) = PairTokenizer(_theirs(folder_of("secondpass/pocket"))).pairs(
+        ["the cat"], ["[SEP] caf\u00e9"], 64, "error"
+    )
     assert json.loads(done.stdout) == made.ids.tolist()
 
 
