@@ -138,8 +138,9 @@ benchmark-ray: $(VENV)/.test
 
 # A cascade beside its large model alone, with a small model that is made in minutes, and the promise of its rule.
 benchmark-cascade: $(VENV)/.pocket
-	$(BIN)/python -m benchmarks.cascade compare --data $(DATA) $(ARGS)
-	for set in squad medquad stackfaq; do $(BIN)/python -m benchmarks.cascade score --data $(DATA) --work build/cascade --set $$set || exit 1; done
+	test -d build/cascade/small || $(BIN)/python -m benchmarks.cascade distil --data $(DATA) --output build/cascade/small
+	$(BIN)/python -m benchmarks.cascade compare --data $(DATA) --small build/cascade/small $(ARGS)
+	for set in squad medquad stackfaq; do $(BIN)/python -m benchmarks.cascade score --data $(DATA) --small build/cascade/small --work build/cascade --set $$set || exit 1; done
 	$(BIN)/python -m benchmarks.cascade promise --work build/cascade
 
 clean:

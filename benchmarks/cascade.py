@@ -1,13 +1,15 @@
 """A cascade beside its large model alone, on judged collections, and whether the promise of its stopping rule holds.
 
-    python -m benchmarks.cascade compare --data ../shared/data
-    python -m benchmarks.cascade score --data ../shared/data --work scores --set squad
+    python -m benchmarks.cascade distil --data ../shared/data --output small
+    python -m benchmarks.cascade compare --data ../shared/data --small small
+    python -m benchmarks.cascade score --data ../shared/data --small small --work scores --set squad
     python -m benchmarks.cascade promise --work scores
 
-`compare` ranks BM25's 1,000 best of each test query with the large model
+`distil` makes a small model of the embedded one: two of its layers, learning its logits on the collections of
+`data/open`, which nothing is measured on. `compare` ranks BM25's 1,000 best of each test query with the large model
 alone and with the cascade, a few queries at a time in turns. `score` keeps both models' logits of as many candidates in
 files for each set, and `promise` calibrates the rule on 100 random halves of all their queries: how often does the
-other half keep the promise?
+other half keep the promise? Needs the extra train.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,9 +28,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-POCKET, MINI = "secondpass/pocket", "secondpass/pocket-mini"
+POCKET = "secondpass/pocket"
 SETS = ("squad", "medquad", "stackfaq")
 DEPTH = 1000
+# What the small model learns on: so many queries of these sets.
+TAUGHT = {"boolq": 4000, "stackexchange": 2500, "help-usgov": 600, "help-arduino": 400, "help-gnome": 300}
 TURN = 4  # queries of one turn
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -67,6 +71,57 @@ def tasks(data: Path, name: str, split: str, limit: int, depth: int = DEPTH) -> 
     return made, qrels.only(set(names))
 
 
+def groups_of(data: Path, name: str, count: int, size: int) -> Iterator[Any]:
+    """Queries with documents from BM25's first thousand, the first ones likelier, without labels."""
+    from recipes.pocket.candidates import FirstPass
+    from recipes.pocket.corpora import read_corpus, read_queries
+    from secondpass.training import Group
+
+    rng = random.Random(name)
+    corpus = read_corpus(data / "open", name)
+    texts = list(read_queries(data / "open", name).values())
+    texts = rng.sample(texts, min(count, len(texts)))
+    found, _ = FirstPass(corpus.texts).search(texts, DEPTH)
+    for number, (text, rows) in enumerate(zip(texts, found, strict=True)):
+        # places 1, 2, ... 1,000 evenly on a scale of factors
+        places = {min(len(rows), int(len(rows) ** rng.random())) - 1 for _ in range(4 * size)}
+        chosen = rng.sample(sorted(places), min(len(places), size))
+        documents = tuple(corpus.texts[rows[place]] for place in chosen)
+        yield Group(text, documents, (0.0,) * len(documents), f"{name}:{number}")
+
+
+@app.command()
+def distil(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="Folder that gets the model.")],
+    layers: Annotated[str, typer.Option(help="Numbers of the layers that stay.")] = "0,5",
+    length: Length = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Of 8,192 tokens.")] = 450,
+    share: Annotated[float, typer.Option(help="Of the queries.")] = 0.35,
+    documents: Annotated[int, typer.Option(min=2, help="Of a query.")] = 12,
+    learning_rate: float = 3e-4,
+) -> None:
+    """Make the small model."""
+    from secondpass import CrossEncoder
+    from secondpass.training import TrainingSettings, drop_layers, taught, train
+
+    began = time.perf_counter()
+    untaught = [
+        group for name, count in TAUGHT.items() for group in groups_of(data, name, int(share * count), documents)
+    ]
+    random.Random(3).shuffle(untaught)
+    print(f"{len(untaught)} queries, {time.perf_counter() - began:.0f} s", flush=True)
+    teacher = CrossEncoder(POCKET, device="cpu", max_length=2 * length)
+    groups = list(taught(untaught, teacher, progress=True))
+    print(f"taught after {time.perf_counter() - began:.0f} s", flush=True)
+    student = CrossEncoder(POCKET, device="cpu", max_length=length)
+    drop_layers(student, [int(number) for number in layers.split(",")])
+    settings = TrainingSettings(loss="margin_mse", max_steps=steps, learning_rate=learning_rate, tokens_per_step=8192)
+    report = train(student, groups, settings, show_progress_bar=False)
+    student.save(str(output))
+    print(f"{report}\n{output}, {time.perf_counter() - began:.0f} s in all")
+
+
 def ndcg(qrels: Any, run: dict[str, list[tuple[str, float | None]]]) -> float:
     """Mean nDCG@10."""
     from secondpass.evaluation.measures import evaluate
@@ -78,7 +133,7 @@ def ndcg(qrels: Any, run: dict[str, list[tuple[str, float | None]]]) -> float:
 @app.command()
 def compare(
     data: Data,
-    small: Small = MINI,
+    small: Small,
     large: Annotated[str, typer.Option(help="Folder or name of the large model.")] = POCKET,
     length: Length = 64,
     keep: Annotated[int, typer.Option(min=1, help="Documents that the large model scores.")] = 100,
@@ -143,9 +198,9 @@ def beside(alone: Any, cascade: Any, asked: Sequence[Task], qrels: Any) -> dict[
 @app.command()
 def score(
     data: Data,
+    small: Small,
     work: Annotated[Path, typer.Option(help="Folder for the logits.")],
     name: Annotated[str, typer.Option("--set")],
-    small: Small = MINI,
     large: Annotated[str, typer.Option(help="Folder or name of the large model.")] = POCKET,
     length: Length = 64,
     limit: Annotated[int, typer.Option(min=TURN, help="Queries.")] = 50,

@@ -14,9 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from recipes.pocket.build import Window, kept_tokens, new_model
 from recipes.pocket.candidates import FirstPass, nearest_rows
 from recipes.pocket.finish import write_folder, write_stage
-from recipes.pocket.stages import LOG, MODELS, PACKAGE, file_digest, logged
 from secondpass import CrossEncoder
-from secondpass.models.folders import PACKAGED, folder_of
 from secondpass.training.data.groups import Teaching
 from secondpass.training.distillation.vocabulary import smaller_tokenizer
 from tests.tiny_models import WORDS
@@ -108,13 +106,3 @@ def test_a_stage_is_there_whole_or_not_at_all(tiny_folder: str, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["second"]
     made = CrossEncoder(str(tmp_path / "second"), device="cpu").model.state_dict()
     assert all(torch.equal(weight, made[name]) for name, weight in model.state_dict().items())
-
-
-@pytest.mark.parametrize("name", PACKAGED)
-def test_what_is_published_is_what_the_recipe_made(name: str) -> None:
-    """Every file but the card has the digest that the published log has of it."""
-    folder = folder_of(name)
-    assert {folder.name: folder} == {own: PACKAGE / own for own, _ in MODELS.values() if own == PACKAGED[name]}
-    (made,) = (entry["made"] for entry in logged(LOG) if entry["stage"] == folder.name)
-    files = {file.name: file_digest(file) for file in folder.iterdir() if file.suffix != ".md"}
-    assert files == made["files"]
