@@ -239,6 +239,38 @@ def test_broken_off_and_gone_on(write: Write, tmp_path: Path, tiny_folder: str) 
     assert asdict(anew.report.counts) == asdict(done.report.counts)
 
 
+def test_a_new_head_is_drawn_from_the_seed(write: Write, tmp_path: Path, tiny_folder: str) -> None:
+    """A run from a model without a head goes on, and ends as one that was not broken off; torch's numbers come back."""
+    whole = CrossEncoder(tiny_folder, device="cpu")
+    whole.model.bert.save_pretrained(tmp_path / "headless")
+    whole.tokenizer.save_pretrained(tmp_path / "headless")
+    headless = [f"model.name={tmp_path / 'headless'}", "model.num_labels=1", "settings.save_every=2"]
+
+    def head(*more: str) -> torch.Tensor:
+        weight: torch.Tensor = prepare(read_config(write(), [*headless, *more])).encoder.model.classifier.weight
+        return weight
+
+    torch.manual_seed(1)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    first = head()
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(first, head())
+    assert not torch.equal(first, head("settings.seed=1"))
+
+    def stop(entry: Any) -> None:
+        if entry["kind"] == "step" and entry["step"] == 5:
+            raise KeyboardInterrupt
+
+    config = read_config(write(), headless)
+    with pytest.raises(KeyboardInterrupt):
+        run(prepare(config), watch=stop, show_progress_bar=False)
+    done = run(prepare(config), show_progress_bar=False)
+    assert done.report.resumed_from == 4
+    again = run(prepare(read_config(write(), [*headless, "output.folder=again"])), show_progress_bar=False)
+    assert again.report.scores == done.report.scores
+
+
 def test_another_run_in_the_folder(write: Write, tmp_path: Path) -> None:
     """With other settings the folder's checkpoints belong to another run: refused, and its configuration stays."""
     run(prepare(read_config(write())), show_progress_bar=False)

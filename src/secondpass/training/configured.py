@@ -15,7 +15,15 @@ import torch
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.evaluation.reporting.files import opened
-from secondpass.training.configuration import MEASURES, HeldOutTest, PassagesConfig, TrainingConfig, TrainSource
+from secondpass.models.loading import pick_device
+from secondpass.training.configuration import (
+    MEASURES,
+    HeldOutTest,
+    ModelConfig,
+    PassagesConfig,
+    TrainingConfig,
+    TrainSource,
+)
 from secondpass.training.data.checking import CheckedGroups, checked_groups
 from secondpass.training.data.groups import Group, fingerprint, label_origins
 from secondpass.training.data.passages import best_passages
@@ -30,7 +38,7 @@ from secondpass.training.running.loop import joined
 from secondpass.training.running.plan import Plan, planned
 from secondpass.training.running.run_watch import make_folder, tensorboard_log
 from secondpass.training.settings import words_of
-from secondpass.training.trainer import TrainingReport, Watch, train
+from secondpass.training.trainer import TrainingReport, Watch, seeded, train
 from secondpass.training.yaml import as_yaml, without_folders
 
 CONFIG = "train.yaml"
@@ -107,18 +115,7 @@ def _prepared(config: TrainingConfig) -> Prepared:
     if Path(model.name).is_dir() and Path(model.name).resolve() == Path(config.output.folder).resolve():
         own = f"output.folder is the model's own, {model.name}"
         raise InvalidInput(f"{own}: a run that goes on needs the first weights")
-    encoder = CrossEncoder(
-        model.name,
-        num_labels=model.num_labels,
-        max_length=model.max_length,
-        device=model.device,
-        revision=model.revision,
-        truncation=model.truncation,
-        instruction=model.instruction,
-        template=model.template,
-        true_token=model.true_token,
-        false_token=model.false_token,
-    )
+    encoder = _encoder(model, settings.seed)
     read: Iterable[Group] = _read(config.data.train)
     dev: Sequence[Group] = tuple(_graded(_read(config.data.dev))) if config.data.dev else ()
     if config.data.dev_share:
@@ -133,6 +130,23 @@ def _prepared(config: TrainingConfig) -> Prepared:
     leaks = _leaks(checked.groups, [found for found in (held, tested) if found])
     notes = (*leaks, *(f"training {line}" for line in _origins(checked.groups)))
     return Prepared(config, encoder, checked, held, tested, notes)
+
+
+def _encoder(model: ModelConfig, seed: int) -> CrossEncoder:
+    """The model to train; a head that it lacks is drawn from the seed, the same in every process and every time."""
+    with seeded(seed, pick_device(model.device)):
+        return CrossEncoder(
+            model.name,
+            num_labels=model.num_labels,
+            max_length=model.max_length,
+            device=model.device,
+            revision=model.revision,
+            truncation=model.truncation,
+            instruction=model.instruction,
+            template=model.template,
+            true_token=model.true_token,
+            false_token=model.false_token,
+        )
 
 
 def run(

@@ -145,7 +145,8 @@ def train(
     """Train `encoder` on groups, in place.
 
     Args:
-        encoder: a `CrossEncoder`; afterwards it has the best weights by `dev`, else the last.
+        encoder: a `CrossEncoder`; afterwards it has the best weights by `dev`, else the last. Several processes
+            begin with the same weights: where a head is new, seed torch before the model is made.
         groups: what to learn from; read once, and checked as a whole before the first step.
         settings: everything that decides the outcome.
         dev: held-out groups with whole grades (measured by nDCG@10), or an evaluator as `fit` takes it.
@@ -159,7 +160,8 @@ def train(
         show_progress_bar: show a bar over all steps, with the loss and the time left.
 
     Raises:
-        InvalidInput: a setting, or groups that cannot be learnt from; the message names file and line.
+        InvalidInput: a setting, groups that cannot be learnt from (the message names file and line), or processes that
+            begin with different weights.
         TrainingError: a loss or gradient is not finite; the message names the groups. Checkpoints stay.
         CheckpointError: `output_dir` is in use, cannot be written, or has a checkpoint of another run.
     """
@@ -234,6 +236,9 @@ class _Parts:
         optimisation = self._optimisation()
         best = BestWeights(model, keeps=True, save=self._saver(), frozen=False)
         storage, identity = None, identity_of(self.plan, model, self.encoder.device, self.evaluator, self._reads())
+        if len(set(self.processes.gathered(identity["model"]))) > 1:
+            alike = "a new head is the same in each where torch.manual_seed comes before the model is made"
+            raise InvalidInput(f"encoder has other weights in other processes: {alike}")
         if self.folder is not None:
             checkpoints = Checkpoints(self.folder / FOLDER, settings.keep or KEPT_MEANWHILE, identity)
             storage = RunStorage(checkpoints, self.ready.generators)

@@ -39,6 +39,14 @@ def launched(program: list[str], count: int, port: int = 29511) -> list[fork_ser
     ]
 
 
+def free_port() -> int:
+    """Where processes can meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 def begun(model: str, output: Path, count: int, **settings) -> list[fork_server.Popen]:
     """The toy task in `count` processes that meet in a file."""
     output.mkdir(exist_ok=True)
@@ -165,11 +173,28 @@ def test_processes_wait_for_the_first_one_to_measure(tiny_folder, tmp_path):
         "output": {"folder": str(tmp_path / "out")},
     }
     (tmp_path / "train.yaml").write_text(json.dumps(config), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ended(launched(["-c", SLOW, str(tmp_path / "train.yaml")], 2, port))
+    ended(launched(["-c", SLOW, str(tmp_path / "train.yaml")], 2, free_port()))
     assert {"README.md", "model.safetensors", "finished.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+# Each process begins with another bias of the head.
+APART = """
+import os, sys, torch
+from secondpass import CrossEncoder
+from secondpass.training.trainer import train
+from tests.training.toy_run import SETTINGS, toy_groups
+
+encoder = CrossEncoder(sys.argv[1], device="cpu")
+with torch.no_grad():
+    encoder.model.classifier.bias += int(os.environ["RANK"])
+train(encoder, toy_groups(1, 8), SETTINGS, show_progress_bar=False)
+"""
+
+
+def test_processes_that_begin_apart_are_refused(tiny_folder):
+    """Gradients that are summed would be of different models: every process says so before the first step."""
+    for told in ended(launched(["-c", APART, tiny_folder], 2, free_port()), code=1):
+        assert "InvalidInput: encoder has other weights in other processes" in told
 
 
 def test_alone_everything_is_as_it_was(monkeypatch):
