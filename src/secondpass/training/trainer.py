@@ -410,12 +410,14 @@ def ready_to_learn(encoder: Trainable, settings: TrainingSettings, rank: int) ->
     device = encoder.device
     dtype = precision_for(settings, device)
     with ExitStack() as stack:
-        stack.enter_context(seeded(settings.seed + rank, device))
+        stack.enter_context(seeded(settings.seed, device))
         stack.enter_context(dropout_set_to(encoder.model, dropout_for(settings, device)))
         stack.enter_context(recomputed_activations(encoder.model, settings.gradient_checkpointing))
         if settings.frozen_layers:
             stack.enter_context(freeze(encoder.model, settings.frozen_layers))
         lora = None if settings.lora is None else stack.enter_context(low_rank(encoder.model, settings.lora))
+        if rank:  # additions are drawn alike in every process, what comes after them is not
+            torch.manual_seed(settings.seed + rank)
         source = DropoutSource((settings.seed, rank))
         if device.type == "cpu":
             stack.enter_context(cheap_dropout(encoder.model, source))

@@ -118,6 +118,25 @@ def test_low_rank_additions_are_part_of_the_weights_afterwards(own_tiny):
     assert not any("lora" in name for name, _ in own_tiny.model.named_parameters())
 
 
+def test_additions_are_alike_in_every_process(tiny_folder):
+    """What is drawn after them is not; of one process all numbers are those of the seed, in one row."""
+    settings = TrainingSettings(lora=LoraSettings(rank=2), dropout=0.1, precision="fp32", seed=5)
+    made = []
+    for rank in (0, 1):
+        encoder = CrossEncoder(tiny_folder, device="cpu")
+        with ready_to_learn(encoder, settings, rank):
+            additions = {name: value.clone() for name, value in encoder.model.named_parameters() if "lora_A" in name}
+            made.append((additions, torch.rand(3)))
+    (first, drawn), (second, other) = made
+    assert first
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert not torch.equal(drawn, other)
+    alone = CrossEncoder(tiny_folder, device="cpu")
+    with seeded(5, CPU):
+        add_lora(alone.model, LoraSettings(rank=2))
+        assert torch.equal(torch.rand(3), drawn)
+
+
 PREPARED = ["bert", "roberta", "distilbert", "electra", "modernbert", "deberta-v2"]
 PAIRS = [["how to reset", "the password"], ["cat", "the mat on the river in london"]]
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from secondpass.training.running.loop import ALONE, joined
+from secondpass.training.settings import LoraSettings
 from tests import fork_server
 from tests.small_collection import write_json_lines
 from tests.training.toy_run import SETTINGS, run, toy_groups
@@ -121,6 +122,17 @@ def test_several_processes_give_the_single_process_result(tiny_folder, tmp_path)
         assert [score for _, score in scores] == pytest.approx([score for _, score in report.scores], abs=1e-5)
         assert largest_difference(alone, averages(folder)) < 1e-5
     assert largest_difference(alone, load_file(Path(tiny_folder) / "model.safetensors")) > 1e-3
+
+
+def test_low_rank_additions_are_those_of_a_single_process(tiny_folder, tmp_path):
+    """Each process begins with the same ones, whatever it draws afterwards."""
+    pytest.importorskip("peft")
+    quick = EXACT | {"epochs": 3, "evaluate_every": 0}
+    run(tiny_folder, str(tmp_path / "alone"), replace(SETTINGS, **quick, lora=LoraSettings(rank=2)))
+    ended(begun(tiny_folder, tmp_path / "both", 2, **quick, lora={"rank": 2}))
+    alone = averages(tmp_path / "alone")
+    assert any("lora_A" in name for name in alone)
+    assert largest_difference(alone, averages(tmp_path / "both")) < 1e-5
 
 
 def test_processes_end_together(tiny_folder, tmp_path):
