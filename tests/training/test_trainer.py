@@ -15,8 +15,11 @@ from transformers import AutoModelForSequenceClassification
 
 from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput, TrainingError
+from secondpass.training.checkpoints.checkpoints import LATER_PARTS, write_manifest
 from secondpass.training.data.groups import Group
 from secondpass.training.losses import LOSSES
+from secondpass.training.losses.ranking import ListNet
+from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.run_watch import FINISHED
 from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.trainer import train
@@ -292,8 +295,32 @@ def test_another_run_in_the_folder_is_refused(tiny_folder, tmp_path):
         run(tiny_folder, str(tmp_path), replace(SHORT, learning_rate=1e-4))
     with pytest.raises(CheckpointError, match="groups"):
         trained(tiny_folder, SHORT, groups=toy_groups(5, 40), dev=toy_groups(2, 12), output_dir=tmp_path)
+    with pytest.raises(CheckpointError, match=r"loss: null there, \"ListNet"):
+        run(tiny_folder, str(tmp_path), SHORT, loss=ListNet())
+    with pytest.raises(CheckpointError, match=r'measure: "nDCG@10" there, "RR@10" here'):
+        run(tiny_folder, str(tmp_path), SHORT, dev=DevRanking(toy_groups(2, 12), "RR@10"))
+    encoder = CrossEncoder(tiny_folder, device="cpu", truncation="only_document")
+    with pytest.raises(CheckpointError, match=r'truncation: "longest_first" there, "only_document" here'):
+        train(encoder, toy_groups(1, 40), SHORT, dev=toy_groups(2, 12), output_dir=tmp_path, show_progress_bar=False)
     _, report = run(tiny_folder, str(tmp_path), replace(SHORT, learning_rate=1e-4), resume=False)
     assert report.resumed_from is None
+
+
+@pytest.mark.parametrize("keep", [None, 1])
+def test_a_run_of_an_older_version_goes_on(tiny_folder, tmp_path, keep):
+    """Its identity lacks what was added later, in the page of a finished run as in a checkpoint."""
+    run(tiny_folder, str(tmp_path), replace(SHORT, keep=keep))
+    (page,) = [tmp_path / FINISHED] if keep is None else tmp_path.glob("checkpoints/step-*/manifest.json")
+    written = json.loads(page.read_text())
+    for part in LATER_PARTS:
+        del written["identity"][part]
+    page.unlink()
+    if keep is None:
+        page.write_text(json.dumps(written))
+    else:
+        write_manifest(page.parent, written["step"], written["identity"])
+    _, report = run(tiny_folder, str(tmp_path), replace(SHORT, keep=keep))
+    assert report.resumed_from == report.steps
 
 
 def test_one_bar_with_total_loss_and_time_left(tiny_folder, tmp_path, capsys):

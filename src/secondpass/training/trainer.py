@@ -190,7 +190,7 @@ def train(
             plan = planned(checked.groups, ready.tokenised, settings)
             if plan.cut and processes.first:
                 logger.warning("%d of %d training pairs are cut to the window", plan.cut, len(plan.lengths.tokens))
-            parts = _Parts(encoder, ready, plan, judge, processes, evaluator, folder, storage)
+            parts = _Parts(encoder, ready, plan, judge, loss, processes, evaluator, folder, storage)
             ended = parts.run(checked.counts, resume, watch, show_progress_bar and processes.first)
             if ready.adapter and ready.lora is not None and folder is not None and processes.first and not ended.before:
                 ready.lora.save(folder / ADAPTER)
@@ -224,6 +224,7 @@ class _Parts:
     ready: Ready
     plan: Plan
     loss: Loss
+    given: Loss | None
     processes: Processes
     evaluator: Evaluator | None
     folder: Path | None
@@ -235,7 +236,7 @@ class _Parts:
         averages = WeightAverages(model, settings.averaging) if settings.averaging else None
         optimisation = self._optimisation()
         best = BestWeights(model, keeps=True, save=self._saver(), frozen=False)
-        storage, identity = None, identity_of(self.plan, model, self.encoder.device, self.evaluator, self._reads())
+        storage, identity = None, identity_of(self.plan, self.encoder, self.evaluator, self.given)
         if len(set(self.processes.gathered(identity["model"]))) > 1:
             alike = "a new head is the same in each where torch.manual_seed comes before the model is made"
             raise InvalidInput(f"encoder has other weights in other processes: {alike}")
@@ -287,12 +288,6 @@ class _Parts:
         meet(None)
         if self.stored is not None and not ended.before:
             load_trained(self.encoder.model, folder)
-
-    def _reads(self) -> list[int]:
-        """Ids of an example in the template that the model brings along, with the instruction it is trained with."""
-        if getattr(self.encoder, "template", None) is None:
-            return []
-        return [int(number) for number in self.encoder.tokens(["query"], ["document"])[0].ids]
 
     def _save(self, folder: Path) -> None:
         self.encoder.save(str(folder), **({} if self.stored is None else {"storage": self.stored}))

@@ -17,13 +17,31 @@ import torch
 from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.training.checkpoints import checkpoints
-from secondpass.training.checkpoints.checkpoints import Checkpoint, Checkpoints, forget_checkpoints
+from secondpass.training.checkpoints.checkpoints import (
+    LATER_PARTS,
+    Checkpoint,
+    Checkpoints,
+    forget_checkpoints,
+    other_run,
+)
+from secondpass.training.losses.ranking import MarginMSE
 from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.plan import planned
 from secondpass.training.running.run_watch import FREE, LATER, RunLock, identity_of
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.weights.optimisation import fingerprint_of_weights
+from secondpass.windows import Windows
 from tests.training.toy_run import SETTINGS, run, toy_groups
+
+
+class OwnLoss:
+    """A loss without a `repr` of its own: Python's says where it is in memory."""
+
+    labels, shortest, needs_contrast = "score", 1, False
+
+    def __call__(self, logits, labels, mask):
+        """The labels do not matter."""
+        return logits[mask].square()
 
 
 def test_weights_have_a_fingerprint(tiny_folder, own_tiny):
@@ -37,11 +55,11 @@ def test_weights_have_a_fingerprint(tiny_folder, own_tiny):
 
 
 def test_identity_holds_what_decides_the_weights(own_tiny):
-    """Every setting but the free ones, the groups, the dev groups, the model."""
+    """Every setting but the free ones, the groups, dev groups and measure, the model, what it reads, a loss object."""
     groups, dev = toy_groups(1, 10), DevRanking(toy_groups(2, 5))
 
-    def identity(settings=SETTINGS, groups=groups, dev=dev):
-        return identity_of(planned(groups, own_tiny.tokens, settings), own_tiny.model, own_tiny.device, dev)
+    def identity(settings=SETTINGS, groups=groups, dev=dev, loss=None):
+        return identity_of(planned(groups, own_tiny.tokens, settings), own_tiny, dev, loss)
 
     assert identity() == identity()
     assert set(identity()["settings"]) == set(TrainingSettings.__dataclass_fields__) - {*FREE, *LATER}
@@ -49,6 +67,19 @@ def test_identity_holds_what_decides_the_weights(own_tiny):
     assert identity(replace(SETTINGS, seed=9)) != identity()
     assert identity(groups=toy_groups(1, 11)) != identity()
     assert identity(dev=DevRanking(toy_groups(3, 5))) != identity()
+    assert identity(dev=DevRanking(toy_groups(2, 5), "RR@10")) != identity()
+    assert identity(loss=MarginMSE()) == identity(loss=MarginMSE()) != identity()
+    assert identity(loss=MarginMSE(pairs="first")) != identity(loss=MarginMSE())
+    assert identity(loss=OwnLoss()) == identity(loss=OwnLoss()) != identity()
+    before = identity()
+    own_tiny.max_length = 32
+    assert identity()["max_length"] == 32 != before["max_length"]
+    own_tiny.max_length = None
+    assert identity() == before
+    own_tiny.truncation = "only_document"
+    assert (identity()["truncation"], before["truncation"]) == ("only_document", "longest_first")
+    own_tiny.truncation = Windows(16)
+    assert identity() == identity() != before
 
 
 def test_settings_that_came_later_do_not_break_older_checkpoints(own_tiny):
@@ -57,8 +88,20 @@ def test_settings_that_came_later_do_not_break_older_checkpoints(own_tiny):
     for name, before in LATER.items():
         assert getattr(TrainingSettings(), name) == before
     changed = replace(SETTINGS, minutes=5.0, beta2=0.98)
-    identity = identity_of(planned(groups, own_tiny.tokens, changed), own_tiny.model, own_tiny.device, None)
+    identity = identity_of(planned(groups, own_tiny.tokens, changed), own_tiny, None, None)
     assert (identity["settings"]["minutes"], identity["settings"]["beta2"]) == (5.0, 0.98)
+
+
+def test_what_older_versions_did_not_write_does_not_break_their_runs(own_tiny):
+    """Parts that an older identity lacks are no difference; those that it has are, and any other that it lacks."""
+    here = identity_of(planned(toy_groups(1, 10), own_tiny.tokens, SETTINGS), own_tiny, None, None)
+    assert set(LATER_PARTS) < set(here)
+    old = {name: value for name, value in here.items() if name not in LATER_PARTS}
+    assert other_run(old, here) == []
+    assert other_run({**here, "truncation": "error"}, here) == ['truncation: "error" there, "longest_first" here']
+    assert other_run({**old, "steps": 1}, here) == [f"steps: 1 there, {here['steps']} here"]
+    assert other_run({name: value for name, value in here.items() if name != "groups"}, here)
+    assert other_run(None, here)
 
 
 def test_a_run_begins_anew(tiny_folder: str, tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ NAME = "manifest.json"
 FORMAT, FORMAT_VERSION = "secondpass checkpoint", 1
 PART = re.compile(r"[a-z][a-z0-9_]*\.(safetensors|json)")
 LIBRARIES = ("secondpass", "torch", "numpy")
+# Parts of an identity that older versions did not write.
+LATER_PARTS = ("loss", "max_length", "measure", "truncation")
 LONGEST_SHOWN = 80
 MOST_SHOWN = 4
 
@@ -190,7 +192,7 @@ class Checkpoints:
                 raise CheckpointError(f"{self.folder} holds step {other} already, later than step {step}: {hint}")
 
     def _refuse_other_identity(self, path: Path, manifest: Manifest) -> None:
-        found = differences(manifest.identity, self._identity)
+        found = other_run(manifest.identity, self._identity)
         if found:
             raise CheckpointError(f"{path} belongs to another run: {listed(found)}")
 
@@ -392,6 +394,12 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise DamagedCheckpoint(f"{path} has {path.stat().st_size} bytes instead of {size}")
         if sha256_of(path) != digest:
             raise DamagedCheckpoint(f"{path} has other content than was written")
+
+
+def other_run(there: Any, here: Mapping[str, Any]) -> list[str]:
+    """Where a run that was written down differs from this one; a `LATER_PART` that it lacks tells nothing of it."""
+    known = {name for name in here if name not in LATER_PARTS or (isinstance(there, dict) and name in there)}
+    return differences(there, {name: value for name, value in here.items() if name in known})
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -63,6 +64,11 @@ class Loss(Protocol):
         Returns:
             float32 [units], not averaged; empty if no group gives a unit. Always depends on `logits`.
         """
+
+
+def described(loss: Loss) -> str:
+    """A loss by its `repr`, without the place in memory that Python's own has: the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(loss))
 
 
 # ---- Groups of uneven size side by side: what counts, what is compared with what, and who stands where.

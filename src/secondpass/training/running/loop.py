@@ -56,6 +56,20 @@ class Trainable(Protocol):
         """Write the model to a folder; `storage` is given where it is not None."""
 
 
+def reading_of(encoder: Trainable) -> dict[str, Any]:
+    """How an encoder reads pairs, as JSON: its window in tokens, and what is cut.
+
+    "reads" are ids of an example in the template that the model brings along, with the instruction it is trained with.
+    """
+    own: Any = encoder
+    made: dict[str, Any] = {"max_length": getattr(own, "window", None), "truncation": None}
+    if hasattr(own, "truncation"):
+        made["truncation"] = str(own.truncation)
+    if getattr(own, "template", None) is not None:
+        made["reads"] = [int(number) for number in own.tokens(["query"], ["document"])[0].ids]
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class Gradients:
     """What one batch left in the weights' `grad`.

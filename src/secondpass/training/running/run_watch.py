@@ -22,8 +22,8 @@ from secondpass.training.checkpoints import state as states
 from secondpass.training.checkpoints.checkpoints import (
     Checkpoint,
     Checkpoints,
-    differences,
     listed,
+    other_run,
     plain_json,
     read_json,
     sha256_of,
@@ -31,8 +31,9 @@ from secondpass.training.checkpoints.checkpoints import (
     write_json,
 )
 from secondpass.training.data.groups import fingerprint
+from secondpass.training.losses.loss import Loss, described
 from secondpass.training.measuring.before_after import DevRanking
-from secondpass.training.running.loop import Gradients, Hooks, Processes, TrainingRun
+from secondpass.training.running.loop import Gradients, Hooks, Processes, Trainable, TrainingRun, reading_of
 from secondpass.training.running.plan import Plan
 from secondpass.training.settings import TrainingSettings, worded
 from secondpass.training.weights.optimisation import (
@@ -56,8 +57,7 @@ FINISHED = "finished.json"
 PATIENCE = 5.0
 # Settings that a run may change on its way: they decide what is written and how much memory is used, not the weights.
 FREE = ("keep", "log_every", "save_every", "micro_batch_tokens")
-# Settings that came later, with the value that stands for what was done before: where they have it they are left out,
-# so that a checkpoint of an older version goes on.
+# Settings that came later, with the value of what was done before: at that they are left out, for older checkpoints.
 LATER: Mapping[str, object] = {"minutes": None, "beta2": 0.999}
 
 
@@ -369,23 +369,23 @@ def _written(descriptor: int) -> tuple[str, str]:
     return pid, host
 
 
-def identity_of(
-    plan: Plan, model: torch.nn.Module, device: torch.device, evaluator: Any, reads: Sequence[int] = ()
-) -> dict[str, Any]:
-    """What must be the same for a run to go on: settings, data, first weights, and how it is measured.
+def identity_of(plan: Plan, encoder: Trainable, evaluator: Any, loss: Loss | None) -> dict[str, Any]:
+    """What must be the same for a run to go on; `loss` is an object in place of the settings' name.
 
-    `reads` are the token ids of an example in the model's template, with its instruction, where it has one.
+    Of an evaluator that is no `DevRanking` the type alone is told: many name their measure when they are first called.
     """
     given = {name: value for name, value in plan.settings.as_json().items() if name not in FREE}
-    settings = {name: value for name, value in given.items() if name not in LATER or value != LATER[name]}
+    ranks = isinstance(evaluator, DevRanking)
     return {
-        "settings": settings,
+        "settings": {name: value for name, value in given.items() if name not in LATER or value != LATER[name]},
         "groups": fingerprint(plan.groups),
-        "dev": fingerprint(evaluator.groups) if isinstance(evaluator, DevRanking) else type(evaluator).__name__,
-        "model": fingerprint_of_weights(model),
-        "device": device.type,
+        "dev": fingerprint(evaluator.groups) if ranks else type(evaluator).__name__,
+        "measure": evaluator.primary_metric if ranks else None,
+        "model": fingerprint_of_weights(encoder.model),
+        "device": encoder.device.type,
         "steps": plan.total,
-        **({"reads": list(reads)} if reads else {}),
+        "loss": None if loss is None else described(loss),
+        **reading_of(encoder),
     }
 
 
@@ -492,7 +492,7 @@ def read_finished(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder / FINISHED} cannot be read: {error}; {anew}") from None
-    if differs := differences(found, plain_json(identity, "identity")):
+    if differs := other_run(found, plain_json(identity, "identity")):
         raise CheckpointError(f"{folder} has a model that belongs to another run: {listed(differs)}; {anew}")
     for name, digest in files.items():
         if not (folder / name).is_file() or sha256_of(folder / name) != digest:
