@@ -172,7 +172,7 @@ def test_rows_that_are_pairs(write: Write, tmp_path: Path) -> None:
 
 
 def test_all_bad_rows_are_named_at_once(write: Write, tmp_path: Path) -> None:
-    """Bad rows of several sources are refused together, before anything is written."""
+    """Bad rows of several sources are refused together, before anything is written, also where a share is held out."""
     bad = [
         {"query": "q", "documents": ["a"], "labels": [7]},
         {"query": "", "documents": ["a"], "labels": [1]},
@@ -185,6 +185,10 @@ def test_all_bad_rows_are_named_at_once(write: Write, tmp_path: Path) -> None:
     for place in ("bad.jsonl:1", "bad.jsonl:2", "bad.jsonl:3", "and 1 more"):
         assert place in str(refused.value)
     assert not (tmp_path / "out").exists()
+    shared = read_config(write("train: [{path: bad.jsonl}, {path: train.jsonl}, {path: bad.jsonl}], dev_share: 0.5"))
+    with pytest.raises(InvalidInput) as again:
+        prepare(shared)
+    assert str(again.value) == str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +219,21 @@ def test_the_model_is_not_overwritten(write: Write, tiny_folder: str) -> None:
     """A run that is resumed needs the first weights, so its folder is another one."""
     with pytest.raises(InvalidInput, match=r"output\.folder is the model's own"):
         prepare(read_config(write(), [f"output.folder={tiny_folder}/."]))
+
+
+def test_a_file_of_ones_own_is_not_overwritten(write: Write, tmp_path: Path) -> None:
+    """A train.yaml in the output folder that no run wrote is refused before anything runs; a run writes its own anew."""
+    own = write().rename(tmp_path / CONFIG)
+    before = own.read_text()
+    with pytest.raises(InvalidInput, match=r"output\.folder has a train\.yaml that no run wrote"):
+        prepare(read_config(own, ["output.folder=."]))
+    assert own.read_text() == before
+    assert not (tmp_path / "training.jsonl").exists()
+    run(prepare(read_config(own, ["settings.max_steps=1"])), show_progress_bar=False)
+    made = tmp_path / "out" / CONFIG
+    done = run(prepare(read_config(made, ["settings.log_every=2"])), show_progress_bar=False)
+    assert done.report.resumed_from == 1
+    assert read_config(made).settings.log_every == 2
 
 
 def test_broken_off_and_gone_on(write: Write, tmp_path: Path, tiny_folder: str) -> None:

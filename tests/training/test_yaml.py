@@ -31,6 +31,7 @@ from secondpass.training.yaml import (
     YamlDocument,
     as_yaml,
     example_text,
+    is_written,
     made,
     read_config,
     read_document,
@@ -198,6 +199,10 @@ def test_without_folders(file: Path, tmp_path: Path, tiny_folder: str) -> None:
     shown = without_folders(config)
     assert str(tmp_path) not in as_yaml(shown)
     assert tiny_folder not in as_yaml(shown)
+    assert is_written(as_yaml(config))
+    assert is_written(as_yaml(shown).replace("  beta2: 0.999\n", ""))  # of a version without this key
+    for other in ("# mine\n" + as_yaml(config), file.read_text(), example_text(), "data: [", "", "a: 1\n"):
+        assert not is_written(other)
     assert shown.settings == config.settings
     assert (
         replace(config, model=ModelConfig(name="a/b")).model

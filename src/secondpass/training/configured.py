@@ -39,7 +39,7 @@ from secondpass.training.running.plan import Plan, planned
 from secondpass.training.running.run_watch import make_folder, tensorboard_log
 from secondpass.training.settings import words_of
 from secondpass.training.trainer import TrainingReport, Watch, seeded, train
-from secondpass.training.yaml import as_yaml, without_folders
+from secondpass.training.yaml import as_yaml, is_written, without_folders
 
 CONFIG = "train.yaml"
 DEV = "dev"
@@ -115,12 +115,12 @@ def _prepared(config: TrainingConfig) -> Prepared:
     if Path(model.name).is_dir() and Path(model.name).resolve() == Path(config.output.folder).resolve():
         own = f"output.folder is the model's own, {model.name}"
         raise InvalidInput(f"{own}: a run that goes on needs the first weights")
+    _refuse_own_file(Path(config.output.folder) / CONFIG)
     encoder = _encoder(model, settings.seed)
     read: Iterable[Group] = _read(config.data.train)
     dev: Sequence[Group] = tuple(_graded(_read(config.data.dev))) if config.data.dev else ()
     if config.data.dev_share:
-        read, share = before_after.held_out(list(read), config.data.dev_share, settings.seed)
-        dev = _graded(share)
+        read, dev = _divided(list(each(read)), config.data.dev_share, settings.seed)
     checked = checked_groups(read, loss, num_labels=encoder.config.num_labels, join=config.data.join, tell=False)
     if config.data.passages is not None:
         checked = replace(checked, groups=tuple(_passages(checked.groups, config.data.passages, encoder)))
@@ -130,6 +130,23 @@ def _prepared(config: TrainingConfig) -> Prepared:
     leaks = _leaks(checked.groups, [found for found in (held, tested) if found])
     notes = (*leaks, *(f"training {line}" for line in _origins(checked.groups)))
     return Prepared(config, encoder, checked, held, tested, notes)
+
+
+def _divided(rows: Sequence[Item], share: float, seed: int) -> tuple[Iterable[Group], Sequence[Group]]:
+    """Groups to learn from and to measure on; with a bad row none is held out: the check names whatever is bad."""
+    groups = [row for row in rows if isinstance(row, Group)]
+    if len(groups) < len(rows):
+        return GroupStream(iter(rows), {}), ()
+    kept, held = before_after.held_out(groups, share, seed)
+    return kept, _graded(held)
+
+
+def _refuse_own_file(path: Path) -> None:
+    """Refuse a folder whose configuration no run wrote: with the resolved one in its place, comments would be gone."""
+    if path.is_file() and not is_written(path.read_text(encoding="utf-8", errors="replace")):
+        raise InvalidInput(
+            f"output.folder has a {path.name} that no run wrote, {path}: take another folder or file name"
+        )
 
 
 def _encoder(model: ModelConfig, seed: int) -> CrossEncoder:

@@ -263,7 +263,22 @@ def example_text() -> str:
 
 def as_yaml(config: TrainingConfig) -> str:
     """Every key and value of `config`, as a file that `read_config` reads to the same."""
-    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True, width=120)
+    return _dumped(as_plain(config))
+
+
+def is_written(text: str) -> bool:
+    """Whether `as_yaml`, of any version, may have made a file: nothing that a person wrote is lost with it."""
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return False
+    sections = [entry.name for entry in fields(TrainingConfig)]
+    return isinstance(values, dict) and list(values) == sections and _dumped(values) == text
+
+
+def _dumped(values: Any) -> str:
+    made: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return made
 
 
 def as_plain(value: Any) -> Any:
