@@ -103,6 +103,8 @@ def test_clicks(run_mine, beir, tmp_path):
     assert run_mine("--clicks", clicks, "--column", "label=gold").exit_code == 0
     clicks.write_text("query,document,clicked\ncat food,food for a cat,TRUE\ncat food,tax law,false\n")
     assert "judged and not relevant: 1" in run_mine("--clicks", clicks).stdout
+    clicks.write_text("query,document\n")
+    assert f"{clicks} has no rows" in only_line(run_mine("--clicks", clicks))
     clicks.write_text("query_id,doc_id,clicks\nq3,d5,4\nq3,d2,0\n")
     files = ["--corpus", beir / "corpus.jsonl", "--queries", beir / "queries.jsonl"]
     assert run_mine("--clicks", clicks, *files, "-n", "1").exit_code == 0

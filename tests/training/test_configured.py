@@ -222,7 +222,7 @@ def test_the_model_is_not_overwritten(write: Write, tiny_folder: str) -> None:
 
 
 def test_a_file_of_ones_own_is_not_overwritten(write: Write, tmp_path: Path) -> None:
-    """A train.yaml in the output folder that no run wrote is refused before anything runs; a run writes its own anew."""
+    """A train.yaml in the output folder that no run wrote is refused before anything runs; a run's is written anew."""
     own = write().rename(tmp_path / CONFIG)
     before = own.read_text()
     with pytest.raises(InvalidInput, match=r"output\.folder has a train\.yaml that no run wrote"):

@@ -429,6 +429,8 @@ def _clicked(clicks: Path, corpus: Path | None, queries: Path | None, columns: S
     chosen = {role: name or None for role, _, name in parts}
     with words_of("options"):
         groups = list(read_groups(clicks, columns=chosen or None, corpus=corpus if queries else None, queries=queries))
+    if not groups:
+        raise InvalidInput(f"{clicks} has no rows: there is nothing to find negatives for")
     contents = {} if corpus is None else {document.id: document.content for document in read_corpus(corpus)}
     found = judged(groups, contents)
     return Dataset(contents, found.texts, found.qrels or Qrels({}))

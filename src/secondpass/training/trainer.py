@@ -255,7 +255,7 @@ class _Parts:
             if done is not None:
                 self.encoder.best_score = NO_SCORE if done["best_score"] is None else done["best_score"]
                 return _Ended(TrainingReport.again(done, counts), identity, before=True)
-        hooks.log = StepLog(self.folder if self.processes.first else None, watch, resumed or 0)
+        hooks.log = StepLog(self.folder if self.processes.first else None, watch, -1 if resumed is None else resumed)
         if resumed is None:
             # the weights before the first step may prove to be the best
             run.evaluate(0)

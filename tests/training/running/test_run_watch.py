@@ -112,6 +112,15 @@ def test_a_resumed_run_forgets_what_its_checkpoint_did_not_see(tmp_path):
     ]
 
 
+def test_a_run_that_begins_anew_forgets_the_former_one(tiny_folder, tmp_path):
+    """Its evaluation before the first step too: none stands there twice."""
+    for seed in (1, 2):
+        run(tiny_folder, str(tmp_path), replace(SETTINGS, max_steps=2, seed=seed), resume=False)
+    told = [(entry["kind"], entry["step"]) for entry in entries_step_log(tmp_path)]
+    assert told.count(("evaluation", 0)) == 1
+    assert len(set(told)) == len(told)
+
+
 def test_a_log_that_cannot_be_written_is_named(tmp_path):
     """A folder where the file should be."""
     log = StepLog(tmp_path, None, after=0)

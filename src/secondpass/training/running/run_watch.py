@@ -192,7 +192,7 @@ class StepLog:
     Args:
         folder: where the file is.
         watch: hears of every entry.
-        after: the step of the checkpoint the run goes on from; entries of later steps are taken out.
+        after: the step of the checkpoint the run goes on from; entries of later steps are taken out. -1: all are.
     """
 
     def __init__(self, folder: Path | None, watch: Callable[[Mapping[str, Any]], object] | None, after: int) -> None:
