@@ -21,7 +21,7 @@ class ModelConfig:
 
     Attributes:
         name: a folder, or a name on the hub; "secondpass/pocket" comes with the package.
-        num_labels: size of the head; None takes the model's own.
+        num_labels: size of the head; None takes the model's own. A head that is new is drawn from `settings.seed`.
         max_length: longest input in tokens; None takes what the model allows.
         device: "cpu", "cuda", "cuda:1"; None takes the best there is. Of several processes "cuda" is a GPU for each.
         truncation: which text is cut when both are too long together (see `CrossEncoder`); None is the model's rule.

@@ -16,14 +16,7 @@ from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.evaluation.reporting.files import opened
 from secondpass.models.loading import pick_device
-from secondpass.training.configuration import (
-    MEASURES,
-    HeldOutTest,
-    ModelConfig,
-    PassagesConfig,
-    TrainingConfig,
-    TrainSource,
-)
+from secondpass.training.configuration import MEASURES, HeldOutTest, PassagesConfig, TrainingConfig, TrainSource
 from secondpass.training.data.checking import CheckedGroups, checked_groups
 from secondpass.training.data.groups import Group, fingerprint, label_origins
 from secondpass.training.data.passages import best_passages
@@ -116,7 +109,7 @@ def _prepared(config: TrainingConfig) -> Prepared:
         own = f"output.folder is the model's own, {model.name}"
         raise InvalidInput(f"{own}: a run that goes on needs the first weights")
     _refuse_own_file(Path(config.output.folder) / CONFIG)
-    encoder = _encoder(model, settings.seed)
+    encoder = _encoder(config)
     read: Iterable[Group] = _read(config.data.train)
     dev: Sequence[Group] = tuple(_graded(_read(config.data.dev))) if config.data.dev else ()
     if config.data.dev_share:
@@ -144,26 +137,15 @@ def _divided(rows: Sequence[Item], share: float, seed: int) -> tuple[Iterable[Gr
 def _refuse_own_file(path: Path) -> None:
     """Refuse a folder whose configuration no run wrote: with the resolved one in its place, comments would be gone."""
     if path.is_file() and not is_written(path.read_text(encoding="utf-8", errors="replace")):
-        raise InvalidInput(
-            f"output.folder has a {path.name} that no run wrote, {path}: take another folder or file name"
-        )
+        raise InvalidInput(f"output.folder has a {path.name} that no run wrote, {path}: rename it, or take another")
 
 
-def _encoder(model: ModelConfig, seed: int) -> CrossEncoder:
+def _encoder(config: TrainingConfig) -> CrossEncoder:
     """The model to train; a head that it lacks is drawn from the seed, the same in every process and every time."""
-    with seeded(seed, pick_device(model.device)):
-        return CrossEncoder(
-            model.name,
-            num_labels=model.num_labels,
-            max_length=model.max_length,
-            device=model.device,
-            revision=model.revision,
-            truncation=model.truncation,
-            instruction=model.instruction,
-            template=model.template,
-            true_token=model.true_token,
-            false_token=model.false_token,
-        )
+    model = config.model
+    names = [entry.name for entry in fields(model) if entry.name != "name"]
+    with seeded(config.settings.seed, pick_device(model.device)):
+        return CrossEncoder(model.name, **{name: getattr(model, name) for name in names})
 
 
 def run(

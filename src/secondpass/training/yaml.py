@@ -277,8 +277,7 @@ def is_written(text: str) -> bool:
 
 
 def _dumped(values: Any) -> str:
-    made: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
-    return made
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def as_plain(value: Any) -> Any:

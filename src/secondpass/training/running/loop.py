@@ -62,9 +62,8 @@ def reading_of(encoder: Trainable) -> dict[str, Any]:
     "reads" are ids of an example in the template that the model brings along, with the instruction it is trained with.
     """
     own: Any = encoder
-    made: dict[str, Any] = {"max_length": getattr(own, "window", None), "truncation": None}
-    if hasattr(own, "truncation"):
-        made["truncation"] = str(own.truncation)
+    cut = str(getattr(own, "truncation", None))
+    made: dict[str, Any] = {"max_length": getattr(own, "window", None), "truncation": cut}
     if getattr(own, "template", None) is not None:
         made["reads"] = [int(number) for number in own.tokens(["query"], ["document"])[0].ids]
     return made
