@@ -254,14 +254,23 @@ def test_a_corpus_comes_in_once(server: Server, new_name: Callable[[], str], bei
     }
 
 
-def test_a_flood_of_an_index_that_is_read_only(server: Server, target: OpenSearchSink) -> None:
-    """A disk that ran full blocks writes with 429: to be tried again, not to be thrown away."""
+def test_a_flood_of_an_index_that_is_read_only(
+    server: Server, target: OpenSearchSink, beir: Path, tmp_path: Path
+) -> None:
+    """A disk that ran full blocks writes with 429: to be tried again, not to be thrown away, however often."""
+    settings = IndexingSettings(first_wait=0.01, longest_wait=0.02, tries=2, give_up_after=1)
+    request = IndexingRequest(beir, target, RunFiles.of_index("docs", tmp_path), settings)
     with server.client() as client:
         block = {"index.blocks.read_only_allow_delete": True}
         client.indices.put_settings(index=target._index, body=block)
         (outcome,) = target.write([entry("a")])
+        with pytest.raises(TooBusy, match=r"put off \d+ of \d+ documents: .*; nothing got through for .*goes on"):
+            index_corpus(request, Silent())
         client.indices.put_settings(index=target._index, body={"index.blocks.read_only_allow_delete": None})
     assert (outcome.indexed, outcome.again) == (False, True)
+    assert not request.files.dead_letters.exists()
+    report = index_corpus(request, Silent())
+    assert (report.indexed, report.dead) == (report.documents, 0)
     assert target.write([entry("a")])[0].indexed
 
 
