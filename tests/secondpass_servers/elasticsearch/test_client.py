@@ -107,7 +107,7 @@ def test_a_line_end_of_a_key_file_is_no_part_of_the_key(end: str, no_credentials
         heard.append(request.headers["authorization"])
         return JSONResponse({"count": 1}, headers={"X-Elastic-Product": "Elasticsearch"})
 
-    with serving(Starlette(routes=[Route("/{path:path}", listen, methods=["POST"])])) as url:
+    with serving(Starlette(routes=[Route("/{path:path}", listen, methods=["GET", "POST"])])) as url:
         known = {"ELASTICSEARCH_URL": url, "ELASTIC_API_KEY": f"encoded{end}"}
         for more in ({}, {"ELASTIC_API_KEY_ID": f"id{end}"}):
             with connection(environment=known | more).client() as client:

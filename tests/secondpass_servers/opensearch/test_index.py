@@ -221,6 +221,18 @@ def test_an_answer_for_too_few(server: Server) -> None:
         OpenSearchSink(cutting, "docs").write([entry("a")])
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+def test_an_answer_that_is_not_json(kind: str) -> None:
+    """An error of indexing as any other, so that a run that it breaks says where it goes on."""
+    with answering(200, b"<html>Welcome</html>", kind) as server:
+        sink = OpenSearchSink(server, "docs")
+        for call in (lambda: sink.write([entry("a")]), lambda: sink.present(["a"]), sink.count, sink.identity):
+            with pytest.raises(IndexingError, match=r"/docs: the answer is not the JSON") as caught:
+                call()
+            assert type(caught.value) is IndexingError
+        sink.close()
+
+
 def test_a_dead_server() -> None:
     """Away, at once: the client's own retries are off."""
     sink = OpenSearchSink(Server.from_environment({"OPENSEARCH_URL": NOBODY}), "docs")

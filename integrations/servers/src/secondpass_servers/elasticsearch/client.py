@@ -261,7 +261,7 @@ class ElasticsearchSink(Sink):
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        from elastic_transport import TransportError
+        from elastic_transport import TlsError, TransportError
         from elasticsearch import ApiError, UnsupportedProductError
 
         try:
@@ -271,6 +271,9 @@ class ElasticsearchSink(Sink):
         except ApiError as error:
             line = answers.status_line(ELASTICSEARCH, self.name, error.status_code, described(error))
             raise indexing_error(line, error.status_code, _seconds(error.meta.headers.get("retry-after"))) from error
+        except TlsError as error:
+            # A certificate that nobody vouches for is the same one in five minutes.
+            raise IndexingError(f"{self.name}: {silence(error)}") from error
         except TransportError as error:
             raise ServerAway(f"{self.name}: {silence(error)}") from error
 
