@@ -81,6 +81,20 @@ def test_a_busy_server_gets_less_and_later_more_again(indexing) -> None:
     assert sink.held.keys() == ALL
 
 
+def test_a_server_that_needs_too_long_for_a_large_request_gets_less(indexing) -> None:
+    """A time-out or a 504 is an absence; the same request again would end in the same."""
+    settings = replace(QUICK, max_documents=16, max_bytes=1_000_000, in_flight=1)
+
+    def fault(number: int, batch) -> None:
+        if len(batch) > 4:
+            raise away(number)
+
+    sink = MemorySink(fault)
+    indexing(sink, settings)
+    assert sink.requests[:3] == [16, 8, 4]
+    assert sink.held.keys() == ALL
+
+
 def test_a_request_that_is_too_large_is_halved_for_good(indexing) -> None:
     """A single document that is too large for the server is a dead letter."""
 
@@ -103,7 +117,7 @@ def test_refused_documents_are_dead_letters_that_can_be_indexed(indexing, files,
     assert (report.indexed, report.dead, report.dead_letters) == (48, 2, files.dead_letters)
     letters = [json.loads(line) for line in files.dead_letters.read_text().splitlines()]
     assert {letter["_id"]: letter["reason"] for letter in letters} == {"d3": "no good", "d11": "no good"}
-    with pytest.raises(InvalidInput, match=r"docs\.dead\.jsonl: holds dead letters of an earlier run"):
+    with pytest.raises(InvalidInput, match=r"docs\.dead\.jsonl: holds dead letters .*: move it away \(and index it"):
         indexing(sink, add=True)
     moved = files.dead_letters.rename(tmp_path / "moved.jsonl")
     assert indexing(MemorySink(), path=moved).indexed == 2

@@ -14,7 +14,7 @@ from secondpass.corpora import CorpusDocument, note_kinds, read_corpus
 from secondpass.errors import InvalidInput
 from secondpass_servers.index import MetadataFields, gathered, laid_out
 from secondpass_servers.indexing.entries import item
-from secondpass_servers.indexing.journal import DeadLetter
+from secondpass_servers.indexing.journal import DeadLetter, IndexingJournal
 from secondpass_servers.two_pass import Condition, FirstPass, filter_clauses, find_candidates
 from tests.secondpass_servers.searching.places import Place, only_line
 from tests.small_collection import write_json_lines
@@ -163,9 +163,24 @@ def test_an_index_that_would_round_is_refused(place: Place, tmp_path: Path, monk
         done = place.run("index", f"{place.name}-x", file, "--add", code=2 if number == 1 else 0)
         if number == 1:
             assert "the field n holds whole numbers (long), and the corpus has fractions" in only_line(done)
+        assert list(tmp_path.glob("*.journal")) == []
     (found,) = dict(place.client.indices.get_mapping(index=f"{place.name}-x")).values()
     assert found["mappings"]["properties"]["n"] == {"type": "long", "coerce": False}
     assert found["mappings"]["properties"]["new"] == {"properties": {"er": {"type": "double"}}}
+
+
+def test_a_run_that_is_refused_leaves_the_mapping_as_it_is(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is compared before the index gets fields."""
+    monkeypatch.chdir(tmp_path)
+    place.create(suffix="-j")
+    file = write_json_lines(tmp_path / "c.jsonl", [{"_id": "a", "text": "x", "fresh": 1}])
+    about = {"corpus": "another", "index": "another", "embedding": ""}
+    IndexingJournal(tmp_path / f"{place.name}-j.journal", about).close()
+    assert "was begun with another corpus" in only_line(place.run("index", f"{place.name}-j", file, code=2))
+    (found,) = dict(place.client.indices.get_mapping(index=f"{place.name}-j")).values()
+    assert found["mappings"]["properties"].keys() == {"id", "content"}
 
 
 def kinds_of(*metas: dict[str, Any]) -> Kinds:

@@ -113,7 +113,7 @@ class BulkSize:
         return self._share
 
     def less(self) -> None:
-        """The server is busy: half of it from now on, never less than one document."""
+        """The server is busy, or did not answer in time: half of it from now on, never less than one document."""
         with self._lock:
             self._share = max(self._share * LESS, 1.0 / self._documents)
 
@@ -220,8 +220,8 @@ class Delivery:
         waiting.extendleft(reversed(batch))
 
     def _hold_on(self, error: IndexingError, attempt: int) -> None:
-        if isinstance(error, TooBusy):
-            self._bulk_size.less()
+        # Of a server that is away too: a time-out or a 504 may come from a request that is more work than fits into it.
+        self._bulk_size.less()
         self._backoff.wait(error, attempt)
         if isinstance(error, ServerAway):
             # A server that came back without its index would make one at the first document, with guessed fields.
