@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from secondpass.cli import app
 from secondpass.corpora import CorpusDocument, note_kinds, read_corpus
 from secondpass.errors import InvalidInput
-from secondpass_servers.index import MetadataFields, gathered, laid_out
+from secondpass_servers.index import MetadataFields, gathered, laid_out, require_fields
 from secondpass_servers.indexing.entries import item
 from secondpass_servers.indexing.journal import DeadLetter, IndexingJournal
 from secondpass_servers.two_pass import Condition, FirstPass, filter_clauses, find_candidates
@@ -152,6 +152,26 @@ def test_what_cannot_be_filtered_by_is_refused(place: Place) -> None:
     only = filter_clauses(index, ["code == 8"])
     found = find_candidates(index, FirstPass("x", depth=1, bm25=False, vector=[1.0, 0.0], filters=only))
     assert [candidate.id for candidate in found] == ["b"]
+
+
+def test_what_is_nested_is_filtered_by_in_the_servers_words_alone(place: Place) -> None:
+    """A plain condition finds nothing there, and its opposite everything; as a field to search it is refused too."""
+    inner = {"author": {"type": "keyword"}, "text": {"type": "text"}, "at": {"properties": {"year": {"type": "long"}}}}
+    comments = {"type": "nested", "properties": inner}
+    index = place.create({"content": {"type": "text"}, "comments": comments, "plain": {"properties": inner}})
+    note = {"author": "ada", "text": "well", "at": {"year": 2024}}
+    place.fill({"a": {"content": "x", "comments": [note], "plain": note}, "b": {"content": "x"}})
+    for given in ("comments.author == ada", "comments.author != ada", "comments.at.year > 2000", "comments == null"):
+        key = given.split()[0]
+        with pytest.raises(InvalidInput, match=f"the field comments is nested: only a query .* finds {key}$"):
+            filter_clauses(index, [given])
+    query = {"nested": {"path": "comments", "query": {"term": {"comments.author": "ada"}}}}
+    for given in (json.dumps(query), "plain.author == ada", "plain.at.year > 2000"):
+        found = find_candidates(index, FirstPass("x", filters=filter_clauses(index, [given])))
+        assert [candidate.id for candidate in found] == ["a"], given
+    require_fields(index, ["content", "plain.text"])
+    with pytest.raises(InvalidInput, match=r"comments is nested: only a query .* finds comments\.text$"):
+        require_fields(index, ["content", "comments.text"])
 
 
 def test_an_index_that_would_round_is_refused(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

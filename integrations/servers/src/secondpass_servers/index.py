@@ -409,13 +409,32 @@ class EngineAccess:
     sink: Callable[[str | None, float, str], AbstractContextManager[Sink]]
 
 
-def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
-    """A field that is not there finds nothing, and no engine says so.
+def objects_around(name: str) -> list[str]:
+    """The objects that a dotted field is inside of, the outermost first: a and a.b for a.b.c."""
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def check_not_nested(index: SearchedIndex, known: Mapping[str, Sequence[str]], name: str) -> None:
+    """Refuse a field that a plain query does not look into; `known` has the types of it and of what is around it.
 
     Raises:
-        InvalidInput: there is no such index, or it has not got one of the fields.
+        InvalidInput: it is nested, or inside of a nested field.
     """
-    known = index.known_fields(fields)
+    nested = next((each for each in (*objects_around(name), name) if "nested" in known.get(each, ())), None)
+    if nested is not None:
+        raise InvalidInput(f"{index.name}: the field {nested} is nested: only a query of the type nested finds {name}")
+
+
+def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
+    """A field that is not there finds nothing, nor does one inside of a nested field, and no engine says so.
+
+    Raises:
+        InvalidInput: there is no such index, it has not got one of the fields, or one is nested.
+    """
+    known = index.known_fields([*fields, *(each for name in fields for each in objects_around(name))])
+    for name in fields:
+        check_not_nested(index, known, name)
     missing = [name for name in fields if name not in known]
     if missing:
         raise InvalidInput(f"{index.name} has no field {', '.join(missing)}: name the field that has the text")
