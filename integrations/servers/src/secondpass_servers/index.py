@@ -409,21 +409,15 @@ class EngineAccess:
     sink: Callable[[str | None, float, str], AbstractContextManager[Sink]]
 
 
-def objects_around(name: str) -> list[str]:
-    """The objects that a dotted field is inside of, the outermost first: a and a.b for a.b.c."""
-    parts = name.split(".")
-    return [".".join(parts[:length]) for length in range(1, len(parts))]
-
-
 def check_not_nested(index: SearchedIndex, known: Mapping[str, Sequence[str]], name: str) -> None:
-    """Refuse a field that a plain query does not look into; `known` has the types of it and of what is around it.
+    """Refuse a field that a plain query does not look into; `known` are the types of all fields.
 
     Raises:
         InvalidInput: it is nested, or inside of a nested field.
     """
-    nested = next((each for each in (*objects_around(name), name) if "nested" in known.get(each, ())), None)
-    if nested is not None:
-        raise InvalidInput(f"{index.name}: the field {nested} is nested: only a query of the type nested finds {name}")
+    for place in (*(name[:end] for end, sign in enumerate(name) if sign == "."), name):
+        if "nested" in known.get(place, ()):
+            raise InvalidInput(f"{index.name}: the field {place} is nested: only a nested query finds {name}")
 
 
 def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
@@ -432,7 +426,7 @@ def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
     Raises:
         InvalidInput: there is no such index, it has not got one of the fields, or one is nested.
     """
-    known = index.known_fields([*fields, *(each for name in fields for each in objects_around(name))])
+    known = index.known_fields(["*"])
     for name in fields:
         check_not_nested(index, known, name)
     missing = [name for name in fields if name not in known]

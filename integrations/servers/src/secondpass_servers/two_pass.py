@@ -96,8 +96,8 @@ class Condition:
         """The condition in the server's query language, which gives no score.
 
         Raises:
-            InvalidInput: the index has no such field, it is nested, its words are searched and not the whole, or it has
-                strings where numbers are compared.
+            InvalidInput: the index has no such field, it is nested or strings where numbers are compared, or its words
+                are searched and not the whole.
         """
         found = index.known_fields(["*"])
         known = {name: types for name, types in found.items() if "object" not in types}

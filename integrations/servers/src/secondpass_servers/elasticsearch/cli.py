@@ -193,8 +193,7 @@ def connect_service(client: Elasticsearch, server: str, endpoint: Endpoint, repl
 
     Raises:
         InvalidInput: an endpoint of that id has other settings and `replace` is False, or the settings are refused.
-        SecondPassError: no inference module, no licence, or the service does not answer as it should; the message says
-            so if an endpoint that was to be replaced is gone.
+        SecondPassError: no inference module, no licence, or the service does not answer as it should.
     """
     found = _found(client, server, endpoint)
     done = ConnectResult.created
@@ -262,8 +261,7 @@ def _replace(client: Elasticsearch, server: str, endpoint: Endpoint) -> None:
     try:
         _create(client, server, endpoint)
     except SecondPassError as error:
-        gone = f"the endpoint {endpoint.inference_id!r} that was there is gone: connect again"
-        raise type(error)(f"{error}; {gone}") from error
+        raise type(error)(f"{error}; the endpoint {endpoint.inference_id!r} that was there is gone") from error
 
 
 def _try_out(client: Elasticsearch, server: str, endpoint: Endpoint) -> None:

@@ -141,10 +141,7 @@ class BulkSize:
 
 @dataclass(slots=True)
 class Delivered:
-    """What became of a chunk: ids with the reason of their refusal, counts, and whether the server took any of it.
-
-    A document that was refused for good was taken too: the server looked at it.
-    """
+    """What became of a chunk: ids with the reason of refusal, counts, and whether any was taken or refused for good."""
 
     chunk: CorpusChunk
     taken: bool = False
@@ -201,7 +198,6 @@ class Delivery:
                 waiting.extendleft(reversed(batch))
                 self._hold_on(error, attempt)
             else:
-                self._note_taken(batch, outcomes, done)
                 again = self._settle(batch, outcomes, tries, done, before)
                 before = asked
                 attempt = attempt + 1 if again else 0
@@ -228,25 +224,18 @@ class Delivery:
             # That it answers is no progress: a server may answer and write nothing.
             check_identity(self._sink, self._identity, self._backoff, renews=False)
 
-    def _note_taken(self, batch: Sequence[Entry], outcomes: Sequence[Outcome], done: Delivered) -> None:
-        if [outcome.id for outcome in outcomes] != [entry.id for entry in batch]:
-            raise IndexingError(f"{self._sink.name}: the answer is not about the {len(batch)} documents that were sent")
-        if _any_taken(outcomes):
-            done.taken, self._taken_at = True, time.monotonic()
-
     def _settle(
-        self,
-        batch: Sequence[Entry],
-        outcomes: Sequence[Outcome],
-        tries: Counter[str],
-        done: Delivered,
-        before: float,
+        self, batch: list[Entry], outcomes: list[Outcome], tries: Counter[str], done: Delivered, before: float
     ) -> list[Entry]:
         """Count what is settled and return what is to be sent again.
 
         A try counts if others were taken: in this chunk, or anywhere since `before`, the time of the chunk's last
         request but this. A server that puts off everything is full, and none of the documents is to blame.
         """
+        if [outcome.id for outcome in outcomes] != [entry.id for entry in batch]:
+            raise IndexingError(f"{self._sink.name}: the answer is not about the {len(batch)} documents that were sent")
+        if not all(outcome.again for outcome in outcomes):
+            done.taken, self._taken_at = True, time.monotonic()
         counts = done.taken or self._taken_at >= before
         again = []
         for entry, outcome in zip(batch, outcomes, strict=True):
@@ -263,19 +252,14 @@ class Delivery:
 
     def _acknowledged(self, outcomes: Sequence[Outcome], again: int, attempt: int) -> None:
         """Patience begins anew if anything was taken; a document given up after its tries is no progress."""
-        if _any_taken(outcomes):
+        reasons = [outcome.reason for outcome in outcomes if outcome.again]
+        if len(reasons) < len(outcomes):
             self._backoff.succeeded()
         if again:
-            reason = next(outcome.reason for outcome in outcomes if outcome.again)
-            line = f"{self._sink.name} put off {again} of {len(outcomes)} documents: {reason}"
+            line = f"{self._sink.name} put off {again} of {len(outcomes)} documents: {reasons[0]}"
             self._hold_on(TooBusy(line), attempt)
-        elif not any(outcome.again for outcome in outcomes):
+        elif not reasons:
             self._bulk_size.more()
-
-
-def _any_taken(outcomes: Sequence[Outcome]) -> bool:
-    """Whether the index took a document, or refused one for good."""
-    return not all(outcome.again for outcome in outcomes)
 
 
 def check_identity(sink: Sink, identity: str, backoff: Backoff, renews: bool = True) -> None:

@@ -170,6 +170,6 @@ def check_free(path: Path) -> None:
     """
     if path.exists():
         raise InvalidInput(
-            f"{path}: holds dead letters of an earlier run: move it away (and index it from there), or give another "
-            "--files"
+            f"{path}: holds dead letters of an earlier run: move it away (and index it from there), "
+            "or give another --files"
         )

@@ -176,10 +176,9 @@ def _check_start(request: IndexingRequest, backoff: Backoff) -> None:
 
 def _add_fields(sink: Sink, fields: MetadataFields, backoff: Backoff, journal: IndexingJournal) -> None:
     """Add what the index lacks, once the journal agrees; one that nothing was written with goes if that fails."""
-    if not fields.properties:
-        return
     try:
-        backoff.call(lambda: sink.add_fields(fields))
+        if fields.properties:
+            backoff.call(lambda: sink.add_fields(fields))
     except BaseException:
         if not journal.continued:
             journal.remove()

@@ -103,10 +103,8 @@ class Server:
         encrypted = self.address.startswith("https://")
         tls = {"ca_certs": str(self.ca_file)} if encrypted and self.ca_file is not None else {}
         # urllib3 sends characters as Latin-1, and the server reads UTF-8: these are the characters with those bytes.
-        login = tuple(
-            part.encode("utf-8", "surrogateescape").decode("latin-1") for part in (self.username, self.password)
-        )
-        auth = {"http_auth": login} if self.username else {}
+        login = [part.encode(errors="surrogateescape").decode("latin-1") for part in (self.username, self.password)]
+        auth = {"http_auth": tuple(login)} if self.username else {}
         return {
             "hosts": [self.address],
             "timeout": self.timeout,
