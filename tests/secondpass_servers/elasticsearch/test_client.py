@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 import warnings
@@ -15,6 +16,7 @@ from elastic_transport import ApiResponseMeta, HttpHeaders, NodeConfig
 from elasticsearch import ApiError, Elasticsearch
 from elasticsearch.exceptions import ElasticsearchWarning
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -94,6 +96,31 @@ def test_halves_of_a_login_and_a_missing_authority_are_refused(tmp_path: Path) -
         connection(environment={"ELASTIC_API_KEY_ID": "id"})
     with pytest.raises(InvalidInput, match=r"ELASTICSEARCH_CA_FILE=.*no such file"):
         connection(environment={"ELASTICSEARCH_CA_FILE": str(tmp_path / "ca.pem")})
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n", " "])
+def test_a_line_end_of_a_key_file_is_no_part_of_the_key(end: str, no_credentials: None) -> None:
+    """The server hears the key; the client would refuse it with an error that repeats it."""
+    heard: list[str] = []
+
+    async def listen(request: Request) -> JSONResponse:
+        heard.append(request.headers["authorization"])
+        return JSONResponse({"count": 1}, headers={"X-Elastic-Product": "Elasticsearch"})
+
+    with serving(Starlette(routes=[Route("/{path:path}", listen, methods=["GET", "POST"])])) as url:
+        known = {"ELASTICSEARCH_URL": url, "ELASTIC_API_KEY": f"encoded{end}"}
+        for more in ({}, {"ELASTIC_API_KEY_ID": f"id{end}"}):
+            with connection(environment=known | more).client() as client:
+                client.count(index="x")
+    assert heard == ["ApiKey encoded", f"ApiKey {base64.b64encode(b'id:encoded').decode()}"]
+
+
+@pytest.mark.parametrize("name", ["ELASTIC_API_KEY", "ELASTIC_API_KEY_ID"])
+@pytest.mark.parametrize("value", [f"{SECRET}\r{SECRET}", f"{SECRET}\n{SECRET}", f"{SECRET}é", f"\0{SECRET}"])
+def test_a_key_that_no_header_takes_is_refused_without_showing_it(name: str, value: str) -> None:
+    """The message names the variable."""
+    with pytest.raises(InvalidInput, match=rf"^{name} holds a character that no HTTP header takes$"):
+        connection(environment={"ELASTIC_API_KEY": "encoded", name: value})
 
 
 def test_no_secret_in_the_repr() -> None:

@@ -11,11 +11,13 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from secondpass import CrossEncoder
+from secondpass.errors import SecondPassError
 from secondpass_servers.elasticsearch.cli import (
     ConnectResult,
     Endpoint,
@@ -80,7 +82,10 @@ def test_a_search_reranks_through_the_service(
     endpoint = Endpoint(f"{index}-{shape.replace('_', '-')}", service, shape, model, KEY)
     try:
         assert connect_service(complete, "ES", endpoint) is ConnectResult.created
+        with pytest.raises(SecondPassError):
+            connect_service(complete, "ES", replace(endpoint, api_key="a-wrong-key-000"), replace=True)
         assert connect_service(complete, "ES", endpoint) is ConnectResult.unchanged
+        assert connect_service(complete, "ES", endpoint, replace=True) is ConnectResult.replaced
         body = endpoint.ready_query(index).body
         assert body is not None
         reranker = body["retriever"]["text_similarity_reranker"]

@@ -240,6 +240,21 @@ def test_dead_and_silent() -> None:
             ElasticsearchSink(client, "THE SERVER", "x").write([entry("a")])
 
 
+def test_tls_that_fails_is_no_absence() -> None:
+    """It will fail again, so nobody waits for it."""
+
+    async def never(request: object) -> Response:
+        return Response()
+
+    with serving(Starlette(routes=[Route("/", never)])) as url:
+        with Elasticsearch(url.replace("http://", "https://"), max_retries=5) as client:
+            sink = ElasticsearchSink(client, "THE SERVER", "x")
+            for act in (lambda: sink.write([entry("a")]), sink.identity):
+                with pytest.raises(IndexingError, match=r"TLS failed.*ELASTICSEARCH_CA_FILE") as refused:
+                    act()
+                assert type(refused.value) is IndexingError
+
+
 @pytest.mark.stacks
 def test_search_before_during_and_after(
     no_credentials: None,

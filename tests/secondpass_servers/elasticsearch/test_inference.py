@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from elasticsearch import Elasticsearch
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -266,6 +267,39 @@ def test_a_wrong_key_leaves_no_endpoint(service: str, playing: Elasticsearch, mo
     with pytest.raises(InvalidInput, match=r"Could not complete inference endpoint creation.*401") as refused:
         connect_service(playing, "ES", over(service, api_key="a-wrong-key-000"))
     assert "a-wrong-key-000" not in str(refused.value)
+    assert module.endpoints == {}
+
+
+def test_an_endpoint_that_works_is_not_replaced_by_one_that_does_not(
+    service: str, playing: Elasticsearch, module: InferenceModule
+) -> None:
+    """The new one is tried under another id first, and nothing of that stays, whether it works or not."""
+    connect_service(playing, "ES", over(service))
+    before = dict(module.endpoints)
+    with pytest.raises(InvalidInput, match=r"401") as refused:
+        connect_service(playing, "ES", over(service, api_key="a-wrong-key-000"), replace=True)
+    assert "gone" not in str(refused.value)
+    assert module.endpoints == before
+    assert connect_service(playing, "ES", over(service)) is ConnectResult.unchanged
+    assert connect_service(playing, "ES", over(service), replace=True) is ConnectResult.replaced
+    assert module.endpoints == before
+
+
+def test_an_endpoint_that_is_gone_is_told(playing: Elasticsearch, module: InferenceModule) -> None:
+    """A service that ends between the trial and the new endpoint."""
+    calls: list[int] = []
+
+    async def rerank(request: Request) -> JSONResponse:
+        calls.append(1)
+        documents = (await request.json())["documents"]
+        results = [{"index": place, "relevance_score": 0.5} for place in range(len(documents))]
+        # Two calls each for the first endpoint and the trial: Elasticsearch's own and ours.
+        return JSONResponse({"results": results}, 200 if len(calls) < 5 else 500)
+
+    with serving(Starlette(routes=[Route("/v2/rerank", rerank, methods=["POST"])])) as ending:
+        connect_service(playing, "ES", over(ending))
+        with pytest.raises(InvalidInput, match=r"creation.*500.*; the endpoint 'mine' that was there is gone"):
+            connect_service(playing, "ES", over(ending), replace=True)
     assert module.endpoints == {}
 
 

@@ -102,12 +102,18 @@ def test_the_rights_that_the_docs_name_are_enough(
     assert reader not in refused.output
 
 
-def test_an_authority_that_nobody_named(secured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate that cannot be checked is not accepted, and the message says which variable mends it."""
+@pytest.mark.parametrize("command", ["create", "index"])
+def test_an_authority_that_nobody_named(
+    secured: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    """A certificate that cannot be checked is not accepted, and the message says which variable mends it, at once."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ELASTICSEARCH_CA_FILE")
     monkeypatch.setenv("ELASTIC_API_KEY", secured.api_key)
-    refused = invoke("create", f"{NAME}-d")
+    more = (write_beir(tmp_path / "beir"), "--patience", 1) if command == "index" else ()
+    refused = invoke(command, f"{NAME}-d", *more)
     assert (refused.exit_code, "ELASTICSEARCH_CA_FILE" in only_line(refused)) == (1, True)
+    assert "nothing got through" not in refused.output
 
 
 def test_plain_http_to_a_tls_server(secured: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
 from secondpass_servers.commands import run_indexing, summary
-from secondpass_servers.contract import DocumentsRefused, IndexChanged, IndexingError, ServerAway
+from secondpass_servers.contract import DocumentsRefused, IndexChanged, IndexingError, ServerAway, TooBusy
 from secondpass_servers.indexing.entries import Embedding, IndexingSettings
 from secondpass_servers.indexing.run import ASKED_AT_ONCE, IndexingReport, IndexingRequest, lost
 from tests.secondpass_servers.indexing.conftest import rows
@@ -81,6 +81,20 @@ def test_a_busy_server_gets_less_and_later_more_again(indexing) -> None:
     assert sink.held.keys() == ALL
 
 
+def test_a_server_that_needs_too_long_for_a_large_request_gets_less(indexing) -> None:
+    """A time-out or a 504 is an absence; the same request again would end in the same."""
+    settings = replace(QUICK, max_documents=16, max_bytes=1_000_000, in_flight=1)
+
+    def fault(number: int, batch) -> None:
+        if len(batch) > 4:
+            raise away(number)
+
+    sink = MemorySink(fault)
+    indexing(sink, settings)
+    assert sink.requests[:3] == [16, 8, 4]
+    assert sink.held.keys() == ALL
+
+
 def test_a_request_that_is_too_large_is_halved_for_good(indexing) -> None:
     """A single document that is too large for the server is a dead letter."""
 
@@ -103,7 +117,7 @@ def test_refused_documents_are_dead_letters_that_can_be_indexed(indexing, files,
     assert (report.indexed, report.dead, report.dead_letters) == (48, 2, files.dead_letters)
     letters = [json.loads(line) for line in files.dead_letters.read_text().splitlines()]
     assert {letter["_id"]: letter["reason"] for letter in letters} == {"d3": "no good", "d11": "no good"}
-    with pytest.raises(InvalidInput, match=r"docs\.dead\.jsonl: holds dead letters of an earlier run"):
+    with pytest.raises(InvalidInput, match=r"docs\.dead\.jsonl: holds dead letters .*: move it away \(and index it"):
         indexing(sink, add=True)
     moved = files.dead_letters.rename(tmp_path / "moved.jsonl")
     assert indexing(MemorySink(), path=moved).indexed == 2
@@ -112,12 +126,29 @@ def test_refused_documents_are_dead_letters_that_can_be_indexed(indexing, files,
     assert mended.held["d3"]["content"] == "Title 3 text 3 ä 語 \U0001f600 word word word"
 
 
-def test_documents_that_may_be_tried_again_are(indexing) -> None:
-    """One at a time, ten times at most; then they are dead letters with the last reason."""
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_documents_that_may_be_tried_again_are(indexing, in_flight) -> None:
+    """Behind the others, ten times at most while those are taken; then they are dead letters with the last reason."""
     sink = MemorySink(lambda number, batch: {entry.id: "" for entry in batch if entry.id == "d5" or number < 4})
-    report = indexing(sink, replace(QUICK, tries=5))
+    report = indexing(sink, replace(QUICK, tries=5, in_flight=in_flight))
     assert sink.held.keys() == ALL - {"d5"}
     assert report.dead == 1
+
+
+@pytest.mark.parametrize("full_from", [1, 7])
+def test_a_server_that_puts_off_everything_costs_no_document(indexing, files, full_from) -> None:
+    """However many tries that are: patience ends with the server's reason, and the same command goes on."""
+    sink = MemorySink(lambda number, batch: {entry.id: "" for entry in batch if number >= full_from})
+    with pytest.raises(TooBusy, match=r"memory test put off \d of \d documents: later; nothing got through.*goes on"):
+        indexing(sink, replace(QUICK, tries=2, in_flight=1, give_up_after=0.05))
+    before = len(sink.held)
+    assert (before > 0) == (full_from > 1)
+    assert not files.dead_letters.exists()
+    second = MemorySink()
+    second.held = sink.held
+    report = indexing(second)
+    assert (report.already, report.indexed, report.dead) == (before, 50 - before, 0)
+    assert second.held.keys() == ALL
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -47,6 +49,17 @@ def test_credentials_of_the_url_give_way_to_the_variables() -> None:
     assert Server.from_environment(url).settings()["http_auth"] == ("joe", "s@crt")
     both = url | {"OPENSEARCH_USERNAME": "ann", "OPENSEARCH_PASSWORD": "other"}
     assert Server.from_environment(both).settings()["http_auth"] == ("ann", "other")
+
+
+@pytest.mark.parametrize("login", ["joe:secret", "jürgen:pä€wörd", "ユーザー:語😀"])
+def test_a_login_is_sent_as_utf_8(login: str) -> None:
+    """As the server reads it; the client alone takes Latin-1, which has no euro sign."""
+    heard: list[str] = []
+    username, password = login.split(":")
+    with answering(200, b'{"count": 1}', heard=heard) as server:
+        with replace(server, username=username, password=password).client() as client:
+            client.count(index="docs")
+    assert [base64.b64decode(each.removeprefix("Basic ")).decode() for each in heard] == [login]
 
 
 def test_no_repr_shows_a_secret() -> None:
@@ -106,11 +119,15 @@ def asked(server: Server) -> str:
 
 
 @contextmanager
-def answering(status: int, body: bytes, kind: str = "application/json") -> Iterator[Server]:
-    """A server that answers every request so."""
+def answering(
+    status: int, body: bytes, kind: str = "application/json", heard: list[str] | None = None
+) -> Iterator[Server]:
+    """A server that answers every request so; `heard` gets the login of each."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if heard is not None:
+                heard.append(self.headers["Authorization"])
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))

@@ -221,6 +221,18 @@ def test_an_answer_for_too_few(server: Server) -> None:
         OpenSearchSink(cutting, "docs").write([entry("a")])
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+def test_an_answer_that_is_not_json(kind: str) -> None:
+    """An error of indexing as any other, so that a run that it breaks says where it goes on."""
+    with answering(200, b"<html>Welcome</html>", kind) as server:
+        sink = OpenSearchSink(server, "docs")
+        for call in (lambda: sink.write([entry("a")]), lambda: sink.present(["a"]), sink.count, sink.identity):
+            with pytest.raises(IndexingError, match=r"/docs: the answer is not the JSON") as caught:
+                call()
+            assert type(caught.value) is IndexingError
+        sink.close()
+
+
 def test_a_dead_server() -> None:
     """Away, at once: the client's own retries are off."""
     sink = OpenSearchSink(Server.from_environment({"OPENSEARCH_URL": NOBODY}), "docs")
@@ -254,14 +266,23 @@ def test_a_corpus_comes_in_once(server: Server, new_name: Callable[[], str], bei
     }
 
 
-def test_a_flood_of_an_index_that_is_read_only(server: Server, target: OpenSearchSink) -> None:
-    """A disk that ran full blocks writes with 429: to be tried again, not to be thrown away."""
+def test_a_flood_of_an_index_that_is_read_only(
+    server: Server, target: OpenSearchSink, beir: Path, tmp_path: Path
+) -> None:
+    """A disk that ran full blocks writes with 429: to be tried again, not to be thrown away, however often."""
+    settings = IndexingSettings(first_wait=0.01, longest_wait=0.02, tries=2, give_up_after=1)
+    request = IndexingRequest(beir, target, RunFiles.of_index("docs", tmp_path), settings)
     with server.client() as client:
         block = {"index.blocks.read_only_allow_delete": True}
         client.indices.put_settings(index=target._index, body=block)
         (outcome,) = target.write([entry("a")])
+        with pytest.raises(TooBusy, match=r"put off \d+ of \d+ documents: .*; nothing got through for .*goes on"):
+            index_corpus(request, Silent())
         client.indices.put_settings(index=target._index, body={"index.blocks.read_only_allow_delete": None})
     assert (outcome.indexed, outcome.again) == (False, True)
+    assert not request.files.dead_letters.exists()
+    report = index_corpus(request, Silent())
+    assert (report.indexed, report.dead) == (report.documents, 0)
     assert target.write([entry("a")])[0].indexed
 
 

@@ -18,7 +18,7 @@ from secondpass_servers.opensearch.search_pipeline import check, connect, discon
 from secondpass_servers.two_pass import FirstPass, two_pass_search
 from tests.secondpass_servers.opensearch.conftest import fill
 from tests.secondpass_servers.opensearch.test_index import entry
-from tests.servers.security import Access
+from tests.servers.security import Access, new_password
 from tests.serving.conftest import Live
 
 
@@ -61,6 +61,19 @@ def test_wrong_password(secure: Server) -> None:
     assert "not-the-password" not in str(caught.value)
     with pytest.raises(IndexingError, match="401"):
         OpenSearchSink(wrong, "x").count()
+
+
+def test_a_password_outside_of_ascii(secure: Server) -> None:
+    """It is the one that the server was given."""
+    name = f"test-{secrets.token_hex(6)}"
+    user, password = f"/_plugins/_security/api/internalusers/{name}", f"{new_password()}ä€語"
+    with secure.client() as client:
+        client.transport.perform_request("PUT", user, body={"password": password, "backend_roles": ["admin"]})
+        try:
+            with replace(secure, username=name, password=password).client() as other:
+                assert other.cluster.health()["status"] in {"green", "yellow"}
+        finally:
+            client.transport.perform_request("DELETE", user)
 
 
 def test_no_credentials(secure: Server) -> None:

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from secondpass.cli import app
 from secondpass.corpora import CorpusDocument, note_kinds, read_corpus
 from secondpass.errors import InvalidInput
-from secondpass_servers.index import MetadataFields, gathered, laid_out
+from secondpass_servers.index import MetadataFields, gathered, laid_out, require_fields
 from secondpass_servers.indexing.entries import item
-from secondpass_servers.indexing.journal import DeadLetter
+from secondpass_servers.indexing.journal import DeadLetter, IndexingJournal
 from secondpass_servers.two_pass import Condition, FirstPass, filter_clauses, find_candidates
 from tests.secondpass_servers.searching.places import Place, only_line
 from tests.small_collection import write_json_lines
@@ -154,6 +154,26 @@ def test_what_cannot_be_filtered_by_is_refused(place: Place) -> None:
     assert [candidate.id for candidate in found] == ["b"]
 
 
+def test_what_is_nested_is_filtered_by_in_the_servers_words_alone(place: Place) -> None:
+    """A plain condition finds nothing there, and its opposite everything; as a field to search it is refused too."""
+    inner = {"author": {"type": "keyword"}, "text": {"type": "text"}, "at": {"properties": {"year": {"type": "long"}}}}
+    comments = {"type": "nested", "properties": inner}
+    index = place.create({"content": {"type": "text"}, "comments": comments, "plain": {"properties": inner}})
+    note = {"author": "ada", "text": "well", "at": {"year": 2024}}
+    place.fill({"a": {"content": "x", "comments": [note], "plain": note}, "b": {"content": "x"}})
+    for given in ("comments.author == ada", "comments.author != ada", "comments.at.year > 2000", "comments == null"):
+        key = given.split()[0]
+        with pytest.raises(InvalidInput, match=f"the field comments is nested: only a nested query finds {key}$"):
+            filter_clauses(index, [given])
+    query = {"nested": {"path": "comments", "query": {"term": {"comments.author": "ada"}}}}
+    for given in (json.dumps(query), "plain.author == ada", "plain.at.year > 2000"):
+        found = find_candidates(index, FirstPass("x", filters=filter_clauses(index, [given])))
+        assert [candidate.id for candidate in found] == ["a"], given
+    require_fields(index, ["content", "plain.text"])
+    with pytest.raises(InvalidInput, match=r"comments is nested: only a nested query finds comments\.text$"):
+        require_fields(index, ["content", "comments.text"])
+
+
 def test_an_index_that_would_round_is_refused(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fractions do not go where whole numbers are; a new key gets its field, a known one keeps its own."""
     monkeypatch.chdir(tmp_path)
@@ -163,9 +183,24 @@ def test_an_index_that_would_round_is_refused(place: Place, tmp_path: Path, monk
         done = place.run("index", f"{place.name}-x", file, "--add", code=2 if number == 1 else 0)
         if number == 1:
             assert "the field n holds whole numbers (long), and the corpus has fractions" in only_line(done)
+        assert list(tmp_path.glob("*.journal")) == []
     (found,) = dict(place.client.indices.get_mapping(index=f"{place.name}-x")).values()
     assert found["mappings"]["properties"]["n"] == {"type": "long", "coerce": False}
     assert found["mappings"]["properties"]["new"] == {"properties": {"er": {"type": "double"}}}
+
+
+def test_a_run_that_is_refused_leaves_the_mapping_as_it_is(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is compared before the index gets fields."""
+    monkeypatch.chdir(tmp_path)
+    place.create(suffix="-j")
+    file = write_json_lines(tmp_path / "c.jsonl", [{"_id": "a", "text": "x", "fresh": 1}])
+    about = {"corpus": "another", "index": "another", "embedding": ""}
+    IndexingJournal(tmp_path / f"{place.name}-j.journal", about).close()
+    assert "was begun with another corpus" in only_line(place.run("index", f"{place.name}-j", file, code=2))
+    (found,) = dict(place.client.indices.get_mapping(index=f"{place.name}-j")).values()
+    assert found["mappings"]["properties"].keys() == {"id", "content"}
 
 
 def kinds_of(*metas: dict[str, Any]) -> Kinds:

@@ -409,13 +409,26 @@ class EngineAccess:
     sink: Callable[[str | None, float, str], AbstractContextManager[Sink]]
 
 
-def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
-    """A field that is not there finds nothing, and no engine says so.
+def check_not_nested(index: SearchedIndex, known: Mapping[str, Sequence[str]], name: str) -> None:
+    """Refuse a field that a plain query does not look into; `known` are the types of all fields.
 
     Raises:
-        InvalidInput: there is no such index, or it has not got one of the fields.
+        InvalidInput: it is nested, or inside of a nested field.
     """
-    known = index.known_fields(fields)
+    for place in (*(name[:end] for end, sign in enumerate(name) if sign == "."), name):
+        if "nested" in known.get(place, ()):
+            raise InvalidInput(f"{index.name}: the field {place} is nested: only a nested query finds {name}")
+
+
+def require_fields(index: SearchedIndex, fields: Sequence[str]) -> None:
+    """A field that is not there finds nothing, nor does one inside of a nested field, and no engine says so.
+
+    Raises:
+        InvalidInput: there is no such index, it has not got one of the fields, or one is nested.
+    """
+    known = index.known_fields(["*"])
+    for name in fields:
+        check_not_nested(index, known, name)
     missing = [name for name in fields if name not in known]
     if missing:
         raise InvalidInput(f"{index.name} has no field {', '.join(missing)}: name the field that has the text")

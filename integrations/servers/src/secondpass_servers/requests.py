@@ -108,15 +108,25 @@ def authority_file(known: Mapping[str, str], variable: str) -> Path | None:
     return Path(value)
 
 
+def header_value(known: Mapping[str, str], variable: str) -> str | None:
+    """A secret that goes into a header, without the white space or line end around it; None if it is not set.
+
+    Raises:
+        InvalidInput: no HTTP header takes it; HTTP clients repeat it in their own error.
+    """
+    value = known.get(variable, "").strip() or None
+    if value is not None and not (value.isascii() and value.isprintable()):
+        raise InvalidInput(f"{variable} holds a character that no HTTP header takes")
+    return value
+
+
 def service_key(environment: Mapping[str, str] | None = None) -> str | None:
     """The service's key out of SECONDPASS_API_KEY, None if it is not set.
 
     Raises:
         InvalidInput: no HTTP header takes it, or the engine would replace a part of it.
     """
-    key = (os.environ if environment is None else environment).get(KEY, "").strip() or None
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise InvalidInput(f"{KEY} holds a character that no HTTP header takes")
+    key = header_value(os.environ if environment is None else environment, KEY)
     if key is not None and REPLACED in key:
         raise InvalidInput(f"{KEY} holds {REPLACED}, which the engine would replace")
     return key

@@ -16,6 +16,7 @@ from secondpass_servers.index import (
     EMBEDDING,
     META,
     SearchedIndex,
+    check_not_nested,
     gathered,
     require_fields,
 )
@@ -95,10 +96,11 @@ class Condition:
         """The condition in the server's query language, which gives no score.
 
         Raises:
-            InvalidInput: the index has no such field, its words are searched and not the whole, or it has strings
-                where numbers are compared.
+            InvalidInput: the index has no such field, it is nested or strings where numbers are compared, or its words
+                are searched and not the whole.
         """
-        known = {name: types for name, types in index.known_fields(["*"]).items() if "object" not in types}
+        found = index.known_fields(["*"])
+        known = {name: types for name, types in found.items() if "object" not in types}
         name = next((name for name in self.names() if name in known), None)
         if name is None:
             shown = sorted(name for name in known if not name.startswith("_"))
@@ -106,6 +108,7 @@ class Condition:
             raise InvalidInput(
                 f"{index.name} has no field {self.key} to filter by; it has {', '.join(shown[:SHOWN_FIELDS])}{more}"
             )
+        check_not_nested(index, found, name)
         if "text" in known[name]:
             if f"{name}.keyword" not in known:
                 raise InvalidInput(f"{index.name}: words of the field {name} are searched, so it cannot be filtered by")

@@ -6,8 +6,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -188,7 +189,7 @@ def connect_service(client: Elasticsearch, server: str, endpoint: Endpoint, repl
     """Make the endpoint, unless it is there with these settings, and rerank two documents through it.
 
     Elasticsearch itself calls the service before it takes a new endpoint. The key of an endpoint that is there cannot
-    be read back: `replace` sends a new one.
+    be read back: `replace` sends a new one, after an endpoint of another id with the same settings has worked.
 
     Raises:
         InvalidInput: an endpoint of that id has other settings and `replace` is False, or the settings are refused.
@@ -205,8 +206,8 @@ def connect_service(client: Elasticsearch, server: str, endpoint: Endpoint, repl
             )
         done = ConnectResult.replaced if replace else ConnectResult.unchanged
     if done is ConnectResult.replaced:
-        disconnect_service(client, server, removal(endpoint.inference_id))
-    if done is not ConnectResult.unchanged:
+        _replace(client, server, endpoint)
+    elif done is ConnectResult.created:
         _create(client, server, endpoint)
     _try_out(client, server, endpoint)
     return done
@@ -246,6 +247,21 @@ def _create(client: Elasticsearch, server: str, endpoint: Endpoint) -> None:
     once = client.options(max_retries=0, retry_on_timeout=False)
     with _explained(server):
         once.inference.put(task_type=TASK, inference_id=endpoint.inference_id, inference_config=body)
+
+
+def _replace(client: Elasticsearch, server: str, endpoint: Endpoint) -> None:
+    """Elasticsearch takes no second endpoint of an id, so the first one goes before; not for one that does not work."""
+    probe = replace(endpoint, inference_id=f"{endpoint.inference_id}-{token_hex(4)}")
+    try:
+        _create(client, server, probe)
+        _try_out(client, server, probe)
+    finally:
+        disconnect_service(client, server, removal(probe.inference_id))
+    disconnect_service(client, server, removal(endpoint.inference_id))
+    try:
+        _create(client, server, endpoint)
+    except SecondPassError as error:
+        raise type(error)(f"{error}; the endpoint {endpoint.inference_id!r} that was there is gone") from error
 
 
 def _try_out(client: Elasticsearch, server: str, endpoint: Endpoint) -> None:

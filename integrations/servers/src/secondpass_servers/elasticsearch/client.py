@@ -23,7 +23,7 @@ from secondpass.lazy import optional
 from secondpass_servers import answers
 from secondpass_servers.contract import IndexingError, SearchEngine, ServerAway
 from secondpass_servers.index import EngineAccess, IndexLayout, SearchedIndex, Sink, indexing_error
-from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
+from secondpass_servers.requests import ApiRequest, authority_file, header_value, login_of, server_url
 
 if TYPE_CHECKING:
     from elasticsearch import ApiError, Elasticsearch
@@ -103,7 +103,7 @@ def connection(
 
 
 def _api_key(known: Mapping[str, str]) -> str | tuple[str, str] | None:
-    key, key_id = known.get(API_KEY) or None, known.get(API_KEY_ID) or None
+    key, key_id = header_value(known, API_KEY), header_value(known, API_KEY_ID)
     if key is None and key_id is not None:
         raise InvalidInput(f"{API_KEY_ID} is set, but {API_KEY} is not")
     return (key_id, key) if key is not None and key_id is not None else key
@@ -261,7 +261,7 @@ class ElasticsearchSink(Sink):
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        from elastic_transport import TransportError
+        from elastic_transport import TlsError, TransportError
         from elasticsearch import ApiError, UnsupportedProductError
 
         try:
@@ -271,6 +271,9 @@ class ElasticsearchSink(Sink):
         except ApiError as error:
             line = answers.status_line(ELASTICSEARCH, self.name, error.status_code, described(error))
             raise indexing_error(line, error.status_code, _seconds(error.meta.headers.get("retry-after"))) from error
+        except TlsError as error:
+            # A certificate that nobody vouches for is the same one in five minutes.
+            raise IndexingError(f"{self.name}: {silence(error)}") from error
         except TransportError as error:
             raise ServerAway(f"{self.name}: {silence(error)}") from error
 

@@ -113,7 +113,7 @@ class BulkSize:
         return self._share
 
     def less(self) -> None:
-        """The server is busy: half of it from now on, never less than one document."""
+        """The server is busy, or did not answer in time: half of it from now on, never less than one document."""
         with self._lock:
             self._share = max(self._share * LESS, 1.0 / self._documents)
 
@@ -141,9 +141,10 @@ class BulkSize:
 
 @dataclass(slots=True)
 class Delivered:
-    """What became of a chunk: ids with the reason of their refusal, and counts."""
+    """What became of a chunk: ids with the reason of refusal, counts, and whether any was taken or refused for good."""
 
     chunk: CorpusChunk
+    taken: bool = False
     indexed: int = 0
     replaced: int = 0
     retries: int = 0
@@ -168,6 +169,8 @@ class Delivery:
         self._backoff = backoff
         self._bulk_size = bulk_size
         self._tries = tries
+        # When the index last took a document of any chunk, on the monotonic clock: the tries of others count then.
+        self._taken_at = float("-inf")
 
     def __call__(self, chunk: CorpusChunk) -> Delivered:
         """Settle every document of `chunk`.
@@ -179,11 +182,12 @@ class Delivery:
         done = Delivered(chunk)
         waiting = deque(each.entry for each in chunk.items if each.entry is not None)
         tries: Counter[str] = Counter()
-        attempt = 0
+        attempt, before = 0, time.monotonic()
         while waiting:
             if self._backoff.stop.is_set():
                 raise Stopped
             batch = self._bulk_size.take(waiting)
+            asked = time.monotonic()
             try:
                 outcomes = self._sink.write(batch)
             except BatchTooLarge as error:
@@ -194,10 +198,12 @@ class Delivery:
                 waiting.extendleft(reversed(batch))
                 self._hold_on(error, attempt)
             else:
-                again = self._settle(batch, outcomes, tries, done)
+                again = self._settle(batch, outcomes, tries, done, before)
+                before = asked
                 attempt = attempt + 1 if again else 0
-                self._acknowledged(again, len(batch), attempt)
-                waiting.extendleft(reversed(again))
+                # Behind the others: whether those are taken tells a full server from a document that it never takes.
+                waiting.extend(again)
+                self._acknowledged(outcomes, len(again), attempt)
         return done
 
     def _split(self, batch: list[Entry], waiting: deque[Entry], done: Delivered, error: BatchTooLarge) -> None:
@@ -210,8 +216,8 @@ class Delivery:
         waiting.extendleft(reversed(batch))
 
     def _hold_on(self, error: IndexingError, attempt: int) -> None:
-        if isinstance(error, TooBusy):
-            self._bulk_size.less()
+        # Of a server that is away too: a time-out or a 504 may come from a request that is more work than fits into it.
+        self._bulk_size.less()
         self._backoff.wait(error, attempt)
         if isinstance(error, ServerAway):
             # A server that came back without its index would make one at the first document, with guessed fields.
@@ -219,14 +225,21 @@ class Delivery:
             check_identity(self._sink, self._identity, self._backoff, renews=False)
 
     def _settle(
-        self, batch: Sequence[Entry], outcomes: Sequence[Outcome], tries: Counter[str], done: Delivered
+        self, batch: list[Entry], outcomes: list[Outcome], tries: Counter[str], done: Delivered, before: float
     ) -> list[Entry]:
-        """Count what is settled and return what is to be sent again."""
+        """Count what is settled and return what is to be sent again.
+
+        A try counts if others were taken: in this chunk, or anywhere since `before`, the time of the chunk's last
+        request but this. A server that puts off everything is full, and none of the documents is to blame.
+        """
         if [outcome.id for outcome in outcomes] != [entry.id for entry in batch]:
             raise IndexingError(f"{self._sink.name}: the answer is not about the {len(batch)} documents that were sent")
+        if not all(outcome.again for outcome in outcomes):
+            done.taken, self._taken_at = True, time.monotonic()
+        counts = done.taken or self._taken_at >= before
         again = []
         for entry, outcome in zip(batch, outcomes, strict=True):
-            tries[entry.id] += 1
+            tries[entry.id] += counts
             if outcome.indexed:
                 done.indexed += 1
                 done.replaced += outcome.replaced
@@ -237,12 +250,15 @@ class Delivery:
         done.retries += len(again)
         return again
 
-    def _acknowledged(self, again: list[Entry], sent: int, attempt: int) -> None:
-        if len(again) < sent:
+    def _acknowledged(self, outcomes: Sequence[Outcome], again: int, attempt: int) -> None:
+        """Patience begins anew if anything was taken; a document given up after its tries is no progress."""
+        reasons = [outcome.reason for outcome in outcomes if outcome.again]
+        if len(reasons) < len(outcomes):
             self._backoff.succeeded()
         if again:
-            self._hold_on(TooBusy(f"{self._sink.name} put off {len(again)} of {sent} documents"), attempt)
-        else:
+            line = f"{self._sink.name} put off {again} of {len(outcomes)} documents: {reasons[0]}"
+            self._hold_on(TooBusy(line), attempt)
+        elif not reasons:
             self._bulk_size.more()
 
 

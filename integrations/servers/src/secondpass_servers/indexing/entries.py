@@ -32,7 +32,7 @@ class IndexingSettings:
         give_up_after: seconds that nothing at all gets through before the run gives up.
         first_wait: seconds before the first repetition; every further wait is twice as long, less a random part.
         longest_wait: ceiling of one wait in seconds.
-        tries: how often one document that the engine may take later is offered before it is a dead letter.
+        tries: how often a document is put off while others are taken before it is a dead letter.
         max_dead: refused documents in one run before it stops: the mapping is wrong rather than the documents.
     """
 

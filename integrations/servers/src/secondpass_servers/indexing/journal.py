@@ -169,4 +169,7 @@ def check_free(path: Path) -> None:
         InvalidInput: something is there.
     """
     if path.exists():
-        raise InvalidInput(f"{path}: holds dead letters of an earlier run; index it, move it away or name another file")
+        raise InvalidInput(
+            f"{path}: holds dead letters of an earlier run: move it away (and index it from there), "
+            "or give another --files"
+        )

@@ -134,9 +134,8 @@ def index_corpus(request: IndexingRequest, listener: ProgressListener) -> Indexi
         "embedding": "" if request.embedding is None else request.embedding.name,
     }
     _check_start(request, backoff)
-    if fields.properties:
-        backoff.call(lambda: request.sink.add_fields(fields))
     with IndexingJournal(request.files.journal, about) as journal:
+        _add_fields(request.sink, fields, backoff, journal)
         run = _Run(request, journal, found, about["index"], backoff, listener)
         try:
             run.write()
@@ -173,6 +172,17 @@ def _check_start(request: IndexingRequest, backoff: Backoff) -> None:
     there = 0 if request.add else backoff.call(request.sink.count)
     if there:
         raise InvalidInput(f"{request.sink.name} holds {there} documents already: add to them, or choose another index")
+
+
+def _add_fields(sink: Sink, fields: MetadataFields, backoff: Backoff, journal: IndexingJournal) -> None:
+    """Add what the index lacks, once the journal agrees; one that nothing was written with goes if that fails."""
+    try:
+        if fields.properties:
+            backoff.call(lambda: sink.add_fields(fields))
+    except BaseException:
+        if not journal.continued:
+            journal.remove()
+        raise
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from secondpass.errors import DeadlineExceeded, InvalidInput, SecondPassError
 from secondpass.lazy import optional
 from secondpass_servers import answers
-from secondpass_servers.contract import SearchEngine, ServerAway
+from secondpass_servers.contract import IndexingError, SearchEngine, ServerAway
 from secondpass_servers.index import EngineAccess, IndexLayout, SearchedIndex, Sink, indexing_error
 from secondpass_servers.requests import ApiRequest, authority_file, login_of, server_url
 
@@ -102,7 +102,9 @@ class Server:
         """Arguments of opensearchpy's client; `http_auth` is the only one with a secret."""
         encrypted = self.address.startswith("https://")
         tls = {"ca_certs": str(self.ca_file)} if encrypted and self.ca_file is not None else {}
-        auth = {"http_auth": (self.username, self.password)} if self.username else {}
+        # urllib3 sends characters as Latin-1, and the server reads UTF-8: these are the characters with those bytes.
+        login = [part.encode(errors="surrogateescape").decode("latin-1") for part in (self.username, self.password)]
+        auth = {"http_auth": tuple(login)} if self.username else {}
         return {
             "hosts": [self.address],
             "timeout": self.timeout,
@@ -125,7 +127,7 @@ class Server:
 
 
 @contextmanager
-def speaking_to(server: Server, passing: type[BaseException] | tuple[()] = ()) -> Iterator[None]:
+def speaking_to(server: Server, passing: type[BaseException] | tuple[type[BaseException], ...] = ()) -> Iterator[None]:
     """Turn what opensearchpy raises inside into errors of secondpass, except for `passing`.
 
     Raises:
@@ -279,11 +281,13 @@ class OpenSearchSink(Sink):
     @contextmanager
     def _translated(self) -> Iterator[None]:
         from opensearchpy.exceptions import ConnectionError as NoConnection
-        from opensearchpy.exceptions import SSLError, TransportError
+        from opensearchpy.exceptions import SerializationError, SSLError, TransportError
 
         try:
-            with speaking_to(self._server, passing=TransportError):
+            with speaking_to(self._server, passing=(TransportError, SerializationError)):
                 yield
+        except SerializationError:
+            raise IndexingError(f"{self.name}: {answers.not_json(OPENSEARCH)}") from None
         except TransportError as error:
             line = line_for(error, replace(self._server, address=f"{self._server.address}/{self._index}"))
             silent = isinstance(error, NoConnection) and not isinstance(error, SSLError)
