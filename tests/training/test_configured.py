@@ -123,6 +123,14 @@ def test_held_out_share(write: Write) -> None:
     assert prepared.notes == ()
 
 
+def test_a_share_of_positives_alone_is_refused(write: Write, tmp_path: Path) -> None:
+    """It would give back the untrained model: every weight measures 1 on queries with relevant documents alone."""
+    write_json_lines(tmp_path / "clicks.jsonl", [{"query": f"q {n}", "document": f"d {n}"} for n in range(20)])
+    config = read_config(write("train: {path: clicks.jsonl}, dev_share: 0.2"), ["settings.loss=info_nce"])
+    with pytest.raises(InvalidInput, match="dev: no query has both a relevant document and another"):
+        prepare(config)
+
+
 def test_long_documents_are_learnt_from_by_their_best_windows(write: Write, tmp_path: Path, tiny_folder: str) -> None:
     """None is cut then; the chooser may be another model, and held-out documents are read whole in windows."""
     long = [{**row, "documents": [f"{text}. " * 9 for text in row["documents"]]} for row in rows(1, 6)]

@@ -349,6 +349,22 @@ def test_refused_before_the_first_step(tiny_folder):
         trained(tiny_folder, TrainingSettings(loss="rankmet"))
 
 
+def test_join_makes_groups_of_the_dev_rows_too(tiny_folder, caplog):
+    """Rows of pairs measure as the groups that they are of; queries that choose nothing are counted in a warning."""
+    dev = [replace(group, query=f"{group.query} {number}") for number, group in enumerate(toy_groups(2, 12))]
+    rows = [
+        Group(group.query, (document,), (label,))
+        for group in dev
+        for document, label in zip(group.documents, group.labels, strict=True)
+    ]
+    _, joined = trained(tiny_folder, SHORT, groups=rows, dev=[*rows, Group("alone", ("d",), (1.0,))], join=True)
+    assert "dev: 1 of 13 queries have documents of one grade alone" in caplog.text
+    _, expected = trained(tiny_folder, SHORT, groups=dev, dev=[*dev, Group("alone", ("d",), (1.0,))])
+    assert joined.scores == expected.scores
+    with pytest.raises(InvalidInput, match="rows of the same query become one group by join=True"):
+        trained(tiny_folder, SHORT, groups=dev, dev=rows)
+
+
 def test_balanced_positives(tiny_folder):
     """The weight comes from all the data: the first step's loss is that of torch with the counted weight."""
     groups = toy_groups(1, 40)

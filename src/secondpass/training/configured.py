@@ -10,8 +10,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.evaluation.reporting.files import opened
@@ -22,7 +20,6 @@ from secondpass.training.data.passages import best_passages
 from secondpass.training.data.rows import Item
 from secondpass.training.data.sources import GroupStream, each, read_groups
 from secondpass.training.losses import make_loss
-from secondpass.training.losses.loss import LabelKind
 from secondpass.training.measuring import before_after
 from secondpass.training.measuring.before_after import BeforeAfter
 from secondpass.training.measuring.card import Card, write_card
@@ -76,19 +73,6 @@ class Finished:
     card: Path | None
 
 
-@dataclass(slots=True)
-class _Graded:
-    """What held-out groups must be, in the words of a loss: documents with grades."""
-
-    labels: LabelKind = "grade"
-    shortest: int = 1
-    needs_contrast: bool = False
-
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Nothing is learnt from what is held out."""
-        raise NotImplementedError
-
-
 def prepare(config: TrainingConfig) -> Prepared:
     """Load the model, read all data and check it as a whole.
 
@@ -120,10 +104,10 @@ def _prepared(config: TrainingConfig) -> Prepared:
         false_token=model.false_token,
     )
     read: Iterable[Group] = _read(config.data.train)
-    dev: Sequence[Group] = tuple(_graded(_read(config.data.dev))) if config.data.dev else ()
+    dev: Sequence[Group] = before_after.joined_by_query(_read(config.data.dev)) if config.data.dev else ()
     if config.data.dev_share:
         read, share = before_after.held_out(list(read), config.data.dev_share, settings.seed)
-        dev = _graded(share)
+        dev = before_after.joined_by_query(share)
     checked = checked_groups(read, loss, num_labels=encoder.config.num_labels, join=config.data.join, tell=False)
     if config.data.passages is not None:
         checked = replace(checked, groups=tuple(_passages(checked.groups, config.data.passages, encoder)))
@@ -221,13 +205,6 @@ def _items(source: TrainSource) -> Iterator[Item]:
 def _passages(groups: Sequence[Group], passages: PassagesConfig, trained: CrossEncoder) -> Iterator[Group]:
     chooser = trained if passages.model is None else CrossEncoder(passages.model, device=trained.device_name)
     return best_passages(groups, chooser, passages.windows, progress=sys.stderr.isatty())
-
-
-def _graded(groups: Iterable[Group]) -> tuple[Group, ...]:
-    try:
-        return checked_groups(groups, _Graded(), join=True).groups
-    except InvalidInput as error:
-        raise InvalidInput(f"{DEV}: {error}") from None
 
 
 def _leaks(train_groups: Sequence[Group], held: Iterable[BeforeAfter]) -> Iterator[str]:

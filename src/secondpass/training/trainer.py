@@ -31,7 +31,7 @@ from secondpass.training.data.groups import Counts, Group
 from secondpass.training.losses import make_loss
 from secondpass.training.losses.loss import Loss
 from secondpass.training.losses.pointwise import BinaryCrossEntropy
-from secondpass.training.measuring.before_after import DevRanking
+from secondpass.training.measuring.before_after import DevRanking, joined_by_query
 from secondpass.training.running.loop import Evaluation, Processes, Trainable, TrainingRun, claimed, joined
 from secondpass.training.running.lora import WEIGHTS, Lora, load_trained, low_rank
 from secondpass.training.running.plan import GroupLearner, Plan, Tokeniser, planned
@@ -153,13 +153,15 @@ def train(
         storage: how the model is written, see `CrossEncoder.save`. With "int8" the encoder has the weights as they were
             stored afterwards.
         loss: an object instead of the name in `settings`.
-        join: make one group of all that have the same query: what a list of single pairs needs for a ranking loss.
+        join: make one group of all that have the same query, in `dev` too: what a list of single pairs needs for a
+            ranking loss.
         resume: go on from the newest checkpoint in `output_dir`, if there is one; False removes those that are there.
         watch: hears of every entry of the log.
         show_progress_bar: show a bar over all steps, with the loss and the time left.
 
     Raises:
-        InvalidInput: a setting, or groups that cannot be learnt from; the message names file and line.
+        InvalidInput: a setting, groups that cannot be learnt from, or held-out ones that measure the same in any order;
+            the message names file and line.
         TrainingError: a loss or gradient is not finite; the message names the groups. Checkpoints stay.
         CheckpointError: `output_dir` is in use, cannot be written, or has a checkpoint of another run.
     """
@@ -171,7 +173,9 @@ def train(
     if isinstance(judge, BinaryCrossEntropy) and judge.pos_weight == "balanced":
         counts = checked.counts
         judge = judge.balanced(counts.label_sum, counts.documents - counts.label_sum)
-    evaluator = dev if dev is None or callable(dev) else DevRanking(dev)
+    evaluator = dev if dev is None or callable(dev) else DevRanking(joined_by_query(dev) if join else dev)
+    if isinstance(evaluator, DevRanking) and evaluator is not dev and evaluator.note:
+        logger.warning("dev: %s", evaluator.note)
     for line in checked.counts.lines():
         logger.info("%s", line)
     folder = None if output_dir is None else Path(output_dir)
