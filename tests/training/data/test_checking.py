@@ -164,8 +164,12 @@ def test_in_batch_negatives_make_positives_enough():
     assert len(checked_groups(rows, InfoNCE(in_batch_negatives=2)).groups) == 3
     with pytest.raises(InvalidInput, match="InfoNCE can learn from no group"):
         checked_groups(rows, InfoNCE(in_batch_negatives=0))
-    with pytest.raises(InvalidInput, match="all 2 labels are 0: no document is relevant"):
-        checked_groups([pair(0.0, "a"), pair(0.0, "b", "p")], InfoNCE(in_batch_negatives=2))
+    judged = [*rows, pair(0.0, "a", source="f:9"), Group("p", ("b", "c"), (0.0, 0.0))]
+    checked = checked_groups(judged, InfoNCE(in_batch_negatives=2), tell=False)
+    assert checked.groups == tuple(rows)
+    assert checked.dropped == ("dropped: 2 of 5 groups, without a relevant document; the first: f:9",)
+    with pytest.raises(InvalidInput, match=r"no group: 2 without a relevant document \(the first: f:9\)"):
+        checked_groups(judged[3:], InfoNCE(in_batch_negatives=2))
 
 
 def test_a_document_given_twice_is_kept_once():

@@ -163,7 +163,8 @@ def checked_groups(
     """Read all groups and keep those that `loss` can learn from.
 
     A document that a group has twice is kept once. Groups with fewer documents than the loss needs, and under a loss
-    that needs contrast those whose labels are all equal, are dropped, counted, and told in a warning.
+    that needs contrast those whose labels are all equal, are dropped, counted, and told in a warning; under one with
+    in-batch negatives those without a relevant document.
 
     Args:
         groups: `sources.read_groups`, or any groups.
@@ -316,6 +317,9 @@ def _useful(groups: Sequence[Group], rule: LabelRule) -> tuple[list[Group], dict
             reason = f"with fewer than {rule.shortest} documents"
         elif rule.needs_contrast and len(set(group.labels)) == 1:
             reason = "whose labels are all equal"
+        elif rule.borrows and max(group.labels) <= 0:
+            # the others of a step lend what is not relevant, never what is
+            reason = "without a relevant document"
         else:
             kept.append(group)
             continue
@@ -341,9 +345,6 @@ def _positives_only() -> str:
 
 def _check_contrast(counts: Counts, rule: LabelRule) -> None:
     """Labels that are all equal teach a constant, unless documents of other queries are the negatives."""
-    if rule.borrows:
-        if counts.highest <= 0:
-            raise InvalidInput(f"all {counts.documents} labels are 0: no document is relevant to its query")
-    elif counts.lowest == counts.highest:
+    if not rule.borrows and counts.lowest == counts.highest:
         same = f"all {counts.documents} labels are {counts.lowest:g}: nothing to tell apart"
         raise InvalidInput(f"{same}; {_positives_only()}" if counts.lowest > 0 else same)
