@@ -202,6 +202,26 @@ def test_contradictions_name_both(tmp_path):
         checked_groups([inside] * 9, BCE)
 
 
+def test_margins_below_several_documents_are_not_joined(tmp_path):
+    """They stay margins, joined where one document is above all; below two, or beside scores, they are refused."""
+    rows = [
+        {"query": "q", "positive": "a", "negative": "b", "margin": 2.0},
+        {"query": "q", "positive": "a", "negative": "c", "margin": 3.0},
+        {"query": "p", "positive": "a", "negatives": ["x", "y", "x"], "margins": [1.0, 2.0, 1.0]},
+        {"query": "q", "positive": "z", "negative": "b", "margin": 1.0},
+    ]
+    first, second = checked_groups(read_groups(row_file(tmp_path, *rows[:3])), MarginMSE(), join=True).groups
+    assert (first.documents, first.labels, first.margins) == (("a", "b", "c"), (0.0, -2.0, -3.0), True)
+    assert (second.documents, second.labels, second.margins) == (("a", "x", "y"), (0.0, -1.0, -2.0), True)
+    apart = checked_groups(read_groups(row_file(tmp_path, *rows)), MarginMSE())
+    assert [group.margins for group in apart.groups] == [True] * 4
+    with pytest.raises(InvalidInput, match=r"t\.jsonl:2 and .*t\.jsonl:4: margins below one document"):
+        checked_groups(read_groups(row_file(tmp_path, *rows)), MarginMSE(), join=True)
+    scores = Group("q", ("a", "c"), (7.0, 1.0))
+    with pytest.raises(InvalidInput, match="or with scores, for the query 'q'"):
+        checked_groups([Group("q", ("a", "b"), (0.0, -2.0), margins=True), scores], MarginMSE(), join=True)
+
+
 def test_a_positive_that_is_a_negative_too(tmp_path):
     """What careless mining gives."""
     path = row_file(tmp_path, {"query": "q", "positive": "a", "negatives": ["b", "a"]})

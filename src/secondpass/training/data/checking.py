@@ -99,8 +99,8 @@ def sound(group: object, rule: LabelRule, name: str) -> Group:
         _check_text(document, f"{name}: {called(group, index)}")
     numbers = tuple(_label(label, rule, f"{name}: {called(group, index)}") for index, label in enumerate(labels))
     teaching = checked_teaching(group.teaching, len(documents), name)
-    origin = group.label_origin
-    return Group(group.query, documents, numbers, group.source, group.query_id, ids, teaching, label_origin=origin)
+    told = (teaching, bool(group.margins), group.label_origin)
+    return Group(group.query, documents, numbers, group.source, group.query_id, ids, *told)
 
 
 def called(group: Group, index: int) -> str:
@@ -175,8 +175,8 @@ def checked_groups(
 
     Raises:
         InvalidInput: a row cannot be read; a text is empty or no str; a label is not what the loss reads; a group has
-            the same document with two labels; nothing is left; or all labels are equal, which teaches nothing. The
-            message names the first five that are wrong and says how many there are.
+            the same document with two labels, or margins below several documents; nothing is left; or all labels are
+            equal, which teaches nothing. The message names the first five that are wrong and says how many there are.
     """
     rule = rule_of(loss, num_labels)
     read = _read(groups, rule)
@@ -262,6 +262,11 @@ def _united(parts: Sequence[Group], rule: LabelRule, problems: _Problems) -> tup
     first = parts[0]
     if len(parts) == 1 and len(set(first.documents)) == len(first):
         return first, 0
+    scales = {(part.margins, part.documents[0] if part.margins else ""): part.source for part in parts}
+    if len(scales) > 1:
+        where = " and ".join(list(filter(None, scales.values()))[:2]) or "a group"
+        apart = "margins below one document cannot be joined with those below another, or with scores"
+        problems.add(f"{where}: {apart}, for the query {first.query[:60]!r}")
     places: dict[str, tuple[Group, int]] = {}
     names: dict[str, str] = {}
     repeated = 0
@@ -281,7 +286,8 @@ def _united(parts: Sequence[Group], rule: LabelRule, problems: _Problems) -> tup
     labels = tuple(group.labels[index] for group, index in places.values())
     made = Group(first.query, tuple(places), labels, first.source, first.query_id, ids if any(ids) else ())
     origins = "; ".join(dict.fromkeys(part.label_origin for part in parts if part.label_origin))
-    return replace(made, teaching=_joint_teaching(parts, places, problems), label_origin=origins), repeated
+    teaching = _joint_teaching(parts, places, problems)
+    return replace(made, teaching=teaching, margins=first.margins, label_origin=origins), repeated
 
 
 def _joint_teaching(
