@@ -201,7 +201,7 @@ def test_all_bad_rows_are_named_at_once(write: Write, tmp_path: Path) -> None:
         ("train: {path: absent.jsonl}", [], "absent.jsonl"),
         ("train: {path: train.jsonl}, dev: {path: absent.jsonl}", [], "absent.jsonl"),
         ("train: {path: train.jsonl}, dev: {path: soft.jsonl}", [], "no whole grade"),
-        ("train: {path: train.jsonl}, dev: {path: flat.jsonl}", [], "dev: all 2 labels are 1"),
+        ("train: {path: train.jsonl}, dev: {path: flat.jsonl}", [], "dev: no query has both a relevant document and"),
         ("train: {path: train.jsonl}, test: {path: absent}", [], "absent"),
         ("train: {path: train.jsonl}", ["settings.loss=ranket"], "did you mean ranknet"),
         ("train: {path: train.jsonl}", ["settings.loss_options={margin: 1}"], "loss_options of binary_cross_entropy"),

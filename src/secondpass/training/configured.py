@@ -14,7 +14,7 @@ from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.evaluation.reporting.files import opened
 from secondpass.training.configuration import MEASURES, HeldOutTest, PassagesConfig, TrainingConfig, TrainSource
-from secondpass.training.data.checking import CheckedGroups, checked_groups
+from secondpass.training.data.checking import CheckedGroups, checked_groups, joined_by_query
 from secondpass.training.data.groups import Group, fingerprint, label_origins
 from secondpass.training.data.passages import best_passages
 from secondpass.training.data.rows import Item
@@ -104,15 +104,15 @@ def _prepared(config: TrainingConfig) -> Prepared:
         false_token=model.false_token,
     )
     read: Iterable[Group] = _read(config.data.train)
-    dev: Sequence[Group] = before_after.joined_by_query(_read(config.data.dev)) if config.data.dev else ()
+    dev = joined_by_query(_read(config.data.dev)) if config.data.dev else None
     if config.data.dev_share:
         read, share = before_after.held_out(list(read), config.data.dev_share, settings.seed)
-        dev = before_after.joined_by_query(share)
+        dev = joined_by_query(share)
     checked = checked_groups(read, loss, num_labels=encoder.config.num_labels, join=config.data.join, tell=False)
     if config.data.passages is not None:
         checked = replace(checked, groups=tuple(_passages(checked.groups, config.data.passages, encoder)))
     measures = config.data.test.measures if config.data.test else MEASURES
-    held = before_after.of_groups(DEV, dev, measures) if dev else None
+    held = None if dev is None else before_after.of_groups(DEV, dev, measures)
     tested = None if config.data.test is None else _test(config.data.test)
     leaks = _leaks(checked.groups, [found for found in (held, tested) if found])
     notes = (*leaks, *(f"training {line}" for line in _origins(checked.groups)))

@@ -26,12 +26,12 @@ from secondpass.models.weights import COMPACT
 from secondpass.text import choice
 from secondpass.training.checkpoints.checkpoints import FOLDER, Checkpoints, forget_checkpoints
 from secondpass.training.checkpoints.state import Generator, random_state, restore_random_state
-from secondpass.training.data.checking import checked_groups
+from secondpass.training.data.checking import checked_groups, joined_by_query
 from secondpass.training.data.groups import Counts, Group
 from secondpass.training.losses import make_loss
 from secondpass.training.losses.loss import Loss
 from secondpass.training.losses.pointwise import BinaryCrossEntropy
-from secondpass.training.measuring.before_after import DevRanking, joined_by_query
+from secondpass.training.measuring.before_after import DevRanking
 from secondpass.training.running.loop import Evaluation, Processes, Trainable, TrainingRun, claimed, joined
 from secondpass.training.running.lora import WEIGHTS, Lora, load_trained, low_rank
 from secondpass.training.running.plan import GroupLearner, Plan, Tokeniser, planned

@@ -198,6 +198,15 @@ def checked_groups(
     return CheckedGroups(tuple(kept), counts, told)
 
 
+def joined_by_query(groups: Iterable[Group]) -> tuple[Group, ...]:
+    """Held-out groups with grades, those of one query as one; raises InvalidInput as `checked_groups` does."""
+    rule = LabelRule("grade", 1, 1, needs_contrast=False, borrows=False)
+    try:
+        return tuple(_without_repeats(_parts(_read(groups, rule), join=True), rule)[0])
+    except InvalidInput as error:
+        raise InvalidInput(f"dev: {error}") from None
+
+
 @dataclass(slots=True)
 class _Problems:
     """What is wrong with the data: the first few, and how many."""

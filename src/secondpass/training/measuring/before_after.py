@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +17,10 @@ from secondpass.evaluation.comparison import Analysis
 from secondpass.evaluation.measures import evaluate
 from secondpass.evaluation.qrels import Qrels, judged_queries
 from secondpass.evaluation.runs import Run, read_run, without_query_ids
-from secondpass.training.data.checking import checked_groups
 from secondpass.training.data.groups import Group, label_origins
 from secondpass.training.negatives.candidates import bm25_candidates
 from secondpass.training.negatives.sifting import plain
 from secondpass.training.settings import worded
-
-if TYPE_CHECKING:
-    from secondpass.training.losses.loss import LabelKind
 
 PRIMARY = "nDCG@10"
 # Queries of one call: enough pairs to sort by length.
@@ -63,7 +59,10 @@ class DevRanking:
         few = f"{same:,} of {len(self.groups):,} queries have documents of one grade alone"
         self.note = f"{few}: they measure the same in any order" if same else ""
         if chooses and not any(max(group.labels) > 0 and len(set(group.labels)) > 1 for group in self.groups):
-            raise InvalidInput(self._no_choice())
+            apart = len({(group.query_id, group.query) for group in self.groups}) < len(self.groups)
+            joined = f"; rows of the same query become one group by {worded('join', True)}" if apart else ""
+            any_order = "no query has both a relevant document and another: they measure the same in any order"
+            raise InvalidInput(f"dev: {any_order}; `secondpass mine` finds negatives{joined}")
 
     def __call__(self, encoder: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1) -> float:
         """Return the mean of the measure over the queries with a relevant document."""
@@ -92,12 +91,6 @@ class DevRanking:
         """The order in which the groups have their documents, as a run."""
         return Run(name, {query: [(text, None) for text in document_ids(group)] for query, group in self._named()})
 
-    def _no_choice(self) -> str:
-        what = "dev: no query has both a relevant document and another, so that any weights measure the same"
-        apart = len({(group.query_id, group.query) for group in self.groups}) < len(self.groups)
-        joined = f"; rows of the same query become one group by {worded('join', True)}" if apart else ""
-        return f"{what}: train without it, or with negatives, which `secondpass mine` finds{joined}"
-
     def _named(self) -> Iterable[tuple[str, Group]]:
         """Groups by their query's id, or number where it has none; ids that repeat get their number too."""
         seen: set[str] = set()
@@ -119,27 +112,6 @@ class DevRanking:
 def document_ids(group: Group) -> tuple[str, ...]:
     """The documents' ids, or their numbers where they have none."""
     return group.document_ids or tuple(str(number) for number in range(len(group)))
-
-
-@dataclass(slots=True)
-class _Graded:
-    """What held-out groups must be, in the words of a loss: documents with grades."""
-
-    labels: LabelKind = "grade"
-    shortest: int = 1
-    needs_contrast: bool = False
-
-    def __call__(self, logits: Any, labels: Any, mask: Any) -> Any:
-        """Nothing is learnt from what is held out."""
-        raise NotImplementedError
-
-
-def joined_by_query(groups: Iterable[Group]) -> tuple[Group, ...]:
-    """Held-out groups, those of one query as one; raises InvalidInput as `checking.checked_groups` does."""
-    try:
-        return checked_groups(groups, _Graded(), join=True).groups
-    except InvalidInput as error:
-        raise InvalidInput(f"dev: {error}") from None
 
 
 @dataclass(slots=True)
