@@ -243,7 +243,7 @@ def test_a_step_without_negatives_leaves_no_gradient(own_tiny, cached, monkeypat
         assert (made.judged, float(made.loss), float(made.norm), made.pairs) == (False, 0.0, 0.0, 1 + count % 2)
         assert all(weight.grad is None for weight in own_tiny.model.parameters())
     assert len(caplog.messages) == 2
-    assert caplog.messages[0].startswith("epoch 0, step 7: no group has anything for the loss to judge: no other group")
+    assert caplog.messages[0].startswith("epoch 0, step 7: no group has a negative, of its own or of another")
 
 
 def test_arranged_lays_groups_out():

@@ -246,13 +246,12 @@ class GroupLearner:
 
     def _pass_over(self, where: str) -> None:
         """Leave no gradient of a step without a unit: such as a positive alone in the last step of an epoch."""
-        nothing = f"{where}: no group has anything for the loss to judge"
         if not getattr(self.loss, "in_batch_negatives", 0):
-            raise TrainingError(nothing)
+            raise TrainingError(f"{where}: no group has anything for the loss to judge")
         for weight in self.optimisation.weights:
             weight.grad = None
         if self.processes.first:
-            logger.warning("%s: no other group of the step lends a negative, and no weight is changed", nothing)
+            logger.warning("%s: no group has a negative, of its own or of another: no weight is changed", where)
 
     def _gradients(self) -> list[torch.Tensor]:
         """Gradients of every trained weight, zero where this process saw none: all processes add up the same ones."""
