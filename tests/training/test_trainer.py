@@ -388,7 +388,7 @@ def test_join_makes_groups_of_the_dev_rows_too(tiny_folder, caplog):
     assert "dev: 1 of 13 queries have documents of one grade alone" in caplog.text
     _, expected = trained(tiny_folder, SHORT, groups=dev, dev=[*dev, Group("alone", ("d",), (1.0,))])
     assert joined.scores == expected.scores
-    with pytest.raises(InvalidInput, match="rows of the same query become one group by join=True"):
+    with pytest.raises(InvalidInput, match="to choose by; join its rows by join=True"):
         trained(tiny_folder, SHORT, groups=dev, dev=rows)
 
 

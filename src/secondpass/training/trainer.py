@@ -153,15 +153,13 @@ def train(
         storage: how the model is written, see `CrossEncoder.save`. With "int8" the encoder has the weights as they were
             stored afterwards.
         loss: an object instead of the name in `settings`.
-        join: make one group of all that have the same query, in `dev` too: what a list of single pairs needs for a
-            ranking loss.
+        join: make one group of all that have the same query, in `dev` too: what single pairs need for a ranking loss.
         resume: go on from the newest checkpoint in `output_dir`, if there is one; False removes those that are there.
         watch: hears of every entry of the log.
         show_progress_bar: show a bar over all steps, with the loss and the time left.
 
     Raises:
-        InvalidInput: a setting, groups that cannot be learnt from, or held-out ones that measure the same in any order;
-            the message names file and line.
+        InvalidInput: a setting, groups that cannot be learnt from or measured by; the message names file and line.
         TrainingError: a loss or gradient is not finite; the message names the groups. Checkpoints stay.
         CheckpointError: `output_dir` is in use, cannot be written, or has a checkpoint of another run.
     """

@@ -170,7 +170,7 @@ def test_what_measures_the_same_in_any_order_chooses_no_weights():
     ):
         DevRanking([*alone, Group("q2", ("a",), (0.0,))])
     pairs = [Group("q", ("a",), (1.0,)), Group("q", ("b",), (0.0,))]
-    with pytest.raises(InvalidInput, match="rows of the same query become one group by join=True"):
+    with pytest.raises(InvalidInput, match="to choose by; join its rows by join=True"):
         DevRanking(pairs)
     assert DevRanking(joined_by_query(pairs)).note == ""
     mixed = of_groups("dev", [*alone, Group("q2", ("a", "b"), (2.0, 1.0))], MEASURES)

@@ -60,8 +60,7 @@ class DevRanking:
         self.note = f"{few}: they measure the same in any order" if same else ""
         if chooses and not any(max(group.labels) > 0 and len(set(group.labels)) > 1 for group in self.groups):
             apart = len({(group.query_id, group.query) for group in self.groups}) < len(self.groups)
-            joined = f"rows of the same query become one group by {worded('join', True)}"
-            way_out = joined if apart else "`secondpass mine` finds negatives"
+            way_out = f"join its rows by {worded('join', True)}" if apart else "`secondpass mine` finds negatives"
             raise InvalidInput(f"dev: no query has both a relevant document and another, to choose by; {way_out}")
 
     def __call__(self, encoder: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1) -> float:
