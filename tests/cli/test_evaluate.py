@@ -372,6 +372,19 @@ def test_a_model_is_told_what_its_folder_does_not_say(
             assert dict(made[query["_id"]]) == wanted
 
 
+def test_rankings_that_lose_their_scores_are_counted(run: Run, tmp_path: Path, models: tuple[str | Path, ...]) -> None:
+    """A first pass whose scores rise is written by its ranks, and a note says so."""
+    rows = [("q1", 1.0, 2.0), ("q2", 2.0, 1.0), ("q3", 2.0, 2.0)]
+    documents = [(query, [{"id": "d1", "score": one}, {"id": "d2", "score": two}]) for query, one, two in rows]
+    lines = [json.dumps({"query_id": query, "documents": given}) + "\n" for query, given in documents]
+    (tmp_path / "first.jsonl").write_text("".join(lines))
+    done = run(*models, "--first", tmp_path / "first.jsonl", "-o", tmp_path / "run.trec")
+    assert "secondpass: 1 rankings are written with ranks for scores" in done.stderr
+    made = read_run(tmp_path / "run.first.trec")
+    assert [next(iter(made[query].values())) for query in ("q1", "q2", "q3")] == [2.0, 2.0, 2.0]
+    assert [list(made[query]) for query in made] == [["d1", "d2"]] * 3
+
+
 def test_a_bi_encoder_finds_candidates_by_its_name(
     run: Run, tmp_path: Path, models: tuple[str | Path, ...], tiny_folder: str
 ) -> None:

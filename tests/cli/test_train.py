@@ -18,7 +18,7 @@ from secondpass import CrossEncoder
 from secondpass.training.yaml import example_text, read_config
 from tests import fork_server
 from tests.cli.conftest import Run, command, only_line
-from tests.small_collection import write_json_lines
+from tests.small_collection import write_beir, write_json_lines
 from tests.training.toy_run import toy_groups
 
 SETTINGS = "settings: {epochs: 2, tokens_per_step: 300, learning_rate: 1.0e-3, precision: fp32, save_every: 2}\n"
@@ -58,6 +58,17 @@ def test_a_whole_run(run: Run, config: Path, tmp_path: Path) -> None:
     assert f"card: {tmp_path / 'out' / 'README.md'}" in lines
     assert done.stderr == ""
     CrossEncoder(str(tmp_path / "out"), device="cpu").rank("a cat", ["the cat"])
+
+
+def test_evaluations_are_told_by_the_measure_that_chooses(run: Run, config: Path, tmp_path: Path) -> None:
+    """The first of the test set's measures is dev's too."""
+    write_beir(tmp_path / "beir")
+    (tmp_path / "first.trec").write_text("q1 Q0 d1 1 2 x\nq1 Q0 d2 2 1 x\n")
+    test = f"{{path: {tmp_path / 'beir'}, run: {tmp_path / 'first.trec'}, measures: [RR@5, nDCG@10]}}"
+    done = run("train", config, "--quiet", "-s", f"data.test={test}", *ONE_STEP)
+    assert done.exit_code == 0, done.stderr
+    assert re.search(r"^step 0: dev RR@5 [01]\.\d{4}, the best so far$", done.stdout, re.MULTILINE)
+    assert "dev nDCG@10" not in done.stdout
 
 
 def test_a_run_that_changed_nothing_says_so_last(run: Run, config: Path, tmp_path: Path) -> None:

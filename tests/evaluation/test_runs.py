@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from secondpass.errors import InvalidInput
@@ -18,16 +19,14 @@ from secondpass.evaluation.runs import Run, by_score, read_run, run_scores, with
 def test_run_has_six_columns_and_the_scores() -> None:
     """A run line is query, Q0, document, rank, score, tag, and falling scores are written as they are."""
     stream = io.StringIO()
-    assert write_run(stream, [("q1", [("d2", 0.75), ("d1", -1.5)]), ("q2", [])], "tag") == 2
+    assert write_run(stream, [("q1", [("d2", 0.75), ("d1", -1.5)]), ("q2", [])], "tag") == 0
     assert stream.getvalue() == "q1 Q0 d2 1 0.75 tag\nq1 Q0 d1 2 -1.5 tag\n"
 
 
 @pytest.mark.parametrize(
     "scores",
     [
-        [1.0, 1.0, 0.5],
         [0.5, 0.9, 0.1],
-        [1.0, 1.0 - 1e-12, 0.5],
         [0.9, None, 0.1],
         [math.nan, 0.2, 0.1],
         [math.inf, 0.2, 0.1],
@@ -35,8 +34,37 @@ def test_run_has_six_columns_and_the_scores() -> None:
     ],
 )
 def test_run_scores_fall_where_an_evaluator_would_reorder(scores: list[float | None]) -> None:
-    """Ties (in float32, as trec_eval holds them), rises, gaps and non-finite scores give way to n, n-1, ... 1."""
-    assert run_scores(scores) == [3.0, 2.0, 1.0]
+    """Rises, gaps and non-finite scores give way to n, n-1, ... 1; a ranking that lost any is counted."""
+    assert run_scores(scores) == ([3.0, 2.0, 1.0], False)
+    if not any(score is not None and math.isnan(score) for score in scores):
+        rankings = [("q", list(zip("abc", scores, strict=True))), ("p", [("d", None)]), ("r", [("d", 1.0)])]
+        assert write_run(io.StringIO(), rankings, "tag") == 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "same"),
+    [
+        ([1.0, 1.0, 0.5], (0, 2)),
+        ([1.0, 1.0 - 1e-12, 0.5], (0, 2)),
+        ([0.7, 0.5, 0.5, 0.5 - 2**-25, 0.1, 0.1], (0, 1, 4)),
+        ([0.3, 0.0, 0.0, 0.0], (0, 3)),
+        ([0.0, 0.0], (1,)),
+        ([2.5, -1.5, -1.5, -1.5], (0, 1)),
+    ],
+)
+def test_only_equal_scores_are_moved(scores: list[float], same: tuple[int, ...], tmp_path: Path) -> None:
+    """Apart by steps of float32, below 0 only where some were; they read back the same, in the order of the ranking."""
+    written, kept = run_scores(scores)
+    assert kept
+    assert tuple(place for place, score in enumerate(scores) if written[place] == score) == same
+    single = np.asarray(written, np.float32)
+    assert (single[1:] < single[:-1]).all()
+    assert written == pytest.approx(scores, rel=1e-6, abs=1e-40)
+    assert (min(written) < 0) == (min(scores) < 0)
+    with (tmp_path / "run.trec").open("w") as stream:
+        assert write_run(stream, [("q", list(zip("abcdef", scores, strict=False)))], "tag") == 0
+    found = list(read_run(tmp_path / "run.trec")["q"].items())
+    assert found == list(zip("abcdef", written, strict=False))
 
 
 def test_run_order_survives_trec_eval() -> None:

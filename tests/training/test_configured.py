@@ -123,6 +123,14 @@ def test_held_out_share(write: Write) -> None:
     assert prepared.notes == ()
 
 
+def test_a_share_of_positives_alone_is_refused(write: Write, tmp_path: Path) -> None:
+    """It would give back the untrained model: every weight measures 1 on queries with relevant documents alone."""
+    write_json_lines(tmp_path / "clicks.jsonl", [{"query": f"q {n}", "document": f"d {n}"} for n in range(20)])
+    config = read_config(write("train: {path: clicks.jsonl}, dev_share: 0.2"), ["settings.loss=info_nce"])
+    with pytest.raises(InvalidInput, match="dev: no query has both a relevant document and another"):
+        prepare(config)
+
+
 def test_long_documents_are_learnt_from_by_their_best_windows(write: Write, tmp_path: Path, tiny_folder: str) -> None:
     """None is cut then; the chooser may be another model, and held-out documents are read whole in windows."""
     long = [{**row, "documents": [f"{text}. " * 9 for text in row["documents"]]} for row in rows(1, 6)]
@@ -197,7 +205,7 @@ def test_all_bad_rows_are_named_at_once(write: Write, tmp_path: Path) -> None:
         ("train: {path: absent.jsonl}", [], "absent.jsonl"),
         ("train: {path: train.jsonl}, dev: {path: absent.jsonl}", [], "absent.jsonl"),
         ("train: {path: train.jsonl}, dev: {path: soft.jsonl}", [], "no whole grade"),
-        ("train: {path: train.jsonl}, dev: {path: flat.jsonl}", [], "dev: all 2 labels are 1"),
+        ("train: {path: train.jsonl}, dev: {path: flat.jsonl}", [], "dev: no query has both a relevant document and"),
         ("train: {path: train.jsonl}, test: {path: absent}", [], "absent"),
         ("train: {path: train.jsonl}", ["settings.loss=ranket"], "did you mean ranknet"),
         ("train: {path: train.jsonl}", ["settings.loss_options={margin: 1}"], "loss_options of binary_cross_entropy"),

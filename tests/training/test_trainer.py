@@ -24,6 +24,7 @@ from secondpass.training.running.run_watch import FINISHED
 from secondpass.training.settings import LoraSettings, TrainingSettings
 from secondpass.training.trainer import train
 from secondpass.training.weights.layers import layers_of
+from secondpass.training.weights.optimisation import fingerprint_of_weights
 from tests.tiny_models import make_chain, make_reranker
 from tests.toy_task import same, state
 from tests.training.toy_run import SETTINGS, run, toy_groups
@@ -374,6 +375,48 @@ def test_refused_before_the_first_step(tiny_folder):
         trained(tiny_folder, dev=[Group("q", ("a", "b"), (0.0, 0.0))])
     with pytest.raises(InvalidInput, match="ranknet"):
         trained(tiny_folder, TrainingSettings(loss="rankmet"))
+
+
+def test_a_positive_alone_in_the_last_step_ends_no_run(tiny_folder, tmp_path):
+    """In-batch negatives: seven positives by threes; the seventh changes no weight, and a run goes on behind it."""
+    groups = [
+        Group(f"query {number}", (group.documents[group.labels.index(1.0)],), (1.0,), group.source)
+        for number, group in enumerate(toy_groups(1, 7))
+    ]
+    way = {"loss": "info_nce", "groups_per_step": 3, "epochs": 2, "schedule": "constantlr"}
+    settings = replace(QUICK, **way, evaluate_every=1, save_every=1)
+    weights, broken = [], []
+
+    def evaluator(encoder, **_):
+        weights.append(fingerprint_of_weights(encoder.model))
+        if len(weights) == 4 and not broken:
+            broken.append(weights.pop())
+            raise RuntimeError("stopped")
+        return float(len(weights))
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        trained(tiny_folder, settings, groups=groups, dev=evaluator, output_dir=tmp_path)
+    _, report = trained(tiny_folder, settings, groups=groups, dev=evaluator, output_dir=tmp_path)
+    assert (report.steps, report.resumed_from, len(weights)) == (6, 2, 7)
+    assert broken == [weights[2]] == [weights[3]]
+    assert weights[5] == weights[6]
+    assert len(set(weights)) == 5
+
+
+def test_join_makes_groups_of_the_dev_rows_too(tiny_folder, caplog):
+    """Rows of pairs measure as the groups that they are of; queries that choose nothing are counted in a warning."""
+    dev = [replace(group, query=f"{group.query} {number}") for number, group in enumerate(toy_groups(2, 12))]
+    rows = [
+        Group(group.query, (document,), (label,))
+        for group in dev
+        for document, label in zip(group.documents, group.labels, strict=True)
+    ]
+    _, joined = trained(tiny_folder, SHORT, groups=rows, dev=[*rows, Group("alone", ("d",), (1.0,))], join=True)
+    assert "dev: 1 of 13 queries have documents of one grade alone" in caplog.text
+    _, expected = trained(tiny_folder, SHORT, groups=dev, dev=[*dev, Group("alone", ("d",), (1.0,))])
+    assert joined.scores == expected.scores
+    with pytest.raises(InvalidInput, match="to choose by; join its rows by join=True"):
+        trained(tiny_folder, SHORT, groups=dev, dev=rows)
 
 
 def test_balanced_positives(tiny_folder):

@@ -31,13 +31,14 @@ from secondpass.cli.evaluate import (
     run_of,
     without_identical_ids,
 )
+from secondpass.cli.output import note
 from secondpass.cli.rank import RelevanceRule, relevance_of
 from secondpass.corpora import read_corpus
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import parsed
 from secondpass.evaluation.qrels import Qrels, column_of, judged_queries
 from secondpass.evaluation.reporting.files import opened
-from secondpass.evaluation.runs import Run, run_name, write_run
+from secondpass.evaluation.runs import RANKED, Run, run_name, write_run
 from secondpass.models.templates import ANSWER, check_alone
 
 if TYPE_CHECKING:
@@ -297,10 +298,13 @@ def _check_names(names: Sequence[str], candidates: Run, output: Path | None) -> 
 
 
 def _write_runs(output: Path, runs: Sequence[Run]) -> None:
+    ranked = 0
     for run in runs:
         with opened(_file(output, run.name)) as stream:
             rows = [(query, list(ranking.items())) for query, ranking in run.items()]
-            write_run(stream, rows, _plain(run.name))
+            ranked += write_run(stream, rows, _plain(run.name))
+    if ranked:
+        note(RANKED.format(ranked))
 
 
 def _file(output: Path, name: str) -> Path:

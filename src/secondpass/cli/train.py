@@ -115,7 +115,8 @@ def _run(prepared: Prepared, resume: bool, config: Path, quiet: bool, as_json: b
     try:
         # two bars, one below the other, move the cursor: in a file those are escape sequences
         shown = not quiet and sys.stderr.isatty()
-        done = run(prepared, resume=resume, watch=partial(_tell, aside=as_json), show_progress_bar=shown)
+        dev = "" if prepared.dev is None else prepared.dev.ranking.primary_metric
+        done = run(prepared, resume=resume, watch=partial(_tell, dev, aside=as_json), show_progress_bar=shown)
     except KeyboardInterrupt:
         if _is_first():
             print(f"secondpass: {_where_it_stands(folder, config)}", file=sys.stderr)  # noqa: T201
@@ -163,14 +164,14 @@ def _dry(prepared: Prepared, as_json: bool) -> None:
     typer.echo(f"output: {prepared.config.output.folder} (nothing was written: --dry-run)")
 
 
-def _tell(entry: Mapping[str, Any], aside: bool = False) -> None:
-    """Say the score of each evaluation as it comes."""
+def _tell(measure: str, entry: Mapping[str, Any], aside: bool = False) -> None:
+    """Say the score of each evaluation on dev, by its measure, as it comes."""
     from tqdm import tqdm
 
     if entry["kind"] == "evaluation":
         best = ", the best so far" if entry.get("best") else ""
         with tqdm.external_write_mode():
-            typer.echo(f"step {entry['step']:,}: dev nDCG@10 {entry['score']:.4f}{best}", err=aside)
+            typer.echo(f"step {entry['step']:,}: dev {measure} {entry['score']:.4f}{best}", err=aside)
 
 
 def _where_it_stands(folder: Path, config: Path) -> str:

@@ -20,6 +20,8 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import column_of, string_id
 from secondpass.lazy import optional
 
+RANKED = "{:,} rankings are written with ranks for scores: some of theirs are missing, not finite, or rise"
+
 Ranking = Mapping[str, float | None]
 """Score by document id, best document first; None where a ranker gave no score."""
 
@@ -138,32 +140,46 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
 
 def write_run(stream: TextIO, rankings: Iterable[tuple[str, Sequence[tuple[str, float | None]]]], tag: str) -> int:
-    """Write rankings (query id, documents best first with scores) in TREC's six columns; returns the lines written.
+    """Write rankings (query id, documents best first with scores) in TREC's six columns, with `run_scores`.
 
-    trec_eval orders by score and breaks ties by document id, and holds scores as float32. So where the scores of a
-    query do not fall strictly in float32 (or are absent), n, n-1, ... 1 stand in their place.
+    Returns how many rankings lost scores: `RANKED` says so.
 
     Raises:
         InvalidInput: an id is empty or has white space in it, which the format cannot hold.
     """
-    written = 0
+    ranked = 0
     for query_id, ranking in rankings:
-        scores = run_scores([score for _, score in ranking])
+        scores, kept = run_scores([score for _, score in ranking])
+        ranked += not kept and any(score is not None for _, score in ranking)
         for rank, ((document_id, _), score) in enumerate(zip(ranking, scores, strict=True), start=1):
             columns = (column_of(query_id), "Q0", column_of(document_id), str(rank), repr(score), tag)
             stream.write(" ".join(columns) + "\n")
-            written += 1
-    return written
+    return ranked
 
 
-def run_scores(scores: Sequence[float | None]) -> list[float]:
-    """The scores, if trec_eval would keep their order; else the number of documents at or below each rank."""
+def run_scores(scores: Sequence[float | None]) -> tuple[list[float], bool]:
+    """Scores in whose order trec_eval keeps the documents, and whether they are those given.
+
+    It holds scores as float32 and breaks ties by document id, so of equal ones each is the next float32 below the one
+    before it (above the one behind it where that would be below 0). Scores that are missing, not finite or rise give
+    way to n, n-1, ... 1.
+    """
     given = [float(score) for score in scores if score is not None]
-    if len(given) == len(scores) and all(abs(score) < 3.4e38 for score in given):
-        single = np.asarray(given, np.float32).tolist()
-        if all(upper > lower for upper, lower in pairwise(single)):
-            return given
-    return [float(len(scores) - index) for index in range(len(scores))]
+    finite = len(given) == len(scores) and all(abs(score) < 3.4e38 for score in given)
+    single = np.asarray(given if finite else (), np.float32)
+    if not finite or (single[1:] > single[:-1]).any():
+        return [float(len(scores) - index) for index in range(len(scores))], False
+    if not (single[1:] == single[:-1]).any():
+        return given, True
+    apart = single.copy()
+    for place in range(1, len(apart)):
+        apart[place] = min(apart[place], np.nextafter(apart[place - 1], np.float32(-np.inf)))
+    if apart[-1] < 0 <= single[-1]:
+        apart[-1] = 0
+        for place in range(len(apart) - 2, -1, -1):
+            apart[place] = max(apart[place], np.nextafter(apart[place + 1], np.float32(np.inf)))
+    triples = zip(given, single.tolist(), apart.tolist(), strict=True)
+    return [score if moved == held else moved for score, held, moved in triples], True
 
 
 def _ranking(query: str, documents: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:

@@ -136,7 +136,7 @@ class DataConfig:
         train: sources, read one after the other.
         join: rows of the same query become one group; for losses over lists when rows are pairs.
         passages: documents of `train` that are too long become their best windows; None: they are cut.
-        dev: held-out queries; the best weights are those that rank them best.
+        dev: held-out queries; the best weights are those that rank them best by the first of `test.measures`.
         dev_share: hold out this share of the training queries instead.
         test: measured once before and once after.
     """

@@ -10,20 +10,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from secondpass.cross_encoder import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.evaluation.reporting.files import opened
 from secondpass.models.loading import pick_device
 from secondpass.training.configuration import MEASURES, HeldOutTest, PassagesConfig, TrainingConfig, TrainSource
-from secondpass.training.data.checking import CheckedGroups, checked_groups
+from secondpass.training.data.checking import CheckedGroups, checked_groups, joined_by_query
 from secondpass.training.data.groups import Group, fingerprint, label_origins
 from secondpass.training.data.passages import best_passages
 from secondpass.training.data.rows import Item
 from secondpass.training.data.sources import GroupStream, each, read_groups
 from secondpass.training.losses import make_loss
-from secondpass.training.losses.loss import LabelKind
 from secondpass.training.measuring import before_after
 from secondpass.training.measuring.before_after import BeforeAfter
 from secondpass.training.measuring.card import Card, write_card
@@ -77,19 +74,6 @@ class Finished:
     card: Path | None
 
 
-@dataclass(slots=True)
-class _Graded:
-    """What held-out groups must be, in the words of a loss: documents with grades."""
-
-    labels: LabelKind = "grade"
-    shortest: int = 1
-    needs_contrast: bool = False
-
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Nothing is learnt from what is held out."""
-        raise NotImplementedError
-
-
 def prepare(config: TrainingConfig) -> Prepared:
     """Load the model, read all data and check it as a whole.
 
@@ -111,14 +95,15 @@ def _prepared(config: TrainingConfig) -> Prepared:
     _refuse_own_file(Path(config.output.folder) / CONFIG)
     encoder = _encoder(config)
     read: Iterable[Group] = _read(config.data.train)
-    dev: Sequence[Group] = tuple(_graded(_read(config.data.dev))) if config.data.dev else ()
+    dev = joined_by_query(_read(config.data.dev)) if config.data.dev else None
     if config.data.dev_share:
-        read, dev = _divided(list(each(read)), config.data.dev_share, settings.seed)
+        read, share = _divided(list(each(read)), config.data.dev_share, settings.seed)
+        dev = joined_by_query(share)
     checked = checked_groups(read, loss, num_labels=encoder.config.num_labels, join=config.data.join, tell=False)
     if config.data.passages is not None:
         checked = replace(checked, groups=tuple(_passages(checked.groups, config.data.passages, encoder)))
     measures = config.data.test.measures if config.data.test else MEASURES
-    held = before_after.of_groups(DEV, dev, measures) if dev else None
+    held = None if dev is None else before_after.of_groups(DEV, dev, measures)
     tested = None if config.data.test is None else _test(config.data.test)
     leaks = _leaks(checked.groups, [found for found in (held, tested) if found])
     notes = (*leaks, *(f"training {line}" for line in _origins(checked.groups)))
@@ -131,7 +116,7 @@ def _divided(rows: Sequence[Item], share: float, seed: int) -> tuple[Iterable[Gr
     if len(groups) < len(rows):
         return GroupStream(iter(rows), {}), ()
     kept, held = before_after.held_out(groups, share, seed)
-    return kept, _graded(held)
+    return kept, held
 
 
 def _refuse_own_file(path: Path) -> None:
@@ -234,13 +219,6 @@ def _items(source: TrainSource) -> Iterator[Item]:
 def _passages(groups: Sequence[Group], passages: PassagesConfig, trained: CrossEncoder) -> Iterator[Group]:
     chooser = trained if passages.model is None else CrossEncoder(passages.model, device=trained.device_name)
     return best_passages(groups, chooser, passages.windows, progress=sys.stderr.isatty())
-
-
-def _graded(groups: Iterable[Group]) -> tuple[Group, ...]:
-    try:
-        return checked_groups(groups, _Graded(), join=True).groups
-    except InvalidInput as error:
-        raise InvalidInput(f"{DEV}: {error}") from None
 
 
 def _leaks(train_groups: Sequence[Group], held: Iterable[BeforeAfter]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from secondpass.models.weights import COMPACT
 from secondpass.text import choice
 from secondpass.training.checkpoints.checkpoints import FOLDER, Checkpoints, forget_checkpoints
 from secondpass.training.checkpoints.state import Generator, random_state, restore_random_state
-from secondpass.training.data.checking import checked_groups
+from secondpass.training.data.checking import checked_groups, joined_by_query
 from secondpass.training.data.groups import Counts, Group
 from secondpass.training.losses import make_loss
 from secondpass.training.losses.loss import Loss
@@ -154,14 +154,14 @@ def train(
         storage: how the model is written, see `CrossEncoder.save`. With "int8" the encoder has the weights as they were
             stored afterwards.
         loss: an object instead of the name in `settings`.
-        join: make one group of all that have the same query: what a list of single pairs needs for a ranking loss.
+        join: make one group of all that have the same query, in `dev` too: what single pairs need for a ranking loss.
         resume: go on from the newest checkpoint in `output_dir`, if there is one; False removes those that are there.
         watch: hears of every entry of the log.
         show_progress_bar: show a bar over all steps, with the loss and the time left.
 
     Raises:
-        InvalidInput: a setting, groups that cannot be learnt from (the message names file and line), or processes that
-            begin with different weights.
+        InvalidInput: a setting, groups that cannot be learnt from or measured by (the message names file and line), or
+            processes that begin with different weights.
         TrainingError: a loss or gradient is not finite; the message names the groups. Checkpoints stay.
         CheckpointError: `output_dir` is in use, cannot be written, or has a checkpoint of another run.
     """
@@ -173,7 +173,9 @@ def train(
     if isinstance(judge, BinaryCrossEntropy) and judge.pos_weight == "balanced":
         counts = checked.counts
         judge = judge.balanced(counts.label_sum, counts.documents - counts.label_sum)
-    evaluator = dev if dev is None or callable(dev) else DevRanking(dev)
+    evaluator = dev if dev is None or callable(dev) else DevRanking(joined_by_query(dev) if join else dev)
+    if isinstance(evaluator, DevRanking) and evaluator is not dev and evaluator.note:
+        logger.warning("dev: %s", evaluator.note)
     for line in checked.counts.lines():
         logger.info("%s", line)
     folder = None if output_dir is None else Path(output_dir)

@@ -164,8 +164,12 @@ def test_in_batch_negatives_make_positives_enough():
     assert len(checked_groups(rows, InfoNCE(in_batch_negatives=2)).groups) == 3
     with pytest.raises(InvalidInput, match="InfoNCE can learn from no group"):
         checked_groups(rows, InfoNCE(in_batch_negatives=0))
-    with pytest.raises(InvalidInput, match="all 2 labels are 0: no document is relevant"):
-        checked_groups([pair(0.0, "a"), pair(0.0, "b", "p")], InfoNCE(in_batch_negatives=2))
+    judged = [*rows, pair(0.0, "a", source="f:9"), Group("p", ("b", "c"), (0.0, 0.0))]
+    checked = checked_groups(judged, InfoNCE(in_batch_negatives=2), tell=False)
+    assert checked.groups == tuple(rows)
+    assert checked.dropped == ("dropped: 2 of 5 groups, without a relevant document; the first: f:9",)
+    with pytest.raises(InvalidInput, match=r"no group: 2 without a relevant document \(the first: f:9\)"):
+        checked_groups(judged[3:], InfoNCE(in_batch_negatives=2))
 
 
 def test_a_document_given_twice_is_kept_once():
@@ -196,6 +200,26 @@ def test_contradictions_name_both(tmp_path):
         checked_groups(read_groups(row_file(tmp_path, *rows)), BCE, join=True)
     with pytest.raises(InvalidInput, match=r"^9 contradictions in 9 groups:"):
         checked_groups([inside] * 9, BCE)
+
+
+def test_margins_below_several_documents_are_not_joined(tmp_path):
+    """They stay margins, joined where one document is above all; below two, or beside scores, they are refused."""
+    rows = [
+        {"query": "q", "positive": "a", "negative": "b", "margin": 2.0},
+        {"query": "q", "positive": "a", "negative": "c", "margin": 3.0},
+        {"query": "p", "positive": "a", "negatives": ["x", "y", "x"], "margins": [1.0, 2.0, 1.0]},
+        {"query": "q", "positive": "z", "negative": "b", "margin": 1.0},
+    ]
+    first, second = checked_groups(read_groups(row_file(tmp_path, *rows[:3])), MarginMSE(), join=True).groups
+    assert (first.documents, first.labels, first.margins) == (("a", "b", "c"), (0.0, -2.0, -3.0), True)
+    assert (second.documents, second.labels, second.margins) == (("a", "x", "y"), (0.0, -1.0, -2.0), True)
+    apart = checked_groups(read_groups(row_file(tmp_path, *rows)), MarginMSE())
+    assert [group.margins for group in apart.groups] == [True] * 4
+    with pytest.raises(InvalidInput, match=r"t\.jsonl:2 and .*t\.jsonl:4: margins below one document"):
+        checked_groups(read_groups(row_file(tmp_path, *rows)), MarginMSE(), join=True)
+    scores = Group("q", ("a", "c"), (7.0, 1.0))
+    with pytest.raises(InvalidInput, match="or with scores, for the query 'q'"):
+        checked_groups([Group("q", ("a", "b"), (0.0, -2.0), margins=True), scores], MarginMSE(), join=True)
 
 
 def test_a_positive_that_is_a_negative_too(tmp_path):

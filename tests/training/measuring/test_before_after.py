@@ -10,6 +10,7 @@ import pytest
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import evaluate
+from secondpass.training.data.checking import joined_by_query
 from secondpass.training.data.groups import Group
 from secondpass.training.measuring.before_after import (
     AFTER,
@@ -159,6 +160,22 @@ def test_refused(groups, words):
     """Nothing to measure by, or labels that are no grades."""
     with pytest.raises(InvalidInput, match=words):
         DevRanking(groups)
+
+
+def test_what_measures_the_same_in_any_order_chooses_no_weights():
+    """Positives alone are refused, with the way out; beside others they are counted; what only measures takes them."""
+    alone = [Group(f"q{number}", ("a", "b"), (1.0, 1.0)) for number in range(2)]
+    with pytest.raises(
+        InvalidInput, match=r"^dev: no query has both a relevant document and another.*finds negatives$"
+    ):
+        DevRanking([*alone, Group("q2", ("a",), (0.0,))])
+    pairs = [Group("q", ("a",), (1.0,)), Group("q", ("b",), (0.0,))]
+    with pytest.raises(InvalidInput, match="to choose by; join its rows by join=True"):
+        DevRanking(pairs)
+    assert DevRanking(joined_by_query(pairs)).note == ""
+    mixed = of_groups("dev", [*alone, Group("q2", ("a", "b"), (2.0, 1.0))], MEASURES)
+    assert mixed.note == "2 of 3 queries have documents of one grade alone: they measure the same in any order"
+    assert DevRanking(alone, chooses=False).note.startswith("2 of 2 queries")
 
 
 def groups(count: int) -> list[Group]:

@@ -231,6 +231,21 @@ def test_a_step_with_nothing_to_judge_is_refused(own_tiny):
         gradients(own_tiny, [Group("q", ("d",), (1.0,), "x:1")], "ranknet")
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_step_without_negatives_leaves_no_gradient(own_tiny, cached, monkeypatch, caplog):
+    """A positive alone, or twins, in every process: no optimiser moves a weight by it, and the first one tells."""
+    monkeypatch.setattr(Processes, "add_up", lambda self, tensors: None)
+    alone = [Group("q", ("d",), (1.0,), "x:1"), Group("q", ("d",), (1.0,), "x:2")]
+    for count, processes in enumerate((ALONE, Processes(0, 2), Processes(1, 2))):
+        own_tiny.model.zero_grad()
+        teacher = learner(own_tiny, "info_nce", cached=cached, processes=processes)
+        made = teacher(alone[: 1 + count % 2], "epoch 0, step 7")
+        assert (made.judged, float(made.loss), float(made.norm), made.pairs) == (False, 0.0, 0.0, 1 + count % 2)
+        assert all(weight.grad is None for weight in own_tiny.model.parameters())
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("epoch 0, step 7: no group has a negative, of its own or of another")
+
+
 def test_arranged_lays_groups_out():
     """Places beyond a group are masked and zero; several labels keep their axis."""
     logits = torch.tensor([[1.0], [2.0], [3.0]])

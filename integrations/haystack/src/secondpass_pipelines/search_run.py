@@ -21,7 +21,7 @@ from secondpass.calibration import Calibration, file_of
 from secondpass.cli.output import PipeConsole, progress_bar
 from secondpass.corpora import read_corpus
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, column_of, judged_queries
-from secondpass.evaluation.runs import write_run
+from secondpass.evaluation.runs import RANKED, write_run
 from secondpass.journal import Journal
 from secondpass_pipelines.indexing import Collection, collection, fill
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
@@ -226,10 +226,13 @@ class ResultWriter:
             with ExitStack() as stack:
                 last = stack.enter_context(self._stream(self.output))
                 before = {name: stack.enter_context(self._stream(file)) for name, file in self.first_runs.items()}
+                ranked = 0
                 for answer in answers:
-                    write_run(last, [(answer.query_id, _pairs(answer.second))], TAG)
+                    ranked += write_run(last, [(answer.query_id, _pairs(answer.second))], TAG)
                     for name, stream in before.items():
-                        write_run(stream, [(answer.query_id, _pairs(answer.given(name)))], TAG)
+                        ranked += write_run(stream, [(answer.query_id, _pairs(answer.given(name)))], TAG)
+            if ranked:
+                print(f"secondpass: {RANKED.format(ranked)}", file=sys.stderr)  # noqa: T201
         for answer in answers:
             if self.form == "table":
                 print_answer(answer)

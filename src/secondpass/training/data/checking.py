@@ -99,8 +99,8 @@ def sound(group: object, rule: LabelRule, name: str) -> Group:
         _check_text(document, f"{name}: {called(group, index)}")
     numbers = tuple(_label(label, rule, f"{name}: {called(group, index)}") for index, label in enumerate(labels))
     teaching = checked_teaching(group.teaching, len(documents), name)
-    origin = group.label_origin
-    return Group(group.query, documents, numbers, group.source, group.query_id, ids, teaching, label_origin=origin)
+    told = (teaching, bool(group.margins), group.label_origin)
+    return Group(group.query, documents, numbers, group.source, group.query_id, ids, *told)
 
 
 def called(group: Group, index: int) -> str:
@@ -163,7 +163,8 @@ def checked_groups(
     """Read all groups and keep those that `loss` can learn from.
 
     A document that a group has twice is kept once. Groups with fewer documents than the loss needs, and under a loss
-    that needs contrast those whose labels are all equal, are dropped, counted, and told in a warning.
+    that needs contrast those whose labels are all equal, are dropped, counted, and told in a warning; under one with
+    in-batch negatives those without a relevant document.
 
     Args:
         groups: `sources.read_groups`, or any groups.
@@ -174,8 +175,8 @@ def checked_groups(
 
     Raises:
         InvalidInput: a row cannot be read; a text is empty or no str; a label is not what the loss reads; a group has
-            the same document with two labels; nothing is left; or all labels are equal, which teaches nothing. The
-            message names the first five that are wrong and says how many there are.
+            the same document with two labels, or margins below several documents; nothing is left; or all labels are
+            equal, which teaches nothing. The message names the first five that are wrong and says how many there are.
     """
     rule = rule_of(loss, num_labels)
     read = _read(groups, rule)
@@ -195,6 +196,15 @@ def checked_groups(
     if not (rule.taught and any(group.teaching is not None for group in kept)):
         _check_contrast(counts, rule)
     return CheckedGroups(tuple(kept), counts, told)
+
+
+def joined_by_query(groups: Iterable[Group]) -> tuple[Group, ...]:
+    """Held-out groups with grades, those of one query as one; raises InvalidInput as `checked_groups` does."""
+    rule = LabelRule("grade", 1, 1, needs_contrast=False, borrows=False)
+    try:
+        return tuple(_without_repeats(_parts(_read(groups, rule), join=True), rule)[0])
+    except InvalidInput as error:
+        raise InvalidInput(f"dev: {error}") from None
 
 
 @dataclass(slots=True)
@@ -261,6 +271,11 @@ def _united(parts: Sequence[Group], rule: LabelRule, problems: _Problems) -> tup
     first = parts[0]
     if len(parts) == 1 and len(set(first.documents)) == len(first):
         return first, 0
+    scales = {(part.margins, part.documents[0] if part.margins else ""): part.source for part in parts}
+    if len(scales) > 1:
+        where = " and ".join(list(filter(None, scales.values()))[:2]) or "a group"
+        apart = "margins below one document cannot be joined with those below another, or with scores"
+        problems.add(f"{where}: {apart}, for the query {first.query[:60]!r}")
     places: dict[str, tuple[Group, int]] = {}
     names: dict[str, str] = {}
     repeated = 0
@@ -280,7 +295,8 @@ def _united(parts: Sequence[Group], rule: LabelRule, problems: _Problems) -> tup
     labels = tuple(group.labels[index] for group, index in places.values())
     made = Group(first.query, tuple(places), labels, first.source, first.query_id, ids if any(ids) else ())
     origins = "; ".join(dict.fromkeys(part.label_origin for part in parts if part.label_origin))
-    return replace(made, teaching=_joint_teaching(parts, places, problems), label_origin=origins), repeated
+    teaching = _joint_teaching(parts, places, problems)
+    return replace(made, teaching=teaching, margins=first.margins, label_origin=origins), repeated
 
 
 def _joint_teaching(
@@ -316,6 +332,9 @@ def _useful(groups: Sequence[Group], rule: LabelRule) -> tuple[list[Group], dict
             reason = f"with fewer than {rule.shortest} documents"
         elif rule.needs_contrast and len(set(group.labels)) == 1:
             reason = "whose labels are all equal"
+        elif rule.borrows and max(group.labels) <= 0:
+            # the others of a step lend what is not relevant, never what is
+            reason = "without a relevant document"
         else:
             kept.append(group)
             continue
@@ -341,9 +360,6 @@ def _positives_only() -> str:
 
 def _check_contrast(counts: Counts, rule: LabelRule) -> None:
     """Labels that are all equal teach a constant, unless documents of other queries are the negatives."""
-    if rule.borrows:
-        if counts.highest <= 0:
-            raise InvalidInput(f"all {counts.documents} labels are 0: no document is relevant to its query")
-    elif counts.lowest == counts.highest:
+    if not rule.borrows and counts.lowest == counts.highest:
         same = f"all {counts.documents} labels are {counts.lowest:g}: nothing to tell apart"
         raise InvalidInput(f"{same}; {_positives_only()}" if counts.lowest > 0 else same)

@@ -37,12 +37,17 @@ class DevRanking:
     Args:
         groups: labelled queries; labels are whole grades, 0 is not relevant.
         measure: as ir_measures names it.
+        chooses: whether weights are chosen by it; False where it only measures.
+
+    Attributes:
+        note: how many groups measure the same in any order, or "".
 
     Raises:
-        InvalidInput: no groups, none with a relevant document, or a label that is no grade.
+        InvalidInput: no groups, none with a relevant document, a label that is no grade; or weights are to be chosen,
+            and every group measures the same in any order, as one with relevant documents alone does.
     """
 
-    def __init__(self, groups: Iterable[Group], measure: str = PRIMARY) -> None:
+    def __init__(self, groups: Iterable[Group], measure: str = PRIMARY, *, chooses: bool = True) -> None:
         self.groups = tuple(groups)
         self.primary_metric = measure
         self.qrels = Qrels(
@@ -50,6 +55,13 @@ class DevRanking:
         )
         if not self.qrels.with_relevant:
             raise InvalidInput("dev: no query has a relevant document")
+        same = sum(len(set(group.labels)) == 1 for group in self.groups)
+        few = f"{same:,} of {len(self.groups):,} queries have documents of one grade alone"
+        self.note = f"{few}: they measure the same in any order" if same else ""
+        if chooses and not any(max(group.labels) > 0 and len(set(group.labels)) > 1 for group in self.groups):
+            apart = len({(group.query_id, group.query) for group in self.groups}) < len(self.groups)
+            way_out = f"join its rows by {worded('join', True)}" if apart else "`secondpass mine` finds negatives"
+            raise InvalidInput(f"dev: no query has both a relevant document and another, to choose by; {way_out}")
 
     def __call__(self, encoder: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1) -> float:
         """Return the mean of the measure over the queries with a relevant document."""
@@ -150,10 +162,11 @@ def of_groups(name: str, groups: Sequence[Group], measures: Sequence[str]) -> Be
     """Held-out groups: their documents are the candidates, their labels the grades.
 
     Raises:
-        InvalidInput: a label is no whole grade, or no query has a relevant document.
+        InvalidInput: as of `DevRanking`, which has the first measure.
     """
     ranking = DevRanking(groups, measures[0])
-    return BeforeAfter(name, ranking, ranking.qrels, None, measures, note=ranking.qrels.origin_note)
+    note = "; ".join(filter(None, (ranking.qrels.origin_note, ranking.note)))
+    return BeforeAfter(name, ranking, ranking.qrels, None, measures, note=note)
 
 
 def of_folder(
@@ -198,7 +211,7 @@ def of_folder(
             groups.append(Group(asked[query], contents, labels, place, query, ids, label_origin=judged.origin))
     if not groups:
         raise InvalidInput(f"{folder}: the first pass finds nothing for any of its {len(queries)} queries")
-    ranking = DevRanking(groups, measures[0])
+    ranking = DevRanking(groups, measures[0], chooses=False)
     return BeforeAfter(
         folder.name, ranking, judged.only(set(queries)), first, measures, note="; ".join(filter(None, notes))
     )

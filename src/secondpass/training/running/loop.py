@@ -79,6 +79,7 @@ class Gradients:
         names: of what was learnt from, for messages; "" has no name.
         pairs: (query, document) pairs read.
         tokens: real tokens read.
+        judged: False if there was nothing for the loss to judge: then there are no gradients, and no weight changes.
     """
 
     loss: torch.Tensor
@@ -86,6 +87,7 @@ class Gradients:
     names: tuple[str, ...]
     pairs: int
     tokens: int
+    judged: bool = True
 
 
 Learner = Callable[[Any, str], Gradients]
@@ -189,7 +191,8 @@ class TrainingRun:
         gradients = self.learner(batch, f"epoch {self.epoch}, step {self.step + 1}")
         self._refuse_non_finite(gradients)
         rate = self.optimisation.learning_rate
-        self.optimisation.step()
+        if gradients.judged:
+            self.optimisation.step()
         self.step += 1
         self.total += 1
         if self.step % STEPS_PER_LOG == 0 and logger.isEnabledFor(logging.DEBUG):

@@ -5,6 +5,7 @@ Which groups a step reads is shuffled, of like length, and the same whatever mac
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +24,8 @@ from secondpass.training.losses.loss import Loss, Teachings
 from secondpass.training.running.loop import Gradients, Processes
 from secondpass.training.settings import TrainingSettings
 from secondpass.training.weights.optimisation import Optimisation
+
+logger = logging.getLogger(__name__)
 
 Tokeniser = Callable[[Sequence[str], Sequence[str]], list[Tokens]]
 """(queries[i], documents[i]) to model inputs, cut to the window."""
@@ -219,7 +222,7 @@ class GroupLearner:
     random_state: Callable[[], Callable[[], None]]
 
     def __call__(self, step: Sequence[Group], where: str) -> Gradients:
-        """Leave the gradients of the mean loss over all units of `step`, clipped."""
+        """Leave the gradients of the mean loss over all units of `step`, clipped; none where `_pass_over` says so."""
         groups = self._with_in_batch_negatives(step, where)
         tokens = self._tokens(groups)
         share = own_share([sum(item.widths) for item in tokens], self.processes.rank, self.processes.count)
@@ -231,14 +234,24 @@ class GroupLearner:
         total, units = learn(judged, pairs)
         grads = self._gradients()
         self.processes.add_up([*grads, total, units])
+        real, names = sum(sum(item.widths) for item in tokens), tuple(group.source for group in step)
         if not bool(units):
-            raise TrainingError(f"{where}: no group has anything for the loss to judge")
+            self._pass_over(where)
+            return Gradients(total[0], total.new_zeros(()), names, pairs, real, judged=False)
         # Each part was divided by the step's pairs, which all processes know; what counts is only known now.
         for grad in grads:
             grad.mul_(pairs / units)
         norm = self.optimisation.clip()
-        real = sum(sum(item.widths) for item in tokens)
-        return Gradients((total / units)[0], norm, tuple(group.source for group in step), pairs, real)
+        return Gradients((total / units)[0], norm, names, pairs, real)
+
+    def _pass_over(self, where: str) -> None:
+        """Leave no gradient of a step without a unit: such as a positive alone in the last step of an epoch."""
+        if not getattr(self.loss, "in_batch_negatives", 0):
+            raise TrainingError(f"{where}: no group has anything for the loss to judge")
+        for weight in self.optimisation.weights:
+            weight.grad = None
+        if self.processes.first:
+            logger.warning("%s: no group has a negative, of its own or of another: no weight is changed", where)
 
     def _gradients(self) -> list[torch.Tensor]:
         """Gradients of every trained weight, zero where this process saw none: all processes add up the same ones."""
