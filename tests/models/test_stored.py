@@ -375,6 +375,10 @@ def test_a_model_is_saved_without_torch(
         own.save(str(tmp_path / "file"))
     with pytest.raises(MissingExtra):
         own.save(str(target), storage="int8")
+    if form != "chain":
+        with pytest.raises(MissingExtra, match="saving a model otherwise"):
+            CrossEncoder(str(source), classifier_dropout=0.25).save(str(tmp_path / "other"))
+        assert not (tmp_path / "other").exists()
     assert caplog.messages == []
 
 
