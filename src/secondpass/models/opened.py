@@ -320,7 +320,7 @@ class OpenModel:
         folder, calibration = Path(path), settings["calibration"]
         try:
             with unfinished_folder(folder) as unfinished:
-                stored.files.write(unfinished)
+                stored.copy(unfinished)
                 if calibration is not None:
                     put_calibration(unfinished, calibration)
                 write_card(unfinished, folder, settings["card"], calibration)
