@@ -15,7 +15,7 @@ import numpy as np
 from secondpass.activations import Activation
 from secondpass.calibration import Calibration, least_of, with_probabilities
 from secondpass.cross_encoder import CrossEncoder, hits_of
-from secondpass.errors import InvalidInput, NonFiniteScore, TooLong
+from secondpass.errors import InvalidInput, NonFiniteScore, NoTokens, TooLong
 from secondpass.explanation import Explanation, explain
 from secondpass.models.config import read_json, write_json
 from secondpass.models.folders import CASCADE
@@ -385,16 +385,16 @@ class _Scoring:
         chosen = [list(wanted[row]) if self._until else sorted(wanted[row]) for row in rows]
         asked = [self._asked[row] for row in rows]
         texts = [[one.documents[index] for index in own] for one, own in zip(asked, chosen, strict=True)]
-        options = self._options
-        if self._until is not None:
-            options = {**options, "budget_ms": max(0.001, 1000 * (self._until - time.perf_counter()))}
+        left = {} if self._until is None else {"budget_ms": max(0.001, 1000 * (self._until - time.perf_counter()))}
         try:
-            rankings = self._model.rank_many([one.query for one in asked], texts, **options)
-        except (NonFiniteScore, TooLong) as error:
+            rankings = self._model.rank_many([one.query for one in asked], texts, **self._options | left)
+        except (NonFiniteScore, NoTokens, TooLong) as error:
             starts = np.cumsum([0, *(len(one.documents) for one in self._asked)]).tolist()
-            pairs = [starts[row] + index for row, own in zip(rows, chosen, strict=True) for index in own]
-            named = tuple(pairs[number] for number in error.indices)
-            raise type(error)(f"model {self._stage}, pairs {list(named)}: {error}", named) from error
+            pairs = [(row, starts[row] + index) for row, own in zip(rows, chosen, strict=True) for index in own]
+            named = tuple(pairs[number][1] for number in error.indices)
+            blank = f"queries[{pairs[error.indices[0]][0]}] is blank"
+            what = blank if isinstance(error, NoTokens) else f"pairs {list(named)}: {error}"
+            raise type(error)(f"model {self._stage}, {what}", named) from error
         made: list[list[Ranked]] = [[] for _ in wanted]
         for row, one, own, ranking in zip(rows, asked, chosen, rankings, strict=True):
             made[row] = [

@@ -423,7 +423,7 @@ class CrossEncoder(Reranker):
 
         With `storage="int8"` the weights take a quarter of float32's size and are read by secondpass alone, see
         `models.saving.save`. Where evaluators left figures in `model_card_data`, README.md tells them. Without torch
-        the files are copied that the model was loaded from; what was set otherwise since cannot be written then.
+        the files of the model are copied that it was loaded from; what was set otherwise since cannot be written then.
         """
         self.engine()
         settings = {"card": self.model_card_data.text(), **self.stored_settings()}

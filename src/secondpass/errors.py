@@ -33,7 +33,9 @@ class TooLong(_OfPairs, InvalidInput):
 
 
 class NoTokens(_OfPairs, InvalidInput):
-    """The tokenizer makes nothing of pairs, and puts nothing around them; `indices` are their positions in the input.
+    """The tokenizer makes nothing of pairs with all that is around them, or of their queries where those are asked.
+
+    `indices` are their positions in the input.
 
     Leave them out.
     """

@@ -376,7 +376,7 @@ class Reranker(OpenModel):
         began = time.perf_counter()
         silent = scored.blank[:, 0].nonzero()[0].tolist()
         if silent:
-            raise InvalidInput(f"{owners[silent[0]]} is blank")
+            raise NoTokens(f"{owners[silent[0]]} is blank", (silent[0],))
         made = rankings(scored, sizes, activation, rule, kept)
         calibration, own = self._calibration, None if self.num_labels == 1 else rule
         if calibration is not None or call.least is not None:
@@ -467,7 +467,7 @@ class Reranker(OpenModel):
             except NoTokens as error:
                 (pair,) = error.indices
                 if owners:
-                    raise InvalidInput(f"{owners[pair]} is blank") from None
+                    raise NoTokens(f"{owners[pair]} is blank", (pair,)) from None
                 raise NoTokens(f"sentences[{pair}] has no tokens, nor has the template", (pair,)) from None
 
     def _activation(self, given: Activation | None, rule: Relevance | None) -> Activation:

@@ -356,7 +356,13 @@ def test_a_model_is_told_what_its_folder_does_not_say(
     assert "template is for one model, and here are" in only_line(run(*models, *told))
     given = ("compare", "--dataset", tmp_path / "beir", "--device", "cpu", "-m", "nDCG@10", "-o", tmp_path / "run.trec")
     assert "must be said: template=" in run(*given, "--model", f"m={plain}").stderr
-    assert "say relevance=" in run(*given, "--model", f"m={labels}").stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("a model before it was asked"))
+        patch.setattr("secondpass.cli.compare.first_pass", lambda *given: pytest.fail("candidates were looked for"))
+        for more in ([], ["--relevance", "3"], ["--relevance", "-1"]):
+            refused = run(*models, "--model", f"m={labels}", *more).stderr
+            assert f"--model m={labels}: it has 3 labels; say by which to rank, --relevance 0 to 2 or" in refused
+        assert "no folder" in run(*models, "--model", "/nowhere").stderr
     corpus = {row["_id"]: " ".join(filter(None, (row["title"], row["text"]))) for row in CORPUS}
     for folder, more, encoder, rule in (
         (plain, told, CrossEncoder(plain, device="cpu", **answer), None),

@@ -18,7 +18,7 @@ from scipy.stats import hypergeom
 from secondpass import Cascade, CrossEncoder, Ranking, StoppingRule
 from secondpass.calibration import AnswerRule, Calibration
 from secondpass.cascade import CascadeRecord
-from secondpass.errors import InvalidInput, ModelLoadError, TooLong
+from secondpass.errors import InvalidInput, ModelLoadError, NoTokens, TooLong
 from secondpass.ranking import Ranked
 from secondpass.stopping import Trace, calibrated, misses_allowed
 from tests.tiny_models import WORDS, make_folder, make_reranker
@@ -429,3 +429,15 @@ def test_an_error_of_a_later_model_names_the_callers_pairs(small: CrossEncoder, 
     with pytest.raises(TooLong, match="model 1, pairs") as caught:
         Cascade([small, strict], 2).rank_many(["cat", "dog"], lists)
     assert caught.value.indices == tuple(sorted(1 + one.index for one in chosen if one.index < 2))
+
+
+@pytest.mark.parametrize(("template", "place"), [("{query} {document}", 1), (None, 0)])
+def test_a_query_that_says_nothing_to_a_later_model_is_named(
+    tiny_model_folder: Callable[..., str], template: str | None, place: int
+) -> None:
+    """By its place among the caller's, though queries before it do not go on: BERT's tokenizer has no private use."""
+    bytewise = CrossEncoder(tiny_model_folder("roberta"), device="cpu")
+    pocket = CrossEncoder("secondpass/pocket", device="cpu", template=template)
+    with pytest.raises(NoTokens, match=r"^model 1, queries\[1\] is blank$") as caught:
+        Cascade([bytewise, pocket], 2).rank_many(["cat", "\ue000"], [[], ["the cat", ""]])
+    assert caught.value.indices == (place,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +43,12 @@ def computed(factor: float, folder: str, inputs: Sequence[Tokens]) -> Logits:
 
 
 def there(factor: float, folder: str, device: str) -> Compute:
-    """The same in a worker; it cannot be loaded while the folder has a file "broken"."""
+    """The same in a worker; it is not loaded while the folder has a file "broken", nor by the first with "narrow"."""
+    if Path(folder, "narrow").exists():
+        with suppress(FileExistsError):
+            Path(folder, "taken").touch(exist_ok=False)
+            raise RuntimeError("no memory for the first")
+        time.sleep(1)
     if Path(folder, "broken").exists():
         raise RuntimeError("no memory for it")
     return partial(computed, factor, folder)

@@ -230,6 +230,47 @@ def test_a_replacement_that_cannot_load_is_tried_again(
     fresh.close()
 
 
+def test_a_place_that_cannot_load_first_is_no_failure_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is filled once another has shown that the model can be loaded."""
+    monkeypatch.setattr(workers, "PAUSE_S", 0.01)
+    (tmp_path / "narrow").touch()
+    forward = PortableSum(tmp_path)
+    pool = Workers(TWO)
+    computation = pool.around(forward.ready(), forward)
+    assert computation.logits(inputs_of(1)).tolist() == [[101.0]]
+    assert len(numbers(pool)) == 2
+    assert caplog.text.count("did not start: no memory for the first") == 1
+    pool.close()
+
+
+def test_accelerators_without_memory_leave_the_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the model is it is computed, except for one that cannot be pickled, which is refused."""
+    monkeypatch.setattr(workers, "PAUSE_S", 0.01)
+    monkeypatch.setattr(workers, "MOST_STARTS", 2)
+    (tmp_path / "broken").touch()
+    forward = PortableSum(tmp_path)
+    own = replace(forward.ready(), device="cuda:0")
+    pool = Workers(["cuda:0", "cuda:1"])
+    computation = pool.around(own, forward)
+    crew = pool._crew
+    assert crew is not None
+    until(lambda: crew._hoped_for == 0)
+    assert caplog.text.count("cuda:1 did not start: no memory for it") == 2
+    assert computation.logits(inputs_of(1)).tolist() == [[101.0]]
+    monkeypatch.setattr(forward, "elsewhere", lambda own: lambda device: own)
+    refused = pool.around(replace(own), forward)
+    crew = pool._crew
+    assert crew is not None
+    until(lambda: crew._hoped_for == 0)
+    with pytest.raises(InvalidInput, match="device: the model cannot be given to other processes"):
+        refused.logits(inputs_of(1))
+    pool.close()
+
+
 def test_what_a_process_gives_back_at_the_end_is_done_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With accelerators this process has a place too: it has left when a process is killed that had no end in time."""
     monkeypatch.setattr(workers, "END_S", 1.0)

@@ -350,6 +350,9 @@ def test_a_model_is_saved_without_torch(
         CrossEncoder(str(source)).save(str(source), max_shard_size="20KB")
     monkeypatch.setattr("secondpass.cross_encoder.has_torch", lambda: False)
     monkeypatch.setattr("secondpass.models.stored.has_torch", lambda: False)
+    beside = ("finished.json", "cascade.json", "mine.json")
+    for name in beside:
+        (source / name).write_text("{}")
     own, target = CrossEncoder(str(source)), tmp_path / "target"
     before = own.predict(PAIRS)
     scores = np.linspace(-2, 2, 40)
@@ -360,7 +363,8 @@ def test_a_model_is_saved_without_torch(
         again = CrossEncoder(str(folder))
         assert (again.predict(PAIRS) == before).all()
         assert again.calibration is not None
-        assert {*again._loaded.files.names()} >= {*own._loaded.files.names()}  # type: ignore[union-attr]
+        assert {*again._loaded.files.names()} >= {*own._loaded.files.names()} - {*beside}  # type: ignore[union-attr]
+        assert [(folder / name).exists() for name in beside] == [folder == source] * len(beside)
         assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     assert isinstance(own._loaded, StoredModel)
     own.max_length = 17
@@ -375,6 +379,10 @@ def test_a_model_is_saved_without_torch(
         own.save(str(tmp_path / "file"))
     with pytest.raises(MissingExtra):
         own.save(str(target), storage="int8")
+    if form != "chain":
+        with pytest.raises(MissingExtra, match="saving a model otherwise"):
+            CrossEncoder(str(source), classifier_dropout=0.25).save(str(tmp_path / "other"))
+        assert not (tmp_path / "other").exists()
     assert caplog.messages == []
 
 

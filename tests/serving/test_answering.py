@@ -113,6 +113,17 @@ async def test_a_cut_that_may_not_be_is_refused(served: Served) -> None:
         await answered(served, work(field="texts", refuse_cuts=True), 30)
 
 
+async def test_a_pair_without_any_token_is_refused_by_its_query() -> None:
+    """Of a template without special tokens, as a blank query is: by the field that the client filled."""
+    encoder = CrossEncoder("secondpass/pocket", device="cpu", template="{query} {document}")
+    models = Models({"bare": encoder}, Settings(), lambda *given: None)
+    for field, said in (("documents", "query"), ("pairs", r"pairs\[1\]\[0\]"), ("text_2", r"text_1\[1\]")):
+        with pytest.raises(Problem, match=f"{said} is blank") as refused:
+            await answered(models.get(None), Work(None, ("\ue000", "\ue000"), ("a dog", ""), field), 30)
+        assert refused.value.status == 422
+    models.close()
+
+
 async def never() -> dict[str, Any]:
     """A client that stays."""
     await asyncio.Event().wait()

@@ -46,6 +46,7 @@ CALLS: dict[str, Callable[[CrossEncoder], object]] = {
     "inputs as tensors": lambda encoder: encoder.collate([["cat", "a cat"]]),
     "saving as int8": lambda encoder: encoder.save("out", storage="int8"),
     "saving another limit": lambda encoder: CrossEncoder(POCKET, max_length=64).save("out"),
+    "saving a dropout": lambda encoder: CrossEncoder(POCKET, classifier_dropout=0.25).save("out"),
     "saving an instruction": lambda encoder: CrossEncoder(POCKET, template=ASKED, instruction="x").save("out"),
     "upload": lambda encoder: encoder.push_to_hub("me/mine"),
     "ONNX": lambda encoder: encoder.export_onnx("out"),

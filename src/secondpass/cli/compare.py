@@ -43,6 +43,7 @@ from secondpass.models.templates import ANSWER, check_alone
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
+    from secondpass.ranking import Relevance
     from secondpass.record import CallRecord
 
 BM25 = "bm25"
@@ -139,17 +140,17 @@ def compare(
     if measure:
         parsed(measure)
     loading = max_length, device, precision, None, template, true_token, false_token
-    models = _named(model, loading[4:])
-    rule = relevance_of(relevance)
+    models, rule = _named(model, loading[4:]), relevance_of(relevance)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
     found = judged_by(dataset, split, limit)
+    only = _checked(models, loading, rule)
     corpus = {document.id: document.content for document in read_corpus(dataset)}
     found, first_ms = first_pass(found, first, corpus, depth, ignore_identical_ids, device)
     (candidates,) = found.runs
     _check_names([candidates.name, *models], candidates, output)
     options: Any = dict(batch_size=batch_size, truncation=how, instruction=instruction, relevance=rule)
     made = [
-        reranked(name, arguments.load(source, *loading), score_cache, found, corpus, options)
+        reranked(name, only or arguments.load(source, *loading), score_cache, found, corpus, options)
         for name, source in models.items()
     ]
     found = _joined(found, made, models, first_ms, depth)
@@ -182,6 +183,20 @@ def _named(given: Sequence[str], answer: Sequence[str | None]) -> dict[str, str]
         made[name] = source
     check_alone(made.values(), dict(zip(ANSWER, answer, strict=True)))
     return made
+
+
+def _checked(models: Mapping[str, str], loading: Sequence[Any], rule: Relevance | None) -> CrossEncoder | None:
+    """Open each model, so that none is refused after others have ranked everything; gives an only one, still open."""
+    for name, source in models.items():
+        encoder = arguments.load(source, *loading)
+        count = encoder.num_labels
+        if count > 1 and rule != "expected" and (rule is None or not 0 <= rule < count):
+            asked = f"--relevance 0 to {count - 1} or expected"
+            raise InvalidInput(f"--model {name}={source}: it has {count} labels; say by which to rank, {asked}")
+        if len(models) == 1:
+            return encoder
+        encoder.close()  # several may not fit beside each other
+    return None
 
 
 def first_pass(

@@ -147,8 +147,8 @@ class _Crew:
         self._waiting: deque[_Job] = deque()
         self._changed, self._making = threading.Condition(), threading.RLock()
         self._ready, self._hoped_for = int(here), len(places)  # those that take batches, those that are or may come
-        self._open = True
-        self._loaded = False  # by a process, ever: then a failure to load is one of its place, not of the model
+        self._open, self._unfit = True, list[Exception]()  # why places could not load it
+        self._loaded = here  # by anybody, ever: then a failure to load is one of its place, not of the model
         self._failure: Exception | None = None
         self._workers: set[_Worker] = set()
         self.computation = replace(own, logits=self._logits, start=self.start, workers=len(devices), lock=None)
@@ -183,8 +183,7 @@ class _Crew:
         with self._changed:
             self._open = False
             self._changed.notify_all()
-        starting = [worker for worker in [*self._workers] if not worker.ready]
-        for worker in starting:
+        for worker in [one for one in [*self._workers] if not one.ready]:
             worker.kill()
         until = time.monotonic() + END_S
         for thread in self._threads:
@@ -212,7 +211,7 @@ class _Crew:
             try:
                 worker = self._started(forward, told)
             except Exception as error:  # models are pickled in their own ways, and fail in their own ways
-                if not (self._loaded or isinstance(error, (EOFError, OSError))):
+                if not (isinstance(error, (EOFError, OSError)) or self._loads_elsewhere(error)):
                     unfit = f"device: the model cannot be given to other processes: {_reason(error)}"
                     self._failure = error if isinstance(error, SecondPassError) else InvalidInput(unfit)
                     break
@@ -232,6 +231,13 @@ class _Crew:
                 failures = 0 if done else failures + 1
                 logger.warning("a worker process of %s ended (%s): another takes its place", told[0], code)
         self._leave(places=1)
+
+    def _loads_elsewhere(self, error: Exception) -> bool:
+        """Whether a failure is its place's and not the model's; waits until another has loaded that, or none can."""
+        self._unfit.append(error)
+        while self._shared is not None and not self._loaded and len(self._unfit) < self._hoped_for:
+            time.sleep(PAUSE_S)
+        return self._shared is not None and self._loaded  # what cannot be pickled is loaded nowhere else
 
     def _started(self, forward: PortableForward, told: Told) -> _Worker:
         with self._making:

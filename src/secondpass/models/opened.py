@@ -312,14 +312,15 @@ class OpenModel:
         prompts = settings["prompts"], settings["default_prompt"]
         if activation != own or prompts != (stored.prompts, stored.default_prompt):
             return False
-        if max_length not in (None, stored.token_limit):
+        dropout = stored.settings.get("classifier_dropout")
+        if max_length not in (None, stored.token_limit) or stored.request.classifier_dropout not in (None, dropout):
             return False
         if path is None:
             return True
         folder, calibration = Path(path), settings["calibration"]
         try:
             with unfinished_folder(folder) as unfinished:
-                stored.files.write(unfinished)
+                stored.copy(unfinished)
                 if calibration is not None:
                     put_calibration(unfinished, calibration)
                 write_card(unfinished, folder, settings["card"], calibration)

@@ -32,7 +32,8 @@ from secondpass.forwards.families.modernbert import DEFAULTS as MODERNBERT
 from secondpass.forwards.family import Family
 from secondpass.forwards.kernel.cache import digest_of, keeps
 from secondpass.inputs import ModelTemplate
-from secondpass.models.config import architecture_in, read_json
+from secondpass.models.config import LISTED, NEWEST_FILE, TRANSFORMER_FILE, architecture_in, read_json
+from secondpass.models.folders import INDEX
 from secondpass.models.identity import stored_calibration
 from secondpass.models.limits import check_ids, limit_of
 from secondpass.models.loading import (
@@ -49,6 +50,7 @@ from secondpass.models.modules import WEIGHTS, Modules, read_modules, stored_lim
 from secondpass.models.modules import __file__ as modules_source
 from secondpass.models.stored_tokenizer import StoredTokenizer, read_tokenizer
 from secondpass.models.templates import template_for
+from secondpass.models.tokenizer import SETTINGS_FILES
 from secondpass.models.weights import COMPACT, SCALE, check_counts, stored_sizes, tell_unused
 from secondpass.system import READ, read_at
 
@@ -57,6 +59,9 @@ logger = logging.getLogger(__name__)
 NEEDS_TORCH = 'that needs torch and transformers: pip install "secondpass[torch]"'
 # What a tokenizer and a config may be read from, beside weights and the folders of a chain.
 SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "*.spm", "*.jinja")
+# Of the JSON beside weights what saving writes: a run of training, a cascade and others leave theirs there, too.
+SAVED = {"config.json", "generation_config.json", "tokenizer.json", "vocab.json", *SETTINGS_FILES}
+SAVED |= {INDEX, LISTED, NEWEST_FILE, TRANSFORMER_FILE}
 # Numbers by their names in the head of a file; those of bfloat16 are the upper halves of float32's.
 FLOATING = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 TYPES = {**FLOATING, "I8": "|i1"}
@@ -138,9 +143,9 @@ class HeldFiles:
             self.write(Path(folder))
             yield Path(folder)
 
-    def write(self, folder: Path) -> None:
-        """Write all of them below another folder."""
-        for name in self.names():
+    def write(self, folder: Path, names: Iterable[str] | None = None) -> None:
+        """Write all of them, or some, below another folder."""
+        for name in self.names() if names is None else names:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.bytes_of(name, 0, self.size(name)))
@@ -261,6 +266,11 @@ class StoredModel:
             whole.update(f"{name} {self.files.size(name)} ".encode())
             whole.update(self.files.bytes_of(name, 0, self.files.size(name)))
         return whole.hexdigest()
+
+    def copy(self, folder: Path) -> None:
+        """Write the model's own files below another folder, and none that only stands beside them."""
+        names = [name for name in self.files.names() if name in SAVED or "/" in name or not name.endswith(".json")]
+        self.files.write(folder, names)
 
     def build(self, reason: str) -> Loaded:
         """The same model of torch, for a `reason`; raises MissingExtra where torch is not installed."""

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from secondpass.activations import scaled
 from secondpass.cascade import going_on, joined, put
-from secondpass.errors import NonFiniteScore, TooLong
+from secondpass.errors import NonFiniteScore, NoTokens, TooLong
 from secondpass.forwards.contract import non_finite
 from secondpass.inputs import CutPolicy
 from secondpass.merging.shared import LEAST_S
@@ -124,6 +124,8 @@ class Standing:
         except TooLong as error:
             places, window = indices([rows[index] for index in error.indices]), cut.window(reranker.window)
             raise invalid(f"{work.field} at {places}: longer than the model's window of {window} tokens") from None
+        except NoTokens as error:
+            raise blank_query(work, rows[error.indices[0]]) from None
         except NonFiniteScore as error:
             raise non_finite(tuple(rows[index] for index in error.indices)) from error
         silent = scored.blank[:, 0]

@@ -20,7 +20,7 @@ from secondpass.errors import CheckpointError, InvalidInput
 from secondpass.forwards.learning.attention import DropoutSource
 from secondpass.forwards.learning.dropout import cheap_dropout, dropout_set_to, give_back_memory, keep_freed_memory
 from secondpass.forwards.learning.packed import TrainingForward, has_fast_bf16, training_forward
-from secondpass.models.folders import MODULE_WEIGHTS
+from secondpass.models.modules import stored_weights
 from secondpass.models.saving import check_storage
 from secondpass.models.weights import COMPACT
 from secondpass.text import choice
@@ -282,8 +282,7 @@ class _Parts:
             if not adapter:
                 self._save(folder)
             if self.plan.settings.keep is None:
-                own = [*folder.glob("model*.safetensors"), *folder.glob(MODULE_WEIGHTS)]
-                weights = [folder / ADAPTER / WEIGHTS] if adapter else sorted(own)
+                weights = [folder / ADAPTER / WEIGHTS] if adapter else [*stored_weights(folder)]
                 write_finished(folder, ended.identity, ended.report.kept(), weights)
         if self.processes.first and self.plan.settings.keep is None:
             forget_checkpoints(folder)

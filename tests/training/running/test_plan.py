@@ -184,6 +184,39 @@ def test_processes_share_a_step(own_tiny, count, cached, loss, micro_tokens, mon
 
 
 @pytest.mark.parametrize("cached", [False, True])
+def test_a_process_without_a_group_has_a_loss_scale(own_tiny, cached, monkeypatch):
+    """In the first step too: it takes part in the step that the gradients of the others make, and changes the same."""
+    (judged,) = step_of_groups(size=1)
+    shares: dict[int, list[torch.Tensor]] = {}
+
+    def add_up(self, tensors):
+        if self.rank in shares:  # a second time, with what the other one had
+            for tensor, other in zip(tensors, shares[1 - self.rank], strict=True):
+                tensor.add_(other)
+        else:
+            shares[self.rank] = [tensor.clone() for tensor in tensors]
+            tensors[-1].fill_(1.0)
+
+    monkeypatch.setattr(Processes, "add_up", add_up)
+    start = [weight.detach().clone() for weight in own_tiny.model.parameters()]
+    ends = []
+    for rank in (0, 1, 0, 1):
+        with torch.no_grad():
+            for weight, before in zip(own_tiny.model.parameters(), start, strict=True):
+                weight.copy_(before)
+        own_tiny.model.zero_grad()
+        teacher = learner(own_tiny, cached=cached, processes=Processes(rank, 2))
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        teacher.optimisation = replace(teacher.optimisation, scaler=scaler, max_grad_norm=1.0)
+        teacher([judged], "epoch 0, step 1")
+        teacher.optimisation.step()
+        ends.append(torch.cat([weight.detach().reshape(-1).clone() for weight in own_tiny.model.parameters()]))
+    assert sorted(bool(tensors[-1]) for tensors in shares.values()) == [False, True]
+    assert torch.equal(ends[2], ends[3])
+    assert not torch.equal(ends[2], torch.cat([weight.reshape(-1) for weight in start]))
+
+
+@pytest.mark.parametrize("cached", [False, True])
 def test_in_batch_negatives_come_from_other_groups(own_tiny, cached, monkeypatch):
     """They are documents of the step, never judged ones of the query, and the same for the same step."""
     groups = step_of_groups(size=5)

@@ -230,6 +230,8 @@ class GroupLearner:
         pairs = sum(len(group) for group in groups)
         parts = micro_batches([item.widths for item in own], self.micro_tokens)
         judged = [_joined([own[place] for place in part]) for part in parts]
+        if not judged:  # a loss scale is made with the first loss, and every process needs it
+            self.optimisation.scaler.scale(torch.zeros(1, device=self.optimisation.weights[0].device))
         learn = self._cached if self.cached else self._direct
         total, units = learn(judged, pairs)
         grads = self._gradients()
