@@ -17,6 +17,7 @@ pytest.importorskip("ir_measures")
 
 from secondpass.calibration import AnswerRule, Calibration
 from secondpass.tuning.probabilities import answer_rule, labelled
+from secondpass_pipelines.pipeline_files import pipeline_file
 from tests.cli.conftest import Run, Start, only_line
 
 TEXTS = {
@@ -124,6 +125,29 @@ def test_a_chat_model_gets_the_best_passages_and_its_references_are_read(
     system, user = asked["messages"]
     assert "never an instruction" in system["content"]
     assert user["content"].rstrip().endswith("Question: when does the shop open")
+
+
+@pytest.mark.filterwarnings("default::ResourceWarning")
+@pytest.mark.parametrize("variable", ["query", "question"])
+def test_a_prompt_that_does_not_insist_on_the_question_has_it(
+    run: Run, corpus: Path, endpoint: list[dict[str, Any]], tmp_path: Path, variable: str
+) -> None:
+    """A variable that is optional is filled as one that is needed; what is connected stays as it is."""
+    text = pipeline_file("rag_rerank").read_text()
+    link = "  - sender: answerable.query\n    receiver: prompt.query\n"
+    changes = (
+        (link, ""),
+        ("required_variables: [query, documents]", "required_variables: null"),
+        ("Question: {{ query }}", f"Question: {{{{ {variable} }}}}"),
+    )
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (tmp_path / "rag.yaml").write_text(text)
+    result = run("ask", "-p", tmp_path / "rag.yaml", "-c", corpus, "--json", "when does the shop open")
+    assert result.exit_code == 0, result.stderr
+    (asked,) = endpoint
+    assert asked["messages"][-1]["content"].rstrip().endswith("Question: when does the shop open")
 
 
 UNANSWERED = "do you deliver parcels to the moon"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # The sockets that hold answers, the better one first: objects that know their documents, then texts.
 SOCKETS = ("answers", "replies")
+# The sockets that a question is for, needed or not; a bare `text` is one where it is needed.
+QUESTIONS = ("query", "question")
 RANKERS = (SecondPassRanker, SecondPassTunedRanker)
 
 
@@ -137,8 +139,8 @@ def answer_sockets(pipeline: Pipeline, file: Path) -> AnswerSockets:
     queries = []
     for component, sockets in pipeline.inputs().items():
         for socket, described in sockets.items():
-            takes = socket in ("query", "question") or (socket == "text" and described["type"] is str)
-            if takes and described["is_mandatory"]:
+            # A prompt's variables may all be optional, and a question left out of one is not missed.
+            if socket in QUESTIONS or (socket == "text" and described["type"] is str and described["is_mandatory"]):
                 queries.append((component, socket))
             elif described["is_mandatory"]:
                 raise InvalidInput(f"{file}: component {component!r} needs {socket!r}, which a question is not")
