@@ -207,6 +207,8 @@ def test_without_a_key_one_line_says_so(run: Run, corpus: Path, monkeypatch: pyt
         (("   ", "-c", "CORPUS"), "question is blank"),
         (("a question", "-c", "CORPUS", "-p", "rerank_bm25"), "must give answers or replies"),
         (("a question", "-c", "missing.jsonl"), "missing.jsonl"),
+        (("a question", "--add"), "--add is for --corpus"),
+        (("a question", "--index", "docs"), "no store of Elasticsearch or OpenSearch"),
     ],
 )
 def test_bad_calls_are_one_line(run: Run, corpus: Path, arguments: tuple[str, ...], message: str) -> None:
