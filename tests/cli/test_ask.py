@@ -151,6 +151,7 @@ def test_a_prompt_that_does_not_insist_on_the_question_has_it(
 
 
 UNANSWERED = "do you deliver parcels to the moon"
+FINDS_NOTHING = 'top_k: 50\n      filters: {field: id, operator: "==", value: none}'
 
 
 def test_no_document_that_answers_is_no_answer(run: Run, corpus: Path, calibration: Path) -> None:
@@ -181,9 +182,13 @@ def test_a_calibration_that_is_none_is_refused_before_anything_is_indexed(run: R
 
 @pytest.mark.filterwarnings("default::ResourceWarning")
 def test_nothing_is_generated_where_nothing_answers(
-    run: Run, corpus: Path, calibration: Path, endpoint: list[dict[str, Any]]
+    run: Run, corpus: Path, calibration: Path, endpoint: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """The chat model is not asked."""
+    """The chat model is not asked, nor where nothing is found at all."""
+    (tmp_path / "empty.yaml").write_text(pipeline_file("rag_rerank").read_text().replace("top_k: 50", FINDS_NOTHING))
+    for options in ((), ("--calibration", calibration), ("--no-refuse",)):
+        found = run("ask", "-p", tmp_path / "empty.yaml", "-c", corpus, "--json", UNANSWERED, *options)
+        assert (found.exit_code, json.loads(found.stdout)["answers"]) == (0, []), found.output
     common = ("ask", "-p", "rag_rerank", "-c", corpus, "--json", UNANSWERED, "--calibration", calibration)
     assert json.loads(run(*common).stdout)["answers"] == []
     assert endpoint == []
