@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import types
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from haystack import Pipeline, component
-from haystack.components.embedders import MockTextEmbedder
+from haystack.components.embedders import MockDocumentEmbedder, MockTextEmbedder
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
+from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_pipelines.indexing import document_embedders, index, run_index
+from secondpass_pipelines.searching import stages_of
 from secondpass_pipelines.stores import document_stores
 from tests.small_collection import CORPUS
 
@@ -52,6 +55,23 @@ def test_second_embedder_is_refused() -> None:
     """Two text embedders would need two embeddings a document; the second is named."""
     with pytest.raises(InvalidInput, match="'two' is a second text embedder"):
         document_embedders(with_components(one=MockTextEmbedder(), two=MockTextEmbedder(dimension=4)))
+
+
+@pytest.mark.parametrize("engine", ["Elasticsearch", "OpenSearch"])
+def test_the_embedder_inside_a_hybrid_retriever_is_seen(engine: str) -> None:
+    """Those of both servers, whose two searches take a depth each; no server is asked."""
+    retrievers = pytest.importorskip(f"haystack_integrations.components.retrievers.{engine.lower()}")
+    stores = import_module(f"haystack_integrations.document_stores.{engine.lower()}")
+    store = getattr(stores, f"{engine}DocumentStore")(hosts="http://127.0.0.1:9", index="docs")
+    hybrid = getattr(retrievers, f"{engine}HybridRetriever")(store, embedder=MockTextEmbedder(dimension=8))
+    pipeline = with_components(hybrid=hybrid, ranker=SecondPassRanker())
+    pipeline.connect("hybrid.documents", "ranker.documents")
+    (embedder,) = document_embedders(pipeline)
+    assert isinstance(embedder, MockDocumentEmbedder)
+    assert document_stores(pipeline) == [store]
+    given = stages_of(pipeline).inputs("cat", 7, 3)
+    assert given["hybrid"] == {"query": "cat", "top_k_bm25": 7, "top_k_embedding": 7}
+    assert given["ranker"] == {"query": "cat", "top_k": 3}
 
 
 def lone_text_embedder(module: str, **init: Any) -> Any:

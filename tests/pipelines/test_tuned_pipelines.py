@@ -133,6 +133,19 @@ def test_plain_haystack_loads_what_was_written(write: Write, tmp_path: Path) -> 
     assert [pipeline.get_component(name).top_k for name in ("words", "vectors")] == [7, 7]
 
 
+@pytest.mark.parametrize("engine", ["Elasticsearch", "OpenSearch"])
+def test_a_hybrid_retriever_finds_as_many_as_in_tuning(write: Write, tmp_path: Path, engine: str) -> None:
+    """By each of its two searches; what it keeps of both together stays."""
+    page = yaml.safe_load(pipeline_file("rerank_bm25").read_text())
+    kind = f"haystack_integrations.components.retrievers.x.{engine}HybridRetriever"
+    page["components"]["retriever"] = {"type": kind, "init_parameters": {"top_k": 9, "top_k_bm25": 1}}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(page))
+    tuned = Tuned(("retriever",), Fusion("weighted", {"retriever": 1.0}), Fusion("weighted", {"reranker": 1.0}), 5)
+    written = yaml.safe_load(write(tuned, str(tmp_path / "both.yaml"), depth=7).read_text())
+    settings = written["components"]["retriever"]["init_parameters"]
+    assert settings == {"top_k": 9, "top_k_bm25": 7, "top_k_embedding": 7}
+
+
 def test_a_retriever_that_is_not_needed_goes(write: Write) -> None:
     """With what only it needs, and its inputs of Hayhooks; the order is then BM25's."""
     names = ("bm25_retriever", "embedding_retriever")

@@ -26,6 +26,7 @@ from secondpass_pipelines.stores import (
     batches,
     client_of,
     close,
+    components_of,
     document_stores,
     engine_of,
     map_metadata,
@@ -245,7 +246,7 @@ def document_embedders(pipeline: Pipeline) -> list[Any]:
         InvalidInput: one has no match, or two give embeddings of the same kind: a document holds only one.
     """
     made: dict[str, Any] = {}
-    for name, component in pipeline.walk():
+    for name, component in components_of(pipeline).items():
         if not type(component).__name__.endswith(TEXT_EMBEDDER):
             continue
         kind = "sparse_embedding" if "Sparse" in type(component).__name__ else "embedding"

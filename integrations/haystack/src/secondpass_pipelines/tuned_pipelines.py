@@ -26,6 +26,8 @@ from secondpass_pipelines.pipeline_files import (
 # Of the ranker's parameters those that say what of its order is kept, and those that say how the model reads.
 KEPT = ("top_k", "raise_on_failure", "min_probability", "when_nothing_relevant")
 READING = tuple(ReadingParameters.__annotations__)
+# They search twice; their own top_k cuts what both found.
+HYBRID = ("ElasticsearchHybridRetriever", "OpenSearchHybridRetriever")
 HEAD = """\
 # Written by `secondpass tune` out of {file}: the ranker orders what each retriever finds as {tuned} says.
 # Where that file moves, change `tuned:` below; `secondpass` also looks for it beside this one.
@@ -90,6 +92,8 @@ def write_tuned(
 def _finding(part: dict[str, Any], depth: int) -> dict[str, Any]:
     """A retriever that finds so many documents; what has no top_k, such as a filter, stays."""
     given = part.get("init_parameters") or {}
+    if part["type"].endswith(HYBRID):
+        return {**part, "init_parameters": {**given, "top_k_bm25": depth, "top_k_embedding": depth}}
     if "top_k" not in given and not part["type"].endswith("Retriever"):
         return part
     return {**part, "init_parameters": {**given, "top_k": depth}}
