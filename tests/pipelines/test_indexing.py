@@ -185,6 +185,36 @@ def test_what_is_no_indexing_pipeline_is_refused(beir: Path, text: str, reason: 
         indexed(text, beir)
 
 
+def test_documents_that_are_split_are_not_looked_for(
+    beir: Path, written: list[list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their parts are in the store under ids of their own, embedded."""
+    kind = "haystack.components.preprocessors.document_splitter.DocumentSplitter"
+    splitter = f"  split: {{type: {kind}, init_parameters: {{split_by: word, split_length: 2, split_overlap: 0}}}}\n"
+    text = PIPELINE.replace("TITLE", "content").replace("  embedder:\n", splitter + "  embedder:\n")
+    link = "  - {sender: reader.documents, receiver: embedder.documents}\n"
+    through = link.replace("embedder", "split") + link.replace("reader", "split")
+    assert link in text
+    indexed(text.replace(link, through), beir)
+    parts = [document for batch in written for document in batch]
+    assert len(parts) > len(CORPUS)
+    assert {part.meta["source_id"] for part in parts} == {row["_id"] for row in CORPUS}
+    assert all(len(part.embedding) == 8 for part in parts)
+    assert capsys.readouterr().out.startswith("5 documents indexed in ")
+
+
+def test_documents_that_a_store_took_and_has_not_are_missed(beir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing between reader and store makes other documents of them."""
+    real = InMemoryDocumentStore.write_documents
+
+    def write(self: InMemoryDocumentStore, documents: list[Any], *arguments: Any, **rest: Any) -> int:
+        return real(self, documents[1:], *arguments, **rest)
+
+    monkeypatch.setattr(InMemoryDocumentStore, "write_documents", write)
+    with pytest.raises(SecondPassError, match="2 of 5 documents are not in the index"):
+        indexed(PIPELINE.replace("TITLE", "content"), beir, batch=3)
+
+
 def test_a_component_that_fails_says_how_far_it_came(
     beir: Path, written: list[list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
