@@ -309,6 +309,39 @@ def test_a_probability_that_was_not_fitted_goes(
     assert ("min_probability: 0.5" in kept, capsys.readouterr().err) == (True, "")
 
 
+def test_what_a_tuned_ranker_does_not_take_goes(
+    write: Write, tmp_path: Path, tiny_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parameters, connections and inputs, and each is said; one that has the ranker's usual value goes unsaid."""
+    page = yaml.safe_load(hybrid(tmp_path / "other.yaml", tiny_folder).read_text())
+    page["components"]["ranker"]["init_parameters"] |= {
+        "score_threshold": 0.3, "max_documents": 500, "scale_score": True, "calibration": None, "top_k": 4,
+    }  # fmt: skip
+    route = {"condition": "{{ True }}", "output": "{{ least }}", "output_name": "least", "output_type": "float"}
+    kind = "haystack.components.routers.conditional_router.ConditionalRouter"
+    page["components"]["limit"] = {"type": kind, "init_parameters": {"routes": [route]}}
+    page["connections"].append({"sender": "limit.least", "receiver": "ranker.score_threshold"})
+    page["inputs"] = {
+        "query": ["embedder.text", "words.query", "ranker.query"],
+        "scaled": ["ranker.scale_score"],
+        "least": ["limit.least"],
+    }
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(page))
+    file = write(pipeline=str(tmp_path / "other.yaml"))
+    told = [line.partition(" has ")[2].partition(": left out")[0] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(told) == [
+        "limit.least connected to ranker.score_threshold",
+        "max_documents=500",
+        "ranker.scale_score in inputs",
+        "score_threshold=0.3",
+    ]
+    written = yaml.safe_load(file.read_text())
+    assert written["components"].keys() == {"embedder", "words", "vectors", "ranker"}
+    assert written["components"]["ranker"]["init_parameters"].keys() == {"tuned", "top_k", "device"}
+    assert written["inputs"] == {"query": page["inputs"]["query"]}
+    assert Pipeline.loads(file.read_text()).get_component("ranker").top_k == 4  # type: ignore[attr-defined]
+
+
 def test_from_a_log_of_clicks_to_a_tuned_pipeline_in_three_commands(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

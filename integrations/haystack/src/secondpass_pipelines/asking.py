@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # The sockets that hold answers, the better one first: objects that know their documents, then texts.
 SOCKETS = ("answers", "replies")
-# The sockets that a question is for, needed or not; a bare `text` is one where it is needed.
+# The sockets that a question is for, needed or not: a prompt's variables may all be optional.
 QUESTIONS = ("query", "question")
 RANKERS = (SecondPassRanker, SecondPassTunedRanker)
 
@@ -44,8 +44,7 @@ def run_ask(
     `index` that of the index of stores that live in a server. `add` lets the corpus into one that holds documents.
 
     Raises:
-        InvalidInput: a file is refused, the pipeline gives no answers, a server's index holds documents already, or it
-            is to refuse and no calibration says when.
+        InvalidInput: a file is refused, an index is filled, no component answers, or `refuse` has no calibration.
         SecondPassError: a component failed on a question.
     """
     file = pipeline_file(pipeline_name)
@@ -143,7 +142,6 @@ def answer_sockets(pipeline: Pipeline, file: Path) -> AnswerSockets:
     queries = []
     for component, sockets in pipeline.inputs().items():
         for socket, described in sockets.items():
-            # A prompt's variables may all be optional, and a question left out of one is not missed.
             if socket in QUESTIONS or (socket == "text" and described["type"] is str and described["is_mandatory"]):
                 queries.append((component, socket))
             elif described["is_mandatory"]:

@@ -44,7 +44,6 @@ BATCH = 64
 CORPUS = "SECONDPASS_CORPUS"
 TEXT_EMBEDDER = "TextEmbedder"
 DOCUMENT_EMBEDDER = "DocumentEmbedder"
-WRITER = "DocumentWriter"
 Sockets = tuple[tuple[str, str], ...]
 
 
@@ -77,7 +76,7 @@ def run_index(
         _run_batches(pipeline, sockets, documents, batch, found.documents)
         seconds = time.perf_counter() - began
         # What splits or cleans makes documents of other ids.
-        same = all(type(part).__name__.endswith((DOCUMENT_EMBEDDER, WRITER)) for _, part in pipeline.walk())
+        same = all(type(part).__name__.endswith((DOCUMENT_EMBEDDER, "DocumentWriter")) for _, part in pipeline.walk())
         with told_in_one_line(pipeline):
             counts = (absent(store, (one.id for one in read_corpus(corpus, reader.keys))) for store in stores if same)
             missing = max(counts, default=0)

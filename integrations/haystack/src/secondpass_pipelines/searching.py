@@ -151,8 +151,7 @@ class Stages:
 
     `upstream` names, for each of them, the components whose time counts as its own (a retriever's embedder).
     `feeding` are those of `first` whose documents the last one is given: several, if it joins them itself.
-    `queries` and `depths` are the (component, socket) pairs that take the query and a top_k; of the first pass also
-    those for a part of it, such as `top_k_bm25`.
+    `queries` and `depths` are the (component, socket) pairs that take the query and a top_k, or `top_k_bm25`.
     """
 
     first: tuple[str, ...]
