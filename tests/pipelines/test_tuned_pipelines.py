@@ -28,7 +28,7 @@ from secondpass.models.identity import marks_of
 from secondpass.tuning import tune
 from secondpass_pipelines.dataset import run_dataset
 from secondpass_pipelines.pipeline_files import pipeline_file
-from secondpass_pipelines.tuned_pipelines import write_tuned
+from secondpass_pipelines.tuned_pipelines import for_tuning, write_tuned
 from tests.cli.conftest import Run, only_line
 from tests.cli.conftest import run as run  # noqa: PLC0414 - a fixture
 from tests.cli.test_search import hybrid
@@ -327,6 +327,8 @@ def test_what_a_tuned_ranker_does_not_take_goes(
         "least": ["limit.least"],
     }
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(page))
+    tuning = for_tuning(page, tmp_path / "other.yaml")
+    assert tuning["components"].keys() == {"embedder", "words", "vectors", "ranker"}
     file = write(pipeline=str(tmp_path / "other.yaml"))
     told = [line.partition(" has ")[2].partition(": left out")[0] for line in capsys.readouterr().err.splitlines()]
     assert sorted(told) == [

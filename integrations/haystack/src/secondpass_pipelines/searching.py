@@ -189,7 +189,7 @@ def stages_of(pipeline: Pipeline) -> Stages:
     upstream = {name: tuple(sorted(above[name] - giving)) for name in first}
     feeding = tuple(name for name in first if not any(name in above[other] for other in first))
     queries, depths = _inputs_of(pipeline, giving, ends[0])
-    return Stages(first, ends[0], {**upstream, ends[0]: ()}, feeding, queries, depths)
+    return Stages(first, ends[0], {**upstream, ends[0]: ()}, feeding, tuple(queries), frozenset(depths))
 
 
 def _above(pipeline: Pipeline, name: str) -> set[str]:
@@ -204,9 +204,7 @@ def _above(pipeline: Pipeline, name: str) -> set[str]:
     return found
 
 
-def _inputs_of(
-    pipeline: Pipeline, stages: set[str], last: str
-) -> tuple[tuple[tuple[str, str], ...], frozenset[tuple[str, str]]]:
+def _inputs_of(pipeline: Pipeline, stages: set[str], last: str) -> tuple[list[tuple[str, str]], set[tuple[str, str]]]:
     queries: list[tuple[str, str]] = []
     depths: set[tuple[str, str]] = set()
     for component, sockets in pipeline.inputs().items():
@@ -219,7 +217,7 @@ def _inputs_of(
                 depths.add((component, socket))
     if not queries:
         raise InvalidInput("no component of the pipeline takes a query")
-    return tuple(queries), frozenset(depths)
+    return queries, depths
 
 
 class ComponentClock(Tracer):

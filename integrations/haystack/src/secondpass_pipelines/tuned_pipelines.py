@@ -28,6 +28,7 @@ from secondpass_pipelines.pipeline_files import (
 # Of the ranker's parameters those that say what of its order is kept, and those that say how the model reads.
 KEPT = ("top_k", "raise_on_failure", "min_probability", "when_nothing_relevant")
 READING = tuple(ReadingParameters.__annotations__)
+LACKING = (".scale_score", ".score_threshold")
 # They search twice; their own top_k cuts what both found.
 HYBRID = ("ElasticsearchHybridRetriever", "OpenSearchHybridRetriever")
 HEAD = """\
@@ -95,7 +96,7 @@ def _without_lacking(data: dict[str, Any], ranker: str) -> dict[str, Any]:
     """A pipeline's dictionary without what goes into inputs that a tuned ranker lacks; what is left out is said."""
     usual = {name: one.default for name, one in signature(SecondPassRanker.__init__).parameters.items()}
     given = data["components"][ranker].get("init_parameters") or {}
-    own, gone = ("model", *KEPT, *READING), (f"{ranker}.scale_score", f"{ranker}.score_threshold")
+    own, gone = ("model", *KEPT, *READING), [ranker + one for one in LACKING]
     links, inputs = data.get("connections") or [], data.get("inputs") or {}
     said = [f"{name}={value!r}" for name, value in given.items() if name not in own and value != usual.get(name)]
     said += [f"{link['sender']} connected to {link['receiver']}" for link in links if link["receiver"] in gone]
@@ -129,7 +130,8 @@ def for_tuning(data: dict[str, Any], file: Path, taken: Container[str] = ()) -> 
     ranker, found = candidates_of(data, file)
     if twice := next((name for name in found if name in taken), None):
         raise InvalidInput(f"{file}: the component {twice!r} has the name of a --field or of the scores that are tuned")
-    links = [link for link in data.get("connections") or [] if not _feeds(link, ranker)]
+    links = data.get("connections") or []
+    links = [link for link in links if not (_feeds(link, ranker) or link["receiver"].removeprefix(ranker) in LACKING)]
     links += [{"sender": f"{name}.{socket}", "receiver": f"{ranker}.documents"} for name, socket in found.items()]
     kept = {ranker, *_above(links, ranker)}
     given = data["components"][ranker].get("init_parameters") or {}
