@@ -17,6 +17,7 @@ pytest.importorskip("ir_measures")
 
 from secondpass.calibration import AnswerRule, Calibration
 from secondpass.tuning.probabilities import answer_rule, labelled
+from secondpass_pipelines.pipeline_files import pipeline_file
 from tests.cli.conftest import Run, Start, only_line
 
 TEXTS = {
@@ -126,7 +127,31 @@ def test_a_chat_model_gets_the_best_passages_and_its_references_are_read(
     assert user["content"].rstrip().endswith("Question: when does the shop open")
 
 
+@pytest.mark.filterwarnings("default::ResourceWarning")
+@pytest.mark.parametrize("variable", ["query", "question"])
+def test_a_prompt_that_does_not_insist_on_the_question_has_it(
+    run: Run, corpus: Path, endpoint: list[dict[str, Any]], tmp_path: Path, variable: str
+) -> None:
+    """A variable that is optional is filled as one that is needed; what is connected stays as it is."""
+    text = pipeline_file("rag_rerank").read_text()
+    link = "  - sender: answerable.query\n    receiver: prompt.query\n"
+    changes = (
+        (link, ""),
+        ("required_variables: [query, documents]", "required_variables: null"),
+        ("Question: {{ query }}", f"Question: {{{{ {variable} }}}}"),
+    )
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (tmp_path / "rag.yaml").write_text(text)
+    result = run("ask", "-p", tmp_path / "rag.yaml", "-c", corpus, "--json", "when does the shop open")
+    assert result.exit_code == 0, result.stderr
+    (asked,) = endpoint
+    assert asked["messages"][-1]["content"].rstrip().endswith("Question: when does the shop open")
+
+
 UNANSWERED = "do you deliver parcels to the moon"
+FINDS_NOTHING = 'top_k: 50\n      filters: {field: id, operator: "==", value: none}'
 
 
 def test_no_document_that_answers_is_no_answer(run: Run, corpus: Path, calibration: Path) -> None:
@@ -157,9 +182,13 @@ def test_a_calibration_that_is_none_is_refused_before_anything_is_indexed(run: R
 
 @pytest.mark.filterwarnings("default::ResourceWarning")
 def test_nothing_is_generated_where_nothing_answers(
-    run: Run, corpus: Path, calibration: Path, endpoint: list[dict[str, Any]]
+    run: Run, corpus: Path, calibration: Path, endpoint: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """The chat model is not asked."""
+    """The chat model is not asked, nor where nothing is found at all."""
+    (tmp_path / "empty.yaml").write_text(pipeline_file("rag_rerank").read_text().replace("top_k: 50", FINDS_NOTHING))
+    for options in ((), ("--calibration", calibration), ("--no-refuse",)):
+        found = run("ask", "-p", tmp_path / "empty.yaml", "-c", corpus, "--json", UNANSWERED, *options)
+        assert (found.exit_code, json.loads(found.stdout)["answers"]) == (0, []), found.output
     common = ("ask", "-p", "rag_rerank", "-c", corpus, "--json", UNANSWERED, "--calibration", calibration)
     assert json.loads(run(*common).stdout)["answers"] == []
     assert endpoint == []
@@ -183,6 +212,8 @@ def test_without_a_key_one_line_says_so(run: Run, corpus: Path, monkeypatch: pyt
         (("   ", "-c", "CORPUS"), "question is blank"),
         (("a question", "-c", "CORPUS", "-p", "rerank_bm25"), "must give answers or replies"),
         (("a question", "-c", "missing.jsonl"), "missing.jsonl"),
+        (("a question", "--add"), "--add is for --corpus"),
+        (("a question", "--index", "docs"), "no store of Elasticsearch or OpenSearch"),
     ],
 )
 def test_bad_calls_are_one_line(run: Run, corpus: Path, arguments: tuple[str, ...], message: str) -> None:

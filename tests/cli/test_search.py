@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("haystack")
 pytest.importorskip("ir_measures")
@@ -21,7 +22,7 @@ from secondpass.calibration import AnswerRule, Calibration
 from secondpass.evaluation import Qrels, evaluate
 from secondpass.evaluation import Run as TrecRun
 from secondpass.evaluation.qrels import read_qrels
-from secondpass_pipelines.pipeline_files import pipeline_file
+from secondpass_pipelines.pipeline_files import JOINER, pipeline_file
 from secondpass_pipelines.results import Judge, QueryResult, RankedDocument
 from tests import fork_server
 from tests.cli.conftest import BM25, Run, command, figures, only_line, read_run
@@ -283,6 +284,59 @@ def test_documents_are_embedded_as_queries_are(beir: Path, mock_pipeline: Path) 
     for document, row in zip(stored, CORPUS, strict=True):
         assert document.content == f"{row['title']} {row['text']}".strip()
         assert document.embedding == expected.run(document.content)["embedding"]
+
+
+def inside_one(file: Path, **depths: list[str]) -> Path:
+    """The hybrid pipeline with its first pass inside one component, and the depths that this takes."""
+    page = yaml.safe_load(file.read_text())
+    ranker = page["components"].pop("ranker")
+    inner = {
+        "components": page["components"] | {"joiner": {"type": JOINER, "init_parameters": {}}},
+        "connections": [
+            {end: link[end].replace("ranker", "joiner") for end in ("sender", "receiver")}
+            for link in page["connections"]
+        ],
+    }
+    settings = {
+        "pipeline": inner,
+        "input_mapping": {"query": ["embedder.text", "words.query"], **depths},
+        "output_mapping": {"joiner.documents": "documents"},
+    }
+    kind = "haystack.core.super_component.super_component.SuperComponent"
+    parts = {"both": {"type": kind, "init_parameters": settings}, "ranker": ranker}
+    links = [{"sender": "both.documents", "receiver": "ranker.documents"}]
+    file.write_text(yaml.safe_dump({"components": parts, "connections": links}))
+    return file
+
+
+def test_a_first_pass_inside_one_component_is_seen(run: Run, beir: Path, mock_pipeline: Path) -> None:
+    """Documents are embedded for the embedder in it, and a depth reaches each of its retrievers, or is refused."""
+    from secondpass.corpora import read_corpus
+    from secondpass_pipelines.indexing import index
+    from secondpass_pipelines.pipeline_files import load_pipeline
+    from secondpass_pipelines.stores import document_stores
+
+    file = inside_one(mock_pipeline, top_k_bm25=["words.top_k"], top_k_embedding=["vectors.top_k"])
+    pipeline = load_pipeline(file)
+    index(pipeline, read_corpus(beir), lambda count: None)
+    stored = [document for store in document_stores(pipeline) for document in store.filter_documents()]
+    assert {document.id for document in stored} == {row["_id"] for row in CORPUS}
+    assert all(len(document.embedding) == 8 for document in stored)
+    options = ("search", "-c", beir, "-f", "json", "-q", "the second account in paris", "-p")
+
+    def found(*more: str) -> int:
+        result = run(*options, file, *more)
+        assert result.exit_code == 0, result.output
+        (answer,) = json.loads(result.stdout)["queries"]
+        assert {hit["id"] for hit in answer["first"]["both"]} == {hit["id"] for hit in answer["second"]}
+        return len(answer["first"]["both"])
+
+    assert 3 <= found() <= 5
+    assert found("--depth", "5") == 5
+    assert 1 <= found("--depth", "1") <= 2
+    without = run(*options, inside_one(hybrid(file, "secondpass/pocket")), "--depth", "2")
+    assert without.exit_code == 2
+    assert "--depth 2: no component of the first pass takes a top_k" in only_line(without)
 
 
 def test_corpora_of_one_process_do_not_mix(run: Run, tmp_path: Path, mock_pipeline: Path) -> None:

@@ -25,6 +25,16 @@ from haystack import Pipeline
 from secondpass.errors import InvalidInput
 
 ROOT = Path(__file__).parents[2]
+ECHO = """
+components:
+  prompt:
+    type: haystack.components.builders.chat_prompt_builder.ChatPromptBuilder
+    init_parameters:
+      template: '{% message role="user" %}You asked: {{ query }}{% endmessage %}'
+  model: {type: haystack.components.generators.chat.mock.MockChatGenerator, init_parameters: {}}
+connections:
+  - {sender: prompt.prompt, receiver: model.messages}
+"""
 TEXTS = {
     "returns": "You can send a parcel back within 30 days. The refund takes a week.",
     "opening": "The shop opens at nine. It is closed on Sundays.",
@@ -91,6 +101,18 @@ async def test_a_search_of_long_documents_gives_their_passages(tmp_path: Path, m
     assert found["text"] == text
     assert found["passage"].endswith(said)
     assert len(found["passage"]) < len(text) / 2
+
+
+async def test_an_answer_without_sources_has_no_brackets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bare replies of a model, with no answer builder behind it, are the text alone."""
+    (tmp_path / "echo.yaml").write_text(ECHO)
+    monkeypatch.setenv("SECONDPASS_PIPELINE", str(tmp_path / "echo.yaml"))
+    monkeypatch.delenv("SECONDPASS_CORPUS", raising=False)
+    module = runpy.run_path(str(ROOT / "integrations" / "hayhooks" / "rag" / "pipeline_wrapper.py"))
+    wrapper = module["PipelineWrapper"]()
+    wrapper.setup()
+    messages = [{"role": "user", "content": "when does the shop open"}]
+    assert await wrapper.run_chat_completion_async("rag", messages, {}) == "You asked: when does the shop open"
 
 
 @contextmanager

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import types
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from haystack import Pipeline, component
-from haystack.components.embedders import MockTextEmbedder
+from haystack.components.embedders import MockDocumentEmbedder, MockTextEmbedder
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
+from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_pipelines.indexing import document_embedders, index, run_index
+from secondpass_pipelines.searching import stages_of
 from secondpass_pipelines.stores import document_stores
 from tests.small_collection import CORPUS
 
@@ -52,6 +55,23 @@ def test_second_embedder_is_refused() -> None:
     """Two text embedders would need two embeddings a document; the second is named."""
     with pytest.raises(InvalidInput, match="'two' is a second text embedder"):
         document_embedders(with_components(one=MockTextEmbedder(), two=MockTextEmbedder(dimension=4)))
+
+
+@pytest.mark.parametrize("engine", ["Elasticsearch", "OpenSearch"])
+def test_the_embedder_inside_a_hybrid_retriever_is_seen(engine: str) -> None:
+    """Those of both servers, whose two searches take a depth each; no server is asked."""
+    retrievers = pytest.importorskip(f"haystack_integrations.components.retrievers.{engine.lower()}")
+    stores = import_module(f"haystack_integrations.document_stores.{engine.lower()}")
+    store = getattr(stores, f"{engine}DocumentStore")(hosts="http://127.0.0.1:9", index="docs")
+    hybrid = getattr(retrievers, f"{engine}HybridRetriever")(store, embedder=MockTextEmbedder(dimension=8))
+    pipeline = with_components(hybrid=hybrid, ranker=SecondPassRanker())
+    pipeline.connect("hybrid.documents", "ranker.documents")
+    (embedder,) = document_embedders(pipeline)
+    assert isinstance(embedder, MockDocumentEmbedder)
+    assert document_stores(pipeline) == [store]
+    given = stages_of(pipeline).inputs("cat", 7, 3)
+    assert given["hybrid"] == {"query": "cat", "top_k_bm25": 7, "top_k_embedding": 7}
+    assert given["ranker"] == {"query": "cat", "top_k": 3}
 
 
 def lone_text_embedder(module: str, **init: Any) -> Any:
@@ -163,6 +183,36 @@ def test_what_is_no_indexing_pipeline_is_refused(beir: Path, text: str, reason: 
     """With the file's name, before anything is read."""
     with pytest.raises(InvalidInput, match=reason):
         indexed(text, beir)
+
+
+def test_documents_that_are_split_are_not_looked_for(
+    beir: Path, written: list[list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their parts are in the store under ids of their own, embedded."""
+    kind = "haystack.components.preprocessors.document_splitter.DocumentSplitter"
+    splitter = f"  split: {{type: {kind}, init_parameters: {{split_by: word, split_length: 2, split_overlap: 0}}}}\n"
+    text = PIPELINE.replace("TITLE", "content").replace("  embedder:\n", splitter + "  embedder:\n")
+    link = "  - {sender: reader.documents, receiver: embedder.documents}\n"
+    through = link.replace("embedder", "split") + link.replace("reader", "split")
+    assert link in text
+    indexed(text.replace(link, through), beir)
+    parts = [document for batch in written for document in batch]
+    assert len(parts) > len(CORPUS)
+    assert {part.meta["source_id"] for part in parts} == {row["_id"] for row in CORPUS}
+    assert all(len(part.embedding) == 8 for part in parts)
+    assert capsys.readouterr().out.startswith("5 documents indexed in ")
+
+
+def test_documents_that_a_store_took_and_has_not_are_missed(beir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing between reader and store makes other documents of them."""
+    real = InMemoryDocumentStore.write_documents
+
+    def write(self: InMemoryDocumentStore, documents: list[Any], *arguments: Any, **rest: Any) -> int:
+        return real(self, documents[1:], *arguments, **rest)
+
+    monkeypatch.setattr(InMemoryDocumentStore, "write_documents", write)
+    with pytest.raises(SecondPassError, match="2 of 5 documents are not in the index"):
+        indexed(PIPELINE.replace("TITLE", "content"), beir, batch=3)
 
 
 def test_a_component_that_fails_says_how_far_it_came(

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("ir_measures")
 
+from secondpass_pipelines.pipeline_files import pipeline_file
 from secondpass_pipelines.searching import Searcher
 from tests.cli.conftest import figures, only_line, read_run
 from tests.small_collection import CORPUS, write_json_lines
@@ -44,8 +46,12 @@ class Engine:
     def indexing(self) -> tuple[str, ...]:
         return ("index", "-p", f"index_{self.name}", "--index", self.index)
 
+    @property
+    def searching(self) -> str:
+        return f"rerank_{self.name}_bm25"
+
     def search(self, model: str) -> tuple[str, ...]:
-        return ("search", "-p", f"rerank_{self.name}_bm25", "--index", self.index, "-m", model)
+        return ("search", "-p", self.searching, "--index", self.index, "-m", model)
 
     def evaluate(self, beir: Path, model: str) -> tuple[str | Path, ...]:
         named = ("evaluate", "-p", f"rerank_{self.name}_bm25", "--index", self.index, "--model", model)
@@ -106,6 +112,29 @@ def test_index_search_and_evaluate(run: Run, engine: Engine, beir: Path, tiny_fo
     assert judged.exit_code == 0, judged.output
     assert "Note:" not in judged.stdout
     assert f" to {second[0]:.3f} " in judged.stdout
+
+
+def test_questions_are_answered_from_an_index(
+    run: Run, engine: Engine, beir: Path, tmp_path: Path, tiny_folder: str
+) -> None:
+    """Of what it holds already. A corpus goes among that where --add says so, and nowhere else."""
+    parts = {name: yaml.safe_load(pipeline_file(name).read_text()) for name in ("rag_extractive", engine.searching)}
+    asking, searching = parts.values()
+    asking["components"]["retriever"] = searching["components"]["retriever"]
+    asking["components"]["ranker"]["init_parameters"]["model"] = tiny_folder
+    (tmp_path / "ask.yaml").write_text(yaml.safe_dump(asking))
+    ask = ("ask", "-p", tmp_path / "ask.yaml", "--index", engine.index, "a train to paris")
+    more = write_json_lines(tmp_path / "more.jsonl", [{"_id": "more", "text": "Another train goes to Rome."}])
+    filled = run(*ask, "-c", beir)
+    assert filled.exit_code == 0, filled.output
+    refused = run(*ask, "-c", more)
+    assert refused.exit_code == 2
+    assert "holds 5 documents already: leave --corpus away to search them" in only_line(refused)
+    for options, count in (((), 5), (("-c", more, "--add"), 6)):
+        answered = run(*ask, *options)
+        assert answered.exit_code == 0, answered.output
+        engine.client.indices.refresh(index=engine.index)
+        assert engine.client.count(index=engine.index)["count"] == count
 
 
 def test_judged_documents_that_are_not_indexed_are_counted(

@@ -28,7 +28,7 @@ from secondpass.models.identity import marks_of
 from secondpass.tuning import tune
 from secondpass_pipelines.dataset import run_dataset
 from secondpass_pipelines.pipeline_files import pipeline_file
-from secondpass_pipelines.tuned_pipelines import write_tuned
+from secondpass_pipelines.tuned_pipelines import for_tuning, write_tuned
 from tests.cli.conftest import Run, only_line
 from tests.cli.conftest import run as run  # noqa: PLC0414 - a fixture
 from tests.cli.test_search import hybrid
@@ -131,6 +131,19 @@ def test_plain_haystack_loads_what_was_written(write: Write, tmp_path: Path) -> 
     }
     assert isinstance(pipeline.get_component("ranker"), SecondPassTunedRanker)
     assert [pipeline.get_component(name).top_k for name in ("words", "vectors")] == [7, 7]
+
+
+@pytest.mark.parametrize("engine", ["Elasticsearch", "OpenSearch"])
+def test_a_hybrid_retriever_finds_as_many_as_in_tuning(write: Write, tmp_path: Path, engine: str) -> None:
+    """By each of its two searches; what it keeps of both together stays."""
+    page = yaml.safe_load(pipeline_file("rerank_bm25").read_text())
+    kind = f"haystack_integrations.components.retrievers.x.{engine}HybridRetriever"
+    page["components"]["retriever"] = {"type": kind, "init_parameters": {"top_k": 9, "top_k_bm25": 1}}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(page))
+    tuned = Tuned(("retriever",), Fusion("weighted", {"retriever": 1.0}), Fusion("weighted", {"reranker": 1.0}), 5)
+    written = yaml.safe_load(write(tuned, str(tmp_path / "both.yaml"), depth=7).read_text())
+    settings = written["components"]["retriever"]["init_parameters"]
+    assert settings == {"top_k": 9, "top_k_bm25": 7, "top_k_embedding": 7}
 
 
 def test_a_retriever_that_is_not_needed_goes(write: Write) -> None:
@@ -294,6 +307,41 @@ def test_a_probability_that_was_not_fitted_goes(
     assert "'ranker' has min_probability=0.5: left out" in capsys.readouterr().err
     kept = write(replace(BOTH, calibration=Calibration("logistic")), str(file)).read_text()
     assert ("min_probability: 0.5" in kept, capsys.readouterr().err) == (True, "")
+
+
+def test_what_a_tuned_ranker_does_not_take_goes(
+    write: Write, tmp_path: Path, tiny_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parameters, connections and inputs, and each is said; one that has the ranker's usual value goes unsaid."""
+    page = yaml.safe_load(hybrid(tmp_path / "other.yaml", tiny_folder).read_text())
+    page["components"]["ranker"]["init_parameters"] |= {
+        "score_threshold": 0.3, "max_documents": 500, "scale_score": True, "calibration": None, "top_k": 4,
+    }  # fmt: skip
+    route = {"condition": "{{ True }}", "output": "{{ least }}", "output_name": "least", "output_type": "float"}
+    kind = "haystack.components.routers.conditional_router.ConditionalRouter"
+    page["components"]["limit"] = {"type": kind, "init_parameters": {"routes": [route]}}
+    page["connections"].append({"sender": "limit.least", "receiver": "ranker.score_threshold"})
+    page["inputs"] = {
+        "query": ["embedder.text", "words.query", "ranker.query"],
+        "scaled": ["ranker.scale_score"],
+        "least": ["limit.least"],
+    }
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(page))
+    tuning = for_tuning(page, tmp_path / "other.yaml")
+    assert tuning["components"].keys() == {"embedder", "words", "vectors", "ranker"}
+    file = write(pipeline=str(tmp_path / "other.yaml"))
+    told = [line.partition(" has ")[2].partition(": left out")[0] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(told) == [
+        "limit.least connected to ranker.score_threshold",
+        "max_documents=500",
+        "ranker.scale_score in inputs",
+        "score_threshold=0.3",
+    ]
+    written = yaml.safe_load(file.read_text())
+    assert written["components"].keys() == {"embedder", "words", "vectors", "ranker"}
+    assert written["components"]["ranker"]["init_parameters"].keys() == {"tuned", "top_k", "device"}
+    assert written["inputs"] == {"query": page["inputs"]["query"]}
+    assert Pipeline.loads(file.read_text()).get_component("ranker").top_k == 4  # type: ignore[attr-defined]
 
 
 def test_from_a_log_of_clicks_to_a_tuned_pipeline_in_three_commands(

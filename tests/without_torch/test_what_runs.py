@@ -170,6 +170,24 @@ def test_a_pipeline_of_haystack_is_loaded_and_run(monkeypatch: pytest.MonkeyPatc
     executed(measured.replace("Document(id=..., content=...)", "Document(id='a', content='To reset a password')"))
 
 
+def test_free_arguments_stand_in_yaml() -> None:
+    """All three dictionaries, read, written and read again; a dtype of torch's own is refused by its key."""
+    from haystack import Document, Pipeline
+
+    kind = "haystack_integrations.components.rankers.secondpass.ranker.SecondPassRanker"
+    names = ("model_kwargs", "tokenizer_kwargs", "config_kwargs")
+    given = {name: {"local_files_only": True, "revision": "main"} for name in names}
+    text = json.dumps({"components": {"ranker": {"type": kind, "init_parameters": given}}})
+    ranker = Pipeline.loads(Pipeline.loads(text).dumps()).get_component("ranker")
+    assert {name: getattr(ranker, name) for name in names} == given
+    documents = [Document(id="trains", content="Trains leave every hour."), Document(id="eggs", content="Boil eggs.")]
+    found = ranker.run(query="how do I boil eggs", documents=documents)
+    assert [document.id for document in found["documents"]] == ["eggs", "trains"]
+    dtype = text.replace('"revision": "main"', '"dtype": "torch.float16"', 1)
+    with pytest.raises(Exception, match=r"model_kwargs\['dtype'\] cannot be 'torch\.float16'"):
+        Pipeline.loads(dtype)
+
+
 def test_the_ranker_of_haystack_reads_long_documents(tmp_path: Path) -> None:
     """integrations/haystack/README.md: in windows, within a time, with scores that are kept, and as a cascade."""
     from haystack import Document

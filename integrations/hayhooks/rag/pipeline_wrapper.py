@@ -42,8 +42,11 @@ class PipelineWrapper(BasePipelineWrapper):
         return [asdict(answer) for answer in read_answers(found)]
 
     async def run_chat_completion_async(self, model: str, messages: list[dict], body: dict) -> str:
-        """Answer the last question of a conversation; sources stand behind each answer in brackets."""
+        """Answer the last question of a conversation; the sources of an answer that has some follow it in brackets."""
         answers = await self.run_api_async(str(get_last_user_message(messages) or ""))
         if not answers:
             return "The documents hold no answer."
-        return "\n".join(f"{answer['text']} [{', '.join(answer['sources'])}]" for answer in answers)
+        return "\n".join(
+            f"{answer['text']} [{', '.join(answer['sources'])}]" if answer["sources"] else answer["text"]
+            for answer in answers
+        )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # The sockets that hold answers, the better one first: objects that know their documents, then texts.
 SOCKETS = ("answers", "replies")
+# The sockets that a question is for, needed or not: a prompt's variables may all be optional.
+QUESTIONS = ("query", "question")
 RANKERS = (SecondPassRanker, SecondPassTunedRanker)
 
 
@@ -33,13 +35,16 @@ def run_ask(
     as_json: bool,
     calibration: Path | None = None,
     refuse: bool | None = None,
+    index: str | None = None,
+    add: bool = False,
 ) -> None:
     """Answer the questions, by their ids, one after the other and print each as it comes.
 
-    `calibration` and `refuse` (no answer where no document has one) take the place of what the pipeline's ranker says.
+    `calibration` and `refuse` (no answer where no document has one) take the place of what the pipeline's ranker says,
+    `index` that of the index of stores that live in a server. `add` lets the corpus into one that holds documents.
 
     Raises:
-        InvalidInput: a file is refused, the pipeline gives no answers, or it is to refuse and no calibration says when.
+        InvalidInput: a file is refused, an index is filled, no component answers, or `refuse` has no calibration.
         SecondPassError: a component failed on a question.
     """
     file = pipeline_file(pipeline_name)
@@ -47,7 +52,7 @@ def run_ask(
         Calibration.load(calibration)
     dropping = None if refuse is None else "drop" if refuse else "keep"
     given = {"calibration": calibration and str(calibration), "when_nothing_relevant": dropping}
-    pipeline = load_pipeline(file, ranker=given)
+    pipeline = load_pipeline(file, index=index, ranker=given)
     try:
         rankers = {name: part for name, part in pipeline.walk() if isinstance(part, RANKERS)}
         if refuse:
@@ -55,7 +60,7 @@ def run_ask(
         elif calibration is not None:  # whether it is the model's is known when that is loaded, and not late
             any(ranker.has_answer_rule() for ranker in rankers.values())
         asked = answer_sockets(pipeline, file)
-        fill(pipeline, collection(pipeline, corpus, add=True))
+        fill(pipeline, collection(pipeline, corpus, add))
         console = PipeConsole(soft_wrap=True)
         for query_id, question in questions.items():
             began = time.perf_counter()
@@ -137,8 +142,7 @@ def answer_sockets(pipeline: Pipeline, file: Path) -> AnswerSockets:
     queries = []
     for component, sockets in pipeline.inputs().items():
         for socket, described in sockets.items():
-            takes = socket in ("query", "question") or (socket == "text" and described["type"] is str)
-            if takes and described["is_mandatory"]:
+            if socket in QUESTIONS or (socket == "text" and described["type"] is str and described["is_mandatory"]):
                 queries.append((component, socket))
             elif described["is_mandatory"]:
                 raise InvalidInput(f"{file}: component {component!r} needs {socket!r}, which a question is not")

@@ -226,6 +226,8 @@ def ask(
             "pipeline says, and the packaged ones do.",
         ),
     ] = None,
+    index: Index = None,
+    add: Add = False,
 ) -> None:
     """Answer questions from documents: retrieve, rerank, then quote or generate.
 
@@ -244,6 +246,7 @@ def ask(
     """
     if (question is None) == (queries is None):
         raise InvalidInput("give a question, or a file of them with --queries")
+    _check_search(None, None, corpus, add)
     need_haystack(pipeline)
     from secondpass_pipelines.asking import run_ask
 
@@ -254,4 +257,6 @@ def ask(
         as_json,
         calibration,
         refuse,
+        index,
+        add,
     )

@@ -26,6 +26,7 @@ from secondpass_pipelines.stores import (
     batches,
     client_of,
     close,
+    components_of,
     document_stores,
     engine_of,
     map_metadata,
@@ -74,10 +75,11 @@ def run_index(
         documents = map(reader.document, read_corpus(corpus, reader.keys))
         _run_batches(pipeline, sockets, documents, batch, found.documents)
         seconds = time.perf_counter() - began
+        # What splits or cleans makes documents of other ids.
+        same = all(type(part).__name__.endswith((DOCUMENT_EMBEDDER, "DocumentWriter")) for _, part in pipeline.walk())
         with told_in_one_line(pipeline):
-            missing = max(
-                absent(store, (document.id for document in read_corpus(corpus, reader.keys))) for store in stores
-            )
+            counts = (absent(store, (one.id for one in read_corpus(corpus, reader.keys))) for store in stores if same)
+            missing = max(counts, default=0)
     finally:
         close(pipeline)
     if missing:
@@ -245,7 +247,7 @@ def document_embedders(pipeline: Pipeline) -> list[Any]:
         InvalidInput: one has no match, or two give embeddings of the same kind: a document holds only one.
     """
     made: dict[str, Any] = {}
-    for name, component in pipeline.walk():
+    for name, component in components_of(pipeline).items():
         if not type(component).__name__.endswith(TEXT_EMBEDDER):
             continue
         kind = "sparse_embedding" if "Sparse" in type(component).__name__ else "embedding"

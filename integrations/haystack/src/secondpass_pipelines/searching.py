@@ -85,17 +85,24 @@ class Searcher:
         return f"the first pass gives {sum(known)} documents at most, so no query gets the {wanted} asked for"
 
     def _top_k(self, name: str, given: int | None) -> int | None:
+        taking = sum(component == name for component, _ in self.stages.depths)
         stated = getattr(self.pipeline.get_component(name), "top_k", None)
         hidden = getattr(self.pipeline.get_component(name), "_top_k", None)
-        return given or stated or hidden
+        return given * taking if given and taking else stated or hidden
 
     def _ms(self, ms: dict[str, float], stage: str) -> float:
         return sum(ms.get(name, 0.0) for name in (stage, *self.stages.upstream[stage]))
 
 
 def searcher(pipeline: Pipeline, depth: int | None = None, top_k: int | None = None) -> Searcher:
-    """Read the stages of a pipeline and be ready to answer queries with it."""
+    """Read the stages of a pipeline and be ready to answer queries with it.
+
+    Raises:
+        InvalidInput: a search cannot be made with it, or a depth is given that nothing in its first pass takes.
+    """
     stages = stages_of(pipeline)
+    if depth is not None and all(component == stages.last for component, _ in stages.depths):
+        raise InvalidInput(f"--depth {depth}: no component of the first pass takes a top_k")
     limited = (name for name, _ in stages.queries if _in_server(pipeline.get_component(name)))
     return Searcher(pipeline, stages, depth, top_k, frozenset(limited))
 
@@ -144,7 +151,7 @@ class Stages:
 
     `upstream` names, for each of them, the components whose time counts as its own (a retriever's embedder).
     `feeding` are those of `first` whose documents the last one is given: several, if it joins them itself.
-    `queries` and `depths` are the (component, socket) pairs that take the query and a top_k.
+    `queries` and `depths` are the (component, socket) pairs that take the query and a top_k, or `top_k_bm25`.
     """
 
     first: tuple[str, ...]
@@ -152,15 +159,15 @@ class Stages:
     upstream: dict[str, tuple[str, ...]]
     feeding: tuple[str, ...]
     queries: tuple[tuple[str, str], ...]
-    depths: frozenset[str]
+    depths: frozenset[tuple[str, str]]
 
     def inputs(self, query: str, depth: int | None, top_k: int | None) -> dict[str, dict[str, Any]]:
         """Inputs by component. A flat {"top_k": ...} would reach every component that has such an input."""
         inputs = inputs_to(self.queries, query)
-        for component in self.depths:
+        for component, socket in self.depths:
             value = top_k if component == self.last else depth
             if value is not None:
-                inputs.setdefault(component, {})["top_k"] = value
+                inputs.setdefault(component, {})[socket] = value
         return inputs
 
 
@@ -181,8 +188,8 @@ def stages_of(pipeline: Pipeline) -> Stages:
     first = tuple(sorted(giving - {ends[0]}, key=lambda name: (len(above[name]), name)))
     upstream = {name: tuple(sorted(above[name] - giving)) for name in first}
     feeding = tuple(name for name in first if not any(name in above[other] for other in first))
-    queries, depths = _inputs_of(pipeline, giving)
-    return Stages(first, ends[0], {**upstream, ends[0]: ()}, feeding, queries, depths)
+    queries, depths = _inputs_of(pipeline, giving, ends[0])
+    return Stages(first, ends[0], {**upstream, ends[0]: ()}, feeding, tuple(queries), frozenset(depths))
 
 
 def _above(pipeline: Pipeline, name: str) -> set[str]:
@@ -197,20 +204,20 @@ def _above(pipeline: Pipeline, name: str) -> set[str]:
     return found
 
 
-def _inputs_of(pipeline: Pipeline, stages: set[str]) -> tuple[tuple[tuple[str, str], ...], frozenset[str]]:
+def _inputs_of(pipeline: Pipeline, stages: set[str], last: str) -> tuple[list[tuple[str, str]], set[tuple[str, str]]]:
     queries: list[tuple[str, str]] = []
-    depths: set[str] = set()
+    depths: set[tuple[str, str]] = set()
     for component, sockets in pipeline.inputs().items():
         for socket, described in sockets.items():
             if described["type"] is str and (socket == "query" or (socket == "text" and described["is_mandatory"])):
                 queries.append((component, socket))
             elif described["is_mandatory"]:
                 raise InvalidInput(f"component {component!r} needs {socket!r}, which a search has not got")
-            elif socket == "top_k" and component in stages:
-                depths.add(component)
+            elif component in stages and (socket == "top_k" or (socket.startswith("top_k_") and component != last)):
+                depths.add((component, socket))
     if not queries:
         raise InvalidInput("no component of the pipeline takes a query")
-    return tuple(queries), frozenset(depths)
+    return queries, depths
 
 
 class ComponentClock(Tracer):

@@ -40,11 +40,31 @@ def store_of(component: Any) -> Any:
     return getattr(component, "_document_store", None) if found is None else found
 
 
+def components_of(pipeline: Pipeline) -> dict[str, Any]:
+    """Components by name, and by "outer.inner" those that another holds, as a hybrid retriever its embedder."""
+    from haystack import Pipeline
+
+    found: dict[str, Any] = {}
+    waiting = list(pipeline.walk())
+    while waiting:
+        name, part = waiting.pop(0)
+        if any(part is other for other in found.values()):
+            continue
+        found[name] = part
+        for attribute, value in vars(part).items():
+            if attribute.startswith("__"):  # Haystack's marks, the pipeline around it among them
+                continue
+            named = {attribute: value}
+            inner = dict(value.walk()) if isinstance(value, Pipeline) else value if isinstance(value, dict) else named
+            waiting += [(f"{name}.{one}", held) for one, held in inner.items() if hasattr(held, "__haystack_input__")]
+    return found
+
+
 def document_stores(pipeline: Pipeline) -> list[Any]:
     """Stores that components hold, each once; two objects with equal settings are one store."""
     stores: list[Any] = []
     settings: list[Any] = []
-    for _, component in pipeline.walk():
+    for component in components_of(pipeline).values():
         store = store_of(component)
         if store is None:
             continue
@@ -273,12 +293,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _server(chain: list[BaseException], pipeline: Pipeline) -> str:
     """The store of the component that failed, or all of the pipeline's if it does not say which one that was."""
+    parts = dict(pipeline.walk())
     for found in chain:
-        component = getattr(found, "component_name", None)
-        if component is not None:
-            store = store_of(pipeline.get_component(component))
-            if store is not None:
-                return store_name(store)
+        # A component inside another is named by the error too, and is none of the pipeline's.
+        store = store_of(parts.get(getattr(found, "component_name", "")))
+        if store is not None:
+            return store_name(store)
     return " or ".join(store_name(store) for store in document_stores(pipeline)) or "the server"
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Set
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import yaml
+from haystack_integrations.components.rankers.secondpass.ranker import SecondPassRanker
 from haystack_integrations.components.rankers.secondpass.tuned_ranker import FILE, ReadingParameters, read_tuned
 
 from secondpass.cli.output import note
@@ -26,6 +28,9 @@ from secondpass_pipelines.pipeline_files import (
 # Of the ranker's parameters those that say what of its order is kept, and those that say how the model reads.
 KEPT = ("top_k", "raise_on_failure", "min_probability", "when_nothing_relevant")
 READING = tuple(ReadingParameters.__annotations__)
+LACKING = (".scale_score", ".score_threshold")
+# They search twice; their own top_k cuts what both found.
+HYBRID = ("ElasticsearchHybridRetriever", "OpenSearchHybridRetriever")
 HEAD = """\
 # Written by `secondpass tune` out of {file}: the ranker orders what each retriever finds as {tuned} says.
 # Where that file moves, change `tuned:` below; `secondpass` also looks for it beside this one.
@@ -43,7 +48,8 @@ def write_tuned(
     """Write a pipeline with a SecondPassTunedRanker in place of its ranker, and each retriever connected to it.
 
     A joiner in front of the ranker goes, as do retrievers that were not tuned with and what only they need. All else
-    stays as it is, comments of the file aside. A `min_probability` goes, which is said, where none were fitted.
+    stays as it is, comments of the file aside. What a tuned ranker does not take goes, which is said: `score_threshold`
+    and the like, links to it, a `min_probability` where none were fitted.
 
     Args:
         pipeline: file or packaged name.
@@ -64,8 +70,9 @@ def write_tuned(
     for name, component in wanted.items():
         if component not in found:
             raise InvalidInput(f"{file}: {component!r}, for the first pass {name!r}, is none of {', '.join(found)}")
-    before = data.get("connections") or []
-    links = [link for link in before if not _feeds(link, ranker)]
+    above = _above(data.get("connections") or [], ranker)
+    data = _without_lacking(data, ranker)
+    links = [link for link in data["connections"] if not _feeds(link, ranker)]
     links += [
         {"sender": f"{component}.{found[component]}", "receiver": f"{ranker}.{name}"}
         for name, component in wanted.items()
@@ -73,23 +80,39 @@ def write_tuned(
     given = data["components"][ranker].get("init_parameters") or {}
     own = {name: given[name] for name in (*KEPT, *READING) if name in given} | dict(reading or {})
     if own.get("min_probability") is not None and (chosen.after is None or chosen.calibration is None):
-        note(
-            f"{ranker!r} has min_probability={own.pop('min_probability')}: left out, as tuning fitted no probabilities"
-        )
+        note(f"{ranker!r} has min_probability={own.pop('min_probability')}: left out, as no probabilities were fitted")
     changed = {"type": TUNED_RANKER, "init_parameters": {"tuned": str(tuned.resolve()), **own}}
     parts = {**data["components"], ranker: changed}
     if depth is not None:
         parts |= {name: _finding(parts[name], depth) for name in wanted.values()}
     data = {**data, "components": parts, "connections": links}
-    made = without_idle(data, data["components"].keys() - _above(before, ranker))
+    made = without_idle(data, data["components"].keys() - above)
     head = HEAD.format(file=file.name, tuned=tuned.name)
     text = yaml.dump(made, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     output.write_text(head + text, encoding="utf-8")
 
 
+def _without_lacking(data: dict[str, Any], ranker: str) -> dict[str, Any]:
+    """A pipeline's dictionary without what goes into inputs that a tuned ranker lacks; what is left out is said."""
+    usual = {name: one.default for name, one in signature(SecondPassRanker.__init__).parameters.items()}
+    given = data["components"][ranker].get("init_parameters") or {}
+    own, gone = ("model", *KEPT, *READING), [ranker + one for one in LACKING]
+    links, inputs = data.get("connections") or [], data.get("inputs") or {}
+    said = [f"{name}={value!r}" for name, value in given.items() if name not in own and value != usual.get(name)]
+    said += [f"{link['sender']} connected to {link['receiver']}" for link in links if link["receiver"] in gone]
+    said += [f"{one} in inputs" for sockets in inputs.values() for one in sockets if one in gone]
+    for one in said:
+        note(f"{ranker!r} has {one}: left out, as a tuned ranker does not take it")
+    lists = {name: sockets for name, sockets in inputs.items() if isinstance(sockets, list)}
+    kept = {name: [one for one in sockets if one not in gone] for name, sockets in lists.items()}
+    return {**data, "connections": [link for link in links if link["receiver"] not in gone], "inputs": inputs | kept}
+
+
 def _finding(part: dict[str, Any], depth: int) -> dict[str, Any]:
     """A retriever that finds so many documents; what has no top_k, such as a filter, stays."""
     given = part.get("init_parameters") or {}
+    if part["type"].endswith(HYBRID):
+        return {**part, "init_parameters": {**given, "top_k_bm25": depth, "top_k_embedding": depth}}
     if "top_k" not in given and not part["type"].endswith("Retriever"):
         return part
     return {**part, "init_parameters": {**given, "top_k": depth}}
@@ -107,7 +130,8 @@ def for_tuning(data: dict[str, Any], file: Path, taken: Container[str] = ()) -> 
     ranker, found = candidates_of(data, file)
     if twice := next((name for name in found if name in taken), None):
         raise InvalidInput(f"{file}: the component {twice!r} has the name of a --field or of the scores that are tuned")
-    links = [link for link in data.get("connections") or [] if not _feeds(link, ranker)]
+    links = data.get("connections") or []
+    links = [link for link in links if not (_feeds(link, ranker) or link["receiver"].removeprefix(ranker) in LACKING)]
     links += [{"sender": f"{name}.{socket}", "receiver": f"{ranker}.documents"} for name, socket in found.items()]
     kept = {ranker, *_above(links, ranker)}
     given = data["components"][ranker].get("init_parameters") or {}
@@ -173,8 +197,10 @@ def without_idle(data: dict[str, Any], ends: Set[str]) -> dict[str, Any]:
         else sockets
         for name, sockets in (data.get("inputs") or {}).items()
     }
-    made = {**data, "components": left, "connections": [link for link in links if _names(link) <= left.keys()]}
-    return {**made, "inputs": shown} if shown else made
+    links = [link for link in links if _names(link) <= left.keys()]
+    shown = {name: sockets for name, sockets in shown.items() if sockets}
+    made = {**data, "components": left, "connections": links, "inputs": shown}
+    return made if shown else {name: part for name, part in made.items() if name != "inputs"}
 
 
 def _above(links: list[dict[str, str]], name: str) -> set[str]:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import inspect
 import os
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from functools import wraps
@@ -84,7 +85,7 @@ class SerializedComponent:
         # Each parameter is read from the attribute of its name.
         parameters = {name: copy.deepcopy(getattr(self, name)) for name in names}
         for name in FREE_ARGUMENTS:
-            if parameters.get(name) is not None:
+            if parameters.get(name) is not None and sys.modules.get("torch"):
                 serialize_hf_model_kwargs(parameters[name])
         return default_to_dict(self, **parameters)
 
@@ -113,7 +114,9 @@ def from_dict(component: type[ComponentT], data: dict[str, Any]) -> ComponentT:
     for name in FREE_ARGUMENTS:
         if isinstance(parameters.get(name), dict):
             parameters[name] = copy.deepcopy(parameters[name])
-            deserialize_hf_model_kwargs(parameters[name])
+            # Haystack's function is for torch's dtypes alone, and refuses everything where no torch is installed.
+            if sys.modules.get("torch"):
+                deserialize_hf_model_kwargs(parameters[name])
     return default_from_dict(component, {**data, "init_parameters": parameters})
 
 
