@@ -196,20 +196,23 @@ class OpenModel:
             made.model.eval()
             engine = self._engine
             if engine is not None and isinstance(engine.forward, StoredForward):
-                known = engine.forward.computation
-                engine.forward = torch_engine(made, self._precision, known).forward
+                engine.forward = torch_engine(made, self._precision, engine.forward.computation).forward
             if self._loaded is loaded:  # nobody closed it meanwhile
                 self._loaded = made
             return made
 
     @property
     def model(self) -> Any:
-        """The transformers model; None when this is closed."""
+        """The transformers model, None when this is closed; one that is put in its place is scored and saved with."""
         return None if self._loaded is None else self._built("model is an object of transformers").model
 
     @model.setter
     def model(self, model: Any) -> None:
-        self._loaded = replace(self._built("model is an object of transformers"), model=model)
+        if not (hasattr(model, "eval") and hasattr(model, "config")):
+            raise InvalidInput(f"model is {type(model).__name__}, not a model of transformers")
+        made = replace(self._built("model is an object of transformers"), model=model.eval(), config=model.config)
+        self.engine().forward = torch_engine(made, self._precision).forward
+        self._loaded = made
         self.forget_calibration()
 
     @property
@@ -309,10 +312,8 @@ class OpenModel:
             return False
         published, trusts = published_activation(stored.template), stored.request.trust_remote_code
         own = default_activation(None, stored.stored_activation, stored.num_labels, trusts, published)
-        prompts = settings["prompts"], settings["default_prompt"]
-        if activation != own or prompts != (stored.prompts, stored.default_prompt):
-            return False
-        if max_length not in (None, stored.token_limit):
+        now = activation, settings["prompts"], settings["default_prompt"], max_length or stored.token_limit
+        if now != (own, stored.prompts, stored.default_prompt, stored.token_limit):
             return False
         if path is None:
             return True
