@@ -428,13 +428,13 @@ class CrossEncoder(Reranker):
         self.engine()
         settings = {"card": self.model_card_data.text(), **self.stored_settings()}
         asked: dict[str, Any] = {"safe_serialization": safe_serialization, "storage": storage, **kwargs}
-        if not has_torch() and self._copied(path, self.own_activation, self.max_length, settings, asked):
+        limit = None if self.max_length is None else self.window
+        if not has_torch() and self._copied(path, self.own_activation, limit, settings, asked):
             return
         self._built("saving a model otherwise than as the files that it was loaded from")
         from secondpass.models import saving
 
-        activation = self.default_activation_function
-        saving.save(path, self.model, self.tokenizer, activation, self.max_length, **settings, **asked)
+        saving.save(path, self.model, self.tokenizer, self.default_activation_function, limit, **settings, **asked)
 
     def stored_settings(self) -> dict[str, Any]:
         """What stands beside the weights, as `models.saving.save` takes it: prompts, a template, the longest input."""
