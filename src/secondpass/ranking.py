@@ -85,8 +85,8 @@ def activated(
     """float32 [pairs, labels] -> scores [pairs, labels]; softmax after the activation, for several labels only.
 
     Equal logits have equal scores. For elementwise activations of torch, which are computed without it, a score is
-    float32 and depends on nothing but its logit. Any other callable is called once with all logits: a tensor, or where
-    torch is not installed an array.
+    float32 and depends on nothing but its logit. Any other callable is called once with all logits, where there are
+    any: a tensor, or where torch is not installed an array.
 
     Args:
         logits: left as they are.
@@ -98,6 +98,8 @@ def activated(
         InvalidInput: the activation does not give one row per pair.
         NonFiniteScore: it gives NaN, which has no place in an order.
     """
+    if not len(logits):
+        return logits
     steps = known_steps(activation)
     if steps is None:
         scores = _called(activation, logits)

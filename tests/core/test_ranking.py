@@ -210,6 +210,12 @@ def test_an_activation_must_keep_the_rows(activation: Callable[[torch.Tensor], t
         activated(LOGITS, activation, False)
 
 
+def test_an_activation_is_not_asked_about_no_pairs() -> None:
+    """One that takes a maximum has no answer to that; the shape stays."""
+    for activation in (nn.Sigmoid(), lambda logits: logits / logits.max()):
+        assert activated(LOGITS[:0], activation, True).shape == (0, 2)
+
+
 def test_nan_of_an_activation_names_the_pairs() -> None:
     """NaN has no place in an order; infinity has one, at an end."""
     with pytest.raises(NonFiniteScore, match=r"gave NaN for pairs \[1\]$") as caught:
