@@ -140,7 +140,6 @@ class Evaluator(ABC):
             InvalidInput: the model's scores have another shape, or the results file has other columns.
             NonFiniteScore: a score is NaN or infinite.
             CheckpointError: the results file cannot be written.
-            MissingExtra: scikit-learn or scipy is not installed.
         """
         logger.info("%s: Evaluating the model on %s dataset%s:", self.title, self.name, _moment(epoch, steps))
         figures = self.measure(model)
@@ -341,6 +340,7 @@ class CECorrelationEvaluator(PairEvaluator):
 
     Raises:
         InvalidInput: pairs or scores are refused.
+        MissingExtra: scipy is not installed.
     """
 
     title = "CECorrelationEvaluator"
@@ -354,6 +354,7 @@ class CECorrelationEvaluator(PairEvaluator):
         super().__init__(name, write_csv, columns, returned="Spearman_Correlation")
         if len(self.scores) < 2:
             raise InvalidInput("sentence_pairs has one pair: a correlation needs two")
+        scipy_stats()  # a library that is missing is told now, and not after an epoch
 
     def measure(self, model: Any) -> dict[str, float]:
         """The figures "Pearson_Correlation" and "Spearman_Correlation"."""
