@@ -13,7 +13,7 @@ from torch import nn
 from secondpass import CrossEncoder, InputExample
 from secondpass.errors import CheckpointError, InvalidInput, SecondPassError
 from secondpass.fit import HeadLabels, Objective, fit, labelled
-from tests.tiny_models import ARCHITECTURES, make_model
+from tests.tiny_models import ARCHITECTURES, make_model, make_tokenizer
 from tests.toy_task import QUERY, Scripted, examples, loader, same, state
 
 QUIET = {"show_progress_bar": False}
@@ -48,6 +48,35 @@ def test_learning_rates_of_the_run(own_tiny):
 
     fit(own_tiny, loader(16), epochs=2, optimizer_class=Noting, optimizer_params={"lr": 0.4}, warmup_steps=2, **QUIET)
     assert rates == pytest.approx([0, 0.2, 0.4, 0.4 * 5 / 6, 0.4 * 4 / 6, 0.4 * 3 / 6, 0.4 * 2 / 6, 0.4 / 6])
+
+
+def test_a_tokenizer_with_new_tokens_is_saved_and_loaded_before_it_is_trained_with(own_tiny, tmp_path, caplog):
+    """Texts are read by the rules of before until then: `fit` refuses, `save` tells."""
+    own_tiny.tokenizer.add_tokens(["xylophone"])
+    own_tiny.model.resize_token_embeddings(len(own_tiny.tokenizer))
+    with pytest.raises(InvalidInput, match=r"^tokenizer was changed since the model was loaded"):
+        own_tiny.fit(loader(8), **FAST)
+    own_tiny.save(str(tmp_path))
+    assert f"{tmp_path}: the tokenizer is saved as it is now" in caplog.text
+    again = CrossEncoder(str(tmp_path), device="cpu")
+    new = again.tokenizer.convert_tokens_to_ids("xylophone")
+    assert new in again.tokens(["a xylophone"], ["the cat"])[0].ids
+    assert new not in own_tiny.tokens(["a xylophone"], ["the cat"])[0].ids
+    again.fit(loader(8), **FAST)
+
+
+def test_what_counts_as_another_tokenizer(own_tiny):
+    """Another one or another side to cut at; not the padding and cutting of its own calls, nor a limit."""
+    own_tiny.tokenizer(["the cat", "a dog and a cat"], padding=True, truncation=True, max_length=5)
+    own_tiny.tokenizer.model_max_length = 40
+    assert not own_tiny.tokenizer_changed
+    own_tiny.tokenizer.truncation_side = "left"
+    assert own_tiny.tokenizer_changed
+    own_tiny.tokenizer.truncation_side = "right"
+    assert not own_tiny.tokenizer_changed
+    own_tiny.tokenizer = make_tokenizer("roberta")
+    with pytest.raises(InvalidInput, match=r"^tokenizer was changed"):
+        own_tiny.fit(loader(8), **FAST)
 
 
 def test_saves_without_an_evaluator(own_tiny, tmp_path):

@@ -35,7 +35,7 @@ from secondpass.models.folders import folder_of
 from secondpass.models.limits import check_vocabulary, token_limit
 from secondpass.models.modules import Modules, read_modules, stored_limit, stored_weights
 from secondpass.models.templates import template_for
-from secondpass.models.tokenizer import ends_with_padding, load_tokenizer
+from secondpass.models.tokenizer import ends_with_padding, load_tokenizer, rules_of
 from secondpass.models.weights import COMPACT, check_counts, is_compact, stored_sizes
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Loaded:
     longest input in tokens; `prompts` are stored by name, `default_prompt` is the name of the one that a call gets that
     names none; `template` is what the model was trained to read around its texts; `transformer_settings` is what the
     folder says of the first of its modules, with the template among it or not; `calibration` is that of the folder,
-    with a digest of weights only if it is theirs.
+    with a digest of weights only if it is theirs; `rules` are those of the tokenizer as it was loaded (`rules_of`).
     """
 
     config: Any = field(repr=False)
@@ -143,6 +143,7 @@ class Loaded:
     template: ModelTemplate | None = None
     transformer_settings: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
+    rules: bytes = field(default=b"", repr=False)
 
     @property
     def num_labels(self) -> int:
@@ -154,6 +155,11 @@ class Loaded:
     def name(self) -> str:
         """What was asked for."""
         return str(self.config.name_or_path)
+
+    @property
+    def tokenizer_changed(self) -> bool:
+        """Whether the tokenizer has other rules than those that it was loaded with."""
+        return self.rules != rules_of(self.tokenizer)
 
     @property
     def leaves_prompt_out(self) -> bool:
@@ -272,6 +278,7 @@ def _loaded(
         tokenizer=tokenizer,
         token_limit=min(limit, stored_limit(folder, modules) or limit),
         template=template,
+        rules=rules_of(tokenizer),
         **saved_beside(folder, request),
     )
 

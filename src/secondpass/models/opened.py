@@ -194,8 +194,7 @@ class OpenModel:
                 return loaded
             made = loaded.build(reason)
             made.model.eval()
-            engine = self._engine
-            if engine is not None and isinstance(engine.forward, StoredForward):
+            if (engine := self._engine) is not None and isinstance(engine.forward, StoredForward):
                 engine.forward = torch_engine(made, self._precision, engine.forward.computation).forward
             if self._loaded is loaded:  # nobody closed it meanwhile
                 self._loaded = made
@@ -226,18 +225,22 @@ class OpenModel:
 
     @property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer; what is changed in it is not read by the stages."""
+        """The transformers tokenizer; what is changed in it is saved, and read when that is loaded again."""
         return self._built("tokenizer is an object of transformers").tokenizer
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: Any) -> None:
         self._loaded = replace(self._built("tokenizer is an object of transformers"), tokenizer=tokenizer)
 
+    @property
+    def tokenizer_changed(self) -> bool:
+        """Whether that has other rules than those that it was loaded with, by which texts are still read."""
+        return isinstance(self._loaded, Loaded) and self._loaded.tokenizer_changed
+
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: nobody trains the copy, and what computes a folder's model is made anew."""
         state = {**self.__dict__, "training_thread": None}
-        engine = self._engine
-        if engine is not None and isinstance(engine.forward, StoredForward):
+        if (engine := self._engine) is not None and isinstance(engine.forward, StoredForward):
             state["_engine"] = engine.tokenizer.cache, engine.workers
         return state
 
@@ -405,14 +408,12 @@ class OpenModel:
 
         if not isinstance(pool, Workers):
             raise InvalidInput(f"pool is {type(pool).__name__}, not what start_multi_process_pool gave")
-        engine = self._engine
-        if engine is not None and engine.workers is pool:
+        if (engine := self._engine) is not None and engine.workers is pool:
             self._end_workers()
         pool.close()
 
     def _end_workers(self) -> None:
-        engine = self._engine
-        if engine is not None and engine.workers is not None:
+        if (engine := self._engine) is not None and engine.workers is not None:
             ended, engine.workers = engine.workers, None
             ended.close()
 
