@@ -302,6 +302,12 @@ def test_texts_and_guids_stay_in_order():
         (CLASS, -100, "label -100: the model has classes 0 to 2"),
         (CLASS, 0.5, "label 0.5, not the index of a class"),
         (FREE_CLASS, 0.5, "label 0.5, not the index of a class"),
+        (CLASS, [1, 0, 1], "a label of type list, not a number"),
+        (FREE_CLASS, [1, 0, 1], r"a label of shape \(3,\) where that of examples\[0\] has \(\)"),
+        (FREE_CLASS, [1, "0", 1], r"a label\[1\] of type str, not a number"),
+        (FREE_CLASS, [1, 0, float("nan")], r"label\[2\] nan, not a finite"),
+        (FREE_CLASS, [[1, 0], [0, 1]], r"a label\[0\] of type list, not a number"),
+        (FREE_CLASS, [], "a label of type list, not a number"),
         (FREE_CLASS, 2**63, "not the index of a class"),
     ],
 )
@@ -309,6 +315,37 @@ def test_refused_labels(rule, label, words):
     """A label that the loss would misread is refused, by position in the batch and guid."""
     with pytest.raises(InvalidInput, match=rf"^{WHERE}: examples\[2\] \(guid 'bad'\) has .*{words}"):
         labelled(batch_of(label), rule, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("rule", "rows", "dtype"),
+    [
+        (FREE_CLASS, [[1, 0, 1], (0, 1, 0), np.array([1, 1, 0]), torch.tensor([0, 0, 1])], torch.int64),
+        (FREE_CLASS, [[1.0, 0.0, 1.0], [0, 1, 0]], torch.float32),
+        (FREE_CLASS, [[2], [1]], torch.int64),
+        (FREE_NUMBER, [[1, 0], [0, 1]], torch.float32),
+    ],
+)
+def test_lists_of_numbers_are_labels_of_an_own_loss(rule, rows, dtype):
+    """A row for each example."""
+    labels = labelled([InputExample(texts=["what", "that"], label=row) for row in rows], rule, WHERE).labels
+    assert labels.dtype == dtype
+    assert labels.tolist() == [list(map(float, row)) for row in rows]
+
+
+def test_several_labels_of_an_example_are_learned(tiny_model_folder):
+    """By binary cross-entropy over all labels of the head, a loss of the caller's own."""
+    encoder, loss = CrossEncoder(tiny_model_folder("bert", 3), device="cpu"), nn.BCEWithLogitsLoss()
+    pairs, wanted = [[QUERY, "a cat"], [QUERY, "the mat"]], [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
+    batch = [InputExample(texts=texts, label=row) for texts, row in zip(pairs, wanted, strict=True)]
+
+    def measured():
+        logits = encoder.predict(pairs, activation_fct=nn.Identity(), convert_to_tensor=True)
+        return loss(logits, torch.tensor(wanted)).item()
+
+    before = measured()
+    encoder.fit(torch.utils.data.DataLoader(batch, 2), loss_fct=loss, epochs=40, **FAST)
+    assert measured() < before - 0.01
 
 
 @pytest.mark.parametrize(("rule", "label"), [(FREE_NUMBER, -7.5), (FREE_CLASS, -100), (FREE_CLASS, 9)])

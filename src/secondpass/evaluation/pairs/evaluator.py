@@ -77,10 +77,13 @@ class InputExample:
     Args:
         guid: the caller's name for the example; error messages repeat it.
         texts: [query, document], or one text.
-        label: a number for a model with one label, else the index of the class.
+        label: a number for a model with one label, else the index of the class; a list of numbers where a loss of your
+            own takes that.
     """
 
-    def __init__(self, guid: str = "", texts: list[str] | None = None, label: int | float = 0) -> None:
+    def __init__(
+        self, guid: str = "", texts: list[str] | None = None, label: int | float | Sequence[float] = 0
+    ) -> None:
         self.guid = guid
         self.texts = texts
         self.label = label
