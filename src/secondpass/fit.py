@@ -57,7 +57,7 @@ class HeadLabels:
 
 @dataclass(frozen=True, slots=True)
 class LabelledExamples:
-    """`labels` on the CPU: float32 [examples] for a head with one label, else int64 [examples]; of lists as `fit` says."""
+    """`labels` on the CPU: float32 [examples] for a head of one label, else int64 [examples]; of lists see `fit`."""
 
     texts: list[list[str]]
     labels: torch.Tensor

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.ao import quantization
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, PreTrainedModel
 
@@ -277,9 +278,9 @@ def test_the_activation_attribute_is_in_force_at_once(own_tiny: CrossEncoder) ->
 # ---- another model in its place
 
 
-def _other(folder: str) -> PreTrainedModel:
+def _other(folder: str) -> Any:
     """The same architecture with another head, in training mode."""
-    other: PreTrainedModel = BertForSequenceClassification.from_pretrained(folder)
+    other: Any = BertForSequenceClassification.from_pretrained(folder)
     with torch.no_grad():
         other.classifier.weight.mul_(-2.0)
     return other.train()
@@ -326,7 +327,8 @@ def test_quantised_layers_are_computed(own_tiny: CrossEncoder) -> None:
     """By transformers' own forward: no family of ours has them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        quantised = torch.ao.quantization.quantize_dynamic(own_tiny.model, {nn.Linear}, dtype=torch.qint8)
+        quantise: Any = quantization.quantize_dynamic
+        quantised = quantise(own_tiny.model, {nn.Linear}, dtype=torch.qint8)
         own_tiny.model = quantised
         (ids,) = own_tiny.tokens([QUERY], [DOCUMENTS[0]])
         with torch.inference_mode():

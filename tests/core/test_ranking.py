@@ -244,7 +244,8 @@ def test_an_activation_must_keep_the_rows(activation: Callable[[torch.Tensor], t
 
 def test_an_activation_is_not_asked_about_no_pairs() -> None:
     """One that takes a maximum has no answer to that; the shape stays."""
-    for activation in (nn.Sigmoid(), lambda logits: logits / logits.max()):
+    activations: tuple[Activation, ...] = (nn.Sigmoid(), lambda logits: logits / logits.max())
+    for activation in activations:
         assert activated(LOGITS[:0], activation, True).shape == (0, 2)
 
 

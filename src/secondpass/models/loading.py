@@ -6,6 +6,7 @@ of another model.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -35,7 +36,7 @@ from secondpass.models.folders import folder_of
 from secondpass.models.limits import check_vocabulary, token_limit
 from secondpass.models.modules import Modules, read_modules, stored_limit, stored_weights
 from secondpass.models.templates import template_for
-from secondpass.models.tokenizer import ends_with_padding, load_tokenizer, rules_of
+from secondpass.models.tokenizer import ends_with_padding, load_tokenizer
 from secondpass.models.weights import COMPACT, check_counts, is_compact, stored_sizes
 
 if TYPE_CHECKING:
@@ -165,6 +166,14 @@ class Loaded:
     def leaves_prompt_out(self) -> bool:
         """Whether the tokens of a prompt should not be pooled, of which none are told here."""
         return bool(getattr(getattr(self.model, "readout", None), "leaves_prompt_out", False))
+
+
+def rules_of(tokenizer: Any) -> bytes:
+    """A digest of what makes ids of texts: all but lengths and padding, which every call of transformers sets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    # the two stand in front
+    rules = "" if backend is None else backend.to_str().partition('"added_tokens"')[2]
+    return hashlib.sha256(f"{getattr(tokenizer, 'truncation_side', None)} {rules}".encode()).digest()
 
 
 def folder_for(request: LoadRequest) -> Path:

@@ -16,7 +16,6 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from secondpass.errors import ModelLoadError
 from secondpass.models.config import read_if_present, read_json
-from secondpass.token_cache import identity_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +32,6 @@ WITH_SEGMENTS = frozenset(
 )
 SEGMENTS = "token_type_ids"
 NO_WORDS = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
-
-
-def rules_of(tokenizer: Any) -> bytes:
-    """16 bytes that stand for what makes ids of texts: all but cutting and padding, which transformers' calls set."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = "" if backend is None else backend.to_str().partition('"added_tokens"')[2]
-    return identity_of(f"{getattr(tokenizer, 'truncation_side', None)} {rules}")
 
 
 def load_tokenizer(folder: Path, model: Any, tokenizer_args: Mapping[str, Any], trust_remote_code: bool = False) -> Any:
