@@ -428,25 +428,23 @@ class CrossEncoder(Reranker):
         self.engine()
         settings = {"card": self.model_card_data.text(), **self.stored_settings()}
         asked: dict[str, Any] = {"safe_serialization": safe_serialization, "storage": storage, **kwargs}
-        if not has_torch() and self._copied(path, self.own_activation, self.max_length, settings, asked):
+        limit = None if self.max_length is None else self.window
+        if not has_torch() and self._copied(path, self.own_activation, limit, settings, asked):
             return
         self._built("saving a model otherwise than as the files that it was loaded from")
+        if self.tokenizer_changed:
+            warn_once(f"{path}: the tokenizer is saved as it is now; load it from there, here texts are read as before")
         from secondpass.models import saving
 
-        activation = self.default_activation_function
-        saving.save(path, self.model, self.tokenizer, activation, self.max_length, **settings, **asked)
+        saving.save(path, self.model, self.tokenizer, self.default_activation_function, limit, **settings, **asked)
 
     def stored_settings(self) -> dict[str, Any]:
         """What stands beside the weights, as `models.saving.save` takes it: prompts, a template, the longest input."""
         calibration = None if self.calibration is None else own_calibration(self)
-        own: dict[str, Any] = {
-            "prompts": self.prompts,
-            "default_prompt": self.default_prompt_name,
-            "calibration": calibration,
-        }
+        own: dict[str, Any] = {"prompts": self.prompts, "default_prompt": self.default_prompt_name}
         settings = self._transformer_settings
         own |= {"transformer_settings": settings, "template": None if settings else self.template}
-        return {**own, "input_limit": self._token_limit}
+        return {**own, "calibration": calibration, "input_limit": self._token_limit}
 
     def save_pretrained(self, path: str, *, safe_serialization: bool = True, **kwargs: Any) -> None:
         """The same as `save`."""

@@ -47,7 +47,8 @@ class HeadLabels:
     """What a label may be.
 
     One label: a finite number, within [0, 1] for the default loss. Several: the index of a class, one that the
-    head has for the default loss. A loss of the caller's own may give other values a meaning.
+    head has for the default loss. A loss of the caller's own may give other values a meaning, and lists of finite
+    numbers, of one length in a batch.
     """
 
     num_labels: int
@@ -56,7 +57,7 @@ class HeadLabels:
 
 @dataclass(frozen=True, slots=True)
 class LabelledExamples:
-    """`labels` are float32 [examples] for a head with one label, else int64 [examples]; on the CPU."""
+    """`labels` on the CPU: float32 [examples] for a head of one label, else int64 [examples]; of lists see `fit`."""
 
     texts: list[list[str]]
     labels: torch.Tensor
@@ -74,7 +75,7 @@ def labelled(batch: object, rule: HeadLabels, where: str) -> LabelledExamples:
         given = "an empty batch" if isinstance(batch, (list, tuple)) else type(batch).__name__
         raise InvalidInput(f"{where}: train_dataloader gave {given}, not a batch of InputExample")
     texts: list[list[str]] = []
-    labels: list[int | float] = []
+    labels: list[int | float | list[int | float]] = []
     for position, example in enumerate(batch):
         guid = getattr(example, "guid", "")
         name = f"{where}: examples[{position}]" + (f" (guid {guid!r})" if guid else "")
@@ -84,7 +85,11 @@ def labelled(batch: object, rule: HeadLabels, where: str) -> LabelledExamples:
         if len(texts[-1]) != len(texts[0]):
             raise InvalidInput(f"{name} has {len(texts[-1])} texts where examples[0] has {len(texts[0])}")
         labels.append(_label(example.label, rule, name))
-    dtype = torch.float32 if rule.num_labels == 1 else torch.int64
+        if (shape := np.shape(labels[-1])) != (first := np.shape(labels[0])):
+            raise InvalidInput(f"{name} has a label of shape {shape} where that of examples[0] has {first}")
+    numbers = [number for label in labels for number in (label if isinstance(label, list) else [label])]
+    whole = all(isinstance(number, int) and abs(number) <= LARGEST_CLASS for number in numbers)
+    dtype = torch.int64 if whole and rule.num_labels > 1 else torch.float32
     guids = tuple(str(getattr(example, "guid", "")) for example in batch)
     return LabelledExamples(texts, torch.tensor(labels, dtype=dtype), guids)
 
@@ -97,14 +102,23 @@ def _texts(texts: object, name: str) -> list[str]:
     return [checked(text, f"{name}.texts[{number}]") for number, text in enumerate(texts)]
 
 
-def _label(label: Any, rule: HeadLabels, name: str) -> int | float:
-    if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) and math.prod(label.shape) == 1:
-        label = label.item()
-    if not isinstance(label, (int, float)):
-        raise InvalidInput(f"{name} has a label of type {type(label).__name__}, not a number")
+def _number(value: Any, name: str, what: str) -> int | float:
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) and math.prod(value.shape) == 1:
+        value = value.item()
+    if not isinstance(value, (int, float)):
+        raise InvalidInput(f"{name} has a {what} of type {type(value).__name__}, not a number")
     # said so that NaN is refused too
-    if not -LARGEST <= label <= LARGEST:
-        raise InvalidInput(f"{name} has label {label}, not a finite float32 number")
+    if not -LARGEST <= value <= LARGEST:
+        raise InvalidInput(f"{name} has {what} {value}, not a finite float32 number")
+    return value
+
+
+def _label(label: Any, rule: HeadLabels, name: str) -> int | float | list[int | float]:
+    if not rule.default_loss and isinstance(label, (torch.Tensor, np.ndarray)) and math.prod(label.shape) > 1:
+        label = list(label)
+    if not rule.default_loss and isinstance(label, (list, tuple)) and label:
+        return [_number(number, name, f"label[{place}]") for place, number in enumerate(label)]
+    label = _number(label, name, "label")
     if rule.num_labels == 1:
         if rule.default_loss and not 0 <= label <= 1:
             raise InvalidInput(f"{name} has label {label}: the default loss takes labels in [0, 1]")
@@ -195,7 +209,8 @@ def fit(
         evaluator: called as `evaluator(encoder, output_path=, epoch=, steps=)`; gives a float, higher is better.
         epochs: how often to go through the loader.
         loss_fct: gets logits float32 [examples] and labels float32 [examples] for one label, else logits
-            [examples, labels] and labels int64 [examples]; None takes BCEWithLogitsLoss or CrossEntropyLoss.
+            [examples, labels] and labels int64 [examples], or of labels that are lists [examples, numbers], float32
+            where one of a batch's numbers is a float; None takes BCEWithLogitsLoss or CrossEntropyLoss.
         activation_fct: applied to the logits before the loss.
         scheduler: a name of `optimisation.SCHEDULES`, or an object whose `step()` is called after each step.
         warmup_steps: steps in which the learning rate rises.

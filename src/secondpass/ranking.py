@@ -85,8 +85,8 @@ def activated(
     """float32 [pairs, labels] -> scores [pairs, labels]; softmax after the activation, for several labels only.
 
     Equal logits have equal scores. For elementwise activations of torch, which are computed without it, a score is
-    float32 and depends on nothing but its logit. Any other callable is called once with all logits: a tensor, or where
-    torch is not installed an array.
+    float32 and depends on nothing but its logit. Any other callable is called once with all logits, where there are
+    any: a tensor on the device of its first weight, if it has some, or where torch is not installed an array.
 
     Args:
         logits: left as they are.
@@ -98,6 +98,8 @@ def activated(
         InvalidInput: the activation does not give one row per pair.
         NonFiniteScore: it gives NaN, which has no place in an order.
     """
+    if not len(logits):
+        return logits
     steps = known_steps(activation)
     if steps is None:
         scores = _called(activation, logits)
@@ -141,8 +143,10 @@ def _by_torch(activation: Activation, logits: Numbers) -> object:
                 f"the activation {activation!r} takes no array ({error}), and a tensor needs torch: "
                 'pip install "secondpass[torch]"'
             ) from error
+    own = [*activation.parameters(), *activation.buffers()] if isinstance(activation, torch.nn.Module) else []
+    device = own[0].device if own else torch.device("cpu")
     with torch.inference_mode():
-        scores: object = activation(torch.from_numpy(logits))
+        scores: object = activation(torch.from_numpy(logits).to(device))
         if not isinstance(scores, torch.Tensor):
             return scores
         # numpy has no bfloat16

@@ -101,8 +101,13 @@ def checked_query(value: object, argument: str = "query") -> str:
 def materialised(values: object, argument: str, wanted: str) -> list[object]:
     """Read any ordered iterable once; the message says what is `wanted`.
 
-    Refuses a plain str (its characters are no texts), a dict or a set (their elements have no index).
+    Refuses a plain str (its characters are no texts), a dict or a set (their elements have no index), and a table of
+    pandas or polars, which gives its columns.
     """
+    if hasattr(values, "columns"):
+        raise InvalidInput(
+            f"{argument} is {type(values).__name__}, a table, not {wanted}: give a column, or rows as lists"
+        )
     if isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping, set, frozenset)):
         return list(values)
     raise InvalidInput(f"{argument} is {type(values).__name__}, not {wanted}")

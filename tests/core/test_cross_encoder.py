@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.ao import quantization
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification, PreTrainedModel
 
 from secondpass import CallRecord, CrossEncoder, InputExample
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from tests.model_spy import inputs_read
-from tests.tiny_models import LENGTH, make_folder
+from tests.tiny_models import LENGTH, ROUNDING, make_folder
 
 QUERY = "how to reset the password"
 DOCUMENTS = ["the cat sat", "reset the password", "a cold river", "house and garden"]
@@ -272,6 +273,81 @@ def test_the_activation_attribute_is_in_force_at_once(own_tiny: CrossEncoder) ->
     """It may be set on a loaded model."""
     own_tiny.default_activation_function = nn.Identity()
     assert np.array_equal(own_tiny.predict(PAIRS), own_tiny.predict(PAIRS, activation_fct=nn.Identity()))
+
+
+# ---- another model in its place
+
+
+def _other(folder: str) -> Any:
+    """The same architecture with another head, in training mode."""
+    other: Any = BertForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        other.classifier.weight.mul_(-2.0)
+    return other.train()
+
+
+def test_a_model_that_is_put_in_its_place_is_scored_and_saved(
+    own_tiny: CrossEncoder, tiny_folder: str, tmp_path: Path
+) -> None:
+    """Every call is computed from it from then on, without dropout, and what is saved gives the same scores."""
+    before, other = own_tiny.predict(PAIRS), _other(tiny_folder)
+    other.save_pretrained(tmp_path / "other")
+    own_tiny.tokenizer.save_pretrained(tmp_path / "other")
+    wanted = CrossEncoder(str(tmp_path / "other"), device="cpu").predict(PAIRS)
+    assert not np.allclose(before, wanted)
+    own_tiny.model = other
+    assert own_tiny.model is other
+    np.testing.assert_allclose(own_tiny.predict(PAIRS), wanted, atol=ROUNDING)
+    ranked = {hit["corpus_id"]: hit["score"] for hit in own_tiny.rank(QUERY, DOCUMENTS)}
+    assert [ranked[place] for place in range(len(DOCUMENTS))] == pytest.approx(wanted.tolist(), abs=ROUNDING)
+    own_tiny.save(str(tmp_path / "saved"))
+    again = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PAIRS)
+    np.testing.assert_allclose(again, wanted, atol=ROUNDING)
+
+
+def test_fit_trains_the_model_that_is_put_in_its_place(own_tiny: CrossEncoder, tiny_folder: str) -> None:
+    """And scores follow what it learns."""
+    own_tiny.model = other = _other(tiny_folder)
+    before, weights = own_tiny.predict(PAIRS), other.classifier.weight.detach().clone()
+    batch = [InputExample(texts=list(pair), label=1) for pair in PAIRS]
+    own_tiny.fit(DataLoader(batch, 4), warmup_steps=0, optimizer_params={"lr": 1e-2}, show_progress_bar=False)
+    assert not torch.equal(other.classifier.weight, weights)
+    assert not np.allclose(own_tiny.predict(PAIRS), before)
+
+
+def test_a_model_of_another_head_has_its_own_labels(own_tiny: CrossEncoder, three: CrossEncoder) -> None:
+    """No column of several is taken for the score."""
+    own_tiny.model = three.model
+    assert own_tiny.num_labels == 3
+    logits = own_tiny.predict(PAIRS, activation_fct=nn.Identity())
+    np.testing.assert_allclose(logits, three.predict(PAIRS, activation_fct=nn.Identity()), atol=ROUNDING)
+
+
+def test_quantised_layers_are_computed(own_tiny: CrossEncoder) -> None:
+    """By transformers' own forward: no family of ours has them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantise: Any = quantization.quantize_dynamic
+        quantised = quantise(own_tiny.model, {nn.Linear}, dtype=torch.qint8)
+        own_tiny.model = quantised
+        (ids,) = own_tiny.tokens([QUERY], [DOCUMENTS[0]])
+        with torch.inference_mode():
+            given = {
+                "input_ids": torch.tensor([ids.ids.tolist()]),
+                "token_type_ids": torch.tensor([ids.type_ids.tolist()]),
+            }
+            expected = quantised(**given, attention_mask=torch.ones_like(given["input_ids"])).logits
+        score = own_tiny.predict(PAIRS[0], activation_fct=nn.Identity())
+    assert score == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_what_is_no_model_is_refused(own_tiny: CrossEncoder) -> None:
+    """The model of before stays."""
+    before = own_tiny.predict(PAIRS)
+    for wrong in (None, "a name", nn.Linear(2, 1)):
+        with pytest.raises(InvalidInput, match=f"^model is {type(wrong).__name__}, not a model of transformers$"):
+            own_tiny.model = wrong
+    np.testing.assert_array_equal(own_tiny.predict(PAIRS), before)
 
 
 # ---- window

@@ -35,6 +35,7 @@ def test_no_pairs(tiny_model_folder: Callable[..., str], num_labels: int) -> Non
     with before_forward(encoder, not_reached):
         array, tensor = encoder.predict([]), encoder.predict([], convert_to_tensor=True)
         assert encoder.predict([], convert_to_numpy=False) == []
+        assert encoder.predict([], activation_fct=lambda logits: logits / logits.max()).shape == shape
     assert (type(array), array.dtype, array.shape) == (np.ndarray, np.float32, shape)
     assert (type(tensor), tensor.dtype, tensor.shape) == (torch.Tensor, torch.float32, torch.Size(shape))
 

@@ -13,7 +13,7 @@ from torch import nn
 from secondpass import CrossEncoder, InputExample
 from secondpass.errors import CheckpointError, InvalidInput, SecondPassError
 from secondpass.fit import HeadLabels, Objective, fit, labelled
-from tests.tiny_models import ARCHITECTURES, make_model
+from tests.tiny_models import ARCHITECTURES, make_model, make_tokenizer
 from tests.toy_task import QUERY, Scripted, examples, loader, same, state
 
 QUIET = {"show_progress_bar": False}
@@ -48,6 +48,35 @@ def test_learning_rates_of_the_run(own_tiny):
 
     fit(own_tiny, loader(16), epochs=2, optimizer_class=Noting, optimizer_params={"lr": 0.4}, warmup_steps=2, **QUIET)
     assert rates == pytest.approx([0, 0.2, 0.4, 0.4 * 5 / 6, 0.4 * 4 / 6, 0.4 * 3 / 6, 0.4 * 2 / 6, 0.4 / 6])
+
+
+def test_a_tokenizer_with_new_tokens_is_saved_and_loaded_before_it_is_trained_with(own_tiny, tmp_path, caplog):
+    """Texts are read by the rules of before until then: `fit` refuses, `save` tells."""
+    own_tiny.tokenizer.add_tokens(["xylophone"])
+    own_tiny.model.resize_token_embeddings(len(own_tiny.tokenizer), mean_resizing=False)
+    with pytest.raises(InvalidInput, match=r"^tokenizer was changed since the model was loaded"):
+        own_tiny.fit(loader(8), **FAST)
+    own_tiny.save(str(tmp_path))
+    assert f"{tmp_path}: the tokenizer is saved as it is now" in caplog.text
+    again = CrossEncoder(str(tmp_path), device="cpu")
+    new = again.tokenizer.convert_tokens_to_ids("xylophone")
+    assert new in again.tokens(["a xylophone"], ["the cat"])[0].ids
+    assert new not in own_tiny.tokens(["a xylophone"], ["the cat"])[0].ids
+    again.fit(loader(8), **FAST)
+
+
+def test_what_counts_as_another_tokenizer(own_tiny):
+    """Another one or another side to cut at; not the padding and cutting of its own calls, nor a limit."""
+    own_tiny.tokenizer(["the cat", "a dog and a cat"], padding=True, truncation=True, max_length=5)
+    own_tiny.tokenizer.model_max_length = 40
+    assert not own_tiny.tokenizer_changed
+    own_tiny.tokenizer.truncation_side = "left"
+    assert own_tiny.tokenizer_changed
+    own_tiny.tokenizer.truncation_side = "right"
+    assert not own_tiny.tokenizer_changed
+    own_tiny.tokenizer = make_tokenizer("roberta")
+    with pytest.raises(InvalidInput, match=r"^tokenizer was changed"):
+        own_tiny.fit(loader(8), **FAST)
 
 
 def test_saves_without_an_evaluator(own_tiny, tmp_path):
@@ -273,6 +302,12 @@ def test_texts_and_guids_stay_in_order():
         (CLASS, -100, "label -100: the model has classes 0 to 2"),
         (CLASS, 0.5, "label 0.5, not the index of a class"),
         (FREE_CLASS, 0.5, "label 0.5, not the index of a class"),
+        (CLASS, [1, 0, 1], "a label of type list, not a number"),
+        (FREE_CLASS, [1, 0, 1], r"a label of shape \(3,\) where that of examples\[0\] has \(\)"),
+        (FREE_CLASS, [1, "0", 1], r"a label\[1\] of type str, not a number"),
+        (FREE_CLASS, [1, 0, float("nan")], r"label\[2\] nan, not a finite"),
+        (FREE_CLASS, [[1, 0], [0, 1]], r"a label\[0\] of type list, not a number"),
+        (FREE_CLASS, [], "a label of type list, not a number"),
         (FREE_CLASS, 2**63, "not the index of a class"),
     ],
 )
@@ -280,6 +315,38 @@ def test_refused_labels(rule, label, words):
     """A label that the loss would misread is refused, by position in the batch and guid."""
     with pytest.raises(InvalidInput, match=rf"^{WHERE}: examples\[2\] \(guid 'bad'\) has .*{words}"):
         labelled(batch_of(label), rule, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("rule", "rows", "dtype"),
+    [
+        (FREE_CLASS, [[1, 0, 1], (0, 1, 0), np.array([1, 1, 0]), torch.tensor([0, 0, 1])], torch.int64),
+        (FREE_CLASS, [[1.0, 0.0, 1.0], [0, 1, 0]], torch.float32),
+        (FREE_CLASS, [[2], [1]], torch.int64),
+        (FREE_NUMBER, [[1, 0], [0, 1]], torch.float32),
+    ],
+)
+def test_lists_of_numbers_are_labels_of_an_own_loss(rule, rows, dtype):
+    """A row for each example."""
+    labels = labelled([InputExample(texts=["what", "that"], label=row) for row in rows], rule, WHERE).labels
+    assert labels.dtype == dtype
+    assert labels.tolist() == [list(map(float, row)) for row in rows]
+
+
+def test_several_labels_of_an_example_are_learned(tiny_model_folder):
+    """By binary cross-entropy over all labels of the head, a loss of the caller's own."""
+    encoder, loss = CrossEncoder(tiny_model_folder("bert", 3), device="cpu"), nn.BCEWithLogitsLoss()
+    pairs, wanted = [[QUERY, "a cat"], [QUERY, "the mat"]], [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
+    batch = [InputExample(texts=texts, label=row) for texts, row in zip(pairs, wanted, strict=True)]
+
+    def measured():
+        logits = encoder.predict(pairs, activation_fct=nn.Identity(), convert_to_tensor=True)
+        return loss(logits, torch.tensor(wanted)).item()
+
+    before = measured()
+    options = {"epochs": 40, "optimizer_params": {"lr": 5e-3}, "warmup_steps": 0}
+    encoder.fit(torch.utils.data.DataLoader(batch, 2), loss_fct=loss, **options, **QUIET)
+    assert measured() < before - 0.01
 
 
 @pytest.mark.parametrize(("rule", "label"), [(FREE_NUMBER, -7.5), (FREE_CLASS, -100), (FREE_CLASS, 9)])

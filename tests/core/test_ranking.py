@@ -195,6 +195,38 @@ def test_an_activation_with_weights_needs_no_gradient() -> None:
     assert activated(LOGITS, nn.PReLU(), False).tolist() == [[1.0, 2.0], [-0.75, 0.5], [0.0, 0.0]]
 
 
+class Scaled(nn.Module):
+    """An activation of the user's own that has a weight, a buffer, or neither; notes where it was asked."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.asked: list[torch.device] = []
+        self.scale: Any
+        if kind == "buffer":
+            self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+        else:
+            self.scale = nn.Parameter(torch.tensor(2.0)) if kind == "weight" else 2.0
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        self.asked.append(logits.device)
+        return logits * self.scale
+
+
+@pytest.mark.parametrize("kind", ["weight", "buffer", "neither"])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+    ],
+)
+def test_an_activation_is_asked_where_its_weights_are(device: str, kind: str) -> None:
+    """One without any is asked on the CPU, where logits are; the scores are there in any case."""
+    activation = Scaled(kind).to(device)
+    assert activated(LOGITS, activation, False).tolist() == (2 * LOGITS).tolist()
+    assert [asked.type for asked in activation.asked] == ["cpu" if kind == "neither" else device]
+
+
 @pytest.mark.parametrize(
     "activation",
     [
@@ -208,6 +240,13 @@ def test_an_activation_must_keep_the_rows(activation: Callable[[torch.Tensor], t
     """Scores of other pairs, or of none, are not handed out."""
     with pytest.raises(InvalidInput, match="does not give one row for each of 3 pairs"):
         activated(LOGITS, activation, False)
+
+
+def test_an_activation_is_not_asked_about_no_pairs() -> None:
+    """One that takes a maximum has no answer to that; the shape stays."""
+    activations: tuple[Activation, ...] = (nn.Sigmoid(), lambda logits: logits / logits.max())
+    for activation in activations:
+        assert activated(LOGITS[:0], activation, True).shape == (0, 2)
 
 
 def test_nan_of_an_activation_names_the_pairs() -> None:

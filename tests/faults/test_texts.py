@@ -157,6 +157,20 @@ def test_row_15_what_is_no_sequence_of_documents_is_refused(tiny: CrossEncoder, 
         tiny.predict(wrong)
 
 
+def test_row_15_a_table_is_not_the_names_of_its_columns(tiny: CrossEncoder) -> None:
+    """Iterating over one of pandas gives those; a column of it is a sequence, and so are its rows."""
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    table = pandas.DataFrame({"query": [QUERY] * len(DOCUMENTS), "document": DOCUMENTS})
+    with pytest.raises(InvalidInput, match=r"^sentences is DataFrame, a table, not a pair .*: give a column, or rows"):
+        tiny.predict(table)
+    with pytest.raises(InvalidInput, match=r"^documents is DataFrame, a table"):
+        tiny.rank(QUERY, table)
+    with pytest.raises(InvalidInput, match=r"^documents_per_query\[0\] is DataFrame, a table"):
+        tiny.rank_many([QUERY], [table])
+    assert tiny.rank(QUERY, table["document"]) == tiny.rank(QUERY, DOCUMENTS)
+    assert tiny.predict(table.values.tolist()).tolist() == tiny.predict(table.to_numpy()).tolist()
+
+
 @pytest.mark.parametrize("wrong", ["cat", None, 3, {"a": "b"}])
 def test_row_15_queries_and_their_lists_are_not_guessed(tiny: CrossEncoder, wrong: Any) -> None:
     """`rank_many` takes a sequence of queries and a sequence of sequences."""

@@ -269,6 +269,17 @@ def test_earlier_names_and_keys_are_read(chain_folder: Path, tmp_path: Path) -> 
     assert older.predict(PAIRS).tolist() == newer.predict(PAIRS).tolist()
 
 
+def test_no_wish_is_stored_beyond_a_chains_own_limit(chain_folder: Path, tmp_path: Path) -> None:
+    """What is saved reads as much as what was scored with."""
+    folder = Path(shutil.copytree(chain_folder, tmp_path / "model"))
+    _set(folder / FIRST, max_seq_length=20)
+    model = CrossEncoder(str(folder), max_length=64, device="cpu")
+    model.save(str(tmp_path / "saved"))
+    again = CrossEncoder(str(tmp_path / "saved"), device="cpu")
+    assert model.window == again.window == 20
+    assert json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())["model_max_length"] == 20
+
+
 def test_a_stored_limit_is_that_of_what_is_saved(
     chain_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -163,6 +163,14 @@ def test_the_length_limit_is_stored(loaded: Loaded, tmp_path: Path, limit: int |
     assert loaded.tokenizer.model_max_length == 10**30
 
 
+@pytest.mark.parametrize(("wish", "stored"), [(1024, 128), (np.int64(64), 64), (None, 128)])
+def test_the_window_in_force_is_stored(own_tiny: CrossEncoder, tmp_path: Path, wish: Any, stored: int) -> None:
+    """A wish beyond what the model reads is not written; numpy's whole numbers are."""
+    own_tiny.max_length = wish
+    own_tiny.save(str(tmp_path))
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] == stored == own_tiny.window
+
+
 def test_the_dtype_is_kept(tiny_folder: str, tmp_path: Path) -> None:
     """A half-precision model is written in half precision."""
     half = load(LoadRequest(tiny_folder, automodel_args={"dtype": torch.bfloat16}))

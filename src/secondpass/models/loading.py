@@ -6,6 +6,7 @@ of another model.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -130,7 +131,7 @@ class Loaded:
     longest input in tokens; `prompts` are stored by name, `default_prompt` is the name of the one that a call gets that
     names none; `template` is what the model was trained to read around its texts; `transformer_settings` is what the
     folder says of the first of its modules, with the template among it or not; `calibration` is that of the folder,
-    with a digest of weights only if it is theirs.
+    with a digest of weights only if it is theirs; `rules` are those of the tokenizer as it was loaded (`rules_of`).
     """
 
     config: Any = field(repr=False)
@@ -143,6 +144,7 @@ class Loaded:
     template: ModelTemplate | None = None
     transformer_settings: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
+    rules: bytes = field(default=b"", repr=False)
 
     @property
     def num_labels(self) -> int:
@@ -156,9 +158,22 @@ class Loaded:
         return str(self.config.name_or_path)
 
     @property
+    def tokenizer_changed(self) -> bool:
+        """Whether the tokenizer has other rules than those that it was loaded with."""
+        return self.rules != rules_of(self.tokenizer)
+
+    @property
     def leaves_prompt_out(self) -> bool:
         """Whether the tokens of a prompt should not be pooled, of which none are told here."""
         return bool(getattr(getattr(self.model, "readout", None), "leaves_prompt_out", False))
+
+
+def rules_of(tokenizer: Any) -> bytes:
+    """A digest of what makes ids of texts: all but lengths and padding, which every call of transformers sets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    # the two stand in front
+    rules = "" if backend is None else backend.to_str().partition('"added_tokens"')[2]
+    return hashlib.sha256(f"{getattr(tokenizer, 'truncation_side', None)} {rules}".encode()).digest()
 
 
 def folder_for(request: LoadRequest) -> Path:
@@ -272,6 +287,7 @@ def _loaded(
         tokenizer=tokenizer,
         token_limit=min(limit, stored_limit(folder, modules) or limit),
         template=template,
+        rules=rules_of(tokenizer),
         **saved_beside(folder, request),
     )
 

@@ -194,22 +194,24 @@ class OpenModel:
                 return loaded
             made = loaded.build(reason)
             made.model.eval()
-            engine = self._engine
-            if engine is not None and isinstance(engine.forward, StoredForward):
-                known = engine.forward.computation
-                engine.forward = torch_engine(made, self._precision, known).forward
+            if (engine := self._engine) is not None and isinstance(engine.forward, StoredForward):
+                engine.forward = torch_engine(made, self._precision, engine.forward.computation).forward
             if self._loaded is loaded:  # nobody closed it meanwhile
                 self._loaded = made
             return made
 
     @property
     def model(self) -> Any:
-        """The transformers model; None when this is closed."""
+        """The transformers model, None when this is closed; one that is put in its place is scored and saved with."""
         return None if self._loaded is None else self._built("model is an object of transformers").model
 
     @model.setter
     def model(self, model: Any) -> None:
-        self._loaded = replace(self._built("model is an object of transformers"), model=model)
+        if not (hasattr(model, "eval") and hasattr(model, "config")):
+            raise InvalidInput(f"model is {type(model).__name__}, not a model of transformers")
+        made = replace(self._built("model is an object of transformers"), model=model.eval(), config=model.config)
+        self.engine().forward = torch_engine(made, self._precision).forward
+        self._loaded = made
         self.forget_calibration()
 
     @property
@@ -223,18 +225,22 @@ class OpenModel:
 
     @property
     def tokenizer(self) -> Any:
-        """The transformers tokenizer; what is changed in it is not read by the stages."""
+        """The transformers tokenizer; what is changed in it is saved, and read when that is loaded again."""
         return self._built("tokenizer is an object of transformers").tokenizer
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: Any) -> None:
         self._loaded = replace(self._built("tokenizer is an object of transformers"), tokenizer=tokenizer)
 
+    @property
+    def tokenizer_changed(self) -> bool:
+        """Whether that has other rules than those that it was loaded with, by which texts are still read."""
+        return isinstance(self._loaded, Loaded) and self._loaded.tokenizer_changed
+
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: nobody trains the copy, and what computes a folder's model is made anew."""
         state = {**self.__dict__, "training_thread": None}
-        engine = self._engine
-        if engine is not None and isinstance(engine.forward, StoredForward):
+        if (engine := self._engine) is not None and isinstance(engine.forward, StoredForward):
             state["_engine"] = engine.tokenizer.cache, engine.workers
         return state
 
@@ -294,7 +300,7 @@ class OpenModel:
         Args:
             path: as of `saving.save`.
             activation: the model's now.
-            max_length: the same.
+            max_length: the window in force, where one was asked for.
             settings: what stands beside the weights, by the arguments of `saving.save`.
             options: other arguments of `save`, of which only those are copied that say nothing.
 
@@ -309,11 +315,9 @@ class OpenModel:
             return False
         published, trusts = published_activation(stored.template), stored.request.trust_remote_code
         own = default_activation(None, stored.stored_activation, stored.num_labels, trusts, published)
-        prompts = settings["prompts"], settings["default_prompt"]
-        if activation != own or prompts != (stored.prompts, stored.default_prompt):
-            return False
-        dropout = stored.settings.get("classifier_dropout")
-        if max_length not in (None, stored.token_limit) or stored.request.classifier_dropout not in (None, dropout):
+        now = activation, settings["prompts"], settings["default_prompt"], max_length or stored.token_limit
+        dropout = stored.request.classifier_dropout in (None, stored.settings.get("classifier_dropout"))
+        if now != (own, stored.prompts, stored.default_prompt, stored.token_limit) or not dropout:
             return False
         if path is None:
             return True
@@ -405,14 +409,12 @@ class OpenModel:
 
         if not isinstance(pool, Workers):
             raise InvalidInput(f"pool is {type(pool).__name__}, not what start_multi_process_pool gave")
-        engine = self._engine
-        if engine is not None and engine.workers is pool:
+        if (engine := self._engine) is not None and engine.workers is pool:
             self._end_workers()
         pool.close()
 
     def _end_workers(self) -> None:
-        engine = self._engine
-        if engine is not None and engine.workers is not None:
+        if (engine := self._engine) is not None and engine.workers is not None:
             ended, engine.workers = engine.workers, None
             ended.close()
 

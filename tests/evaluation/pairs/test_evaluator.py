@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 import secondpass.evaluation
 from secondpass import InputExample
-from secondpass.errors import CheckpointError, InvalidInput, NonFiniteScore
+from secondpass.errors import CheckpointError, InvalidInput, MissingExtra, NonFiniteScore
 from secondpass.evaluation import (
     CEBinaryAccuracyEvaluator,
     CEBinaryClassificationEvaluator,
@@ -269,6 +270,30 @@ def test_labels_that_are_none(function, values, message):
     """There is a number for each pair, or the index of what is none is told."""
     with pytest.raises(InvalidInput, match=message):
         function(values, TWO)
+
+
+@pytest.mark.parametrize(
+    ("make", "missing"),
+    [
+        (lambda: CEBinaryClassificationEvaluator(TWO, [1, 0]), "sklearn.metrics"),
+        (lambda: CEF1Evaluator(TWO, [1, 0]), "sklearn.metrics"),
+        (lambda: CERerankingEvaluator([{"query": "a", "positive": "b", "negative": "c"}]), "sklearn.metrics"),
+        (lambda: CECorrelationEvaluator(TWO, [1, 0]), "scipy.stats"),
+    ],
+)
+def test_a_missing_library_is_told_when_the_evaluator_is_made(make, missing, monkeypatch):
+    """Not after the first epoch of a training."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtra, match=r'pip install "secondpass\[eval\]"'):
+        make()
+
+
+def test_plain_accuracy_needs_no_library(monkeypatch):
+    """It is a share, of one label and of several."""
+    for missing in ("sklearn.metrics", "scipy.stats"):
+        monkeypatch.setitem(sys.modules, missing, None)
+    assert CEBinaryAccuracyEvaluator(TWO, [1, 1])(GivenScores([0.9, 0.1])) == 0.5
+    assert CESoftmaxAccuracyEvaluator(TWO, [2, 0])(GivenScores([[0.0, 0.1, 0.9], [0.5, 0.2, 0.1]])) == 1.0
 
 
 @pytest.mark.parametrize("label", [2, -1, 0.5])

@@ -78,6 +78,7 @@ class CEBinaryClassificationEvaluator(PairEvaluator):
 
     Raises:
         InvalidInput: pairs or labels are refused.
+        MissingExtra: scikit-learn is not installed.
     """
 
     title = "CEBinaryClassificationEvaluator"
@@ -99,6 +100,7 @@ class CEBinaryClassificationEvaluator(PairEvaluator):
         self.show_progress_bar = show_progress_bar
         if self.labels.min() == self.labels.max():
             logger.warning("all %d labels are %d: no figure tells a good model", len(self.labels), self.labels[0])
+        scikit_metrics()  # told now, and not after an epoch
 
     def measure(self, model: Any) -> dict[str, float]:
         """The figures of the file's columns."""
@@ -162,7 +164,7 @@ class CEBinaryAccuracyEvaluator(PairEvaluator):
     def measure(self, model: Any) -> dict[str, float]:
         """The figure "Accuracy"."""
         scores = single_scores(model, self.sentence_pairs, show_progress_bar=False)
-        return {"Accuracy": float(scikit_metrics().accuracy_score(self.labels, scores > self.threshold))}
+        return {"Accuracy": float(np.mean((scores > self.threshold) == self.labels))}
 
 
 # ---- F1 of a model with two labels or more.
@@ -188,6 +190,7 @@ class CEF1Evaluator(PairEvaluator):
 
     Raises:
         InvalidInput: pairs or labels are refused, all labels are the same, or two that are not 0 and 1.
+        MissingExtra: scikit-learn is not installed.
     """
 
     title = "CEF1Evaluator"
@@ -208,6 +211,7 @@ class CEF1Evaluator(PairEvaluator):
         super().__init__(name, write_csv, list(self._averages))
         self.batch_size = batch_size
         self.show_progress_bar = show_progress_bar
+        scikit_metrics()  # told now, and not after an epoch
 
     def measure(self, model: Any) -> dict[str, float]:
         """The figures of the file's columns."""
@@ -258,4 +262,4 @@ class CESoftmaxAccuracyEvaluator(PairEvaluator):
     def measure(self, model: Any) -> dict[str, float]:
         """The figure "Accuracy"."""
         scores = class_scores(model, self.sentence_pairs, show_progress_bar=False)
-        return {"Accuracy": float(scikit_metrics().accuracy_score(self.labels, predicted_labels(scores, self.labels)))}
+        return {"Accuracy": float(np.mean(predicted_labels(scores, self.labels) == self.labels))}

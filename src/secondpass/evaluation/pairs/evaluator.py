@@ -77,10 +77,13 @@ class InputExample:
     Args:
         guid: the caller's name for the example; error messages repeat it.
         texts: [query, document], or one text.
-        label: a number for a model with one label, else the index of the class.
+        label: a number for a model with one label, else the index of the class; a list of numbers where a loss of your
+            own takes that.
     """
 
-    def __init__(self, guid: str = "", texts: list[str] | None = None, label: int | float = 0) -> None:
+    def __init__(
+        self, guid: str = "", texts: list[str] | None = None, label: int | float | Sequence[float] = 0
+    ) -> None:
         self.guid = guid
         self.texts = texts
         self.label = label
@@ -140,7 +143,6 @@ class Evaluator(ABC):
             InvalidInput: the model's scores have another shape, or the results file has other columns.
             NonFiniteScore: a score is NaN or infinite.
             CheckpointError: the results file cannot be written.
-            MissingExtra: scikit-learn or scipy is not installed.
         """
         logger.info("%s: Evaluating the model on %s dataset%s:", self.title, self.name, _moment(epoch, steps))
         figures = self.measure(model)
@@ -341,6 +343,7 @@ class CECorrelationEvaluator(PairEvaluator):
 
     Raises:
         InvalidInput: pairs or scores are refused.
+        MissingExtra: scipy is not installed.
     """
 
     title = "CECorrelationEvaluator"
@@ -354,6 +357,7 @@ class CECorrelationEvaluator(PairEvaluator):
         super().__init__(name, write_csv, columns, returned="Spearman_Correlation")
         if len(self.scores) < 2:
             raise InvalidInput("sentence_pairs has one pair: a correlation needs two")
+        scipy_stats()  # a library that is missing is told now, and not after an epoch
 
     def measure(self, model: Any) -> dict[str, float]:
         """The figures "Pearson_Correlation" and "Spearman_Correlation"."""

@@ -212,6 +212,7 @@ class CERerankingEvaluator(Evaluator):
 
     Raises:
         InvalidInput: a sample has another form, or none is left to be measured; the message names it.
+        MissingExtra: scikit-learn is not installed.
     """
 
     title = "CERerankingEvaluator"
@@ -238,6 +239,7 @@ class CERerankingEvaluator(Evaluator):
         self.always_rerank_positives = always_rerank_positives
         self.batch_size = batch_size
         self.show_progress_bar = show_progress_bar
+        scikit_metrics()  # told now, and not after an epoch
 
     def measure(self, model: Any) -> dict[str, float]:
         """The figures "MRR@K" and "NDCG@K", and with samples of a first pass "Base MRR@K" and "Base NDCG@K"."""

@@ -264,9 +264,15 @@ def claimed(encoder: Any) -> Iterator[None]:
 
     Raises:
         SecondPassError: `encoder` is closed, or being trained already.
+        InvalidInput: its tokenizer was changed, and would be saved with weights that have not learned from it.
     """
     if encoder.model is None:
         raise SecondPassError("this CrossEncoder is closed: load the model again")
+    if encoder.tokenizer_changed:
+        raise InvalidInput(
+            "tokenizer was changed since the model was loaded, and texts are still read as before: save the model, "
+            "load what was saved, and train that"
+        )
     with _CLAIMING:
         if encoder.training_thread is not None:
             raise SecondPassError("this CrossEncoder is being trained already")
