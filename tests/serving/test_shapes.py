@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from secondpass import CrossEncoder
 from secondpass.serving.fields import TextObject, TextOrObject
 from secondpass.serving.problems import Problem
+from secondpass.serving.settings import Settings
 from secondpass.serving.shapes import (
     OpenRerankRequest,
     RankingRequest,
@@ -29,7 +31,7 @@ from secondpass.serving.shapes import (
 )
 from secondpass.serving.work import Answer, Work, indices
 from secondpass.windows import Passage, Windows
-from tests.serving.conftest import Live
+from tests.serving.conftest import Live, running
 
 ANSWER = Answer("m", (0.25, 1.0, 1e-9), (0.0,) * 3, (0.0,) * 3, (1, 0, 2), 7, (), ("w",))
 BODY = {"query": "q", "documents": ["a", {"text": 'b"\\\n🎉'}, "c"]}
@@ -114,6 +116,56 @@ def test_what_may_not_be_cut_is_not_read_in_windows_either(live: Live) -> None:
         assert live.client.post(path, json=body).status_code == 200
         assert live.client.post(path, json=body | {"windows": True}).json()["message"].startswith("windows: ")
     assert Work(None, ("q",), ("d",), refuse_cuts=True).cut(OWN).truncation == "error"
+
+
+LONG_TEXT = "dog " * 300
+LONG = {"query": "cat", "documents": [LONG_TEXT]}
+TEXTS = {"query": "cat", "texts": [LONG_TEXT]}
+RANKING = {"query": {"text": "cat"}, "passages": [{"text": LONG_TEXT}]}
+SCORING = {"text_1": "cat", "text_2": LONG_TEXT}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/rerank", LONG, 422),
+        ("/v1/rerank", LONG | {"max_chunks_per_doc": 1}, 422),
+        ("/v1/rerank", LONG | {"top_k": 1}, 422),
+        ("/v1/rerank", LONG | {"truncation": None}, 422),
+        ("/v1/rerank", LONG | {"truncation": True}, 200),
+        ("/v1/rerank", LONG | {"truncate_prompt_tokens": -1}, 200),
+        ("/v2/rerank", LONG | {"truncate_prompt_tokens": 20}, 200),
+        ("/v2/rerank", LONG | {"truncation_side": "left"}, 200),
+        ("/rerank", TEXTS, 422),
+        ("/rerank", TEXTS | {"truncate": True}, 200),
+        ("/rerank", TEXTS | {"truncation_direction": "Left"}, 200),
+        ("/rerank", TEXTS | {"truncate": False, "truncation_direction": "Left"}, 422),
+        ("/v1/ranking", RANKING, 422),
+        ("/v1/ranking", RANKING | {"truncate": "END"}, 200),
+        ("/score", SCORING, 422),
+        ("/v1/score", SCORING | {"truncate_prompt_tokens": -1}, 200),
+    ],
+)
+def test_a_request_that_asks_for_cuts_gets_them(strict: Live, path: str, body: dict[str, Any], status: int) -> None:
+    """Also where the service refuses them: its rule holds where a request does not say it."""
+    answer = strict.client.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    assert answer.headers.get("secondpass-truncated") == ("1" if status == 200 else None)
+
+
+@pytest.fixture(scope="module")
+def strict(tiny: CrossEncoder) -> Iterator[Live]:
+    """A service that cuts nothing."""
+    with running(Settings(truncation="error"), {"tiny": tiny}) as service:
+        yield service
+
+
+def test_a_request_that_allows_cuts_is_read_in_windows_as_any_other() -> None:
+    """Where the service says so: nothing of a document is lost then."""
+    for asked in ({"truncate_prompt_tokens": -1}, {}):
+        assert RerankRequest.model_validate(BODY | asked).work().cut(OWN).windows == OWN
+    voyage = VoyageRequest.model_validate(BODY | {"truncation": True}).work()
+    assert (voyage.cut(OWN).windows, voyage.cut("longest_first").truncation) == (OWN, "longest_first")
 
 
 PASSAGES = (Passage(0, 1, -1.0, 3, 0.25), None, Passage(2, 4, 2.0, 1, 0.75))

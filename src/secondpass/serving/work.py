@@ -22,8 +22,9 @@ class Work:
     """Pairs to score for one request: queries[i] with documents[i].
 
     `max_document_tokens`, `max_query_tokens`, `max_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that
-    and the `instruction` to the model. `refuse_cuts` makes any cut an error. `windows`: as said, by the service's
-    setting or our defaults where it is True, not where it is False; None leaves that to the service. `most_windows` are
+    and the `instruction` to the model. `refuse_cuts` makes any cut an error, `allow_cuts` none, whatever the service
+    says. `windows`: as said, by the service's setting or our defaults where it is True, not where it is False; None
+    leaves that to the service. `most_windows` are
     read of a document. `passages` are wanted in the answer. Documents below `min_probability` are left out of it.
     `field`: the client's word for documents.
     """
@@ -37,6 +38,7 @@ class Work:
     max_tokens: int | None = None
     keep_tail: bool | None = None
     refuse_cuts: bool = False
+    allow_cuts: bool = False
     warnings: tuple[str, ...] = ()
     instruction: str | None = None
     windows: Windows | bool | None = None
@@ -75,7 +77,9 @@ class Work:
             raise invalid("return_passages: documents are read in one piece; ask for windows")
         if windows is not None and self.most_windows is not None:
             windows = replace(windows, most=self.most_windows)
-        truncation: Truncation = "only_document" if standing.truncation == "windows" else standing.truncation
+        truncation: Truncation = standing.truncation
+        if truncation == "windows" or (truncation == "error" and (cuts or self.allow_cuts)):
+            truncation = "only_document"
         if windows is not None or self.refuse_cuts:
             truncation = "error" if windows is None else "windows"
         heads = self.max_document_tokens, self.max_query_tokens
