@@ -394,6 +394,23 @@ async def test_a_cascade_whose_budget_is_spent_keeps_what_the_small_model_said(
     models.close()
 
 
+async def test_a_cascade_whose_budget_is_spent_tells_the_cuts_of_what_it_did_not_reach(
+    own_tiny: CrossEncoder, large: CrossEncoder
+) -> None:
+    """A document that the last model had no time for stands as the small one read it: cut."""
+    texts = tuple(f"{text} " + "cat " * 300 for text in MANY)
+    with before_forward(large, lambda inputs: time.sleep(1.0)):
+        models = Models({"best": Cascade([own_tiny, large], 100)}, Settings(), lambda *given: None)
+        served = models.get("best")
+        for shared in served.queues:
+            shared._scoring._max_round_tokens = 40
+        answer = await answered(served, Work(None, ("where is the cat",) * len(texts), texts), 30, 1.5)
+    assert 0 < answer.pairs - len(texts) < len(texts)
+    assert [cut.index for cut in answer.cuts] == list(range(len(texts)))
+    assert answer.warnings[0].startswith(f"cut documents: indices {', '.join(map(str, range(len(texts))))} (")
+    models.close()
+
+
 SETTINGS = Settings(max_documents=3, max_characters=10)
 
 

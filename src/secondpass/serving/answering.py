@@ -180,8 +180,10 @@ class Standing:
         self.records.append(scored.record)
         self._windows = cut.windows
         self._window = cut.window(self._served.window)
-        for row in rows:
-            self.cuts.pop(row, None)
+        for number, row in enumerate(rows):
+            # what this model had no time for stands as the one before read it
+            if scored.read is None or scored.read[number]:
+                self.cuts.pop(row, None)
         self.cuts |= {rows[one.index]: replace(one, index=rows[one.index]) for one in scored.record.truncated}
 
     def warnings(self) -> Iterator[str]:
