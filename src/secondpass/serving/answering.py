@@ -332,7 +332,9 @@ class Service:
             )
             answer = await unless_gone(request.receive, left, whole, answered(served, work, left, budget))
         facts.answered(answer, self.models.score_cache is not None)
-        facts.span.answered([(one, answer.scores[one]) for one in answer.order[: shape.most]])
+        unscored = answer.unscored or ()
+        told = [(one, None if one in unscored else answer.scores[one]) for one in answer.order[: shape.most]]
+        facts.span.answered(told)
         self.metrics.scored(served.name, answer, time.monotonic() - facts.began)
         self._shadow(work, answer)
         answer = replace(answer, warnings=(*answer.warnings, *warnings))
