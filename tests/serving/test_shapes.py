@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from secondpass import CrossEncoder
 from secondpass.serving.fields import TextObject, TextOrObject
 from secondpass.serving.problems import Problem
+from secondpass.serving.scores import PairScores, TextPairsRequest
 from secondpass.serving.settings import Settings
 from secondpass.serving.shapes import (
     OpenRerankRequest,
@@ -191,6 +192,13 @@ def test_passages_and_what_was_not_scored_are_told(kind: type[RerankRequest] | t
     raw = RerankRequest.model_validate(body | {"return_passages": True, "use_activation": False}).render(BUDGETED, "id")
     assert [item.get("passage", {}).get("score") for item in json.loads(raw)["results"]] == [2.0, -1.0, None]
     RerankResponse.model_validate_json(raw)
+
+
+def test_pairs_that_were_not_scored_are_told() -> None:
+    """In vLLM's shape of scores; those that were have no such field."""
+    text = TextPairsRequest.model_validate({"text_1": "q", "text_2": ["a", "b", "c"]}).render(BUDGETED, "id")
+    assert [item.get("scored") for item in json.loads(text)["data"]] == [None, False, None]
+    assert [item.scored for item in PairScores.model_validate_json(text).data] == [None, False, None]
 
 
 def test_an_answer_is_json_with_its_own_numbers() -> None:

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from secondpass.serving.fields import NOT_BLANK, SOME_TEXT, TEXT, CountOrZero, ModelName, Text
 from secondpass.serving.problems import invalid
-from secondpass.serving.shapes import CuttingRequest, Envelope, Request, enveloped, json_number
+from secondpass.serving.shapes import NOT_SCORED, CuttingRequest, Envelope, Request, enveloped, json_number
 from secondpass.serving.work import Answer, Work
 
 
@@ -102,7 +102,11 @@ class TextPairsRequest(CuttingRequest):
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
         scores = enumerate(self.scores(answer))
-        items = (f'{{"index":{index},"object":"score","score":{json_number(score)}}}' for index, score in scores)
+        items = (
+            f'{{"index":{index},"object":"score","score":{json_number(score)}'
+            + (',"scored":false}' if index in (answer.unscored or ()) else "}")
+            for index, score in scores
+        )
         return enveloped(answer, request_id, "data", items, object="list", created=int(time.time()))
 
 
@@ -112,6 +116,7 @@ class PairScore(BaseModel):
     index: int
     object: str
     score: float
+    scored: bool | None = Field(default=None, description=NOT_SCORED)
 
 
 class PairScores(Envelope):
