@@ -382,6 +382,7 @@ async def test_a_cascade_whose_budget_is_spent_keeps_what_the_small_model_said(
         texts = (*MANY[:2], "", *MANY[2:])
         answer = await answered(served, Work(None, ("where is the cat",) * len(texts), texts), 30, 1.5)
     assert answer.complete
+    assert answer.is_short
     assert answer.scored == len(texts)
     assert answer.order[-1] == 2
     count = answer.pairs - len(texts) - 1
@@ -716,6 +717,26 @@ def test_a_shadow_is_asked_for_whole_orders(own_tiny: CrossEncoder, tiny: CrossE
             return [(at, value) for (name, at), value in shown.items() if name == "secondpass_shadow_requests_total"]
 
         until(lambda: shadowed() == [("own,compared,next", 1)])
+
+
+def test_a_shadow_is_asked_for_no_order_that_a_budget_cut_short(own_tiny: CrossEncoder, large: CrossEncoder) -> None:
+    """Nor where the last model of a cascade alone had no time: what it did not reach has the small one's order."""
+    body, settings = (
+        {"query": "where is the cat", "documents": MANY},
+        Settings(shadows=(("best", "small"),), shadow_share=1.0),
+    )
+    cascade = Cascade([own_tiny, large], StoppingRule(2, float("inf")))
+    with running(settings, {"best": cascade, "small": own_tiny}) as live:
+        with before_forward(large, lambda inputs: time.sleep(1.0)):
+            live.service.models.get("best").shared._scoring._max_round_tokens = 40
+            short = live.client.post("/v2/rerank", json=body, headers={"Secondpass-Budget-Ms": "1500"})
+        assert "(the budget was spent)" in short.headers["secondpass-warnings"]
+        assert short.headers["secondpass-complete"] == "true"
+        assert live.client.post("/v2/rerank", json=body).status_code == 200
+        until(lambda: not live.service.shadowing)
+        shown = samples(live.client.get("/metrics").text)
+    assert shown["secondpass_shadow_requests_total", "best,compared,small"] == 1
+    assert shown["secondpass_incomplete_answers_total", "best"] == 1
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,7 @@ def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) ->
             if one.probability is not None and one.interval is not None
         },
         nothing_relevant=None if verdict and standing.is_short else verdict,
+        is_short=standing.is_short,
     )
 
 
@@ -344,7 +345,9 @@ class Service:
     def _shadow(self, work: Work, answer: Answer) -> None:
         """Let the model's shadow score the same documents, for a share of the answers, once this one is given."""
         name = dict(self.settings.shadows).get(answer.model)
-        if name is None or not work.ranks or work.min_probability is not None or not answer.complete:
+        if name is None or not work.ranks or work.min_probability is not None:
+            return
+        if answer.is_short or not answer.complete:
             return
         if _DRAW.random() >= self.settings.shadow_share:
             return

@@ -92,8 +92,9 @@ class Answer:
 
     `scores` are the model's own (its activation applied), `scaled` those from 0 to 1. `pairs` are what models scored,
     `cache_hits` those of them that a cache of scores knew. Of a request with a budget `unscored` are the documents that
-    no model has scored. `passages` are the best windows, `windows` how many were read of long documents. `chances` are
-    probabilities with the ends of their intervals, where the model has a calibration, `nothing_relevant` its verdict.
+    no model has scored; it `is_short` where a later model of a cascade had no time for some. `passages` are the best
+    windows, `windows` how many were read of long documents. `chances` are probabilities with the ends of their
+    intervals, where the model has a calibration, `nothing_relevant` its verdict.
     """
 
     model: str
@@ -111,6 +112,7 @@ class Answer:
     passages: tuple[Passage | None, ...] = ()
     chances: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
     nothing_relevant: bool | None = None
+    is_short: bool = False
 
     @property
     def scored(self) -> int | None:
