@@ -412,6 +412,22 @@ async def test_a_cascade_whose_budget_is_spent_tells_the_cuts_of_what_it_did_not
     models.close()
 
 
+async def test_a_cut_is_told_with_the_window_of_the_model_that_made_it(
+    own_tiny: CrossEncoder, tiny_folder: str
+) -> None:
+    """Of a cascade that is the last one that scored the document, whose window may be another one."""
+    short = CrossEncoder(tiny_folder, max_length=40, device="cpu")
+    models = Models({"best": Cascade([short, own_tiny], 1)}, Settings(), lambda *given: None)
+    texts = tuple(f"{text} " + "cat " * 300 for text in MANY[:3])
+    answer = await answered(models.get("best"), Work(None, ("where is the cat",) * 3, texts), 30)
+    best, *rest = answer.order[0], *sorted(answer.order[1:])
+    lost = [one.document_tokens + one.query_tokens for one in answer.cuts]
+    behind = f"cut documents: indices {rest[0]}, {rest[1]} ({sum(lost) - lost[best]} tokens; the window has 40)"
+    first = f"cut documents: index {best} ({lost[best]} tokens; the window has {LENGTH})"
+    assert sorted(answer.warnings) == sorted([first, behind])
+    models.close()
+
+
 SETTINGS = Settings(max_documents=3, max_characters=10)
 
 

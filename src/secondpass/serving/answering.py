@@ -34,7 +34,6 @@ from secondpass.serving.telemetry import Admission, Facts, Metrics, facts_of
 from secondpass.serving.work import Answer, Work, agreement, indices
 from secondpass.stopping import StoppingRule
 from secondpass.text import is_blank
-from secondpass.windows import Windows
 
 # OpenSearch hands over an empty string for a field that a hit lacks or that a `_source` filter dropped.
 ALL_BLANK = (
@@ -95,8 +94,7 @@ class Standing:
         self._served, self._work = served, work
         self._ends = [None if left is None else time.monotonic() + left for left in (deadline_s, budget_s)]
         self._notes: list[str] = []
-        self._windows: Windows | None = None
-        self._window = served.window
+        self._rooms: dict[int, str] = {}
         self.is_short = False
         self.blocks: list[list[Ranked]] = []
         self.cuts: dict[int, Cut] = {}
@@ -129,7 +127,7 @@ class Standing:
         silent = scored.blank[:, 0]
         if silent.any():
             raise blank_query(work, rows[int(silent.argmax())])
-        self._note(scored, rows, cut)
+        self._note(scored, rows, cut, cut.window(reranker.window))
         if stage is self._served.stages[-1] and reranker.calibration is not None:
             reranker.compare_conditions(reranker.conditions(instruction=self._instruction(stage), truncation=cut))
         (best,) = ranked(
@@ -176,24 +174,27 @@ class Standing:
     def _is_late(self) -> bool:
         return any(end is not None and time.monotonic() >= end for end in self._ends)
 
-    def _note(self, scored: Scored, rows: Sequence[int], cut: CutPolicy) -> None:
+    def _note(self, scored: Scored, rows: Sequence[int], cut: CutPolicy, window: int) -> None:
         self.records.append(scored.record)
-        self._windows = cut.windows
-        self._window = cut.window(self._served.window)
+        room = f"the window has {window}"
+        if cut.windows is not None and cut.windows.most is not None:
+            room = f"at most {cut.windows.most} windows of {cut.windows.tokens or window} are read"
         for number, row in enumerate(rows):
             # what this model had no time for stands as the one before read it
             if scored.read is None or scored.read[number]:
                 self.cuts.pop(row, None)
-        self.cuts |= {rows[one.index]: replace(one, index=rows[one.index]) for one in scored.record.truncated}
+        cuts = {rows[one.index]: replace(one, index=rows[one.index]) for one in scored.record.truncated}
+        self.cuts |= cuts
+        self._rooms |= dict.fromkeys(cuts, room)
 
     def warnings(self) -> Iterator[str]:
         """What the client should know of how its documents were read."""
-        field, lost = self._work.field, sum(cut.query_tokens + cut.document_tokens for cut in self.cuts.values())
-        if self.cuts:
-            room = f"the window has {self._window}"
-            if self._windows is not None and self._windows.most is not None:
-                room = f"at most {self._windows.most} windows of {self._windows.tokens or self._window} are read"
-            yield f"cut {field}: {indices(sorted(self.cuts))} ({lost} tokens; {room})"
+        field = self._work.field
+        # of a cascade each document was read by the last model that scored it, in the window of that one
+        for room in dict.fromkeys(self._rooms[index] for index in sorted(self.cuts)):
+            cuts = [self.cuts[index] for index in sorted(self.cuts) if self._rooms[index] == room]
+            lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
+            yield f"cut {field}: {indices([cut.index for cut in cuts])} ({lost} tokens; {room})"
         left = sorted(one.index for block in self.blocks for one in block if not one.scored)
         if left:
             yield f"not scored: {field} at {indices(left)} (the budget was spent)"
