@@ -363,7 +363,7 @@ async def test_a_cascade_ranks_as_in_process(own_tiny: CrossEncoder, large: Cros
     assert served.stages[0].shared is models.get("small").shared
     assert (models.waiting("best"), len(served.queues)) == (0, 1)
     with pytest.raises(Problem, match="best is a cascade, which ranks and gives no scores of pairs"):
-        await answered(served, Work(None, ("cat",), ("mat",), "pairs"), 30)
+        await answered(served, Work(None, ("cat",), ("mat",), "pairs", "pairs[{}][0]"), 30)
     with pytest.raises(InvalidInput, match="has no place for one"):
         await answered(served, Work(None, ("cat",), ("mat",), instruction="find"), 30)
     models.close()
@@ -431,9 +431,9 @@ async def test_a_cut_is_told_with_the_window_of_the_model_that_made_it(
 SETTINGS = Settings(max_documents=3, max_characters=10)
 
 
-def work_checking(documents: list[str], query: str = "cat", field: str = "documents") -> Work:
+def work_checking(documents: list[str], query: str = "cat", field: str = "documents", name: str = "query") -> Work:
     """One query for all."""
-    return Work(None, (query,) * len(documents), tuple(documents), field)
+    return Work(None, (query,) * len(documents), tuple(documents), field, name)
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def work_checking(documents: list[str], query: str = "cat", field: str = "docume
         (work_checking(["a", "b" * 11]), "documents[1] has 11 characters, more than 10"),
         (work_checking(["a"], "q" * 11), "query has 11 characters"),
         (work_checking(["a"], "\t\n"), "query is blank"),
-        (work_checking(["a"], "", "pairs"), "pairs[0][0] is blank"),
+        (work_checking(["a"], "", "pairs", "pairs[{}][0]"), "pairs[0][0] is blank"),
         (work_checking(["", " "], field="texts"), "texts: every document is blank; a search engine sends empty texts"),
     ],
 )

@@ -325,6 +325,35 @@ def test_vllm_scores_one_with_many_and_each_with_its_own(live: Live, tiny: Cross
         assert live.client.post("/score", json=wrong).json()["message"].startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("one", "two"), [("queries", "documents"), ("queries", "items"), ("data_1", "data_2"), ("text_1", "documents")]
+)
+def test_vllm_has_several_names_for_its_two_texts(live: Live, one: str, two: str) -> None:
+    """One answer under each; errors name what the client said, and what is not read is a warning."""
+    texts = ["the mat", "a dog", "cat"]
+
+    def ask(**body: object) -> Any:
+        return live.client.post("/v1/score", json=body).json()
+
+    for first in ("cat", texts):
+        answer, known = ask(**{one: first, two: texts}), ask(text_1=first, text_2=texts)
+        assert answer["data"] == known["data"]
+        assert "warnings" not in answer["meta"]
+    for wrong, said in (
+        ({one: texts, two: texts[:2]}, f"{one}: 3 are neither one nor as many as {two}, which has 2"),
+        ({one: ["a", " "], two: ["b", "c"]}, f"{one}[1] is blank"),
+        ({one: "a", two: ["b", 1]}, f"{two}[1]: Input should be a valid string"),
+        ({one: "a", two: ["", " "]}, f"{two}: every document is blank"),
+        ({one: "a"}, "text_2: Field required"),
+        ({two: "a"}, "text_1: Field required"),
+    ):
+        assert ask(**wrong)["message"].startswith(said)
+    twice = ask(text_1="cat", text_2="mat", data_2="dog")
+    assert twice["meta"]["warnings"] == ["unknown fields ignored: data_2"]
+    ours = ask(pairs=[["cat", "mat"]], documents=["dog"])
+    assert (len(ours["scores"]), ours["meta"]["warnings"]) == (1, ["unknown fields ignored: documents"])
+
+
 PAIRS = [["where is the cat", "the mat"], ["who sat", "a dog"], ["where is the cat", ""]]
 
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, FailFast, Field, WithJsonSchema
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    FailFast,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from secondpass.serving.fields import NOT_BLANK, SOME_TEXT, TEXT, CountOrZero, ModelName, Text
@@ -45,7 +55,7 @@ class ScoreRequest(Request):
     def work(self) -> Work:
         """The pairs to score."""
         queries, documents = zip(*self.pairs, strict=True)
-        return self.pairs_of(self.model, queries, documents, field="pairs")
+        return self.pairs_of(self.model, queries, documents, field="pairs", query_field="pairs[{}][0]")
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
@@ -64,7 +74,11 @@ class ScoreResponse(Envelope):
     )
 
 
-# ---- vLLM's: `text_1` and `text_2` in, `data` out.
+# ---- vLLM's: `text_1` and `text_2` in, under any of its names for them, `data` out.
+QUERIES = ("text_1", "queries", "data_1")
+DOCUMENTS = ("text_2", "documents", "items", "data_2")
+
+
 def _texts(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -82,9 +96,23 @@ class TextPairsRequest(CuttingRequest):
     """Texts to score with one another: one with each of many, or each with the one at its place."""
 
     model: ModelName = None
-    text_1: Queries = Field(description="Queries, none blank.")
-    text_2: Documents = Field(description="Documents, not all blank.")
+    text_1: Queries = Field(
+        validation_alias=AliasChoices(*QUERIES), description="Queries, none blank; also as `queries` or `data_1`."
+    )
+    text_2: Documents = Field(
+        validation_alias=AliasChoices(*DOCUMENTS),
+        description="Documents, not all blank; also as `documents`, `items` or `data_2`.",
+    )
     max_tokens_per_doc: CountOrZero = Field(default=None, description="First tokens read of a document; 0 is all.")
+    _names: tuple[str, str] = PrivateAttr((QUERIES[0], DOCUMENTS[0]))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _named(cls, body: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        made = read(body)
+        one, two = (next(name for name in names if name in body) for names in (QUERIES, DOCUMENTS))
+        made._names = one, two
+        return made
 
     def work(self) -> Work:
         """The pairs to score.
@@ -92,12 +120,12 @@ class TextPairsRequest(CuttingRequest):
         Raises:
             Problem: there are several queries, and not as many documents.
         """
-        queries, documents = self.text_1, self.text_2
+        queries, documents, (one, two) = self.text_1, self.text_2, self._names
         if len(queries) not in (1, len(documents)):
-            raise invalid(f"text_1: {len(queries)} are neither one nor as many as text_2, which has {len(documents)}")
+            raise invalid(f"{one}: {len(queries)} are neither one nor as many as {two}, which has {len(documents)}")
         queries = queries * len(documents) if len(queries) == 1 else queries
         cuts = self.cuts(self.max_tokens_per_doc)
-        return self.pairs_of(self.model, queries, documents, field="text_2", **cuts)
+        return self.pairs_of(self.model, queries, documents, field=two, query_field=f"{one}[{{}}]", **cuts)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
@@ -129,4 +157,5 @@ class PairScores(Envelope):
 
 def pairs_shape_of(body: Any) -> str:
     """Which of the two shapes a body of /score has."""
-    return "text-pairs-shape" if isinstance(body, dict) and {"text_1", "text_2"} & body.keys() else "pairs-shape"
+    is_ours = not isinstance(body, dict) or "pairs" in body or body.keys().isdisjoint(QUERIES + DOCUMENTS)
+    return "pairs-shape" if is_ours else "text-pairs-shape"

@@ -12,7 +12,6 @@ from secondpass.record import Cut
 from secondpass.serving.problems import invalid
 from secondpass.windows import Passage, Windows
 
-PAIRS = ("pairs", "text_2")
 # Documents of an order that are compared with another pair by pair.
 COMPARED = 100
 
@@ -24,15 +23,16 @@ class Work:
     `max_document_tokens`, `max_query_tokens`, `max_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that
     and the `instruction` to the model. `refuse_cuts` makes any cut an error, `allow_cuts` none, whatever the service
     says. `windows`: as said, by the service's setting or our defaults where it is True, not where it is False; None
-    leaves that to the service. `most_windows` are
-    read of a document. `passages` are wanted in the answer. Documents below `min_probability` are left out of it.
-    `field`: the client's word for documents.
+    leaves that to the service. `most_windows` are read of a document. `passages` are wanted in the answer. Documents
+    below `min_probability` are left out of it. `field`: the client's word for documents, `query_field` that for
+    queries, with `{}` for the index where each document has its own.
     """
 
     model: str | None
     queries: tuple[str, ...]
     documents: tuple[str, ...]
     field: str = "documents"
+    query_field: str = "query"
     max_document_tokens: int | None = None
     max_query_tokens: int | None = None
     max_tokens: int | None = None
@@ -49,11 +49,11 @@ class Work:
     @property
     def ranks(self) -> bool:
         """Whether the documents are those of one query."""
-        return self.field not in PAIRS
+        return self.query_field == "query"
 
     def asked(self, index: int) -> str:
         """What the client calls the query of pair `index`."""
-        return {"pairs": f"pairs[{index}][0]", "text_2": f"text_1[{index}]"}.get(self.field, "query")
+        return self.query_field.format(index)
 
     def cut(self, own: Truncation | Windows) -> CutPolicy:
         """What is read of a pair where the model or the service says `own`.
