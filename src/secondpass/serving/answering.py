@@ -346,11 +346,8 @@ class Service:
     def _shadow(self, work: Work, answer: Answer) -> None:
         """Let the model's shadow score the same documents, for a share of the answers, once this one is given."""
         name = dict(self.settings.shadows).get(answer.model)
-        if name is None or not work.ranks or work.min_probability is not None:
-            return
-        if answer.is_short or not answer.complete:
-            return
-        if _DRAW.random() >= self.settings.shadow_share:
+        is_whole = answer.complete and not answer.is_short and work.min_probability is None
+        if name is None or not (work.ranks and is_whole) or _DRAW.random() >= self.settings.shadow_share:
             return
         if len(self.shadowing) >= SHADOWS or self.admission.draining:
             self.metrics.shadowed(answer.model, name, "skipped")

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    FailFast,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AliasChoices, BaseModel, BeforeValidator, FailFast, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from secondpass.serving.fields import NOT_BLANK, SOME_TEXT, TEXT, CountOrZero, ModelName, Text
@@ -101,14 +91,14 @@ class TextPairsRequest(CuttingRequest):
     )
     text_2: Documents = Field(
         validation_alias=AliasChoices(*DOCUMENTS),
-        description="Documents, not all blank; also as `documents`, `items` or `data_2`.",
+        description="Not all blank; also as `documents`, `items` or `data_2`.",
     )
     max_tokens_per_doc: CountOrZero = Field(default=None, description="First tokens read of a document; 0 is all.")
-    _names: tuple[str, str] = PrivateAttr((QUERIES[0], DOCUMENTS[0]))
+    _names: tuple[str, str] = "text_1", "text_2"
 
     @model_validator(mode="wrap")
     @classmethod
-    def _named(cls, body: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+    def _named(cls, body: Any, read: Callable[[Any], Self]) -> Self:
         made = read(body)
         one, two = (next(name for name in names if name in body) for names in (QUERIES, DOCUMENTS))
         made._names = one, two
