@@ -86,22 +86,18 @@ class TextPairsRequest(CuttingRequest):
     """Texts to score with one another: one with each of many, or each with the one at its place."""
 
     model: ModelName = None
-    text_1: Queries = Field(
-        validation_alias=AliasChoices(*QUERIES), description="Queries, none blank; also as `queries` or `data_1`."
-    )
+    text_1: Queries = Field(validation_alias=AliasChoices(*QUERIES), description="None blank; or `queries`, `data_1`.")
     text_2: Documents = Field(
-        validation_alias=AliasChoices(*DOCUMENTS),
-        description="Not all blank; also as `documents`, `items` or `data_2`.",
+        validation_alias=AliasChoices(*DOCUMENTS), description="Not all blank; or `documents`, `items`, `data_2`."
     )
     max_tokens_per_doc: CountOrZero = Field(default=None, description="First tokens read of a document; 0 is all.")
-    _names: tuple[str, str] = "text_1", "text_2"
+    _names: tuple[str, ...] = "text_1", "text_2"
 
     @model_validator(mode="wrap")
     @classmethod
     def _named(cls, body: Any, read: Callable[[Any], Self]) -> Self:
         made = read(body)
-        one, two = (next(name for name in names if name in body) for names in (QUERIES, DOCUMENTS))
-        made._names = one, two
+        made._names = tuple(next(name for name in names if name in body) for names in (QUERIES, DOCUMENTS))
         return made
 
     def work(self) -> Work:
