@@ -542,6 +542,31 @@ def test_an_answer_that_does_not_come_in_time_is_504(serve: Serve, held: Held) -
         assert "Secondpass-Deadline-Ms" in refused.json()["message"]
 
 
+def test_a_large_body_waits_for_others_no_longer_than_its_deadline(serve: Serve, held: Held) -> None:
+    """Neither to be read nor, once it is scored, to be answered."""
+    go, body = threading.Event(), {"query": "cat", "documents": LONG}
+    try:
+        hurried = serve(deadline_s=0.5)
+        hurried.service.thread.submit(go.wait, 60)
+        late = hurried.client.post("/v2/rerank", json=body)
+        assert (late.status_code, late.json()["message"]) == (504, "no answer within the deadline of 0.5 s")
+        assert not held.reached.is_set()
+        live = serve()
+        with ThreadPoolExecutor(1) as pool:
+            headers = {"Secondpass-Deadline-Ms": "3000"}
+            asked = pool.submit(lambda: live.client.post("/v2/rerank", json=body, headers=headers))
+            assert held.reached.wait(30)
+            live.service.thread.submit(go.wait, 60)
+            held.go.set()
+            assert asked.result(30).status_code == 504
+        shown = samples(live.client.get("/metrics").text)
+        assert shown["secondpass_pairs_total", "tiny"] == len(LONG)
+    finally:
+        go.set()
+        held.go.set()
+    assert live.client.post("/v2/rerank", json=body).status_code == 200
+
+
 async def test_work_of_a_client_that_went_away_is_never_done(serve: Serve, held: Held, own_tiny: CrossEncoder) -> None:
     """It waits behind another request, its client goes, and the model does not read it."""
     live = serve()

@@ -30,7 +30,7 @@ from secondpass.serving.problems import Problem, client_gone, invalid, late
 from secondpass.serving.scores import ScoreRequest, TextPairsRequest
 from secondpass.serving.settings import Settings
 from secondpass.serving.shapes import RankingRequest, RerankRequest, TextsRequest, VoyageRequest
-from secondpass.serving.telemetry import Admission, Facts, Metrics, facts_of
+from secondpass.serving.telemetry import Admission, Metrics, facts_of
 from secondpass.serving.work import Answer, Work, agreement, indices
 from secondpass.stopping import StoppingRule
 from secondpass.text import is_blank
@@ -300,11 +300,17 @@ class Service:
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "secondpass-bodies"))
     shadowing: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def aside(self, facts: Facts, do: Callable[..., Result], *given: Any) -> Result:
-        """Do what takes the longer the larger a body is; for a large one beside the event loop, one after the other."""
+    async def aside(self, request: Request, limit_s: float, do: Callable[..., Result], *given: Any) -> Result:
+        """Do what takes the longer the larger a body is; for a large one beside the event loop, one after the other.
+
+        Raises:
+            Problem: 504 or 499, as `unless_gone`; and what `do` raises.
+        """
+        facts = facts_of(request.scope)
         if facts.size < SLICE:
             return do(*given)
-        return await asyncio.get_running_loop().run_in_executor(self.thread, do, *given)
+        made = asyncio.get_running_loop().run_in_executor(self.thread, do, *given)
+        return await unless_gone(request.receive, limit_s - (time.monotonic() - facts.began), limit_s, made)
 
     async def answer(self, request: Request, shape: Shape, deadline_ms: int | None, budget_ms: int | None) -> Response:
         """Score a request's pairs within its deadline, and as long as its client is there.
@@ -319,8 +325,8 @@ class Service:
         work = shape.work()
         with self.models.held(work.model) as served:
             facts.model, facts.pairs = served.name, len(work.documents)
-            work, warnings = await self.aside(facts, check_texts, work, self.settings)
             whole = min(self.settings.deadline_s, (deadline_ms or float("inf")) / 1000)
+            work, warnings = await self.aside(request, whole, check_texts, work, self.settings)
             passed = time.monotonic() - facts.began
             left, budget = whole - passed, None if budget_ms is None else max(LEAST_S, budget_ms / 1000 - passed)
             if left <= 0:
@@ -334,13 +340,12 @@ class Service:
             )
             answer = await unless_gone(request.receive, left, whole, answered(served, work, left, budget))
         facts.answered(answer, self.models.score_cache is not None)
-        unscored = answer.unscored or ()
-        told = [(one, None if one in unscored else answer.scores[one]) for one in answer.order[: shape.most]]
-        facts.span.answered(told)
+        scores = dict(enumerate(answer.scores)) | dict.fromkeys(answer.unscored or ())
+        facts.span.answered([(one, scores[one]) for one in answer.order[: shape.most]])
         self.metrics.scored(served.name, answer, time.monotonic() - facts.began)
         self._shadow(work, answer)
         answer = replace(answer, warnings=(*answer.warnings, *warnings))
-        body = await self.aside(facts, lambda: shape.render(answer, facts.request_id).encode())
+        body = await self.aside(request, whole, lambda: shape.render(answer, facts.request_id).encode())
         return Response(body, media_type="application/json", headers=_headers(answer))
 
     def _shadow(self, work: Work, answer: Answer) -> None:
