@@ -332,11 +332,11 @@ def test_vllm_has_several_names_for_its_two_texts(live: Live, one: str, two: str
     """One answer under each; errors name what the client said, and what is not read is a warning."""
     texts = ["the mat", "a dog", "cat"]
 
-    def ask(**body: object) -> Any:
+    def ask(body: object) -> Any:
         return live.client.post("/v1/score", json=body).json()
 
     for first in ("cat", texts):
-        answer, known = ask(**{one: first, two: texts}), ask(text_1=first, text_2=texts)
+        answer, known = ask({one: first, two: texts}), ask({"text_1": first, "text_2": texts})
         assert answer["data"] == known["data"]
         assert "warnings" not in answer["meta"]
     for wrong, said in (
@@ -347,10 +347,10 @@ def test_vllm_has_several_names_for_its_two_texts(live: Live, one: str, two: str
         ({one: "a"}, "text_2: Field required"),
         ({two: "a"}, "text_1: Field required"),
     ):
-        assert ask(**wrong)["message"].startswith(said)
-    twice = ask(text_1="cat", text_2="mat", data_2="dog")
+        assert ask(wrong)["message"].startswith(said)
+    twice = ask({"text_1": "cat", "text_2": "mat", "data_2": "dog"})
     assert twice["meta"]["warnings"] == ["unknown fields ignored: data_2"]
-    ours = ask(pairs=[["cat", "mat"]], documents=["dog"])
+    ours = ask({"pairs": [["cat", "mat"]], "documents": ["dog"]})
     assert (len(ours["scores"]), ours["meta"]["warnings"]) == (1, ["unknown fields ignored: documents"])
 
 
