@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from secondpass import CrossEncoder, tracing
 from secondpass.errors import InvalidInput
 from secondpass.serving import Settings, create_app
 from secondpass.tracing import NOT_TOLD, RerankSpan, carrier, reranking
+from tests.model_spy import before_forward
 
 PARENT = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 TRACE, SPAN = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
@@ -195,7 +197,14 @@ def test_nothing_happens_where_nobody_listens(state: str, spans: Spans, monkeypa
 # ---- The service.
 
 
-async def posted(spans: Spans, encoder: CrossEncoder, body: Any, path: str = "/v2/rerank", **settings: Any) -> Any:
+async def posted(
+    spans: Spans,
+    encoder: CrossEncoder,
+    body: Any,
+    path: str = "/v2/rerank",
+    headers: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Any:
     """The answer and its span."""
     made = create_app(Settings(**settings), {"one": encoder})
     transport = httpx.ASGITransport(made)
@@ -204,7 +213,7 @@ async def posted(spans: Spans, encoder: CrossEncoder, body: Any, path: str = "/v
         httpx.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False) as client,
     ):
         await client.get("/health")
-        answer = await client.post(path, json=body, headers=PARENT | {"X-Request-ID": "mine"})
+        answer = await client.post(path, json=body, headers={**PARENT, "X-Request-ID": "mine", **(headers or {})})
         await client.get("/metrics")
     span, *around = spans.exporter.get_finished_spans()
     assert span.name == f"rerank {path}"
@@ -262,6 +271,22 @@ async def test_a_refused_request_is_a_span_too(
     assert spans.told["error.type"] == reason
     assert spans.last.status.status_code is (trace.StatusCode.ERROR if is_error else trace.StatusCode.UNSET)
     assert SECRET not in spans.last.to_json()
+
+
+async def test_documents_that_were_not_scored_have_no_score(
+    spans: Spans, own_tiny: CrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget was spent; the score that orders them behind the others is nobody's."""
+    monkeypatch.setattr("secondpass.merging.scoring_thread.batch_tokens", lambda device: 130)
+    body = {"query": "cat", "documents": [f"the {number} " + "cat " * 100 for number in range(12)]}
+    with before_forward(own_tiny, lambda inputs: time.sleep(0.1)):
+        answer = await posted(spans, own_tiny, body, headers={"Secondpass-Budget-Ms": "500"})
+    results = answer.json()["results"]
+    assert answer.json()["meta"]["scored"] < len(results) == 12
+    for place, result in enumerate(results):
+        document = f"reranker.output_documents.{place}.document"
+        assert spans.told[f"{document}.id"] == str(result["index"])
+        assert (f"{document}.score" in spans.told) is result.get("scored", True)
 
 
 async def test_scores_of_pairs_are_no_query_s(spans: Spans, tiny: CrossEncoder) -> None:

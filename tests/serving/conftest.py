@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from secondpass import CrossEncoder
+from secondpass import Cascade, CrossEncoder
 from secondpass.serving.answering import Service
 from secondpass.serving.application import create_app
 from secondpass.serving.server import DrainingServer
@@ -36,7 +36,7 @@ Serve = Callable[..., Live]
 
 
 @contextmanager
-def running(settings: Settings, models: Mapping[str, CrossEncoder]) -> Iterator[Live]:
+def running(settings: Settings, models: Mapping[str, CrossEncoder | Cascade]) -> Iterator[Live]:
     """Run the service in a thread until the block ends."""
     app = create_app(settings, models)
     service: Service = app.state.service

@@ -374,7 +374,7 @@ async def test_a_cascade_ranks_as_in_process(own_tiny: CrossEncoder, large: Cros
     assert served.stages[0].shared is models.get("small").shared
     assert (models.waiting("best"), len(served.queues)) == (0, 1)
     with pytest.raises(Problem, match="best is a cascade, which ranks and gives no scores of pairs"):
-        await answered(served, Work(None, ("cat",), ("mat",), "pairs"), 30)
+        await answered(served, Work(None, ("cat",), ("mat",), "pairs", "pairs[{}][0]"), 30)
     with pytest.raises(InvalidInput, match="has no place for one"):
         await answered(served, Work(None, ("cat",), ("mat",), instruction="find"), 30)
     models.close()
@@ -393,6 +393,7 @@ async def test_a_cascade_whose_budget_is_spent_keeps_what_the_small_model_said(
         texts = (*MANY[:2], "", *MANY[2:])
         answer = await answered(served, Work(None, ("where is the cat",) * len(texts), texts), 30, 1.5)
     assert answer.complete
+    assert answer.is_short
     assert answer.scored == len(texts)
     assert answer.order[-1] == 2
     count = answer.pairs - len(texts) - 1
@@ -405,12 +406,45 @@ async def test_a_cascade_whose_budget_is_spent_keeps_what_the_small_model_said(
     models.close()
 
 
+async def test_a_cascade_whose_budget_is_spent_tells_the_cuts_of_what_it_did_not_reach(
+    own_tiny: CrossEncoder, large: CrossEncoder
+) -> None:
+    """A document that the last model had no time for stands as the small one read it: cut."""
+    texts = tuple(f"{text} " + "cat " * 300 for text in MANY)
+    with before_forward(large, lambda inputs: time.sleep(1.0)):
+        models = Models({"best": Cascade([own_tiny, large], 100)}, Settings(), lambda *given: None)
+        served = models.get("best")
+        for shared in served.queues:
+            shared._scoring._max_round_tokens = 40
+        answer = await answered(served, Work(None, ("where is the cat",) * len(texts), texts), 30, 1.5)
+    assert 0 < answer.pairs - len(texts) < len(texts)
+    assert [cut.index for cut in answer.cuts] == list(range(len(texts)))
+    assert answer.warnings[0].startswith(f"cut documents: indices {', '.join(map(str, range(len(texts))))} (")
+    models.close()
+
+
+async def test_a_cut_is_told_with_the_window_of_the_model_that_made_it(
+    own_tiny: CrossEncoder, tiny_folder: str
+) -> None:
+    """Of a cascade that is the last one that scored the document, whose window may be another one."""
+    short = CrossEncoder(tiny_folder, max_length=40, device="cpu")
+    models = Models({"best": Cascade([short, own_tiny], 1)}, Settings(), lambda *given: None)
+    texts = tuple(f"{text} " + "cat " * 300 for text in MANY[:3])
+    answer = await answered(models.get("best"), Work(None, ("where is the cat",) * 3, texts), 30)
+    best, *rest = answer.order[0], *sorted(answer.order[1:])
+    lost = [one.document_tokens + one.query_tokens for one in answer.cuts]
+    behind = f"cut documents: indices {rest[0]}, {rest[1]} ({sum(lost) - lost[best]} tokens; the window has 40)"
+    first = f"cut documents: index {best} ({lost[best]} tokens; the window has {LENGTH})"
+    assert sorted(answer.warnings) == sorted([first, behind])
+    models.close()
+
+
 SETTINGS = Settings(max_documents=3, max_characters=10)
 
 
-def work_checking(documents: list[str], query: str = "cat", field: str = "documents") -> Work:
+def work_checking(documents: list[str], query: str = "cat", field: str = "documents", name: str = "query") -> Work:
     """One query for all."""
-    return Work(None, (query,) * len(documents), tuple(documents), field)
+    return Work(None, (query,) * len(documents), tuple(documents), field, name)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +454,7 @@ def work_checking(documents: list[str], query: str = "cat", field: str = "docume
         (work_checking(["a", "b" * 11]), "documents[1] has 11 characters, more than 10"),
         (work_checking(["a"], "q" * 11), "query has 11 characters"),
         (work_checking(["a"], "\t\n"), "query is blank"),
-        (work_checking(["a"], "", "pairs"), "pairs[0][0] is blank"),
+        (work_checking(["a"], "", "pairs", "pairs[{}][0]"), "pairs[0][0] is blank"),
         (work_checking(["", " "], field="texts"), "texts: every document is blank; a search engine sends empty texts"),
     ],
 )
@@ -517,6 +551,31 @@ def test_an_answer_that_does_not_come_in_time_is_504(serve: Serve, held: Held) -
         refused = live.client.post("/v2/rerank", json=BODY, headers={"Secondpass-Deadline-Ms": wrong})
         assert refused.status_code == 422
         assert "Secondpass-Deadline-Ms" in refused.json()["message"]
+
+
+def test_a_large_body_waits_for_others_no_longer_than_its_deadline(serve: Serve, held: Held) -> None:
+    """Neither to be read nor, once it is scored, to be answered."""
+    go, body = threading.Event(), {"query": "cat", "documents": LONG}
+    try:
+        hurried = serve(deadline_s=0.5)
+        hurried.service.thread.submit(go.wait, 60)
+        late = hurried.client.post("/v2/rerank", json=body)
+        assert (late.status_code, late.json()["message"]) == (504, "no answer within the deadline of 0.5 s")
+        assert not held.reached.is_set()
+        live = serve()
+        with ThreadPoolExecutor(1) as pool:
+            headers = {"Secondpass-Deadline-Ms": "3000"}
+            asked = pool.submit(lambda: live.client.post("/v2/rerank", json=body, headers=headers))
+            assert held.reached.wait(30)
+            live.service.thread.submit(go.wait, 60)
+            held.go.set()
+            assert asked.result(30).status_code == 504
+        shown = samples(live.client.get("/metrics").text)
+        assert shown["secondpass_pairs_total", "tiny"] == len(LONG)
+    finally:
+        go.set()
+        held.go.set()
+    assert live.client.post("/v2/rerank", json=body).status_code == 200
 
 
 async def test_work_of_a_client_that_went_away_is_never_done(serve: Serve, held: Held, own_tiny: CrossEncoder) -> None:
@@ -710,6 +769,26 @@ def test_a_shadow_is_asked_for_whole_orders(own_tiny: CrossEncoder, tiny: CrossE
             return [(at, value) for (name, at), value in shown.items() if name == "secondpass_shadow_requests_total"]
 
         until(lambda: shadowed() == [("own,compared,next", 1)])
+
+
+def test_a_shadow_is_asked_for_no_order_that_a_budget_cut_short(own_tiny: CrossEncoder, large: CrossEncoder) -> None:
+    """Nor where the last model of a cascade alone had no time: what it did not reach has the small one's order."""
+    body, settings = (
+        {"query": "where is the cat", "documents": MANY},
+        Settings(shadows=(("best", "small"),), shadow_share=1.0),
+    )
+    cascade = Cascade([own_tiny, large], StoppingRule(2, float("inf")))
+    with running(settings, {"best": cascade, "small": own_tiny}) as live:
+        with before_forward(large, lambda inputs: time.sleep(1.0)):
+            live.service.models.get("best").shared._scoring._max_round_tokens = 40
+            short = live.client.post("/v2/rerank", json=body, headers={"Secondpass-Budget-Ms": "1500"})
+        assert "(the budget was spent)" in short.headers["secondpass-warnings"]
+        assert short.headers["secondpass-complete"] == "true"
+        assert live.client.post("/v2/rerank", json=body).status_code == 200
+        until(lambda: not live.service.shadowing)
+        shown = samples(live.client.get("/metrics").text)
+    assert shown["secondpass_shadow_requests_total", "best,compared,small"] == 1
+    assert shown["secondpass_incomplete_answers_total", "best"] == 1
 
 
 @pytest.mark.parametrize(

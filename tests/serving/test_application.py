@@ -296,7 +296,8 @@ def test_wrong_documents_are_told_by_the_first(serve: Serve) -> None:
     live = serve(max_documents=100_000)
     wrong = live.client.post("/v1/rerank", json={"query": "q", "documents": [1] * 100_000})
     assert wrong.json()["message"] == "documents[0]: is neither a string nor an object with the string 'text'"
-    for name in ("documents", "texts", "passages", "pairs", "text_1", "text_2", "rank_fields"):
+    lists = ("documents", "texts", "passages", "pairs", "text_1", "text_2", "queries", "items", "data_1", "data_2")
+    for name in (*lists, "rank_fields"):
         many = serve().client.post("/rerank", json={"query": "q", "documents": ["a"], name: [1] * 1001})
         assert many.json()["message"] == f"{name}: 1001 are more than the 1000 that one request may have"
     fields = live.client.post("/score", json={f"f{number}": 1 for number in range(1001)})

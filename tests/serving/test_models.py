@@ -206,6 +206,37 @@ def test_models_in_a_row_are_a_cascade(
             load_models(Settings(**settings))  # type: ignore[arg-type]
 
 
+def test_a_stored_cascade_is_loaded_as_any_model(
+    tiny_folder: str, tiny_model_folder: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its models has scored once before anybody waits, and weights that change meanwhile are refused."""
+    folders = [str(shutil.copytree(tiny_folder, tmp_path / "small")), tiny_model_folder("roberta", 1)]
+    Cascade([CrossEncoder(folder, device="cpu") for folder in folders], 7).save(tmp_path)
+    settings = Settings(models=(ModelSource("stored", str(tmp_path)),), device="cpu")
+    load, rank_many, asked = CrossEncoder.__init__, CrossEncoder.rank_many, Counter[str]()
+
+    def ranking(self: CrossEncoder, *given: Any, **named: Any) -> Any:
+        asked.update([self.name])
+        return rank_many(self, *given, **named)
+
+    monkeypatch.setattr(CrossEncoder, "rank_many", ranking)
+    loaded = load_models(settings)
+    assert asked == dict.fromkeys(folders, 1)
+    assert loaded.digests == {"stored": models.digest_of(folders[-1])}
+
+    def changing(*given: Any, **named: Any) -> None:
+        load(*given, **named)
+        weights = Path(folders[0]) / "model.safetensors"
+        weights.write_bytes(weights.read_bytes())
+
+    monkeypatch.setattr(CrossEncoder, "__init__", changing)
+    with pytest.raises(ModelLoadError, match="were changed while they were read"):
+        load_models(settings)
+    (tmp_path / "cascade.json").write_text('{"version": 1, "models": 3, "keep": []}')
+    with pytest.raises(InvalidInput, match="is no cascade"):
+        load_models(settings)
+
+
 async def test_a_reload_keeps_the_cache_of_scores(tiny_folder: str, tmp_path: Path) -> None:
     """What is kept is found by the new models while their weights are the same, and by others never."""
     folder = str(shutil.copytree(tiny_folder, tmp_path / "model"))

@@ -229,6 +229,43 @@ def test_a_process_loads_its_models_anew_and_leaves_at_once(
     until(lambda: not any(Path(f"/proc/{number}/cmdline").exists() for number in workers))
 
 
+@pytest.mark.usefixtures("interruptible")
+def test_a_process_reads_its_keys_anew(start: Start, tmp_path: Path) -> None:
+    """At SIGHUP, with the models: old and new ones for a while, then the new alone; no file takes none away."""
+    file, old, new = tmp_path / "keys", "an-old-key-0123456789", "a-new-key-0123456789"
+    file.write_text(old)
+    running = start("--api-keys-file", str(file))
+
+    def opens() -> list[bool]:
+        statuses = [
+            httpx.get(f"{running.url}/info", headers={"Authorization": f"Bearer {key}"}, trust_env=False).status_code
+            for key in (old, new)
+        ]
+        assert set(statuses) <= {200, 401}
+        return [status == 200 for status in statuses]
+
+    def hang_up() -> list[dict[str, object]]:
+        count = len([line for line in running.lines() if line["event"] == "reloaded"])
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: len([line for line in running.lines() if line["event"] == "reloaded"]) > count)
+        return [line for line in running.lines() if line["event"] in ("reloading", "keys refused")]
+
+    assert opens() == [True, False]
+    file.write_text(f"{old}\n{new}\n")
+    assert opens() == [True, False]
+    assert hang_up()[-1]["keys"] == 2
+    assert opens() == [True, True]
+    file.write_text(new)
+    assert hang_up()[-1]["keys"] == 1
+    assert opens() == [False, True]
+    file.unlink()
+    refused, reloading = hang_up()[-2:]
+    assert (refused["event"], reloading["keys"]) == ("keys refused", 1)
+    assert refused["why"] == f"the file of API keys {file} cannot be read: FileNotFoundError"
+    assert opens() == [False, True]
+    assert old not in running.log.read_text()
+
+
 def test_the_first_process_of_a_container_ends_while_it_loads(tiny_folder: str, tmp_path: Path) -> None:
     """It has no default for SIGTERM: the models, here from a pipe into which nobody writes, are not waited for."""
     namespace = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]

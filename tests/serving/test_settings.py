@@ -121,6 +121,25 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path: Path) -> None:
     assert len(read_keys({})) == 0
 
 
+def test_keys_of_a_file_are_read_anew(tmp_path: Path) -> None:
+    """Those of the environment stay; a file that is refused leaves the keys as they are."""
+    file = tmp_path / "keys"
+    file.write_text(FIRST)
+    keys = read_keys({"SECONDPASS_API_KEYS": KEY}, file)
+    file.write_text(f"{SECOND}\n")
+    keys.renew()
+    opens = [keys.allow(f"Bearer {key}") for key in (KEY, FIRST, SECOND)]
+    assert opens == [True, False, True]
+    for refused in ("# none\n", "short"):
+        file.write_text(refused)
+        with pytest.raises(InvalidInput):
+            keys.renew()
+        assert [keys.allow(f"Bearer {key}") for key in (KEY, FIRST, SECOND)] == opens
+    alone = read_keys({"SECONDPASS_API_KEYS": KEY})
+    alone.renew()
+    assert alone.allow(f"Bearer {KEY}")
+
+
 def test_refusals_never_show_a_key(tmp_path: Path) -> None:
     """A short key, one with other characters, an empty file, no file."""
     with pytest.raises(InvalidInput, match="API key 2 has fewer than 16") as short:

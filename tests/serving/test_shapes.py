@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from secondpass import CrossEncoder
 from secondpass.serving.fields import TextObject, TextOrObject
 from secondpass.serving.problems import Problem
+from secondpass.serving.scores import PairScores, TextPairsRequest
+from secondpass.serving.settings import Settings
 from secondpass.serving.shapes import (
     OpenRerankRequest,
     RankingRequest,
@@ -29,7 +32,7 @@ from secondpass.serving.shapes import (
 )
 from secondpass.serving.work import Answer, Work, indices
 from secondpass.windows import Passage, Windows
-from tests.serving.conftest import Live
+from tests.serving.conftest import Live, running
 
 ANSWER = Answer("m", (0.25, 1.0, 1e-9), (0.0,) * 3, (0.0,) * 3, (1, 0, 2), 7, (), ("w",))
 BODY = {"query": "q", "documents": ["a", {"text": 'b"\\\n🎉'}, "c"]}
@@ -116,6 +119,56 @@ def test_what_may_not_be_cut_is_not_read_in_windows_either(live: Live) -> None:
     assert Work(None, ("q",), ("d",), refuse_cuts=True).cut(OWN).truncation == "error"
 
 
+LONG_TEXT = "dog " * 300
+LONG = {"query": "cat", "documents": [LONG_TEXT]}
+TEXTS = {"query": "cat", "texts": [LONG_TEXT]}
+RANKING = {"query": {"text": "cat"}, "passages": [{"text": LONG_TEXT}]}
+SCORING = {"text_1": "cat", "text_2": LONG_TEXT}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/rerank", LONG, 422),
+        ("/v1/rerank", LONG | {"max_chunks_per_doc": 1}, 422),
+        ("/v1/rerank", LONG | {"top_k": 1}, 422),
+        ("/v1/rerank", LONG | {"truncation": None}, 422),
+        ("/v1/rerank", LONG | {"truncation": True}, 200),
+        ("/v1/rerank", LONG | {"truncate_prompt_tokens": -1}, 200),
+        ("/v2/rerank", LONG | {"truncate_prompt_tokens": 20}, 200),
+        ("/v2/rerank", LONG | {"truncation_side": "left"}, 200),
+        ("/rerank", TEXTS, 422),
+        ("/rerank", TEXTS | {"truncate": True}, 200),
+        ("/rerank", TEXTS | {"truncation_direction": "Left"}, 200),
+        ("/rerank", TEXTS | {"truncate": False, "truncation_direction": "Left"}, 422),
+        ("/v1/ranking", RANKING, 422),
+        ("/v1/ranking", RANKING | {"truncate": "END"}, 200),
+        ("/score", SCORING, 422),
+        ("/v1/score", SCORING | {"truncate_prompt_tokens": -1}, 200),
+    ],
+)
+def test_a_request_that_asks_for_cuts_gets_them(strict: Live, path: str, body: dict[str, Any], status: int) -> None:
+    """Also where the service refuses them: its rule holds where a request does not say it."""
+    answer = strict.client.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    assert answer.headers.get("secondpass-truncated") == ("1" if status == 200 else None)
+
+
+@pytest.fixture(scope="module")
+def strict(tiny: CrossEncoder) -> Iterator[Live]:
+    """A service that cuts nothing."""
+    with running(Settings(truncation="error"), {"tiny": tiny}) as service:
+        yield service
+
+
+def test_a_request_that_allows_cuts_is_read_in_windows_as_any_other() -> None:
+    """Where the service says so: nothing of a document is lost then."""
+    for asked in ({"truncate_prompt_tokens": -1}, {}):
+        assert RerankRequest.model_validate(BODY | asked).work().cut(OWN).windows == OWN
+    voyage = VoyageRequest.model_validate(BODY | {"truncation": True}).work()
+    assert (voyage.cut(OWN).windows, voyage.cut("longest_first").truncation) == (OWN, "longest_first")
+
+
 PASSAGES = (Passage(0, 1, -1.0, 3, 0.25), None, Passage(2, 4, 2.0, 1, 0.75))
 BUDGETED = Answer("m", (0.25, 0.25, 0.75), (0.0,) * 3, (-1.0, -1.0, 2.0), (2, 0, 1), 7, (), (),
                   unscored=frozenset({1}), passages=PASSAGES)  # fmt: skip
@@ -139,6 +192,13 @@ def test_passages_and_what_was_not_scored_are_told(kind: type[RerankRequest] | t
     raw = RerankRequest.model_validate(body | {"return_passages": True, "use_activation": False}).render(BUDGETED, "id")
     assert [item.get("passage", {}).get("score") for item in json.loads(raw)["results"]] == [2.0, -1.0, None]
     RerankResponse.model_validate_json(raw)
+
+
+def test_pairs_that_were_not_scored_are_told() -> None:
+    """In vLLM's shape of scores; those that were have no such field."""
+    text = TextPairsRequest.model_validate({"text_1": "q", "text_2": ["a", "b", "c"]}).render(BUDGETED, "id")
+    assert [item.get("scored") for item in json.loads(text)["data"]] == [None, False, None]
+    assert [item.scored for item in PairScores.model_validate_json(text).data] == [None, False, None]
 
 
 def test_an_answer_is_json_with_its_own_numbers() -> None:
@@ -263,6 +323,35 @@ def test_vllm_scores_one_with_many_and_each_with_its_own(live: Live, tiny: Cross
         ({"text_1": "a"}, "text_2: Field required"),
     ):
         assert live.client.post("/score", json=wrong).json()["message"].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("queries", "documents"), ("queries", "items"), ("data_1", "data_2"), ("text_1", "documents")]
+)
+def test_vllm_has_several_names_for_its_two_texts(live: Live, one: str, two: str) -> None:
+    """One answer under each; errors name what the client said, and what is not read is a warning."""
+    texts = ["the mat", "a dog", "cat"]
+
+    def ask(body: object) -> Any:
+        return live.client.post("/v1/score", json=body).json()
+
+    for first in ("cat", texts):
+        answer, known = ask({one: first, two: texts}), ask({"text_1": first, "text_2": texts})
+        assert answer["data"] == known["data"]
+        assert "warnings" not in answer["meta"]
+    for wrong, said in (
+        ({one: texts, two: texts[:2]}, f"{one}: 3 are neither one nor as many as {two}, which has 2"),
+        ({one: ["a", " "], two: ["b", "c"]}, f"{one}[1] is blank"),
+        ({one: "a", two: ["b", 1]}, f"{two}[1]: Input should be a valid string"),
+        ({one: "a", two: ["", " "]}, f"{two}: every document is blank"),
+        ({one: "a"}, "text_2: Field required"),
+        ({two: "a"}, "text_1: Field required"),
+    ):
+        assert ask(wrong)["message"].startswith(said)
+    twice = ask({"text_1": "cat", "text_2": "mat", "data_2": "dog"})
+    assert twice["meta"]["warnings"] == ["unknown fields ignored: data_2"]
+    ours = ask({"pairs": [["cat", "mat"]], "documents": ["dog"]})
+    assert (len(ours["scores"]), ours["meta"]["warnings"]) == (1, ["unknown fields ignored: documents"])
 
 
 PAIRS = [["where is the cat", "the mat"], ["who sat", "a dog"], ["where is the cat", ""]]

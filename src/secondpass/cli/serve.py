@@ -125,7 +125,7 @@ def serve(
     """Answer rerank requests over HTTP: the APIs of Cohere, Jina, vLLM, Voyage and text-embeddings-inference.
 
     Logs are JSON lines on stderr and hold no texts. SIGTERM or Ctrl-C finishes what was accepted, SIGHUP loads the
-    models anew.
+    models anew, and reads the file of keys.
 
     [bold]Examples[/bold]
 

@@ -30,11 +30,10 @@ from secondpass.serving.problems import Problem, client_gone, invalid, late
 from secondpass.serving.scores import ScoreRequest, TextPairsRequest
 from secondpass.serving.settings import Settings
 from secondpass.serving.shapes import RankingRequest, RerankRequest, TextsRequest, VoyageRequest
-from secondpass.serving.telemetry import Admission, Facts, Metrics, facts_of
+from secondpass.serving.telemetry import Admission, Metrics, facts_of
 from secondpass.serving.work import Answer, Work, agreement, indices
 from secondpass.stopping import StoppingRule
 from secondpass.text import is_blank
-from secondpass.windows import Windows
 
 # OpenSearch hands over an empty string for a field that a hit lacks or that a `_source` filter dropped.
 ALL_BLANK = (
@@ -95,8 +94,7 @@ class Standing:
         self._served, self._work = served, work
         self._ends = [None if left is None else time.monotonic() + left for left in (deadline_s, budget_s)]
         self._notes: list[str] = []
-        self._windows: Windows | None = None
-        self._window = served.window
+        self._rooms: dict[int, str] = {}
         self.is_short = False
         self.blocks: list[list[Ranked]] = []
         self.cuts: dict[int, Cut] = {}
@@ -131,7 +129,7 @@ class Standing:
         silent = scored.blank[:, 0]
         if silent.any():
             raise blank_query(work, rows[int(silent.argmax())])
-        self._note(scored, rows, cut)
+        self._note(scored, rows, cut, cut.window(reranker.window))
         if stage is self._served.stages[-1] and reranker.calibration is not None:
             reranker.compare_conditions(reranker.conditions(instruction=self._instruction(stage), truncation=cut))
         (best,) = ranked(
@@ -178,22 +176,27 @@ class Standing:
     def _is_late(self) -> bool:
         return any(end is not None and time.monotonic() >= end for end in self._ends)
 
-    def _note(self, scored: Scored, rows: Sequence[int], cut: CutPolicy) -> None:
+    def _note(self, scored: Scored, rows: Sequence[int], cut: CutPolicy, window: int) -> None:
         self.records.append(scored.record)
-        self._windows = cut.windows
-        self._window = cut.window(self._served.window)
-        for row in rows:
-            self.cuts.pop(row, None)
-        self.cuts |= {rows[one.index]: replace(one, index=rows[one.index]) for one in scored.record.truncated}
+        room = f"the window has {window}"
+        if cut.windows is not None and cut.windows.most is not None:
+            room = f"at most {cut.windows.most} windows of {cut.windows.tokens or window} are read"
+        for number, row in enumerate(rows):
+            # what this model had no time for stands as the one before read it
+            if scored.read is None or scored.read[number]:
+                self.cuts.pop(row, None)
+        cuts = {rows[one.index]: replace(one, index=rows[one.index]) for one in scored.record.truncated}
+        self.cuts |= cuts
+        self._rooms |= dict.fromkeys(cuts, room)
 
     def warnings(self) -> Iterator[str]:
         """What the client should know of how its documents were read."""
-        field, lost = self._work.field, sum(cut.query_tokens + cut.document_tokens for cut in self.cuts.values())
-        if self.cuts:
-            room = f"the window has {self._window}"
-            if self._windows is not None and self._windows.most is not None:
-                room = f"at most {self._windows.most} windows of {self._windows.tokens or self._window} are read"
-            yield f"cut {field}: {indices(sorted(self.cuts))} ({lost} tokens; {room})"
+        field = self._work.field
+        # of a cascade each document was read by the last model that scored it, in the window of that one
+        for room in dict.fromkeys(self._rooms[index] for index in sorted(self.cuts)):
+            cuts = [self.cuts[index] for index in sorted(self.cuts) if self._rooms[index] == room]
+            lost = sum(cut.query_tokens + cut.document_tokens for cut in cuts)
+            yield f"cut {field}: {indices([cut.index for cut in cuts])} ({lost} tokens; {room})"
         left = sorted(one.index for block in self.blocks for one in block if not one.scored)
         if left:
             yield f"not scored: {field} at {indices(left)} (the budget was spent)"
@@ -276,6 +279,7 @@ def _answer(served: Served, work: Work, standing: Standing, has_budget: bool) ->
             if one.probability is not None and one.interval is not None
         },
         nothing_relevant=None if verdict and standing.is_short else verdict,
+        is_short=standing.is_short,
     )
 
 
@@ -298,11 +302,17 @@ class Service:
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "secondpass-bodies"))
     shadowing: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def aside(self, facts: Facts, do: Callable[..., Result], *given: Any) -> Result:
-        """Do what takes the longer the larger a body is; for a large one beside the event loop, one after the other."""
+    async def aside(self, request: Request, limit_s: float, do: Callable[..., Result], *given: Any) -> Result:
+        """Do what takes the longer the larger a body is; for a large one beside the event loop, one after the other.
+
+        Raises:
+            Problem: 504 or 499, as `unless_gone`; and what `do` raises.
+        """
+        facts = facts_of(request.scope)
         if facts.size < SLICE:
             return do(*given)
-        return await asyncio.get_running_loop().run_in_executor(self.thread, do, *given)
+        made = asyncio.get_running_loop().run_in_executor(self.thread, do, *given)
+        return await unless_gone(request.receive, limit_s - (time.monotonic() - facts.began), limit_s, made)
 
     async def answer(self, request: Request, shape: Shape, deadline_ms: int | None, budget_ms: int | None) -> Response:
         """Score a request's pairs within its deadline, and as long as its client is there.
@@ -317,8 +327,8 @@ class Service:
         work = shape.work()
         with self.models.held(work.model) as served:
             facts.model, facts.pairs = served.name, len(work.documents)
-            work, warnings = await self.aside(facts, check_texts, work, self.settings)
             whole = min(self.settings.deadline_s, (deadline_ms or float("inf")) / 1000)
+            work, warnings = await self.aside(request, whole, check_texts, work, self.settings)
             passed = time.monotonic() - facts.began
             left, budget = whole - passed, None if budget_ms is None else max(LEAST_S, budget_ms / 1000 - passed)
             if left <= 0:
@@ -332,19 +342,19 @@ class Service:
             )
             answer = await unless_gone(request.receive, left, whole, answered(served, work, left, budget))
         facts.answered(answer, self.models.score_cache is not None)
-        facts.span.answered([(one, answer.scores[one]) for one in answer.order[: shape.most]])
+        scores = dict(enumerate(answer.scores)) | dict.fromkeys(answer.unscored or ())
+        facts.span.answered([(one, scores[one]) for one in answer.order[: shape.most]])
         self.metrics.scored(served.name, answer, time.monotonic() - facts.began)
         self._shadow(work, answer)
         answer = replace(answer, warnings=(*answer.warnings, *warnings))
-        body = await self.aside(facts, lambda: shape.render(answer, facts.request_id).encode())
+        body = await self.aside(request, whole, lambda: shape.render(answer, facts.request_id).encode())
         return Response(body, media_type="application/json", headers=_headers(answer))
 
     def _shadow(self, work: Work, answer: Answer) -> None:
         """Let the model's shadow score the same documents, for a share of the answers, once this one is given."""
         name = dict(self.settings.shadows).get(answer.model)
-        if name is None or not work.ranks or work.min_probability is not None or not answer.complete:
-            return
-        if _DRAW.random() >= self.settings.shadow_share:
+        is_whole = answer.complete and not answer.is_short and work.min_probability is None
+        if name is None or not (work.ranks and is_whole) or _DRAW.random() >= self.settings.shadow_share:
             return
         if len(self.shadowing) >= SHADOWS or self.admission.draining:
             self.metrics.shadowed(answer.model, name, "skipped")

@@ -132,7 +132,7 @@ async def _through_the_gate(request: Request, facts: Facts, inner: Handler) -> R
         if not body:
             raise Problem(400, "json", "the body is empty")
         facts.size = len(body)
-        value = await service.aside(facts, parse, body)
+        value = await service.aside(request, settings.deadline_s, parse, body)
         facts.tei = facts.path == TEI_PATH and shapes.shape_of(value) == "texts-shape"
         check_counts(value, settings.max_documents)
         return await inner(ReadRequest(request.scope, request.receive, body, value))

@@ -34,7 +34,7 @@ SLICE = 65_536
 PIECE = re.compile(r'(?:[^"\\]{1,64}|\\u[^"\\]{4}|\\.){0,1024}', re.DOTALL)
 PORT = re.compile(r":\d*$")
 # The names under which a body has lists.
-LISTS = ("documents", "texts", "passages", "pairs", "text_1", "text_2", "rank_fields")
+LISTS = tuple("documents texts passages pairs text_1 text_2 queries items data_1 data_2 rank_fields".split())
 
 
 def parse(body: bytes) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -21,7 +22,8 @@ from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.inputs import Truncation, policy_of
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
-from secondpass.models.folders import folder_of, holds_cascade
+from secondpass.models.config import read_json
+from secondpass.models.folders import CASCADE, folder_of, holds_cascade
 from secondpass.models.modules import stored_weights
 from secondpass.models.templates import ANSWER, check_alone
 from secondpass.reranker import Reranker
@@ -31,6 +33,7 @@ from secondpass.serving.settings import ModelSource, Settings
 from secondpass.token_cache import TokenCache
 from secondpass.windows import Windows
 
+Model = TypeVar("Model", CrossEncoder, Cascade)
 Watch = Callable[[str, MergedBatch], object]
 
 
@@ -303,8 +306,9 @@ def load_models(settings: Settings) -> LoadedModels:
         elif holds_cascade(model.source):
             if settings.max_length is not None:
                 raise InvalidInput(f"max_length: the models of {model.source} have the windows that its rule is for")
-            made[model.name] = stored = Cascade.load(model.source, **_options(settings, model.instruction))
-            made.digests[model.name] = digest_of(stored.models[-1].name)
+            read = partial(Cascade.load, model.source, **_options(settings, model.instruction))
+            stored, made.digests[model.name] = _ready(settings, _names(model.source), read)
+            made[model.name] = stored
             if model.calibration is not None:
                 stored.use_calibration(model.calibration)
         else:
@@ -322,19 +326,36 @@ def _options(settings: Settings, instruction: str | None) -> dict[str, Any]:
 
 def _loaded(settings: Settings, source: str, instruction: str | None, calibration: str | None) -> tuple[Reranker, str]:
     """A model and the digest of its weights."""
-    before = _stamps(source)
-    encoder = CrossEncoder(source, max_length=settings.max_length, **_options(settings, instruction))
+    read = partial(CrossEncoder, source, max_length=settings.max_length, **_options(settings, instruction))
+    encoder, digest = _ready(settings, [source], read)
     if calibration is not None:
         encoder.use_calibration(calibration)
-    digest = digest_of(source)
-    if _stamps(source) != before:
-        raise ModelLoadError(f"the weights of {source} were changed while they were read")
-    # What happens once a model, such as choosing its forward, happens before anybody waits for it.
-    encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
-    told = encoder.engine().ready().identity
-    if settings.score_cache is not None and told is not None:
-        told()
     return encoder, digest
+
+
+def _names(source: str) -> list[str]:
+    """The models that a stored cascade names; none where it is one that `Cascade.load` refuses."""
+    page = read_json(Path(source) if source.endswith(".json") else Path(source) / CASCADE)
+    try:
+        return [str(one["name"]) for one in page["models"]]
+    except (KeyError, TypeError):
+        return []
+
+
+def _ready(settings: Settings, sources: Sequence[str], read: Callable[[], Model]) -> tuple[Model, str]:
+    """A model, or a cascade of those sources, that has scored once; and the digest of the last source's weights."""
+    before = [_stamps(source) for source in sources]
+    made = read()
+    digest = digest_of(sources[-1])
+    if [_stamps(source) for source in sources] != before:
+        raise ModelLoadError(f"the weights of {' or '.join(sources)} were changed while they were read")
+    # What happens once a model, such as choosing its forward, happens before anybody waits for it.
+    for encoder in _models_of(made):
+        encoder.rank_many(["ready?"], [["yes"]], relevance=0, show_progress_bar=False)
+        told = encoder.engine().ready().identity
+        if settings.score_cache is not None and told is not None:
+            told()
+    return made, digest
 
 
 def _stamps(source: str) -> list[tuple[int, ...]]:

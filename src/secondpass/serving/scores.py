@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, FailFast, Field, WithJsonSchema
+from pydantic import AliasChoices, BaseModel, BeforeValidator, FailFast, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from secondpass.serving.fields import NOT_BLANK, SOME_TEXT, TEXT, CountOrZero, ModelName, Text
 from secondpass.serving.problems import invalid
-from secondpass.serving.shapes import CuttingRequest, Envelope, Request, enveloped, json_number
+from secondpass.serving.shapes import NOT_SCORED, CuttingRequest, Envelope, Request, enveloped, json_number
 from secondpass.serving.work import Answer, Work
 
 
@@ -45,7 +45,7 @@ class ScoreRequest(Request):
     def work(self) -> Work:
         """The pairs to score."""
         queries, documents = zip(*self.pairs, strict=True)
-        return self.pairs_of(self.model, queries, documents, field="pairs")
+        return self.pairs_of(self.model, queries, documents, field="pairs", query_field="pairs[{}][0]")
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
@@ -64,7 +64,11 @@ class ScoreResponse(Envelope):
     )
 
 
-# ---- vLLM's: `text_1` and `text_2` in, `data` out.
+# ---- vLLM's: `text_1` and `text_2` in, under any of its names for them, `data` out.
+QUERIES = ("text_1", "queries", "data_1")
+DOCUMENTS = ("text_2", "documents", "items", "data_2")
+
+
 def _texts(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -82,9 +86,19 @@ class TextPairsRequest(CuttingRequest):
     """Texts to score with one another: one with each of many, or each with the one at its place."""
 
     model: ModelName = None
-    text_1: Queries = Field(description="Queries, none blank.")
-    text_2: Documents = Field(description="Documents, not all blank.")
+    text_1: Queries = Field(validation_alias=AliasChoices(*QUERIES), description="None blank; or `queries`, `data_1`.")
+    text_2: Documents = Field(
+        validation_alias=AliasChoices(*DOCUMENTS), description="Not all blank; or `documents`, `items`, `data_2`."
+    )
     max_tokens_per_doc: CountOrZero = Field(default=None, description="First tokens read of a document; 0 is all.")
+    _names: tuple[str, ...] = "text_1", "text_2"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _named(cls, body: Any, read: Callable[[Any], Self]) -> Self:
+        made = read(body)
+        made._names = tuple(next(name for name in names if name in body) for names in (QUERIES, DOCUMENTS))
+        return made
 
     def work(self) -> Work:
         """The pairs to score.
@@ -92,17 +106,21 @@ class TextPairsRequest(CuttingRequest):
         Raises:
             Problem: there are several queries, and not as many documents.
         """
-        queries, documents = self.text_1, self.text_2
+        queries, documents, (one, two) = self.text_1, self.text_2, self._names
         if len(queries) not in (1, len(documents)):
-            raise invalid(f"text_1: {len(queries)} are neither one nor as many as text_2, which has {len(documents)}")
+            raise invalid(f"{one}: {len(queries)} are neither one nor as many as {two}, which has {len(documents)}")
         queries = queries * len(documents) if len(queries) == 1 else queries
         cuts = self.cuts(self.max_tokens_per_doc)
-        return self.pairs_of(self.model, queries, documents, field="text_2", **cuts)
+        return self.pairs_of(self.model, queries, documents, field=two, query_field=f"{one}[{{}}]", **cuts)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
         scores = enumerate(self.scores(answer))
-        items = (f'{{"index":{index},"object":"score","score":{json_number(score)}}}' for index, score in scores)
+        items = (
+            f'{{"index":{index},"object":"score","score":{json_number(score)}'
+            + (',"scored":false}' if index in (answer.unscored or ()) else "}")
+            for index, score in scores
+        )
         return enveloped(answer, request_id, "data", items, object="list", created=int(time.time()))
 
 
@@ -112,6 +130,7 @@ class PairScore(BaseModel):
     index: int
     object: str
     score: float
+    scored: bool | None = Field(default=None, description=NOT_SCORED)
 
 
 class PairScores(Envelope):
@@ -124,4 +143,5 @@ class PairScores(Envelope):
 
 def pairs_shape_of(body: Any) -> str:
     """Which of the two shapes a body of /score has."""
-    return "text-pairs-shape" if isinstance(body, dict) and {"text_1", "text_2"} & body.keys() else "pairs-shape"
+    is_ours = not isinstance(body, dict) or "pairs" in body or body.keys().isdisjoint(QUERIES + DOCUMENTS)
+    return "pairs-shape" if is_ours else "text-pairs-shape"

@@ -316,7 +316,12 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter) or self._admission.drained(self._delay_s, self._at_last_s)
 
     async def _reload(self) -> None:
-        logger.info("reloading", extra={"fields": {"digests": self._models.digests}})
+        try:
+            self._settings.keys.renew()
+        except InvalidInput as error:
+            logger.error("keys refused", extra={"fields": {"why": str(error)}})
+        told = {"digests": self._models.digests, "keys": len(self._settings.keys)}
+        logger.info("reloading", extra={"fields": told})
         try:
             old = await self._models.reload()
             logger.info("reloaded", extra={"fields": {"digests": self._models.digests}})
@@ -348,7 +353,7 @@ class DrainingServer(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Run the service until SIGTERM or SIGINT; returns when everything accepted was answered.
 
-    SIGHUP loads the models anew.
+    SIGHUP loads the models anew, and reads the file of keys.
 
     Raises:
         InvalidInput: the address cannot be listened on, or a model is refused.

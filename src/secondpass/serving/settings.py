@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,19 +28,25 @@ SCHEME = "bearer"
 class ApiKeys:
     """The keys that open the service; only their SHA-256 digests are kept, and they are never shown."""
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        """Take `keys`.
+    def __init__(self, keys: Iterable[str] = (), again: Callable[[], ApiKeys] | None = None) -> None:
+        """Take `keys`; `again` reads them anew.
 
         Raises:
             InvalidInput: a key is short or is not printable ASCII; the message gives its number, never the key.
         """
         self._digests = tuple(_digest(_checked(key, number)) for number, key in enumerate(keys, start=1))
+        self._again = again
 
     def __len__(self) -> int:
         return len(self._digests)
 
     def __repr__(self) -> str:
         return f"<{len(self)} API keys>"
+
+    def renew(self) -> None:
+        """Take what stands now where they were read; raises InvalidInput where it is refused, and the old ones stay."""
+        if self._again is not None:
+            self._digests = self._again()._digests
 
     def allow(self, authorization: str | None) -> bool:
         """Tell whether an `Authorization: Bearer ...` header carries one of the keys; without keys all is allowed.
@@ -65,7 +71,7 @@ def read_keys(environment: Mapping[str, str], file: Path | None = None) -> ApiKe
     keys = environment.get(VARIABLE, "").replace(",", " ").split()
     if file is not None:
         keys += _keys_of(file)
-    return ApiKeys(dict.fromkeys(keys))
+    return ApiKeys(dict.fromkeys(keys), None if file is None else lambda: read_keys(environment, file))
 
 
 def _keys_of(file: Path) -> list[str]:

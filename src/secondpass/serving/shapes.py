@@ -226,6 +226,7 @@ class CuttingRequest(Request):
             "max_document_tokens": per_document or None,
             "max_query_tokens": self.max_tokens_per_query or None,
             "max_tokens": None if whole == -1 else whole,
+            "allow_cuts": whole is not None,
             "keep_tail": None if self.truncation_side is None else self.truncation_side == "left",
         }
 
@@ -339,8 +340,8 @@ class VoyageRequest(OrderRequest):
 
     def work(self) -> Work:
         """The pairs to score."""
-        wishes = {"refuse_cuts": self.truncation is False, "passages": bool(self.return_passages)}
-        return self.paired(self.model, self.query, self.documents, **wishes)
+        cuts = {"refuse_cuts": self.truncation is False, "allow_cuts": self.truncation is True}
+        return self.paired(self.model, self.query, self.documents, **cuts, passages=bool(self.return_passages))
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
@@ -392,8 +393,8 @@ class RankingRequest(OrderRequest):
 
     def work(self) -> Work:
         """The pairs to score."""
-        whole = self.truncate == "NONE"
-        return self.paired(self.model, self.query.text, self.passages, field="passages", refuse_cuts=whole)
+        cuts = {"refuse_cuts": self.truncate == "NONE", "allow_cuts": self.truncate == "END"}
+        return self.paired(self.model, self.query.text, self.passages, field="passages", **cuts)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """The answer as JSON."""
@@ -440,9 +441,8 @@ class TextsRequest(OrderRequest):
             raise invalid("give either texts or documents, not both")
         side = self.truncation_direction
         tail = None if side is None else side.lower() == "left"
-        return self.paired(
-            None, self.query, self.texts, field="texts", keep_tail=tail, refuse_cuts=self.truncate is False
-        )
+        cuts = {"refuse_cuts": self.truncate is False, "allow_cuts": self.truncate is True}
+        return self.paired(None, self.query, self.texts, field="texts", keep_tail=tail, **cuts)
 
     def render(self, answer: Answer, request_id: str) -> str:
         """A bare list; readers such as Elasticsearch refuse any other field."""

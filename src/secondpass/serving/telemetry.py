@@ -202,7 +202,7 @@ class Metrics:
         self._pairs.labels(model).inc(answer.pairs)
         self._tokens.labels(model).inc(answer.tokens)
         self._cut.labels(model).inc(len(answer.cuts))
-        self._incomplete.labels(model).inc(not answer.complete)
+        self._incomplete.labels(model).inc(answer.is_short or not answer.complete)
 
     def shadowed(self, model: str, shadow: str, outcome: str, agreement: Mapping[str, float] | None = None) -> None:
         """Count what became of an answer that a second model was to score: compared, failed or skipped."""

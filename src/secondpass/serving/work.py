@@ -12,7 +12,6 @@ from secondpass.record import Cut
 from secondpass.serving.problems import invalid
 from secondpass.windows import Passage, Windows
 
-PAIRS = ("pairs", "text_2")
 # Documents of an order that are compared with another pair by pair.
 COMPARED = 100
 
@@ -22,21 +21,24 @@ class Work:
     """Pairs to score for one request: queries[i] with documents[i].
 
     `max_document_tokens`, `max_query_tokens`, `max_tokens` and `keep_tail` are those of `CutPolicy`; None leaves that
-    and the `instruction` to the model. `refuse_cuts` makes any cut an error. `windows`: as said, by the service's
-    setting or our defaults where it is True, not where it is False; None leaves that to the service. `most_windows` are
-    read of a document. `passages` are wanted in the answer. Documents below `min_probability` are left out of it.
-    `field`: the client's word for documents.
+    and the `instruction` to the model. `refuse_cuts` makes any cut an error, `allow_cuts` none, whatever the service
+    says. `windows`: as said, by the service's setting or our defaults where it is True, not where it is False; None
+    leaves that to the service. `most_windows` are read of a document. `passages` are wanted in the answer. Documents
+    below `min_probability` are left out of it. `field`: the client's word for documents, `query_field` that for
+    queries, with `{}` for the index where each document has its own.
     """
 
     model: str | None
     queries: tuple[str, ...]
     documents: tuple[str, ...]
     field: str = "documents"
+    query_field: str = "query"
     max_document_tokens: int | None = None
     max_query_tokens: int | None = None
     max_tokens: int | None = None
     keep_tail: bool | None = None
     refuse_cuts: bool = False
+    allow_cuts: bool = False
     warnings: tuple[str, ...] = ()
     instruction: str | None = None
     windows: Windows | bool | None = None
@@ -47,11 +49,11 @@ class Work:
     @property
     def ranks(self) -> bool:
         """Whether the documents are those of one query."""
-        return self.field not in PAIRS
+        return self.query_field == "query"
 
     def asked(self, index: int) -> str:
         """What the client calls the query of pair `index`."""
-        return {"pairs": f"pairs[{index}][0]", "text_2": f"text_1[{index}]"}.get(self.field, "query")
+        return self.query_field.format(index)
 
     def cut(self, own: Truncation | Windows) -> CutPolicy:
         """What is read of a pair where the model or the service says `own`.
@@ -75,7 +77,9 @@ class Work:
             raise invalid("return_passages: documents are read in one piece; ask for windows")
         if windows is not None and self.most_windows is not None:
             windows = replace(windows, most=self.most_windows)
-        truncation: Truncation = "only_document" if standing.truncation == "windows" else standing.truncation
+        truncation: Truncation = standing.truncation
+        if truncation == "windows" or (truncation == "error" and (cuts or self.allow_cuts)):
+            truncation = "only_document"
         if windows is not None or self.refuse_cuts:
             truncation = "error" if windows is None else "windows"
         heads = self.max_document_tokens, self.max_query_tokens
@@ -88,8 +92,9 @@ class Answer:
 
     `scores` are the model's own (its activation applied), `scaled` those from 0 to 1. `pairs` are what models scored,
     `cache_hits` those of them that a cache of scores knew. Of a request with a budget `unscored` are the documents that
-    no model has scored. `passages` are the best windows, `windows` how many were read of long documents. `chances` are
-    probabilities with the ends of their intervals, where the model has a calibration, `nothing_relevant` its verdict.
+    no model has scored; it `is_short` where a later model of a cascade had no time for some. `passages` are the best
+    windows, `windows` how many were read of long documents. `chances` are probabilities with the ends of their
+    intervals, where the model has a calibration, `nothing_relevant` its verdict.
     """
 
     model: str
@@ -107,6 +112,7 @@ class Answer:
     passages: tuple[Passage | None, ...] = ()
     chances: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
     nothing_relevant: bool | None = None
+    is_short: bool = False
 
     @property
     def scored(self) -> int | None:
