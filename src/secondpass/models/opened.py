@@ -299,8 +299,7 @@ class OpenModel:
 
         Args:
             path: as of `saving.save`.
-            activation: the model's now.
-            max_length: the window in force, where one was asked for.
+            activation, max_length: the model's now; the window in force where one was asked for, else None.
             settings: what stands beside the weights, by the arguments of `saving.save`.
             options: other arguments of `save`, of which only those are copied that say nothing.
 
