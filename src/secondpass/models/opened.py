@@ -299,7 +299,8 @@ class OpenModel:
 
         Args:
             path: as of `saving.save`.
-            activation, max_length: the model's now; the window in force where one was asked for, else None.
+            activation: the model's now.
+            max_length: the window in force, where one was asked for.
             settings: what stands beside the weights, by the arguments of `saving.save`.
             options: other arguments of `save`, of which only those are copied that say nothing.
 
@@ -386,11 +387,8 @@ class OpenModel:
         Raises:
             InvalidInput: as `use_devices`, or it is one device.
         """
-        gpus = 0
-        if target_devices is None and has_torch():
-            import torch
-
-            gpus = torch.cuda.device_count()
+        looks = target_devices is None and has_torch()
+        gpus = optional("torch", "a pool of GPUs", "torch").cuda.device_count() if looks else 0
         every = [f"cuda:{place}" for place in range(gpus)] if gpus > 1 else ["cpu"] * max(2, own_thread_count())
         self.use_devices(every if target_devices is None else target_devices)
         workers = self.engine().workers
