@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,15 +81,20 @@ def opinions(asked: Sequence[str], texts: Sequence[str], teachers: Sequence[Teac
 
 
 def training_groups(
-    pool: Corpus, queries: Sequence[TrainingQuery], known: Opinions, window: Window, seed: int
+    pool: Corpus,
+    queries: Sequence[TrainingQuery],
+    known: Opinions,
+    window: Window,
+    seed: int,
+    limit: Callable[[int], int] = token_limit,
 ) -> Iterator[Group]:
-    """A group for each query that finds enough."""
+    """A group for each query that finds enough; `limit` is the window of each, by its number."""
     found, scores = FirstPass(pool.texts).search([query.text for query in queries])
     near = np.concatenate(
         [nearest_rows(asked, known.documents[name], NEAR) for name, asked in known.queries.items()], axis=1
     )
     log.info("candidates of %d queries found", len(queries))
-    drawing = _Drawing(pool, known, window, random.Random(seed))
+    drawing = _Drawing(pool, known, window, random.Random(seed), limit)
     for place, query in enumerate(queries):
         bm25 = {int(row): float(score) for row, score in zip(found[place], scores[place], strict=True) if score > 0}
         group = drawing.group(query, place, bm25, near[place])
@@ -101,12 +106,15 @@ def training_groups(
 class _Drawing:
     """Draws the groups of one pool, one after the other; `number` of them so far."""
 
-    def __init__(self, pool: Corpus, known: Opinions, window: Window, rng: random.Random) -> None:
+    def __init__(
+        self, pool: Corpus, known: Opinions, window: Window, rng: random.Random, limit: Callable[[int], int]
+    ) -> None:
         self._pool = pool
         self._pages = [name.rpartition("-")[0] for name in pool.ids]
         self._known = known
         self._window = window
         self._rng = rng
+        self._limit = limit
         self.number = 0
 
     def group(self, query: TrainingQuery, place: int, bm25: dict[int, float], near: Rows) -> Group | None:
@@ -128,7 +136,7 @@ class _Drawing:
         chosen = _chosen(targets, relevant, allowed, len(bm25), self._rng)
         if len(chosen) < DOCUMENTS // 2:
             return None
-        limit = token_limit(self.number)
+        limit = self._limit(self.number)
         picked = [rows[n] for n in chosen]
         if limit == LONG_MAX_TOKENS:
             stretches = [_stretch(self._pages, row, self._rng) for row in picked]

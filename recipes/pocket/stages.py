@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from recipes.pocket.corpora import Corpus, digest_of
 from recipes.pocket.evaluate import Exam, Values
 from recipes.pocket.finish import calibrate, temperature, write_folder, write_stage
 from recipes.pocket.groups import TEACHER_WEIGHTS, opinions, sentence_groups, training_groups
-from recipes.pocket.queries import TrainingQuery, all_queries, part, read_pool
+from recipes.pocket.queries import TrainingQuery, all_queries, part, read_pool, shortened
 from recipes.pocket.teachers import TEACHERS, Teacher, teacher_folder
 from secondpass import CrossEncoder
 from secondpass.training import (
@@ -51,8 +51,11 @@ MINI_LAYERS = (0, 3)
 MINI_VOCABULARY = 5_500
 # It learns on so many of the student's groups.
 MINI_GROUPS = 6_000
+# Drawn of all of them for the student, and for each round of short texts before it: as many as the steps take.
+QUERIES, SHORT_QUERIES, SHORT_ROUNDS = 12_500, 40_000, 3
 # So long as a machine takes for them: steps, not minutes, so that what else it does meanwhile changes nothing.
-STEPS, MINI_STEPS = 3_200, 2_000
+STEPS, SHORT_STEPS, MINI_STEPS = 3_200, 4_000, 2_000
+SHORT_TOKENS = 128
 SETTINGS = TrainingSettings(
     loss="labelled_distillation",
     tokens_per_step=4096,
@@ -92,7 +95,7 @@ class Recipe:
     @cached_property
     def queries(self) -> list[TrainingQuery]:
         """Of every kind."""
-        return all_queries(self.data, self.pool, self.seed, self.share)
+        return all_queries(self.data, self.pool, self.seed, part(QUERIES, self.share))
 
     @property
     def texts(self) -> list[str]:
@@ -118,6 +121,8 @@ def make_all(recipe: Recipe) -> None:
     """Train, calibrate and write both models; what is finished is not done again."""
     recipe.work.mkdir(parents=True, exist_ok=True)
     start(recipe)
+    for number in range(SHORT_ROUNDS):
+        short(recipe, number)
     student(recipe)
     mini(recipe)
     finish(recipe)
@@ -176,6 +181,31 @@ def start(recipe: Recipe) -> None:
     )
 
 
+def short(recipe: Recipe, number: int) -> None:
+    """A round on texts of a sentence or two, other ones in each: three times the pairs in the time.
+
+    Nobody's judgement of a passage says which of its sentences is meant, so here only the teachers count.
+    """
+    seed = recipe.seed + 1 + number
+
+    @cache
+    def queries() -> list[TrainingQuery]:
+        made = all_queries(recipe.data, recipe.pool, seed, part(SHORT_QUERIES, recipe.share))
+        return [replace(query, relevant=()) for query in made]
+
+    def groups() -> Iterator[Group]:
+        window = Window(Tokenizer.from_file(str(recipe.work / "tokenizer.json")))
+        pool = shortened(recipe.pool, seed)
+        known = opinions([query.text for query in queries()], pool.texts, recipe.teachers)
+        yield from training_groups(pool, queries(), known, window, seed, lambda _: SHORT_TOKENS)
+
+    def given() -> dict[str, Any]:
+        return {"queries": digest_of(query.shown for query in queries())}
+
+    before = recipe.work / ("start" if number == 0 else f"short-{number - 1}")
+    trained(recipe, before, groups, recipe.settings(SHORT_STEPS), f"short-{number}", given)
+
+
 def student(recipe: Recipe) -> None:
     """Six layers that learn from the teachers and the judgements."""
 
@@ -188,7 +218,7 @@ def student(recipe: Recipe) -> None:
     def given() -> dict[str, Any]:
         return {"pool": recipe.pool.digest(), "queries": digest_of(query.shown for query in recipe.queries)}
 
-    trained(recipe, recipe.work / "start", groups, recipe.settings(STEPS), "student", given)
+    trained(recipe, recipe.work / f"short-{SHORT_ROUNDS - 1}", groups, recipe.settings(STEPS), "student", given)
 
 
 def mini(recipe: Recipe) -> None:

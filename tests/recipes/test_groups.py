@@ -16,7 +16,16 @@ from recipes.pocket.candidates import FirstPass
 from recipes.pocket.corpora import DEVELOPMENT, Corpus, read_claims, whole_pages
 from recipes.pocket.finish import temperature
 from recipes.pocket.groups import COSINE_SCALE, SHARPNESS, SURPASSES, TEACHER_WEIGHTS, VOTES, Opinions, training_groups
-from recipes.pocket.queries import FRAMES, TrainingQuery, all_queries, framed, read_pool, sentences_of
+from recipes.pocket.queries import (
+    FRAMES,
+    SHORT_WORDS,
+    TrainingQuery,
+    all_queries,
+    framed,
+    read_pool,
+    sentences_of,
+    shortened,
+)
 from recipes.pocket.teachers import float_weights
 from tests.recipes.small_data import write_all
 
@@ -27,6 +36,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_all(tmp_path_factory.mktemp("data"))
 
 
+EVERY = 10**6
+
+
 @pytest.fixture(scope="module")
 def pool(data: Path) -> Corpus:
     """All that is trained on."""
@@ -35,7 +47,7 @@ def pool(data: Path) -> Corpus:
 
 def test_what_decides_is_not_trained_on(data: Path, pool: Corpus) -> None:
     """No document, query or judgement of a development collection, but the encyclopaedia beside the web's passages."""
-    queries = all_queries(data, pool, 17)
+    queries = all_queries(data, pool, 17, EVERY)
     asked = {query.text for query in queries}
     for read in DEVELOPMENT.values():
         own = read(data)
@@ -56,17 +68,29 @@ def test_test_passages_are_not_trained_on(data: Path, pool: Corpus) -> None:
 
 
 def test_queries_of_every_kind(data: Path, pool: Corpus) -> None:
-    """None twice, the same for a seed; judged ones know their rows; a share takes some of all."""
-    queries = all_queries(data, pool, 17)
+    """None twice, the same for a seed; judged ones know their rows; so many are the first ones."""
+    queries = all_queries(data, pool, 17, EVERY)
     assert {query.kind for query in queries} == set(VOTES)
     assert len({query.text for query in queries}) == len(queries)
-    assert queries == all_queries(data, pool, 17) != all_queries(data, pool, 18)
+    assert queries == all_queries(data, pool, 17, EVERY) != all_queries(data, pool, 18, EVERY)
     assert any(query.relevant for query in queries)
     for query in queries:
         for row, grade in query.relevant:
             assert grade == 2
             assert pool.body(row).startswith(query.text)
-    assert len(all_queries(data, pool, 17, 0.1)) == round(0.1 * len(queries))
+    assert all_queries(data, pool, 17, 5) == queries[:5]
+
+
+def test_short_texts_are_parts_of_their_passages(pool: Corpus) -> None:
+    """The title, then words that stand so in the passage, from the beginning of a sentence; others for another seed."""
+    short = shortened(pool, 3)
+    assert (short.ids, short.titles) == (pool.ids, pool.titles)
+    for row, title in enumerate(pool.titles):
+        words = " ".join(short.body(row).split())
+        assert short.texts[row].startswith(title)
+        assert words in " ".join(pool.body(row).split())
+        assert len(words.split()) <= SHORT_WORDS[1]
+    assert short.texts == shortened(pool, 3).texts != shortened(pool, 4).texts
 
 
 def test_a_framed_request_keeps_every_word() -> None:

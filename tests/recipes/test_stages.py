@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,15 @@ from typer.testing import CliRunner
 
 from recipes.pocket import stages
 from recipes.pocket.__main__ import app
-from recipes.pocket.stages import LOG, MODELS, PACKAGE, Recipe, file_digest, is_finished, logged
+from recipes.pocket.stages import LOG, MODELS, PACKAGE, SHORT_ROUNDS, Recipe, file_digest, is_finished, logged
 from secondpass import CrossEncoder
 from secondpass.training import read_groups
 from tests import fork_server
 from tests.recipes.small_data import write_all, write_teachers
 
 SHARE = 0.02
-TRAININGS = ("student", "mini")
+ROUNDS = tuple(f"short-{number}" for number in range(SHORT_ROUNDS))
+TRAININGS = (*ROUNDS, "student", "mini")
 PATIENCE = 600
 
 
@@ -96,13 +98,14 @@ def test_a_killed_run_goes_on(made: Recipe, killed: dict[str, bytes]) -> None:
 def test_the_log_has_what_was_published(made: Recipe) -> None:
     """Each stage's settings, development figures and digests, in order; those of the output are the files'."""
     entries = {entry["stage"]: entry for entry in logged(made.log)}
-    assert list(entries) == ["start", "student", "mini", "pocket", "pocket_mini"]
+    assert list(entries) == ["start", *TRAININGS, "pocket", "pocket_mini"]
     for name, _ in MODELS.values():
         for file, digest in entries[name]["made"]["files"].items():
             assert file_digest(made.output / name / file) == digest
     for name, _ in MODELS.values():
         assert 0 <= entries[name]["made"]["development"]["mean"] <= 1
-    assert entries["student"]["given"]["start"] == entries["start"]["made"]["weights"]
+    for before, after in pairwise(("start", *ROUNDS, "student")):
+        assert entries[after]["given"]["start"] == entries[before]["made"]["weights"]
 
 
 @pytest.mark.parametrize(("name", "layers"), [("pocket", 6), ("pocket_mini", 2)])
@@ -117,12 +120,16 @@ def test_the_finished_models_rank(made: Recipe, name: str, layers: int) -> None:
 
 def test_groups_have_a_teacher_and_labels(made: Recipe) -> None:
     """The student's come from bi-encoders, pocket-mini's from the student; both know what was judged."""
-    ours, small = (list(read_groups(made.work / f"{name}.jsonl")) for name in TRAININGS)
+    *short, ours, small = (list(read_groups(made.work / f"{name}.jsonl")) for name in TRAININGS)
     assert all(group.teaching is not None and len(group) >= 2 for group in (*ours, *small))
     assert {group.teaching.label_weight for group in ours if group.teaching} == {0.5, 1.0}
     assert [group.documents for group in small] == [group.documents for group in ours][: len(small)]
     assert small[0].teaching != ours[0].teaching
     assert any(any(group.labels) for group in ours)
+    for groups in short:
+        assert not any(any(group.labels) for group in groups)
+        assert all(len(text.split()) <= 60 for group in groups for text in group.documents)
+    assert short[0] != short[1]
 
 
 def test_finished_trainings_are_not_repeated(made: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
