@@ -358,11 +358,10 @@ def test_a_model_is_told_what_its_folder_does_not_say(
     assert "must be said: template=" in run(*given, "--model", f"m={plain}").stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("secondpass.scoring.score_rows", lambda *given: pytest.fail("a model before it was asked"))
-        patch.setattr("secondpass.cli.compare.first_pass", lambda *given: pytest.fail("candidates were looked for"))
         for more in ([], ["--relevance", "3"], ["--relevance", "-1"]):
             refused = run(*models, "--model", f"m={labels}", *more).stderr
             assert f"--model m={labels}: it has 3 labels; say by which to rank, --relevance 0 to 2 or" in refused
-        assert "no folder" in run(*models, "--model", "/nowhere").stderr
+        assert "/nowhere holds no config.json" in run(*models, "--model", "/nowhere").stderr
     corpus = {row["_id"]: " ".join(filter(None, (row["title"], row["text"]))) for row in CORPUS}
     for folder, more, encoder, rule in (
         (plain, told, CrossEncoder(plain, device="cpu", **answer), None),

@@ -143,11 +143,11 @@ def compare(
     models, rule = _named(model, loading[4:]), relevance_of(relevance)
     how = arguments.truncation_of(long, window_tokens, window_overlap, max_windows, select)
     found = judged_by(dataset, split, limit)
-    only = _checked(models, loading, rule)
     corpus = {document.id: document.content for document in read_corpus(dataset)}
     found, first_ms = first_pass(found, first, corpus, depth, ignore_identical_ids, device)
     (candidates,) = found.runs
     _check_names([candidates.name, *models], candidates, output)
+    only = _checked(models, loading, rule)
     options: Any = dict(batch_size=batch_size, truncation=how, instruction=instruction, relevance=rule)
     made = [
         reranked(name, only or arguments.load(source, *loading), score_cache, found, corpus, options)
