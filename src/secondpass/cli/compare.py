@@ -40,10 +40,10 @@ from secondpass.evaluation.qrels import Qrels, column_of, judged_queries
 from secondpass.evaluation.reporting.files import opened
 from secondpass.evaluation.runs import RANKED, Run, run_name, write_run
 from secondpass.models.templates import ANSWER, check_alone
+from secondpass.ranking import Relevance, checked_relevance
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
-    from secondpass.ranking import Relevance
     from secondpass.record import CallRecord
 
 BM25 = "bm25"
@@ -189,10 +189,13 @@ def _checked(models: Mapping[str, str], loading: Sequence[Any], rule: Relevance 
     """Open each model, so that none is refused after others have ranked everything; gives an only one, still open."""
     for name, source in models.items():
         encoder = arguments.load(source, *loading)
-        count = encoder.num_labels
-        if count > 1 and rule != "expected" and (rule is None or not 0 <= rule < count):
+        try:
+            if (count := encoder.num_labels) > 1:
+                checked_relevance(rule, count)
+        except InvalidInput:
             asked = f"--relevance 0 to {count - 1} or expected"
-            raise InvalidInput(f"--model {name}={source}: it has {count} labels; say by which to rank, {asked}")
+            what = f"it has {count} labels; say by which to rank, {asked}"
+            raise InvalidInput(f"--model {name}={source}: {what}") from None
         if len(models) == 1:
             return encoder
         encoder.close()  # several may not fit beside each other

@@ -271,7 +271,7 @@ def _of_first(
         for query in found.texts or {}
     }
     marks, name, conditions = marks_of(encoder), encoder.name, encoder.conditions()
-    options: dict[str, Any] = dict(batch_size=batch_size, relevance="expected", show_progress_bar=False)
+    options: dict[str, Any] = dict(batch_size=batch_size, relevance="expected")
     made = reranked(
         RERANKER, encoder, cache, replace(found, runs=(Run("union", union),)), texts, options, by_logit=True
     )
