@@ -113,7 +113,7 @@ def test_a_model_is_told_what_its_folder_does_not_say(run: Run, collection: Path
             "is no BEIR folder: give --corpus and --queries too",
         ),
         (["{0}/groups.jsonl", "-o", "{0}/none/x.json"], "there is no folder"),
-        (["{0}/groups.jsonl", "-o", "{0}/folder.json"], "folder.json cannot be written"),
+        (["{0}/groups.jsonl", "-o", "{0}/folder.json"], "folder.json: is a folder, not a file"),
         (["{0}", "-r", "{0}/other.trec", "-m", "{1}"], "has no candidates of a judged query"),
         (["{0}", "-r", "{0}/lacking.trec", "-m", "{1}"], "1 of its documents have no text, 'd99' is one"),
     ],

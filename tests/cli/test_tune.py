@@ -73,6 +73,9 @@ def test_mistakes_are_told_before_a_model_is_loaded(run: Run, tmp_path: Path, ti
         ((*pipeline, "--field", "colour"), "--field colour: no document has it"),
         ((*pipeline, "--limit", "5"), "5 queries (of --split, within --limit) have a relevant document"),
         (("--pipeline", str(reranker)), "the component 'reranker' has the name of"),
+        (("--json", tmp_path / "none" / "x.json"), f"there is no folder {tmp_path / 'none'}"),
+        (("--json", tmp_path), "is a folder, not a file"),
+        (("-o", runs[0] / "tuned"), f"{runs[0]} is a file, and tuned.json goes into a folder"),
     ):
         found = run("tune", *FEW, "--model", tmp_path / "absent", *options)
         assert (found.exit_code, said in only_line(found)) == (2, True), (options, found.stderr)
@@ -100,6 +103,9 @@ def test_first_passes_come_from_files_and_fields_from_the_documents(run: Run, tm
     assert tuned.first == ("one", "other")
     assert tuned.after is None
     assert tuned.before.weights["year"] > 0.5
+    # a report that fails at the end costs nothing else
+    assert run("tune", "-d", folder, *files, *options[:-1], tmp_path / "full", "--json", "/dev/full").exit_code == 1
+    assert (tmp_path / "full" / "tuned.json").read_text() == written
     graded = tmp_path / "graded.jsonl"
     for names in ([f"d{place}" for place in range(6)], None):
         labels = [{"query_id": one["_id"], "query": one["text"], "documents": [each["text"] for each in documents],

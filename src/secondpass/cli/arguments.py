@@ -6,6 +6,7 @@ Every refusal of a file names its line. A model is loaded only when a command as
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -319,6 +320,25 @@ JsonFile = Annotated[
 def printed(json: Path | None) -> bool:
     """Whether JSON is what is printed: `--json` without a file, or with "-"."""
     return json is not None and str(json) == STDIN
+
+
+def check_targets(*paths: Path | None) -> None:
+    """Refuse, before the work, files that could not be written after it; JSON that is printed goes to none.
+
+    Raises:
+        InvalidInput: a path is a folder, or its folder does not exist or cannot be written to.
+    """
+    for path in paths:
+        if path is None or printed(path):
+            continue
+        place = path.resolve()  # what is written goes through a link
+        if place.is_dir():
+            raise InvalidInput(f"{path}: is a folder, not a file")
+        if not place.parent.is_dir():
+            raise InvalidInput(f"{path}: there is no folder {place.parent}")
+        # a file is replaced in its folder; a device cannot be
+        if not os.access(place if place.exists() and not place.is_file() else place.parent, os.W_OK):
+            raise InvalidInput(f"{path}: cannot be written")
 
 
 def truncation_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -132,11 +131,7 @@ def _target(output: Path | None, model: str) -> Path:
     if output is None and (model == POCKET or not own.is_dir()):
         raise InvalidInput(f"{model} is no folder of yours: say with --output where the calibration is written")
     target = own if output is None or output.absolute() == own.absolute() else output
-    folder = file_of(target).absolute().parent
-    if not folder.is_dir():
-        raise InvalidInput(f"--output {target}: there is no folder {folder}")
-    if not os.access(folder, os.W_OK) or file_of(target).is_dir():
-        raise InvalidInput(f"--output {target}: {file_of(target)} cannot be written")
+    arguments.check_targets(file_of(target))
     return target
 
 

@@ -127,7 +127,7 @@ def tune(
     """
     optional("venn_abers", "venn-abers", "tune")  # needed at the end, after hours perhaps
     parsed([measure])
-    _check(pipeline, first, output, max_length, no_reranker and model is not None)
+    _check(pipeline, first, output, json, max_length, no_reranker and model is not None)
     _check_file(dataset, pipeline, split)
     fields, sources = tuple(dict.fromkeys(field or ())), first or [BM25]
     _check_names(() if pipeline is not None else sources, fields)
@@ -165,7 +165,12 @@ def _told(**options: object) -> dict[str, object]:
 
 
 def _check(
-    pipeline: str | None, first: list[str] | None, output: Path | None, max_length: int | None, twice: bool
+    pipeline: str | None,
+    first: list[str] | None,
+    output: Path | None,
+    json: Path | None,
+    max_length: int | None,
+    twice: bool,
 ) -> None:
     if twice:
         raise InvalidInput("give either --model or --no-reranker")
@@ -173,8 +178,12 @@ def _check(
         raise InvalidInput("--max-length goes with --first: with --pipeline its ranker says how long texts are read")
     if pipeline is not None and first:
         raise InvalidInput("give either --first or --pipeline: a pipeline has first passes of its own")
-    if output is not None and output.exists() and not output.is_dir():
-        raise InvalidInput(f"--output {output}: is a file, and tuned.json goes into a folder")
+    arguments.check_targets(json)
+    if output is not None:
+        place = next(each for each in (output.absolute(), *output.absolute().parents) if each.exists())
+        if not place.is_dir():
+            raise InvalidInput(f"--output {output}: {place} is a file, and tuned.json goes into a folder")
+        arguments.check_targets(place / TUNED)
 
 
 def _check_file(dataset: Path, pipeline: str | None, split: str) -> None:
@@ -360,16 +369,15 @@ def _write(
     Where that was computed, and which scores were kept, is no part of it.
     """
     page = result.tuned.to_dict()
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        file = output / TUNED
+        with opened(file) as stream:
+            stream.write(jsons.dumps(page, indent=1) + "\n")
+        note(f"wrote {file}")
+        if pipeline is not None:
+            resolve_name(WRITE_TUNED)(pipeline, file, output / PIPELINE, depth=depth, reading=reading)
+            note(f"wrote {output / PIPELINE}")
     if json is not None:
         with opened(sys.stdout if arguments.printed(json) else json) as stream:
             stream.write(dumped({**asdict(result), "tuned": page}) + "\n")
-    if output is None:
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    file = output / TUNED
-    with opened(file) as stream:
-        stream.write(jsons.dumps(page, indent=1) + "\n")
-    note(f"wrote {file}")
-    if pipeline is not None:
-        resolve_name(WRITE_TUNED)(pipeline, file, output / PIPELINE, depth=depth, reading=reading)
-        note(f"wrote {output / PIPELINE}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from secondpass.cli.arguments import CalibrationFile, IdenticalIds, JsonObject, MinProbability
+from secondpass.cli.arguments import CalibrationFile, IdenticalIds, JsonObject, MinProbability, check_targets
 from secondpass.corpora import read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, judged_queries, listed_queries
@@ -110,7 +110,7 @@ def search(
     folder = dataset or corpus
     if judged and folder is None:
         raise InvalidInput("--data-queries needs a BEIR folder: give --dataset, or --corpus to index it too")
-    _check_search(query, qrels, corpus, add)
+    _check_search(query, qrels, corpus, add, output)
     chosen = _form(form, output, judged or qrels is not None, as_json)
     need_haystack(pipeline)
     from secondpass_pipelines.search_run import PipelineSearch, run_search
@@ -184,7 +184,10 @@ def demo(
     run_demo(queries, rows, quiet, as_json, model)
 
 
-def _check_search(query: str | None, qrels: Path | None, corpus: Path | None, add: bool) -> None:
+def _check_search(
+    query: str | None, qrels: Path | None, corpus: Path | None, add: bool, output: Path | None = None
+) -> None:
+    check_targets(output)
     if add and corpus is None:
         raise InvalidInput("--add is for --corpus: without one nothing is indexed")
     if query is not None and qrels is not None:
