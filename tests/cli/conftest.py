@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -19,6 +19,14 @@ Run = Callable[..., Result]
 Start = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 BM25 = ("search", "-p", "rerank_bm25")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_processors() -> Iterator[None]:
+    """Of those that `bench` takes from the process none stays away."""
+    before = os.sched_getaffinity(0)
+    yield
+    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture

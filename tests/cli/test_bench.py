@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import signal
 import subprocess
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from benchmarks import result_page
 from secondpass import machine
 from secondpass.cli import bench, output
 from secondpass.errors import SecondPassError
+from secondpass.forwards.kernel import native
 from tests import fork_server
 from tests.cli.conftest import Run, command, only_line
 
@@ -134,6 +137,7 @@ def test_the_table(run: Run, tiny_folder: str, monkeypatch: pytest.MonkeyPatch) 
         (("--precision", "fp64"), "--precision='fp64' is none of fp32, bf16, int8"),
         (("--threads", "9999"), "--threads 9999: this process may use"),
         (("--json", "no/such/folder/x.json"), "there is no folder"),
+        (("--json", "."), ".: is a folder, not a file"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(run: Run, options: tuple[str, ...], reason: str) -> None:
@@ -141,6 +145,42 @@ def test_what_cannot_be_measured_is_refused(run: Run, options: tuple[str, ...], 
     done = run(*SMALL, *options)
     assert done.exit_code == 2
     assert reason in only_line(done)
+
+
+def test_threads_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One processor of each is kept, for --threads and OMP_NUM_THREADS alike; who asks for all keeps all."""
+    place = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    siblings = {place.format(number): f"{number & ~1}-{number | 1}" for number in range(8)}
+    kept: list[list[int]] = []
+    monkeypatch.setattr(native, "_read", lambda path: siblings.get(path, ""))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, processors: kept.append(list(processors)))
+    for threads, asked, wanted in (
+        (2, "", [0, 2]),
+        (None, "3", [0, 2, 4]),
+        (4, "1", []),
+        (None, "", []),
+        (None, "9", []),
+    ):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        kept.clear()
+        assert bench._limited(threads) == (len(wanted) or 4)
+        assert kept == ([wanted] if wanted else [])
+
+
+def test_who_cannot_be_had_is_told_before_the_turns(
+    tmp_path: Path, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a reason that names no folder; a library of no known version is one of them."""
+    made, absent = bench.entered(bench.Weights(str(tmp_path / "nowhere"), tmp_path, 1, None), ("fp32",), 1, False)
+    assert made == []
+    assert absent["secondpass fp32"].startswith("cannot be had here: ModelLoadError: ")
+    assert ".../nowhere" in absent["secondpass fp32"]
+    assert str(tmp_path) not in absent["secondpass fp32"]
+    monkeypatch.setattr(bench, "version", lambda name: version("of-no-such-distribution"))
+    made, absent = bench.entered(bench.Weights(tiny_folder, tmp_path, 1, None), ("fp32",), 1, False)
+    assert made == []
+    assert "PackageNotFoundError" in absent["secondpass fp32"]
 
 
 def test_an_interrupted_run_tells_nothing(tmp_path: Path, interruptible: None) -> None:

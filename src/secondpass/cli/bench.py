@@ -44,7 +44,7 @@ from secondpass.cli.competitors import (
     sentence_transformers,
     since,
 )
-from secondpass.cli.output import INTERRUPTED, PipeConsole, note, print_table, progress_bar
+from secondpass.cli.output import INTERRUPTED, PipeConsole, note, print_table, progress_bar, without_folders
 from secondpass.corpora import packaged, read_corpus, read_queries
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.evaluation.reporting.files import dumped, opened
@@ -144,9 +144,12 @@ def entered(
         else:
             try:
                 with quiet():
-                    made.append(way())
+                    one = way()
+                # before the turns: a module may come from a distribution of another name
+                one.version = version(one.library)
+                made.append(one)
             except (SecondPassError, ValueError, TypeError, ImportError, OSError, RuntimeError, KeyError) as error:
-                absent[name] = f"cannot be had here: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                absent[name] = f"cannot be had here: {without_folders(f'{type(error).__name__}: {error}')}"
     return made, absent
 
 
@@ -180,7 +183,7 @@ def figures_of(contender: BenchContender, exact: BenchContender, passages: int) 
     return {
         "name": contender.name,
         "library": contender.library,
-        "version": version(contender.library),
+        "version": contender.version,
         "precision": contender.precision,
         "batch_size": contender.batch,
         "settings": contender.settings,
@@ -243,8 +246,7 @@ def bench(
     secondpass bench --model models/mine --rounds 20 --no-competitors --json | jq .contenders
     """
     cores = _limited(threads)
-    if not arguments.printed(json) and json is not None and not json.absolute().parent.is_dir():
-        raise InvalidInput(f"{json}: there is no folder {json.absolute().parent}")
+    arguments.check_targets(json)
     chosen = [choice(one, PRECISIONS, "--precision") for one in precision or PRECISIONS]
     asked = texts_of(seed, rounds, passages)
     try:
@@ -264,17 +266,18 @@ def bench(
 
 def _limited(threads: int | None) -> int:
     """How many threads each contender has; fewer than there are cores are had by giving this process fewer."""
-    from secondpass.forwards.kernel.native import usable_cores
+    from secondpass.forwards.kernel.native import cores, usable_cores
 
-    usable = usable_cores()
+    usable, asked = usable_cores(), os.environ.get("OMP_NUM_THREADS", "")
     if threads is None:
-        asked = os.environ.get("OMP_NUM_THREADS", "")
-        return min(int(asked), usable) if asked.isdecimal() and int(asked) else usable
+        if not asked.isdecimal() or not int(asked):
+            return usable
+        threads = min(int(asked), usable)
     if threads > usable:
         raise InvalidInput(f"--threads {threads}: this process may use {usable} cores")
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if hasattr(os, "sched_setaffinity") and threads < usable:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+        os.sched_setaffinity(0, [processors[0] for processors in cores()[:threads]])
     return threads
 
 

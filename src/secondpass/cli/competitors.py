@@ -40,6 +40,7 @@ class BenchContender:
     settings: dict[str, Any]
     score: Scorer
     load_s: float
+    version: str = ""
     first_s: float = 0.0
     seconds: list[float] = field(default_factory=list)
     single: list[float] = field(default_factory=list)

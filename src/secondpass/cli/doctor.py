@@ -22,7 +22,7 @@ from urllib.request import ProxyHandler, build_opener
 import typer
 from rich.table import Table
 
-from secondpass.cli.output import PipeConsole
+from secondpass.cli.output import PipeConsole, without_folders
 from secondpass.machine import processor
 
 SECONDS = 1.0
@@ -85,12 +85,7 @@ def _told(part: Callable[[], Rows]) -> Rows:
     try:
         return part()
     except Exception as error:  # broken installations fail in their own ways, and are what is looked for
-        return {"cannot be told": _private(f"{type(error).__name__}: {error}")}
-
-
-def _private(text: str) -> str:
-    """One line without paths but those of libraries' own names."""
-    return re.sub(r"(?<![\w.])/(?:[^\s/:'\"]+/)+", ".../", " ".join(text.split()).replace(str(Path.home()), "~"))[:300]
+        return {"cannot be told": without_folders(f"{type(error).__name__}: {error}")}
 
 
 def _machine() -> Rows:
@@ -112,7 +107,7 @@ def _kernel(missing: list[str]) -> Rows:
     usable = native.routines()
     if isinstance(usable, str):
         missing.append("kernel: with a C++ compiler, pip install --force-reinstall --no-deps --no-cache-dir secondpass")
-        return {"kernel": _private(usable)}
+        return {"kernel": without_folders(usable)}
     best = {precision: native.find(precision) for precision in native.PRECISIONS}
     rows: Rows = {name: one if isinstance(one, str) else one.instructions for name, one in best.items()}
     return {"instruction sets": ", ".join(dict.fromkeys(one.instructions for one in usable)), **rows}
@@ -213,5 +208,6 @@ def _answer(variable: str | None, usual: str, path: str, kind: str) -> str:
     version = said.get("version") if isinstance(said, dict) else None
     name = version.get("distribution", "elasticsearch") if isinstance(version, dict) else kind
     if name != kind:
-        return f"no answer at {place} ({_private(str(name))} does)"
-    return f"{_private(str(version.get('number')))} at {place}" if isinstance(version, dict) else f"answers at {place}"
+        return f"no answer at {place} ({without_folders(str(name))} does)"
+    number = without_folders(str(version.get("number"))) if isinstance(version, dict) else "answers"
+    return f"{number} at {place}"

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -97,6 +98,11 @@ class PipeConsole(Console):
     def on_broken_pipe(self) -> None:
         """Raise what the write raised."""
         raise BrokenPipeError
+
+
+def without_folders(text: str) -> str:
+    """One line of 300 characters at most, without the folders of paths: what is shown to others has nothing private."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/:'\"]+/)+", ".../", " ".join(text.split()).replace(str(Path.home()), "~"))[:300]
 
 
 def _one_line(text: str) -> str:

@@ -206,14 +206,17 @@ def own_thread_count() -> int:
 
 def usable_cores() -> int:
     """The cores that this process may use, by its affinity and its control group."""
-    return max(1, min([len(_cores()), *(-(-quota // period) for quota, period in _shares() if quota > 0 < period)]))
+    return max(1, min([len(cores()), *(-(-quota // period) for quota, period in _shares() if quota > 0 < period)]))
 
 
-def _cores() -> set[str]:
-    """A name for each core, by the processors that it runs as."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+def cores() -> list[list[int]]:
+    """The processors that this process may use, a list for each core that runs as them."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     place = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    return {_read(place.format(processor)) or str(processor) for processor in allowed}
+    found: dict[str, list[int]] = {}
+    for processor in allowed:
+        found.setdefault(_read(place.format(processor)) or str(processor), []).append(processor)
+    return list(found.values())
 
 
 def _shares() -> Iterator[tuple[int, int]]:
