@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import re
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from secondpass.evaluation.runs import read_run
 from secondpass.explanation import explain
 from secondpass.windows import Windows
 from tests.cli.conftest import Run, only_line
+from tests.cli.test_search import hybrid
 from tests.small_collection import CORPUS, write_beir
 from tests.small_collection import QUERIES as QUERIES_OF_SMALL
 from tests.tiny_models import make_decoder
@@ -73,7 +75,7 @@ def test_a_second_evaluation_asks_no_model_again(
     assert again.exit_code == 0, again.output
     assert json.loads((tmp_path / "report.json").read_text())["reports"] == figures
     refused = run("evaluate", "--qrels", beir, "--run", "x.trec", "--score-cache", "scores.db")
-    assert "--keep, --long and --score-cache go with --pipeline" in only_line(refused)
+    assert "--score-cache goes with --pipeline" in only_line(refused)
     assert "--max-windows goes with --long windows" in only_line(run(*options, "--max-windows", "3"))
 
 
@@ -222,6 +224,15 @@ def test_identical_ids_are_counted_where_they_were_removed(run: Run, arguana: Pa
         (["--qrels", "{}", "--run", "{}/bm25.trec", "-m", "nDCC@10"], "measure 'nDCC@10' is unknown"),
         (["--qrels", "{}", "--run", "{}/bm25.trec", "--html", "{}/none/r.html"], "there is no folder"),
         (["--qrels", "{}", "--run", "{}/bm25.trec", "--run", "{}/bm25.trec"], "has the name 'bm25'"),
+        (["--qrels", "{}", "--run", "{}/bm25.trec", "--html", "{}"], "is a folder, not a file"),
+        (["--pipeline", "evaluate_rerank", "--dataset", "{}", "-o", "{}"], "is a folder, not a file"),
+        (["--pipeline", "evaluate_rerank", "--dataset", "{}", "--queries", "x"], "--queries goes with --run"),
+        (["--pipeline", "evaluate_rerank", "--dataset", "{}", "--documents", "{}/none"], "none: no such file"),
+        (["--qrels", "{}", "--run", "{}/bm25.trec", "--limit", "3"], "--limit goes with --pipeline"),
+        (["--qrels", "{}", "--run", "{}/bm25.trec", "--depth", "3"], "--depth goes with --pipeline"),
+        (["--qrels", "{}", "--run", "{}/bm25.trec", "-o", "x.trec"], "--output goes with --pipeline"),
+        (["--qrels", "{}", "--run", "{}/bm25.trec", "--model", "x"], "--model goes with --pipeline or --explain"),
+        (["--qrels", "{}", "--run", "{}/bm25.trec", "--instruction", "x"], "goes with --pipeline or --explain"),
         (["--qrels", "{}", "--split", "dev", "--run", "{}/bm25.trec"], "its splits are test"),
     ],
 )
@@ -230,6 +241,15 @@ def test_what_cannot_be_evaluated_is_one_line(run: Run, files: Path, arguments: 
     done = run("evaluate", *(argument.format(files) for argument in arguments))
     assert done.exit_code == 2
     assert reason in only_line(done)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_report_in_a_locked_folder_is_refused_before_the_work(run: Run, files: Path) -> None:
+    """A device in such a folder is written to all the same."""
+    locked = files / "locked"
+    locked.mkdir(mode=0o500)
+    assert f"{locked}/r.html: cannot be written" in only_line(_evaluated(run, files, "--html", f"{locked}/r.html"))
+    assert _evaluated(run, files, "-m", "AP", "--json", "/dev/null").exit_code == 0
 
 
 @pytest.fixture
@@ -272,6 +292,58 @@ def test_documents_that_moved_are_explained(run: Run, corpus: Path, tiny_folder:
     found = explain(CrossEncoder(tiny_folder, device="cpu"), change["text"], shown["document"], truncation=windows)
     assert shown == json.loads(json.dumps(found.to_dict()))
     assert not all(part["read"] for part in shown["sentences"])
+
+
+def test_queries_that_the_second_run_lacks_are_explained(run: Run, corpus: Path, tiny_folder: str) -> None:
+    """Their documents moved out of it, and have no score there that could be another one."""
+    answered = [line for line in (corpus / "ours.trec").read_text().splitlines() if line.startswith("q1 ")]
+    (corpus / "ours.trec").write_text("\n".join(answered) + "\n")
+    runs = ("-r", corpus / "bm25.trec", "-r", corpus / "ours.trec", "-m", "AP", "--json", corpus / "r.json")
+    done = run("evaluate", "--qrels", corpus, *runs, "--model", tiny_folder, "--explain", "4")
+    assert done.exit_code == 0, done.stderr
+    (second,) = json.loads((corpus / "r.json").read_text())["second_passes"]
+    explained = {change["query"] for change in second["hurt"] if any(one["explanation"] for one in change["moved"])}
+    assert explained - {"q1"}
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_of_a_pipeline_the_rankers_run_is_explained(
+    run: Run, tmp_path: Path, tiny_model_folder: Callable[..., str], labels: int
+) -> None:
+    """Though lists of several retrievers count as passes over their union too; by the label that it ranks by."""
+    folder, report = tiny_model_folder("bert", labels), tmp_path / "r.json"
+    pipeline = hybrid(tmp_path / "hybrid.yaml", folder)
+    rule = 1 if labels > 1 else None
+    if rule is not None:
+        pipeline.write_text(pipeline.read_text().replace("device: cpu", "device: cpu, relevance: 1"))
+    asked = ("evaluate", "-p", pipeline, "-d", write_beir(tmp_path / "beir"), "-m", "nDCG@10", "--json", report)
+    done = run(*asked, "--explain", "2")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(report.read_text())
+    assert "explanations" in found["settings"]
+    assert len(found["second_passes"]) > 1
+    for each in found["second_passes"]:
+        moved = [(change, one) for change in (*each["helped"], *each["hurt"]) for one in change["moved"]]
+        shown = [(change["text"], one["explanation"]) for change, one in moved if one["explanation"]]
+        assert len(shown) == (min(2, len(moved)) if each["system"] == "second pass (ranker)" else 0)
+        for query, one in shown:
+            again = explain(CrossEncoder(folder, device="cpu"), query, one["document"], relevance=rule)
+            assert one["logit"] == pytest.approx(again.logit, abs=1e-4)
+    done = run(*asked, "--explain", "2", "--first-pass", "none")
+    assert done.exit_code == 0, done.stderr
+    (told,) = (note for note in json.loads(report.read_text())["notes"] if "explain" in note)
+    assert told == "no document is explained: --explain is about one second pass; here are 0"
+
+
+def test_an_instruction_is_for_the_models_with_a_place_for_it(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """The last of a cascade explains without it, as it ranked."""
+    first = make_decoder(tmp_path / "Qwen3-Reranker-tiny", "qwen3", length=600)
+    given = ("-p", "rerank_bm25", "-d", write_beir(tmp_path / "beir"), "-m", "nDCG@10", "--instruction", "find it")
+    models = ("--model", first, "--model", tiny_folder, "--explain", "1", "--json", tmp_path / "r.json")
+    done = run("evaluate", *given, *models)
+    assert done.exit_code == 0, done.stderr
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["settings"]["explanations"].endswith(f"leave-one-out by {tiny_folder}")
 
 
 @pytest.mark.parametrize(
@@ -346,6 +418,20 @@ def test_models_are_compared_on_the_candidates_of_one_first_pass(
         assert json.loads(made["json"].read_text())[key] == found[key]
 
 
+def test_what_a_budget_allows_is_in_every_report(run: Run, files: Path, models: tuple[str | Path, ...]) -> None:
+    """A depth of each second pass, that none fits, or that no time is known: each of them costs nothing else."""
+    made = files / "r.json", files / "r.html"
+    done = _evaluated(run, files, "-m", "AP", "--budget-ms", "5", "--json", str(made[0]), "--html", str(made[1]))
+    assert done.exit_code == 0, done.stderr
+    said = "reranked within 5 ms a query: no depth is told, since its milliseconds by depth are not known"
+    assert said in " ".join(done.stdout.split())
+    assert all(said in file.read_text() for file in made)
+    for budget, words in (("0", "no depth fits; the least takes "), ("1e9", "depth ")):
+        notes = json.loads(run(*models, "--budget-ms", budget, "--json").stdout)["notes"]
+        told = [note.partition(" within ")[0] for note in notes if f" ms a query: {words}" in note]
+        assert told == ["one", "other"]
+
+
 def test_a_model_is_told_what_its_folder_does_not_say(
     run: Run, tmp_path: Path, models: tuple[str | Path, ...], tiny_model_folder: Callable[..., str]
 ) -> None:
@@ -417,6 +503,7 @@ def test_a_bi_encoder_finds_candidates_by_its_name(
         (("--first", "bm=none.trec"), "--first: there is no file none.trec with a run, and as a bi-encoder: "),
         (("--model", "o/e=x", "--model", "o_e=y", "-o", "{}/run.trec"), "would both go to"),
         (("--output", "{}/none/run.trec"), "there is no folder"),
+        (("--output", "{}"), "is a folder, not a file"),
         (("--split", "dev"), "its splits are test"),
         (("--max-windows", "3"), "--max-windows goes with --long windows"),
         (("-m", "nDCC@10"), "measure 'nDCC@10' is unknown"),

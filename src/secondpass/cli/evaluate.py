@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from math import isclose
@@ -16,8 +16,8 @@ import typer
 from secondpass.cli import arguments
 from secondpass.cli.arguments import IdenticalIds, load
 from secondpass.cli.output import PipeConsole
-from secondpass.corpora import named_file, packaged, read_corpus, read_queries
-from secondpass.errors import InvalidInput, MissingExtra
+from secondpass.corpora import corpus_file, named_file, packaged, read_corpus, read_queries
+from secondpass.errors import InvalidInput, MissingExtra, SecondPassError
 from secondpass.evaluation.analysis import analyse
 from secondpass.evaluation.comparison import Analysis, Change
 from secondpass.evaluation.measures import DEFAULT_MEASURES, parsed
@@ -29,6 +29,7 @@ from secondpass.evaluation.second_pass import DatasetRequest, DatasetRuns, depth
 
 if TYPE_CHECKING:
     from secondpass.explanation import Explanation
+    from secondpass.ranking import Relevance
 
 # Runs a pipeline over a dataset: a function of another import package of this distribution.
 RUN_DATASET = "secondpass_pipelines.dataset:run_dataset"
@@ -36,7 +37,10 @@ RUN_DATASET = "secondpass_pipelines.dataset:run_dataset"
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What is to be analysed; the first run is the baseline. `beir` says that the judgements are a BEIR folder's."""
+    """What is to be analysed; the first run is the baseline. `beir` says that the judgements are a BEIR folder's.
+
+    Of a pipeline there is a `first_pass`, and the last run is the ranker's, by its `model` and `relevance`.
+    """
 
     qrels: Qrels
     runs: tuple[Run, ...]
@@ -50,6 +54,7 @@ class Evaluated:
     folder: Path | None = None
     lengths: Mapping[str, int] | None = None
     settings: Mapping[str, str] | None = None
+    relevance: Relevance | None = None
 
 
 Judgements = Annotated[
@@ -95,7 +100,9 @@ RankerModels = Annotated[
         help="With --pipeline: cross-encoder for the ranker, several are a cascade; else the one to --explain by.",
     ),
 ]
-RankerInstruction = Annotated[str | None, typer.Option(help="With --pipeline: what the ranker is told to look for.")]
+RankerInstruction = Annotated[
+    str | None, typer.Option(help="With --pipeline or --explain: what the ranker is told to look for.")
+]
 Indexed = Annotated[bool, typer.Option("--indexed", help="With --pipeline: its stores hold the documents already.")]
 Add = Annotated[bool, typer.Option("--add", help="With --pipeline: index into one that holds documents already.")]
 
@@ -155,11 +162,12 @@ def evaluate(
     secondpass evaluate --pipeline rerank_elasticsearch_bm25 --index docs --dataset beir/scifact --indexed
     """
     ranker = _ranker(keep, score_cache, long, window_tokens, window_overlap, max_windows, select)
-    _check_choice(qrels, run, pipeline, dataset, ranker, explain)
-    _check_index(pipeline, indexed, index, add)
+    alone = {"keep": keep, "score-cache": score_cache, "limit": limit, "depth": depth, "output": output, "index": index,
+             "indexed": indexed, "add": add}  # fmt: skip
+    _check_choice(qrels, run, pipeline, dataset, queries, documents)
+    _check_piped(pipeline, explain, alone, {"long": long, "model": model, "instruction": instruction})
     check_reports(explain, html, json, csv, output)
-    if measure:
-        parsed(measure)
+    parsed(measure or DEFAULT_MEASURES)
     if pipeline is not None and dataset is not None:
         request = DatasetRequest(pipeline, dataset, split, limit, depth, None, _one_or_some(model), output, indexed,
                                  index, add, instruction, ranker)  # fmt: skip
@@ -205,8 +213,9 @@ def conclude(
     csv: Path | None,
 ) -> None:
     """Print an analysis and write the reports that were asked for."""
+    notes = (*(() if budget_ms is None else _within(analysis, budget_ms)), *notes)
     if not arguments.printed(json):
-        _show(analysis, notes, budget_ms)
+        _show(analysis, notes)
     _write(replace(analysis, notes=(*analysis.notes, *notes)), html, json, csv)
 
 
@@ -229,21 +238,25 @@ def _check_choice(
     run: list[str] | None,
     pipeline: str | None,
     dataset: Path | None,
-    ranker: Mapping[str, Any],
-    explain: int,
+    queries: Path | None,
+    documents: Path | None,
 ) -> None:
     if (pipeline is None) != (dataset is None):
         raise InvalidInput("--pipeline and --dataset go together")
-    if pipeline is None and ranker.keys() - ({"truncation", "windows"} if explain else set()):
-        raise InvalidInput("--keep, --long and --score-cache go with --pipeline (--long with --explain too)")
     if pipeline is not None and (run or qrels):
         raise InvalidInput("give either --pipeline and --dataset, or --qrels and --run")
+    if pipeline is not None and queries is not None:
+        raise InvalidInput("--queries goes with --run: a pipeline is asked the queries of its --dataset")
+    if documents is not None:
+        corpus_file(documents)
 
 
-def _check_index(pipeline: str | None, indexed: bool, index: str | None, add: bool) -> None:
-    if pipeline is None and (indexed or add or index is not None):
-        raise InvalidInput("--indexed, --index and --add go with --pipeline")
-    if indexed and add:
+def _check_piped(pipeline: str | None, explain: int, alone: Mapping[str, object], told: Mapping[str, object]) -> None:
+    """Refuse options that would say nothing: `alone` is for a pipeline, `told` for explaining runs too."""
+    given = dict(alone) if explain else {**alone, **told}
+    if pipeline is None and (unused := [name for name, value in given.items() if value]):
+        raise InvalidInput(f"--{unused[0]} goes with --pipeline{' or --explain' * (unused[0] in told)}")
+    if alone["indexed"] and alone["add"]:
         raise InvalidInput("give either --indexed or --add: nothing is indexed with the first")
 
 
@@ -251,9 +264,7 @@ def check_reports(explain: int, html: Path | None, json: Path | None, *others: P
     """Refuse files that cannot be written, before the work; raises InvalidInput."""
     if explain and html is None and json is None:
         raise InvalidInput("--explain goes with --html or --json")
-    for path in (html, json, *others):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InvalidInput(f"{path}: there is no folder {path.absolute().parent}")
+    arguments.check_targets(html, json, *others)
 
 
 def _read(qrels: Path, runs: list[str], queries: Path | None, split: str) -> Evaluated:
@@ -332,27 +343,45 @@ def _piped(request: DatasetRequest) -> Evaluated:
     first = (runs.first[-1], *runs.first[:-1])
     every = (*first, runs.second)
     known = (runs.texts, runs.ms, runs.measures, notes_of(runs), True, first[0].name, runs.model, request.dataset)
-    return Evaluated(runs.qrels, every, *known)
+    return Evaluated(runs.qrels, every, *known, relevance=runs.relevance)
 
 
 def _explained(
     analysis: Analysis, found: Evaluated, corpus: Path | None, models: list[str], most: int, **options: Any
 ) -> Analysis:
-    """The analysis with `most` of the documents that moved explained, those of helped and of hurt queries in turn."""
+    """The analysis with `most` documents explained, or, where that fails after a pipeline ran, a note that says why."""
     if not most:
         return analysis
+    try:
+        return _with_explanations(analysis, found, corpus, models, most, **options)
+    except SecondPassError as error:
+        if not found.first_pass:  # files are soon read again
+            raise
+        return replace(analysis, notes=(*analysis.notes, f"no document is explained: {error}"))
+
+
+def _with_explanations(
+    analysis: Analysis, found: Evaluated, corpus: Path | None, models: list[str], most: int, **options: Any
+) -> Analysis:
+    """`most` of the documents that moved are explained, those of helped and of hurt queries in turn."""
     model = models[-1] if models else found.model  # of a cascade the last one's word
     if model is None or corpus is None:
         raise InvalidInput("--explain needs the --model that made the run, and its --documents or a BEIR folder")
-    if len(analysis.second_passes) != 1:
-        raise InvalidInput(f"--explain is about one second pass; here are {len(analysis.second_passes)}")
-    (second,) = analysis.second_passes
+    ranker = found.runs[-1].name if found.first_pass else None  # the lists of several retrievers count as passes too
+    passes = [each for each in analysis.second_passes if ranker in (None, each.system)]
+    if len(passes) != 1:
+        raise InvalidInput(f"--explain is about one second pass; here are {len(passes)}")
+    (second,) = passes
     in_turn = chain.from_iterable(zip_longest(second.helped, second.hurt))
     moved = [(change, each.document) for change in in_turn if change and change.text for each in change.moved]
     names = {document for _, document in moved}
     texts = {each.id: each.content for each in read_corpus(corpus) if each.id in names}
     chosen = [(change, document) for change, document in moved if document in texts][:most]
     encoder = load(model, None, None)
+    if encoder.num_labels > 1:
+        options["relevance"] = found.relevance
+    if (found.first_pass or models[1:]) and not encoder.takes_instruction:
+        options["instruction"] = None  # it was for others of a cascade
     made = {(change.query, name): encoder.explain(str(change.text), texts[name], **options) for change, name in chosen}
 
     def explained(change: Change) -> Change:
@@ -361,14 +390,15 @@ def _explained(
 
     whole = replace(second, helped=tuple(map(explained, second.helped)), hurt=tuple(map(explained, second.hurt)))
     run = next(run for run in found.runs if run.name == second.system)
-    strange = sum(_differs(run[query].get(name), why) for (query, name), why in made.items())
+    strange = sum(_differs(run.get(query, {}).get(name), why) for (query, name), why in made.items())
     counted = (
         (strange, f"of the documents explained have another score in {run.name}: another model, text or setting"),
         (len(names - texts.keys()), f"documents that moved have no text in {corpus}"),
     )
     settings = {**(analysis.settings or {}), "explanations": f"{len(made)} documents, leave-one-out by {model}"}
     notes = (*analysis.notes, *(f"{count} {what}" for count, what in counted if count))
-    return replace(analysis, second_passes=(whole,), settings=settings, notes=notes)
+    others = (whole if each is second else each for each in analysis.second_passes)
+    return replace(analysis, second_passes=tuple(others), settings=settings, notes=notes)
 
 
 def _differs(score: float | None, why: Explanation) -> bool:
@@ -377,14 +407,24 @@ def _differs(score: float | None, why: Explanation) -> bool:
     return score is not None and not any(isclose(score, value, rel_tol=0.05, abs_tol=0.02) for value in own)
 
 
-def _show(analysis: Analysis, notes: tuple[str, ...], budget_ms: float | None) -> None:
+def _within(analysis: Analysis, budget_ms: float) -> Iterator[str]:
+    """Which depth each second pass has the time for, or why none is told."""
+    for found in analysis.second_passes:
+        points = () if found.depth is None else found.depth.points
+        least = min((point.ms for point in points if point.ms is not None), default=None)
+        if found.depth is None or least is None:
+            said = "no depth is told, since its milliseconds by depth are not known"
+        elif not budget_ms >= least:
+            said = f"no depth fits; the least takes {least:.3g} ms"
+        else:
+            point = depth_for(found.depth, budget_ms)
+            said = f"depth {point.depth}, {analysis.primary} {point.value:.4f}"
+        yield f"{found.system} within {budget_ms:g} ms a query: {said}"
+
+
+def _show(analysis: Analysis, notes: tuple[str, ...]) -> None:
     console = PipeConsole()
     print_analysis(console, analysis)
-    for found in analysis.second_passes:
-        if found.depth is not None and budget_ms is not None:
-            point = depth_for(found.depth, budget_ms)
-            value = f"{analysis.primary} {point.value:.4f}"
-            console.print(f"Within {budget_ms:g} ms a query: depth {point.depth}, {value}.")
     for note in notes:
         console.print(f"Note: {note}.")
 

@@ -28,6 +28,8 @@ from secondpass.evaluation.runs import Ranking, Run
 if TYPE_CHECKING:
     from ir_measures import Measure
 
+    from secondpass.ranking import Relevance
+
 
 def headroom(qrels: Qrels, first: Run, second: Run, measures: Iterable[str] = DEFAULT_MEASURES) -> tuple[Headroom, ...]:
     """Where each measure's mean is lost: by the first pass, or by the second.
@@ -188,7 +190,7 @@ class DatasetRuns:
         absent: how many relevant documents no store has, if they were indexed before.
         unasked: judged queries that have no text.
         measures: names of the measures that the pipeline's own evaluators state; empty if it has none.
-        model: of the second pass, where a SecondPassRanker names one.
+        model, relevance: of the second pass, where a SecondPassRanker names them.
         documents: with `tuning`, those of all rankings, with the text that the ranker reads.
         marks, conditions: with `tuning`, the model's logits for sample pairs, and how it read all others.
         known: with `tuning`, how many of the second pass's pairs had their score in its cache of scores.
@@ -207,6 +209,7 @@ class DatasetRuns:
     absent: int = 0
     unasked: tuple[str, ...] = ()
     model: str | None = None
+    relevance: Relevance | None = None
     documents: Mapping[str, CorpusDocument] = field(default_factory=dict)
     marks: tuple[float, ...] | None = None
     conditions: Conditions | None = None

@@ -23,6 +23,7 @@ from secondpass_pipelines.pipeline_files import (
     model_of,
     need_haystack,
     pipeline_file,
+    ranker_of,
     read_pipeline,
 )
 from secondpass_pipelines.results import Notes, QueryResult, RankedDocument
@@ -98,6 +99,7 @@ def run_dataset(request: DatasetRequest) -> DatasetRuns:
         absent=missing,
         unasked=queries.textless,
         model=_last(request.model or model_of(read_pipeline(file))),
+        relevance=ranker_of(read_pipeline(file)).get("relevance"),
         documents=documents,
         marks=marks,
         conditions=conditions,

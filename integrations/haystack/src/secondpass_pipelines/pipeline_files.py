@@ -191,9 +191,15 @@ def measures_of(data: dict[str, Any]) -> tuple[str, ...]:
 
 def model_of(data: dict[str, Any]) -> str | list[str] | None:
     """The model or models that a pipeline's last ranker of ours names, None where there are none."""
-    rankers = (part for part in data["components"].values() if type_of(part) in (RANKER, TUNED_RANKER))
-    named = [(ranker.get("init_parameters") or {}).get("model") for ranker in rankers]
-    return named[-1] if named and isinstance(named[-1], (str, list)) and named[-1] else None
+    named = ranker_of(data).get("model")
+    return named if isinstance(named, (str, list)) and named else None
+
+
+def ranker_of(data: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a pipeline's last ranker of ours; none where there is no such ranker."""
+    rankers = [part for part in data["components"].values() if type_of(part) in (RANKER, TUNED_RANKER)]
+    found: dict[str, Any] = (rankers[-1].get("init_parameters") or {}) if rankers else {}
+    return found
 
 
 def _measures(component: Any) -> Iterator[str]:
