@@ -196,6 +196,16 @@ class Page:
             if event.get("sessionId") == self._session and event["method"] == "Network.requestWillBeSent"
         ]
 
+    def posted(self, end: str) -> list[Any]:
+        """The JSON that was posted so far to addresses with this end."""
+        self.value("0")
+        requests = [
+            event["params"]["request"]
+            for event in self._browser.events
+            if event.get("sessionId") == self._session and event["method"] == "Network.requestWillBeSent"
+        ]
+        return [json.loads(one["postData"]) for one in requests if one["url"].endswith(end) and "postData" in one]
+
 
 @contextmanager
 def chromium(profile: Path, flags: Sequence[str] = ()) -> Iterator[Browser]:

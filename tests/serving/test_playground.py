@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -19,12 +20,14 @@ from typer.testing import CliRunner
 
 from secondpass import CrossEncoder
 from secondpass.cli import app as cli
+from secondpass.corpora import HEADER_KEYS, ID_KEYS, TEXT_KEYS
 from secondpass.errors import InvalidInput, MissingExtra
 from secondpass.explanation import explain
 from secondpass.serving import Settings, create_app
 from secondpass.serving.playground import FILES, POLICY
 from secondpass.serving.settings import ApiKeys
 from secondpass.training.negatives.candidates import BM25, indexed
+from secondpass.windows import Windows
 from tests.serving.conftest import KEY, Held, Live, Serve, running
 
 DEMO = "secondpass/demo"
@@ -72,6 +75,13 @@ def test_the_files_name_no_other_host_and_make_no_html_of_texts() -> None:
         assert len(text.splitlines()) <= 500
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert not re.search(r"\son\w+=|\sstyle=|<style|<script(?! type=\"module\" src=)", page)
+
+
+def test_the_page_knows_the_names_of_columns_that_the_library_knows() -> None:
+    """Of a table's first line, which is no document then."""
+    text = (files("secondpass") / "playground" / "documents.js").read_text(encoding="utf-8")
+    (names,) = re.findall(r"COLUMNS = new Set\((\[.*\])\);", text)
+    assert {*json.loads(names)} == {*ID_KEYS, *TEXT_KEYS, *HEADER_KEYS}
 
 
 def test_the_root_leads_to_the_page(play: Live, live: Live) -> None:
@@ -127,6 +137,26 @@ def test_an_explanation_is_that_of_the_library(play: Live, tiny: CrossEncoder) -
         assert told["additive"]["check"] == wanted["additive"]["check"]
 
 
+@pytest.mark.parametrize("standing", [None, Windows(tokens=40)])
+def test_an_explanation_is_of_what_the_score_is_of(serve: Serve, tiny: CrossEncoder, standing: Windows | None) -> None:
+    """A long document is read as /v2/rerank reads it: as the request says, else the service."""
+    live = serve(playground=DEMO, truncation=standing)
+    document = "The dog ran. " * 99 + "The cat sat on the mat. " + "The dog ran. " * 99
+    cases: tuple[tuple[bool | None, Any], ...] = (
+        (True, standing or Windows()),
+        (False, "only_document"),
+        (None, standing),
+    )
+    for asked, how in cases:
+        body = {"query": "cat", "windows": asked}
+        told = live.client.post("/playground/explain", json=body | {"document": document}).json()
+        wanted = explain(tiny, "cat", document, truncation=how).to_dict()
+        assert told["read"] == wanted["read"]
+        assert told["logit"] == pytest.approx(wanted["logit"], abs=1e-5)
+        scored = live.client.post("/v2/rerank", json=body | {"documents": [document], "return_logits": True}).json()
+        assert scored["results"][0]["logit"] == pytest.approx(told["logit"], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "said"),
     [
@@ -142,6 +172,7 @@ def test_an_explanation_is_that_of_the_library(play: Live, tiny: CrossEncoder) -
         ("explain", {"query": "a", "document": "b", "model": "none"}, 404, "there is none of this name"),
         ("explain", {"query": "a", "document": "b", "passage": [0, 9]}, 422, "is no part of the document"),
         ("explain", {"query": "a", "document": "b", "passage": [0]}, 422, "passage"),
+        ("explain", {"query": "a", "document": "b", "windows": "yes"}, 422, "windows"),
     ],
 )
 def test_refusals_are_those_of_the_service(play: Live, path: str, body: object, status: int, said: str) -> None:

@@ -21,6 +21,7 @@ from secondpass.corpora import read_corpus
 from secondpass.fusion import Candidates, Fusion
 from secondpass.serving import Settings
 from secondpass.serving.settings import ApiKeys
+from secondpass.windows import Windows
 from tests.serving.browser import DESKTOP, PHONE, PROGRAM, Browser, Page, chromium
 from tests.serving.conftest import KEY, Live, running
 
@@ -154,11 +155,15 @@ def test_2_depth_and_fusion_order_anew(window: Open, play: Live) -> None:
         assert page.value(PLACES.format(1)) == list(range(20))
     told = play.client.post("/playground/search", json={"query": QUERY, "top_k": 20}).json()["results"]
     texts = [f"{one['title']} {one['text']}" for one in told]
-    scores = play.client.post("/score", json={"pairs": [[QUERY, text] for text in texts]}).json()["scores"]
+    pairs = [[QUERY, text] for text in texts]
+    logits = play.client.post("/score", json={"pairs": pairs, "raw_scores": True}).json()["scores"]
     given = {"first": [(str(place), one["score"]) for place, one in enumerate(told)]}
-    candidates = Candidates.of(given).with_logits(np.array(scores))
+    candidates = Candidates.of(given).with_logits(np.array(logits))
     weighed = Fusion("weighted", {"first": 0.6, "reranker": 0.4}).scores(candidates)
     assert fused == np.argsort(-weighed, kind="stable").tolist()
+    activated = candidates.with_logits(1 / (1 + np.exp(-np.array(logits))))
+    other = Fusion("weighted", {"first": 0.6, "reranker": 0.4}).scores(activated)
+    assert fused != np.argsort(-other, kind="stable").tolist()
 
 
 def test_3_models_stand_beside_each_other(window: Open) -> None:
@@ -331,9 +336,33 @@ def test_9_a_long_document_is_read_whole(window: Open) -> None:
         assert "Best passage is marked" in page.texts("#reading .facts")[0]
         assert re.search(r"\d+ windows read", page.texts("#reading .facts")[0])
         page.press("Escape")
+        page.click(f'[data-column="0"] [data-place="{place}"] .open')
+        page.until("document.querySelector('#reader[open] h3')")
+        said = r"First pass: (BM25 [\d.]+|no word in common) · pocket: score [\d.]+ · Best passage is marked"
+        assert re.match(said, page.texts("#reading .facts")[0])
+        assert answer in page.texts("#reading mark")[0]
+        page.press("Escape")
         page.click("#long")
         page.until(f"location.hash.includes('long=0') && {QUIET}")
         page.until("document.querySelector('[data-column=\"1\"] .warning').textContent.startsWith('cut documents')")
+        page.click(f'[data-column="0"] [data-place="{place}"] .open')
+        page.until("document.querySelector('#reader[open] h3')")
+        asked = [(one["windows"], "passage" in one) for one in page.posted("/playground/explain")]
+        assert (asked[0], asked[-1]) == ((True, True), (False, False))
+
+
+def test_the_only_window_of_a_long_document_is_its_passage(window: Open, pocket: CrossEncoder) -> None:
+    """Where a service reads one of each; a document that fits is no passage of itself."""
+    settings = Settings(playground="secondpass/demo", truncation=Windows(tokens=32, most=1))
+    with running(settings, {"pocket": pocket}) as live, window(live=live) as page:
+        page.click("#own")
+        page.click("#texts")
+        page.write(f"Berlin has 3.7 million people. {'The zoo is open. ' * 20}\nAbout Berlin.")
+        page.click("#use")
+        page.until("!document.getElementById('documents').open")
+        search(page, "how many people live in Berlin")
+        (passage,) = page.texts('[data-column="1"] .snippet mark')
+        assert passage.startswith("Berlin has 3.7 million people.")
 
 
 def test_10_the_service_fails_and_comes_back(window: Open, tiny: CrossEncoder) -> None:
@@ -363,6 +392,68 @@ def slide_refused(page: Page) -> None:
     page.value("(() => { const one = document.getElementById('depth'); one.value = 7;"
                "one.dispatchEvent(new Event('input', {bubbles: true})) })()")  # fmt: skip
     page.until("!document.getElementById('problem').hidden")
+
+
+def test_a_model_that_fails_stands_beside_one_that_answers(window: Open, pocket: CrossEncoder) -> None:
+    """The line says who read and who gave no scores; of more than were asked for, that more may have been found."""
+    settings = Settings(playground="secondpass/demo", truncation="error", max_documents=5)
+    models = {"pocket": pocket, "short": CrossEncoder("secondpass/pocket", device="cpu", max_length=24)}
+    with running(settings, models) as live, window(link(models="pocket,short", long=0), live=live) as page:
+        assert page.texts('[data-column="0"] .about') == ["BM25 · 5 or more of 305 found"]
+        best = page.texts('[data-column="1"] .open')[0]
+        said = f"pocket read 5 of 5 or more found. First: {best} · No scores from short."
+        page.until(f"document.getElementById('status').textContent === {json.dumps(said)}")
+        assert "longer than the model's window of 24 tokens" in page.texts('[data-column="2"] .problem')[0]
+        page.click('#models input[value="pocket"]')
+        page.until("document.getElementById('status').textContent === 'No scores from short.'")
+
+
+def test_back_to_fewer_models_shows_one_of_them(window: Open) -> None:
+    """On a telephone, where the column that was looked at is there no more."""
+    with window(link(), PHONE) as page:
+        search(page, "refund ")
+        page.click('#models input[value="calibrated"]')
+        page.click('#views input[value="2"]')
+        page.value("history.back()")
+        page.until(f"document.querySelectorAll('#views input').length === 2 && {QUIET}")
+        assert page.value("[...document.querySelectorAll('.column')].filter(one => one.offsetParent).length") == 1
+        assert page.value("document.getElementById('query').value") == QUERY
+
+
+def test_what_is_done_before_the_service_answers(browser: Browser, play: Live) -> None:
+    """What is asked is asked then, who tries again twice gets the controls once, and no slider takes what is typed."""
+
+    def held(count: int) -> str:
+        """The last of so many requests that wait."""
+        for _ in range(1000):
+            page.value("new Promise(requestAnimationFrame)")
+            paused = [event["params"] for event in browser.events if event["method"] == "Fetch.requestPaused"]
+            if len(paused) == count:
+                return str(paused[-1]["requestId"])
+        raise AssertionError(f"{len(paused)} requests wait, not {count}")
+
+    with browser.page("about:blank") as page:
+        page.call("Fetch.enable", patterns=[{"urlPattern": "*/info"}])
+        page.open(f"{play.url}/playground")
+        page.until("location.pathname === '/playground'")
+        page.call("Fetch.failRequest", requestId=held(1), errorReason="ConnectionRefused")
+        page.until("!document.getElementById('problem').hidden")
+        page.click("#query")
+        page.write(QUERY)
+        page.press("Enter")
+        page.until("document.getElementById('status').textContent.startsWith('One moment')")
+        for _ in range(2):
+            page.click("#problem button")
+        assert len([one for one in page.requested if one.endswith("/info")]) == 2
+        page.call("Fetch.continueRequest", requestId=held(2))
+        page.until(f"document.title.startsWith({json.dumps(QUERY)}) && {QUIET}")
+        assert page.texts("#models label") == ["pocket", "calibrated"]
+        page.click("#query")
+        page.value("document.getElementById('query').select()")
+        page.write("not asked yet")
+        slide(page, "depth", 7)
+        assert page.value("document.getElementById('query').value") == "not asked yet"
+        assert page.value("document.title").startswith(QUERY)
 
 
 # ---- What a hostile user does
@@ -411,6 +502,13 @@ DROP = """(async () => {{
   }}
 }})()"""
 
+# Whether the page leaves the event to the browser.
+DROPPED_TEXT = """(() => {
+  const carried = new DataTransfer(), given = {dataTransfer: carried, bubbles: true, cancelable: true};
+  carried.setData("text/plain", "charged");
+  return document.getElementById("query").dispatchEvent(new DragEvent("drop", given));
+})()"""
+
 
 def test_files_that_are_dropped(window: Open) -> None:
     """A corpus is taken; one that is too large, holds no text or no documents is refused in words."""
@@ -427,9 +525,13 @@ def test_files_that_are_dropped(window: Open) -> None:
         ):
             page.value(DROP.format(content=content, name=name))
             page.until(f"document.getElementById('texts-said').textContent.includes({json.dumps(said)})")
-        page.value(DROP.format(content="'1\\tA cat.\\n2\\tA dog.'", name="pets.tsv"))
-        page.until("document.getElementById('about').textContent.startsWith('pets.tsv · 2 documents of yours')")
+        for first, name in (("", "pets.tsv"), ("docid\\t Text\\n", "named.tsv")):
+            # the last one says nothing
+            page.value(DROP.format(content=f"'{first}1\\tA cat.\\n2\\tA dog.\\n3\\t\\u200b'", name=name))
+            page.until(f"document.getElementById('about').textContent.startsWith('{name} · 2 documents of yours')")
         assert page.value("document.getElementById('drop').hidden")
+        # what is no file is the browser's to put where it is dropped
+        assert page.value(DROPPED_TEXT)
 
 
 def test_two_tabs_know_nothing_of_each_other(window: Open) -> None:
@@ -445,15 +547,17 @@ def test_two_tabs_know_nothing_of_each_other(window: Open) -> None:
 
 
 def test_a_service_that_is_gone(window: Open, tiny: CrossEncoder) -> None:
-    """In the middle of it: the page says so and keeps what it shows, in every place that asks."""
+    """In the middle of it: the page says so and keeps what it shows, which opens as it was asked for."""
     with running(Settings(playground="secondpass/demo"), {"tiny": tiny}) as live:
         opened = window(link(), live=live)
         page = opened.__enter__()
     slide_refused(page)
     assert page.texts("#problem p") == ["The service does not answer. Is it still running?"]
     assert page.value("document.querySelectorAll('.hit').length") == 20
+    search(page, "something else ")
     page.click('[data-column="1"] .hit .open')
     page.until("document.querySelector('#reading .problem')")
+    assert {one["query"] for one in page.posted("/playground/explain")} == {QUERY}
     page.press("Escape")
     page.click("#problem button")
     page.until("!document.getElementById('problem').hidden")
@@ -461,17 +565,18 @@ def test_a_service_that_is_gone(window: Open, tiny: CrossEncoder) -> None:
 
 
 def test_a_service_with_keys_is_asked_with_one(browser: Browser, tiny: CrossEncoder) -> None:
-    """The page asks for it once a tab, a wrong one again, and it is in no link."""
+    """The page asks for it once a tab, says of a wrong one that it is wrong and asks again, and it is in no link."""
     with running(Settings(playground="secondpass/demo", keys=ApiKeys([KEY])), {"tiny": tiny}) as live:
         with browser.page(f"{live.url}/playground{link()}") as page:
-            for key in ("wrong-key-0123456789", KEY):
-                page.until("document.getElementById('access').open")
+            page.until("document.getElementById('access').open")
+            assert page.texts("#key-said") == [""]
+            for key, said in (("wrong-€-0123456789", "is no key"), ("wrong-key-0123456789", "refused"), (KEY, "")):
                 page.click("#key")
                 page.value("document.getElementById('key').value = ''")
                 page.write(key)
                 page.press("Enter")
-                page.until(f"document.getElementById('access').open || {QUIET}")
-            page.until(QUIET)
+                told = f"document.getElementById('key-said').textContent.includes({json.dumps(said)})"
+                page.until(f"document.getElementById('access').open && {told}" if said else QUIET)
             assert KEY not in page.value("location.href")
             page.call("Page.reload")
             page.until(QUIET)

@@ -277,6 +277,9 @@ def test_vllm_says_what_is_read_of_long_texts(live: Live, tiny: CrossEncoder) ->
     raw = live.client.post("/v1/rerank", json={"query": "cat", "documents": ["mat"], "use_activation": False}).json()
     (ranking,) = tiny.rank_many(["cat"], [["mat"]])
     assert raw["results"][0]["relevance_score"] == pytest.approx(ranking.documents[0].logit, abs=1e-5)
+    both = live.client.post("/v1/rerank", json={"query": "cat", "documents": ["mat"], "return_logits": True}).json()
+    assert both["results"][0]["relevance_score"] == pytest.approx(ranking.documents[0].score, abs=1e-5)
+    assert both["results"][0]["logit"] == pytest.approx(ranking.documents[0].logit, abs=1e-5)
     for wrong in (0, 7, -2, True, "9", 2**31):
         refused = live.client.post("/v1/rerank", json=BODY | {"truncate_prompt_tokens": wrong})
         assert refused.json()["message"] == "truncate_prompt_tokens: is neither -1 nor a whole number from 8 up"

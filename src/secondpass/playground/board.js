@@ -24,12 +24,12 @@ const percent = value => value > 0.995 && value < 1 ? "> 99 %" : value < 0.005 &
 const decimals = value => Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(Math.abs(value) >= 10 ? 1 : 2);
 
 /** The first pass as a column: what it found, and down to where the second pass reads. */
-export function firstColumn(found, documents, read, searched, ms) {
-  const most = Math.max(...found.map(one => one.score), 1e-9);
+export function firstColumn({ hits, documents, searched, matched, ms }, read) {
+  const most = Math.max(...hits.map(one => one.score), 1e-9);
   return {
     name: "First pass", model: null, ms, read,
-    about: `BM25 · ${found.filter(one => one.score > 0).length} of ${searched.toLocaleString("en")} found`,
-    hits: found.map((one, place) => hit(documents[place], place, null, {
+    about: `BM25 · ${matched} of ${searched.toLocaleString("en")} found`,
+    hits: hits.map((one, place) => hit(documents[place], place, null, {
       score: one.score, share: one.score / most, said: one.score ? `BM25 ${decimals(one.score)}` : "no word in common",
       value: one.score ? decimals(one.score) : "–", isRead: place < read,
     })),
@@ -39,7 +39,8 @@ export function firstColumn(found, documents, read, searched, ms) {
 /** One model's order of what the first pass found. */
 export function secondColumn(model, answer, found, documents, weight) {
   const scores = answer.hits.map(one => one.score);
-  const sum = fused(found.slice(0, scores.length).map(one => one.score), scores, weight);
+  // logits, as `secondpass tune` weighs them: scores near 0 and 1 tell no differences
+  const sum = fused(found.slice(0, scores.length).map(one => one.score), answer.hits.map(one => one.logit), weight);
   const order = weight < 1 ? sum.order : answer.order;
   const plain = Math.min(...scores) >= 0 && Math.max(...scores) <= 1 ? scores : stretched(scores);
   const hits = order.map((place, rank) => {

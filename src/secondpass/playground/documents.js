@@ -1,6 +1,10 @@
 /** Documents of the person at the page: read from what is pasted or dropped, kept in this tab alone. */
 
 const KEPT = "secondpass.documents";
+// what the first line of a table calls its columns, as `secondpass.corpora` knows them
+const COLUMNS = new Set(["_id", "id", "text", "contents", "docid", "doc_id", "pid", "passage"]);
+// what says something, as `secondpass.text` has it: a blank one has the logit -100, beside which all others are equal
+const SAYS = /(?![\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd])[^\p{M}\p{Z}\p{Cc}\p{Cf}\p{Cs}]/u;
 
 /** A text that is no list of documents; the message says where. */
 export class Unreadable extends Error {}
@@ -30,6 +34,18 @@ function fromLines(text) {
   return made;
 }
 
+function fromTable(text) {
+  const made = [];
+  text.split("\n").forEach((line, index) => {
+    if (!line.trim()) return;
+    const columns = line.split("\t");
+    if (columns.length !== 2) throw new Unreadable(`Line ${index + 1}: not an id, one tab and a text.`);
+    if (index === 0 && columns.every(name => COLUMNS.has(name.trim().toLowerCase()))) return;
+    made.push({ id: columns[0], title: "", text: columns[1] });
+  });
+  return made;
+}
+
 function isJson(line, opening) {
   if (!line.startsWith(opening)) return false;
   try {
@@ -49,17 +65,12 @@ export function documentsOf(given, name = "") {
     const list = JSON.parse(text);
     if (!Array.isArray(list)) throw new Unreadable("It is no JSON list of documents.");
     made = list.map((value, index) => fromRecord(value, `Document ${index + 1}`));
-  } else if (/\.tsv$/i.test(name)) {
-    made = text.split("\n").filter(line => line.trim()).map((line, index) => {
-      const [id, ...rest] = line.split("\t");
-      if (rest.length !== 1) throw new Unreadable(`Line ${index + 1}: not an id, one tab and a text.`);
-      return { id, title: "", text: rest[0] };
-    });
-  } else {
+  } else if (/\.tsv$/i.test(name)) made = fromTable(text);
+  else {
     const parts = /\n[ \t]*\n/.test(text.trim()) ? text.split(/\n[ \t]*\n/) : text.split("\n");
     made = parts.map(part => ({ id: null, title: "", text: part.trim() }));
   }
-  return made.filter(one => `${one.title}${one.text}`.trim());
+  return made.filter(one => SAYS.test(`${one.title}${one.text}`));
 }
 
 /** Documents that a request may have, and how many there are beyond. */

@@ -3,19 +3,22 @@
 import { Board, firstColumn, secondColumn } from "./board.js";
 import { Unreadable, content, documentsOf, fitting, keep, kept } from "./documents.js";
 import { Reader, element } from "./reader.js";
-import { Problem, ask, giveKey, rerank } from "./service.js";
+import { Problem, ask, forgetKey, giveKey, rerank } from "./service.js";
 
 const SHOWN = 10;
 const DEEPEST = 200;
 const SETTLE_MS = 180;
+const EARLY = "One moment: the service has not told its models yet.";
 const byId = id => document.getElementById(id);
 
 const state = { query: "", depth: 20, weight: 1, models: [], long: true, all: false, own: false };
 let info, corpus, found = null, answers = new Map(), asked = new AbortController(), own = kept(), view = 1, timer = 0;
+// what the board shows, which may be older than what is asked; and what is done before `info` is there
+let shown = null, isStarting = false, isAskedEarly = false;
 const reader = new Reader();
 const board = new Board({
-  open: (hit, column) => reader.open(hit, column.model ?? state.models[0], state.query),
-  rest: (row, hit, column) => reader.rest(row, hit, column.model ?? state.models[0], state.query),
+  open: (hit, column) => reader.open(opened(hit, column)),
+  rest: (row, hit, column) => reader.rest(row, opened(hit, column)),
   leave: () => reader.leave(),
 });
 
@@ -64,7 +67,6 @@ function remember(isNew) {
 const deepest = () => Math.min(DEEPEST, info.limits.max_documents);
 
 function showControls() {
-  byId("query").value = state.query;
   byId("depth").max = deepest();
   byId("depth").value = state.depth;
   byId("weight").value = state.weight;
@@ -99,7 +101,6 @@ function makeControls() {
         return say("One model at least reads.");
       }
       state.models = names;
-      view = Math.min(view, names.length);
       run();
     });
   }
@@ -118,7 +119,9 @@ function showProblem(error) {
   byId("results").classList.toggle("stale", error !== null && !byId("board").hidden);
   if (error === null) return;
   box.firstElementChild.textContent = error.request ? `${sentence(error.message)} (request ${error.request})` : error.message;
-  if (error.status === 401 && !byId("access").open) byId("access").showModal();
+  if (error.status !== 401) return;
+  byId("key-said").textContent = forgetKey() ? "The service refused this key." : "";
+  if (!byId("access").open) byId("access").showModal();
 }
 
 const sentence = text => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}`;
@@ -130,10 +133,12 @@ async function firstPass(options) {
   const key = JSON.stringify([state.query, state.own]);
   if (found?.key === key) return;
   const texts = state.own ? own.documents : null;
-  const body = { query: state.query, top_k: deepest(), ...(texts ? { documents: texts.map(content) } : {}) };
+  const most = deepest(), body = { query: state.query, top_k: most, ...(texts ? { documents: texts.map(content) } : {}) };
   const { value, ms } = await ask("playground/search", body, options);
   const documents = value.results.map(one => texts ? texts[one.index] : { id: one.id, title: one.title, text: one.text });
-  found = { key, hits: value.results, documents, searched: value.searched, ms };
+  const matches = value.results.filter(one => one.score > 0).length;
+  const matched = matches === most && matches < value.searched ? `${matches} or more` : String(matches);
+  found = { key, hits: value.results, documents, searched: value.searched, matched, ms };
   answers = new Map();
 }
 
@@ -154,11 +159,13 @@ async function secondPass(model, read, options) {
 }
 
 function show(made, read) {
-  const columns = [firstColumn(found.hits, found.documents, read, found.searched, found.ms)];
+  const columns = [firstColumn(found, read)];
   for (const [model, answer] of made) {
     columns.push(answer.problem ? { name: model, model, hits: [], about: "", problem: answer.problem }
       : secondColumn(model, answer, found.hits, found.documents, state.weight));
   }
+  shown = { query: state.query, long: state.long, columns };
+  view = Math.min(view, columns.length - 1);
   byId("empty").hidden = true;
   board.show(columns, state.all ? Infinity : SHOWN, view);
   const longest = Math.max(...columns.map(one => one.hits.length));
@@ -167,6 +174,25 @@ function show(made, read) {
   showStages(columns);
   showViews(columns);
   return columns;
+}
+
+/** A row as a model has read it for what was asked then: of the first pass as the first model has, if it has. */
+function opened(hit, column) {
+  const by = column.model === null ? shown.columns[1] : column, read = by.hits.find(one => one.place === hit.place);
+  const said = `${by.name}: ${read ? read.said : "not read"}`;
+  return {
+    model: by.model, query: shown.query, long: shown.long, document: hit.document, title: hit.title,
+    passage: read?.passage ?? null, said: by === column ? said : `${column.name}: ${hit.said} · ${said}`,
+  };
+}
+
+/** In a line: who read how much, what came first, and who gave no scores. */
+function outcome([, ...columns], read) {
+  const failed = columns.filter(one => one.problem), done = columns.filter(one => !one.problem), last = done.at(-1);
+  const of = state.own ? `your ${found.searched.toLocaleString("en")}` : `${found.matched} found`;
+  const said = last ? [`${done.length > 1 ? `${done.length} models` : last.name} read ${read} of ${of}. First: ${last.hits[0].title}`] : [];
+  if (failed.length) said.push(`No scores from ${failed.map(one => one.name).join(", ")}.`);
+  return said.join(" · ");
 }
 
 function showStages(columns) {
@@ -193,6 +219,7 @@ function showViews(columns) {
 /** Ask for what is not known yet and show it; a newer question ends an older one. */
 async function run(isNew = false) {
   clearTimeout(timer);
+  if (!info) return say(EARLY);
   asked.abort();
   asked = new AbortController();
   const { signal } = asked, options = { signal, most: info.limits.max_body_bytes };
@@ -210,8 +237,7 @@ async function run(isNew = false) {
       made.push([model, await secondPass(model, read, options)]);
     }
     showProblem(null);
-    const last = show(made, read).at(-1), best = last.hits[0];
-    say(best ? `${made.length > 1 ? `${made.length} models` : last.name} read ${read} of ${found.hits.length} found. First: ${best.title}` : "");
+    say(outcome(show(made, read), read));
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
     say("");
@@ -240,13 +266,18 @@ function submit(text) {
   byId("hint").textContent = isBlank ? "Type what you look for." : "";
   byId("query").setAttribute("aria-invalid", String(isBlank));
   if (isBlank) return byId("query").focus();
-  state.query = text.trim();
+  if (!info) {
+    isAskedEarly = true;
+    return say(EARLY);
+  }
+  byId("query").value = state.query = text.trim();
   return run(true);
 }
 
 // ---- Documents of one's own.
 
 function take(documents, name) {
+  if (!info) return void (byId("texts-said").textContent = EARLY);
   own = { name, ...fitting(documents, info.limits.max_documents) };
   const stays = keep(own);
   state.own = true;
@@ -274,6 +305,7 @@ function readTexts(text, name) {
 
 async function takeFile(file) {
   if (!byId("documents").open) byId("documents").showModal();
+  if (!info) return void (byId("texts-said").textContent = EARLY);
   const most = info.limits.max_body_bytes;
   if (file.size > most) {
     byId("texts-said").textContent = `${file.name} has ${(file.size / 1e6).toFixed(1)} MB, and a request may have ${(most / 1e6).toFixed(1)} MB. “secondpass play ${file.name}” searches a file of any size.`;
@@ -307,7 +339,9 @@ function listen() {
   byId("file").addEventListener("change", event => { if (event.target.files[0]) takeFile(event.target.files[0]); event.target.value = ""; });
   byId("give").addEventListener("submit", event => {
     event.preventDefault();
-    giveKey(byId("key").value.trim());
+    const isKept = giveKey(byId("key").value.trim());
+    byId("key-said").textContent = isKept ? "" : "This is no key: a key is ASCII characters without blanks.";
+    if (!isKept) return;
     byId("access").close();
     if (info) run(); else start();
   });
@@ -324,29 +358,38 @@ function listen() {
   addEventListener("dragover", event => { if (event.dataTransfer.types.includes("Files")) { event.preventDefault(); byId("drop").hidden = false; } });
   addEventListener("dragleave", event => { if (!event.relatedTarget) byId("drop").hidden = true; });
   addEventListener("drop", event => {
+    if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
     byId("drop").hidden = true;
-    if (info && event.dataTransfer.files[0]) takeFile(event.dataTransfer.files[0]);
+    if (event.dataTransfer.files[0]) takeFile(event.dataTransfer.files[0]);
   });
 }
 
 async function begin() {
-  const missing = readFragment();
+  const before = state.query, missing = readFragment(), typed = byId("query").value;
+  // what is typed and not asked yet stays where the link asks nothing
+  if (state.query || typed.trim() === before) byId("query").value = state.query;
   await run();
   if (missing) say(missing);
 }
 
 async function start() {
+  if (isStarting) return;
+  isStarting = true;
   try {
     const [one, other] = [await ask("info"), await ask("playground/corpus")];
     [info, corpus] = [one.value, other.value];
   } catch (error) {
     return showProblem(error instanceof Problem ? error : new Problem(0, error.message));
+  } finally {
+    isStarting = false;
   }
   showProblem(null);
   makeControls();
   byId("query").focus();
-  await begin();
+  const early = isAskedEarly ? byId("query").value : "";
+  begin();
+  if (early.trim()) submit(early);
 }
 
 listen();

@@ -20,11 +20,11 @@ export function element(name, properties = {}, ...children) {
 
 export const signed = value => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
 
-/** What the parts of a document make of its score; asked once. */
-export async function explained(model, query, text, passage, options) {
-  const key = JSON.stringify([model, query, text, passage]);
+/** What the parts of a document make of its score, read as it was scored; asked once. */
+export async function explained({ model, query, document, passage, long }, options) {
+  const place = passage ? { passage: [passage.start, passage.end] } : {};
+  const body = { model, query, document: content(document), windows: long, ...place }, key = JSON.stringify(body);
   if (!known.has(key)) {
-    const body = { model, query, document: text, ...(passage ? { passage: [passage.start, passage.end] } : {}) };
     const { value, ms } = await ask("playground/explain", body, options);
     if (known.size > 300) known.clear();
     known.set(key, { ...value, ms });
@@ -97,14 +97,14 @@ function strongest(found) {
 }
 
 /** Text, passage and contributions as they are known so far. */
-export function reading(hit, model, found, problem) {
+export function reading(opened, found, problem) {
   const made = document.createDocumentFragment();
-  const best = bestPart(found, hit.passage);
-  const facts = [`${model}: ${hit.said}`];
+  const best = bestPart(found, opened.passage);
+  const facts = [opened.said];
   if (best) facts.push(`${best.named} is marked`);
-  if (hit.passage?.windows > 1) facts.push(`${hit.passage.windows} windows read`);
+  if (opened.passage?.windows > 1) facts.push(`${opened.passage.windows} windows read`);
   made.append(element("p", { className: "facts" }, facts.join(" · ")));
-  made.append(coloured(content(hit.document), found, best));
+  made.append(coloured(content(opened.document), found, best));
   if (problem) made.append(element("p", { className: "problem", role: "alert" }, problem));
   else if (!found) made.append(element("p", { className: "waiting" }, "Leaving out one word after the other…"));
   else {
@@ -117,16 +117,16 @@ export function reading(hit, model, found, problem) {
 }
 
 /** Fill a place with a document, and with its explanation once that is there. */
-async function fill(place, hit, model, query, options) {
-  place.replaceChildren(reading(hit, model, null, null));
+async function fill(place, opened, options) {
+  place.replaceChildren(reading(opened, null, null));
   try {
-    const found = await explained(model, query, content(hit.document), hit.passage, options);
+    const found = await explained(opened, options);
     if (options.signal.aborted) return;
-    place.replaceChildren(reading(hit, model, found, null));
+    place.replaceChildren(reading(opened, found, null));
     // a long text shows what counts most, not its beginning
-    if (hit.passage) place.querySelector(".part.by5")?.scrollIntoView({ block: "center" });
+    if (opened.passage) place.querySelector(".part.by5")?.scrollIntoView({ block: "center" });
   } catch (error) {
-    if (!options.signal.aborted) place.replaceChildren(reading(hit, model, null, error.message));
+    if (!options.signal.aborted) place.replaceChildren(reading(opened, null, error.message));
   }
 }
 
@@ -146,22 +146,22 @@ export class Reader {
     document.addEventListener("scroll", event => !this.#peek.contains(event.target) && this.hide(), { capture: true, passive: true });
   }
 
-  open(hit, model, query) {
+  open(opened) {
     this.hide();
-    document.getElementById("reader-title").textContent = hit.title;
+    document.getElementById("reader-title").textContent = opened.title;
     this.#dialog.showModal();
-    fill(document.getElementById("reading"), hit, model, query, this.#begin());
+    fill(document.getElementById("reading"), opened, this.#begin());
   }
 
   /** After a moment, so that a mouse on its way asks for nothing. */
-  rest(row, hit, model, query) {
+  rest(row, opened) {
     if (row === this.#row) return;
     clearTimeout(this.#timer);
     this.#row = row;
     this.#timer = setTimeout(() => {
       const options = this.#begin();
       this.#peek.hidden = false;
-      fill(this.#peek, hit, model, query, options).then(() => this.#place(row));
+      fill(this.#peek, opened, options).then(() => this.#place(row));
       this.#place(row);
     }, WAIT_MS);
   }

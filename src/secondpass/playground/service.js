@@ -11,7 +11,19 @@ export class Problem extends Error {
   }
 }
 
-export const giveKey = key => sessionStorage.setItem(KEY, key);
+/** Keep a key; false where it is none: in a header others than ASCII's characters end every request. */
+export function giveKey(key) {
+  if (!/^[\x21-\x7e]+$/.test(key)) return false;
+  sessionStorage.setItem(KEY, key);
+  return true;
+}
+
+/** Forget a key that was refused; false where there was none. */
+export function forgetKey() {
+  const had = sessionStorage.getItem(KEY) !== null;
+  sessionStorage.removeItem(KEY);
+  return had;
+}
 
 const SILENT = "The service does not answer. Is it still running?";
 
@@ -53,14 +65,15 @@ const bytes = size => size < 1e6 ? `${Math.ceil(size / 1e3)} kB` : `${(size / 1e
 
 /** Scores of documents by one model, in the order of the documents, with what the answer says beside them. */
 export async function rerank(model, query, documents, long, options) {
-  const body = { model, query, documents, return_documents: false, windows: long, ...(long ? { return_passages: true } : {}) };
+  const body = { model, query, documents, return_documents: false, return_logits: true, windows: long, ...(long ? { return_passages: true } : {}) };
   const { value, ms } = await ask("v2/rerank", body, options);
   const hits = new Array(documents.length);
   for (const one of value.results) {
-    // a document that was read in one piece is no passage of itself
-    const passage = one.passage?.windows > 1 ? one.passage : null;
+    // a document that was read in one piece is no passage of itself; of a long one perhaps a single window is read
+    const passage = one.passage && one.passage.text.trim() !== documents[one.index].trim() ? one.passage : null;
     hits[one.index] = {
       score: one.relevance_score,
+      logit: one.logit,
       probability: one.probability ?? null,
       interval: one.probability_interval ?? null,
       passage,

@@ -91,6 +91,9 @@ class ExplainRequest(BaseModel):
     passage: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="Start and end in characters: read as if it were the document."
     )
+    windows: bool | None = Field(
+        default=None, strict=True, description="Whether a document that is too long is read whole, as in /v2/rerank."
+    )
 
 
 class ExplainedPart(BaseModel):
@@ -182,13 +185,15 @@ class Playground:
                 waits.
             SecondPassError: what scoring raises.
         """
-        work, _ = check_texts(Work(None, (asked.query,), (asked.document,), field="document"), service.settings)
+        given = Work(None, (asked.query,), (asked.document,), field="document", windows=asked.windows)
+        work, _ = check_texts(given, service.settings)
         passage = None if asked.passage is None else (asked.passage[0], asked.passage[1])
         with service.models.held(asked.model) as served:
             facts_of(request.scope).model = served.name
+            cut = work.cut(served.truncation)
 
             def explained() -> str:
-                how: Any = {"passage": passage, "truncation": served.standing, "max_passes": PASSES}
+                how: Any = {"passage": passage, "truncation": cut.windows or cut.truncation, "max_passes": PASSES}
                 found = explain(served.reranker, asked.query, work.documents[0], **how).to_dict()
                 del found["query"], found["document"]
                 return json_text({"model": served.name, **found})

@@ -252,6 +252,7 @@ class RerankRequest(CuttingRequest, OrderRequest):
         default=None, description="Windows read of a document that is too long; 1: it is read in one piece."
     )
     return_passages: bool | None = Field(default=None, strict=True, description=RETURN_PASSAGES)
+    return_logits: bool | None = Field(default=None, strict=True, description="Tell each document's logit too.")
     rank_fields: list[str] | None = Field(
         default=None, description='Only ["text"] is understood.', json_schema_extra={"items": {"const": "text"}}
     )
@@ -278,6 +279,7 @@ class RerankRequest(CuttingRequest, OrderRequest):
         scores = self.scores(answer)
         results = (
             f'{{"index":{index},"relevance_score":{json_number(scores[index])}'
+            + (f',"logit":{json_number(answer.logits[index])}' if self.return_logits else "")
             + (f',"document":{{"text":{json_text(self.documents[index])}}}' if told else "")
             + found(answer, index, self.documents[index], self.return_passages, self.use_activation is False)
             + "}"
@@ -308,6 +310,7 @@ class RerankResult(BaseModel):
 
     index: int
     relevance_score: float
+    logit: float | None = None
     document: Document | None = None
     scored: bool | None = Field(default=None, description=NOT_SCORED)
     probability: float | None = Field(default=None, description=PROBABILITY)
