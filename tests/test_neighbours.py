@@ -21,9 +21,10 @@ from secondpass import CrossEncoder
 from secondpass.calibration import AnswerRule, Calibration
 from secondpass.cascade import Cascade
 from secondpass.cli import app
-from secondpass.corpora import read_corpus
+from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput, ModelLoadError
-from secondpass.postprocessing import RerankOptions
+from secondpass.postprocessing import FACTS, RerankOptions
+from secondpass.windows import Windows
 
 QUERY = "how many people live in Berlin"
 MUSEUMS, PEOPLE = "Berlin is known for its museums.", "Berlin had 3.7 million inhabitants in 2023."
@@ -268,6 +269,24 @@ def test_langchain_s_chain_reranks(pocket: CrossEncoder) -> None:
         reranker.compress_documents([Document("a"), "b"], QUERY)
 
 
+def test_langchain_s_documents_tell_of_the_last_reranker(tiny_folder: str) -> None:
+    """What another reranker told goes with its score; the user's own stays where there is nothing to tell."""
+    frame = LangChain()
+    from langchain_core.documents import Document
+
+    mine = {"title": "Cities", "passage": "mine", "truncated": "mine"}
+    reranker = frame.made(model=tiny_folder, truncation="only_document")
+    ((_, _, facts),) = frame.run(reranker, [Document(MUSEUMS, metadata=mine)])
+    assert facts == mine | {"relevance_score": facts["relevance_score"]}
+    windows = frame.made(model=tiny_folder, truncation="windows")
+    (first,) = windows.compress_documents([Document(LONG, metadata=mine)], QUERY)
+    assert first.metadata["truncated"] == "mine"
+    assert first.metadata["passage"]["text"] in LONG
+    ((_, _, facts),) = frame.run(reranker, [first])
+    assert set(facts) == {"title", "relevance_score", "truncated"}
+    assert facts["truncated"]["document_tokens"] > 0
+
+
 # ---- LlamaIndex.
 
 
@@ -390,7 +409,7 @@ async def test_a_client_ranks_and_searches(session: Callable[[], Any], pocket: C
     assert listed["search"].annotations.readOnlyHint is True
     (wanted, *_) = pocket.rank(QUERY, [MUSEUMS, f"Zürich {PEOPLE}"], show_progress_bar=False)
     (told,) = ranked.structuredContent["results"]
-    assert told == {"score": pytest.approx(wanted["score"], abs=1e-6), "index": 1, "text": f"Zürich {PEOPLE}"}
+    assert told == {"score": pytest.approx(wanted["score"], abs=1e-6), "index": 1, "title": "Zürich", "text": PEOPLE}
     assert "Zürich" in ranked.content[0].text
     assert json.loads(ranked.content[0].text) == ranked.structuredContent
     assert named.structuredContent["results"][0]["id"] == "k"
@@ -398,6 +417,38 @@ async def test_a_client_ranks_and_searches(session: Callable[[], Any], pocket: C
     assert first["id"] == "hb-coffee-kitchen"
     assert {"title", "text", "first_pass_rank"} <= set(second)
     assert nothing.structuredContent == {"results": []}
+
+
+def test_passages_are_places_in_the_text(pocket: CrossEncoder) -> None:
+    """By both tools, for what stands before it too: a title, or blanks that ranking does not read."""
+    from secondpass.cli.mcp import Tools
+    from secondpass.training.negatives.candidates import BM25
+
+    documents = [
+        CorpusDocument("a", "Trains", f"\n {LONG}"),
+        CorpusDocument("b", " ", f" {LONG}\n"),
+        CorpusDocument("c", " Berlin", f"{PEOPLE} "),
+        CorpusDocument("d", "", LONG),
+    ]
+    contents = [one.content for one in documents]
+    options: Any = {"truncation": Windows(tokens=64), "show_progress_bar": False}
+    tools = Tools(pocket, options, documents=documents, index=BM25(contents))
+    found = tools.search({"query": QUERY})["results"]
+    given = [{"title": one.title, "text": one.text} for one in documents]
+    ranked = tools.rank({"query": QUERY, "documents": given, "return_documents": True})["results"]
+    assert sorted(hit["id"] for hit in found) == ["a", "b", "c", "d"]
+    assert sorted(hit["index"] for hit in ranked) == [0, 1, 2, 3]
+    (ranking,) = pocket.rank_many([QUERY], [contents], **options)
+    read = {
+        one.index: one.passage and contents[one.index][one.passage.start : one.passage.end] for one in ranking.documents
+    }
+    assert read[2] == f"Berlin {PEOPLE}"
+    for hit in (*found, *ranked):
+        place = "abcd".index(hit["id"]) if "id" in hit else hit["index"]
+        passage = hit["passage"]
+        assert passage["text"] == hit["text"][passage["start"] : passage["end"]]
+        assert passage["text"] == (PEOPLE if place == 2 else read[place])
+        assert PEOPLE in passage["text"]
 
 
 @pytest.mark.parametrize(
@@ -508,6 +559,13 @@ def test_the_command_refuses_in_one_line(options: list[str], tmp_path: Path, mon
     pytest.importorskip("mcp", reason="mcp is not installed")
     result = CliRunner().invoke(app, ["mcp", *options])
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+
+
+def test_the_page_names_what_is_put_into_metadata() -> None:
+    """docs/neighbours.md: metadata of the user's with such a name is replaced."""
+    page = (Path(__file__).parents[1] / "docs" / "neighbours.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"\*\*Names in the metadata.\*\* (.*?)\n\n", page, re.DOTALL)
+    assert {*FACTS, "relevance_score", "retrieval_score"} == set(re.findall(r"`(\w+)`", told))
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)

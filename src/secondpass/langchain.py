@@ -33,7 +33,9 @@ class SecondPassReranker(RerankOptions, BaseDocumentCompressor):
     Documents come back as copies with the score in their metadata, under "relevance_score" as `CohereRerank` has it.
     Where there are such, it also has "probability" and "probability_interval", the best "passage", what was "truncated"
     (tokens of query and document that were not read, and characters), and "nothing_relevant", the calibration's verdict
-    on all of them. One that a budget left unscored has no score. Any number of threads and tasks may use one.
+    on all of them. One that a budget left unscored has no score. Metadata of these names that a document with a
+    "relevance_score" comes with is an earlier reranker's, and goes; else it stays unless there is such a fact. Any
+    number of threads and tasks may use one.
     """
 
     metadata_fields: list[str] = Field(default_factory=list)
@@ -71,5 +73,6 @@ class SecondPassReranker(RerankOptions, BaseDocumentCompressor):
 
 
 def _copy(document: Document, facts: dict[str, Any]) -> Document:
-    kept = {name: value for name, value in document.metadata.items() if name != SCORE and name not in FACTS}
+    old = (SCORE, *FACTS) if SCORE in document.metadata else ()
+    kept = {name: value for name, value in document.metadata.items() if name not in old}
     return document.model_copy(update={"metadata": {**kept, **facts}})

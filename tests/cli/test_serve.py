@@ -125,3 +125,8 @@ def test_the_playground_searches_a_corpus(run: Run, monkeypatch: pytest.MonkeyPa
     assert [one.playground for one in seen] == [None, "secondpass/demo", "a.jsonl", "secondpass/demo", "b.jsonl"]
     assert {one.host for one in seen} == {"127.0.0.1"}
     assert seen[-1].models == (ModelSource("x", "y,z", stages=("y", "z"), keep=(5,)),)
+    # which Hayhooks' wrappers read too
+    monkeypatch.setenv("SECONDPASS_CORPUS", "c.jsonl")
+    assert run("serve").exit_code == run("serve", "--playground").exit_code == 0
+    assert [one.playground for one in seen[-2:]] == [None, "c.jsonl"]
+    assert "--corpus goes with --playground" in only_line(run("serve", "--corpus", "d.jsonl"))

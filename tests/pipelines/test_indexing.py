@@ -13,9 +13,11 @@ from haystack.components.embedders import MockDocumentEmbedder, MockTextEmbedder
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
+from haystack_integrations.components.readers.secondpass import SentenceReader
 
 from secondpass.corpora import CorpusDocument
 from secondpass.errors import InvalidInput, SecondPassError
+from secondpass_pipelines.asking import answer_sockets
 from secondpass_pipelines.indexing import document_embedders, index, run_index
 from secondpass_pipelines.searching import stages_of
 from secondpass_pipelines.stores import document_stores
@@ -72,6 +74,24 @@ def test_the_embedder_inside_a_hybrid_retriever_is_seen(engine: str) -> None:
     given = stages_of(pipeline).inputs("cat", 7, 3)
     assert given["hybrid"] == {"query": "cat", "top_k_bm25": 7, "top_k_embedding": 7}
     assert given["ranker"] == {"query": "cat", "top_k": 3}
+
+
+@pytest.mark.parametrize("engine", ["Elasticsearch", "OpenSearch"])
+def test_a_server_gets_the_words_that_it_takes(engine: str) -> None:
+    """The first 1,024 of a search and of a question, of which ranker and reader get all."""
+    retrievers = pytest.importorskip(f"haystack_integrations.components.retrievers.{engine.lower()}")
+    stores = import_module(f"haystack_integrations.document_stores.{engine.lower()}")
+    store = getattr(stores, f"{engine}DocumentStore")(hosts="http://127.0.0.1:9", index="docs")
+    retriever = getattr(retrievers, f"{engine}BM25Retriever")(document_store=store)
+    pipeline = with_components(retriever=retriever, ranker=SecondPassRanker(), reader=SentenceReader())
+    pipeline.connect("retriever.documents", "ranker.documents")
+    pipeline.connect("ranker.documents", "reader.documents")
+    words = [f"word{number}" for number in range(3_000)]
+    query = " ".join(words)
+    wanted = {name: {"query": query} for name in ("ranker", "reader")}
+    wanted["retriever"] = {"query": " ".join(words[:1_024])}
+    assert answer_sockets(pipeline, Path("ask.yaml")).inputs(query) == wanted
+    assert stages_of(pipeline).inputs(query, None, None) == wanted
 
 
 def lone_text_embedder(module: str, **init: Any) -> Any:

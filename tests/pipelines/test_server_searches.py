@@ -135,6 +135,9 @@ def test_questions_are_answered_from_an_index(
         assert answered.exit_code == 0, answered.output
         engine.client.indices.refresh(index=engine.index)
         assert engine.client.count(index=engine.index)["count"] == count
+    # more words than the server takes, of which the reader gets all
+    long = run(*ask[:-1], "a train to paris " + " ".join(f"word{number}" for number in range(3_000)))
+    assert long.exit_code == 0, long.output
 
 
 def test_judged_documents_that_are_not_indexed_are_counted(

@@ -273,7 +273,8 @@ def test_the_page_patches_what_it_means() -> None:
     page = (DEPLOY.parent / "docs" / "deployment.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
     (patch,) = yaml.safe_load(block)["patches"]
-    places = [one["path"].removeprefix("/spec/template/spec/").split("/") for one in yaml.safe_load(patch["patch"])]
+    changes = yaml.safe_load(patch["patch"])
+    places = [one["path"].removeprefix("/spec/template/spec/").split("/") for one in changes]
     assert patch["target"] == {"kind": "Deployment", "name": "secondpass"}
     found = []
     for place in places:
@@ -281,7 +282,12 @@ def test_the_page_patches_what_it_means() -> None:
         for step in place[: max(at for at, step in enumerate(place) if step.isdecimal()) + 1]:
             there = there[int(step)] if step.isdecimal() else there[step]
         found.append(there["name"])
-    assert found == ["SECONDPASS_MODEL", "models", "secondpass"]
+    assert found == ["SECONDPASS_MODEL", "models", "secondpass", "secondpass", "secondpass"]
+    # torch with CUDA does not fit into what the packaged model has
+    own = pod()["containers"][0]["resources"]
+    memory = {one["path"].split("/")[-2]: one["value"] for one in changes if one["path"].endswith("/memory")}
+    assert memory.keys() == own.keys()
+    assert int(memory["limits"].removesuffix("Gi")) > int(own["limits"]["memory"].removesuffix("Gi"))
 
 
 def test_the_health_check_tells_who_answers(live: Live) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from hayhooks import BasePipelineWrapper, get_last_user_message
 
+from secondpass.text import is_blank
 from secondpass_pipelines.asking import answer_sockets, read_answers
 from secondpass_pipelines.indexing import fill_from_environment
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
@@ -43,10 +44,21 @@ class PipelineWrapper(BasePipelineWrapper):
 
     async def run_chat_completion_async(self, model: str, messages: list[dict], body: dict) -> str:
         """Answer the last question of a conversation; the sources of an answer that has some follow it in brackets."""
-        answers = await self.run_api_async(str(get_last_user_message(messages) or ""))
+        question = _last_question(messages)
+        if is_blank(question):
+            return "There is no question: no message of the user's, or no text in the last one."
+        answers = await self.run_api_async(question)
         if not answers:
             return "The documents hold no answer."
         return "\n".join(
             f"{answer['text']} [{', '.join(answer['sources'])}]" if answer["sources"] else answer["text"]
             for answer in answers
         )
+
+
+def _last_question(messages: list[dict]) -> str:
+    """The text of the user's last message, which OpenAI's clients may send in parts beside pictures."""
+    content = get_last_user_message(messages) or ""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    return " ".join(str(text) for text in texts if text)

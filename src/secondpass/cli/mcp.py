@@ -96,14 +96,14 @@ class Tools:
             SecondPassError: what scoring raises.
         """
         given = _told(given, RANK)
-        texts, ids = self._texts(given.get("documents"))
+        documents, named = self._given(given.get("documents"))
         repeats = given.get("return_documents", False)
         if not isinstance(repeats, bool):
             raise InvalidInput(f"return_documents is {type(repeats).__name__}, not bool")
-        told, ranked = self._ranked(given, texts, ids, headers)
+        told, ranked = self._ranked(given, documents, named, headers)
         for place, hit in ranked:
-            hit.update({"index": place, **({"id": ids[place]} if ids else {})})
-            hit.update({"text": texts[place]} if repeats else {})
+            own = documents[place]
+            hit.update({"index": place, **({"id": own.id} if named else {}), **(_words(own) if repeats else {})})
         return told
 
     def search(self, given: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -111,16 +111,15 @@ class Tools:
         given = _told(given, SEARCH)
         query = checked_query(given.get("query"))
         chosen = [self.documents[place] for place, _ in self.index.found(query, self.depth)]
-        texts, ids = [one.content for one in chosen], [one.id for one in chosen]
-        told, ranked = self._ranked({"top_k": TOP_K, **given}, texts, ids, headers)
+        told, ranked = self._ranked({"top_k": TOP_K, **given}, chosen, True, headers)
         for place, hit in ranked:
             own = chosen[place]
-            hit.update({"id": own.id, **({"title": own.title} if own.title else {}), "text": own.text})
+            hit.update({"id": own.id, **_words(own)})
             hit.update({"first_pass_rank": place + 1, **({"metadata": dict(own.meta)} if own.meta else {})})
         return told
 
-    def _texts(self, documents: object) -> tuple[list[str], list[str]]:
-        """Texts, and ids where all have one."""
+    def _given(self, documents: object) -> tuple[list[CorpusDocument], bool]:
+        """The documents of a call, and whether they have ids."""
         if documents is None:
             raise InvalidInput("documents is missing")
         items = materialised(documents, "documents", "a list of texts, or of objects with the string 'text'")
@@ -134,21 +133,27 @@ class Tools:
         ids = [checked(item["id"], f"documents[{place}].id") for place, item in enumerate(objects) if "id" in item]
         if ids and len(ids) < len(items):
             raise InvalidInput(f"documents: {len(ids)} of {len(items)} have an id, and all or none do")
-        return [f"{title} {text}".strip() for title, text in zip(titles, texts, strict=True)], ids
+        parts = zip(ids or [""] * len(items), titles, texts, strict=True)
+        return [CorpusDocument(*part) for part in parts], bool(ids)
 
     def _ranked(
-        self, given: Mapping[str, Any], texts: list[str], ids: Sequence[str], headers: Mapping[str, str] | None
+        self,
+        given: Mapping[str, Any],
+        documents: Sequence[CorpusDocument],
+        named: bool,
+        headers: Mapping[str, str] | None,
     ) -> tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]:
-        """The answer, and each of its results with the place of its text, still without what says which that is."""
+        """The answer, and each of its results with its document's place, still without what says which that is."""
         from secondpass.cross_encoder import hits_of
 
         query = checked_query(given.get("query")).strip()
+        texts, ids = [one.content for one in documents], [one.id for one in documents] if named else None
         limits = {name: given.get(name) for name in ("top_k", "min_probability")}
         if limits["top_k"] is not None:
             positive_int(limits["top_k"], "top_k")
         told = {name: given[name] for name in ("instruction",) if given.get(name) is not None}
         with reranking("mcp rank", headers=headers, serves=True) as span:
-            span.asked(self.name, query, texts, top_k=limits["top_k"], ids=ids or None)
+            span.asked(self.name, query, texts, top_k=limits["top_k"], ids=ids)
             (ranking,) = self.model.rank_many([query], [texts], **limits, **{**self.options, **told})
             span.answered([(one.index, one.score if one.scored else None) for one in ranking.documents])
         lost = lost_tokens(ranking.record)
@@ -156,6 +161,8 @@ class Tools:
         for hit in hits_of(ranking, texts, True, ranking.unscored > 0):
             place = hit.pop("corpus_id")
             del hit["text"]
+            if "passage" in hit:
+                hit["passage"] = _in_text(hit["passage"], documents[place])
             made.append((place, hit | ({"cut_tokens": lost[place]} if place in lost else {})))
         answer: dict[str, Any] = {"results": [hit for _, hit in made]}
         if ranking.nothing_relevant is not None:
@@ -163,6 +170,19 @@ class Tools:
         if ranking.unscored:
             answer["unscored"] = ranking.unscored
         return answer, made
+
+
+def _words(document: CorpusDocument) -> dict[str, str]:
+    return {**({"title": document.title} if document.title else {}), "text": document.text}
+
+
+def _in_text(passage: Mapping[str, Any], document: CorpusDocument) -> dict[str, Any]:
+    """A passage of a document's content by its place in the text, without what it has of the title."""
+    joined = f"{document.title} {document.text}"
+    # the content has lost the blanks at its ends
+    before = len(document.title) + 1 - (len(joined) - len(joined.lstrip()))
+    start, end = (max(0, passage[name] - before) for name in ("start", "end"))
+    return {**passage, "start": start, "end": end, "text": document.text[start:end]}
 
 
 RANK: dict[str, Any] = {
@@ -180,7 +200,7 @@ RANK: dict[str, Any] = {
     "top_k": COUNT | {"description": "How many come back; all when absent."},
     "min_probability": SHARE,
     "instruction": INSTRUCTION,
-    "return_documents": {"type": "boolean", "description": "Repeat each document's text; false when absent."},
+    "return_documents": {"type": "boolean", "description": "Repeat each document's title and text; false when absent."},
 }
 SEARCH: dict[str, Any] = {
     "query": QUERY,

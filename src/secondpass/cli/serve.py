@@ -80,6 +80,7 @@ CORPUS_HELP = "a BEIR folder, JSON Lines or a table of ids and texts; secondpass
 
 
 def serve(
+    context: typer.Context,
     *,
     model: Models = None,
     host: Annotated[str, _option("HOST", "Address to listen on.")] = "127.0.0.1",
@@ -149,7 +150,7 @@ def serve(
         open_metrics=open_metrics, keep_alive_s=keep_alive_s, max_requests=max_requests, score_cache=score_cache,
         max_wait_ms=max_wait_ms, max_length=max_length, true_token=true_token, deadline_s=deadline_s, head_s=head_s,
         shadows=shadows_of(shadow or ()), shadow_share=shadow_share, precision=precision, trace_texts=trace_texts,
-        playground=_searched(playground, corpus), docs=docs, host=host, port=port,
+        playground=_searched(playground, corpus, context), docs=docs, host=host, port=port,
     )  # fmt: skip
     require_libraries()
     from secondpass.serving.server import serve as run
@@ -157,9 +158,11 @@ def serve(
     run(settings)
 
 
-def _searched(playground: bool, corpus: Path | None) -> str | None:
+def _searched(playground: bool, corpus: Path | None, context: typer.Context) -> str | None:
     """The corpus of the playground; None: there is none."""
-    if corpus is not None and not playground:
+    source = context.get_parameter_source("corpus")
+    # the variable is Hayhooks' wrappers' too, and may be set for them
+    if not playground and source is not None and source.name == "COMMANDLINE":
         raise InvalidInput("--corpus goes with --playground")
     return str(corpus or DEMO) if playground else None
 

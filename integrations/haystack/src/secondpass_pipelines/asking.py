@@ -15,8 +15,8 @@ from secondpass.calibration import Calibration
 from secondpass.cli.output import PipeConsole
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass_pipelines.indexing import collection, fill
-from secondpass_pipelines.pipeline_files import inputs_to, load_pipeline, pipeline_file
-from secondpass_pipelines.stores import close, failure_line
+from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file, query_inputs
+from secondpass_pipelines.stores import close, failure_line, in_servers
 
 if TYPE_CHECKING:
     from haystack import Pipeline
@@ -105,15 +105,19 @@ def _show(console: PipeConsole, question: str, answers: list[Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSockets:
-    """The socket that gives the answers, and the (component, socket) pairs that take the question."""
+    """The socket that gives the answers, and the (component, socket) pairs that take the question.
+
+    `limited` names the components that hand its words to a server, which takes 1,024 of them at most.
+    """
 
     component: str
     socket: str
     queries: tuple[tuple[str, str], ...]
+    limited: frozenset[str] = frozenset()
 
     def inputs(self, question: str) -> dict[str, dict[str, Any]]:
         """Inputs by component."""
-        return inputs_to(self.queries, question)
+        return query_inputs(self.queries, question, self.limited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ def answer_sockets(pipeline: Pipeline, file: Path) -> AnswerSockets:
     if not queries:
         raise InvalidInput(f"{file}: no component takes a question")
     component, socket = giving[0]
-    return AnswerSockets(component, socket, tuple(queries))
+    return AnswerSockets(component, socket, tuple(queries), in_servers(pipeline))
 
 
 def read_answers(values: Iterable[Any]) -> Iterator[PlainAnswer]:

@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,7 @@ from secondpass.cli.output import ours
 from secondpass.errors import InvalidInput, MissingExtra, SecondPassError
 from secondpass.lazy import optional
 from secondpass_pipelines.stores import ENGINES, point_stores
+from secondpass_servers.two_pass import shortened
 
 if TYPE_CHECKING:
     from haystack import Pipeline
@@ -222,6 +223,13 @@ def inputs_to(sockets: Iterable[tuple[str, str]], value: object) -> dict[str, di
     for component, name in sockets:
         made.setdefault(component, {})[name] = value
     return made
+
+
+def query_inputs(sockets: Iterable[tuple[str, str]], query: str, limited: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The same for a query, of which components named in `limited` get no more words than a server takes (1,024)."""
+    short = shortened(query) if limited else query
+    made = inputs_to(sockets, query)
+    return {name: dict.fromkeys(given, short) if name in limited else given for name, given in made.items()}
 
 
 def need_haystack(pipeline: str | None = None) -> None:

@@ -13,10 +13,9 @@ from haystack.tracing.tracer import Span, Tracer, enable_tracing, tracer
 
 from secondpass.errors import InvalidInput, SecondPassError
 from secondpass.text import is_blank
-from secondpass_pipelines.pipeline_files import inputs_to
+from secondpass_pipelines.pipeline_files import query_inputs
 from secondpass_pipelines.results import QueryResult, RankedDocument, chances_of
-from secondpass_pipelines.stores import engine_of, failure_line, store_of
-from secondpass_servers.two_pass import shortened
+from secondpass_pipelines.stores import failure_line, in_servers
 
 if TYPE_CHECKING:
     from haystack import Document, Pipeline
@@ -27,16 +26,12 @@ NAME = "haystack.component.name"
 
 @dataclass(frozen=True, slots=True)
 class Searcher:
-    """A pipeline with its stages; `depth` and `top_k` replace the top_k of first pass and second where given.
-
-    `limited` names the components that hand the query's words to a server, which takes 1,024 of them at most.
-    """
+    """A pipeline with its stages; `depth` and `top_k` replace the top_k of first pass and second where given."""
 
     pipeline: Pipeline
     stages: Stages
     depth: int | None = None
     top_k: int | None = None
-    limited: frozenset[str] = frozenset()
 
     def warm_up(self) -> float:
         """Load the models; returns the seconds it took."""
@@ -51,10 +46,6 @@ class Searcher:
             SecondPassError: a component failed; the message names the query, the cause is the component's error.
         """
         inputs = self.stages.inputs(query, self.depth, self.top_k)
-        short = shortened(query) if self.limited else query
-        for component, socket in self.stages.queries:
-            if component in self.limited:
-                inputs[component][socket] = short
         with component_times() as ms:
             try:
                 outputs = self.pipeline.run(inputs, include_outputs_from={*self.stages.first, self.stages.last})
@@ -70,7 +61,7 @@ class Searcher:
             cut=len(last.get("truncated", ())),
             reranked=_is_reranked(last),
             textless=_textless(outputs, self.stages.feeding),
-            shortened=short != query,
+            shortened=any(inputs[component][socket] != query for component, socket in self.stages.queries),
             unscored=last.get("unscored", 0) if last.get("reranked", True) else 0,
             nothing_relevant=last.get("nothing_relevant"),
         )
@@ -103,13 +94,7 @@ def searcher(pipeline: Pipeline, depth: int | None = None, top_k: int | None = N
     stages = stages_of(pipeline)
     if depth is not None and all(component == stages.last for component, _ in stages.depths):
         raise InvalidInput(f"--depth {depth}: no component of the first pass takes a top_k")
-    limited = (name for name, _ in stages.queries if _in_server(pipeline.get_component(name)))
-    return Searcher(pipeline, stages, depth, top_k, frozenset(limited))
-
-
-def _in_server(component: Any) -> bool:
-    store = store_of(component)
-    return store is not None and engine_of(store.to_dict()) is not None
+    return Searcher(pipeline, stages, depth, top_k)
 
 
 def _is_reranked(last: Mapping[str, Any]) -> bool:
@@ -151,7 +136,8 @@ class Stages:
 
     `upstream` names, for each of them, the components whose time counts as its own (a retriever's embedder).
     `feeding` are those of `first` whose documents the last one is given: several, if it joins them itself.
-    `queries` and `depths` are the (component, socket) pairs that take the query and a top_k, or `top_k_bm25`.
+    `queries` and `depths` are the (component, socket) pairs that take the query and a top_k, or `top_k_bm25`;
+    `limited` names the components that hand the query's words to a server, which takes 1,024 of them at most.
     """
 
     first: tuple[str, ...]
@@ -160,10 +146,11 @@ class Stages:
     feeding: tuple[str, ...]
     queries: tuple[tuple[str, str], ...]
     depths: frozenset[tuple[str, str]]
+    limited: frozenset[str] = frozenset()
 
     def inputs(self, query: str, depth: int | None, top_k: int | None) -> dict[str, dict[str, Any]]:
         """Inputs by component. A flat {"top_k": ...} would reach every component that has such an input."""
-        inputs = inputs_to(self.queries, query)
+        inputs = query_inputs(self.queries, query, self.limited)
         for component, socket in self.depths:
             value = top_k if component == self.last else depth
             if value is not None:
@@ -189,7 +176,8 @@ def stages_of(pipeline: Pipeline) -> Stages:
     upstream = {name: tuple(sorted(above[name] - giving)) for name in first}
     feeding = tuple(name for name in first if not any(name in above[other] for other in first))
     queries, depths = _inputs_of(pipeline, giving, ends[0])
-    return Stages(first, ends[0], {**upstream, ends[0]: ()}, feeding, tuple(queries), frozenset(depths))
+    upstream[ends[0]] = ()
+    return Stages(first, ends[0], upstream, feeding, tuple(queries), frozenset(depths), in_servers(pipeline))
 
 
 def _above(pipeline: Pipeline, name: str) -> set[str]:

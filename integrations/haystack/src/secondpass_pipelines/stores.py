@@ -40,6 +40,12 @@ def store_of(component: Any) -> Any:
     return getattr(component, "_document_store", None) if found is None else found
 
 
+def in_servers(pipeline: Pipeline) -> frozenset[str]:
+    """Names of the components whose store lives in a server."""
+    stores = ((name, store_of(part)) for name, part in pipeline.walk())
+    return frozenset(name for name, store in stores if store is not None and engine_of(store.to_dict()) is not None)
+
+
 def components_of(pipeline: Pipeline) -> dict[str, Any]:
     """Components by name, and by "outer.inner" those that another holds, as a hybrid retriever its embedder."""
     from haystack import Pipeline
