@@ -19,7 +19,7 @@ from secondpass.errors import InvalidInput, NonFiniteScore, NoTokens, TooLong
 from secondpass.explanation import Explanation, explain
 from secondpass.models.config import read_json, write_json
 from secondpass.models.folders import CASCADE
-from secondpass.models.identity import agree, marks_of
+from secondpass.models.identity import is_known, marks_of
 from secondpass.models.templates import check_alone
 from secondpass.ranking import Ranked, Ranking, Relevance, checked_top_k
 from secondpass.record import CallRecord, CascadeRecord, Cut, added
@@ -61,7 +61,8 @@ class Cascade:
             first with a short `max_length`, is a cascade too.
         keep: one for each step from a model to the next, or one for all: how many of the documents that the model
             before has scored go on, by turns its best and the first of those given; or a `StoppingRule`.
-        options: of `CrossEncoder`, for models that are loaded here; a template is for one of them.
+        options: of `CrossEncoder`, for models that are loaded here: a template for one of them, `max_length` for all or
+            a list with one for each; and `instruction`, for all models with a place, in calls that do not say it.
 
     Raises:
         InvalidInput: an argument is refused.
@@ -83,9 +84,17 @@ class Cascade:
             for number, step in enumerate(steps)
         )
         check_alone((model for model in given if isinstance(model, str)), options)
+        self.instruction: str | None = options.pop("instruction", None)
+        window = options.pop("max_length", None)
+        windows = window if isinstance(window, list) else [window] * len(given)
+        if len(windows) != len(given):
+            raise InvalidInput(f"max_length has {len(windows)}, and there are {len(given)} models")
         self.models: tuple[Reranker, ...] = tuple(
-            model if isinstance(model, Reranker) else CrossEncoder(str(model), **options) for model in given
+            model if isinstance(model, Reranker) else CrossEncoder(str(model), max_length=own, **options)
+            for model, own in zip(given, windows, strict=True)
         )
+        if self.instruction is not None:  # refused now where every call would be
+            max(self.models, key=lambda model: model.takes_instruction).conditions(instruction=self.instruction)
 
     def __repr__(self) -> str:
         """Say which models there are, and what goes on from one to the next."""
@@ -113,7 +122,7 @@ class Cascade:
 
     def use_calibration(self, calibration: Calibration | str | Path | None) -> None:
         """Give documents that the last model scores a probability, as `Reranker.use_calibration`."""
-        self.models[-1].use_calibration(calibration)
+        self.models[-1].use_calibration(calibration, self.instruction)
 
     def use_score_cache(self, cache: ScoreCache | None) -> None:
         """Keep the scores of all models, each by itself."""
@@ -184,10 +193,9 @@ class Cascade:
         until, least = until_of(budget_ms), least_of(self.calibration, min_probability)
         checked_top_k(top_k)
         asked, last = _asked(queries, documents_per_query), len(self.models) - 1
-        record = _summed(self._run(asked, last + 1, relevance, options, until), asked)
-        made = [one.ranking(record, top_k) for one in asked]
+        record = _summed(self._run(asked, last + 1, options | {"relevance": relevance}, until), asked)
         rule = relevance if self.num_labels > 1 else None
-        made = with_probabilities(made, self.calibration, rule, least, last)
+        made = with_probabilities([one.ranking(record, top_k) for one in asked], self.calibration, rule, least, last)
         return [
             replace(ranking, nothing_relevant=None) if one.is_short and ranking.nothing_relevant else ranking
             for one, ranking in zip(asked, made, strict=True)
@@ -229,10 +237,10 @@ class Cascade:
         if options.get("budget_ms") is not None:
             raise InvalidInput("budget_ms: a rule is measured on all documents")
         grades = [None] * len(asked) if labels is None else _grades(labels, asked)
-        last = len(self.models) - 1
-        self._run(asked, last, relevance, options)
+        options["relevance"] = relevance
+        self._run(asked, len(self.models) - 1, options)
         full = [_Asked(one.query, one.documents) for one in asked]
-        _Scoring(self.models[last], 0, full, self._options(last, relevance, options)).best(None)
+        _Scoring(self.models[-1], 0, full, self._options(-1, options)).best(None)
         traces = [
             Trace(rule, one.blocks[0], large.blocks[0], own)
             for one, large, own in zip(asked, full, grades, strict=True)
@@ -243,10 +251,10 @@ class Cascade:
 
     def explain(self, query: str, document: str, *, relevance: Relevance | None = None, **options: Any) -> Explanation:
         """What the last model says of a document; arguments are those of `explanation.explain`."""
-        return explain(self.models[-1], query, document, **self._options(-1, relevance, options))
+        return explain(self.models[-1], query, document, **self._options(-1, options | {"relevance": relevance}))
 
     def save(self, path: str | Path) -> None:
-        """Write the models' names, what they are known by, and the steps to a JSON file or a folder's cascade.json.
+        """Write names, steps, instruction and what the models are known by to a JSON file or a folder's cascade.json.
 
         A model is known by its window and by its logits for a few pairs of texts.
 
@@ -259,7 +267,8 @@ class Cascade:
                 step["margin"] = None
         models = [{"name": one.name, "window": one.window, "logits": marks_of(one)} for one in self.models]
         try:
-            write_json(_file(path), {"version": VERSION, "models": models, "keep": steps})
+            told = {"version": VERSION, "models": models, "keep": steps, "instruction": self.instruction}
+            write_json(_file(path), told)
         except OSError as error:
             raise InvalidInput(f"{_file(path)} cannot be written: {error.strerror}") from error
 
@@ -269,15 +278,14 @@ class Cascade:
 
         Args:
             path: the file, or its folder.
-            models: as in the constructor; None loads those that the file names, with their windows.
-            options: of `CrossEncoder`, for models that are loaded here.
+            models: as in the constructor; None: those that the file names. Names are loaded with the file's windows.
+            options: as in the constructor; an `instruction` takes the place of the file's.
 
         Raises:
             InvalidInput: a rule was measured on other models, or the file is none of a cascade.
             ModelLoadError: the file or a model cannot be had.
         """
-        file = _file(path)
-        page = read_json(file)
+        page = read_json(file := _file(path))
         try:
             version, given = page["version"], page["keep"] if page["version"] == VERSION else []
             steps = [_step(step) for step in given]
@@ -291,28 +299,23 @@ class Cascade:
             raise InvalidInput(f"{file} has version {version!r}, and this reads {VERSION}")
         if len(stored) != len(steps) + 1:
             raise InvalidInput(f"{file} is no cascade: {len(stored)} models and {len(steps)} steps")
-        if models is None:
-            check_alone((name for name, *_ in stored), options)
-            models = [CrossEncoder(name, **options | {"max_length": window}) for name, window, _ in stored]
-        made = cls(models, steps, **options)
+        options["max_length"] = [window for _, window, _ in stored]
+        if options.get("instruction") is None:
+            options["instruction"] = page.get("instruction")
+        made = cls([name for name, *_ in stored] if models is None else models, steps, **options)
         if any(isinstance(step, StoppingRule) for step in steps):
             for number, (model, (name, window, logits)) in enumerate(zip(made.models, stored, strict=True)):
-                if model.window != window or not agree(marks_of(model), logits):
+                if model.window != window or not is_known(model, logits, made.instruction):
                     raise InvalidInput(f"models[{number}] is not the {name!r} that the rule of {file} was measured on")
         return made
 
     def _run(
-        self,
-        asked: Sequence[_Asked],
-        models: int,
-        relevance: Relevance | None,
-        options: dict[str, Any],
-        until: float | None = None,
+        self, asked: Sequence[_Asked], models: int, options: dict[str, Any], until: float | None = None
     ) -> list[CallRecord]:
         """Let the first so many models score; gives the record of each."""
         records = []
         for stage, keep in enumerate((None, *self.keep)[:models]):
-            scoring = _Scoring(self.models[stage], stage, asked, self._options(stage, relevance, options), until)
+            scoring = _Scoring(self.models[stage], stage, asked, self._options(stage, options), until)
             if isinstance(keep, StoppingRule):
                 scoring.by_rule(keep)
             else:
@@ -320,10 +323,12 @@ class Cascade:
             records.append(added(scoring.records))
         return records
 
-    def _options(self, stage: int, relevance: Relevance | None, options: dict[str, Any]) -> dict[str, Any]:
+    def _options(self, stage: int, options: dict[str, Any]) -> dict[str, Any]:
         model = self.models[stage]
         several = model.num_labels > 1 or all(one.num_labels == 1 for one in self.models)
-        own = {**options, "relevance": relevance if several else None}
+        own = {**options, "relevance": options["relevance"] if several else None}
+        if all(options.get(name) is None for name in ("prompt", "prompt_name", "instruction")):
+            own["instruction"] = self.instruction
         if any(one.takes_instruction for one in self.models) and not model.takes_instruction:
             own.pop("instruction", None)
         return own
@@ -333,12 +338,7 @@ class _Scoring:
     """One model's part of a call, which ends when its budget is spent."""
 
     def __init__(
-        self,
-        model: Reranker,
-        stage: int,
-        asked: Sequence[_Asked],
-        options: dict[str, Any],
-        until: float | None = None,
+        self, model: Reranker, stage: int, asked: Sequence[_Asked], options: dict[str, Any], until: float | None = None
     ) -> None:
         self._model, self._stage, self._asked, self._options, self._until = model, stage, asked, options, until
         self.records: list[CallRecord] = []

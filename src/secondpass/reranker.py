@@ -228,10 +228,11 @@ class Reranker(OpenModel):
             raise InvalidInput(f"cache is {type(cache).__name__}, not a ScoreCache")
         self._score_cache = cache
 
-    def use_calibration(self, calibration: Calibration | str | Path | None) -> None:
+    def use_calibration(self, calibration: Calibration | str | Path | None, instruction: str | None = None) -> None:
         """Give documents a probability by `calibration`; None, the default of a model without one, gives none.
 
-        A path is that of a file that `Calibration.save` wrote, or of its folder.
+        A path is that of a file that `Calibration.save` wrote, or of its folder. It may be fitted on the model as it is
+        loaded with an `instruction` that calls are going to say.
 
         Raises:
             InvalidInput: it is none, or that of another model: this one's logits for sample pairs are others.
@@ -240,7 +241,7 @@ class Reranker(OpenModel):
         if not isinstance(made, Calibration | None):
             raise InvalidInput(f"calibration is {type(made).__name__}, not a Calibration")
         if made is not None:
-            check_marks(made, self)
+            check_marks(made, self, instruction=instruction)
         self._calibration = made
 
     def conditions(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.errors import NonFiniteScore, NoTokens
+from secondpass.errors import InvalidInput, NonFiniteScore, NoTokens
 from secondpass.forwards.contract import Computation, Forward, Logits, Progress, non_finite, plan, score
 from secondpass.forwards.prefixes import side_by_side
 from secondpass.inputs import CutPolicy, PromptTemplate, Truncation
@@ -134,13 +134,9 @@ class Job:
         self._rows: list[int] = []  # the first row of each distinct one
         self._seen: dict[tuple[bytes, bytes], int] = {}
         self._parts: list[tuple[Sequence[int], Logits]] = []
-        self._scored = 0
-        self._real_tokens = 0
-        self._tokens_read = 0
-        self._places_read = 0.0
+        self._scored = self._real_tokens = self._tokens_read = 0
+        self._places_read = self._tokenising = self._planning = 0.0
         self._spent: list[Spent] = []
-        self._tokenising = 0.0
-        self._planning = 0.0
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -429,9 +425,8 @@ class Engine:
                 until then.
         """
         job = Job(columns, reading)
-        if until is None or not job.asked:
-            began = time.perf_counter()
-            job.add(self.tokens(job.next_texts(len(job)), window) if job.asked else [], time.perf_counter() - began)
+        if until is None and job.asked:
+            self._tokenise(job, window)
         computation = self.ready()
         budget = window.max_batch_tokens or batch_tokens(computation.device)
         if not computation.pads:
@@ -489,10 +484,17 @@ class Engine:
                 self._scoring.measure(time.perf_counter() - began, sum(len(job.tokens[row]) for row in rows))
             begun = True
 
-    def _tokenise(self, job: Job, window: Window, room: int) -> None:
-        """Make tokens of the next pairs: about so many, or one pair."""
+    def _tokenise(self, job: Job, window: Window, room: float = math.inf) -> None:
+        """Make tokens of the next pairs: about so many, or one pair; an error names them by their places in the job."""
         began = time.perf_counter()
-        made = self.tokens(job.next_texts(len(job), CHARACTERS * room), window)
+        texts = job.next_texts(len(job), CHARACTERS * room)
+        try:
+            made = self.tokens(texts, window)
+        except InvalidInput:
+            if len(texts[0]) < len(job):
+                self.tokens(job.columns, window)  # the message would count from the first of these texts
+            raise
         seconds = time.perf_counter() - began
         job.add(made, seconds)
-        self._tokenising.measure(seconds, sum(len(item) + sum(map(len, item.others)) for item in made))
+        if room < math.inf:
+            self._tokenising.measure(seconds, sum(len(item) + sum(map(len, item.others)) for item in made))

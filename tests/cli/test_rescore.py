@@ -20,6 +20,7 @@ from secondpass.evaluation.runs import read_run
 from secondpass.rescoring import Rescorer, RunParts, begun, local
 from tests.cli.conftest import Run, only_line
 from tests.small_collection import CORPUS, QUERIES, write_beir, write_json_lines
+from tests.tiny_models import ROUNDING, make_reranker
 
 TEXTS = {each["_id"]: f"{each['title']} {each['text']}".strip() for each in CORPUS}
 ASKED = {each["_id"]: each["text"] for each in QUERIES}
@@ -258,6 +259,19 @@ def test_options_reach_the_model(run: Run, tmp_path: Path, tiny_model_folder: An
     )
     wanted = [one.score for ranking in rankings for one in ranking.documents]
     assert [row["score"] for row in read(tmp_path / "a")] == [row["score"] for row in read(tmp_path / "b")] == wanted
+
+
+def test_an_instruction_goes_to_models_with_a_place(run: Run, tmp_path: Path, tiny_folder: str) -> None:
+    """As in Python; a run of another one is another run."""
+    judge, path = str(make_reranker(tmp_path / "judge")), parquet(tmp_path / "in.parquet")
+    options = ("rescore", path, tmp_path / "run", "-m", tiny_folder, "-m", judge, "--instruction")
+    result = run(*options, "find the cat")
+    assert result.exit_code == 0, result.output
+    queries, lists = [ASKED[query] for query in ("q1", "q2", "q3")], [[*TEXTS.values(), " "]] * 3
+    rankings = Cascade([tiny_folder, judge], device="cpu").rank_many(queries, lists, instruction="find the cat")
+    wanted = [one.score for ranking in rankings for one in ranking.documents]
+    assert [row["score"] for row in read(tmp_path / "run")] == pytest.approx(wanted, abs=ROUNDING)
+    assert "the run in it is of other settings" in run(*options, "find the dog").stderr
 
 
 def test_a_saved_cascade_has_its_own_windows(run: Run, tmp_path: Path, tiny_folder: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from secondpass import CrossEncoder, Ranking, reranker, scoring
-from secondpass.errors import InvalidInput
+from secondpass.errors import InvalidInput, TooLong
 from secondpass.forwards.contract import Computation, ForwardLock, Logits
 from secondpass.inputs import CutPolicy
 from secondpass.score_cache import ScoreCache
@@ -249,3 +249,10 @@ def test_an_error_beyond_the_budget_is_not_met(own_tiny: CrossEncoder, slow: Slo
     own_tiny.max_length = 8
     documents = [*DOCUMENTS[:6], "mat " * 50]
     assert own_tiny.rank_many(["cat"], [documents], budget_ms=1.5 * EACH_MS)[0].unscored == 6
+    for cache in (None, ScoreCache()):
+        own_tiny.use_score_cache(cache)
+        for budget in (None, 60_000):
+            own_tiny.rank_many(["cat"], [DOCUMENTS])  # which a cache knows from now on
+            with pytest.raises(TooLong, match=r"^pair 10 has \d+ tokens") as caught:
+                own_tiny.rank_many(["cat"], [[*DOCUMENTS, "mat " * 50]], budget_ms=budget)
+            assert caught.value.indices == (10,)

@@ -19,9 +19,11 @@ from secondpass import Cascade, CrossEncoder, Ranking, StoppingRule
 from secondpass.calibration import AnswerRule, Calibration
 from secondpass.cascade import CascadeRecord
 from secondpass.errors import InvalidInput, ModelLoadError, NoTokens, TooLong
+from secondpass.models.identity import marks_of
 from secondpass.ranking import Ranked
+from secondpass.score_cache import ScoreCache
 from secondpass.stopping import Trace, calibrated, misses_allowed
-from tests.tiny_models import WORDS, make_folder, make_reranker
+from tests.tiny_models import ROUNDING, WORDS, make_folder, make_reranker
 
 Texts = tuple[list[str], list[list[str]]]
 
@@ -55,6 +57,12 @@ def texts(queries: int, documents: int, seed: int = 0) -> Texts:
 def plain(rankings: Sequence[Ranking]) -> list[list[tuple[int, float, float]]]:
     """Index, score and logit of every document."""
     return [[(one.index, one.score, one.logit) for one in ranking.documents] for ranking in rankings]
+
+
+def logits_of(rankings: Sequence[Ranking]) -> list[float]:
+    """Of every document, in the order given."""
+    documents = (sorted(ranking.documents, key=lambda one: one.index) for ranking in rankings)
+    return [one.logit for own in documents for one in own]
 
 
 @pytest.mark.parametrize("keep", [30, 1000, StoppingRule(5, math.inf)], ids=["all", "more", "no end"])
@@ -324,6 +332,40 @@ def test_an_instruction_goes_to_models_with_a_place(small: CrossEncoder, tmp_pat
         Cascade([small, small], 1).rank_many(["cat"], [["mat"]], instruction="find the animal")
 
 
+def test_a_cascade_has_an_instruction_for_calls_that_say_none(small: CrossEncoder, tmp_path: Path) -> None:
+    """Saved with it; a calibration of the model that was told it is its own."""
+    names = [small.name, str(make_reranker(tmp_path / "judge"))]
+    judge, own = (CrossEncoder(names[1], device="cpu", instruction=told) for told in (None, "find the animal"))
+    cascade = Cascade(names, device="cpu", max_length=[14, None], instruction="find the animal")
+    assert [model.window for model in cascade.models] == [14, judge.window]
+    cascade.save(tmp_path)
+    asked = (["cat"], [["mat", "dog"]])
+    sayings: list[dict[str, Any]] = [{"instruction": "find the cat"}, {"prompt": "find the cat"}, {"prompt": ""}]
+    assert abs(logits_of(own.rank_many(*asked))[0] - logits_of(judge.rank_many(*asked))[0]) > 10 * ROUNDING
+    for made in (cascade, Cascade.load(tmp_path, device="cpu"), Cascade([small, judge], instruction="find the animal")):
+        assert logits_of(made.rank_many(*asked)) == pytest.approx(logits_of(own.rank_many(*asked)), abs=ROUNDING)
+        assert made.explain("cat", "mat").logit == pytest.approx(own.explain("cat", "mat").logit, abs=ROUNDING)
+        for said in sayings:
+            wanted = logits_of(judge.rank_many(*asked, **said))
+            assert logits_of(made.rank_many(*asked, **said)) == pytest.approx(wanted, abs=ROUNDING)
+    assert Cascade.load(tmp_path, [small, judge], instruction="find the cat").instruction == "find the cat"
+    calibration = Calibration("logistic", marks=marks_of(own), conditions=own.conditions())
+    cascade.use_calibration(calibration)
+    assert cascade.rank_many(*asked)[0].documents[0].probability is not None
+    with pytest.raises(InvalidInput, match="a calibration of another model"):
+        Cascade([small, judge]).use_calibration(calibration)
+
+
+def test_a_rule_may_be_measured_on_models_that_were_told(small: CrossEncoder, tmp_path: Path) -> None:
+    """Each when it was loaded, as files have it that were written before a cascade kept an instruction."""
+    folder = str(make_reranker(tmp_path / "judge"))
+    own = CrossEncoder(folder, device="cpu", instruction="find the animal")
+    Cascade([small, own], StoppingRule(3, 1.5)).save(tmp_path)
+    with pytest.raises(InvalidInput, match=r"models\[1\] is not the"):
+        Cascade.load(tmp_path, device="cpu")
+    assert Cascade.load(tmp_path, device="cpu", instruction="find the animal").keep == (StoppingRule(3, 1.5),)
+
+
 def test_a_label_is_named_to_models_that_have_several(small: CrossEncoder, tmp_path: Path) -> None:
     """Whichever place they have; the last model explains."""
     grader = CrossEncoder(str(make_folder(tmp_path, "bert", num_labels=3)), device="cpu")
@@ -349,6 +391,8 @@ def test_a_saved_rule_comes_back_for_the_same_models(
         assert Cascade.load(place).keep == cascade.keep
     loaded = Cascade.load(tmp_path / "cascade.json")
     assert [model.window for model in loaded.models] == [14, large.window]
+    named = Cascade.load(tmp_path, [small.name, large], device="cpu")
+    assert [model.window for model in named.models] == [14, large.window]
     queries, lists = texts(2, 20)
     assert plain(loaded.rank_many(queries, lists)) == plain(cascade.rank_many(queries, lists))
     for models in ([small, tiny], [large, large]):
@@ -397,6 +441,9 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, message: s
         (lambda one: Cascade([one, one], True), "keep[0]=True is not a positive int"),
         (lambda one: Cascade([one, one], [5, 3]), "keep has 2, and 2 models have 1 steps"),
         (lambda one: Cascade(["a", one, "b"], template="zerank"), "template is for one model, and here are a and b"),
+        (lambda one: Cascade([one, one], max_length=[9]), "max_length has 1, and there are 2 models"),
+        (lambda one: Cascade([one, one], instruction="x"), "instruction: this model's input has no place for one"),
+        (lambda one: Cascade([one, one], instruction=3), "instruction is int, not str"),
         (lambda one: Cascade(["a", "b"], false_token="no"), "false_token is for one model"),  # noqa: S106
         (lambda one: StoppingRule(0, 1.0), "top_k=0"),
         (lambda one: StoppingRule(1, math.nan), "margin=nan"),
@@ -422,13 +469,16 @@ def test_bad_input_is_refused(tiny: CrossEncoder, call: Callable[[CrossEncoder],
 
 
 def test_an_error_of_a_later_model_names_the_callers_pairs(small: CrossEncoder, large: CrossEncoder) -> None:
-    """Not those of the few that it was given."""
+    """Not those of the few that it was given, nor of those that a cache of scores did not know."""
     strict = CrossEncoder(large.name, device="cpu", max_length=14, truncation="error")
     lists = [["cat"], ["the cat " * 20, "the dog " * 20, "a"]]
     chosen = small.rank_many(["dog"], lists[1:])[0].documents[:2]
-    with pytest.raises(TooLong, match="model 1, pairs") as caught:
-        Cascade([small, strict], 2).rank_many(["cat", "dog"], lists)
-    assert caught.value.indices == tuple(sorted(1 + one.index for one in chosen if one.index < 2))
+    for cache in (None, ScoreCache()):
+        strict.use_score_cache(cache)
+        strict.rank_many(["cat"], lists[:1])
+        with pytest.raises(TooLong, match="model 1, pairs") as caught:
+            Cascade([small, strict], 2).rank_many(["cat", "dog"], lists)
+        assert caught.value.indices == tuple(sorted(1 + one.index for one in chosen if one.index < 2))
 
 
 @pytest.mark.parametrize(("template", "place"), [("{query} {document}", 1), (None, 0)])

@@ -13,7 +13,7 @@ from haystack_integrations.common.secondpass.model_lifecycle import shared_cache
 from haystack_integrations.components.rankers.secondpass import SecondPassRanker
 from haystack_integrations.components.readers.secondpass import SentenceReader
 
-from secondpass import Cascade, CrossEncoder
+from secondpass import Cascade, CrossEncoder, StoppingRule
 from secondpass.activations import IDENTITY
 from secondpass.errors import InvalidInput, ModelLoadError
 from secondpass.windows import Windows
@@ -227,6 +227,22 @@ async def test_a_list_of_models_is_a_cascade(
     assert ranker.run(query=QUERY, documents=MANY)["documents"] == found["documents"]
 
 
+@pytest.mark.parametrize("keep", [4, StoppingRule(3, 0.5)])
+def test_a_file_has_the_windows_of_a_cascade(
+    make_ranker: MakeRanker, tiny_folder: str, larger: str, tmp_path: Path, keep: Any
+) -> None:
+    """In which its rule was measured, if it has one."""
+    names, texts = [tiny_folder, larger], [document.content for document in MANY]
+    cascade = Cascade(names, keep, device="cpu", max_length=[12, None])
+    cascade.save(tmp_path / "rule.json")
+    (ranking,) = cascade.rank_many([QUERY], [texts], activation_fct=IDENTITY, batch_size=16)
+    ranker = make_ranker(model=names, top_k=9, scale_score=False, keep=tmp_path / "rule.json")
+    found = ranker.run(query=QUERY, documents=MANY)["documents"]
+    assert [(one.id, one.score) for one in found] == [(MANY[one.index].id, one.score) for one in ranking.documents[:9]]
+    with ranker.lent_model() as model:
+        assert [one.window for one in model.models] == [12, cascade.models[1].window]
+
+
 def test_a_cascade_reads_windows_and_keeps_scores(
     make_ranker: MakeRanker, tiny_folder: str, larger: str, tmp_path: Path
 ) -> None:
@@ -299,5 +315,7 @@ def test_models_that_make_no_cascade_are_refused_when_they_are_loaded(
         make_ranker(model=[several, tiny_folder]).warm_up()
     with pytest.raises(InvalidInput, match="other numbers of labels"):
         make_ranker(model=[tiny_folder, several], relevance="expected").warm_up()
+    with pytest.raises(InvalidInput, match="has no place for one"):
+        make_ranker(model=[tiny_folder, tiny_folder], instruction="find a cat").warm_up()
     with pytest.raises(ModelLoadError, match=r"rule\.json"):
         make_ranker(model=[tiny_folder, tiny_folder], keep=str(tmp_path / "rule.json")).warm_up()

@@ -18,12 +18,16 @@ from secondpass import Cascade, CrossEncoder
 from secondpass.calibration import Calibration
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
 from secondpass.models.building import save_compact
+from secondpass.models.identity import marks_of
 from secondpass.serving import models
+from secondpass.serving.answering import answered
 from secondpass.serving.models import CalibrationInfo, Models, load_models
 from secondpass.serving.problems import Problem
-from secondpass.serving.settings import ModelSource, Settings, keeping, model_source
+from secondpass.serving.settings import ModelSource, Settings, instructed, keeping, model_source, probable
+from secondpass.serving.work import Work
 from secondpass.token_cache import TokenCache
 from tests.serving.conftest import Serve
+from tests.tiny_models import make_reranker
 
 
 def unwatched(*given: object) -> None:
@@ -204,6 +208,37 @@ def test_models_in_a_row_are_a_cascade(
     ):
         with pytest.raises(InvalidInput, match=said):
             load_models(Settings(**settings))  # type: ignore[arg-type]
+
+
+async def test_an_instruction_of_a_cascade_is_for_its_models_with_a_place(tiny_folder: str, tmp_path: Path) -> None:
+    """Whatever names they have beside, where a request says none; a calibration of the model told that is its own."""
+    judge, file = str(make_reranker(tmp_path / "judge")), tmp_path / "calibration.json"
+    cat, dog = "find the cat", "find the dog"
+    Cascade([tiny_folder, judge], device="cpu").save(tmp_path / "stored.json")
+    told = CrossEncoder(judge, device="cpu", instruction=cat)
+    Calibration("logistic", marks=marks_of(told), conditions=told.conditions()).save(file)
+    given = [f"small={tiny_folder}", f"big={judge}", "best=small,big", f"own={tiny_folder},{judge}", "sure=small,big"]
+    sources = [model_source(each) for each in (*given, f"stored={tmp_path / 'stored.json'}")]
+    sources = list(instructed(sources, [f"{name}={cat}" for name in ("best", "own", "sure", "stored")]))
+    settings = Settings(models=probable(sources, [f"sure={file}"]), device="cpu")
+    loaded = load_models(settings)
+    for name in ("best", "own"):
+        cascade = loaded[name]
+        assert isinstance(cascade, Cascade)
+        assert cascade.models == (loaded["small"], loaded["big"])
+    models, texts = Models(loaded, settings, unwatched), ("the mat", "a dog", "the cat sat")
+    wanted: dict[str | None, list[float]] = {}
+    for wish in (None, cat, dog):
+        (ranking,) = CrossEncoder(judge, device="cpu", instruction=wish).rank_many(["cat"], [texts])
+        wanted[wish] = [one.logit for one in sorted(ranking.documents, key=lambda one: one.index)]
+    assert len(set(map(tuple, wanted.values()))) == 3
+    for name, wish in (("big", None), ("best", cat), ("own", cat), ("sure", cat), ("stored", cat)):
+        for said in (None, dog):
+            answer = await answered(models.get(name), Work(None, ("cat",) * 3, texts, instruction=said), 30)
+            assert answer.logits == pytest.approx(wanted[said or wish], abs=1e-4)
+    models.close()
+    with pytest.raises(InvalidInput, match="has no place for one"):
+        load_models(Settings(models=(ModelSource("best", "x", cat, stages=(tiny_folder, tiny_folder)),), device="cpu"))
 
 
 def test_a_stored_cascade_is_loaded_as_any_model(

@@ -29,11 +29,11 @@ SAME = 0.05
 GO_ON = f"delete {FILE} to go on without probabilities, or calibrate again with `secondpass calibrate`"
 
 
-def marks_of(model: Any) -> tuple[float, ...]:
-    """A `Reranker`'s logits for the sample pairs, of several labels the first one's."""
+def marks_of(model: Any, instruction: str | None = None) -> tuple[float, ...]:
+    """A `Reranker`'s logits for the sample pairs, of several labels the first one's; None: told what it always is."""
     labels = None if model.num_labels == 1 else 0
     pairs = [[document] for document in SAMPLE_DOCUMENTS]
-    found = model.rank_many(SAMPLE_QUERIES, pairs, relevance=labels, show_progress_bar=False)
+    found = model.rank_many(SAMPLE_QUERIES, pairs, relevance=labels, instruction=instruction, show_progress_bar=False)
     return tuple(ranking.documents[0].logit for ranking in found)
 
 
@@ -41,6 +41,12 @@ def agree(found: Sequence[float], stored: Sequence[Any]) -> bool:
     """Whether these are the marks of one model."""
     exact = np.asarray(stored, np.float64)
     return len(exact) == len(found) and bool((np.abs(exact - found) <= SAME * np.ptp(exact)).all())
+
+
+def is_known(model: Any, marks: Sequence[Any], instruction: str | None = None) -> bool:
+    """Whether a `Reranker` has these marks, as it is or told `instruction`, which is said to those with a place."""
+    told = [instruction] if instruction is not None and model.takes_instruction else []
+    return any(agree(marks_of(model, wish), marks) for wish in (None, *told))
 
 
 def weights_digest(folder: Path, variant: str | None = None) -> str | None:
@@ -70,9 +76,11 @@ def stored_calibration(folder: Path, variant: str | None = None) -> Calibration 
     return replace(made, weights=None)
 
 
-def check_marks(calibration: Calibration, model: Any, error: type[SecondPassError] = InvalidInput) -> None:
-    """Raise `error` for a calibration of another model, where it says by what its own is known."""
-    if calibration.marks is None or agree(marks_of(model), calibration.marks):
+def check_marks(
+    calibration: Calibration, model: Any, error: type[SecondPassError] = InvalidInput, instruction: str | None = None
+) -> None:
+    """Raise `error` for a calibration of another model, where it says by what its own is known (`is_known`)."""
+    if calibration.marks is None or is_known(model, calibration.marks, instruction):
         return
     differences = calibration.conditions and model.conditions().differences(calibration.conditions)
     read = f" ({', '.join(differences.values())})" if differences else ""

@@ -168,6 +168,7 @@ class Standing:
     def _instruction(self, stage: Stage) -> str | None:
         """Of the models of a cascade those with a place for it are told; where there is none it is refused."""
         stages, asked = self._served.stages, self._work.instruction
+        asked = self._served.instruction if asked is None else asked
         if asked is None or len(stages) == 1:
             return asked
         placed = [one for one in stages if one.shared.reranker.takes_instruction]

@@ -60,7 +60,8 @@ class Served:
     Of a cascade that is its last model; `stages` are all of them, `queues` those that are in front of no other name.
     `digest` is the SHA-256 of its weights file (of several, one after the other), None for a model that was handed over
     loaded; `standing` is the service's word on what is read of pairs that are too long, None leaves that to the model;
-    `created` is when it began to serve, in seconds since 1970; `users` are requests under way.
+    `instruction` is what those of a cascade's models with a place are told where a request says none; `created` is when
+    it began to serve, in seconds since 1970; `users` are requests under way.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Served:
     stages: tuple[Stage, ...]
     queues: tuple[SharedReranker, ...]
     standing: Truncation | Windows | None = None
+    instruction: str | None = None
     digest: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     users: int = 0
@@ -156,7 +158,8 @@ class Models:
             stages.append(Stage(own[-1] if isinstance(model, Reranker) else known[id(reranker)], keep))
         # Read once: while a batch runs, the forward has no time for questions.
         standing, parts = self._settings.truncation, (tuple(stages), tuple(own))
-        return Served(name, reranker, stages[-1].shared, reranker.window, reranker.dtype_name, *parts, standing)
+        told = model.instruction if isinstance(model, Cascade) else None  # any other model knows its own
+        return Served(name, reranker, stages[-1].shared, reranker.window, reranker.dtype_name, *parts, standing, told)
 
     def _queue(self, name: str, reranker: Reranker) -> SharedReranker:
         if reranker.token_cache is None:
@@ -293,15 +296,17 @@ def load_models(settings: Settings) -> LoadedModels:
     check_alone(sources, {name: getattr(settings, name) for name in ANSWER})
     made = LoadedModels()
     for model in settings.models:
-        parts = [named.get(part, ModelSource(part, part, model.instruction)) for part in model.stages]
+        parts = [named.get(part, ModelSource(part, part)) for part in model.stages]
         if any(part.stages for part in parts) or (model.keep and not parts):
             raise InvalidInput(f"model {model.name!r}: --keep is of models in a row, which are no cascades themselves")
         if parts:
-            last = model.calibration or parts[-1].calibration
-            own = [part.calibration for part in parts[:-1]] + [last]
-            found = [load(part.source, part.instruction, file) for part, file in zip(parts, own, strict=True)]
+            files: list[tuple[str | None, ...]] = [(part.calibration,) for part in parts]
+            if model.calibration not in (None, *files[-1]):
+                files[-1] = (model.calibration, model.instruction)
+            # the cascade's instruction goes with its requests: its models may have other names too
+            found = [load(part.source, part.instruction, *file) for part, file in zip(parts, files, strict=True)]
             steps = (model.keep or DEFAULT_KEEP) * (len(parts) - 1 if len(model.keep) < 2 else 1)
-            made[model.name] = Cascade([reranker for reranker, _ in found], steps)
+            made[model.name] = Cascade([reranker for reranker, _ in found], steps, instruction=model.instruction)
             made.digests[model.name] = found[-1][1]
         elif holds_cascade(model.source):
             if settings.max_length is not None:
@@ -324,12 +329,14 @@ def _options(settings: Settings, instruction: str | None) -> dict[str, Any]:
     return {"instruction": instruction, **{name: getattr(settings, name) for name in names}}
 
 
-def _loaded(settings: Settings, source: str, instruction: str | None, calibration: str | None) -> tuple[Reranker, str]:
-    """A model and the digest of its weights."""
+def _loaded(
+    settings: Settings, source: str, instruction: str | None, calibration: str | None, told: str | None = None
+) -> tuple[Reranker, str]:
+    """A model and the digest of its weights; `told` is what a cascade's calls say to it."""
     read = partial(CrossEncoder, source, max_length=settings.max_length, **_options(settings, instruction))
     encoder, digest = _ready(settings, [source], read)
     if calibration is not None:
-        encoder.use_calibration(calibration)
+        encoder.use_calibration(calibration, told)
     return encoder, digest
 
 

@@ -197,6 +197,19 @@ def test_long_documents_become_their_best_windows(tiny):
     assert len(made[0].documents[0]) < 60
 
 
+@pytest.mark.parametrize("select", ["first", "bm25"])
+def test_a_long_document_is_its_window_where_one_is_read(tiny, select):
+    """What fits, and what says nothing, is as it was."""
+    group = Group("where is the cat", (LONG[0], "  a cat ", "\u200b"), (1.0, 0.0, 0.0))
+    windows = Windows(tokens=8, most=1, select=select)
+    (made,) = best_passages([group], tiny, windows)
+    (ranking,) = tiny.rank_many([group.query], [group.documents], truncation=windows)
+    passage = next(one.passage for one in ranking.documents if one.index == 0)
+    assert passage.windows == 1
+    assert made.documents == (LONG[0][passage.start : passage.end], *group.documents[1:])
+    assert len(made.documents[0]) < 60
+
+
 def test_one_text_keeps_one_label(tiny):
     """A window that two documents share would be relevant and not: those stay as they are."""
     group = Group("where is the cat", ("cat " * 40, "cat " * 48, "dog " * 40), (1.0, 0.0, 0.0))

@@ -27,7 +27,7 @@ def best_passages(
     chunk: int = 64,
     progress: bool = False,
 ) -> Iterator[Group]:
-    """The same groups with the best window of each document that has several in its place, in order.
+    """The same groups with the best window that was read of each document that does not fit one in its place, in order.
 
     A label belongs to the document, and most windows of a relevant one answer nothing: of all that are to be taken for
     relevant the one that scores best is the likeliest, and of a document that is not relevant it is the hardest
@@ -75,8 +75,10 @@ def _passages(
 def _shortened(group: Group, ranking: Ranking) -> Group:
     texts = list(group.documents)
     for one in ranking.documents:
-        if one.passage is not None and one.passage.windows > 1:
-            texts[one.index] = texts[one.index][one.passage.start : one.passage.end]
+        text, passage = texts[one.index], one.passage
+        # how many were read says nothing of how long it is: there may be a limit
+        if passage is not None and 0 < passage.end - passage.start < len(text.strip()):
+            texts[one.index] = text[passage.start : passage.end]
     labels: dict[str, set[float]] = {}
     for text, label in zip(texts, group.labels, strict=True):
         labels.setdefault(text, set()).add(label)

@@ -248,18 +248,23 @@ class ModelLifecycle(SerializedComponent):
     def _opened(self, model: str, instruction: str | None) -> CrossEncoder:
         from secondpass import CrossEncoder
 
-        cache = None if self.score_cache is None else shared_cache(self.score_cache, self.score_cache_mb)
-        encoder = CrossEncoder(
-            model,
-            device=torch_device(self.device),
-            token=None if self.token is None else self.token.resolve_value(),
-            truncation=self._cut(),
-            precision=self.precision,
-            instruction=instruction,
-            **engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs),
-        )
+        cache = self._cache()
+        encoder = CrossEncoder(model, instruction=instruction, **self._arguments())
         encoder.use_score_cache(cache)
         return encoder
+
+    def _arguments(self) -> dict[str, Any]:
+        """Those of `CrossEncoder` for every model of the component."""
+        return {
+            "device": torch_device(self.device),
+            "token": None if self.token is None else self.token.resolve_value(),
+            "truncation": self._cut(),
+            "precision": self.precision,
+            **engine_arguments(self.model_kwargs, self.tokenizer_kwargs, self.config_kwargs),
+        }
+
+    def _cache(self) -> ScoreCache | None:
+        return None if self.score_cache is None else shared_cache(self.score_cache, self.score_cache_mb)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy loads a model of its own.

@@ -169,7 +169,8 @@ class SecondPassRanker(ModelLifecycle):
             (Qwen3-Reranker, mxbai-rerank-v2); others are refused when they are loaded. Special tokens in it are text.
             Prefixes and suffixes stand inside that template, next to the query and the documents.
         :param keep: Of a cascade, how many documents go on from each model to the next: one number for all steps or one
-            for each, or the file that `secondpass.Cascade.save` wrote, for the rule in it. If `None`, 100.
+            for each, or the file that `secondpass.Cascade.save` wrote, for the rule and the windows in it. If `None`,
+            100.
         :param windows: With `truncation="windows"`, how documents are read. Allowed: tokens (of a document in a
             window), overlap (of two windows, in tokens), most (windows of a document), aggregate ("max", or how many
             best windows the mean is of), borders ("sentences", "words"), select ("first", or "bm25" for the windows
@@ -341,29 +342,32 @@ class SecondPassRanker(ModelLifecycle):
         return self.truncation if self.windows is None else Windows(**self.windows)
 
     def _load(self) -> CrossEncoder | Cascade:
-        names = [self.model] if isinstance(self.model, str) else self.model
-        # A cascade hands an instruction to those of its models that have a place for one.
-        models = [self._opened(name, self.instruction if len(names) == 1 else None) for name in names]
+        made: CrossEncoder | Cascade
+        made = self._opened(self.model, self.instruction) if isinstance(self.model, str) else self._cascade(self.model)
+        models = (made,) if isinstance(made, CrossEncoder) else made.models
         told = [model for model in models if model.num_labels > 1]
         if self.relevance is not None and not told:
-            told = models[-1:]
+            told = [models[-1]]
         for model in told:
             checked_relevance(self.relevance, model.num_labels)
-        if len(models) == 1:
-            return self._calibrated(models[0])
         if self.relevance == "expected" and len({model.num_labels for model in models}) > 1:
             raise InvalidInput("relevance='expected' is on another scale where models have other numbers of labels")
+        if self.calibration is not None:
+            made.use_calibration(self.calibration)
+        least_of(made.calibration, self.min_probability)
+        return made
+
+    def _cascade(self, names: Sequence[str]) -> Cascade:
+        """Models one after the other, with a file's rule in the windows that it was measured with."""
         from secondpass.cascade import Cascade
 
+        cache, options = self._cache(), {"instruction": self.instruction, **self._arguments()}
         if isinstance(self.keep, str):
-            return self._calibrated(Cascade.load(self.keep, models))
-        return self._calibrated(Cascade(models, 100 if self.keep is None else self.keep))
-
-    def _calibrated(self, model: CrossEncoder | Cascade) -> CrossEncoder | Cascade:
-        if self.calibration is not None:
-            model.use_calibration(self.calibration)
-        least_of(model.calibration, self.min_probability)
-        return model
+            made = Cascade.load(self.keep, names, **options)
+        else:
+            made = Cascade(names, 100 if self.keep is None else self.keep, **options)
+        made.use_score_cache(cache)
+        return made
 
     def _limits(
         self, top_k: object, scale_score: object, score_threshold: object, budget_ms: object, least: object
@@ -444,7 +448,7 @@ class SecondPassRanker(ModelLifecycle):
                     template=PromptTemplate(
                         self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix
                     ),
-                    instruction=self._wish(instruction),
+                    instruction=instruction,
                     budget_ms=limits.budget_ms,
                     min_probability=limits.least,
                 )
@@ -455,10 +459,6 @@ class SecondPassRanker(ModelLifecycle):
         if limits.least is None and not everything:
             raise RuntimeError(f"{len(ranking.documents)} scores for {len(readable.documents)} documents")
         return ranking
-
-    def _wish(self, instruction: str | None) -> str | None:
-        """What a call says; a model that was loaded with an instruction knows it, those of a cascade are told."""
-        return self.instruction if instruction is None and isinstance(self.model, list) else instruction
 
     def _activation(self, model: CrossEncoder | Cascade) -> Activation:
         """What makes scores between 0 and 1 of the logits, or of the expected grades from 0 to the last label's."""
