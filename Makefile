@@ -9,6 +9,8 @@ INSTALL = { $(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip install --q
 	--reinstall-package secondpass --constraint constraints.txt --editable $(1); } \
 	|| $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable $(1)
 export UV_HTTP_TIMEOUT ?= 300
+# What the kernel is made of: once one of them is newer than an installation, the next one compiles it again.
+KERNEL := hatch_build.py $(wildcard src/secondpass/forwards/kernel/source/*)
 # mypy knows files by what is in them, so checkouts share what it has read of the libraries.
 export MYPY_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/secondpass/mypy
 DATA ?= ../shared/data
@@ -150,18 +152,18 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt $(KERNEL) | $(BIN)/python
 	$(call INSTALL,".[haystack]")
 	touch $@
 
-$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.docs: pyproject.toml constraints.txt $(KERNEL) | $(BIN)/python
 	$(call INSTALL,".[docs]")
 	touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.test: pyproject.toml constraints.txt $(KERNEL) | $(BIN)/python
 	$(call INSTALL,".[test]")
 	touch $@
 
-$(VENV)/.pocket: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.pocket: pyproject.toml constraints.txt $(KERNEL) | $(BIN)/python
 	$(call INSTALL,".[pocket]")
 	touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def project(tmp_path: Path) -> Path:
     source = tmp_path / hatch_build.KERNEL / "source"
     source.mkdir(parents=True)
     (source / "library.cpp").write_text(
-        'extern "C" __attribute__((visibility("default"))) int answer() { return 1; }\n'
+        'extern "C" __attribute__((visibility("default"))) const char* answer() { return SECONDPASS_SOURCES; }\n'
     )
     (source / "exports.map").write_text("{ global: answer; local: *; };\n")
     (source / "wide.cpp").write_text("#ifndef WIDE\n#error not compiled for its instructions\n#endif\n")
@@ -73,15 +74,67 @@ def test_a_source_distribution_compiles_nothing(project: Path) -> None:
 
 
 def test_a_stale_library_is_compiled_again(project: Path) -> None:
-    """A source newer than the library; a current one is kept as it is."""
+    """One that is made of other sources, whatever times the files have; a current one is kept as it is."""
+    built(project)
+    library, source = project / hatch_build.LIBRARY, project / hatch_build.KERNEL / "source"
+    for changed in (source / "wide.cpp", source / "instructions.toml", project / "hatch_build.py"):
+        os.utime(library, (1e9, 1e9))  # older than all of them
+        (source / "wide.cpp~").write_text("an editor's")
+        built(project)
+        assert library.stat().st_mtime == 1e9
+        before = changed.read_text()
+        for content in (f"{before}\n", before):
+            os.utime(library, (1e9, 1e9))
+            changed.write_text(content)
+            built(project)
+            assert library.stat().st_mtime > 1e9
+
+
+def test_a_current_library_outlives_the_compiler(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own header says what it is for: a wheel has it as before."""
+    wanted = built(project)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", "")
+    assert built(project) == wanted
+    assert (project / hatch_build.LIBRARY).is_file()
+
+
+def test_another_processors_library_is_another_file(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler for it leaves the checkout's own alone; where such a one lies in its place, it is compiled again."""
     built(project)
     library = project / hatch_build.LIBRARY
-    os.utime(library, (2e9, 2e9))
+    own = library.read_bytes()
+    [other] = {*hatch_build.MACHINES} - {MACHINE}
+    library.write_bytes(own[:18] + hatch_build.MACHINES[other].to_bytes(2, "little") + own[20:])
     built(project)
-    assert library.stat().st_mtime == 2e9
-    os.utime(library, (1e9, 1e9))
-    built(project)
-    assert library.stat().st_mtime > 1e9
+    assert library.read_bytes()[18:20] == own[18:20]
+    compiler = tmp_path / "c++"
+    command = shlex.join(hatch_build.compiler())
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = -dumpmachine ] && exec echo {other}-linux-gnu\nexec {command} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    data = built(project)
+    assert data["tag"] == f"py3-none-linux_{other}"
+    [(there, name)] = data["force_include"].items()
+    assert Path(there).is_file()
+    assert (Path(there) != library, name) == (True, "secondpass/forwards/kernel/secondpass_kernel.so")
+    assert library.read_bytes()[18:20] == own[18:20]
+
+
+def test_the_named_compiler_is_used_with_its_arguments(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of `ccache g++`; no other compiler takes the place of one that is not here."""
+    library = project / hatch_build.KERNEL / "source" / "library.cpp"
+    library.write_text(f"#ifndef ASKED\n#error not asked\n#endif\n{library.read_text()}")
+    monkeypatch.setenv("CXX", f"env {shlex.join(hatch_build.compiler())} -DASKED")
+    assert built(project)["pure_python"] is False
+    for asked, said in (("nosuch-g++ -O3", "no such program"), ("g++ '", "No closing quotation")):
+        monkeypatch.setenv("CXX", asked)
+        assert built(project) == {"force_include": {}}
+        assert f"(CXX={asked}: {said})" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -93,7 +146,7 @@ def test_without_the_kernel_the_package_is_for_any_platform(
     """One line says so, and an older library does not stay behind."""
     built(project)
     capsys.readouterr()
-    os.utime(project / hatch_build.LIBRARY, (1e9, 1e9))
+    (project / hatch_build.KERNEL / "source" / "wide.cpp").write_text("// newer\n")
     for name, value in setting.items():
         monkeypatch.setenv(name, value)
     assert built(project) == {"force_include": {}}
@@ -138,7 +191,7 @@ def test_pip_builds_a_wheel_whose_library_works(tmp_path: Path) -> None:
             shutil.copy(REPOSITORY / name, root)
     # Not optimised, which takes most of the time; the optimised library is the one that all other tests use.
     quick = tmp_path / "c++"
-    quick.write_text(f'#!/bin/sh\nexec {hatch_build.compiler()} "$@" -O0\n')
+    quick.write_text(f'#!/bin/sh\nexec {shlex.join(hatch_build.compiler())} "$@" -O0\n')
     quick.chmod(0o755)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     done = subprocess.run(

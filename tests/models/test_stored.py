@@ -22,7 +22,7 @@ from transformers import CONFIG_MAPPING
 
 from secondpass import CrossEncoder
 from secondpass.errors import CheckpointError, InvalidInput, MissingExtra, ModelLoadError
-from secondpass.forwards.description import NotDescribed, StoredArray
+from secondpass.forwards.description import Broken, NotDescribed, StoredArray
 from secondpass.forwards.families import ENCODERS, describe, describe_stored, stored_family
 from secondpass.forwards.readout import ReadoutModel
 from secondpass.models.identity import weights_digest
@@ -221,6 +221,10 @@ def _altered(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], Non
     return write
 
 
+def _cut(weights: dict[str, Any], places: str) -> None:
+    weights |= {name: one[:16].clone() for name, one in weights.items() if re.search(places, name)}
+
+
 def _encoder_alone(folder: Path) -> None:
     _config({"architectures": ["BertForMaskedLM"]})(folder)
     _altered(lambda weights: [weights.pop(f"classifier.{name}") for name in ("weight", "bias")])(folder)
@@ -285,6 +289,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         _altered(lambda weights: [weights.pop(f"bert.pooler.dense.{name}") for name in ("weight", "bias")]),
         r"no weight bert\.pooler",
     ),
+    "a short norm": (_altered(lambda weights: _cut(weights, r"1\.attention\.output\.LayerNorm")), r"norms .*\[16\]"),
     "no head": (_encoder_alone, "BertForMaskedLM, which has no head, and none is there"),
 }
 
@@ -560,6 +565,31 @@ def test_what_a_class_has_is_there_and_nothing_else(
     kept |= {key: StoredArray((2, 32) if "token_type" in key else (32,), dict) for key in added}  # type: ignore[arg-type]
     with pytest.raises(NotDescribed, match=r"\w+ \w+"):
         describe_stored(family, name, settings, kept)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "place", "said"),
+    [
+        ("modernbert", r"^model\.layers\.1\.attn_norm\.weight", r"norms have shape \[16\]"),
+        ("modernbert", r"^model\.final_norm\.weight", r"norms have shape \[16\]"),
+        ("modernbert", r"^head\.norm\.weight", r"a norm of the head has shape \[16\], where 32 numbers"),
+        ("electra", r"\.embeddings_project\.bias", "a bias has another length"),
+    ],
+)
+def test_a_norm_or_bias_of_another_length_is_refused(
+    tiny_model_folder: Any, architecture: str, place: str, said: str
+) -> None:
+    """Zeros in place of what it lacks would give other scores, and nobody would hear of it."""
+    folder = Path(tiny_model_folder(architecture))
+    arrays = dict(arrays_of(HeldFiles(folder, ["model.safetensors"]), "model.safetensors"))
+    settings = json.loads((folder / "config.json").read_text())
+    name = settings["architectures"][0]
+    family = stored_family(name, settings["model_type"])
+    assert family is not None
+    [key] = [key for key in arrays if re.search(place, key)]
+    arrays[key] = StoredArray((16,), dict)  # type: ignore[arg-type]
+    with pytest.raises(Broken, match=said):
+        describe_stored(family, name, settings, arrays)
 
 
 def test_weights_of_folders_that_nobody_lists_are_not_read(tiny_model_folder: Any, tmp_path: Path) -> None:

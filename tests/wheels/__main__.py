@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 POLICY = "manylinux_2_28"
 LIBC = "2.28"
 LIBRARY = hatch_build.LIBRARY.relative_to("src").as_posix()
-EXPORTED = {"secondpass_described", "secondpass_fits", "secondpass_memory", "secondpass_run"}
+EXPORTED = {f"secondpass_{name}" for name in ("described", "fits", "memory", "run", "sources")}
 # Parts of the C library, and its loaders.
 NEEDED = re.compile(r"lib(c|m|dl|rt|pthread)\.so\.\d|ld-linux-(x86-64|aarch64)\.so\.\d")
 COMPILER = """#!/bin/sh

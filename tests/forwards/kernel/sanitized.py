@@ -49,7 +49,7 @@ def runtime(name: str) -> str:
     """The file of a sanitizer's own library, as this compiler knows it."""
     import hatch_build
 
-    command = [hatch_build.compiler(), f"-print-file-name={name}"]
+    command = [*hatch_build.compiler(), f"-print-file-name={name}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 

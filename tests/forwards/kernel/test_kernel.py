@@ -158,6 +158,22 @@ def test_widths_need_not_suit_the_processor(hidden: int, heads: int, inner: int,
     torch.testing.assert_close(kernel(encoder, full)(inputs), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("pruned", [0, 1])
+def test_feed_forwards_may_be_of_several_widths(pruned: int, routine: Routine) -> None:
+    """A layer that was pruned in memory, in front of a wider one or behind it."""
+    model: Any = made(intermediate_size=200)[0]
+    layer = model.bert.encoder.layer[pruned]
+    inner, outer = layer.intermediate.dense, layer.output.dense
+    inner.weight, inner.bias, outer.weight = (
+        torch.nn.Parameter(weight.detach()) for weight in (inner.weight[:40], inner.bias[:40], outer.weight[:, :40])
+    )
+    encoder = describe(model)
+    assert isinstance(encoder, Encoder)
+    inputs = tokens(20, 60, types=2)
+    near = {"fp32": 1e-5, "bf16": 0.1, "int8": 0.2}[routine.precision]
+    torch.testing.assert_close(kernel(encoder, routine)(inputs), expected(model, inputs), rtol=near, atol=near)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
 def test_activations_are_those_of_the_model(activation: str, routine: Routine) -> None:
     """Each hidden activation in each precision; a wrong one would be far off."""

@@ -188,6 +188,8 @@ def _check_sizes(encoder: Encoder, config: StoredConfig) -> None:
         wanted.append(("the token types", own.types, (config.count("type_vocab_size"), width)))
     if own.projection is not None:
         wanted.append(("their projection", own.projection.weight, (hidden, width)))
+    norms = [encoder.final_norm, *(layer.attention_norm for layer in encoder.layers)]
+    wanted += [("norms", norm.weight, (hidden,)) for norm in norms if norm is not None]
     for layer in encoder.layers:
         wanted += [
             ("query, key and value", layer.qkv.weight, (3 * hidden, hidden)),
@@ -214,11 +216,14 @@ def _check_chain(encoder: Encoder, hidden: int) -> None:
             if step.linear.weight.shape[1] != width:
                 raise Broken(f"the head reads {step.linear.weight.shape[1]} numbers of {width}")
             width = step.linear.weight.shape[0]
+        if step.norm is not None and tuple(step.norm.weight.shape) != (width,):
+            raise Broken(f"a norm of the head has shape {list(step.norm.weight.shape)}, where {width} numbers come in")
     parts = [part for layer in encoder.layers for part in (layer.qkv, layer.attention_out, layer.up, layer.down)]
-    parts += [step.linear for step in encoder.readout.steps if step.linear is not None]
+    others = [*(step.linear for step in encoder.readout.steps), encoder.embeddings.projection]
+    parts += [part for part in others if part is not None]
     norms = [layer.attention_norm for layer in encoder.layers] + [layer.output_norm for layer in encoder.layers]
     short = [part for part in parts if part.bias is not None and part.bias.shape != part.weight.shape[:1]]
-    norms += [encoder.final_norm, encoder.embeddings.norm]
+    norms += [encoder.final_norm, encoder.embeddings.norm, *(step.norm for step in encoder.readout.steps)]
     uneven = [one for one in norms if one is not None and one.bias is not None and one.bias.shape != one.weight.shape]
     if short or uneven:
         raise Broken("a bias has another length than what it is added to")

@@ -7,6 +7,7 @@ routine for, `find` gives the reason and everything else of secondpass works as 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import re
 import sys
@@ -20,6 +21,10 @@ Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 
 LIBRARY = Path(__file__).with_name("secondpass_kernel.so")
+# The repository, where this file is in one.
+CHECKOUT = LIBRARY.parent / "../../../.."
+# What the sources' names end in; editors leave other files beside them.
+ENDINGS = (".cpp", ".h", ".hpp", ".map", ".toml")
 # Names of instruction sets, separated by commas, that are used instead of the processor's best: for tests and doubts.
 CHOSEN = "SECONDPASS_KERNEL_INSTRUCTIONS"
 
@@ -137,6 +142,26 @@ class Routine:
     words: bool
 
 
+def sources_digest(root: Path) -> str:
+    """A digest of what a checkout's library is made of: hatch_build.py, which writes it into the library, and sources.
+
+    Raises:
+        FileNotFoundError: that is no checkout.
+    """
+    found = (root / "src/secondpass/forwards/kernel/source").iterdir()
+    sources = sorted(file for file in found if file.suffix in ENDINGS and not file.name.startswith("."))
+    parts = [(file.name, hashlib.sha256(file.read_bytes()).digest()) for file in (root / "hatch_build.py", *sources)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _is_stale(library: Path) -> bool:
+    """Whether this is a checkout with other sources than the library's; in a wheel they came together."""
+    try:
+        return sources_digest(CHECKOUT).encode() not in library.read_bytes()
+    except FileNotFoundError:
+        return False
+
+
 @cache
 def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
     """Everything this processor can run, the fastest of each precision first; a sentence when the library is absent."""
@@ -148,7 +173,8 @@ def routines(library: Path = LIBRARY) -> tuple[Routine, ...] | str:
         loaded.secondpass_memory.restype = ctypes.c_size_t
         loaded.secondpass_run.restype = None
         structures = (ModelStruct, LayerStruct, StepStruct, CallStruct)
-        if not loaded.secondpass_fits(*(ctypes.c_size_t(ctypes.sizeof(kind)) for kind in structures)):
+        fits = loaded.secondpass_fits(*(ctypes.c_size_t(ctypes.sizeof(kind)) for kind in structures))
+        if not fits or _is_stale(library):
             return "the compiled kernel is of another version: install again"
     except (OSError, AttributeError) as error:
         return f"the compiled kernel cannot be loaded: {error}"
@@ -169,7 +195,7 @@ def find(precision: Precision) -> Routine | str:
     found = routines()
     if isinstance(found, str):
         return found
-    chosen = os.environ.get(CHOSEN)
+    chosen = os.environ.get(CHOSEN, "").strip() or None
     allowed = None if chosen is None else {name.strip() for name in chosen.split(",")}
     for routine in found:
         if routine.precision == precision and (allowed is None or routine.instructions in allowed):

@@ -180,7 +180,8 @@ class _Packing:
         self._routine = routine
         self._kept: list[Array] = []
         self._hidden = up_to(encoder.hidden, WIDTH_STEP)
-        self._inner = up_to(encoder.layers[0].down.weight.shape[1], WIDTH_STEP)
+        # of the widest: layers that were pruned are narrower
+        self._inner = up_to(max(layer.down.weight.shape[1] for layer in encoder.layers), WIDTH_STEP)
         self._embedding = up_to(encoder.embeddings.words.shape[1], WIDTH_STEP)
         self._size = encoder.hidden // encoder.heads
         self._head_size = up_to(self._size, HEAD_STEP)

@@ -244,6 +244,11 @@ int secondpass_fits(size_t model, size_t layer, size_t step, size_t call) {
     return model == sizeof(Model) && layer == sizeof(Layer) && step == sizeof(Step) && call == sizeof(Call);
 }
 
+// What this was compiled from, by hatch_build.py. Python finds it in the file, which may be for another processor.
+const char* secondpass_sources() {
+    return SECONDPASS_SOURCES;
+}
+
 // Bytes that one thread of the call needs.
 size_t secondpass_memory(int index, const Model* model, const Call* call) {
     const Sizes sizes = CHOICES[index].routine->sizes(*model, *call);
