@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from venn_abers import VennAbers
 
 from secondpass import CrossEncoder
-from secondpass.calibration import Calibration, Step, at_least
+from secondpass.calibration import METHODS, Calibration, Step, at_least
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels
 from secondpass.tuning import calibrate, calibration_error, fitted, labelled_run
@@ -22,18 +22,31 @@ from secondpass.tuning.probabilities import LabelledScores, beta, halved, halves
 from tests.tiny_models import WORDS
 
 
-def drawn(queries: int = 60, documents: int = 20, *, effect: float = 0.0, seed: int = 0) -> LabelledScores:
-    """Rows whose log-odds are 1.5 * score - 1, and of a query all more or less by the same."""
+def drawn(
+    queries: int = 60, documents: int = 20, *, effect: float = 0.0, floor: float = 0.0, seed: int = 0
+) -> LabelledScores:
+    """Rows whose log-odds are 1.5 * score - 1, and of a query all more or less by the same; none below the floor."""
     draw = np.random.default_rng(seed)
     scores = np.round(draw.normal(-1, 2, (queries, documents)), 2)
-    chances = expit(1.5 * scores - 1 + draw.normal(0, effect, (queries, 1)))
+    chances = floor + (1 - floor) * expit(1.5 * scores - 1 + draw.normal(0, effect, (queries, 1)))
     owners = np.repeat(np.arange(queries), documents)
     return labelled(scores.ravel().tolist(), (draw.random(scores.shape) < chances).ravel().tolist(), owners.tolist())
+
+
+def mirrored(rows: LabelledScores) -> LabelledScores:
+    """Scores and labels the other way round: what was the lower end is the upper one."""
+    return replace(rows, scores=-rows.scores[::-1], relevant=~rows.relevant[::-1], queries=rows.queries[::-1])
 
 
 def given(rows: LabelledScores) -> tuple[list[float], list[bool], list[int]]:
     """Rows as the columns that `fitted` takes."""
     return rows.scores.tolist(), rows.relevant.tolist(), rows.queries.tolist()
+
+
+def platts(rows: LabelledScores) -> np.ndarray:
+    """Platt's targets of rows: counts of either kind with one more row of each."""
+    positive, count = int(rows.relevant.sum()), len(rows.scores)
+    return np.where(rows.relevant, (positive + 1) / (positive + 2), 1 / (count - positive + 2))
 
 
 def test_a_binomial_tail_is_scipys() -> None:
@@ -48,8 +61,7 @@ def test_the_logistic_shape_is_scikit_learns() -> None:
     """Of the same targets (Platt's, as weights of two copies of each row) the same line; the data's own is near."""
     rows = drawn()
     line = logistic(rows)
-    positive, count = int(rows.relevant.sum()), len(rows.scores)
-    target = np.where(rows.relevant, (positive + 1) / (positive + 2), 1 / (count - positive + 2))
+    count, target = len(rows.scores), platts(rows)
     model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
     model.fit(
         np.tile(rows.scores, 2)[:, None], np.repeat([1, 0], count), sample_weight=np.concatenate([target, 1 - target])
@@ -61,18 +73,37 @@ def test_the_logistic_shape_is_scikit_learns() -> None:
 
 def test_the_beta_shape_is_the_likeliest_that_rises() -> None:
     """No weight can be moved for the better, but those that would make it fall; straight data need no bend."""
-    for rows in (drawn(), replace(drawn(), scores=np.minimum(drawn().scores, 1.5))):
+    fallen = []
+    for rows in (
+        drawn(),
+        replace(drawn(), scores=np.minimum(drawn().scores, 1.5)),  # piled up at the top
+        drawn(floor=0.1),  # the slope at the lower end would fall
+        mirrored(drawn(floor=0.1)),  # that at the upper end
+    ):
         found = beta(rows)
         first, second, shift = found["beta"]
         odds = found["slope"] * rows.scores + found["intercept"]
         columns = np.stack([-np.logaddexp(0, -odds), np.logaddexp(0, odds), np.ones(len(odds))])
-        slopes = columns @ (Calibration("beta", **found).probabilities(rows.scores) - rows.relevant)
+        slopes = columns @ (Calibration("beta", **found).probabilities(rows.scores) - platts(rows))
         assert all(
             abs(one) < 1e-3 or (weight == 0 and one > 0) for one, weight in zip(slopes, found["beta"], strict=True)
         )
+        assert min(first, second) >= 0
+        assert shift != 0
+        fallen.append((first == 0, second == 0))
+    assert fallen == [(False, False), (False, False), (True, False), (False, True)]
     assert beta(drawn(400))["beta"] == pytest.approx((1, 1, 0), abs=0.2)
-    assert min(first, second) >= 0
-    assert shift != 0
+
+
+@pytest.mark.parametrize("queries", [10, 40])
+def test_no_shape_is_certain_where_scores_part_the_labels(queries: int) -> None:
+    """One relevant document a query, far above nine others: as far from 0 and 1 as so few rows leave it."""
+    scores = [5 - one / 100 for one in range(queries)] + [-5 - one / 100 for one in range(9 * queries)]
+    labels = [True] * queries + [False] * 9 * queries
+    for method in METHODS[:2]:
+        made = fitted(scores, labels, [*range(queries)] * 10, methods=[method])
+        worst, best = made.probabilities([min(scores), max(scores)])
+        assert 0.1 / (9 * queries) < worst < best < 1 - 0.1 / queries
 
 
 @pytest.mark.parametrize(("documents", "decimals"), [(1, 0), (4, 1), (20, 2)])
@@ -120,6 +151,8 @@ def test_the_shape_is_the_likeliest_on_the_other_half() -> None:
     for methods, said in ((["isotonic"], "isotonic takes 2,000 documents"), (["steps"], "'steps' is none of logistic")):
         with pytest.raises(InvalidInput, match=said):
             fitted(*few, methods=methods)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="methods is empty: name at least one of logistic, beta, isotonic"):
+        fitted(*few, methods=[])
     assert fitted(*given(drawn(120))).method != "isotonic"
     assert fitted(*few, methods=["logistic"]).method == "logistic"
 

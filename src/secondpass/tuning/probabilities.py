@@ -111,15 +111,20 @@ def logistic(rows: LabelledScores) -> dict[str, Any]:
     """
     centre, spread = float(rows.scores.mean()), float(rows.scores.std()) or 1.0
     positive = int(rows.relevant.sum())
-    negative = len(rows.relevant) - positive
-    target = np.where(rows.relevant, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    target = _targets(rows)
     columns = np.stack([(rows.scores - centre) / spread, np.ones(len(rows.scores))])
-    weights = np.array([0.0, math.log((positive + 1) / (negative + 1))])
+    weights = np.array([0.0, math.log((positive + 1) / (len(rows.relevant) - positive + 1))])
     weights = _newton(columns, target, weights)
     if weights[0] < 0:
         weights = np.array([0.0, math.log(target.mean()) - math.log1p(-target.mean())])
     slope = float(weights[0]) / spread
     return {"slope": slope, "intercept": float(weights[1]) - slope * centre}
+
+
+def _targets(rows: LabelledScores) -> Doubles:
+    """Platt's, float64 [rows]: nearer to 1 and 0 the more rows there are of the kind."""
+    positive = int(rows.relevant.sum())
+    return np.where(rows.relevant, (positive + 1) / (positive + 2), 1 / (len(rows.relevant) - positive + 2))
 
 
 def _loss(columns: Doubles, target: Doubles, weights: Doubles) -> float:
@@ -144,16 +149,27 @@ def _newton(columns: Doubles, target: Doubles, weights: Doubles) -> Doubles:
 
 
 def beta(rows: LabelledScores) -> dict[str, Any]:
-    """Beta calibration of the logistic probability: as `Calibration.beta`, where neither slope may fall."""
+    """Beta calibration of the logistic probability, towards the same targets: as `Calibration.beta`.
+
+    Neither slope may fall: where the likeliest would, one of them is 0, the one that is likelier so.
+    """
     line = logistic(rows)
     odds = line["slope"] * rows.scores + line["intercept"]
     columns = np.stack([-np.logaddexp(0.0, -odds), np.logaddexp(0.0, odds), np.ones(len(odds))])
-    for kept in ([0, 1, 2], [0, 2], [1, 2]):
+    target = _targets(rows)
+
+    def fit(*kept: int) -> Doubles:
         weights = np.zeros(3)
-        weights[kept] = _newton(columns[kept], rows.relevant.astype(np.float64), np.where(np.array(kept) < 2, 1.0, 0.0))
-        if (weights[:2] >= 0).all():
-            return {**line, "beta": tuple(weights.tolist())}
-    return line
+        weights[[*kept]] = _newton(columns[[*kept]], target, np.where(np.array(kept) < 2, 1.0, 0.0))
+        return weights
+
+    fits = [fit(0, 1, 2)]
+    if fits[0][:2].min() < 0:
+        fits = [one for one in (fit(0, 2), fit(1, 2)) if one[:2].min() >= 0]
+    if not fits:
+        return line
+    best = min(fits, key=lambda weights: _loss(columns, target, weights))
+    return {**line, "beta": tuple(best.tolist())}
 
 
 def isotonic(rows: LabelledScores) -> dict[str, Any]:
@@ -315,6 +331,8 @@ def fit_rows(
     many = len(rows.relevant) >= ISOTONIC_ROWS and relevant >= ISOTONIC_RELEVANT
     usual = METHODS if many else METHODS[:2]
     shapes = usual if methods is None else [choice(one, METHODS, "methods") for one in methods]
+    if not shapes:
+        raise InvalidInput(f"methods is empty: name at least one of {', '.join(METHODS)}")
     if "isotonic" in shapes and not many:
         raise InvalidInput(
             f"methods: isotonic takes {ISOTONIC_ROWS:,} documents with {ISOTONIC_RELEVANT} relevant ones"
