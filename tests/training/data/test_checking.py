@@ -18,7 +18,16 @@ from secondpass.training.data.groups import Group, Teaching, write_groups
 from secondpass.training.data.sources import read_groups
 from secondpass.training.losses import make_loss
 from secondpass.training.losses.pointwise import MSE, BinaryCrossEntropy, CrossEntropy
-from secondpass.training.losses.ranking import InfoNCE, LabelledDistillation, ListNet, MarginMSE, RankNet
+from secondpass.training.losses.ranking import (
+    MILNCE,
+    CachedInfoNCE,
+    InfoNCE,
+    LabelledDistillation,
+    LambdaLoss,
+    ListNet,
+    MarginMSE,
+    RankNet,
+)
 from secondpass.training.settings import words_of
 
 BCE = BinaryCrossEntropy()
@@ -172,6 +181,19 @@ def test_in_batch_negatives_make_positives_enough():
         checked_groups(judged[3:], InfoNCE(in_batch_negatives=2))
 
 
+@pytest.mark.parametrize("loss", [InfoNCE(in_batch_negatives=0), CachedInfoNCE(in_batch_negatives=0), MILNCE()])
+def test_grades_without_a_negative_are_dropped_and_told(loss):
+    """Documents of label 1 and 2 alone: nothing is left to tell the relevant from; others of a step may lend it."""
+    groups = [Group("q", ("a", "b"), (2.0, 1.0), "f:1"), Group("p", ("c", "d"), (2.0, 0.0))]
+    checked = checked_groups(groups, loss, tell=False)
+    assert checked.groups == (groups[1],)
+    assert checked.dropped == ("dropped: 1 of 2 groups, without a document of label 0; the first: f:1",)
+    with pytest.raises(InvalidInput, match=r"1 without a .* label 0 \(the first: f:1\); there are positives only"):
+        checked_groups(groups[:1], loss)
+    for other in (InfoNCE(in_batch_negatives=2), LambdaLoss(), LabelledDistillation()):
+        assert checked_groups(groups, other).groups == tuple(groups)
+
+
 def test_a_document_given_twice_is_kept_once():
     """And counted; its id is taken from wherever it stands."""
     groups = [
@@ -294,7 +316,8 @@ def test_rules_of_losses():
     assert rule_of(RankNet(), 1) == LabelRule("score", 1, 2, True, False)
     assert rule_of(CrossEntropy(), 3) == CLASS
     assert rule_of(InfoNCE(in_batch_negatives=4), 1) == LabelRule("grade", 1, 1, False, True)
-    assert rule_of(InfoNCE(in_batch_negatives=0), 1) == LabelRule("grade", 1, 2, True, False)
+    assert rule_of(InfoNCE(in_batch_negatives=0), 1) == LabelRule("grade", 1, 2, True, False, needs_negative=True)
+    assert rule_of(MILNCE(), 1) == LabelRule("grade", 1, 2, True, False, needs_negative=True)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,13 @@ def test_groups_without_contrast(loss: Loss) -> None:
 
 
 @each
+def test_groups_without_a_negative(loss: Loss) -> None:
+    """Of labels 2 and 1 alone a loss makes units, unless it says that it needs a negative: then none."""
+    found = units(loss, Ragged(drawn(loss, 1, (3,)).logits, [np.array([2.0, 1.0, 1.0])]))
+    assert bool(len(found)) != getattr(loss, "needs_negative", False)
+
+
+@each
 @pytest.mark.parametrize("ties", [True, False])
 def test_logits_of_any_size(loss: Loss, ties: bool) -> None:
     """Logits of 1e4 give finite units and gradients in float32, near those in float64."""

@@ -40,6 +40,7 @@ class LabelRule:
         borrows: whether documents of other groups of the step are added, as in-batch negatives.
         taught: whether a teacher's scores count beside the labels.
         margins: whether labels may be margins, see `Group.margins`.
+        needs_negative: whether a group without a document of label 0 teaches nothing.
     """
 
     kind: LabelKind
@@ -49,6 +50,7 @@ class LabelRule:
     borrows: bool
     taught: bool = False
     margins: bool = False
+    needs_negative: bool = False
 
 
 def rule_of(loss: Loss, num_labels: int) -> LabelRule:
@@ -64,9 +66,10 @@ def rule_of(loss: Loss, num_labels: int) -> LabelRule:
     if positive_int(num_labels, "num_labels") == 1 and kind == "class":
         raise InvalidInput(f"{type(loss).__name__} reads classes, and a model with {worded('num_labels', 1)} has none")
     shortest = positive_int(loss.shortest, "loss.shortest")
-    names = ("in_batch_negatives", "taught", "margins")
-    borrows, taught, margins = (bool(getattr(loss, name, False)) for name in names)
-    return LabelRule(kind, num_labels, shortest, bool(loss.needs_contrast), borrows, taught, margins)
+    names = ("in_batch_negatives", "taught", "margins", "needs_negative")
+    borrows, taught, margins, negative = (bool(getattr(loss, name, False)) for name in names)
+    needs = negative and not borrows
+    return LabelRule(kind, num_labels, shortest, bool(loss.needs_contrast), borrows, taught, margins, needs)
 
 
 def sound(group: object, rule: LabelRule, name: str) -> Group:
@@ -164,7 +167,7 @@ def checked_groups(
 
     A document that a group has twice is kept once. Groups with fewer documents than the loss needs, and under a loss
     that needs contrast those whose labels are all equal, are dropped, counted, and told in a warning; under one with
-    in-batch negatives those without a relevant document.
+    in-batch negatives those without a relevant document, under one that needs a negative those without label 0.
 
     Args:
         groups: `sources.read_groups`, or any groups.
@@ -335,6 +338,8 @@ def _useful(groups: Sequence[Group], rule: LabelRule) -> tuple[list[Group], dict
         elif rule.borrows and max(group.labels) <= 0:
             # the others of a step lend what is not relevant, never what is
             reason = "without a relevant document"
+        elif rule.needs_negative and min(group.labels) > 0:
+            reason = "without a document of label 0"
         else:
             kept.append(group)
             continue

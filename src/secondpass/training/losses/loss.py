@@ -40,7 +40,8 @@ class Loss(Protocol):
     A unit is a document (pointwise), a pair of documents (pairwise) or a list (listwise). The loop averages over all
     units of a step, so cutting a step into micro-batches, or sharing it among processes, changes nothing.
 
-    A loss whose attribute `taught` is True is called with a fourth argument, the `Teachings` of the micro-batch.
+    A loss whose attribute `taught` is True is called with a fourth argument, the `Teachings` of the micro-batch. Where
+    `needs_negative` is True a group without a document of label 0 teaches nothing.
 
     Attributes:
         labels: which labels it can read.

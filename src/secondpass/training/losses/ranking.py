@@ -194,6 +194,7 @@ class InfoNCE(Loss):
     in_batch_negatives: int = 4
 
     cached: ClassVar[bool] = False
+    needs_negative: ClassVar[bool] = True
     labels = "grade"
     needs_contrast = True
 
@@ -233,6 +234,7 @@ class MILNCE(Loss):
     Instructional Videos", arXiv:1912.06430. A group that lacks either kind of document gives no unit.
     """
 
+    needs_negative: ClassVar[bool] = True
     labels = "grade"
     needs_contrast = True
 
