@@ -162,7 +162,7 @@ def test_rerankers_without_a_head(tmp_path, kind):
 
 
 def test_averaged_weights_are_what_comes_out(tiny_folder):
-    """A slow average stays near the start, where the weights themselves have left it."""
+    """A slow average stays near the start, where the weights themselves have left it; a dev score of NaN is none."""
     start = state(CrossEncoder(tiny_folder, device="cpu"))
 
     def distance(encoder):
@@ -171,6 +171,9 @@ def test_averaged_weights_are_what_comes_out(tiny_folder):
     plain, _ = trained(tiny_folder)
     averaged, _ = trained(tiny_folder, replace(QUICK, averaging=0.9))
     assert 0 < distance(averaged) < distance(plain)
+    unmeasured, report = trained(tiny_folder, replace(QUICK, averaging=0.9), dev=lambda encoder, **when: float("nan"))
+    assert report.best_score is None
+    assert same(state(unmeasured), state(averaged))
 
 
 def test_patience_ends_a_run(tiny_folder):
@@ -407,6 +410,14 @@ def test_a_positive_alone_in_the_last_step_ends_no_run(tiny_folder, tmp_path):
     assert broken == [weights[2]] == [weights[3]]
     assert weights[5] == weights[6]
     assert len(set(weights)) == 5
+
+
+def test_grades_without_a_negative_end_no_run(tiny_folder):
+    """A query whose documents have labels 1 and 2 would be a step without a unit: it is dropped before the first."""
+    graded = [replace(group, labels=tuple(label + 1 for label in group.labels)) for group in toy_groups(2, 2)]
+    settings = replace(QUICK, loss="info_nce", loss_options={"in_batch_negatives": 0}, groups_per_step=1)
+    _, report = trained(tiny_folder, settings, groups=[*toy_groups(1, 4), *graded])
+    assert (report.steps, report.counts.dropped) == (4, {"without a document of label 0": 2})
 
 
 def test_join_makes_groups_of_the_dev_rows_too(tiny_folder, caplog):

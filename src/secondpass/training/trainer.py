@@ -264,7 +264,7 @@ class _Parts:
         else:
             logger.info("going on from step %d of %d", resumed, self.plan.total)
         run.train(self.plan.steps, self.plan.epochs, show)
-        if self.evaluator is None and averages is not None:
+        if averages is not None and run.best.score is None:  # no evaluator, or none but NaN: no weights were kept
             averages.publish()
         if storage is not None and not hooks.finished:
             hooks.finished = True
