@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import secondpass
+from secondpass.lazy import TORCH as OLDEST
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "src"
@@ -284,6 +286,13 @@ def test_the_version_stands_in_one_place() -> None:
     said = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert secondpass.__version__ == said["version"]
     assert said["license"] == project()["license"]
+
+
+def test_what_is_too_old_for_the_extra_is_too_old_for_us() -> None:
+    """Torch and transformers of before are as good as none."""
+    for text in project()["optional-dependencies"]["torch"]:  # type: ignore[index]
+        need = Requirement(text)
+        assert [one.version for one in need.specifier if one.operator == ">="] == [OLDEST[need.name]]
 
 
 @pytest.mark.parametrize(
