@@ -317,6 +317,14 @@ def test_shared_namespaces_have_no_init_file(folder: str) -> None:
     assert not (namespace / "__init__.py").exists()
 
 
+def test_every_package_is_typed() -> None:
+    """It has a py.typed, or one of the folders above it has, by which a type checker believes what stands there."""
+    for root in (CORE, HAYSTACK, SERVERS):
+        for front in root.rglob("__init__.py"):
+            above = [folder for folder in front.parents if folder != root and folder.is_relative_to(root)]
+            assert any((folder / "py.typed").is_file() for folder in above), front
+
+
 # ---- what runs, and what a start costs
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
