@@ -295,6 +295,35 @@ def test_what_is_too_old_for_the_extra_is_too_old_for_us() -> None:
         assert [one.version for one in need.specifier if one.operator == ">="] == [OLDEST[need.name]]
 
 
+RELEASED = (
+    "# Changelog\n\n## Unreleased\n\n## 1.2.0 - 2026-12-01\n\n### Added\n- A thing.\n\n## 1.1.0 - 2026-11-01\n- One.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("changelog", "cited", "goes"),
+    [
+        (RELEASED, "1.2.0", True),
+        (RELEASED.replace("## Unreleased\n\n", ""), "1.2.0", True),
+        (RELEASED.replace("- 2026-12-01", "(unreleased)"), "1.2.0", False),
+        (RELEASED.replace("## 1.2.0", "## 1.2.01"), "1.2.0", False),
+        (RELEASED.replace("## Unreleased\n", "## Unreleased\n\n- A late one.\n"), "1.2.0", False),
+        (RELEASED, "1.1.0", False),
+    ],
+    ids=["released", "one section less", "called unreleased", "another version", "something waits", "cited otherwise"],
+)
+def test_a_release_is_told_as_one(changelog: str, cited: str, goes: bool, tmp_path: Path) -> None:
+    """The tag's version has a section, nothing waits for a later one, and CITATION.cff has the same version."""
+    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))
+    (script,) = [step["run"] for step in flow["jobs"]["build"]["steps"] if "CHANGELOG.md" in step.get("run", "")]
+    (tmp_path / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
+    (tmp_path / "CITATION.cff").write_text(f"cff-version: 1.2.0\nversion: {cited}\n", encoding="utf-8")
+    environment = os.environ | {"GITHUB_REF_NAME": "v1.2.0"}
+    command = ["bash", "-e", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == goes, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "folder",
     [
