@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import secondpass
+from secondpass.lazy import TORCH as OLDEST
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "src"
@@ -286,6 +288,42 @@ def test_the_version_stands_in_one_place() -> None:
     assert said["license"] == project()["license"]
 
 
+def test_what_is_too_old_for_the_extra_is_too_old_for_us() -> None:
+    """Torch and transformers of before are as good as none."""
+    for text in project()["optional-dependencies"]["torch"]:  # type: ignore[index]
+        need = Requirement(text)
+        assert [one.version for one in need.specifier if one.operator == ">="] == [OLDEST[need.name]]
+
+
+RELEASED = (
+    "# Changelog\n\n## Unreleased\n\n## 1.2.0 - 2026-12-01\n\n### Added\n- A thing.\n\n## 1.1.0 - 2026-11-01\n- One.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("changelog", "cited", "goes"),
+    [
+        (RELEASED, "1.2.0", True),
+        (RELEASED.replace("## Unreleased\n\n", ""), "1.2.0", True),
+        (RELEASED.replace("- 2026-12-01", "(unreleased)"), "1.2.0", False),
+        (RELEASED.replace("## 1.2.0", "## 1.2.01"), "1.2.0", False),
+        (RELEASED.replace("## Unreleased\n", "## Unreleased\n\n- A late one.\n"), "1.2.0", False),
+        (RELEASED, "1.1.0", False),
+    ],
+    ids=["released", "one section less", "called unreleased", "another version", "something waits", "cited otherwise"],
+)
+def test_a_release_is_told_as_one(changelog: str, cited: str, goes: bool, tmp_path: Path) -> None:
+    """The tag's version has a section, nothing waits for a later one, and CITATION.cff has the same version."""
+    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))
+    (script,) = [step["run"] for step in flow["jobs"]["build"]["steps"] if "CHANGELOG.md" in step.get("run", "")]
+    (tmp_path / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
+    (tmp_path / "CITATION.cff").write_text(f"cff-version: 1.2.0\nversion: {cited}\n", encoding="utf-8")
+    environment = os.environ | {"GITHUB_REF_NAME": "v1.2.0"}
+    command = ["bash", "-e", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == goes, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "folder",
     [
@@ -306,6 +344,14 @@ def test_shared_namespaces_have_no_init_file(folder: str) -> None:
     namespace = HAYSTACK / "haystack_integrations" / folder
     assert namespace.is_dir()
     assert not (namespace / "__init__.py").exists()
+
+
+def test_every_package_is_typed() -> None:
+    """It has a py.typed, or one of the folders above it has, by which a type checker believes what stands there."""
+    for root in (CORE, HAYSTACK, SERVERS):
+        for front in root.rglob("__init__.py"):
+            above = [folder for folder in front.parents if folder != root and folder.is_relative_to(root)]
+            assert any((folder / "py.typed").is_file() for folder in above), front
 
 
 # ---- what runs, and what a start costs

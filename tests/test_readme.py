@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import re
+import tomllib
 from html import unescape
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def test_the_pictures_show_what_the_pages_say() -> None:
     shown = re.findall(r">\d  ([^<\N{HORIZONTAL ELLIPSIS}]+)", moves)
     assert len(shown) == 10
     assert all(any(title.startswith(unescape(text).strip()) for title in titles) for text in shown)
+
+
+def test_every_extra_is_listed() -> None:
+    """Each that can be installed, and no other."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    found = re.search(r"^- Extras: (.*?)\. torch >=", README, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    assert sorted(re.findall(r"`([\w-]+)`", found[1])) == sorted(extras)
 
 
 def test_nothing_is_left_to_fill_in() -> None:

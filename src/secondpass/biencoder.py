@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from secondpass.errors import InvalidInput, ModelLoadError, NonFiniteScore
+from secondpass.errors import InvalidInput, MissingExtra, ModelLoadError, NonFiniteScore
 from secondpass.forwards.contract import Forward, Progress, padding_of, plan, score
 from secondpass.forwards.precision import Precision, checked_precision
-from secondpass.lazy import optional
+from secondpass.lazy import lacking_torch, needs_torch
 from secondpass.models.folders import folder_of
 from secondpass.models.limits import token_limit
 from secondpass.models.loading import pick_device, quiet_transformers
@@ -119,7 +119,7 @@ class BiEncoder:
     Raises:
         InvalidInput: an argument is refused.
         ModelLoadError: the model cannot be had, is no bi-encoder, or does more than pooling.
-        MissingExtra: torch is not installed.
+        MissingExtra: torch or transformers is not installed, or too old.
     """
 
     def __init__(
@@ -132,7 +132,8 @@ class BiEncoder:
         precision: Precision = "fp32",
         **hub: Any,
     ) -> None:
-        optional("torch", "torch, which computes bi-encoders,", "torch")
+        if lacking_torch() is not None:
+            raise MissingExtra(f"a bi-encoder {needs_torch()}")
         folder = folder_of(source, **hub)
         self.pooling = pooling_of(folder, source, hub) if pooling is None else pooling
         if self.pooling not in MODES:

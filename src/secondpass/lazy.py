@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from secondpass.errors import MissingExtra
 
-# What the extra `torch` brings.
-TORCH = ("torch", "transformers")
+# What the extra `torch` brings, and the oldest of each that will do, as pyproject.toml has it.
+TORCH = {"torch": "2.10", "transformers": "5.3"}
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -47,7 +50,41 @@ def without_torch(what: str, error: ImportError) -> MissingExtra | None:
     """The error for `what` where `error` came of torch not being installed, else None."""
     if (error.name or "").partition(".")[0] not in TORCH:
         return None
+    if lacking_torch() is not None:
+        return MissingExtra(f"{what} {needs_torch()}")
     return MissingExtra(f'{what} needs {error.name}, which is not installed: pip install "secondpass[torch]"')
+
+
+@cache
+def lacking_torch() -> str | None:
+    """Why torch and transformers cannot be used: one is not installed, or too old; neither is imported.
+
+    Newer ones than pyproject.toml allows are tried.
+    """
+    # the front of the package needs none of it
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name, oldest in TORCH.items():
+        if find_spec(name) is None:
+            return f"{name} is not installed"
+        try:
+            there = version(name)
+        except PackageNotFoundError:  # a folder on the path, which nobody installed
+            continue
+        if there and _release(there) < _release(oldest):
+            return f"{name} {there} is too old ({oldest} is needed)"
+    return None
+
+
+def _release(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
+
+
+def needs_torch() -> str:
+    """What a message says of something that cannot be done without torch and transformers, and what helps."""
+    lacking = lacking_torch()
+    told = f", and {lacking}" if lacking else ""
+    return f'needs torch and transformers{told}: pip install "secondpass[torch]"'
 
 
 class Later:

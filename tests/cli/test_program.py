@@ -99,15 +99,50 @@ def test_shell_completion(typed: str, completed: set[str]) -> None:
 def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All parts are there, what is missing has the line that installs it, and nothing private is said."""
     monkeypatch.setenv("ELASTICSEARCH_URL", "http://elastic:secret@127.0.0.1:9/private")
-    monkeypatch.setattr(doctor, "_installed", lambda name: None if name == "uvicorn" else "999")
+    monkeypatch.setattr(doctor, "_installed", lambda name: None if name in ("uvicorn", "ray") else "999")
     shown = run("doctor")
     assert shown.exit_code == 0, shown.stderr
     assert re.findall(r"^(\w+):", shown.stdout, re.MULTILINE) == [
         "machine", "kernel", "libraries", "caches", "servers", "missing",
     ]  # fmt: skip
-    assert 'uvicorn: pip install "secondpass[serve]"' in shown.stdout
+    assert 'uvicorn[standard]: pip install "secondpass[serve]"' in shown.stdout
     assert "Elasticsearch          no answer at $ELASTICSEARCH_URL" in shown.stdout
     assert not re.search(r"secret|private|elastic:|/root|/home", shown.stdout)
+
+
+def test_doctor_asks_for_the_extras_of_others(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A server that is there without what its extra brings does not start, so it is not complete."""
+    assert json.loads(run("doctor", "--json").stdout)["libraries"]["[serve]"] == "complete"
+    (tmp_path / "uvicorn-0.54.0.dist-info").mkdir()
+    needs = "Provides-Extra: standard\nRequires-Dist: no-such-library>=1; extra == 'standard'\n"
+    told = f"Metadata-Version: 2.4\nName: uvicorn\nVersion: 0.54.0\n{needs}"
+    (tmp_path / "uvicorn-0.54.0.dist-info" / "METADATA").write_text(told)
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = json.loads(run("doctor", "--json").stdout)
+    assert shown["libraries"]["[serve]"] == "lacks uvicorn[standard]"
+    assert 'uvicorn[standard]: pip install "secondpass[serve]"' in shown["missing"]
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "helps"),
+    [
+        ("Linux", "x86_64", True),
+        ("Linux", "aarch64", True),
+        ("Linux", "riscv64", False),
+        ("Darwin", "arm64", False),
+        ("Windows", "AMD64", False),
+    ],
+)
+def test_doctor_has_the_kernel_compiled(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, helps: bool
+) -> None:
+    """By a line that takes no wheel, which has none, where a kernel can be compiled."""
+    monkeypatch.setattr("secondpass.forwards.kernel.native.routines", lambda: "the kernel was not compiled")
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    missing: list[str] = []
+    assert doctor._kernel(missing) == {"kernel": "the kernel was not compiled"}
+    assert [line.endswith(" --no-binary secondpass secondpass") for line in missing] == [True] * helps
 
 
 def test_doctor_counts_models_that_are_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

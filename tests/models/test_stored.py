@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import re
 import shutil
@@ -312,6 +313,54 @@ def test_a_folders_own_fault_is_no_want_of_torch(
     assert "pip install" not in str(refused.value)
     with pytest.raises(MissingExtra):
         open_model(LoadRequest(str(folder), num_labels=1))
+
+
+# Without the kernel, and with a file of every system in the place of an accelerator's.
+TOO_OLD = """
+import sys
+from secondpass import CrossEncoder
+from secondpass.biencoder import BiEncoder
+from secondpass.errors import MissingExtra
+from secondpass.forwards.kernel import native
+from secondpass.models import loading, stored
+stored.ACCELERATORS = ("null",)
+native.routines = lambda: "the kernel was not compiled"
+pocket = "secondpass/pocket"
+encoder = CrossEncoder(pocket)
+print([hit["corpus_id"] for hit in encoder.rank("a new password", ["A dog.", "Reset your password."])])
+for call in (lambda: encoder.model, lambda: CrossEncoder(pocket, device="cuda"), lambda: BiEncoder(pocket),
+             lambda: loading.pick_device(None)):
+    try:
+        call()
+    except MissingExtra as error:
+        print(error)
+print({"torch", "transformers"} & {*sys.modules})
+"""
+
+
+def test_a_transformers_that_is_too_old_is_as_good_as_none(tmp_path: Path) -> None:
+    """It is not imported, which may fail, and named with its version; what needs none goes on, by numpy too."""
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "__init__.py").write_text("raise ImportError('huggingface-hub<1.0 is required')\n")
+    (tmp_path / "transformers-4.57.6.dist-info").mkdir()
+    told = "Metadata-Version: 2.4\nName: transformers\nVersion: 4.57.6\n"
+    (tmp_path / "transformers-4.57.6.dist-info" / "METADATA").write_text(told)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", TOO_OLD]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "transformers 4.57.6 is too old (5.3 is needed): an accelerator, if there is one, is not used" in done.stderr
+    ranked, *refused, imported = done.stdout.splitlines()
+    assert (ranked, imported) == ("[1, 0]", "set()")
+    too_old = "needs torch and transformers, and transformers 4.57.6 is too old (5.3 is needed)"
+    why = f'{too_old}: pip install "secondpass[torch]"'
+    assert refused == [
+        f"model is an object of transformers: that {why}",
+        f"secondpass/pocket: device='cuda' is not the CPU; that {why}",
+        f"a bi-encoder {why}",
+        f"device=None {why}",
+    ]
 
 
 @pytest.mark.parametrize("asked", [{"device": "cuda"}, {"automodel_args": {"dtype": "float16"}}, {"true_token": "yes"}])

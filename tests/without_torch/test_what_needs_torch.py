@@ -131,6 +131,22 @@ def test_a_command_that_needs_torch_says_so(line: str, run: Run, here: Path) -> 
     assert INSTALL.search(printed), printed
 
 
+@pytest.mark.parametrize(
+    ("name", "extras"),
+    [
+        ("rerank_embedding", "embedding"),
+        ("rerank_elasticsearch_bm25", "haystack-elasticsearch"),
+        ("rerank_opensearch_hybrid", "embedding,haystack-opensearch"),
+        ("index_elasticsearch", "haystack-elasticsearch"),
+    ],
+)
+def test_a_pipeline_with_components_of_others_names_the_extras(name: str, extras: str) -> None:
+    """All that bring what is in it, also where the namespace that a component would stand in is not there at all."""
+    with pytest.raises(MissingExtra, match=rf"{name}\.yaml: haystack_integrations\.\S+ is not installed: ") as raised:
+        load_pipeline(pipeline_file(name))
+    assert str(raised.value).endswith(f'pip install "secondpass[{extras}]"')
+
+
 def test_a_pipeline_that_trains_says_so() -> None:
     """Haystack wraps the error of the component that it cannot import."""
     with pytest.raises(Exception, match="train_reranker") as raised:

@@ -106,7 +106,10 @@ def _kernel(missing: list[str]) -> Rows:
 
     usable = native.routines()
     if isinstance(usable, str):
-        missing.append("kernel: with a C++ compiler, pip install --force-reinstall --no-deps --no-cache-dir secondpass")
+        # elsewhere no compiler helps
+        if platform.system() == "Linux" and platform.machine() in ("x86_64", "aarch64"):
+            anew = "--force-reinstall --no-deps --no-cache-dir --no-binary secondpass"
+            missing.append(f"kernel: with a C++ compiler, pip install {anew} secondpass")
         return {"kernel": without_folders(usable)}
     best = {precision: native.find(precision) for precision in native.PRECISIONS}
     rows: Rows = {name: one if isinstance(one, str) else one.instructions for name, one in best.items()}
@@ -132,7 +135,7 @@ def _libraries(missing: list[str]) -> Rows:
     rows = {"secondpass": metadata.version("secondpass")}
     for extra in ["", *(name for name in extras if name not in ("docs", "test"))]:
         wanted = list(_wanted(own, extra))
-        lacking = [str(need.name) for need in wanted if not _fits(need)]
+        lacking = [_named(need) for need in wanted if not _fits(need)]
         if not extra:
             rows |= {need.name: _installed(need.name) or "absent" for need in wanted}
         else:
@@ -163,9 +166,19 @@ def _installed(name: str) -> str | None:
         return None
 
 
+def _named(need: Any) -> str:
+    return f"{need.name}[{','.join(sorted(need.extras))}]" if need.extras else str(need.name)
+
+
 def _fits(need: Any) -> bool:
+    """Whether it is installed in a version that will do, with what the extras bring that are asked of it."""
+    from packaging.requirements import Requirement
+
     there = _installed(need.name)
-    return there is not None and need.specifier.contains(there, prereleases=True)
+    if there is None or not need.specifier.contains(there, prereleases=True):
+        return False
+    own = [Requirement(text) for text in metadata.requires(need.name) or ()] if need.extras else []
+    return all(_fits(one) for extra in need.extras for one in _wanted(own, extra))
 
 
 def _caches() -> Rows:

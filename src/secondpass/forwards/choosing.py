@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from secondpass.forwards.kernel import kernel_forward, native
 from secondpass.forwards.kernel.cache import digest_of, remember, remembered
 from secondpass.forwards.kernel.weights import unsupported
 from secondpass.forwards.precision import Precision, agrees
+from secondpass.lazy import lacking_torch
 from secondpass.tokens import Tokens
 
 Settled = Literal["fp32", "bf16", "int8"]
@@ -96,8 +96,8 @@ def apart(compute: Compute, types: bool) -> Compute:
 
 @cache
 def has_torch() -> bool:
-    """Whether torch and transformers are installed; neither is imported."""
-    return find_spec("torch") is not None and find_spec("transformers") is not None
+    """Whether torch and transformers are installed, and new enough; neither is imported."""
+    return lacking_torch() is None
 
 
 @dataclass(frozen=True, slots=True)

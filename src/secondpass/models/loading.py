@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secondpass.calibration import Calibration
-from secondpass.errors import InvalidInput, ModelLoadError
+from secondpass.errors import InvalidInput, MissingExtra, ModelLoadError
 from secondpass.inputs import ModelTemplate, PromptTemplate
-from secondpass.lazy import optional
+from secondpass.lazy import lacking_torch, needs_torch
 from secondpass.models.config import (
     TRANSFORMER_FILE,
     Task,
@@ -429,9 +429,10 @@ def pick_device(requested: str | torch.device | None) -> torch.device:
 
     Raises:
         InvalidInput: the name is no device, or names one that this machine lacks.
-        MissingExtra: torch is not installed.
+        MissingExtra: torch or transformers is not installed, or too old.
     """
-    optional("torch", f"torch, which knows of device={requested!r},", "torch")
+    if lacking_torch() is not None:
+        raise MissingExtra(f"device={requested!r} {needs_torch()}")
     import torch
 
     if requested is not None and not isinstance(requested, (str, torch.device)):

@@ -32,6 +32,7 @@ from secondpass.forwards.families.modernbert import DEFAULTS as MODERNBERT
 from secondpass.forwards.family import Family
 from secondpass.forwards.kernel.cache import digest_of, keeps
 from secondpass.inputs import ModelTemplate
+from secondpass.lazy import lacking_torch, needs_torch
 from secondpass.models.config import LISTED, NEWEST_FILE, TRANSFORMER_FILE, architecture_in, read_json
 from secondpass.models.folders import INDEX
 from secondpass.models.identity import stored_calibration
@@ -56,7 +57,6 @@ from secondpass.system import READ, read_at
 
 logger = logging.getLogger(__name__)
 
-NEEDS_TORCH = 'that needs torch and transformers: pip install "secondpass[torch]"'
 # What a tokenizer and a config may be read from, beside weights and the folders of a chain.
 SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "*.spm", "*.jinja")
 # Of the JSON beside weights what saving writes: a run of training, a cascade and others leave theirs there, too.
@@ -273,9 +273,9 @@ class StoredModel:
         self.files.write(folder, names)
 
     def build(self, reason: str) -> Loaded:
-        """The same model of torch, for a `reason`; raises MissingExtra where torch is not installed."""
+        """The same model of torch, for a `reason`; raises MissingExtra where `has_torch` is false."""
         if not has_torch():
-            raise MissingExtra(f"{reason}: {NEEDS_TORCH}")
+            raise MissingExtra(f"{reason}: that {needs_torch()}")
         with self.files.restored() as folder:
             made = load(self.request, folder)
         made.tokenizer.name_or_path = self.tokenizer.name_or_path
@@ -288,12 +288,13 @@ def open_model(request: LoadRequest) -> StoredModel | Loaded:
     Raises:
         InvalidInput: an argument is refused; the message names it.
         ModelLoadError: the model cannot be had, is broken or incomplete, or would run foreign code.
-        MissingExtra: it needs torch, which is not installed; where the arguments alone say so nothing is downloaded.
+        MissingExtra: it needs torch, which is not installed or too old; nothing is downloaded where the arguments
+            alone say so.
     """
     check_arguments(request)
     unusual = _unusual(request)
     if unusual is not None and not has_torch():
-        raise MissingExtra(f"{request.source}: {unusual}; {NEEDS_TORCH}")
+        raise MissingExtra(f"{request.source}: {unusual}; that {needs_torch()}")
     folder = folder_for(request)
     calibration = stored_calibration(folder, request.automodel_args.get("variant"))
     if calibration is not None and any(getattr(request, name) is not None for name in OTHER_LOGITS):
@@ -306,7 +307,7 @@ def open_model(request: LoadRequest) -> StoredModel | Loaded:
             # with num_labels= a head that is missing is made new
             if isinstance(error, Broken) and request.num_labels is None:
                 raise ModelLoadError(f"{folder}: {error}") from None
-            raise MissingExtra(f"{folder}: {error}; {NEEDS_TORCH}") from None
+            raise MissingExtra(f"{folder}: {error}; that {needs_torch()}") from None
     return replace(load(request, folder), calibration=calibration)
 
 
@@ -319,8 +320,11 @@ def _unusual(request: LoadRequest) -> str | None:
     if request.true_token is not None or request.false_token is not None:
         return "true_token and false_token are of language models"
     if request.device is None:
-        if has_torch() and (sys.platform != "linux" or any(next(Path("/dev").glob(a), None) for a in ACCELERATORS)):
-            return "there may be an accelerator"
+        if sys.platform != "linux" or any(next(Path("/dev").glob(a), None) for a in ACCELERATORS):
+            if has_torch():
+                return "there may be an accelerator"
+            if "too old" in (lacking := lacking_torch() or ""):
+                logger.warning("%s: an accelerator, if there is one, is not used", lacking)
         logger.info("Use pytorch device: %s", "cpu")
     elif not is_cpu(str(request.device)):
         return f"device={request.device!r} is not the CPU"

@@ -36,6 +36,12 @@ DETAILS = {"model": "keep", "truncation": "windows"}
 IN_MEMORY = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
 # In the types of components that load a model of the hub by its client's rules; ours say by themselves what they lack.
 EMBEDDING = "sentence_transformers"
+# What of ours brings the components and stores of other distributions, by a part of their types.
+EXTRAS = {
+    ".elasticsearch.": "haystack-elasticsearch",
+    ".opensearch.": "haystack-opensearch",
+    f".embedders.{EMBEDDING}.": "embedding",
+}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB = "https://huggingface.co"
 HUB_SECONDS = 0.8
@@ -91,7 +97,7 @@ def load_pipeline(
 
     Raises:
         InvalidInput: the file is no pipeline, or names a component that is not installed or not allowed.
-        MissingExtra: it has a component that needs torch.
+        MissingExtra: it has a component that needs torch, or one that an extra of ours brings.
     """
     from haystack import Pipeline
 
@@ -113,7 +119,24 @@ def load_pipeline(
     except Exception as error:
         if isinstance(lacking := ours(error), MissingExtra):
             raise MissingExtra(f"{file}: {lacking}") from error
+        if absent := _absent(error, data):
+            raise MissingExtra(f"{file}: {absent}") from error
         raise InvalidInput(f"{file}: cannot be loaded: {error}") from error
+
+
+def _absent(error: BaseException | None, data: dict[str, Any]) -> str | None:
+    """The type that is not installed, and the extras for all of the pipeline; None where the error is of another kind.
+
+    The error names a module, which may be a namespace that several distributions share.
+    """
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__
+    lost = getattr(error, "name", None)
+    kinds = re.findall(r"haystack_integrations\.[\w.]+", str(data))
+    known = [kind for kind in kinds if any(part in kind for part in EXTRAS)]
+    absent = [kind for kind in known if kind.startswith(f"{lost}.")]
+    extras = sorted({extra for part, extra in EXTRAS.items() if any(part in kind for kind in known)})
+    return f'{absent[0]} is not installed: pip install "secondpass[{",".join(extras)}]"' if absent else None
 
 
 def read_pipeline(file: Path) -> dict[str, Any]:
