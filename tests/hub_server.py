@@ -16,13 +16,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """What clients have sent: repositories asked for, files by name, commit messages, tokens."""
+    """What clients have sent: repositories asked for, files by name, commit messages, tokens, cards by repository.
+
+    `served` are files that they can fetch, by "owner/name/file".
+    """
 
     address: str = ""
     created: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     summaries: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
+    cards: dict[str, str] = field(default_factory=dict)
+    served: dict[str, bytes] = field(default_factory=dict)
 
     def answer(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """Do what one request asks for; gives status and JSON."""
@@ -38,6 +43,8 @@ class Hub:
                     self.summaries.append(line["value"]["summary"])
                 else:
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            repository = path.partition("/commit/")[0].removeprefix("/api/models/")
+            self.cards[repository] = self.files["README.md"].decode()
             return 200, {"commitUrl": f"{self.address}/me/mine/commit/{COMMIT}", "commitOid": COMMIT}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
@@ -53,11 +60,15 @@ def running_hub() -> Iterator[Hub]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             hub.tokens.add(self.headers.get("Authorization"))
+            there = hub.served.get(self.path.removeprefix("/").replace("/resolve/main/", "/"))
             status, content = hub.answer(self.path, body)
-            sent = json.dumps(content).encode()
+            status, sent = (200, there) if there else (status, json.dumps(content).encode())
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(sent)))
+            if there:
+                self.send_header("ETag", f'"{len(there)}"')
+                self.send_header("X-Repo-Commit", COMMIT)
             if status == 404:
                 self.send_header("X-Error-Code", "EntryNotFound")
             self.end_headers()

@@ -128,8 +128,9 @@ def _decoded(raw: bytes, source: str, number: int) -> str:
 
 ID_KEYS = ("_id", "id")
 TEXT_KEYS = ("text", "contents")
-# Of a table's first line, beside the names above.
+# Of a table's first line, beside the names above: of documents, and of queries.
 HEADER_KEYS = ("docid", "doc_id", "pid", "passage")
+QUERY_HEADER_KEYS = ("query_id", "query-id", "qid", "query")
 SHOWN_KEYS = 20
 LONGEST_KEY = 40
 # A line with this key is a refused document: its keys are the usual ones, "reason" is none of it, and what the key
@@ -372,10 +373,13 @@ def table_document(line: Line) -> CorpusDocument | None:
         raise line.refuse(f"{line.columns_said()}; a corpus in .tsv has an id, a tab and a text")
     if not columns[0].strip():
         raise line.refuse("no id before the tab")
-    names = {name.strip().lower() for name in columns}
-    if line.number == 1 and names <= {*ID_KEYS, *TEXT_KEYS, *HEADER_KEYS}:
-        return None
-    return CorpusDocument(columns[0].strip(), "", columns[1])
+    return None if _names_columns(line, HEADER_KEYS) else CorpusDocument(columns[0].strip(), "", columns[1])
+
+
+def _names_columns(line: Line, further: Sequence[str]) -> bool:
+    """Whether a table's line is a first one with the names of ids and texts, the usual ones or `further` ones."""
+    names = {name.strip().lower() for name in line.text.split("\t")}
+    return line.number == 1 and "\t" in line.text and names <= {*ID_KEYS, *TEXT_KEYS, *further}
 
 
 def _first(value: Mapping[str, object], named: str | None, usual: Sequence[str]) -> str | None:
@@ -423,8 +427,8 @@ def shown_keys(keys: Iterable[str]) -> str:
 def read_queries(path: Path) -> dict[str, str]:
     """Text by query id, in file order.
 
-    By the file's name (.gz apart): .tsv has id and text a line, .txt a text a line (its number is the id), all
-    else is JSON Lines with "_id" and "text".
+    By the file's name (.gz apart): .tsv has id and text a line, of which a first one that names the columns is no
+    query, .txt a text a line (its number is the id), all else is JSON Lines with "_id" and "text".
 
     Raises:
         InvalidInput: a line is of another form, a text is blank or an id comes twice.
@@ -432,6 +436,8 @@ def read_queries(path: Path) -> dict[str, str]:
     parse = _PARSERS.get(Path(path.name.removesuffix(".gz")).suffix, _json_query)
     queries: dict[str, str] = {}
     for line in read_lines(existing(path)):
+        if parse is _tsv_query and _names_columns(line, QUERY_HEADER_KEYS):
+            continue
         query_id, text = parse(line)
         if query_id in queries:
             raise line.refuse(f"query id {query_id!r} was given before")

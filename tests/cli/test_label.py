@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 pytest.importorskip("ir_measures")
 pytest.importorskip("openai")
 
+from secondpass.corpora import read_queries
 from secondpass.evaluation import read_qrels
 from secondpass.evaluation.clicks import query_name
 from secondpass.training.data.sources import read_groups
@@ -112,6 +114,65 @@ def test_a_folder_keeps_what_it_has(run, log, beir):
     assert "has other documents than" in only_line(run("label", "clicks", log, "-o", beir, "--corpus", other))
 
 
+def test_judgements_by_people_are_kept_in_every_form(run, log, beir):
+    """Packed, which a plain file beside it would hide, and in a file of several origins."""
+    qrels = beir / "qrels"
+    (qrels / "packed.tsv.gz").write_bytes(gzip.compress((qrels / "test.tsv").read_bytes()))
+    mixed = "query-id\tcorpus-id\tscore\torigin\nq1\td1\t2\tby m\nq2\td3\t1\t\n"
+    (qrels / "mixed.tsv").write_text(mixed)
+    for split, name in (("packed", "packed.tsv.gz"), ("mixed", "mixed.tsv")):
+        refused = only_line(run("label", "clicks", log, "-o", beir, "--split", split))
+        assert f"{name}: has judgements by people" in refused
+    assert not (qrels / "packed.tsv").exists()
+    assert (qrels / "mixed.tsv").read_text() == mixed
+
+
+def test_a_packed_corpus_is_the_folders(run, log, beir):
+    """Documents that it lacks are left out, and no second one is put beside it."""
+    packed = beir / "corpus.jsonl.gz"
+    packed.write_bytes(gzip.compress((beir / "corpus.jsonl").read_bytes()))
+    corpus = (beir / "corpus.jsonl").rename(beir.parent / "docs.jsonl")
+    for options in ((), ("--corpus", corpus)):
+        done = run("label", "clicks", log, "-o", beir, *options)
+        assert "Left out: 1 judgements of documents that are not in the corpus." in done.stdout, done.stderr
+    assert not (beir / "corpus.jsonl").exists()
+    other = write_json_lines(beir.parent / "other.jsonl", CORPUS[:2])
+    refused = only_line(run("label", "clicks", log, "-o", beir, "--corpus", other))
+    assert f"{packed}: has other documents than" in refused
+
+
+def test_a_querys_text_may_have_other_white_space(run, log, beir):
+    """A log's has lost some: the folder's stays as it is; another text is refused."""
+    password = query_name("reset my password")
+    queries = write_json_lines(beir / "queries.jsonl", [{"_id": password, "text": " reset  my\tpassword"}])
+    done = run("label", "clicks", log, "-o", beir)
+    assert done.exit_code == 0, done.stderr
+    assert read_queries(queries) == {
+        password: " reset  my\tpassword", query_name("train to Paris"): "train to Paris"
+    }  # fmt: skip
+    write_json_lines(queries, [{"_id": password, "text": "reset mypassword"}])
+    assert "is 'reset mypassword' there and 'reset my password' here" in run("label", "clicks", log, "-o", beir).stderr
+
+
+def test_what_is_refused_leaves_no_corpus_behind(run, log, tmp_path):
+    """One without a relevant document, or beside queries with other texts: the corrected call finds the folder free."""
+    folder, corpus = tmp_path / "clicked", write_json_lines(tmp_path / "docs.jsonl", CORPUS)
+    wrong = write_json_lines(tmp_path / "wrong.jsonl", [{"_id": "other", "text": "a text"}])
+    arguments = ("label", "clicks", log, "-o", folder, "--corpus")
+    assert "wrong.jsonl: has none of the documents" in only_line(run(*arguments, wrong))
+    assert not folder.exists()
+    folder.mkdir()
+    rows = [{"_id": query_name("reset my password"), "text": "another"}]
+    queries = write_json_lines(folder / "queries.jsonl", rows)
+    assert "is 'another' there" in run(*arguments, corpus).stderr
+    assert list(folder.iterdir()) == [queries]
+    queries.unlink()
+    done = run(*arguments, corpus)
+    assert done.exit_code == 0, done.stderr
+    written = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    assert written == [{key: value for key, value in row.items() if value} for row in CORPUS]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -195,6 +256,30 @@ def test_a_run_is_judged_into_a_folder(run, beir, tmp_path, monkeypatch):
     for options, message in (((), "give --run, --qrels or both"), (("-r", trec, "-d", beir), "give either --dataset")):
         wrong = run("label", "judge", *options, *files[:4], *where)
         assert message in only_line(wrong)
+
+
+def test_judgements_stay_where_no_agreement_can_be_said(run, beir, tmp_path):
+    """No reply to a pair of people's names a grade: a note, and null in JSON. What a model refuses is not sent."""
+    people, trec = tmp_path / "people.tsv", tmp_path / "a.trec"
+    people.write_text("q1\td1\t1\n")
+    trec.write_text("q1 Q0 d2 1 9 t\n")
+    with running_chat(lambda text: "2" if "The cat" in text else "no idea") as chat:
+        where = ("-o", tmp_path / "judged.tsv", "--base-url", chat.address, "--model", "m", "--key-env", "NO_KEY")
+        sent = ("--max-tokens", "0", "--no-temperature")
+        arguments = ("label", "judge", "-d", beir, "--qrels", people, "--run", trec, *where, *sent)
+        done = run(*arguments)
+        assert done.exit_code == 0, done.stderr
+        assert "no agreement: the two sets of judgements have no pair" in done.stderr
+        assert "Judged: 1 of 2 pairs" in done.stdout
+        assert f"{tmp_path / 'judged.tsv'}" in done.stdout
+        assert not {"max_tokens", "temperature"} & chat.asked[0].keys()
+        told = json.loads(run(*arguments, "--json").stdout)
+        assert (told["without_grade"], told["agreement"]) == (1, None)
+        chat.reply = lambda text: "no idea"
+        nothing = run(*arguments)
+    assert "no reply of 2 names a grade" in nothing.stderr
+    assert "the same with another --max-tokens asks again" in nothing.stderr
+    assert dict(read_qrels(tmp_path / "judged.tsv")) == {"q1": {"d2": 2}}
 
 
 def test_agreement_is_printed_and_written(run, tmp_path):

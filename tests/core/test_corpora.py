@@ -307,11 +307,12 @@ def test_json_that_cannot_be_read_is_named(text: str) -> None:
 
 
 def test_reads_queries_of_every_form(tmp_path: Path) -> None:
-    """JSON Lines, id-tab-text and plain lines give the same texts; plain lines have their number as id."""
+    """JSON Lines, id-tab-text with a header or without, and plain lines, whose ids are their numbers, give the same."""
     rows = [{"_id": "1", "text": "one"}, {"_id": "3", "text": "three, four"}]
     forms = {
         "q.jsonl": "\n\n".join(map(json.dumps, rows)),
         "q.tsv": "1\tone\n3\tthree, four\n",
+        "headed.tsv": "Query_ID\tquery\n1\tone\n3\tthree, four\n",
         "q.txt": "one\n\nthree, four\n",
     }
     for name, content in forms.items():
@@ -333,6 +334,7 @@ def test_reads_queries_of_every_form(tmp_path: Path) -> None:
         ),
         ("q.tsv", "1\tone\ntwo", "not an id, a tab and a text"),
         ("q.tsv", "1\tone\n\ttwo", "not an id, a tab and a text"),
+        ("q.tsv", "id\ttext\nid\t ", "the text of query 'id' is blank"),
     ],
 )
 def test_bad_query_is_named(tmp_path: Path, name: str, content: str, reason: str) -> None:

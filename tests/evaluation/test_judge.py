@@ -158,6 +158,32 @@ def test_refusals_for_now_are_tried_again(tmp_path):
         assert judged(chat, tmp_path).asked == 3 == len(chat.asked) - before
 
 
+def test_a_model_that_refuses_the_temperature_is_not_sent_one(tmp_path):
+    """Nor a limit, where both are None: OpenAI's reasoning models answer 400 to either."""
+    said = "Unsupported value: 'temperature' does not support 0 with this model."
+    error = json.dumps({"error": {"message": said, "param": "temperature", "code": "unsupported_value"}})
+    with running_chat(lambda text: (400, error) if "temperature" in chat.asked[-1] else as_json(text)) as chat:
+        assert said in judged(chat, tmp_path, PAIRS[:1]).failed["q0", "d0"]
+        found = judged(chat, tmp_path, PAIRS[:1], temperature=None, max_tokens=None)
+    assert (dict(found.qrels), found.failed) == ({"q0": {"d0": 0}}, {})
+    assert not {"temperature", "max_tokens"} & chat.asked[-1].keys()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_replies_that_may_have_been_cut_short_are_asked_for_again(tmp_path, old):
+    """Those without a grade, with another limit, or where the journal is an old one that does not say the limit."""
+    with running_chat(lambda text: "<think>well" if number_of(text) else "1") as chat:
+        assert len(judged(chat, tmp_path, PAIRS[:4], max_tokens=8).without_grade) == 3
+        assert judged(chat, tmp_path, PAIRS[:4], max_tokens=8).asked == 0
+        if old:
+            journal = tmp_path / "journal"
+            journal.write_text(journal.read_text().replace(', "max_tokens": 8}', "}"))
+        chat.reply = lambda text: "2"
+        found = judged(chat, tmp_path, PAIRS[:4], max_tokens=8 if old else None)
+        assert (found.asked, dict(found.qrels)) == (3, {"q0": {"d0": 1, "d1": 2, "d2": 2, "d3": 2}})
+        assert judged(chat, tmp_path, PAIRS[:4], max_tokens=8).asked == 0
+
+
 @pytest.mark.parametrize(("status", "requests"), [(401, 1), (404, 1), (500, 10)])
 def test_a_judge_who_is_away_ends_the_run(tmp_path, status, requests):
     """A refused key or name at once, all else after ten failures in succession; what was judged stays."""
@@ -236,6 +262,7 @@ def test_pairs_that_are_refused(tmp_path, pairs, message):
         ({"api_key": "s\u00e9cret"}, "api_key has a character"),
         ({"retries": -1}, "retries=-1 is not a whole number"),
         ({"max_tokens": 0}, "max_tokens=0"),
+        ({"temperature": 1}, "temperature=1 is neither 0 nor None"),
         ({"timeout": float("nan")}, "timeout=nan"),
         ({"base_url": "localhost:8000"}, "no address that begins with http"),
     ],

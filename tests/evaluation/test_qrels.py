@@ -58,10 +58,12 @@ def test_judgements_say_whose_they_are(tmp_path: Path) -> None:
         assert found == {"q": {"a": 1, "b": 0}, "p": {"a": 1}}
         assert found.origin == "by m (2 of 3); by people (1 of 3)"
         assert found.only(["q"]).origin_note == f"judgements {found.origin}"
+        assert found.by_people
     (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "a"}\n')
     note = f"judgements {found.origin}; 1 judged queries have no text, so they are left out (p)"
     assert listed_queries(tmp_path / "queries.jsonl", tmp_path / "a.tsv").note == note
     assert (Qrels({"q": {"a": 1}}).origin, Qrels({"q": {"a": 1}}).origin_note) == ("", "")
+    assert [Qrels({}, origin=origin).by_people for origin in ("", "by m")] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -237,16 +239,18 @@ def test_written_judgements_read_back(tmp_path: Path) -> None:
 
 
 def test_reads_json_lines(tmp_path: Path) -> None:
-    """One object a judgement."""
+    """One object a judgement; whole numbers for ids are taken by their digits."""
     rows = [{"query_id": "q", "doc_id": "a", "relevance": 2}, {"query_id": "q", "doc_id": "b", "relevance": 0.0}]
+    rows.append({"query_id": 7, "doc_id": 12, "relevance": 1})
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert read_qrels(tmp_path / "q.jsonl") == {"q": {"a": 2, "b": 0}}
+    assert read_qrels(tmp_path / "q.jsonl") == {"q": {"a": 2, "b": 0}, "7": {"12": 1}}
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        {"query_id": 1, "doc_id": "a", "relevance": 1},
+        {"query_id": 1.5, "doc_id": "a", "relevance": 1},
+        {"query_id": "q", "doc_id": True, "relevance": 1},
         {"query_id": "q", "doc_id": " ", "relevance": 1},
         {"query_id": "q", "doc_id": "a"},
         {"query_id": "q", "doc_id": "a", "relevance": "1"},

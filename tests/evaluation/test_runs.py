@@ -170,23 +170,28 @@ def test_a_run_without_lines_is_refused(tmp_path: Path) -> None:
 
 
 def test_json_lines_keep_the_order_given(tmp_path: Path) -> None:
-    """A line a query, with or without scores; documents may be plain ids."""
+    """A line a query, with or without scores; documents may be plain ids, whole numbers are ids by their digits."""
     rows = [
         {"query_id": "q", "documents": [{"id": "b", "score": 0.1}, {"id": "a"}]},
         {"query_id": "p", "documents": ["x"]},
+        {"query_id": 7, "documents": [12, {"id": 3}]},
     ]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run = read_run(tmp_path / "r.jsonl")
     assert list(run["q"].items()) == [("b", 0.1), ("a", None)]
     assert list(run["p"].items()) == [("x", None)]
+    assert list(run["7"].items()) == [("12", None), ("3", None)]
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"query_id": 1, "documents": []}, '"query_id" is 1'),
+        ({"query_id": 1.5, "documents": []}, '"query_id" is 1.5, not a string'),
+        ({"documents": []}, 'no "query_id"; its keys are "documents"'),
         ({"query_id": "q"}, '"documents" is no list'),
-        ({"query_id": "q", "documents": [3]}, r"documents\[0\] has no id"),
+        ({"query_id": "q", "documents": ["a", True]}, r"documents\[1\] has no id that is a string or a whole number"),
+        ({"query_id": "q", "documents": [{"score": 1}]}, r"documents\[0\] has no id"),
+        ({"query_id": "q", "documents": ["7", 7]}, "a document comes twice"),
         ({"query_id": "q", "documents": [{"id": "a", "score": "x"}]}, "has score 'x'"),
         ({"query_id": "q", "documents": ["a", "a"]}, "a document comes twice"),
     ],

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -561,9 +562,8 @@ def test_a_chain_is_uploaded_and_downloaded_with_its_folders(
             return "address"
 
     monkeypatch.setattr("transformers.utils.hub.hf_api", FakeHub)
-    monkeypatch.setattr(
-        "transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: SimpleNamespace(save=print)
-    )
+    card = ModelCard("---\ntags: [cross-encoder]\n---\n")
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: card)
     model = CrossEncoder(str(chain_folder), device="cpu")
     model.push_to_hub("me/chain")
     for name, content in sent.items():

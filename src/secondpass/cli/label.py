@@ -70,30 +70,56 @@ class Target:
             raise InvalidInput(f"--split {split!r} is no name of a file")
         else:
             target = cls(output / "qrels" / f"{split}.tsv", output)
-        if target.file.exists() and not read_qrels(target.file).origin:
-            raise InvalidInput(f"{target.file}: has judgements by people; choose another output or --split")
+        for file in (target.file, _packed(target.file)):  # beside a plain file nobody would read the packed one
+            if file.exists() and read_qrels(file).by_people:
+                raise InvalidInput(f"{file}: has judgements by people; choose another output or --split")
         return target
 
-    def write(self, qrels: Qrels, texts: Mapping[str, str]) -> None:
-        """Write the judgements, and into a folder the texts of their queries, behind those that it has."""
+    @property
+    def corpus(self) -> Path | None:
+        """The folder's own documents, if it has any."""
+        if self.folder is None:
+            return None
+        plain = self.folder / "corpus.jsonl"
+        return next((file for file in (plain, _packed(plain)) if file.is_file()), None)
+
+    def write(self, qrels: Qrels, texts: Mapping[str, str], corpus: Path | None = None) -> None:
+        """Write the judgements, and into a folder the texts of their queries, behind those that it has.
+
+        A folder without documents gets those of `corpus`. Texts that contradict its own are refused before that.
+        """
+        queries = None if self.folder is None else self.folder / "queries.jsonl"
+        new = [] if queries is None else _new_queries(queries, texts)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        if self.folder is not None:
-            self._add_queries(self.folder / "queries.jsonl", texts)
+        if self.folder is not None and corpus is not None and self.corpus is None:
+            _write_rows(self.folder / "corpus.jsonl", map(_document_row, read_corpus(corpus)))
+        if queries is not None and new:
+            before = queries.read_text(encoding="utf-8").rstrip("\n") + "\n" if queries.exists() else ""
+            _write_rows(queries, new, before)
         with opened(self.file) as stream:
             write_qrels(stream, qrels, "jsonl" if self.file.suffix == ".jsonl" else "beir")
 
-    def _add_queries(self, file: Path, texts: Mapping[str, str]) -> None:
-        packed = file.with_name(f"{file.name}.gz")
-        there = packed if packed.exists() and not file.exists() else file
-        before = read_queries(there) if there.exists() else {}
-        for query, text in texts.items():
-            if before.get(query, text) != text:
-                raise InvalidInput(f"{there}: query {query!r} is {before[query]!r} there and {text!r} here")
-        new = [{"_id": query, "text": text} for query, text in texts.items() if query not in before]
-        if new and there == packed:
-            raise InvalidInput(f"{packed}: lacks {len(new):,} of the queries; unpack it, so that they can be added")
-        if new:
-            _write_rows(file, new, file.read_text(encoding="utf-8").rstrip("\n") + "\n" if before else "")
+
+def _new_queries(file: Path, texts: Mapping[str, str]) -> list[dict[str, str]]:
+    """What a folder's file of queries lacks; raises InvalidInput where it has another text, or cannot be added to."""
+    packed = _packed(file)
+    there = packed if packed.exists() and not file.exists() else file
+    before = read_queries(there) if there.exists() else {}
+    for query, text in texts.items():
+        if before.get(query, text).split() != text.split():  # a log's texts have lost white space
+            raise InvalidInput(f"{there}: query {query!r} is {before[query]!r} there and {text!r} here")
+    new = [{"_id": query, "text": text} for query, text in texts.items() if query not in before]
+    if new and there == packed:
+        raise InvalidInput(f"{packed}: lacks {len(new):,} of the queries; unpack it, so that they can be added")
+    return new
+
+
+def _packed(file: Path) -> Path:
+    return file.with_name(f"{file.name}.gz")
+
+
+def _document_row(one: CorpusDocument) -> dict[str, Any]:
+    return {**one.meta, "_id": one.id, **({"title": one.title} if one.title else {}), "text": one.text}
 
 
 def _write_rows(file: Path, rows: Iterable[Mapping[str, Any]], before: str = "") -> None:
@@ -150,10 +176,10 @@ def clicks(
     log = ClickLog.of_rows(_rows(file), first_position)
     model = fit_positions(log, eta=eta, prior=prior)
     labels = click_labels(log, model, thresholds=threshold or THRESHOLDS, least_seen=min_seen, sure=sure)
-    qrels, absent = _in_corpus(labels.qrels, target.folder, corpus)
+    qrels, absent = _in_corpus(labels.qrels, target.corpus, corpus)
     if model.warning:
         note(f"warning: {model.warning}")
-    target.write(qrels, {query: text for query, text in labels.texts.items() if query in qrels})
+    target.write(qrels, {query: text for query, text in labels.texts.items() if query in qrels}, corpus)
     rows = list(zip(*(getattr(model, name) for name in POSITION), strict=True))
     if as_json:
         print_json({
@@ -205,31 +231,18 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield item.source, item.values
 
 
-def _in_corpus(qrels: Qrels, folder: Path | None, corpus: Path | None) -> tuple[Qrels, int]:
-    """The judgements of documents that there are, and how many others; the folder gets the documents."""
-    own = None if folder is None else folder / "corpus.jsonl"
-    if own is None or (corpus is None and not own.exists()):
+def _in_corpus(qrels: Qrels, own: Path | None, corpus: Path | None) -> tuple[Qrels, int]:
+    """The judgements of documents that there are, in the folder's own file or the one for it, and how many others."""
+    if own is not None and corpus is not None and survey(own).digest != survey(corpus).digest:
+        raise InvalidInput(f"{own}: has other documents than {corpus}; leave --corpus out, or delete it")
+    documents = own or corpus
+    if documents is None:
         return qrels, 0
-    if corpus is not None and own.exists():
-        if survey(own).digest != survey(corpus).digest:
-            raise InvalidInput(f"{own}: has other documents than {corpus}; leave --corpus out, or delete it")
-        corpus = None
-    known: set[str] = set()
-
-    def noted(documents: Iterable[CorpusDocument]) -> Iterator[dict[str, Any]]:
-        for one in documents:
-            known.add(one.id)
-            yield {**one.meta, "_id": one.id, **({"title": one.title} if one.title else {}), "text": one.text}
-
-    if corpus is None:
-        known.update(one.id for one in read_corpus(own))
-    else:
-        own.parent.mkdir(parents=True, exist_ok=True)
-        _write_rows(own, noted(read_corpus(corpus)))
+    known = {one.id for one in read_corpus(documents)}
     kept = {query: {name: grade for name, grade in grades.items() if name in known} for query, grades in qrels.items()}
     found = Qrels(kept, origin=qrels.origin)
     if not found.with_relevant:
-        raise InvalidInput(f"{corpus or own}: has none of the documents that the clicks call relevant")
+        raise InvalidInput(f"{documents}: has none of the documents that the clicks call relevant")
     return found, sum(map(len, qrels.values())) - sum(map(len, found.values()))
 
 
@@ -275,6 +288,7 @@ def judge(
     retries: Annotated[int, typer.Option(min=0, help="Of a request that was refused for now (429, 5xx).")] = 5,
     timeout: Annotated[float, typer.Option(help="Of a request, in seconds.")] = 120.0,
     max_tokens: Annotated[int, typer.Option(min=0, help="Of a reply; 0: not sent, for models that refuse it.")] = 1024,
+    temperature: Annotated[bool, typer.Option(help="Send temperature 0; some models refuse it.")] = True,
     max_characters: Annotated[int, typer.Option(min=1, help="Longer documents are cut.")] = 20_000,
     as_json: arguments.JsonObject = False,
 ) -> None:
@@ -290,15 +304,14 @@ def judge(
     --model qwen3
 
     secondpass label judge -d beir/scifact --qrels beir/scifact/qrels/test.tsv -o judged.jsonl --base-url
-    https://api.openai.com/v1 --model gpt-5-mini --max-tokens 0
+    https://api.openai.com/v1 --model gpt-5-mini --max-tokens 0 --no-temperature
     """
     key = os.environ.get(key_env, "").strip() or None  # a file that it came out of ends in a line end
-    who = ChatJudge(model=model, base_url=base_url, api_key=key, timeout=timeout, retries=retries,
-                    max_tokens=max_tokens or None, max_characters=max_characters)  # fmt: skip
+    who = ChatJudge(model=model, base_url=base_url, api_key=key, timeout=timeout, max_tokens=max_tokens or None,
+                    retries=retries, max_characters=max_characters, temperature=0 if temperature else None)  # fmt: skip
     people = None if qrels is None else read_qrels(qrels)
     texts, documents = _texts(dataset, queries, corpus)
-    wanted = _wanted(run, people, depth, limit)
-    pairs, left = _pairs(wanted, read_queries(texts), documents)
+    pairs, left = _pairs(_wanted(run, people, depth, limit), read_queries(texts), documents)
     target = Target.of(output, split)
     path = target.file.with_name(f"{target.file.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -312,25 +325,35 @@ def judge(
             note(f"interrupted; the same command goes on from {path}")
             raise typer.Exit(INTERRUPTED) from None
     if not result.qrels:
-        why = next((f"; {len(result.failed):,} requests failed: {one[:200]}" for one in result.failed.values()), "")
+        why = "; the same with another --max-tokens asks again"
+        why = next((f"; {len(result.failed):,} requests failed: {one[:200]}" for one in result.failed.values()), why)
         raise InvalidInput(f"no reply of {len(pairs):,} names a grade; the replies are in {path}{why}")
     target.write(result.qrels, {pair.query_id: pair.query for pair in pairs if pair.query_id in result.qrels})
     if not result.failed:
         path.unlink()
+    agreed = _agreed(people, result.qrels)
     if as_json:
-        print_json(_judged(result, target.file, len(pairs), people))
+        print_json(_judged(result, target.file, len(pairs), agreed))
         return
     console = PipeConsole(soft_wrap=True)
     for line in _judge_lines(result, len(pairs), path):
         console.print(line)
-    if people is not None:
-        _print_agreement(console, agreement(people, result.qrels))
+    if agreed is not None:
+        _print_agreement(console, agreed)
     console.print(f"{result.qrels.origin_note}: {target.file}")
 
 
-def _judged(result: JudgeResult, file: Path, pairs: int, people: Qrels | None) -> dict[str, object]:
+def _agreed(people: Qrels | None, judged: Qrels) -> Agreement | None:
+    """How far both agree; where that cannot be said a note says why, and the judgements stay what they are."""
+    try:
+        return None if people is None else agreement(people, judged)
+    except InvalidInput as error:
+        note(f"no agreement: {error}")
+        return None
+
+
+def _judged(result: JudgeResult, file: Path, pairs: int, agreed: Agreement | None) -> dict[str, object]:
     """What was judged, for programs."""
-    agreed = None if people is None else agreement(people, result.qrels)
     failed = [{"query": query, "document": name, "reason": why} for (query, name), why in result.failed.items()]
     return {
         "file": file, "pairs": pairs, "asked": result.asked, "without_grade": len(result.without_grade),

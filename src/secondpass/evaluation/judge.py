@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,8 @@ ALONE = re.compile(rf"[\s\"'“*_`(\[{{#]*{NUMBER}[\s\"'”*_`)\]}}.!]*")
 THOUGHT, THOUGHT_END = "<think>", "</think>"
 # So many requests in succession that fail after all their retries: the endpoint is away.
 MOST_FAILURES = 10
+# Beside a reply without a grade in the journal: the limit that it was given.
+LIMIT = "max_tokens"
 # What no other pair would fare better with: the key, the address, the model's name.
 HOPELESS = (401, 403, 404)
 
@@ -105,7 +107,7 @@ class UnjudgedPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatJudge:
-    """A language model behind an endpoint that speaks OpenAI's chat completions; temperature 0.
+    """A language model behind an endpoint that speaks OpenAI's chat completions.
 
     Attributes:
         model: its name there.
@@ -115,6 +117,7 @@ class ChatJudge:
         retries: after 408, 409, 429, 5xx and lost connections, each after a longer pause, or as long as the endpoint
             says.
         max_tokens: of a reply; None: not sent, for endpoints that refuse it.
+        temperature: 0, or None: not sent, for models that refuse it and answer at their own.
         max_characters: a longer document is cut.
     """
 
@@ -125,6 +128,7 @@ class ChatJudge:
     retries: int = 5
     max_tokens: int | None = 1024
     max_characters: int = 20_000
+    temperature: Literal[0] | None = 0
 
     def __post_init__(self) -> None:
         if not self.model.strip():
@@ -136,6 +140,8 @@ class ChatJudge:
         whole_number(self.retries, "retries")
         if self.max_tokens is not None:
             positive_int(self.max_tokens, "max_tokens")
+        if self.temperature not in (0, None):
+            raise InvalidInput(f"temperature={self.temperature!r} is neither 0 nor None")
         positive_number(self.timeout, "timeout")
         positive_int(self.max_characters, "max_characters")
 
@@ -168,11 +174,9 @@ class ChatJudge:
 
     async def ask(self, client: Any, pair: UnjudgedPair) -> str:
         """The reply to one pair, "" for an empty one."""
-        limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
-        answer = await client.chat.completions.create(
-            model=self.model, messages=self.messages(pair), temperature=0, **limit
-        )
-        return _said(answer)
+        asked = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        sent = {name: value for name, value in asked.items() if value is not None}
+        return _said(await client.chat.completions.create(model=self.model, messages=self.messages(pair), **sent))
 
 
 def _said(answer: Any) -> str:
@@ -217,6 +221,8 @@ async def judge_pairs(
 ) -> JudgeResult:
     """Have pairs judged, each reply written into the journal as it comes; what that has already is not asked again.
 
+    But for pairs whose reply named no grade where another `max_tokens` was its limit: it may have been cut short.
+
     Args:
         judge: whom to ask.
         pairs: each once.
@@ -237,7 +243,8 @@ async def judge_pairs(
         return f"was begun with another {', '.join(keys)}; delete it, or choose another output"
 
     with Journal(journal, judge.header, "another judge is writing it", refuse) as replies:
-        known = dict(replies.records(_record, "a judge's reply"))
+        records = replies.records(_record, "a judge's reply")
+        known = {key: grade for key, grade, limit in records if grade is not None or limit == judge.max_tokens}
         work = _Work(judge, replies, known, told)
         waiting = iter([pair for pair in every if (*pair.key, pair.digest) not in known])
         async with judge.client() as client:
@@ -274,7 +281,8 @@ class _Work:
                 continue
             self.row, grade = 0, grade_of(reply)
             names = {"query_id": pair.query_id, "doc_id": pair.document_id, "text": pair.digest}
-            self.replies.append({**names, "grade": grade, "reply": reply})
+            limit = {LIMIT: self.judge.max_tokens} if grade is None else {}
+            self.replies.append({**names, "grade": grade, "reply": reply, **limit})
             self.known[(*pair.key, pair.digest)] = grade
             self.told()
 
@@ -303,11 +311,12 @@ def _result(judge: ChatJudge, pairs: Iterable[UnjudgedPair], work: _Work) -> Jud
     return JudgeResult(Qrels(grades, origin=judge.origin), tuple(without), work.failed, cut, work.asked)
 
 
-def _record(line: Any) -> tuple[tuple[str, str, str], int | None]:
+def _record(line: Any) -> tuple[tuple[str, str, str], int | None, int | None]:
+    """What a pair is known by, its grade, and the limit of a reply without one; -1 in journals that do not say it."""
     grade = line["grade"]
     if grade is not None and grade not in range(HIGHEST + 1):
         raise ValueError(grade)
-    return (str(line["query_id"]), str(line["doc_id"]), str(line["text"])), grade
+    return (str(line["query_id"]), str(line["doc_id"]), str(line["text"])), grade, line.get(LIMIT, -1)
 
 
 def _checked(pairs: Iterable[UnjudgedPair]) -> list[UnjudgedPair]:

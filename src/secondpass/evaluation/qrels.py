@@ -15,7 +15,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from secondpass.corpora import Line, existing, named_file, packaged, read_lines, read_queries
+from secondpass.corpora import Line, existing, named_file, packaged, read_lines, read_queries, record_id
 from secondpass.errors import InvalidInput
 
 
@@ -63,6 +63,7 @@ class Qrels(Mapping[str, Mapping[str, int]]):
             document. The documents' grades are then the highest of theirs, whatever `grades` has.
         origin: where grades come from that people did not give, to be read after "judgements": "from clicks,
             position-based model", "by MODEL, not by people". Whatever is computed with them has to say so.
+        by_people: whether people gave some of them; None: all of them where there is no origin, else none.
 
     Raises:
         InvalidInput: an id is no str, or a grade is no whole number from -1,000,000 to 1,000,000; the message names
@@ -74,8 +75,10 @@ class Qrels(Mapping[str, Mapping[str, int]]):
         grades: Mapping[str, Mapping[str, Any]],
         subtopics: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
         origin: str = "",
+        by_people: bool | None = None,
     ) -> None:
         self.origin = " ".join(origin.split())
+        self.by_people = not self.origin if by_people is None else by_people
         self.subtopics: dict[str, dict[str, dict[str, int]]] = {
             query: {document: {string_id(topic, "subtopic"): _whole(query, document, grade)
                                for topic, grade in by_topic.items()}
@@ -113,7 +116,7 @@ class Qrels(Mapping[str, Mapping[str, int]]):
         """The judgements of some queries; `queries` is any container of ids."""
         chosen = [query for query in self if query in queries]  # type: ignore[operator]
         several = {query: self.subtopics[query] for query in chosen if query in self.subtopics}
-        return Qrels({query: self[query] for query in chosen}, several, self.origin)
+        return Qrels({query: self[query] for query in chosen}, several, self.origin, self.by_people)
 
     @property
     def origin_note(self) -> str:
@@ -171,7 +174,7 @@ def read_qrels(path: Path) -> Qrels:
             raise line.refuse(f"document {document!r} of query {query!r} has grade {grade} here and {before} before")
     if not grades:
         raise InvalidInput(f"{path}: no judgement in it")
-    return Qrels(grades, several, _several_origins(origins))
+    return Qrels(grades, several, _several_origins(origins), by_people="" in origins)
 
 
 def _header(line: Line) -> tuple[str, ...]:
@@ -285,9 +288,8 @@ def _graded(line: Line, grade: int) -> int:
 
 def _json_judgement(line: Line) -> tuple[str, str, str, int, str]:
     value = line.json_object()
-    query, document, grade = (value.get(key) for key in ("query_id", "doc_id", "relevance"))
-    if not isinstance(query, str) or not isinstance(document, str) or not query.strip() or not document.strip():
-        raise line.refuse('"query_id" and "doc_id" must be strings with something in them')
+    query, document = (record_id(line, value, key) for key in ("query_id", "doc_id"))
+    grade = value.get("relevance")
     if not isinstance(grade, (int, float)) or isinstance(grade, bool) or grade != grade // 1:
         raise line.refuse(f'"relevance" is {grade!r}, no whole number')
     # ir_datasets writes TREC's second column under the second name.
@@ -297,7 +299,7 @@ def _json_judgement(line: Line) -> tuple[str, str, str, int, str]:
     origin = value.get(ORIGIN) or ""
     if not isinstance(origin, str):
         raise line.refuse(f'"{ORIGIN}" is {origin!r}, not a string')
-    return query, str(topic), document, _graded(line, int(grade)), origin
+    return query, str(topic), document, _graded(line, int(grade)), origin.strip()
 
 
 # ---- Which queries are asked, and which of them are measured: those of a file, or the judged ones of a BEIR folder.

@@ -15,7 +15,7 @@ from typing import TextIO
 
 import numpy as np
 
-from secondpass.corpora import Line, existing, read_lines
+from secondpass.corpora import Line, existing, read_lines, record_id
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import column_of, string_id
 from secondpass.lazy import optional
@@ -282,9 +282,7 @@ def _json_rankings(path: Path) -> dict[str, list[tuple[str, float | None]]]:
 def json_ranking(line: Line) -> tuple[str, list[tuple[str, float | None]]]:
     """A query's id and its documents, best first, of a line of JSON Lines; raises InvalidInput where it is none."""
     value = line.json_object()
-    query, documents = value.get("query_id"), value.get("documents")
-    if not isinstance(query, str) or not query:
-        raise line.refuse(f'"query_id" is {query!r}, not a string with something in it')
+    query, documents = record_id(line, value, "query_id"), value.get("documents")
     if not isinstance(documents, list):
         raise line.refuse('"documents" is no list')
     ranking = [_json_document(line, index, document) for index, document in enumerate(documents)]
@@ -295,9 +293,10 @@ def json_ranking(line: Line) -> tuple[str, list[tuple[str, float | None]]]:
 
 def _json_document(line: Line, index: int, document: object) -> tuple[str, float | None]:
     found = document if isinstance(document, dict) else {"id": document}
-    name, score = found.get("id"), found.get("score")
-    if not isinstance(name, str) or not name:
-        raise line.refuse(f"documents[{index}] has no id that is a string")
+    try:
+        name, score = record_id(line, found, "id"), found.get("score")
+    except InvalidInput:
+        raise line.refuse(f"documents[{index}] has no id that is a string or a whole number") from None
     if score is not None and (not isinstance(score, (int, float)) or isinstance(score, bool) or math.isnan(score)):
         raise line.refuse(f"documents[{index}] has score {score!r}, not a number")
     return name, None if score is None else float(score)

@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors import SafetensorError
 from transformers.utils.hub import PushToHubMixin
 
 from secondpass.activations import Activation, stored_name
-from secondpass.calibration import Calibration
+from secondpass.calibration import Calibration, file_of
 from secondpass.errors import CheckpointError, InvalidInput, ModelLoadError, SecondPassError
 from secondpass.forwards.contract import padding_of
 from secondpass.forwards.families import architecture_of, bert, body_of, deberta, family_of, modernbert
@@ -33,7 +34,7 @@ from secondpass.forwards.readout import ReadoutModel
 from secondpass.inputs import NAMES, Mark, ModelTemplate
 from secondpass.lazy import optional
 from secondpass.models.building import save_compact
-from secondpass.models.card import write_card
+from secondpass.models.card import README, write_card
 from secondpass.models.chains import write_modules
 from secondpass.models.config import LISTED, TRANSFORMER_FILE, read_json, write_activation, write_json
 from secondpass.models.folders import put_in_place, unfinished_folder
@@ -316,6 +317,13 @@ def _difference(path: Path, model: Any, samples: Sequence[Tokens], tokenizer: An
     return float(np.abs(np.stack([theirs(samples), alone]) - ours).max())
 
 
+# What transformers says in the form that it uploads where the hub has no card.
+FORM = (
+    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
+    "automatically generated."
+)
+
+
 class _Upload(PushToHubMixin):
     """Gives transformers' uploading what a model saves."""
 
@@ -325,6 +333,19 @@ class _Upload(PushToHubMixin):
     def save_pretrained(self, *where: Any, **options: Any) -> None:
         """As the model's own."""
         self._encoder.save_pretrained(*where, **options)
+
+    def _upload_modified_files(self, working_dir: Any, *where: Any, **options: Any) -> Any:
+        """Treat the card of the hub, which transformers has put over that of `save`, as `save` treats one on disk."""
+        folder, readme = Path(working_dir), Path(working_dir) / README
+        theirs = ModelCard.load(readme)
+        if theirs.text == ModelCard.from_template(ModelCardData(), model_description=FORM).text:
+            readme.unlink()
+        calibration = Calibration.load(folder) if file_of(folder).exists() else None
+        write_card(folder, folder, self._encoder.model_card_data.text(), calibration)
+        card = ModelCard.load(readme) if readme.exists() else theirs
+        card.data.tags = list(dict.fromkeys(tag for one in (card, theirs) for tag in one.data.tags or ()))
+        card.save(readme)
+        return super()._upload_modified_files(working_dir, *where, **options)
 
 
 def upload(encoder: Any, repo_id: str, commit_message: str | None, **options: Any) -> str:
