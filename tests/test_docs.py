@@ -31,15 +31,15 @@ from tests.tiny_models import make_folder, make_reranker
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 READMES = [ROOT / "README.md", *(ROOT / path for path in repository.sources().values() if path.endswith("README.md"))]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
-# Pages whose Python other tests run, and hold to what it prints.
+# Pages whose Python other tests run, and hold to what it prints, with how many blocks they run.
 ELSEWHERE = {
-    "docs/evaluation.md": "without_torch/test_what_runs.py",
-    "docs/explanations.md": "without_torch/test_what_runs.py",
-    "docs/neighbours.md": "test_neighbours.py",
-    "docs/rag.md": "without_torch/test_what_runs.py",
-    "docs/ray.md": "ray_session.py",
-    "docs/score-cache.md": "without_torch/test_what_runs.py",
-    "docs/tuning.md": "pipelines/test_tuned_pipelines.py",
+    "docs/evaluation.md": ("without_torch/test_what_runs.py", 1),
+    "docs/explanations.md": ("without_torch/test_what_runs.py", 1),
+    "docs/neighbours.md": ("test_neighbours.py", 2),
+    "docs/rag.md": ("without_torch/test_what_runs.py", 1),
+    "docs/ray.md": ("ray_session.py", 2),
+    "docs/score-cache.md": ("without_torch/test_what_runs.py", 1),
+    "docs/tuning.md": ("pipelines/test_tuned_pipelines.py", 2),
 }
 # Commands that pages run as they stand here, made smaller where they take long; what others name is looked up.
 QUICK = (
@@ -156,12 +156,20 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def runs_elsewhere(page: Path, other: Path) -> bool:
+    """Whether a file's code, not a docstring alone, names the page, and executes something."""
+    nodes = list(ast.walk(ast.parse(other.read_text(encoding="utf-8"))))
+    reads = any(isinstance(node, ast.Constant) and node.value in (page.name, named(page)) for node in nodes)
+    return reads and any(isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exec" for node in nodes)
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=named)
 def test_the_python_of_a_page_runs(page: Path, reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One block after the other, as a reader types it; what a page shows behind a block is what it prints."""
     if named(page) in ELSEWHERE:
-        other = (ROOT / "tests" / ELSEWHERE[named(page)]).read_text(encoding="utf-8")
-        assert page.name in other
+        other, count = ELSEWHERE[named(page)]
+        assert runs_elsewhere(page, ROOT / "tests" / other)
+        assert [language for language, _ in blocks(page)].count("python") == count
         return
     names = PREPARED.get(named(page), nothing)()
     shown = [*blocks(page), ("", "")]
@@ -231,7 +239,7 @@ def test_pages_name_commands_and_options_that_there_are() -> None:
 @pytest.mark.parametrize(("page", "start", "large", "small"), QUICK, ids=[start for _, start, _, _ in QUICK])
 def test_a_command_of_a_page_runs(page: str, start: str, large: str, small: str, reader: Path) -> None:
     """With the files that the page shows; where it shows what is printed, that is printed, numbers aside."""
-    shown = blocks(ROOT / page)
+    shown, ran = blocks(ROOT / page), []
     for (_, code), (after, output) in zip(shown, [*shown[1:], ("", "")], strict=True):
         if after == "" and "answers.txt" in output:
             (reader / "answers.txt").write_text(code)
@@ -239,10 +247,12 @@ def test_a_command_of_a_page_runs(page: str, start: str, large: str, small: str,
             if line.startswith(start):
                 words = shlex.split(line.split(" > ")[0].replace(large, small) if large else line.split(" > ")[0])
                 result = CliRunner().invoke(app, words[1:])
+                ran.append(line)
                 assert result.exit_code == 0, result.output
                 if after == "text":
                     printed = [re.sub(r"\d", "0", one.rstrip()) for one in result.stdout.splitlines()]
                     assert printed == re.sub(r"\d", "0", output).splitlines()
+    assert len(ran) == 1
 
 
 @pytest.mark.parametrize("page", [*PAGES, *READMES], ids=named)

@@ -78,6 +78,16 @@ def test_options_fall_into_groups_by_themselves() -> None:
     assert [found[name] for name in names] == ["Input", "Server", "Limits", output.OTHERS]
 
 
+# How a shell's answer looks, and what its script sets beside the shell's name.
+SHELLS = {
+    "bash": (r"^(.+)$", ("COMP_WORDS", "COMP_CWORD")),
+    "zsh": (r'^(?:_arguments .\*: :\(\()?"(.+?)"', ("_TYPER_COMPLETE_ARGS",)),
+    "fish": (r"^([^\t\n]+)", ("_TYPER_COMPLETE_ARGS", "_TYPER_COMPLETE_FISH_ACTION")),
+    "powershell": (r"^(.*?)(?::::.*)?$", ("_TYPER_COMPLETE_ARGS", "_TYPER_COMPLETE_WORD_TO_COMPLETE")),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
@@ -87,13 +97,29 @@ def test_options_fall_into_groups_by_themselves() -> None:
         ("opensearch con", {"connect"}),
     ],
 )
-def test_shell_completion(typed: str, completed: set[str]) -> None:
+def test_shell_completion(typed: str, completed: set[str], shell: str) -> None:
     """Commands, options and choices, as the script of a shell asks the program for them."""
-    words = f"secondpass {typed}"
-    place = str(len(typed.split(" ")))
-    asked = {"_SECONDPASS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": place}
+    *before, word = typed.split(" ")
+    line = f"secondpass {typed}"
+    values = {
+        "COMP_WORDS": line, "COMP_CWORD": str(len(before) + 1),
+        "_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_WORD_TO_COMPLETE": word,
+    }  # fmt: skip
+    answer, names = SHELLS[shell]
+    asked = {"_SECONDPASS_COMPLETE": f"complete_{shell}", **{name: values[name] for name in names}}
     done = CliRunner().invoke(program.app, [], env=asked, prog_name="secondpass")
-    assert set(done.stdout.split()) == completed, done.stderr
+    assert set(re.findall(answer, done.stdout.strip(), re.MULTILINE)) == completed, done.stderr
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_script_of_a_shell(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown for any of them, and asks as above."""
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    done = CliRunner().invoke(program.app, ["--show-completion", shell], prog_name="secondpass")
+    assert done.exit_code == 0, done.stderr
+    wanted = {"_SECONDPASS_COMPLETE", f"complete_{shell}", *SHELLS[shell][1]}
+    assert {name for name in wanted if name not in done.stdout} == set()
 
 
 def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

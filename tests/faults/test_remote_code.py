@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,20 @@ def test_row_39_trusted_code_that_fails_is_a_load_error(folder: Path, monkeypatc
 @pytest.mark.parametrize("name", ["subprocess.Popen", "os.system", "foreign.ForeignModel", "torch.hub.load"])
 @pytest.mark.parametrize("generation", [1, 2, 3])
 def test_row_40_an_activation_name_imports_nothing(
-    folder: Path, mark: Path, name: str, generation: int, caplog: pytest.LogCaptureFixture
+    folder: Path,
+    mark: Path,
+    name: str,
+    generation: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A config that names any other class than an activation of torch.nn gets the default and a warning."""
+    """A config that names any other class than an activation of torch.nn gets the default and a warning.
+
+    Even where the class could be imported by its name.
+    """
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "foreign", raising=False)
+    assert find_spec("foreign") is not None
     if generation == 1:
         _edit(folder / "config.json", sbert_ce_default_activation_function=name)
     elif generation == 2:

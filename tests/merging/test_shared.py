@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -505,12 +505,21 @@ def test_closing_without_patience_fails_the_rest(
     assert len(forward.lengths) == 1
 
 
-def test_a_callback_may_close(shared: SharedReranker) -> None:
+def test_a_callback_may_close(shared: SharedReranker, forward: WatchedForward) -> None:
     """It runs in the scoring thread, which does not wait for itself."""
+    closed_by: list[str] = []
+
+    def close(_: Future[Scored]) -> None:
+        shared.close()
+        closed_by.append(threading.current_thread().name)
+
+    forward.hold()
     future = shared.submit(QUERY, ["cat"])
-    future.add_done_callback(lambda done: shared.close())
+    future.add_done_callback(close)
+    forward.gate.set()
     future.result(WAIT_S)
     shared.close()
+    assert closed_by == ["secondpass-score"]
 
 
 def test_coroutines_under_way_are_drained_from_another_thread(own_tiny: CrossEncoder, forward: WatchedForward) -> None:

@@ -185,6 +185,8 @@ def test_training_has_the_logits_and_gradients_of_transformers(name: str) -> Non
     theirs = PaddedForward(model, names, padding)
     made, wanted = forward(inputs), theirs(inputs)
     assert torch.allclose(made, wanted, rtol=0, atol=1e-5)
+    # the padded forward is one of ours too
+    assert torch.allclose(made, reference(model, inputs), rtol=0, atol=1e-5)
     ours, expected = _gradients(model, made), _gradients(model, wanted)
     assert ours.keys() == expected.keys()
     largest = max(float(grad.abs().max()) for grad in expected.values())

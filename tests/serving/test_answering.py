@@ -753,6 +753,7 @@ def test_a_shadow_scores_a_share_of_the_answers(
         until(lambda: shadowed() == {f"tiny,{outcome},next": 1 for outcome in ("compared", "failed", "skipped")})
     with running(Settings(shadows=(("tiny", "next"),), shadow_share=0.0), {"tiny": tiny, "next": tiny}) as live:
         assert ask("tiny") == first
+        until(lambda: not live.service.shadowing)
         assert shadowed() == {}
 
 

@@ -18,7 +18,7 @@ from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass.fusion import RERANKER, Candidates, Fusion, Tuned
 from secondpass.tuning import Tuning, tune
-from secondpass.tuning.choosing import _Contest, _verdicts, _with_probabilities
+from secondpass.tuning.choosing import MOST_LOST, _Contest, _verdicts, _with_probabilities
 from secondpass.tuning.contenders import Doubles, Labelled, LambdaMart, certainty, sums_of
 
 Task = tuple[Qrels, list[Run], Run]
@@ -275,13 +275,14 @@ def test_ways_that_were_halved_less_often_are_said() -> None:
 
 
 def test_only_the_depth_that_pays_is_reranked() -> None:
-    """Where the first pass has all relevant documents among its best, no more are read."""
-    found = tuned(task((0.25, 0.25, 0.1)))
-    if found.depth is not None:
-        assert found.depth.chosen < 20
-        assert dict(found.depth.values)[0] <= max(value for _, value in found.depth.values)
-    given = task((5.0, 5.0, 0.3))
-    deep = tuned(given)
+    """Where the first passes have all relevant documents among their best, no more are read."""
+    found = tuned(task((0.4, 0.4, 0.1)))
+    assert found.depth is not None
+    assert 0 < found.depth.chosen < 20
+    assert found.tuned.depth == found.depth.chosen
+    values = dict(found.depth.values)
+    assert values[20] - values[found.depth.chosen] <= MOST_LOST
+    deep = tuned(task((5.0, 5.0, 0.3)))
     assert deep.depth is not None
     assert deep.depth.chosen >= 15
     assert deep.tuned.depth == deep.depth.chosen
@@ -309,6 +310,31 @@ def test_a_small_gain_is_not_spent_on_depth_and_skipped_queries() -> None:
     assert found.depth is not None
     assert found.depth.chosen > 5
     assert found.tuned.skip is None or found.tuned.skip.lost <= quarter
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_queries_whose_first_passes_agree_are_not_reranked_where_they_are_right(right: bool) -> None:
+    """Half of the queries have the same list twice; the reranker gains at the others, and at these unless it is right.
+
+    The others' lists have two of their ten best in common, and what is relevant last.
+    """
+    qrels, _, _ = task((1.0, 1.0, 1.0))
+    lists: list[dict[str, list[tuple[str, float | None]]]] = [{}, {}]
+    for number, (query, grades) in enumerate(qrels.items()):
+        relevant, others = ([name for name, grade in grades.items() if grade == wanted] for wanted in (1, 0))
+        agreed = [*relevant, *others] if right else [*others, *relevant]
+        apart = [*others, *relevant], [*others[9:], *others[:9], *relevant]
+        for own, order in zip(lists, (agreed, agreed) if number % 2 else apart, strict=True):
+            own[query] = [(name, None) for name in order]
+    runs = [Run(name, own) for name, own in zip(("bm25", "dense"), lists, strict=True)]
+    logits = Run.from_scores("m", {query: {name: float(one) for name, one in grades.items()}
+                                   for query, grades in qrels.items()})  # fmt: skip
+    found = tuned((qrels, runs, logits))
+    rule = found.tuned.skip
+    assert found.tuned.depth == 20
+    assert (None if rule is None else (rule.saved, rule.lost)) == ((pytest.approx(0.5), 0.0) if right else None)
+    read = [found.tuned.to_read(Candidates.of({run.name: run[query].items() for run in runs})) for query in qrels]
+    assert [len(rows) for rows in read] == [20, 0 if right else 20] * 20
 
 
 def test_two_queries_that_differ_are_not_told_from_chance() -> None:

@@ -146,7 +146,7 @@ def test_sentences_are_extracted(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_scores_are_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """docs/score-cache.md: what was ranked is known when it is asked again, and is in the file."""
-    code, *_ = blocks("docs/score-cache.md")
+    (code,) = blocks("docs/score-cache.md")
     executed(code)
     assert capsys.readouterr().out == "2\n"
     assert (here / "scores.db").is_file()

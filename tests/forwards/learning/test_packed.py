@@ -61,6 +61,8 @@ def test_the_choice(tiny_model_folder, architecture, kind, tmp_path):
         own = PaddedForward if pooling == "mean" else kind
         forward = training_forward(model, names, encoder.padding, DropoutSource(0))
         assert type(forward) is own
+        if own is PaddedForward:
+            continue
         inputs = encoder.tokens(QUERIES, DOCUMENTS)
         ours, theirs = (
             gradients(model, made(inputs)) for made in (forward, PaddedForward(model, names, encoder.padding))
