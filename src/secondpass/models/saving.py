@@ -317,11 +317,8 @@ def _difference(path: Path, model: Any, samples: Sequence[Tokens], tokenizer: An
     return float(np.abs(np.stack([theirs(samples), alone]) - ours).max())
 
 
-# What transformers says in the form that it uploads where the hub has no card.
-FORM = (
-    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
-    "automatically generated."
-)
+# Where the form that transformers uploads without a card on the hub describes the model.
+PLACE = "{description}"
 
 
 class _Upload(PushToHubMixin):
@@ -338,7 +335,8 @@ class _Upload(PushToHubMixin):
         """Treat the card of the hub, which transformers has put over that of `save`, as `save` treats one on disk."""
         folder, readme = Path(working_dir), Path(working_dir) / README
         theirs = ModelCard.load(readme)
-        if theirs.text == ModelCard.from_template(ModelCardData(), model_description=FORM).text:
+        front, back = ModelCard.from_template(ModelCardData(), model_description=PLACE).text.split(PLACE)
+        if theirs.text.startswith(front) and theirs.text.endswith(back):
             readme.unlink()
         calibration = Calibration.load(folder) if file_of(folder).exists() else None
         write_card(folder, folder, self._encoder.model_card_data.text(), calibration)
