@@ -56,11 +56,10 @@ class Task:
 def tasks(data: Path, name: str, split: str, limit: int, depth: int = DEPTH) -> tuple[list[Task], Any]:
     """Queries with a relevant document, evenly over the set, in an order of chance; and the judgements of them."""
     from recipes.pocket.candidates import FirstPass
-    from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
+    from recipes.pocket.corpora import evenly_spaced, read_corpus, read_qrels, read_queries
 
     qrels = read_qrels(data, name, split)
-    names = sorted(qrels.with_relevant)
-    names = names[:: max(1, len(names) // limit)][:limit]
+    names = evenly_spaced(sorted(qrels.with_relevant), limit)
     random.Random(7).shuffle(names)
     corpus, texts = read_corpus(data, name), read_queries(data, name)
     found, _ = FirstPass(corpus.texts).search([texts[query] for query in names], depth)

@@ -222,7 +222,7 @@ class Task:
 def tasks(data: Path, wanted: Collection) -> list[Task]:
     """Test queries with a relevant document, and BM25's best."""
     from recipes.pocket.candidates import FirstPass
-    from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
+    from recipes.pocket.corpora import evenly_spaced, read_corpus, read_qrels, read_queries
 
     corpus, queries, qrels = read_corpus(data, wanted.name), read_queries(data, wanted.name), {}
     order = (
@@ -238,8 +238,7 @@ def tasks(data: Path, wanted: Collection) -> list[Task]:
                 grades[where[document]] = max(grade, grades.get(where[document], 0))
         if max(grades.values(), default=0) > 0:
             qrels[query] = grades
-    names = sorted(qrels)
-    names = names[:: max(1, len(names) // wanted.queries)][: wanted.queries]
+    names = evenly_spaced(sorted(qrels), wanted.queries)
     found, scores = FirstPass(texts).search([queries[name] for name in names], wanted.depth)
     return [
         Task(queries[name], {str(row): texts[row] for row, score in zip(*best, strict=True) if score > 0}, qrels[name])

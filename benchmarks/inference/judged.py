@@ -36,12 +36,10 @@ class Judged(TypedDict):
 def tasks(data: Path, name: str, limit: int | None) -> list[Task]:
     """Test queries with a relevant document, spread evenly over the set where `limit` asks for fewer."""
     from recipes.pocket.candidates import FirstPass
-    from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
+    from recipes.pocket.corpora import evenly_spaced, read_corpus, read_qrels, read_queries
 
     qrels = {query: judged for query, judged in read_qrels(data, name, "test").items() if max(judged.values()) > 0}
-    names = sorted(qrels)
-    if limit is not None:
-        names = names[:: max(1, len(names) // limit)][:limit]
+    names = evenly_spaced(sorted(qrels), limit)
     corpus, queries = read_corpus(data, name), read_queries(data, name)
     if name == JUDGED_ONLY:
         rows = corpus.index()

@@ -8,7 +8,7 @@ on).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,13 @@ def read_queries(data: Path, name: str) -> dict[str, str]:
 def read_qrels(data: Path, name: str, split: str) -> Qrels:
     """Judgements of a split."""
     return qrels.read_qrels(qrels_file(data / name, split))
+
+
+def evenly_spaced(names: Sequence[str], limit: int | None) -> list[str]:
+    """At most `limit` of them, from the first one to the end in steps that differ by one at most; None takes all."""
+    if limit is None or len(names) <= limit:
+        return list(names)
+    return [names[place * len(names) // limit] for place in range(limit)]
 
 
 def read_claims(data: Path) -> tuple[Corpus, dict[str, str], Qrels]:

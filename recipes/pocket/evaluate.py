@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.pocket.candidates import DEPTH, FirstPass
-from recipes.pocket.corpora import DEVELOPMENT, Collection, digest_of, read_test
+from recipes.pocket.corpora import DEVELOPMENT, Collection, digest_of, evenly_spaced, read_test
 from secondpass import CrossEncoder
 from secondpass.evaluation.measures import evaluate as measure
 from secondpass.evaluation.qrels import Qrels
@@ -90,9 +90,7 @@ class Exam:
 def exam(collection: Collection, limit: int | None) -> Exam:
     """At most `limit` evenly spaced queries that can be answered, with BM25's hundred; of trecqa the judged ones."""
     corpus = collection.corpus
-    names = sorted(collection.qrels.with_relevant)
-    if limit is not None and len(names) > limit:
-        names = [names[place * len(names) // limit] for place in range(limit)]
+    names = evenly_spaced(sorted(collection.qrels.with_relevant), limit)
     judged_only = collection.name == "trecqa"
     places = corpus.index() if judged_only else {}
     depth = len(corpus.texts) if judged_only else DEPTH

@@ -1,13 +1,20 @@
-"""Rules of `benchmarks.inference.loads`: texts of the wanted length, and none of them twice."""
+"""What benchmarks ask: texts of the wanted length, none of them twice, and judged queries from the whole of a set."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from benchmarks import cascade, windows
+from benchmarks.inference import judged
 from benchmarks.inference.loads import LENGTHS, Loads, source
 from benchmarks.inference.models import write_model
+from recipes.pocket.corpora import read_test
+from recipes.pocket.evaluate import exam
+from tests.small_collection import write_json_lines
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +46,28 @@ def test_no_document_comes_twice(loads: Loads) -> None:
     documents = [document for one in asked for document in one.documents]
     assert len(documents) == 8 * 40
     assert len(set(documents)) == len(documents)
+
+
+# By who asks: what takes so many queries of the set in a folder of data, and gives their texts.
+DRAWN: dict[str, Callable[[Path, int], list[str]]] = {
+    "inference and budget": lambda data, limit: [task.query for task in judged.tasks(data, "set", limit)],
+    "cascade": lambda data, limit: [task.query for task in cascade.tasks(data, "set", "test", limit, 5)[0]],
+    "windows": lambda data, limit: [task.query for task in windows.tasks(data, windows.Collection("set", 1, limit, 5))],
+    "recipe": lambda data, limit: [task.query for task in exam(read_test(data, "set"), limit).tasks],
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_some_queries_of_a_set_are_from_all_of_it(name: str, tmp_path: Path) -> None:
+    """In steps that differ by one at most, the last query such a step before the end; or all there are."""
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    texts = [f"lake of stone {number:02d}" for number in range(35)]
+    write_json_lines(folder / "corpus.jsonl", [{"_id": f"d{n:02d}", "text": text} for n, text in enumerate(texts)])
+    write_json_lines(folder / "queries.jsonl", [{"_id": f"q{n:02d}", "text": text} for n, text in enumerate(texts)])
+    grades = [f"q{number:02d}\td{number:02d}\t1\n" for number in range(35)]
+    (folder / "qrels" / "test.tsv").write_text("".join(["query-id\tcorpus-id\tscore\n", *grades]))
+    places = sorted(texts.index(query) for query in DRAWN[name](tmp_path, 12))
+    assert (len(places), places[0]) == (12, 0)
+    assert {later - one for one, later in pairwise([*places, 35])} == {2, 3}
+    assert sorted(DRAWN[name](tmp_path, 36)) == texts
