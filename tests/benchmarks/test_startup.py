@@ -78,6 +78,7 @@ def test_figures_are_tables() -> None:
     }  # fmt: skip
     text = markdown(found)
     assert "| one | 0.50 | 2.00 | 10 | torch |" in text
+    assert 'secondpass as the model recommends ("auto"), the others in float32.' in text
     assert "| secondpass | 133 |" in text
     assert "Fresh" not in text
     assert "service" not in text
