@@ -107,7 +107,7 @@ benchmark-training: $(VENV)/.test
 
 # A thousand calls with a budget under load, and the order that half of the time gives. Under five minutes.
 benchmark-budget: $(VENV)/.pocket $(VENV)/.test
-	$(BIN)/python -m benchmarks.budget --data $(DATA) --output-dir figures
+	$(BIN)/python -m benchmarks.budget --data $(DATA) --output-dir figures $(ARGS)
 
 # Ranking speed beside sentence-transformers and Haystack; BACKENDS=path/to/python adds its ONNX and OpenVINO backends.
 # ARGS="--model ettin --model modernbert --model qwen3" takes the open rerankers' shapes and prints a verdict.

@@ -1,6 +1,6 @@
 """Calls with a budget: when they end under load, and how good an order is that had half the time.
 
-    python -m benchmarks.budget compare --data ../shared/data --output-dir figures
+    python -m benchmarks.budget --data ../shared/data --output-dir figures
 
 Load: rounds of 1 to 16 callers at once, in threads, that rank directly, through one `SharedReranker`, or half of them
 so and half so. Each call has a random number of random pieces of the collections' documents and a budget between 20 and

@@ -6,6 +6,7 @@
 Over 100 random halves of each collection's queries everything is fitted on one half and counted on the other, unjudged
 documents as not relevant. Columns:
 
+- shapes: in how many halves each shape was the likeliest.
 - ECE: expected calibration error over ten bins of equal count of all candidates, mean and 95th percentile; and the same
   of the 2 % with the highest logits, which is where thresholds lie.
 - P 0.8, P 0.9 (`--precisions`): the share of halves in which the documents above `threshold_for` are relevant to that

