@@ -438,13 +438,13 @@ def _clicked(clicks: Path, corpus: Path | None, queries: Path | None, columns: S
 
 
 def _candidates(source: str, labelled: Dataset, last: int, prefixes: tuple[str, str], device: str | None) -> Candidates:
-    from secondpass.training.negatives.candidates import bm25_candidates, encoder_candidates, run_candidates
+    from secondpass.training.negatives.candidates import bm25_candidates, encoder_candidates
 
     is_run = source != BM25 and Path(source).is_file()
     if any(prefixes) and (is_run or source == BM25):
         raise InvalidInput("--query-prefix and --document-prefix are for a bi-encoder")
     if is_run:
-        return run_candidates(read_run(Path(source)))
+        return {query: list(ranking.items()) for query, ranking in read_run(Path(source)).items()}
     # Relevant documents have no rank, so the list has to be longer by as many as there are.
     most = max(sum(grade > 0 for grade in grades.values()) for grades in labelled.qrels.values())
     given: dict[str, Any] = {"depth": last + most, "qrels": labelled.qrels}
