@@ -15,7 +15,7 @@ from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecyc
 from haystack_integrations.common.secondpass.parameters import REMOTE_CODE
 
 from secondpass import CrossEncoder
-from secondpass.activations import IDENTITY, Activation, scaled
+from secondpass.activations import IDENTITY, scaled
 from secondpass.calibration import least_of
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.inputs import PromptTemplate, Truncation
@@ -443,7 +443,9 @@ class SecondPassRanker(ModelLifecycle):
                     [readable.texts],
                     batch_size=self.batch_size,
                     show_progress_bar=False,
-                    activation_fct=self._activation(encoder) if limits.scale_score else IDENTITY,
+                    activation_fct=scaled(encoder.own_activation, encoder.num_labels, self.relevance)
+                    if limits.scale_score
+                    else IDENTITY,
                     relevance=self.relevance,
                     template=PromptTemplate(
                         self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix
@@ -459,12 +461,6 @@ class SecondPassRanker(ModelLifecycle):
         if limits.least is None and not everything:
             raise RuntimeError(f"{len(ranking.documents)} scores for {len(readable.documents)} documents")
         return ranking
-
-    def _activation(self, model: CrossEncoder | Cascade) -> Activation:
-        """What makes scores between 0 and 1 of the logits, or of the expected grades from 0 to the last label's."""
-        if self.relevance == "expected" and (highest := model.num_labels - 1):
-            return lambda grades: grades / highest
-        return scaled(model.own_activation, model.num_labels)
 
 
 def _outputs(
