@@ -112,7 +112,7 @@ def _run(prepared: Prepared, resume: bool, config: Path, quiet: bool, as_json: b
         done = run(prepared, resume=resume, watch=partial(_tell, dev, aside=as_json), show_progress_bar=shown)
     except KeyboardInterrupt:
         if _is_first():
-            print(f"secondpass: {_where_it_stands(folder, config)}", file=sys.stderr)  # noqa: T201
+            note(_where_it_stands(folder, config))
         raise typer.Exit(INTERRUPTED) from None
     if _is_first() and as_json:
         print_json(_concluded(done, folder))
