@@ -273,11 +273,14 @@ def default_activation(
     return published or (SIGMOID if num_labels == 1 else IDENTITY)
 
 
-def scaled(own: Activation, num_labels: int = 1) -> Activation:
+def scaled(own: Activation, num_labels: int = 1, relevance: object = None) -> Activation:
     """What makes scores from 0 to 1 of logits: a model's own activation where it is known to, else the sigmoid.
 
-    Of several labels one number is ranked by, of which the sigmoid makes the probability of the label.
+    Of several labels one number is ranked by, of which the sigmoid makes the probability of the label; or, where
+    `relevance` is "expected", the grade that is expected, of which it is the share of the last label's.
     """
+    if relevance == "expected" and num_labels > 1:
+        return lambda grades: grades / (num_labels - 1)
     found = known(own)
     name = full_name(type(own)) if found is None else found.name
     return own if num_labels == 1 and name in FROM_0_TO_1 else SIGMOID

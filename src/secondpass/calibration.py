@@ -403,8 +403,9 @@ class Calibration:
 
 
 def file_of(path: str | Path) -> Path:
-    """A calibration's file: the path itself where it is one of JSON, else in that folder."""
-    return Path(path) if Path(path).suffix == ".json" else Path(path) / FILE
+    """A calibration's file: the path itself where it is one of JSON, else in that folder, whatever it is called."""
+    place = Path(path)
+    return place if place.suffix == ".json" and not place.is_dir() else place / FILE
 
 
 def least_of(calibration: Calibration | None, min_probability: float | None) -> float | None:

@@ -18,7 +18,7 @@ from secondpass.cross_encoder import CrossEncoder, hits_of
 from secondpass.errors import InvalidInput, NonFiniteScore, NoTokens, TooLong
 from secondpass.explanation import Explanation, explain
 from secondpass.models.config import read_json, write_json
-from secondpass.models.folders import CASCADE
+from secondpass.models.folders import cascade_file
 from secondpass.models.identity import is_known, marks_of
 from secondpass.models.templates import check_alone
 from secondpass.ranking import Ranked, Ranking, Relevance, checked_top_k
@@ -268,9 +268,9 @@ class Cascade:
         models = [{"name": one.name, "window": one.window, "logits": marks_of(one)} for one in self.models]
         try:
             told = {"version": VERSION, "models": models, "keep": steps, "instruction": self.instruction}
-            write_json(_file(path), told)
+            write_json(cascade_file(path), told)
         except OSError as error:
-            raise InvalidInput(f"{_file(path)} cannot be written: {error.strerror}") from error
+            raise InvalidInput(f"{cascade_file(path)} cannot be written: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: str | Path, models: Iterable[str | Reranker] | None = None, **options: Any) -> Cascade:
@@ -285,7 +285,7 @@ class Cascade:
             InvalidInput: a rule was measured on other models, or the file is none of a cascade.
             ModelLoadError: the file or a model cannot be had.
         """
-        page = read_json(file := _file(path))
+        page = read_json(file := cascade_file(path))
         try:
             version, given = page["version"], page["keep"] if page["version"] == VERSION else []
             steps = [_step(step) for step in given]
@@ -490,10 +490,6 @@ def _summed(stages: Sequence[CallRecord], asked: Sequence[_Asked]) -> CascadeRec
 
 
 # ---- Files.
-def _file(path: str | Path) -> Path:
-    return Path(path) if Path(path).suffix == ".json" else Path(path) / CASCADE
-
-
 def _step(step: Any) -> Keep:
     if not isinstance(step, dict):
         return positive_int(step, "keep")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from secondpass.activations import Activation
 from secondpass.errors import InvalidInput
 from secondpass.inputs import CutPolicy
 from secondpass.ranking import ranked
-from secondpass.record import CallRecord
+from secondpass.record import CallRecord, added
 from secondpass.reranker import Reranker
 from secondpass.sentences import Span, sentences
 from secondpass.text import checked_documents, checked_query, is_blank, positive_int
@@ -121,7 +121,7 @@ def extract(
         if len(kept) < top_k and taken[found.document] < limit:
             taken[found.document] += 1
             kept.append(Extract(found.document, found.span, sentence.score, sentence.logit))
-    return Extraction(tuple(kept), _together(*read_before, ranking.record))
+    return Extraction(tuple(kept), added([*read_before, ranking.record]))
 
 
 def _best_windows(
@@ -147,15 +147,6 @@ def _best_windows(
             kept[document].append(span)
             left -= 1
     return kept, ranking.record
-
-
-def _together(*records: CallRecord) -> CallRecord:
-    """Calls one after the other as one: numbers are sums, the padding's share is of all that was read."""
-    last = records[-1]
-    numbers = [one.name for one in fields(last) if isinstance(getattr(last, one.name), (int, float))]
-    sums = {name: sum(getattr(record, name) for record in records) for name in numbers}
-    places = sum(record.tokens / (1 - record.padding_share) for record in records)
-    return replace(last, **{**sums, "padding_share": 1 - sums["tokens"] / places if places else 0.0})
 
 
 def _candidates(texts: list[str], read: Mapping[int, Sequence[Span]] | None) -> Iterator[_Candidate]:

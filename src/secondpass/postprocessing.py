@@ -247,9 +247,9 @@ class RerankOptions(BaseModel):
     def _rankings(self, model: Any, queries: Sequence[str], texts: Sequence[Sequence[str]]) -> list[Ranking]:
         """Rank the texts of queries; without any, only see whether the model takes the options."""
         around = PromptTemplate(self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix)
-        activation: Any = scaled(model.own_activation, model.num_labels) if self.scale_score else IDENTITY
-        if self.scale_score and self.relevance == "expected" and model.num_labels > 1:
-            activation = _share_of(model.num_labels - 1)
+        activation: Any = IDENTITY
+        if self.scale_score:
+            activation = scaled(model.own_activation, model.num_labels, self.relevance)
         made: list[Ranking] = model.rank_many(
             queries,
             texts,
@@ -282,11 +282,6 @@ class RerankOptions(BaseModel):
         if self.score_cache is not None:
             made.use_score_cache(cache_named(self.score_cache, self.score_cache_mb))
         return made
-
-
-def _share_of(highest: int) -> Any:
-    """Expected grades as shares of the highest."""
-    return lambda grades: grades / highest
 
 
 def _facts(one: Ranked, text: str, before: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from secondpass.calibration import FILE, PROBABILITY
+from secondpass.calibration import PROBABILITY, file_of
 from secondpass.candidates import DOCUMENT_ID, DOCUMENT_KEYS, QUERY, QUERY_ID, CandidateFiles, Question, RunPart, Texts
 from secondpass.cascade import Cascade
 from secondpass.corpora import existing
@@ -31,7 +31,7 @@ from secondpass.forwards.choosing import DTYPES
 from secondpass.forwards.kernel.cache import digest_of
 from secondpass.journal import Journal
 from secondpass.lazy import optional
-from secondpass.models.folders import CASCADE, folder_of, holds_cascade
+from secondpass.models.folders import cascade_file, folder_of, holds_cascade
 from secondpass.models.identity import weights_digest
 from secondpass.ranking import Ranked, Ranking, Relevance
 from secondpass.score_cache import ScoreCache
@@ -321,14 +321,9 @@ def digests_of(rescorer: Rescorer) -> list[str | None]:
     """Of the weights of its models, of a saved cascade of its file; None where they cannot be read."""
     hub = {name: rescorer.loading[name] for name in HUB if rescorer.loading.get(name) is not None}
     return [
-        digest_of([_file_of(name, CASCADE)]) if holds_cascade(name) else weights_digest(folder_of(name, **hub))
+        digest_of([cascade_file(name)]) if holds_cascade(name) else weights_digest(folder_of(name, **hub))
         for name in rescorer.names
     ]
-
-
-def _file_of(place: str, name: str) -> Path:
-    """A file, or that of a folder."""
-    return Path(place) / name if Path(place).is_dir() else Path(place)
 
 
 def _table(questions: Sequence[Question], rankings: Sequence[Ranking]) -> Any:
@@ -496,5 +491,5 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     passing = ("batch_size", "device", "score_cache", "cache_dir", "local_files_only", "token", "headers")
     told = {name: value for name, value in options.items() if name not in passing and value is not None}
     if (file := told.get("calibration")) is not None:
-        told["calibration"] = digest_of([existing(_file_of(file, FILE))])
+        told["calibration"] = digest_of([existing(file_of(file))])
     return {name: value if isinstance(value, (str, int, list)) else repr(value) for name, value in told.items()}

@@ -40,11 +40,14 @@ IDENTITY_NAME = "torch.nn.modules.linear.Identity"
 
 @pytest.mark.parametrize("own", [SIGMOID, nn.Sigmoid(), Elementwise("Hardsigmoid"), tempered_sigmoid()(5.0)])
 def test_scores_from_0_to_1_are_a_models_own_where_it_gives_such(own: Any) -> None:
-    """Of one label; of several the sigmoid makes the probability of the one that is ranked by."""
+    """Of one label; of several it is the ranked label's probability, or the expected grade's share of the highest."""
     logits = torch.linspace(-40, 40, 9)
     assert scaled(own) is own
     assert 0 <= float(as_torch(own)(logits).min()) <= float(as_torch(own)(logits).max()) <= 1
     assert scaled(own, 2) == SIGMOID
+    assert scaled(own, 3, 1) == SIGMOID
+    assert scaled(own, 1, "expected") is own
+    assert scaled(own, 3, "expected")(np.array([0.0, 0.5, 2.0])).tolist() == [0.0, 0.25, 1.0]
 
 
 @pytest.mark.parametrize("own", [IDENTITY, nn.Identity(), nn.Tanh(), nn.ReLU6(), torch.relu, lambda logits: logits])

@@ -55,7 +55,8 @@ def known(own_tiny: CrossEncoder) -> CrossEncoder:
 
 def test_a_file_holds_all_of_it(tmp_path: Path) -> None:
     """Written to a file or a folder, read from either, nothing changed; what is none is refused by its place."""
-    for path in (tmp_path, tmp_path / "other.json"):
+    (tmp_path / "folder.json").mkdir()
+    for path in (tmp_path, tmp_path / "other.json", tmp_path / "folder.json"):
         WHOLE.save(path)
         assert Calibration.load(path) == WHOLE
     for text, said in (("[]", "no object"), ("{", "is no calibration"), ('{"version": 2}', "version 2")):

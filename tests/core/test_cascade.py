@@ -386,7 +386,8 @@ def test_a_saved_rule_comes_back_for_the_same_models(
 ) -> None:
     """Loaded by name with their windows or given; other weights or another window are refused where a rule counts."""
     cascade = Cascade([small, large], StoppingRule(3, 1.5, 0.5, risk=0.1, confidence=0.9, queries=80))
-    for place in (tmp_path, tmp_path / "own.json"):
+    (tmp_path / "folder.json").mkdir()
+    for place in (tmp_path, tmp_path / "own.json", tmp_path / "folder.json"):
         cascade.save(place)
         assert Cascade.load(place).keep == cascade.keep
     loaded = Cascade.load(tmp_path / "cascade.json")

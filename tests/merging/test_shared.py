@@ -442,7 +442,6 @@ def test_a_call_is_cut_as_it_asks(own_tiny: CrossEncoder) -> None:
         ({"max_wait_ms": -1}, "max_wait_ms"),
         ({"max_wait_ms": float("nan")}, "max_wait_ms"),
         ({"max_round_tokens": 0}, "max_round_tokens"),
-        ({"tokenising_threads": 0}, "tokenising_threads"),
     ],
 )
 def test_limits_are_checked(own_tiny: CrossEncoder, arguments: dict[str, float], message: str) -> None:

@@ -279,7 +279,7 @@ def test_a_file_that_moved_is_looked_for_beside_the_pipeline(
         ),
         (("ranker.SecondPassRanker", "tuned_ranker.SecondPassTunedRanker"), "is tuned already"),
         (("receiver: ranker.documents", "receiver: other.documents"), "no component gives 'ranker' documents"),
-        (("words", "bm25"), "'words', for the first pass 'words', is none of bm25, vectors"),
+        (("words", "bm25"), "the first pass 'words' is none of bm25, vectors"),
         (
             ("connections:\n", "connections:\n  - {sender: words}\n"),
             r"connections\[0\] does not say sender and receiver",

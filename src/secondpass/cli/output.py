@@ -41,7 +41,7 @@ def report(error: BaseException, debug: bool) -> int:
         traceback.print_exception(error)
     line = message(error)
     if line:
-        print(f"secondpass: {line}", file=sys.stderr)  # noqa: T201
+        note(line)
     return exit_code(error)
 
 

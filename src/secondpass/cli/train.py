@@ -9,10 +9,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +22,7 @@ from secondpass.corpora import named_file, read_corpus, read_queries
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import Qrels, qrels_file, read_qrels
 from secondpass.evaluation.runs import read_run
+from secondpass.training.negatives.sifting import Against, MiningRule, Sampling
 
 if TYPE_CHECKING:
     from secondpass.cross_encoder import CrossEncoder
@@ -31,17 +31,10 @@ if TYPE_CHECKING:
     from secondpass.training.configured import Finished, Prepared
     from secondpass.training.measuring.before_after import BeforeAfter
     from secondpass.training.negatives.candidates import Candidates
-    from secondpass.training.negatives.sifting import MiningRule
 
 
 # Of a column of the table that is printed at the end.
 LONGEST_NAME = 14
-
-
-class Storage(StrEnum):
-    """How weights are written."""
-
-    int8 = "int8"
 
 
 def train(
@@ -62,7 +55,7 @@ def train(
         bool, typer.Option("--example", help="Print a file with every key, its default and meaning.")
     ] = False,
     storage: Annotated[
-        Storage | None, typer.Option("--storage", help="Write the weights as int8, a quarter of the size.")
+        Literal["int8"] | None, typer.Option("--storage", help="Write the weights as int8, a quarter of the size.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: arguments.JsonObject = False,
@@ -95,7 +88,7 @@ def train(
         # JSON's strings are YAML's too, whatever is in them.
         overrides.append(f"output.folder={json.dumps(str(output.absolute()))}")
     if storage is not None:
-        overrides.append(f"output.storage={storage.value}")
+        overrides.append(f"output.storage={storage}")
     chosen = read_config(config, overrides)
     from secondpass.training.configured import prepare
 
@@ -119,7 +112,7 @@ def _run(prepared: Prepared, resume: bool, config: Path, quiet: bool, as_json: b
         done = run(prepared, resume=resume, watch=partial(_tell, dev, aside=as_json), show_progress_bar=shown)
     except KeyboardInterrupt:
         if _is_first():
-            print(f"secondpass: {_where_it_stands(folder, config)}", file=sys.stderr)  # noqa: T201
+            note(_where_it_stands(folder, config))
         raise typer.Exit(INTERRUPTED) from None
     if _is_first() and as_json:
         print_json(_concluded(done, folder))
@@ -237,20 +230,6 @@ def _rows(held: BeforeAfter) -> list[Sequence[str]]:
 BM25 = "bm25"
 
 
-class Sampling(StrEnum):
-    """How negatives are taken from what is left."""
-
-    top = "top"
-    random = "random"
-
-
-class Against(StrEnum):
-    """Which of several positives margins are measured from."""
-
-    lowest = "lowest"
-    highest = "highest"
-
-
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """What was read: texts by id, and the judgements."""
@@ -297,7 +276,7 @@ def mine(
     ] = None,
     absolute_margin: Annotated[float | None, typer.Option(min=0, help="The same as a difference of scores.")] = None,
     max_score: Annotated[float | None, typer.Option(help="Drop candidates with a higher score.")] = None,
-    against: Annotated[Against, typer.Option(help="Which of several positives margins start from.")] = Against.lowest,
+    against: Annotated[Against, typer.Option(help="Which of several positives margins start from.")] = "lowest",
     rescore: SecondPass = None,
     instruction: Annotated[str | None, typer.Option(help="What --rescore is told to look for.")] = None,
     template: arguments.Template = None,
@@ -305,7 +284,7 @@ def mine(
     false_token: arguments.FalseToken = None,
     relevance: RelevanceRule = None,
     rescore_margin: Annotated[float, typer.Option(min=0, help="By how much it has to score lower.")] = 0.0,
-    sampling: Annotated[Sampling, typer.Option(help="The best candidates left, or any of them.")] = Sampling.top,
+    sampling: Annotated[Sampling, typer.Option(help="The best candidates left, or any of them.")] = "top",
     positives: Annotated[int | None, typer.Option(min=1, help="For each query, at most; by default all.")] = None,
     graded: Annotated[bool, typer.Option("--graded", help="Labels are the grades, not 1 and 0.")] = False,
     query_prefix: Annotated[str, typer.Option(help="What the bi-encoder wants before queries, 'query: '.")] = "",
@@ -332,7 +311,6 @@ def mine(
     secondpass mine -d beir/scifact --from run.trec --first 10 --rescore secondpass/pocket -o groups.jsonl
     """
     from secondpass.training.data.groups import checked_target
-    from secondpass.training.negatives.sifting import MiningRule
 
     checked_target(output)
     told: Any = dict(instruction=instruction, template=template, true_token=true_token, false_token=false_token)
@@ -340,7 +318,7 @@ def mine(
     with _said_as_options():
         rule = MiningRule(
             negatives=negatives, first=first, last=last, max_score=max_score, absolute_margin=absolute_margin,
-            relative_margin=margin, rescore_margin=rescore_margin, against=against.value, sampling=sampling.value,
+            relative_margin=margin, rescore_margin=rescore_margin, against=against, sampling=sampling,
             positives=positives, graded=graded, seed=seed,
             ignore_identical_ids=bool(dataset) if ignore_identical_ids is None else ignore_identical_ids,
         )  # fmt: skip
@@ -438,13 +416,13 @@ def _clicked(clicks: Path, corpus: Path | None, queries: Path | None, columns: S
 
 
 def _candidates(source: str, labelled: Dataset, last: int, prefixes: tuple[str, str], device: str | None) -> Candidates:
-    from secondpass.training.negatives.candidates import bm25_candidates, encoder_candidates, run_candidates
+    from secondpass.training.negatives.candidates import bm25_candidates, encoder_candidates
 
     is_run = source != BM25 and Path(source).is_file()
     if any(prefixes) and (is_run or source == BM25):
         raise InvalidInput("--query-prefix and --document-prefix are for a bi-encoder")
     if is_run:
-        return run_candidates(read_run(Path(source)))
+        return {query: list(ranking.items()) for query, ranking in read_run(Path(source)).items()}
     # Relevant documents have no rank, so the list has to be longer by as many as there are.
     most = max(sum(grade > 0 for grade in grades.values()) for grades in labelled.qrels.values())
     given: dict[str, Any] = {"depth": last + most, "qrels": labelled.qrels}

@@ -1,7 +1,7 @@
 """`SharedReranker`: one thread scores what every other thread and coroutine asks for.
 
-Callers tokenise in their own threads (coroutines in a small pool), a piece at a time, ahead of the model. While a batch
-runs, new pairs gather; the next batch takes them together. Nothing waits for company unless `max_wait_ms` says so.
+Callers tokenise in their own threads (coroutines share one), a piece at a time, ahead of the model. While a batch runs,
+new pairs gather; the next batch takes them together. Nothing waits for company unless `max_wait_ms` says so.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ class SharedReranker:
         max_waiting_tokens: the same for their tokens.
         max_wait_ms: how long an idle model waits for more pairs to fill a batch; 0 never waits.
         max_round_tokens: tokens of one batch; None takes the model's batch budget.
-        tokenising_threads: threads that tokenise for coroutines.
         watch: hears of every batch, in the scoring thread; it must not block.
     """
 
@@ -72,7 +71,6 @@ class SharedReranker:
         max_waiting_tokens: int = 4_000_000,
         max_wait_ms: float = 0.0,
         max_round_tokens: int | None = None,
-        tokenising_threads: int = 1,
         watch: Callable[[MergedBatch], object] = lambda batch: None,
     ) -> None:
         if not 0 <= max_wait_ms <= 60_000:
@@ -85,7 +83,6 @@ class SharedReranker:
         self._scoring = ScoringThread(
             reranker, self._queue, max_wait_ms / 1000, round_tokens, watch, self._advance_in_pool
         )
-        self._tokenising_threads = positive_int(tokenising_threads, "tokenising_threads")
         self._pools: dict[str, ThreadPoolExecutor] = {}
         _OPEN.add(self)
 
@@ -229,7 +226,7 @@ class SharedReranker:
 
         try:
             # of its own: the other one may be busy with a million words
-            call = self._threads("secondpass-accept", 1).submit(accepted)
+            call = self._thread("secondpass-accept").submit(accepted)
         except RuntimeError:
             raise SecondPassError(CLOSED) from None
         try:
@@ -268,14 +265,14 @@ class SharedReranker:
     def _advance_in_pool(self, call: QueuedJob) -> None:
         """A piece at a time, each behind the other callers' pieces."""
         try:
-            self._threads("secondpass-tokenise", self._tokenising_threads).submit(self._advance_and_on, call)
+            self._thread("secondpass-tokenise").submit(self._advance_and_on, call)
         except RuntimeError:
             self._queue.settle(call, SecondPassError(CLOSED))
 
-    def _threads(self, name: str, count: int) -> ThreadPoolExecutor:
+    def _thread(self, name: str) -> ThreadPoolExecutor:
         with self._queue.changed:
             if name not in self._pools:
-                self._pools[name] = ThreadPoolExecutor(count, name)
+                self._pools[name] = ThreadPoolExecutor(1, name)
             return self._pools[name]
 
     def _advance_and_on(self, call: QueuedJob) -> None:

@@ -69,6 +69,12 @@ def folder_of(source: str | os.PathLike[str], *, variant: str | None = None, cod
         raise ModelLoadError(f"{wanted_one} {_reason(error)}") from error
 
 
+def cascade_file(path: str | os.PathLike[str]) -> Path:
+    """A cascade's file: the path itself where it is one of JSON, else in that folder, whatever the folder is called."""
+    place = Path(path)
+    return place if place.suffix == ".json" and not place.is_dir() else place / CASCADE
+
+
 def holds_cascade(source: str) -> bool:
     """Whether `Cascade.save` wrote it; a model's own folder may have a cascade's file beside it."""
     folder = Path(source)

@@ -221,44 +221,32 @@ def _options(service: Service, model: Any, problems: dict[int, str]) -> dict[str
     return {"response_model": None, "responses": responses, "dependencies": security}
 
 
+def _answering(service: Service, shape: Any) -> Callable[..., Awaitable[Response]]:
+    """An endpoint of a shape of requests, which FastAPI knows by the type of the body."""
+
+    async def answer(
+        request: Request, body: Any, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
+    ) -> Response:
+        return await service.answer(request, body, deadline_ms, budget_ms)
+
+    answer.__annotations__["body"] = shape
+    return answer
+
+
 def _add_scoring(made: APIRouter, service: Service) -> None:
-    async def rerank(
-        request: Request, body: shapes.RerankRequest, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
-    ) -> Response:
-        return await service.answer(request, body, deadline_ms, budget_ms)
-
-    async def rerank_documents(
-        request: Request, body: DocumentsShape, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
-    ) -> Response:
-        return await service.answer(request, body, deadline_ms, budget_ms)
-
-    async def rerank_any(
-        request: Request, body: AnyShape, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
-    ) -> Response:
-        return await service.answer(request, body, deadline_ms, budget_ms)
-
-    async def ranking(
-        request: Request, body: shapes.RankingRequest, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
-    ) -> Response:
-        return await service.answer(request, body, deadline_ms, budget_ms)
-
-    async def score(
-        request: Request, body: PairsShape, deadline_ms: DeadlineMs = None, budget_ms: BudgetMs = None
-    ) -> Response:
-        return await service.answer(request, body, deadline_ms, budget_ms)
-
     documents = shapes.RerankResponse | shapes.VoyageResponse
     told = scores.ScoreResponse | scores.PairScores
-    for path, endpoint, model, summary in (
-        ("/v2/rerank", rerank, shapes.RerankResponse, "Order documents: Cohere's shape"),
-        ("/v1/rerank", rerank_documents, documents, "Order documents: Jina's, vLLM's and Voyage's shape"),
-        ("/rerank", rerank_any, shapes.TextsResponse | documents, "Order texts or documents: any of the shapes"),
-        ("/v1/ranking", ranking, shapes.RankingResponse, "Order passages: Nvidia's shape"),
-        ("/score", score, told, "Score pairs: our shape and vLLM's"),
-        ("/v1/score", score, told, "The same under vLLM's other path"),
+    for path, shape, model, summary in (
+        ("/v2/rerank", shapes.RerankRequest, shapes.RerankResponse, "Order documents: Cohere's shape"),
+        ("/v1/rerank", DocumentsShape, documents, "Order documents: Jina's, vLLM's and Voyage's shape"),
+        ("/rerank", AnyShape, shapes.TextsResponse | documents, "Order texts or documents: any of the shapes"),
+        ("/v1/ranking", shapes.RankingRequest, shapes.RankingResponse, "Order passages: Nvidia's shape"),
+        ("/score", PairsShape, told, "Score pairs: our shape and vLLM's"),
+        ("/v1/score", PairsShape, told, "The same under vLLM's other path"),
     ):
         name = path.strip("/").replace("/", "_")
         options = _options(service, model, PROBLEMS)
+        endpoint = _answering(service, shape)
         made.add_api_route(path, endpoint, methods=["POST"], operation_id=name, summary=summary, **options)
 
 

@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -23,7 +22,7 @@ from secondpass.inputs import Truncation, policy_of
 from secondpass.merging.scoring_thread import MergedBatch
 from secondpass.merging.shared import SharedReranker
 from secondpass.models.config import read_json
-from secondpass.models.folders import CASCADE, folder_of, holds_cascade
+from secondpass.models.folders import cascade_file, folder_of, holds_cascade
 from secondpass.models.modules import stored_weights
 from secondpass.models.templates import ANSWER, check_alone
 from secondpass.reranker import Reranker
@@ -342,7 +341,7 @@ def _loaded(
 
 def _names(source: str) -> list[str]:
     """The models that a stored cascade names; none where it is one that `Cascade.load` refuses."""
-    page = read_json(Path(source) if source.endswith(".json") else Path(source) / CASCADE)
+    page = read_json(cascade_file(source))
     try:
         return [str(one["name"]) for one in page["models"]]
     except (KeyError, TypeError):

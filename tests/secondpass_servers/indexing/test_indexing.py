@@ -12,7 +12,7 @@ import pytest
 
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
-from secondpass_servers.commands import run_indexing, summary
+from secondpass_servers.commands import run_index, summary
 from secondpass_servers.contract import DocumentsRefused, IndexChanged, IndexingError, ServerAway, TooBusy
 from secondpass_servers.indexing.entries import Embedding, IndexingSettings
 from secondpass_servers.indexing.run import ASKED_AT_ONCE, IndexingReport, IndexingRequest, lost
@@ -453,7 +453,7 @@ def test_what_could_not_work_is_refused_by_name(given: dict[str, object]) -> Non
 
 def test_a_clean_run_prints_one_line(corpus, files, capsys) -> None:
     """And one for each thing worth knowing."""
-    report = run_indexing(IndexingRequest(corpus, MemorySink(), files, QUICK))
+    report = run_index(IndexingRequest(corpus, MemorySink(), files, QUICK))
     lines = capsys.readouterr().out.splitlines()
     assert report.indexed == 50
     assert lines[0].startswith("50 of 50 documents indexed in ")
@@ -465,7 +465,7 @@ def test_refused_documents_make_the_command_fail(corpus, files, capsys) -> None:
     """After the summary, with the name of the file."""
     sink = MemorySink(lambda number, batch: {"d4": "no good"})
     with pytest.raises(DocumentsRefused, match=r"1 of 50 documents were refused; they are in .*docs\.dead"):
-        run_indexing(IndexingRequest(corpus, sink, files, QUICK))
+        run_index(IndexingRequest(corpus, sink, files, QUICK))
     assert "  1 refused" in capsys.readouterr().out.splitlines()
 
 
@@ -476,7 +476,7 @@ def test_waiting_is_told_once_where_there_is_no_terminal(corpus, files, capsys) 
         if number < 9:
             raise away()
 
-    run_indexing(IndexingRequest(corpus, MemorySink(fault), files, QUICK))
+    run_index(IndexingRequest(corpus, MemorySink(fault), files, QUICK))
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
     assert told[0].startswith("secondpass: memory test is away (0); next try in ")

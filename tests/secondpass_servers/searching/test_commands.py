@@ -272,7 +272,7 @@ def test_a_busy_server_is_waited_for_before_the_model_is_loaded(
         monkeypatch.setattr(sink, "field_mapping", busy_once)
         settings = IndexingSettings(first_wait=0.01)
         request = IndexingRequest(beir, sink, RunFiles.of_index(place.name, beir.parent), settings)
-        run_index(place.engine, sink, request, minilm)
+        run_index(request, minilm)
     assert len(tries) == 2
     told = capsys.readouterr()
     assert "full; next try" in told.err

@@ -10,6 +10,7 @@ import pytest
 
 from secondpass.errors import InvalidInput
 from secondpass.training import best_passages
+from secondpass.training.data import passages
 from secondpass.training.data.groups import Group, Teaching, counted, fingerprint, write_groups
 from secondpass.training.data.sources import read_groups
 from secondpass.windows import Windows
@@ -177,14 +178,15 @@ def test_what_counts(other):
 LONG = ["the cat sat on the red mat. " * 3 + "a dog sat in the garden. " * 3, "paris is a city. " * 5 + "a river " * 20]
 
 
-def test_long_documents_become_their_best_windows(tiny):
+def test_long_documents_become_their_best_windows(tiny, monkeypatch):
     """Each by itself; labels, ids and a teacher's opinion stay, and what fits is as it was."""
+    monkeypatch.setattr(passages, "TOGETHER", 2)
     windows = Windows(tokens=12)
     groups = [
         Group("where is the cat", (*LONG, "a cat"), (1.0, 0.0, 0.0), "f:1", "7", ("a", "b", "c"), Teaching((1, 2, 3))),
         *(Group(f"dog {number}", (LONG[1], "dog"), (0.0, 1.0)) for number in range(3)),
     ]
-    made = list(best_passages(iter(groups), tiny, windows, chunk=2))
+    made = list(best_passages(iter(groups), tiny, windows))
     for group, given in zip(made, groups, strict=True):
         assert replace(group, documents=given.documents) == given
         (ranking,) = tiny.rank_many([given.query], [given.documents], truncation=windows)
@@ -218,5 +220,3 @@ def test_one_text_keeps_one_label(tiny):
     assert made.documents == (*group.documents[:2], "dog dog dog dog dog dog dog dog")
     (alike,) = best_passages([replace(group, labels=(1.0, 1.0, 0.0))], tiny, windows)
     assert alike.documents[0] == alike.documents[1] == "cat cat cat cat cat cat cat cat"
-    with pytest.raises(InvalidInput, match="chunk=0"):
-        best_passages([group], tiny, chunk=0)

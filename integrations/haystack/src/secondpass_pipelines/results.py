@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from secondpass.calibration import PROBABILITY
+from secondpass.cli.output import note
 from secondpass.evaluation.qrels import Qrels
 from secondpass.evaluation.runs import Run
 from secondpass_servers.two_pass import MAX_CLAUSES
@@ -201,7 +201,7 @@ class Notes:
     def show(self) -> None:
         """Print them on stderr."""
         for line in self.lines():
-            print(f"secondpass: {line}", file=sys.stderr)  # noqa: T201
+            note(line)
 
 
 @dataclass(frozen=True, slots=True)

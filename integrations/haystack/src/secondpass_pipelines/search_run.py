@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from secondpass.calibration import Calibration, file_of
-from secondpass.cli.output import PipeConsole, progress_bar
+from secondpass.cli.output import PipeConsole, note, progress_bar
 from secondpass.corpora import read_corpus
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, column_of, judged_queries
 from secondpass.evaluation.runs import RANKED, write_run
@@ -27,13 +27,7 @@ from secondpass_pipelines.indexing import Collection, collection, fill
 from secondpass_pipelines.pipeline_files import load_pipeline, pipeline_file
 from secondpass_pipelines.results import Judge, Notes, QueryResult, RankedDocument, moved
 from secondpass_pipelines.searching import Searcher, Stages, searcher
-from secondpass_pipelines.showing import (
-    RELEVANT,
-    print_answer,
-    quality_table,
-    side_by_side,
-    stdout_console,
-)
+from secondpass_pipelines.showing import RELEVANT, print_answer, quality_table, side_by_side
 from secondpass_pipelines.stores import close
 from secondpass_pipelines.tuned_pipelines import tuned_digests
 
@@ -118,7 +112,7 @@ def run_search(request: PipelineSearch) -> None:
     notes.show()
     for said in (shallow, request.queries.note, "" if judge is None else judge.note, writer.note):
         if said:
-            print(f"secondpass: {said}", file=sys.stderr)  # noqa: T201
+            note(said)
     if judge is not None:
         _show(judge, search.stages.last, len(request.asked.texts), to_stderr=request.printing)
 
@@ -232,7 +226,7 @@ class ResultWriter:
                     for name, stream in before.items():
                         ranked += write_run(stream, [(answer.query_id, _pairs(answer.given(name)))], TAG)
             if ranked:
-                print(f"secondpass: {RANKED.format(ranked)}", file=sys.stderr)  # noqa: T201
+                note(RANKED.format(ranked))
         for answer in answers:
             if self.form == "table":
                 print_answer(answer)
@@ -297,7 +291,7 @@ def run_demo(queries: int | None, rows: int, quiet: bool, as_json: bool, model: 
     qrels = asked.qrels or Qrels({})
     judge = Judge(qrels)
     search = searcher(load_pipeline(pipeline_file(DEMO_PIPELINE), model))
-    console = stdout_console()
+    console = PipeConsole()
     shown = not (quiet or as_json)
     fill(search.pipeline, collection(search.pipeline, folder))
     load_seconds = search.warm_up()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,17 +15,12 @@ from secondpass_pipelines.results import MRR, NDCG, Quality, QueryResult, Ranked
 RELEVANT = "✓"
 
 
-def stdout_console() -> Console:
-    """Return a console that leaves texts as they are."""
-    return PipeConsole()
-
-
 def print_answer(answer: QueryResult) -> None:
     """Print the second pass's documents with the rank that the first pass gave them."""
     before = first_ranks(answer)
-    stdout_console().print(Text(one_line(answer.query), style="bold"))
+    PipeConsole().print(Text(one_line(answer.query), style="bold"))
     if not answer.second:
-        stdout_console().print("(no document found)")
+        PipeConsole().print("(no document found)")
         return
     told = PROBABILITY[:1] if any(document.chance for document in answer.second) else ()
     print_table(

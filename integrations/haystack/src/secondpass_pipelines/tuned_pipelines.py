@@ -41,7 +41,6 @@ def write_tuned(
     pipeline: str,
     tuned: Path,
     output: Path,
-    names: Mapping[str, str] | None = None,
     depth: int | None = None,
     reading: Mapping[str, Any] | None = None,
 ) -> None:
@@ -55,28 +54,23 @@ def write_tuned(
         pipeline: file or packaged name.
         tuned: what `secondpass tune` wrote; the pipeline names it by its whole path.
         output: the file to write.
-        names: the component whose documents are a first pass, by the name of that in `tuned`; by default its own name.
-        depth: how many documents each of these was asked for in tuning, where that is not its own top_k.
+        depth: how many documents each retriever was asked for in tuning, where that is not its own top_k.
         reading: parameters of the ranker that had other values in tuning than the file says.
 
     Raises:
-        InvalidInput: the pipeline has not one ranker, or no component of such a name in front of it.
+        InvalidInput: the pipeline has not one ranker, or no component of the name of a first pass in front of it.
     """
     file = pipeline_file(pipeline)
     data = read_pipeline(file)
     ranker, found = candidates_of(data, file)
     chosen = read_tuned(tuned)
-    wanted = {name: (names or {}).get(name, name) for name in chosen.first}
-    for name, component in wanted.items():
-        if component not in found:
-            raise InvalidInput(f"{file}: {component!r}, for the first pass {name!r}, is none of {', '.join(found)}")
+    for name in chosen.first:
+        if name not in found:
+            raise InvalidInput(f"{file}: the first pass {name!r} is none of {', '.join(found)}")
     above = _above(data.get("connections") or [], ranker)
     data = _without_lacking(data, ranker)
     links = [link for link in data["connections"] if not _feeds(link, ranker)]
-    links += [
-        {"sender": f"{component}.{found[component]}", "receiver": f"{ranker}.{name}"}
-        for name, component in wanted.items()
-    ]
+    links += [{"sender": f"{name}.{found[name]}", "receiver": f"{ranker}.{name}"} for name in chosen.first]
     given = data["components"][ranker].get("init_parameters") or {}
     own = {name: given[name] for name in (*KEPT, *READING) if name in given} | dict(reading or {})
     if own.get("min_probability") is not None and (chosen.after is None or chosen.calibration is None):
@@ -84,7 +78,7 @@ def write_tuned(
     changed = {"type": TUNED_RANKER, "init_parameters": {"tuned": str(tuned.resolve()), **own}}
     parts = {**data["components"], ranker: changed}
     if depth is not None:
-        parts |= {name: _finding(parts[name], depth) for name in wanted.values()}
+        parts |= {name: _finding(parts[name], depth) for name in chosen.first}
     data = {**data, "components": parts, "connections": links}
     made = without_idle(data, data["components"].keys() - above)
     head = HEAD.format(file=file.name, tuned=tuned.name)

@@ -22,13 +22,12 @@ from secondpass.cli.output import (
 )
 from secondpass.corpora import RecordKeys, shown_keys
 from secondpass_servers import options
-from secondpass_servers.contract import DocumentsRefused, SearchEngine
+from secondpass_servers.contract import DocumentsRefused
 from secondpass_servers.index import (
     CONTENT,
     EMBEDDING,
     EngineAccess,
     SearchedIndex,
-    Sink,
     check_vector_field,
     mappings_in,
     mappings_of,
@@ -128,13 +127,19 @@ class ProgressBar:
         self._told = reason or self._told
 
 
-def run_indexing(request: IndexingRequest, as_json: bool = False) -> IndexingReport:
-    """Index with a bar on stderr and print the summary.
+def run_index(request: IndexingRequest, embedder: str | None = None, as_json: bool = False) -> IndexingReport:
+    """Index with a bar on stderr and print the summary; with the embeddings of a bi-encoder, if one is named.
+
+    Embeddings that the index does not take are refused before the first document.
 
     Raises:
         DocumentsRefused: the run came to its end and some documents are dead letters: exit code 1.
-        InvalidInput, IndexingError: as `index_corpus`.
+        InvalidInput: the index has no field for embeddings of this length, or as `index_corpus`.
+        IndexingError: as `index_corpus`.
+        ModelLoadError: as `embedding_of`.
     """
+    if embedder is not None:
+        request = replace(request, embedding=_embedding_for(request, embedder))
     with indexing_bar() as listener:
         report = index_corpus(request, listener)
     console = PipeConsole(soft_wrap=True)
@@ -175,25 +180,16 @@ def summary(report: IndexingReport, name: str) -> list[str]:
     return lines
 
 
-def run_index(
-    engine: SearchEngine, sink: Sink, request: IndexingRequest, embedder: str | None, as_json: bool = False
-) -> None:
-    """Index a corpus; embeddings that the index does not take are refused before the first document.
-
-    Raises:
-        InvalidInput: the index has no field for embeddings of this length, or as `index_corpus`.
-        SecondPassError: as `run_indexing`.
-    """
-    if embedder is None:
-        run_indexing(request, as_json)
-        return
+def _embedding_for(request: IndexingRequest, embedder: str) -> Embedding:
+    """A bi-encoder whose vectors the index takes."""
+    sink = request.sink
     with indexing_bar() as bar:
         answer = Backoff(request.settings, bar.notice).call(lambda: sink.field_mapping(EMBEDDING))
     mappings = mappings_in(answer, EMBEDDING)
-    check_vector_field(engine, sink.name, mappings, EMBEDDING)
+    check_vector_field(sink.engine, sink.name, mappings, EMBEDDING)
     embedding = embedding_of(embedder)
-    check_vector_field(engine, sink.name, mappings, EMBEDDING, length_of(embedding))
-    run_indexing(replace(request, embedding=embedding), as_json)
+    check_vector_field(sink.engine, sink.name, mappings, EMBEDDING, length_of(embedding))
+    return embedding
 
 
 def run_search(
@@ -315,7 +311,7 @@ def _index(access: EngineAccess) -> Callable[..., None]:
             left_behind = RunFiles.of_index(index, files)
             keys = RecordKeys(id_field, title_field, text_field)
             request = IndexingRequest(corpus, sink, left_behind, settings, add=add, keys=keys)
-            run_index(access.engine, sink, request, embedder, as_json)
+            run_index(request, embedder, as_json)
 
     return index
 

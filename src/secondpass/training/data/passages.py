@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from secondpass.text import positive_int
 from secondpass.training.data.groups import Group
 from secondpass.windows import Windows
 
 if TYPE_CHECKING:
     from secondpass.ranking import Ranking, Relevance
     from secondpass.reranker import Reranker
+
+# Groups that are scored together.
+TOGETHER = 64
 
 
 def best_passages(
@@ -24,7 +26,6 @@ def best_passages(
     windows: Windows | None = None,
     *,
     relevance: Relevance | None = None,
-    chunk: int = 64,
     progress: bool = False,
 ) -> Iterator[Group]:
     """The same groups with the best window that was read of each document that does not fit one in its place, in order.
@@ -39,34 +40,22 @@ def best_passages(
         reranker: a `CrossEncoder`, whose windows they are and whose scores say which is the best.
         windows: how documents are cut; None is `Windows()`.
         relevance: for a reranker with several labels, as in `CrossEncoder.rank`.
-        chunk: groups that are scored together.
         progress: show a bar on stderr.
 
     Raises:
         InvalidInput: an argument is refused, or a query is blank.
         NonFiniteScore: the reranker gave NaN or infinity.
     """
-    return _passages(groups, reranker, windows or Windows(), relevance, positive_int(chunk, "chunk"), progress)
-
-
-def _passages(
-    groups: Iterable[Group],
-    reranker: Reranker,
-    windows: Windows,
-    relevance: Relevance | None,
-    chunk: int,
-    progress: bool,
-) -> Iterator[Group]:
     stream = iter(groups)
     total = len(groups) if isinstance(groups, Sequence) else None
     with tqdm(total=total, desc="Best passages", unit="groups", disable=not progress) as bar:
-        while part := list(islice(stream, chunk)):
+        while part := list(islice(stream, TOGETHER)):
             rankings = reranker.rank_many(
                 [group.query for group in part],
                 [group.documents for group in part],
                 show_progress_bar=False,
                 relevance=relevance,
-                truncation=windows,
+                truncation=windows or Windows(),
             )
             bar.update(len(part))
             yield from map(_shortened, part, rankings)

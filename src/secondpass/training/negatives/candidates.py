@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from secondpass.corpora import CorpusDocument, read_corpus
 from secondpass.errors import InvalidInput
-from secondpass.evaluation.runs import Run
 from secondpass.lazy import optional
 from secondpass.text import is_blank, positive_int
 
@@ -20,53 +19,29 @@ from secondpass.text import is_blank, positive_int
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BM25Settings:
-    """Of the formula (Robertson et al. 1995, as Lucene has it) and of what a word is.
-
-    Attributes:
-        k1: how much a word that is repeated adds.
-        b: how much long documents are discounted, 0 to 1.
-        stop_words: a language that bm25s has a list for, or the words themselves; None keeps all.
-        stemmer: a Snowball algorithm; None leaves words as they are.
-    """
-
-    k1: float = 0.9
-    b: float = 0.4
-    stop_words: str | tuple[str, ...] | None = "english"
-    stemmer: str | None = "english"
+# Of the formula (Robertson et al. 1995, as Lucene has it): how much a word that is repeated adds, and how much long
+# documents are discounted.
+K1, B = 0.9, 0.4
+# Whose stop words are dropped, and by whose stemmer of Snowball's the forms of a word are one.
+LANGUAGE = "english"
 
 
 class BM25:
     """An index of texts, scored for a query at a time.
 
     Raises:
-        InvalidInput: a setting is refused.
         MissingExtra: bm25s or PyStemmer is not installed.
     """
 
-    def __init__(self, texts: Sequence[str], settings: BM25Settings | None = None) -> None:
-        chosen = settings or BM25Settings()
-        if not (chosen.k1 >= 0 and 0 <= chosen.b <= 1):
-            raise InvalidInput(f"k1={chosen.k1!r}, b={chosen.b!r}: k1 is not below 0 and b is from 0 to 1")
+    def __init__(self, texts: Sequence[str]) -> None:
         self._library = optional("bm25s", "bm25s", "eval")
-        self._stemmer = None
-        if chosen.stemmer is not None:
-            stemming = optional("Stemmer", "PyStemmer", "eval")
-            if chosen.stemmer not in stemming.algorithms():
-                raise InvalidInput(f"stemmer={chosen.stemmer!r} is none of {', '.join(stemming.algorithms())}")
-            self._stemmer = stemming.Stemmer(chosen.stemmer)
-        self._stop_words = chosen.stop_words if isinstance(chosen.stop_words, str) else list(chosen.stop_words or ())
-        try:
-            self._tokens([""])
-        except ValueError:
-            raise InvalidInput(f"stop_words={chosen.stop_words!r}: bm25s has no list for that language") from None
+        self._stemmer = optional("Stemmer", "PyStemmer", "eval").Stemmer(LANGUAGE)
         self._size = len(texts)
         tokens = self._tokens(texts)
         # Without a single word there is no index to make, and nothing can be found.
         self._index = None
         if any(tokens):
-            self._index = self._library.BM25(k1=chosen.k1, b=chosen.b)
+            self._index = self._library.BM25(k1=K1, b=B)
             self._index.index(tokens, show_progress=False)
 
     def scores(self, queries: Sequence[str]) -> Iterator[Floats]:
@@ -85,7 +60,7 @@ class BM25:
 
     def _tokens(self, texts: Sequence[str]) -> list[list[str]]:
         found: list[list[str]] = self._library.tokenize(
-            list(texts), stopwords=self._stop_words, stemmer=self._stemmer, return_ids=False, show_progress=False
+            list(texts), stopwords=LANGUAGE, stemmer=self._stemmer, return_ids=False, show_progress=False
         )
         return found
 
@@ -215,7 +190,6 @@ def bm25_candidates(
     *,
     depth: int = 100,
     qrels: Judgements | None = None,
-    settings: BM25Settings | None = None,
     index: BM25 | None = None,
 ) -> dict[str, list[tuple[str, float | None]]]:
     """The best documents by BM25 that share a word with the query; equal scores in the order of the corpus.
@@ -225,8 +199,7 @@ def bm25_candidates(
         corpus: text by id.
         depth: how many for each query.
         qrels: the relevant documents that come deeper follow at the end with their scores, for margins.
-        settings: of BM25; None takes k1 0.9, b 0.4, English stop words and stemmer.
-        index: of the corpus's texts in their order, where there is one; else it is made, with these settings.
+        index: of the corpus's texts in their order, where there is one; else it is made.
 
     Raises:
         InvalidInput: an argument is refused.
@@ -234,7 +207,7 @@ def bm25_candidates(
     """
     positive_int(depth, "depth")
     documents, places = list(corpus), {document: place for place, document in enumerate(corpus)}
-    index = BM25(list(corpus.values()), settings) if index is None else index
+    index = BM25(list(corpus.values())) if index is None else index
     found: dict[str, list[tuple[str, float | None]]] = {}
     for query, scores in zip(queries, index.scores(list(queries.values())), strict=True):
         ranked = best(scores[None], depth)[0]
@@ -288,11 +261,6 @@ def encoder_candidates(
         pairs += sorted((pair for pair in deeper[row] if pair[0] not in known), key=lambda pair: (-pair[1], pair[0]))
         found[query] = [(documents[place], score) for place, score in pairs]
     return found
-
-
-def run_candidates(run: Run) -> dict[str, list[tuple[str, float | None]]]:
-    """The rankings of a run, in its order."""
-    return {query: list(ranking.items()) for query, ranking in run.items()}
 
 
 def _encoded(

@@ -22,8 +22,7 @@ from haystack.utils import ComponentDevice, Secret
 
 from secondpass.errors import InvalidInput
 from secondpass.models.templates import ANSWER
-from secondpass.text import Choice, positive_int, positive_number, whole_number
-from secondpass.text import choice as one_of
+from secondpass.text import Choice, checked, choice, positive_int, positive_number, whole_number
 from secondpass.windows import Windows
 
 if TYPE_CHECKING:
@@ -57,17 +56,6 @@ REASONS: Mapping[str, str] = {
 
 def _refuse(name: str, value: object, wanted: str) -> InvalidInput:
     return InvalidInput(f"{name} is {type(value).__name__}, not {wanted}")
-
-
-def text(name: str, value: object) -> str:
-    """Return `value` if it is a str.
-
-    Raises:
-        InvalidInput: it is not, as with a nested `{type: ...}` object of a YAML file.
-    """
-    if not isinstance(value, str):
-        raise _refuse(name, value, "str")
-    return value
 
 
 def model_name(name: str, value: object) -> str:
@@ -153,14 +141,9 @@ def optional_share(name: str, value: object) -> float | None:
     return number
 
 
-def choice(name: str, value: object, choices: Collection[Choice]) -> Choice:
-    """Return the one of `choices` that `value` is."""
-    return one_of(value, choices, name)
-
-
 def optional_choice(name: str, value: object, choices: Collection[Choice]) -> Choice | None:
     """Return None, or the one of `choices` that `value` is."""
-    return None if value is None else choice(name, value, choices)
+    return None if value is None else choice(value, choices, name)
 
 
 def windows(name: str, value: object) -> dict[str, Any] | None:
@@ -192,7 +175,7 @@ def field_names(name: str, value: object) -> list[str]:
         return []
     if not isinstance(value, (list, tuple)):
         raise _refuse(name, value, "a list of str")
-    return [text(f"{name}[{index}]", item) for index, item in enumerate(value)]
+    return [checked(item, f"{name}[{index}]") for index, item in enumerate(value)]
 
 
 def by_query(name: str, given: object, size: int | None = None, other: str = "") -> Sequence[object]:

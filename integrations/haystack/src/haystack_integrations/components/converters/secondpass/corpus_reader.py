@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from haystack import Document, component
-from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.model_lifecycle import in_thread
 
 from secondpass.corpora import CorpusDocument, RecordKeys, read_corpus
 from secondpass.errors import InvalidInput
-from secondpass.text import choice, positive_int
+from secondpass.text import checked, choice, positive_int
 
 __all__ = ["CorpusReader"]
 
@@ -58,9 +57,9 @@ class CorpusReader:
         """
         self.title = choice(title, TITLE_PLACES, "title")
         self.max_documents = positive_int(max_documents, "max_documents")
-        self.id_field = None if id_field is None else parameters.text("id_field", id_field)
-        self.title_field = None if title_field is None else parameters.text("title_field", title_field)
-        self.text_field = None if text_field is None else parameters.text("text_field", text_field)
+        self.id_field = None if id_field is None else checked(id_field, "id_field")
+        self.title_field = None if title_field is None else checked(title_field, "title_field")
+        self.text_field = None if text_field is None else checked(text_field, "text_field")
 
     @property
     def keys(self) -> RecordKeys:

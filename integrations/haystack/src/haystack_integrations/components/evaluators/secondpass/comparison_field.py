@@ -9,9 +9,9 @@ from numbers import Real
 from typing import Any
 
 from haystack import Document
-from haystack_integrations.common.secondpass import parameters
 
 from secondpass.errors import InvalidInput
+from secondpass.text import checked
 
 Key = Hashable
 META = "meta."
@@ -85,7 +85,7 @@ def comparison_field(name: str, value: object) -> ComparisonField:
     Raises:
         InvalidInput: it is not "id", "content" or "meta." and a name.
     """
-    asked = parameters.text(name, value)
+    asked = checked(value, name)
     if asked in ("id", "content") or (asked.startswith(META) and all(asked.split("."))):
         return ComparisonField(asked)
     raise InvalidInput(f"{name}={asked!r} is not 'id', 'content' or 'meta.' and the name of a field")

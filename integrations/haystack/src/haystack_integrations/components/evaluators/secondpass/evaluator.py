@@ -17,6 +17,7 @@ from secondpass.errors import InvalidInput
 from secondpass.evaluation.measures import DEFAULT_MEASURES, Report, evaluate, parsed
 from secondpass.evaluation.qrels import Qrels, read_qrels
 from secondpass.evaluation.runs import Run
+from secondpass.text import choice
 
 __all__ = ["SecondPassEvaluator"]
 
@@ -94,7 +95,7 @@ class SecondPassEvaluator(SerializedComponent):
         self._field = comparison_field("document_comparison_field", document_comparison_field)
         self.document_comparison_field = self._field.name
         self.qrels = parameters.optional_path("qrels", qrels)
-        self.without_relevant = parameters.choice("without_relevant", without_relevant, WITHOUT_RELEVANT)
+        self.without_relevant = choice(without_relevant, WITHOUT_RELEVANT, "without_relevant")
         self.ignore_identical_ids = parameters.flag("ignore_identical_ids", ignore_identical_ids)
         self._judgements: Qrels | None = None
 

@@ -12,6 +12,7 @@ from haystack_integrations.common.secondpass.model_lifecycle import SerializedCo
 
 from secondpass.errors import InvalidInput
 from secondpass.evaluation.qrels import JudgedQueries, Qrels, judged_queries, listed_queries
+from secondpass.text import checked
 
 __all__ = ["LabelledQueries"]
 
@@ -45,7 +46,7 @@ class LabelledSet(SerializedComponent):
             If a parameter has a wrong type, with its name, or both or neither of `dataset` and `queries` are given.
         """
         self.dataset = parameters.optional_path("dataset", dataset)
-        self.split = parameters.text("split", split)
+        self.split = checked(split, "split")
         self.queries = parameters.optional_path("queries", queries)
         self.qrels = parameters.optional_path("qrels", qrels)
         self.relevant_only = parameters.flag("relevant_only", relevant_only)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from haystack import Document, component
-from haystack_integrations.common.secondpass import parameters
 from haystack_integrations.common.secondpass.model_lifecycle import in_thread
 from haystack_integrations.components.evaluators.secondpass.labelled_queries import LabelledSet
 
 from secondpass.errors import InvalidInput
+from secondpass.text import checked
 
 __all__ = ["LabelledQuery"]
 
@@ -46,7 +46,7 @@ class LabelledQuery(LabelledSet):
         :raises ValueError:
             If there is no such query, or a file is refused.
         """
-        asked = parameters.text("query_id", query_id)
+        asked = checked(query_id, "query_id")
         texts = self.labelled().texts
         if asked not in texts:
             raise InvalidInput(f"query_id {asked!r} is none of the {len(texts)} queries with a relevant document")

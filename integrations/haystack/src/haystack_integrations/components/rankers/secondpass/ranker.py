@@ -15,12 +15,12 @@ from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecyc
 from haystack_integrations.common.secondpass.parameters import REMOTE_CODE
 
 from secondpass import CrossEncoder
-from secondpass.activations import IDENTITY, Activation, scaled
+from secondpass.activations import IDENTITY, scaled
 from secondpass.calibration import least_of
 from secondpass.errors import InvalidInput, NonFiniteScore
 from secondpass.inputs import PromptTemplate, Truncation
 from secondpass.ranking import Ranking, checked_relevance
-from secondpass.text import is_blank
+from secondpass.text import checked, choice, is_blank
 from secondpass.tracing import reranking
 from secondpass.windows import Passage, Windows
 
@@ -204,29 +204,29 @@ class SecondPassRanker(ModelLifecycle):
         if self.windows is not None and self.truncation != "windows":
             raise InvalidInput(f"windows is for truncation='windows', and truncation is {self.truncation!r}")
         self.top_k = parameters.positive("top_k", top_k)
-        self.query_prefix = parameters.text("query_prefix", query_prefix)
-        self.query_suffix = parameters.text("query_suffix", query_suffix)
-        self.document_prefix = parameters.text("document_prefix", document_prefix)
-        self.document_suffix = parameters.text("document_suffix", document_suffix)
+        self.query_prefix = checked(query_prefix, "query_prefix")
+        self.query_suffix = checked(query_suffix, "query_suffix")
+        self.document_prefix = checked(document_prefix, "document_prefix")
+        self.document_suffix = checked(document_suffix, "document_suffix")
         self.meta_fields_to_embed = parameters.field_names("meta_fields_to_embed", meta_fields_to_embed)
-        self.embedding_separator = parameters.text("embedding_separator", embedding_separator)
+        self.embedding_separator = checked(embedding_separator, "embedding_separator")
         self.scale_score = parameters.flag("scale_score", scale_score)
         self.score_threshold = parameters.optional_number("score_threshold", score_threshold)
         self.trust_remote_code = parameters.flag("trust_remote_code", trust_remote_code)
         if trust_remote_code:
             raise InvalidInput(f"trust_remote_code=True is refused: {REMOTE_CODE}")
-        self.backend = parameters.choice("backend", backend, ("torch",))
+        self.backend = choice(backend, ("torch",), "backend")
         self.batch_size = parameters.positive("batch_size", batch_size)
         self.max_documents = parameters.optional_positive("max_documents", max_documents)
         self.relevance = parameters.relevance("relevance", relevance)
-        self.instruction = None if instruction is None else parameters.text("instruction", instruction)
+        self.instruction = None if instruction is None else checked(instruction, "instruction")
         self._keep_limits(budget_ms, calibration, min_probability, when_nothing_relevant)
 
     def _keep_limits(self, budget_ms: object, calibration: object, min_probability: object, nothing: object) -> None:
         self.budget_ms = parameters.optional_milliseconds("budget_ms", budget_ms)
         self.calibration = parameters.optional_path("calibration", calibration)
         self.min_probability = parameters.optional_share("min_probability", min_probability)
-        self.when_nothing_relevant = parameters.choice("when_nothing_relevant", nothing, WHEN_NOTHING)
+        self.when_nothing_relevant = choice(nothing, WHEN_NOTHING, "when_nothing_relevant")
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SecondPassRanker:
@@ -310,8 +310,8 @@ class SecondPassRanker(ModelLifecycle):
         if not given:
             return _outputs([])
         limits = self._limits(top_k, scale_score, score_threshold, budget_ms, min_probability)
-        asked = parameters.text("query", query)
-        wish = None if instruction is None else parameters.text("instruction", instruction)
+        asked = checked(query, "query")
+        wish = None if instruction is None else checked(instruction, "instruction")
         unique = deduplicated(given)
         if is_blank(asked):
             logger.warning("The query is blank: {count} documents are returned unranked.", count=len(unique))
@@ -443,7 +443,9 @@ class SecondPassRanker(ModelLifecycle):
                     [readable.texts],
                     batch_size=self.batch_size,
                     show_progress_bar=False,
-                    activation_fct=self._activation(encoder) if limits.scale_score else IDENTITY,
+                    activation_fct=scaled(encoder.own_activation, encoder.num_labels, self.relevance)
+                    if limits.scale_score
+                    else IDENTITY,
                     relevance=self.relevance,
                     template=PromptTemplate(
                         self.query_prefix, self.query_suffix, self.document_prefix, self.document_suffix
@@ -459,12 +461,6 @@ class SecondPassRanker(ModelLifecycle):
         if limits.least is None and not everything:
             raise RuntimeError(f"{len(ranking.documents)} scores for {len(readable.documents)} documents")
         return ranking
-
-    def _activation(self, model: CrossEncoder | Cascade) -> Activation:
-        """What makes scores between 0 and 1 of the logits, or of the expected grades from 0 to the last label's."""
-        if self.relevance == "expected" and (highest := model.num_labels - 1):
-            return lambda grades: grades / highest
-        return scaled(model.own_activation, model.num_labels)
 
 
 def _outputs(

@@ -22,7 +22,7 @@ from secondpass.inputs import PromptTemplate
 from secondpass.models.identity import agree, marks_of
 from secondpass.ranking import Ranking
 from secondpass.reranker import warn_once
-from secondpass.text import finite_number, is_blank
+from secondpass.text import checked, choice, finite_number, is_blank
 
 if TYPE_CHECKING:
     from haystack.utils import ComponentDevice, Secret
@@ -193,7 +193,7 @@ class SecondPassTunedRanker(SerializedComponent):
         self.model = None if model is None else parameters.model_name("model", model)
         self.top_k = parameters.positive("top_k", top_k)
         self.min_probability = parameters.optional_share("min_probability", min_probability)
-        self.when_nothing_relevant = parameters.choice("when_nothing_relevant", when_nothing_relevant, WHEN_NOTHING)
+        self.when_nothing_relevant = choice(when_nothing_relevant, WHEN_NOTHING, "when_nothing_relevant")
         self.raise_on_failure = parameters.flag("raise_on_failure", raise_on_failure)
         self._given = tuple(reading)
         self._tuned = read_tuned(self.tuned)
@@ -297,7 +297,7 @@ class SecondPassTunedRanker(SerializedComponent):
         """
         least = self._least(parameters.optional_share("min_probability", min_probability))
         most = self.top_k if top_k is None else parameters.positive("top_k", top_k)
-        asked = self._read(parameters.text("query", query), self._candidates(documents), least, instruction, budget_ms)
+        asked = self._read(checked(query, "query"), self._candidates(documents), least, instruction, budget_ms)
         read, told = asked.read, asked.told
         order = self._tuned.order(asked.candidates, read, [asked.logits[asked.candidates.ids[row]] for row in read])
         nothing = None if told["unscored"] else self._tuned.nothing_relevant(order)

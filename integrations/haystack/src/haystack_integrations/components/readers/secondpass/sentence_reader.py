@@ -12,7 +12,7 @@ from haystack_integrations.common.secondpass.documents import deduplicated, list
 from haystack_integrations.common.secondpass.model_lifecycle import ModelLifecycle, in_thread
 
 from secondpass.extraction import Extract, extract
-from secondpass.text import is_blank
+from secondpass.text import checked, is_blank
 from secondpass.windows import Windows
 
 __all__ = ["SentenceReader"]
@@ -115,7 +115,7 @@ class SentenceReader(ModelLifecycle):
         """
         unique = deduplicated(listed(documents))
         limit = self.top_k if top_k is None else parameters.positive("top_k", top_k)
-        asked = parameters.text("query", query)
+        asked = checked(query, "query")
         texts = [document.content or "" for document in unique]
         if is_blank(asked) or all(map(is_blank, texts)):
             return {"answers": [], "replies": []}

@@ -17,7 +17,7 @@ from haystack_integrations.components.evaluators.secondpass.comparison_field imp
 
 from secondpass import CrossEncoder
 from secondpass.errors import InvalidInput
-from secondpass.text import checked_query
+from secondpass.text import checked, checked_query
 from secondpass.training.configuration import MEASURES
 from secondpass.training.data.groups import Group, fingerprint
 from secondpass.training.losses import make_loss
@@ -119,14 +119,14 @@ class CrossEncoderTrainer(SerializedComponent):
         self.negatives_per_query = parameters.positive("negatives_per_query", negatives_per_query)
         self.relevant_from = parameters.positive("relevant_from", relevant_from)
         self.meta_fields_to_embed = parameters.field_names("meta_fields_to_embed", meta_fields_to_embed)
-        self.embedding_separator = parameters.text("embedding_separator", embedding_separator)
+        self.embedding_separator = checked(embedding_separator, "embedding_separator")
         self.max_length = parameters.optional_positive("max_length", max_length)
         self.device = parameters.device("device", device)
         self.token = parameters.secret("token", token)
         self.resume = parameters.flag("resume", resume)
         self.card = parameters.flag("card", card)
         self.show_progress_bar = parameters.flag("show_progress_bar", show_progress_bar)
-        self.instruction = None if instruction is None else parameters.text("instruction", instruction)
+        self.instruction = None if instruction is None else checked(instruction, "instruction")
         self.model_kwargs = parameters.checked_arguments("model_kwargs", model_kwargs)
 
     @component.output_types(model=str, report=dict[str, Any], scores=list[dict[str, Any]])
