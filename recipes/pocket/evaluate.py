@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from recipes.pocket.candidates import DEPTH, FirstPass
-from recipes.pocket.corpora import DEVELOPMENT, Collection, digest_of, read_test
+from recipes.pocket.corpora import DEVELOPMENT, SHINGLE, Collection, Shingles, apart, digest_of, read_test
+from recipes.pocket.queries import trained_texts
 from secondpass import CrossEncoder
 from secondpass.evaluation.measures import evaluate as measure
 from secondpass.evaluation.qrels import Qrels
@@ -112,12 +113,21 @@ def exam(collection: Collection, limit: int | None) -> Exam:
 
 @cache
 def development(data: Path, limit: int = DEVELOPMENT_QUERIES) -> tuple[Exam, ...]:
-    """What decides, see `corpora.DEVELOPMENT`."""
-    return tuple(exam(read(data), limit) for read in DEVELOPMENT.values())
+    """What decides, see `corpora.DEVELOPMENT`, without what shares words with what is trained on."""
+    trained, made = Shingles(trained_texts(data)), []
+    for read in DEVELOPMENT.values():
+        own = apart(read(data), trained)
+        documents, queries = own.left_out
+        log.info(
+            "%s: %d documents left out, which share %d words in a row with what is trained on, and %d queries that "
+            "they answer", own.name, documents, SHINGLE, queries,
+        )  # fmt: skip
+        made.append(exam(own, limit))
+    return tuple(made)
 
 
 def tests(data: Path, names: Sequence[str], limit: int | None) -> tuple[Exam, ...]:
-    """What is measured once, at the end."""
+    """What is measured once, at the end; at most so many queries of each."""
     return tuple(exam(read_test(data, name), limit) for name in names)
 
 

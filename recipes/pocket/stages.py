@@ -300,5 +300,8 @@ def finish(recipe: Recipe) -> None:
         write_folder(encoder.model, recipe.work / tokenizer, output)
         values = judged.collected(recipe.exams, scorer)
         files = {file.name: file_digest(file) for file in sorted(output.iterdir()) if file.suffix != ".md"}
-        note(recipe, folder, {"temperature": asdict(fit)}, {"files": files, "development": figures(values)})
+        counted = ("documents", "queries")
+        left_out = {own.name: dict(zip(counted, own.collection.left_out, strict=True)) for own in recipe.exams}
+        given = {"temperature": asdict(fit), "left_out": left_out}
+        note(recipe, folder, given, {"files": files, "development": figures(values)})
     shutil.copy(recipe.work / "log.jsonl", recipe.log)
