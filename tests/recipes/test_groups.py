@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from recipes.pocket import evaluate
-from recipes.pocket.build import Window, token_limit
+from recipes.pocket.build import LONG_MAX_TOKENS, Window, token_limit
 from recipes.pocket.candidates import FirstPass
 from recipes.pocket.corpora import (
     DEVELOPMENT,
@@ -224,6 +224,32 @@ def test_groups_show_what_was_found(pool: Corpus, bert_tokenizer: object) -> Non
         # the window may have cut it
         assert whole or pool.texts[int(group.query)].startswith(group.documents[gold])
         assert whole or max(teaching.scores) <= teaching.scores[gold] + SURPASSES
+
+
+def test_long_groups_show_passages_of_a_page(pool: Corpus, bert_tokenizer: object) -> None:
+    """Those that follow one another on it, not what is next in a thinned set or in one without pages.
+
+    A query that was made of a title sees no title.
+    """
+    queries = [
+        TrainingQuery("title" if row % 2 else "question", pool.titles[row], str(row), source=row)
+        for row in range(0, len(pool.texts), 3)
+    ]
+    known, window = _opinions(pool, queries), Window(bert_tokenizer)  # type: ignore[arg-type]
+    groups = list(training_groups(pool, queries, known, window, 3, lambda _: LONG_MAX_TOKENS))
+    assert len(groups) == len(queries)
+    whole = {text: row for row, text in enumerate(pool.texts)}
+    bodies = {pool.body(row): row for row in whole.values()}
+    longest = 0
+    for query, document in ((int(group.query), text) for group in groups for text in group.documents):
+        first, *others = document.split("\n")
+        found = [(bodies if query % 2 else whole)[first], *(bodies[line] for line in others)]
+        assert found == list(range(found[0], found[0] + len(found)))
+        if len(found) > 1:
+            assert all(pool.ids[row].startswith("help-gnome/") for row in found)
+            assert len({pool.ids[row].rpartition("-")[0] for row in found}) == 1
+        longest = max(longest, len(found))
+    assert longest > 2
 
 
 @pytest.fixture
