@@ -67,8 +67,8 @@ def evaluate_command(
     teachers: TeachersOption = TAUGHT_BY,
     sets: Annotated[str, typer.Option(help="Names, comma-separated.")] = ",".join(TEST_SETS),
     limit: Annotated[
-        int | None, typer.Option(help="At most so many queries a set, evenly spaced.")
-    ] = judged.DEVELOPMENT_QUERIES,
+        int | None, typer.Option(help="At most so many queries a set, evenly spaced; by default as in the model card.")
+    ] = None,
     window: Annotated[
         int | None, typer.Option(help="Tokens read of a pair; all that the model can by default.")
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipes.pocket import finish
+from recipes.pocket import evaluate, finish
 from recipes.pocket.build import Window, kept_tokens, new_model
 from recipes.pocket.candidates import FirstPass, nearest_rows
+from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.finish import write_folder, write_stage
+from recipes.pocket.stages import PACKAGE
 from secondpass import CrossEncoder
 from secondpass.models.weights import COMPACT
 from secondpass.training.data.groups import Teaching
@@ -125,6 +128,14 @@ def test_a_finished_folder_is_replaced_whole(tiny_folder: str, tmp_path: Path, m
     assert not after
     bias = CrossEncoder(str(folder), device="cpu").model.classifier.bias
     assert torch.equal(bias, model.classifier.bias.half().float())
+
+
+def test_figures_are_of_as_many_queries_as_the_card_says() -> None:
+    """Its table has a row for each test set, "528 of 10,570" where not all are measured."""
+    card = (PACKAGE / "pocket" / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\w+) \| ([\d,]+(?: of [\d,]+)?) \|", card, re.MULTILINE))
+    assert tuple(rows) == TEST_SETS
+    assert {name: int(shown.split()[0]) for name, shown in rows.items() if "of" in shown} == evaluate.TEST_QUERIES
 
 
 def test_a_stage_is_there_whole_or_not_at_all(tiny_folder: str, tmp_path: Path) -> None:
