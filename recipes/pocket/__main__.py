@@ -44,6 +44,8 @@ def train_command(
     """Make both models, calibrated, with their log; the same call goes on where a stopped one was."""
     if not 0 < share <= 1:
         raise typer.BadParameter(f"share={share} is not above 0, at most 1")
+    if share < 1 and (output.resolve() == PACKAGE.resolve() or log.resolve() == LOG.resolve()):
+        raise typer.BadParameter(f"share={share} is a trial, not to be published: give --output and --log")
     stages.make_all(Recipe(data, work, seed, share, output, log))
 
 
