@@ -44,6 +44,8 @@ def train_command(
     """Make both models, calibrated, with their log; the same call goes on where a stopped one was."""
     if not 0 < share <= 1:
         raise typer.BadParameter(f"share={share} is not above 0, at most 1")
+    if share < 1 and (output.resolve() == PACKAGE.resolve() or log.resolve() == LOG.resolve()):
+        raise typer.BadParameter(f"share={share} is a trial, not to be published: give --output and --log")
     stages.make_all(Recipe(data, work, seed, share, output, log))
 
 
@@ -67,8 +69,8 @@ def evaluate_command(
     teachers: TeachersOption = TAUGHT_BY,
     sets: Annotated[str, typer.Option(help="Names, comma-separated.")] = ",".join(TEST_SETS),
     limit: Annotated[
-        int | None, typer.Option(help="At most so many queries a set, evenly spaced.")
-    ] = judged.DEVELOPMENT_QUERIES,
+        int | None, typer.Option(help="At most so many queries a set, evenly spaced; by default as in the model card.")
+    ] = None,
     window: Annotated[
         int | None, typer.Option(help="Tokens read of a pair; all that the model can by default.")
     ] = None,

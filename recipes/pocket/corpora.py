@@ -1,16 +1,20 @@
 """The collections of the recipe, read from BEIR folders, and who may see which.
 
 Three circles that do not touch: what is trained on, what decides (`DEVELOPMENT`, whole sources that no training
-reads), and what is measured once at the end (`TEST_SETS`, of which only train splits and train documents are trained
-on).
+reads, less what shares `SHINGLE` words in a row with a text that is trained on, see `apart`), and what is measured once
+at the end (`TEST_SETS`, of which only train splits and train documents are trained on).
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from secondpass import corpora
 from secondpass.corpora import named_file
@@ -22,6 +26,13 @@ from secondpass.training.data.sources import read_delimited_rows
 TEST_SETS = ("squad", "trecqa", "medquad", "stackfaq", "cranfield", "cacm", "lisa", "time")
 # Sites of the dump that decide; its other sites are trained on.
 HELD_OUT_SITES = ("beer", "quantumcomputing")
+# Ids of the encyclopaedia's introductions, which are trained on and stand beside the passages that decide.
+BESIDE = "wiki-intro/"
+# So many words in a row are no accident: Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C.
+SHINGLE = 13
+WORDS = re.compile(r"\w+")
+# Texts whose words are in memory at once.
+BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -131,13 +142,73 @@ def read_claims(data: Path) -> tuple[Corpus, dict[str, str], Qrels]:
 
 @dataclass(frozen=True)
 class Collection:
-    """What rankers are compared on: documents, queries and judgements of one source."""
+    """What rankers are compared on: documents, queries and judgements of one source.
+
+    `left_out` is how many documents and how many queries of the source are not in it, see `apart`.
+    """
 
     name: str
     kind: str
     corpus: Corpus
     queries: Mapping[str, str]
     qrels: Qrels
+    left_out: tuple[int, int] = (0, 0)
+
+
+class Shingles:
+    """All runs of `SHINGLE` words of some texts, whatever their case and punctuation, 8 bytes each.
+
+    A run is the sum of its words' numbers times odd factors, modulo 2^64: two different ones are hardly ever equal.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._numbers: dict[str, int] = {}
+        drawn = np.random.default_rng(SHINGLE).integers(0, 2**63, SHINGLE, np.uint64)
+        self._factors = np.asarray(2 * drawn + 1, np.uint64)
+        starts = range(0, max(1, len(texts)), BLOCK)
+        self._known = np.unique(np.concatenate([self._runs(texts[start : start + BLOCK])[0] for start in starts]))
+
+    def shared_by(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether each of the texts has one of them."""
+        runs, owners = self._runs(texts)
+        first, behind = np.searchsorted(self._known, runs, "left"), np.searchsorted(self._known, runs, "right")
+        made = np.zeros(len(texts), np.bool_)
+        made[owners[behind > first]] = True
+        return made
+
+    def _runs(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        """-> runs of all texts in order, and the number of the text of each."""
+        words = [WORDS.findall(text.lower()) for text in texts]
+        known = self._numbers
+        numbers = np.fromiter((known.setdefault(word, len(known) + 1) for own in words for word in own), np.uint64)
+        owners = np.repeat(np.arange(len(words), dtype=np.int64), np.fromiter(map(len, words), np.int64))
+        made = np.zeros(max(0, len(numbers) - SHINGLE + 1), np.uint64)
+        for place, factor in enumerate(self._factors):
+            made += factor * numbers[place : place + len(made)]
+        within = owners[: len(made)] == owners[SHINGLE - 1 :]
+        return made[within], owners[: len(made)][within]
+
+
+def apart(collection: Collection, trained: Shingles) -> Collection:
+    """A collection that decides without what shares a run of words with what is trained on.
+
+    Such documents go, and every query to which one of them is relevant: a model has read the answer, and a copy that
+    nobody judged would count against whoever finds it. What stands `BESIDE` stays.
+    """
+    own = collection.corpus.only(lambda name: not name.startswith(BESIDE))
+    gone = {name for name, shared in zip(own.ids, trained.shared_by(own.texts), strict=True) if shared}
+    answered = {
+        query
+        for query, grades in collection.qrels.items()
+        if any(grade > 0 and document in gone for document, grade in grades.items())
+    }
+    return replace(
+        collection,
+        corpus=collection.corpus.only(lambda name: name not in gone),
+        queries={query: text for query, text in collection.queries.items() if query not in answered},
+        qrels=collection.qrels.only(set(collection.qrels) - answered),
+        left_out=(len(gone), len(answered)),
+    )
 
 
 def _boolq(data: Path) -> Collection:
@@ -202,8 +273,8 @@ def _claims(data: Path) -> Collection:
     return Collection(corpus.name, "claims", corpus, claims, judged)
 
 
-# By name, what reads it. No document or query of these is trained on, but wiki-intro's documents, among which the
-# passages of the two web collections have to be found.
+# By name, what reads it, whole. No document or query of these is trained on, but wiki-intro's documents, among which
+# the passages of the two web collections have to be found.
 DEVELOPMENT: dict[str, Callable[[Path], Collection]] = {
     "boolq": _boolq,
     "nq-gold": _nq_gold,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from recipes.pocket.candidates import DEPTH, FirstPass
-from recipes.pocket.corpora import DEVELOPMENT, Collection, digest_of, evenly_spaced, read_test
+from recipes.pocket.corpora import (
+    DEVELOPMENT,
+    SHINGLE,
+    Collection,
+    Shingles,
+    apart,
+    digest_of,
+    evenly_spaced,
+    read_test,
+)
+from recipes.pocket.queries import trained_texts
 from secondpass import CrossEncoder
 from secondpass.evaluation.measures import evaluate as measure
 from secondpass.evaluation.qrels import Qrels
@@ -31,6 +41,8 @@ log = logging.getLogger(__name__)
 MEASURE = "nDCG@10"
 # Evenly spaced queries of a collection.
 DEVELOPMENT_QUERIES = 150
+# The same of a test set, as many as the model card's table has; of the others all.
+TEST_QUERIES: Mapping[str, int] = {"squad": 528, "medquad": 232, "stackfaq": 208}
 RESAMPLES = 5000
 # Queries of one call: enough pairs to sort by length, few enough to lose little when stopped.
 CHUNK = 20
@@ -110,13 +122,22 @@ def exam(collection: Collection, limit: int | None) -> Exam:
 
 @cache
 def development(data: Path, limit: int = DEVELOPMENT_QUERIES) -> tuple[Exam, ...]:
-    """What decides, see `corpora.DEVELOPMENT`."""
-    return tuple(exam(read(data), limit) for read in DEVELOPMENT.values())
+    """What decides, see `corpora.DEVELOPMENT`, without what shares words with what is trained on."""
+    trained, made = Shingles(trained_texts(data)), []
+    for read in DEVELOPMENT.values():
+        own = apart(read(data), trained)
+        documents, queries = own.left_out
+        log.info(
+            "%s: %d documents left out, which share %d words in a row with what is trained on, and %d queries that "
+            "they answer", own.name, documents, SHINGLE, queries,
+        )  # fmt: skip
+        made.append(exam(own, limit))
+    return tuple(made)
 
 
 def tests(data: Path, names: Sequence[str], limit: int | None) -> tuple[Exam, ...]:
-    """What is measured once, at the end."""
-    return tuple(exam(read_test(data, name), limit) for name in names)
+    """What is measured once, at the end; at most so many queries of each, None: as many as the model card has."""
+    return tuple(exam(read_test(data, name), TEST_QUERIES.get(name) if limit is None else limit) for name in names)
 
 
 def fast_precision() -> Precision:

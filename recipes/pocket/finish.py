@@ -18,6 +18,7 @@ from recipes.pocket.teachers import TOKENIZER_CONFIG
 from secondpass import CrossEncoder
 from secondpass.forwards.precision import CONFIG_KEY
 from secondpass.models.building import save_compact
+from secondpass.models.folders import put_in_place
 
 log = logging.getLogger(__name__)
 
@@ -81,13 +82,20 @@ def write_stage(model: Any, tokenizer: Path, folder: Path) -> None:
 
 
 def write_folder(model: Any, tokenizer: Path, folder: Path) -> None:
-    """config.json, tokenizer.json, tokenizer_config.json and the int8 weights; what else is there stays."""
-    write_tokenizer(tokenizer, folder)
+    """config.json, tokenizer.json, tokenizer_config.json and the int8 weights; what else is there stays.
+
+    They are written beside the folder and put in their places at the end, the weights last.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_tokenizer(tokenizer, partial)
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "_name_or_path"}
     config |= {"architectures": ["BertForSequenceClassification"], "dtype": "float32"}
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.activation.Sigmoid", "version": "4.1.0"}
     config[CONFIG_KEY] = {"precision": "auto"}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    save_compact(folder, model.state_dict())
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.name != "README.md")
-    log.info("%s: %.2f MB", folder, size / 1e6)
+    (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    save_compact(partial, model.state_dict())
+    log.info("%s: %.2f MB", folder, sum(file.stat().st_size for file in partial.iterdir()) / 1e6)
+    folder.mkdir(parents=True, exist_ok=True)
+    put_in_place(partial, folder)
+    shutil.rmtree(partial, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ SENTENCE_WEIGHT = 0.3
 SURPASSES = 1.0
 # Passages before and behind one that are shown with it, where whole pages are.
 BEFORE, BEHIND = 2, 3
+# An id in the pool that tells where a passage stands: of which page of its set, and its number there ("f3" in a list
+# of questions). Names of sets have a "-", too.
+PASSAGE = re.compile(r"([^/]+/.+)-f?(\d+)")
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class _Drawing:
         self, pool: Corpus, known: Opinions, window: Window, rng: random.Random, limit: Callable[[int], int]
     ) -> None:
         self._pool = pool
-        self._pages = [name.rpartition("-")[0] for name in pool.ids]
+        self._places = [_place(name) for name in pool.ids]
         self._known = known
         self._window = window
         self._rng = rng
@@ -138,13 +142,14 @@ class _Drawing:
             return None
         limit = self._limit(self.number)
         picked = [rows[n] for n in chosen]
+        # what was made of a title would find that title by every word
+        bare = query.kind == "title" and query.source >= 0
         if limit == LONG_MAX_TOKENS:
-            stretches = [_stretch(self._pages, row, self._rng) for row in picked]
-            documents = [self._joined(own) for own in stretches]
+            stretches = [_stretch(self._places, row, self._rng) for row in picked]
+            documents = [self._joined(own, bare) for own in stretches]
             # a page is as good as its best passage
             opinion = [float(self._known.targets(query.kind, place, own, bm25).max()) for own in stretches]
         else:
-            bare = query.kind == "title" and query.source >= 0
             documents = [self._pool.body(row) if bare else self._pool.texts[row] for row in picked]
             opinion = targets[chosen].tolist()
         teaching = Teaching(tuple(opinion), label_weight=LABEL_WEIGHT)
@@ -153,9 +158,10 @@ class _Drawing:
         self.number += group is not None
         return group
 
-    def _joined(self, rows: Sequence[int]) -> str:
-        """Passages of a page, the first with its title."""
-        return "\n".join([self._pool.texts[rows[0]], *map(self._pool.body, rows[1:])])
+    def _joined(self, rows: Sequence[int], bare: bool) -> str:
+        """Passages of a page, the first with its title unless they are to be bare."""
+        first = self._pool.body(rows[0]) if bare else self._pool.texts[rows[0]]
+        return "\n".join([first, *map(self._pool.body, rows[1:])])
 
 
 def _chosen(
@@ -175,14 +181,21 @@ def _chosen(
     return chosen
 
 
-def _stretch(pages: Sequence[str], row: int, rng: random.Random) -> list[int]:
-    """A passage with neighbours of its page."""
-    first, last = row, row
-    if pages[row]:
+def _place(name: str) -> tuple[str, int] | None:
+    """The page of a passage and its number there, by its id "SET/PAGE-NUMBER"; None where the set has no pages."""
+    found = PASSAGE.fullmatch(name)
+    return None if found is None else (found[1], int(found[2]))
+
+
+def _stretch(places: Sequence[tuple[str, int] | None], row: int, rng: random.Random) -> list[int]:
+    """A passage with neighbours of its page, told by their numbers: in a thinned set the next one is none."""
+    own, first, last = places[row], row, row
+    if own is not None:
+        page, number = own
         for _ in range(rng.randint(0, BEFORE)):
-            first -= first > 0 and pages[first - 1] == pages[row]
+            first -= first > 0 and places[first - 1] == (page, number - (row - first) - 1)
         for _ in range(rng.randint(0, BEHIND)):
-            last += last + 1 < len(pages) and pages[last + 1] == pages[row]
+            last += last + 1 < len(places) and places[last + 1] == (page, number + (last - row) + 1)
     return list(range(first, last + 1))
 
 

@@ -98,6 +98,12 @@ def read_pool(data: Path) -> Corpus:
     return joined("pool", [_passages(data, name).every(step) for name, step in PASSAGES.items()])
 
 
+def trained_texts(data: Path) -> list[str]:
+    """The pool's passages, and the judged sentences of trecqa's train questions."""
+    sentences = {document for found in read_qrels(data, "trecqa", "train").values() for document in found}
+    return [*read_pool(data).texts, *read_corpus(data, "trecqa").only(lambda name: name in sentences).texts]
+
+
 def _passages(data: Path, name: str) -> Corpus:
     corpus = read_corpus(data, name)
     if name == "squad":  # articles are in one split each

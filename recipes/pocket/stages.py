@@ -1,8 +1,8 @@
 """The stages that make both models, one after the other, each in a file or folder of its own that survives a stop.
 
 Every training is `secondpass.training.train` on a file of groups: both are made once, and a folder that holds a model
-is a finished training. What each stage was given and what came out is a line of the log, which is published with the
-weights.
+is a finished training. So one folder is for one recipe, which is written down before the first stage. What each stage
+was given and what came out is a line of the log, which is published with the weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from recipes.pocket import evaluate as judged
-from recipes.pocket.build import Window, new_model, student_tokenizer
+from recipes.pocket.build import VOCABULARY, Window, new_model, student_tokenizer
 from recipes.pocket.corpora import Corpus, digest_of
 from recipes.pocket.evaluate import Exam, Values
 from recipes.pocket.finish import calibrate, temperature, write_folder, write_stage
@@ -29,6 +29,7 @@ from recipes.pocket.groups import TEACHER_WEIGHTS, opinions, sentence_groups, tr
 from recipes.pocket.queries import TrainingQuery, all_queries, part, read_pool, shortened
 from recipes.pocket.teachers import TEACHERS, Teacher, teacher_folder
 from secondpass import CrossEncoder
+from secondpass.errors import InvalidInput
 from secondpass.training import (
     Group,
     TrainingSettings,
@@ -116,10 +117,34 @@ class Recipe:
         """Of a training of so many steps."""
         return replace(SETTINGS, max_steps=part(steps, self.share), seed=self.seed)
 
+    def identity(self) -> dict[str, Any]:
+        """What makes the stages of another recipe other ones, as JSON has it."""
+        usual = asdict(TrainingSettings())
+        identity = {
+            "seed": self.seed,
+            "share": self.share,
+            "pool": self.pool.digest(),
+            "queries": digest_of(query.shown for query in self.queries),
+            "base": BASE,
+            "teachers": dict(TEACHER_WEIGHTS),
+            "vocabularies": [VOCABULARY, MINI_VOCABULARY],
+            "rounds": [SHORT_ROUNDS, SHORT_QUERIES, SHORT_TOKENS],
+            "steps": [SHORT_STEPS, STEPS, MINI_STEPS],
+            "mini": [MINI_LAYERS, MINI_GROUPS],
+            **{name: value for name, value in asdict(SETTINGS).items() if value != usual[name]},
+        }
+        made: dict[str, Any] = json.loads(json.dumps(identity))
+        return made
+
 
 def make_all(recipe: Recipe) -> None:
-    """Train, calibrate and write both models; what is finished is not done again."""
+    """Train, calibrate and write both models; what is finished is not done again.
+
+    Raises:
+        InvalidInput: the work folder is of another recipe.
+    """
     recipe.work.mkdir(parents=True, exist_ok=True)
+    identify(recipe)
     start(recipe)
     for number in range(SHORT_ROUNDS):
         short(recipe, number)
@@ -131,6 +156,32 @@ def make_all(recipe: Recipe) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether a training, or a stage between two, is over: its model is written last."""
     return (folder / "model.safetensors").is_file()
+
+
+def identify(recipe: Recipe) -> None:
+    """Write down in the work folder whose stages it has.
+
+    Raises:
+        InvalidInput: they are another recipe's and would be taken for this one's, or nobody knows whose.
+    """
+    file, own = recipe.work / "recipe.json", recipe.identity()
+    if file.exists():
+        found = json.loads(file.read_text())
+        other = {name: (found.get(name), own.get(name)) for name in {**own, **found}}
+        differ = [f"{name} is {there!r} there, {here!r} here" for name, (there, here) in other.items() if there != here]
+        if differ:
+            raise InvalidInput(f"work={recipe.work} is of another recipe, give another folder: {'; '.join(differ)}")
+    elif (recipe.work / "tokenizer.json").exists():
+        raise InvalidInput(f"work={recipe.work} has stages and no recipe.json that says of what, give another folder")
+    else:
+        write_json(file, own)
+
+
+def write_json(file: Path, value: object) -> None:
+    """A file that is there whole or not at all."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(value) + "\n")
+    partial.rename(file)
 
 
 # ---- The log.
@@ -148,6 +199,11 @@ def logged(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def is_noted(recipe: Recipe, stage: str) -> bool:
+    """Whether a stage has its line: a call may be stopped between the two."""
+    return stage in {entry["stage"] for entry in logged(recipe.work / "log.jsonl")}
+
+
 def file_digest(file: Path) -> str:
     """SHA-256 in hexadecimal."""
     with file.open("rb") as stream:
@@ -162,13 +218,13 @@ def figures(values: Values) -> dict[str, Any]:
 # ---- The stages.
 def start(recipe: Recipe) -> None:
     """The student's first weights: a bi-encoder's, with fewer words and a new head."""
-    folder = recipe.work / "start"
-    if is_finished(folder):
+    folder, file = recipe.work / "start", recipe.work / "tokenizer.json"
+    if is_finished(folder) and is_noted(recipe, "start"):
         return
     base = teacher_folder(next(spec for spec in TEACHERS if spec.name == BASE), recipe.work)
-    file = recipe.work / "tokenizer.json"
-    tokenizer = student_tokenizer(base, recipe.texts, file)
-    write_stage(new_model(base, tokenizer), file, folder)
+    if not is_finished(folder):
+        tokenizer = student_tokenizer(base, recipe.texts, file)
+        write_stage(new_model(base, tokenizer), file, folder)
     note(
         recipe,
         "start",
@@ -250,23 +306,25 @@ def trained(
 ) -> None:
     """Train the model in `start` on the groups, into a folder of that name; goes on where a stopped training was.
 
-    The groups are made once: what a run goes on with must be the same to the last bit.
+    The groups are made once: what a run goes on with must be the same to the last bit. What they are made of is kept
+    beside them, so that the log tells of these groups and not of what would be drawn when it is written.
     """
-    folder, file = recipe.work / name, recipe.work / f"{name}.jsonl"
+    folder, file, origin = recipe.work / name, recipe.work / f"{name}.jsonl", recipe.work / f"{name}.given.json"
     if not is_finished(folder):
         if not file.exists():
+            write_json(origin, given())  # first, so that no groups are without it
             write_groups(file, groups())
         log.info("%s: training", name)
         encoder = CrossEncoder(str(start), device="cpu")
         train(encoder, read_groups(file), settings, output_dir=folder, watch=_told, show_progress_bar=False)
-    if name in {entry["stage"] for entry in logged(recipe.work / "log.jsonl")}:
+    if is_noted(recipe, name):
         return
     entries = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
     note(
         recipe,
         name,
         {
-            **given(),
+            **(json.loads(origin.read_text()) if origin.exists() else given()),
             "settings": asdict(settings),
             "groups": file_digest(file),
             "start": file_digest(start / "model.safetensors"),
@@ -300,5 +358,8 @@ def finish(recipe: Recipe) -> None:
         write_folder(encoder.model, recipe.work / tokenizer, output)
         values = judged.collected(recipe.exams, scorer)
         files = {file.name: file_digest(file) for file in sorted(output.iterdir()) if file.suffix != ".md"}
-        note(recipe, folder, {"temperature": asdict(fit)}, {"files": files, "development": figures(values)})
+        counted = ("documents", "queries")
+        left_out = {own.name: dict(zip(counted, own.collection.left_out, strict=True)) for own in recipe.exams}
+        given = {"temperature": asdict(fit), "left_out": left_out}
+        note(recipe, folder, given, {"files": files, "development": figures(values)})
     shutil.copy(recipe.work / "log.jsonl", recipe.log)

@@ -18,6 +18,8 @@ DOCUMENTS, QUERIES = 24, 12
 PLAIN = [word for word in WORDS if len(word) > 2]
 # Ids say more than a name in these.
 PREFIXES = {"squad": ("tr",), "stackexchange": ("beer-", "coffee-"), "blog-usgov": ("page1-", "page2-", "page3-")}
+# Pages of so many passages, one behind the other, are in these; the second is thinned by the recipe.
+PAGED, PAGE = ("help-gnome", "factbook"), 6
 LAYERS = {"minilm": 6}
 
 
@@ -26,7 +28,9 @@ def write_all(data: Path) -> Path:
     open_sets = ("boolq", "help-arduino", "docs-microsoft", "blog-usgov")
     names = {*PASSAGES, *JUDGED, *ASKED, "nq-gold", "adi", "trecqa", *(f"open/{name}" for name in open_sets)}
     for number, name in enumerate(sorted(names)):
-        _write_set(data / name, PREFIXES.get(name.rpartition("/")[2], ("d",)), random.Random(number))
+        own = name.rpartition("/")[2]
+        ids = [f"guide-{row // PAGE}-{row % PAGE}" for row in range(DOCUMENTS)] if own in PAGED else None
+        _write_set(data / name, PREFIXES.get(own, ("d",)), random.Random(number), ids)
     claims = data / "pairs" / "climate-fever"
     claims.mkdir(parents=True)
     rng = random.Random(99)
@@ -41,8 +45,8 @@ def write_all(data: Path) -> Path:
 LABELS = ("entailment", "neutral", "neutral", "contradiction") * 5
 
 
-def _write_set(folder: Path, prefixes: tuple[str, ...], rng: random.Random) -> None:
-    ids = [f"{prefixes[row % len(prefixes)]}{row}" for row in range(DOCUMENTS)]
+def _write_set(folder: Path, prefixes: tuple[str, ...], rng: random.Random, ids: list[str] | None) -> None:
+    ids = ids or [f"{prefixes[row % len(prefixes)]}{row}" for row in range(DOCUMENTS)]
     documents = [
         {"_id": name, "title": " ".join(rng.sample(PLAIN, 3)), "text": " ".join(_sentence(rng) for _ in range(4))}
         for name in ids

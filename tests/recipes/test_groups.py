@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from recipes.pocket import evaluate
-from recipes.pocket.build import Window, token_limit
+from recipes.pocket.build import LONG_MAX_TOKENS, Window, token_limit
 from recipes.pocket.candidates import FirstPass
-from recipes.pocket.corpora import DEVELOPMENT, Corpus, read_claims, whole_pages
+from recipes.pocket.corpora import (
+    DEVELOPMENT,
+    Collection,
+    Corpus,
+    Shingles,
+    apart,
+    read_claims,
+    read_corpus,
+    whole_pages,
+)
 from recipes.pocket.finish import temperature
 from recipes.pocket.groups import COSINE_SCALE, SHARPNESS, SURPASSES, TEACHER_WEIGHTS, VOTES, Opinions, training_groups
 from recipes.pocket.queries import (
@@ -27,6 +37,7 @@ from recipes.pocket.queries import (
     shortened,
 )
 from recipes.pocket.teachers import float_weights
+from secondpass.evaluation.qrels import Qrels
 from tests.recipes.small_data import write_all
 
 
@@ -56,6 +67,62 @@ def test_what_decides_is_not_trained_on(data: Path, pool: Corpus) -> None:
         trained = {text for text in own.corpus.texts if text in pool.texts}
         beside = {t for t, name in zip(own.corpus.texts, own.corpus.ids, strict=True) if name.startswith("wiki-intro/")}
         assert trained == beside, own.name
+
+
+def test_what_shares_words_with_training_does_not_decide() -> None:
+    """Thirteen in a row in any case and punctuation, nor the queries that it answers; what stands beside stays."""
+    words = [f"word{number}" for number in range(20)]
+    trained = Shingles([f"A title\nBefore it. {' '.join(words)}", "of others", " ".join(words[3:9])])
+    copied, near = ", ".join(words[2:15]).upper(), " ".join([*words[2:14], "else"])
+    documents = {"own/copy": f"So: {copied}!", "own/near": near, "own/free": "nothing", "wiki-intro/w1": copied}
+    corpus = Corpus("own", list(documents), list(documents.values()), [""] * 4)
+    grades = {
+        "copy": {"own/copy": 1},
+        "both": {"own/copy": 2, "own/free": 1},
+        "free": {"own/copy": 0, "own/free": 1},
+        "near": {"own/near": 1},
+    }
+    made = apart(
+        Collection("own", "web", corpus, {name: name for name in (*grades, "unjudged")}, Qrels(grades)), trained
+    )
+    assert made.corpus.ids == ["own/near", "own/free", "wiki-intro/w1"]
+    assert list(made.queries) == ["free", "near", "unjudged"]
+    assert list(made.qrels) == ["free", "near"]
+    assert made.left_out == (1, 2)
+
+
+def test_no_run_of_words_goes_from_one_text_to_the_next() -> None:
+    """Two halves are two texts, wherever they stand; texts that are shorter, or empty, share nothing."""
+    words = [f"word{number}" for number in range(26)]
+    halves = [" ".join(words[:12]), " ".join(words[12:])]
+    assert Shingles(halves).shared_by([" ".join(words[:13]), *halves, "", halves[1]]).tolist() == [
+        False, False, True, False, True,
+    ]  # fmt: skip
+    assert Shingles([]).shared_by(halves).tolist() == [False, False]
+    assert Shingles(halves).shared_by([]).tolist() == []
+
+
+def test_copies_of_trained_texts_are_left_out_of_what_decides(tmp_path: Path) -> None:
+    """Of a passage of the pool, with its query, and of a judged sentence of trecqa; the original stays beside."""
+    data = write_all(tmp_path)
+    pool, sentences = read_pool(data), read_corpus(data, "trecqa")
+    for name, text in (
+        ("boolq", pool.body(pool.ids.index("wiki-intro/d3"))),
+        ("help-arduino", sentences.body(sentences.ids.index("d2"))),
+    ):
+        with (data / "open" / name / "corpus.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps({"_id": "copy", "title": "", "text": text.upper()}) + "\n")
+    with (data / "open" / "boolq" / "queries.jsonl").open("a", encoding="utf-8") as out:
+        out.write(json.dumps({"_id": "asked", "text": "the copy"}) + "\n")
+    with (data / "open" / "boolq" / "qrels" / "train.tsv").open("a", encoding="utf-8") as out:
+        out.write("asked\tcopy\t2\n")
+    exams = {own.name: own for own in evaluate.development(data, EVERY)}
+    left_out = {name: own.collection.left_out for name, own in exams.items()}
+    assert left_out == {**dict.fromkeys(DEVELOPMENT, (0, 0)), "boolq": (1, 1), "help-arduino": (1, 0)}
+    assert "copy" in read_corpus(data, "open/boolq").ids
+    assert not {"boolq/copy"} & set(exams["boolq"].collection.corpus.ids)
+    assert {"boolq/d3", "wiki-intro/d3"} <= set(exams["boolq"].collection.corpus.ids)
+    assert "asked" not in {task.query_id for task in exams["boolq"].tasks}
 
 
 def test_test_passages_are_not_trained_on(data: Path, pool: Corpus) -> None:
@@ -157,6 +224,32 @@ def test_groups_show_what_was_found(pool: Corpus, bert_tokenizer: object) -> Non
         # the window may have cut it
         assert whole or pool.texts[int(group.query)].startswith(group.documents[gold])
         assert whole or max(teaching.scores) <= teaching.scores[gold] + SURPASSES
+
+
+def test_long_groups_show_passages_of_a_page(pool: Corpus, bert_tokenizer: object) -> None:
+    """Those that follow one another on it, not what is next in a thinned set or in one without pages.
+
+    A query that was made of a title sees no title.
+    """
+    queries = [
+        TrainingQuery("title" if row % 2 else "question", pool.titles[row], str(row), source=row)
+        for row in range(0, len(pool.texts), 3)
+    ]
+    known, window = _opinions(pool, queries), Window(bert_tokenizer)  # type: ignore[arg-type]
+    groups = list(training_groups(pool, queries, known, window, 3, lambda _: LONG_MAX_TOKENS))
+    assert len(groups) == len(queries)
+    whole = {text: row for row, text in enumerate(pool.texts)}
+    bodies = {pool.body(row): row for row in whole.values()}
+    longest = 0
+    for query, document in ((int(group.query), text) for group in groups for text in group.documents):
+        first, *others = document.split("\n")
+        found = [(bodies if query % 2 else whole)[first], *(bodies[line] for line in others)]
+        assert found == list(range(found[0], found[0] + len(found)))
+        if len(found) > 1:
+            assert all(pool.ids[row].startswith("help-gnome/") for row in found)
+            assert len({pool.ids[row].rpartition("-")[0] for row in found}) == 1
+        longest = max(longest, len(found))
+    assert longest > 2
 
 
 @pytest.fixture

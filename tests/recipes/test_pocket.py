@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from recipes.pocket import evaluate, finish
 from recipes.pocket.build import Window, kept_tokens, new_model
 from recipes.pocket.candidates import FirstPass, nearest_rows
+from recipes.pocket.corpora import TEST_SETS
 from recipes.pocket.finish import write_folder, write_stage
+from recipes.pocket.stages import PACKAGE
 from secondpass import CrossEncoder
+from secondpass.models.weights import COMPACT
 from secondpass.training.data.groups import Teaching
 from secondpass.training.distillation.vocabulary import smaller_tokenizer
 from tests.tiny_models import WORDS
@@ -95,6 +100,42 @@ def test_the_finished_folder_recommends_the_fast_path(tiny_folder: str, tmp_path
         [("the cat", "the mat")], activation_fct=torch.nn.Identity()
     )
     assert given == pytest.approx(expected, abs=0.1)
+
+
+def test_a_finished_folder_is_replaced_whole(tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped writing leaves the model that was there, the next one sweeps up; what others put there stays."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_folder)
+    tokenizer, folder = Path(tiny_folder) / "tokenizer.json", tmp_path / "pocket"
+    write_folder(model, tokenizer, folder)
+    (folder / "README.md").write_text("The card.")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def stopped(target: Path, _: object) -> None:
+        (target / COMPACT).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with torch.no_grad():
+        model.classifier.bias += 1
+    with monkeypatch.context() as patched:
+        patched.setattr(finish, "save_compact", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_folder(model, tokenizer, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    write_folder(model, tokenizer, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["pocket"]
+    after = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert [name for name in before if after.pop(name) != before[name]] == [COMPACT]
+    assert not after
+    bias = CrossEncoder(str(folder), device="cpu").model.classifier.bias
+    assert torch.equal(bias, model.classifier.bias.half().float())
+
+
+def test_figures_are_of_as_many_queries_as_the_card_says() -> None:
+    """Its table has a row for each test set, "528 of 10,570" where not all are measured."""
+    card = (PACKAGE / "pocket" / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\w+) \| ([\d,]+(?: of [\d,]+)?) \|", card, re.MULTILINE))
+    assert tuple(rows) == TEST_SETS
+    assert {name: int(shown.split()[0]) for name, shown in rows.items() if "of" in shown} == evaluate.TEST_QUERIES
 
 
 def test_a_stage_is_there_whole_or_not_at_all(tiny_folder: str, tmp_path: Path) -> None:

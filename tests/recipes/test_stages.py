@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from recipes.pocket import stages
 from recipes.pocket.__main__ import app
 from recipes.pocket.stages import LOG, MODELS, PACKAGE, SHORT_ROUNDS, Recipe, file_digest, is_finished, logged
 from secondpass import CrossEncoder
+from secondpass.errors import InvalidInput
 from secondpass.training import read_groups
 from tests import fork_server
 from tests.recipes.small_data import write_all, write_teachers
@@ -104,6 +107,7 @@ def test_the_log_has_what_was_published(made: Recipe) -> None:
             assert file_digest(made.output / name / file) == digest
     for name, _ in MODELS.values():
         assert 0 <= entries[name]["made"]["development"]["mean"] <= 1
+        assert entries[name]["given"]["left_out"]["boolq"] == {"documents": 0, "queries": 0}
     for before, after in pairwise(("start", *ROUNDS, "student")):
         assert entries[after]["given"]["start"] == entries[before]["made"]["weights"]
 
@@ -142,6 +146,50 @@ def test_finished_trainings_are_not_repeated(made: Recipe, monkeypatch: pytest.M
     monkeypatch.setattr(stages, "train", refuse)
     stages.make_all(made)
     assert made.log.read_bytes() == before
+
+
+def test_a_work_folder_is_of_one_recipe(made: Recipe, tmp_path: Path) -> None:
+    """Stages of another seed or share, or of nobody knows which recipe, are refused and not taken for this one's."""
+    before = {file: file.stat().st_mtime_ns for file in made.work.rglob("*")}
+    with pytest.raises(InvalidInput, match="seed is 17 there, 18 here"):
+        stages.make_all(replace(made, seed=18))
+    with pytest.raises(InvalidInput, match=f"share is {SHARE} there, 1.0 here"):
+        stages.make_all(replace(made, share=1.0))
+    assert {file: file.stat().st_mtime_ns for file in made.work.rglob("*")} == before
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InvalidInput, match=r"no recipe\.json"):
+        stages.make_all(replace(made, work=tmp_path))
+
+
+@pytest.mark.parametrize("given", [(), ("--output",), ("--log",)])
+def test_a_trial_is_not_published(tmp_path: Path, given: tuple[str, ...]) -> None:
+    """A share of the recipe needs a place of its own for the models and one for their log; else nothing is made."""
+    options = [f"--data={tmp_path}", f"--work={tmp_path / 'work'}", f"--share={SHARE}"]
+    found = CliRunner().invoke(app, ["train", *options, *(f"{name}={tmp_path / 'its'}" for name in given)])
+    assert found.exit_code == 2
+    assert "is a trial" in found.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_log_tells_of_every_stage_and_its_own_groups(made: Recipe, tmp_path: Path) -> None:
+    """A line that a stop has cost is made up for; what groups were made of is read beside them where it was kept."""
+    copied = replace(made, work=tmp_path / "work")
+    shutil.copytree(made.work, copied.work)
+    before = {entry["stage"]: entry for entry in logged(copied.work / "log.jsonl")}
+    for name in TRAININGS:
+        kept = json.loads((copied.work / f"{name}.given.json").read_text())
+        assert kept.items() <= before[name]["given"].items()
+    (copied.work / "log.jsonl").unlink()
+    (copied.work / "short-0.given.json").write_text('{"queries": "those that were drawn"}')
+    (copied.work / "student.given.json").unlink()
+    stages.start(copied)
+    stages.short(copied, 0)
+    stages.student(copied)
+    after = {entry["stage"]: entry for entry in logged(copied.work / "log.jsonl")}
+    assert list(after) == ["start", "short-0", "student"]
+    assert after["short-0"]["given"].pop("queries") == "those that were drawn"
+    assert before["short-0"]["given"].pop("queries")
+    assert after == {name: before[name] for name in after}
 
 
 def test_models_are_compared_and_measured(made: Recipe) -> None:
