@@ -158,7 +158,11 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
             library, processor = prepared(root)
         except CompileError as error:
             sys.stderr.write(f"secondpass: the CPU kernel is left out ({error}); torch or numpy computes instead\n")
-            (root / LIBRARY).unlink(missing_ok=True)
+            # a failed cross-compilation leaves the library that this machine computes with
+            if os.environ.get("SECONDPASS_NO_KERNEL") == "1" or not is_current(
+                root, root / LIBRARY, platform.machine()
+            ):
+                (root / LIBRARY).unlink(missing_ok=True)
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{processor}"

@@ -206,11 +206,14 @@ def score(
     depth: Annotated[int, typer.Option(min=20, help="Candidates.")] = DEPTH,
     split: str = "test",
 ) -> None:
-    """Write the logits of both models and the grades [queries, candidates]; files of logits that are there stay."""
+    """Write the logits of both models and the grades [queries, candidates]; logits of the same that are there stay."""
     from secondpass import CrossEncoder
 
     asked, qrels = tasks(data, name, split, limit, depth)
     work.mkdir(parents=True, exist_ok=True)
+    _check_same(
+        work, name, {"large": large, "small": small, "length": length, "asked": [[t.query_id, *t.ids] for t in asked]}
+    )
     grades = [[max(0, qrels[task.query_id].get(one, 0)) for one in task.ids] for task in asked]
     np.save(work / f"{name}.grades.npy", np.array(grades, np.int16), allow_pickle=False)
     loaders: dict[str, Callable[[], Any]] = {
@@ -223,6 +226,14 @@ def score(
             model = load()
             rows = [logits for start in range(0, len(asked), TURN) for logits in _logits(model, asked[start:][:TURN])]
             np.save(file, np.array(rows, np.float32), allow_pickle=False)
+
+
+def _check_same(work: Path, name: str, asked: dict[str, Any]) -> None:
+    """Refuse logits of other models, queries or candidates than those that are asked for."""
+    file, given = work / f"{name}.json", json.loads(json.dumps(asked))
+    if any(work.glob(f"{name}.*.npy")) and not (file.exists() and json.loads(file.read_text()) == given):
+        raise typer.BadParameter(f"{work} has logits of {name} for another call; delete them", param_hint="--work")
+    file.write_text(json.dumps(given))
 
 
 def _logits(model: Any, part: Sequence[Task]) -> list[list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -146,8 +147,8 @@ def unit_limit(instructions: str, precision: str, threads: int) -> float | None:
 
     Those of one instruction that works in registers alone; of `UNITS`.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    if not compiler or shutil.which(compiler[0]) is None:
         return None
     work, step, operations = UNITS[instructions, precision]
     each, rounds = (4, 200_000) if instructions == "amx" else (12, 2_000_000)
@@ -157,7 +158,7 @@ def unit_limit(instructions: str, precision: str, threads: int) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "limit.cpp", Path(folder) / "limit"
         source.write_text(text, encoding="utf-8")
-        subprocess.run([compiler, "-std=c++17", "-O3", *flags, str(source), "-o", str(program)], check=True)
+        subprocess.run([*compiler, "-std=c++17", "-O3", *flags, str(source), "-o", str(program)], check=True)
         return gflops(threads, [str(program)])
 
 

@@ -279,10 +279,10 @@ class Cascade:
         Args:
             path: the file, or its folder.
             models: as in the constructor; None: those that the file names. Names are loaded with the file's windows.
-            options: as in the constructor; an `instruction` takes the place of the file's.
+            options: as in the constructor; an `instruction` takes the place of the file's, where no rule was measured.
 
         Raises:
-            InvalidInput: a rule was measured on other models, or the file is none of a cascade.
+            InvalidInput: a rule was measured otherwise, or the file is none of a cascade.
             ModelLoadError: the file or a model cannot be had.
         """
         page = read_json(file := cascade_file(path))
@@ -304,6 +304,8 @@ class Cascade:
             options["instruction"] = page.get("instruction")
         made = cls([name for name, *_ in stored] if models is None else models, steps, **options)
         if any(isinstance(step, StoppingRule) for step in steps):
+            if made.instruction != page.get("instruction", made.instruction):
+                raise InvalidInput(f"instruction: the rule of {file} was measured with {page['instruction']!r}")
             for number, (model, (name, window, logits)) in enumerate(zip(made.models, stored, strict=True)):
                 if model.window != window or not is_known(model, logits, made.instruction):
                     raise InvalidInput(f"models[{number}] is not the {name!r} that the rule of {file} was measured on")

@@ -113,14 +113,14 @@ def test_a_model_is_told_what_its_folder_does_not_say(run: Run, collection: Path
             "is no BEIR folder: give --corpus and --queries too",
         ),
         (["{0}/groups.jsonl", "-o", "{0}/none/x.json"], "there is no folder"),
-        (["{0}/groups.jsonl", "-o", "{0}/folder.json"], "folder.json: is a folder, not a file"),
+        (["{0}/groups.jsonl", "-o", "{0}/folder.json"], f"{FILE}: is a folder, not a file"),
         (["{0}", "-r", "{0}/other.trec", "-m", "{1}"], "has no candidates of a judged query"),
         (["{0}", "-r", "{0}/lacking.trec", "-m", "{1}"], "1 of its documents have no text, 'd99' is one"),
     ],
 )
 def test_what_is_wrong_is_said(run: Run, model: Path, collection: Path, arguments: list[str], said: str) -> None:
     """In one line, before a model is loaded."""
-    (collection / "folder.json").mkdir()
+    (collection / "folder.json" / FILE).mkdir(parents=True)
     twice = [{"query": "q", "documents": ["a dog"], "labels": [label]} for label in (1, 0)]
     (collection / "twice.jsonl").write_text("".join(json.dumps(one) + "\n" for one in twice))
     (collection / "other.trec").write_text("x Q0 d1 1 1 first\n")

@@ -162,13 +162,16 @@ def test_doctor_asks_for_the_extras_of_others(run: Run, monkeypatch: pytest.Monk
 def test_doctor_has_the_kernel_compiled(
     monkeypatch: pytest.MonkeyPatch, system: str, machine: str, helps: bool
 ) -> None:
-    """By a line that takes no wheel, which has none, where a kernel can be compiled."""
+    """In a checkout, else by a line that takes no wheel, which has none; where a kernel can be compiled."""
     monkeypatch.setattr("secondpass.forwards.kernel.native.routines", lambda: "the kernel was not compiled")
     monkeypatch.setattr("platform.system", lambda: system)
     monkeypatch.setattr("platform.machine", lambda: machine)
     missing: list[str] = []
     assert doctor._kernel(missing) == {"kernel": "the kernel was not compiled"}
-    assert [line.endswith(" --no-binary secondpass secondpass") for line in missing] == [True] * helps
+    assert [line.endswith(" --no-deps --editable .") for line in missing] == [True] * helps
+    monkeypatch.setattr("secondpass.forwards.kernel.native.CHECKOUT", Path("/nowhere"))
+    doctor._kernel(missing)
+    assert [line.endswith(" --no-binary secondpass secondpass") for line in missing[helps:]] == [True] * helps
 
 
 def test_doctor_counts_models_that_are_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from secondpass.cascade import CascadeRecord
 from secondpass.errors import InvalidInput, ModelLoadError, NoTokens, TooLong
 from secondpass.models.identity import marks_of
 from secondpass.ranking import Ranked
+from secondpass.rescoring import open_reranker
 from secondpass.score_cache import ScoreCache
 from secondpass.stopping import Trace, calibrated, misses_allowed
 from tests.tiny_models import ROUNDING, WORDS, make_folder, make_reranker
@@ -364,6 +365,12 @@ def test_a_rule_may_be_measured_on_models_that_were_told(small: CrossEncoder, tm
     with pytest.raises(InvalidInput, match=r"models\[1\] is not the"):
         Cascade.load(tmp_path, device="cpu")
     assert Cascade.load(tmp_path, device="cpu", instruction="find the animal").keep == (StoppingRule(3, 1.5),)
+    told = Cascade([small, folder], StoppingRule(3, 1.5), device="cpu", instruction="find the animal")
+    (tmp_path / "told.json").mkdir()  # a folder, whatever it is called
+    told.save(tmp_path / "told.json")
+    assert isinstance(open_reranker([str(tmp_path / "told.json")], device="cpu"), Cascade)
+    with pytest.raises(InvalidInput, match=r"instruction: the rule of .* was measured with 'find the animal'"):
+        Cascade.load(tmp_path / "told.json", device="cpu", instruction="find the cat")
 
 
 def test_a_label_is_named_to_models_that_have_several(small: CrossEncoder, tmp_path: Path) -> None:

@@ -121,6 +121,10 @@ def test_another_processors_library_is_another_file(
     assert Path(there).is_file()
     assert (Path(there) != library, name) == (True, "secondpass/forwards/kernel/secondpass_kernel.so")
     assert library.read_bytes()[18:20] == own[18:20]
+    shutil.rmtree(project / "build")
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = -dumpmachine ] && exec echo {other}-linux-gnu\nexit 1\n')
+    assert built(project) == {"force_include": {}}
+    assert library.is_file()
 
 
 def test_the_named_compiler_is_used_with_its_arguments(

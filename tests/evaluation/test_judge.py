@@ -263,6 +263,7 @@ def test_pairs_that_are_refused(tmp_path, pairs, message):
         ({"retries": -1}, "retries=-1 is not a whole number"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"temperature": 1}, "temperature=1 is neither 0 nor None"),
+        ({"temperature": False}, "temperature=False is neither 0 nor None"),
         ({"timeout": float("nan")}, "timeout=nan"),
         ({"base_url": "localhost:8000"}, "no address that begins with http"),
     ],

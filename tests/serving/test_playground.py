@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from secondpass import CrossEncoder
+from secondpass import Cascade, CrossEncoder
 from secondpass.cli import app as cli
 from secondpass.corpora import HEADER_KEYS, ID_KEYS, TEXT_KEYS
 from secondpass.errors import InvalidInput, MissingExtra
@@ -29,6 +29,7 @@ from secondpass.serving.settings import ApiKeys
 from secondpass.training.negatives.candidates import BM25, indexed
 from secondpass.windows import Windows
 from tests.serving.conftest import KEY, Held, Live, Serve, running
+from tests.tiny_models import make_reranker
 
 DEMO = "secondpass/demo"
 QUERY = "I was charged twice"
@@ -155,6 +156,18 @@ def test_an_explanation_is_of_what_the_score_is_of(serve: Serve, tiny: CrossEnco
         assert told["logit"] == pytest.approx(wanted["logit"], abs=1e-5)
         scored = live.client.post("/v2/rerank", json=body | {"documents": [document], "return_logits": True}).json()
         assert scored["results"][0]["logit"] == pytest.approx(told["logit"], abs=1e-5)
+
+
+def test_a_cascade_is_explained_with_its_instruction(tiny: CrossEncoder, tmp_path: Path) -> None:
+    """As its last model has scored."""
+    judge = CrossEncoder(str(make_reranker(tmp_path / "judge")), device="cpu")
+    cascade = Cascade([tiny, judge], instruction="find the animal")
+    with running(Settings(playground=DEMO), {"best": cascade}) as live:
+        body = {"query": "cat", "model": "best"}
+        told = live.client.post("/playground/explain", json=body | {"document": "the mat"}).json()
+        scored = live.client.post("/v2/rerank", json=body | {"documents": ["the mat"], "return_logits": True}).json()
+    assert scored["results"][0]["logit"] == pytest.approx(told["logit"], abs=1e-4)
+    assert told["logit"] != pytest.approx(judge.explain("cat", "the mat").logit, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -266,13 +266,13 @@ def bench(
 
 def _limited(threads: int | None) -> int:
     """How many threads each contender has; fewer than there are cores are had by giving this process fewer."""
-    from secondpass.forwards.kernel.native import cores, usable_cores
+    from secondpass.forwards.kernel.native import asked_threads, cores, usable_cores
 
-    usable, asked = usable_cores(), os.environ.get("OMP_NUM_THREADS", "")
+    usable = usable_cores()
     if threads is None:
-        if not asked.isdecimal() or not int(asked):
+        if (asked := asked_threads()) is None:
             return usable
-        threads = min(int(asked), usable)
+        threads = min(asked, usable)
     if threads > usable:
         raise InvalidInput(f"--threads {threads}: this process may use {usable} cores")
     os.environ["OMP_NUM_THREADS"] = str(threads)

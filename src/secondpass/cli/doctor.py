@@ -108,8 +108,10 @@ def _kernel(missing: list[str]) -> Rows:
     if isinstance(usable, str):
         # elsewhere no compiler helps
         if platform.system() == "Linux" and platform.machine() in ("x86_64", "aarch64"):
-            anew = "--force-reinstall --no-deps --no-cache-dir --no-binary secondpass"
-            missing.append(f"kernel: with a C++ compiler, pip install {anew} secondpass")
+            anew = "--force-reinstall --no-deps --no-cache-dir --no-binary secondpass secondpass"
+            if (native.CHECKOUT / "hatch_build.py").exists():
+                anew = "--no-deps --editable ."
+            missing.append(f"kernel: with a C++ compiler, pip install {anew}")
         return {"kernel": without_folders(usable)}
     best = {precision: native.find(precision) for precision in native.PRECISIONS}
     rows: Rows = {name: one if isinstance(one, str) else one.instructions for name, one in best.items()}

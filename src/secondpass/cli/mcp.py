@@ -161,8 +161,9 @@ class Tools:
         for hit in hits_of(ranking, texts, True, ranking.unscored > 0):
             place = hit.pop("corpus_id")
             del hit["text"]
-            if "passage" in hit:
-                hit["passage"] = _in_text(hit["passage"], documents[place])
+            passage = _in_text(hit.pop("passage"), documents[place]) if "passage" in hit else {}
+            if passage.get("end"):  # else it is all title
+                hit["passage"] = passage
             made.append((place, hit | ({"cut_tokens": lost[place]} if place in lost else {})))
         answer: dict[str, Any] = {"results": [hit for _, hit in made]}
         if ranking.nothing_relevant is not None:

@@ -140,7 +140,7 @@ class ChatJudge:
         whole_number(self.retries, "retries")
         if self.max_tokens is not None:
             positive_int(self.max_tokens, "max_tokens")
-        if self.temperature not in (0, None):
+        if self.temperature is not None and (self.temperature is False or self.temperature != 0):
             raise InvalidInput(f"temperature={self.temperature!r} is neither 0 nor None")
         positive_number(self.timeout, "timeout")
         positive_int(self.max_characters, "max_characters")

@@ -78,7 +78,9 @@ def cascade_file(path: str | os.PathLike[str]) -> Path:
 def holds_cascade(source: str) -> bool:
     """Whether `Cascade.save` wrote it; a model's own folder may have a cascade's file beside it."""
     folder = Path(source)
-    return folder.suffix == ".json" or ((folder / CASCADE).is_file() and not (folder / "config.json").exists())
+    if folder.suffix == ".json" and not folder.is_dir():
+        return True
+    return (folder / CASCADE).is_file() and not (folder / "config.json").exists()
 
 
 def whole(folder: Path) -> Path:

@@ -176,9 +176,10 @@ function show(made, read) {
   return columns;
 }
 
-/** A row as a model has read it for what was asked then: of the first pass as the first model has, if it has. */
+/** A row as a model has read it for what was asked then: of the first pass as the first model that answered. */
 function opened(hit, column) {
-  const by = column.model === null ? shown.columns[1] : column, read = by.hits.find(one => one.place === hit.place);
+  const answering = shown.columns.slice(1).find(one => !one.problem) ?? shown.columns[1];
+  const by = column.model === null ? answering : column, read = by.hits.find(one => one.place === hit.place);
   const said = `${by.name}: ${read ? read.said : "not read"}`;
   return {
     model: by.model, query: shown.query, long: shown.long, document: hit.document, title: hit.title,

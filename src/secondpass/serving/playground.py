@@ -191,10 +191,11 @@ class Playground:
         with service.models.held(asked.model) as served:
             facts_of(request.scope).model = served.name
             cut = work.cut(served.truncation)
+            told = served.instruction if served.reranker.takes_instruction else None
 
             def explained() -> str:
-                how: Any = {"passage": passage, "truncation": cut.windows or cut.truncation, "max_passes": PASSES}
-                found = explain(served.reranker, asked.query, work.documents[0], **how).to_dict()
+                how: Any = {"truncation": cut.windows or cut.truncation, "instruction": told, "max_passes": PASSES}
+                found = explain(served.reranker, asked.query, work.documents[0], passage=passage, **how).to_dict()
                 del found["query"], found["document"]
                 return json_text({"model": served.name, **found})
 

@@ -226,8 +226,13 @@ def thread_count() -> int:
 @cache
 def own_thread_count() -> int:
     """OMP_NUM_THREADS, else `usable_cores`: a core counts once however many threads it runs."""
+    return asked_threads() or usable_cores()
+
+
+def asked_threads() -> int | None:
+    """OMP_NUM_THREADS of the outermost level, None where it says none."""
     asked = re.match(r"\s*([1-9]\d{0,3})\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
-    return int(asked[1]) if asked else usable_cores()
+    return int(asked[1]) if asked else None
 
 
 def usable_cores() -> int:

@@ -169,8 +169,8 @@ class SecondPassRanker(ModelLifecycle):
             (Qwen3-Reranker, mxbai-rerank-v2); others are refused when they are loaded. Special tokens in it are text.
             Prefixes and suffixes stand inside that template, next to the query and the documents.
         :param keep: Of a cascade, how many documents go on from each model to the next: one number for all steps or one
-            for each, or the file that `secondpass.Cascade.save` wrote, for the rule and the windows in it. If `None`,
-            100.
+            for each, or the file that `secondpass.Cascade.save` wrote, for the rule and the windows in it, and for its
+            instruction where `instruction` is `None`. If `None`, 100.
         :param windows: With `truncation="windows"`, how documents are read. Allowed: tokens (of a document in a
             window), overlap (of two windows, in tokens), most (windows of a document), aggregate ("max", or how many
             best windows the mean is of), borders ("sentences", "words"), select ("first", or "bm25" for the windows
