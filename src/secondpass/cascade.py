@@ -304,10 +304,9 @@ class Cascade:
             options["instruction"] = page.get("instruction")
         made = cls([name for name, *_ in stored] if models is None else models, steps, **options)
         if any(isinstance(step, StoppingRule) for step in steps):
-            if made.instruction != page.get("instruction", made.instruction):
-                raise InvalidInput(f"instruction: the rule of {file} was measured with {page['instruction']!r}")
+            told = made.instruction != page.get("instruction", made.instruction)
             for number, (model, (name, window, logits)) in enumerate(zip(made.models, stored, strict=True)):
-                if model.window != window or not is_known(model, logits, made.instruction):
+                if model.window != window or not is_known(model, logits, made.instruction, told):
                     raise InvalidInput(f"models[{number}] is not the {name!r} that the rule of {file} was measured on")
         return made
 

@@ -43,10 +43,13 @@ def agree(found: Sequence[float], stored: Sequence[Any]) -> bool:
     return len(exact) == len(found) and bool((np.abs(exact - found) <= SAME * np.ptp(exact)).all())
 
 
-def is_known(model: Any, marks: Sequence[Any], instruction: str | None = None) -> bool:
-    """Whether a `Reranker` has these marks, as it is or told `instruction`, which is said to those with a place."""
-    told = [instruction] if instruction is not None and model.takes_instruction else []
-    return any(agree(marks_of(model, wish), marks) for wish in (None, *told))
+def is_known(model: Any, marks: Sequence[Any], instruction: str | None = None, told: bool = False) -> bool:
+    """Whether a `Reranker` has these marks, as it is or told `instruction`, which is said to those with a place.
+
+    With `told` such a one has to have them when it is told.
+    """
+    wishes = [instruction] if instruction is not None and model.takes_instruction else []
+    return any(agree(marks_of(model, wish), marks) for wish in (wishes if told and wishes else [None, *wishes]))
 
 
 def weights_digest(folder: Path, variant: str | None = None) -> str | None:
