@@ -443,7 +443,7 @@ def test_passages_are_places_in_the_text(pocket: CrossEncoder) -> None:
         one.index: one.passage and contents[one.index][one.passage.start : one.passage.end] for one in ranking.documents
     }
     assert read[2] == f"Berlin {PEOPLE}"
-    asked = {"query": "Trains", "documents": [{"title": "Trains " * 80, "text": "none"}]}
+    asked = {"query": "Trains", "documents": [{"title": "Trains " * 80, "text": "A recipe for bread. " * 20}]}
     assert "passage" not in tools.rank(asked)["results"][0]  # the best is within the title
     for hit in (*found, *ranked):
         place = "abcd".index(hit["id"]) if "id" in hit else hit["index"]

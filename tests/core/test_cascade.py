@@ -368,7 +368,7 @@ def test_a_rule_may_be_measured_on_models_that_were_told(small: CrossEncoder, tm
     told = Cascade([small, folder], StoppingRule(3, 1.5), device="cpu", instruction="find the animal")
     (tmp_path / "told.json").mkdir()  # a folder, whatever it is called
     told.save(tmp_path / "told.json")
-    assert isinstance(open_reranker([str(tmp_path / "told.json")], device="cpu"), Cascade)
+    assert isinstance(open_reranker([str(tmp_path / "told.json")], None, None, device="cpu"), Cascade)
     with pytest.raises(InvalidInput, match=r"models\[1\] is not the"):
         Cascade.load(tmp_path / "told.json", device="cpu", instruction="find the cat")
 
