@@ -307,7 +307,13 @@ def test_older_readers_know_the_tokenizer_class(loaded: Loaded, tmp_path: Path) 
     """The generic class is named as transformers 4 names it, and how we loaded the tokenizer is not written."""
     settings = json.loads((_saved(loaded, tmp_path) / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
-    assert settings.keys().isdisjoint({"local_files_only", "is_local", "token", "revision", "name_or_path"})
+    private = {"local_files_only", "localfiles_only", "is_local", "token", "revision", "name_or_path"}
+    assert settings.keys().isdisjoint(private)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "localfiles_only": True}))
+    again = json.loads(
+        (_saved(load(LoadRequest(str(tmp_path))), tmp_path / "again") / "tokenizer_config.json").read_text()
+    )
+    assert again.keys().isdisjoint(private)
 
 
 def test_a_failed_save_keeps_the_model_before(loaded: Loaded, tmp_path: Path) -> None:

@@ -49,7 +49,11 @@ logger = logging.getLogger(__name__)
 
 # ---- The folder itself.
 # How this process came by the tokenizer is nobody else's business, and a token among it none at all.
-PRIVATE_SETTINGS = ("cache_dir", "is_local", "local_files_only", "name_or_path", "revision", "token", "use_auth_token")
+# "localfiles_only" is of a mistake of ours, and in folders saved meanwhile.
+PRIVATE_SETTINGS = (
+    "cache_dir", "is_local", "local_files_only", "localfiles_only", "name_or_path", "revision", "token",
+    "use_auth_token",
+)  # fmt: skip
 
 
 def save(

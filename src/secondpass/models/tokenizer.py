@@ -114,7 +114,7 @@ def _made(folder: Path, config: Any, tokenizer_args: Mapping[str, Any], trust_re
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     stored, settings = folder / "tokenizer.json", read_if_present(folder / SETTINGS_FILES[0])
-    options = {"localfiles_only": True, **tokenizer_args}
+    options = {"local_files_only": True, **tokenizer_args}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=trust_remote_code, **options)
     except Exception as error:
