@@ -40,7 +40,7 @@ from secondpass.models.templates import published_activation
 from secondpass.ranking import Ranking, Relevance, activated, by_label, checked_top_k, converted
 from secondpass.record import CallRecord, CascadeRecord
 from secondpass.reranker import Call, Reranker, until_of, warn_once
-from secondpass.text import checked_query, columns_of, positive_int
+from secondpass.text import checked_query, columns_of, positive_int, whole_number
 from secondpass.windows import Passage, Windows
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ class CrossEncoder(Reranker):
             OutOfMemory: a pair alone does not fit.
         """
         columns, single = columns_of(sentences)
-        self._prepare(pool, chunk_size, device)
+        self._prepare(num_workers, pool, chunk_size, device)
         before, wish = self._wish(prompt, prompt_name, instruction)
         columns[0] = [before + text for text in columns[0]]
         activation, num_labels = self._activation(activation_fct, None), self.num_labels
@@ -368,7 +368,7 @@ class CrossEncoder(Reranker):
         asked = checked_query(query).strip()
         rule = self._rule(relevance)
         checked_top_k(top_k)
-        self._prepare(pool, chunk_size, device)
+        self._prepare(num_workers, pool, chunk_size, device)
         wish = self._wish(prompt, prompt_name, instruction)
         stripped = [text.strip() for text in texts]
         call = Call(batch_size, show_progress_bar, wish, None, truncation, until, least)
@@ -384,8 +384,9 @@ class CrossEncoder(Reranker):
             records.append(ranking.record)
         return hits
 
-    def _prepare(self, pool: Workers | None, chunk_size: int | None, device: Devices | None) -> None:
+    def _prepare(self, workers: object, pool: Workers | None, chunk_size: int | None, device: Devices | None) -> None:
         """Check what only says how, and move the model."""
+        whole_number(workers, "num_workers")  # in the newer order an activation stands in its place
         if pool is not None and pool is not self.engine().workers:
             raise InvalidInput("pool is not what this model's start_multi_process_pool gave last, or has been stopped")
         if chunk_size is not None:

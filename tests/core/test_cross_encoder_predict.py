@@ -149,6 +149,18 @@ def test_num_workers_is_accepted_without_effect(tiny: CrossEncoder, workers: int
     assert tiny.rank(QUERY, DOCUMENTS, num_workers=workers) == tiny.rank(QUERY, DOCUMENTS)
 
 
+@pytest.mark.parametrize("wrong", [nn.Identity(), -1, None, True])
+def test_what_is_no_number_of_workers_is_refused(tiny: CrossEncoder, wrong: Any) -> None:
+    """In the order of sentence-transformers 4 to 5 an activation stands there: it is not left out in silence."""
+    for call in (
+        lambda: tiny.predict(PAIRS, 32, False, wrong),
+        lambda: tiny.predict([], 32, False, wrong),
+        lambda: tiny.rank(QUERY, DOCUMENTS, None, False, 32, False, wrong),
+    ):
+        with pytest.raises(InvalidInput, match="num_workers="):
+            call()
+
+
 @pytest.mark.parametrize("wrong", [0, -1, True, 2.0, None, "8"])
 def test_a_batch_size_that_is_no_positive_int_is_refused(tiny: CrossEncoder, wrong: Any) -> None:
     """The message names the argument and its value."""
