@@ -21,13 +21,13 @@ from secondpass.forwards.choosing import has_torch
 from secondpass.forwards.precision import Precision, checked_precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
 from secondpass.keywords import (
-    CONSTRUCTOR,
     SCORING,
     AnyScoring,
     CallOptions,
     Construction,
     Newer,
     Scoring,
+    accepts_construction,
     accepts_overloads,
     accepts_renamed,
 )
@@ -127,7 +127,7 @@ class CrossEncoder(Reranker):
     @overload
     def __init__(self, model_name_or_path: str, **options: Unpack[Construction]) -> None: ...
 
-    @accepts_overloads(CONSTRUCTOR)
+    @accepts_construction
     def __init__(
         self,
         model_name: str,

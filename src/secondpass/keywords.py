@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypedDict, TypeVar
 
 from secondpass.activations import Activation
+from secondpass.errors import InvalidInput
 from secondpass.forwards.precision import Precision
 from secondpass.inputs import ModelTemplate, PromptTemplate, Truncation
 from secondpass.record import CallRecord
+from secondpass.text import checked
 from secondpass.windows import Windows
 
 if TYPE_CHECKING:
@@ -34,6 +36,12 @@ CONSTRUCTOR = {
     "cache_folder": "cache_dir",
     "activation_fn": "default_activation_function",
     "max_seq_length": "max_length",
+}
+# Theirs that nothing here has a place for, and what does the same.
+ELSEWHERE = {
+    "keep_in_fp32_modules": "precision= says in which type is computed",
+    "model_card_data": "save() writes README.md of what evaluators leave in the attribute model_card_data",
+    "modules": "a module chain is loaded from its folder",
 }
 
 
@@ -63,6 +71,9 @@ class Construction(TypedDict, total=False):
     true_token: str | None
     false_token: str | None
     instruction: str | None
+    prompts: Mapping[str, str] | None
+    default_prompt_name: str | None
+    backend: Literal["torch"]
 
 
 class Newer(TypedDict, total=False):
@@ -122,7 +133,8 @@ def accepts_renamed(names: dict[str, str]) -> Callable[[Callable[P, R]], Callabl
                     kwargs[old] = kwargs.pop(new)
             if not kwargs.keys() <= known:
                 name = min(kwargs.keys() - known)
-                raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}")
+                told = f": {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+                raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}{told}")
             return function(*args, **kwargs)
 
         return call
@@ -133,3 +145,41 @@ def accepts_renamed(names: dict[str, str]) -> Callable[[Callable[P, R]], Callabl
 def accepts_overloads(names: dict[str, str]) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """The same for a function whose overloads tell type checkers which arguments it takes."""
     return accepts_renamed(names)
+
+
+def accepts_construction(function: Callable[..., None]) -> Callable[..., None]:
+    """`accepts_overloads` of a model's constructor, with what sentence-transformers 5 and 6 have besides.
+
+    `prompts` stand beside the stored ones, of one name in their place; `backend` says nothing else than it does anyway.
+
+    Raises (when called):
+        InvalidInput: one of the prompts is no str, the default one is none of them, or another backend is asked for.
+    """
+    renamed = accepts_overloads(CONSTRUCTOR)(function)
+
+    @functools.wraps(function)
+    def call(
+        model: Any,
+        /,
+        *args: Any,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        backend: str = "torch",
+        **kwargs: Any,
+    ) -> None:
+        if backend != "torch":
+            raise InvalidInput(
+                f"backend={backend!r}: the kernel or torch computes; export_onnx() is for other runtimes"
+            )
+        if not isinstance(prompts, Mapping | None):
+            raise InvalidInput(f"prompts is {type(prompts).__name__}, not a dict of texts by name")
+        if default_prompt_name is not None and kwargs.get("instruction") is not None:
+            raise InvalidInput("default_prompt_name and instruction are given, where one is put before queries")
+        own = {name: checked(text, f"prompts[{name!r}]") for name, text in (prompts or {}).items()}
+        renamed(model, *args, **kwargs)
+        model.prompts |= own
+        if default_prompt_name is not None and default_prompt_name not in model.prompts:
+            raise InvalidInput(f"default_prompt_name={default_prompt_name!r} is none of {list(model.prompts)}")
+        model.default_prompt_name = default_prompt_name or model.default_prompt_name
+
+    return call

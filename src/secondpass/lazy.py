@@ -15,11 +15,23 @@ from secondpass.errors import MissingExtra
 # What the extra `torch` brings, and the oldest of each that will do, as pyproject.toml has it.
 TORCH = {"torch": "2.10", "transformers": "5.3"}
 
+# Public names of sentence-transformers 4 to 6 that nothing here has, and what does the same.
+ELSEWHERE = {
+    "CrossEncoderTrainer": "secondpass.training.train trains, and CrossEncoder.fit",
+    "CrossEncoderTrainingArguments": "secondpass.training.TrainingSettings says how",
+    "CrossEncoderClassificationEvaluator": "CEBinaryClassificationEvaluator, or CESoftmaxAccuracyEvaluator for classes",
+    "CrossEncoderCorrelationEvaluator": "CECorrelationEvaluator",
+    "CrossEncoderNanoBEIREvaluator": "`secondpass compare --dataset` takes folders in BEIR's format",
+    "CrossEncoderRerankingEvaluator": "CERerankingEvaluator",
+}
+
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Make the `__getattr__` of a package: `homes` names the module inside it that each public name is in."""
 
     def load(name: str) -> Any:
+        if name in ELSEWHERE:  # `from ... import` would leave out the message of an AttributeError
+            raise ImportError(f"{package} has no {name}: {ELSEWHERE[name]}")
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         try:

@@ -118,6 +118,33 @@ def test_a_prompt_by_its_name(prompted: CrossEncoder, tmp_path: Path) -> None:
     assert CrossEncoder(str(tmp_path / "again"), device="cpu").prompts == PROMPTS | {"mine": "my "}
 
 
+def test_prompts_are_given_to_the_constructor(prompted: CrossEncoder) -> None:
+    """Beside those of the folder; the default one is in every call, and a name that is none is refused."""
+    folder = prompted.name
+    made = CrossEncoder(folder, device="cpu", prompts={"mine": "my "}, default_prompt_name="mine", backend="torch")
+    assert made.prompts == PROMPTS | {"mine": "my "}
+    assert made.predict(PAIRS).tolist() == prompted.predict(PAIRS, prompt="my ").tolist()
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"default_prompt_name": "other"}, "default_prompt_name='other' is none of"),
+        ({"default_prompt_name": "web", "instruction": "a"}, "default_prompt_name and instruction"),
+        ({"prompts": {"mine": None}}, r"prompts\['mine'\] is NoneType"),
+        ({"prompts": ["my "]}, "prompts is list"),
+        ({"backend": "onnx"}, r"backend='onnx': .*export_onnx\(\)"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(InvalidInput, match=message):
+            CrossEncoder(folder, device="cpu", **options)
+
+
+@pytest.mark.parametrize("name", ["keep_in_fp32_modules", "model_card_data", "modules"])
+def test_what_the_constructor_has_no_place_for_is_told(tiny_folder: str, name: str) -> None:
+    """The error says what does the same; of any other name it is Python's own."""
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}': "):
+        CrossEncoder(tiny_folder, **{name: None})
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'colour'$"):
+        CrossEncoder(tiny_folder, **{"colour": None})
+
+
 def test_the_stored_default_prompt_is_in_every_call(prompted: CrossEncoder, tmp_path: Path) -> None:
     """That names none: `prompt=""` is none, and a saved copy has it too."""
     prompted.default_prompt_name = "web"

@@ -23,3 +23,11 @@ def test_another_name_is_no_attribute() -> None:
     """A misspelt name fails as in any module."""
     with pytest.raises(AttributeError, match="module 'secondpass' has no attribute 'CrossEncode'"):
         secondpass.CrossEncode  # noqa: B018
+
+
+def test_names_of_newer_generations_are_told_what_does_the_same() -> None:
+    """An import of sentence-transformers' trainer or evaluators says what to use here."""
+    with pytest.raises(ImportError, match=r"CrossEncoderTrainer: secondpass\.training\.train"):
+        from secondpass import CrossEncoderTrainer  # noqa: F401
+    with pytest.raises(ImportError, match=r"CrossEncoderRerankingEvaluator: CERerankingEvaluator$"):
+        from secondpass.evaluation import CrossEncoderRerankingEvaluator  # noqa: F401
