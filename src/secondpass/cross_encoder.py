@@ -63,7 +63,7 @@ class CrossEncoder(Reranker):
             model that reranks; "secondpass/pocket" is in the package.
         num_labels: size of the head; None takes the checkpoint's. Given explicitly, a missing head is made new.
         max_length: longest input in tokens; None takes what model and tokenizer allow.
-        device: torch device or its name; None takes the best there is. Several ("cpu,cpu", a list): `use_devices`.
+        device: torch device, its name, a GPU's number; None takes the best. Several ("cpu,cpu", a list): `use_devices`.
         automodel_args: keyword arguments of `AutoModelForSequenceClassification.from_pretrained`.
         tokenizer_args: keyword arguments of `AutoTokenizer.from_pretrained`.
         config_args: keyword arguments of `AutoConfig.from_pretrained`.

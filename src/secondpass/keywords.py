@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from secondpass.forwards.workers import Workers
 
-    Devices = str | torch.device | Sequence[str | torch.device]
+    Devices = str | int | torch.device | Sequence[str | int | torch.device]
 
 P = ParamSpec("P")
 R = TypeVar("R")

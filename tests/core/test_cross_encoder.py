@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertFor
 
 from secondpass import CallRecord, CrossEncoder, InputExample
 from secondpass.errors import InvalidInput, ModelLoadError, SecondPassError
+from secondpass.models.loading import devices_of
 from tests.model_spy import inputs_read
 from tests.tiny_models import LENGTH, ROUNDING, make_folder
 
@@ -81,7 +82,7 @@ def parameters(function: Callable[..., object], kind: Any) -> list[tuple[str, ob
         (CrossEncoder.save, [("path", EMPTY)]),
         (CrossEncoder.save_pretrained, [("path", EMPTY)]),
         (CrossEncoder.push_to_hub, [("repo_id", EMPTY)]),
-        (CrossEncoder.to, [("device", EMPTY)]),
+        (CrossEncoder.to, [("device", None)]),
     ],
 )
 def test_positional_arguments_are_the_seeds(
@@ -172,8 +173,20 @@ def test_to_returns_the_transformers_model(own_tiny: CrossEncoder) -> None:
     moved = own_tiny.to("cpu")
     assert moved is own_tiny.model
     assert isinstance(moved, PreTrainedModel)
+    assert own_tiny.to() is moved
     own_tiny.to(torch.device("meta"))
+    assert own_tiny.to(None) is own_tiny.model
     assert own_tiny.device == torch.device("meta")
+
+
+def test_a_number_is_that_of_a_gpu() -> None:
+    """As torch reads it; a bool is none."""
+    assert devices_of(0) == devices_of([0]) == ("cuda:0",)
+    for missing in (99, -1):
+        with pytest.raises(InvalidInput, match=f"device='cuda:{missing}'"):
+            CrossEncoder("secondpass/pocket", device=missing)
+    with pytest.raises(InvalidInput, match="device is bool"):
+        devices_of(True)
 
 
 def test_the_old_name_of_the_device_is_deprecated(own_tiny: CrossEncoder) -> None:

@@ -399,8 +399,8 @@ def is_cpu(device: str) -> bool:
 def devices_of(given: object) -> tuple[str, ...]:
     """The devices that an argument names, as torch does: none for None, one, or of one kind several.
 
-    Several are a list, or a str with commas between them; of processors it is "cpu" as often as there shall be
-    processes.
+    A whole number is that of a GPU. Several are a list, or a str with commas between them; of processors it is "cpu" as
+    often as there shall be processes.
 
     Raises:
         InvalidInput: one is no str or device; of several, one is not available, or kinds are mixed.
@@ -409,6 +409,7 @@ def devices_of(given: object) -> tuple[str, ...]:
         return ()
     several = given.split(",") if isinstance(given, str) else given
     names = list(several) if isinstance(several, (list, tuple)) else [several]
+    names = [f"cuda:{name}" if isinstance(name, int) and not isinstance(name, bool) else name for name in names]
     for place, name in enumerate(names):
         if not isinstance(name, str) and type(name).__name__ != "device":
             what = f"device[{place}]" if isinstance(several, (list, tuple)) else "device"

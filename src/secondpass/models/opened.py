@@ -339,10 +339,12 @@ class OpenModel:
             logger.warning("%s gets other weights: its calibration is dropped", self.name)
         self._calibration = None
 
-    def to(self, device: str | torch.device) -> Any:
-        """Move the model; returns the transformers model, as the seed does."""
-        self._end_workers()
-        return self._built("moving a model").model.to(device)
+    def to(self, device: str | torch.device | int | None = None) -> Any:
+        """Move the model, for None nowhere; returns the transformers model, as the seed does."""
+        if device is not None:
+            self._end_workers()
+        model = self._built("moving a model").model
+        return model if device is None else model.to(device)
 
     @property
     def workers(self) -> int:
