@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from secondpass.errors import InvalidInput
-from secondpass.text import checked
+from secondpass.text import checked, is_row
 from secondpass.training.running.loop import Evaluation, Gradients, Trainable, TrainingRun, claimed
 from secondpass.training.running.run_watch import make_folder
 from secondpass.training.weights.layers import parameter_groups
@@ -95,7 +95,7 @@ def labelled(batch: object, rule: HeadLabels, where: str) -> LabelledExamples:
 
 
 def _texts(texts: object, name: str) -> list[str]:
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, (Sequence, np.ndarray)):
+    if not is_row(texts):
         raise InvalidInput(f"{name} has texts of type {type(texts).__name__}, not a list of str")
     if len(texts) not in (1, 2):
         raise InvalidInput(f"{name} has {len(texts)} texts, not one or two")

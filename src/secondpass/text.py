@@ -10,10 +10,10 @@ import math
 import operator
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set, Sized
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -183,13 +183,22 @@ def width_of(row: object, argument: str, index: int) -> int:
     """How many texts a row has: two, or one for a model that takes one.
 
     Raises:
-        InvalidInput: it is no list, tuple or array of so many; the message names `argument` and `index`.
+        InvalidInput: it is no list, tuple, array or the like of so many; the message names `argument` and `index`.
     """
-    if not isinstance(row, (list, tuple, np.ndarray)):
+    if not is_row(row):
         raise InvalidInput(f"{argument}[{index}] is {type(row).__name__}, not a pair of texts")
     if len(row) not in (1, 2):
         raise InvalidInput(f"{argument}[{index}] has {len(row)} texts, not one or two")
     return len(row)
+
+
+def is_row(value: object) -> TypeGuard[Collection[Any]]:
+    """Whether something has texts in an order: a list, tuple or array, a column or row of a table."""
+    if isinstance(value, (list, tuple)):
+        return True
+    if isinstance(value, (str, bytes, Mapping, Set)) or hasattr(value, "columns") or getattr(value, "shape", 0) == ():
+        return False
+    return isinstance(value, Sized) and isinstance(value, Iterable)
 
 
 def positive_int(value: Any, argument: str) -> int:

@@ -355,6 +355,13 @@ def test_own_loss_gives_labels_their_meaning(rule, label):
     assert labelled(batch_of(label), rule, WHERE).labels[2].item() == label
 
 
+def test_a_row_of_a_table_is_texts():
+    """Whatever has one or two str in an order."""
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    row = pandas.Series(["x", "y"], index=["query", "document"])
+    assert labelled([InputExample("a", row)], NUMBER, WHERE).texts == [["x", "y"]]
+
+
 @pytest.mark.parametrize(
     ("texts", "words"),
     [

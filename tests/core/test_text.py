@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,7 @@ def test_one_visible_character_says_something(visible: str, nothing: str) -> Non
         (pair for pair in [("a", "b"), ("c", "d")]),
         np.array([["a", "b"], ["c", "d"]]),
         ((" a", "b\n"), ("c\t", "d")),
+        [deque(["a", "b"]), {"query": "c", "document": "d"}.values()],
     ],
 )
 def test_any_iterable_of_pairs_gives_stripped_columns(sentences: object) -> None:
@@ -136,6 +138,11 @@ def test_a_first_element_that_is_str_makes_one_pair() -> None:
         ([("a", "b", "c")], r"sentences\[0\] has 3 texts"),
         ([("a", "b"), "cd"], r"sentences\[1\] is str"),
         ([{"query": "a"}], r"sentences\[0\] is dict"),
+        ([{"a", "b"}], r"sentences\[0\] is set"),
+        ([{"a": 1, "b": 2}.keys()], r"sentences\[0\] is dict_keys"),
+        ([b"ab"], r"sentences\[0\] is bytes"),
+        ([np.array("ab")], r"sentences\[0\] is ndarray"),
+        ([iter("ab")], r"sentences\[0\] is str_"),
     ],
 )
 def test_what_is_no_pair_is_named(sentences: object, message: str) -> None:

@@ -168,7 +168,12 @@ def test_row_15_a_table_is_not_the_names_of_its_columns(tiny: CrossEncoder) -> N
     with pytest.raises(InvalidInput, match=r"^documents_per_query\[0\] is DataFrame, a table"):
         tiny.rank_many([QUERY], [table])
     assert tiny.rank(QUERY, table["document"]) == tiny.rank(QUERY, DOCUMENTS)
-    assert tiny.predict(table.values.tolist()).tolist() == tiny.predict(table.to_numpy()).tolist()
+    scores = tiny.predict(table.values.tolist()).tolist()
+    assert tiny.predict(table.to_numpy()).tolist() == scores
+    assert tiny.predict([row for _, row in table.iterrows()]).tolist() == scores
+    assert tiny.predict(table.iloc[0]) == pytest.approx(scores[0], rel=0, abs=1e-6)
+    with pytest.raises(InvalidInput, match=r"^sentences\[0\] is DataFrame, not a pair"):
+        tiny.predict([table])
 
 
 @pytest.mark.parametrize("wrong", ["cat", None, 3, {"a": "b"}])
