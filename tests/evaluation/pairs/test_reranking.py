@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from itertools import pairwise, permutations
@@ -195,6 +196,16 @@ def test_a_model_with_several_labels():
     """It gives no order."""
     with pytest.raises(InvalidInput, match="needs a model with one label"):
         CERerankingEvaluator(SAMPLES)(GivenScores(np.zeros((6, 3))))
+
+
+@pytest.mark.parametrize(("name", "value"), [("at_k", 5), ("samples", SAMPLES[:1]), ("always_rerank_positives", False)])
+def test_what_it_was_made_with_stays(name, value):
+    """Setting it is refused at once; the figures are as before, also of a copy, and the rest can be set."""
+    evaluator = CERerankingEvaluator(SAMPLES)
+    with pytest.raises(InvalidInput, match=f"^{name} is what the evaluator was made with"):
+        setattr(evaluator, name, value)
+    evaluator.name, evaluator.write_csv, evaluator.batch_size = "dev", False, 4
+    assert copy.deepcopy(evaluator).measure(ScoresByText(SCORES))["MRR@10"] == pytest.approx(0.75, abs=1e-12)
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, None, True])

@@ -241,6 +241,12 @@ class CERerankingEvaluator(Evaluator):
         self.show_progress_bar = show_progress_bar
         scikit_metrics()  # told now, and not after an epoch
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what the samples were read by: it would be told after all pairs were scored, or never."""
+        if name in ("samples", "at_k", "always_rerank_positives") and name in self.__dict__:
+            raise InvalidInput(f"{name} is what the evaluator was made with: make another one")
+        super().__setattr__(name, value)
+
     def measure(self, model: Any) -> dict[str, float]:
         """The figures "MRR@K" and "NDCG@K", and with samples of a first pass "Base MRR@K" and "Base NDCG@K"."""
         samples = self._read.kept
