@@ -29,7 +29,8 @@ from secondpass import CrossEncoder
 
 encoder = CrossEncoder(sys.argv[1], max_length=77, device="cpu", default_activation_function=nn.Tanh())
 print(encoder.push_to_hub("me/mine", token="hf_secret", private=True, tags="search"))
-print(encoder.push_to_hub("me/mine", token="hf_secret", tags=["a", "cross-encoder"], commit_message="Second"))
+older = {"use_temp_dir": True, "exist_ok": True}
+print(encoder.push_to_hub("me/mine", token="hf_secret", tags=["a", "cross-encoder"], commit_message="Second", **older))
 """
 TOLD = """
 import sys
@@ -117,3 +118,10 @@ def test_pickles_are_not_uploaded(tiny: CrossEncoder) -> None:
     """Refused before anything is sent."""
     with pytest.raises(InvalidInput, match="safe_serialization=False"):
         tiny.push_to_hub("me/mine", safe_serialization=False)
+
+
+@pytest.mark.parametrize("name", ["use_temp_dir", "exist_ok"])
+def test_what_uploading_always_does_cannot_be_refused(tiny: CrossEncoder, name: str) -> None:
+    """A temporary folder, and a repository that is there: False is refused before anything is sent."""
+    with pytest.raises(InvalidInput, match=f"^{name}=False"):
+        tiny.push_to_hub("me/mine", **{name: False})

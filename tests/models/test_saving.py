@@ -153,6 +153,14 @@ def test_uploading_is_another_call(loaded: Loaded, tmp_path: Path) -> None:
         _saved(loaded, tmp_path / "new", push_to_hub=True)
 
 
+@pytest.mark.parametrize("options", [{"filename_prefix": "a"}, {"legacy_format": True}])
+def test_a_tokenizers_files_have_one_form(loaded: Loaded, tmp_path: Path, options: dict[str, Any]) -> None:
+    """Arguments of the tokenizer's own saving, which had no effect, are refused by name."""
+    with pytest.raises(InvalidInput, match=f"^{next(iter(options))}="):
+        _saved(loaded, tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(("limit", "stored"), [(64, 64), (None, 128)])
 def test_the_length_limit_is_stored(loaded: Loaded, tmp_path: Path, limit: int | None, stored: int) -> None:
     """max_length goes where every reader looks for it, the tokenizer; None stores what the model allows."""

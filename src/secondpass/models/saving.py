@@ -102,8 +102,7 @@ def save(
         return
     if not safe_serialization:
         raise InvalidInput("safe_serialization=False would write pickle files: only safetensors are written")
-    if options.get("push_to_hub"):
-        raise InvalidInput("push_to_hub=True is not an option of save: call push_to_hub()")
+    _check_options(options)
     if storage is not None:
         check_storage(model, choice(storage, ("int8",), "storage"))
         if options:
@@ -132,6 +131,15 @@ def save(
             put_in_place(unfinished, folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"the model cannot be saved to {folder}: {' '.join(str(error).split())}") from error
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse those of 3.4's `save` that the model's `save_pretrained` would leave out in silence, or upload by."""
+    if options.get("push_to_hub"):
+        raise InvalidInput("push_to_hub=True is not an option of save: call push_to_hub()")
+    for name in ("filename_prefix", "legacy_format"):
+        if options.get(name):
+            raise InvalidInput(f"{name}={options[name]!r}: the tokenizer's files have the names that readers look for")
 
 
 def _write_chat(folder: Path, template: ModelTemplate, tokenizer: Any) -> bool:
@@ -351,7 +359,16 @@ class _Upload(PushToHubMixin):
 
 
 def upload(encoder: Any, repo_id: str, commit_message: str | None, **options: Any) -> str:
-    """Save a model and upload that to the hub; `options` are transformers' own. Returns the commit's address."""
+    """Save a model and upload that to the hub; `options` are transformers' own. Returns the commit's address.
+
+    `use_temp_dir` and `exist_ok`, of older ones and of sentence-transformers, may be true, which it is.
+
+    Raises:
+        InvalidInput: one of the two is False.
+    """
+    for name in ("use_temp_dir", "exist_ok"):
+        if options.pop(name, None) is False:
+            raise InvalidInput(f"{name}=False: a temporary folder is uploaded, to a repository that may be there")
     message = commit_message or f"Upload {type(encoder).__name__}"
     address: str = _Upload(encoder).push_to_hub(repo_id, commit_message=message, **options)
     return address
